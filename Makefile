@@ -1,0 +1,31 @@
+# Both commands set everything up themselves: bare Python (3.11 to 3.13) and make are enough.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help test check demo bench clean
+help:   ## what can be made
+	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[suite,dev]'
+	touch $@
+
+check: $(READY) ## ruff and mypy --strict over package, tests and benchmarks
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+
+test: check ## every check of this repository, then its tests
+	$(RUN)/python -m pytest -n auto --dist loadgroup -q
+
+demo: $(READY) ## the main job on a real model: the Hub when it answers, the stand-in otherwise
+	$(RUN)/python -m tests.standin.demo
+
+bench: $(READY) ## the figures of the README, as ratios
+	$(RUN)/python -m benchmarks
+
+clean: ## remove what the targets above made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .demo

@@ -1,0 +1,1 @@
+"""Inputs, comparison and diagnosis: pure functions on tensors and traces."""

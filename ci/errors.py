@@ -1,0 +1,31 @@
+"""The one fatal error type. An expected failure is one line: what, where, what to do next."""
+
+from __future__ import annotations
+
+
+class HubTestsError(Exception):
+    """An expected failure; `str()` of it is the one line that people read, `exit_code` the process's answer."""
+
+    exit_code = 2
+
+
+class RequestError(HubTestsError):
+    """The request or the configuration is wrong: exit code 2."""
+
+    exit_code = 2
+
+
+class InfrastructureError(HubTestsError):
+    """The Hub, the disk, the GPU or GitHub failed, not what is under test: exit code 3."""
+
+    exit_code = 3
+
+
+class SubjectError(HubTestsError):
+    """The subject refused, crashed, hung or answered nonsense: a finding about it, exit code 1."""
+
+    exit_code = 1
+
+
+class UnsupportedError(SubjectError):
+    """The subject refuses a format, an architecture or a config value by name."""

@@ -1,0 +1,1 @@
+"""Everything that knows GitHub: events, commands, the gate, the client, workflow commands."""

@@ -1,0 +1,1 @@
+"""Hub to truncated checkpoint: pin, plan byte ranges, stream, verify, store."""

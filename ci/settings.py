@@ -1,0 +1,41 @@
+"""What the environment says, read once into a frozen record. Only entry points call this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT_ENDPOINT = "https://huggingface.co"
+TRUE = {"1", "true", "yes", "on"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE` and `HUB_TESTS_CACHE`, with their defaults."""
+
+    cache: Path
+    endpoint: str = DEFAULT_ENDPOINT
+    token: str | None = field(default=None, repr=False)
+    offline: bool = False
+
+
+def from_environ(environ: Mapping[str, str]) -> Settings:
+    """The settings that `environ` describes."""
+    return Settings(
+        cache=_cache(environ),
+        endpoint=(environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/"),
+        token=environ.get("HF_TOKEN") or None,
+        offline=environ.get("HF_HUB_OFFLINE", "").strip().lower() in TRUE,
+    )
+
+
+def _cache(environ: Mapping[str, str]) -> Path:
+    if chosen := environ.get("HUB_TESTS_CACHE"):
+        return Path(chosen).expanduser()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("hub-tests")

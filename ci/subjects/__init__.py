@@ -1,0 +1,1 @@
+"""What can be under test, spoken to file to file."""

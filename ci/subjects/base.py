@@ -1,0 +1,167 @@
+"""The protocol of a subject: describe, variants, convert, trace, export. Everything crosses as files and records.
+
+A subject may live in an interpreter of its own, so these records are stdlib dataclasses with JSON values only, and
+this module imports nothing heavy.
+
+A *trace* is a directory. Each scope of the forward pass is one safetensors file, written as soon as the scope
+has run so that no more than one layer's tensors are ever held:
+
+    embeddings.safetensors      embeddings
+    decoder.<i>.safetensors     decoder.<i>.norm_1, .mixer.query, … , decoder.<i>   (block i of 0..N-1)
+    head.safetensors            final_norm, logits
+    trace.json                  the TraceResult, written last: a directory without it is no trace
+
+Tensor names are Fast-LLM's names for hidden states, shapes are (batch, sequence, …) in the trace's dtype:
+
+    embeddings                      (B, T, hidden)
+    decoder.<i>.norm_1              (B, T, hidden)      input of the attention
+    decoder.<i>.mixer.query         (B, T, heads, head_dim)      after RoPE
+    decoder.<i>.mixer.key           (B, T, kv_heads, head_dim)   after RoPE
+    decoder.<i>.mixer.value         (B, T, kv_heads, head_dim)
+    decoder.<i>.mixer.context       (B, T, heads * head_dim)     input of the output projection
+    decoder.<i>.mixer               (B, T, hidden)      output of the attention, before the residual
+    decoder.<i>.mixer_residual      (B, T, hidden)      after adding the residual
+    decoder.<i>.norm_2              (B, T, hidden)      input of the MLP
+    decoder.<i>.mlp.router_logits   (B, T, experts)     MoE only
+    decoder.<i>.mlp.router_top_experts (B, T, k) int64  MoE only, sorted by score, highest first
+    decoder.<i>.mlp.router_scores   (B, T, k)           MoE only, in the order of router_top_experts
+    decoder.<i>.mlp                 (B, T, hidden)      output of the MLP, before the residual
+    decoder.<i>                     (B, T, hidden)      output of the block
+    final_norm                      (B, T, hidden)
+    logits                          (B, T, vocab)
+
+A subject that cannot capture a name leaves it out and says so in `TraceResult.not_captured`; `logits`,
+`embeddings`, each `decoder.<i>` and `final_norm` are mandatory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SubjectName = Literal["fast_llm", "reference"]
+DType = Literal["float32", "bfloat16", "float16", "float64"]
+
+
+@dataclass(frozen=True)
+class Description:
+    """Who answers: the subject, its version and commit (None where unknown), its libraries, its formats."""
+
+    subject: str
+    version: str
+    commit: str | None
+    python: str
+    libraries: Mapping[str, str]
+    formats: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One implementation choice: `axis` is "moe", "attention", …; the default of each axis is marked.
+
+    `needs` names what the variant cannot run without here ("cuda", "triton"), else None. A variant with an unmet
+    need is still listed: the suite must say that it did not run.
+    """
+
+    axis: str
+    name: str
+    default: bool = False
+    needs: str | None = None
+
+
+@dataclass(frozen=True)
+class ConvertRequest:
+    """Convert the Hugging Face checkpoint directory `source` into the subject's format at `target` (must not exist)."""
+
+    source: str
+    target: str
+    checkpoint_format: str
+    model_config: str = "gpt"
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """Convert the subject's checkpoint `source` back into a Hugging Face directory at `target` (must not exist)."""
+
+    source: str
+    target: str
+    checkpoint_format: str
+    model_config: str = "gpt"
+    dtype: DType = "float32"
+
+
+@dataclass(frozen=True)
+class TraceRequest:
+    """Run the forward pass of `checkpoint` over `inputs` and write a trace directory at `output` (must not exist).
+
+    `inputs` is a safetensors file: `input_ids` int64 (B, T), optionally `attention_mask` int64 (B, T) of 0 and 1,
+    left padded. `variant` maps axis to name; an axis not named runs its default. `capture` is "blocks" (embeddings,
+    block outputs, final_norm, logits) or "all" (every name above). `feed` is another trace directory whose
+    `embeddings` and block outputs replace this model's block inputs (teacher forcing), so that each block is judged
+    alone. `eval` mode, no gradients, TF32 and reduced-precision reductions off.
+    """
+
+    checkpoint: str
+    inputs: str
+    output: str
+    dtype: DType = "float32"
+    device: str = "cpu"
+    variant: Mapping[str, str] = field(default_factory=dict)
+    capture: Literal["blocks", "all"] = "blocks"
+    feed: str | None = None
+
+
+@dataclass(frozen=True)
+class ConvertResult:
+    """What convert or export wrote: file names relative to the target, bytes, and seconds taken."""
+
+    files: tuple[str, ...]
+    bytes_written: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TraceResult:
+    """What ran. `ran` maps each axis to the implementation that executed, as the subject observed it.
+
+    `scopes` lists the safetensors files' stems in execution order; `names` each file's tensors in execution order.
+    `peak_device_bytes` is the device's peak allocation during the forward, 0 on CPU; `seconds` the forward alone,
+    `load_seconds` reading the checkpoint to the device.
+    """
+
+    scopes: tuple[str, ...]
+    names: Mapping[str, tuple[str, ...]]
+    ran: Mapping[str, str]
+    dtype: DType
+    device: str
+    seconds: float
+    load_seconds: float = 0.0
+    peak_device_bytes: int = 0
+    not_captured: tuple[str, ...] = ()
+
+
+class Subject(Protocol):
+    """What can be under test. Refusals are UnsupportedError by name; anything else raised is a crash."""
+
+    def describe(self) -> Description:
+        """Who answers."""
+        ...
+
+    def variants(self, checkpoint: str) -> tuple[Variant, ...]:
+        """The implementation choices that matter for the converted `checkpoint` directory."""
+        ...
+
+    def convert(self, request: ConvertRequest) -> ConvertResult:
+        """Hugging Face directory to the subject's checkpoint directory."""
+        ...
+
+    def trace(self, request: TraceRequest) -> TraceResult:
+        """Forward pass of a converted checkpoint into a trace directory."""
+        ...
+
+    def export(self, request: ExportRequest) -> ConvertResult:
+        """The subject's checkpoint directory back to a Hugging Face directory."""
+        ...
