@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ci.errors import HubTestsError, RequestError
 
@@ -38,7 +38,7 @@ def read_json(kind: type[T], text: str | bytes, *, what: str, error: type[HubTes
     from pydantic import ValidationError
 
     try:
-        return _adapter(kind).validate_json(text)
+        return cast("T", _adapter(cast("Any", kind)).validate_json(text))
     except ValidationError as invalid:
         raise error(f"{what}: {first_problem(invalid)}") from None
 
@@ -48,7 +48,7 @@ def read_dict(kind: type[T], data: Any, *, what: str, error: type[HubTestsError]
     from pydantic import ValidationError
 
     try:
-        return _adapter(kind).validate_python(data)
+        return cast("T", _adapter(cast("Any", kind)).validate_python(data))
     except ValidationError as invalid:
         raise error(f"{what}: {first_problem(invalid)}") from None
 
@@ -60,7 +60,7 @@ def first_problem(invalid: Any) -> str:
     return f"{where or 'value'}: {problem['msg']}, got {problem['input']!r}"[:500]
 
 
-@lru_cache
+@cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     from pydantic import TypeAdapter
 

@@ -36,11 +36,9 @@ A subject that cannot capture a name leaves it out and says so in `TraceResult.n
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from typing import Literal, Protocol
 
 SubjectName = Literal["fast_llm", "reference"]
 DType = Literal["float32", "bfloat16", "float16", "float64"]

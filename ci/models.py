@@ -1,0 +1,192 @@
+"""The registry: `models.toml` read into frozen, validated records."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import json
+import re
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from ci.errors import RequestError
+from ci.records import STRICT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+REGISTRY = Path(__file__).with_name("models.toml")
+DEFAULT_GROUP = "default"
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+MODEL_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
+
+
+@dataclass(frozen=True)
+class TestParams:
+    """Shape of the test input and the scale of its tolerances (1.0 unless the architecture justifies more)."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+    __test__: ClassVar[bool] = False
+
+    batch_size: int = 2
+    sequence_length: int = 64
+    compare_factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """One entry of the registry. `checkpoint_format` and `model_config` are the subject's names."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    name: str
+    model_id: str
+    checkpoint_format: str
+    model_config: str = "gpt"
+    num_layers_to_keep: int | Literal["auto"] = 2
+    groups: tuple[str, ...] = ()
+    test_params: TestParams = field(default_factory=TestParams)
+    revision: str | None = None
+    gated: bool = False
+    trust_remote_code: bool = False
+
+
+def load_models(path: Path = REGISTRY) -> dict[str, HubModel]:
+    """The registry at `path`, by name, in the file's order.
+
+    Raises RequestError in one line that names file, entry, key and, where it can, the likely correction.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(f"{path}: cannot read the registry: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path}: not valid TOML: {error}") from None
+    models = {name: model_from(name, table, where=str(path)) for name, table in tables.items()}
+    _no_twins(models.values(), where=str(path))
+    return models
+
+
+def model_from(name: str, table: Any, *, where: str = "HUB_TEST_CONFIGS") -> HubModel:
+    """One entry from a table. A class where a name is wanted counts as the name it carries.
+
+    The specification writes `"checkpoint_format": LlamaCheckpointFormat, "model_config": GPTModelConfig`:
+    Fast-LLM's classes carry their registry names as `name` and `model_name`.
+    """
+    where = f"{where}: [{name}]"
+    if not NAME.fullmatch(name):
+        raise RequestError(f"{where}: a name is lower-case letters, digits, '_' and '-', like 'qwen2-7b'")
+    if not hasattr(table, "keys"):
+        raise RequestError(f"{where}: expected a table of keys, got {table!r}")
+    entry = {key: _name_of(value) if key in _CLASS_KEYS else value for key, value in table.items()}
+    _known(entry, HubModel, where=where, hidden={"name"})
+    _known(entry.get("test_params", {}), TestParams, where=f"{where} test_params")
+    model = _typed({**entry, "name": name}, where=where)
+    _possible(model, where=where)
+    return model
+
+
+def select(models: Mapping[str, HubModel], wanted: Iterable[str]) -> tuple[HubModel, ...]:
+    """The entries that names, globs (`mistral*`) and groups (`@moe`) choose, in the registry's order.
+
+    Nothing wanted means the default group. Raises RequestError for a word that chooses nothing.
+    """
+    words = tuple(wanted) or (f"@{DEFAULT_GROUP}",)
+    chosen = {name for word in words for name in _matching(models, word)}
+    return tuple(model for name, model in models.items() if name in chosen)
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """` Did you mean 'x'?` where something known is close, else nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" Did you mean '{close[0]}'?" if close else ""
+
+
+_CLASS_KEYS = ("checkpoint_format", "model_config")
+
+
+def _matching(models: Mapping[str, HubModel], word: str) -> list[str]:
+    groups = sorted({group for model in models.values() for group in model.groups})
+    if word.startswith("@"):
+        found = [name for name, model in models.items() if word[1:] in model.groups]
+        known = [f"@{group}" for group in groups]
+    else:
+        found = [name for name in models if fnmatch.fnmatchcase(name, word)]
+        known = list(models)
+    if not found:
+        kind = "group" if word.startswith("@") else "model"
+        raise RequestError(f"no {kind} '{word}'.{suggestion(word, known)} Known: {', '.join(known)}")
+    return found
+
+
+def _name_of(value: Any) -> Any:
+    if not isinstance(value, type):
+        return value
+    return getattr(value, "name", None) or getattr(value, "model_name", None) or value.__name__
+
+
+def _known(table: Any, record: type, *, where: str, hidden: frozenset[str] | set[str] = frozenset()) -> None:
+    known = {f.name for f in fields(record)} - hidden
+    for key in table if hasattr(table, "keys") else ():
+        if key not in known:
+            hint = suggestion(str(key), known) or f" Known keys: {', '.join(sorted(known))}."
+            raise RequestError(f"{where}: unknown key '{key}'.{hint}")
+
+
+def _typed(entry: dict[str, Any], *, where: str) -> HubModel:
+    from pydantic import TypeAdapter, ValidationError
+
+    from ci.records import first_problem
+
+    try:  # through JSON: strict about types, yet an array is a tuple and 2 is a float, as TOML's authors mean them
+        checked: HubModel = TypeAdapter(HubModel).validate_json(json.dumps(entry, default=repr), strict=True)
+    except ValidationError as invalid:
+        raise RequestError(f"{where}: {first_problem(invalid)}") from None
+    return checked
+
+
+def _possible(model: HubModel, *, where: str) -> None:
+    params = model.test_params
+    problems = {
+        f"model_id: '{model.model_id}' is not a Hub id, expected 'org/name'": not MODEL_ID.fullmatch(model.model_id),
+        f'num_layers_to_keep: {model.num_layers_to_keep} is impossible, expected 1 or more, or "auto"': (
+            model.num_layers_to_keep != "auto" and model.num_layers_to_keep < 1
+        ),
+        f"test_params.batch_size: {params.batch_size}, expected 1 or more": params.batch_size < 1,
+        f"test_params.sequence_length: {params.sequence_length}, expected 2 or more": params.sequence_length < 2,
+        f"test_params.compare_factor: {params.compare_factor}, expected 1.0 to 10.0": (
+            not 1 <= params.compare_factor <= 10
+        ),
+    }
+    for problem, found in problems.items():
+        if found:
+            raise RequestError(f"{where}: {problem}")
+
+
+def _no_twins(models: Iterable[HubModel], *, where: str) -> None:
+    seen: dict[tuple[object, ...], str] = {}
+    for model in models:
+        key = (model.model_id, model.revision, model.checkpoint_format, model.num_layers_to_keep)
+        if twin := seen.get(key):
+            raise RequestError(f"{where}: [{model.name}] duplicates [{twin}]: same model_id, revision and layers")
+        seen[key] = model.name
+
+
+class Registry(dict[str, Any]):
+    """`HUB_TEST_CONFIGS`: name to table, so that `HUB_TEST_CONFIGS["name"] = {…}` in Python works too."""
+
+    def model(self, name: str) -> HubModel:
+        """The validated record of the entry `name`."""
+        if name not in self:
+            raise RequestError(f"no model '{name}'.{suggestion(name, self)} Known: {', '.join(self)}")
+        value = self[name]
+        return value if isinstance(value, HubModel) else model_from(name, value)
+
+    def models(self) -> dict[str, HubModel]:
+        """Every entry as a validated record."""
+        return {name: self.model(name) for name in self}
+
+
+HUB_TEST_CONFIGS = Registry(load_models())
