@@ -1,0 +1,167 @@
+"""Trace directories on disk: one writer and one reader for every subject and for the Hugging Face side.
+
+The layout is the contract in `ci.subjects.base`. The writer holds nothing but names; the reader opens a scope's file
+only while a tensor is read from it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ci.errors import InfrastructureError, RequestError, SubjectError
+from ci.records import read_json, to_json
+from ci.subjects.base import DType, TraceResult
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from torch import Tensor
+
+TRACE_JSON = "trace.json"
+_SCOPE = re.compile(r"embeddings|head|decoder\.(?:0|[1-9][0-9]{0,5})")
+_BLOCK = re.compile(r"decoder\.(?:0|[1-9][0-9]{0,5})(?=\.|$)")
+
+
+def scope_of(name: str) -> str:
+    """The scope (file stem) that holds the tensor `name`: `decoder.3.mixer.query` is in `decoder.3`."""
+    block = _BLOCK.match(name)
+    if block:
+        return block.group()
+    return "embeddings" if name == "embeddings" else "head"
+
+
+@dataclass
+class TraceWriter:
+    """Writes a trace directory scope by scope. Raises RequestError when `path` exists."""
+
+    path: Path
+    _names: dict[str, tuple[str, ...]] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        try:
+            self.path.mkdir(parents=True)
+        except FileExistsError:
+            raise RequestError(f"trace output {self.path} exists; name a directory that does not") from None
+        except OSError as problem:
+            raise InfrastructureError(f"trace output {self.path} cannot be made: {problem.strerror}") from None
+
+    def scope(self, scope: str, tensors: Mapping[str, Tensor]) -> None:
+        """Flush one finished scope; `tensors` in execution order, on any device, all belonging to `scope`."""
+        if not _SCOPE.fullmatch(scope) or scope in self._names:
+            raise SubjectError(f"trace scope {scope!r} is unknown or was already written")
+        stray = [name for name in tensors if scope_of(name) != scope]
+        if stray:
+            raise SubjectError(f"trace tensor {stray[0]!r} does not belong to scope {scope!r}")
+        target = self.path / f"{scope}.safetensors"
+        try:
+            save_file(_storable(tensors), target)
+        except (OSError, SafetensorError) as problem:
+            raise InfrastructureError(f"{target} cannot be written: {problem}") from None
+        self._names[scope] = tuple(tensors)
+
+    def finish(
+        self,
+        *,
+        ran: Mapping[str, str],
+        dtype: DType,
+        device: str,
+        seconds: float,
+        load_seconds: float = 0.0,
+        peak_device_bytes: int = 0,
+        not_captured: tuple[str, ...] = (),
+    ) -> TraceResult:
+        """Write `trace.json` by atomic rename: the directory is a trace now. Raises SubjectError when incomplete."""
+        missing = [name for name in mandatory(self._names) if name not in self._names.get(scope_of(name), ())]
+        if missing:
+            raise SubjectError(f"trace {self.path} lacks the mandatory tensor {missing[0]!r}")
+        result = TraceResult(
+            scopes=tuple(self._names),
+            names=self._names,
+            ran=dict(ran),
+            dtype=dtype,
+            device=device,
+            seconds=seconds,
+            load_seconds=load_seconds,
+            peak_device_bytes=peak_device_bytes,
+            not_captured=not_captured,
+        )
+        part = self.path / f".{TRACE_JSON}.part"
+        try:
+            part.write_text(to_json(result, indent=1), encoding="utf-8")
+            part.replace(self.path / TRACE_JSON)
+        except OSError as problem:
+            raise InfrastructureError(f"{self.path / TRACE_JSON} cannot be written: {problem.strerror}") from None
+        return result
+
+
+@dataclass(frozen=True)
+class TraceReader:
+    """Reads a finished trace directory; raises SubjectError where it is absent, incomplete or damaged."""
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        if not (self.path / TRACE_JSON).is_file():
+            raise SubjectError(f"{self.path} is no trace: it has no {TRACE_JSON}")
+
+    @cached_property
+    def result(self) -> TraceResult:
+        """`trace.json`, validated (needs pydantic: the judge's process only)."""
+        trace_json = self.path / TRACE_JSON
+        result = read_json(TraceResult, trace_json.read_bytes(), what=str(trace_json), error=SubjectError)
+        odd = [name for name in (*result.scopes, *result.names) if not _SCOPE.fullmatch(name)]
+        if odd or set(result.scopes) != set(result.names):
+            raise SubjectError(f"{trace_json}: scopes {odd or list(result.scopes)} do not fit `names`")
+        return result
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """The scopes in execution order."""
+        return self.result.scopes
+
+    def names(self, scope: str) -> tuple[str, ...]:
+        """The tensors of a scope in execution order."""
+        return tuple(self.result.names.get(scope, ()))
+
+    def __iter__(self) -> Iterator[str]:
+        """Every tensor name in execution order."""
+        return (name for scope in self.scopes for name in self.names(scope))
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name in self.names(scope_of(name))
+
+    def tensor(self, name: str, *, device: str = "cpu") -> Tensor:
+        """One tensor, read from its scope's file now and not kept."""
+        target = self.path / f"{scope_of(name)}.safetensors"
+        try:
+            with safe_open(target, framework="pt", device=device) as file:
+                tensor: Tensor = file.get_tensor(name)
+        except (OSError, SafetensorError) as problem:
+            raise SubjectError(f"{target}: {name!r} cannot be read: {problem}") from None
+        return tensor
+
+
+def mandatory(scopes: Mapping[str, object]) -> tuple[str, ...]:
+    """The tensors that a trace of these scopes must hold: embeddings, each block's output, final_norm and logits."""
+    blocks = sum(scope.startswith("decoder.") for scope in scopes)
+    return ("embeddings", *(f"decoder.{i}" for i in range(blocks)), "final_norm", "logits")
+
+
+def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous CPU tensors that share no memory (safetensors refuses views of one storage)."""
+    seen: set[int] = set()
+    stored = {}
+    for name, tensor in tensors.items():
+        plain = tensor.detach().to("cpu").contiguous()
+        if plain.untyped_storage().nbytes() != plain.nbytes or plain.data_ptr() in seen:
+            plain = plain.clone()
+        seen.add(plain.data_ptr())
+        stored[name] = plain
+    return stored
