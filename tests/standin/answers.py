@@ -1,0 +1,268 @@
+"""What the Hub and its CDN answer: request in, reply out, no sockets.
+
+Protocol facts: https://huggingface.co/docs/hub/api and huggingface_hub's client (`file_download.py`, `hf_api.py`,
+`utils/_http.py`), which reads every field and header below. Files in LFS answer 302 to a signed URL on a second
+origin, plain ones carry their bytes. There are no xet headers, so that clients use plain HTTP.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import hmac
+import json
+import re
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, quote, unquote, urlencode
+
+from tests.standin.repos import Commit, Repo, StoredFile, lfs_pointer
+from tests.standin.wire import EXPIRED, Reply, Request, Slice
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+MODEL = r"(?P<model>[^/]+/[^/]+)"
+REVISION = r"(?P<revision>[^/]+)"
+ROUTES = {
+    name: re.compile(pattern)
+    for name, pattern in {
+        "info": rf"/api/models/{MODEL}(/revision/{REVISION})?",
+        "tree": rf"/api/models/{MODEL}/tree/{REVISION}(/(?P<file>.+))?",
+        "paths": rf"/api/models/{MODEL}/paths-info/{REVISION}",
+        "refs": rf"/api/models/{MODEL}/refs",
+        "cached": rf"/api/resolve-cache/models/{MODEL}/{REVISION}/(?P<file>.+)",
+        "resolve": rf"/{MODEL}/resolve/{REVISION}/(?P<file>.+)",
+    }.items()
+}
+GZIPPED = (".json", ".txt", ".md", ".jinja")
+
+
+@dataclass
+class Catalog:
+    """The state behind both origins. `tokens` maps a valid token to the gated repositories that it may read.
+
+    `url_life` is a signed URL's life in seconds; `relative_redirects` makes small files take the detour over
+    `/api/resolve-cache` that the Hub takes since 2025; `page_size` limits a page of a tree.
+    """
+
+    cdn: str
+    repos: dict[str, Repo] = field(default_factory=dict)
+    tokens: dict[str, set[str]] = field(default_factory=dict)
+    url_life: float = 3600
+    page_size: int = 1000
+    relative_redirects: bool = False
+    key: bytes = b"0"
+
+    def sign(self, repo: Repo, file: StoredFile) -> str:
+        """A URL on the CDN that gives `file`'s bytes to anybody for `url_life` seconds."""
+        owner = hashlib.sha1(repo.model_id.encode()).hexdigest()
+        path = f"/repos/{owner}/{file.sha256}"
+        query = {"response-content-disposition": f'inline; filename="{file.path}"'}
+        query["Expires"] = str(int(time.time() + self.url_life))
+        query["Signature"] = self.signature(path, query)
+        return f"{self.cdn}{path}?{urlencode(query)}"
+
+    def signature(self, path: str, query: Mapping[str, str]) -> str:
+        """What proves that the Hub gave out this URL."""
+        signed = f"{path}\n{query.get('Expires')}\n{query.get('response-content-disposition')}"
+        return hmac.new(self.key, signed.encode(), "sha256").hexdigest()
+
+
+def answer_hub(catalog: Catalog, request: Request) -> Reply:
+    """The Hub origin's reply."""
+    route, found = _route(request.path)
+    if found is None:
+        return _error(404, None, "Sorry, we can't find the page you are looking for.")
+    token = request.headers.get("authorization", "").removeprefix("Bearer ") or None
+    if token is not None and token not in catalog.tokens:
+        return _error(401, None, "Invalid credentials in Authorization header")
+    repo = catalog.repos.get(found["model"])
+    if repo is None:
+        message = "Repository not found" if token else "Invalid username or password."
+        return _error(404 if token else 401, "RepoNotFound", message)
+    if route == "refs":
+        return _json(_refs(repo))
+    revision = unquote(found.get("revision") or "main")
+    commit = repo.resolve(revision)
+    if commit is None:
+        return _error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+    if route in ("resolve", "cached") and repo.gated and repo.model_id not in catalog.tokens.get(token or "", ()):
+        return _gated(repo, token)
+    return _answer_revision(catalog, request, route, repo, commit)
+
+
+def _route(path: str) -> tuple[str, dict[str, Any] | None]:
+    for name, pattern in ROUTES.items():
+        if match := pattern.fullmatch(path):
+            return name, match.groupdict()
+    return "", None
+
+
+def _answer_revision(catalog: Catalog, request: Request, route: str, repo: Repo, commit: Commit) -> Reply:
+    if route == "info":
+        return _json(_info(repo, commit, blobs=_flag(request.query, "blobs")))
+    if route == "tree":
+        return _tree(catalog, request, commit)
+    if route == "paths":
+        wanted = [value for key, value in parse_qsl(request.body.decode()) if key == "paths"]
+        return _json([entry for entry in _entries(commit) if entry["path"] in wanted])
+    return _resolve(catalog, request, route, repo, commit)
+
+
+def _resolve(catalog: Catalog, request: Request, route: str, repo: Repo, commit: Commit) -> Reply:
+    headers = {"X-Repo-Commit": commit.id, "Accept-Ranges": "bytes", "Vary": "Origin"}
+    file = commit.files.get(request.file or "")
+    if file is None:
+        return _error(404, "EntryNotFound", "Entry not found", headers)
+    if file.lfs:
+        linked = {"X-Linked-Size": str(file.size), "X-Linked-Etag": f'"{file.sha256}"'}
+        location = catalog.sign(repo, file)
+        return Reply(302, headers | linked | {"Location": location}, f"Found. Redirecting to {location}".encode())
+    headers["ETag"] = f'"{file.etag}"'
+    if catalog.relative_redirects and route == "resolve":
+        location = f"/api/resolve-cache/models/{repo.model_id}/{commit.id}/{quote(file.path)}"
+        return Reply(307, headers | {"Location": location}, b"Temporary Redirect")
+    gzipped = "gzip" in request.headers.get("accept-encoding", "") and file.path.endswith(GZIPPED)
+    if gzipped and request.range is None:
+        body = gzip.compress(file.source.read_bytes(), mtime=0)
+        return Reply(200, headers | {"Content-Encoding": "gzip", "Transfer-Encoding": "chunked"}, body)
+    return ranged(file, request.range, headers | {"Content-Type": "text/plain; charset=utf-8"})
+
+
+def answer_cdn(catalog: Catalog, request: Request) -> Reply:
+    """The CDN origin's reply: the bytes, to whoever holds a signed URL that is still alive."""
+    if "authorization" in request.headers:
+        return Reply(400, {}, b"<Error><Message>Only one auth mechanism allowed</Message></Error>")
+    signature = catalog.signature(request.path, request.query)
+    if not hmac.compare_digest(signature, request.query.get("Signature", "")):
+        return Reply(403, {}, b"<Error><Code>SignatureDoesNotMatch</Code></Error>")
+    if float(request.query["Expires"]) < time.time():
+        return EXPIRED
+    file = find_object(catalog, request.path)
+    if file is None:
+        return Reply(404, {}, b"<Error><Code>NoSuchKey</Code></Error>")
+    return ranged(file, request.range, {"ETag": f'"{file.sha256}"', "Content-Type": "application/octet-stream"})
+
+
+def find_object(catalog: Catalog, path: str) -> StoredFile | None:
+    """The file behind a CDN path."""
+    _, _, owner, sha256 = path.split("/") if path.count("/") == 3 else ("",) * 4
+    for repo in catalog.repos.values():
+        if hashlib.sha1(repo.model_id.encode()).hexdigest() == owner:
+            files = (file for commit in repo.commits.values() for file in commit.files.values())
+            return next((file for file in files if file.sha256 == sha256), None)
+    return None
+
+
+def named_file(request: Request) -> str | None:
+    """The path inside the repository that a request is about, if any."""
+    if request.origin == "cdn":
+        named = re.search(r'filename="(.+)"', request.query.get("response-content-disposition", ""))
+        return named[1] if named else None
+    _, found = _route(request.path)
+    return unquote(found["file"]) if found and found.get("file") else None
+
+
+def ranged(file: StoredFile, wanted: str | None, headers: Mapping[str, str]) -> Reply:
+    """`file`, or the one range of it that is asked for. Several ranges give the whole file, as on the Hub."""
+    match = re.fullmatch(r"bytes=(\d*)-(\d*)", wanted or "")
+    common = {**headers, "Accept-Ranges": "bytes"}
+    if match is None or match.group(0) == "bytes=-":
+        return Reply(200, common, Slice(file.source, 0, file.size))
+    first, last = _bounds(match[1], match[2], file.size)
+    if first > last:
+        return Reply(416, common | {"Content-Range": f"bytes */{file.size}"})
+    span = {"Content-Range": f"bytes {first}-{last}/{file.size}"}
+    return Reply(206, common | span, Slice(file.source, first, last - first + 1))
+
+
+def _bounds(first: str, last: str, size: int) -> tuple[int, int]:
+    if not first:
+        return max(size - int(last), 0), size - 1
+    return int(first), min(int(last or size - 1), size - 1)
+
+
+def _info(repo: Repo, commit: Commit, *, blobs: bool) -> dict[str, Any]:
+    return {
+        "_id": hashlib.sha1(repo.model_id.encode()).hexdigest()[:24],
+        "id": repo.model_id,
+        "modelId": repo.model_id,
+        "author": repo.model_id.split("/")[0],
+        "sha": commit.id,
+        "lastModified": "2025-01-01T00:00:00.000Z",
+        "createdAt": "2024-01-01T00:00:00.000Z",
+        "private": False,
+        "disabled": False,
+        "gated": "manual" if repo.gated else False,
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["transformers", "safetensors"],
+        "downloads": 0,
+        "likes": 0,
+        "siblings": [{"rfilename": f.path, **(_blob(f) if blobs else {})} for f in commit.files.values()],
+    }
+
+
+def _blob(file: StoredFile) -> dict[str, Any]:
+    known: dict[str, Any] = {"size": file.size, "blobId": file.blob_id}
+    pointer = len(lfs_pointer(file.sha256, file.size))
+    lfs = {"sha256": file.sha256, "size": file.size, "pointerSize": pointer}
+    return known | ({"lfs": lfs} if file.lfs else {})
+
+
+def _tree(catalog: Catalog, request: Request, commit: Commit) -> Reply:
+    folder = f"{request.file}/" if request.file else ""
+    recursive = _flag(request.query, "recursive")
+    below = [e for e in _entries(commit) if e["path"].startswith(folder)]
+    if folder and not below:
+        return _error(404, "EntryNotFound", f"{request.file} does not exist on this revision")
+    listed = [e for e in below if recursive or "/" not in e["path"][len(folder) :]]
+    size = min(int(request.query.get("limit", catalog.page_size)), catalog.page_size)
+    start = int(request.query.get("cursor", 0))
+    headers = {}
+    if start + size < len(listed):
+        query = urlencode({**request.query, "cursor": start + size})
+        headers["Link"] = f'<http://{request.headers["host"]}{request.path}?{query}>; rel="next"'
+    return _json(listed[start : start + size], headers)
+
+
+def _entries(commit: Commit) -> Iterator[dict[str, Any]]:
+    """Folders and files of a commit as the tree API lists them."""
+    folders = {"/".join(path.split("/")[:depth]) for path in commit.files for depth in range(1, path.count("/") + 1)}
+    for folder in sorted(folders):
+        yield {"type": "directory", "oid": hashlib.sha1(folder.encode()).hexdigest(), "size": 0, "path": folder}
+    for file in commit.files.values():
+        pointer = len(lfs_pointer(file.sha256, file.size))
+        lfs = {"oid": file.sha256, "size": file.size, "pointerSize": pointer}
+        entry = {"type": "file", "oid": file.blob_id, "size": file.size, "path": file.path}
+        yield entry | ({"lfs": lfs} if file.lfs else {})
+
+
+def _refs(repo: Repo) -> dict[str, Any]:
+    branches = [{"name": n, "ref": f"refs/heads/{n}", "targetCommit": c} for n, c in sorted(repo.refs.items())]
+    return {"branches": branches, "converts": [], "tags": [], "pullRequests": []}
+
+
+def _gated(repo: Repo, token: str | None) -> Reply:
+    if token is None:
+        rest = "You must have access to it and be authenticated to access it. Please log in."
+        return _error(401, "GatedRepo", f"Access to model {repo.model_id} is restricted. {rest}")
+    rest = f"Visit https://huggingface.co/{repo.model_id} to ask for access."
+    return _error(403, "GatedRepo", f"Access to model {repo.model_id} is restricted and you are not in the "
+                  f"authorized list. {rest}")  # fmt: skip
+
+
+def _error(status: int, code: str | None, message: str, headers: Mapping[str, str] | None = None) -> Reply:
+    named = {"X-Error-Code": code} if code else {}
+    return _json({"error": message}, {**(headers or {}), **named, "X-Error-Message": message}, status)
+
+
+def _json(value: Any, headers: Mapping[str, str] | None = None, status: int = 200) -> Reply:
+    body = json.dumps(value).encode()
+    return Reply(status, {"Content-Type": "application/json; charset=utf-8", **(headers or {})}, body)
+
+
+def _flag(query: Mapping[str, str], name: str) -> bool:
+    return query.get(name, "").lower() in ("true", "1")

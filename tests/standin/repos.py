@@ -1,0 +1,94 @@
+"""Repositories as the Hub keeps them: commits of files, each with its git and LFS identity."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+LFS_SIZE = 10 * 1024**2
+LFS_PATTERNS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.model", "*.onnx", "*.h5", "*.msgpack")
+"""What the Hub's default `.gitattributes` sends to LFS; above `LFS_SIZE` bytes it refuses plain git anyway."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """One file of a commit. `blob_id` is the git blob's id, for LFS that of the pointer file; bytes are in `source`."""
+
+    path: str
+    source: Path
+    size: int
+    sha256: str
+    blob_id: str
+    lfs: bool
+
+    @property
+    def etag(self) -> str:
+        """What the Hub answers as (linked) ETag: the sha256 of an LFS file, the git blob id of a plain one."""
+        return self.sha256 if self.lfs else self.blob_id
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A full commit id (40 hex digits, a digest of names and contents) and its files by path."""
+
+    id: str
+    files: Mapping[str, StoredFile]
+
+
+@dataclass
+class Repo:
+    """A model repository: its commits, and its branches and tags as commit ids."""
+
+    model_id: str
+    gated: bool = False
+    commits: dict[str, Commit] = field(default_factory=dict)
+    refs: dict[str, str] = field(default_factory=dict)
+
+    def push(self, commit: Commit, ref: str) -> None:
+        """Make `commit` the head of `ref`; what was there stays reachable by its id."""
+        self.commits[commit.id] = commit
+        self.refs[ref] = commit.id
+
+    def resolve(self, revision: str) -> Commit | None:
+        """The commit that a branch, tag or full id names."""
+        return self.commits.get(self.refs.get(revision, revision))
+
+
+def snapshot(directory: Path) -> Commit:
+    """The commit that holds every file below `directory` as it is now; equal contents give equal ids."""
+    paths = sorted(p for p in directory.rglob("*") if p.is_file())
+    files = {f.path: f for f in (store(p, p.relative_to(directory).as_posix()) for p in paths)}
+    listing = "".join(f"{f.blob_id} {f.path}\n" for f in files.values())
+    return Commit(hashlib.sha1(listing.encode()).hexdigest(), files)
+
+
+def store(source: Path, path: str) -> StoredFile:
+    """Describe the file at `source` under its repository `path`."""
+    stat = source.stat()
+    sha256, blob_id = _digests(source, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    lfs = stat.st_size >= LFS_SIZE or any(fnmatch.fnmatchcase(path, pattern) for pattern in LFS_PATTERNS)
+    if lfs:
+        blob_id = git_blob_id(lfs_pointer(sha256, stat.st_size))
+    return StoredFile(path, source, stat.st_size, sha256, blob_id, lfs)
+
+
+def lfs_pointer(sha256: str, size: int) -> bytes:
+    """The pointer file that git holds in place of an LFS object."""
+    return f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
+
+
+def git_blob_id(content: bytes) -> str:
+    """git's object id of a blob with this content."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+@cache
+def _digests(source: Path, size: int, mtime_ns: int, inode: int) -> tuple[str, str]:
+    """(sha256, git blob id) of a file; the latter of small files only, as git holds no large one."""
+    with source.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256, git_blob_id(source.read_bytes()) if size < LFS_SIZE else ""
