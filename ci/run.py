@@ -1,0 +1,161 @@
+"""The main job on this machine: fetch, suite, summary."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ci.errors import HubTestsError, RequestError
+from ci.hub.fetch import Checkpoint, FetchRequest, fetch
+from ci.plan import RunRequest, make_plan
+from ci.records import to_json
+from ci.report.junit import read_junit
+from ci.report.results import Results, judge_results
+from ci.report.write import write_report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ci.hub.progress import Progress
+    from ci.models import HubModel
+    from ci.settings import Settings
+    from ci.subjects.base import SubjectName
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What `hub-tests run` was asked for; None means the suite's own default."""
+
+    subject: SubjectName | None = None
+    subject_python: Path | None = None
+    subject_path: tuple[Path, ...] = ()
+    device: Literal["cpu", "cuda"] | None = None
+    layers: int | Literal["auto"] | None = None
+    registry: Path | None = None
+    checkpoints: Path | None = None
+    timeout: float = 1800.0
+    workers: int = 0
+    deep: bool = False
+    verbose: bool = False
+
+
+def suite_path() -> Path:
+    """`tests/integration` of this checkout, or its copy inside an installed distribution."""
+    package = Path(__file__).parent
+    for path in (package.parent / "tests" / "integration", package / "_suite"):
+        if (path / "test_hub_integration.py").is_file():
+            return path
+    raise RequestError(f"the suite is not beside {package}: reinstall hub-tests, or run it from a checkout")
+
+
+def fetch_all(
+    models: Sequence[HubModel],
+    settings: Settings,
+    *,
+    layers: int | Literal["auto"] | None = None,
+    progress: Callable[[str, Progress], None] | None = None,
+) -> tuple[dict[str, Checkpoint], dict[str, HubTestsError]]:
+    """Each model's checkpoint by name, and the error of each that could not be had."""
+    had: dict[str, Checkpoint] = {}
+    failed: dict[str, HubTestsError] = {}
+    for model in models:
+        request = FetchRequest(
+            model.model_id, layers or model.num_layers_to_keep, model.revision, model.trust_remote_code
+        )
+        tick = None if progress is None else lambda state, name=model.name: progress(name, state)
+        try:
+            had[model.name] = fetch(request, settings, progress=tick)
+        except HubTestsError as error:
+            failed[model.name] = error
+    return had, failed
+
+
+def write_checkpoints(checkpoints: Mapping[str, Checkpoint], path: Path) -> None:
+    """What `--checkpoints` reads: each record with its registry name."""
+    rows = [{"name": name, **vars(checkpoint)} for name, checkpoint in checkpoints.items()]
+    path.write_text(_json(rows), encoding="utf-8")
+
+
+def run_suite(models: Sequence[HubModel], options: RunOptions, report: Path, environ: Mapping[str, str]) -> float:
+    """The suite over `models` into `report/junit.xml`; returns the seconds it took.
+
+    The suite is its own process: whatever it does, the summary is written from what it left on disk.
+    """
+    (report / "junit.xml").unlink(missing_ok=True)  # an old result must never stand in for a run that died
+    started = time.monotonic()
+    subprocess.run(
+        _pytest_command(models, options, report), env=dict(environ), check=False, cwd=suite_path().parent.parent
+    )
+    return time.monotonic() - started
+
+
+def _pytest_command(models: Sequence[HubModel], options: RunOptions, report: Path) -> list[str]:
+    words = [sys.executable, "-m", "pytest", str(suite_path()), "--run-extra-slow", "--tb=short", "-p", "no:cacheprovider"]
+    words += ["-v"] if options.verbose else ["-q"]
+    words += [f"--junitxml={report / 'junit.xml'}", f"--subject-logs={report / 'logs'}"]
+    words += [f"--hub-model={model.name}" for model in models]
+    words += ["-n", str(options.workers), "--dist", "loadgroup"] if options.workers else []
+    chosen = {
+        "--subject": options.subject,
+        "--subject-python": options.subject_python,
+        "--device": options.device,
+        "--layers": options.layers,
+        "--registry": options.registry,
+        "--checkpoints": options.checkpoints,
+        "--subject-timeout": options.timeout,
+    }
+    words += [f"{name}={value}" for name, value in chosen.items() if value is not None]
+    words += [f"--subject-path={path}" for path in options.subject_path]
+    return words + (["--deep"] if options.deep else [])
+
+
+def run(
+    models: Sequence[HubModel],
+    options: RunOptions,
+    settings: Settings,
+    *,
+    report: Path,
+    environ: Mapping[str, str],
+    progress: Callable[[str, Progress], None] | None = None,
+) -> Results:
+    """Fetch, suite, report. What cannot be fetched is the suite's first finding, not the end of the run."""
+    from ci.suite_options import default_subject
+
+    options = replace(options, subject=options.subject or default_subject(options.subject_python))
+    report.mkdir(parents=True, exist_ok=True)
+    (report / "logs").mkdir(exist_ok=True)
+    if options.checkpoints is None:
+        had, _ = fetch_all(models, settings, layers=options.layers, progress=progress)
+        options = replace(options, checkpoints=report / "checkpoints.json")
+        write_checkpoints(had, report / "checkpoints.json")
+    run_suite(models, options, report, environ)
+    request = RunRequest(
+        trigger="cli", models=tuple(m.name for m in models), subject=options.subject or "reference",
+        layers=options.layers, deep=options.deep,
+    )
+    plan = make_plan(request, {model.name: model for model in models})
+    (report / "plan.json").write_text(to_json(plan, indent=2), encoding="utf-8")
+    results = judge_results(plan, read_junit(report / "junit.xml"))
+    write_report(results, report)
+    return results
+
+
+def _json(rows: object) -> str:
+    import json
+
+    return json.dumps(rows, indent=2)
+
+
+def default_workers(models: Sequence[HubModel], device: str | None) -> int:
+    """One xdist worker a GPU, no more than models; 0 (in this process) where there is nothing to share."""
+    if device == "cpu" or len(models) < 2:
+        return 0
+    from ci.suite_options import visible_gpus
+
+    gpus = len(visible_gpus(os.environ)) if device else 0
+    return min(gpus, len(models)) if gpus > 1 else 0

@@ -1,0 +1,60 @@
+"""What the suite assumes when it is not told: subject, device, GPUs, and the pins of `--checkpoints`."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from typing import TYPE_CHECKING, Any, Literal
+
+from ci.errors import RequestError
+from ci.hub.fetch import Checkpoint
+from ci.records import read_dict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from ci.subjects.base import SubjectName
+
+
+def default_subject(python: Path | None) -> SubjectName:
+    """Fast-LLM where an interpreter is named for it or it is importable here, else the reference."""
+    return "fast_llm" if python or importlib.util.find_spec("fast_llm") else "reference"
+
+
+def default_device() -> Literal["cpu", "cuda"]:
+    """`cuda` where torch sees a GPU."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def layers_option(text: str) -> int | Literal["auto"]:
+    """`N` or `auto`. Raises RequestError for anything else."""
+    if text == "auto":
+        return "auto"
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise RequestError(f"--layers {text}: expected a number of layers, 1 or more, or auto")
+
+
+def visible_gpus(environ: Mapping[str, str]) -> list[str]:
+    """The GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them."""
+    if "CUDA_VISIBLE_DEVICES" in environ:
+        return [gpu.strip() for gpu in environ["CUDA_VISIBLE_DEVICES"].split(",") if gpu.strip()]
+    import torch
+
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def read_checkpoints(path: Path | None) -> dict[str, Checkpoint]:
+    """What `hub-tests fetch --json` printed, by registry name: `name` beside the keys of a Checkpoint."""
+    if path is None:
+        return {}
+    try:
+        rows: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RequestError(f"--checkpoints {path}: expected what `hub-tests fetch --json` printed: {error}") from None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise RequestError(f"--checkpoints {path}: expected a list of records, as `hub-tests fetch --json` prints it")
+    return {str(row.pop("name", "")): read_dict(Checkpoint, row, what=f"--checkpoints {path}") for row in rows}

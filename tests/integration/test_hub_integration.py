@@ -1,0 +1,99 @@
+"""The hub suite: real Hub models are truncated, converted, and held against Hugging Face's forward pass.
+
+    pytest tests/integration --run-extra-slow [-k mixtral]
+
+Each test records one JUnit property, its `ci.evidence.Evidence`: the machine-readable result.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ci.suite import Chain, with_verdicts
+from ci.suite_checks import checkpoint_problems, verdict_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.extra_slow
+
+
+def test_download_and_truncate(chain: Chain, record: Any) -> None:
+    """The kept layers are on disk, config.json says so, and nothing else was touched."""
+    with record() as note:
+        checkpoint = chain.checkpoint()
+        figures = {
+            "bytes_kept": checkpoint.bytes_kept,
+            "bytes_fetched": checkpoint.bytes_fetched,
+            "requests": checkpoint.requests,
+            "fetch_seconds": checkpoint.seconds,
+        }
+        note(replace(chain.evidence("test_download_and_truncate"), figures=figures, notes=checkpoint.notes))
+        problems = checkpoint_problems(checkpoint)
+        assert not problems, "; ".join(problems)
+
+
+def test_conversion(chain: Chain, record: Any, truncated_hf_path: Path) -> None:
+    """The subject converts the checkpoint, and its files are there."""
+    with record() as note:
+        path, result = chain.converted()
+        figures = {"bytes_written": result.bytes_written, "convert_seconds": result.seconds}
+        note(replace(chain.evidence("test_conversion"), figures=figures))
+        missing = [name for name in result.files if not (path / name).is_file()]
+        assert result.files, f"{chain.options.subject} reported no checkpoint files in {path}"
+        assert not missing, f"{chain.options.subject} reported files that are not there: {', '.join(missing)}"
+        assert json.loads((truncated_hf_path / "hub-tests.json").read_bytes()), "the source checkpoint was damaged"
+
+
+def test_forward_equivalence(chain: Chain, record: Any, fast_llm_path: Path) -> None:
+    """Every captured tensor equals Hugging Face's: in float32 within its noise, in the model's dtype likewise."""
+    with record() as note:
+        judge = chain.judge()
+        verdicts = (judge.forward(dtype="float32", variant={}), judge.forward(dtype="model", variant={}))
+        note(with_verdicts(chain.evidence("test_forward_equivalence"), verdicts))
+        assert all(verdict.passed for verdict in verdicts), verdict_text(verdicts)
+
+
+def test_moe_implementation(
+    chain: Chain, record: Any, fast_llm_path: Path, moe_implementation: tuple[str, str]
+) -> None:
+    """Each implementation of the mixture of experts equals Hugging Face's, and really ran."""
+    _judge_variant(chain, record, *moe_implementation)
+
+
+def test_implementation(chain: Chain, record: Any, fast_llm_path: Path, implementation: tuple[str, str]) -> None:
+    """Each implementation on every other axis equals Hugging Face's, and really ran."""
+    _judge_variant(chain, record, *implementation)
+
+
+def _judge_variant(chain: Chain, record: Any, axis: str, name: str) -> None:
+    with record(f"{axis}={name}") as note:
+        offered = {(v.axis, v.name): v for v in chain.subject().variants(str(chain.converted()[0]))}
+        variant = offered.get((axis, name))
+        evidence = chain.evidence(
+            "test_moe_implementation" if axis == "moe" else "test_implementation", f"{axis}={name}"
+        )
+        if variant is None or variant.needs:
+            reason = (
+                f"needs {variant.needs}" if variant else f"{chain.options.subject} does not offer it for this model"
+            )
+            note(
+                replace(evidence, failure_class="variant_did_not_run", diagnosis=f"{axis}={name} did not run: {reason}")
+            )
+            pytest.skip(f"variant did not run: {axis}={name} {reason}")
+        verdicts = tuple(chain.judge().forward(dtype=dtype, variant={axis: name}) for dtype in ("float32", "model"))
+        note(with_verdicts(evidence, verdicts))
+        assert all(verdict.passed for verdict in verdicts), verdict_text(verdicts)
+
+
+def test_hub_model_conversion(chain: Chain, record: Any, fast_llm_path: Path) -> None:
+    """There and back: Hugging Face to the subject to Hugging Face, bit for bit, and the export still runs."""
+    with record() as note:
+        exported = chain.exported()
+        verdict = chain.judge().round_trip(str(exported))
+        note(with_verdicts(chain.evidence("test_hub_model_conversion"), (verdict,)))
+        assert verdict.passed, verdict_text((verdict,))
