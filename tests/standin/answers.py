@@ -72,6 +72,8 @@ class Catalog:
 
 def answer_hub(catalog: Catalog, request: Request) -> Reply:
     """The Hub origin's reply."""
+    if request.path == "/api/agent-harnesses":  # huggingface_hub asks when telemetry is not switched off
+        return _json({"standardEnvVars": [], "harnesses": {}})
     route, found = _route(request.path)
     if found is None:
         return _error(404, None, "Sorry, we can't find the page you are looking for.")
