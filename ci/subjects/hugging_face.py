@@ -1,0 +1,283 @@
+"""The truth side: a Hugging Face checkpoint's forward pass through transformers, written as a trace.
+
+Its variants are implementations that are all legitimate; what they differ by is the reference's own noise. The oracle
+is `dtype="float64"` with the default variant: eager attention over double weights (transformers keeps norms, softmax
+and RoPE in float32, so that it still has a floor near 3e-7).
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+
+from ci.errors import HubTestsError, InfrastructureError, RequestError, SubjectError, UnsupportedError
+from ci.subjects.base import TraceRequest, TraceResult, Variant
+from ci.subjects.forward import (
+    DTYPES,
+    Cost,
+    Feed,
+    Inputs,
+    Recorder,
+    exact_arithmetic,
+    give_back_memory,
+    measured,
+    read_inputs,
+)
+from ci.subjects.hugging_face_taps import Taps, has_experts
+from ci.subjects.tracefile import TraceReader, TraceWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ATTENTION = ("eager", "sdpa")
+EXPERTS = ("eager", "batched_mm", "grouped_mm")
+BATCH = ("together", "row_by_row")
+
+
+@dataclass
+class _Loaded:
+    key: tuple[str, str, str]
+    model: Any
+    seconds: float
+
+
+@dataclass
+class HuggingFace:
+    """Traces Hugging Face checkpoints. The last model stays loaded for the next trace of it; `close` lets it go."""
+
+    trust_remote_code: bool = False
+    _loaded: _Loaded | None = field(default=None, init=False, repr=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Forget the loaded model and give its memory back to the device."""
+        if self._loaded is not None:
+            self._loaded = None
+            give_back_memory()
+
+    def variants(self, checkpoint: str) -> tuple[Variant, ...]:
+        """The legitimate implementations for the model in the directory `checkpoint`, each axis's default first."""
+        with _one_line(checkpoint, "cannot be read"):
+            model = self._skeleton(checkpoint)
+        axes = {"attention": ATTENTION, "experts": EXPERTS, "batch": BATCH}
+        if not has_experts(model):
+            del axes["experts"]
+        return tuple(Variant(axis, name, default=name == names[0]) for axis, names in axes.items() for name in names)
+
+    def trace(self, request: TraceRequest) -> TraceResult:
+        """The forward pass of `request` as a trace directory; `load_seconds` is 0 where the model was loaded already.
+
+        Raises SubjectError where the checkpoint does not load completely and exactly, or the forward fails;
+        UnsupportedError for a variant the model does not have; InfrastructureError when the device is out of memory.
+        """
+        inputs = read_inputs(Path(request.inputs)).to(request.device)
+        variant = self._variant(request)
+        reused = self._is_loaded(request)
+        with _one_line(request.checkpoint, "does not load"):
+            loaded = self._load(request)
+        _check_ids(inputs, loaded.model)
+        load_seconds = 0.0 if reused else loaded.seconds
+        with _one_line(request.checkpoint, "forward fails"), exact_arithmetic(), torch.inference_mode():
+            _set_implementations(loaded.model, variant)
+            if variant["batch"] == "row_by_row":
+                return _trace_rows(loaded.model, request, inputs, load_seconds)
+            return _trace(loaded.model, request, inputs, _feed(request), load_seconds)
+
+    def _skeleton(self, checkpoint: str) -> Any:
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=self.trust_remote_code, local_files_only=True)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=self.trust_remote_code)
+
+    def _variant(self, request: TraceRequest) -> dict[str, str]:
+        """Axis → name for every axis of the model: the request's, else the default."""
+        known = self.variants(request.checkpoint)
+        for axis, name in request.variant.items():
+            if not any((v.axis, v.name) == (axis, name) for v in known):
+                raise UnsupportedError(f"Hugging Face, {request.checkpoint}: no variant {axis}={name} of this model")
+        return {v.axis: v.name for v in known if v.default} | dict(request.variant)
+
+    def _is_loaded(self, request: TraceRequest) -> bool:
+        return self._loaded is not None and self._loaded.key == _key(request)
+
+    def _load(self, request: TraceRequest) -> _Loaded:
+        if self._loaded is not None and self._is_loaded(request):
+            return self._loaded
+        self.close()
+        with measured(request.device) as cost:
+            model = self._from_pretrained(request).to(request.device).eval()
+        self._loaded = _Loaded(_key(request), model, cost.seconds)
+        return self._loaded
+
+    def _from_pretrained(self, request: TraceRequest) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        with _quiet():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                request.checkpoint,
+                dtype=DTYPES[request.dtype],
+                attn_implementation="eager",
+                trust_remote_code=self.trust_remote_code,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,  # so that the loading info names them
+                output_loading_info=True,
+            )
+        problems = {kind: sorted(map(str, found)) for kind, found in info.items() if found}
+        if problems:
+            raise SubjectError(f"{request.checkpoint} does not load into {type(model).__name__} exactly: {problems}")
+        return model
+
+
+def _key(request: TraceRequest) -> tuple[str, str, str]:
+    return request.checkpoint, request.dtype, request.device
+
+
+def _set_implementations(model: Any, variant: dict[str, str]) -> None:
+    model.set_attn_implementation(variant["attention"])
+    if "experts" in variant:
+        model.set_experts_implementation(variant["experts"])
+
+
+def _check_ids(inputs: Inputs, model: Any) -> None:
+    """On a GPU an id out of range is an assertion on the device that takes the whole process along."""
+    vocabulary = model.get_input_embeddings().num_embeddings
+    if int(inputs.ids.max()) >= vocabulary:
+        raise RequestError(f"input_ids hold {int(inputs.ids.max())}, the model's vocabulary ends at {vocabulary - 1}")
+
+
+def _feed(request: TraceRequest) -> Feed | None:
+    if request.feed is None:
+        return None
+    return Feed(TraceReader(Path(request.feed)), DTYPES[request.dtype], request.device)
+
+
+def _trace(
+    model: Any, request: TraceRequest, inputs: Inputs, feed: Feed | None, load_seconds: float = 0.0
+) -> TraceResult:
+    writer = TraceWriter(Path(request.output))
+    recorder = Recorder(writer, inputs, DTYPES[request.dtype])
+    taps = Taps(model, recorder, everything=request.capture == "all", feed=feed)
+    with measured(request.device) as cost, taps.attached():
+        kwargs = {} if inputs.mask is None else {"attention_mask": inputs.mask, "position_ids": inputs.position_ids()}
+        logits = model(input_ids=inputs.ids, use_cache=False, **kwargs).logits
+    seconds = cost.seconds - recorder.seconds
+    recorder.put("logits", logits)
+    recorder.flush()
+    missing = set(taps.expected()) - set(recorder.written) if taps.everything else ()
+    return _finish(
+        writer,
+        request,
+        ran={**taps.ran, "batch": "together"},
+        cost=Cost(seconds, cost.peak_device_bytes),
+        load_seconds=load_seconds,
+        not_captured=tuple(name for name in taps.expected() if name in missing),
+    )
+
+
+def _finish(
+    writer: TraceWriter,
+    request: TraceRequest,
+    *,
+    ran: dict[str, str],
+    cost: Cost,
+    load_seconds: float,
+    not_captured: tuple[str, ...],
+) -> TraceResult:
+    return writer.finish(
+        ran=ran,
+        dtype=request.dtype,
+        device=request.device,
+        seconds=cost.seconds,
+        load_seconds=load_seconds,
+        peak_device_bytes=cost.peak_device_bytes,
+        not_captured=not_captured,
+    )
+
+
+def _trace_rows(model: Any, request: TraceRequest, inputs: Inputs, load_seconds: float) -> TraceResult:
+    """Each row alone and unpadded, in a trace of its own beside the output; then the rows together, scope by scope."""
+    output, feed = Path(request.output), _feed(request)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    rows = Path(tempfile.mkdtemp(prefix=f"{output.name}.rows.", dir=output.parent))
+    try:
+        for row in range(len(inputs.ids)):
+            of_row = replace(request, output=str(rows / str(row)))
+            row_feed = feed and replace(feed, row=row, padding=inputs.padding(row))
+            _trace(model, of_row, inputs.row(row), row_feed)
+        readers = [TraceReader(rows / str(row)) for row in range(len(inputs.ids))]
+        return _put_together(request, inputs, readers, load_seconds)
+    finally:
+        shutil.rmtree(rows)
+
+
+def _put_together(request: TraceRequest, inputs: Inputs, rows: list[TraceReader], load_seconds: float) -> TraceResult:
+    writer = TraceWriter(Path(request.output))
+    for scope in rows[0].scopes:
+        writer.scope(scope, {name: _stacked(name, rows, inputs) for name in rows[0].names(scope)})
+    results = [row.result for row in rows]
+    return _finish(
+        writer,
+        request,
+        ran={**results[0].ran, "batch": "row_by_row"},
+        cost=Cost(sum(r.seconds for r in results), max(r.peak_device_bytes for r in results)),
+        load_seconds=load_seconds,
+        not_captured=results[0].not_captured,
+    )
+
+
+def _stacked(name: str, rows: list[TraceReader], inputs: Inputs) -> torch.Tensor:
+    """(B, T, …) from B rows (1, T - padding, …), zeros where the padding was."""
+    first = rows[0].tensor(name)
+    stacked = first.new_zeros(len(rows), inputs.ids.shape[1], *first.shape[2:])
+    for index, row in enumerate(rows):
+        stacked[index, inputs.padding(index) :] = row.tensor(name)[0]
+    return stacked
+
+
+@contextmanager
+def _one_line(checkpoint: str, what: str) -> Iterator[None]:
+    """Whatever transformers raises, as one line of ours."""
+    try:
+        yield
+    except HubTestsError:
+        raise
+    except torch.cuda.OutOfMemoryError as problem:
+        raise InfrastructureError(
+            f"Hugging Face, {checkpoint}: out of memory on the device; reduce batch_size, sequence_length or layers "
+            f"({_line(problem)})"
+        ) from problem
+    except Exception as problem:
+        reason = f"{type(problem).__name__}: {_line(problem)}"
+        raise SubjectError(f"Hugging Face, {checkpoint} {what}: {reason}") from problem
+
+
+def _line(problem: BaseException) -> str:
+    return " ".join(str(problem).split())[:300]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bar and no loading report on stderr: the loading info is checked here."""
+    from transformers.utils import logging
+
+    bar, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()

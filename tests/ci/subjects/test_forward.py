@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ci.errors import RequestError
+from ci.subjects.forward import DTYPES, Inputs, Recorder, exact_arithmetic, read_inputs
+from ci.subjects.tracefile import TraceReader, TraceWriter
+from tests.ci.subjects.tiny import save_inputs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+IDS = torch.tensor([[1, 2, 3], [0, 4, 5]])
+MASK = torch.tensor([[1, 1, 1], [0, 1, 1]])
+
+
+def test_inputs_come_back_with_their_padding(tmp_path: Path) -> None:
+    inputs = read_inputs(save_inputs(tmp_path / "inputs.safetensors", padding=(0, 5)))
+    assert inputs.padding(1) == 5
+    assert inputs.row(1).ids.shape == (1, 19)
+    assert inputs.row(1).mask is None
+    positions = inputs.position_ids()
+    assert positions is not None
+    assert positions[:, 5:8].tolist() == [[5, 6, 7], [0, 1, 2]]
+
+
+def test_a_mask_of_ones_is_no_mask(tmp_path: Path) -> None:
+    assert read_inputs(save_inputs(tmp_path / "inputs.safetensors", padding=(0, 0))).mask is None
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {},
+        {"input_ids": IDS.int()},
+        {"input_ids": IDS[0]},
+        {"input_ids": IDS[:, :0]},
+        {"input_ids": -IDS},
+        {"input_ids": IDS, "attention_mask": MASK.bool()},
+        {"input_ids": IDS, "attention_mask": MASK[:1]},
+        {"input_ids": IDS, "attention_mask": MASK * 2},
+        {"input_ids": IDS, "attention_mask": MASK.flip(-1)},
+        {"input_ids": IDS, "attention_mask": MASK * 0},
+        {"input_ids": IDS, "position_ids": IDS},
+    ],
+)
+def test_other_inputs_are_refused(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "inputs.safetensors")
+    with pytest.raises(RequestError, match=r"inputs\.safetensors"):
+        read_inputs(tmp_path / "inputs.safetensors")
+
+
+def test_absent_inputs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="cannot be read"):
+        read_inputs(tmp_path / "absent.safetensors")
+
+
+def test_the_recorder_copies_casts_unflattens_and_blanks_padding(tmp_path: Path) -> None:
+    recorder = Recorder(TraceWriter(tmp_path / "trace"), Inputs(IDS, MASK), DTYPES["bfloat16"])
+    block, experts = torch.ones(2, 3, 4), torch.ones(6, 2, dtype=torch.int32)
+    recorder.put("decoder.0", block)
+    recorder.put("decoder.0.mlp.router_top_experts", experts)
+    block.zero_()
+    recorder.flush()
+    (tmp_path / "trace" / "trace.json").touch()
+    trace = TraceReader(tmp_path / "trace")
+    written = trace.tensor("decoder.0")
+    assert written.dtype == torch.bfloat16
+    assert written[..., 0].tolist() == MASK.tolist()
+    assert trace.tensor("decoder.0.mlp.router_top_experts").shape == (2, 3, 2)
+    assert trace.tensor("decoder.0.mlp.router_top_experts").dtype == torch.int64
+
+
+def test_arithmetic_is_exact_inside_and_as_before_outside() -> None:
+    matmul = torch.backends.cuda.matmul
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with exact_arithmetic():
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert not matmul.allow_bf16_reduced_precision_reduction
+        assert torch.get_float32_matmul_precision() == "medium"
+        assert matmul.allow_bf16_reduced_precision_reduction
+    finally:
+        torch.set_float32_matmul_precision("highest")
