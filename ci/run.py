@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ci.errors import HubTestsError, RequestError
 from ci.hub.fetch import Checkpoint, FetchRequest, fetch
 from ci.plan import RunRequest, make_plan
-from ci.records import to_json
+from ci.records import to_dict, to_json
 from ci.report.junit import read_junit
 from ci.report.results import Results, judge_results
 from ci.report.write import write_report
+from ci.subjects.base import SubjectName
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from ci.hub.progress import Progress
     from ci.models import HubModel
     from ci.settings import Settings
-    from ci.subjects.base import SubjectName
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,12 @@ def fetch_all(
 
 def write_checkpoints(checkpoints: Mapping[str, Checkpoint], path: Path) -> None:
     """What `--checkpoints` reads: each record with its registry name."""
-    rows = [{"name": name, **vars(checkpoint)} for name, checkpoint in checkpoints.items()]
-    path.write_text(_json(rows), encoding="utf-8")
+    path.write_text(json.dumps(checkpoint_rows(checkpoints), indent=2), encoding="utf-8")
+
+
+def checkpoint_rows(checkpoints: Mapping[str, Checkpoint]) -> list[dict[str, Any]]:
+    """Each record as plain values, with its registry name: what `fetch --json` prints."""
+    return [{"name": name, **to_dict(checkpoint)} for name, checkpoint in checkpoints.items()]
 
 
 def run_suite(models: Sequence[HubModel], options: RunOptions, report: Path, environ: Mapping[str, str]) -> float:
@@ -88,14 +93,23 @@ def run_suite(models: Sequence[HubModel], options: RunOptions, report: Path, env
     """
     (report / "junit.xml").unlink(missing_ok=True)  # an old result must never stand in for a run that died
     started = time.monotonic()
-    subprocess.run(
+    subprocess.run(  # noqa: S603  our own interpreter and arguments
         _pytest_command(models, options, report), env=dict(environ), check=False, cwd=suite_path().parent.parent
     )
     return time.monotonic() - started
 
 
 def _pytest_command(models: Sequence[HubModel], options: RunOptions, report: Path) -> list[str]:
-    words = [sys.executable, "-m", "pytest", str(suite_path()), "--run-extra-slow", "--tb=short", "-p", "no:cacheprovider"]
+    words = [
+        sys.executable,
+        "-m",
+        "pytest",
+        str(suite_path()),
+        "--run-extra-slow",
+        "--tb=short",
+        "-p",
+        "no:cacheprovider",
+    ]
     words += ["-v"] if options.verbose else ["-q"]
     words += [f"--junitxml={report / 'junit.xml'}", f"--subject-logs={report / 'logs'}"]
     words += [f"--hub-model={model.name}" for model in models]
@@ -135,20 +149,17 @@ def run(
         write_checkpoints(had, report / "checkpoints.json")
     run_suite(models, options, report, environ)
     request = RunRequest(
-        trigger="cli", models=tuple(m.name for m in models), subject=options.subject or "reference",
-        layers=options.layers, deep=options.deep,
+        trigger="cli",
+        models=tuple(m.name for m in models),
+        subject=options.subject or "reference",
+        layers=options.layers,
+        deep=options.deep,
     )
     plan = make_plan(request, {model.name: model for model in models})
     (report / "plan.json").write_text(to_json(plan, indent=2), encoding="utf-8")
     results = judge_results(plan, read_junit(report / "junit.xml"))
     write_report(results, report)
     return results
-
-
-def _json(rows: object) -> str:
-    import json
-
-    return json.dumps(rows, indent=2)
 
 
 def default_workers(models: Sequence[HubModel], device: str | None) -> int:

@@ -1,0 +1,283 @@
+"""The command line `hub-tests`: one verb, one function; the only reader of os.environ in the package.
+
+Exit codes: 0 all right, 1 a test failed, 2 the request or the configuration is wrong, 3 infrastructure,
+130 interrupted, 70 a bug in hub-tests. Diagnostics go to stderr; stdout carries the answer only.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from ci import __version__
+from ci.errors import HubTestsError, RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ci.models import HubModel
+    from ci.settings import Settings
+
+USAGE: type[Exception] = typer.BadParameter.__mro__[2]
+"""ClickException, whether typer brings its own click or imports the package: both have it there."""
+
+INTERRUPTED = 130
+BUG = 70
+
+app = typer.Typer(
+    name="hub-tests",
+    help="Proves on real Hub models that a converter and its kernels compute what Hugging Face computes.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+cache_app = typer.Typer(help="The store of truncated checkpoints.", no_args_is_help=True)
+app.add_typer(cache_app, name="cache")
+
+Models = Annotated[list[str], typer.Argument(help="registry names, globs, @groups", metavar="MODEL…")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="print the answer as JSON")]
+Registry = Annotated[Path | None, typer.Option(help="another models.toml")]
+Layers = Annotated[str | None, typer.Option(help="layers to keep: a number, or auto", metavar="N|auto")]
+CacheDir = Annotated[Path | None, typer.Option("--cache", help="the store; default $HUB_TESTS_CACHE or the user cache")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    del version
+
+
+@app.command()
+def models(registry: Registry = None, as_json: JsonFlag = False) -> None:
+    """The registry: what is tested."""
+    from ci.models import REGISTRY, load_models
+    from ci.records import to_json
+
+    entries = load_models(registry or REGISTRY)
+    if as_json:
+        print(to_json(list(entries.values()), indent=2))
+        return
+    from ci.terminal import models_table
+
+    _show(models_table(list(entries.values())))
+
+
+@app.command()
+def fetch(
+    names: Annotated[
+        list[str], typer.Argument(help="registry names, globs, @groups, or Hub ids org/name", metavar="MODEL…")
+    ],
+    layers: Layers = None,
+    revision: Annotated[str | None, typer.Option(help="branch, tag or commit")] = None,
+    cache: CacheDir = None,
+    registry: Registry = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Truncated checkpoints of Hub models into the store."""
+    from ci.run import checkpoint_rows, fetch_all
+    from ci.suite_options import layers_option
+    from ci.terminal import checkpoints_table, fetch_progress
+
+    chosen = _with_revision(_fetchable(names, registry), revision)
+    wanted = layers_option(layers) if layers else None
+    with fetch_progress() as progress:
+        had, failed = fetch_all(chosen, _settings(cache), layers=wanted, progress=progress)
+    if as_json:
+        print(_json(checkpoint_rows(had)))
+    elif had:
+        _show(checkpoints_table(had))
+    _raise_worst(failed)
+
+
+@cache_app.command("ls")
+def cache_ls(cache: CacheDir = None, as_json: JsonFlag = False) -> None:
+    """What the store holds, and in which state."""
+    _entries(_store(cache).entries(), as_json=as_json)
+
+
+@cache_app.command("verify")
+def cache_verify(cache: CacheDir = None, as_json: JsonFlag = False) -> None:
+    """Hashes every stored file against its manifest; a damaged entry is exit code 3."""
+    entries = _store(cache).verify()
+    _entries(entries, as_json=as_json)
+    if damaged := [entry for entry in entries if entry.state == "damaged"]:
+        from ci.errors import InfrastructureError
+
+        raise InfrastructureError(f"{len(damaged)} damaged: {damaged[0].path}: remove it and fetch again")
+
+
+@cache_app.command("prune")
+def cache_prune(
+    max_size: Annotated[
+        str, typer.Option(help="keep at most this much, like 50GB; 0 removes all that is not in use")
+    ] = "0",
+    cache: CacheDir = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Removes stale partial fetches, then the least recently used entries above the size."""
+    from ci.terminal import parse_size
+
+    _entries(_store(cache).prune(parse_size(max_size)), as_json=as_json)
+
+
+@app.command()
+def run(
+    names: Models,
+    subject: Annotated[
+        str | None, typer.Option(help="fast_llm or reference; default: fast_llm where importable")
+    ] = None,
+    subject_python: Annotated[Path | None, typer.Option(help="interpreter in which the subject lives")] = None,
+    subject_path: Annotated[list[Path] | None, typer.Option(help="directory on that interpreter's path")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda where there is one")] = None,
+    layers: Layers = None,
+    report: Annotated[Path, typer.Option(help="where report.md, report.json and report.html go")] = Path("out"),
+    checkpoints: Annotated[
+        Path | None, typer.Option(help="JSON of `hub-tests fetch --json`: test exactly these")
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="seconds a subject may take for one call")] = 1800.0,
+    workers: Annotated[int | None, typer.Option(help="xdist workers; default: one a GPU")] = None,
+    deep: Annotated[bool, typer.Option("--deep", help="also the config, weight and gradient tests")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="one line a test")] = False,
+    registry: Registry = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """The main job on this machine: fetch, suite, summary."""
+    from ci import run as job
+    from ci.models import REGISTRY, load_models, select
+    from ci.report.results import exit_code
+    from ci.report.terminal import render
+    from ci.suite_options import layers_option
+    from ci.terminal import fetch_progress
+
+    chosen = select(load_models(registry or REGISTRY), names)
+    options = job.RunOptions(
+        subject=_one_of(subject, ("fast_llm", "reference"), "--subject"),
+        subject_python=subject_python,
+        subject_path=tuple(subject_path or ()),
+        device=_one_of(device, ("cpu", "cuda"), "--device"),
+        layers=layers_option(layers) if layers else None,
+        registry=registry,
+        checkpoints=checkpoints,
+        timeout=timeout,
+        workers=job.default_workers(chosen, device) if workers is None else workers,
+        deep=deep,
+        verbose=verbose,
+    )
+    with fetch_progress() as progress:
+        results = job.run(
+            chosen, options, _settings(None), report=report.resolve(), environ=os.environ, progress=progress
+        )
+    if as_json:
+        from ci.records import to_json
+
+        print(to_json(results, indent=2))
+    else:
+        _show(render(results))
+    raise typer.Exit(exit_code(results))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb; every expected failure is one line on stderr and its exit code."""
+    try:
+        code = app(args=list(argv) if argv is not None else None, standalone_mode=False)
+    except HubTestsError as error:
+        print(f"hub-tests: {error}", file=sys.stderr)
+        return error.exit_code
+    except USAGE as usage:
+        cast("Any", usage).show()
+        return RequestError.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        print("hub-tests: interrupted; what was fetched is kept and the next run continues from it", file=sys.stderr)
+        return INTERRUPTED
+    except Exception:
+        traceback.print_exc()
+        print("hub-tests: this is a bug in hub-tests: please report it with the traceback above", file=sys.stderr)
+        return BUG
+    return code if isinstance(code, int) else 0
+
+
+def _settings(cache: Path | None) -> Settings:
+    from ci.settings import from_environ
+
+    return from_environ({**os.environ, **({"HUB_TESTS_CACHE": str(cache)} if cache else {})})
+
+
+def _store(cache: Path | None) -> Any:
+    from ci.hub.store import Store
+
+    return Store(_settings(cache).cache)
+
+
+def _fetchable(names: list[str], registry: Path | None) -> tuple[HubModel, ...]:
+    """Registry entries, and Hub ids as entries of their own."""
+    from ci.models import REGISTRY, HubModel, load_models, select
+
+    known = load_models(registry or REGISTRY)
+    words = [name for name in names if "/" not in name]
+    ids = tuple(HubModel(name=name, model_id=name, checkpoint_format="") for name in names if "/" in name)
+    return (*(select(known, words) if words else ()), *ids)
+
+
+def _with_revision(chosen: tuple[HubModel, ...], revision: str | None) -> tuple[HubModel, ...]:
+    from dataclasses import replace
+
+    return tuple(replace(model, revision=revision or model.revision) for model in chosen)
+
+
+def _entries(entries: Any, *, as_json: bool) -> None:
+    if as_json:
+        from ci.records import to_json
+
+        print(to_json(list(entries), indent=2))
+        return
+    from ci.terminal import entries_table
+
+    _show(entries_table(entries))
+
+
+def _raise_worst(failed: dict[str, HubTestsError]) -> None:
+    """Say each failure; the process's answer is that of the gravest (infrastructure before request)."""
+    if not failed:
+        return
+    *others, last = sorted(failed.values(), key=lambda error: error.exit_code)
+    for error in others:
+        print(f"hub-tests: {error}", file=sys.stderr)
+    raise last
+
+
+def _one_of(value: Any, known: tuple[str, ...], option: str) -> Any:
+    if value is not None and value not in known:
+        from ci.models import suggestion
+
+        raise RequestError(f"{option} {value}: expected {' or '.join(known)}.{suggestion(value, known)}")
+    return value
+
+
+def _json(rows: object) -> str:
+    import json
+
+    return json.dumps(rows, indent=2)
+
+
+def _show(renderable: Any) -> None:
+    from rich.console import Console
+
+    Console().print(renderable)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""What people see in a terminal: tables, sizes, and fetch progress when somebody is watching."""
+
+from __future__ import annotations
+
+import re
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ci.errors import RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from rich.table import Table
+
+    from ci.hub.fetch import Checkpoint
+    from ci.hub.progress import Progress
+    from ci.hub.store import Entry
+    from ci.models import HubModel
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `500MB`, `50G`, `1.5TB` (decimal units). Raises RequestError for anything else."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
+    if not match:
+        raise RequestError(f"size '{text}': expected a number with a unit, like 500MB or 50GB")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def size(count: float) -> str:
+    """`count` bytes for people, in decimal units as disks and the Hub use them."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} TB"
+
+
+def models_table(models: Sequence[HubModel]) -> Table:
+    """The registry."""
+    table = _table("model", "Hub id", "format", "layers", "groups")
+    for model in models:
+        gated = " (gated)" if model.gated else ""
+        table.add_row(
+            model.name,
+            model.model_id + gated,
+            model.checkpoint_format,
+            str(model.num_layers_to_keep),
+            " ".join(model.groups),
+        )
+    return table
+
+
+def checkpoints_table(checkpoints: Mapping[str, Checkpoint]) -> Table:
+    """What was fetched, and what it moved."""
+    table = _table("model", "revision", "layers", "kept", "moved", "requests", "seconds", "path")
+    for name, c in checkpoints.items():
+        moved = "hit" if c.cache == "hit" else size(c.bytes_fetched)
+        layers = f"{c.layers} of {c.layers_upstream}"
+        table.add_row(
+            name, c.revision[:12], layers, size(c.bytes_kept), moved, str(c.requests), f"{c.seconds:.1f}", c.path
+        )
+    return table
+
+
+def entries_table(entries: Sequence[Entry]) -> Table:
+    """The store."""
+    table = _table("model", "revision", "layers", "size", "state", "path")
+    for e in entries:
+        table.add_row(e.model_id, e.revision[:12], str(e.layers), size(e.bytes), e.state, str(e.path))
+    return table
+
+
+@contextmanager
+def fetch_progress() -> Iterator[Callable[[str, Progress], None] | None]:
+    """A progress line a model on stderr while a person watches; None, and silence, in CI."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, int] = {}
+
+        def tick(name: str, state: Progress) -> None:
+            task = tasks.setdefault(name, -1)
+            if task < 0:
+                task = tasks[name] = bars.add_task(name, total=state.total)
+            bars.update(task, completed=state.done, total=state.total)  # type: ignore[arg-type]
+
+        yield tick
+
+
+def _table(*columns: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table

@@ -1,0 +1,100 @@
+from pathlib import Path
+
+import pytest
+
+from ci import models
+from ci.errors import RequestError
+from ci.models import HUB_TEST_CONFIGS, HubModel, Registry, load_models, select
+
+GOOD = {"model_id": "org/name", "checkpoint_format": "llama"}
+
+
+def registry(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "models.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_shipped_registry_covers_every_plain_transformers_format() -> None:
+    entries = load_models()
+    assert {model.checkpoint_format for model in entries.values()} == {"llama", "mistral", "mixtral", "qwen2"}
+    assert entries["llama3-8b"].gated
+
+
+def test_mixtral_is_exactly_the_specification() -> None:
+    mixtral = load_models()["mixtral"]
+    assert mixtral.model_id == "mistralai/Mixtral-8x7B-v0.1"
+    assert mixtral.num_layers_to_keep == 2
+    assert mixtral.test_params == models.TestParams(batch_size=2, sequence_length=32, compare_factor=2.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('[a]\nmodel_idd = "o/n"\n', "[a]: unknown key 'model_idd'. Did you mean 'model_id'?"),
+        ('[a]\ncheckpoint_format = "llama"\n', "[a]: model_id: Field required"),
+        ('[a]\nmodel_id = "name"\ncheckpoint_format = "llama"\n', "'name' is not a Hub id, expected 'org/name'"),
+        ('[a]\nmodel_id = "o/n"\ncheckpoint_format = 3\n', "checkpoint_format: Input should be a valid string, got 3"),
+        (
+            '[a]\nmodel_id = "o/n"\ncheckpoint_format = "llama"\nnum_layers_to_keep = 0\n',
+            '[a]: num_layers_to_keep: 0 is impossible, expected 1 or more, or "auto"',
+        ),
+        (
+            '[a]\nmodel_id = "o/n"\ncheckpoint_format = "llama"\nnum_layers_to_keep = true\n',
+            "num_layers_to_keep",
+        ),
+        (
+            '[a]\nmodel_id = "o/n"\ncheckpoint_format = "llama"\n[a.test_params]\nbatchsize = 1\n',
+            "[a] test_params: unknown key 'batchsize'. Did you mean 'batch_size'?",
+        ),
+        (
+            '[a]\nmodel_id = "o/n"\ncheckpoint_format = "llama"\n[a.test_params]\ncompare_factor = 50\n',
+            "test_params.compare_factor: 50.0, expected 1.0 to 10.0",
+        ),
+        (
+            '[a]\nmodel_id = "o/n"\ncheckpoint_format = "llama"\n[b]\nmodel_id = "o/n"\ncheckpoint_format = "llama"\n',
+            "[b] duplicates [a]",
+        ),
+        ('[a]\nmodel_id = "o/n"\n[a]\n', "not valid TOML"),
+        ('["A b"]\nmodel_id = "o/n"\ncheckpoint_format = "llama"\n', "a name is lower-case letters"),
+        ("a = 3\n", "[a]: expected a table of keys, got 3"),
+    ],
+)
+def test_a_wrong_registry_is_one_line_that_names_file_entry_and_key(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        load_models(registry(tmp_path, text))
+    assert says in str(caught.value)
+    assert "models.toml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_registry_says_so(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="cannot read the registry"):
+        load_models(tmp_path / "none.toml")
+
+
+def test_python_entries_take_classes_as_the_specification_writes_them() -> None:
+    class LlamaCheckpointFormat:
+        name = "llama"
+
+    class GPTModelConfig:
+        model_name = "gpt"
+
+    configs = Registry()
+    configs["mine"] = {**GOOD, "checkpoint_format": LlamaCheckpointFormat, "model_config": GPTModelConfig}
+    assert configs.model("mine") == HubModel("mine", "org/name", "llama", "gpt")
+
+
+def test_select_by_name_glob_group_and_default() -> None:
+    known = HUB_TEST_CONFIGS.models()
+    assert [m.name for m in select(known, ["mixtral"])] == ["mixtral"]
+    assert [m.name for m in select(known, ["mistral*", "mixtral", "mixtral"])] == ["mistral", "mistral-v03", "mixtral"]
+    assert [m.name for m in select(known, ["@moe"])] == ["mixtral"]
+    assert {m.name for m in select(known, [])} == {n for n, m in known.items() if "default" in m.groups}
+
+
+@pytest.mark.parametrize(("word", "says"), [("mixtrl", "Did you mean 'mixtral'"), ("@mo", "Did you mean '@moe'")])
+def test_an_unknown_word_gets_a_suggestion_and_the_list(word: str, says: str) -> None:
+    with pytest.raises(RequestError, match=says) as caught:
+        select(HUB_TEST_CONFIGS.models(), [word])
+    assert "Known: " in str(caught.value)

@@ -1,0 +1,33 @@
+from pathlib import Path
+
+import pytest
+
+from ci.settings import DEFAULT_ENDPOINT, from_environ
+
+
+def test_defaults() -> None:
+    settings = from_environ({})
+    assert settings.endpoint == DEFAULT_ENDPOINT
+    assert settings.token is None
+    assert not settings.offline
+    assert settings.cache.name == "hub-tests"
+
+
+def test_everything_set(tmp_path: Path) -> None:
+    settings = from_environ(
+        {
+            "HF_ENDPOINT": "http://127.0.0.1:1/",
+            "HF_TOKEN": "hf_secret",
+            "HF_HUB_OFFLINE": "ON",
+            "HUB_TESTS_CACHE": str(tmp_path),
+        }
+    )
+    assert settings.endpoint == "http://127.0.0.1:1"
+    assert settings.offline
+    assert settings.cache == tmp_path
+    assert "hf_secret" not in repr(settings)
+
+
+@pytest.mark.parametrize("value", ["", "0", "false", "no"])
+def test_empty_and_false_values_are_not_set(value: str) -> None:
+    assert not from_environ({"HF_HUB_OFFLINE": value, "HF_TOKEN": ""}).offline
