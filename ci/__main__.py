@@ -201,12 +201,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         cast("Any", usage).show()
         return RequestError.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print("hub-tests: interrupted; what was fetched is kept and the next run continues from it", file=sys.stderr)
-        return INTERRUPTED
+        code = INTERRUPTED
     except Exception:
         traceback.print_exc()
         print("hub-tests: this is a bug in hub-tests: please report it with the traceback above", file=sys.stderr)
         return BUG
+    if code == INTERRUPTED:  # typer turns Ctrl-C into this exit code by itself
+        print("hub-tests: interrupted; what was fetched is kept and the next run continues from it", file=sys.stderr)
     return code if isinstance(code, int) else 0
 
 

@@ -19,15 +19,16 @@ if TYPE_CHECKING:
     from ci.hub.store import Entry
     from ci.models import HubModel
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
 def parse_size(text: str) -> int:
-    """Bytes of `500MB`, `50G`, `1.5TB` (decimal units). Raises RequestError for anything else."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
+    """Bytes of `500MB`, `50G`, `1.5TB` (powers of 1000), `7GiB` (powers of 1024). Raises RequestError for anything else."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
     if not match:
         raise RequestError(f"size '{text}': expected a number with a unit, like 500MB or 50GB")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+    base = 1024 if match[3] else 1000
+    return int(float(match[1]) * base ** _POWERS[match[2].upper()])
 
 
 def size(count: float) -> str:

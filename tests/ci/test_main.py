@@ -1,0 +1,72 @@
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from ci import __main__ as cli
+from ci.errors import InfrastructureError
+
+
+def test_models_as_json_is_the_registry(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["models", "--json"]) == 0
+    entries = json.loads(capsys.readouterr().out)
+    assert "mixtral" in {entry["name"] for entry in entries}
+
+
+def test_models_for_people_names_the_gated_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["models"]) == 0
+    assert "gated" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["modles"], "Did you mean 'models'"),
+        (["fetch", "mixtrl"], "no model 'mixtrl'. Did you mean 'mixtral'? Known: smollm2"),
+        (["fetch", "mixtral", "--layers", "two"], "--layers two: expected a number of layers"),
+        (["run", "mixtral", "--subject", "fastllm"], "--subject fastllm: expected fast_llm or reference."),
+        (["run", "mixtral", "--device", "gpu"], "--device gpu: expected cpu or cuda"),
+        (["cache", "prune", "--max-size", "big"], "size 'big': expected a number with a unit"),
+        (["models", "--registry", "none.toml"], "none.toml: cannot read the registry"),
+    ],
+)
+def test_a_wrong_request_is_exit_code_2_and_one_line(
+    argv: list[str], says: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(argv) == 2
+    out, err = capfd.readouterr()
+    assert says in " ".join(err.split())
+    assert out == ""
+    assert "Traceback" not in err
+
+
+def raising(error: BaseException) -> Any:
+    def load(*_: object, **__: object) -> None:
+        raise error
+
+    return load
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (InfrastructureError("the Hub is away: try later"), 3, "hub-tests: the Hub is away: try later\n"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (ZeroDivisionError("oops"), 70, "this is a bug in hub-tests"),
+    ],
+)
+def test_exit_codes(
+    error: BaseException, code: int, says: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ci.models.load_models", raising(error))
+    assert cli.main(["models"]) == code
+    assert says in capfd.readouterr().err
+
+
+def test_help_needs_nothing_heavy() -> None:
+    heavy = "sorted({'torch', 'transformers', 'pydantic'} & set(sys.modules))"
+    code = f"import sys, ci.__main__ as m; m.main(['--help']); print({heavy})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("[]")
