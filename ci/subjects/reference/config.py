@@ -1,0 +1,92 @@
+"""What a model is, in our own words: the meeting point of config.json, Fast-LLM's metadata.yaml and the forward pass.
+
+Whatever changes the forward pass of a supported model is a field here; nothing else is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Activation = Literal["silu", "gelu", "relu"]
+"""Fast-LLM's names; its `gelu` is the tanh approximation, `gelu_pytorch_tanh` in Hugging Face."""
+
+
+@dataclass(frozen=True)
+class DefaultRope:
+    """Rotary position embeddings as in https://arxiv.org/abs/2104.09864, halves rotated as in Llama."""
+
+    theta: float
+
+
+@dataclass(frozen=True)
+class Llama3Rope:
+    """Low frequencies divided by `scale_factor`, high ones kept, a linear blend between.
+
+    https://github.com/meta-llama/llama-models/blob/main/models/llama3/model.py
+    """
+
+    theta: float
+    scale_factor: float
+    low_frequency_factor: float
+    high_frequency_factor: float
+    original_context_length: int
+
+
+@dataclass(frozen=True)
+class YarnRope:
+    """YaRN, https://arxiv.org/abs/2309.00071: interpolation by parts, with the correction range rounded outwards."""
+
+    theta: float
+    scale_factor: float
+    attention_factor: float
+    beta_fast: float
+    beta_slow: float
+    original_context_length: int
+
+
+Rope = DefaultRope | Llama3Rope | YarnRope
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Causal grouped-query attention; `window` is how many tokens a query sees, itself included (None: all)."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    window: int | None
+    qkv_bias: bool
+    output_bias: bool
+    rope: Rope
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """Gated MLP; with `experts`, a mixture of them of which `experts_per_token` answer, weighted to a sum of one."""
+
+    intermediate: int
+    bias: bool
+    activation: Activation
+    experts: int | None = None
+    experts_per_token: int | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """norm → attention → residual, norm → MLP → residual."""
+
+    attention: Attention
+    mlp: Mlp
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A decoder: embeddings, blocks in order, final norm, head (`tied`: the embeddings are the head)."""
+
+    vocabulary: int
+    hidden: int
+    blocks: tuple[Block, ...]
+    epsilon: float
+    tied: bool

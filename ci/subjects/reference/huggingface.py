@@ -1,0 +1,185 @@
+"""config.json of a Hugging Face checkpoint, read into an Architecture and written from one.
+
+Defaults of missing keys are those of transformers' configuration classes, which did not change between its
+versions 4 and 5; rope keys are read in the style of either.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from ci.errors import UnsupportedError
+from ci.subjects.reference.config import Activation, Architecture, Attention, Block, Mlp
+from ci.subjects.reference.huggingface_rope import read_rope
+from ci.subjects.reference.section import Section
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True)
+class Family:
+    """What sets a Hugging Face architecture apart: its names, and its defaults of missing keys.
+
+    `own_biases`: attention_bias and mlp_bias are keys of it; `kv_heads` None: as many as heads.
+    """
+
+    name: str
+    architecture: str
+    epsilon: float = 1e-6
+    theta: float = 10_000.0
+    kv_heads: int | None = None
+    window: int | None = None
+    own_biases: bool = False
+    qkv_bias: bool = False
+    experts: bool = False
+
+
+FAMILIES: Final = {
+    family.name: family
+    for family in (
+        Family("llama", "LlamaForCausalLM", own_biases=True),
+        Family("mistral", "MistralForCausalLM", kv_heads=8, window=4096),
+        Family("mixtral", "MixtralForCausalLM", epsilon=1e-5, theta=1e6, kv_heads=8, experts=True),
+        Family("qwen2", "Qwen2ForCausalLM", kv_heads=32, window=4096, qkv_bias=True),
+    )
+}
+
+ACTIVATIONS: Final[Mapping[str, Activation]] = {"silu": "silu", "gelu_pytorch_tanh": "gelu", "relu": "relu"}
+
+SLIDING: Final = "sliding_attention"
+FULL: Final = "full_attention"
+DTYPE_KEYS: Final = ("dtype", "torch_dtype")
+
+INERT: Final = (
+    # Tokens and generation: what to feed and when to stop, not what a token's logits are.
+    *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id"),
+    *("bad_words_ids", "begin_suppress_tokens", "diversity_penalty", "do_sample", "early_stopping"),
+    *("encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "forced_bos_token_id"),
+    *("forced_eos_token_id", "length_penalty", "max_length", "min_length", "no_repeat_ngram_size"),
+    *("num_beam_groups", "num_beams", "num_return_sequences", "output_scores", "prefix", "remove_invalid_values"),
+    *("repetition_penalty", "return_dict_in_generate", "suppress_tokens", "temperature", "top_k", "top_p"),
+    *("typical_p", "use_cache", "task_specific_params", "tokenizer_class"),
+    # What is returned beside the logits, and labels of other heads.
+    *("return_dict", "output_attentions", "output_hidden_states", "output_router_logits", "problem_type"),
+    *("finetuning_task", "id2label", "label2id", "num_labels"),
+    # Training: initialization, dropout and router losses do not act in evaluation.
+    *("initializer_range", "attention_dropout", "router_aux_loss_coef", "router_jitter_noise"),
+    # Provenance, storage and which kernels to use.
+    *("_name_or_path", "name_or_path", "transformers_version", "auto_map", "transformers.js_config"),
+    *("torchscript", "is_llama_config", "_attn_implementation", "attn_implementation", *DTYPE_KEYS),
+    *("_attn_implementation_autoset", "tf_legacy_loss", "use_bfloat16"),
+    # A promise about length: RoPE scaling that falls back on it takes it before.
+    "max_position_embeddings",
+)
+
+NEUTRAL: Final[Mapping[str, tuple[object, ...]]] = {
+    "pretraining_tp": (1, None),
+    "quantization_config": (None,),
+    "partial_rotary_factor": (1.0, None),
+    "rope_interleaved": (False,),
+    "use_mrope": (False,),
+    "attention_bias": (False,),
+    "mlp_bias": (False,),
+    "pruned_heads": ({}, None),
+    "chunk_size_feed_forward": (0,),
+    "is_decoder": (False,),
+    "is_encoder_decoder": (False,),
+    "add_cross_attention": (False,),
+    "tie_encoder_decoder": (False,),
+    "cross_attention_hidden_size": (None,),
+}
+"""Keys that stock models carry with a value of no effect; any other value is refused by name."""
+
+
+def family_of(checkpoint_format: str) -> Family:
+    """The family that a format's name means. Raises UnsupportedError."""
+    if checkpoint_format not in FAMILIES:
+        known = ", ".join(FAMILIES)
+        raise UnsupportedError(f"checkpoint format {checkpoint_format!r} is not implemented by reference: {known} are")
+    return FAMILIES[checkpoint_format]
+
+
+def read_config(config: Mapping[str, Any], checkpoint_format: str, *, where: str = "config.json") -> Architecture:
+    """Read a config.json. Raises SubjectError where it is malformed, UnsupportedError for what is not implemented."""
+    family, section = family_of(checkpoint_format), Section(where, config)
+    _check_names(section, family)
+    layers = section.positive("num_hidden_layers")
+    hidden, heads = section.positive("hidden_size"), section.positive("num_attention_heads")
+    epsilon = section.take("rms_norm_eps", float, family.epsilon)
+    attention, mlp = _attention(section, family, hidden, heads), _mlp(section, family)
+    windows = _windows(section, family, layers)
+    architecture = Architecture(
+        vocabulary=section.positive("vocab_size"),
+        hidden=hidden,
+        blocks=tuple(Block(replace(attention, window=window), mlp, epsilon) for window in windows),
+        epsilon=epsilon,
+        tied=section.take("tie_word_embeddings", bool, False),
+    )
+    for key, values in NEUTRAL.items():
+        section.allow(key, *values)
+    section.inert(*INERT)
+    section.finish()
+    return architecture
+
+
+def _check_names(section: Section, family: Family) -> None:
+    model_type = section.take("model_type", str)
+    if model_type != family.name:
+        raise UnsupportedError(f"{section.where}: model_type {model_type!r} is not of the format {family.name!r}")
+    section.allow("architectures", [family.architecture], None)
+
+
+def _attention(section: Section, family: Family, hidden: int, heads: int) -> Attention:
+    """The attention that all layers share; the window is each layer's own."""
+    kv_heads = section.optional_positive("num_key_value_heads", family.kv_heads) or heads
+    if heads % kv_heads:
+        raise UnsupportedError(
+            f"{section.where}: {heads} attention heads do not divide into {kv_heads} key-value heads"
+        )
+    head_dim = section.optional_positive("head_dim") or hidden // heads
+    if head_dim % 2 or not head_dim:
+        raise UnsupportedError(f"{section.where}: head_dim {head_dim} is not even, RoPE needs pairs")
+    bias = section.take("attention_bias", bool, False) if family.own_biases else False
+    rope = read_rope(section, family.theta)
+    return Attention(heads, kv_heads, head_dim, None, family.qkv_bias or bias, bias, rope)
+
+
+def _mlp(section: Section, family: Family) -> Mlp:
+    intermediate = section.positive("intermediate_size")
+    bias = section.take("mlp_bias", bool, False) if family.own_biases else False
+    name = section.take("hidden_act", str, "silu")
+    if name not in ACTIVATIONS:
+        raise section.refused("hidden_act", name)
+    if not family.experts:
+        return Mlp(intermediate, bias, ACTIVATIONS[name])
+    experts, per_token = section.positive("num_local_experts", 8), section.positive("num_experts_per_tok", 2)
+    if experts < 2 or per_token > experts:
+        raise section.refused("num_experts_per_tok", f"{per_token} of {experts} experts")
+    return Mlp(intermediate, bias, ACTIVATIONS[name], experts, per_token)
+
+
+def _windows(section: Section, family: Family, layers: int) -> tuple[int | None, ...]:
+    """Each layer's sliding window. Qwen2's slide from `max_window_layers` on, or where `layer_types` says so."""
+    window, first = None, 0
+    if family.name == "llama":
+        section.allow("sliding_window", None)
+    else:
+        window = section.optional_positive("sliding_window", family.window)
+    if family.name == "qwen2":
+        window = window if section.take("use_sliding_window", bool, False) else None
+        first = section.take("max_window_layers", int, 28)
+    counted = [window is not None and layer >= first for layer in range(layers)]
+    kinds = section.take_optional("layer_types", list)
+    sliding = counted if kinds is None else [kind == SLIDING for kind in kinds]
+    if kinds is not None and not _fitting(kinds, sliding, counted, family, window):
+        raise section.refused("layer_types", kinds)
+    return tuple(window if slides else None for slides in sliding)
+
+
+def _fitting(kinds: list[Any], sliding: list[bool], counted: list[bool], family: Family, window: int | None) -> bool:
+    """Whether layer types can be honoured: transformers gives each layer its own in Qwen2 only."""
+    if len(kinds) != len(counted) or not {*kinds} <= {SLIDING, FULL}:
+        return False
+    return window is not None or not any(sliding) if family.name == "qwen2" else sliding == counted
