@@ -49,7 +49,7 @@ def test_a_mask_of_ones_is_no_mask(tmp_path: Path) -> None:
     ],
 )
 def test_other_inputs_are_refused(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "inputs.safetensors")
+    save_file({name: tensor.clone() for name, tensor in tensors.items()}, tmp_path / "inputs.safetensors")
     with pytest.raises(RequestError, match=r"inputs\.safetensors"):
         read_inputs(tmp_path / "inputs.safetensors")
 
