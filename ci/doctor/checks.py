@@ -1,0 +1,302 @@
+"""What was seen against what must be true: pure functions from a HostState and a DoctorRequest to checks."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from ci.doctor.records import GIB, MIB, Answer, Check, RunnerInstall
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from ci.doctor.records import Clock, Disk, DoctorRequest, Gpu, HostState, Operation, Status, Xid
+
+APPLICATION_XIDS = frozenset({13, 31, 43, 45, 68, 69})
+"""Xids that a wrong program causes on a sound card (https://docs.nvidia.com/deploy/xid-errors/); the rest are the
+card's, the driver's or the machine's, and stay in the log until the host is rebooted."""
+
+MAX_SKEW = 30.0
+"""Seconds. GitHub refuses an App's token from a clock that is a minute ahead."""
+
+RUNNER_MAX_AGE = 30
+RUNNER_WARN_AGE = 23
+RUNNER_MINIMUM = (2, 329, 0)
+"""Days after its publication that GitHub lets a release run jobs, and the oldest version that it lets register:
+https://github.blog/changelog/ (self-hosted runner minimum version enforcement)."""
+
+OLDEST_CLOCK = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+SHOWN = 4
+
+
+def examine(state: HostState, request: DoctorRequest) -> tuple[Check, ...]:
+    """Every check, in the order in which one would look. With `strict`, what could not be checked has failed."""
+    checks = [*_gpu_checks(state, request), *_host_checks(state, request)]
+    return tuple(_strict(check) if request.strict else check for check in checks)
+
+
+def _strict(check: Check) -> Check:
+    return replace(check, status="fail", value=f"not checked: {check.value}") if check.unmade else check
+
+
+def _gpu_checks(state: HostState, request: DoctorRequest) -> Iterator[Check]:
+    if request.gpus == 0 and not request.only:
+        yield Check("gpus", "skip", "this host is to have no GPU", "0")
+        return
+    yield _count(state, request)
+    if state.nvml.problem or not state.nvml.gpus:
+        return
+    gpus = selected(state.nvml.gpus, request.only)
+    yield _driver(state, request)
+    for check in (_errors, _ecc, _remapping, _mig):
+        yield check(gpus)
+    yield _xids(state, gpus)
+    yield _memory(gpus, request.max_memory_used)
+    yield _processes(gpus)
+    yield _operation("cuda operation", state.driver_op)
+    yield _torch(state.torch_op)
+
+
+def selected(gpus: Iterable[Gpu], only: tuple[int, ...]) -> tuple[Gpu, ...]:
+    """The GPUs that are asked about, by minor number."""
+    return tuple(gpu for gpu in gpus if not only or gpu.minor in only)
+
+
+def _count(state: HostState, request: DoctorRequest) -> Check:
+    answering = [gpu for gpu in selected(state.nvml.gpus, request.only) if "handle" not in gpu.errors]
+    expected = len(request.only) or (len(state.pci) if request.gpus is None else request.gpus)
+    seen = f"{len(answering)} of {max(expected, len(answering))}"
+    wanted = f"minors {', '.join(map(str, request.only))}" if request.only else f"{max(expected, 1)}"
+    if state.nvml.problem:
+        bus = f" ({len(state.pci)} NVIDIA GPUs on the PCI bus)" if state.pci else " (and no NVIDIA GPU on the PCI bus)"
+        fix = "install the driver and reboot" if state.pci else "no GPU here: run the suite with --device cpu"
+        return Check("gpus", "fail", state.nvml.problem + bus, wanted, fix)
+    if not answering or len(answering) != expected:
+        missing = "; ".join(
+            f"gpu{gpu.index}: {gpu.errors['handle']}" for gpu in state.nvml.gpus if "handle" in gpu.errors
+        )
+        fix = "see dmesg for Xid 79 (fallen off the bus); reboot, then reseat or replace the card"
+        return Check("gpus", "fail", seen + (f" ({missing})" if missing else ""), wanted, fix)
+    names = sorted({gpu.name for gpu in answering})
+    return Check("gpus", "ok", f"{seen} ({', '.join(names)})", wanted)
+
+
+def _driver(state: HostState, request: DoctorRequest) -> Check:
+    value = f"{state.nvml.driver}, CUDA {state.nvml.cuda}"
+    if request.min_driver and numbers(state.nvml.driver) < numbers(request.min_driver):
+        return Check("driver", "fail", value, f">= {request.min_driver}", "upgrade the driver, then reboot")
+    return Check("driver", "ok", value, f">= {request.min_driver}" if request.min_driver else "")
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """A dotted version as numbers, for comparing."""
+    return tuple(int(part) for part in re.findall(r"\d+", version))
+
+
+def _each(
+    name: str, gpus: tuple[Gpu, ...], judge: Callable[[Gpu], tuple[Status, str] | None], *, expected: str, fix: str
+) -> Check:
+    """One check over several GPUs: the worst answer is the status, and every GPU that is not fine is named."""
+    answers = [(gpu, judge(gpu)) for gpu in gpus]
+    if answers and all(answer is None for _, answer in answers):
+        return Check(name, "skip", "these cards do not count this", expected)
+    told = [(status, f"gpu{gpu.index} {text}") for gpu, answer in answers if answer for status, text in (answer,)]
+    worst = worst_of(status for status, _ in told)
+    if worst == "ok":
+        return Check(name, "ok", "; ".join(sorted({text for _, answer in answers if answer for _, text in (answer,)})))
+    return Check(name, worst, some(text for status, text in told if status != "ok"), expected, fix)
+
+
+def worst_of(statuses: Iterable[Status]) -> Status:
+    """fail over warn over ok; a skip among others does not count."""
+    seen = set(statuses)
+    return "fail" if "fail" in seen else "warn" if "warn" in seen else "ok"
+
+
+def some(texts: Iterable[str]) -> str:
+    """A few of the texts, and how many more there are."""
+    every = list(texts)
+    rest = f"; and {len(every) - SHOWN} more" if len(every) > SHOWN else ""
+    return "; ".join(every[:SHOWN]) + rest
+
+
+def _errors(gpus: tuple[Gpu, ...]) -> Check:
+    def judge(gpu: Gpu) -> tuple[Status, str]:
+        if not gpu.errors:
+            return "ok", "every value readable"
+        return "fail", "ERR! " + ", ".join(f"{what} ({text})" for what, text in sorted(gpu.errors.items()))
+
+    return _each("values", gpus, judge, expected="no ERR!", fix="reset the card or reboot; replace it if it comes back")
+
+
+def _ecc(gpus: tuple[Gpu, ...]) -> Check:
+    def judge(gpu: Gpu) -> tuple[Status, str] | None:
+        if gpu.ecc_volatile:
+            return "fail", f"{gpu.ecc_volatile} uncorrected errors since the driver was loaded"
+        if gpu.ecc_on is False:
+            return "warn", "ECC is off: bit flips go unseen"
+        if gpu.ecc_aggregate:
+            return "warn", f"{gpu.ecc_aggregate} uncorrected errors in its life"
+        return None if gpu.ecc_on is None else ("ok", "no uncorrected error")
+
+    fix = "reboot, then run a memory test (dcgmi diag -r 3); nvidia-smi -e 1 turns ECC on"
+    return _each("ecc", gpus, judge, expected="on, 0 uncorrected", fix=fix)
+
+
+def _remapping(gpus: tuple[Gpu, ...]) -> Check:
+    def judge(gpu: Gpu) -> tuple[Status, str] | None:
+        rows = gpu.remap
+        if gpu.retirement_pending or (rows and rows.pending):
+            return "fail", "a remapping waits for a reset"
+        if rows is None:
+            return None if gpu.retirement_pending is None else ("ok", "nothing pending")
+        if rows.failed:
+            return "fail", "row remapping failed: no spare rows are left"
+        return ("warn", f"{rows.uncorrectable} rows remapped") if rows.uncorrectable else ("ok", "nothing pending")
+
+    fix = "reboot; a card whose remapping failed is to be replaced"
+    return _each("row remapping", gpus, judge, expected="none pending, none failed", fix=fix)
+
+
+def _mig(gpus: tuple[Gpu, ...]) -> Check:
+    def judge(gpu: Gpu) -> tuple[Status, str] | None:
+        return None if gpu.mig is None else ("fail", "MIG is on") if gpu.mig else ("ok", "off")
+
+    return _each("mig", gpus, judge, expected="off", fix="runners use whole GPUs: nvidia-smi -mig 0")
+
+
+def _xids(state: HostState, gpus: tuple[Gpu, ...]) -> Check:
+    expected = "no hardware Xid since boot"
+    if state.kernel.problem:
+        return Check("xid", "skip", state.kernel.problem, expected, unmade=True)
+    by_card = {card(gpu.pci): gpu for gpu in gpus if gpu.pci}
+    counts: dict[tuple[int, int], list[Xid]] = defaultdict(list)
+    for xid in state.kernel.xids:
+        if gpu := by_card.get(card(xid.pci)):
+            counts[gpu.index, xid.code].append(xid)
+    told = [f"gpu{index} Xid {code} x{len(xids)} ({xids[-1].text[:80]})" for (index, code), xids in counts.items()]
+    if not told:
+        return Check("xid", "ok", f"none since boot ({state.kernel.source})", expected)
+    hardware = any(code not in APPLICATION_XIDS for _, code in counts)
+    fix = "reboot; if it comes back, take the card out" if hardware else "programs did this, not the card"
+    return Check("xid", "fail" if hardware else "warn", some(told), expected, fix)
+
+
+def card(pci: str) -> tuple[int, ...]:
+    """Domain, bus and device of a PCI address, however many digits and whether or not a function follows."""
+    return tuple(int(part, 16) for part in re.split("[:.]", pci)[:3])
+
+
+def _memory(gpus: tuple[Gpu, ...], allowed: int) -> Check:
+    def judge(gpu: Gpu) -> tuple[Status, str] | None:
+        if gpu.memory_used is None or gpu.memory_total is None:
+            return None
+        text = f"{gpu.memory_used // MIB} MiB of {gpu.memory_total // MIB} MiB in use"
+        if gpu.memory_used <= allowed:
+            return "ok", f"{gpu.memory_used // MIB} MiB in use"
+        return "fail", text + ("" if gpu.processes else ", by no process that this host sees")
+
+    fix = "stop what holds it; memory without an owner needs a reset of the card or a reboot"
+    return _each("gpu memory", gpus, judge, expected=f"<= {allowed // MIB} MiB in use", fix=fix)
+
+
+def _processes(gpus: tuple[Gpu, ...]) -> Check:
+    def judge(gpu: Gpu) -> tuple[Status, str]:
+        if not gpu.processes:
+            return "ok", "none"
+        return "fail", ", ".join(f"pid {p.pid} {p.name or '?'} ({p.user or 'unknown user'})" for p in gpu.processes)
+
+    return _each("gpu processes", gpus, judge, expected="none", fix="a job still runs, or left these behind: stop them")
+
+
+def _operation(name: str, operation: Operation) -> Check:
+    expected, fix = "every number right on every GPU", "see dmesg; do not trust results of this card until it is tested"
+    if operation.problem:
+        return Check(name, "fail", operation.problem, expected, fix)
+    if wrong := {uuid: text for uuid, text in operation.devices.items() if text}:
+        return Check(name, "fail", some(f"{uuid}: {text}" for uuid, text in wrong.items()), expected, fix)
+    if not operation.devices:
+        return Check(name, "fail", "CUDA sees no GPU", expected, "is CUDA_VISIBLE_DEVICES empty?")
+    return Check(name, "ok", f"right on {len(operation.devices)} ({operation.version})", expected)
+
+
+def _torch(operation: Operation) -> Check:
+    if operation.absent:
+        return Check("torch", "skip", operation.absent)
+    return _operation("torch", operation)
+
+
+def _host_checks(state: HostState, request: DoctorRequest) -> Iterator[Check]:
+    for disk in state.disks:
+        yield _disk(disk, request)
+    yield _clock(state.clock)
+    yield _runner(state.runner, state.clock.now)
+    yield _answer("store", state.store, "readable, not writable by the job's user", "chown root, chmod u=rwX,go=rX")
+    yield _hub(state.hub, request)
+
+
+def _disk(disk: Disk, request: DoctorRequest) -> Check:
+    name, expected = f"disk {disk.path}", f">= {request.min_free / GIB:g} GiB, {request.min_free_inodes} inodes"
+    if disk.problem:
+        return Check(name, "fail", disk.problem, expected, "is it mounted?")
+    value = f"{disk.free / GIB:.1f} of {disk.total / GIB:.1f} GiB free"
+    if disk.free < request.min_free:
+        return Check(name, "fail", value, expected, "run the janitor, or give it a larger disk")
+    if disk.inodes is not None and disk.inodes < request.min_free_inodes:
+        return Check(name, "fail", f"{disk.inodes} inodes free", expected, "many small files: run the janitor")
+    return Check(name, "ok", value, expected)
+
+
+def _clock(clock: Clock) -> Check:
+    when = datetime.fromtimestamp(clock.now, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    expected, fix = f"kept by a time service, within {MAX_SKEW:g} s", "timedatectl set-ntp true"
+    if clock.now < OLDEST_CLOCK:
+        return Check("clock", "fail", f"{when} is in the past", expected, fix)
+    if clock.skew is not None and abs(clock.skew) > MAX_SKEW:
+        side = "ahead of" if clock.skew > 0 else "behind"
+        return Check("clock", "fail", f"{when}, {abs(clock.skew):.0f} s {side} the Hub's", expected, fix)
+    if clock.synchronised is False:
+        return Check("clock", "warn", f"{when}, not synchronised", expected, fix)
+    return Check("clock", "ok", when, expected)
+
+
+def _runner(runner: RunnerInstall | Answer | None, now: float) -> Check:
+    expected, fix = f"< {RUNNER_MAX_AGE} days old", "hub-runner update"
+    if runner is None:
+        return Check("runner", "skip", "no runner directory was named", expected)
+    if isinstance(runner, Answer):
+        return Check("runner", "fail", runner.text, expected, fix)
+    try:
+        age = runner_age(runner, now)
+    except ValueError:
+        return Check("runner", "fail", f"{runner.version}: {runner.published_at!r} is no date", expected, fix)
+    value = f"{runner.version}, {age:.0f} days old"
+    if numbers(runner.version) < RUNNER_MINIMUM or age < -1 or age >= RUNNER_MAX_AGE:
+        return Check("runner", "fail", value, expected, fix)
+    return Check("runner", "warn" if age >= RUNNER_WARN_AGE else "ok", value, expected, fix)
+
+
+def runner_age(runner: RunnerInstall, now: float) -> float:
+    """Days since the release was published. Raises ValueError where `published_at` is no ISO 8601 time with a zone."""
+    published = datetime.fromisoformat(runner.published_at)
+    if published.tzinfo is None:
+        raise ValueError(runner.published_at)
+    return (now - published.timestamp()) / 86400
+
+
+def _answer(name: str, answer: Answer | None, expected: str, fix: str) -> Check:
+    if answer is None:
+        return Check(name, "skip", "none was named", expected)
+    if answer.ok is None:
+        return Check(name, "skip", answer.text, expected, unmade=True)
+    return Check(name, "ok" if answer.ok else "fail", answer.text, expected, "" if answer.ok else fix)
+
+
+def _hub(answer: Answer | None, request: DoctorRequest) -> Check:
+    if request.offline:
+        return Check("hub", "ok", "offline on purpose (HF_HUB_OFFLINE)", "reachable, or offline on purpose")
+    fix = f"open the way to {request.endpoint}, or set HF_HUB_OFFLINE=1 where the store is filled from elsewhere"
+    return _answer("hub", answer, "reachable, or offline on purpose", fix)

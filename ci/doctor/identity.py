@@ -1,0 +1,48 @@
+"""Who this host is, in a few strings that go with every result: a failure can be traced to a machine and a card."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from ci.doctor.nvml import read_nvml
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ci.doctor.records import Nvml
+
+LIBRARIES = ("torch", "transformers", "huggingface_hub", "safetensors")
+
+
+def host_identity(nvml: Nvml | None = None) -> Mapping[str, str]:
+    """Host, system, GPUs with UUID, driver and library versions. Imports none of the libraries, asks no network."""
+    nvml = read_nvml() if nvml is None else nvml
+    gpus = {f"gpu{gpu.index}": f"{gpu.name} {gpu.uuid}".strip() for gpu in nvml.gpus}
+    driver = {"driver": nvml.driver, "cuda": nvml.cuda} if nvml.gpus else {"gpus": nvml.problem or "none"}
+    return {
+        "host": platform.node(),
+        "system": _system(),
+        "kernel": platform.release(),
+        "cpus": str(os.cpu_count()),
+        "python": platform.python_version(),
+        **{name: found for name in LIBRARIES if (found := _installed(name))},
+        **driver,
+        **gpus,
+    }
+
+
+def _system() -> str:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return platform.system()
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,209 @@
+"""What the doctor asks for, sees and answers. A HostState is plain values, so it can be recorded and replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Status = Literal["ok", "warn", "fail", "skip"]
+MIB = 1 << 20
+GIB = 1 << 30
+
+RUNNER_MANIFEST = "hub-runner.json"
+"""Written beside an unpacked runner: the RunnerInstall that says where it came from."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question about the host: what was seen (`value`), what would be right (`expected`), what to do (`fix`).
+
+    `unmade`: it was asked for, and could not be checked.
+    """
+
+    name: str
+    status: Status
+    value: str
+    expected: str = ""
+    fix: str = ""
+    unmade: bool = False
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Every check, and who the host is. `fit` is False as soon as one check failed."""
+
+    fit: bool
+    checks: tuple[Check, ...]
+    host: Mapping[str, str] = field(default_factory=dict)
+    schema: int = 1
+
+    @property
+    def exit_code(self) -> int:
+        """0 when the host is fit, 3 (infrastructure) when it is not."""
+        return 0 if self.fit else 3
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """One line for each failed check."""
+        return tuple(f"{check.name}: {check.value}" for check in self.checks if check.status == "fail")
+
+
+@dataclass(frozen=True)
+class DoctorRequest:
+    """What must be true of this host.
+
+    `gpus`: how many must be seen; None means as many as the PCI bus shows (and at least one), 0 a host without GPUs.
+    `only`: device minors, the N of /dev/nvidiaN, when just a slot's GPUs are asked about; empty means all.
+    `strict`: a check that was asked for and could not be made counts as failed.
+    `python`: an interpreter that may have torch; None means this one. Sizes in bytes, times in seconds.
+    """
+
+    gpus: int | None = None
+    only: tuple[int, ...] = ()
+    min_driver: str = ""
+    max_memory_used: int = 512 * MIB
+    paths: tuple[str, ...] = ()
+    min_free: int = 20 * GIB
+    min_free_inodes: int = 100_000
+    runner: str | None = None
+    store: str | None = None
+    job_user: str | None = None
+    endpoint: str = "https://huggingface.co"
+    offline: bool = False
+    strict: bool = False
+    python: str | None = None
+    timeout: float = 120.0
+
+
+@dataclass(frozen=True)
+class GpuProcess:
+    """A process that holds a context on a GPU. `name` and `user` are empty where this host cannot see it."""
+
+    pid: int
+    memory: int | None
+    name: str = ""
+    user: str = ""
+
+
+@dataclass(frozen=True)
+class RowRemap:
+    """NVML's row remapping: rows remapped for correctable and uncorrectable errors, a pending one, a failed one."""
+
+    correctable: int
+    uncorrectable: int
+    pending: bool
+    failed: bool
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU as NVML sees it. None: this card does not have the value. `errors`: asked for and answered with an error
+    (what nvidia-smi prints as ERR!), by name. Memory in bytes; ECC counts are double-bit (uncorrected) errors."""
+
+    index: int
+    minor: int | None = None
+    uuid: str = ""
+    name: str = ""
+    pci: str = ""
+    memory_total: int | None = None
+    memory_used: int | None = None
+    ecc_on: bool | None = None
+    ecc_volatile: int | None = None
+    ecc_aggregate: int | None = None
+    remap: RowRemap | None = None
+    retirement_pending: bool | None = None
+    mig: bool | None = None
+    processes: tuple[GpuProcess, ...] = ()
+    errors: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Nvml:
+    """The driver's own view. `problem` says in one line why there is none."""
+
+    gpus: tuple[Gpu, ...] = ()
+    driver: str = ""
+    cuda: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Xid:
+    """One Xid report of the kernel log; `pci` as the kernel writes it."""
+
+    code: int
+    pci: str
+    text: str
+
+
+@dataclass(frozen=True)
+class KernelLog:
+    """The Xid reports since boot; `problem` says why the log could not be read."""
+
+    xids: tuple[Xid, ...] = ()
+    source: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A tiny computation on each GPU, by UUID: "" when every number was right, else what was wrong."""
+
+    devices: Mapping[str, str] = field(default_factory=dict)
+    version: str = ""
+    problem: str = ""
+    absent: str = ""
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Room left for an unprivileged user on the file system of `path`; `inodes` is None where it has no such limit."""
+
+    path: str
+    free: int
+    total: int
+    inodes: int | None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Unix time, whether the kernel says that it is disciplined, and seconds ahead of a server's clock."""
+
+    now: float
+    synchronised: bool | None = None
+    skew: float | None = None
+
+
+@dataclass(frozen=True)
+class RunnerInstall:
+    """The unpacked GitHub runner: its version, when that version was published (ISO 8601), its archive's sha256."""
+
+    version: str
+    published_at: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A yes-or-no probe: `ok` None means that it could not be made, and `text` says why."""
+
+    ok: bool | None
+    text: str
+
+
+@dataclass(frozen=True)
+class HostState:
+    """All that was seen. A part that was not asked for is None."""
+
+    nvml: Nvml
+    pci: tuple[str, ...]
+    kernel: KernelLog
+    driver_op: Operation
+    torch_op: Operation
+    disks: tuple[Disk, ...]
+    clock: Clock
+    runner: RunnerInstall | Answer | None = None
+    store: Answer | None = None
+    hub: Answer | None = None

@@ -1,0 +1,37 @@
+"""A Diagnosis for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from ci.doctor.records import Diagnosis
+
+STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
+
+
+def render(diagnosis: Diagnosis) -> RenderableType:
+    """The checks as a table, what to do about those that are not fine, and the answer."""
+    table = Table("check", "", "seen", "expected", title=f"doctor on {diagnosis.host.get('host', 'this host')}")
+    for check in diagnosis.checks:
+        status = Text(check.status, style=STYLES[check.status])
+        table.add_row(Text(check.name), status, Text(check.value), Text(check.expected))
+    fixes = [
+        Text.assemble((f"{check.name}: ", STYLES[check.status]), check.fix)
+        for check in diagnosis.checks
+        if check.status in ("fail", "warn") and check.fix
+    ]
+    return Group(table, *fixes, _verdict(diagnosis))
+
+
+def _verdict(diagnosis: Diagnosis) -> Text:
+    failed = [check.name for check in diagnosis.checks if check.status == "fail"]
+    if diagnosis.fit:
+        return Text("This host is fit to run GPU tests.", style=STYLES["ok"])
+    return Text(f"This host is not fit to run GPU tests: {', '.join(failed)}.", style=STYLES["fail"])
