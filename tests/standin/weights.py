@@ -1,0 +1,142 @@
+"""Generated checkpoints: names and shapes as on the Hub's disks, non-degenerate values, sharded safetensors.
+
+The recipe needs no training and hides no bug: linear weights ~ N(0, 1/fan_in), norms 1 + 0.3 N, biases 0.3 N,
+embeddings N(0, 1). Default initialisation (norms of one, biases of zero) cannot tell a swapped norm from a right one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+Shapes = dict[str, tuple[int, ...]]
+DTYPES = {"bfloat16": (torch.bfloat16, "BF16"), "float16": (torch.float16, "F16"), "float32": (torch.float32, "F32")}
+
+
+def tensor_shapes(config: Mapping[str, Any]) -> Shapes:
+    """Every tensor on disk in model order, by name: what upstream's checkpoint of this config.json holds."""
+    hidden, vocab = config["hidden_size"], config["vocab_size"]
+    shapes: Shapes = {"model.embed_tokens.weight": (vocab, hidden)}
+    for layer in range(config["num_hidden_layers"]):
+        prefix = f"model.layers.{layer}."
+        for part in (_attention(config), _experts(config) if "num_local_experts" in config else _mlp(config)):
+            shapes |= {prefix + name: shape for name, shape in part.items()}
+        shapes |= {f"{prefix}{norm}_layernorm.weight": (hidden,) for norm in ("input", "post_attention")}
+    shapes["model.norm.weight"] = (hidden,)
+    return shapes if config["tie_word_embeddings"] else shapes | {"lm_head.weight": (vocab, hidden)}
+
+
+def _attention(config: Mapping[str, Any]) -> Shapes:
+    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+    head = config.get("head_dim") or hidden // heads
+    rows = {"q": heads * head, "k": config["num_key_value_heads"] * head, "v": config["num_key_value_heads"] * head}
+    shapes: Shapes = {f"self_attn.{n}_proj.weight": (size, hidden) for n, size in rows.items()}
+    shapes["self_attn.o_proj.weight"] = (hidden, heads * head)
+    if config.get("attention_bias") or config["model_type"] == "qwen2":
+        shapes |= {f"self_attn.{n}_proj.bias": (size,) for n, size in rows.items()}
+    if config.get("attention_bias"):
+        shapes["self_attn.o_proj.bias"] = (hidden,)
+    return shapes
+
+
+def _mlp(config: Mapping[str, Any]) -> Shapes:
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    shapes: Shapes = {f"mlp.{n}_proj.weight": (inner, hidden) for n in ("gate", "up")}
+    shapes["mlp.down_proj.weight"] = (hidden, inner)
+    if config.get("mlp_bias"):
+        shapes |= {f"mlp.{n}_proj.bias": (size,) for n, size in (("gate", inner), ("up", inner), ("down", hidden))}
+    return shapes
+
+
+def _experts(config: Mapping[str, Any]) -> Shapes:
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    shapes: Shapes = {"block_sparse_moe.gate.weight": (config["num_local_experts"], hidden)}
+    for expert in range(config["num_local_experts"]):
+        prefix = f"block_sparse_moe.experts.{expert}."
+        shapes |= {prefix + "w1.weight": (inner, hidden), prefix + "w2.weight": (hidden, inner)}
+        shapes[prefix + "w3.weight"] = (inner, hidden)
+    return shapes
+
+
+def value(name: str, shape: tuple[int, ...], seed: int, device: str = "cpu") -> torch.Tensor:
+    """The tensor `name` of the model with this seed, float32; a pure function of its arguments on one device kind."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    generator = torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    noise = torch.empty(shape, device=device).normal_(generator=generator)
+    if name.endswith("bias"):
+        return noise.mul_(0.3)
+    if "norm" in name:
+        return noise.mul_(0.3).add_(1)
+    return noise if "embed_tokens" in name else noise.div_(math.sqrt(shape[-1]))
+
+
+def shards(shapes: Shapes, dtype: str, shard_bytes: int) -> list[Shapes]:
+    """Fill shards in model order up to `shard_bytes`, as save_pretrained does."""
+    size = DTYPES[dtype][0].itemsize
+    filled: list[Shapes] = [{}]
+    used = 0
+    for name, shape in shapes.items():
+        length = math.prod(shape) * size
+        if filled[-1] and used + length > shard_bytes:
+            filled.append({})
+            used = 0
+        filled[-1][name] = shape
+        used += length
+    return filled
+
+
+def write_checkpoint(
+    directory: Path, shapes: Shapes, read: Callable[[str], torch.Tensor], *, dtype: str, shard_bytes: int
+) -> None:
+    """Write safetensors shards and their index, one tensor in memory at a time; `read` gives a tensor by name."""
+    parts = shards(shapes, dtype, shard_bytes)
+    if len(parts) == 1:
+        return _write_shard(directory / "model.safetensors", parts[0], read, dtype)
+    weight_map: dict[str, str] = {}
+    for number, part in enumerate(parts, 1):
+        file = f"model-{number:05}-of-{len(parts):05}.safetensors"
+        _write_shard(directory / file, part, read, dtype)
+        weight_map |= dict.fromkeys(part, file)
+    total = sum(math.prod(shape) for shape in shapes.values()) * DTYPES[dtype][0].itemsize
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+    return None
+
+
+def _write_shard(path: Path, part: Shapes, read: Callable[[str], torch.Tensor], dtype: str) -> None:
+    """One safetensors file, sorted by name as the library sorts tensors of one dtype."""
+    kind, label = DTYPES[dtype]
+    ordered = dict(sorted(part.items()))
+    with path.open("wb") as file:
+        file.write(_header(ordered, label, kind.itemsize))
+        for name, shape in ordered.items():
+            tensor = read(name).to("cpu", kind).contiguous()
+            if tensor.shape != shape:
+                raise ValueError(f"{name}: shape {tuple(tensor.shape)}, expected {shape}")
+            file.write(tensor.view(torch.uint8).reshape(-1).numpy().data if shape else b"")
+
+
+def _header(ordered: Shapes, label: str, itemsize: int) -> bytes:
+    """Length, JSON and padding: https://huggingface.co/docs/safetensors#format."""
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    for name, begin, end in _offsets(ordered, itemsize):
+        entries[name] = {"dtype": label, "shape": list(ordered[name]), "data_offsets": [begin, end]}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _offsets(ordered: Shapes, itemsize: int) -> Iterator[tuple[str, int, int]]:
+    begin = 0
+    for name, shape in ordered.items():
+        end = begin + math.prod(shape) * itemsize
+        yield name, begin, end
+        begin = end
