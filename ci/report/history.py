@@ -1,0 +1,166 @@
+"""What earlier nights found: one JSON line an entry and night, and what it says about today. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TYPE_CHECKING, Literal
+
+from ci.errors import RequestError
+from ci.records import read_json, to_json
+
+if TYPE_CHECKING:
+    from ci.report.outcome import EntryResult, Results
+
+Change = Literal["new", "known", "different", "fixed"]
+"""Against the baseline: new · already failing on main · failing differently · fixed."""
+
+
+@dataclass(frozen=True)
+class HistoryCase:
+    """One test of one night. `used` is the largest share of a tolerance, 1.0 the limit; None where not measured."""
+
+    name: str
+    outcome: str
+    failure_class: str | None = None
+    fingerprint: str = ""
+    used: float | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class HistoryRecord:
+    """One entry of one night. `date` is UTC, ISO 8601; `sha` the subject's commit; `seconds` the time of its job."""
+
+    date: str
+    entry: str
+    verdict: str
+    sha: str
+    cases: tuple[HistoryCase, ...]
+    run_url: str = ""
+    model_id: str = ""
+    revision: str = ""
+    layers: int = 0
+    subject: str = ""
+    device: str = ""
+    libraries: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    schema: int = 1
+
+    def case(self, name: str) -> HistoryCase | None:
+        """The test called `name`, None where it was not part of that night."""
+        return next((case for case in self.cases if case.name == name), None)
+
+
+@dataclass(frozen=True)
+class Then:
+    """What the baseline knows of one test: its last conclusive night, when it was last good, since when it is bad."""
+
+    failing: bool
+    fingerprint: str
+    used: float | None
+    sha: str
+    date: str
+    last_good: str = ""
+    first_bad: str = ""
+    streak: int = 0
+    nights: int = 0
+    failures: int = 0
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Every night on record, oldest first, by entry."""
+
+    records: Mapping[str, tuple[HistoryRecord, ...]] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.records)
+
+    def then(self, entry: str, test: str) -> Then | None:
+        """What is known of a test; None where it never came to a conclusion (a neutral night is none)."""
+        nights = [
+            (record, case)
+            for record in self.records.get(entry, ())
+            if (case := record.case(test)) and case.outcome in ("passed", "failed")
+        ]
+        if not nights:
+            return None
+        record, case = nights[-1]
+        good = [i for i, (_, then) in enumerate(nights) if then.outcome == "passed"]
+        bad = nights[good[-1] + 1 :] if good else nights
+        return Then(
+            failing=case.outcome == "failed",
+            fingerprint=case.fingerprint,
+            used=case.used,
+            sha=record.sha,
+            date=record.date,
+            last_good=nights[good[-1]][0].sha if good else "",
+            first_bad=bad[0][0].sha if bad else "",
+            streak=len(bad),
+            nights=len(nights),
+            failures=len(nights) - len(good),
+        )
+
+    def latest(self, entry: str) -> HistoryRecord | None:
+        """The newest record of an entry."""
+        return next(iter(reversed(self.records.get(entry, ()))), None)
+
+    def seconds(self, entry: str, nights: int = 7) -> float | None:
+        """Median time of the entry's job over its last conclusive `nights`, in seconds; None without history."""
+        known = [r.seconds for r in self.records.get(entry, ()) if r.seconds > 0 and r.verdict != "neutral"]
+        return median(known[-nights:]) if known else None
+
+
+def history_line(record: HistoryRecord) -> str:
+    """One line of `history/*.jsonl`, with its newline."""
+    return to_json(record) + "\n"
+
+
+def read_history(texts: Iterable[str]) -> Baseline:
+    """The baseline in the texts of `history/*.jsonl`. A line that is no record is named, and never hides the others."""
+    records: dict[str, list[HistoryRecord]] = {}
+    problems = []
+    for text in texts:
+        for number, line in enumerate(text.splitlines(), start=1):
+            if not line.strip():
+                continue
+            try:
+                record = read_json(HistoryRecord, line, what=f"history line {number}")
+            except RequestError as error:
+                problems.append(str(error)[:200])
+                continue
+            records.setdefault(record.entry, []).append(record)
+    ordered = {entry: tuple(sorted(found, key=lambda record: record.date)) for entry, found in records.items()}
+    return Baseline(ordered, tuple(problems))
+
+
+def records_of(results: Results, date: str) -> list[HistoryRecord]:
+    """What a run adds to the history: one record an entry, in the plan's order. `date` is UTC, ISO 8601."""
+    request = results.plan.request
+    return [_record(entry, date=date, sha=request.sha, url=request.run_url) for entry in results.entries]
+
+
+def _record(entry: EntryResult, *, date: str, sha: str, url: str) -> HistoryRecord:
+    known = next((case.evidence for case in entry.cases if case.evidence and case.evidence.revision), None)
+    libraries = next((case.evidence.libraries for case in entry.cases if case.evidence and case.evidence.libraries), {})
+    return HistoryRecord(
+        date=date,
+        entry=entry.name,
+        verdict=entry.verdict,
+        sha=sha,
+        run_url=url,
+        model_id=known.model_id if known else "",
+        revision=known.revision if known else "",
+        layers=known.layers if known else 0,
+        subject=known.subject if known else "",
+        device=known.device if known else "",
+        libraries=dict(libraries),
+        seconds=entry.seconds,
+        cases=tuple(
+            HistoryCase(c.name, c.history_outcome, c.failure_class, c.fingerprint, c.used, c.seconds)
+            for c in entry.cases
+        ),
+    )

@@ -1,0 +1,147 @@
+"""The words of every report: verdicts, classes, numbers and times for people. Pure, and not escaped for any place."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ci.evidence import Measure
+    from ci.report.outcome import CaseResult, Cause, Results
+
+ICONS = {"passed": "✅", "failed": "❌", "neutral": "⚠️"}
+OUTCOMES = {
+    "passed": "passed",
+    "failed": "failed",
+    "did_not_run": "did not run",
+    "consequence": "skipped, an earlier test failed",
+    "missing": "missing",
+}
+OUTCOME_ICONS = {"passed": "✅", "failed": "❌", "did_not_run": "➖", "consequence": "⏭️", "missing": "❓"}
+CLASSES = {
+    "numeric_mismatch": "numeric mismatch",
+    "non_finite": "not finite",
+    "missing_tensor": "missing tensor",
+    "unexpected_tensor": "unexpected tensor",
+    "shape_mismatch": "shape mismatch",
+    "config_mismatch": "config mismatch",
+    "variant_did_not_run": "variant did not run",
+    "unsupported": "unsupported",
+    "out_of_memory": "out of memory",
+    "hub_unavailable": "Hub unavailable",
+    "gated": "gated model",
+    "timeout": "timeout",
+    "crash": "crash",
+    "collection": "collection error",
+    "environment": "environment",
+    "dependency": "earlier test failed",
+    "missing_result": "missing result",
+    "other": "other error",
+}
+CHANGES = {
+    "new": "new",
+    "known": "already failing on main",
+    "different": "failing differently than on main",
+    "fixed": "fixed",
+}
+
+
+def count(number: int, noun: str) -> str:
+    """`1 model`, `3 models`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def title(results: Results) -> str:
+    """The verdict in a few words, as `Failed: 2 of 3 models, 1 cause`."""
+    totals = results.totals
+    if results.verdict == "passed":
+        silent = f", {count(totals.did_not_run, 'variant')} did not run" if totals.did_not_run else ""
+        return f"Passed: {count(totals.models, 'model')}, {count(totals.passed, 'test')}{silent}"
+    if results.verdict == "neutral":
+        return f"No answer for {totals.models_neutral} of {count(totals.models, 'model')}"
+    own = [cause for cause in results.causes if not cause.infrastructure]
+    return f"Failed: {totals.models_failed} of {count(totals.models, 'model')}, {count(len(own), 'cause')}"
+
+
+def reason(results: Results) -> str:
+    """The first cause's sentence, which with `title` makes a report's first line; "" where all is well."""
+    if results.causes:
+        return results.causes[0].title
+    labels = [entry.label for entry in results.entries if entry.verdict != "passed" and entry.label]
+    return labels[0] if labels else ""
+
+
+def blame(results: Results) -> str:
+    """Whether this change did it, by the baseline: `2 new · 1 already failing on main`; "" without a baseline."""
+    if not results.baseline:
+        return ""
+    changes = [case.change for entry in results.entries for case in entry.cases if case.change]
+    parts = [f"{changes.count(kind)} {CHANGES[kind]}" for kind in CHANGES if changes.count(kind)]
+    return " · ".join(parts) or "nothing changed"
+
+
+def change(case: CaseResult | Cause, *, last_good: str = "", streak: int = 0) -> str:
+    """`new, last good 1a2b3c4` or `already failing on main for 3 nights, last good 1a2b3c4`."""
+    if case.change is None:
+        return ""
+    nights = f" for {count(streak, 'night')}" if streak and case.change == "known" else ""
+    good = f", last good {last_good[:12]}" if last_good else ""
+    return f"{CHANGES[case.change]}{nights}{good}"
+
+
+def cases_of(results: Results, cause: Cause) -> list[CaseResult]:
+    """The cases of a cause, in order."""
+    members = set(cause.cases)
+    concerned = set(cause.models)
+    return [
+        case
+        for entry in results.entries
+        if entry.name in concerned
+        for case in entry.cases
+        if (entry.name, case.name) in members and case.fingerprint == cause.fingerprint
+    ]
+
+
+def share(used: float | None) -> str:
+    """`10 %` of the tolerance; `12 ×` from ten times the limit on."""
+    if used is None:
+        return "–"
+    if not math.isfinite(used):
+        return "∞"
+    if used >= 10:
+        return f"{used:,.0f} ×" if used < 1e6 else f"{used:.1e} ×"
+    return f"{used * 100:.0f} %" if used >= 0.01 else "<1 %"
+
+
+def margin(used: float | None, before: float | None) -> str:
+    """`used 10 % of the tolerance, was 4 %`."""
+    was = f", was {share(before)}" if before is not None else ""
+    return f"used {share(used)} of the tolerance{was}" if used is not None else ""
+
+
+def number(value: float | str | None) -> str:
+    """A measured value: short, and as text where it is not a number."""
+    return f"{value:.4g}" if isinstance(value, int | float) else str(value)
+
+
+def worst(measure: Measure) -> str:
+    """`float32 [2, 32]: error 3.1e-01, 4,000 × the limit 7.8e-05; at [0, 3] expected 0.12, got -0.4`."""
+    shape = ", ".join(map(str, measure.shape))
+    floor = f", floor {measure.floor:.1e}" if measure.floor is not None else ""
+    where = ", ".join(map(str, measure.worst_index))
+    values = f"; at [{where}] expected {number(measure.expected)}, got {number(measure.actual)}"
+    case = f", input {measure.case}" if measure.case else ""
+    return (
+        f"{measure.dtype} [{shape}]{case}: error {measure.error:.1e}, limit {measure.limit:.1e}{floor}"
+        f"{values if measure.worst_index else ''}"
+    )
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `42 s`, `3 min 20 s`, `2 h 05 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
