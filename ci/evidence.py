@@ -21,7 +21,9 @@ Step = Literal[
     "test_moe_implementation",
     "test_implementation",
     "test_hub_model_conversion",
-    "test_deep",
+    "test_config_sensitivity",
+    "test_weight_liveness",
+    "test_gradients",
 ]
 
 FailureClass = Literal[
@@ -54,7 +56,8 @@ class Measure:
     """One tensor held against the reference. `error` is relative L2, dimensionless.
 
     `limit` is the error that would fail; `floor` the reference's own noise (None where not measured); `ratio` is
-    error / floor; `worst_index` where |actual - expected| is largest, with both values there.
+    error / floor; `worst_index` where |actual - expected| is largest, with both values there. `token_error` is the
+    error of the worst single token with its own limit, `case` the input under which the tensor was closest to failing.
     """
 
     tensor: str
@@ -72,11 +75,47 @@ class Measure:
     expected: float | str | None = None
     actual: float | str | None = None
     passed: bool = True
+    case: str = ""
+    token_error: float = 0.0
+    token_limit: float | None = None
 
     @property
     def used(self) -> float:
         """Share of the tolerance that the error used: 1.0 is the limit."""
-        return self.error / self.limit if self.limit else float("inf")
+        by_token = self.token_error / self.token_limit if self.token_limit else 0.0
+        return max(self.error / self.limit if self.limit else float("inf"), by_token)
+
+
+@dataclass(frozen=True)
+class Heat:
+    """Where in layers and positions the error sits, for one input and one row: at most 66 x 64 values.
+
+    `rows` are tensors in execution order, `columns` the first position of each bin; `values[row][column]` is
+    log10(largest token error of the bin / its limit): above 0 is red.
+    """
+
+    case: str
+    dtype: str
+    rows: tuple[str, ...]
+    columns: tuple[int, ...]
+    values: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class LayerRouting:
+    """The choice of experts in one layer, held against the reference. Gaps and margins are in router logits.
+
+    A small flip is one that rounding explains; it and its consequences do not count. A large one is a bug.
+    """
+
+    layer: int
+    tokens: int
+    small_flips: int
+    large_flips: int
+    largest_gap: float
+    smallest_margin: float
+    case: str = ""
+    dtype: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,7 +138,12 @@ class Evidence:
     ran: Mapping[str, str] = field(default_factory=dict)
     failure_class: FailureClass | None = None
     diagnosis: str = ""
+    half: str = ""
+    layer: int | None = None
+    operation: str = ""
     worst: Measure | None = None
+    heat: Heat | None = None
+    routing: tuple[LayerRouting, ...] = ()
     measures: tuple[Measure, ...] = ()
     coverage: Mapping[str, str] = field(default_factory=dict)
     libraries: Mapping[str, str] = field(default_factory=dict)

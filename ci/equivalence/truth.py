@@ -1,0 +1,191 @@
+"""The truth of one model, measured once: inputs, oracle traces and the reference's own noise in every dtype asked for.
+
+Each variant of the subject then costs nothing but its own forward.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import save_file
+
+from ci.equivalence import inputs, routing
+from ci.equivalence.floors import Floor, Limits, floors, noise_variants
+from ci.equivalence.inputs import Case, Needs
+from ci.equivalence.oracle import TrueFloat64
+from ci.equivalence.walk import TOP_EXPERTS, Walk, Walked
+from ci.errors import RequestError
+from ci.models import TestParams
+from ci.subjects.base import DType, TraceRequest
+from ci.subjects.hugging_face import HuggingFace
+from ci.subjects.tracefile import TraceReader
+
+if TYPE_CHECKING:
+    import torch
+
+
+EXPERTS_GROW = (2, 4, 8)
+"""By how much the batch grows, in turn, until every expert has received a token."""
+BATCHED_EXPERTS = "batched_mm"
+"""Copies each token's experts: beyond any memory for a production model, so it is no source of noise here."""
+
+
+@dataclass
+class Truth:
+    """Hugging Face's side of the comparison for one checkpoint directory, traced on first use and kept on disk."""
+
+    checkpoint: Path
+    params: TestParams
+    hugging_face: HuggingFace
+    device: str
+    workdir: Path
+    seed: int = inputs.SEED
+    seconds: float = 0.0
+    forwards: int = 0
+    _oracles: dict[str, TraceReader] = field(default_factory=dict)
+    _floors: dict[tuple[str, DType, bool], dict[str, Floor]] = field(default_factory=dict)
+    _cases: tuple[Case, ...] = ()
+    _experts_idle: int = 0
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The checkpoint's config.json."""
+        try:
+            found = json.loads((self.checkpoint / "config.json").read_bytes())
+        except (OSError, ValueError) as problem:
+            raise RequestError(f"{self.checkpoint / 'config.json'}: cannot be read: {problem}") from None
+        return dict(found)
+
+    @cached_property
+    def needs(self) -> Needs:
+        """What the inputs must reach."""
+        return inputs.needs_of(self.config)
+
+    @cached_property
+    def model_dtype(self) -> DType:
+        """The dtype that the checkpoint was published in."""
+        text = self.config.get("text_config") or {}
+        named = self.config.get("dtype") or self.config.get("torch_dtype") or text.get("dtype")
+        published: dict[Any, DType] = {"bfloat16": "bfloat16", "float16": "float16"}
+        return published.get(named, "float32")
+
+    @cached_property
+    def oracle_dtype(self) -> DType:
+        """float64 where twice the float32 weights fit in half of the free memory, else float32."""
+        on_disk = sum(file.stat().st_size for file in self.checkpoint.glob("*.safetensors"))
+        doubled = on_disk * (8 // (4 if self.model_dtype == "float32" else 2))
+        return "float64" if doubled < self.free_bytes / 2 else "float32"
+
+    @cached_property
+    def free_bytes(self) -> int:
+        """Free memory of the device before anything was loaded."""
+        return inputs.free_memory(self.device)
+
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        """The inputs, the batch grown until every expert is routed to."""
+        if not self._cases:
+            text = inputs.text_ids(self.checkpoint, self.needs.vocabulary, inputs.BATCH_TOKENS)
+            found = inputs.cases(self.needs, self.params, text=text, free_bytes=self.free_bytes, seed=self.seed)
+            self._cases = self._routed_to_all(found) if self.needs.experts else found
+        return self._cases
+
+    def coverage(self) -> dict[str, str]:
+        """What the inputs reach, and what they do not."""
+        said = inputs.coverage(self.needs, self.cases, free_bytes=self.free_bytes)
+        if self.needs.experts:
+            idle = f"not covered: {self._experts_idle} received no token"
+            said["experts"] = (
+                idle if self._experts_idle else f"each of {self.needs.experts} in every layer received a token"
+            )
+        said["oracle"] = f"Hugging Face eager in {self.oracle_dtype}"
+        if self.oracle_dtype != "float64":
+            said["oracle"] += f": float64 does not fit in {self.free_bytes / 1e9:.1f} GB of free memory"
+        return said
+
+    def input_file(self, case: Case) -> Path:
+        """The case as a TraceRequest's inputs file."""
+        file = self.workdir / f"{case.name}-{case.ids.shape[0]}.safetensors"
+        if not file.exists():
+            self.workdir.mkdir(parents=True, exist_ok=True)
+            tensors = {"input_ids": case.ids, **({} if case.mask is None else {"attention_mask": case.mask})}
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+        return file
+
+    def oracle(self, case: Case) -> TraceReader:
+        """The expected trace of a case; a part of another case shares that one's."""
+        name = case.of or case.name
+        if name not in self._oracles:
+            whole = next(c for c in self._cases if c.name == name) if case.of else case
+            attention = "sdpa" if whole.name == "long" else "eager"
+            self._oracles[name] = self.trace(whole, self.oracle_dtype, {"attention": attention}, f"oracle-{name}")
+        return self._oracles[name]
+
+    def limits(self, case: Case, dtype: DType, *, fed: bool = False) -> Limits:
+        """The limits of a case in a dtype; with `fed` those of blocks that were each fed the oracle's input."""
+        name = case.of or case.name
+        key = (name, dtype, fed)
+        if key not in self._floors:
+            whole = next(c for c in self.cases if c.name == name)
+            self._floors[key] = floors(self._noise(whole, dtype, fed=fed))
+        return Limits(dtype, self._floors[key], self.params.compare_factor)
+
+    def trace(
+        self, case: Case, dtype: DType, variant: dict[str, str], name: str, *, feed: TraceReader | None = None
+    ) -> TraceReader:
+        """One forward of Hugging Face into `workdir`/`name`."""
+        output = self.workdir / name
+        shutil.rmtree(output, ignore_errors=True)
+        request = TraceRequest(
+            checkpoint=str(self.checkpoint),
+            inputs=str(self.input_file(case)),
+            output=str(output),
+            dtype=dtype,
+            device=self.device,
+            variant=variant,
+            capture="all",
+            feed=str(feed.path) if feed else None,
+        )
+        with TrueFloat64() if dtype == "float64" else nullcontext():
+            result = self.hugging_face.trace(request)
+        self.seconds += result.seconds + result.load_seconds
+        self.forwards += 1
+        return TraceReader(output)
+
+    def _noise(self, case: Case, dtype: DType, *, fed: bool) -> list[Walked]:
+        """Each legitimate variant against the oracle, one trace on disk at a time."""
+        oracle, walks = self.oracle(case), []
+        for variant in self._variants(case):
+            trace = self.trace(case, dtype, variant, "noise", feed=oracle if fed else None)
+            walks.append(Walk(trace, oracle, case.keep, full=False, carry=not fed).run())
+            shutil.rmtree(trace.path)
+        return walks
+
+    def _variants(self, case: Case) -> tuple[dict[str, str], ...]:
+        offered = [v for v in self.hugging_face.variants(str(self.checkpoint)) if v.name != BATCHED_EXPERTS]
+        if case.name == "long":  # eager attention would hold every head's (T, T) scores
+            offered = [v for v in offered if v.name != "eager" or v.axis != "attention"]
+        return noise_variants(offered)
+
+    def _routed_to_all(self, found: tuple[Case, ...]) -> tuple[Case, ...]:
+        """Grow the batch until no expert of any layer is idle in the oracle; the last attempt stands."""
+        batch, *rest = found
+        for factor in (1, *EXPERTS_GROW):
+            self._oracles.pop("batch", None)
+            attempt = inputs.grown(batch, self.needs, factor) if factor > 1 else batch
+            self._experts_idle = self._idle(self.oracle(attempt), attempt.keep)
+            if not self._experts_idle or attempt.ids.numel() * 2 > inputs.BATCH_TOKENS * 2:
+                break
+        again = inputs.alone(attempt)
+        return (attempt, *(again if case.name == again.name else case for case in rest))
+
+    def _idle(self, oracle: TraceReader, keep: torch.Tensor) -> int:
+        names = [name for name in oracle if name.endswith(TOP_EXPERTS)]
+        loads = [routing.loads(oracle.tensor(name), self.needs.experts, keep=keep) for name in names]
+        return sum(int((load == 0).sum()) for load in loads)

@@ -1,0 +1,148 @@
+"""Walks two traces of the same inputs in execution order and holds each tensor against its twin."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ci.equivalence import routing
+from ci.equivalence.compare import Difference, Problem, difference, distribution, problem
+from ci.evidence import LayerRouting
+from ci.subjects.forward import DTYPES
+from ci.subjects.tracefile import TraceReader, mandatory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+TOP_EXPERTS = "mlp.router_top_experts"
+_LAYER = re.compile(r"decoder\.(\d+)")
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of the expected trace that the actual one covers: all of it, or one row without its padding."""
+
+    row: int | None = None
+    padding: int = 0
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """(B, T, …) cut to (1, T - padding, …), or as it is."""
+        return tensor if self.row is None else tensor[self.row : self.row + 1, self.padding :]
+
+
+WHOLE = Part()
+
+
+@dataclass(frozen=True)
+class Walked:
+    """What the walk found: differences by name in execution order, problems that end it, routing by layer.
+
+    `logits` says how far the predictions are apart. `flips` maps `decoder.<i>.mlp.router_top_experts` to the largest
+    gap of a flipped choice, relative to the token's norm of router logits.
+    """
+
+    differences: dict[str, Difference] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+    routing: tuple[LayerRouting, ...] = ()
+    flips: dict[str, float] = field(default_factory=dict)
+    logits: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Walk:
+    """One walk. `keep` is bool (B, T), the real tokens of the actual trace.
+
+    `allowed` gives the relative error that a token of the named router logits may have; without it every flip counts
+    as rounding, as it is between two implementations that are both right. With `carry` false a flip excuses its own
+    layer only, which is true where each block was fed the expected input.
+    """
+
+    actual: TraceReader
+    expected: TraceReader
+    keep: Tensor
+    part: Part = WHOLE
+    allowed: Callable[[str], float] | None = None
+    full: bool = True
+    carry: bool = True
+    _flipped: Tensor = field(init=False)
+    _routing: list[LayerRouting] = field(default_factory=list, init=False)
+    _flips: dict[str, float] = field(default_factory=dict, init=False)
+    _logits: dict[str, float] = field(default_factory=dict, init=False)
+
+    def run(self) -> Walked:
+        """Structure first: with a tensor missing nothing is compared; a tensor that is malformed ends the walk."""
+        if problems := tuple(_structure(self.actual, self.expected)):
+            return Walked(problems=problems)
+        self._flipped = torch.zeros_like(self.keep)
+        differences: dict[str, Difference] = {}
+        dtype = DTYPES[self.actual.result.dtype]
+        for name in self.expected:
+            if name not in self.actual:
+                continue
+            actual, expected = self.actual.tensor(name), self.part.of(self.expected.tensor(name))
+            if found := problem(name, actual, expected, dtype=dtype):
+                return self._walked(differences, found)
+            if name.endswith(TOP_EXPERTS):
+                self._route(name, actual, expected)
+            else:
+                differences[name] = self._difference(name, actual, expected)
+        return self._walked(differences)
+
+    def _walked(self, differences: dict[str, Difference], *problems: Problem) -> Walked:
+        return Walked(differences, problems, tuple(self._routing), self._flips, self._logits)
+
+    def _difference(self, name: str, actual: Tensor, expected: Tensor) -> Difference:
+        if name.endswith(".norm_1") and not self.carry:
+            self._flipped = torch.zeros_like(self.keep)
+        if name.endswith(".mixer.context"):
+            self._flipped = routing.spread(self._flipped)
+        keep = self.keep & ~self._flipped
+        if self.full and name == "logits":
+            self._logits = distribution(actual, expected, keep)
+        return difference(actual, expected, keep=keep, full=self.full)
+
+    def _route(self, name: str, actual: Tensor, expected: Tensor) -> None:
+        logits_name = name.replace(TOP_EXPERTS, "mlp.router_logits")
+        logits = self.part.of(self.expected.tensor(logits_name))
+        keep = self.keep & ~self._flipped
+        found = routing.flips(actual, expected, logits, keep=keep)
+        norm = torch.linalg.vector_norm(logits.double(), dim=-1)
+        excused = found.where if self.allowed is None else routing.small(found, self.allowed(logits_name) * norm)
+        self._routing.append(routing.summary(layer_of(name) or 0, found, excused, keep=keep))
+        self._flips[name] = float((found.gap / norm.clamp(min=torch.finfo(torch.float64).tiny))[keep].max())
+        self._flipped = self._flipped | excused
+
+
+def layer_of(name: str) -> int | None:
+    """The block that a tensor belongs to, None for embeddings and head."""
+    found = _LAYER.match(name)
+    return int(found[1]) if found else None
+
+
+def _structure(actual: TraceReader, expected: TraceReader) -> Iterator[Problem]:
+    for name in mandatory(dict.fromkeys(expected.scopes)):
+        if name not in actual:
+            yield Problem("missing_tensor", name, f"{name} is missing from the subject's trace")
+    for name in expected:
+        if name not in actual and name not in actual.result.not_captured and _captured_all(actual):
+            yield Problem("missing_tensor", name, f"{name} is missing from the subject's trace, without a word")
+    for name in actual:
+        if name not in expected and layer_of(name) is not None and layer_of(name) != _last_common(name, expected):
+            yield Problem(
+                "unexpected_tensor", name, f"{name} is in the subject's trace, the reference has no such block"
+            )
+
+
+def _captured_all(trace: TraceReader) -> bool:
+    return any(name.endswith((".norm_1", ".mixer")) for name in trace)
+
+
+def _last_common(name: str, expected: TraceReader) -> int | None:
+    layer = layer_of(name)
+    return layer if f"decoder.{layer}" in expected else None
