@@ -190,6 +190,44 @@ def run(
     raise typer.Exit(exit_code(results))
 
 
+@app.command()
+def doctor(  # noqa: PLR0913  one parameter an option
+    gpus: Annotated[
+        int | None, typer.Option(help="how many GPUs must be there; default: as many as the PCI bus shows")
+    ] = None,
+    path: Annotated[list[Path] | None, typer.Option(help="a directory whose disk must have room")] = None,
+    runner: Annotated[Path | None, typer.Option(help="directory of the GitHub runner")] = None,
+    job_user: Annotated[str | None, typer.Option(help="the user that jobs run as: must not write the store")] = None,
+    python: Annotated[Path | None, typer.Option(help="an interpreter with torch, for the CUDA operation")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="a check that could not be made counts as failed")] = False,
+    cache: CacheDir = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Is this host fit to run GPU tests?"""
+    from ci.doctor import DoctorRequest, run_doctor
+    from ci.doctor.table import render
+    from ci.records import to_json
+
+    settings = _settings(cache)
+    request = DoctorRequest(
+        gpus=gpus,
+        paths=tuple(str(p) for p in path or ()),
+        runner=str(runner) if runner else None,
+        store=str(settings.cache) if settings.cache.exists() else None,
+        job_user=job_user,
+        endpoint=settings.endpoint,
+        offline=settings.offline,
+        strict=strict,
+        python=str(python) if python else None,
+    )
+    diagnosis = run_doctor(request)
+    if as_json:
+        print(to_json(diagnosis, indent=2))
+    else:
+        _show(render(diagnosis))
+    raise typer.Exit(diagnosis.exit_code)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; every expected failure is one line on stderr and its exit code."""
     try:

@@ -23,7 +23,7 @@ _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
 def parse_size(text: str) -> int:
-    """Bytes of `500MB`, `50G`, `1.5TB` (powers of 1000), `7GiB` (powers of 1024). Raises RequestError for anything else."""
+    """Bytes of `500MB`, `50G`, `1.5TB` (powers of 1000), `7GiB` (1024). Raises RequestError for anything else."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
     if not match:
         raise RequestError(f"size '{text}': expected a number with a unit, like 500MB or 50GB")
