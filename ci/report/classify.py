@@ -11,32 +11,32 @@ if TYPE_CHECKING:
     from ci.evidence import Evidence, FailureClass
     from ci.report.junit import Case
 
-I = re.IGNORECASE
+_ANY = re.IGNORECASE
 _BY_TEXT: tuple[tuple[FailureClass, re.Pattern[str]], ...] = (
     (
         "crash",
-        re.compile(r"worker '?\w+'? crashed|segmentation fault|fatal python error|core dumped|died with <?sig", I),
+        re.compile(r"worker '?\w+'? crashed|segmentation fault|fatal python error|core dumped|died with <?sig", _ANY),
     ),
-    ("out_of_memory", re.compile(r"out ?of ?memory|cannot allocate memory|\bMemoryError\b|\bOOM\b", I)),
-    ("gated", re.compile(r"GatedRepo|gated repo|awaiting a review from the repo authors", I)),
+    ("out_of_memory", re.compile(r"out ?of ?memory|cannot allocate memory|\bMemoryError\b|\bOOM\b", _ANY)),
+    ("gated", re.compile(r"GatedRepo|gated repo|awaiting a review from the repo authors", _ANY)),
     (
         "hub_unavailable",
-        re.compile(r"(?=.*(hub|hugging ?face|\bhf\b))(?=.*(\b(429|50[0234])\b|connection|unreachable|resolve))", I),
+        re.compile(r"(?=.*(hub|hugging ?face|\bhf\b))(?=.*(\b(429|50[0234])\b|connection|unreachable|resolve))", _ANY),
     ),
-    ("timeout", re.compile(r"\btime(d)? ?out\b|Timeout(Error|Expired)|time limit", I)),
+    ("timeout", re.compile(r"\btime(d)? ?out\b|Timeout(Error|Expired)|time limit", _ANY)),
     (
         "environment",
         re.compile(
             r"no space left on device|no cuda-capable device|cuda driver version|nvidia-smi has failed|\bXid\b"
             r"|cuda error: (ecc|uncorrectable)|fell off the bus|read-only file system|all cuda-capable devices",
-            I,
+            _ANY,
         ),
     ),
-    ("non_finite", re.compile(r"\b(nan|non-finite|infinit)", I)),
-    ("shape_mismatch", re.compile(r"shape mismatch|size mismatch|shapes? .* (cannot|mismatch|differ)", I)),
-    ("missing_tensor", re.compile(r"missing (key|tensor|weight)|KeyError", I)),
-    ("unexpected_tensor", re.compile(r"unexpected (key|tensor|weight)", I)),
-    ("unsupported", re.compile(r"\bUnsupportedError\b|NotImplementedError", I)),
+    ("non_finite", re.compile(r"\b(nan|non-finite|infinit)", _ANY)),
+    ("shape_mismatch", re.compile(r"shape mismatch|size mismatch|shapes? .* (cannot|mismatch|differ)", _ANY)),
+    ("missing_tensor", re.compile(r"missing (key|tensor|weight)|KeyError", _ANY)),
+    ("unexpected_tensor", re.compile(r"unexpected (key|tensor|weight)", _ANY)),
+    ("unsupported", re.compile(r"\bUnsupportedError\b|NotImplementedError", _ANY)),
 )
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
+from junitparser import Error, Failure, Skipped, TestCase
+
 from ci.report.escape import clean, clip, one_line
 from ci.report.limits import INPUT, InputLimits
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 RawOutcome = Literal["passed", "failed", "error", "skipped"]
 _CHUNK = 2**16
+_OUTCOMES: dict[type, RawOutcome] = {Failure: "failed", Error: "error", Skipped: "skipped"}
 
 
 @dataclass(frozen=True)
@@ -140,17 +143,13 @@ class _Reader:
 
 
 def _case(element: Element, limits: InputLimits) -> Case:
-    from junitparser import Error, Failure, Skipped, TestCase
-
-    case = TestCase.fromelem(element)
+    case: TestCase = TestCase.fromelem(element)  # type: ignore[no-untyped-call]
     results = case.result
-    errors = [result for result in results if isinstance(result, Error)]
-    failures = [result for result in results if isinstance(result, Failure)]
-    skips = [result for result in results if isinstance(result, Skipped)]
-    shown = next(iter(failures + errors + skips), None)
+    ranked = [result for kind in (Failure, Error, Skipped) for result in results if isinstance(result, kind)]
+    shown = next(iter(ranked), None)
     return Case(
         name=one_line(case.name or "", limits.name_chars),
-        outcome="failed" if failures else "error" if errors else "skipped" if skips else "passed",
+        outcome=_OUTCOMES[type(shown)] if shown else "passed",
         seconds=_seconds(element.get("time")),
         message=clip(clean((shown.message or "")[: limits.message_chars * 4]), limits.message_chars) if shown else "",
         detail=_tail(clean((shown.text or "")[-limits.detail_chars * 4 :]), limits.detail_chars) if shown else "",

@@ -171,7 +171,7 @@ def _models_table(entries: Sequence[EntryResult]) -> str:
 def _used(entry: EntryResult) -> str:
     closest = max((case for case in entry.cases if case.used is not None), key=lambda c: c.used or 0.0, default=None)
     if closest is None:
-        return "–"
+        return "-"
     was = f", was {words.share(closest.used_before)}" if closest.used_before is not None else ""
     return f"{words.share(closest.used)}{was}"
 

@@ -88,7 +88,13 @@ def group_causes(entries: Sequence[EntryResult]) -> tuple[Cause, ...]:
             if case.outcome in ("failed", "missing"):
                 groups.setdefault(case.fingerprint, []).append((entry, case))
     causes = [_cause(key, members) for key, members in groups.items()]
-    return tuple(sorted(causes, key=lambda c: (c.infrastructure, c.change == "known", -len(c.models), -len(c.cases))))
+    return tuple(sorted(causes, key=_weight))
+
+
+def _weight(cause: Cause) -> tuple[bool, bool, bool, int, int]:
+    """Sort key: what says most about this change comes first."""
+    silent = cause.failure_class == "missing_result"
+    return cause.infrastructure, cause.change == "known", silent, -len(cause.models), -len(cause.cases)
 
 
 def _cause(key: str, members: list[tuple[EntryResult, CaseResult]]) -> Cause:

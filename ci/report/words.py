@@ -17,7 +17,7 @@ OUTCOMES = {
     "consequence": "skipped, an earlier test failed",
     "missing": "missing",
 }
-OUTCOME_ICONS = {"passed": "✅", "failed": "❌", "did_not_run": "➖", "consequence": "⏭️", "missing": "❓"}
+OUTCOME_ICONS = {"passed": "✅", "failed": "❌", "did_not_run": "⚪", "consequence": "⏭️", "missing": "❓"}
 CLASSES = {
     "numeric_mismatch": "numeric mismatch",
     "non_finite": "not finite",
@@ -75,7 +75,7 @@ def blame(results: Results) -> str:
     """Whether this change did it, by the baseline: `2 new · 1 already failing on main`; "" without a baseline."""
     if not results.baseline:
         return ""
-    changes = [case.change for entry in results.entries for case in entry.cases if case.change]
+    changes: list[str] = [case.change for entry in results.entries for case in entry.cases if case.change]
     parts = [f"{changes.count(kind)} {CHANGES[kind]}" for kind in CHANGES if changes.count(kind)]
     return " · ".join(parts) or "nothing changed"
 
@@ -103,13 +103,13 @@ def cases_of(results: Results, cause: Cause) -> list[CaseResult]:
 
 
 def share(used: float | None) -> str:
-    """`10 %` of the tolerance; `12 ×` from ten times the limit on."""
+    """`10 %` of the tolerance; `12 x` from ten times the limit on."""
     if used is None:
-        return "–"
+        return "-"
     if not math.isfinite(used):
         return "∞"
     if used >= 10:
-        return f"{used:,.0f} ×" if used < 1e6 else f"{used:.1e} ×"
+        return f"{used:,.0f} x" if used < 1e6 else f"{used:.1e} x"
     return f"{used * 100:.0f} %" if used >= 0.01 else "<1 %"
 
 
@@ -125,7 +125,7 @@ def number(value: float | str | None) -> str:
 
 
 def worst(measure: Measure) -> str:
-    """`float32 [2, 32]: error 3.1e-01, 4,000 × the limit 7.8e-05; at [0, 3] expected 0.12, got -0.4`."""
+    """`float32 [2, 32]: error 3.1e-01, 4,000 x the limit 7.8e-05; at [0, 3] expected 0.12, got -0.4`."""
     shape = ", ".join(map(str, measure.shape))
     floor = f", floor {measure.floor:.1e}" if measure.floor is not None else ""
     where = ", ".join(map(str, measure.worst_index))
