@@ -1,0 +1,63 @@
+"""Hosts for the doctor's tests: real NVML tapes, and the faults spelt onto them as NVML spells them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ci.doctor.nvml import read_nvml
+from ci.doctor.probes import find_xids
+from ci.doctor.records import GIB, Answer, Clock, Disk, HostState, KernelLog, Nvml, Operation, RunnerInstall
+from tests.ci.doctor.tape import Player
+
+RECORDED = Path(__file__).with_name("recorded")
+NOW = 1_795_000_000.0  # 2026-11-18
+UNKNOWN, LOST, NOT_SUPPORTED, RM_MISMATCH, NOT_LOADED = 999, 15, 3, 18, 9
+"""NVML's error codes: https://docs.nvidia.com/deploy/nvml-api/group__nvmlDeviceEnumvs.html"""
+
+
+def tape(name: str = "healthy") -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(RECORDED.joinpath(f"{name}.json").read_text())
+    return loaded
+
+
+def cards(count: int) -> dict[str, Any]:
+    """The healthy tape of one card, played for `count` of them, on buses 1, 2, …"""
+    one = tape()
+    many = {call: answer for call, answer in one.items() if "gpu0" not in call and "Handle" not in call}
+    many["nvmlDeviceGetCount()"] = count
+    for index in range(count):
+        many[f"nvmlDeviceGetHandleByIndex({index})"] = f"gpu{index}"
+        many |= {c.replace("gpu0", f"gpu{index}"): a for c, a in one.items() if "(gpu0" in c}
+        many[f"nvmlDeviceGetMinorNumber(gpu{index})"] = index
+        many[f"nvmlDeviceGetUUID(gpu{index})"] = f"GPU-{index}"
+        many[f"nvmlDeviceGetPciInfo(gpu{index})"] = {"busId": f"00000000:{index + 1:02X}:00.0"}
+    return many
+
+
+def nvml(changes: dict[str, Any] | None = None, *, count: int = 4) -> Nvml:
+    return read_nvml(Player(cards(count) | (changes or {})))
+
+
+def state(changes: dict[str, Any] | None = None, **parts: Any) -> HostState:
+    """A healthy host with four GPUs, but for the changes on NVML's tape and the other parts given."""
+    seen = nvml(changes)
+    right = Operation({gpu.uuid: "" for gpu in seen.gpus}, "13.0")
+    defaults: dict[str, Any] = {
+        "nvml": seen,
+        "pci": tuple(f"0000:0{index + 1}:00.0" for index in range(4)),
+        "kernel": KernelLog(source="journal"),
+        "driver_op": right,
+        "torch_op": right,
+        "disks": (Disk("/srv", 100 * GIB, 200 * GIB, 10_000_000),),
+        "clock": Clock(NOW, True, 0.2),
+        "runner": RunnerInstall("2.336.0", "2026-11-10T12:00:00Z", "0" * 64),
+        "store": Answer(True, "/srv/store: readable"),
+        "hub": Answer(True, "answered"),
+    }
+    return HostState(**(defaults | parts))
+
+
+def kernel(*lines: str) -> KernelLog:
+    return KernelLog(find_xids("\n".join(lines)), source="journal")
