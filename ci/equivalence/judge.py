@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ci.equivalence import verdicts
+from ci.equivalence import roundtrip, verdicts
 from ci.equivalence.truth import Truth
 from ci.equivalence.verdicts import Judged, Verdict
 from ci.equivalence.walk import Walk
+from ci.errors import SubjectError
 from ci.models import HubModel
 from ci.subjects.base import DType, Subject, TraceRequest, TraceResult
 from ci.subjects.hugging_face import HuggingFace
@@ -72,6 +73,27 @@ class Judge:
         verdict = verdicts.verdict(judged, coverage=self.truth.coverage())
         self._clean(judged)
         return verdict
+
+    def round_trip(self, exported_path: str) -> Verdict:
+        """The exported checkpoint: tensors bit for bit, config, and its forward in stock Hugging Face."""
+        original, exported = Path(self.trial.hf_path), Path(exported_path)
+        try:
+            before, after = roundtrip.resolved(original), roundtrip.resolved(exported)
+            config = roundtrip.compare_configs(before, after)
+            tensors = tuple(roundtrip.tensor_findings(original, exported, tied=bool(before.get("tie_word_embeddings"))))
+            ran = self._stock(exported)
+        except SubjectError as refused:
+            return Verdict(passed=False, failure_class="config_mismatch", diagnosis=str(refused), half="conversion")
+        return verdicts.round_trip(tensors, config, verdicts.verdict([ran], coverage={}))
+
+    def _stock(self, exported: Path) -> Judged:
+        """The exported checkpoint's forward in Hugging Face, held against the original's."""
+        case = self.truth.cases[0]
+        trace = self.truth.trace(case, "float32", {}, "exported", checkpoint=exported)
+        limits, oracle = self.truth.limits(case, "float32"), self.truth.oracle(case)
+        walked = Walk(trace, oracle, case.keep, allowed=limits.token_error).run()
+        shutil.rmtree(trace.path)
+        return Judged(case, limits, walked, ran=trace.result.ran, path=trace.path)
 
     def _judged(self, case: Case, dtype: DType, variant: Mapping[str, str]) -> Judged:
         judged = self._compared(case, dtype, variant, fed=False)

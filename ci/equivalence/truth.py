@@ -137,13 +137,20 @@ class Truth:
         return Limits(dtype, self._floors[key], self.params.compare_factor)
 
     def trace(
-        self, case: Case, dtype: DType, variant: dict[str, str], name: str, *, feed: TraceReader | None = None
+        self,
+        case: Case,
+        dtype: DType,
+        variant: dict[str, str],
+        name: str,
+        *,
+        feed: TraceReader | None = None,
+        checkpoint: Path | None = None,
     ) -> TraceReader:
-        """One forward of Hugging Face into `workdir`/`name`."""
+        """One forward of Hugging Face, of this checkpoint or another, into `workdir`/`name`."""
         output = self.workdir / name
         shutil.rmtree(output, ignore_errors=True)
         request = TraceRequest(
-            checkpoint=str(self.checkpoint),
+            checkpoint=str(checkpoint or self.checkpoint),
             inputs=str(self.input_file(case)),
             output=str(output),
             dtype=dtype,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from ci.equivalence.compare import Difference
+    from ci.equivalence.roundtrip import ConfigFinding, TensorFinding
 
 MEASURES = 160
 """A verdict carries at most this many measures: every failing one first, then blocks and head, then the closest."""
@@ -135,6 +136,25 @@ def verdict(judged: Sequence[Judged], *, coverage: Mapping[str, str]) -> Verdict
         notes=notes(judged),
         heat=heat(judged, worst),
         routing=routing_of(judged),
+    )
+
+
+def round_trip(tensors: Sequence[TensorFinding], config: Sequence[ConfigFinding], stock: Verdict) -> Verdict:
+    """There and back: tensors first, then semantic config keys, then the exported checkpoint's own forward."""
+    semantic = [finding for finding in config if finding.kind == "semantic"]
+    red = [*(finding.message for finding in tensors), *map(str, semantic)]
+    more = f" (and {len(red) - 1} more)" if len(red) > 1 else ""
+    forward = f"the exported checkpoint in stock Hugging Face: {stock.diagnosis}"
+    failure: FailureClass | None = "config_mismatch" if semantic else stock.failure_class
+    counts = {"tensors_changed": float(len(tensors)), "semantic_keys_changed": float(len(semantic))}
+    return replace(
+        stock,
+        passed=stock.passed and not red,
+        failure_class=tensors[0].failure_class if tensors else failure,
+        diagnosis=f"conversion there and back: {red[0]}{more}" if red else forward if not stock.passed else "",
+        half="conversion" if red or not stock.passed else "",
+        figures={**{f"round_trip.{key}": value for key, value in stock.figures.items()}, **counts},
+        notes=tuple(f"config {finding}" for finding in config if finding.kind == "metadata"),
     )
 
 
