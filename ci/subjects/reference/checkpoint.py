@@ -1,0 +1,185 @@
+"""Checkpoint directories on disk: tensors read in slices, written as a stream, complete or not there at all."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ci.errors import InfrastructureError, RequestError, SubjectError, UnsupportedError
+from ci.hub.header import Header, header_end, parse_header, write_header
+from ci.hub.header import Tensor as Entry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+BLOCK: Final = 1 << 24
+"""Elements read, cast or written at a time (64 MiB in float32)."""
+
+DTYPES: Final = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+SUFFIX: Final = ".safetensors"
+
+
+@dataclass
+class Tensors:
+    """The tensors of some safetensors files, read block by block. Use as a context manager."""
+
+    stored: Mapping[str, tuple[Path, Entry]]
+    _files: dict[Path, Any] = field(default_factory=dict, init=False)
+    _stack: ExitStack = field(default_factory=ExitStack, init=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape as stored."""
+        return self.stored[name][1].shape
+
+    def blocks(self, name: str, begin: int = 0, end: int | None = None) -> Iterator[Tensor]:
+        """Rows [begin, end) of a tensor in blocks of at most BLOCK elements (one row at least), on the CPU.
+
+        Raises SubjectError, naming the tensor, for a NaN: Fast-LLM marks what was never written so.
+        """
+        shape = self.shape(name)
+        step = max(1, BLOCK // max(1, math.prod(shape[1:])))
+        end = shape[0] if end is None else end
+        for at in range(begin, end, step):
+            block = self._slice(name)[at : min(at + step, end)]
+            if block.isnan().any():
+                raise SubjectError(f"{self.stored[name][0]}: tensor {name!r} holds NaN")
+            yield block
+
+    def _slice(self, name: str) -> Any:
+        path = self.stored[name][0]
+        try:
+            if path not in self._files:
+                self._files[path] = self._stack.enter_context(safe_open(path, framework="pt"))
+            return self._files[path].get_slice(name)
+        except (OSError, SafetensorError) as problem:
+            raise InfrastructureError(f"{path}: tensor {name!r} cannot be read: {problem}") from None
+
+
+def open_tensors(directory: Path, files: Iterable[str]) -> Tensors:
+    """The tensors of `files`, which must be plain names in `directory`; a tensor in two of them is an error."""
+    stored: dict[str, tuple[Path, Entry]] = {}
+    for name in sorted({*files}):
+        if PurePosixPath(name).name != name or not name.endswith(SUFFIX):
+            raise SubjectError(f"{directory}: {name!r} is not the name of a {SUFFIX} file beside it")
+        path = directory / name
+        for entry in _header(path).tensors:
+            if entry.name in stored:
+                raise SubjectError(f"{directory}: tensor {entry.name!r} is in {stored[entry.name][0].name} and {name}")
+            stored[entry.name] = (path, entry)
+    return Tensors(stored)
+
+
+def _header(path: Path) -> Header:
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            first = file.read(8)
+            end = header_end(first, size, what=str(path))
+            return parse_header(first + file.read(end - 8), size, what=str(path))
+    except OSError as problem:
+        raise SubjectError(f"{path} cannot be read: {problem.strerror}") from None
+
+
+def check_tensors(tensors: Tensors, expected: Mapping[str, tuple[int, ...]], where: Path) -> None:
+    """Exactly the expected tensors, each of its shape and of a float type. Raises SubjectError naming the first."""
+    for name in [*expected, *tensors.stored]:
+        if name not in tensors.stored:
+            raise SubjectError(f"{where}: tensor {name!r} is missing")
+        if name not in expected:
+            raise SubjectError(f"{where}: tensor {name!r} is unexpected")
+        entry = tensors.stored[name][1]
+        if entry.shape != expected[name]:
+            raise SubjectError(f"{where}: tensor {name!r} has shape {entry.shape}, expected {expected[name]}")
+        if entry.dtype not in DTYPES:
+            raise UnsupportedError(f"{where}: tensor {name!r}: dtype {entry.dtype} is not implemented by reference")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A tensor to be written: `blocks` yields its rows in order, in any float type."""
+
+    name: str
+    shape: tuple[int, ...]
+    blocks: Callable[[], Iterable[Tensor]]
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+
+def split_files(planned: Iterable[Planned], limit: int) -> list[list[Planned]]:
+    """Group tensors into files; a file is closed by the tensor that brings it to `limit` elements."""
+    files: list[list[Planned]] = [[]]
+    for tensor in planned:
+        if sum(each.elements for each in files[-1]) >= limit:
+            files.append([])
+        files[-1].append(tensor)
+    return files
+
+
+def write_tensors(path: Path, planned: Iterable[Planned], dtype: str) -> int:
+    """Write one safetensors file as a stream, header first; returns its bytes."""
+    planned = list(planned)
+    entries, at = [], 0
+    for tensor in planned:
+        size = tensor.elements * DTYPES[dtype].itemsize
+        entries.append(Entry(tensor.name, dtype, tensor.shape, at, at + size))
+        at += size
+    with path.open("wb") as file:
+        file.write(write_header(entries, {"format": "pt"}))
+        for tensor, entry in zip(planned, entries, strict=True):
+            begin = file.tell()
+            for block in tensor.blocks():
+                file.write(_bytes(_cast(block, DTYPES[dtype], tensor.name)))
+            if file.tell() - begin != entry.size:
+                raise AssertionError(f"{tensor.name}: wrote {file.tell() - begin} bytes, planned {entry.size}")
+        return file.tell()
+
+
+def _cast(block: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    cast = block.to(dtype)
+    if block.isfinite().all() and not cast.isfinite().all():
+        raise UnsupportedError(f"tensor {name!r} holds values that {dtype} cannot".replace("torch.", ""))
+    return cast.contiguous()
+
+
+def _bytes(block: Tensor) -> memoryview:
+    return block.flatten().view(torch.uint8).numpy().data
+
+
+@contextmanager
+def new_directory(target: Path) -> Iterator[Path]:
+    """A directory beside `target` that becomes `target` when the block ends well and vanishes otherwise."""
+    if target.exists():
+        raise RequestError(f"{target} exists; name a directory that does not")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{target.name}.part-", dir=target.parent))
+    except OSError as problem:
+        raise InfrastructureError(f"{target} cannot be made: {problem.strerror}") from None
+    try:
+        yield part
+        part.chmod(0o755)
+        part.rename(target)
+    except OSError as problem:
+        raise InfrastructureError(f"{target} cannot be written: {problem.strerror}") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -1,0 +1,195 @@
+"""The two kinds of checkpoint directory: Hugging Face's, and Fast-LLM's `fast_llm` format."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import yaml
+
+from ci.errors import InfrastructureError, SubjectError, UnsupportedError
+from ci.hub.strict_json import parse_object
+from ci.subjects.reference.checkpoint import (
+    Planned,
+    Tensors,
+    check_tensors,
+    open_tensors,
+    split_files,
+    write_tensors,
+)
+from ci.subjects.reference.config import Architecture
+from ci.subjects.reference.convert import HF_EMBEDDINGS, HF_HEAD, Parameter, parameters, weights_key
+from ci.subjects.reference.huggingface import read_config
+from ci.subjects.reference.metadata import read_base_model
+from ci.subjects.reference.metadata_write import write_base_model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+VERSION: Final = "0.4.0"
+"""Version of Fast-LLM whose format is written; Fast-LLM refuses a checkpoint newer than itself."""
+
+FILE_ELEMENTS: Final = 2**32
+"""Fast-LLM's parameters_per_file."""
+
+SHARD_BYTES: Final = 5 * 10**9
+INDEX: Final = "model.safetensors.index.json"
+SINGLE: Final = "model.safetensors"
+METADATA: Final = "metadata.yaml"
+OK: Final = "ok"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a directory holds: the architecture, its parameters, and the config.json it stems from ({}: unknown)."""
+
+    path: Path
+    architecture: Architecture
+    original: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Every Fast-LLM parameter, in execution order."""
+        return tuple(parameters(self.architecture))
+
+
+def read_huggingface(path: Path, checkpoint_format: str) -> Checkpoint:
+    """Read config.json. Raises SubjectError or UnsupportedError in one line."""
+    config = _json(path / "config.json")
+    return Checkpoint(path, read_config(config, checkpoint_format, where=f"{path.name}/config.json"), config)
+
+
+def open_huggingface(checkpoint: Checkpoint) -> Tensors:
+    """The tensors of a Hugging Face directory, checked to be exactly the architecture's."""
+    path = checkpoint.path
+    tensors = open_tensors(path, [SINGLE] if (path / SINGLE).is_file() else _indexed(path))
+    expected = {part.name: part.shape for p in checkpoint.parameters for part in p.parts}
+    stored = {name: at for name, at in tensors.stored.items() if not _is_rotary_buffer(name, checkpoint.architecture)}
+    if checkpoint.architecture.tied and HF_HEAD in stored:
+        _check_tied(tensors, path)
+        del stored[HF_HEAD]
+    tensors = Tensors(stored)
+    check_tensors(tensors, expected, path)
+    return tensors
+
+
+def _indexed(path: Path) -> set[str]:
+    if not (path / INDEX).is_file():
+        raise SubjectError(f"{path} holds neither {SINGLE} nor {INDEX}")
+    weight_map = _json(path / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise SubjectError(f"{path / INDEX}: weight_map must map tensors to files")
+    return {*weight_map.values()}
+
+
+def _is_rotary_buffer(name: str, architecture: Architecture) -> bool:
+    """A table of frequencies that old transformers saved with each layer, and that no version of it reads."""
+    layers = range(len(architecture.blocks))
+    return any(name == f"model.layers.{layer}.self_attn.rotary_emb.inv_freq" for layer in layers)
+
+
+def _check_tied(tensors: Tensors, path: Path) -> None:
+    """transformers drops a stored head where embeddings are tied and both are equal, and unties them otherwise."""
+    names = (HF_EMBEDDINGS, HF_HEAD)
+    if HF_EMBEDDINGS not in tensors.stored or tensors.shape(names[0]) != tensors.shape(names[1]):
+        raise SubjectError(f"{path}: tensor {HF_EMBEDDINGS!r} is missing or not of the shape of the tied {HF_HEAD!r}")
+    with tensors:
+        pairs = zip(*(tensors.blocks(name) for name in names), strict=True)
+        if not all(bool((embeddings == head).all()) for embeddings, head in pairs):
+            raise UnsupportedError(f"{path}: tie_word_embeddings is true, but {HF_HEAD!r} differs from the embeddings")
+
+
+def read_fast_llm(path: Path) -> Checkpoint:
+    """Read metadata.yaml of a finished `fast_llm` directory. Raises SubjectError or UnsupportedError in one line."""
+    tree = _metadata(path)
+    if tree.get("format") != "fast_llm" or tree.get("model") != "gpt":
+        raise UnsupportedError(f"{path / METADATA}: format {tree.get('format')!r} of model {tree.get('model')!r}")
+    config = tree.get("config")
+    base_model = config.get("base_model") if isinstance(config, dict) else None
+    architecture = read_base_model(base_model, where=f"{path.name}/{METADATA}")
+    extra = tree.get("metadata")
+    original = extra.get("huggingface_config") if isinstance(extra, dict) else None
+    return Checkpoint(path, architecture, original if isinstance(original, dict) else {})
+
+
+def open_fast_llm(checkpoint: Checkpoint) -> Tensors:
+    """The weights of a `fast_llm` directory, checked to be exactly the architecture's; optimizer state is let be."""
+    path = checkpoint.path
+    index = (_metadata(path).get("metadata") or {}).get("state_index")
+    if not isinstance(index, dict) or not index or not all(isinstance(name, str) for name in index.values()):
+        raise SubjectError(f"{path / METADATA}: metadata.state_index must map tensors to files")
+    stored = open_tensors(path, index.values()).stored
+    for name in stored:
+        if index.get(name) != stored[name][0].name:
+            raise SubjectError(
+                f"{path / METADATA}: state_index says {index.get(name)} for {name!r} in {stored[name][0].name}"
+            )
+    tensors = Tensors({name: at for name, at in stored.items() if name.endswith("/weights")})
+    check_tensors(tensors, {weights_key(p): p.shape for p in checkpoint.parameters}, path)
+    return tensors
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    if not (path / OK).is_file():
+        raise SubjectError(f"{path} is no finished checkpoint: it has no {OK!r} file")
+    try:
+        tree = yaml.safe_load((path / METADATA).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as problem:
+        raise SubjectError(f"{path / METADATA} cannot be read: {' '.join(str(problem).split())}"[:400]) from None
+    if not isinstance(tree, dict):
+        raise SubjectError(f"{path / METADATA} must be a mapping")
+    return tree
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return parse_object(path.read_bytes(), what=str(path))
+    except OSError as problem:
+        raise SubjectError(f"{path} cannot be read: {problem.strerror}") from None
+    except InfrastructureError as problem:
+        raise SubjectError(str(problem)) from None
+
+
+def write_fast_llm(path: Path, checkpoint: Checkpoint, planned: Iterable[Planned]) -> None:
+    """Fill the directory `path` in Fast-LLM's own layout: float32 weights, metadata.yaml, then the empty `ok`."""
+    index: dict[str, str] = {}
+    for number, file in enumerate(split_files(planned, FILE_ELEMENTS)):
+        name = f"model_{number}.safetensors"
+        write_tensors(path / name, file, "F32")
+        index |= {tensor.name: name for tensor in file}
+    tree = {
+        "config": {"type": "gpt", "base_model": write_base_model(checkpoint.architecture)},
+        "fast_llm_version": VERSION,
+        "format": "fast_llm",
+        "metadata": {"state_index": index, "huggingface_config": dict(checkpoint.original)},
+        "model": "gpt",
+        "shards": ["weights"],
+    }
+    (path / METADATA).write_text(yaml.safe_dump(tree), encoding="utf-8")
+    (path / OK).touch()
+
+
+def write_huggingface(path: Path, config: Mapping[str, Any], planned: Iterable[Planned], dtype: str) -> None:
+    """Fill the directory `path` as transformers lays it out: one file up to SHARD_BYTES, else shards and an index."""
+    files = split_files(planned, SHARD_BYTES // (4 if dtype == "F32" else 2))
+    if len(files) == 1:
+        write_tensors(path / SINGLE, files[0], dtype)
+    else:
+        _write_shards(path, files, dtype)
+    (path / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_shards(path: Path, files: list[list[Planned]], dtype: str) -> None:
+    weight_map: dict[str, str] = {}
+    size = 0
+    for number, file in enumerate(files, 1):
+        name = f"model-{number:05}-of-{len(files):05}.safetensors"
+        write_tensors(path / name, file, dtype)
+        size += sum(tensor.elements for tensor in file) * (4 if dtype == "F32" else 2)
+        weight_map |= {tensor.name: name for tensor in file}
+    index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
+    (path / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,62 @@
+"""Rotary position embeddings: the tables of each kind, and how a query or a key is turned.
+
+Tables are computed in float32 whatever the model's dtype, as transformers does: they are part of what the model is.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ci.subjects.reference.config import Llama3Rope, YarnRope
+
+if TYPE_CHECKING:
+    from ci.subjects.reference.config import Rope
+
+
+def tables(rope: Rope, head_dim: int, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """cos and sin (B, T, 1, head_dim / 2) in `dtype` for integer positions (B, T)."""
+    inverse, scale = frequencies(rope, head_dim)
+    angles = positions[..., None, None].float() * inverse.to(positions.device)
+    return (angles.cos() * scale).to(dtype), (angles.sin() * scale).to(dtype)
+
+
+def turned(tensor: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate (B, T, heads, head_dim): dimension i pairs with i + head_dim / 2, as in Llama's Hugging Face layout."""
+    first, second = tensor.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+def frequencies(rope: Rope, head_dim: int) -> tuple[Tensor, float]:
+    """Inverse frequencies (head_dim / 2) in float32 on the CPU, and the factor of cos and sin."""
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+    inverse = 1.0 / (rope.theta**exponents)
+    if isinstance(rope, Llama3Rope):
+        return _llama3(rope, inverse), 1.0
+    if isinstance(rope, YarnRope):
+        return _yarn(rope, inverse, head_dim), rope.attention_factor
+    return inverse, 1.0
+
+
+def _llama3(rope: Llama3Rope, inverse: Tensor) -> Tensor:
+    """Blend by how often a frequency turns within the original context: below low divided, above high kept."""
+    turns = rope.original_context_length * inverse / (2 * math.pi)
+    kept = (turns - rope.low_frequency_factor) / (rope.high_frequency_factor - rope.low_frequency_factor)
+    kept = kept.clamp(0, 1)
+    return (1 - kept) * inverse / rope.scale_factor + kept * inverse
+
+
+def _yarn(rope: YarnRope, inverse: Tensor, head_dim: int) -> Tensor:
+    """Blend by dimension: a ramp from the one that turns `beta_fast` times in the original context to `beta_slow`."""
+
+    def dimension(turns: float) -> float:
+        return head_dim * math.log(rope.original_context_length / (turns * 2 * math.pi)) / (2 * math.log(rope.theta))
+
+    low = max(math.floor(dimension(rope.beta_fast)), 0)
+    high = min(math.ceil(dimension(rope.beta_slow)), head_dim - 1)
+    width = (high - low) or 0.001  # transformers' guard against a ramp of no width
+    ramp = ((torch.arange(head_dim // 2, dtype=torch.float32) - low) / width).clamp(0, 1)
+    return inverse / rope.scale_factor * ramp + inverse * (1 - ramp)
