@@ -1,0 +1,253 @@
+"""The only HTTP to GitHub: one request with its retries, rate limits and pacing, and pages of them.
+
+githubkit signs, sends and tells rate limits apart; what is retried, for how long, and how failures read is decided
+here. Answers are read into narrow records of ours, so that a field GitHub adds or leaves empty breaks nothing.
+Limits: https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api and
+https://docs.github.com/en/rest/using-the-rest-api/best-practices-for-using-the-rest-api (a second between writes).
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import httpx
+from githubkit import GitHub
+from githubkit.exception import GitHubException, RateLimitExceeded, RequestFailed, RequestTimeout
+from githubkit.exception import RequestError as TransportError
+from githubkit.throttling import BaseThrottler
+
+from ci.errors import InfrastructureError, RequestError
+from ci.records import read_dict
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
+
+T = TypeVar("T")
+
+API_VERSION = "2022-11-28"
+READS = frozenset({"GET", "HEAD"})
+REPEATABLE = READS | {"PUT", "PATCH", "DELETE"}
+PASSING = frozenset({500, 502, 503, 504})
+PAGE = 100
+
+
+class NotFoundError(RequestError):
+    """GitHub says 404: it is not there, or the token may not know of it."""
+
+
+class ConflictError(RequestError):
+    """GitHub says 409 or 422 to a write that another writer was faster with."""
+
+
+@dataclass(frozen=True)
+class Api:
+    """Where and as whom: the API's address, the token, `owner/name`, and how patient to be (seconds)."""
+
+    repository: str
+    token: str = field(default="", repr=False)
+    url: str = "https://api.github.com"
+    tries: int = 4
+    longest_wait: float = 900.0
+    first_wait: float = 1.0
+    between_writes: float = 1.0
+    timeout: float = 30.0
+
+
+class Client:
+    """Requests to one repository. Raises InfrastructureError when GitHub fails, RequestError when it refuses."""
+
+    def __init__(
+        self,
+        api: Api,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.api = api
+        self._github = GitHub(
+            api.token or None,
+            base_url=api.url.rstrip("/") + "/",
+            timeout=api.timeout,
+            http_cache=False,
+            follow_redirects=False,
+            user_agent="hub-tests",
+            throttler=Pace(api.between_writes, sleep, clock),
+            auto_retry=False,
+            transport=transport,
+        )
+        self._patience = Patience(api)
+        self._sleep = sleep
+
+    def __enter__(self) -> Self:
+        self._github.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._github.__exit__(*error)
+
+    def get(self, kind: type[T], path: str, **params: str | int) -> T:
+        """One answer of `/repos/{repository}{path}` as a record."""
+        return read_dict(
+            kind, self.send("GET", path, params=params), what=f"GitHub's {path}", error=InfrastructureError
+        )
+
+    def pages(self, kind: type[T], path: str, *, key: str | None = None, **params: str | int) -> Iterator[T]:
+        """Every item of a listing; `key` names the list where the answer wraps it."""
+        for page in range(1, 1000):
+            answer = self.send("GET", path, params={**params, "per_page": PAGE, "page": page})
+            items = answer.get(key) if key and isinstance(answer, dict) else answer
+            if not isinstance(items, list):
+                raise InfrastructureError(f"GitHub's {path}: expected a list, got {type(items).__name__}")
+            for item in items:
+                yield read_dict(kind, item, what=f"GitHub's {path}", error=InfrastructureError)
+            if len(items) < PAGE:
+                return
+
+    def write(self, kind: type[T], method: str, path: str, body: Mapping[str, Any]) -> T:
+        """Send `body` and read the answer as a record."""
+        answer = self.send(method, path, body=body)
+        return read_dict(kind, answer, what=f"GitHub's {path}", error=InfrastructureError)
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str | int] | None = None,
+        body: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """One request and its retries; the answer's JSON, None for no content."""
+        return self.answer(method, path, params=params, body=body)[1]
+
+    def answer(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str | int] | None = None,
+        body: Mapping[str, Any] | None = None,
+    ) -> tuple[int, Any]:
+        """Like `send`, with the status: some of GitHub's answers differ only in it (200 had it, 201 made it)."""
+        url = f"/repos/{self.api.repository}{path}"
+        for attempt in range(self.api.tries + 1):
+            try:
+                response = self._github.request(
+                    method,
+                    url,
+                    params=dict(params or {}),
+                    json=dict(body) if body is not None else None,
+                    headers={"X-GitHub-Api-Version": API_VERSION},
+                )
+                return response.status_code, response.json() if response.content else None
+            except GitHubException as error:
+                wait = self._patience.wait(error, method, attempt)
+                if wait is None:
+                    raise _plain(error, method, url) from None
+                self._sleep(wait)
+            except ValueError as error:
+                raise InfrastructureError(f"GitHub's answer to {method} {url} cannot be read: {error}") from None
+        raise AssertionError("the last attempt raises")
+
+
+class Patience:
+    """Which failures are waited out, and for how long: rate limits as GitHub says, the rest with backoff and jitter."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    def wait(self, error: GitHubException, method: str, attempt: int) -> float | None:
+        """Seconds to wait before the next attempt, None to give up.
+
+        A request that makes something is repeated only where GitHub surely did not carry it out: a comment that is
+        made twice is worse than one that is found missing.
+        """
+        if attempt >= self._api.tries:
+            return None
+        if (limited := _rate_limit(error)) is not None:
+            return limited + random.uniform(0, 1) if limited <= self._api.longest_wait else None  # noqa: S311
+        backoff = self._api.first_wait * 2**attempt * random.uniform(0.5, 1.5)  # noqa: S311
+        return backoff if _passing(error, method) else None
+
+
+class Pace(BaseThrottler):  # type: ignore[misc]  # githubkit is not followed by mypy: it takes a minute
+    """At least `interval` seconds between two writes."""
+
+    def __init__(self, interval: float, sleep: Callable[[float], None], clock: Callable[[], float]) -> None:
+        self._interval = interval
+        self._sleep = sleep
+        self._clock = clock
+        self._last = float("-inf")
+
+    @contextmanager
+    def acquire(self, request: httpx.Request) -> Generator[None, Any, Any]:
+        """Wait until `request` may be sent."""
+        if request.method not in READS:
+            early = self._last + self._interval - self._clock()
+            if early > 0:
+                self._sleep(early)
+            self._last = self._clock()
+        yield
+
+    @asynccontextmanager
+    async def async_acquire(self, request: httpx.Request) -> AsyncGenerator[None, Any]:
+        """As `acquire`; the client sends nothing asynchronously, githubkit's protocol asks for both."""
+        with self.acquire(request):
+            yield
+
+
+def _rate_limit(error: GitHubException) -> float | None:
+    """Seconds that GitHub asks to wait, None where it is no rate limit."""
+    if isinstance(error, RateLimitExceeded):
+        return max(float(error.retry_after.total_seconds()), 0.0)
+    if isinstance(error, RequestFailed) and error.response.status_code in (403, 429):
+        return 60.0 if error.response.status_code == 429 or "rate limit" in _said(error).lower() else None
+    return None
+
+
+def _passing(error: GitHubException, method: str) -> bool:
+    if isinstance(error, RequestFailed):
+        return error.response.status_code in PASSING and method in REPEATABLE
+    if isinstance(error, TransportError):
+        return isinstance(error.exc, httpx.ConnectError | httpx.ConnectTimeout) or method in REPEATABLE
+    return False
+
+
+def _plain(error: GitHubException, method: str, url: str) -> Exception:
+    """One line for people: what was asked, what GitHub said, what to do."""
+    asked = f"GitHub: {method} {url}"
+    if (limited := _rate_limit(error)) is not None:
+        return InfrastructureError(f"{asked}: rate limit, free again in {limited:.0f} s: run again later")
+    if isinstance(error, RequestFailed):
+        return _refusal(error, asked)
+    if isinstance(error, RequestTimeout):
+        return InfrastructureError(f"{asked}: no answer in time: run again later")
+    cause = error.exc if isinstance(error, TransportError) else error
+    return InfrastructureError(f"{asked}: {type(cause).__name__}: {cause}: is the API reachable?")
+
+
+def _refusal(error: RequestFailed, asked: str) -> Exception:
+    status, said = error.response.status_code, _said(error)
+    if status == 404:
+        return NotFoundError(f"{asked}: not found, or the token may not see it")
+    if status in (409, 422):
+        return ConflictError(f"{asked}: {status}: {said}")
+    if status in (401, 403):
+        needed = error.response.headers.get("x-accepted-github-permissions", "")
+        hint = f": the token needs {needed}" if needed else ": look at the job's permissions"
+        return RequestError(f"{asked}: {status}: {said}{hint}")
+    kind = InfrastructureError if status >= 500 else RequestError
+    return kind(f"{asked}: {status}: {said}")
+
+
+def _said(error: RequestFailed) -> str:
+    try:
+        plain = error.response.json()
+    except ValueError:
+        return "no explanation"
+    message = plain.get("message", "") if isinstance(plain, dict) else ""
+    return " ".join(str(message).split())[:300] or "no explanation"

@@ -1,0 +1,195 @@
+"""Webhook payloads, as Actions writes them to `$GITHUB_EVENT_PATH`, into frozen records. The payload is hostile.
+
+Its shape is GitHub's (https://docs.github.com/en/webhooks/webhook-events-and-payloads); names, titles and bodies in
+it are anybody's text. A payload that lacks what is needed here is refused by the name of the missing key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from ci.errors import RequestError
+from ci.records import read_dict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+MAX_BYTES = 25 * 2**20
+"""GitHub caps a payload at 25 MB."""
+
+LOGIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,62})(?:\[bot\])?")
+REPOSITORY = re.compile(r"[A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}")
+EventName = Literal["issue_comment", "workflow_dispatch", "schedule"]
+
+
+@dataclass(frozen=True)
+class CommentEvent:
+    """Somebody wrote or changed a comment on an issue or a pull request."""
+
+    action: str
+    repository: str
+    default_branch: str
+    number: int
+    is_pull_request: bool
+    is_open: bool
+    comment_id: int
+    comment_url: str
+    body: str
+    login: str
+    user_type: str
+    author_association: str
+
+
+@dataclass(frozen=True)
+class DispatchEvent:
+    """Somebody started the workflow by hand or by the API; `inputs` are the words given."""
+
+    repository: str
+    default_branch: str
+    ref: str
+    login: str
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ScheduleEvent:
+    """The clock started the workflow, on the default branch."""
+
+    repository: str
+    default_branch: str
+    schedule: str
+
+
+Event = CommentEvent | DispatchEvent | ScheduleEvent
+
+
+def load_event(name: str, path: Path) -> Event:
+    """The event `name` recorded at `path`. Raises RequestError for another event or a payload without what it needs."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise RequestError(f"{path}: cannot read the event: {error.strerror}") from None
+    return parse_event(name, content, where=str(path))
+
+
+def parse_event(name: str, content: bytes, *, where: str = "event") -> Event:
+    """The event `name` from a payload's bytes."""
+    parsers: dict[str, Callable[[bytes, str], Event]] = {
+        "issue_comment": _comment,
+        "workflow_dispatch": _dispatch,
+        "schedule": _schedule,
+    }
+    if name not in parsers:
+        raise RequestError(f"event '{name}' starts nothing here, expected one of {', '.join(parsers)}")
+    if len(content) > MAX_BYTES:
+        raise RequestError(f"{where}: the payload is over {MAX_BYTES} bytes, more than GitHub sends")
+    return parsers[name](content, where)
+
+
+@dataclass(frozen=True)
+class _User:
+    login: str
+    type: str
+
+
+@dataclass(frozen=True)
+class _Repository:
+    full_name: str
+    default_branch: str
+
+
+@dataclass(frozen=True)
+class _Comment:
+    id: int
+    html_url: str
+    body: str
+    user: _User
+    author_association: str
+
+
+@dataclass(frozen=True)
+class _Issue:
+    number: int
+    state: str
+    pull_request: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class _CommentPayload:
+    action: str
+    repository: _Repository
+    issue: _Issue
+    comment: _Comment
+
+
+@dataclass(frozen=True)
+class _DispatchPayload:
+    repository: _Repository
+    ref: str
+    sender: _User
+    inputs: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class _SchedulePayload:
+    repository: _Repository
+    schedule: str = ""
+
+
+def _comment(content: bytes, where: str) -> CommentEvent:
+    payload = _read(_CommentPayload, content, where)
+    comment, issue = payload.comment, payload.issue
+    _well_formed(payload.repository, comment.user.login, where)
+    if issue.number < 1 or comment.id < 1:
+        raise RequestError(f"{where}: issue.number and comment.id must be positive")
+    return CommentEvent(
+        action=payload.action,
+        repository=payload.repository.full_name,
+        default_branch=payload.repository.default_branch,
+        number=issue.number,
+        is_pull_request=issue.pull_request is not None,
+        is_open=issue.state == "open",
+        comment_id=comment.id,
+        comment_url=comment.html_url,
+        body=comment.body,
+        login=comment.user.login,
+        user_type=comment.user.type,
+        author_association=comment.author_association,
+    )
+
+
+def _dispatch(content: bytes, where: str) -> DispatchEvent:
+    payload = _read(_DispatchPayload, content, where)
+    _well_formed(payload.repository, payload.sender.login, where)
+    repository = payload.repository
+    return DispatchEvent(
+        repository.full_name, repository.default_branch, payload.ref, payload.sender.login, dict(payload.inputs or {})
+    )
+
+
+def _schedule(content: bytes, where: str) -> ScheduleEvent:
+    payload = _read(_SchedulePayload, content, where)
+    _well_formed(payload.repository, None, where)
+    return ScheduleEvent(payload.repository.full_name, payload.repository.default_branch, payload.schedule)
+
+
+def _read(kind: Any, content: bytes, where: str) -> Any:
+    import json
+
+    try:
+        plain = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"{where}: the payload is not JSON: {error}") from None
+    return read_dict(kind, plain, what=where)
+
+
+def _well_formed(repository: _Repository, login: str | None, where: str) -> None:
+    if not REPOSITORY.fullmatch(repository.full_name):
+        raise RequestError(f"{where}: repository.full_name: {repository.full_name!r} is not owner/name")
+    if login is not None and not LOGIN.fullmatch(login):
+        raise RequestError(f"{where}: user.login: {login[:100]!r} is not a GitHub login")

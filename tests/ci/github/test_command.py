@@ -1,0 +1,111 @@
+"""The comment command: what counts as one, what it means, and that it survives anything."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from ci.errors import RequestError
+from ci.github.command import MAX_LAYERS, NAME, Command, parse
+
+SHA = "0123456789abcdef" * 2 + "01234567"
+
+selectors = st.one_of(
+    st.from_regex(r"@[a-z0-9][a-z0-9_-]{0,20}", fullmatch=True),
+    st.from_regex(r"[a-z0-9*?\[][a-z0-9_*?\[\]!-]{0,20}", fullmatch=True),
+).filter(lambda word: word not in ("help", "cancel"))
+runs = st.builds(
+    Command,
+    models=st.lists(selectors, max_size=5).map(tuple),
+    layers=st.one_of(st.none(), st.just("auto"), st.integers(1, MAX_LAYERS)),
+    sha=st.one_of(st.none(), st.from_regex(r"[0-9a-f]{40}", fullmatch=True)),
+    plan=st.booleans(),
+)
+
+
+@given(runs)
+def test_what_is_printed_is_read_back(command: Command) -> None:
+    assert parse(command.line()) == command
+
+
+@given(runs, st.sampled_from(["\n", "\r\n", "\n\n--sha nonsense\n@someone", "  \t\n/run-hub-tests cancel"]))
+def test_only_the_first_line_counts(command: Command, tail: str) -> None:
+    assert parse(command.line() + tail) == command
+
+
+@given(st.text())
+@example(NAME + " \u2014layers 3")
+@example(NAME + " --sha=" + "\uff11" * 40)
+@example(NAME + " --layers \u0661")
+def test_any_text_is_a_command_a_refusal_or_nothing(body: str) -> None:
+    for text in (body, f"{NAME} {body}"):
+        command = None
+        with contextlib.suppress(RequestError):
+            command = parse(text)
+        assert command is None or (text.startswith(NAME) and parse(command.line()) == command)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        " /run-hub-tests",
+        "/Run-Hub-Tests",
+        "/run-hub-testsx",
+        "/run-hub-tests\u00a0smollm2",
+        "> /run-hub-tests",
+        "please\n/run-hub-tests",
+        "`/run-hub-tests`",
+    ],
+)
+def test_not_a_command(body: str) -> None:
+    assert parse(body) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        ("", Command()),
+        ("help", Command("help")),
+        ("cancel", Command("cancel")),
+        ("mixtral @moe qwen2-*", Command(models=("mixtral", "@moe", "qwen2-*"))),
+        ("--layers 4 mixtral", Command(models=("mixtral",), layers=4)),
+        ("--layers=auto", Command(layers="auto")),
+        (f"--sha {SHA.upper()}", Command(sha=SHA)),
+        ("--failed --plan", Command(failed=True, plan=True)),
+    ],
+)
+def test_meaning(words: str, command: Command) -> None:
+    assert parse(f"{NAME} {words}") == command
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--layer 3", "Did you mean '--layers'?"),
+        ("--layers", "expected a number from 1 to 1000, or auto"),
+        ("--layers 0", "'--layers 0'"),
+        ("--layers two", "'--layers two'"),
+        ("--sha abc", "40 hexadecimal digits"),
+        ("--sha=main", "40 hexadecimal digits"),
+        ("--layers 1 --layers=2", "given twice"),
+        ("--plan=yes", "takes no value"),
+        ("--failed mixtral", "leave the models out"),
+        ("Mixtral", "names are lower-case"),
+        ("$(reboot)", "is no model name"),
+        ("mixtral; rm", "is no model name"),
+        ("../../etc", "is no model name"),
+        ("help me", "'help' stands alone"),
+        ("mixtral cancel", "'cancel' stands alone"),
+        ("\u2014plan", "U+2014"),
+        ("x" * 2000, "at most 2000 are read"),
+    ],
+)
+def test_refused_in_one_line(words: str, said: str) -> None:
+    with pytest.raises(RequestError, match=re.escape(said)) as refusal:
+        parse(f"{NAME} {words}")
+    assert "\n" not in str(refusal.value)
