@@ -22,10 +22,16 @@ class InfrastructureError(HubTestsError):
 
 
 class SubjectError(HubTestsError):
-    """The subject refused, crashed, hung or answered nonsense: a finding about it, exit code 1."""
+    """The subject refused, crashed, hung or answered nonsense: a finding about it, exit code 1.
+
+    `failure` says which, for machines: unsupported, error, crash, timeout, out_of_memory or protocol.
+    """
 
     exit_code = 1
+    failure = "error"
 
 
 class UnsupportedError(SubjectError):
     """The subject refuses a format, an architecture or a config value by name."""
+
+    failure = "unsupported"

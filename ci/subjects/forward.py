@@ -139,6 +139,12 @@ class Feed:
         return tensor.to(self.device, self.dtype)
 
 
+def by_score(experts: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """A routing (N, k) of expert ids and their scores, sorted by score, highest first; ties keep their order."""
+    scores, order = scores.sort(dim=-1, descending=True, stable=True)
+    return experts.gather(-1, order), scores
+
+
 @dataclass
 class Cost:
     """Seconds of wall time and, on CUDA, the peak of bytes allocated; filled when the measured block has ended."""

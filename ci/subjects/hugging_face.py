@@ -2,7 +2,7 @@
 
 Its variants are implementations that are all legitimate; what they differ by is the reference's own noise. The oracle
 is `dtype="float64"` with the default variant: eager attention over double weights (transformers keeps norms, softmax
-and RoPE in float32, so that it still has a floor near 3e-7).
+and RoPE in float32, so that it still has a floor near 3e-7), padded rows one by one.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class HuggingFace:
         UnsupportedError for a variant the model does not have; InfrastructureError when the device is out of memory.
         """
         inputs = read_inputs(Path(request.inputs)).to(request.device)
-        variant = self._variant(request)
+        variant = self._variant(request, padded=inputs.mask is not None)
         reused = self._is_loaded(request)
         with _one_line(request.checkpoint, "does not load"):
             loaded = self._load(request)
@@ -101,13 +101,20 @@ class HuggingFace:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=self.trust_remote_code)
 
-    def _variant(self, request: TraceRequest) -> dict[str, str]:
-        """Axis → name for every axis of the model: the request's, else the default."""
+    def _variant(self, request: TraceRequest, *, padded: bool) -> dict[str, str]:
+        """Axis → name for every axis of the model: the request's, else the default.
+
+        In float64 padded rows run alone unless asked otherwise: eager attention casts its mask's float64 minimum to
+        float32 before the softmax, where it is -inf, and a row of padding becomes NaN that spreads.
+        """
         known = self.variants(request.checkpoint)
         for axis, name in request.variant.items():
             if not any((v.axis, v.name) == (axis, name) for v in known):
                 raise UnsupportedError(f"Hugging Face, {request.checkpoint}: no variant {axis}={name} of this model")
-        return {v.axis: v.name for v in known if v.default} | dict(request.variant)
+        defaults = {v.axis: v.name for v in known if v.default}
+        if padded and request.dtype == "float64":
+            defaults["batch"] = "row_by_row"
+        return defaults | dict(request.variant)
 
     def _is_loaded(self, request: TraceRequest) -> bool:
         return self._loaded is not None and self._loaded.key == _key(request)

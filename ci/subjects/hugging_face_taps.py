@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ci.errors import UnsupportedError
-from ci.subjects.forward import Feed, Recorder
+from ci.subjects.forward import Feed, Recorder, by_score
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -126,8 +126,7 @@ class Taps:
         if not (isinstance(output, tuple) and len(output) == 3 and output[1].shape == output[2].shape):
             return
         logits, scores, experts = output
-        scores, order = scores.sort(dim=-1, descending=True, stable=True)
-        for name, tensor in zip(ROUTER, (logits, experts.gather(-1, order), scores), strict=True):
+        for name, tensor in zip(ROUTER, (logits, *by_score(experts, scores)), strict=True):
             self._put(name, tensor)
 
     def _dispatchers(self) -> Iterator[tuple[str, Any, Callable[..., None] | None]]:

@@ -80,4 +80,6 @@ def trace_request(checkpoint: Path, inputs: Path, output: Path, **rest: Any) -> 
 def relative_error(value: torch.Tensor, truth: torch.Tensor) -> float:
     """||value - truth|| / ||truth|| in float64."""
     truth = truth.double()
+    assert bool(truth.isfinite().all())
+    assert bool(value.isfinite().all())
     return float((value.double() - truth).norm() / truth.norm())

@@ -1,0 +1,159 @@
+"""Captures inside Fast-LLM's forward, one decoder block at a time.
+
+Fast-LLM's stages call a block's `forward` directly, so that module hooks never see it; each block's `forward` is
+wrapped on the instance instead. Inside, Fast-LLM hands every hidden state that matches `output_hidden_states` to a
+dictionary; for the length of a block it is given one that records at once and keeps nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ci.errors import UnsupportedError
+from ci.subjects.forward import Feed, Recorder, by_score
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+OURS = {
+    "norm_1": "norm_1",
+    "mixer.query": "mixer.query",
+    "mixer.key": "mixer.key",
+    "mixer.value": "mixer.value",
+    "mixer.context": "mixer.context",
+    "mixer_output": "mixer",  # with the bias, unlike `mixer`
+    "mixer_residual": "mixer_residual",
+    "norm_2": "norm_2",
+    "mlp.router_top_experts": "mlp.router_top_experts",
+    "mlp.router_scores": "mlp.router_scores",
+    "mlp": "mlp",
+}
+"""Fast-LLM's name of a hidden state in a block → the trace's; `Router logits` trips over its own shape check."""
+
+
+@dataclass
+class Taps:
+    """What is recorded in one forward of `model`, a HuggingfaceGPTModelForCausalLM."""
+
+    model: Any
+    recorder: Recorder
+    everything: bool
+    feed: Feed | None = None
+    _routing: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def blocks(self) -> list[Any]:
+        """The decoder's blocks (Fast-LLM's sequence cannot be sliced)."""
+        return list(self.model.fast_llm_base_model.decoder)
+
+    def patterns(self) -> list[str]:
+        """Regular expressions for `output_hidden_states`: the final norm and, for everything, OURS in each block."""
+        final = re.escape(self.model.fast_llm_base_model.head.final_norm.module_name) + "$"
+        if not self.everything:
+            return [final]
+        names = "|".join(map(re.escape, OURS))
+        return [final, *(rf"{re.escape(block.module_name)}\.(?:{names})$" for block in self.blocks)]
+
+    def expected(self) -> tuple[str, ...]:
+        """Every name that a capture of everything should hold, in execution order."""
+        return tuple(f"decoder.{i}.{name}" for i, block in enumerate(self.blocks) for name in _operations(block))
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Blocks wrapped for the length of the context, as before whatever happens."""
+        with ExitStack() as stack:
+            for index, block in enumerate(self.blocks):
+                stack.enter_context(self._wrapped(index, block))
+                router = getattr(routed(block), "router", None)
+                if self.everything and router is not None:
+                    stack.callback(router.register_forward_hook(self._on_router(index)).remove)
+            yield
+
+    @contextmanager
+    def _wrapped(self, index: int, block: Any) -> Iterator[None]:
+        forward = block.forward
+        block.forward = self._recorded(index, block, forward)
+        try:
+            yield
+        finally:
+            del block.forward
+
+    def _recorded(self, index: int, block: Any, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def run(input_: Tensor, kwargs: dict[str, Any], *args: Any, **rest: Any) -> Tensor:
+            if index == 0:
+                self.recorder.put("embeddings", input_)
+                self.recorder.flush()
+                input_ = self._fed(0, input_)
+            sink = _Sink(lambda name, tensor: self._put(index, name.removeprefix(f"{block.module_name}."), tensor))
+            output = forward(input_, {**kwargs, "hidden_states": sink}, *args, **rest)
+            if output.ndim != input_.ndim:
+                raise UnsupportedError("Fast-LLM: tracing a model with several prediction heads is not supported")
+            self.recorder.put(f"decoder.{index}", output)
+            self.recorder.flush()
+            return self._fed(index + 1, output)
+
+        return run
+
+    def _fed(self, block: int, tensor: Tensor) -> Tensor:
+        return tensor if self.feed is None else self.feed.into(block).reshape(tensor.shape).to(tensor.dtype)
+
+    def _put(self, index: int, name: str, tensor: Tensor) -> None:
+        ours = OURS.get(name)
+        if ours is None:
+            return
+        if not name.startswith("mlp.router"):
+            self.recorder.put(f"decoder.{index}.{ours}", tensor)
+            return
+        self._routing[ours] = tensor
+        if len(self._routing) == 2:
+            experts, scores = by_score(self._routing["mlp.router_top_experts"], self._routing["mlp.router_scores"])
+            self.recorder.put(f"decoder.{index}.mlp.router_top_experts", experts)
+            self.recorder.put(f"decoder.{index}.mlp.router_scores", scores)
+            self._routing.clear()
+
+    def _on_router(self, index: int) -> Callable[..., None]:
+        def hook(_: Any, __: Any, logits: Tensor) -> None:
+            self.recorder.put(f"decoder.{index}.mlp.router_logits", logits)
+
+        return hook
+
+
+class _Sink(dict[str, Any]):
+    """Takes the place of Fast-LLM's dictionary of hidden states, name → (meta, tensor), and keeps nothing."""
+
+    def __init__(self, put: Callable[[str, Tensor], None]) -> None:
+        super().__init__()
+        self._put = put
+
+    def __setitem__(self, name: str, value: tuple[Any, Tensor]) -> None:
+        self._put(name, value[1])
+
+
+def routed(block: Any) -> Any:
+    """The block's mixture of experts (beside a dense MLP or not), None where it has none."""
+    mlp = getattr(block.mlp, "routed", block.mlp)
+    return mlp if hasattr(mlp, "_mlp_forward") else None
+
+
+def implementations(blocks: list[Any]) -> dict[str, str]:
+    """Axis → what the blocks run, as Fast-LLM resolved it; several are joined by `+`."""
+    mixers = [block.mixer for block in blocks]
+    experts = [routed(block) for block in blocks]
+    found = {
+        "attention": {str(mixer._implementation) for mixer in mixers if hasattr(mixer, "_implementation")},
+        "moe": {mlp._mlp_forward.__name__.removeprefix("_forward_") for mlp in experts if mlp is not None},
+    }
+    return {axis: "+".join(sorted(names)) for axis, names in found.items() if names}
+
+
+def _operations(block: Any) -> tuple[str, ...]:
+    """The trace's names in a block; those of the router only where there is one, its logits first."""
+    plain = tuple(name for name in OURS.values() if not name.startswith("mlp.router"))
+    if routed(block) is None:
+        return plain
+    return (*plain[:-1], "mlp.router_logits", "mlp.router_top_experts", "mlp.router_scores", plain[-1])
