@@ -11,6 +11,7 @@ import shutil
 import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,9 @@ from ci.subjects.provenance import commit_of, libraries, python_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from ci.subjects.forward import Feed, Inputs
+    from ci.subjects.rows import Rows
 
 LIBRARIES = ("torch", "transformers", "safetensors", "triton", "flash-attn", "numpy")
 
@@ -92,44 +96,75 @@ class FastLLMSubject:
 def _trace(request: TraceRequest) -> TraceResult:
     import torch
 
-    from ci.subjects.fast_llm_trace import Taps, implementations
-    from ci.subjects.forward import DTYPES, Feed, Recorder, measured, read_inputs
-    from ci.subjects.tracefile import TraceReader, TraceWriter
+    from ci.subjects.fast_llm_trace import ALL, ROTATED
+    from ci.subjects.forward import DTYPES, Feed, measured, read_inputs
+    from ci.subjects.rows import each_row
+    from ci.subjects.tracefile import TraceReader
 
-    inputs = read_inputs(Path(request.inputs))
+    inputs = read_inputs(Path(request.inputs)).to(request.device)
     with measured(request.device) as loading:
         model = _load(request)
     vocabulary = model.config.fast_llm_config.base_model.embeddings.vocab_size
     if int(inputs.ids.max()) >= vocabulary:
         raise RequestError(f"input_ids hold {int(inputs.ids.max())}, the model's vocabulary ends at {vocabulary - 1}")
-    dtype = DTYPES[request.dtype]
-    feed = Feed(TraceReader(Path(request.feed)), dtype, request.device) if request.feed else None
-    recorder = Recorder(writer := TraceWriter(Path(request.output)), inputs, dtype)
-    taps = Taps(model, recorder, everything=request.capture == "all", feed=feed)
-    on_device = inputs.to(request.device)
-    with measured(request.device) as cost, taps.attached(), torch.inference_mode():
-        output = model(
-            on_device.ids,
-            attention_mask=on_device.mask,
-            use_cache=False,
-            output_hidden_states=taps.patterns(),
-            return_dict=True,
+    feed = Feed(TraceReader(Path(request.feed)), DTYPES[request.dtype], request.device) if request.feed else None
+    run = _Run(model, request, loading.seconds)
+    with torch.inference_mode():
+        if request.capture == "blocks":
+            return run.forward(Path(request.output), inputs, feed)
+        if len(inputs.ids) == 1 and inputs.mask is None:
+            return run.forward(Path(request.output), inputs, feed, frozenset(ALL))
+        with each_row(Path(request.output), inputs, feed, partial(run.forward, operations=ROTATED)) as rows:
+            return run.forward(Path(request.output), inputs, feed, frozenset(ALL), rows)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A loaded model and the request it was loaded for."""
+
+    model: Any
+    request: TraceRequest
+    load_seconds: float
+
+    def forward(
+        self,
+        output: Path,
+        inputs: Inputs,
+        feed: Feed | None,
+        operations: frozenset[str] = frozenset(),
+        rotated: Rows | None = None,
+    ) -> TraceResult:
+        """One forward of `inputs` as the trace `output`."""
+        from ci.subjects.fast_llm_trace import Taps, implementations
+        from ci.subjects.forward import DTYPES, Recorder, measured
+        from ci.subjects.tracefile import TraceWriter
+
+        request = self.request
+        recorder = Recorder(writer := TraceWriter(output), inputs, DTYPES[request.dtype])
+        taps = Taps(self.model, recorder, operations, feed, rotated)
+        with measured(request.device) as cost, taps.attached():
+            answer = self.model(
+                inputs.ids,
+                attention_mask=inputs.mask,
+                use_cache=False,
+                output_hidden_states=taps.patterns(),
+                return_dict=True,
+            )
+        seconds = cost.seconds - recorder.seconds
+        (final_norm,) = answer.hidden_states.values()
+        recorder.put("final_norm", final_norm)
+        recorder.put("logits", answer.logits)
+        recorder.flush()
+        missing = set(taps.expected()) - set(recorder.written)
+        return writer.finish(
+            ran={**implementations(taps.blocks), "compile": compiler_of(request)},
+            dtype=request.dtype,
+            device=request.device,
+            seconds=seconds,
+            load_seconds=self.load_seconds,
+            peak_device_bytes=cost.peak_device_bytes,
+            not_captured=tuple(name for name in taps.expected() if name in missing),
         )
-    seconds = cost.seconds - recorder.seconds
-    (final_norm,) = output.hidden_states.values()
-    recorder.put("final_norm", final_norm)
-    recorder.put("logits", output.logits)
-    recorder.flush()
-    missing = set(taps.expected()) - set(recorder.written) if taps.everything else ()
-    return writer.finish(
-        ran={**implementations(taps.blocks), "compile": compiler_of(request)},
-        dtype=request.dtype,
-        device=request.device,
-        seconds=seconds,
-        load_seconds=loading.seconds,
-        peak_device_bytes=cost.peak_device_bytes,
-        not_captured=tuple(name for name in taps.expected() if name in missing),
-    )
 
 
 def _load(request: TraceRequest) -> Any:

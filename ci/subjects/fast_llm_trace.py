@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ci.errors import UnsupportedError
 from ci.subjects.forward import Feed, Recorder, by_score
+from ci.subjects.rows import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,15 +36,27 @@ OURS = {
 }
 """Fast-LLM's name of a hidden state in a block → the trace's; `Router logits` trips over its own shape check."""
 
+ALL = (*list(OURS.values())[:-3], "mlp.router_logits", *list(OURS.values())[-3:])
+"""The trace's names in a block, in execution order."""
+
+ROTATED = frozenset({"mixer.query", "mixer.key"})
+"""Fast-LLM packs a batch into one sequence and rotates by the position in it (attention only sees differences of
+positions); by the position in the row, as the trace has them, when a row runs alone."""
+
 
 @dataclass
 class Taps:
-    """What is recorded in one forward of `model`, a HuggingfaceGPTModelForCausalLM."""
+    """What is recorded in one forward of `model`, a HuggingfaceGPTModelForCausalLM.
+
+    `operations` are the names recorded in each block besides its output; where `rotated` holds traces of the rows
+    alone, ROTATED comes from there.
+    """
 
     model: Any
     recorder: Recorder
-    everything: bool
+    operations: frozenset[str] = frozenset()
     feed: Feed | None = None
+    rotated: Rows | None = None
     _routing: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -52,16 +65,21 @@ class Taps:
         return list(self.model.fast_llm_base_model.decoder)
 
     def patterns(self) -> list[str]:
-        """Regular expressions for `output_hidden_states`: the final norm and, for everything, OURS in each block."""
+        """Regular expressions for `output_hidden_states`: the final norm, and the operations in each block."""
         final = re.escape(self.model.fast_llm_base_model.head.final_norm.module_name) + "$"
-        if not self.everything:
+        names = "|".join(re.escape(theirs) for theirs, ours in OURS.items() if ours in self.operations)
+        if not names:
             return [final]
-        names = "|".join(map(re.escape, OURS))
         return [final, *(rf"{re.escape(block.module_name)}\.(?:{names})$" for block in self.blocks)]
 
     def expected(self) -> tuple[str, ...]:
-        """Every name that a capture of everything should hold, in execution order."""
-        return tuple(f"decoder.{i}.{name}" for i, block in enumerate(self.blocks) for name in _operations(block))
+        """Every operation that the trace should hold, in execution order."""
+        return tuple(
+            f"decoder.{index}.{name}"
+            for index, block in enumerate(self.blocks)
+            for name in operations_of(block)
+            if name in self.operations
+        )
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -70,7 +88,7 @@ class Taps:
             for index, block in enumerate(self.blocks):
                 stack.enter_context(self._wrapped(index, block))
                 router = getattr(routed(block), "router", None)
-                if self.everything and router is not None:
+                if "mlp.router_logits" in self.operations and router is not None:
                     stack.callback(router.register_forward_hook(self._on_router(index)).remove)
             yield
 
@@ -107,7 +125,8 @@ class Taps:
         if ours is None:
             return
         if not name.startswith("mlp.router"):
-            self.recorder.put(f"decoder.{index}.{ours}", tensor)
+            full = f"decoder.{index}.{ours}"
+            self.recorder.put(full, self.rotated.stacked(full) if self.rotated and ours in ROTATED else tensor)
             return
         self._routing[ours] = tensor
         if len(self._routing) == 2:
@@ -151,9 +170,6 @@ def implementations(blocks: list[Any]) -> dict[str, str]:
     return {axis: "+".join(sorted(names)) for axis, names in found.items() if names}
 
 
-def _operations(block: Any) -> tuple[str, ...]:
+def operations_of(block: Any) -> tuple[str, ...]:
     """The trace's names in a block; those of the router only where there is one, its logits first."""
-    plain = tuple(name for name in OURS.values() if not name.startswith("mlp.router"))
-    if routed(block) is None:
-        return plain
-    return (*plain[:-1], "mlp.router_logits", "mlp.router_top_experts", "mlp.router_scores", plain[-1])
+    return tuple(name for name in ALL if routed(block) is not None or not name.startswith("mlp.router"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -137,6 +137,10 @@ class Feed:
         if self.row is not None:
             tensor = tensor[self.row : self.row + 1, self.padding :]
         return tensor.to(self.device, self.dtype)
+
+    def of_row(self, row: int, padding: int) -> Feed:
+        """The same for one row of the batch alone, without its padding."""
+        return replace(self, row=row, padding=padding)
 
 
 def by_score(experts: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:

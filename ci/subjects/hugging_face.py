@@ -7,8 +7,6 @@ and RoPE in float32, so that it still has a floor near 3e-7), padded rows one by
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +18,6 @@ from ci.errors import HubTestsError, InfrastructureError, RequestError, SubjectE
 from ci.subjects.base import TraceRequest, TraceResult, Variant
 from ci.subjects.forward import (
     DTYPES,
-    Cost,
     Feed,
     Inputs,
     Recorder,
@@ -30,6 +27,7 @@ from ci.subjects.forward import (
     read_inputs,
 )
 from ci.subjects.hugging_face_taps import Taps, has_experts
+from ci.subjects.rows import each_row
 from ci.subjects.tracefile import TraceReader, TraceWriter
 
 if TYPE_CHECKING:
@@ -183,74 +181,36 @@ def _trace(
     recorder.put("logits", logits)
     recorder.flush()
     missing = set(taps.expected()) - set(recorder.written) if taps.everything else ()
-    return _finish(
-        writer,
-        request,
+    return writer.finish(
         ran={**taps.ran, "batch": "together"},
-        cost=Cost(seconds, cost.peak_device_bytes),
+        dtype=request.dtype,
+        device=request.device,
+        seconds=seconds,
         load_seconds=load_seconds,
+        peak_device_bytes=cost.peak_device_bytes,
         not_captured=tuple(name for name in taps.expected() if name in missing),
     )
 
 
-def _finish(
-    writer: TraceWriter,
-    request: TraceRequest,
-    *,
-    ran: dict[str, str],
-    cost: Cost,
-    load_seconds: float,
-    not_captured: tuple[str, ...],
-) -> TraceResult:
+def _trace_rows(model: Any, request: TraceRequest, inputs: Inputs, load_seconds: float) -> TraceResult:
+    """Each row alone and unpadded; then the rows together, scope by scope."""
+
+    def trace_row(output: Path, row: Inputs, feed: Feed | None) -> TraceResult:
+        return _trace(model, replace(request, output=str(output)), row, feed)
+
+    with each_row(Path(request.output), inputs, _feed(request), trace_row) as rows:
+        writer = TraceWriter(Path(request.output))
+        for scope, names in rows.results[0].names.items():
+            writer.scope(scope, {name: rows.stacked(name) for name in names})
     return writer.finish(
-        ran=ran,
+        ran={**rows.results[0].ran, "batch": "row_by_row"},
         dtype=request.dtype,
         device=request.device,
-        seconds=cost.seconds,
+        seconds=sum(result.seconds for result in rows.results),
         load_seconds=load_seconds,
-        peak_device_bytes=cost.peak_device_bytes,
-        not_captured=not_captured,
+        peak_device_bytes=max(result.peak_device_bytes for result in rows.results),
+        not_captured=rows.results[0].not_captured,
     )
-
-
-def _trace_rows(model: Any, request: TraceRequest, inputs: Inputs, load_seconds: float) -> TraceResult:
-    """Each row alone and unpadded, in a trace of its own beside the output; then the rows together, scope by scope."""
-    output, feed = Path(request.output), _feed(request)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    rows = Path(tempfile.mkdtemp(prefix=f"{output.name}.rows.", dir=output.parent))
-    try:
-        for row in range(len(inputs.ids)):
-            of_row = replace(request, output=str(rows / str(row)))
-            row_feed = feed and replace(feed, row=row, padding=inputs.padding(row))
-            _trace(model, of_row, inputs.row(row), row_feed)
-        readers = [TraceReader(rows / str(row)) for row in range(len(inputs.ids))]
-        return _put_together(request, inputs, readers, load_seconds)
-    finally:
-        shutil.rmtree(rows)
-
-
-def _put_together(request: TraceRequest, inputs: Inputs, rows: list[TraceReader], load_seconds: float) -> TraceResult:
-    writer = TraceWriter(Path(request.output))
-    for scope in rows[0].scopes:
-        writer.scope(scope, {name: _stacked(name, rows, inputs) for name in rows[0].names(scope)})
-    results = [row.result for row in rows]
-    return _finish(
-        writer,
-        request,
-        ran={**results[0].ran, "batch": "row_by_row"},
-        cost=Cost(sum(r.seconds for r in results), max(r.peak_device_bytes for r in results)),
-        load_seconds=load_seconds,
-        not_captured=results[0].not_captured,
-    )
-
-
-def _stacked(name: str, rows: list[TraceReader], inputs: Inputs) -> torch.Tensor:
-    """(B, T, …) from B rows (1, T - padding, …), zeros where the padding was."""
-    first = rows[0].tensor(name)
-    stacked = first.new_zeros(len(rows), inputs.ids.shape[1], *first.shape[2:])
-    for index, row in enumerate(rows):
-        stacked[index, inputs.padding(index) :] = row.tensor(name)[0]
-    return stacked
 
 
 @contextmanager
