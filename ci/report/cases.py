@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -34,10 +35,10 @@ def judge_case(entry: PlanEntry, case: Case, *, failed: AbstractSet[str]) -> Cas
         seconds=case.seconds,
         planned=case.name in entry.tests,
         evidence=evidence,
-        used=_used(evidence),
     )
     if case.outcome == "skipped":
         return _skipped(entry, case, base, failed=failed)
+    base = replace(base, used=_used(evidence))
     if case.outcome == "passed" and not forged and not _disowned(evidence):
         return base
     kind = classify(case, evidence)
@@ -68,6 +69,8 @@ def step_of(test: str) -> str:
 
 def _red(entry: PlanEntry, case: CaseResult, kind: FailureClass, sentence: str) -> CaseResult:
     sentence = one_line(sentence, _HEADLINE) or "failed without a message"
+    evidence = case.evidence
+    located = f"{evidence.half} {evidence.operation}" if evidence and evidence.operation else ""
     names = (entry.model.model_id, entry.name, case.name)
     return replace(
         case,
@@ -75,7 +78,7 @@ def _red(entry: PlanEntry, case: CaseResult, kind: FailureClass, sentence: str) 
         failure_class=kind,
         infrastructure=is_infrastructure(kind),
         headline=sentence,
-        fingerprint=fingerprint(kind, sentence, names=names),
+        fingerprint=fingerprint(kind, located or sentence, names=names),
     )
 
 
@@ -126,7 +129,9 @@ def _sentence(case: Case, evidence: Evidence | None) -> str:
 
 
 def _used(evidence: Evidence | None) -> float | None:
+    """The largest share of a tolerance used. A bit-exact comparison that held has used nothing of its limit of 0."""
     if evidence is None:
         return None
     measures = evidence.measures or ((evidence.worst,) if evidence.worst else ())
-    return max((measure.used for measure in measures), default=None)
+    shares = [0.0 if measure.passed and not measure.limit else measure.used for measure in measures]
+    return max((math.inf if math.isnan(share) else share for share in shares), default=None)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from ci.report import words
 from ci.report.escape import cell, clip, code, fence, html, text
 from ci.report.fit import Block, characters, fit, room
 from ci.report.limits import COMMENT_CHARS
+from ci.report.links import link
 from ci.report.reproduce import reproduce
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from ci.report.outcome import CaseResult, Cause, EntryResult, Results
 
-_URL = re.compile(r"https://[A-Za-z0-9.-]+(?::\d+)?(?:/[A-Za-z0-9._~/#?=&%-]*)?")
 _CAUSES_IN_FULL = 40
 _ICON_MARKED = {"new": "🆕 ", "known": "", "different": "🔀 ", "fixed": "🎉 "}
 
@@ -48,7 +47,7 @@ def _facts(results: Results) -> str:
     facts = [
         f"{code(request.subject)}{' at ' + at if at else ''}",
         f"{totals.passed} of {words.count(totals.tests, 'test')} passed",
-        *(f"{n} {label}" for n, label in _counts(results) if n),
+        *(f"{n} {label}" for n, label in words.counts(totals) if n),
         words.duration(totals.seconds),
         link("run", request.run_url),
     ]
@@ -57,22 +56,6 @@ def _facts(results: Results) -> str:
         lines.append(f"Against {code(results.baseline[:12])} on main: **{blame}**")
     lines += [f"> {text(note, 400)}" for note in results.notes[:10]]
     return "\n\n".join(lines)
-
-
-def _counts(results: Results) -> list[tuple[int, str]]:
-    t = results.totals
-    return [
-        (t.failed, "failed"),
-        (t.missing, "missing"),
-        (t.consequence, "skipped because of a failure"),
-        (t.did_not_run, "did not run"),
-        (t.flaky, "passed only on a later attempt"),
-    ]
-
-
-def link(label: str, url: str) -> str:
-    """A Markdown link to an address of the platform itself, the bare label where it does not look like one."""
-    return f"[{label}]({url})" if _URL.fullmatch(url) else ""
 
 
 def _causes_in_full(results: Results) -> list[Block]:
@@ -169,7 +152,7 @@ def _models_table(entries: Sequence[EntryResult]) -> str:
 
 
 def _used(entry: EntryResult) -> str:
-    closest = max((case for case in entry.cases if case.used is not None), key=lambda c: c.used or 0.0, default=None)
+    closest = words.closest(entry)
     if closest is None:
         return "-"
     was = f", was {words.share(closest.used_before)}" if closest.used_before is not None else ""

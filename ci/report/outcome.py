@@ -114,6 +114,7 @@ class Cause:
     title: str
     cases: tuple[tuple[str, str], ...]
     infrastructure: bool = False
+    planned: bool = True
     change: Change | None = None
 
     @property

@@ -91,10 +91,10 @@ def group_causes(entries: Sequence[EntryResult]) -> tuple[Cause, ...]:
     return tuple(sorted(causes, key=_weight))
 
 
-def _weight(cause: Cause) -> tuple[bool, bool, bool, int, int]:
+def _weight(cause: Cause) -> tuple[int, ...]:
     """Sort key: what says most about this change comes first."""
-    silent = cause.failure_class == "missing_result"
-    return cause.infrastructure, cause.change == "known", silent, -len(cause.models), -len(cause.cases)
+    vague = (cause.infrastructure, cause.change == "known", not cause.planned, cause.failure_class == "missing_result")
+    return (*vague, -len(cause.models), -len(cause.cases))
 
 
 def _cause(key: str, members: list[tuple[EntryResult, CaseResult]]) -> Cause:
@@ -106,6 +106,7 @@ def _cause(key: str, members: list[tuple[EntryResult, CaseResult]]) -> Cause:
         title=first.headline,
         cases=tuple((entry.name, case.name) for entry, case in members),
         infrastructure=first.infrastructure,
+        planned=any(case.planned for _, case in members),
         change=next((change for change in ("new", "different", "known") if change in changes), None),
     )
 

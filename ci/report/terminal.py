@@ -56,10 +56,10 @@ def _table(results: Results) -> Table:
 
 
 def _row(entry: EntryResult, case: CaseResult, *, first: bool) -> list[Text]:
-    worst = case.evidence.worst if case.evidence else None
+    worst = case.evidence.worst if case.evidence and case.used is not None else None
     return [
         Text(entry.name if first else "", "bold"),
-        Text(_short(case.name, entry.name)),
+        Text(words.short(case.name, entry.name)),
         Text(_outcome(case), "yellow" if case.infrastructure else STYLES[case.outcome]),
         Text(f"{one_line(worst.tensor, 80)} ({one_line(worst.dtype, 16)})" if worst else ""),
         Text(words.share(case.used) if case.used is not None else ""),
@@ -73,13 +73,6 @@ def _outcome(case: CaseResult) -> str:
     if case.outcome == "consequence":
         return "skipped"
     return "passed on retry" if case.outcome == "passed" and case.earlier else words.OUTCOMES[case.outcome]
-
-
-def _short(test: str, entry: str) -> str:
-    """`test_moe_implementation[dropless-mixtral]` → `moe_implementation dropless`: the model has its own column."""
-    step, _, parameter = test.removeprefix("test_").partition("[")
-    variant = parameter.removesuffix("]").removesuffix(entry).removesuffix("-")
-    return f"{step} {variant}".rstrip()
 
 
 def _failure(results: Results, number: int, cause: Cause) -> Group:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ci.evidence import Measure
-    from ci.report.outcome import CaseResult, Cause, Results
+    from ci.report.outcome import CaseResult, Cause, EntryResult, Results, Totals
 
 ICONS = {"passed": "✅", "failed": "❌", "neutral": "⚠️"}
 OUTCOMES = {
@@ -18,6 +18,9 @@ OUTCOMES = {
     "missing": "missing",
 }
 OUTCOME_ICONS = {"passed": "✅", "failed": "❌", "did_not_run": "⚪", "consequence": "⏭️", "missing": "❓"}
+SIGNS = {"passed": "✓", "failed": "✗", "neutral": "!", "did_not_run": "○", "consequence": "↷", "missing": "?"}
+"""The same without emoji, for pages that must look alike with any font."""
+
 CLASSES = {
     "numeric_mismatch": "numeric mismatch",
     "non_finite": "not finite",
@@ -80,6 +83,23 @@ def blame(results: Results) -> str:
     return " · ".join(parts) or "nothing changed"
 
 
+def counts(totals: Totals) -> list[tuple[int, str]]:
+    """How many tests did something else than pass, and what."""
+    return [
+        (totals.failed, "failed"),
+        (totals.missing, "missing"),
+        (totals.consequence, "skipped because of a failure"),
+        (totals.did_not_run, "did not run"),
+        (totals.flaky, "passed only on a later attempt"),
+    ]
+
+
+def closest(entry: EntryResult) -> CaseResult | None:
+    """The test of an entry that used most of its tolerance; None where nothing was measured."""
+    measured = [case for case in entry.cases if case.used is not None]
+    return max(measured, key=lambda case: case.used or 0.0, default=None)
+
+
 def change(case: CaseResult | Cause, *, last_good: str = "", streak: int = 0) -> str:
     """`new, last good 1a2b3c4` or `already failing on main for 3 nights, last good 1a2b3c4`."""
     if case.change is None:
@@ -113,26 +133,35 @@ def share(used: float | None) -> str:
     return f"{used * 100:.0f} %" if used >= 0.01 else "<1 %"
 
 
+def short(test: str, entry: str) -> str:
+    """`test_moe_implementation[dropless-mixtral]` → `moe_implementation dropless`, where the model is known anyway."""
+    step, _, parameter = test.removeprefix("test_").partition("[")
+    variant = parameter.removesuffix("]").removesuffix(entry).removesuffix("-")
+    return f"{step} {variant}".rstrip()
+
+
 def margin(used: float | None, before: float | None) -> str:
-    """`used 10 % of the tolerance, was 4 %`."""
+    """`used 10 % of the tolerance, was 4 %`, or `4,000 x the tolerance`."""
+    if used is None:
+        return ""
     was = f", was {share(before)}" if before is not None else ""
-    return f"used {share(used)} of the tolerance{was}" if used is not None else ""
+    return f"{share(used)} the tolerance{was}" if used >= 10 else f"used {share(used)} of the tolerance{was}"
 
 
 def number(value: float | str | None) -> str:
     """A measured value: short, and as text where it is not a number."""
-    return f"{value:.4g}" if isinstance(value, int | float) else str(value)
+    return f"{value:.6g}" if isinstance(value, int | float) else str(value)
 
 
 def worst(measure: Measure) -> str:
-    """`float32 [2, 32]: error 3.1e-01, 4,000 x the limit 7.8e-05; at [0, 3] expected 0.12, got -0.4`."""
+    """`float32 (2, 32): error 3.1e-01, limit 7.8e-05, floor 2.0e-07; at (0, 3) expected 0.12, got -0.4`."""
     shape = ", ".join(map(str, measure.shape))
     floor = f", floor {measure.floor:.1e}" if measure.floor is not None else ""
     where = ", ".join(map(str, measure.worst_index))
-    values = f"; at [{where}] expected {number(measure.expected)}, got {number(measure.actual)}"
+    values = f"; at ({where}) expected {number(measure.expected)}, got {number(measure.actual)}"
     case = f", input {measure.case}" if measure.case else ""
     return (
-        f"{measure.dtype} [{shape}]{case}: error {measure.error:.1e}, limit {measure.limit:.1e}{floor}"
+        f"{measure.dtype} ({shape}){case}: error {measure.error:.1e}, limit {measure.limit:.1e}{floor}"
         f"{values if measure.worst_index else ''}"
     )
 
