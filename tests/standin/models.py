@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import tempfile
@@ -22,14 +23,14 @@ if TYPE_CHECKING:
 CACHE = Path(__file__).parents[2] / ".cache" / "standin"
 """Inside the checkout and ignored by git."""
 VERSION = 1
-"""Raise it when what is written changes: the cache is keyed by it."""
+"""Raise it when what is written changes: the cache is keyed by it and by the recipe."""
 
 
 def build(recipe: Recipe, directory: Path, seed: int = 0) -> Path:
     """Write the repository of `recipe` into the new `directory`; a pure function of recipe and seed."""
     directory.mkdir(parents=True)
     config = recipe.config
-    _write_json(directory / "config.json", config)
+    write_json(directory / "config.json", config)
     write_companions(directory, recipe.model_id, config)
     shapes = tensor_shapes(config)
     read = partial(_value, shapes, seed)
@@ -52,7 +53,7 @@ def build_full_size(
     """
     config = json.loads((CONFIGS / f"{upstream}.json").read_text()) | {"num_hidden_layers": layers}
     directory.mkdir(parents=True)
-    _write_json(directory / "config.json", config)
+    write_json(directory / "config.json", config)
     shapes = tensor_shapes(config)
     read = partial(_value, shapes, seed, device=device)
     write_checkpoint(directory, shapes, read, dtype=config["torch_dtype"], shard_bytes=shard_bytes)
@@ -73,8 +74,9 @@ def cached(name: str, write: Callable[[Path], object], cache: Path = CACHE) -> P
 
 def repository(model_id: str, seed: int = 0, cache: Path = CACHE) -> Path:
     """The cached directory of a generated model."""
-    name = f"{model_id.replace('/', '--')}-{seed}-v{VERSION}"
-    return cached(name, lambda directory: build(RECIPES[model_id], directory, seed), cache)
+    recipe = RECIPES[model_id]
+    digest = hashlib.sha256(f"{VERSION} {seed} {recipe} {recipe.config}".encode()).hexdigest()[:12]
+    return cached(f"{model_id.replace('/', '--')}-{digest}", lambda directory: build(recipe, directory, seed), cache)
 
 
 def write_companions(directory: Path, model_id: str, config: dict[str, Any]) -> None:
@@ -82,7 +84,7 @@ def write_companions(directory: Path, model_id: str, config: dict[str, Any]) -> 
     bos, eos = config["bos_token_id"], config["eos_token_id"]
     version = config["transformers_version"]
     generation = {"_from_model_config": True, "bos_token_id": bos, "eos_token_id": eos, "transformers_version": version}
-    _write_json(directory / "generation_config.json", generation)
+    write_json(directory / "generation_config.json", generation)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {token: number for number, token in enumerate([*alphabet, "<s>", "</s>"])}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
@@ -91,8 +93,8 @@ def write_companions(directory: Path, model_id: str, config: dict[str, Any]) -> 
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.save(str(directory / "tokenizer.json"))
     special = {"bos_token": "<s>", "eos_token": "</s>"}
-    _write_json(directory / "special_tokens_map.json", special)
-    _write_json(directory / "tokenizer_config.json", {**special, "tokenizer_class": "PreTrainedTokenizerFast"})
+    write_json(directory / "special_tokens_map.json", special)
+    write_json(directory / "tokenizer_config.json", {**special, "tokenizer_class": "PreTrainedTokenizerFast"})
     card = f"# {model_id}, stood in for\n\nGenerated weights of awkward sizes: it has never seen a text.\n"
     (directory / "README.md").write_text(card)
 
@@ -112,8 +114,9 @@ def _write_bin(directory: Path, shapes: Shapes, read: Callable[[str], torch.Tens
         torch.save({name: read(name).to(kind) for name in part}, directory / file)
         weight_map |= dict.fromkeys(part, file)
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    _write_json(directory / "pytorch_model.bin.index.json", index)
+    write_json(directory / "pytorch_model.bin.index.json", index)
 
 
-def _write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON as upstream's files look."""
     path.write_text(json.dumps(content, indent=2) + "\n")

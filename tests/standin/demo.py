@@ -1,0 +1,76 @@
+"""`make demo`: the main job on a real model, from the Hub when it answers, else from the stand-in, on one code path."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from ci.settings import from_environ
+from tests.standin.library import ALIAS_NOTE, add_trained
+from tests.standin.server import HubServer
+from tests.standin.trained import ALIAS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CHECKOUT = Path(__file__).parents[2]
+REPORT = "out"
+COMMAND = [sys.executable, "-m", "ci", "run", "smollm2", "--subject", "reference", "--report", REPORT]
+PATIENCE = 3
+"""Seconds that the Hub has to answer."""
+
+
+def main() -> int:
+    """Run the demo; the exit code is that of `hub-tests run`."""
+    environ = dict(os.environ)
+    settings = from_environ(environ)
+    reason = "HF_HUB_OFFLINE is set" if settings.offline else why_unreachable(settings.endpoint)
+    if reason is None:
+        print(f"The Hub at {settings.endpoint} answers: using it.", flush=True)
+        return run(environ)
+    print(f"The Hub at {settings.endpoint} does not answer ({reason}): using the stand-in on loopback.", flush=True)
+    with HubServer() as hub:
+        add_trained(hub)
+        print(f"{ALIAS_NOTE}.", flush=True)
+        return run(standin_environ(environ, hub))
+
+
+def why_unreachable(endpoint: str) -> str | None:
+    """None if a Hub answers at `endpoint` in time, else the reason in a few words."""
+    probe = Request(f"{endpoint}/{ALIAS}/resolve/main/config.json", method="HEAD")
+    try:
+        with urlopen(probe, timeout=PATIENCE) as answer:
+            named = answer.headers
+    except HTTPError as refused:
+        refused.close()
+        return f"status {refused.code}"
+    except OSError as error:
+        return str(getattr(error, "reason", error)) or type(error).__name__
+    return None if named.get("X-Repo-Commit") else "it is not a Hub"
+
+
+def standin_environ(environ: Mapping[str, str], hub: HubServer) -> dict[str, str]:
+    """The environment that leads to `hub`, with a store of the demo's own and without the user's token."""
+    kept = {name: value for name, value in environ.items() if name not in ("HF_HUB_OFFLINE", "HF_TOKEN")}
+    return {**kept, "HF_ENDPOINT": hub.endpoint, "HUB_TESTS_CACHE": str(CHECKOUT / ".demo" / "cache")}
+
+
+def run(environ: Mapping[str, str]) -> int:
+    """`hub-tests run` in the terminal, and where its report is."""
+    print(f"$ hub-tests {' '.join(COMMAND[3:])}", flush=True)
+    code = subprocess.run(COMMAND, cwd=CHECKOUT, env=dict(environ), check=False).returncode
+    report = CHECKOUT / REPORT / "report.md"
+    print(f"The report: {report}" if report.exists() else f"No report was written; exit code {code}", flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

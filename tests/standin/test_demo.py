@@ -1,0 +1,76 @@
+"""The demo chooses the Hub that answers and passes on what the run says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.standin import demo
+from tests.standin.fixtures import hub
+from tests.standin.trained import ALIAS
+from tests.standin.wire import Fault
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.standin.server import HubServer
+
+__all__ = ["hub"]
+
+
+@pytest.fixture
+def served(hub: HubServer, tmp_path: Path) -> HubServer:
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "repo" / "config.json").write_text("{}")
+    hub.add(ALIAS, tmp_path / "repo")
+    return hub
+
+
+def test_a_hub_that_answers_is_used(served: HubServer) -> None:
+    assert demo.why_unreachable(served.endpoint) is None
+
+
+def test_reasons_not_to_use_it(served: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    served.faults.inject(Fault("status", status=503, origin="hub"), Fault("hang", 60))
+    assert demo.why_unreachable(served.endpoint) == "status 503"
+    monkeypatch.setattr(demo, "PATIENCE", 0.2)
+    assert "timed out" in str(demo.why_unreachable(served.endpoint))
+    assert "refused" in str(demo.why_unreachable("http://127.0.0.1:9"))
+
+
+@pytest.mark.parametrize("code", [0, 1, 3])
+def test_exit_code_and_environment_are_passed_on(
+    served: HubServer, code: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    script = f"import os; print(os.environ['HF_ENDPOINT'], os.environ.get('HF_TOKEN')); raise SystemExit({code})"
+    monkeypatch.setattr(demo, "COMMAND", [sys.executable, "-c", script, "", ""])
+    assert demo.run(demo.standin_environ({"HF_TOKEN": "secret", "PATH": ""}, served)) == code
+    assert f"{served.endpoint} None" in capfd.readouterr().out
+
+
+def test_without_a_hub_the_standin_serves(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    ask = f"u.urlopen(os.environ['HF_ENDPOINT'] + '/api/models/{ALIAS}')"
+    fetch = f"import os, urllib.request as u; {ask}"
+    monkeypatch.setattr(demo, "COMMAND", [sys.executable, "-c", fetch, "", ""])
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert demo.main() == 0
+    said = capfd.readouterr().out
+    assert "using the stand-in on loopback" in said
+    assert "alias of HuggingFaceTB/SmolLM2-135M-Instruct" in said
+
+
+def test_serve_prints_an_endpoint_that_works() -> None:
+    command = [sys.executable, "-m", "tests.standin", "serve"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=demo.CHECKOUT) as serving:
+        assert serving.stdout is not None
+        lines: list[str] = []
+        while not lines or not lines[-1].startswith("export "):
+            lines.append(serving.stdout.readline())
+            assert lines[-1], "it ended before it served"
+        endpoint = lines[-1].split("=")[1].split()[0]
+        assert demo.why_unreachable(endpoint) is None
+        serving.terminate()
+    assert any("mistralai/Mixtral-8x7B-v0.1" in line for line in lines)
