@@ -69,12 +69,11 @@ def open_huggingface(checkpoint: Checkpoint) -> Tensors:
     tensors = open_tensors(path, [SINGLE] if (path / SINGLE).is_file() else _indexed(path))
     expected = {part.name: part.shape for p in checkpoint.parameters for part in p.parts}
     stored = {name: at for name, at in tensors.stored.items() if not _is_rotary_buffer(name, checkpoint.architecture)}
-    if checkpoint.architecture.tied and HF_HEAD in stored:
+    redundant = {HF_HEAD: expected[HF_EMBEDDINGS]} if checkpoint.architecture.tied and HF_HEAD in stored else {}
+    check_tensors(Tensors(stored), expected | redundant, path)
+    if redundant:
         _check_tied(tensors, path)
-        del stored[HF_HEAD]
-    tensors = Tensors(stored)
-    check_tensors(tensors, expected, path)
-    return tensors
+    return Tensors({name: at for name, at in stored.items() if name not in redundant})
 
 
 def _indexed(path: Path) -> set[str]:
@@ -94,11 +93,8 @@ def _is_rotary_buffer(name: str, architecture: Architecture) -> bool:
 
 def _check_tied(tensors: Tensors, path: Path) -> None:
     """transformers drops a stored head where embeddings are tied and both are equal, and unties them otherwise."""
-    names = (HF_EMBEDDINGS, HF_HEAD)
-    if HF_EMBEDDINGS not in tensors.stored or tensors.shape(names[0]) != tensors.shape(names[1]):
-        raise SubjectError(f"{path}: tensor {HF_EMBEDDINGS!r} is missing or not of the shape of the tied {HF_HEAD!r}")
     with tensors:
-        pairs = zip(*(tensors.blocks(name) for name in names), strict=True)
+        pairs = zip(tensors.blocks(HF_EMBEDDINGS), tensors.blocks(HF_HEAD), strict=True)
         if not all(bool((embeddings == head).all()) for embeddings, head in pairs):
             raise UnsupportedError(f"{path}: tie_word_embeddings is true, but {HF_HEAD!r} differs from the embeddings")
 

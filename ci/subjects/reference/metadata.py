@@ -158,9 +158,10 @@ def _mlp(section: Section) -> Mlp:
     section.allow("post_norm", None)
     if not section.take("gated", bool, False):
         raise section.refused("gated", False)
-    activation = next((a for a in ACTIVATIONS if a == section.take("activation", str, "silu")), None)
+    name = section.take("activation", str, "silu")
+    activation = next((known for known in ACTIVATIONS if known == name), None)
     if activation is None:
-        raise section.refused("activation", "a function of another name")
+        raise section.refused("activation", name)
     intermediate = section.positive("intermediate_size", 4096)
     experts, per_token = _experts(section) if kind == "moe" else (None, None)
     section.inert("lr_scale", "recompute_level")

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import safetensors
-import torch
-
+import ci
 from ci.errors import UnsupportedError
 from ci.subjects.base import (
     ConvertRequest,
@@ -21,6 +17,7 @@ from ci.subjects.base import (
     TraceResult,
     Variant,
 )
+from ci.subjects.provenance import commit_of, libraries, python_version
 from ci.subjects.reference.checkpoint import new_directory
 from ci.subjects.reference.convert import to_fast_llm, to_huggingface
 from ci.subjects.reference.directories import (
@@ -35,6 +32,7 @@ from ci.subjects.reference.huggingface import FAMILIES
 from ci.subjects.reference.huggingface_write import write_config
 from ci.subjects.reference.trace import axes, run_trace
 
+DISTRIBUTION = "hub-tests"
 STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
@@ -46,10 +44,10 @@ class ReferenceSubject:
         """Who answers."""
         return Description(
             subject="reference",
-            version=_version(),
-            commit=None,
-            python=platform.python_version(),
-            libraries={"torch": str(torch.__version__), "safetensors": str(safetensors.__version__)},
+            version=libraries((DISTRIBUTION,)).get(DISTRIBUTION, "unknown"),
+            commit=commit_of(Path(ci.__file__).parent, DISTRIBUTION),
+            python=python_version(),
+            libraries=libraries(("torch", "safetensors")),
             formats=tuple(FAMILIES),
         )
 
@@ -100,10 +98,3 @@ def _result(target: Path, started: float) -> ConvertResult:
 def _check_model_config(name: str) -> None:
     if name != "gpt":
         raise UnsupportedError(f"model_config {name!r} is not implemented by the reference subject: 'gpt' is")
-
-
-def _version() -> str:
-    try:
-        return version("hub-tests")
-    except PackageNotFoundError:
-        return "unknown"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from ci.errors import InfrastructureError, RequestError, UnsupportedError
+from ci.errors import RequestError, UnsupportedError
+from ci.subjects.failure import SubjectOutOfMemoryError, one_line
 from ci.subjects.forward import (
     DTYPES,
     Feed,
@@ -42,7 +43,7 @@ def axes(checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
 
 
 def run_trace(request: TraceRequest) -> TraceResult:
-    """Answer a TraceRequest. Raises RequestError, SubjectError, UnsupportedError, InfrastructureError."""
+    """Answer a TraceRequest. Raises RequestError, SubjectError, UnsupportedError."""
     checkpoint, inputs = read_fast_llm(Path(request.checkpoint)), read_inputs(Path(request.inputs))
     _check_ids(inputs, checkpoint)
     inputs = inputs.to(request.device)
@@ -51,10 +52,9 @@ def run_trace(request: TraceRequest) -> TraceResult:
         with exact_arithmetic(), torch.inference_mode():
             return _trace(request, checkpoint, inputs, context)
     except torch.OutOfMemoryError as problem:
-        reason = " ".join(str(problem).split())[:200]
-        raise InfrastructureError(
+        raise SubjectOutOfMemoryError(
             f"reference, {request.checkpoint}: out of memory on {request.device}; reduce batch_size, sequence_length "
-            f"or layers ({reason})"
+            f"or layers ({one_line(str(problem), 200)})"
         ) from problem
     finally:
         give_back_memory()

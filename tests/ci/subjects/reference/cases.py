@@ -1,0 +1,100 @@
+"""The models that the reference subject must run as transformers does: every architecture, every option of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+
+from ci.subjects.base import ConvertRequest, TraceRequest
+from ci.subjects.tracefile import TraceReader
+from tests.standin.models import build, write_json
+from tests.standin.recipes import DENSE, LLAMA, LLAMA3, MOE, YARN, Recipe
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ABSENT = "<absent>"
+"""Takes a key of upstream's config.json away."""
+SMALL = {"num_hidden_layers": 3}
+LLAMA_31, MISTRAL, MIXTRAL, QWEN2 = "Llama-3.1-8B", "Mistral-7B-v0.1", "Mixtral-8x7B-v0.1", "Qwen2.5-7B"
+SLIDING = {"use_sliding_window": True, "sliding_window": 12}
+NEW_STYLE = {"rope_scaling": ABSENT, "rope_theta": ABSENT, "rope_parameters": {**LLAMA3, "rope_theta": 700.0}}
+BARE_YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 24, "beta_slow": 2}
+
+RECIPES: dict[str, Recipe] = {
+    "llama": Recipe("llama", LLAMA_31, LLAMA),
+    "llama-biases": Recipe("llama", LLAMA_31, {**LLAMA, "attention_bias": True, "mlp_bias": True}),
+    "llama-llama3": Recipe("llama", LLAMA_31, {**DENSE, "rope_scaling": LLAMA3}),
+    "llama-yarn": Recipe("llama", LLAMA_31, {**LLAMA, "rope_scaling": YARN}),
+    "llama-yarn-bare": Recipe("llama", LLAMA_31, {**LLAMA, "rope_scaling": BARE_YARN}),
+    "llama-yarn-mscale": Recipe(
+        "llama", LLAMA_31, {**LLAMA, "rope_scaling": {**BARE_YARN, "mscale": 0.7, "mscale_all_dim": 1.3}}
+    ),
+    "llama-v5": Recipe("llama", LLAMA_31, {**LLAMA, **NEW_STYLE}),
+    "llama-tied": Recipe("llama", LLAMA_31, {**LLAMA, "tie_word_embeddings": True}),
+    "llama-head-dim": Recipe("llama", LLAMA_31, {**LLAMA, "head_dim": 20, "num_key_value_heads": 1}),
+    "llama-gelu": Recipe("llama", LLAMA_31, {**LLAMA, "hidden_act": "gelu_pytorch_tanh"}),
+    "mistral": Recipe("mistral", MISTRAL, {**DENSE, "sliding_window": None, "head_dim": 20}),
+    "mistral-window": Recipe("mistral", MISTRAL, {**DENSE, "sliding_window": 20}),
+    "mixtral": Recipe("mixtral", MIXTRAL, MOE),
+    "mixtral-window": Recipe("mixtral", MIXTRAL, {**MOE, "sliding_window": 12, "num_local_experts": 5}),
+    "mixtral-null-head-dim": Recipe("mixtral", MIXTRAL, {**MOE, "head_dim": None, "num_experts_per_tok": 3}),
+    "qwen2": Recipe("qwen2", QWEN2, DENSE),
+    "qwen2-sliding": Recipe("qwen2", QWEN2, {**DENSE, **SLIDING, "max_window_layers": 1}),
+    "qwen2-layer-types": Recipe(
+        "qwen2",
+        QWEN2,
+        {**DENSE, **SLIDING, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+    ),
+}
+MOE_CASES = tuple(name for name in RECIPES if name.startswith("mixtral"))
+
+
+def model(name: str, path: Path, *, dtype: str = "float32", **changes: Any) -> Path:
+    """The case `name` as a Hugging Face directory, `changes` in its config.json."""
+    recipe = RECIPES[name]
+    build(replace(recipe, changes={**recipe.changes, **SMALL, **changes}, dtype=dtype, files=2), path)
+    config = json.loads((path / "config.json").read_text())
+    write_json(path / "config.json", {key: value for key, value in config.items() if value != ABSENT})
+    return path
+
+
+def format_of(name: str) -> str:
+    """The checkpoint format of a case."""
+    return RECIPES[name].model_id
+
+
+def convert_request(source: Path, target: Path, checkpoint_format: str) -> ConvertRequest:
+    """A ConvertRequest of paths."""
+    return ConvertRequest(str(source), str(target), checkpoint_format)
+
+
+def trace_request(checkpoint: Path, inputs: Path, output: Path, **rest: Any) -> TraceRequest:
+    """A TraceRequest of paths."""
+    return TraceRequest(checkpoint=str(checkpoint), inputs=str(inputs), output=str(output), **rest)
+
+
+def save_inputs(path: Path, *, padding: tuple[int, ...] = (0, 9), length: int = 70) -> Path:
+    """Random ids over the whole vocabulary beyond every window and original RoPE length, a row for each padding."""
+    ids = torch.randint(0, DENSE["vocab_size"], (len(padding), length), generator=torch.Generator().manual_seed(7))
+    mask = torch.tensor([[0] * pad + [1] * (length - pad) for pad in padding])
+    save_file({"input_ids": ids, "attention_mask": mask}, path)
+    return path
+
+
+def errors(trace: Path, truth: Path) -> dict[str, float]:
+    """||value - truth|| / ||truth|| of each tensor; infinite where it is not finite or an expert differs."""
+    ours, theirs = TraceReader(trace), TraceReader(truth)
+    assert set(ours) == set(theirs)
+    return {name: _error(name, ours.tensor(name), theirs.tensor(name)) for name in theirs}
+
+
+def _error(name: str, value: torch.Tensor, truth: torch.Tensor) -> float:
+    if name.endswith("router_top_experts"):
+        return 0.0 if torch.equal(value, truth) else float("inf")
+    error = float((value.double() - truth.double()).norm() / truth.double().norm())
+    return min(float("inf"), error)

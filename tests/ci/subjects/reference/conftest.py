@@ -1,0 +1,77 @@
+"""Models converted and traced once for all tests of the reference subject."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from ci.subjects.hugging_face import HuggingFace
+from ci.subjects.reference.subject import ReferenceSubject
+from tests.ci.subjects.reference.cases import convert_request, format_of, model, save_inputs, trace_request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass
+class Workshop:
+    """Makes each model, conversion and trace when it is first asked for."""
+
+    root: Path
+    hugging_face: HuggingFace = field(default_factory=HuggingFace)
+    subject: ReferenceSubject = field(default_factory=ReferenceSubject)
+
+    @property
+    def inputs(self) -> Path:
+        """Two rows, one of them left padded."""
+        path = self.root / "inputs.safetensors"
+        return path if path.exists() else save_inputs(path)
+
+    def source(self, name: str) -> Path:
+        """The Hugging Face directory of a case."""
+        path = self.root / name
+        return path if path.exists() else model(name, path)
+
+    def converted(self, name: str) -> Path:
+        """The case in Fast-LLM's format, written by the reference subject."""
+        path = self.root / f"{name}.fast_llm"
+        if not path.exists():
+            self.subject.convert(convert_request(self.source(name), path, format_of(name)))
+        return path
+
+    def truth(self, name: str, dtype: Any = "float32") -> Path:
+        """transformers' trace of everything."""
+        path = self.root / f"{name}.truth.{dtype}"
+        if not path.exists():
+            self.hugging_face.trace(trace_request(self.source(name), self.inputs, path, dtype=dtype, capture="all"))
+        return path
+
+    def trace(self, name: str, dtype: Any = "float32", **variant: str) -> Path:
+        """The reference subject's trace of everything."""
+        path = self.root / ".".join((name, dtype, *variant.values()))
+        if not path.exists():
+            request = trace_request(
+                self.converted(name), self.inputs, path, dtype=dtype, capture="all", variant=variant
+            )
+            self.subject.trace(request)
+        return path
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
+    """One workshop for a session."""
+    with HuggingFace() as hugging_face:
+        yield Workshop(tmp_path_factory.mktemp("reference"), hugging_face)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    """Small matrices are slower on many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
