@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ci.equivalence import roundtrip, verdicts
+from ci.equivalence.inquest import Inquest
 from ci.equivalence.truth import Truth
 from ci.equivalence.verdicts import Judged, Verdict
 from ci.equivalence.walk import Walk
@@ -18,8 +21,6 @@ from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.tracefile import TraceReader
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from ci.equivalence.inputs import Case
 
 __all__ = ["Judge", "Trial", "Verdict"]
@@ -39,6 +40,15 @@ class Trial:
     workdir: str = "."
 
 
+@dataclass(frozen=True)
+class Tried:
+    """Whose forward over which checkpoint directory, in which variant."""
+
+    subject: Subject
+    checkpoint: str
+    variant: Mapping[str, str]
+
+
 @dataclass
 class Judge:
     """Holds one subject's conversion of one model against Hugging Face; truth and floors are measured once."""
@@ -49,6 +59,8 @@ class Judge:
     third_opinion: Subject | None = None
     truth: Truth = field(init=False)
     subject_seconds: float = 0.0
+    _traces: int = 0
+    _passed: dict[tuple[DType, tuple[tuple[str, str], ...]], bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Nothing runs yet."""
@@ -66,13 +78,45 @@ class Judge:
         real: DType = "float32" if dtype == "float32" else self.truth.model_dtype
         judged = []
         for case in self.truth.cases:
-            result = self._judged(case, real, variant)
-            judged.append(result)
-            if missing := verdicts.did_not_run(variant, result.ran):
+            judged.append(self._judged(case, real, variant))
+            if missing := verdicts.did_not_run(variant, judged[-1].ran):
                 return verdicts.not_run(missing, judged, self.truth.coverage())
-        verdict = verdicts.verdict(judged, coverage=self.truth.coverage())
-        self._clean(judged)
-        return verdict
+        found = verdicts.verdict(judged, coverage=self.truth.coverage())
+        if not found.passed:
+            found = verdicts.explained(found, self._inquest(judged, variant).diagnosis())
+        self._passed[real, tuple(sorted(variant.items()))] = found.passed
+        self._clean()
+        return found
+
+    def _inquest(self, judged: list[Judged], variant: Mapping[str, str]) -> Inquest:
+        """The first red case is asked why: the batch where it is red, because it can be fed."""
+        red = next(one for one in judged if one.red)
+        return Inquest(
+            truth=self.truth,
+            red=red,
+            subject=self.subject,
+            subject_path=self.trial.subject_path,
+            third=self.third_opinion,
+            formats=(self.trial.model.checkpoint_format, self.trial.model.model_config),
+            run=partial(self._again, variant=variant),
+            workdir=Path(self.trial.workdir),
+            green_in_float32=red.limits.dtype != "float32"
+            and self._passed.get(("float32", tuple(sorted(variant.items()))), False),
+        )
+
+    def _again(
+        self,
+        subject: Subject,
+        checkpoint: str,
+        red: Judged,
+        *,
+        fed: bool,
+        variant: Mapping[str, str],
+        default: bool = False,
+    ) -> Judged:
+        """Run a red case again: fed, by another subject or over another checkpoint; `default` in that one's default."""
+        who = Tried(subject, checkpoint, {} if default else variant)
+        return self._compared(red.case, red.limits.dtype, who, fed=fed)
 
     def round_trip(self, exported_path: str) -> Verdict:
         """The exported checkpoint: tensors bit for bit, config, and its forward in stock Hugging Face."""
@@ -96,36 +140,36 @@ class Judge:
         return Judged(case, limits, walked, ran=trace.result.ran, path=trace.path)
 
     def _judged(self, case: Case, dtype: DType, variant: Mapping[str, str]) -> Judged:
-        judged = self._compared(case, dtype, variant, fed=False)
-        if judged.excused > FLIPS_HIDE:
-            return self._compared(case, dtype, variant, fed=True)
+        who = Tried(self.subject, self.trial.subject_path, variant)
+        judged = self._compared(case, dtype, who, fed=False)
+        if judged.excused > FLIPS_HIDE and not case.of:
+            return self._compared(case, dtype, who, fed=True)
         return judged
 
-    def _compared(self, case: Case, dtype: DType, variant: Mapping[str, str], *, fed: bool) -> Judged:
+    def _compared(self, case: Case, dtype: DType, who: Tried, *, fed: bool) -> Judged:
         oracle, limits = self.truth.oracle(case), self.truth.limits(case, dtype, fed=fed)
-        result, trace = self._trace(case, dtype, variant, feed=oracle if fed else None)
+        result, trace = self._trace(case, dtype, who, feed=oracle if fed else None)
         walked = Walk(trace, oracle, case.keep, part=case.part, allowed=limits.token_error, carry=not fed).run()
         return Judged(case, limits, walked, ran=result.ran, path=trace.path, fed=fed)
 
     def _trace(
-        self, case: Case, dtype: DType, variant: Mapping[str, str], *, feed: TraceReader | None
+        self, case: Case, dtype: DType, who: Tried, *, feed: TraceReader | None
     ) -> tuple[TraceResult, TraceReader]:
-        output = Path(self.trial.workdir) / f"subject-{case.name}{'-fed' if feed else ''}"
-        shutil.rmtree(output, ignore_errors=True)
+        self._traces += 1
+        output = Path(self.trial.workdir) / "traces" / f"{case.name}-{self._traces}"
         request = TraceRequest(
-            checkpoint=self.trial.subject_path,
+            checkpoint=who.checkpoint,
             inputs=str(self.truth.input_file(case)),
             output=str(output),
             dtype=dtype,
             device=self.trial.device,
-            variant=dict(variant),
+            variant=dict(who.variant),
             capture="all",
             feed=str(feed.path) if feed else None,
         )
-        result = self.subject.trace(request)
-        self.subject_seconds += result.seconds
-        return replace(result, ran=dict(result.ran)), TraceReader(output)
+        result = who.subject.trace(request)
+        self.subject_seconds += result.seconds + result.load_seconds
+        return result, TraceReader(output)
 
-    def _clean(self, judged: list[Judged]) -> None:
-        for one in judged:
-            shutil.rmtree(one.path, ignore_errors=True)
+    def _clean(self) -> None:
+        shutil.rmtree(Path(self.trial.workdir) / "traces", ignore_errors=True)

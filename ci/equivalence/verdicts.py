@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ci.equivalence.diagnose import growth
 from ci.equivalence.floors import Limits
 from ci.equivalence.inputs import Case
 from ci.equivalence.walk import TOP_EXPERTS, Walked, layer_of
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from ci.equivalence.compare import Difference
+    from ci.equivalence.diagnose import Diagnosis
     from ci.equivalence.roundtrip import ConfigFinding, TensorFinding
 
 MEASURES = 160
@@ -155,6 +157,20 @@ def round_trip(tensors: Sequence[TensorFinding], config: Sequence[ConfigFinding]
         half="conversion" if red or not stock.passed else "",
         figures={**{f"round_trip.{key}": value for key, value in stock.figures.items()}, **counts},
         notes=tuple(f"config {finding}" for finding in config if finding.kind == "metadata"),
+    )
+
+
+def explained(found: Verdict, why: Diagnosis) -> Verdict:
+    """The verdict with its diagnosis."""
+    place = why.place
+    curve = (growth(found.measures),) if found.failure_class == "numeric_mismatch" else ()
+    return replace(
+        found,
+        diagnosis=str(why),
+        half=why.half,
+        layer=place.layer,
+        operation=place.operation,
+        notes=(*found.notes, *curve),
     )
 
 
