@@ -41,6 +41,10 @@ class Layers:
         prefix, index, _ = split(name)
         return prefix not in self.prefixes or index < min(layers, self.prefixes[prefix])
 
+    def mtp(self, names: Iterable[str]) -> int:
+        """How many tensors are of modules that predict further tokens."""
+        return sum(not self.keeps(name, max(self.prefixes.values())) for name in names)
+
 
 def split(name: str) -> tuple[str, int, str]:
     """Prefix, index and rest of a name at its first number; ("", -1, name) when it has none."""
@@ -87,6 +91,14 @@ class Kind:
         added = sorted({re.sub(r"\.\d+\.", ".*.", name) for name, *_ in self.tensors if name not in known})
         words = settings + added[:2] + ([f"{len(added) - 2} more names"] if len(added) > 2 else [])
         return ", ".join(words) or "other tensors or shapes"
+
+
+@dataclass(frozen=True)
+class Auto:
+    """How many layers are kept and, where that was found out, which kinds of layer two layers would have missed."""
+
+    layers: int
+    kinds_missed: tuple[str, ...] = ()
 
 
 def fewest(found: Sequence[Kind]) -> int:

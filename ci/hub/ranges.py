@@ -40,6 +40,11 @@ class Placed:
     source: Source
     at: int
 
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.source.end - self.source.begin
+
 
 @dataclass(frozen=True)
 class OutputFile:
