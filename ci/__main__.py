@@ -191,7 +191,7 @@ def run(
 
 
 @app.command()
-def doctor(  # noqa: PLR0913  one parameter an option
+def doctor(
     gpus: Annotated[
         int | None, typer.Option(help="how many GPUs must be there; default: as many as the PCI bus shows")
     ] = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,14 +12,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ci.doctor.identity import host_identity
 from ci.errors import HubTestsError, RequestError
 from ci.hub.fetch import Checkpoint, FetchRequest, fetch
-from ci.plan import RunRequest, make_plan
+from ci.plan import Plan, RunRequest, make_plan
 from ci.records import to_dict, to_json
+from ci.report.collect import HOST, JUNIT, RUNNING
 from ci.report.junit import read_junit
-from ci.report.results import Results, judge_results
+from ci.report.results import Attempt, Results, judge_results, split_by_entry
 from ci.report.write import write_report
 from ci.subjects.base import SubjectName
+from ci.suite_options import default_subject, visible_gpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +30,9 @@ if TYPE_CHECKING:
     from ci.hub.progress import Progress
     from ci.models import HubModel
     from ci.settings import Settings
+
+GRACE = 60.0
+"""Seconds that an interrupted suite has to write its results."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,7 @@ class RunOptions:
     workers: int = 0
     deep: bool = False
     verbose: bool = False
+    time_limit: float | None = None
 
 
 def suite_path() -> Path:
@@ -91,12 +99,25 @@ def run_suite(models: Sequence[HubModel], options: RunOptions, report: Path, env
 
     The suite is its own process: whatever it does, the summary is written from what it left on disk.
     """
-    (report / "junit.xml").unlink(missing_ok=True)  # an old result must never stand in for a run that died
+    (report / JUNIT).unlink(missing_ok=True)  # an old result must never stand in for a run that died
     started = time.monotonic()
-    subprocess.run(  # noqa: S603  our own interpreter and arguments
-        _pytest_command(models, options, report), env=dict(environ), check=False, cwd=suite_path().parent.parent
-    )
+    command, cwd = _pytest_command(models, options, report), suite_path().parent.parent
+    with subprocess.Popen(command, env=dict(environ), cwd=cwd) as suite:  # noqa: S603  our own interpreter
+        _wait(suite, options.time_limit)
     return time.monotonic() - started
+
+
+def _wait(suite: subprocess.Popen[bytes], time_limit: float | None) -> None:
+    """Until the suite ends; after `time_limit` seconds it is interrupted, so that it still writes what it has."""
+    for patience, then in ((time_limit, signal.SIGINT), (GRACE, signal.SIGKILL), (None, signal.SIGKILL)):
+        try:
+            suite.wait(patience)
+            return
+        except subprocess.TimeoutExpired:
+            suite.send_signal(then)
+        except KeyboardInterrupt:
+            suite.wait(GRACE)  # the terminal interrupted the suite as well: let it write its results
+            raise
 
 
 def _pytest_command(models: Sequence[HubModel], options: RunOptions, report: Path) -> list[str]:
@@ -111,7 +132,8 @@ def _pytest_command(models: Sequence[HubModel], options: RunOptions, report: Pat
         "no:cacheprovider",
     ]
     words += ["-v"] if options.verbose else ["-q"]
-    words += [f"--junitxml={report / 'junit.xml'}", f"--subject-logs={report / 'logs'}"]
+    words += [f"--junitxml={report / JUNIT}", f"--running-file={report / RUNNING}"]
+    words += [f"--subject-logs={report / 'logs'}"]
     words += [f"--hub-model={model.name}" for model in models]
     words += ["-n", str(options.workers), "--dist", "loadgroup"] if options.workers else []
     chosen = {
@@ -138,35 +160,53 @@ def run(
     progress: Callable[[str, Progress], None] | None = None,
 ) -> Results:
     """Fetch, suite, report. What cannot be fetched is the suite's first finding, not the end of the run."""
-    from ci.suite_options import default_subject
-
     options = replace(options, subject=options.subject or default_subject(options.subject_python))
-    report.mkdir(parents=True, exist_ok=True)
-    (report / "logs").mkdir(exist_ok=True)
+    _make_room(report)
     if options.checkpoints is None:
         had, _ = fetch_all(models, settings, layers=options.layers, progress=progress)
         options = replace(options, checkpoints=report / "checkpoints.json")
         write_checkpoints(had, report / "checkpoints.json")
+    (report / HOST).write_text(json.dumps(dict(host_identity()), indent=2), encoding="utf-8")
     run_suite(models, options, report, environ)
+    plan = _plan(models, options, report)
+    results = judge_results(plan, _attempts(plan, report))
+    write_report(results, report)
+    return results
+
+
+def _make_room(report: Path) -> None:
+    try:
+        (report / "logs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"--report {report}: cannot be written: {error.strerror}") from None
+
+
+def _plan(models: Sequence[HubModel], options: RunOptions, report: Path) -> Plan:
+    """What must come back, kept beside the results so that `hub-tests report` can judge them again."""
     request = RunRequest(
         trigger="cli",
-        models=tuple(m.name for m in models),
+        models=tuple(model.name for model in models),
         subject=options.subject or "reference",
         layers=options.layers,
         deep=options.deep,
+        device=options.device,
     )
     plan = make_plan(request, {model.name: model for model in models})
     (report / "plan.json").write_text(to_json(plan, indent=2), encoding="utf-8")
-    results = judge_results(plan, read_junit(report / "junit.xml"))
-    write_report(results, report)
-    return results
+    return plan
+
+
+def _attempts(plan: Plan, report: Path) -> dict[str, tuple[Attempt, ...]]:
+    """Each model's part of the one result file, with the tests that never ended: a crash names its culprit."""
+    ids = (report / RUNNING).read_text(encoding="utf-8").splitlines() if (report / RUNNING).exists() else []
+    running = tuple(line.rsplit("::", 1)[-1] for line in ids)
+    found = split_by_entry(plan, read_junit(report / JUNIT))
+    return {name: tuple(replace(a, running=running) for a in attempts) for name, attempts in found.items()}
 
 
 def default_workers(models: Sequence[HubModel], device: str | None) -> int:
     """One xdist worker a GPU, no more than models; 0 (in this process) where there is nothing to share."""
     if device == "cpu" or len(models) < 2:
         return 0
-    from ci.suite_options import visible_gpus
-
     gpus = len(visible_gpus(os.environ)) if device else 0
     return min(gpus, len(models)) if gpus > 1 else 0

@@ -43,6 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--checkpoints", type=Path, help="what `hub-tests fetch --json` printed: pins what is tested")
     group.addoption("--subject-timeout", type=float, default=1800.0, help="seconds a subject may take for one call")
     group.addoption("--subject-logs", type=Path, help="directory for the subject's output")
+    group.addoption("--running-file", type=Path, help="kept current with the ids of the tests that are running")
     group.addoption("--deep", action="store_true", help="also the config, weight and gradient tests")
 
 
@@ -52,7 +53,33 @@ def pytest_configure(config: pytest.Config) -> None:
     if registry := config.getoption("--registry"):
         HUB_TEST_CONFIGS.clear()
         HUB_TEST_CONFIGS.update(load_models(registry))
+    if (running := config.getoption("--running-file")) and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(RunningFile(running))
     _own_gpu(os.environ)
+
+
+class RunningFile:
+    """Keeps a file current with the tests that began and did not end: after a crash it names the culprit."""
+
+    def __init__(self, path: Path) -> None:
+        """Nothing runs yet."""
+        self._path = path
+        self._running: list[str] = []
+        self._write()
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """A test began; pytest-xdist reports its workers' tests here too."""
+        self._running.append(nodeid)
+        self._write()
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        """A test ended, however."""
+        if nodeid in self._running:
+            self._running.remove(nodeid)
+        self._write()
+
+    def _write(self) -> None:
+        self._path.write_text("".join(f"{nodeid}\n" for nodeid in self._running), encoding="utf-8")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -172,7 +199,7 @@ def truncated_hf_path(chain: Chain) -> Path:
 def fast_llm_path(chain: Chain, truncated_hf_path: Path) -> Path:
     """The checkpoint converted to Fast-LLM's format with default settings."""
     del truncated_hf_path
-    return _needed(chain, "test_conversion", lambda: chain.converted()[0])
+    return Path(_needed(chain, "test_conversion", lambda: chain.converted()[0]))
 
 
 def _variant_path(variant: str) -> Any:

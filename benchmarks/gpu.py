@@ -1,0 +1,188 @@
+"""The suite on a GPU at production shapes: `python -m benchmarks.gpu [MODEL …] [--subject …] [--out DIR]`.
+
+Each model's checkpoint is generated at two layers with the exact shapes of its production config (weights from the
+non-degenerate recipe, made on the device), served by the stand-in Hub, and taken through `hub-tests run --device cuda`.
+One row a test: verdict, worst tensor with its error, floor and margin, wall time, peak GPU memory; one a model: how
+often the GPU was busy, and the whole job against reading the same bytes into GPU memory once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks._figure import Figure
+from ci.models import load_models
+from tests.standin.models import build_full_size
+from tests.standin.server import HubServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MODELS = ("mixtral", "llama3-8b", "mistral", "qwen2-7b")
+TARGET = 2.0
+"""Seconds of the job, over seconds to read its bytes into GPU memory."""
+
+
+@dataclass
+class Usage:
+    """What NVML saw while a job ran: share of samples with a running kernel, and the peak of used memory."""
+
+    samples: list[int] = field(default_factory=list)
+    peak_bytes: int = 0
+
+    @property
+    def busy(self) -> float:
+        """Mean utilisation, 0 to 1."""
+        return sum(self.samples) / (100 * len(self.samples)) if self.samples else 0.0
+
+
+@contextmanager
+def watched(period: float = 0.1) -> Iterator[Usage]:
+    """Samples the first GPU through NVML until the context ends."""
+    import pynvml  # type: ignore[import-untyped]
+
+    pynvml.nvmlInit()
+    handle, usage, over = pynvml.nvmlDeviceGetHandleByIndex(0), Usage(), threading.Event()
+
+    def sample() -> None:
+        while not over.wait(period):
+            usage.samples.append(int(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu))
+            usage.peak_bytes = max(usage.peak_bytes, int(pynvml.nvmlDeviceGetMemoryInfo(handle).used))
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield usage
+    finally:
+        over.set()
+        thread.join()
+        pynvml.nvmlShutdown()
+
+
+def read_seconds(directory: Path) -> float:
+    """Reading a checkpoint's shards into GPU memory, the best of three: what the job cannot do without."""
+    import torch
+    from safetensors.torch import load_file
+
+    best = float("inf")
+    for _ in range(3):
+        started = time.perf_counter()
+        tensors = [load_file(shard, device="cuda") for shard in sorted(directory.glob("*.safetensors"))]
+        torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - started)
+        del tensors
+    torch.cuda.empty_cache()
+    return best
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model's job: its results record, seconds in all, GPU usage, and seconds to read its bytes once."""
+
+    model: str
+    results: dict[str, Any]
+    seconds: float
+    usage: Usage
+    read_seconds: float
+    code: int
+
+
+def job(name: str, options: argparse.Namespace, hub: HubServer, scratch: Path) -> Job:
+    """Generate, serve, run."""
+    model = load_models()[name]
+    directory = build_full_size(model.model_id.split("/")[1], scratch / name, device="cuda")
+    hub.add(model.model_id, directory)
+    _free_gpu_memory()
+    seconds_to_read = read_seconds(directory)
+    _free_gpu_memory()
+    report = options.out / f"{name}-{options.subject}"
+    environ = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HUB_TESTS_CACHE": str(scratch / "store")}
+    words = [sys.executable, "-m", "ci", "run", name, "--device", "cuda", "--subject", options.subject]
+    words += ["--report", str(report), *options.more]
+    with watched() as usage:
+        started = time.perf_counter()
+        code = subprocess.run(words, env=environ, check=False).returncode
+        seconds = time.perf_counter() - started
+    results = json.loads((report / "report.json").read_bytes())
+    return Job(name, results, seconds, usage, seconds_to_read, code)
+
+
+def _free_gpu_memory() -> None:
+    import torch
+
+    torch.cuda.empty_cache()
+
+
+def rows(done: Job) -> Iterator[str]:
+    """Markdown: one row a test."""
+    for entry in done.results["entries"]:
+        for case in entry["cases"]:
+            evidence = case.get("evidence") or {}
+            worst = evidence.get("worst") or {}
+            numbers = [_number(worst.get(key)) for key in ("error", "floor", "ratio", "limit")]
+            peak = evidence.get("figures", {}).get("peak_device_bytes", 0)
+            told = [case["name"], case["outcome"], worst.get("tensor", ""), *numbers]
+            yield "| " + " | ".join([*told, f"{case.get('seconds', 0):.1f}", f"{peak / 1e9:.1f}"]) + " |"
+
+
+def _number(value: object) -> str:
+    return f"{value:.2e}" if isinstance(value, float) else ""
+
+
+def report(jobs: list[Job]) -> str:
+    """The whole table."""
+    head = "| test | outcome | worst tensor | error | floor | ratio | limit | seconds | peak GB |"
+    lines = [head, "|---|---|---|---:|---:|---:|---:|---:|---:|", *(row for done in jobs for row in rows(done))]
+    lines += ["", "| model | job s | read s | job ÷ read | GPU busy | peak GB |", "|---|---:|---:|---:|---:|---:|"]
+    for done in jobs:
+        usage = f"{done.usage.busy:.0%} | {done.usage.peak_bytes / 1e9:.1f}"
+        ratio = done.seconds / done.read_seconds
+        lines.append(f"| {done.model} | {done.seconds:.1f} | {done.read_seconds:.2f} | {ratio:.1f} | {usage} |")
+    return "\n".join(lines)
+
+
+def measure(options: argparse.Namespace) -> list[Job]:
+    """Every model's job, one after the other; each checkpoint is removed before the next is made."""
+    jobs = []
+    for name in options.model:
+        with tempfile.TemporaryDirectory(prefix="hub-tests-gpu-") as scratch, HubServer() as hub:
+            jobs.append(job(name, options, hub, Path(scratch)))
+    return jobs
+
+
+def main() -> list[Figure]:
+    """The job of each model against reading its bytes, for `python -m benchmarks`; nothing without a GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        print("gpu: not measured, there is no CUDA device here", file=sys.stderr)
+        return []
+    jobs = measure(_options([]))
+    return [
+        Figure(f"{d.model}: job ÷ reading its bytes", d.seconds / d.read_seconds, "≤", TARGET, how="one GPU")
+        for d in jobs
+    ]
+
+
+def _options(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
+    parser.add_argument("model", nargs="*", default=list(MODELS))
+    parser.add_argument("--subject", default="reference")
+    parser.add_argument("--out", type=Path, default=Path("out"))
+    options, more = parser.parse_known_args(argv)
+    return argparse.Namespace(**vars(options), more=more)
+
+
+if __name__ == "__main__":
+    print(report(measure(_options(None))))
