@@ -58,18 +58,24 @@ class Repo:
         return self.commits.get(self.refs.get(revision, revision))
 
 
-def snapshot(directory: Path) -> Commit:
-    """The commit that holds every file below `directory` as it is now; equal contents give equal ids."""
-    paths = sorted(p for p in directory.rglob("*") if p.is_file())
-    files = {f.path: f for f in (store(p, p.relative_to(directory).as_posix()) for p in paths)}
+def snapshot(directory: Path, digests: Mapping[str, str]) -> Commit:
+    """The commit that holds every file below `directory` as it is now; equal contents give equal ids.
+
+    `digests` gives the sha256 of files, by path in the repository, that are not to be read for it.
+    """
+    paths = {p.relative_to(directory).as_posix(): p for p in sorted(directory.rglob("*")) if p.is_file()}
+    files = {path: store(source, path, digests.get(path)) for path, source in paths.items()}
     listing = "".join(f"{f.blob_id} {f.path}\n" for f in files.values())
     return Commit(hashlib.sha1(listing.encode()).hexdigest(), files)
 
 
-def store(source: Path, path: str) -> StoredFile:
+def store(source: Path, path: str, known_sha256: str | None = None) -> StoredFile:
     """Describe the file at `source` under its repository `path`."""
     stat = source.stat()
-    sha256, blob_id = _digests(source, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    if known_sha256 is None:
+        sha256, blob_id = _digests(source, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    else:
+        sha256, blob_id = known_sha256, ""
     lfs = stat.st_size >= LFS_SIZE or any(fnmatch.fnmatchcase(path, pattern) for pattern in LFS_PATTERNS)
     if lfs:
         blob_id = git_blob_id(lfs_pointer(sha256, stat.st_size))

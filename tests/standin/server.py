@@ -18,6 +18,7 @@ from tests.standin.repos import Repo, snapshot
 from tests.standin.wire import Fault, Faults, Origin, Reply, Request, Slice, altered, read
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
     from types import TracebackType
 
@@ -39,12 +40,21 @@ class HubServer:
         self.catalog = Catalog(cdn)
         self.expire_urls()
 
-    def add(self, model_id: str, directory: Path, *, revision: str = "main", gated: bool = False) -> str:
+    def add(
+        self,
+        model_id: str,
+        directory: Path,
+        *,
+        revision: str = "main",
+        gated: bool = False,
+        digests: Mapping[str, str] | None = None,
+    ) -> str:
         """Push the directory's files as a commit to the branch `revision` of `model_id`; the full commit id.
 
         The files are served from where they are and must stay; earlier commits stay reachable by their ids.
+        `digests` names the sha256 of files that are not to be read for it (huge ones made for measuring).
         """
-        commit = snapshot(directory)
+        commit = snapshot(directory, digests or {})
         repo = self.catalog.repos.setdefault(model_id, Repo(model_id))
         repo.gated = gated
         repo.push(commit, revision)

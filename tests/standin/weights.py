@@ -113,10 +113,10 @@ def write_checkpoint(
 
 def _write_shard(path: Path, part: Shapes, read: Callable[[str], torch.Tensor], dtype: str) -> None:
     """One safetensors file, sorted by name as the library sorts tensors of one dtype."""
-    kind, label = DTYPES[dtype]
+    kind = DTYPES[dtype][0]
     ordered = dict(sorted(part.items()))
     with path.open("wb") as file:
-        file.write(_header(ordered, label, kind.itemsize))
+        file.write(shard_header(ordered, dtype))
         for name, shape in ordered.items():
             tensor = read(name).to("cpu", kind).contiguous()
             if tensor.shape != shape:
@@ -124,10 +124,11 @@ def _write_shard(path: Path, part: Shapes, read: Callable[[str], torch.Tensor], 
             file.write(tensor.view(torch.uint8).reshape(-1).numpy().data if shape else b"")
 
 
-def _header(ordered: Shapes, label: str, itemsize: int) -> bytes:
+def shard_header(ordered: Shapes, dtype: str) -> bytes:
     """Length, JSON and padding: https://huggingface.co/docs/safetensors#format."""
+    kind, label = DTYPES[dtype]
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    for name, begin, end in _offsets(ordered, itemsize):
+    for name, begin, end in _offsets(ordered, kind.itemsize):
         entries[name] = {"dtype": label, "shape": list(ordered[name]), "data_offsets": [begin, end]}
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)

@@ -1,0 +1,1 @@
+"""Figures, a command each: `python -m benchmarks [name …]`. Ratios within one run, so that machines compare."""

@@ -1,0 +1,75 @@
+"""One download in a process of its own, so that its time and memory are its alone. Started by `run_client`."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Client = Literal["fetch", "hf"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a download cost: seconds of the call itself, peak resident bytes before it (imports done) and after it."""
+
+    seconds: float
+    peak_before: int
+    peak_after: int
+
+    @property
+    def memory(self) -> int:
+        """Peak bytes over the bare import."""
+        return self.peak_after - self.peak_before
+
+
+def run_client(client: Client, endpoint: str, model_id: str, layers: int, target: Path) -> Cost:
+    """Download `model_id` into `target` with `hub-tests`' fetch or with huggingface_hub (what `hf download` calls)."""
+    words = [client, endpoint, model_id, str(layers), str(target)]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks._client", *words], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return Cost(**json.loads(done.stdout))
+
+
+def peak() -> int:
+    """This process's peak resident bytes. Linux carries ru_maxrss over from the parent, VmHWM not."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def prepare(client: Client, endpoint: str, model_id: str, layers: int, target: Path) -> Callable[[], object]:
+    """The download, everything imported."""
+    if client == "fetch":
+        from ci.hub.fetch import FetchRequest, fetch
+        from ci.settings import Settings
+
+        return partial(fetch, FetchRequest(model_id, layers), Settings(cache=target, endpoint=endpoint))
+    from huggingface_hub import snapshot_download
+
+    return partial(snapshot_download, model_id, endpoint=endpoint, token=False, local_dir=target)
+
+
+def main(client: str, endpoint: str, model_id: str, layers: str, target: str) -> None:
+    """Download once and print the cost."""
+    download = prepare(cast("Client", client), endpoint, model_id, int(layers), Path(target))
+    before, started = peak(), time.perf_counter()
+    download()
+    seconds = time.perf_counter() - started
+    print(json.dumps({"seconds": seconds, "peak_before": before, "peak_after": peak()}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

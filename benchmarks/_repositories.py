@@ -1,0 +1,68 @@
+"""Large repositories for measuring transfers: real shapes, real headers, and holes where the numbers would be."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+from tests.standin.recipes import RECIPES
+from tests.standin.weights import Shapes, shard_header, shards, tensor_shapes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.standin.server import HubServer
+
+MODEL_ID = "benchmarks/llama"
+LAYER_BYTES = 134_225_920
+"""Of the model below, in bfloat16."""
+
+
+def config(layers: int) -> dict[str, Any]:
+    """A Llama of 134 MB a layer and 131 MB each of embeddings and head."""
+    sizes = {"hidden_size": 2048, "intermediate_size": 8192, "vocab_size": 32000, "num_attention_heads": 16}
+    return {
+        **RECIPES["stand-in/llama"].config,
+        **sizes,
+        "num_key_value_heads": 16,
+        "num_hidden_layers": layers,
+        "max_position_embeddings": 4096,
+    }
+
+
+def layers_for(size: int) -> int:
+    """How many layers bring the repository to about `size` bytes."""
+    return max(round((size - 2 * 131_072_000) / LAYER_BYTES), 1)
+
+
+def add_sparse(hub: HubServer, directory: Path, layers: int, shard_bytes: int) -> int:
+    """Serve config, index and shards of holes (disks do not store them, sockets carry them); the tensors' bytes."""
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text(json.dumps(config(layers), indent=2))
+    shapes = tensor_shapes(config(layers))
+    parts = shards(shapes, "bfloat16", shard_bytes)
+    weight_map: dict[str, str] = {}
+    for number, part in enumerate(parts, 1):
+        file = f"model-{number:05}-of-{len(parts):05}.safetensors"
+        _write_holes(directory / file, part)
+        weight_map |= dict.fromkeys(part, file)
+    total = _bytes(shapes)
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    hub.add(
+        MODEL_ID, directory, digests={file: hashlib.sha256(file.encode()).hexdigest() for file in weight_map.values()}
+    )
+    return total
+
+
+def _write_holes(path: Path, part: Shapes) -> None:
+    header = shard_header(dict(sorted(part.items())), "bfloat16")
+    with path.open("wb") as file:
+        file.write(header)
+        file.truncate(len(header) + _bytes(part))
+
+
+def _bytes(shapes: Shapes) -> int:
+    return 2 * sum(math.prod(shape) for shape in shapes.values())

@@ -1,0 +1,38 @@
+"""Throughput against `hf download` of the same files over the same loopback."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks._client import Client, run_client
+from benchmarks._figure import Figure, show
+from benchmarks._repositories import MODEL_ID, add_sparse, layers_for
+from tests.standin.server import HubServer
+
+ROUNDS = 5
+SIZE = 2 * 10**9
+SHARD_BYTES = 500 * 10**6
+
+
+def figures() -> list[Figure]:
+    """Both clients in turn, every layer kept so that both write the same bytes; the ratio of the medians."""
+    with tempfile.TemporaryDirectory() as scratch, HubServer() as hub:
+        layers = layers_for(SIZE)
+        total = add_sparse(hub, Path(scratch) / "repository", layers, SHARD_BYTES)
+        seconds: dict[Client, list[float]] = {"fetch": [], "hf": []}
+        for _ in range(ROUNDS):
+            for client, taken in seconds.items():
+                target = Path(scratch) / "target"
+                taken.append(run_client(client, hub.endpoint, MODEL_ID, layers, target).seconds)
+                shutil.rmtree(target)
+    ours, theirs = (statistics.median(seconds[client]) for client in ("fetch", "hf"))
+    how = f"{total / 1e9:.2f} GB in 4 shards: {ours:.1f} s against {theirs:.1f} s, medians of {ROUNDS}"
+    return [Figure("throughput ÷ hf download's", theirs / ours, "≥", 1.0, how=how)]
+
+
+if __name__ == "__main__":
+    sys.exit(show(figures()))
