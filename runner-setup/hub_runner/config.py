@@ -1,0 +1,312 @@
+"""The host's one TOML file as frozen records. Everything else is derived from them."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from ci.errors import RequestError
+from ci.records import STRICT, read_dict
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SYSTEM_LABELS = ("self-hosted", "linux")
+"""A just-in-time runner has the labels that it is minted with and no others."""
+
+NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+REPOSITORY = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
+WORKFLOW = re.compile(r"[\w.-]+/[\w.-]+/\.github/workflows/[\w.-]+\.ya?ml@refs/\S+")
+METADATA = ipaddress.ip_network("169.254.169.254/32")
+MINUTES = ("max_job_minutes", "max_idle_minutes", "quarantine_minutes")
+MOST_SLOTS = 64
+UIDS = range(60578, 61184 - MOST_SLOTS)
+"""Ids that no distribution and no part of systemd hands out: https://systemd.io/UIDS-GIDS/"""
+
+
+@dataclass(frozen=True)
+class Host:
+    """The machine."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    name: str
+    arch: Literal["x64", "arm64"] = "x64"
+    uid_base: int = 60700
+
+
+@dataclass(frozen=True)
+class GitHub:
+    """Where runners are registered: a repository or an organization, through a GitHub App."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    app_id: str
+    installation_id: int
+    repository: str = ""
+    organization: str = ""
+    api: str = "https://api.github.com"
+    url: str = "https://github.com"
+    runner_group_id: int = 1
+    status_issue: bool = False
+
+
+@dataclass(frozen=True)
+class Runner:
+    """What every runner of this host has."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    labels: tuple[str, ...]
+    store: str
+    max_job_minutes: int = 180
+    max_idle_minutes: int = 60
+    quarantine_minutes: int = 10
+
+
+@dataclass(frozen=True)
+class SlotSpec:
+    """Device minors (the N of /dev/nvidiaN) that a slot's jobs may open."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    gpus: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one slot's job may use. `tmp_gib` is /tmp and /dev/shm, in memory; `disk_gib` home, work and TMPDIR."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    memory_gib: int
+    cpus: int
+    processes: int = 4096
+    disk_gib: int = 100
+    tmp_gib: int = 8
+
+
+@dataclass(frozen=True)
+class DoctorRules:
+    """What the doctor demands of this host before a runner is offered."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    min_driver: str = ""
+    min_free_gib: int = 50
+    max_gpu_memory_used_mib: int = 512
+    offline: bool = False
+    python: str | None = None
+
+
+@dataclass(frozen=True)
+class Allow:
+    """One way out that is open although it leads into a private network, or although the rest is closed."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    address: str
+    port: int
+    why: str
+    protocol: Literal["tcp", "udp"] = "tcp"
+
+
+@dataclass(frozen=True)
+class Egress:
+    """Where jobs may connect: everywhere public, or only to the list."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    mode: Literal["internet", "listed"] = "internet"
+    allow: tuple[Allow, ...] = ()
+
+
+@dataclass(frozen=True)
+class Admission:
+    """Which jobs may start: checked on the runner, whatever the workflow says."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    events: tuple[str, ...]
+    workflows: tuple[str, ...]
+    command: str = "/run-hub-tests"
+    associations: tuple[str, ...] = ("OWNER", "MEMBER", "COLLABORATOR")
+    max_event_age_hours: int = 24
+
+
+@dataclass(frozen=True)
+class Janitor:
+    """Budgets of the host's own directories."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    store_gib: int = 500
+    runner_versions: int = 2
+    logs_gib: int = 2
+    logs_days: int = 30
+
+
+@dataclass(frozen=True)
+class Kubernetes:
+    """The same runners on a cluster, through actions-runner-controller."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    namespace: str
+    secret: str
+    image: str
+    store_claim: str
+    max_runners: int = 4
+    min_runners: int = 0
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: tuple[Mapping[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One place for one job: its number, its GPUs, its user and its labels."""
+
+    index: int
+    gpus: tuple[int, ...]
+    uid: int
+    labels: tuple[str, ...]
+
+    @property
+    def user(self) -> str:
+        """The job's user: no shell, no home of its own, no group but its own."""
+        return f"hub-slot-{self.index}"
+
+    @property
+    def unit(self) -> str:
+        """The systemd unit of the slot's job."""
+        return f"hub-runner-slot-{self.index}.service"
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole file."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    host: Host
+    github: GitHub
+    runner: Runner
+    slots: tuple[SlotSpec, ...]
+    limits: Limits
+    admission: Admission
+    doctor: DoctorRules = DoctorRules()
+    egress: Egress = Egress()
+    janitor: Janitor = Janitor()
+    kubernetes: Kubernetes | None = None
+
+    @property
+    def places(self) -> tuple[Slot, ...]:
+        """The slots with everything that follows from their number."""
+        return tuple(self._slot(index, spec.gpus) for index, spec in enumerate(self.slots))
+
+    def _slot(self, index: int, gpus: tuple[int, ...]) -> Slot:
+        return Slot(index, gpus, self.host.uid_base + index, self.labels(len(gpus)))
+
+    def labels(self, gpus: int) -> tuple[str, ...]:
+        """The labels of a runner with so many GPUs, on this host and on the cluster alike."""
+        return (*SYSTEM_LABELS, self.host.arch, *self.runner.labels, f"gpus-{gpus}")
+
+    def slot(self, index: int) -> Slot:
+        """One slot. Raises RequestError where there is none of that number."""
+        if 0 <= index < len(self.slots):
+            return self.places[index]
+        raise RequestError(f"there is no slot {index}: this host has slots 0 to {len(self.slots) - 1}")
+
+
+def load(path: Path) -> Config:
+    """Read and check the file. Raises RequestError naming file, key and what is wrong."""
+    try:
+        return parse(path.read_text(encoding="utf-8"), what=str(path))
+    except (OSError, UnicodeDecodeError) as failure:
+        raise RequestError(f"{path}: {getattr(failure, 'strerror', None) or failure}") from None
+
+
+def parse(text: str, *, what: str) -> Config:
+    """TOML text to a Config; `what` names it in errors."""
+    try:
+        config = read_dict(Config, tomllib.loads(text), what=what)
+    except tomllib.TOMLDecodeError as broken:
+        raise RequestError(f"{what}: {broken}") from None
+    for problem in problems(config):
+        raise RequestError(f"{what}: {problem}")
+    return config
+
+
+def problems(config: Config) -> tuple[str, ...]:
+    """What is wrong with the values taken together. Names end up in units and firewall rules, so they are strict."""
+    found = (*_names(config), *_slots(config), *_limits(config), *_egress(config.egress))
+    return tuple(problem for problem in found if problem)
+
+
+def _names(config: Config) -> tuple[str | None, ...]:
+    github, runner = config.github, config.runner
+    named = bool(github.repository) != bool(github.organization)
+    return (
+        "github.status_issue needs github.repository" if github.status_issue and not github.repository else None,
+        None if NAME.fullmatch(config.host.name) else f"host.name: {config.host.name!r} is not of a-z, 0-9 and -",
+        None if named else "github: give either repository or organization",
+        None
+        if not github.repository or REPOSITORY.fullmatch(github.repository)
+        else "github.repository: not owner/name",
+        None
+        if not github.organization or NAME.fullmatch(github.organization.lower())
+        else "github.organization: no login",
+        None if re.fullmatch(r"https?://[^/\s]+(/\S*)?", github.api) else "github.api: not a URL",
+        None if re.fullmatch(r"[A-Za-z0-9.]+", github.app_id) else "github.app_id: not an id",
+        *(None if LABEL.fullmatch(label) else f"runner.labels: {label!r}" for label in runner.labels),
+        None if runner.labels else "runner.labels: give at least one of your own",
+        None if re.fullmatch(r"/[\w./-]+", runner.store) else "runner.store: an absolute path without blanks",
+        *(
+            None
+            if WORKFLOW.fullmatch(flow)
+            else f"admission.workflows: {flow!r} is not owner/repo/.github/workflows/file@ref"
+            for flow in config.admission.workflows
+        ),
+        None if config.admission.workflows and config.admission.events else "admission: nothing could ever run",
+    )
+
+
+def _slots(config: Config) -> tuple[str | None, ...]:
+    every = [gpu for spec in config.slots for gpu in spec.gpus]
+    twice = sorted({gpu for gpu in every if every.count(gpu) > 1})
+    return (
+        None if 0 < len(config.slots) <= MOST_SLOTS else f"slots: give 1 to {MOST_SLOTS}",
+        None if all(spec.gpus for spec in config.slots) else "slots: a slot has at least one GPU",
+        None if not twice else f"slots: /dev/nvidia{twice[0]} belongs to two slots",
+        None if all(0 <= gpu < 256 for gpu in every) else "slots: gpus are the N of /dev/nvidiaN",
+        None if config.host.uid_base in UIDS else f"host.uid_base: not within {UIDS.start} to {UIDS.stop - 1}",
+    )
+
+
+def _limits(config: Config) -> tuple[str | None, ...]:
+    positive: dict[str, int] = {
+        **{f"limits.{name}": value for name, value in vars(config.limits).items()},
+        **{f"runner.{name}": getattr(config.runner, name) for name in MINUTES},
+        "janitor.runner_versions": config.janitor.runner_versions,
+        "admission.max_event_age_hours": config.admission.max_event_age_hours,
+    }
+    return tuple(None if value > 0 else f"{name}: {value} is not positive" for name, value in positive.items())
+
+
+def _egress(egress: Egress) -> tuple[str | None, ...]:
+    return tuple(_way_out(allow) for allow in egress.allow)
+
+
+def _way_out(allow: Allow) -> str | None:
+    try:
+        network = ipaddress.ip_network(allow.address, strict=True)
+    except ValueError as wrong:
+        return f"egress.allow: {wrong}"
+    if network.version == METADATA.version and network.overlaps(METADATA):
+        return f"egress.allow: {allow.address} holds the metadata address, which gives the host's identity away"
+    return None if 0 < allow.port < 65536 else f"egress.allow: port {allow.port}"
