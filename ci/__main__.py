@@ -20,7 +20,10 @@ from ci.errors import HubTestsError, RequestError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ci.github.context import Context
+    from ci.github.handover import Delivery
     from ci.models import HubModel
+    from ci.plan import Plan
     from ci.settings import Settings
 
 USAGE: type[Exception] = typer.BadParameter.__mro__[2]
@@ -79,10 +82,11 @@ def models(registry: Registry = None, as_json: JsonFlag = False) -> None:
 @app.command()
 def fetch(
     names: Annotated[
-        list[str], typer.Argument(help="registry names, globs, @groups, or Hub ids org/name", metavar="MODEL…")
-    ],
+        list[str] | None, typer.Argument(help="registry names, globs, @groups, or Hub ids org/name", metavar="MODEL…")
+    ] = None,
     layers: Layers = None,
     revision: Annotated[str | None, typer.Option(help="branch, tag or commit")] = None,
+    planned: Annotated[bool, typer.Option("--planned", help="the entries of $HUB_TESTS_PLAN, and outputs")] = False,
     cache: CacheDir = None,
     registry: Registry = None,
     as_json: JsonFlag = False,
@@ -92,10 +96,19 @@ def fetch(
     from ci.suite_options import layers_option
     from ci.terminal import checkpoints_table, fetch_progress
 
-    chosen = _with_revision(_fetchable(names, registry), revision)
+    if bool(names) == planned:
+        raise RequestError("fetch what? name a MODEL, or with --planned the plan of an earlier job")
+    if planned:
+        chosen = tuple(entry.model for entry in _plan(None).entries)
+    else:
+        chosen = _with_revision(_fetchable(names or [], registry), revision)
     wanted = layers_option(layers) if layers else None
     with fetch_progress() as progress:
         had, failed = fetch_all(chosen, _settings(cache), layers=wanted, progress=progress)
+    if planned and (output := _context().output):
+        from ci.verbs.fetch import hand_over
+
+        hand_over(_plan(None), had, failed, store=_settings(cache).cache, output=output)
     if as_json:
         print(_json(checkpoint_rows(had)))
     elif had:
@@ -228,6 +241,114 @@ def doctor(
     raise typer.Exit(diagnosis.exit_code)
 
 
+@app.command()
+def gate(
+    event_path: Annotated[Path, typer.Option(help="the webhook payload of a comment")],
+    registry: Registry = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """May this comment start a run, and at which commit: decides, answers on the pull request, writes outputs."""
+    from ci.verbs.gate import gate as decide
+
+    decision = decide(_context(), event_path, registry)
+    _answer(decision, f"{decision.decision}: {decision.reason}", as_json=as_json)
+
+
+@app.command()
+def plan(
+    event_name: Annotated[str, typer.Option(help="issue_comment, workflow_dispatch or schedule")],
+    event_path: Annotated[Path, typer.Option(help="the event's payload")],
+    registry: Registry = None,
+    out: Annotated[Path | None, typer.Option(help="also write the plan here, for `hub-tests report`")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Event to plan: what is tested, at which commit, and which tests must come back."""
+    from ci.records import to_json
+    from ci.verbs.plan import plan as make
+
+    made = make(_context(), event_name, event_path, registry)
+    if out:
+        out.write_text(to_json(made, indent=2), encoding="utf-8")
+    names = ", ".join(entry.name for entry in made.entries)
+    _answer(made, f"{len(made.entries)} entries at {made.request.sha}: {names}", as_json=as_json)
+
+
+@app.command()
+def admit(
+    entry: Annotated[str, typer.Argument(help="the entry that this job tests")],
+    subject: Annotated[Path, typer.Option(help="checkout of the subject")],
+    out: Annotated[Path, typer.Option(help="where checkpoints.json and models.toml for `run` go")],
+    cache: CacheDir = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """The last look before a subject's code runs: its commit and every byte of the checkpoint are what was planned."""
+    from ci.verbs.admit import admit as let_in
+
+    store = _settings(cache).cache
+    admission = let_in(_plan(None), _delivery(), entry, subject=subject, store=store, out=out)
+    _answer(admission, f"{entry} at {admission.sha}: checkout and checkpoint are what was planned", as_json=as_json)
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Option(help="folder of results, one folder an entry")],
+    out: Annotated[Path, typer.Option(help="where report.md, report.json and report.html go")],
+    plan_file: Annotated[Path | None, typer.Option("--plan", help="the plan; default $HUB_TESTS_PLAN")] = None,
+    baseline: Annotated[Path | None, typer.Option(help="history: a JSONL file or a folder of them")] = None,
+    github: Annotated[bool, typer.Option("--github", help="ask GitHub for job conclusions and history")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """A folder of results against the plan, into a report; on a laptop as in Actions."""
+    from ci.report.results import exit_code
+    from ci.report.words import title
+    from ci.verbs.report import report as judge
+
+    context, delivery = (_context() if github else None), (_delivery() if github else None)
+    problems = delivery.problems if delivery else None
+    judged = judge(_plan(plan_file), results, out, baseline=baseline, context=context, problems=problems)
+    _answer(judged, title(judged), as_json=as_json)
+    raise typer.Exit(exit_code(judged))
+
+
+@app.command()
+def publish(
+    report_dir: Annotated[Path, typer.Option("--report", help="folder that `hub-tests report` wrote")],
+    night: Annotated[
+        bool, typer.Option("--night", help="write issue and history instead of comment and check")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """A report to where people look: pull request, commit, job summary; after a night, issue and history."""
+    from ci.errors import InfrastructureError
+    from ci.verbs.publish import publish as write
+
+    written = write(report_dir, _context(), where="night" if night else "results")
+    lines = [f"{one.what}: {one.done or one.problem}" for one in written]
+    _answer(written, "\n".join(lines), as_json=as_json)
+    if problems := [f"{one.what}: {one.problem}" for one in written if one.problem]:
+        raise InfrastructureError("; ".join(problems))
+
+
+@app.command()
+def watch(patience: Annotated[float, typer.Option(help="seconds that a job may wait for a machine")] = 600.0) -> None:
+    """While tests wait for a machine: say so on the pull request, with the labels and since when."""
+    from ci.verbs.watch import watch as wait
+
+    waiting = wait(_plan(None), _context(), tuple(_delivery().checkpoints), patience=patience)
+    print(f"no machine has taken: {', '.join(waiting)}" if waiting else "every entry is on a machine")
+
+
+@app.command()
+def conclude(
+    may_skip: Annotated[list[str] | None, typer.Option(help="a job that may be skipped in this run")] = None,
+) -> None:
+    """The last job of a workflow: green only if every job in $NEEDS succeeded, or was skipped with leave."""
+    from ci.verbs.conclude import conclude as judge
+
+    results = judge(os.environ.get("NEEDS", ""), frozenset(job for job in may_skip or () if job))
+    print(", ".join(f"{job}: {result}" for job, result in results.items()))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; every expected failure is one line on stderr and its exit code."""
     try:
@@ -253,6 +374,41 @@ def _settings(cache: Path | None) -> Settings:
     from ci.settings import from_environ
 
     return from_environ({**os.environ, **({"HUB_TESTS_CACHE": str(cache)} if cache else {})})
+
+
+def _context() -> Context:
+    from ci.github.context import from_environ
+
+    return from_environ(os.environ)
+
+
+def _plan(path: Path | None) -> Plan:
+    """The plan in a file, or the one that an earlier job packed into `$HUB_TESTS_PLAN`."""
+    from ci.plan import Plan
+    from ci.records import read_json
+
+    if path is None:
+        from ci.github.handover import unpack
+
+        return unpack(Plan, os.environ.get("HUB_TESTS_PLAN", ""), what="HUB_TESTS_PLAN")
+    try:
+        return read_json(Plan, path.read_bytes(), what=str(path))
+    except OSError as error:
+        raise RequestError(f"{path}: cannot read the plan: {error.strerror}") from None
+
+
+def _delivery() -> Delivery:
+    """What the fetch job packed into `$HUB_TESTS_DELIVERY`; nothing where it never came to it."""
+    from ci.github.handover import Delivery, unpack
+
+    packed = os.environ.get("HUB_TESTS_DELIVERY", "")
+    return unpack(Delivery, packed, what="HUB_TESTS_DELIVERY") if packed else Delivery({}, {})
+
+
+def _answer(record: object, line: str, *, as_json: bool) -> None:
+    from ci.records import to_json
+
+    print(to_json(record, indent=2) if as_json else line)
 
 
 def _store(cache: Path | None) -> Any:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ci.github.command import GRAMMAR, NAME
 from ci.report.escape import cell, code, text
+from ci.report.links import link
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ci.github.command import Command
     from ci.github.event import CommentEvent
     from ci.github.gate import PullRequest
+    from ci.github.runs import RunJob
     from ci.models import HubModel
     from ci.plan import Plan
     from ci.report.history import Baseline
@@ -139,11 +141,22 @@ def plan_text(plan: Plan, baseline: Baseline, command: Command) -> str:
     )
 
 
-def started(sha: str, models: Sequence[str], event: CommentEvent, *, run_id: int, server_url: str) -> str:
-    """The board while the run is under way."""
+def started(sha: str, models: Sequence[str], login: str, *, run_url: str, waiting: str = "") -> str:
+    """The board while the run is under way; `waiting` says what it waits for."""
+    page = link("the run", run_url) or "the run"
+    text = f"### hub-tests: running\n\n{_names(models)} at {code(sha[:12])}, asked for by {code(login)}: {page}."
+    return f"{text}\n\n{waiting or 'The result will stand here.'}"
+
+
+def no_runner(jobs: Sequence[RunJob]) -> str:
+    """No machine takes these jobs: which labels they ask for, and since when."""
+    first = min((job.created_at or "" for job in jobs), default="")
+    labels = ", ".join(code(label) for label in dict.fromkeys(label for job in jobs for label in job.labels))
+    names = _names([job.entry or job.name for job in jobs])
+    since = f" since {text(first[:16].replace('T', ' '))} UTC" if first else ""
     return (
-        f"### hub-tests: running\n\n{_names(models)} at {code(sha[:12])}, asked for by {code(event.login)}: "
-        f"{run_link(run_id, event, server_url)}.\n\nThe result will stand here."
+        f"⏳ **No runner with the labels {labels} has taken {names}{since}.** They are offline, busy, or do not exist; "
+        f"the jobs wait for up to a day. {code(NAME + ' cancel')} ends that."
     )
 
 

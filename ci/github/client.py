@@ -11,7 +11,6 @@ from __future__ import annotations
 import random
 import time
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import httpx
@@ -21,10 +20,13 @@ from githubkit.exception import RequestError as TransportError
 from githubkit.throttling import BaseThrottler
 
 from ci.errors import InfrastructureError, RequestError
+from ci.github.api import ConflictError, NotFoundError
 from ci.records import read_dict
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
+
+    from ci.github.api import Api
 
 T = TypeVar("T")
 
@@ -33,28 +35,6 @@ READS = frozenset({"GET", "HEAD"})
 REPEATABLE = READS | {"PUT", "PATCH", "DELETE"}
 PASSING = frozenset({500, 502, 503, 504})
 PAGE = 100
-
-
-class NotFoundError(RequestError):
-    """GitHub says 404: it is not there, or the token may not know of it."""
-
-
-class ConflictError(RequestError):
-    """GitHub says 409 or 422 to a write that another writer was faster with."""
-
-
-@dataclass(frozen=True)
-class Api:
-    """Where and as whom: the API's address, the token, `owner/name`, and how patient to be (seconds)."""
-
-    repository: str
-    token: str = field(default="", repr=False)
-    url: str = "https://api.github.com"
-    tries: int = 4
-    longest_wait: float = 900.0
-    first_wait: float = 1.0
-    between_writes: float = 1.0
-    timeout: float = 30.0
 
 
 class Client:

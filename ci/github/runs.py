@@ -1,0 +1,121 @@
+"""Workflow runs and their jobs: what GitHub itself says of an entry, which no test can forge."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from ci.github.api import ConflictError, NotFoundError
+from ci.report.outcome import Job
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from ci.github.client import Client
+
+ENTRY_JOB = re.compile(r"(?:.* / )?test (?P<entry>[a-z0-9][a-z0-9_-]{0,62})")
+"""A matrix job's name, after the names of the calling jobs: `hub-tests / run / test mixtral`."""
+
+FINISHED = "completed"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a workflow. `status` is "completed" at its end."""
+
+    id: int
+    status: str
+    html_url: str
+    head_sha: str = ""
+    run_attempt: int = 1
+
+
+@dataclass(frozen=True)
+class RunJob:
+    """One job of a run's attempt. Times are ISO 8601, UTC."""
+
+    id: int
+    name: str
+    status: str
+    conclusion: str | None = None
+    html_url: str | None = None
+    created_at: str | None = None
+    started_at: str | None = None
+    completed_at: str | None = None
+    run_attempt: int = 1
+    runner_name: str | None = None
+    labels: tuple[str, ...] = ()
+
+    @property
+    def entry(self) -> str | None:
+        """The plan's entry that this job tests, None for the other jobs."""
+        match = ENTRY_JOB.fullmatch(self.name)
+        return match["entry"] if match else None
+
+    @property
+    def waits_for_a_runner(self) -> bool:
+        """Whether no machine has taken it yet."""
+        return self.status in ("queued", "waiting", "pending", "requested") and not self.runner_name
+
+    @property
+    def seconds(self) -> float:
+        """How long it ran; 0 where it has not."""
+        if not self.started_at or not self.completed_at:
+            return 0.0
+        return max((moment(self.completed_at) - moment(self.started_at)).total_seconds(), 0.0)
+
+
+def moment(text: str) -> datetime:
+    """An API time."""
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def run(client: Client, run_id: int) -> Run | None:
+    """The run, None where it was deleted."""
+    try:
+        return client.get(Run, f"/actions/runs/{run_id}")
+    except NotFoundError:
+        return None
+
+
+def is_active(client: Client, run_id: int) -> bool:
+    """Whether the run has not come to its end."""
+    found = run(client, run_id)
+    return found is not None and found.status != FINISHED
+
+
+def jobs(client: Client, run_id: int) -> tuple[RunJob, ...]:
+    """Every job of every attempt of a run."""
+    return tuple(client.pages(RunJob, f"/actions/runs/{run_id}/jobs", key="jobs", filter="all"))
+
+
+def entry_jobs(found: Iterable[RunJob]) -> Mapping[str, Job]:
+    """The newest attempt's job of each entry, as the report takes it."""
+    newest: dict[str, RunJob] = {}
+    for job in found:
+        if job.entry and (job.entry not in newest or newest[job.entry].run_attempt <= job.run_attempt):
+            newest[job.entry] = job
+    return {entry: _job(job) for entry, job in newest.items()}
+
+
+def cancel(client: Client, run_id: int) -> bool:
+    """Ask a run to stop; False where it has ended by itself."""
+    try:
+        client.send("POST", f"/actions/runs/{run_id}/cancel")
+    except (ConflictError, NotFoundError):
+        return False
+    return True
+
+
+def _job(job: RunJob) -> Job:
+    return Job(
+        conclusion=job.conclusion,
+        status=job.status,
+        url=job.html_url or "",
+        attempt=job.run_attempt,
+        seconds=job.seconds,
+        runner=job.runner_name or "",
+        note=f"waits for a runner with {', '.join(job.labels)}" if job.waits_for_a_runner else "",
+    )

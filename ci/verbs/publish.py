@@ -1,0 +1,155 @@
+"""`hub-tests publish`: a finished report → pull request, commit, job summary; and after a night, issue and history."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal
+
+from ci.errors import HubTestsError, RequestError
+from ci.github import checks, nightly, pulls
+from ci.github.actions import write_summary
+from ci.github.board import STATE_CHARS, LastResult, read_state, write_board
+from ci.github.branch import append_history, read_history_of
+from ci.github.client import Client
+from ci.report import words
+from ci.report.escape import code
+from ci.report.history import records_of
+from ci.report.limits import COMMENT_CHARS
+from ci.report.links import link
+from ci.report.markdown import render
+from ci.report.write import REPORT_JSON, REPORT_MD, read_report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ci.github.context import Context
+    from ci.github.gate import PullRequest
+    from ci.plan import RunRequest
+    from ci.report.outcome import Results
+
+Where = Literal["results", "night"]
+
+
+@dataclass(frozen=True)
+class Published:
+    """One thing written, or why it could not be."""
+
+    what: str
+    done: str
+    problem: str = ""
+
+
+def publish(report: Path, context: Context, *, where: Where = "results") -> tuple[Published, ...]:
+    """Everything that the report's kind of run asks for; one that cannot be written does not keep back the others.
+
+    `where` "results" writes comment, check, status and summary; "night" the issue and the history.
+    """
+    if not (report / REPORT_JSON).is_file():
+        return _nothing_to_report(context)
+    results = read_report(report)
+    with Client(context.api) as client:
+        if where == "night":
+            return _each(
+                ("issue", lambda: _issue(client, results, context)),
+                ("history", lambda: _history(client, results, context)),
+            )
+        steps: list[tuple[str, Callable[[], str]]] = [("summary", lambda: _summary(report, context))]
+        if results.plan.request.pull_request:
+            steps.append(("comment", lambda: _comment(client, results, context)))
+        if results.plan.request.subject_repository == context.repository:
+            steps.append(("check", lambda: _check(client, results)))
+            steps.append(("status", lambda: _status(client, results)))
+        return _each(*steps)
+
+
+def _each(*steps: tuple[str, Callable[[], str]]) -> tuple[Published, ...]:
+    done = []
+    for what, step in steps:
+        try:
+            done.append(Published(what, step()))
+        except HubTestsError as error:
+            done.append(Published(what, "", str(error)))
+    return tuple(done)
+
+
+def _summary(report: Path, context: Context) -> str:
+    if context.summary is None:
+        return "no job summary outside Actions"
+    write_summary(context.summary, (report / REPORT_MD).read_text(encoding="utf-8"))
+    return "written"
+
+
+def _comment(client: Client, results: Results, context: Context) -> str:
+    request = results.plan.request
+    number = request.pull_request or 0
+    stale = _stale(pulls.pull_request(client, number), request, context)
+    found = pulls.find_comment(client, number, "board", bot=context.bot)
+    state = read_state(found.body if found else None).finished(_last(results))
+    text = stale + render(results, COMMENT_CHARS - STATE_CHARS - len(stale) - 200)
+    return pulls.keep_comment(client, number, found, write_board(text, state)).html_url
+
+
+def _stale(pull: PullRequest, request: RunRequest, context: Context) -> str:
+    """The first line of a comment about a commit that is no longer the head."""
+    if pull.head_sha == request.sha:
+        return ""
+    head = link(pull.head_sha[:12], f"{context.server_url}/{context.repository}/commit/{pull.head_sha}")
+    return f"> **stale: head is now {head or code(pull.head_sha[:12])}**, this is about {code(request.sha[:12])}\n\n"
+
+
+def _last(results: Results) -> LastResult:
+    request = results.plan.request
+    return LastResult(
+        run_id=request.run_id or 0,
+        sha=request.sha,
+        models=tuple(entry.name for entry in results.entries),
+        failed=tuple(entry.name for entry in results.entries if entry.verdict != "passed"),
+    )
+
+
+def _check(client: Client, results: Results) -> str:
+    summary = render(results, checks.OUTPUT_CHARS)
+    return checks.write_check(client, results, title=words.title(results), summary=summary).html_url or ""
+
+
+def _status(client: Client, results: Results) -> str:
+    request = results.plan.request
+    state = checks.STATES[results.verdict]
+    checks.set_status(client, request.sha, state, words.title(results), request.run_url)
+    return state
+
+
+def _history(client: Client, results: Results, context: Context) -> str:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    records = records_of(results, now)
+    request = results.plan.request
+    return append_history(client, context.data_branch, records, f"Night of {now[:10]}: {request.sha[:12]}")
+
+
+def _issue(client: Client, results: Results, context: Context) -> str:
+    """The nightly issue; tonight is in `results`, whether the history has it already (a second attempt) or not."""
+    history = read_history_of(client, context.data_branch)
+    tonight = records_of(results, datetime.now(UTC).isoformat(timespec="seconds"))
+    return nightly.keep_issue(client, results, nightly.streaks(history, tonight), bot=context.bot)
+
+
+def _nothing_to_report(context: Context) -> tuple[Published, ...]:
+    """The run broke before it could report: the pull request that waits for it hears so."""
+    number, sha = context.inputs.pull_request, context.inputs.subject_ref
+    if not number:
+        raise RequestError("there is no report to publish, and no pull request to tell: look at the run's earlier jobs")
+    text = f"## ⚠️ No result\n\nThe run broke before it could report anything: {link('run', context.run_url)}."
+    with Client(context.api) as client:
+
+        def tell() -> str:
+            found = pulls.find_comment(client, number, "board", bot=context.bot)
+            state = read_state(found.body if found else None)
+            return pulls.keep_comment(client, number, found, write_board(text, state)).html_url
+
+        def mark() -> str:
+            checks.set_status(client, sha, "error", "the run broke before it could report", context.run_url)
+            return "error"
+
+        return _each(("comment", tell), *((("status", mark),) if sha else ()))

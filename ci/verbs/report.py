@@ -1,0 +1,71 @@
+"""`hub-tests report`: a folder of results against the plan, on a laptop as in Actions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ci.errors import RequestError
+from ci.report.collect import collect
+from ci.report.history import Baseline, read_history
+from ci.report.outcome import Problem
+from ci.report.results import judge_results
+from ci.report.write import write_report
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from ci.github.context import Context
+    from ci.plan import Plan
+    from ci.report.outcome import Job, Results
+
+
+def report(
+    plan: Plan,
+    results: Path,
+    out: Path,
+    *,
+    baseline: Path | None = None,
+    context: Context | None = None,
+    problems: Mapping[str, Problem] | None = None,
+) -> Results:
+    """Judge `results` and write the report to `out`.
+
+    With a `context` GitHub says how each entry's job ended, and the data branch what earlier nights found; without,
+    there is only the folder, and `baseline`: a history file or a folder of them.
+    """
+    jobs, history = _from_github(context) if context else (None, Baseline())
+    history = read_baseline(baseline) if baseline else history
+    found = collect(results) if results.exists() or context is None else {}
+    judged = judge_results(plan, found, jobs, history, problems={**_waiting(jobs), **(problems or {})})
+    write_report(judged, out)
+    return judged
+
+
+def read_baseline(path: Path) -> Baseline:
+    """The history in a file, or in every `*.jsonl` of a folder."""
+    paths = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    try:
+        return read_history(found.read_text(encoding="utf-8", errors="replace") for found in paths)
+    except OSError as error:
+        raise RequestError(f"{path}: cannot read the baseline: {error.strerror}") from None
+
+
+def _from_github(context: Context) -> tuple[Mapping[str, Job], Baseline]:
+    if context.run_id is None:
+        raise RequestError("GITHUB_RUN_ID is not set: outside Actions, leave --github out")
+    from ci.github import branch, runs
+    from ci.github.client import Client
+
+    with Client(context.api) as client:
+        jobs = runs.entry_jobs(runs.jobs(client, context.run_id))
+        return jobs, branch.read_history_of(client, context.data_branch)
+
+
+def _waiting(jobs: Mapping[str, Job] | None) -> dict[str, Problem]:
+    """Entries whose job no machine took: the runners' fault, not the subject's."""
+    return {
+        entry: Problem("environment", f"no machine took this job: {job.note}")
+        for entry, job in (jobs or {}).items()
+        if job.note and not job.runner
+    }
