@@ -41,6 +41,8 @@ INDEX: Final = "model.safetensors.index.json"
 SINGLE: Final = "model.safetensors"
 METADATA: Final = "metadata.yaml"
 OK: Final = "ok"
+LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+DUMPER: Final = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def _metadata(path: Path) -> dict[str, Any]:
     if not (path / OK).is_file():
         raise SubjectError(f"{path} is no finished checkpoint: it has no {OK!r} file")
     try:
-        tree = yaml.safe_load((path / METADATA).read_text(encoding="utf-8"))
+        tree = yaml.load((path / METADATA).read_text(encoding="utf-8"), Loader=LOADER)  # noqa: S506 (a safe one)
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as problem:
         raise SubjectError(f"{path / METADATA} cannot be read: {' '.join(str(problem).split())}"[:400]) from None
     if not isinstance(tree, dict):
@@ -165,7 +167,7 @@ def write_fast_llm(path: Path, checkpoint: Checkpoint, planned: Iterable[Planned
         "model": "gpt",
         "shards": ["weights"],
     }
-    (path / METADATA).write_text(yaml.safe_dump(tree), encoding="utf-8")
+    (path / METADATA).write_text(yaml.dump(tree, Dumper=DUMPER), encoding="utf-8")
     (path / OK).touch()
 
 

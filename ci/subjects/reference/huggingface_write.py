@@ -34,11 +34,7 @@ def write_config(
     """
     family = family_of(checkpoint_format)
     inert = {key: original[key] for key in (*INERT, *NEUTRAL) if key in original and key not in DTYPE_KEYS}
-    acting = {
-        key: value
-        for key, value in _acting(architecture, family, original).items()
-        if not _left_out(key, value, architecture, original)
-    }
+    acting = _spelled(_acting(architecture, family, original), architecture, original)
     config = inert | acting | {_dtype_key(original): dtype}
     if read_config(config, checkpoint_format, where="exported config.json") != architecture:
         raise UnsupportedError(f"a config.json of format {checkpoint_format!r} cannot express {architecture}"[:500])
@@ -86,17 +82,22 @@ def _windows(architecture: Architecture, family: Family, original: Mapping[str, 
     return written
 
 
-def _left_out(key: str, value: Any, architecture: Architecture, original: Mapping[str, Any]) -> bool:
-    """A default that the original (where there is one) leaves unsaid stays unsaid."""
-    attention = architecture.blocks[0].attention
-    unsaid = {
-        "head_dim": architecture.hidden // attention.heads,
+def _spelled(acting: dict[str, Any], architecture: Architecture, original: Mapping[str, Any]) -> dict[str, Any]:
+    """A default that the original (where there is one) leaves out or null is left as it is there."""
+    defaults = {
+        "head_dim": architecture.hidden // architecture.blocks[0].attention.heads,
         "attention_bias": False,
         "mlp_bias": False,
         "tie_word_embeddings": False,
         "rope_scaling": None,
     }
-    return bool(original) and key in unsaid and value == unsaid[key] and original.get(key) is None
+    unsaid = {
+        key
+        for key, default in defaults.items()
+        if original and original.get(key) is None and key in acting and acting[key] == default
+    }
+    null = {key: None for key in unsaid if key in original}
+    return {key: value for key, value in acting.items() if key not in unsaid} | null
 
 
 def _dtype_key(original: Mapping[str, Any]) -> str:

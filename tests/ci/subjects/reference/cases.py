@@ -41,7 +41,7 @@ RECIPES: dict[str, Recipe] = {
     "mistral": Recipe("mistral", MISTRAL, {**DENSE, "sliding_window": None, "head_dim": 20}),
     "mistral-window": Recipe("mistral", MISTRAL, {**DENSE, "sliding_window": 20}),
     "mixtral": Recipe("mixtral", MIXTRAL, MOE),
-    "mixtral-window": Recipe("mixtral", MIXTRAL, {**MOE, "sliding_window": 12, "num_local_experts": 5}),
+    "mixtral-window": Recipe("mixtral", MIXTRAL, {**MOE, "sliding_window": 12, "num_local_experts": 5, "head_dim": 16}),
     "mixtral-null-head-dim": Recipe("mixtral", MIXTRAL, {**MOE, "head_dim": None, "num_experts_per_tok": 3}),
     "qwen2": Recipe("qwen2", QWEN2, DENSE),
     "qwen2-sliding": Recipe("qwen2", QWEN2, {**DENSE, **SLIDING, "max_window_layers": 1}),
@@ -86,11 +86,14 @@ def save_inputs(path: Path, *, padding: tuple[int, ...] = (0, 9), length: int = 
     return path
 
 
-def errors(trace: Path, truth: Path) -> dict[str, float]:
-    """||value - truth|| / ||truth|| of each tensor; infinite where it is not finite or an expert differs."""
+def errors(trace: Path, truth: Path, *, common: bool = False) -> dict[str, float]:
+    """||value - truth|| / ||truth|| of each tensor; infinite where it is not finite or an expert differs.
+
+    Both traces must hold the same tensors, unless only the `common` ones are asked for.
+    """
     ours, theirs = TraceReader(trace), TraceReader(truth)
-    assert set(ours) == set(theirs)
-    return {name: _error(name, ours.tensor(name), theirs.tensor(name)) for name in theirs}
+    assert common or set(ours) == set(theirs)
+    return {name: _error(name, ours.tensor(name), theirs.tensor(name)) for name in theirs if name in ours}
 
 
 def _error(name: str, value: torch.Tensor, truth: torch.Tensor) -> float:

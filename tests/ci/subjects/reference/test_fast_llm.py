@@ -1,0 +1,112 @@
+"""Interchange with the real Fast-LLM: each reads what the other writes, and both answer as transformers does.
+
+Runs where `HUB_TESTS_FAST_LLM_PYTHON` names an interpreter that can import fast_llm (with `HUB_TESTS_FAST_LLM_PATH`,
+its checkout, where it is not installed).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from safetensors.torch import load_file
+
+from ci.subjects.reference.directories import read_fast_llm, read_huggingface
+from tests.ci.subjects.reference import fast_llm_peer
+from tests.ci.subjects.reference.cases import RECIPES, convert_request, errors, format_of, trace_request
+
+if TYPE_CHECKING:
+    from ci.subjects.base import ConvertRequest, TraceRequest
+    from tests.ci.subjects.reference.conftest import Workshop
+
+PYTHON = os.environ.get("HUB_TESTS_FAST_LLM_PYTHON")
+CHECKOUT = os.environ.get("HUB_TESTS_FAST_LLM_PATH")
+ROOT = Path(__file__).parents[4]
+SECONDS = 900
+
+pytestmark = [
+    pytest.mark.skipif(not PYTHON, reason="HUB_TESTS_FAST_LLM_PYTHON names no interpreter with Fast-LLM"),
+    pytest.mark.xdist_group("fast_llm"),
+]
+
+NOT_CONVERTED = (
+    *("llama-yarn-bare", "llama-yarn-mscale"),  # refused: YaRN without an attention_factor
+    *("mixtral", "mixtral-null-head-dim"),  # refused: no head_dim, as production's config.json has none
+    *("qwen2-sliding", "qwen2-layer-types"),  # converted, the window dropped
+)
+"""What Fast-LLM 0.4 cannot convert yet."""
+
+Peer = dict[tuple[str, str], str | None]
+
+
+@pytest.fixture(scope="session")
+def peer(workshop: Workshop) -> Peer:
+    """All of Fast-LLM's work in one process: (what, case) → None, or its error."""
+    calls: dict[tuple[str, str], ConvertRequest | TraceRequest] = {}
+    for name in RECIPES:
+        theirs = workshop.root / f"{name}.theirs"
+        calls["convert", name] = convert_request(workshop.source(name), theirs, format_of(name))
+        calls["trace", name] = trace_request(
+            workshop.converted(name), workshop.inputs, workshop.root / f"{name}.peer", capture="all"
+        )
+    requests = [{"do": do, "request": asdict(request)} for (do, _), request in calls.items()]
+    return dict(zip(calls, run(workshop.root, requests), strict=True))
+
+
+def run(directory: Path, requests: list[dict[str, Any]]) -> list[str | None]:
+    files = [directory / "calls.json", directory / "answers.json"]
+    files[0].write_text(json.dumps(requests))
+    path = os.pathsep.join(filter(None, (str(ROOT), CHECKOUT)))
+    command = [str(PYTHON), fast_llm_peer.__file__, *map(str, files)]
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "2"}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    answers: list[str | None] = json.loads(files[1].read_text())
+    return answers
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_fast_llm_runs_what_the_reference_writes(workshop: Workshop, peer: Peer, name: str) -> None:
+    assert peer["trace", name] is None
+    truth = workshop.truth(name)
+    found = {n: e for n, e in errors(workshop.root / f"{name}.peer", truth, common=True).items() if comparable(n)}
+    print(f"{name}: Fast-LLM over the reference's conversion, worst of {len(found)}: {max(found.values()):.1e}")
+    assert max(found.values()) <= 2e-6, found
+
+
+def comparable(name: str) -> bool:
+    """All that does not depend on where a token's position is counted from (Fast-LLM turns by packed positions)."""
+    return not name.endswith(("mixer.query", "mixer.key"))
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in NOT_CONVERTED])
+def test_the_reference_runs_what_fast_llm_writes(workshop: Workshop, peer: Peer, name: str) -> None:
+    assert peer["convert", name] is None
+    theirs, output = workshop.root / f"{name}.theirs", workshop.root / f"{name}.over-theirs"
+    workshop.subject.trace(trace_request(theirs, workshop.inputs, output, capture="all"))
+    found = errors(output, workshop.truth(name))
+    print(f"{name}: reference over Fast-LLM's conversion, worst of {len(found)}: {max(found.values()):.1e}")
+    assert max(found.values()) <= 1e-6, found
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in NOT_CONVERTED])
+def test_both_write_the_same_bits(workshop: Workshop, peer: Peer, name: str) -> None:
+    assert peer["convert", name] is None
+    ours, theirs = workshop.converted(name), workshop.root / f"{name}.theirs"
+    assert read_fast_llm(ours).architecture == read_fast_llm(theirs).architecture
+    mine, other = (load_file(path / "model_0.safetensors") for path in (ours, theirs))
+    assert mine.keys() == other.keys()
+    assert all(mine[key].equal(other[key]) for key in other)
+
+
+def test_what_fast_llm_cannot_convert_is_known(workshop: Workshop, peer: Peer) -> None:
+    """When Fast-LLM learns one of these, this fails, and the case moves to those that are interchanged."""
+    for name in NOT_CONVERTED:
+        theirs = workshop.root / f"{name}.theirs"
+        truth = read_huggingface(workshop.source(name), format_of(name)).architecture
+        assert peer["convert", name] is not None or read_fast_llm(theirs).architecture != truth, name
