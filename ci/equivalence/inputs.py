@@ -135,8 +135,8 @@ def longest_affordable(needs: Needs, free_bytes: int) -> int:
     return int((-linear + (linear**2 + 4 * square * budget) ** 0.5) / (2 * square))
 
 
-def text_ids(checkpoint: Path, vocabulary: int, length: int) -> Tensor | None:
-    """Ids int64 (length,) of the shipped text by the checkpoint's own tokenizer; None where it has none."""
+def text_ids(checkpoint: Path, vocabulary: int) -> Tensor | None:
+    """Ids int64 (N,) of the shipped text by the checkpoint's own tokenizer; None where it has none."""
     file = checkpoint / "tokenizer.json"
     if not file.is_file():
         return None
@@ -147,7 +147,7 @@ def text_ids(checkpoint: Path, vocabulary: int, length: int) -> Tensor | None:
     except Exception:  # the library raises bare Exception for a file that it cannot read
         return None
     known = [i for i in ids if i < vocabulary]
-    return torch.tensor((known * (length // max(1, len(known)) + 1))[:length]) if known else None
+    return torch.tensor(known) if known else None
 
 
 def free_memory(device: str) -> int:
@@ -187,7 +187,7 @@ def _batch(needs: Needs, params: TestParams, length: int, text: Tensor | None, s
     rows[-1][length // 2 : length // 2 + 4] = int(rows[-1][0])
     names = ["random"] * params.batch_size
     if text is not None:
-        rows.append(text[:length])
+        rows.append(text.repeat(length // len(text) + 1)[:length])
         names.append("text")
     mask = torch.ones(len(rows) + 2, length, dtype=torch.int64)
     for third in (2, 1):

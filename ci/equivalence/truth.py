@@ -91,7 +91,7 @@ class Truth:
     def cases(self) -> tuple[Case, ...]:
         """The inputs, the batch grown until every expert is routed to."""
         if not self._cases:
-            text = inputs.text_ids(self.checkpoint, self.needs.vocabulary, inputs.BATCH_TOKENS)
+            text = inputs.text_ids(self.checkpoint, self.needs.vocabulary)
             found = inputs.cases(self.needs, self.params, text=text, free_bytes=self.free_bytes, seed=self.seed)
             self._cases = self._routed_to_all(found) if self.needs.experts else found
         return self._cases
@@ -129,12 +129,12 @@ class Truth:
 
     def limits(self, case: Case, dtype: DType, *, fed: bool = False) -> Limits:
         """The limits of a case in a dtype; with `fed` those of blocks that were each fed the oracle's input."""
-        name = case.of or case.name
-        key = (name, dtype, fed)
-        if key not in self._floors:
-            whole = next(c for c in self.cases if c.name == name)
-            self._floors[key] = floors(self._noise(whole, dtype, fed=fed))
-        return Limits(dtype, self._floors[key], self.params.compare_factor)
+        if (case.name, dtype, fed) not in self._floors:
+            whole = next(c for c in self.cases if c.name == (case.of or case.name))
+            group = [c for c in self.cases if whole.name in (c.name, c.of)]
+            for of_case, walks in self._noise(whole, group, dtype, fed=fed).items():
+                self._floors[of_case, dtype, fed] = floors(walks)
+        return Limits(dtype, self._floors[case.name, dtype, fed], self.params.compare_factor)
 
     def trace(
         self,
@@ -165,12 +165,15 @@ class Truth:
         self.forwards += 1
         return TraceReader(output)
 
-    def _noise(self, case: Case, dtype: DType, *, fed: bool) -> list[Walked]:
-        """Each legitimate variant against the oracle, one trace on disk at a time."""
-        oracle, walks = self.oracle(case), []
-        for variant in self._variants(case):
-            trace = self.trace(case, dtype, variant, "noise", feed=oracle if fed else None)
-            walks.append(Walk(trace, oracle, case.keep, full=False, carry=not fed).run())
+    def _noise(self, whole: Case, group: list[Case], dtype: DType, *, fed: bool) -> dict[str, list[Walked]]:
+        """Each legitimate variant against the oracle, over the case and its parts; one trace on disk at a time."""
+        oracle = self.oracle(whole)
+        walks: dict[str, list[Walked]] = {case.name: [] for case in group}
+        for variant in self._variants(whole):
+            trace = self.trace(whole, dtype, variant, "noise", feed=oracle if fed else None)
+            for case in group:
+                walk = Walk(trace, oracle, case.keep, part=case.part, mine=case.part, full=False, carry=not fed)
+                walks[case.name].append(walk.run())
             shutil.rmtree(trace.path)
         return walks
 

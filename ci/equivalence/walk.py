@@ -56,7 +56,7 @@ class Walked:
 
 @dataclass
 class Walk:
-    """One walk. `keep` is bool (B, T), the real tokens of the actual trace.
+    """One walk. `keep` is bool (B, T), the real tokens compared; `part` cuts the expected trace, `mine` the actual.
 
     `allowed` gives the relative error that a token of the named router logits may have; without it every flip counts
     as rounding, as it is between two implementations that are both right. With `carry` false a flip excuses its own
@@ -67,6 +67,7 @@ class Walk:
     expected: TraceReader
     keep: Tensor
     part: Part = WHOLE
+    mine: Part = WHOLE
     allowed: Callable[[str], float] | None = None
     full: bool = True
     carry: bool = True
@@ -85,7 +86,7 @@ class Walk:
         for name in self.expected:
             if name not in self.actual:
                 continue
-            actual, expected = self.actual.tensor(name), self.part.of(self.expected.tensor(name))
+            actual, expected = self.mine.of(self.actual.tensor(name)), self.part.of(self.expected.tensor(name))
             if found := problem(name, actual, expected, dtype=dtype):
                 return self._walked(differences, found)
             if name.endswith(TOP_EXPERTS):

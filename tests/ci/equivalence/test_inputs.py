@@ -1,0 +1,98 @@
+"""Inputs reach what a model's config demands, and say so where they cannot."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from ci.equivalence import inputs
+from ci.models import TestParams
+
+if TYPE_CHECKING:
+    from ci.equivalence.inputs import Needs
+
+CONFIG: dict[str, Any] = {"vocab_size": 100, "hidden_size": 32, "num_attention_heads": 4}
+PLENTY = 1 << 36
+
+
+def cases(**config: Any) -> tuple[Needs, tuple[inputs.Case, ...]]:
+    needs = inputs.needs_of({**CONFIG, **config})
+    return needs, inputs.cases(needs, TestParams(), text=torch.arange(64), free_bytes=PLENTY)
+
+
+@pytest.mark.parametrize(
+    ("config", "window"),
+    [
+        ({"sliding_window": 20}, 20),
+        ({"sliding_window": 20, "use_sliding_window": False}, None),
+        ({"sliding_window": 20, "layer_types": ["full_attention"]}, None),
+        ({"sliding_window": 20, "layer_types": ["full_attention", "sliding_attention"]}, 20),
+        ({"sliding_window": None}, None),
+        ({"text_config": {**CONFIG, "sliding_window": 7}}, 7),
+    ],
+)
+def test_the_window_that_acts(config: dict[str, Any], window: int | None) -> None:
+    assert inputs.needs_of({**CONFIG, **config}).window == window
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_scaling": {"type": "yarn", "original_max_position_embeddings": 48}},
+        {"rope_parameters": {"rope_type": "llama3", "original_max_position_embeddings": 48}},
+        {"rope_parameters": {"full_attention": {"rope_type": "yarn", "original_max_position_embeddings": 48}}},
+    ],
+)
+def test_the_original_length_of_a_scaled_rope(rope: dict[str, Any]) -> None:
+    assert inputs.needs_of({**CONFIG, **rope}).rope_original == 48
+
+
+def test_the_batch_holds_every_kind_of_row() -> None:
+    _, (batch, alone) = cases()
+    assert batch.rows == ("random", "random", "text", "document of 42", "document of 21")
+    assert batch.ids[0, :2].tolist() == [0, 99]
+    assert batch.mask is not None
+    assert batch.mask.sum(-1).tolist() == [64, 64, 64, 42, 21]
+    assert torch.equal(alone.ids, alone.part.of(batch.ids))
+    assert alone.mask is None
+    assert alone.of == "batch"
+
+
+def test_the_same_seed_gives_the_same_inputs() -> None:
+    assert torch.equal(cases()[1][0].ids, cases()[1][0].ids)
+
+
+def test_a_short_window_is_exceeded_in_the_batch() -> None:
+    _, found = cases(sliding_window=100)
+    assert [case.ids.shape[1] > 100 for case in found] == [True, False]
+
+
+def test_a_long_window_gets_a_sequence_of_its_own() -> None:
+    needs, found = cases(sliding_window=4096)
+    assert found[-1].name == "long"
+    assert found[-1].ids.shape == (1, 4608)
+    said = inputs.coverage(needs, found, free_bytes=PLENTY)
+    assert said["sliding window"] == "4608 tokens > window 4096"
+
+
+def test_a_window_beyond_memory_is_said() -> None:
+    needs = inputs.needs_of({**CONFIG, "sliding_window": 4096})
+    found = inputs.cases(needs, TestParams(), text=None, free_bytes=10_000_000)
+    said = inputs.coverage(needs, found, free_bytes=10_000_000)
+    assert said["sliding window"].startswith("not covered: capped at")
+    assert said["real text"].startswith("not covered")
+
+
+def test_no_tokenizer_means_no_text(tmp_path: Any) -> None:
+    assert inputs.text_ids(tmp_path, 100) is None
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert inputs.text_ids(tmp_path, 100) is None
+
+
+def test_a_grown_batch_keeps_its_last_document() -> None:
+    needs, (batch, _) = cases()
+    grown = inputs.grown(batch, needs, 3)
+    assert len(grown.ids) == 15
+    assert torch.equal(inputs.alone(grown).ids, inputs.alone(batch).ids)

@@ -1,0 +1,57 @@
+"""Flips of experts: near ties are rounding, far ones are bugs, and the consequences spread to later tokens."""
+
+from __future__ import annotations
+
+import torch
+
+from ci.equivalence import routing
+
+LOGITS = torch.tensor([[[3.0, 2.0, 1.999, 0.0], [3.0, 2.0, 1.0, 0.0]]])
+EXPECTED = LOGITS.topk(2, dim=-1).indices
+KEEP = torch.ones(1, 2, dtype=torch.bool)
+ALLOWED = torch.full((1, 2), 1e-3)
+
+
+def test_order_within_the_choice_is_no_flip() -> None:
+    found = routing.flips(EXPECTED.flip(-1), EXPECTED, LOGITS, keep=KEEP)
+    assert not found.where.any()
+    assert float(found.gap.max()) == 0.0
+
+
+def test_a_near_tie_is_small_and_a_far_choice_is_not() -> None:
+    actual = torch.tensor([[[0, 2], [0, 3]]])
+    found = routing.flips(actual, EXPECTED, LOGITS, keep=KEEP)
+    assert found.where.tolist() == [[True, True]]
+    assert torch.allclose(found.gap, torch.tensor([[1e-3, 2.0]], dtype=torch.float64), atol=1e-6)
+    assert routing.small(found, ALLOWED).tolist() == [[True, False]]
+
+
+def test_an_expert_chosen_twice_is_no_near_tie() -> None:
+    found = routing.flips(torch.tensor([[[0, 0], [0, 1]]]), EXPECTED, LOGITS, keep=KEEP)
+    assert float(found.gap[0, 0]) == float("inf")
+
+
+def test_padding_cannot_flip() -> None:
+    keep = torch.tensor([[False, True]])
+    found = routing.flips(torch.tensor([[[3, 2], [0, 1]]]), EXPECTED, LOGITS, keep=keep)
+    assert not found.where.any()
+
+
+def test_margin_is_between_the_last_in_and_the_first_out() -> None:
+    found = routing.flips(EXPECTED, EXPECTED, LOGITS, keep=KEEP)
+    assert abs(found.margin - 1e-3) < 1e-6
+
+
+def test_spread_reaches_every_later_token_of_the_row() -> None:
+    flipped = torch.tensor([[False, True, False, False], [False] * 4])
+    assert routing.spread(flipped).tolist() == [[False, True, True, True], [False] * 4]
+
+
+def test_summary_counts_both_kinds() -> None:
+    found = routing.flips(torch.tensor([[[0, 2], [0, 3]]]), EXPECTED, LOGITS, keep=KEEP)
+    layer = routing.summary(4, found, routing.small(found, ALLOWED), keep=KEEP)
+    assert (layer.layer, layer.tokens, layer.small_flips, layer.large_flips) == (4, 2, 1, 1)
+
+
+def test_loads_count_the_real_tokens() -> None:
+    assert routing.loads(EXPECTED, 4, keep=torch.tensor([[True, False]])).tolist() == [1, 1, 0, 0]

@@ -1,0 +1,95 @@
+"""The shape of an error, planted in tensors whose answer is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from ci.equivalence import diagnose
+from ci.equivalence.signatures import Signature, View, signature
+
+B, T, HEADS, DIM = 3, 12, 4, 6
+
+
+def view(actual: torch.Tensor, expected: torch.Tensor, *, padding: int = 0, **rest: Any) -> View:
+    keep = torch.ones(B, T, dtype=torch.bool)
+    keep[0, :padding] = False
+    wrong = ((actual - expected).flatten(2).norm(dim=-1) > 1e-9) & keep
+    return View(actual, expected, wrong, keep, keep.long().cumsum(-1) - 1, **rest)
+
+
+def drawn(*shape: int) -> torch.Tensor:
+    return torch.randn(B, T, *shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def test_exact_at_the_start_of_each_document() -> None:
+    right = drawn(HEADS, DIM)
+    wrong = torch.where((torch.arange(T) > 0)[None, :, None, None], right.flip(-1), right)
+    found = signature(view(wrong, right))
+    assert (found.first_wrong, found.reordered) == (1, False)
+    assert "RoPE" in diagnose.suspect(diagnose.place_of("decoder.1.mixer.query"), found)
+
+
+def test_exact_up_to_the_window() -> None:
+    right = drawn(8)
+    wrong = right.clone()
+    wrong[:, 5:] += 1
+    found = signature(view(wrong, right, window=5))
+    assert found.beyond_window
+    assert "sliding window" in diagnose.suspect(diagnose.place_of("decoder.1.mixer.context"), found)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda x: 3 * x, {"scale": pytest.approx(3.0), "token_scale": True, "channel_scale": True}),
+        (lambda x: x * torch.linspace(1, 2, T, dtype=x.dtype)[None, :, None], {"token_scale": True, "scale": None}),
+        (lambda x: x * torch.linspace(1, 2, 8, dtype=x.dtype), {"channel_scale": True, "token_scale": False}),
+        (lambda x: x + torch.linspace(1, 2, 8, dtype=x.dtype), {"offset": True, "scale": None}),
+        (lambda x: x[..., [1, 0, 3, 2, 5, 4, 7, 6]], {"reordered": True, "offset": False}),
+    ],
+)
+def test_simple_relations(change: Any, expected: dict[str, Any]) -> None:
+    right = drawn(8)
+    found = signature(view(change(right), right))
+    assert {key: getattr(found, key) for key in expected} == expected
+
+
+def test_few_channels_and_heads() -> None:
+    right = drawn(HEADS, DIM)
+    wrong = right.clone()
+    wrong[:, :, 2] *= -1
+    assert signature(view(wrong, right)).heads == (2,)
+    columns = drawn(50)
+    wrong = columns.clone()
+    wrong[..., 48:] = 0
+    assert signature(view(wrong, columns)).channels == (48, 49)
+
+
+def test_only_tokens_of_one_expert() -> None:
+    right, experts = drawn(8), torch.randint(0, 5, (B, T, 2), generator=torch.Generator().manual_seed(3))
+    of_three = (experts == 3).any(-1)
+    wrong = torch.where(of_three[..., None], right + 1, right)
+    found = signature(view(wrong, right, experts=experts))
+    assert found.experts == (3,)
+    assert "expert 3" in diagnose.suspect(diagnose.place_of("decoder.0.mlp"), found)
+
+
+def test_only_documents_behind_padding() -> None:
+    right = drawn(8)
+    wrong = right.clone()
+    wrong[0] += 1
+    assert signature(view(wrong, right, padding=3)).padded_only
+
+
+def test_a_twin_is_named() -> None:
+    right, other = drawn(8), drawn(8).flip(0)
+    assert signature(view(other, right, siblings={"decoder.0.norm_2": other})).same_as == "decoder.0.norm_2"
+
+
+def test_an_error_without_a_pattern_claims_none() -> None:
+    right = drawn(8)
+    noise = torch.randn(B, T, 8, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    assert signature(view(right + noise, right)) == Signature()
