@@ -19,7 +19,8 @@ from ci.suite_checks import checkpoint_problems, verdict_text
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.extra_slow
+pytestmark = [pytest.mark.extra_slow, pytest.mark.filterwarnings("default")]
+"""A library's warning is no verdict about the subject."""
 
 
 def test_download_and_truncate(chain: Chain, record: Any) -> None:
