@@ -1,0 +1,169 @@
+"""A host that exists in memory, and a way to kill the supervisor before or after anything that it does to the world."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from ci.doctor import Check, Diagnosis
+from hub_runner.cycle import HostError, Jit, Keeper, MintUnavailableError, Unit
+from hub_runner.state import Book, SlotState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hub_runner.config import Config, Slot
+    from hub_runner.layout import Layout
+
+FIT = Diagnosis(True, ())
+
+
+def sick(reason: str) -> Diagnosis:
+    return Diagnosis(False, (Check("xid", "fail", reason),))
+
+
+class Killed(BaseException):
+    """kill -9: nothing in the supervisor may catch it, and nothing in it runs after it."""
+
+
+@dataclass
+class World:
+    """One slot's machine and GitHub, with what must never happen checked at the moment when it would."""
+
+    time: float = 1000.0
+    diagnosis: Diagnosis = FIT
+    examined: bool = False
+    active: bool = False
+    ended: Unit = field(default_factory=lambda: Unit(False))
+    left: tuple[str, ...] = ()
+    slow_to_let_go: int = 0
+    runner: int | None = None
+    registered: dict[int, str] = field(default_factory=dict)
+    busy: set[int] = field(default_factory=set)
+    down: bool = False
+    start_fails: bool = False
+    jobs: int = 0
+    minted: int = 0
+    effects: int = 0
+    kill_at: tuple[int, Literal["before", "after"]] | None = None
+
+    # The supervisor's death ----------------------------------------------------------------------------------------
+
+    def effect(self, act: Callable[[], Any]) -> Any:
+        self.effects += 1
+        if self.kill_at == (self.effects, "before"):
+            raise Killed
+        answer = act()
+        if self.kill_at == (self.effects, "after"):
+            raise Killed
+        return answer
+
+    # Host ----------------------------------------------------------------------------------------------------------
+
+    def diagnose(self, _: Slot) -> Diagnosis:
+        def act() -> Diagnosis:
+            self.examined = self.diagnosis.fit
+            return self.diagnosis
+
+        answer: Diagnosis = self.effect(act)
+        return answer
+
+    def unit(self, _: Slot) -> Unit:
+        return Unit(True) if self.active else self.ended
+
+    def start(self, _: Slot, jit: Jit) -> None:
+        def act() -> None:
+            assert not self.active, "a second runner on one slot"
+            assert self.examined, "a runner on a slot that was not found fit since its last job"
+            assert not self.left, f"a runner beside {self.left}"
+            assert jit.runner_id in self.registered, "a runner without a registration"
+            if self.start_fails:
+                raise HostError("Job for the unit failed")
+            self.active, self.examined, self.runner = True, False, jit.runner_id
+
+        self.effect(act)
+
+    def stop(self, _: Slot) -> None:
+        def act() -> None:
+            if self.active:
+                self.active, self.ended, self.runner = False, Unit(False), None
+
+        self.effect(act)
+
+    def leftovers(self, _: Slot) -> tuple[str, ...]:
+        if self.slow_to_let_go:
+            self.slow_to_let_go -= 1
+            return ("gpu0: 70000 MiB in use",)
+        return self.left
+
+    # GitHub --------------------------------------------------------------------------------------------------------
+
+    def jit(self, _: int, name: str) -> Jit:
+        def act() -> Jit:
+            self.check_github()
+            self.minted += 1
+            self.registered[self.minted] = name
+            return Jit(self.minted, "secret")
+
+        answer: Jit = self.effect(act)
+        return answer
+
+    def find(self, name: str) -> int | None:
+        self.check_github()
+        return next((known for known, registered in self.registered.items() if registered == name), None)
+
+    def remove(self, runner_id: int) -> Literal["removed", "busy"]:
+        def act() -> Literal["removed", "busy"]:
+            self.check_github()
+            if runner_id in self.busy:
+                return "busy"
+            self.registered.pop(runner_id, None)
+            return "removed"
+
+        answer: Literal["removed", "busy"] = self.effect(act)
+        return answer
+
+    def check_github(self) -> None:
+        if self.down:
+            raise MintUnavailableError("GitHub is down")
+
+    # What happens by itself ----------------------------------------------------------------------------------------
+
+    def take_job(self) -> None:
+        assert self.active
+        assert self.runner is not None
+        self.busy.add(self.runner)
+
+    def end_job(self, unit: Unit | None = None) -> None:
+        assert self.runner is not None
+        self.busy.discard(self.runner)
+        self.registered.pop(self.runner, None)
+        self.active, self.runner, self.ended = False, None, unit or Unit(False)
+        self.jobs += 1
+
+
+class KilledBook(Book):
+    """A page whose writing is an effect too."""
+
+    def __init__(self, layout: Layout, world: World) -> None:
+        super().__init__(layout.state, 0)
+        self.world = world
+
+    def write(self, state: SlotState) -> SlotState:
+        written: SlotState = self.world.effect(lambda: super(KilledBook, self).write(state))
+        return written
+
+
+def keeper(config: Config, layout: Layout, world: World) -> Keeper:
+    """A supervisor's keeper of slot 0, as it is after a start of the service."""
+    book = KilledBook(layout, world)
+    return Keeper(config.slot(0), config, host=world, mint=world, book=book, monotonic=lambda: world.time)
+
+
+def until(keeper: Keeper, world: World, *phases: str, steps: int = 200) -> SlotState:
+    """Advance, time passing as asked for, until the page says one of `phases`."""
+    for _ in range(steps):
+        world.time += keeper.advance()
+        if (state := keeper.book.read()).phase in phases:
+            return state
+    raise AssertionError(f"still {keeper.book.read()} after {steps} steps")
