@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import traceback
 from pathlib import Path
 from typing import Literal, get_args
@@ -55,6 +56,8 @@ def failure_of(error: BaseException) -> Failure:
         return next((failure for failure, kind in ERRORS.items() if type(error) is kind), "error")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out_of_memory"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "infrastructure"
     return "unsupported" if isinstance(error, NotImplementedError) else "error"
 
 

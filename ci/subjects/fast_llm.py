@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import shutil
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ci.errors import HubTestsError, RequestError, UnsupportedError
+from ci.errors import RequestError, UnsupportedError
 from ci.subjects.base import (
     ConvertRequest,
     ConvertResult,
@@ -25,7 +25,6 @@ from ci.subjects.base import (
     TraceResult,
     Variant,
 )
-from ci.subjects.failure import ERRORS, failure_of, line_of
 from ci.subjects.fast_llm_config import (
     compiler_of,
     config_of,
@@ -35,11 +34,10 @@ from ci.subjects.fast_llm_config import (
     variant_updates,
     variants_of,
 )
+from ci.subjects.fast_llm_errors import one_line_errors
 from ci.subjects.provenance import commit_of, libraries, python_version
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ci.subjects.forward import Feed, Inputs
     from ci.subjects.rows import Rows
 
@@ -52,7 +50,7 @@ class FastLLMSubject:
 
     def describe(self) -> Description:
         """Version, commit of the tree it is imported from, libraries, and the formats it converts."""
-        with _one_line("import"):
+        with one_line_errors("import"):
             import fast_llm
 
             formats = model_class("gpt").checkpoint_formats
@@ -67,7 +65,7 @@ class FastLLMSubject:
 
     def variants(self, checkpoint: str) -> tuple[Variant, ...]:
         """MoE and attention implementations; the default is what `auto` means here for float32."""
-        with _one_line(f"variants of {checkpoint}"):
+        with one_line_errors(f"variants of {checkpoint}"):
             return variants_of(config_of(Path(checkpoint)))
 
     def convert(self, request: ConvertRequest) -> ConvertResult:
@@ -87,7 +85,11 @@ class FastLLMSubject:
                 f"Fast-LLM runs on the first visible GPU, not on {request.device}: set CUDA_VISIBLE_DEVICES"
             )
         try:
-            with _one_line(f"trace of {request.checkpoint}"), exact_arithmetic(), _compiling(compiler_of(request)):
+            with (
+                one_line_errors(f"trace of {request.checkpoint}"),
+                exact_arithmetic(),
+                _compiling(compiler_of(request)),
+            ):
                 return _trace(request)
         finally:
             give_back_memory()
@@ -193,7 +195,7 @@ def _convert(request: ConvertRequest | ExportRequest, formats: tuple[str, str], 
     part = target.with_name(f".{target.name}.part")
     started = time.perf_counter()
     try:
-        with _one_line(f"{formats[0]} to {formats[1]}, {source}"):
+        with one_line_errors(f"{formats[0]} to {formats[1]}, {source}"):
             _run_conversion(model_class(request.model_config), (source, part), formats, save)
         part.rename(target)
     finally:
@@ -224,18 +226,3 @@ def _compiling(compiler: str) -> Any:
     import torch
 
     return torch.compiler.set_stance("force_eager") if compiler == "eager" else nullcontext()
-
-
-@contextmanager
-def _one_line(what: str) -> Iterator[None]:
-    """Whatever Fast-LLM raises, as one line that says what it was doing and where in Fast-LLM it stopped."""
-    try:
-        yield
-    except HubTestsError:
-        raise
-    except ImportError as problem:
-        advice = "choose an interpreter that has it with --subject-python"
-        raise RequestError(f"Fast-LLM cannot be imported here: {line_of(problem)}; {advice}") from problem
-    except Exception as problem:
-        kind = ERRORS[failure_of(problem)]
-        raise kind(f"Fast-LLM, {what}: {line_of(problem, within='fast_llm')}") from problem
