@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MAX_FILE = 5_000_000_000
 """Bytes of tensors in one output file, unless a single tensor is larger; what transformers writes."""
-PIECE = 32 * 1024**2
+PIECE = 64 * 1024**2
 """Bytes of one request: what an interruption loses at most for each stream."""
 METADATA = {"format": "pt"}
 """transformers reads only files that say which framework wrote them."""

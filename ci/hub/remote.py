@@ -7,8 +7,6 @@ for the file's next ranges. It lives about an hour; one that has ended is asked 
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import random
 import threading
 from collections import defaultdict
@@ -17,11 +15,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urljoin, urlsplit
 
-from huggingface_hub.utils._http import get_session, parse_ratelimit_headers
+from huggingface_hub.utils._http import get_session
 
 import ci
-from ci.errors import HubTestsError, InfrastructureError, RequestError
+from ci.errors import InfrastructureError
 from ci.hub.listing import RemoteFile, Repository, parse_repository
+from ci.hub.responses import BROKEN, Transient, body, check_linked, check_range, raise_transient, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,11 +30,6 @@ if TYPE_CHECKING:
 REDIRECTS = {301, 302, 303, 307, 308}
 MAX_REDIRECTS = 5
 MAX_LISTING = 64 * 1024**2
-MAX_WAIT = 600.0
-TRANSPORT: tuple[type[Exception], ...] = tuple(
-    importlib.import_module(name).TransportError for name in ("httpx2", "httpx") if importlib.util.find_spec(name)
-)
-"""What a broken connection raises; huggingface_hub moved from httpx to httpx2 with its version 2."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +47,6 @@ class Patience:
 
 class Interrupted(Exception):  # noqa: N818 - no error: somebody asked to stop
     """The transfer was told to stop."""
-
-
-class _Transient(Exception):  # noqa: N818 - caught here, never seen outside
-    """Worth another try, after `wait` seconds if the server said so."""
-
-    def __init__(self, problem: str, wait: float | None = None) -> None:
-        super().__init__(problem)
-        self.wait = wait
-
-
-BROKEN: tuple[type[Exception], ...] = (_Transient, *TRANSPORT)
 
 
 class Hub:
@@ -90,19 +73,13 @@ class Hub:
         """
         at = f"/revision/{quote(revision, safe='')}" if revision else ""
         url = f"{self.endpoint}/api/models/{quote(model_id)}{at}?blobs=true"
-        body = bytearray()
         retry = _Retry(self, what=f"{model_id}{f' at {revision}' if revision else ''}")
         while True:
             try:
                 with self._get(url, {}) as response:
                     self._refuse(response, model_id, revision)
-                    for chunk in self._chunks(response):
-                        body += chunk
-                        if len(body) > MAX_LISTING:
-                            raise InfrastructureError(f"{url}: the Hub's answer is over {MAX_LISTING} bytes")
-                return parse_repository(bytes(body), model_id, what=url)
+                    return parse_repository(self._bounded(response, url), model_id, what=url)
             except BROKEN as problem:
-                body.clear()
                 retry.pause(problem)
 
     def read(self, repository: Repository, path: str, *, limit: int) -> bytes:
@@ -117,32 +94,39 @@ class Hub:
 
     def read_range(self, repository: Repository, path: str, begin: int, end: int) -> bytes:
         """Bytes [begin, end) of a file, in memory."""
-        content = bytearray()
-        self.stream(repository, path, (begin, end), lambda _, chunk: content.extend(chunk))
+        content = bytearray(end - begin)
+
+        def sink(at: int, chunk: bytes) -> None:
+            content[at - begin : at - begin + len(chunk)] = chunk
+
+        self.stream(repository, path, (begin, end), sink)
         return bytes(content)
 
     def stream(
         self, repository: Repository, path: str, span: tuple[int, int], sink: Callable[[int, bytes], object]
     ) -> None:
-        """Bytes [begin, end) of a file, given to `sink(offset in the file, chunk)` in order, each byte once.
+        """Bytes [begin, end) of a file, given to `sink(offset in the file, chunk)`, in order but for repeats.
 
         A broken connection goes on where it broke. Raises InfrastructureError when the patience ends or the server
         answers with anything but that range, RequestError when the file is not for this token.
         """
         at, end = span
-        retry = _Retry(self, what=repository.label(path))
+        retry, direct = _Retry(self, what=repository.label(path)), True
         while at < end:
+            start = at
             try:
                 with self._open(repository, path, at, end) as response:
-                    for chunk in self._chunks(response):
+                    for chunk in self._chunks(response, end - at, direct=direct):
                         if at + len(chunk) > end:
                             raise InfrastructureError(f"{repository.label(path)}: the server sent more than asked for")
                         sink(at, chunk)
                         at += len(chunk)
                         retry.progress()
                 if at < end:
-                    raise _Transient(f"connection ended {end - at} bytes early")
+                    raise Transient(f"connection ended {end - at} bytes early")
             except BROKEN as problem:
+                # Only what came through the HTTP library is known to be in its place if the count was short.
+                at, direct = (start, False) if direct else (at, False)
                 retry.pause(problem)
 
     def wait(self, seconds: float) -> None:
@@ -155,13 +139,22 @@ class Hub:
         """How often and how long to try."""
         return self._patience
 
-    def _chunks(self, response: Any) -> Iterator[bytes]:
-        for chunk in response.iter_raw():
+    def _chunks(self, response: Any, size: int, *, direct: bool = False) -> Iterator[bytes]:
+        for chunk in body(response, size, self._patience.timeout, direct=direct):
             if self.stop.is_set():
                 raise Interrupted
             with self._count:
                 self.received += len(chunk)
             yield chunk
+
+    def _bounded(self, response: Any, url: str) -> bytes:
+        """A whole body of unknown length, up to a cap."""
+        content = bytearray()
+        for chunk in self._chunks(response, 0):
+            content += chunk
+            if len(content) > MAX_LISTING:
+                raise InfrastructureError(f"{url}: the Hub's answer is over {MAX_LISTING} bytes")
+        return bytes(content)
 
     @contextmanager
     def _open(self, repository: Repository, path: str, begin: int, end: int) -> Iterator[Any]:
@@ -174,7 +167,7 @@ class Hub:
             with self._get(url, headers) as response:
                 if response.status_code not in REDIRECTS:
                     self._check_place(repository, file, url, response)
-                    _check_range(response, (begin, end), file.size, repository.label(path))
+                    check_range(response, (begin, end), file.size, repository.label(path))
                     yield response
                     return
                 url = self._redirect(url, response)
@@ -194,7 +187,7 @@ class Hub:
         for _ in range(MAX_REDIRECTS):
             with self._get(url, {"Range": "bytes=0-0"}) as response:
                 self._refuse(response, repository.model_id, repository.commit)
-                _check_linked(response, repository, file)
+                check_linked(response, repository, file)
                 if response.status_code not in REDIRECTS:
                     return url
                 url = self._redirect(url, response)
@@ -206,12 +199,12 @@ class Hub:
         """Refusals of the Hub are final; those of the CDN mean that the signed URL has ended: ask for another."""
         if self._is_ours(url):
             self._refuse(response, repository.model_id, repository.commit)
-        _raise_transient(response)
+        raise_transient(response)
         if response.status_code >= 400:
             with self._asking[file.path]:
                 if self._places.get(file.path) == url:
                     del self._places[file.path]
-            raise _Transient(f"HTTP {response.status_code} from {urlsplit(url).netloc}", wait=0.0)
+            raise Transient(f"HTTP {response.status_code} from {urlsplit(url).netloc}", wait=0.0)
 
     def _redirect(self, url: str, response: Any) -> str:
         target = urljoin(url, str(response.headers.get("Location", "")))
@@ -236,9 +229,9 @@ class Hub:
         return _origin(url) == _origin(self.endpoint)
 
     def _refuse(self, response: Any, model_id: str, revision: str | None) -> None:
-        _raise_transient(response)
+        raise_transient(response)
         if response.status_code >= 400:
-            raise _refusal(response, self.endpoint, model_id, revision, has_token=bool(self._token))
+            raise refusal(response, self.endpoint, model_id, revision, has_token=bool(self._token))
 
 
 class _Retry:
@@ -263,68 +256,6 @@ class _Retry:
         if wait is None:
             wait = min(patience.first * 2 ** (self._failed - 1), patience.longest)
         self._hub.wait(wait * random.uniform(1.0, 1.5))  # noqa: S311 - jitter: runners behind one address come apart
-
-
-def _raise_transient(response: Any) -> None:
-    status = response.status_code
-    if status in (408, 429) or status >= 500:
-        raise _Transient(f"HTTP {status} from {urlsplit(str(response.url)).netloc}", wait=_told_to_wait(response))
-
-
-def _told_to_wait(response: Any) -> float | None:
-    """Seconds that a rate limit asks for (https://huggingface.co/docs/hub/rate-limits, RFC 9110 Retry-After)."""
-    limit = parse_ratelimit_headers(response.headers)
-    if limit is not None and limit.remaining == 0:
-        return min(limit.reset_in_seconds + 1.0, MAX_WAIT)
-    after = response.headers.get("Retry-After", "").strip()
-    return min(float(after), MAX_WAIT) if after.isdecimal() else None
-
-
-def _refusal(response: Any, endpoint: str, model_id: str, revision: str | None, *, has_token: bool) -> HubTestsError:
-    """The Hub's refusal as one line that says what to do (codes: `hf_raise_for_status` of huggingface_hub)."""
-    code, status = response.headers.get("X-Error-Code"), response.status_code
-    page = f"{endpoint}/{model_id}"
-    if code == "GatedRepo" and not has_token:
-        return RequestError(
-            f"{model_id} is gated: accept its terms at {page}, then set HF_TOKEN to a token of that user"
-        )
-    if code == "GatedRepo":
-        return RequestError(f"{model_id} is gated and the user of HF_TOKEN has no access: ask for it at {page}")
-    if code == "RevisionNotFound":
-        return RequestError(f"{model_id} has no revision {revision!r}: see {page}/commits")
-    if response.headers.get("X-Error-Message") == "Invalid credentials in Authorization header":
-        return RequestError(f"{endpoint} does not know the token in HF_TOKEN: renew it, or unset it for public models")
-    if code == "RepoNotFound" or status in (401, 404):
-        hint = "the user of HF_TOKEN has no access" if has_token else "private: set HF_TOKEN"
-        return RequestError(f"no model {model_id!r} at {endpoint} (or it is {hint}); names are 'owner/name'")
-    return InfrastructureError(f"{model_id}: {endpoint} answered HTTP {status} {code or ''}".rstrip())
-
-
-def _check_linked(response: Any, repository: Repository, file: RemoteFile) -> None:
-    """The file behind the redirect must be the one that the listing named."""
-    headers, where = response.headers, repository.label(file.path)
-    if headers.get("X-Repo-Commit", repository.commit) != repository.commit:
-        raise InfrastructureError(f"{where}: the Hub answered for commit {headers['X-Repo-Commit'][:60]!r}")
-    if headers.get("X-Linked-Size", str(file.size)) != str(file.size):
-        raise InfrastructureError(f"{where}: {headers['X-Linked-Size'][:30]} bytes, the listing said {file.size}")
-
-
-def _check_range(response: Any, span: tuple[int, int], size: int, where: str) -> None:
-    """Refuse, before its body is read, a response that does not carry exactly [begin, end) of `size` bytes."""
-    begin, end = span
-    status, headers = response.status_code, response.headers
-    if headers.get("Content-Encoding", "identity") != "identity":
-        raise InfrastructureError(f"{where}: the server compressed what was asked for as it is")
-    if status == 200 and span != (0, size):
-        raise InfrastructureError(f"{where}: the server ignored the Range header (HTTP 200): a proxy without ranges?")
-    if status not in (200, 206):
-        raise InfrastructureError(f"{where}: HTTP {status} instead of the file's bytes")
-    told = headers.get("Content-Range", "")
-    if status == 206 and told.replace(" ", "") != f"bytes{begin}-{end - 1}/{size}":
-        raise InfrastructureError(f"{where}: asked for bytes {begin}-{end - 1}/{size}, answered {told[:80]!r}")
-    length = headers.get("Content-Length", str(end - begin))
-    if length != str(end - begin):
-        raise _Transient(f"promised {length[:30]} bytes where {end - begin} were asked for")
 
 
 def _origin(url: str) -> tuple[str, str, int | None]:

@@ -43,10 +43,7 @@ class Digests:
 
 
 class Transfer:
-    """Fills `directory` with `outputs` from `repository`.
-
-    `done` of `total` bytes of tensors are there; what an interrupted fetch has left counts from the start.
-    """
+    """Fills `directory` with `outputs` from `repository`. `total` bytes of tensors are in them."""
 
     def __init__(self, hub: Hub, repository: Repository, outputs: Sequence[OutputFile], directory: Path) -> None:
         self._hub, self._repository, self._outputs, self._directory = hub, repository, outputs, directory
@@ -55,10 +52,9 @@ class Transfer:
         self._complete = set(self._journal.done or ())
         self._unsynced: list[int] = []
         self._change = threading.Condition()
-        self._counting = threading.Lock()
+        self._moved = [piece.size if n in self._complete else 0 for n, piece in enumerate(self._pieces)]
         self._stopped = False
         self._handles: dict[str, int] = {}
-        self.done = sum(self._pieces[number].size for number in self._complete)
         self.total = sum(piece.size for piece in self._pieces)
 
     @property
@@ -67,7 +63,7 @@ class Transfer:
         return sum(output.size for output in self._outputs if not (self._directory / output.name).exists())
 
     def run(self, tick: Callable[[int, int], None]) -> dict[str, Digests]:
-        """Bring every piece and hash every file; `tick(done, total)` is called a few times a second.
+        """Bring every piece and hash every file; `tick(done, total)`, in bytes, is called a few times a second.
 
         Raises InfrastructureError when the network or the disk fails. What arrived stays for the next run.
         """
@@ -115,7 +111,7 @@ class Transfer:
         """Wait for all; raise the first failure at once."""
         while waiting:
             ready, waiting = wait(waiting, timeout=TICK, return_when=FIRST_EXCEPTION)
-            tick(self.done, self.total)
+            tick(sum(self._moved), self.total)
             for future in ready:
                 future.result()
             if syncing.done():
@@ -127,8 +123,7 @@ class Transfer:
 
         def sink(offset: int, chunk: bytes) -> None:
             _write(handle, chunk, offset + shift)
-            with self._counting:
-                self.done += len(chunk)
+            self._moved[number] = offset - piece.begin + len(chunk)
 
         self._hub.stream(self._repository, piece.shard, (piece.begin, piece.end), sink)
         with self._change:
