@@ -21,7 +21,7 @@ from ci.subjects.base import SubjectName
 LONGEST_ANSWER = 8 * 2**20
 LOG_TAIL = 64 * 2**10
 POLL_SECONDS = 0.2
-GRACE_SECONDS = 5.0
+GRACE_SECONDS = 2.0
 
 ALLOWED = (
     *("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "CC", "CXX"),

@@ -31,8 +31,8 @@ from ci.subjects.failure import (
     SubjectTimeoutError,
     one_line,
 )
-from ci.subjects.process import Answerless, Launch, Process, Silence, Unbounded
-from ci.subjects.tracefile import TraceReader
+from ci.subjects.process import LONGEST_ANSWER, Answerless, Launch, Process, Silence, Unbounded
+from ci.subjects.tracefile import TRACE_JSON, TraceReader
 
 if TYPE_CHECKING:
     from ci.subjects.base import SubjectName
@@ -98,7 +98,17 @@ class WorkerSubject:
     def trace(self, request: TraceRequest) -> TraceResult:
         """Forward pass into a trace directory, which has to say the same as the answer."""
         result = self._call("trace", to_dict(request), TraceResult)
-        if TraceReader(Path(request.output)).result != result:
+        try:
+            if (Path(request.output) / TRACE_JSON).stat().st_size > LONGEST_ANSWER:
+                raise self._nonsense("trace", f"{TRACE_JSON} is longer than {LONGEST_ANSWER} bytes")
+            written = TraceReader(Path(request.output)).result
+        except OSError as problem:
+            raise self._nonsense("trace", f"{problem.filename}: {problem.strerror}") from None
+        except SubjectProtocolError:
+            raise
+        except SubjectError as problem:
+            raise self._nonsense("trace", str(problem)) from None
+        if written != result:
             raise self._nonsense("trace", f"its answer is not what {request.output} says")
         return result
 
