@@ -57,7 +57,8 @@ def run_trace(request: TraceRequest) -> TraceResult:
             f"or layers ({one_line(str(problem), 200)})"
         ) from problem
     finally:
-        give_back_memory()
+        if request.device != "cpu":
+            give_back_memory()
 
 
 def _check_ids(inputs: Inputs, checkpoint: Checkpoint) -> None:
