@@ -101,7 +101,7 @@ def append(client: Client, branch: str, lines: Mapping[str, str], message: str) 
 
 def _head(client: Client, branch: str) -> _Commit | None:
     try:
-        ref = client.get(_Ref, f"/git/ref/heads/{quote(branch)}")
+        ref = client.get(_Ref, f"/git/ref/{_ref(branch)}")
     except NotFoundError:
         return None
     except ConflictError:  # an empty repository has no refs at all
@@ -150,7 +150,12 @@ def _move(client: Client, branch: str, commit: str, *, create: bool) -> bool:
         if create:
             client.send("POST", "/git/refs", body={"ref": f"refs/heads/{branch}", "sha": commit})
         else:
-            client.send("PATCH", f"/git/refs/heads/{quote(branch)}", body={"sha": commit, "force": False})
+            client.send("PATCH", f"/git/refs/{_ref(branch)}", body={"sha": commit, "force": False})
     except ConflictError:
         return False
     return True
+
+
+def _ref(branch: str) -> str:
+    """A branch's name as one segment of a path."""
+    return quote(f"heads/{branch}", safe="")
