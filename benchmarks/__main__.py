@@ -8,7 +8,7 @@ import sys
 
 from benchmarks._figure import show
 
-NAMES = ("startup", "transfer", "memory", "throughput")
+NAMES = ("startup", "transfer", "memory", "throughput", "suite")
 
 
 def main() -> int:

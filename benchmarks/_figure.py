@@ -36,8 +36,12 @@ def table(figures: Iterable[Figure]) -> str:
         unit = f" {figure.unit}" if figure.unit else ""
         target = f"{figure.bound} {figure.target:g}{unit}"
         verdict = "ok" if figure.met else "**missed**"
-        rows.append(f"| {figure.what} | {figure.measured:.4g}{unit} | {target} | {verdict} | {figure.how} |")
+        rows.append(f"| {figure.what} | {_digits(figure.measured)}{unit} | {target} | {verdict} | {figure.how} |")
     return "\n".join(rows)
+
+
+def _digits(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:#.4g}"
 
 
 def show(figures: Iterable[Figure]) -> int:

@@ -14,13 +14,16 @@ from benchmarks._repositories import MODEL_ID, add_sparse, layers_for
 from tests.standin.server import HubServer
 
 ROUNDS = 5
-SIZE = 2 * 10**9
-SHARD_BYTES = 500 * 10**6
+SIZE = 10**9
+SHARD_BYTES = 250 * 10**6
+MEMORY = Path("/dev/shm")
+"""Where it exists and has room the files are written to memory, so that the clients are measured and not the disk."""
 
 
 def figures() -> list[Figure]:
     """Both clients in turn, every layer kept so that both write the same bytes; the ratio of the medians."""
-    with tempfile.TemporaryDirectory() as scratch, HubServer() as hub:
+    in_memory = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 4 * SIZE
+    with tempfile.TemporaryDirectory(dir=MEMORY if in_memory else None) as scratch, HubServer() as hub:
         layers = layers_for(SIZE)
         total = add_sparse(hub, Path(scratch) / "repository", layers, SHARD_BYTES)
         seconds: dict[Client, list[float]] = {"fetch": [], "hf": []}
@@ -30,7 +33,8 @@ def figures() -> list[Figure]:
                 taken.append(run_client(client, hub.endpoint, MODEL_ID, layers, target).seconds)
                 shutil.rmtree(target)
     ours, theirs = (statistics.median(seconds[client]) for client in ("fetch", "hf"))
-    how = f"{total / 1e9:.2f} GB in 4 shards: {ours:.1f} s against {theirs:.1f} s, medians of {ROUNDS}"
+    where = "memory" if in_memory else "disk"
+    how = f"{total / 1e9:.2f} GB in 4 shards to {where}: {ours:.1f} s against {theirs:.1f} s, medians of {ROUNDS}"
     return [Figure("throughput ÷ hf download's", theirs / ours, "≥", 1.0, how=how)]
 
 

@@ -1,0 +1,66 @@
+"""The suite's wall time against a bare script that makes the same forward passes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks._figure import Figure, show
+from benchmarks._recorder import TARGET
+from ci.hub.fetch import FetchRequest, fetch
+from ci.models import load_models
+from ci.settings import Settings
+from ci.subjects.base import ConvertRequest
+from ci.subjects.reference.subject import ReferenceSubject
+from tests.standin.library import add_generated, add_trained
+from tests.standin.server import HubServer
+
+if TYPE_CHECKING:
+    from ci.models import HubModel
+
+CHECKOUT = Path(__file__).parents[1]
+MODELS = ("smollm2", "mixtral")
+
+
+def figures() -> list[Figure]:
+    """The reference subject over two layers of SmolLM2, and of the stand-in's small Mixtral."""
+    registry = load_models()
+    with HubServer() as hub:
+        add_trained(hub)
+        add_generated(hub)
+        return [_measure(hub, registry[name]) for name in MODELS]
+
+
+def _measure(hub: HubServer, model: HubModel) -> Figure:
+    with tempfile.TemporaryDirectory() as scratch:
+        settings = Settings(cache=Path(scratch) / "store", endpoint=hub.endpoint)
+        layers = model.num_layers_to_keep
+        checkpoint = fetch(FetchRequest(model.model_id, layers), settings)
+        forwards, converted = Path(scratch) / "forwards.json", Path(scratch) / "converted"
+        request = ConvertRequest(checkpoint.path, str(converted), model.checkpoint_format, model.model_config)
+        ReferenceSubject().convert(request)
+        environ = {"HF_ENDPOINT": hub.endpoint, "HUB_TESTS_CACHE": str(settings.cache), TARGET: str(forwards)}
+        words = ["tests/integration", "--run-extra-slow", f"--hub-model={model.name}", "--subject=reference"]
+        suite = _seconds(["pytest", "-q", "-p", "no:cacheprovider", "-p", "benchmarks._recorder", *words], environ)
+        bare = _seconds(["benchmarks._bare", str(forwards), checkpoint.path, str(converted)], {})
+        passes = json.loads(forwards.read_text())
+    calls = sum(len(one["shapes"]) for one in passes)
+    how = f"{model.name}, {layers} layers, {calls} forward passes: {suite:.0f} s against {bare:.0f} s"
+    return Figure("suite's wall time ÷ bare forwards'", suite / bare, "≤", 1.3, how=how)
+
+
+def _seconds(module: list[str], environ: dict[str, str]) -> float:
+    started = time.perf_counter()
+    command = [sys.executable, "-m", *module]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=CHECKOUT, env={**os.environ, **environ})
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    sys.exit(show(figures()))
