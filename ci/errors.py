@@ -15,6 +15,10 @@ class RequestError(HubTestsError):
     exit_code = 2
 
 
+class GatedError(RequestError):
+    """The repository is gated, and the token is missing or its user has no access."""
+
+
 class InfrastructureError(HubTestsError):
     """The Hub, the disk, the GPU or GitHub failed, not what is under test: exit code 3."""
 

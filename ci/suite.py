@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 
-from ci.errors import HubTestsError, InfrastructureError
+from ci.errors import GatedError, HubTestsError, InfrastructureError, SubjectError
 from ci.evidence import Evidence, FailureClass, Step
 from ci.hub.fetch import Checkpoint, FetchRequest, fetch
 from ci.subjects.base import ConvertRequest, ConvertResult, Description, ExportRequest, Subject, SubjectName
@@ -225,14 +225,24 @@ def with_verdicts(evidence: Evidence, verdicts: tuple[Verdict, ...]) -> Evidence
 
 
 def failure_class(error: BaseException) -> FailureClass:
-    """The class of an exception that ended a step: what the error says of itself, else by its type."""
+    """The class of an exception that ended a step; what the Hub, the disk or the request did blames no subject."""
     if isinstance(error, StepFailedError):
+        if error.step == "test_download_and_truncate" and not isinstance(error.error, GatedError):
+            return "hub_unavailable" if isinstance(error.error, HubTestsError) else "other"
         return failure_class(error.error)
-    named = getattr(error, "failure_class", None)
-    if named is not None:
-        return cast("FailureClass", named)
-    if isinstance(error, InfrastructureError):
-        return "hub_unavailable"
+    if isinstance(error, SubjectError):
+        return _SUBJECT_CLASSES.get(error.failure, "other")
+    if isinstance(error, GatedError):
+        return "gated"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out_of_memory"
     return "environment" if isinstance(error, HubTestsError) else "other"
+
+
+_SUBJECT_CLASSES: dict[str, FailureClass] = {
+    "unsupported": "unsupported",
+    "crash": "crash",
+    "protocol": "crash",
+    "timeout": "timeout",
+    "out_of_memory": "out_of_memory",
+}

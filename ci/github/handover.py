@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ci.errors import InfrastructureError, RequestError
+from ci.errors import GatedError, InfrastructureError, RequestError
 from ci.hub.fetch import Checkpoint
 from ci.hub.manifest import MANIFEST, content_problems, read_manifest
 from ci.records import read_json, to_dict, to_json
@@ -72,8 +72,7 @@ def deliver(had: Mapping[str, Checkpoint], failed: Mapping[str, Exception], stor
 
 def failure_class(error: Exception) -> FailureClass:
     """Why a model could not be fetched, as the report classifies it."""
-    text = str(error).lower()
-    if "gated" in text or "hf_token" in text:
+    if isinstance(error, GatedError):
         return "gated"
     return "hub_unavailable" if isinstance(error, InfrastructureError) else "other"
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from huggingface_hub.utils._http import parse_ratelimit_headers
 
-from ci.errors import HubTestsError, InfrastructureError, RequestError
+from ci.errors import GatedError, HubTestsError, InfrastructureError, RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,11 +98,11 @@ def refusal(response: Any, endpoint: str, model_id: str, revision: str | None, *
     code, status = response.headers.get("X-Error-Code"), response.status_code
     page = f"{endpoint}/{model_id}"
     if code == "GatedRepo" and not has_token:
-        return RequestError(
+        return GatedError(
             f"{model_id} is gated: accept its terms at {page}, then set HF_TOKEN to a token of that user"
         )
     if code == "GatedRepo":
-        return RequestError(f"{model_id} is gated and the user of HF_TOKEN has no access: ask for it at {page}")
+        return GatedError(f"{model_id} is gated and the user of HF_TOKEN has no access: ask for it at {page}")
     if code == "RevisionNotFound":
         return RequestError(f"{model_id} has no revision {revision!r}: see {page}/commits")
     if response.headers.get("X-Error-Message") == "Invalid credentials in Authorization header":

@@ -239,7 +239,7 @@ def record(request: pytest.FixtureRequest, chain: Chain, record_property: Any) -
         except Exception as error:
             reason = error.error if isinstance(error, StepFailedError) else error
             if kept[-1].failure_class is None:
-                kept.append(replace(kept[-1], failure_class=failure_class(reason), diagnosis=str(reason)))
+                kept.append(replace(kept[-1], failure_class=failure_class(error), diagnosis=str(reason)))
             if isinstance(reason, HubTestsError):
                 pytest.fail(str(reason), pytrace=False)
             raise reason from None
