@@ -38,9 +38,12 @@ EXPERTS = ("eager", "batched_mm", "grouped_mm")
 BATCH = ("together", "row_by_row")
 
 
+Key = tuple[object, ...]
+
+
 @dataclass
 class _Loaded:
-    key: tuple[str, str, str]
+    key: Key
     model: Any
     seconds: float
 
@@ -51,6 +54,7 @@ class HuggingFace:
 
     trust_remote_code: bool = False
     _loaded: _Loaded | None = field(default=None, init=False, repr=False)
+    _variants: dict[Key, tuple[Variant, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def __enter__(self) -> Self:
         return self
@@ -67,11 +71,10 @@ class HuggingFace:
     def variants(self, checkpoint: str) -> tuple[Variant, ...]:
         """The legitimate implementations for the model in the directory `checkpoint`, each axis's default first."""
         with _one_line(checkpoint, "cannot be read"):
-            model = self._skeleton(checkpoint)
-        axes = {"attention": ATTENTION, "experts": EXPERTS, "batch": BATCH}
-        if not has_experts(model):
-            del axes["experts"]
-        return tuple(Variant(axis, name, default=name == names[0]) for axis, names in axes.items() for name in names)
+            key = _content(checkpoint)
+            if key not in self._variants:
+                self._variants[key] = _variants(self._skeleton(checkpoint))
+            return self._variants[key]
 
     def trace(self, request: TraceRequest) -> TraceResult:
         """The forward pass of `request` as a trace directory; `load_seconds` is 0 where the model was loaded already.
@@ -145,8 +148,21 @@ class HuggingFace:
         return model
 
 
-def _key(request: TraceRequest) -> tuple[str, str, str]:
-    return request.checkpoint, request.dtype, request.device
+def _key(request: TraceRequest) -> Key:
+    return *_content(request.checkpoint), request.dtype, request.device
+
+
+def _content(checkpoint: str) -> Key:
+    """A directory by what it holds: one that was written anew is another checkpoint."""
+    files = sorted(path for path in Path(checkpoint).iterdir() if path.is_file())
+    return checkpoint, *((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+
+
+def _variants(skeleton: Any) -> tuple[Variant, ...]:
+    axes = {"attention": ATTENTION, "experts": EXPERTS, "batch": BATCH}
+    if not has_experts(skeleton):
+        del axes["experts"]
+    return tuple(Variant(axis, name, default=name == names[0]) for axis, names in axes.items() for name in names)
 
 
 def _set_implementations(model: Any, variant: dict[str, str]) -> None:

@@ -43,7 +43,9 @@ def main(arguments: list[str]) -> None:
     subject = create(name)
     with os.fdopen(read, encoding="utf-8") as requests, os.fdopen(write, "w", encoding="utf-8") as answers:
         for line in requests:
-            answers.write(json.dumps(answer(subject, json.loads(line))) + "\n")
+            answered = answer(subject, json.loads(line))
+            give_back()
+            answers.write(json.dumps(answered) + "\n")
             answers.flush()
 
 
@@ -58,6 +60,14 @@ def answer(subject: Subject, request: dict[str, Any]) -> dict[str, Any]:
         return {"id": request["id"], "failure": failure_of(error), "message": line_of(error)}
     finally:
         sys.stdout.flush()
+
+
+def give_back() -> None:
+    """Return device memory before the answer, so that the judge can have it; a failed call kept it until now."""
+    if "torch" in sys.modules:
+        from ci.subjects.forward import give_back_memory
+
+        give_back_memory()
 
 
 def call(subject: Subject, method: str, arguments: dict[str, Any]) -> Any:

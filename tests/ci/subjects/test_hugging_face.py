@@ -188,6 +188,18 @@ def test_the_model_stays_loaded_until_closed(make: Any) -> None:
         assert reference.trace(make("llama", "third")).load_seconds > 0
 
 
+def test_a_checkpoint_written_anew_is_loaded_anew(make: Any, tmp_path: Path, hugging_face: HuggingFace) -> None:
+    source = save_model("llama", tmp_path / "source")
+    before = replace(make("llama", "before"), checkpoint=str(source))
+    hugging_face.trace(before)
+    weights = load_file(source / "model.safetensors")
+    weights["model.norm.weight"] *= 2
+    save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
+    after = replace(before, output=str(tmp_path / "after"))
+    hugging_face.trace(after)
+    assert errors(after.output, before.output)["logits"] > 0.1
+
+
 def test_arithmetic_settings_are_restored(make: Any, hugging_face: HuggingFace) -> None:
     before = torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
     hugging_face.trace(make("llama", "trace"))
