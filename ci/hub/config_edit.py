@@ -65,8 +65,10 @@ def parse(text: str, *, what: str) -> Node:
         node = _value(text, _skip(text, 0), 0)
         if _skip(text, node.end) != len(text):
             raise ValueError(f"text after the end, at character {node.end}")
-    except (ValueError, IndexError) as problem:
-        raise InfrastructureError(f"{what}: not valid JSON: {str(problem)[:200] or 'it ends too early'}") from None
+    except IndexError:
+        raise InfrastructureError(f"{what}: not valid JSON: it ends too early") from None
+    except ValueError as problem:
+        raise InfrastructureError(f"{what}: not valid JSON: {str(problem)[:200]}") from None
     if node.members is None:
         raise InfrastructureError(f"{what}: expected a JSON object, got {type(node.value).__name__}")
     return node

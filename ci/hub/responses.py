@@ -98,9 +98,7 @@ def refusal(response: Any, endpoint: str, model_id: str, revision: str | None, *
     code, status = response.headers.get("X-Error-Code"), response.status_code
     page = f"{endpoint}/{model_id}"
     if code == "GatedRepo" and not has_token:
-        return GatedError(
-            f"{model_id} is gated: accept its terms at {page}, then set HF_TOKEN to a token of that user"
-        )
+        return GatedError(f"{model_id} is gated: accept its terms at {page}, then set HF_TOKEN to a token of that user")
     if code == "GatedRepo":
         return GatedError(f"{model_id} is gated and the user of HF_TOKEN has no access: ask for it at {page}")
     if code == "RevisionNotFound":

@@ -149,5 +149,9 @@ AT_LEAST = {"deepstack_visual_indexes": "the first layers take in the vision tow
 """Lists, anywhere in the config, whose length is the fewest layers that can be kept."""
 NEEDS_KIND = {"olmo_hybrid": "full_attention", "neomme": "full_attention"}
 """Model types whose config class refuses `layer_types` without this kind."""
+NEEDS_LAST = dict.fromkeys(
+    ("gemma4_text", "gemma4_unified_text", "diffusion_gemma_text", "embedding_gemma2_text"), "full_attention"
+)
+"""Model types whose config class turns the last layer into this kind, whatever its weights are."""
 TEXT_HOMES = (("text_config",), ("llm_config",), ("language_config",))
 """Where the text model's config is nested when other stacks are beside it."""

@@ -200,14 +200,19 @@ def _check_least(node: Node, layers: int, what: str) -> None:
 
 
 def _check_kind(config: Config, layers: int) -> None:
-    """Some config classes refuse a model that lacks a kind of layer altogether."""
+    """Some config classes refuse, or silently change, a model without a kind of layer, or without it at the end."""
     for field in config.fields:
-        kind = rules.NEEDS_KIND.get(_at(config.root, field.path[:-1]).value.get("model_type"))
-        if field.path[-1] == "layer_types" and kind in (field.value or ()) and kind not in field.value[:layers]:
-            least = field.value.index(kind) + 1
-            raise RequestError(
-                f"{config.what}: {least} layers are the fewest: the first {kind} layer is number {least}"
-            )
+        if field.path[-1] != "layer_types" or not isinstance(field.value, list):
+            continue
+        model_type = _at(config.root, field.path[:-1]).value.get("model_type")
+        for needs, kept in (
+            (rules.NEEDS_KIND, field.value[:layers]),
+            (rules.NEEDS_LAST, field.value[layers - 1 : layers]),
+        ):
+            kind = needs.get(model_type)
+            if kind in field.value and kind not in kept:
+                least = next(i for i, other in enumerate(field.value, 1) if other == kind and i >= layers)
+                raise RequestError(f"{config.what}: {model_type} needs a {kind} layer there: keep {least} layers")
 
 
 def _edit(field: Field, layers: int, what: str) -> Edit | None:

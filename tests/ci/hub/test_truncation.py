@@ -1,0 +1,290 @@
+"""Truncation of config.json: the rules one by one, then every text model that the installed transformers knows."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ci.errors import InfrastructureError, RequestError
+from ci.hub.rules import RULES, Rule
+from ci.hub.truncation import layer_settings, read_config, truncate
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def truncated(config: dict[str, Any], layers: int = 2) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(truncate(read_config(json.dumps(config), what="config.json"), layers))
+    return result
+
+
+BASE = {"model_type": "x", "num_hidden_layers": 4, "hidden_size": 8}
+
+CASES: list[tuple[str, Any, Any]] = [
+    ("layer_types", ["a", "b", "c", "d"], ["a", "b"]),
+    ("layer_types", ["a", "b", "c", "d", "mtp"], ["a", "b"]),
+    ("intermediate_size", [1, 2, 3, 4], [1, 2]),
+    ("intermediate_size", 7, 7),
+    ("block_configs", [{"n": 1}, {"n": 2}, {"n": 3}, {"n": 4}], [{"n": 1}, {"n": 2}]),
+    ("mlp_only_layers", [0, 3], [0]),
+    ("mlp_only_layers", [], []),
+    ("cross_attention_layers", [3], []),
+    (
+        "linear_attn_config",
+        {"kda_layers": [1, 2, 4], "full_attn_layers": [3]},
+        {"kda_layers": [1, 2], "full_attn_layers": []},
+    ),
+    ("per_layer_config", {"01": {"a": 1}, "3": {"a": 2}}, {"01": {"a": 1}}),
+    ("first_k_dense_replace", 3, 2),
+    ("first_k_dense_replace", 1, 1),
+    ("max_window_layers", 4, 2),
+    ("moe_layer_end_index", 3, 1),
+    ("moe_layer_end_index", -1, -1),
+    ("num_nextn_predict_layers", 1, 0),
+    ("mtp_layer_types", ["a"], []),
+    ("mtp_hybrid_override_pattern", "*", ""),
+    ("mtp_layer_types", None, None),
+    ("hybrid_override_pattern", "M*-M", "M*"),
+    ("attention_types", [[["global", "local"], 2]], [[["global", "local"], 1]]),
+    ("sliding_window_pattern", 6, 6),
+    ("moe_layer_freq", [0, 1, 1, 1], [0, 1]),
+    ("moe_layer_freq", 2, 2),
+    ("num_kv_shared_layers", 0, 0),
+    ("eos_token_id", [0, 1, 2, 3], [0, 1, 2, 3]),
+    (
+        "quantization_config",
+        {"ignore": ["a", "b", "c", "d"], "num_layers": 9},
+        {"ignore": ["a", "b", "c", "d"], "num_layers": 9},
+    ),
+    (
+        "vision_config",
+        {"num_hidden_layers": 4, "layer_types": [1, 2, 3, 4]},
+        {"num_hidden_layers": 4, "layer_types": [1, 2, 3, 4]},
+    ),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "expected"), CASES)
+def test_rules(key: str, value: Any, expected: Any) -> None:
+    assert truncated({**BASE, key: value}) == {**BASE, key: expected, "num_hidden_layers": 2}
+
+
+@pytest.mark.parametrize("key", ["num_hidden_layers", "n_layer", "n_layers", "num_layers"])
+def test_depth_by_its_names(key: str) -> None:
+    assert truncated({key: 4}) == {key: 2}
+
+
+def test_the_rest_of_the_text_stays() -> None:
+    text = '{"num_hidden_layers":4,\n\t"eps": 1E-5, "layer_types": ["a","b","c","d"], "x": [1.50]}\n'
+    expected = '{"num_hidden_layers":2,\n\t"eps": 1E-5, "layer_types": ["a","b"], "x": [1.50]}\n'
+    assert truncate(read_config(text, what="c"), 2) == expected
+
+
+def test_nested_text_config_and_its_twin_at_the_top() -> None:
+    assert truncated({"text_config": {"num_hidden_layers": 4}, "vision_config": {"num_hidden_layers": 9}}) == {
+        "text_config": {"num_hidden_layers": 2},
+        "vision_config": {"num_hidden_layers": 9},
+    }
+    twins = {"num_hidden_layers": 4, "text_config": {"num_hidden_layers": 4, "layer_types": ["a"] * 4}}
+    assert truncated(twins) == {
+        "num_hidden_layers": 2,
+        "text_config": {"num_hidden_layers": 2, "layer_types": ["a", "a"]},
+    }
+
+
+def test_encoder_and_decoder_are_both_truncated() -> None:
+    bart = {"encoder_layers": 6, "decoder_layers": 3, "num_hidden_layers": 6}
+    assert truncated(bart, 4) == {"encoder_layers": 4, "decoder_layers": 3, "num_hidden_layers": 4}
+    assert truncated({"num_layers": 6, "num_decoder_layers": 8}) == {"num_layers": 2, "num_decoder_layers": 2}
+
+
+def test_depth_said_by_a_list_alone() -> None:
+    assert truncated({"layers_block_type": ["mamba", "attention", "mamba"]}) == {
+        "layers_block_type": ["mamba", "attention"]
+    }
+
+
+UNKNOWN: list[tuple[str, Any]] = [
+    ("surprise", ["a", "b", "c", "d"]),
+    ("surprise", [[1], [2], [3], [4]]),
+    ("surprise_layers", [1, 2]),
+    ("layer_surprises", ["a"]),
+    ("surprise_indices", [0, 3]),
+    ("surprise", {"0": 1, "3": 2}),
+    ("num_surprise_layers", 3),
+    ("surprise_every_n", 2),
+    ("surprise_layer_interval", 2),
+    ("surprise_pattern", "abab"),
+    ("hidden_size_per_layer_input", 256),
+    ("num_kv_shared_layers", 2),
+    ("layer_types", ["a", "b", "c"]),
+    ("mlp_only_layers", "all"),
+    ("first_k_dense_replace", [1, 2]),
+    ("moe_layer_start_index", [1, 2]),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), UNKNOWN)
+def test_what_looks_per_layer_and_is_not_understood_is_refused_by_name(key: str, value: Any) -> None:
+    with pytest.raises(RequestError) as refused:
+        truncated({**BASE, "nested": {key: value}})
+    assert f"nested.{key}" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("image_token_ids", [1, 2]),
+        ("some_flag_layer", True),
+        ("num_extra_layers", 0),
+        ("block_size", 128),
+        ("layer_norm_eps", 1),
+        ("mystery", [0.1, 0.2]),
+        ("mystery", {"a": 1}),
+    ],
+)
+def test_what_does_not_look_per_layer_stays(key: str, value: Any) -> None:
+    assert truncated({**BASE, key: value})[key] == value
+
+
+@pytest.mark.parametrize(("key", "value"), [("surprise", [1, 2, 3, 4]), ("num_kv_shared_layers", 2)])
+def test_the_whole_depth_needs_no_understanding(key: str, value: Any) -> None:
+    assert truncated({**BASE, key: value}, 4) == {**BASE, key: value}
+
+
+@pytest.mark.parametrize("layers", [0, -1, 5])
+def test_impossible_counts_name_the_depth(layers: int) -> None:
+    with pytest.raises(RequestError, match=f"{layers} layers asked for, the model has 4"):
+        truncated(BASE, layers)
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ({"hidden_size": 1}, "no field says how many layers"),
+        ({"num_hidden_layers": "4"}, "expected a number of layers"),
+        ({"num_hidden_layers": 0}, "expected a number of layers"),
+        ({"num_hidden_layers": 4, "n_layer": 5}, "contradictory depths"),
+        ({"a": {"num_layers": 2}, "b": {"num_layers": 3}}, "several stacks of layers"),
+    ],
+)
+def test_depths_that_cannot_be_told(config: dict[str, Any], problem: str) -> None:
+    with pytest.raises(RequestError, match=problem):
+        truncated(config, 1)
+
+
+def test_first_layers_that_take_in_the_vision_tower_stay() -> None:
+    config = {"text_config": {"num_hidden_layers": 4}, "vision_config": {"deepstack_visual_indexes": [8, 16, 24]}}
+    with pytest.raises(RequestError, match="3 layers are the fewest"):
+        truncated(config, 2)
+    assert truncated(config, 3)["text_config"] == {"num_hidden_layers": 3}
+
+
+@pytest.mark.parametrize(("model_type", "layers", "least"), [("olmo_hybrid", 2, 3), ("gemma4_text", 4, 5)])
+def test_kinds_that_the_config_class_insists_on(model_type: str, layers: int, least: int) -> None:
+    kinds = ["sliding", "sliding", "full_attention", "sliding", "full_attention"]
+    config = {"model_type": model_type, "num_hidden_layers": 5, "layer_types": kinds}
+    with pytest.raises(RequestError, match=f"keep {least} layers"):
+        truncated(config, layers)
+    assert truncated(config, least)["layer_types"] == kinds[:least]
+
+
+def test_not_json_is_upstreams_fault() -> None:
+    with pytest.raises(InfrastructureError, match="not valid JSON"):
+        read_config("{", what="c")
+
+
+def test_settings_of_each_layer() -> None:
+    config = {
+        "num_hidden_layers": 4,
+        "layer_types": ["s", "f", "s", "f"],
+        "mlp_only_layers": [0],
+        "kda_layers": [1],
+        "first_k_dense_replace": 1,
+        "sliding_window_pattern": 3,
+        "per_layer_config": {"3": 9},
+        "hybrid_override_pattern": "M-M*",
+    }
+    settings = layer_settings(read_config(json.dumps(config), what="c"))
+    assert [set(layer) for layer in settings] == [
+        {'layer_types="s"', "in mlp_only_layers", "in kda_layers", "below first_k_dense_replace",
+         "start of sliding_window_pattern", "hybrid_override_pattern=M"},
+        {'layer_types="f"', "hybrid_override_pattern=-"},
+        {'layer_types="s"', "end of sliding_window_pattern", "hybrid_override_pattern=M"},
+        {'layer_types="f"', "start of sliding_window_pattern", "per_layer_config=9", "hybrid_override_pattern=*"},
+    ]  # fmt: skip
+
+
+class TestAllOfTransformers:
+    """Default configs of every model type that generates or encodes text, truncated to two layers and loaded again."""
+
+    REFUSED = frozenset(
+        (
+            *("blt", "cohere_compass", "cosmos3_omni", "diffusion_gemma", "diffusion_gemma_text", "encoder-decoder"),
+            *("evolla", "gemma3n", "gemma3n_text", "gemma4", "gemma4_text", "gemma4_unified_assistant"),
+            *("gemma4_unified", "gemma4_unified_text", "granite_docling", "hrm_text", "inkling2", "inkling2_text"),
+            *("kosmos-2", "kosmos-2.5", "musicgen", "musicgen_melody", "neomme", "olmo_hybrid", "perceiver", "pi0"),
+            *("qwen3_omni_moe", "qwen3_omni_moe_thinker", "qwen3_vl", "qwen3_vl_moe", "seamless_m4t"),
+            *("seamless_m4t_v2", "switch_transformers", "t5gemma", "t5gemma2", "vision-encoder-decoder", "xlstm"),
+        )
+    )
+    """Refused by name at two layers (transformers 5.23): several stacks, per-layer tensors in one, and the like."""
+    TASKS = ("CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "SEQ_TO_SEQ_CAUSAL_LM", "MULTIMODAL_LM", "MASKED_LM")
+
+    @pytest.mark.filterwarnings("ignore")
+    def test_truncates_and_loads_again_or_is_refused_by_name(self, tmp_path: Path) -> None:
+        outcomes = {name: self.outcome(name, default, tmp_path) for name, default in self.defaults().items()}
+        refused = {name for name, outcome in outcomes.items() if isinstance(outcome, RequestError)}
+        broken = {name: outcome for name, outcome in outcomes.items() if outcome not in (None, *refused)}
+        broken = {name: outcome for name, outcome in broken.items() if not isinstance(outcome, RequestError)}
+        assert not broken, "truncated to something that does not load, or not to two layers"
+        assert len(outcomes) >= 330
+        assert refused <= self.REFUSED, f"newly refused: {sorted(refused - self.REFUSED)}"
+        assert self.REFUSED & set(outcomes) == refused, "these truncate now: take them off the list"
+
+    def defaults(self) -> dict[str, Any]:
+        from transformers import CONFIG_MAPPING
+        from transformers.models.auto import modeling_auto
+
+        names = {name for task in self.TASKS for name in getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES")}
+        made = {}
+        for name in sorted(names - {"gemma4_assistant"}):  # whose defaults contradict each other
+            made[name] = CONFIG_MAPPING[name]()
+        return made
+
+    def outcome(self, name: str, default: Any, directory: Path) -> Exception | str | None:
+        """None when all is well, the refusal, or what is wrong."""
+        before = json.loads(text := default.to_json_string(use_diff=False))
+        try:
+            config = read_config(text, what=name)
+            result = truncate(config, min(2, config.depth))
+        except RequestError as refusal:
+            return refusal
+        path = directory / f"{name}.json"
+        path.write_text(result)
+        try:
+            after = json.loads(type(default).from_json_file(path).to_json_string(use_diff=False))
+        except Exception as problem:  # whatever its class raises is the finding
+            return str(problem)
+        found = self.differences(before, after, depth=config.depth)
+        if found:  # some classes do not read back what they wrote, depth or no depth
+            path.write_text(text)
+            before = json.loads(type(default).from_json_file(path).to_json_string(use_diff=False))
+            found = self.differences(before, after, depth=config.depth)
+        return found
+
+    def differences(self, before: Any, after: Any, *, depth: int, key: str = "") -> str | None:
+        """The first value that truncation had no business with, or that still has the old depth."""
+        if isinstance(before, dict) and isinstance(after, dict):
+            towers = (k for k in before if k in after and not (k.endswith("config") and "text" not in k))
+            found = (self.differences(before[k], after[k], depth=depth, key=k) for k in towers)
+            return next((text for text in found if text), None)
+        if RULES.get(key, Rule.STAYS) is Rule.FIRST and isinstance(after, list) and len(after) >= depth > 2:
+            return f"{key} still has {len(after)} values"
+        about_depth = key in RULES and RULES[key] not in (Rule.STAYS, Rule.PERIOD)
+        if before != after and not about_depth and not any(word in key for word in ("layer", "depth", "mtp")):
+            return f"{key} was {before}, became {after}"
+        return None
