@@ -24,8 +24,10 @@ MAX_SKEW = 30.0
 
 RUNNER_MAX_AGE = 30
 RUNNER_WARN_AGE = 23
+RUNNER_NEWEST_DAYS = 3
 RUNNER_MINIMUM = (2, 329, 0)
-"""Days after its publication that GitHub lets a release run jobs, and the oldest version that it lets register:
+"""Days after its publication that a release runs jobs, unless it was the newest a few days ago, and the oldest version
+that GitHub lets register:
 https://github.blog/changelog/ (self-hosted runner minimum version enforcement)."""
 
 OLDEST_CLOCK = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
@@ -270,21 +272,22 @@ def _runner(runner: RunnerInstall | Answer | None, now: float) -> Check:
     if isinstance(runner, Answer):
         return Check("runner", "fail", runner.text, expected, fix)
     try:
-        age = runner_age(runner, now)
-    except ValueError:
-        return Check("runner", "fail", f"{runner.version}: {runner.published_at!r} is no date", expected, fix)
-    value = f"{runner.version}, {age:.0f} days old"
-    if numbers(runner.version) < RUNNER_MINIMUM or age < -1 or age >= RUNNER_MAX_AGE:
+        age = days_since(runner.published_at, now)
+        newest = bool(runner.newest_at) and -1 <= days_since(runner.newest_at, now) <= RUNNER_NEWEST_DAYS
+    except ValueError as wrong:
+        return Check("runner", "fail", f"{runner.version}: {wrong} is no time", expected, fix)
+    value = f"{runner.version}, {age:.0f} days old" + (", the newest" if newest else "")
+    if numbers(runner.version) < RUNNER_MINIMUM or age < -1 or (age >= RUNNER_MAX_AGE and not newest):
         return Check("runner", "fail", value, expected, fix)
-    return Check("runner", "warn" if age >= RUNNER_WARN_AGE else "ok", value, expected, fix)
+    return Check("runner", "warn" if age >= RUNNER_WARN_AGE and not newest else "ok", value, expected, fix)
 
 
-def runner_age(runner: RunnerInstall, now: float) -> float:
-    """Days since the release was published. Raises ValueError where `published_at` is no ISO 8601 time with a zone."""
-    published = datetime.fromisoformat(runner.published_at)
-    if published.tzinfo is None:
-        raise ValueError(runner.published_at)
-    return (now - published.timestamp()) / 86400
+def days_since(time: str, now: float) -> float:
+    """Days from an ISO 8601 time to `now`. Raises ValueError where it is none, or has no zone."""
+    moment = datetime.fromisoformat(time)
+    if moment.tzinfo is None:
+        raise ValueError(time)
+    return (now - moment.timestamp()) / 86400
 
 
 def _answer(name: str, answer: Answer | None, expected: str, fix: str) -> Check:

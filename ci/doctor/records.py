@@ -178,11 +178,15 @@ class Clock:
 
 @dataclass(frozen=True)
 class RunnerInstall:
-    """The unpacked GitHub runner: its version, when that version was published (ISO 8601), its archive's sha256."""
+    """The unpacked GitHub runner: its version, when that version was published (ISO 8601), its archive's sha256.
+
+    `newest_at` is when it was last known to be the newest release: such a one is never too old.
+    """
 
     version: str
     published_at: str
     sha256: str
+    newest_at: str = ""
 
 
 @dataclass(frozen=True)

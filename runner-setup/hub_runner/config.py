@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SYSTEM_LABELS = ("self-hosted", "linux")
+STORE_LABEL = "hub-tests-store"
 """A just-in-time runner has the labels that it is minted with and no others."""
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 REPOSITORY = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
 WORKFLOW = re.compile(r"[\w.-]+/[\w.-]+/\.github/workflows/[\w.-]+\.ya?ml@refs/\S+")
+FORBIDDEN = ("pull_request", "pull_request_target", "push", "merge_group", "workflow_run")
 METADATA = ipaddress.ip_network("169.254.169.254/32")
 MINUTES = ("max_job_minutes", "max_idle_minutes", "quarantine_minutes")
 MOST_SLOTS = 64
@@ -71,11 +73,15 @@ class Runner:
 
 @dataclass(frozen=True)
 class SlotSpec:
-    """Device minors (the N of /dev/nvidiaN) that a slot's jobs may open."""
+    """Device minors (the N of /dev/nvidiaN) that a slot's jobs may open.
+
+    `writes_store`: no GPU, but the store may be written: for the one job that fetches checkpoints, of trusted code.
+    """
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
-    gpus: tuple[int, ...]
+    gpus: tuple[int, ...] = ()
+    writes_store: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,20 +121,30 @@ class Allow:
     why: str
     protocol: Literal["tcp", "udp"] = "tcp"
 
+    @property
+    def network(self) -> str:
+        """The address as a network, which a single address is too."""
+        return str(ipaddress.ip_network(self.address))
+
 
 @dataclass(frozen=True)
 class Egress:
-    """Where jobs may connect: everywhere public, or only to the list."""
+    """Where jobs may connect: everywhere public, or only to the list; and host services on loopback kept from them."""
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
     mode: Literal["internet", "listed"] = "internet"
     allow: tuple[Allow, ...] = ()
+    closed_ports: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Admission:
-    """Which jobs may start: checked on the runner, whatever the workflow says."""
+    """Which jobs may start: checked on the runner, whatever the workflow says.
+
+    `store_jobs`: job ids that may run where the store can be written. `workflow_shas`, where given, pins the commits
+    that the workflows may come from.
+    """
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
@@ -136,6 +152,8 @@ class Admission:
     workflows: tuple[str, ...]
     command: str = "/run-hub-tests"
     associations: tuple[str, ...] = ("OWNER", "MEMBER", "COLLABORATOR")
+    store_jobs: tuple[str, ...] = ("fetch",)
+    workflow_shas: tuple[str, ...] = ()
     max_event_age_hours: int = 24
 
 
@@ -175,6 +193,7 @@ class Slot:
     gpus: tuple[int, ...]
     uid: int
     labels: tuple[str, ...]
+    writes_store: bool = False
 
     @property
     def user(self) -> str:
@@ -207,10 +226,11 @@ class Config:
     @property
     def places(self) -> tuple[Slot, ...]:
         """The slots with everything that follows from their number."""
-        return tuple(self._slot(index, spec.gpus) for index, spec in enumerate(self.slots))
+        return tuple(self._slot(index, spec) for index, spec in enumerate(self.slots))
 
-    def _slot(self, index: int, gpus: tuple[int, ...]) -> Slot:
-        return Slot(index, gpus, self.host.uid_base + index, self.labels(len(gpus)))
+    def _slot(self, index: int, spec: SlotSpec) -> Slot:
+        names = (*SYSTEM_LABELS, self.host.arch, STORE_LABEL) if spec.writes_store else self.labels(len(spec.gpus))
+        return Slot(index, spec.gpus, self.host.uid_base + index, names, spec.writes_store)
 
     def labels(self, gpus: int) -> tuple[str, ...]:
         """The labels of a runner with so many GPUs, on this host and on the cluster alike."""
@@ -249,7 +269,7 @@ def problems(config: Config) -> tuple[str, ...]:
 
 
 def _names(config: Config) -> tuple[str | None, ...]:
-    github, runner = config.github, config.runner
+    github, runner, events = config.github, config.runner, config.admission.events
     named = bool(github.repository) != bool(github.organization)
     return (
         "github.status_issue needs github.repository" if github.status_issue and not github.repository else None,
@@ -273,6 +293,7 @@ def _names(config: Config) -> tuple[str | None, ...]:
             for flow in config.admission.workflows
         ),
         None if config.admission.workflows and config.admission.events else "admission: nothing could ever run",
+        *(f"admission.events: {each} runs a pull request's own workflow" for each in FORBIDDEN if each in events),
     )
 
 
@@ -281,7 +302,8 @@ def _slots(config: Config) -> tuple[str | None, ...]:
     twice = sorted({gpu for gpu in every if every.count(gpu) > 1})
     return (
         None if 0 < len(config.slots) <= MOST_SLOTS else f"slots: give 1 to {MOST_SLOTS}",
-        None if all(spec.gpus for spec in config.slots) else "slots: a slot has at least one GPU",
+        None if all(bool(s.gpus) != s.writes_store for s in config.slots) else "slots: either gpus, or writes_store",
+        None if sum(s.writes_store for s in config.slots) <= 1 else "slots: one slot at most writes the store",
         None if not twice else f"slots: /dev/nvidia{twice[0]} belongs to two slots",
         None if all(0 <= gpu < 256 for gpu in every) else "slots: gpus are the N of /dev/nvidiaN",
         None if config.host.uid_base in UIDS else f"host.uid_base: not within {UIDS.start} to {UIDS.stop - 1}",
@@ -292,7 +314,7 @@ def _limits(config: Config) -> tuple[str | None, ...]:
     positive: dict[str, int] = {
         **{f"limits.{name}": value for name, value in vars(config.limits).items()},
         **{f"runner.{name}": getattr(config.runner, name) for name in MINUTES},
-        "janitor.runner_versions": config.janitor.runner_versions,
+        "janitor.runner_versions - 1": config.janitor.runner_versions - 1,
         "admission.max_event_age_hours": config.admission.max_event_age_hours,
     }
     return tuple(None if value > 0 else f"{name}: {value} is not positive" for name, value in positive.items())

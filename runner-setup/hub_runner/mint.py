@@ -10,15 +10,18 @@ from __future__ import annotations
 import json
 import re
 import socket
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ci.errors import HubTestsError
+from ci.doctor.probes import read_hub
+from ci.doctor.records import Answer
+from ci.errors import HubTestsError, InfrastructureError
 from hub_runner.cycle import Jit, MintRefusedError, MintUnavailableError
 from hub_runner.github import GitHubApp, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from hub_runner.config import Config
@@ -30,11 +33,13 @@ MARKER = "<!-- hub-runner:{host} -->"
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """Registrations of this host that no slot knows: removed because offline, or online and a stranger."""
+class Registration:
+    """One runner of this host, as GitHub lists it."""
 
-    removed: tuple[str, ...]
-    strangers: tuple[str, ...]
+    runner_id: int
+    name: str
+    online: bool
+    busy: bool
 
 
 class Minter:
@@ -50,8 +55,9 @@ class Minter:
             "jit": self.jit,
             "find": self.find,
             "remove": self.remove,
-            "sweep": self.sweep,
+            "list": self.list,
             "report": self.report,
+            "hub": self.hub,
         }
         try:
             request = json.loads(line)
@@ -92,27 +98,31 @@ class Minter:
             raise MintRefusedError(f"runner {runner_id} is {known.body['name']!r}, not of {self.config.host.name}")
         return "busy" if self.app.call("DELETE", path, token, accept=(404, 422)).status == 422 else "removed"
 
-    def sweep(self, known: list[str]) -> dict[str, Any]:
-        """Hold GitHub's list against the slots' own: what no slot knows is removed when offline, told when online."""
+    def list(self) -> Sequence[dict[str, Any]]:
+        """Every runner that is registered under this host's name."""
         token = self.app.runners_token()
-        unknown = [each for each in self._all(token) if self._ours(each["name"]) and each["name"] not in known]
-        offline = [each for each in unknown if each["status"] == "offline" and not each["busy"]]
-        for each in offline:
-            self.app.call("DELETE", f"{self.runners}/{int(each['id'])}", token, accept=(404, 422))
-        strangers = [each["name"] for each in unknown if each not in offline]
-        return {"removed": [each["name"] for each in offline], "strangers": strangers}
+        return [
+            {"runner_id": int(e["id"]), "name": e["name"], "online": e["status"] == "online", "busy": bool(e["busy"])}
+            for e in self._all(token)
+            if self._ours(e["name"])
+        ]
+
+    def hub(self, endpoint: str) -> dict[str, Any]:
+        """Does the Hub answer, and how far is our clock ahead of its? The supervisor has no network to ask through."""
+        answer, skew = read_hub(endpoint)
+        return {"ok": answer.ok, "text": answer.text, "skew": skew}
 
     def _ours(self, name: str) -> bool:
         return re.fullmatch(rf"{re.escape(self.config.host.name)}-\d+-[0-9a-f]{{8}}", name) is not None
 
-    def _all(self, token: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
+    def _all(self, token: str) -> Sequence[dict[str, Any]]:
+        found: deque[dict[str, Any]] = deque()
         for page in range(1, PAGES + 1):
             body = self.app.call("GET", f"{self.runners}?per_page=100&page={page}", token).body
-            found += body["runners"]
+            found.extend(body["runners"])
             if len(found) >= body["total_count"] or not body["runners"]:
                 break
-        return found
+        return tuple(found)
 
     def report(self, text: str) -> str:
         """Keep one open issue that says which slots are out of order; "" closes it. What was done, in a word."""
@@ -168,10 +178,17 @@ class MintClient:
         answer: Literal["removed", "busy"] = self._ask(op="remove", runner_id=runner_id)
         return answer
 
-    def sweep(self, known: list[str]) -> Sweep:
-        """Hold GitHub's list against `known`."""
-        answer = self._ask(op="sweep", known=known)
-        return Sweep(tuple(answer["removed"]), tuple(answer["strangers"]))
+    def list(self) -> tuple[Registration, ...]:
+        """Every runner that is registered under this host's name."""
+        return tuple(Registration(**each) for each in self._ask(op="list"))
+
+    def hub(self, endpoint: str) -> tuple[Answer, float | None]:
+        """Does the Hub answer, and how many seconds is our clock ahead?"""
+        try:
+            answer = self._ask(op="hub", endpoint=endpoint)
+        except InfrastructureError as failure:
+            return Answer(False, str(failure)), None
+        return Answer(answer["ok"], answer["text"]), answer["skew"]
 
     def report(self, text: str) -> str:
         """Say on GitHub what is out of order; "" when nothing is."""

@@ -150,6 +150,15 @@ def test_a_runner_is_fresh_for_less_than_thirty_days(version: str, published: st
     assert by_name(examine(seen, SLOT))["runner"].status == status
 
 
+@pytest.mark.parametrize(
+    ("newest_at", "status"),
+    [("2026-11-17T00:00:00Z", "ok"), ("2026-11-01T00:00:00Z", "fail"), ("", "fail"), ("x", "fail")],
+)
+def test_a_release_without_a_successor_does_not_age(newest_at: str, status: str) -> None:
+    old = RunnerInstall("2.336.0", "2026-10-01T00:00:00Z", "0" * 64, newest_at)
+    assert by_name(examine(state(runner=old), SLOT))["runner"].status == status
+
+
 @pytest.mark.parametrize(("minimum", "status"), [("580.100", "ok"), ("580.159.4", "ok"), ("590", "fail")])
 def test_the_driver_is_compared_as_numbers(minimum: str, status: str) -> None:
     assert by_name(examine(state(), DoctorRequest(min_driver=minimum)))["driver"].status == status
