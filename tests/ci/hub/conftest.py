@@ -1,0 +1,53 @@
+"""Small repositories and the stand-in Hub that serves them to the real client."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ci.hub.remote import Patience
+from tests.ci.hub.samples import make_repository
+from tests.standin.fixtures import hub, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.standin.server import HubServer
+
+__all__ = ["hub", "settings"]
+
+MODEL = "owner/model"
+
+
+@pytest.fixture(autouse=True)
+def _close_connections() -> Iterator[None]:
+    yield
+    from huggingface_hub import close_session
+
+    close_session()
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many tries as in earnest, without the waits."""
+    quick = Patience(tries=4, first=0.01, longest=0.02, timeout=5.0)
+    monkeypatch.setattr("ci.hub.remote.Patience", lambda: quick)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A model of 5 layers in 3 shards."""
+    return make_repository(tmp_path / "repository")
+
+
+@pytest.fixture
+def commit(hub: HubServer, repository: Path) -> str:
+    """The model, served as `owner/model`."""
+    return hub.add(MODEL, repository)
+
+
+def shapes_of(model: Any) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a module's state."""
+    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
