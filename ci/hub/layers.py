@@ -46,6 +46,22 @@ class Layers:
         return sum(not self.keeps(name, max(self.prefixes.values())) for name in names)
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What makes a layer the kind that it is."""
+
+    tensors: frozenset[tuple[str, str, tuple[int, ...]]]
+    settings: tuple[str, ...]
+
+    def against(self, other: Kind) -> str:
+        """How this kind differs from another, in few words."""
+        here, there = _short_names(self), _short_names(other)
+        words = [text for text in self.settings if text not in other.settings]
+        words += [f"not {text}" for text in other.settings if text not in self.settings and "=" not in text]
+        words += _some(here - there, "with") + _some(there - here, "without")
+        return ", ".join(words) or "other dtypes or shapes"
+
+
 def split(name: str) -> tuple[str, int, str]:
     """Prefix, index and rest of a name at its first number; ("", -1, name) when it has none."""
     match = INDEXED.fullmatch(name)
@@ -73,24 +89,17 @@ def kinds(names: Mapping[str, Tensor], layers: Layers, settings: Sequence[tuple[
     for name, tensor in names.items():
         prefix, index, rest = split(name)
         if prefix in layers.prefixes and index < len(tensors):
-            tensors[index].add((f"{prefix}.{rest}", tensor.dtype, tensor.shape))
+            tensors[index].add((rest if len(layers.prefixes) == 1 else f"{prefix}.{rest}", tensor.dtype, tensor.shape))
     return [Kind(frozenset(own), said) for own, said in zip(tensors, settings, strict=True)]
 
 
-@dataclass(frozen=True)
-class Kind:
-    """What makes a layer the kind that it is."""
+def _short_names(kind: Kind) -> set[str]:
+    return {re.sub(r"\.\d+\.", ".*.", name) for name, *_ in kind.tensors}
 
-    tensors: frozenset[tuple[str, str, tuple[int, ...]]]
-    settings: tuple[str, ...]
 
-    def against(self, other: Kind) -> str:
-        """How this kind differs from another, in few words."""
-        settings = [text for text in self.settings if text not in other.settings]
-        known = {name for name, *_ in other.tensors}
-        added = sorted({re.sub(r"\.\d+\.", ".*.", name) for name, *_ in self.tensors if name not in known})
-        words = settings + added[:2] + ([f"{len(added) - 2} more names"] if len(added) > 2 else [])
-        return ", ".join(words) or "other tensors or shapes"
+def _some(names: set[str], word: str) -> list[str]:
+    more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+    return [f"{word} {' and '.join(sorted(names)[:2])}{more}"] if names else []
 
 
 @dataclass(frozen=True)

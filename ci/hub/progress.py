@@ -1,15 +1,14 @@
-"""How far a fetch is, as data, and a bar for whoever is watching. A fetch itself prints nothing."""
+"""How far a fetch is, as data. A fetch prints nothing: drawing is the caller's."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 WINDOW = 5.0
 """Seconds over which the rate is taken."""
@@ -54,37 +53,3 @@ class Meter:
             self._seen.popleft()
         then, before = self._seen[0]
         return max(done - before, 0) / (now - then) if now > then else 0.0
-
-
-@contextmanager
-def terminal_progress(console: Any) -> Iterator[Callable[[Progress], None] | None]:
-    """A callback that draws a bar with bytes, rate and time left on a rich Console; None where nobody is watching."""
-    if not console.is_terminal:
-        yield None
-        return
-    from rich import progress as bars
-
-    columns = (
-        bars.TextColumn("{task.description}"),
-        bars.BarColumn(),
-        bars.DownloadColumn(),
-        bars.TextColumn("{task.fields[rate]}"),
-        bars.TextColumn("{task.fields[eta]}"),
-    )
-    with bars.Progress(*columns, console=console, transient=True) as display:
-        tasks: dict[str, bars.TaskID] = {}
-
-        def show(moment: Progress) -> None:
-            if moment.model_id not in tasks:
-                tasks[moment.model_id] = display.add_task(moment.model_id, rate="", eta="")
-            eta = "" if moment.eta is None else f"{int(moment.eta) // 60}:{int(moment.eta) % 60:02} left"
-            display.update(
-                tasks[moment.model_id],
-                description=f"{moment.model_id} {moment.phase}",
-                completed=moment.done,
-                total=moment.total or None,
-                rate=f"{moment.rate / 1e6:,.1f} MB/s" if moment.rate else "",
-                eta=eta,
-            )
-
-        yield show

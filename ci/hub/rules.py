@@ -23,7 +23,7 @@ class Rule(Enum):
     LETTERS = "one letter a layer: the first N stay"
     REPEATS = "pairs of a pattern and how often: written out, the first N"
     NO_MTP = "layers that only predict further tokens; they go: 0, or nothing"
-    PERIOD = "every n-th layer differs: stays, and decides which kinds are below N"
+    PERIOD = "every n-th layer differs, and its tensors do not show it: stays, and decides which kinds are below N"
     STAYS = "does not depend on the depth"
     REFUSE = "ties other layers or tensors to the depth: not truncated"
     UNKNOWN = "looks as if it depended on the layers, and no rule knows it"
@@ -40,6 +40,7 @@ RULES: dict[str, Rule] = {
     # one value a layer
     "layer_types": Rule.FIRST,
     "mlp_layer_types": Rule.FIRST,
+    "moe_layer_freq": Rule.FIRST,
     "indexer_types": Rule.FIRST,
     "no_rope_layers": Rule.FIRST,
     "layers_block_type": Rule.FIRST,
@@ -88,21 +89,20 @@ RULES: dict[str, Rule] = {
     "mtp_local_layer_ids": Rule.NO_MTP,
     "mtp_layers_block_type": Rule.NO_MTP,
     "mtp_hybrid_override_pattern": Rule.NO_MTP,
-    # periods
-    "decoder_sparse_step": Rule.PERIOD,
-    "interleave_moe_layer_step": Rule.PERIOD,
-    "attn_layer_period": Rule.PERIOD,
-    "expert_layer_period": Rule.PERIOD,
-    "moe_layer_interval": Rule.PERIOD,
-    "moe_layer_freq": Rule.PERIOD,
+    # periods; those of modules with tensors of their own show in the tensors' names
     "no_rope_layer_interval": Rule.PERIOD,
     "sliding_window_pattern": Rule.PERIOD,
     "_sliding_window_pattern": Rule.PERIOD,
     "prefix_dense_sliding_window_pattern": Rule.PERIOD,
     "global_attn_every_n_layers": Rule.PERIOD,
-    "full_attention_interval": Rule.PERIOD,
-    "cross_layer_interval": Rule.PERIOD,
-    "layer_group_size": Rule.PERIOD,
+    "attn_layer_period": Rule.STAYS,
+    "cross_layer_interval": Rule.STAYS,
+    "decoder_sparse_step": Rule.STAYS,
+    "expert_layer_period": Rule.STAYS,
+    "full_attention_interval": Rule.STAYS,
+    "interleave_moe_layer_step": Rule.STAYS,
+    "layer_group_size": Rule.STAYS,
+    "moe_layer_interval": Rule.STAYS,
     # per-layer tensors that are slices of one, or layers that read another layer's keys and values
     "hidden_size_per_layer_input": Rule.REFUSE,
     "num_kv_shared_layers": Rule.REFUSE,
@@ -142,7 +142,7 @@ COUNTISH = re.compile(
 )
 """A whole number of this name counts, or names, layers."""
 TOWER = re.compile(
-    r"vision|visual|image|audio|speech|sound|codec|(?:^|_)vq|talker|2wav|backbone|qformer|resampler|perceiver|projector"
+    r"vision|visual|image|audio|speech|sound|codec|(?:^|_)vq|talker|2wav|backbone_config|qformer|resampler|perceiver|projector"
 )
 """A nested config or a module of another modality: it keeps its own depth."""
 AT_LEAST = {"deepstack_visual_indexes": "the first layers take in the vision tower's features"}
@@ -153,5 +153,9 @@ NEEDS_LAST = dict.fromkeys(
     ("gemma4_text", "gemma4_unified_text", "diffusion_gemma_text", "embedding_gemma2_text"), "full_attention"
 )
 """Model types whose config class turns the last layer into this kind, whatever its weights are."""
+ONLY_IF = {"max_window_layers": "use_sliding_window"}
+"""Fields that tell layers apart only where another field beside them is true."""
+NEVER = {"gpt_neox_japanese": "its last layer has a bias that the others lack"}
+"""Model types whose first layers are no model of that type."""
 TEXT_HOMES = (("text_config",), ("llm_config",), ("language_config",))
 """Where the text model's config is nested when other stacks are beside it."""

@@ -19,7 +19,7 @@ import shutil
 import time
 import uuid
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
@@ -31,7 +31,7 @@ from ci.hub.manifest import MANIFEST, RULES_VERSION, Manifest, content_problems,
 from ci.records import read_json, to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Checkpoints that hub-tests fetched; it fetches them again.\n"
 """Tells backup tools to pass by (https://bford.info/cachedir/)."""
@@ -61,43 +61,26 @@ class Key:
         return f"{self.commit}-r{RULES_VERSION}-L{self.layers}{code}"
 
 
+State = Literal["complete", "damaged", "partial", "removed"]
+
+
 @dataclass(frozen=True)
 class Entry:
-    """One directory of the store. `size` in bytes on disk, `last_used` in seconds since 1970.
+    """One directory of the store. `bytes` on disk, `last_used` in seconds since 1970.
 
-    `state` is "complete", "damaged" (a file is missing or has another size), or "partial" (an interrupted or running
-    fetch). `in_use` says that a live process holds it.
+    `state` is "complete", "damaged" (`problems` says how), "partial" (a running or interrupted fetch) or "removed" (by
+    pruning, just now). `in_use` says that a live process holds it.
     """
 
     model_id: str
     revision: str
     layers: int
     path: str
-    size: int
-    state: Literal["complete", "damaged", "partial"]
+    bytes: int
+    state: State
     last_used: float
     in_use: bool
-
-
-@dataclass(frozen=True)
-class Verified:
-    """What re-reading every byte of a checkpoint says: `problems` is empty when all is as it was fetched."""
-
-    model_id: str
-    revision: str
-    layers: int
-    path: str
-    problems: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Pruned:
-    """What pruning removed, what it left in use, the bytes it freed and those that stay."""
-
-    removed: tuple[Entry, ...]
-    in_use: tuple[Entry, ...]
-    freed: int
-    left: int
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -240,57 +223,54 @@ class Store:
         partial.lease.end()
 
     def entries(self) -> tuple[Entry, ...]:
-        """Everything in the store: checkpoints, damaged ones and parts, by path."""
-        complete = [self._entry(path) for path in sorted(self._checkpoints.glob("*/*")) if path.is_dir()]
-        partial = [self._entry(path) for path in sorted(self._partial.glob("*")) if path.is_dir()]
+        """Everything in the store, without reading contents: checkpoints, damaged ones and parts, by path."""
+        complete = [self._entry(path, size_problems) for path in sorted(self._checkpoints.glob("*/*")) if path.is_dir()]
+        partial = [self._entry(path, None) for path in sorted(self._partial.glob("*")) if path.is_dir()]
         return (*complete, *partial)
 
-    def verify(self) -> tuple[Verified, ...]:
-        """Read every checkpoint whole and compare it with its manifest."""
-        return tuple(self._verified(entry) for entry in self.entries() if entry.state != "partial")
+    def verify(self) -> tuple[Entry, ...]:
+        """The checkpoints, each read whole and compared with its manifest."""
+        paths = [path for path in sorted(self._checkpoints.glob("*/*")) if path.is_dir()]
+        return tuple(self._entry(path, content_problems) for path in paths)
 
-    def prune(self, max_bytes: int | None = None) -> Pruned:
+    def prune(self, max_bytes: int | None = None) -> tuple[Entry, ...]:
         """Remove the parts that nobody will come back for, then what was used longest ago, until `max_bytes` suffice.
 
-        What a live process uses is never removed.
+        What a live process uses is never removed. Gives all entries, with state "removed" where they are.
         """
         entries = sorted(self.entries(), key=lambda entry: (entry.state == "complete", entry.last_used))
-        removed, total = [], sum(entry.size for entry in entries)
+        total = sum(entry.bytes for entry in entries)
+        after = []
         for entry in entries:
             stale = entry.state == "partial" and time.time() - entry.last_used > STALE
             over = max_bytes is not None and total > max_bytes
             if (stale or over) and not entry.in_use and self._discard(Path(entry.path)):
-                removed.append(entry)
-                total -= entry.size
+                total -= entry.bytes
+                after.append(replace(entry, state="removed"))
+            else:
+                after.append(entry)
         lease.drop_dead(self._leases, "*", silence=HOLD)
         for path in self._trash.glob("*"):
             shutil.rmtree(path, ignore_errors=True)
-        in_use = tuple(entry for entry in entries if entry.in_use)
-        return Pruned(tuple(removed), in_use, sum(entry.size for entry in removed), total)
+        return tuple(after)
 
-    def _entry(self, path: Path) -> Entry:
+    def _entry(self, path: Path, check: Callable[[Path, Manifest], list[str]] | None) -> Entry:
         partial = path.parent == self._partial
-        folder, name = path.name.rpartition(".")[0].split("@") if partial else (path.parent.name, path.name)
-        commit, _, layers = name.removesuffix("-code").partition(f"-r{RULES_VERSION}-L")
-        state: Literal["complete", "damaged", "partial"] = "partial" if partial else _state(path)
+        folder, _, name = path.stem.partition("@") if partial else (path.parent.name, "", path.name)
+        commit, _, rest = name.partition("-r")
+        layers = rest.partition("-L")[2].removesuffix("-code")
+        problems = _problems(path, check) if check else ()
         return Entry(
             model_id=folder.replace("--", "/"),
             revision=commit,
             layers=int(layers) if layers.isdecimal() else 0,
             path=str(path),
-            size=sum(status.st_blocks * 512 for status in _statuses(path)),
-            state=state,
+            bytes=sum(status.st_blocks * 512 for status in _statuses(path)),
+            state="partial" if partial else "damaged" if problems else "complete",
             last_used=_last_used(path),
             in_use=self._is_live(path),
+            problems=problems,
         )
-
-    def _verified(self, entry: Entry) -> Verified:
-        path = Path(entry.path)
-        try:
-            problems = content_problems(path, read_manifest(path)[0])
-        except HubTestsError as problem:
-            problems = [str(problem)]
-        return Verified(entry.model_id, entry.revision, entry.layers, entry.path, tuple(problems))
 
     def _is_live(self, path: Path) -> bool:
         partial = path.parent == self._partial
@@ -334,11 +314,11 @@ def _folder(model_id: str) -> str:
     return model_id.replace("/", "--")
 
 
-def _state(path: Path) -> Literal["complete", "damaged"]:
+def _problems(path: Path, check: Callable[[Path, Manifest], list[str]]) -> tuple[str, ...]:
     try:
-        return "damaged" if size_problems(path, read_manifest(path)[0]) else "complete"
-    except HubTestsError:
-        return "damaged"
+        return tuple(check(path, read_manifest(path)[0]))
+    except HubTestsError as problem:
+        return (str(problem),)
 
 
 def _statuses(path: Path) -> Iterator[os.stat_result]:

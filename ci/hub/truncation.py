@@ -33,12 +33,16 @@ class Stack:
 
 @dataclass(frozen=True)
 class Field:
-    """A field that is about layers: where it is, what it holds, its rule, the depth that it goes with."""
+    """A field that is about layers: where it is, what it holds, its rule, the depth that it goes with.
+
+    `distinct` says that layers may differ by it.
+    """
 
     path: Path
     value: Any
     rule: Rule
     depth: int
+    distinct: bool = True
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,9 @@ def truncate(config: Config, layers: int) -> str:
     """
     if not 1 <= layers <= config.depth:
         raise RequestError(f"{config.what}: {layers} layers asked for, the model has {config.depth}")
+    model_type = config.root.value.get("model_type")
+    if layers < config.depth and model_type in rules.NEVER:
+        raise RequestError(f"{config.what}: {model_type} cannot be truncated: {rules.NEVER[model_type]}")
     _check_least(config.root, layers, config.what)
     _check_kind(config, layers)
     edits: list[Edit] = [Replace(path, min(layers, stack.depth)) for stack in config.stacks for path in stack.fields]
@@ -87,7 +94,8 @@ def truncate(config: Config, layers: int) -> str:
 
 def layer_settings(config: Config) -> list[tuple[str, ...]]:
     """What config.json says about each layer on its own, as `field=value` texts: part of what makes a layer's kind."""
-    return [tuple(text for field in config.fields for text in _setting(field, i)) for i in range(config.depth)]
+    telling = [field for field in config.fields if field.distinct]
+    return [tuple(text for field in telling for text in _setting(field, i)) for i in range(config.depth)]
 
 
 def _homes(root: Node, what: str) -> tuple[Path, ...]:
@@ -162,12 +170,19 @@ def _fields(node: Node, home: Path, depth: int) -> Iterator[Field]:
         path = (*home, key)
         rule = RULES.get(key)
         if rule is not None:
-            yield Field(path, member.value, _refined(rule, member.value), depth)
+            yield Field(path, member.value, _refined(rule, member.value), depth, _distinct(key, rule, node))
         elif member.members is not None and not _numbered(member.value):
             if not rules.TOWER.search(key) and not _depth_keys(member):
                 yield from _fields(member, path, depth)
         elif key not in _depth_keys(node) and _looks_per_layer(key, member.value, depth):
             yield Field(path, member.value, Rule.UNKNOWN, depth)
+
+
+def _distinct(key: str, rule: Rule, node: Node) -> bool:
+    """Some fields count only where another says so, and a period only where no list spells out what comes of it."""
+    if key in rules.ONLY_IF:
+        return bool(node.value.get(rules.ONLY_IF[key]))
+    return rule is not Rule.PERIOD or not isinstance(node.value.get("layer_types"), list)
 
 
 def _refined(rule: Rule, value: Any) -> Rule:

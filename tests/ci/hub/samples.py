@@ -45,7 +45,7 @@ def make_repository(
     """A repository with config, weights in `shards` files (one: without an index) and small files."""
     directory.mkdir(parents=True)
     tensors = dict(tensors or shapes())
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     names = list(tensors)
     for number in range(shards):
         part = names[number * len(names) // shards : (number + 1) * len(names) // shards]
@@ -77,7 +77,7 @@ def write_shard(path: Path, tensors: Mapping[str, tuple[int, ...]], *, dtype: st
 
 def read_tensors(paths: Iterable[Path]) -> dict[str, bytes]:
     """Every tensor's bytes by name."""
-    found = {}
+    found: dict[str, bytes] = {}
     for path in paths:
         content = path.read_bytes()
         header = parse_header(content, len(content), what=path.name)

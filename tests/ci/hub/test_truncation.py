@@ -200,7 +200,8 @@ def test_not_json_is_upstreams_fault() -> None:
 def test_settings_of_each_layer() -> None:
     config = {
         "num_hidden_layers": 4,
-        "layer_types": ["s", "f", "s", "f"],
+        "mlp_layer_types": ["s", "f", "s", "f"],
+        "max_window_layers": 1,
         "mlp_only_layers": [0],
         "kda_layers": [1],
         "first_k_dense_replace": 1,
@@ -210,12 +211,31 @@ def test_settings_of_each_layer() -> None:
     }
     settings = layer_settings(read_config(json.dumps(config), what="c"))
     assert [set(layer) for layer in settings] == [
-        {'layer_types="s"', "in mlp_only_layers", "in kda_layers", "below first_k_dense_replace",
+        {'mlp_layer_types="s"', "in mlp_only_layers", "in kda_layers", "below first_k_dense_replace",
          "start of sliding_window_pattern", "hybrid_override_pattern=M"},
-        {'layer_types="f"', "hybrid_override_pattern=-"},
-        {'layer_types="s"', "end of sliding_window_pattern", "hybrid_override_pattern=M"},
-        {'layer_types="f"', "start of sliding_window_pattern", "per_layer_config=9", "hybrid_override_pattern=*"},
+        {'mlp_layer_types="f"', "hybrid_override_pattern=-"},
+        {'mlp_layer_types="s"', "end of sliding_window_pattern", "hybrid_override_pattern=M"},
+        {'mlp_layer_types="f"', "start of sliding_window_pattern", "per_layer_config=9", "hybrid_override_pattern=*"},
     ]  # fmt: skip
+
+
+def test_a_list_wins_over_the_period_that_it_spells_out() -> None:
+    config = {"num_hidden_layers": 2, "layer_types": ["s", "f"], "sliding_window_pattern": 2}
+    assert layer_settings(read_config(json.dumps(config), what="c")) == [('layer_types="s"',), ('layer_types="f"',)]
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_a_window_that_is_not_used_tells_no_layers_apart(used: bool) -> None:
+    config = {"num_hidden_layers": 2, "max_window_layers": 1, "use_sliding_window": used}
+    settings = layer_settings(read_config(json.dumps(config), what="c"))
+    assert settings == [("below max_window_layers",) if used else (), ()]
+
+
+def test_a_type_whose_first_layers_are_no_model_of_it() -> None:
+    config = {"model_type": "gpt_neox_japanese", "num_hidden_layers": 2}
+    with pytest.raises(RequestError, match="its last layer has a bias"):
+        truncated(config, 1)
+    assert truncated(config, 2) == config
 
 
 class TestAllOfTransformers:
@@ -226,7 +246,17 @@ class TestAllOfTransformers:
             *("blt", "cohere_compass", "cosmos3_omni", "diffusion_gemma", "diffusion_gemma_text", "encoder-decoder"),
             *("evolla", "gemma3n", "gemma3n_text", "gemma4", "gemma4_text", "gemma4_unified_assistant"),
             *("gemma4_unified", "gemma4_unified_text", "granite_docling", "hrm_text", "inkling2", "inkling2_text"),
-            *("kosmos-2", "kosmos-2.5", "musicgen", "musicgen_melody", "neomme", "olmo_hybrid", "perceiver", "pi0"),
+            *(
+                "gpt_neox_japanese",
+                "kosmos-2",
+                "kosmos-2.5",
+                "musicgen",
+                "musicgen_melody",
+                "neomme",
+                "olmo_hybrid",
+                "perceiver",
+                "pi0",
+            ),
             *("qwen3_omni_moe", "qwen3_omni_moe_thinker", "qwen3_vl", "qwen3_vl_moe", "seamless_m4t"),
             *("seamless_m4t_v2", "switch_transformers", "t5gemma", "t5gemma2", "vision-encoder-decoder", "xlstm"),
         )
