@@ -62,7 +62,7 @@ def _make(image: Path, size: int, slot: Slot) -> None:
 
 
 def _furnish(disk: Path, runner: Path, slot: Slot) -> None:
-    """home, tmp and a copy of the runner: its top directory is the job's, since the runner writes there, the rest root's."""
+    """home, tmp and a copy of the runner, of which only the top directory is the job's: the runner writes there."""
     disk.chmod(0o700)
     for name in ("home", "tmp"):
         (disk / name).mkdir(mode=0o700)

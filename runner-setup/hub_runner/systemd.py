@@ -85,7 +85,7 @@ class SystemdHost:
         return answer.stdout
 
     def _examined(self, kind: type[T], *verb: str) -> T:
-        command = [sys.executable, "-m", "hub_runner", "--root", str(self.layout.root), *verb]
+        command = [sys.executable, "-I", "-m", "hub_runner", "--root", str(self.layout.root), *verb]
         try:
             answer = run(command, timeout=EXAMINE_TIMEOUT)
         except (OSError, subprocess.TimeoutExpired):

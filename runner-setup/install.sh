@@ -1,0 +1,63 @@
+#!/bin/sh
+# From a bare Debian or Ubuntu GPU host to single-use GitHub runners: packages, a virtual environment, then
+# `hub-runner install`, which does the rest from one file. Doing it again updates everything; running jobs go on.
+set -eu
+
+usage() {
+    cat <<'TEXT'
+usage: install.sh --config HOST.toml [--key APP-KEY.pem] [--root DIR] [--dry-run]
+
+  --config   the host's file; start from hub-runner.toml beside this script
+  --key      the GitHub App's private key; copied to /etc/hub-runner, root's, mode 0400
+  --root     install into this directory instead of /: for a look at what would be there
+  --dry-run  say what would be done
+TEXT
+}
+
+die() {
+    echo "install.sh: $1" >&2
+    exit 2
+}
+
+config='' key='' root=/ dry=''
+while [ $# -gt 0 ]; do
+    case "$1" in
+    --config) config="${2:?}" && shift 2 ;;
+    --key) key="${2:?}" && shift 2 ;;
+    --root) root="${2:?}" && shift 2 ;;
+    --dry-run) dry=yes && shift ;;
+    --help) usage && exit 0 ;;
+    *) usage >&2 && die "unknown option: $1" ;;
+    esac
+done
+
+here="$(cd "$(dirname "$0")" && pwd)"
+[ -n "$config" ] || { usage >&2 && die "--config is missing"; }
+[ -r "$config" ] || die "$config cannot be read"
+[ -z "$key" ] || [ -r "$key" ] || die "$key cannot be read"
+root="${root%/}"
+program="$root/opt/hub-runner"
+packages="python3 python3-venv nftables e2fsprogs openssl tar ca-certificates systemd"
+
+do_it() {
+    echo "+ $*"
+    [ -n "$dry" ] || "$@"
+}
+
+[ -n "$dry" ] || [ "$(id -u)" = 0 ] || die "this needs root: sudo $0 …"
+python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    die "python3 is older than 3.11: Debian 12, Ubuntu 24.04 or newer, please"
+if [ -z "$root" ]; then
+    # shellcheck disable=SC2086 # one word a package
+    do_it apt-get install --yes --no-install-recommends $packages
+fi
+do_it python3 -m venv "$program/venv"
+do_it "$program/venv/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade "$here/..[runner]"
+do_it install -d -m 0755 "$root/etc/hub-runner" "$root/usr/local/bin"
+[ -z "$key" ] || do_it install -m 0400 "$key" "$root/etc/hub-runner/app-key.pem"
+do_it ln -sf /opt/hub-runner/venv/bin/hub-runner "$root/usr/local/bin/hub-runner"
+if [ -n "$dry" ] && [ ! -x "$program/venv/bin/hub-runner" ]; then
+    echo "+ hub-runner --root ${root:-/} --config $config install"
+else
+    "$program/venv/bin/hub-runner" --root "${root:-/}" --config "$config" install ${dry:+--dry-run}
+fi
