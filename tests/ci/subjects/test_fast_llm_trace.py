@@ -1,0 +1,128 @@
+"""Captures on blocks of Fast-LLM's form, called as its stages call them; the real ones are in test_fast_llm.py."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ci.subjects.fast_llm_trace import ALL, Taps, implementations, operations_of
+from ci.subjects.forward import Inputs, Recorder
+from ci.subjects.rows import Rows
+from ci.subjects.tracefile import TraceReader, TraceWriter
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+INPUTS = Inputs(torch.tensor([[1, 2, 3]]))
+HIDDEN = torch.arange(12.0).reshape(3, 4)
+
+
+class Block:
+    """Hands out hidden states as Fast-LLM's blocks do, and then changes one in place."""
+
+    def __init__(self, index: int, *, experts: bool) -> None:
+        self.module_name = f"decoder.{index}"
+        self.mixer = SimpleNamespace(_implementation="sdpa_dense")
+        self.router = nn.Identity()
+        self.mlp = (
+            SimpleNamespace(router=self.router, _mlp_forward=self._forward_looped) if experts else SimpleNamespace()
+        )
+
+    def _forward_looped(self) -> None: ...
+
+    def forward(self, input_: Tensor, kwargs: dict[str, Any], _losses: None = None) -> Tensor:
+        def debug(name: str, tensor: Tensor) -> None:
+            kwargs["hidden_states"][f"{self.module_name}.{name}"] = (None, tensor)
+
+        normed = input_ + 1
+        for name in ("norm_1", "mixer.attn_input", "mixer.query", "mixer.key", "mixer.value", "mixer.context"):
+            debug(name, normed)
+        normed.zero_()
+        for name in ("mixer", "mixer_output", "mixer_residual", "norm_2"):
+            debug(name, input_ + 2)
+        if hasattr(self.mlp, "router"):
+            self.router(input_)
+            debug("mlp.router_scores", torch.tensor([[0.4, 0.6]]).repeat(3, 1))
+            debug("mlp.router_top_experts", torch.tensor([[7, 5]]).repeat(3, 1))
+        debug("mlp", input_)
+        return input_ * 2
+
+
+class Model:
+    """What Taps needs of the wrapper."""
+
+    def __init__(self, *, experts: bool) -> None:
+        norm = SimpleNamespace(module_name="head.final_norm")
+        decoder = [Block(0, experts=experts), Block(1, experts=experts)]
+        self.fast_llm_base_model = SimpleNamespace(decoder=decoder, head=SimpleNamespace(final_norm=norm))
+
+    def run(self) -> tuple[Tensor, dict[str, Any]]:
+        """The forward of its stages, with the dictionary that everybody shares."""
+        kwargs: dict[str, Any] = {"hidden_states": {}}
+        hidden = HIDDEN
+        for block in self.fast_llm_base_model.decoder:
+            hidden = block.forward(hidden, kwargs, None)
+        return hidden, kwargs["hidden_states"]
+
+
+def traced(path: Path, model: Model, **rest: Any) -> tuple[TraceReader, Taps, dict[str, Any]]:
+    recorder = Recorder(TraceWriter(path), INPUTS, torch.float32)
+    taps = Taps(model, recorder, frozenset(ALL), **rest)
+    with taps.attached():
+        _, shared = model.run()
+    (path / "trace.json").touch()
+    return TraceReader(path), taps, shared
+
+
+@pytest.mark.parametrize("experts", [False, True])
+def test_every_operation_is_recorded_as_it_was_and_nothing_is_kept(experts: bool, tmp_path: Path) -> None:
+    model = Model(experts=experts)
+    trace, taps, shared = traced(tmp_path / "trace", model)
+    assert taps.recorder.written == [
+        "embeddings",
+        *(f"decoder.0.{name}" for name in operations_of(model.fast_llm_base_model.decoder[0])),
+        "decoder.0",
+        *(f"decoder.1.{name}" for name in operations_of(model.fast_llm_base_model.decoder[1])),
+        "decoder.1",
+    ]
+    assert not set(taps.expected()) - set(taps.recorder.written)
+    assert shared == {}
+    assert torch.equal(trace.tensor("decoder.0.norm_1")[0], HIDDEN + 1)
+    assert torch.equal(trace.tensor("decoder.1")[0], HIDDEN * 4)
+    assert model.run()[1], "the blocks are as before"
+    if experts:
+        assert trace.tensor("decoder.0.mlp.router_top_experts")[0, 0].tolist() == [5, 7]
+        assert trace.tensor("decoder.0.mlp.router_scores")[0, 0].tolist() == pytest.approx([0.6, 0.4])
+        assert implementations(taps.blocks) == {"attention": "sdpa_dense", "moe": "looped"}
+
+
+def test_rotated_tensors_come_from_the_rows_alone(tmp_path: Path) -> None:
+    alone, *_ = traced(tmp_path / "row", Model(experts=False))
+    rows = Rows(INPUTS, (alone,), ())
+    model = Model(experts=False)
+    trace, *_ = traced(tmp_path / "trace", model, feed=Fixed(100.0), rotated=rows)
+    assert torch.equal(trace.tensor("decoder.0.mixer.query"), alone.tensor("decoder.0.mixer.query"))
+    assert trace.tensor("decoder.0.mixer.value").eq(101).all()
+    assert trace.tensor("embeddings").eq(HIDDEN).all(), "recorded before it is replaced"
+    assert trace.tensor("decoder.1").eq(200).all()
+
+
+class Fixed:
+    """A feed of one value."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def into(self, _block: int) -> Tensor:
+        return torch.full((1, 3, 4), self.value)
+
+
+def test_patterns_are_for_what_is_asked() -> None:
+    recorder: Any = None
+    assert Taps(Model(experts=False), recorder).patterns() == [r"head\.final_norm$"]
+    patterns = Taps(Model(experts=False), recorder, frozenset({"mixer"})).patterns()
+    assert patterns == [r"head\.final_norm$", r"decoder\.0\.(?:mixer_output)$", r"decoder\.1\.(?:mixer_output)$"]
