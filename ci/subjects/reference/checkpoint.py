@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, BinaryIO, Final, Self
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ci.errors import InfrastructureError, RequestError, SubjectError, UnsupportedError
@@ -23,66 +22,95 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-BLOCK: Final = 1 << 24
-"""Elements read, cast or written at a time (64 MiB in float32)."""
+BLOCK: Final = 1 << 22
+"""Elements read, cast or written at a time (16 MiB in float32)."""
 
 DTYPES: Final = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 SUFFIX: Final = ".safetensors"
 
 
+@dataclass(frozen=True)
+class Stored:
+    """Where a tensor is: its file, its entry in the header, and the offset of its first byte."""
+
+    path: Path
+    entry: Entry
+    offset: int
+
+
 @dataclass
 class Tensors:
-    """The tensors of some safetensors files, read block by block. Use as a context manager."""
+    """The tensors of some safetensors files, read block by block. Use as a context manager.
 
-    stored: Mapping[str, tuple[Path, Entry]]
-    _files: dict[Path, Any] = field(default_factory=dict, init=False)
+    Read and not mapped, so that memory is bounded by a block whatever the size of the files.
+    """
+
+    stored: Mapping[str, Stored]
+    _files: dict[Path, BinaryIO] = field(default_factory=dict, init=False)
     _stack: ExitStack = field(default_factory=ExitStack, init=False)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._files.clear()
         self._stack.close()
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape as stored."""
-        return self.stored[name][1].shape
+        return self.stored[name].entry.shape
 
     def blocks(self, name: str, begin: int = 0, end: int | None = None) -> Iterator[Tensor]:
-        """Rows [begin, end) of a tensor in blocks of at most BLOCK elements (one row at least), on the CPU.
+        """Rows [begin, end) of a tensor in blocks of at most BLOCK elements (one row at least)."""
+        rows, *rest = self.shape(name)
+        step = max(1, BLOCK // max(1, math.prod(rest)))
+        end = rows if end is None else end
+        yield from (self.rows(name, at, min(at + step, end)) for at in range(begin, end, step))
+
+    def rows(self, name: str, begin: int, end: int) -> Tensor:
+        """Rows [begin, end) of a tensor, on the CPU.
 
         Raises SubjectError, naming the tensor, for a NaN: Fast-LLM marks what was never written so.
         """
-        shape = self.shape(name)
-        step = max(1, BLOCK // max(1, math.prod(shape[1:])))
-        end = shape[0] if end is None else end
-        for at in range(begin, end, step):
-            block = self._slice(name)[at : min(at + step, end)]
-            if block.isnan().any():
-                raise SubjectError(f"{self.stored[name][0]}: tensor {name!r} holds NaN")
-            yield block
+        block = self._read(name, begin, end)
+        if block.numel() and block.amax().isnan():
+            raise SubjectError(f"{self.stored[name].path}: tensor {name!r} holds NaN")
+        return block
 
-    def _slice(self, name: str) -> Any:
-        path = self.stored[name][0]
+    def _read(self, name: str, begin: int, end: int) -> Tensor:
+        stored = self.stored[name]
+        _, *rest = stored.entry.shape
+        block = torch.empty(end - begin, *rest, dtype=DTYPES[stored.entry.dtype])
         try:
-            if path not in self._files:
-                self._files[path] = self._stack.enter_context(safe_open(path, framework="pt"))
-            return self._files[path].get_slice(name)
-        except (OSError, SafetensorError) as problem:
-            raise InfrastructureError(f"{path}: tensor {name!r} cannot be read: {problem}") from None
+            file = self._open(stored.path)
+            file.seek(stored.offset + begin * math.prod(rest) * block.itemsize)
+            complete = file.readinto(_bytes(block)) == block.nbytes  # type: ignore[attr-defined]
+        except OSError as problem:
+            raise InfrastructureError(f"{stored.path}: tensor {name!r} cannot be read: {problem.strerror}") from None
+        if not complete:
+            raise InfrastructureError(f"{stored.path}: tensor {name!r} ends too early")
+        return block
+
+    def _open(self, path: Path) -> BinaryIO:
+        if path not in self._files:
+            self._files[path] = self._stack.enter_context(path.open("rb"))
+        return self._files[path]
 
 
 def open_tensors(directory: Path, files: Iterable[str]) -> Tensors:
     """The tensors of `files`, which must be plain names in `directory`; a tensor in two of them is an error."""
-    stored: dict[str, tuple[Path, Entry]] = {}
+    stored: dict[str, Stored] = {}
     for name in sorted({*files}):
         if PurePosixPath(name).name != name or not name.endswith(SUFFIX):
             raise SubjectError(f"{directory}: {name!r} is not the name of a {SUFFIX} file beside it")
         path = directory / name
-        for entry in _header(path).tensors:
+        header = _header(path)
+        for entry in header.tensors:
             if entry.name in stored:
-                raise SubjectError(f"{directory}: tensor {entry.name!r} is in {stored[entry.name][0].name} and {name}")
-            stored[entry.name] = (path, entry)
+                raise SubjectError(
+                    f"{directory}: tensor {entry.name!r} is in {stored[entry.name].path.name} and {name}"
+                )
+            stored[entry.name] = Stored(path, entry, header.data_start + entry.begin)
     return Tensors(stored)
 
 
@@ -104,7 +132,7 @@ def check_tensors(tensors: Tensors, expected: Mapping[str, tuple[int, ...]], whe
             raise SubjectError(f"{where}: tensor {name!r} is missing")
         if name not in expected:
             raise SubjectError(f"{where}: tensor {name!r} is unexpected")
-        entry = tensors.stored[name][1]
+        entry = tensors.stored[name].entry
         if entry.shape != expected[name]:
             raise SubjectError(f"{where}: tensor {name!r} has shape {entry.shape}, expected {expected[name]}")
         if entry.dtype not in DTYPES:
@@ -155,10 +183,11 @@ def write_tensors(path: Path, planned: Iterable[Planned], dtype: str) -> int:
 
 
 def _cast(block: Tensor, dtype: torch.dtype, name: str) -> Tensor:
-    cast = block.to(dtype)
-    if block.isfinite().all() and not cast.isfinite().all():
-        raise UnsupportedError(f"tensor {name!r} holds values that {dtype} cannot".replace("torch.", ""))
-    return cast.contiguous()
+    if block.numel() and torch.finfo(dtype).max < torch.finfo(block.dtype).max:
+        low, high = block.float().aminmax()
+        if max(-low, high) > torch.finfo(dtype).max:
+            raise UnsupportedError(f"tensor {name!r} holds values that {dtype} cannot".replace("torch.", ""))
+    return block.to(dtype).contiguous()
 
 
 def _bytes(block: Tensor) -> memoryview:

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-import torch
-
 from ci.subjects.reference.checkpoint import BLOCK, Planned
 
 if TYPE_CHECKING:
@@ -141,6 +139,6 @@ def _blocks(source: Tensors, key: str, begin: int, end: int, *, transposed: bool
     if not transposed:
         yield from source.blocks(key, begin, end)
         return
-    turned = torch.cat(list(source.blocks(key, begin, end))).t()
+    turned = source.rows(key, begin, end).t()
     step = max(1, BLOCK // turned.shape[1])
     yield from (turned[at : at + step] for at in range(0, turned.shape[0], step))

@@ -121,11 +121,9 @@ def open_fast_llm(checkpoint: Checkpoint) -> Tensors:
     if not isinstance(index, dict) or not index or not all(isinstance(name, str) for name in index.values()):
         raise SubjectError(f"{path / METADATA}: metadata.state_index must map tensors to files")
     stored = open_tensors(path, index.values()).stored
-    for name in stored:
-        if index.get(name) != stored[name][0].name:
-            raise SubjectError(
-                f"{path / METADATA}: state_index says {index.get(name)} for {name!r} in {stored[name][0].name}"
-            )
+    for name, at in stored.items():
+        if index.get(name) != at.path.name:
+            raise SubjectError(f"{path / METADATA}: state_index says {index.get(name)} for {name!r} in {at.path.name}")
     tensors = Tensors({name: at for name, at in stored.items() if name.endswith("/weights")})
     check_tensors(tensors, {weights_key(p): p.shape for p in checkpoint.parameters}, path)
     return tensors
