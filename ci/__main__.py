@@ -282,10 +282,13 @@ def admit(
     as_json: JsonFlag = False,
 ) -> None:
     """The last look before a subject's code runs: its commit and every byte of the checkpoint are what was planned."""
+    from ci.github.actions import write_outputs
     from ci.verbs.admit import admit as let_in
 
     store = _settings(cache).cache
     admission = let_in(_plan(None), _delivery(), entry, subject=subject, store=store, out=out)
+    if output := _context().output:
+        write_outputs(output, {"subject": admission.subject, "subject-path": admission.path})
     _answer(admission, f"{entry} at {admission.sha}: checkout and checkpoint are what was planned", as_json=as_json)
 
 
@@ -299,13 +302,17 @@ def report(
     as_json: JsonFlag = False,
 ) -> None:
     """A folder of results against the plan, into a report; on a laptop as in Actions."""
+    from ci.github.actions import write_outputs
     from ci.report.results import exit_code
     from ci.report.words import title
     from ci.verbs.report import report as judge
+    from ci.verbs.report import report_digest
 
     context, delivery = (_context() if github else None), (_delivery() if github else None)
     problems = delivery.problems if delivery else None
     judged = judge(_plan(plan_file), results, out, baseline=baseline, context=context, problems=problems)
+    if context and context.output:
+        write_outputs(context.output, {"verdict": judged.verdict, "sha256": report_digest(out)})
     _answer(judged, title(judged), as_json=as_json)
     raise typer.Exit(exit_code(judged))
 
@@ -316,13 +323,14 @@ def publish(
     night: Annotated[
         bool, typer.Option("--night", help="write issue and history instead of comment and check")
     ] = False,
+    sha256: Annotated[str | None, typer.Option(help="what report.json must hash to: an artifact can be forged")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """A report to where people look: pull request, commit, job summary; after a night, issue and history."""
     from ci.errors import InfrastructureError
     from ci.verbs.publish import publish as write
 
-    written = write(report_dir, _context(), where="night" if night else "results")
+    written = write(report_dir, _context(), where="night" if night else "results", sha256=sha256)
     lines = [f"{one.what}: {one.done or one.problem}" for one in written]
     _answer(written, "\n".join(lines), as_json=as_json)
     if problems := [f"{one.what}: {one.problem}" for one in written if one.problem]:

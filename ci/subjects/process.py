@@ -65,6 +65,12 @@ class Launch:
     environ: Mapping[str, str] = field(repr=False)
     log: Path | None = None
 
+    @property
+    def server(self) -> Path:
+        """The worker's program: a checkout of the reference brings its own, any other subject gets this package's."""
+        brought = [entry.absolute() / "ci/subjects/serve.py" for entry in self.path if self.subject == "reference"]
+        return next((program for program in brought if program.is_file()), Path(serve.__file__))
+
     def environment(self, home: Path) -> dict[str, str]:
         """The worker's whole environment."""
         kept = {name: self.environ[name] for name in ALLOWED if name in self.environ}
@@ -88,7 +94,7 @@ class Process:
         read_request, write_request = os.pipe()
         read_answer, write_answer = os.pipe()
         log = launch.log or Path(tempfile.mkstemp(prefix="worker.", suffix=".log", dir=home)[1])
-        command = [str(launch.python), "-P", serve.__file__, launch.subject, str(read_request), str(write_answer)]
+        command = [str(launch.python), "-P", str(launch.server), launch.subject, str(read_request), str(write_answer)]
         try:
             popen, log_start = _spawn(command, launch.environment(home), log, (read_request, write_answer))
         except BaseException:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ci.errors import InfrastructureError, RequestError
 from ci.github.handover import receive, write_entry
+from ci.subjects.base import SubjectName
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,10 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Admission:
-    """What may run now: the entry, the commit checked out, and the files that pin `hub-tests run` to them."""
+    """What may run now: the entry, the commit checked out, and the files that pin `hub-tests run` to them.
+
+    `path` goes onto the subject's import path: the checkout where the reference itself is under test, else "".
+    """
 
     entry: str
     sha: str
+    subject: SubjectName
+    path: str
     checkpoints: str
     registry: str
 
@@ -32,7 +38,9 @@ def admit(plan: Plan, delivery: Delivery, entry: str, *, subject: Path, store: P
     if sha != plan.request.sha:
         raise RequestError(f"{subject}: is at {sha}, planned was {plan.request.sha}: nothing of it was run")
     checkpoints, registry = write_entry(plan, entry, receive(delivery, entry, store), out)
-    return Admission(entry, sha, str(checkpoints), str(registry))
+    name = plan.request.subject
+    path = str(subject) if name == "reference" else ""
+    return Admission(entry, sha, name, path, str(checkpoints), str(registry))
 
 
 def head_of(checkout: Path) -> str:

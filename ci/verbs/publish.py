@@ -19,6 +19,7 @@ from ci.report.limits import COMMENT_CHARS
 from ci.report.links import link
 from ci.report.markdown import render
 from ci.report.write import REPORT_JSON, REPORT_MD, read_report
+from ci.verbs.report import report_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,13 +42,18 @@ class Published:
     problem: str = ""
 
 
-def publish(report: Path, context: Context, *, where: Where = "results") -> tuple[Published, ...]:
+def publish(
+    report: Path, context: Context, *, where: Where = "results", sha256: str | None = None
+) -> tuple[Published, ...]:
     """Everything that the report's kind of run asks for; one that cannot be written does not keep back the others.
 
-    `where` "results" writes comment, check, status and summary; "night" the issue and the history.
+    `where` "results" writes comment, check, status and summary; "night" the issue and the history. With `sha256` a
+    report that came as an artifact is held against the digest that came as an output.
     """
     if not (report / REPORT_JSON).is_file():
         return _nothing_to_report(context)
+    if sha256 is not None and report_digest(report) != sha256:
+        raise RequestError(f"{report / REPORT_JSON}: not the report that was made, its sha256 differs: nothing written")
     results = read_report(report)
     with Client(context.api) as client:
         if where == "night":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 from ci.errors import RequestError
@@ -9,7 +10,7 @@ from ci.report.collect import collect
 from ci.report.history import Baseline, read_history
 from ci.report.outcome import Problem
 from ci.report.results import judge_results
-from ci.report.write import write_report
+from ci.report.write import REPORT_JSON, write_report
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,6 +41,11 @@ def report(
     judged = judge_results(plan, found, jobs, history, problems={**_waiting(jobs), **(problems or {})})
     write_report(judged, out)
     return judged
+
+
+def report_digest(folder: Path) -> str:
+    """SHA-256 of the folder's `report.json`, by which a later job knows it again."""
+    return hashlib.sha256((folder / REPORT_JSON).read_bytes()).hexdigest()
 
 
 def read_baseline(path: Path) -> Baseline:

@@ -125,6 +125,11 @@ class FakeGitHub:
         self._server.server_close()
         self._thread.join()
 
+    def reset(self) -> None:
+        """As new: no state, no log, no faults."""
+        with self.lock:
+            self.state, self.log, self.faults = State(), [], []
+
     def writes(self) -> list[str]:
         """Method and path of everything written, in order, without the repository."""
         return [f"{r.method} {r.path.removeprefix(f'/repos/{self.state.repository}')}" for r in self.log if r.is_write]
