@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from ci.records import STRICT, read_json, to_json
+from ci.records import NON_FINITE, STRICT, read_json, to_json
 
 PROPERTY = "hub-tests"
 """Name of the one JUnit property that carries an Evidence as JSON."""
@@ -60,6 +60,8 @@ class Measure:
     error of the worst single token with its own limit, `case` the input under which the tensor was closest to failing.
     """
 
+    __pydantic_config__: ClassVar[Any] = NON_FINITE
+
     tensor: str
     dtype: str
     shape: tuple[int, ...]
@@ -94,6 +96,8 @@ class Heat:
     log10(largest token error of the bin / its limit): above 0 is red.
     """
 
+    __pydantic_config__: ClassVar[Any] = NON_FINITE
+
     case: str
     dtype: str
     rows: tuple[str, ...]
@@ -107,6 +111,8 @@ class LayerRouting:
 
     A small flip is one that rounding explains; it and its consequences do not count. A large one is a bug.
     """
+
+    __pydantic_config__: ClassVar[Any] = NON_FINITE
 
     layer: int
     tokens: int

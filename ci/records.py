@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-STRICT = {"extra": "forbid"}
+NON_FINITE = {"ser_json_inf_nan": "strings"}
+"""Set as `__pydantic_config__` on a record whose floats may be NaN or infinite: pydantic would write null."""
+
+STRICT = {"extra": "forbid", **NON_FINITE}
 """Set as `__pydantic_config__` on a record that refuses unknown keys."""
 
 

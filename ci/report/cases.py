@@ -19,15 +19,26 @@ if TYPE_CHECKING:
 
     from ci.evidence import Evidence, FailureClass
     from ci.plan import PlanEntry
+    from ci.report.history import HistoryCase
     from ci.report.junit import Case
 
 _UPSTREAM = re.compile(r"\b(test_\w+)(?:\[[^\]]*\])? failed\b")
 _HEADLINE = 400
+_FEW = 8
 
 
-def judge_case(entry: PlanEntry, case: Case, *, failed: AbstractSet[str]) -> CaseResult:
-    """What a case that came back means; `failed` are the names of the entry's cases that failed outright."""
+def judge_case(
+    entry: PlanEntry, case: Case, *, failed: AbstractSet[str], before: HistoryCase | None = None, slim: bool = False
+) -> CaseResult:
+    """What a case that came back means; `failed` are the names of the entry's cases that failed outright.
+
+    `before` is the baseline's last word on the test. With `slim`, a passing test with many
+    measures keeps only the worst of them.
+    """
     evidence, forged = _evidence(entry, case)
+    used = None if case.outcome == "skipped" else _used(evidence)
+    if slim and case.outcome == "passed" and evidence is not None and len(evidence.measures) > _FEW:
+        evidence = replace(evidence, measures=(), heat=None, routing=())
     base = CaseResult(
         name=case.name,
         step=step_of(case.name),
@@ -35,12 +46,13 @@ def judge_case(entry: PlanEntry, case: Case, *, failed: AbstractSet[str]) -> Cas
         seconds=case.seconds,
         planned=case.name in entry.tests,
         evidence=evidence,
+        used=used,
+        used_before=before.used if before else None,
     )
     if case.outcome == "skipped":
         return _skipped(entry, case, base, failed=failed)
-    base = replace(base, used=_used(evidence))
     if case.outcome == "passed" and not forged and not _disowned(evidence):
-        return base
+        return replace(base, change="fixed") if before and before.outcome == "failed" else base
     kind = classify(case, evidence)
     sentence = forged if case.outcome == "passed" and forged else _sentence(case, evidence)
     return _red(entry, replace(base, detail=case.detail), kind, sentence)

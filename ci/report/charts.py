@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from ci.evidence import Heat, Measure
 
-WIDTH, HEIGHT = 640, 250
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 34
+WIDTH, HEIGHT = 440, 190
+LEFT, RIGHT, TOP, BOTTOM = 40, 8, 10, 22
 TENSORS = 400
 """A chart shows at most this many tensors; beyond that a point is narrower than a pixel."""
 

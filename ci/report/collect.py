@@ -17,6 +17,7 @@ import re
 import stat
 import zipfile
 import zlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ci.errors import RequestError
@@ -26,7 +27,7 @@ from ci.report.limits import INPUT, InputLimits
 from ci.report.outcome import Attempt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from ci.report.results import Found
@@ -42,13 +43,36 @@ def collect(folder: Path, limits: InputLimits = INPUT) -> Found:
         raise RequestError(f"{folder}: no such folder of results")
     if (folder / JUNIT).is_file():
         return read_junit(folder / JUNIT, limits)
-    found: dict[str, list[Attempt]] = {}
+    found: dict[str, list[tuple[int, Path]]] = {}
     for path in sorted(folder.iterdir())[: limits.files]:
         name = _NAME.fullmatch(path.name)
         if name and not path.is_symlink():
-            attempt = _attempt(path, int(name["attempt"] or 1), limits)
-            found.setdefault(name["entry"], []).append(attempt)
-    return {entry: tuple(attempts) for entry, attempts in found.items()}
+            found.setdefault(name["entry"], []).append((int(name["attempt"] or 1), path))
+    return Folder(found, limits)
+
+
+class Folder(Mapping[str, "Sequence[Attempt]"]):
+    """Attempts by entry, read each time they are asked for: 256 result files never lie in memory together."""
+
+    def __init__(self, paths: Mapping[str, Sequence[tuple[int, Path]]], limits: InputLimits) -> None:
+        self._paths = paths
+        self._limits = limits
+
+    def __getitem__(self, entry: str) -> Sequence[Attempt]:
+        """The attempts of `entry`."""
+        return tuple(_attempt(path, number, self._limits) for number, path in self._paths[entry])
+
+    def __iter__(self) -> Iterator[str]:
+        """The entries that left something."""
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        """How many entries left something."""
+        return len(self._paths)
+
+    def __contains__(self, entry: object) -> bool:
+        """Whether `entry` left something, without reading it."""
+        return entry in self._paths
 
 
 def _attempt(path: Path, number: int, limits: InputLimits) -> Attempt:

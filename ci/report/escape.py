@@ -19,6 +19,7 @@ text stays plain only if it consists of harmless characters; any other word beco
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from html import escape as _html
 
 REDACTED = "[redacted]"
@@ -60,13 +61,14 @@ _SECRET = re.compile(
     """,
     re.DOTALL,
 )
-_SECRET_HINT = re.compile(
-    r"(?i)-----BEGIN|hf_|api_org_|gh[pousr]_|github_pat_|v1\.|glpat-|AKIA|ASIA|AROA|AIDA|xox|AIza|sk-|npm_|pypi-|eyJ"
-    r"|://|bearer |basic |signature|credential|key-pair-id|policy=|sig=|token|secret|passw|api_?key|access_?key"
+_HINTS = (
+    *("-----begin", "hf_", "api_org_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "v1.", "glpat-"),
+    *("akia", "asia", "aroa", "aida", "xox", "aiza", "sk-", "npm_", "pypi-", "eyj", "://", "bearer ", "basic "),
+    *("signature", "credential", "key-pair-id", "policy=", "sig=", "token", "secret", "passw", "key"),
 )
-_PLAIN = re.compile(
-    r"""["'(]{0,2}[^\W_]+(?:[-.,;'+=/%][^\W_]+)*[%)"']{0,2}[.,;:!?…]{0,3}|[&+=…≤≥<>→\u2013\u2014\xd7-]"""
-)
+"""What every secret contains in lower case: looking for these first is a hundred times cheaper than the expression."""
+
+_PLAIN = re.compile(r"""["'(]{0,2}[^\W_]+(?:[-.,;'+=/%][^\W_]+)*[%)"'.,;:!?…]{0,4}|[&+=…≤≥<>→\u2013\u2014\xd7-]""")
 _MARKED = re.compile(
     r"(?i)\bwww\.|^[\"'(]*gh-\d|^[\"'(]*[a-z]{1,10}-\d+\W*$|^[\"'(]*[0-9a-f]{7,40}\W*$|^\d+[.)]\W*$|^[-+=]$|/\S*/"
 )
@@ -76,15 +78,23 @@ _BACKTICKS = re.compile(r"`+")
 
 def clean(text: str) -> str:
     """`text` without ANSI sequences, control, bidi and invisible characters, and with secrets redacted."""
+    return _clean_short(text) if len(text) <= _SHORT else _clean(text)
+
+
+def _clean(text: str) -> str:
     if text.isascii() and text.isprintable():
         return redact(text)
     text = _LINE_ENDS.sub("\n", _ANSI.sub("", text))
     return redact(_INVISIBLE.sub("", text))
 
 
+_SHORT = 200
+_clean_short = lru_cache(maxsize=50_000)(_clean)
+
+
 def redact(text: str) -> str:
     """`text` with everything that looks like a credential replaced by `[redacted]`."""
-    return _SECRET.sub(REDACTED, text) if _SECRET_HINT.search(text) else text
+    return _SECRET.sub(REDACTED, text) if any(map(text.lower().__contains__, _HINTS)) else text
 
 
 def clip(text: str, limit: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
@@ -17,7 +18,7 @@ Change = Literal["new", "known", "different", "fixed"]
 """Against the baseline: new · already failing on main · failing differently · fixed."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class HistoryCase:
     """One test of one night. `used` is the largest share of a tolerance, 1.0 the limit; None where not measured."""
 
@@ -48,10 +49,6 @@ class HistoryRecord:
     seconds: float = 0.0
     schema: int = 1
 
-    def case(self, name: str) -> HistoryCase | None:
-        """The test called `name`, None where it was not part of that night."""
-        return next((case for case in self.cases if case.name == name), None)
-
 
 @dataclass(frozen=True)
 class Then:
@@ -79,13 +76,14 @@ class Baseline:
     def __bool__(self) -> bool:
         return bool(self.records)
 
+    def last(self, entry: str, test: str) -> HistoryCase | None:
+        """The test on its last conclusive night; None where it never came to a conclusion (a neutral night is none)."""
+        nights = self._conclusive.get((entry, test))
+        return nights[-1][1] if nights else None
+
     def then(self, entry: str, test: str) -> Then | None:
-        """What is known of a test; None where it never came to a conclusion (a neutral night is none)."""
-        nights = [
-            (record, case)
-            for record in self.records.get(entry, ())
-            if (case := record.case(test)) and case.outcome in ("passed", "failed")
-        ]
+        """All that is known of a test; None where it never came to a conclusion."""
+        nights = self._conclusive.get((entry, test))
         if not nights:
             return None
         record, case = nights[-1]
@@ -103,6 +101,16 @@ class Baseline:
             nights=len(nights),
             failures=len(nights) - len(good),
         )
+
+    @cached_property
+    def _conclusive(self) -> dict[tuple[str, str], list[tuple[HistoryRecord, HistoryCase]]]:
+        found: dict[tuple[str, str], list[tuple[HistoryRecord, HistoryCase]]] = {}
+        for entry, records in self.records.items():
+            for record in records:
+                for case in record.cases:
+                    if case.outcome in ("passed", "failed"):
+                        found.setdefault((entry, case.name), []).append((record, case))
+        return found
 
     def latest(self, entry: str) -> HistoryRecord | None:
         """The newest record of an entry."""

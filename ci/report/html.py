@@ -32,9 +32,13 @@ ROUTING_ROWS = 200
 
 
 def render(results: Results) -> str:
-    """The page as text. Charts are drawn for the first 24 models, failing ones first; tables for all."""
+    """The page as text. Charts are drawn for the first 24 models, failing ones first.
+
+    Every model has its line; the tests are listed for those with charts and for all that failed.
+    """
     drawn = sorted(results.entries, key=lambda entry: entry.verdict == "passed")[:WITH_CHARTS]
     charted = {entry.name for entry in drawn}
+    listed = charted | {entry.name for entry in results.entries if entry.verdict != "passed"}
     models = [_model(index, entry, drawn=entry.name in charted) for index, entry in enumerate(results.entries)]
     style = (PAGE / "report.css").read_text(encoding="utf-8")
     return (
@@ -51,6 +55,7 @@ def render(results: Results) -> str:
             causes=[_cause(results, cause) for cause in results.causes[:CAUSES]],
             more_causes=max(len(results.causes) - CAUSES, 0),
             models=models,
+            listed=listed,
             with_charts=len(charted),
             without_charts=len(results.entries) - len(charted),
             heat_legend=_heat_legend(),

@@ -163,7 +163,7 @@ def _tests_of(entry: EntryResult) -> str:
     rows = ["| test | result | tolerance used | time |", "| --- | --- | --- | ---: |"]
     for case in entry.cases:
         was = f", was {words.share(case.used_before)}" if case.used_before is not None else ""
-        why = f": {text(case.headline, 200)}" if case.headline else ""
+        why = f": {text(case.headline, 160)}" if case.headline else ""
         flaky = f" ({text('; '.join(case.earlier), 200)})" if case.earlier else ""
         rows.append(
             f"| {cell(code(case.name))} | {words.OUTCOME_ICONS[case.outcome]} {words.OUTCOMES[case.outcome]}"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from ci.evidence import Evidence, FailureClass
 from ci.plan import Plan
+from ci.records import NON_FINITE
 from ci.report.history import Change
 from ci.report.junit import Junit
 
@@ -51,13 +52,15 @@ class Problem:
     message: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CaseResult:
     """One test of one entry. Text is cleaned and clipped, and still hostile to whatever renders it.
 
     `used` is the largest share of a tolerance that it used, 1.0 the limit, and `used_before` the baseline's.
     `earlier` says how older attempts of this run failed: a pass with it is flaky.
     """
+
+    __pydantic_config__: ClassVar[Any] = NON_FINITE
 
     name: str
     step: str

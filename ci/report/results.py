@@ -53,8 +53,9 @@ def judge_results(
             job=_job(jobs, entry.name),
             problem=(problems or {}).get(entry.name),
             baseline=baseline or Baseline(),
+            slim=index >= IN_FULL,
         )
-        for entry in plan.entries
+        for index, entry in enumerate(plan.entries)
     )
     strangers = sorted(set(attempts) - {entry.name for entry in plan.entries})
     notes = [f"results of '{name}' came back, which the plan does not hold: ignored" for name in strangers]
@@ -67,6 +68,10 @@ def judge_results(
         baseline=_newest_sha(baseline),
         notes=(*notes, *(baseline.problems if baseline else ())),
     )
+
+
+IN_FULL = 24
+"""From the 25th entry on, passing tests with many measures keep the worst only, so that a report can be opened."""
 
 
 def split_by_entry(plan: Plan, junit: Junit) -> dict[str, tuple[Attempt, ...]]:
@@ -118,12 +123,13 @@ def _entry(
     job: Job | None,
     problem: Problem | None,
     baseline: Baseline,
+    slim: bool,
 ) -> EntryResult:
     newest = attempts[-1] if attempts else None
     if newest is not None and job is not None and job.attempt > newest.number:
         newest = None  # the newest attempt left nothing: an older one's green says nothing about it
     lack = _lack(newest, job, problem)
-    cases = _cases(entry, newest, attempts, lack=lack, baseline=baseline)
+    cases = _cases(entry, newest, attempts, lack=lack, baseline=baseline, slim=slim)
     ending = _job_case(entry, job, cases)
     if ending is not None:
         cases = (*cases, ending)
@@ -148,6 +154,7 @@ def _cases(
     *,
     lack: Problem | None,
     baseline: Baseline,
+    slim: bool,
 ) -> tuple[CaseResult, ...]:
     found = _by_name(newest.junit.cases if newest else ())
     failed = {name for name, case in found.items() if case.outcome in ("failed", "error")}
@@ -159,9 +166,11 @@ def _cases(
             running = newest.running if newest else ()
             result = missing_case(entry, name, lack=lack, was_running=name in running)
         else:
-            result = judge_case(entry, case, failed=failed)
-        earlier = tuple(_earlier(name, [a for a in attempts if a is not newest]))
-        cases.append(_against(replace(result, earlier=earlier), entry.name, baseline))
+            before = baseline.last(entry.name, name)
+            result = judge_case(entry, case, failed=failed, before=before, slim=slim)
+        if earlier := tuple(_earlier(name, [a for a in attempts if a is not newest])):
+            result = replace(result, earlier=earlier)
+        cases.append(_against(result, entry.name, baseline))
     if lack is not None and not any(case.outcome == "missing" for case in cases):
         cases.append(synthetic_case(entry, "result file", lack))
     return tuple(cases)
@@ -268,21 +277,21 @@ def _earlier(name: str, attempts: Sequence[Attempt]) -> list[str]:
 
 
 def _against(case: CaseResult, entry: str, baseline: Baseline) -> CaseResult:
-    """The case with what the history says of it."""
-    if not baseline:
+    """A red case with what the history says of it."""
+    if not baseline or not case.red:
         return case
     then = baseline.then(entry, case.name)
-    if case.outcome in ("failed", "missing"):
-        if case.infrastructure:
-            return case
-        if then is None or not then.failing:
-            return replace(case, change="new", last_good=then.last_good if then else "")
-        case = replace(case, last_good=then.last_good, first_bad=then.first_bad, streak=then.streak)
-        same = then.fingerprint == case.fingerprint
-        return replace(case, change="known" if same else "different", used_before=then.used)
-    if then is None:
-        return case
-    return replace(case, used_before=then.used, change="fixed" if then.failing and case.outcome == "passed" else None)
+    if then is None or not then.failing:
+        good, used = (then.last_good, then.used) if then else ("", None)
+        return replace(case, change="new", last_good=good, used_before=used)
+    return replace(
+        case,
+        change="known" if then.fingerprint == case.fingerprint else "different",
+        used_before=then.used,
+        last_good=then.last_good,
+        first_bad=then.first_bad,
+        streak=then.streak,
+    )
 
 
 def _drift(entry: str, cases: Sequence[CaseResult], baseline: Baseline) -> dict[str, str]:
