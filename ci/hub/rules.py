@@ -153,6 +153,35 @@ NEEDS_LAST = dict.fromkeys(
     ("gemma4_text", "gemma4_unified_text", "diffusion_gemma_text", "embedding_gemma2_text"), "full_attention"
 )
 """Model types whose config class turns the last layer into this kind, whatever its weights are."""
+IMPLIED_PERIOD = {
+    "afmoe": 4,
+    "beam": 6,
+    "cohere2": 4,
+    "cohere2_moe": 4,
+    "cwm": 4,
+    "exaone4": 4,
+    "exaone_moe": 4,
+    "gemma2": 2,
+    "gemma3_text": 6,
+    "gpt_oss": 2,
+    "granite_swa": 4,
+    "granitemoe_swa": 4,
+    "kolibri1": 5,
+    "laguna": 4,
+    "llama4_text": 4,
+    "mimo_v2_flash": 6,
+    "minicpm_ocr": 4,
+    "modernbert": 3,
+    "modernbert-decoder": 3,
+    "muse_glimmer_text": 4,
+    "muse_spark_text": 4,
+    "olmo3": 4,
+    "smollm3": 4,
+    "step3p7_text": 4,
+    "ultrabert": 3,
+    "vaultgemma": 2,
+}
+"""Model types whose attention alternates by a period that their config.json need not say, and no tensor shows."""
 ONLY_IF = {"max_window_layers": "use_sliding_window"}
 """Fields that tell layers apart only where another field beside them is true."""
 NEVER = {"gpt_neox_japanese": "its last layer has a bias that the others lack"}

@@ -166,6 +166,8 @@ def _at(root: Node, path: Path) -> Node:
 
 
 def _fields(node: Node, home: Path, depth: int) -> Iterator[Field]:
+    if period := _implied_period(node):
+        yield Field((*home, f"every {period} layers"), period, Rule.PERIOD, depth)
     for key, member in (node.members or {}).items():
         path = (*home, key)
         rule = RULES.get(key)
@@ -176,6 +178,13 @@ def _fields(node: Node, home: Path, depth: int) -> Iterator[Field]:
                 yield from _fields(member, path, depth)
         elif key not in _depth_keys(node) and _looks_per_layer(key, member.value, depth):
             yield Field(path, member.value, Rule.UNKNOWN, depth)
+
+
+def _implied_period(node: Node) -> int | None:
+    said = any(RULES.get(key) is Rule.PERIOD and value for key, value in node.value.items())
+    if said or isinstance(node.value.get("layer_types"), list):
+        return None
+    return rules.IMPLIED_PERIOD.get(node.value.get("model_type"))
 
 
 def _distinct(key: str, rule: Rule, node: Node) -> bool:
@@ -316,5 +325,7 @@ def _setting(field: Field, layer: int) -> Iterator[str]:
         yield f"{name}={value[layer]}"
     elif field.rule is Rule.AT_MOST and type(value) is int and layer < value:
         yield f"below {name}"
+    elif field.rule is Rule.PERIOD and isinstance(value, str) and value:
+        yield f"{name}={value[layer % len(value)]}"
     elif field.rule is Rule.PERIOD and type(value) is int and value > 1:
         yield from (f"{end} of {name}" for end, at in (("start", 0), ("end", value - 1)) if layer % value == at)
