@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 from xml.sax.saxutils import escape, quoteattr
 
 from ci.evidence import Evidence, Heat, LayerRouting, Measure, Step, to_property
@@ -14,9 +14,6 @@ from ci.report.history import Baseline, HistoryRecord, records_of
 from ci.report.junit import read_junit
 from ci.report.outcome import Attempt, Job
 from ci.report.results import Problem, Results, judge_results
-
-if TYPE_CHECKING:
-    from typing import Literal
 
 SHA = "1a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d"
 GOOD_SHA = "99887766554433221100ffeeddccbbaa99887766"
@@ -183,7 +180,8 @@ def junit(plan: Plan, faults: Mapping[str, Fault | None] | None = None, *, only:
 
 def document(cases: str) -> bytes:
     """A JUnit document around `<testcase>` elements."""
-    return f'<?xml version="1.0" encoding="utf-8"?><testsuites><testsuite name="pytest">{cases}</testsuite></testsuites>'.encode()
+    start = '<?xml version="1.0" encoding="utf-8"?><testsuites><testsuite name="pytest">'
+    return f"{start}{cases}</testsuite></testsuites>".encode()
 
 
 def _extra(faults: Mapping[str, Fault | None], entry: str, plan: Plan) -> list[str]:
@@ -313,10 +311,10 @@ def neutral() -> Results:
 
 
 HOSTILE = (
-    "@octocat fixes #1 <img src=x onerror=alert(1)> [link](https://evil.example) ``` </details> <!-- hub-tests:board -->"
-    " https://evil.example www.evil.example | pipe \u202egnp.exe\u2066 \x1b[31mred hf_abcdefghijklmnopqrstuvwxyz012345 "
-    ":white_check_mark: **passed** ![](https://evil.example/x.png) org/repo#7 GH-12 a@b.example `tick` $x$ "
-    "AKIAABCDEFGHIJKLMNOP https://user:pass@evil.example/ \u200bzero"
+    "@octocat fixes #1 <img src=x onerror=alert(1)> [link](https://evil.example) ``` </details> "
+    "<!-- hub-tests:board --> https://evil.example www.evil.example | pipe \u202egnp.exe\u2066 \x1b[31mred "
+    "hf_abcdefghijklmnopqrstuvwxyz012345 :white_check_mark: **passed** ![](https://evil.example/x.png) org/repo#7 "
+    "GH-12 a@b.example `tick` $x$ AKIAABCDEFGHIJKLMNOP https://user:pass@evil.example/ \u200bzero"
 )
 
 

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ci.report.escape import REDACTED, cell, clean, clip, code, fence, html, one_line, redact, text
+from tests.ci.report.alive import rendered, tags_and_text
+
+FRAGMENTS = (
+    *("@octocat", "@org/team", "#1", "org/repo#7", "GH-12", "fixes #1", "ABC-123", "1a2b3c4d5e6f708192a3b4c5d6e7f809"),
+    *("https://evil.example", "http://a.b", "www.evil.example", "ftp://x.y", "mailto:a@b.c", "a@b.example", "xmpp:a@b"),
+    *("[link](https://e.x)", "![](https://e.x/p.png)", "[a]: https://e.x", "<https://e.x>", "[![a](b)](c)"),
+    *("<img src=x onerror=alert(1)>", "<script>", "</details>", "<!-- x -->", "<!--", "-->", "<a href=//e.x>"),
+    *("&lt;", "&#64;a", "`", "``", "```", "````", "~~~", "*a*", "**b**", "_c_", "~~d~~", "\\", "\\`", "|", "\\|", "||"),
+    *("# h", "## h", "- x", "+ x", "* x", "1. x", "> q", "---", "===", "    code", "\t", "\n", "\r\n", "\u2028"),
+    *("| a | b |", "\u202e", "\u2066", "\u200b", "\u200d", "\ufeff", "\x1b[31m", "#x1B[31m", "\x00", "\x07", "\x9b1m"),
+    *(":tada:", "$x$", "$`x`$", "::set-output name=a::b", "%0A", "e\u0301", "é", "日本", "🎉", "\U000e0041", "a.b"),
+    *("1.", "2)", "+", "-", "=", "\\\\|", "hf_abcdefghijklmnopqrst", "://u:p@h"),
+)
+hostile = st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.text(max_size=8)), max_size=12).map("".join) | st.lists(
+    st.sampled_from(FRAGMENTS), max_size=12
+).map(" ".join)
+
+SECRETS = (
+    "hf_abcdefghijklmnopqrstuvwxyzABCDEFGH",
+    "ghp_0123456789abcdefghijABCDEFGHIJ012345",
+    "ghs_0123456789abcdefghijABCDEFGHIJ012345",
+    "github_pat_11ABCDEFG0abcdefghijkl_mnopqrstuvwxyz0123456789",
+    "AKIAIOSFODNN7EXAMPLE",
+    "xoxb-123456789012-abcdefghijkl",
+    "AIzaSyA0123456789abcdefghijklmnopqrstuv",
+    "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.abc_def-ghi",
+    "glpat-abcdefghij0123456789",
+    "sk-proj-abcdefghijklmnopqrstuvwxyz",
+    "pypi-AgEIcHlwaS5vcmcCJGFiY2RlZi0xMjM0",
+)
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+def test_secrets_are_redacted_wherever_they_stand(secret: str) -> None:
+    for around in ("{}", "token {} end", '"{}"', "a={}&b", "({})", "x\n{}\ny"):
+        assert secret not in redact(around.format(secret))
+        assert REDACTED in redact(around.format(secret))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("https://user:pass@host/x", "https://[redacted]host/x"),
+        ("https://token0123456789@host/x", "https://[redacted]host/x"),
+        ("Authorization: Bearer abcdefghij0123456789", "Authorization: Bearer [redacted]"),
+        ("HF_TOKEN=abcdefghij0123456789", "[redacted]"),
+        ('"api_key": "abcdefghij0123456789"', '"[redacted]"'),
+        ("https://cdn/x?a=1&X-Amz-Signature=0123456789abcdef&b=2", "https://cdn/x?a=1&[redacted]&b=2"),
+        ("-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY-----", "[redacted]"),
+        ("-----BEGIN PRIVATE KEY-----\ncut off", "[redacted]"),
+    ],
+)
+def test_credentials_in_context_are_redacted(before: str, after: str) -> None:
+    assert redact(before) == after
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        "decoder.1.mixer.key: error 1.6e-02",
+        "test_conversion[mixtral] failed: KeyError: 'model.layers.0.self_attn.k_proj.weight'",
+        "tokenizer.json and special_tokens_map.json are missing, token_error=1.5 of token_limit=2",
+        "https://huggingface.co/mistralai/Mixtral-8x7B-v0.1/resolve/985aa055896a8f943d4a9f2572e6ea1341823841/config.json",
+        "the secret of it: nothing",
+        "max_new_tokens: 1234567890",
+        "set HF_TOKEN and accept the terms",
+    ],
+)
+def test_ordinary_messages_are_left_alone(harmless: str) -> None:
+    assert redact(harmless) == harmless
+
+
+def test_no_invisible_character_of_unicode_survives() -> None:
+    planes = (range(0xE000), range(0xF900, 0xF0000), (0xD800, 0xDFFF, 0xE000, 0xF8FF, 0xF0000, 0x10FFFD))
+    for point in (point for plane in planes for point in plane):
+        if unicodedata.category(chr(point)) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp") and chr(point) not in "\n\t":
+            assert clean(f"日{chr(point)}本") in ("日本", "日\n本"), hex(point)
+
+
+def test_a_secret_cut_by_an_invisible_character_is_still_redacted() -> None:
+    assert clean("hf_abcdefghij\u200bklmnopqrstuvwxyz") == REDACTED
+
+
+@pytest.mark.parametrize(
+    "ansi",
+    [
+        "\x1b[31mred\x1b[0m",
+        "#x1B[31mred#x1B[0m",
+        "\x1b]8;;https://e.x\x07red\x1b]8;;\x07",
+        "\x9b31mred\x1b(B",
+        "\x1b[2J\x1b[Hred",
+    ],
+)
+def test_terminal_sequences_are_removed(ansi: str) -> None:
+    assert clean(ansi) == "red"
+
+
+def test_plain_words_stay_readable() -> None:
+    sentence = "layer 1, attention: query and key (the reference's) leave the floor by 4,000 x: 43 % of it!"
+    assert text(sentence) == sentence
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("@octocat", "#1", "GH-12", "JIRA-7", "1a2b3c4", "https://e.x", "www.e.x", "a@b.c"),
+        *("<b>", "a*b*", "[x](y)", "`a`", "a_b_", "\\", ":tada:", "$x$"),
+    ],
+)
+def test_a_dangerous_word_becomes_code(word: str) -> None:
+    assert text(f"see {word} now") == f"see {code(word)} now"
+    assert rendered(text(f"see {word} now")).code == [word]
+
+
+def test_code_outlasts_any_run_of_backticks() -> None:
+    assert code("a`b``c") == "```a`b``c```"
+    assert code("`") == "`` ` ``"
+    assert code("") == ""
+
+
+def test_fence_outlasts_any_fence_inside() -> None:
+    assert fence("```\nx\n`````") == "``````\n```\nx\n`````\n``````"
+
+
+def test_clip_says_that_there_was_more() -> None:
+    assert clip("abcdef", 4) == "abc…"
+    assert clip("abcd", 4) == "abcd"
+    assert clip("abcd", 0) == ""
+
+
+@settings(deadline=None, max_examples=120)
+@given(hostile)
+def test_running_text_never_comes_to_life_and_loses_nothing(raw: str) -> None:
+    shown = rendered(f"Reason: {text(raw)} - end")
+    assert not shown.alive
+    assert not shown.links
+    assert not shown.html
+    assert not shown.images
+    assert not shown.fences
+    assert " ".join(shown.content.split()) == " ".join(f"Reason: {one_line(raw)} - end".split())
+
+
+@settings(deadline=None, max_examples=120)
+@given(hostile)
+def test_text_stays_dead_where_a_line_begins(raw: str) -> None:
+    shown = rendered(f"- {text(raw)}\n\n{text(raw)}")
+    assert not shown.alive
+    assert not shown.links
+    assert not shown.html
+    assert not shown.fences
+
+
+@settings(deadline=None, max_examples=120)
+@given(hostile)
+def test_a_code_span_holds_exactly_the_text(raw: str) -> None:
+    shown = rendered(f"x {code(raw)} y")
+    assert shown.code == ([one_line(raw)] if one_line(raw) else [])
+    assert not shown.links
+    assert not shown.html
+
+
+@settings(deadline=None, max_examples=120)
+@given(hostile, hostile)
+def test_a_table_keeps_its_cells(one: str, two: str) -> None:
+    row = f"| {cell(code(one))} | {cell(text(two))} |"
+    shown = rendered(f"| a | b |\n| --- | --- |\n{row}\n| c | d |")
+    assert shown.cells == 6
+    assert not shown.alive
+    assert not shown.html
+    assert not shown.links
+
+
+@settings(deadline=None, max_examples=120)
+@given(hostile)
+def test_a_fence_holds_every_line(raw: str) -> None:
+    shown = rendered(f"before\n\n{fence(raw)}\n\nafter")
+    assert len(shown.fences) == 1
+    assert shown.fences[0].rstrip("\n") == clean(raw).expandtabs(4).strip("\n").rstrip("\n")
+    assert not shown.html
+    assert shown.plain == ["before", "after"]
+
+
+@settings(deadline=None, max_examples=100)
+@given(hostile)
+def test_html_holds_exactly_the_text(raw: str) -> None:
+    tags, content = tags_and_text(f'<p title="{html(raw)}">{html(raw)}</p>')
+    assert len(tags) == 2
+    assert content == clean(raw)
+
+
+@settings(deadline=None, max_examples=100)
+@given(hostile)
+def test_cleaning_again_changes_nothing(raw: str) -> None:
+    assert clean(clean(raw)) == clean(raw)
+
+
+@settings(deadline=None, max_examples=80)
+@given(hostile, st.integers(0, 60))
+def test_one_line_keeps_its_limit(raw: str, limit: int) -> None:
+    line = one_line(raw, limit)
+    assert len(line) <= limit
+    assert "\n" not in line
