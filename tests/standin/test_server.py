@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -268,3 +271,12 @@ def test_log_tells_what_was_asked(hub: HubServer, commit: str) -> None:
     seen = hub.requests("cdn", "GET")
     assert [(r.file, r.range, r.status, r.sent) for r in seen] == [("model.safetensors", "bytes=0-99", 206, 100)]
     assert len(hub.requests("hub", "HEAD")) == 1
+
+
+def test_the_hf_command_downloads(hub: HubServer, commit: str, tmp_path: Path) -> None:
+    hf = Path(sys.executable).with_name("hf")
+    environ = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_UPDATE_CHECK": "1"}
+    target = tmp_path / "target"
+    command = [str(hf), "download", MODEL, "--revision", commit, "--local-dir", str(target)]
+    subprocess.run(command, env=environ, check=True, capture_output=True)
+    assert (target / "model.safetensors").read_bytes() == WEIGHTS
