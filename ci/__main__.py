@@ -162,6 +162,9 @@ def run(
         Path | None, typer.Option(help="JSON of `hub-tests fetch --json`: test exactly these")
     ] = None,
     timeout: Annotated[float, typer.Option(help="seconds a subject may take for one call")] = 1800.0,
+    time_limit: Annotated[
+        float | None, typer.Option(help="seconds for the whole suite; then it is interrupted")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="xdist workers; default: one a GPU")] = None,
     deep: Annotated[bool, typer.Option("--deep", help="also the config, weight and gradient tests")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="one line a test")] = False,
@@ -186,6 +189,7 @@ def run(
         registry=registry,
         checkpoints=checkpoints,
         timeout=timeout,
+        time_limit=time_limit,
         workers=job.default_workers(chosen, device) if workers is None else workers,
         deep=deep,
         verbose=verbose,

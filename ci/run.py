@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ci.doctor.identity import host_identity
-from ci.errors import HubTestsError, RequestError
+from ci.errors import GatedError, HubTestsError, RequestError
 from ci.hub.fetch import Checkpoint, FetchRequest, fetch
 from ci.plan import Plan, RunRequest, make_plan
 from ci.records import to_dict, to_json
@@ -84,9 +84,10 @@ def fetch_all(
     return had, failed
 
 
-def write_checkpoints(checkpoints: Mapping[str, Checkpoint], path: Path) -> None:
-    """What `--checkpoints` reads: each record with its registry name."""
-    path.write_text(json.dumps(checkpoint_rows(checkpoints), indent=2), encoding="utf-8")
+def write_checkpoints(had: Mapping[str, Checkpoint], failed: Mapping[str, HubTestsError], path: Path) -> None:
+    """What `--checkpoints` reads: each record with its registry name, and why a model could not be had."""
+    lost = [{"name": name, "gated": isinstance(e, GatedError), "error": str(e)} for name, e in failed.items()]
+    path.write_text(json.dumps([*checkpoint_rows(had), *lost], indent=2), encoding="utf-8")
 
 
 def checkpoint_rows(checkpoints: Mapping[str, Checkpoint]) -> list[dict[str, Any]]:
@@ -163,9 +164,9 @@ def run(
     options = replace(options, subject=options.subject or default_subject(options.subject_python))
     _make_room(report)
     if options.checkpoints is None:
-        had, _ = fetch_all(models, settings, layers=options.layers, progress=progress)
+        had, failed = fetch_all(models, settings, layers=options.layers, progress=progress)
         options = replace(options, checkpoints=report / "checkpoints.json")
-        write_checkpoints(had, report / "checkpoints.json")
+        write_checkpoints(had, failed, report / "checkpoints.json")
     (report / HOST).write_text(json.dumps(dict(host_identity()), indent=2), encoding="utf-8")
     run_suite(models, options, report, environ)
     plan = _plan(models, options, report)

@@ -38,7 +38,7 @@ class SuiteOptions:
     layers: int | Literal["auto"] | None = None
     timeout: float = 1800.0
     log_dir: Path | None = None
-    checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict)
+    checkpoints: Mapping[str, Checkpoint | HubTestsError] = field(default_factory=dict)
 
 
 class StepFailedError(Exception):
@@ -133,6 +133,8 @@ class Chain:
         if step not in self._outcomes:
             try:
                 self._outcomes[step] = work()
+            except StepFailedError as earlier:
+                self._outcomes[step] = earlier
             except Exception as error:  # kept, and raised again for each test that needs the step
                 self._outcomes[step] = StepFailedError(step, error)
         outcome = self._outcomes[step]
@@ -142,6 +144,8 @@ class Chain:
 
     def _fetch(self) -> Checkpoint:
         model, pinned = self.model, self.options.checkpoints.get(self.model.name)
+        if isinstance(pinned, HubTestsError):
+            raise pinned
         request = FetchRequest(
             model.model_id,
             layers=pinned.layers if pinned else self.options.layers or model.num_layers_to_keep,

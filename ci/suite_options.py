@@ -6,7 +6,7 @@ import importlib.util
 import json
 from typing import TYPE_CHECKING, Any, Literal
 
-from ci.errors import RequestError
+from ci.errors import GatedError, HubTestsError, InfrastructureError, RequestError
 from ci.hub.fetch import Checkpoint
 from ci.records import read_dict
 
@@ -47,8 +47,11 @@ def visible_gpus(environ: Mapping[str, str]) -> list[str]:
     return [str(index) for index in range(torch.cuda.device_count())]
 
 
-def read_checkpoints(path: Path | None) -> dict[str, Checkpoint]:
-    """What `hub-tests fetch --json` printed, by registry name: `name` beside the keys of a Checkpoint."""
+def read_checkpoints(path: Path | None) -> dict[str, Checkpoint | HubTestsError]:
+    """What `hub-tests fetch --json` printed, by registry name: `name` beside the keys of a Checkpoint.
+
+    `hub-tests run` also writes down which model could not be had and why: it is not asked for a second time.
+    """
     if path is None:
         return {}
     try:
@@ -57,4 +60,10 @@ def read_checkpoints(path: Path | None) -> dict[str, Checkpoint]:
         raise RequestError(f"--checkpoints {path}: expected what `hub-tests fetch --json` printed: {error}") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise RequestError(f"--checkpoints {path}: expected a list of records, as `hub-tests fetch --json` prints it")
-    return {str(row.pop("name", "")): read_dict(Checkpoint, row, what=f"--checkpoints {path}") for row in rows}
+    return {str(row.pop("name", "")): _checkpoint(row, path) for row in rows}
+
+
+def _checkpoint(row: dict[str, Any], path: Path) -> Checkpoint | HubTestsError:
+    if "error" in row:
+        return (GatedError if row.get("gated") else InfrastructureError)(str(row["error"]))
+    return read_dict(Checkpoint, row, what=f"--checkpoints {path}")

@@ -1,0 +1,108 @@
+"""The main job through its own command line, against the Hub stand-in: green, red with its layer, neutral, crashed."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.standin.models import repository
+from tests.standin.server import HubServer
+
+ROOT = Path(__file__).parents[2]
+REGISTRY = """
+[tiny]
+model_id = "stand-in/llama"
+checkpoint_format = "llama"
+num_layers_to_keep = 2
+[tiny.test_params]
+batch_size = 2
+sequence_length = 16
+"""
+pytestmark = pytest.mark.xdist_group("run")
+
+
+def run(
+    root: Path, tmp_path: Path, endpoint: str, *more: str
+) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+    """`hub-tests run tiny` of the package at `root`; the process, and the results record it wrote."""
+    registry = tmp_path / "models.toml"
+    registry.write_text(REGISTRY)
+    environ = {**os.environ, "HF_ENDPOINT": endpoint, "HUB_TESTS_CACHE": str(tmp_path / "store"), "COLUMNS": "140"}
+    environ |= {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "HUB_TESTS_PATIENCE": "0"}
+    words = ["-m", "ci", "run", "tiny", "--registry", str(registry), "--report", str(tmp_path / "out"), *more]
+    done = subprocess.run(
+        [sys.executable, *words, "--subject", "reference", "--device", "cpu"],
+        cwd=root,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    written = tmp_path / "out" / "report.json"
+    return done, json.loads(written.read_bytes()) if written.exists() else {}
+
+
+def outcomes(results: dict[str, Any]) -> dict[str, str]:
+    return {case["name"]: case["outcome"] for entry in results["entries"] for case in entry["cases"]}
+
+
+def test_a_sound_conversion_is_green(hub: HubServer, tmp_path: Path) -> None:
+    hub.add("stand-in/llama", repository("stand-in/llama"))
+    done, results = run(ROOT, tmp_path, hub.endpoint)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(outcomes(results).values()) == {"passed"}
+    assert len(outcomes(results)) == 7
+    assert (tmp_path / "out" / "report.md").read_text().startswith("## ")
+    again, _ = run(ROOT, tmp_path, "http://127.0.0.1:9", "--checkpoints", str(tmp_path / "out" / "checkpoints.json"))
+    assert again.returncode == 0, "pinned and stored, a run needs no Hub: " + again.stdout + again.stderr
+
+
+def broken_copy(tmp_path: Path) -> Path:
+    """The project with one line of the reference's converter changed: gate and up change places."""
+    root = tmp_path / "broken"
+    shutil.copytree(ROOT / "ci", root / "ci")
+    shutil.copytree(ROOT / "tests" / "integration", root / "tests" / "integration")
+    shutil.copy(ROOT / "pyproject.toml", root)
+    source = root / "ci" / "subjects" / "reference" / "convert.py"
+    text = source.read_text()
+    assert text.count(GATE_THEN_UP) == 1, "the line that orders gate and up moved: point this test at it"
+    source.write_text(text.replace(GATE_THEN_UP, UP_THEN_GATE))
+    return root
+
+
+GATE_THEN_UP = 'gate_up = (f"{theirs}.gate_proj", f"{theirs}.up_proj")'
+UP_THEN_GATE = 'gate_up = (f"{theirs}.up_proj", f"{theirs}.gate_proj")'
+
+
+def test_gate_and_up_swapped_in_the_converter_is_red_and_names_the_layer(hub: HubServer, tmp_path: Path) -> None:
+    hub.add("stand-in/llama", repository("stand-in/llama"))
+    done, results = run(broken_copy(tmp_path), tmp_path, hub.endpoint)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert outcomes(results)["test_forward_equivalence[tiny]"] == "failed"
+    forward = next(c for c in results["entries"][0]["cases"] if c["name"] == "test_forward_equivalence[tiny]")
+    assert forward["failure_class"] == "numeric_mismatch"
+    assert forward["evidence"]["worst"]["tensor"].startswith("decoder.")
+    assert "layer 0" in forward["evidence"]["diagnosis"]
+    assert "mlp" in forward["evidence"]["diagnosis"].lower()
+    assert "hub-tests run tiny" in done.stdout
+    first = done.stdout[done.stdout.index("Failed") :].splitlines()[0]
+    assert "layer 0" in first
+
+
+def test_a_hub_that_is_away_is_neutral_and_blames_nobody(tmp_path: Path) -> None:
+    done, results = run(ROOT, tmp_path, "http://127.0.0.1:9")
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert results["verdict"] == "neutral"
+    assert outcomes(results)["test_conversion[tiny]"] == "consequence"
+
+
+def test_a_suite_that_runs_out_of_time_is_red_and_says_so(hub: HubServer, tmp_path: Path) -> None:
+    hub.add("stand-in/llama", repository("stand-in/llama"))
+    done, results = run(ROOT, tmp_path, hub.endpoint, "--time-limit", "1")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "passed" not in set(outcomes(results).values())
