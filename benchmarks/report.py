@@ -3,7 +3,7 @@
     python -m benchmarks.report
 
 A matrix has at most 256 jobs. The report is made from files on disk as the workflow's last job makes it: 256 result
-files of 100 tests with evidence each, job conclusions, a baseline of two nights, then report.md, report.json and
+files of 100 tests with evidence each, a baseline of two nights, then report.md, report.json and
 report.html. The ratio is to a bare reading of the same XML by the standard library.
 """
 
@@ -138,14 +138,11 @@ def verb_plan(_: str) -> str:
 
 def verb_report(folder: str) -> str:
     """Collect, judge against two nights of history, write the three files."""
-    from ci.report.make import make_report, read_baseline
-    from ci.report.outcome import Job
+    from ci.verbs.report import report
 
     made = plan()
     started = time.process_time()
-    jobs = {e.name: Job("success" if n % 10 else "failure", seconds=60.0) for n, e in enumerate(made.entries)}
-    baseline = read_baseline([Path(folder)])
-    results = make_report(made, Path(folder), Path(folder) / "out", jobs=jobs, baseline=baseline)
+    results = report(made, Path(folder), Path(folder) / "out", baseline=Path(folder))
     spent = time.process_time() - started
     totals = results.totals
     return f"{totals.tests} tests, {totals.failed} failed, {spent / bare(folder):.1f} x bare reading of the XML"

@@ -25,7 +25,8 @@ from html import escape as _html
 REDACTED = "[redacted]"
 
 _ANSI = re.compile(
-    r"(?:\x1b|#x1B)(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])|\x9b[0-?]*[ -/]*[@-~]"
+    r"(?:\x1b|#x1B)(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[()*+][0-9A-Za-z]|[@-Z\\^_=>78c])"
+    r"|\x9b[0-?]*[ -/]*[@-~]"
 )
 _LINE_ENDS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 # Unicode categories Cc (but tab and newline), Cs, Co, and Cf with the variation selectors' supplement: direction
@@ -52,7 +53,7 @@ _SECRET = re.compile(
     | \bnpm_[A-Za-z0-9]{30,}
     | \bpypi-[A-Za-z0-9_-]{30,}
     | \beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*     # JSON web token
-    | (?<=://)[^\s/@"'<>]{1,512}@                       # user:password@ of an address
+    | (?<=://)[^\s/?\#"'<>]{1,512}@                       # user:password@ of an address
     | (?i:(?<=\bbearer[ ])|(?<=\bbasic[ ]))[A-Za-z0-9._~+/=-]{16,}
     | (?i:(?:x-amz-(?:signature|credential|security-token)|signature|key-pair-id|policy|sig)=)[^\s&"'<>]{8,}
     | (?i:[a-z0-9_-]{0,40}(?:token|secret|passw(?:or)?d|api_?key|access_?key)(?:_?(?:key|id|value))?)
@@ -68,7 +69,7 @@ _HINTS = (
 )
 """What every secret contains in lower case: looking for these first is a hundred times cheaper than the expression."""
 
-_PLAIN = re.compile(r"""["'(]{0,2}[^\W_]+(?:[-.,;'+=/%][^\W_]+)*[%)"'.,;:!?…]{0,4}|[&+=…≤≥<>→\u2013\u2014\xd7-]""")
+_PLAIN = re.compile(r"""["'(]{0,2}[^\W_]+(?:[-.,;'+=/%][^\W_]+)*[%)"'.,;:!?…]{0,4}|[%&+=…≤≥<>→\u2013\u2014\xd7-]""")
 _MARKED = re.compile(
     r"(?i)\bwww\.|^[\"'(]*gh-\d|^[\"'(]*[a-z]{1,10}-\d+\W*$|^[\"'(]*[0-9a-f]{7,40}\W*$|^\d+[.)]\W*$|^[-+=]$|/\S*/"
 )
@@ -82,7 +83,7 @@ def clean(text: str) -> str:
 
 
 def _clean(text: str) -> str:
-    if text.isascii() and text.isprintable():
+    if text.isascii() and text.isprintable() and "#x1B" not in text:
         return redact(text)
     text = _LINE_ENDS.sub("\n", _ANSI.sub("", text))
     return redact(_INVISIBLE.sub("", text))

@@ -6,6 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from ci.errors import RequestError
+from ci.report.bulk import bulk
 from ci.report.collect import collect
 from ci.report.history import Baseline, read_history
 from ci.report.outcome import Problem
@@ -36,10 +37,11 @@ def report(
     there is only the folder, and `baseline`: a history file or a folder of them.
     """
     jobs, history = _from_github(context) if context else (None, Baseline())
-    history = read_baseline(baseline) if baseline else history
-    found = collect(results) if results.exists() or context is None else {}
-    judged = judge_results(plan, found, jobs, history, problems={**_waiting(jobs), **(problems or {})})
-    write_report(judged, out)
+    with bulk():
+        history = read_baseline(baseline) if baseline else history
+        found = collect(results) if results.exists() or context is None else {}
+        judged = judge_results(plan, found, jobs, history, problems={**_waiting(jobs), **(problems or {})})
+        write_report(judged, out)
     return judged
 
 
