@@ -45,13 +45,15 @@ do_it() {
 }
 
 [ -n "$dry" ] || [ "$(id -u)" = 0 ] || die "this needs root: sudo $0 …"
-python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+# The system's own: what lies below /root or /home is hidden from the units.
+python=/usr/bin/python3
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     die "python3 is older than 3.11: Debian 12, Ubuntu 24.04 or newer, please"
 if [ -z "$root" ]; then
     # shellcheck disable=SC2086 # one word a package
     do_it apt-get install --yes --no-install-recommends $packages
 fi
-do_it python3 -m venv "$program/venv"
+do_it "$python" -m venv "$program/venv"
 do_it "$program/venv/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade "$here/..[runner]"
 do_it install -d -m 0755 "$root/etc/hub-runner" "$root/usr/local/bin"
 [ -z "$key" ] || do_it install -m 0400 "$key" "$root/etc/hub-runner/app-key.pem"

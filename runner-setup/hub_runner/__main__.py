@@ -197,19 +197,20 @@ def leftovers(context: typer.Context, slot: SlotNumber) -> None:
 
 
 @app.command(hidden=True)
-def slot_prepare(context: typer.Context, slot: Annotated[int, typer.Argument()]) -> None:
-    """Called by the slot's unit before its job."""
-    from hub_runner.disk import prepare
+def make_disk(context: typer.Context, slot: Annotated[int, typer.Argument()]) -> None:
+    """Called by systemd before a slot's job."""
+    from hub_runner.disk import make
 
-    prepare(context.obj.config, context.obj.config.slot(slot), context.obj.layout)
+    make(context.obj.config, context.obj.config.slot(slot), context.obj.layout)
 
 
 @app.command(hidden=True)
-def slot_wipe(context: typer.Context, slot: Annotated[int, typer.Argument()]) -> None:
-    """Called by the slot's unit after its job."""
-    from hub_runner.disk import wipe
+def save_logs(context: typer.Context, slot: Annotated[int, typer.Argument()]) -> None:
+    """Called by systemd after a slot's job."""
+    from hub_runner.disk import save_logs as save
 
-    wipe(context.obj.config.slot(slot), context.obj.layout, keep_logs=True)
+    layout, index = context.obj.layout, context.obj.config.slot(slot).index
+    print(f"kept {save(layout.disk(index), layout.logs / f'slot-{index}')} logs")
 
 
 @app.command(hidden=True)

@@ -25,7 +25,7 @@ REPOSITORY = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
 WORKFLOW = re.compile(r"[\w.-]+/[\w.-]+/\.github/workflows/[\w.-]+\.ya?ml@refs/\S+")
 FORBIDDEN = ("pull_request", "pull_request_target", "push", "merge_group", "workflow_run")
 METADATA = ipaddress.ip_network("169.254.169.254/32")
-MINUTES = ("max_job_minutes", "max_idle_minutes", "quarantine_minutes")
+TIMES = ("max_job_minutes", "max_idle_minutes", "quarantine_minutes", "stop_seconds")
 MOST_SLOTS = 64
 UIDS = range(60578, 61184 - MOST_SLOTS)
 """Ids that no distribution and no part of systemd hands out: https://systemd.io/UIDS-GIDS/"""
@@ -69,6 +69,7 @@ class Runner:
     max_job_minutes: int = 180
     max_idle_minutes: int = 60
     quarantine_minutes: int = 10
+    stop_seconds: int = 90
 
 
 @dataclass(frozen=True)
@@ -313,7 +314,7 @@ def _slots(config: Config) -> tuple[str | None, ...]:
 def _limits(config: Config) -> tuple[str | None, ...]:
     positive: dict[str, int] = {
         **{f"limits.{name}": value for name, value in vars(config.limits).items()},
-        **{f"runner.{name}": getattr(config.runner, name) for name in MINUTES},
+        **{f"runner.{name}": getattr(config.runner, name) for name in TIMES},
         "janitor.runner_versions - 1": config.janitor.runner_versions - 1,
         "admission.max_event_age_hours": config.admission.max_event_age_hours,
     }

@@ -32,6 +32,10 @@ PATIENCE = 12
 SHORTEST_LIFE = 10.0
 """Seconds. A runner that ends sooner did not run a job: it could not connect, or its configuration was refused."""
 
+JOBS_DOING = frozenset({"success", "timeout", "signal", "core-dump", "oom-kill"})
+"""Results of a unit that a job can bring about: processes that would not end, or took all the memory. No job may put a
+slot out of order by them."""
+
 MOST_FAILURES = 3
 DEPRECATED = 7
 """Exit status of a runner whose version GitHub no longer accepts."""
@@ -214,7 +218,7 @@ class Keeper:
 
     def _ended(self, state: SlotState, unit: Unit) -> float:
         lived = self.monotonic() - self.started
-        failed = unit.result != "success" or lived < SHORTEST_LIFE
+        failed = unit.result not in JOBS_DOING or lived < SHORTEST_LIFE
         reason = f"{self.slot.unit} ended after {lived:.0f} s: {unit.result}, status {unit.status}" if failed else ""
         jobs, failures = (state.jobs, state.failures + 1) if failed else (state.jobs + 1, 0)
         if unit.status == DEPRECATED:

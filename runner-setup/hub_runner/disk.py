@@ -1,7 +1,7 @@
 """A slot's own file system, made anew for each job: fresh home, work directory and tmp, of a fixed size, and then gone.
 
 An image file of full size is reserved first, so that a job can never fill the host's disk, nor find its own too small.
-Runs as root, from the slot's unit, before any code of the job exists and after all of it is dead.
+systemd mounts it; the job, as its own user, furnishes it. Nothing here needs the right to mount.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import re
 import shutil
 import stat
 import subprocess
-import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -26,29 +25,27 @@ if TYPE_CHECKING:
     from hub_runner.layout import Layout
 
 COMMAND_TIMEOUT = 240.0
-UMOUNT_TRIES = 20
 LOG_FILES, LOG_BYTES = 50, 20 << 20
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
-def prepare(config: Config, slot: Slot, layout: Layout) -> None:
-    """Make, mount and furnish the slot's disk. Raises InfrastructureError; then nothing is mounted."""
-    wipe(slot, layout)
-    current = layout.runners / "current"
-    if not current.is_dir():
-        raise InfrastructureError(f"{current}: no runner is installed: hub-runner update")
-    image, disk = layout.image(slot.index), layout.disk(slot.index)
-    disk.mkdir(parents=True, exist_ok=True)
+def make(config: Config, slot: Slot, layout: Layout) -> None:
+    """Reserve the image and make a file system in it that belongs to the slot's user. Raises InfrastructureError."""
+    image = layout.image(slot.index)
+    if is_mounted(layout.disk(slot.index)):
+        raise InfrastructureError(f"{image} is in use")
+    image.unlink(missing_ok=True)
     try:
-        _make(image, config.limits.disk_gib << 30, slot)
-        _command("mount", "-o", "loop,nosuid,nodev,noatime", str(image), str(disk))
-        _furnish(disk, current.resolve(), slot)
+        _reserve(image, config.limits.disk_gib << 30)
+        options = f"root_owner={slot.uid}:{slot.uid},lazy_itable_init=1,nodiscard"
+        # No journal: what is here need not survive a crash. No reserve for root: all of it is the job's.
+        _command("mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal", "-E", options, str(image))
     except InfrastructureError:
-        wipe(slot, layout)
+        image.unlink(missing_ok=True)
         raise
 
 
-def _make(image: Path, size: int, slot: Slot) -> None:
+def _reserve(image: Path, size: int) -> None:
     descriptor = os.open(image, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         os.posix_fallocate(descriptor, 0, size)
@@ -56,45 +53,6 @@ def _make(image: Path, size: int, slot: Slot) -> None:
         raise InfrastructureError(f"{image}: {size >> 30} GiB could not be reserved: {failure.strerror}") from None
     finally:
         os.close(descriptor)
-    options = f"root_owner={slot.uid}:{slot.uid},lazy_itable_init=1,nodiscard"
-    # No journal: what is here need not survive a crash. No reserve for root: all of it is the job's.
-    _command("mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal", "-E", options, str(image))
-
-
-def _furnish(disk: Path, runner: Path, slot: Slot) -> None:
-    """home, tmp and a copy of the runner, of which only the top directory is the job's: the runner writes there."""
-    disk.chmod(0o700)
-    for name in ("home", "tmp"):
-        (disk / name).mkdir(mode=0o700)
-        os.chown(disk / name, slot.uid, slot.uid)
-    _command("cp", "-a", "--no-preserve=ownership", str(runner), str(disk / "runner"))
-    os.chown(disk / "runner", slot.uid, slot.uid)
-    os.chown(disk, slot.uid, slot.uid)
-    (disk / "runner").chmod(0o700)
-
-
-def wipe(slot: Slot, layout: Layout, *, keep_logs: bool = False) -> None:
-    """Unmount and delete the slot's disk; its runner's logs are copied out first. Raises InfrastructureError."""
-    image, disk = layout.image(slot.index), layout.disk(slot.index)
-    if is_mounted(disk):
-        if keep_logs:
-            with suppress(OSError):
-                save_logs(disk, layout.logs / f"slot-{slot.index}")
-        _unmount(disk)
-    image.unlink(missing_ok=True)
-    layout.jit(slot.index).unlink(missing_ok=True)
-
-
-def _unmount(disk: Path) -> None:
-    for attempt in range(UMOUNT_TRIES):
-        try:
-            _command("umount", str(disk))
-        except InfrastructureError:
-            if attempt == UMOUNT_TRIES - 1:
-                raise
-            time.sleep(0.5)
-        else:
-            return
 
 
 def save_logs(disk: Path, target: Path) -> int:

@@ -110,12 +110,12 @@ def prune_store(config: Config, layout: Layout, *, dry_run: bool) -> str:
     store, budget = Store(layout.root / config.runner.store.lstrip("/")), config.janitor.store_gib << 30
     with lock(layout.run / "store.lock", what="the store"):
         busy = [slot.index for slot in config.places if Book(layout.state, slot.index).read().phase not in AT_REST]
-        total = sum(entry.size for entry in store.entries())
+        total = sum(entry.bytes for entry in store.entries())
         if total <= budget:
             return f"store: {total >> 20} MiB of {budget >> 20} MiB"
         if busy:
             return f"store: {(total - budget) >> 20} MiB over budget; deferred, slot {busy[0]} is in use"
         if dry_run:
             return f"store: {(total - budget) >> 20} MiB over budget, to be pruned"
-        pruned = store.prune(budget)
-    return f"store: pruned {len(pruned.removed)} checkpoints, {pruned.freed >> 20} MiB"
+        gone = [entry for entry in store.prune(budget) if entry.state == "removed"]
+    return f"store: pruned {len(gone)} checkpoints, {sum(entry.bytes for entry in gone) >> 20} MiB"

@@ -16,7 +16,7 @@ from hub_runner.networks import CLOSED4, CLOSED6, METADATA4, METADATA6
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hub_runner.config import Config
+    from hub_runner.config import Config, Slot
 
 UNITS = (
     "supervisor.service",
@@ -43,7 +43,10 @@ def host_files(config: Config) -> Mapping[str, Rendered]:
     units, program = "etc/systemd/system", "opt/hub-runner"
     named = {
         **{f"{units}/{slot.unit}": _template("slot.service", config, slot=slot) for slot in config.places},
+        **{f"{units}/{mount_unit(slot)}": _template("slot.mount", config, slot=slot) for slot in config.places},
         **{f"{units}/hub-runner-{name}": _template(name, config) for name in UNITS},
+        f"{units}/hub-runner-disk@.service": _template("disk.service", config),
+        f"{units}/hub-runner-logs@.service": _template("logs.service", config),
         f"{units}/hub-runner-mint@.service": _template("mint.service", config),
         f"{units}/hubrunner.slice": _template("slice", config),
         "etc/sysusers.d/hub-runner.conf": _template("sysusers.conf", config),
@@ -56,6 +59,11 @@ def host_files(config: Config) -> Mapping[str, Rendered]:
     return {path: Rendered(text) for path, text in named.items()} | {
         path: Rendered(text, SCRIPT) for path, text in scripts.items()
     }
+
+
+def mount_unit(slot: Slot) -> str:
+    """The name that systemd demands of the unit of the slot's mount point: systemd.unit(5), string escaping."""
+    return str(Layout().disk(slot.index)).strip("/").replace("-", r"\x2d").replace("/", "-") + ".mount"
 
 
 def all_files(config: Config) -> Mapping[str, Rendered]:
@@ -92,6 +100,7 @@ def _template(name: str, config: Config, **more: Any) -> str:
         "metadata": (*METADATA4, *METADATA6),
         "closed4": CLOSED4,
         "closed6": CLOSED6,
+        "mount_unit": mount_unit,
         **more,
     }
     # Units and shell, not HTML; every value was checked when the file was read.

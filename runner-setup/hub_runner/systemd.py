@@ -12,6 +12,8 @@ from ci.doctor.probes import run
 from ci.errors import HubTestsError
 from ci.records import read_json
 from hub_runner.cycle import HostError, Jit, Unit
+from hub_runner.examine import is_mounted
+from hub_runner.render import mount_unit
 from hub_runner.state import lock, write_atomically
 
 if TYPE_CHECKING:
@@ -58,11 +60,12 @@ class SystemdHost:
             raise HostError(f"systemctl show {slot.unit} answered {text[:200]!r}") from None
 
     def start(self, slot: Slot, jit: Jit) -> None:
-        """Start the unit with the runner's configuration as its credential; systemd copies it, then it is removed."""
+        """A new disk, then the unit, with the runner's configuration as a credential that systemd copies."""
         place = self.layout.jit(slot.index)
         write_atomically(place, jit.config, mode=0o400)
         try:
             self._systemctl("reset-failed", slot.unit, checked=False)
+            self._systemctl("start", f"hub-runner-disk@{slot.index}.service", timeout=STOP_TIMEOUT)
             # The janitor holds this lock while it prunes the store; it reads the slot's page only after.
             with lock(self.layout.run / "store.lock", what="the store", shared=True, wait=True):
                 self._systemctl("start", slot.unit, timeout=STOP_TIMEOUT)
@@ -70,9 +73,13 @@ class SystemdHost:
             place.unlink(missing_ok=True)
 
     def stop(self, slot: Slot) -> None:
-        """Stop the unit and wait until systemd has killed and wiped everything."""
+        """Stop the unit, wait until systemd has killed everything in it, keep the logs, throw the disk away."""
         self.layout.jit(slot.index).unlink(missing_ok=True)
         self._systemctl("stop", slot.unit, timeout=STOP_TIMEOUT)
+        if is_mounted(self.layout.disk(slot.index)):
+            self._systemctl("start", f"hub-runner-logs@{slot.index}.service", timeout=STOP_TIMEOUT, checked=False)
+            self._systemctl("stop", mount_unit(slot), timeout=STOP_TIMEOUT)
+        self.layout.image(slot.index).unlink(missing_ok=True)
 
     def _systemctl(self, *arguments: str, timeout: float = 60.0, checked: bool = True) -> str:
         command = [self.systemctl, "--no-ask-password", "--no-pager", *arguments]

@@ -30,7 +30,10 @@ USER: dict[str, Any] = {
 
 
 class FakeGitHub:
-    """State, and how it misbehaves: `down` answers nothing, `lost` acts and then says nothing, `refuse` is a status."""
+    """State, and how it misbehaves: `down` answers nothing, `lost` acts and then says nothing, `refuse` is a status.
+
+    `busy`: every runner has a job.
+    """
 
     def __init__(self, key: Path) -> None:
         self.key = key
@@ -42,6 +45,7 @@ class FakeGitHub:
         self.scopes: list[dict[str, Any]] = []
         self.down = False
         self.lost = False
+        self.busy = False
         self.refuse: dict[str, int] = {}
         self.ids = itertools.count(1)
         self.url = ""
@@ -135,7 +139,7 @@ class FakeGitHub:
         known = self.runners.get(int(runner_id))
         if known is None:
             return 404, {"message": "Not Found", "documentation_url": "https://docs.github.com"}
-        if known["busy"]:
+        if known["busy"] or self.busy:
             message = f"Bad request - Runner {known['name']!r} is currently running a job and cannot be deleted."
             return 422, {"message": message, "documentation_url": "https://docs.github.com"}
         del self.runners[int(runner_id)]
@@ -162,8 +166,8 @@ class FakeGitHub:
     # Serving -------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def serving(self) -> Iterator[str]:
-        server = ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
+    def serving(self, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+        server = ThreadingHTTPServer((host, port), self.handler())
         server.daemon_threads = False
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
@@ -182,6 +186,11 @@ class FakeGitHub:
             def do(self) -> None:
                 length = int(self.headers.get("Content-Length") or 0)
                 body = json.loads(self.rfile.read(length) or "null")
+                if self.path == "/__fake__":
+                    vars(fake).update(body or {})
+                    state = {"runners": fake.runners, "calls": fake.calls, "issues": fake.issues}
+                    self.reply(200, json.dumps(state).encode(), "application/json")
+                    return
                 if fake.down:
                     return
                 if self.path in fake.files:
@@ -220,3 +229,11 @@ def issue(number: int, title: str, body: str, labels: list[str]) -> dict[str, An
             "description": None, "external_url": url, "html_url": url, "created_at": "2026-01-01T00:00:00Z",
             "updated_at": "2026-01-01T00:00:00Z", "permissions": {}, "events": []},
     }  # fmt: skip
+
+
+if __name__ == "__main__":
+    import sys
+    from pathlib import Path as RealPath
+
+    with FakeGitHub(RealPath(sys.argv[1])).serving("0.0.0.0", int(sys.argv[2])):
+        threading.Event().wait(600)

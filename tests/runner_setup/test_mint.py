@@ -14,7 +14,7 @@ import pytest
 
 from ci.errors import RequestError
 from hub_runner.cycle import MintRefusedError, MintUnavailableError
-from hub_runner.mint import MintClient, Minter, Sweep
+from hub_runner.mint import MintClient, Minter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,18 +99,17 @@ def test_another_hosts_runner_is_never_removed(client: MintClient, github: FakeG
     github.runners[jit.runner_id]["name"] = "host-a-b-1-0a1b2c3d"
     with pytest.raises(MintRefusedError, match="not of host-a"):
         client.remove(jit.runner_id)
-    assert client.sweep([]) == Sweep((), ())
+    assert client.list() == ()
     assert jit.runner_id in github.runners
 
 
-def test_a_sweep_removes_offline_strangers_and_tells_online_ones(client: MintClient, github: FakeGitHub) -> None:
+def test_the_list_is_whole_and_only_this_hosts(client: MintClient, github: FakeGitHub) -> None:
     names = [f"host-a-0-{number:08x}" for number in range(105)]
-    ids = [registered(github, name) for name in names]
+    ids = [registered(github, name) for name in [*names, "other-0-00000000"]]
     github.runners[ids[1]]["status"] = "online"
-    swept = client.sweep(known=[names[0]])
-    assert swept.strangers == (names[1],)
-    assert len(swept.removed) == 103
-    assert sorted(github.runners) == ids[:2]
+    listed = client.list()
+    assert [each.name for each in listed] == names
+    assert [each.online for each in listed] == [False, True] + 103 * [False]
 
 
 def registered(github: FakeGitHub, name: str) -> int:

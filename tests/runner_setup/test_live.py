@@ -1,0 +1,225 @@
+"""The units under a real systemd: what a hostile job meets, what is left of it, and a supervisor killed under it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.runner_setup.conftest import config_text
+from tests.runner_setup.machine import Machine, booted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.xdist_group("live")
+
+PYTHON = "/opt/hub-runner/venv/bin/python"
+RUNNER = (
+    "#!/bin/sh\nexec /opt/hub-runner/venv/bin/python /opt/hub-runner/source/tests/runner_setup/job.py /srv/hub-tests\n"
+)
+GPU_SLOT, STORE_SLOT = 0, 2
+SMALL = (
+    ("memory_gib = 96", "memory_gib = 1"),
+    ("cpus = 12", "cpus = 1"),
+    ("disk_gib = 100", "disk_gib = 1"),
+    ("tmp_gib = 8", "tmp_gib = 1"),
+    ("min_free_gib = 50", "min_free_gib = 1"),
+    ("stop_seconds = 90", "stop_seconds = 2"),
+    ("offline = false", "offline = true"),
+)
+
+
+def hub_runner(machine: Machine, *verb: str, check: bool = True) -> str:
+    return machine.run(PYTHON, "-I", "-m", "hub_runner", *verb, check=check)
+
+
+@pytest.fixture(scope="module")
+def machine(app_key: Path) -> Iterator[Machine]:
+    """A host as `hub-runner install` leaves it, with a runner that is a hostile job, and GitHub on loopback."""
+    text = config_text("http://127.0.0.1:8080")
+    for old, new in SMALL:
+        assert old in text
+        text = text.replace(old, new)
+    scratch = Path(tempfile.mkdtemp(dir="/var/tmp"))
+    try:
+        with booted(scratch) as machine:
+            machine.write("/etc/hub-runner/app-key.pem", app_key.read_text(), 0o400)
+            machine.write("/root/host.toml", text)
+            furnish(machine)
+            yield machine
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def furnish(machine: Machine) -> None:
+    hub_runner(machine, "--root", "/tmp/look", "--config", "/root/host.toml", "install")
+    machine.run("sh", "-c", "cp -a /tmp/look/etc/. /etc/ 2>/dev/null; cp -a /tmp/look/opt/. /opt/; rm -rf /tmp/look")
+    machine.run("systemd-sysusers")
+    machine.run("systemd-tmpfiles", "--create", "hub-runner.conf")
+    runner = "/var/lib/hub-runner/runners/2.336.0"
+    machine.write(f"{runner}/run.sh", RUNNER, 0o755)
+    now = machine.run("date", "-u", "+%Y-%m-%dT%H:%M:%SZ").strip()
+    manifest = {"version": "2.336.0", "published_at": now, "sha256": "0" * 64}
+    machine.write(f"{runner}/hub-runner.json", json.dumps(manifest))
+    machine.run("ln", "-sfn", "2.336.0", "/var/lib/hub-runner/runners/current")
+    machine.run("systemctl", "daemon-reload")
+    serve = f"exec {PYTHON} -m tests.runner_setup.fake_runners_api /etc/hub-runner/app-key.pem 8080"
+    machine.run("systemd-run", "--unit=fake-github", "--working-directory=/opt/hub-runner/source", "sh", "-c", serve)
+    machine.run("systemctl", "start", "hub-runner-mint.socket")
+    machine.wait("GitHub on loopback", lambda: github(machine) is not None)
+
+
+def github(machine: Machine, change: dict[str, Any] | None = None) -> Any:
+    script = (
+        "import sys, urllib.request as u; data = sys.stdin.buffer.read(); "
+        "print(u.urlopen(u.Request('http://127.0.0.1:8080/__fake__', data)).read().decode())"
+    )
+    answer = machine.run(PYTHON, "-c", script, check=False, stdin=json.dumps(change or {}))
+    return json.loads(answer) if answer.strip() else None
+
+
+def active(machine: Machine, slot: int) -> bool:
+    return machine.run("systemctl", "is-active", f"hub-runner-slot-{slot}.service", check=False).strip() == "active"
+
+
+def phase(machine: Machine, slot: int) -> str:
+    page = machine.run("cat", f"/var/lib/hub-runner/state/slot-{slot}.json", check=False)
+    return str(json.loads(page or '{"phase": ""}')["phase"])
+
+
+def facts(machine: Machine, slot: int) -> dict[str, Any]:
+    logs = machine.run("sh", "-c", f"ls /var/log/hub-runner/slot-{slot}/").split()
+    newest = [name for name in logs if name.endswith("facts.log")][-1]
+    found: dict[str, Any] = json.loads(machine.run("cat", f"/var/log/hub-runner/slot-{slot}/{newest}"))
+    return found
+
+
+def hosted(machine: Machine, call: str) -> str:
+    """What the supervisor's hands do on slot 0."""
+    script = f"""
+from pathlib import Path
+from hub_runner.config import load
+from hub_runner.cycle import Jit
+from hub_runner.layout import Layout
+from hub_runner.systemd import SystemdHost
+slot = load(Layout().config).slot(0)
+print(SystemdHost(Layout()).{call})
+"""
+    return machine.run(PYTHON, "-I", "-c", script)
+
+
+@pytest.fixture(scope="module")
+def met(machine: Machine) -> dict[str, Any]:
+    """One job on the GPU slot, from start to end; what it met."""
+    machine.write("/srv/hub-tests/wait", "")
+    hosted(machine, "start(slot, Jit(1, 'secret'))")
+    assert active(machine, GPU_SLOT), machine.journal()
+    assert machine.run("systemctl", "is-active", "hub-runner-firewall.service").strip() == "active"
+    machine.run("rm", "/srv/hub-tests/wait")
+    machine.wait("the job's end", lambda: not active(machine, GPU_SLOT))
+    machine.wait("the unit's end", lambda: "active=False" in hosted(machine, "unit(slot)"))
+    hosted(machine, "stop(slot)")
+    return facts(machine, GPU_SLOT)
+
+
+def test_a_job_has_no_power(met: dict[str, Any]) -> None:
+    assert met["uid"] == 60700
+    assert met["groups"] in ([], [60700])
+    assert met["status"] == {"CapEff": "0" * 16, "CapBnd": "0" * 16, "NoNewPrivs": "1", "Seccomp": "2"}
+    assert met["unshare"] == "errno 1"
+
+
+def test_a_job_writes_its_own_disk_and_memory_and_nothing_else(met: dict[str, Any]) -> None:
+    writable = {place for place, answer in met["write"].items() if answer == "written"}
+    assert writable == {"/tmp/x", "/dev/shm/x"}
+    assert met["home"] == []
+    assert met["tmp"] in ([], ["x"])
+    assert met["disk"] < 1 << 30
+    assert met["shm"] == 1 << 30
+
+
+def test_a_job_sees_no_secret_no_neighbour_and_no_other_process(met: dict[str, Any]) -> None:
+    assert all(not isinstance(answer, list) or answer == [] for answer in met["list"].values()), met["list"]
+    assert met["slots"] == ["0"]
+    assert 1 not in met["processes"]
+    assert len(met["processes"]) < 10
+    assert met["jit"] == "secret"
+
+
+def test_a_job_opens_its_slots_gpu_and_no_other(met: dict[str, Any]) -> None:
+    assert met["device"] == {"nvidia0": "opened", "nvidia1": "errno 1", "null": "opened"}
+
+
+def test_a_job_reaches_neither_the_metadata_address_nor_the_lan(met: dict[str, Any]) -> None:
+    assert met["net"]["127.0.0.1"] == "reached"  # the same server, on the addresses that are closed
+    assert met["net"]["169.254.169.254"].startswith("errno")
+    assert met["net"]["10.9.8.7"].startswith("errno")
+    assert met["low port"].startswith("errno")
+
+
+def test_nothing_survives_a_job(machine: Machine, met: dict[str, Any]) -> None:
+    assert met  # it has run, and left a process that ignores SIGTERM in a session of its own
+    assert json.loads(hub_runner(machine, "leftovers", "--slot", "0")) == []
+    assert machine.run("ls", "/var/lib/hub-runner/slots/0").split() == ["disk"]
+    assert machine.run("ls", "-A", "/var/lib/hub-runner/slots/0/disk") == ""
+    kept = machine.run("ls", "/var/log/hub-runner/slot-0").split()
+    assert [name.rpartition("-")[2] for name in kept] == ["facts.log"]  # the link to /etc/shadow was not followed
+
+
+def test_the_supervisor_runs_jobs_one_by_one_and_survives_being_killed(machine: Machine) -> None:
+    machine.write("/srv/hub-tests/wait", "")
+    hub_runner(machine, "drain", "0", "1")
+    machine.run("systemctl", "start", "hub-runner-supervisor.service")
+    machine.wait("a runner", lambda: phase(machine, STORE_SLOT) == "running")
+    assert active(machine, STORE_SLOT)
+    (first,) = github(machine)["runners"].values()
+    assert first["name"].startswith("host-a-2-")
+    github(machine, {"busy": True})
+
+    before = machine.run("systemctl", "show", "--property=MainPID", "hub-runner-supervisor").strip()
+    machine.run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", "hub-runner-supervisor")
+    machine.wait(
+        "its death",
+        lambda: before not in machine.run("systemctl", "show", "--property=MainPID", "hub-runner-supervisor"),
+    )
+    assert active(machine, STORE_SLOT)
+    machine.wait(
+        "the next supervisor",
+        lambda: machine.run("systemctl", "is-active", "hub-runner-supervisor", check=False).strip() == "active",
+    )
+    assert phase(machine, STORE_SLOT) == "running"
+
+    hub_runner(machine, "drain", str(STORE_SLOT))
+    machine.wait("an answer to the drain", lambda: any("DELETE" in call for call in github(machine)["calls"]))
+    assert active(machine, STORE_SLOT)  # draining never cuts a job off
+    github(machine, {"busy": False})
+    machine.run("rm", "/srv/hub-tests/wait")
+    machine.wait("the job's end", lambda: phase(machine, STORE_SLOT) == "free")
+    assert facts(machine, STORE_SLOT)["write"]["/srv/hub-tests/x"] == "written"  # the store's writer may
+    assert github(machine)["runners"] == {}
+    assert [call for call in github(machine)["calls"] if "generate-jitconfig" in call] == [
+        "POST /repos/org/repo/actions/runners/generate-jitconfig"
+    ]
+
+
+def test_a_second_supervisor_is_refused(machine: Machine) -> None:
+    machine.wait(
+        "the service",
+        lambda: machine.run("systemctl", "is-active", "hub-runner-supervisor", check=False).strip() == "active",
+    )
+    with pytest.raises(AssertionError, match="slot 0 is taken by pid"):
+        hub_runner(machine, "supervise")
+
+
+def test_a_host_without_its_gpus_is_quarantined_and_says_why(machine: Machine) -> None:
+    hub_runner(machine, "resume", "0")
+    machine.wait("the doctor's word", lambda: phase(machine, GPU_SLOT) == "quarantined")
+    reason = json.loads(hub_runner(machine, "status", "--json", check=False))[GPU_SLOT]["reason"]
+    assert "gpus:" in reason
+    metrics = machine.run("cat", "/run/hub-runner/metrics.prom")
+    assert 'hub_runner_slot_phase{slot="0",phase="quarantined"} 1' in metrics
