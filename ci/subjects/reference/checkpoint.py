@@ -183,11 +183,11 @@ def write_tensors(path: Path, planned: Iterable[Planned], dtype: str) -> int:
 
 
 def _cast(block: Tensor, dtype: torch.dtype, name: str) -> Tensor:
-    if block.numel() and torch.finfo(dtype).max < torch.finfo(block.dtype).max:
-        low, high = block.float().aminmax()
-        if max(-low, high) > torch.finfo(dtype).max:
-            raise UnsupportedError(f"tensor {name!r} holds values that {dtype} cannot".replace("torch.", ""))
-    return block.to(dtype).contiguous()
+    cast = block.to(dtype).contiguous()
+    narrower = torch.finfo(dtype).max < torch.finfo(block.dtype).max
+    if narrower and cast.numel() and not all(edge.isfinite() for edge in cast.aminmax()) and block.isfinite().all():
+        raise UnsupportedError(f"tensor {name!r} holds values that {dtype} cannot".replace("torch.", ""))
+    return cast
 
 
 def _bytes(block: Tensor) -> memoryview:

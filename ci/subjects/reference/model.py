@@ -18,6 +18,7 @@ from ci.subjects.reference.attention import ATTENTION, Ran, Visibility
 from ci.subjects.reference.config import Architecture, Attention, Mlp
 from ci.subjects.reference.convert import EMBEDDINGS, FINAL_NORM, HEAD
 from ci.subjects.reference.moe import MOE, Experts, route
+from ci.subjects.reference.product import transposed_linear
 from ci.subjects.reference.rope import tables, turned
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class Model:
 
     def _mlp(self, name: str, mlp: Mlp, normed: Tensor, _: Context, tap: Tap) -> Tensor:
         gate, up = self._linear(f"{name}.layer_1", normed).chunk(2, dim=-1)
-        answer = (ACTIVATIONS[mlp.activation](gate) * up) @ self.weights[f"{name}.layer_2.weight"]
+        answer = transposed_linear(ACTIVATIONS[mlp.activation](gate) * up, self.weights[f"{name}.layer_2.weight"])
         if mlp.bias:
             answer = answer + self.weights[f"{name}.layer_2.bias"]
         tap(name, answer)

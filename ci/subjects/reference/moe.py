@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
+
+from ci.subjects.reference.product import transposed_linear
 
 if TYPE_CHECKING:
     from ci.subjects.reference.attention import Ran
@@ -37,13 +40,13 @@ class Experts:
 
     def run(self, expert: int, tokens: Tensor) -> Tensor:
         """One expert over its tokens (n, hidden)."""
-        gate, up = (tokens @ self.gate_up[expert].t()).chunk(2, dim=-1)
-        return (self.activation(gate) * up) @ self.down[expert]
+        gate, up = linear(tokens, self.gate_up[expert]).chunk(2, dim=-1)
+        return transposed_linear(self.activation(gate) * up, self.down[expert])
 
 
 def route(tokens: Tensor, router: Tensor, per_token: int) -> Routing:
     """Softmax over all experts in float32 at least, the top k of it, scaled to sum to one (Mixtral)."""
-    logits = tokens @ router.t()
+    logits = linear(tokens, router)
     probabilities = torch.softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
     scores, experts = probabilities.topk(per_token, dim=-1)
     return Routing(logits, experts, scores / scores.sum(-1, keepdim=True))
