@@ -51,7 +51,7 @@ def judge_case(
     )
     if case.outcome == "skipped":
         return _skipped(entry, case, base, failed=failed)
-    if case.outcome == "passed" and not forged and not _disowned(evidence):
+    if case.outcome == "passed" and not (base.planned and (forged or _disowned(evidence))):
         return replace(base, change="fixed") if before and before.outcome == "failed" else base
     kind = classify(case, evidence)
     sentence = forged if case.outcome == "passed" and forged else _sentence(case, evidence)

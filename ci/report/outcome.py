@@ -88,8 +88,10 @@ class CaseResult:
 
     @property
     def history_outcome(self) -> str:
-        """What the history keeps: `inconclusive` where infrastructure failed."""
-        return "inconclusive" if self.outcome in ("failed", "missing") and self.infrastructure else self.outcome
+        """What the history keeps: a missing test is a failed one, and infrastructure brings no conclusion."""
+        if self.outcome in ("failed", "missing"):
+            return "inconclusive" if self.infrastructure else "failed"
+        return self.outcome
 
 
 @dataclass(frozen=True)

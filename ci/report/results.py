@@ -98,7 +98,7 @@ def group_causes(entries: Sequence[EntryResult]) -> tuple[Cause, ...]:
 
 def _weight(cause: Cause) -> tuple[int, ...]:
     """Sort key: what says most about this change comes first."""
-    vague = (cause.infrastructure, cause.change == "known", not cause.planned, cause.failure_class == "missing_result")
+    vague = (cause.infrastructure, cause.change == "known", cause.failure_class == "missing_result", not cause.planned)
     return (*vague, -len(cause.models), -len(cause.cases))
 
 

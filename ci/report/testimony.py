@@ -21,7 +21,7 @@ def read_evidence(text: str, limits: InputLimits = INPUT) -> Evidence:
     """The Evidence in `text`. Raises RequestError, in one line, for anything that is not one or is too much."""
     if len(text) > limits.evidence_chars:
         raise RequestError(f"evidence longer than {limits.evidence_chars} characters")
-    if _harmless(text):
+    if _harmless(text, limits):
         evidence = read_json(Evidence, text, what="evidence")
     else:
         evidence = read_dict(Evidence, _cleaned(text, limits), what="evidence")
@@ -30,7 +30,7 @@ def read_evidence(text: str, limits: InputLimits = INPUT) -> Evidence:
     return evidence
 
 
-def _harmless(text: str) -> bool:
+def _harmless(text: str, limits: InputLimits) -> bool:
     """Whether cleaning can change nothing: plain ASCII without escapes, and every string in it clean already.
 
     JSON itself forbids control characters but DEL. As nothing is escaped, the strings are every second piece between
@@ -39,7 +39,7 @@ def _harmless(text: str) -> bool:
     if not text.isascii() or "\\" in text or "\x7f" in text:
         return False
     unknown = set(text.split('"')[1::2]) - _KNOWN
-    if any(clean(word) != word for word in unknown):
+    if any(len(word) > limits.message_chars or clean(word) != word for word in unknown):
         return False
     if len(_KNOWN) < _KNOWN_MOST:
         _KNOWN.update(unknown)

@@ -194,10 +194,14 @@ def _case(test: str, entry: str, fault: Fault | None, *, seconds: float) -> str:
     value = changes.pop("raw", None)
     if value is None:
         value = to_property(evidence_of(test, entry, **changes))[1]
-    inner = f'<properties><property name="hub-tests" value={quoteattr(value)}/></properties>'
-    if fault:
-        inner += f"<{fault.tag} message={quoteattr(fault.message)}>{escape(fault.text)}</{fault.tag}>"
-    return f'<testcase classname="suite" name={quoteattr(test)} time="{seconds}">{inner}</testcase>'
+    inner = f"<{fault.tag} message={quoteattr(fault.message)}>{escape(fault.text)}</{fault.tag}>" if fault else ""
+    return with_property(test, value, inner, seconds=seconds)
+
+
+def with_property(test: str, value: str, inner: str = "", *, seconds: float = 1.0) -> str:
+    """A `<testcase>` that carries `value` as its evidence; none where it is empty."""
+    kept = f'<properties><property name="hub-tests" value={quoteattr(value)}/></properties>' if value else ""
+    return f'<testcase classname="suite" name={quoteattr(test)} time="{seconds}">{kept}{inner}</testcase>'
 
 
 def chain(entry: str, failed: str, reason: str, *, steps: tuple[str, ...]) -> dict[str, Fault]:

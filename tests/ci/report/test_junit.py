@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ci.report.junit import Case, read_junit
+from ci.report.limits import InputLimits
+from tests.ci.report.samples import document
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CASE = '<testcase name="test_a[x]" time="1.5"/>'
+
+
+def test_outcomes_as_pytest_writes_them() -> None:
+    junit = read_junit(
+        document(
+            '<testcase name="a" time="0.25"/>'
+            '<testcase name="b"><failure message="AssertionError: no">E  no</failure></testcase>'
+            '<testcase name="c"><error message="failed on setup with &quot;x&quot;">trace</error></testcase>'
+            '<testcase name="d"><skipped type="pytest.skip" message="why">a.py:1: why</skipped></testcase>'
+            '<testcase name="e"><skipped type="pytest.xfail" message=""/></testcase>'
+            '<testcase name="f"><skipped message="s"/><failure message="f"/></testcase>'
+        )
+    )
+    assert junit.problem is None
+    assert [(case.name, case.outcome) for case in junit.cases] == [
+        *(("a", "passed"), ("b", "failed"), ("c", "error"), ("d", "skipped"), ("e", "skipped"), ("f", "failed")),
+    ]
+    assert junit.cases[0].seconds == 0.25
+    assert (junit.cases[1].message, junit.cases[1].detail) == ("AssertionError: no", "E  no")
+
+
+def test_the_property_is_the_last_of_its_name() -> None:
+    ours = "<property name='hub-tests' value='{&quot;a&quot;: 1}'/>"
+    inner = f"<properties><property name='other' value='1'/>{ours.replace('1', '0')}{ours}</properties>"
+    assert read_junit(document(f'<testcase name="a">{inner}</testcase>')).cases[0].evidence == '{"a": 1}'
+    assert read_junit(document(CASE)).cases[0].evidence is None
+
+
+@pytest.mark.parametrize("end", [1, 20, 60, 200])
+def test_a_truncated_file_keeps_what_was_complete(end: int) -> None:
+    whole = document(CASE * 8)
+    junit = read_junit(whole[:-end])
+    assert junit.problem is not None
+    assert "cut off or not valid XML" in junit.problem
+    assert 1 <= len(junit.cases) <= 8
+    assert all(case == junit.cases[0] for case in junit.cases)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "cut off or not valid XML"),
+        (b"\x00\x01\x02", "cut off or not valid XML"),
+        (b"not xml", "cut off or not valid XML"),
+        (b"<html></html>", "no tests"),
+        (b"<testsuites/>", "no tests"),
+        (document(""), "no tests"),
+        (document(CASE + '<testcase name="&#0;"/>'), "cut off or not valid XML"),
+        (document(CASE + '<testcase name="\x1b"/>'), "cut off or not valid XML"),
+        (document(CASE).replace(b"utf-8", b"no-such-encoding"), "cut off or not valid XML"),
+        (b'<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>', "document type"),
+        (b'<!DOCTYPE a SYSTEM "file:///etc/passwd"><a/>', "document type"),
+        (b"<a>" * 100_000, "nested deeper"),
+        (document("<a " + " ".join(f'a{n}="1"' for n in range(100)) + "/>"), "too many attributes"),
+    ],
+)
+def test_hostile_content_is_a_problem_and_never_an_exception(content: bytes, problem: str) -> None:
+    junit = read_junit(content)
+    assert junit.problem is not None
+    assert problem in junit.problem
+
+
+def test_billion_laughs_are_refused_before_the_first_one() -> None:
+    entities = "".join(f'<!ENTITY l{n} "{"&l" + str(n - 1) + ";" if n else "ha"}{"x" * 10}">' for n in range(50))
+    junit = read_junit(f"<!DOCTYPE l [{entities}]><testsuites>&l49;</testsuites>".encode())
+    assert junit.problem == "result file brings a document type or entities"
+
+
+@pytest.mark.parametrize(
+    ("limits", "problem"),
+    [
+        (InputLimits(xml_bytes=100), "larger than 0 MiB"),
+        (InputLimits(cases=3), "more than 3 tests"),
+        (InputLimits(element_chars=50), "more than 50 characters"),
+        (InputLimits(depth=1), "nested deeper than 1"),
+    ],
+)
+def test_limits(limits: InputLimits, problem: str) -> None:
+    junit = read_junit(
+        document('<testcase name="a"><failure message="x">' + "y" * 60 + "</failure></testcase>" * 1 + CASE * 9), limits
+    )
+    assert problem in (junit.problem or "")
+
+
+def test_too_many_cases_keep_the_first_ones() -> None:
+    assert len(read_junit(document(CASE * 9), InputLimits(cases=3)).cases) == 3
+
+
+def test_texts_are_cleaned_and_clipped() -> None:
+    token = "hf_abcdefghijklmnopqrstuvwxyz012345"
+    failure = f'<failure message="{token} #x1B[31mred \u202e{"m" * 5000}">{"d" * 50_000}the end {token}</failure>'
+    case = read_junit(document(f'<testcase name="  a\u200b {"n" * 500}">{failure}</testcase>')).cases[0]
+    assert case.message.startswith("[redacted] red mmm")
+    assert len(case.message) == InputLimits().message_chars
+    assert case.detail.endswith("the end [redacted]")
+    assert len(case.detail) == InputLimits().detail_chars
+    assert case.name.startswith("a nnn")
+    assert len(case.name) == InputLimits().name_chars
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("1.5", 1.5), ("1,234.5", 1234.5), ("nan", 0), ("-1", 0), ("1e99", 0), ("x", 0)]
+)
+def test_times_are_sane(text: str, seconds: float) -> None:
+    assert read_junit(document(f'<testcase name="a" time="{text}"/>')).cases == (Case("a", "passed", seconds),)
+
+
+def test_files(tmp_path: Path) -> None:
+    missing = read_junit(tmp_path / "junit.xml")
+    assert (missing.problem, missing.missing) == ("no result file", True)
+    (tmp_path / "real.xml").write_bytes(document(CASE))
+    assert len(read_junit(tmp_path / "real.xml").cases) == 1
+    (tmp_path / "link.xml").symlink_to(tmp_path / "real.xml")
+    assert read_junit(tmp_path / "link.xml").problem == "result file is a link or not a plain file"
+    assert read_junit(tmp_path).problem == "result file is a link or not a plain file"
+    assert read_junit(tmp_path / "real.xml", InputLimits(xml_bytes=10)).problem == "result file larger than 0 MiB"

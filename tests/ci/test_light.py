@@ -1,0 +1,26 @@
+"""Gate, plan and report install from the base dependencies alone: torch and transformers must not come with them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import ci
+
+HEAVY = ("torch", "transformers", "numpy", "pytest")
+
+
+def modules() -> list[str]:
+    root = Path(ci.__file__).parent
+    light = [root / "plan.py", *root.glob("report/*.py"), *root.glob("github/*.py")]
+    return [".".join(("ci", *path.relative_to(root).with_suffix("").parts)) for path in light]
+
+
+def test_light_modules_import_nothing_heavy() -> None:
+    names = modules()
+    assert {"ci.plan", "ci.report.results", "ci.report.html"} <= set(names)
+    block = f"sys.modules.update(dict.fromkeys({HEAVY!r}))"  # importing one of them would raise ImportError
+    work = f"import sys, importlib; {block}; [importlib.import_module(name) for name in {names!r}]"
+    done = subprocess.run([sys.executable, "-c", work], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from ci.errors import RequestError
+from ci.models import load_models
+from ci.plan import MAX_ENTRIES, Plan, RunRequest, make_plan, matrix, registry_digest
+from ci.records import read_json, to_json
+from tests.ci.report.samples import MODELS
+
+
+def test_nothing_asked_for_is_the_default_group() -> None:
+    plan = make_plan(RunRequest(), load_models())
+    assert plan.entries
+    assert all("default" in entry.model.groups for entry in plan.entries)
+
+
+def test_each_entry_lists_the_tests_that_must_come_back() -> None:
+    plan = make_plan(RunRequest(models=("mixtral", "smollm2")), MODELS)
+    assert [entry.name for entry in plan.entries] == ["smollm2", "mixtral"]
+    assert plan.entries[1].tests == (
+        "test_download_and_truncate[mixtral]",
+        "test_conversion[mixtral]",
+        "test_forward_equivalence[mixtral]",
+        "test_moe_implementation[looped-mixtral]",
+        "test_moe_implementation[dropless-mixtral]",
+        "test_implementation[attention-eager-mixtral]",
+        "test_implementation[attention-sdpa-mixtral]",
+        "test_implementation[attention-blockwise-mixtral]",
+        "test_hub_model_conversion[mixtral]",
+    )
+    assert not any("moe" in test for test in plan.entries[0].tests)
+
+
+def test_deep_adds_its_tests() -> None:
+    shallow, deep = (
+        make_plan(RunRequest(models=("smollm2",), deep=deep), MODELS).entries[0].tests for deep in (False, True)
+    )
+    assert set(deep) - set(shallow) == {
+        "test_config_sensitivity[smollm2]",
+        "test_weight_liveness[smollm2]",
+        "test_gradients[smollm2]",
+    }
+
+
+def test_layers_of_the_request_win_over_the_registry() -> None:
+    assert make_plan(RunRequest(layers="auto"), MODELS).entries[0].model.num_layers_to_keep == "auto"
+    assert make_plan(RunRequest(layers=5), MODELS).entries[0].model.num_layers_to_keep == 5
+    assert make_plan(RunRequest(), MODELS).entries[0].model.num_layers_to_keep == 2
+
+
+def test_a_plan_survives_json() -> None:
+    plan = make_plan(RunRequest("issue_comment", layers="auto", sha="0" * 40, pull_request=3), MODELS)
+    assert read_json(Plan, to_json(plan), what="plan") == plan
+
+
+def test_an_unknown_key_in_a_plan_is_refused() -> None:
+    text = to_json(make_plan(RunRequest(), MODELS)).replace('"registry"', '"registree"')
+    with pytest.raises(RequestError, match="plan"):
+        read_json(Plan, text, what="plan")
+
+
+def test_the_matrix_has_one_job_an_entry() -> None:
+    jobs = matrix(make_plan(RunRequest(), MODELS))["include"]
+    assert jobs[2] == {"name": "mixtral", "model_id": "mistralai/Mixtral-8x7B-v0.1", "layers": "2"}
+    assert len(jobs) == len(MODELS)
+
+
+def test_more_entries_than_a_matrix_takes_are_refused() -> None:
+    models = {f"m{n}": replace(MODELS["mixtral"], name=f"m{n}") for n in range(MAX_ENTRIES + 1)}
+    with pytest.raises(RequestError, match="selects 257 models, one run takes at most 256"):
+        make_plan(RunRequest(models=("*",)), models)
+    models.popitem()
+    assert len(make_plan(RunRequest(models=("*",)), models).entries) == MAX_ENTRIES
+
+
+def test_an_empty_selection_is_refused() -> None:
+    with pytest.raises(RequestError, match="no group '@default'"):
+        make_plan(RunRequest(), {name: replace(model, groups=("x",)) for name, model in MODELS.items()})
+
+
+def test_an_unknown_word_gets_a_suggestion() -> None:
+    with pytest.raises(RequestError, match="Did you mean 'mixtral'"):
+        make_plan(RunRequest(models=("mixtrall",)), MODELS)
+
+
+def test_names_that_differ_in_case_only_are_refused() -> None:
+    twins = {"mixtral": MODELS["mixtral"], "Mixtral": replace(MODELS["mixtral"], name="Mixtral")}
+    with pytest.raises(RequestError, match="two entries are called 'mixtral'"):
+        make_plan(RunRequest(models=("*",)), twins)
+
+
+def test_the_digest_tells_registries_apart() -> None:
+    other = {**MODELS, "mixtral": replace(MODELS["mixtral"], revision=None)}
+    assert registry_digest(MODELS) != registry_digest(other)
+    assert registry_digest(MODELS) == registry_digest(dict(reversed(MODELS.items())))
