@@ -30,6 +30,10 @@ MIN_FLOOR: dict[str, float] = {"float64": 6e-17, "float32": 3e-8, "float16": 2.0
 """Half a unit roundoff: what one rounding of random values to the dtype amounts to, relative L2."""
 
 
+TRUSTED = 1e-3
+"""Where Hugging Face's own float32 variants disagree by more than this, they are not all right: no verdict then."""
+
+
 @dataclass(frozen=True)
 class Floor:
     """The reference's own noise in one tensor: relative L2 and that of the worst token."""

@@ -25,6 +25,8 @@ TEXT = Path(__file__).with_name("text.txt")
 SEED = 20_260
 BATCH_TOKENS = 2048
 """A batch grows to this many tokens to go beyond a short window; longer ones get a sequence of their own."""
+BEYOND_TILES = 272
+"""Beyond two tiles of 128: what kernels do at the edges of their blocks shows in one longer sequence."""
 LONG_MEMORY_SHARE = 0.25
 """The share of the free memory that a long sequence may take."""
 
@@ -94,7 +96,8 @@ def cases(
     length = max(params.sequence_length, needs.beyond if _fits_batch(needs, params) else 0)
     batch = _batch(needs, params, length, text, seed)
     found = [batch, alone(batch)]
-    reachable = min(needs.beyond, longest_affordable(needs, free_bytes))
+    wanted = max(needs.beyond, min(BEYOND_TILES, needs.positions or BEYOND_TILES))
+    reachable = min(wanted, longest_affordable(needs, free_bytes))
     if reachable > length:
         found.append(Case("long", _random(needs.vocabulary, 1, reachable, seed + 1), rows=("random",)))
     return tuple(found)

@@ -55,7 +55,7 @@ class Inquest:
         return Diagnosis(
             place=place,
             suspect=self._suspect(place.tensor, source) if first else self.red.walked.problems[0].message,
-            times=(first.ratio or first.used) if first else float("inf"),
+            times=first.used * self.red.limits.factor if first else float("inf"),
             half=half.name,
             because=half.because,
             others=tuple(place_of(m.tensor) for m in guilty if scope_of(m.tensor) != scope_of(place.tensor)),
@@ -66,8 +66,8 @@ class Inquest:
         return next((measure for measure in self.red.measures() if not measure.passed), None)
 
     def _fed(self) -> Judged | None:
-        """Each block on the reference's input, where the subject can and the case has a truth of its own."""
-        if self.red.case.of or self.red.walked.problems:
+        """Each block on the reference's input, where the subject can."""
+        if self.red.walked.problems:
             return None
         try:
             return self.run(self.subject, self.subject_path, self.red, fed=True)

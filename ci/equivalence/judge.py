@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -57,15 +58,17 @@ class Judge:
     subject: Subject
     hugging_face: HuggingFace
     third_opinion: Subject | None = None
+    shared_truth: Truth | None = None
+    explain: bool = True
     truth: Truth = field(init=False)
     subject_seconds: float = 0.0
-    _traces: int = 0
+    _traces: Path = Path()
     _passed: dict[tuple[DType, tuple[tuple[str, str], ...]], bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Nothing runs yet."""
+        """Nothing runs yet. `shared_truth` is another judge's over the same checkpoint, to measure it once."""
         trial = self.trial
-        self.truth = Truth(
+        self.truth = self.shared_truth or Truth(
             checkpoint=Path(trial.hf_path),
             params=trial.model.test_params,
             hugging_face=self.hugging_face,
@@ -76,17 +79,29 @@ class Judge:
     def forward(self, *, dtype: Literal["float32", "model"], variant: Mapping[str, str]) -> Verdict:
         """Gate A in float32; Gate B in the model's dtype, which is Gate A where the model was published in float32."""
         real: DType = "float32" if dtype == "float32" else self.truth.model_dtype
+        self._traces = Path(tempfile.mkdtemp(prefix="traces-", dir=self._workdir()))
+        try:
+            found = self._verdict(real, variant)
+        finally:
+            shutil.rmtree(self._traces)
+        self._passed[real, tuple(sorted(variant.items()))] = found.passed
+        return found
+
+    def _verdict(self, dtype: DType, variant: Mapping[str, str]) -> Verdict:
         judged = []
         for case in self.truth.cases:
-            judged.append(self._judged(case, real, variant))
+            judged.append(self._judged(case, dtype, variant))
             if missing := verdicts.did_not_run(variant, judged[-1].ran):
                 return verdicts.not_run(missing, judged, self.truth.coverage())
         found = verdicts.verdict(judged, coverage=self.truth.coverage())
-        if not found.passed:
-            found = verdicts.explained(found, self._inquest(judged, variant).diagnosis())
-        self._passed[real, tuple(sorted(variant.items()))] = found.passed
-        self._clean()
+        if self.explain and not found.passed:
+            return verdicts.explained(found, self._inquest(judged, variant).diagnosis())
         return found
+
+    def _workdir(self) -> Path:
+        path = Path(self.trial.workdir)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
 
     def _inquest(self, judged: list[Judged], variant: Mapping[str, str]) -> Inquest:
         """The first red case is asked why: the batch where it is red, because it can be fed."""
@@ -142,21 +157,20 @@ class Judge:
     def _judged(self, case: Case, dtype: DType, variant: Mapping[str, str]) -> Judged:
         who = Tried(self.subject, self.trial.subject_path, variant)
         judged = self._compared(case, dtype, who, fed=False)
-        if judged.excused > FLIPS_HIDE and not case.of:
+        if judged.excused > FLIPS_HIDE:
             return self._compared(case, dtype, who, fed=True)
         return judged
 
     def _compared(self, case: Case, dtype: DType, who: Tried, *, fed: bool) -> Judged:
         oracle, limits = self.truth.oracle(case), self.truth.limits(case, dtype, fed=fed)
-        result, trace = self._trace(case, dtype, who, feed=oracle if fed else None)
+        result, trace = self._trace(case, dtype, who, feed=self.truth.feed(case) if fed else None)
         walked = Walk(trace, oracle, case.keep, part=case.part, allowed=limits.token_error, carry=not fed).run()
         return Judged(case, limits, walked, ran=result.ran, path=trace.path, fed=fed)
 
     def _trace(
         self, case: Case, dtype: DType, who: Tried, *, feed: TraceReader | None
     ) -> tuple[TraceResult, TraceReader]:
-        self._traces += 1
-        output = Path(self.trial.workdir) / "traces" / f"{case.name}-{self._traces}"
+        output = self._traces / f"{case.name}-{len(list(self._traces.iterdir()))}"
         request = TraceRequest(
             checkpoint=who.checkpoint,
             inputs=str(self.truth.input_file(case)),
@@ -170,6 +184,3 @@ class Judge:
         result = who.subject.trace(request)
         self.subject_seconds += result.seconds + result.load_seconds
         return result, TraceReader(output)
-
-    def _clean(self) -> None:
-        shutil.rmtree(Path(self.trial.workdir) / "traces", ignore_errors=True)

@@ -19,7 +19,7 @@ from ci.equivalence import inputs, routing
 from ci.equivalence.floors import Floor, Limits, floors, noise_variants
 from ci.equivalence.inputs import Case, Needs
 from ci.equivalence.oracle import TrueFloat64
-from ci.equivalence.walk import TOP_EXPERTS, Walk, Walked
+from ci.equivalence.walk import TOP_EXPERTS, Walk, Walked, cut
 from ci.errors import RequestError
 from ci.models import TestParams
 from ci.subjects.base import DType, TraceRequest
@@ -49,6 +49,7 @@ class Truth:
     seconds: float = 0.0
     forwards: int = 0
     _oracles: dict[str, TraceReader] = field(default_factory=dict)
+    _feeds: dict[str, TraceReader] = field(default_factory=dict)
     _floors: dict[tuple[str, DType, bool], dict[str, Floor]] = field(default_factory=dict)
     _cases: tuple[Case, ...] = ()
     _experts_idle: int = 0
@@ -123,9 +124,17 @@ class Truth:
         name = case.of or case.name
         if name not in self._oracles:
             whole = next(c for c in self._cases if c.name == name) if case.of else case
-            attention = "sdpa" if whole.name == "long" else "eager"
-            self._oracles[name] = self.trace(whole, self.oracle_dtype, {"attention": attention}, f"oracle-{name}")
+            variant = {"attention": "sdpa" if whole.name == "long" else "eager", "batch": "together"}
+            self._oracles[name] = self.trace(whole, self.oracle_dtype, variant, f"oracle-{name}")
         return self._oracles[name]
+
+    def feed(self, case: Case) -> TraceReader:
+        """The oracle's trace as a subject running `case` must be fed it: of a part, that part."""
+        if not case.of:
+            return self.oracle(case)
+        if case.name not in self._feeds:
+            self._feeds[case.name] = cut(self.oracle(case), case.part, self.workdir / f"feed-{case.name}")
+        return self._feeds[case.name]
 
     def limits(self, case: Case, dtype: DType, *, fed: bool = False) -> Limits:
         """The limits of a case in a dtype; with `fed` those of blocks that were each fed the oracle's input."""

@@ -101,7 +101,7 @@ class Verdict:
     """What was found. `worst` is the tensor closest to, or farthest beyond, its limit; `figures` are dimensionless.
 
     Where red, `diagnosis` is one sentence that names the layer, the operation, the suspect and the half; `layer`,
-    `operation` and `half` are its parts.
+    `operation` and `half` are its parts, `tensor` the captured tensor that is wrong on right input.
     """
 
     passed: bool
@@ -116,6 +116,7 @@ class Verdict:
     half: str = ""
     layer: int | None = None
     operation: str = ""
+    tensor: str = ""
     heat: Heat | None = None
     routing: tuple[LayerRouting, ...] = ()
 
@@ -170,6 +171,7 @@ def explained(found: Verdict, why: Diagnosis) -> Verdict:
         half=why.half,
         layer=place.layer,
         operation=place.operation,
+        tensor=place.tensor,
         notes=(*found.notes, *curve),
     )
 

@@ -14,10 +14,11 @@ from ci.equivalence import routing
 from ci.equivalence.compare import Difference, Problem, difference, distribution, problem
 from ci.evidence import LayerRouting
 from ci.subjects.forward import DTYPES
-from ci.subjects.tracefile import TraceReader, mandatory
+from ci.subjects.tracefile import TraceReader, TraceWriter, mandatory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 TOP_EXPERTS = "mlp.router_top_experts"
@@ -116,8 +117,20 @@ class Walk:
         norm = torch.linalg.vector_norm(logits.double(), dim=-1)
         excused = found.where if self.allowed is None else routing.small(found, self.allowed(logits_name) * norm)
         self._routing.append(routing.summary(layer_of(name) or 0, found, excused, keep=keep))
-        self._flips[name] = float((found.gap / norm.clamp(min=torch.finfo(torch.float64).tiny))[keep].max())
+        relative = (found.gap / norm.clamp(min=torch.finfo(torch.float64).tiny))[keep]
+        self._flips[name] = float(relative.max()) if relative.numel() else 0.0
         self._flipped = self._flipped | excused
+
+
+def cut(trace: TraceReader, part: Part, path: Path) -> TraceReader:
+    """A new trace at `path` of a part of another: what teacher forcing reads, and nothing more."""
+    writer = TraceWriter(path)
+    for scope in trace.scopes:
+        names = [name for name in mandatory(dict.fromkeys(trace.scopes)) if name in trace.names(scope)]
+        writer.scope(scope, {name: part.of(trace.tensor(name)) for name in names})
+    result = trace.result
+    writer.finish(ran=result.ran, dtype=result.dtype, device=result.device, seconds=0.0)
+    return TraceReader(path)
 
 
 def layer_of(name: str) -> int | None:

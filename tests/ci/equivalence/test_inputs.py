@@ -50,7 +50,7 @@ def test_the_original_length_of_a_scaled_rope(rope: dict[str, Any]) -> None:
 
 
 def test_the_batch_holds_every_kind_of_row() -> None:
-    _, (batch, alone) = cases()
+    _, (batch, alone, _) = cases()
     assert batch.rows == ("random", "random", "text", "document of 42", "document of 21")
     assert batch.ids[0, :2].tolist() == [0, 99]
     assert batch.mask is not None
@@ -66,7 +66,12 @@ def test_the_same_seed_gives_the_same_inputs() -> None:
 
 def test_a_short_window_is_exceeded_in_the_batch() -> None:
     _, found = cases(sliding_window=100)
-    assert [case.ids.shape[1] > 100 for case in found] == [True, False]
+    assert [case.ids.shape[1] > 100 for case in found] == [True, False, True]
+
+
+def test_one_sequence_goes_beyond_the_tiles_of_kernels_unless_positions_end_before() -> None:
+    assert cases()[1][-1].ids.shape == (1, 272)
+    assert cases(max_position_embeddings=128)[1][-1].ids.shape == (1, 128)
 
 
 def test_a_long_window_gets_a_sequence_of_its_own() -> None:
@@ -92,7 +97,7 @@ def test_no_tokenizer_means_no_text(tmp_path: Any) -> None:
 
 
 def test_a_grown_batch_keeps_its_last_document() -> None:
-    needs, (batch, _) = cases()
+    needs, (batch, _, _) = cases()
     grown = inputs.grown(batch, needs, 3)
     assert len(grown.ids) == 15
     assert torch.equal(inputs.alone(grown).ids, inputs.alone(batch).ids)

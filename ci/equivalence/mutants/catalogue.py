@@ -1,0 +1,20 @@
+"""The planted bugs: each stands for conversion or kernel bugs that real projects have shipped.
+
+Classes follow public issue threads: RoPE layout, lost biases, swapped norms, expert order, window off by one, …
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ci.equivalence.mutants.kernels import of_casts, of_kernels
+from ci.equivalence.mutants.keys import of_keys
+from ci.equivalence.mutants.tensors import of_tensors
+
+if TYPE_CHECKING:
+    from ci.equivalence.mutants.plant import Mutation
+
+
+def catalogue() -> tuple[Mutation, ...]:
+    """Every mutation, conversion first."""
+    return (*of_tensors(), *of_keys(), *of_kernels(), *of_casts())

@@ -1,0 +1,448 @@
+"""Kernel bugs: norms, RoPE, attention, routing, experts and head that compute something else on right weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu, sigmoid
+
+from ci.equivalence.mutants import fits
+from ci.equivalence.mutants.places import FIRST, HERE, LAYER
+from ci.equivalence.mutants.plant import HEAD, Mutation, Patch
+from ci.subjects.reference.attention import Visibility
+from ci.subjects.reference.moe import Routing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MODEL, ATTENTION, MOE = "ci.subjects.reference.model", "ci.subjects.reference.attention", "ci.subjects.reference.moe"
+
+
+def of_kernels() -> tuple[Mutation, ...]:
+    """Bugs of the forward pass."""
+    context, here = rf"{FIRST}\.mixer\.context", rf"{HERE}\.mixer\.context"
+    return (
+        Mutation(
+            "norm ignores epsilon",
+            "norm epsilon",
+            rf"{FIRST}\.norm_1",
+            patches=_norm(lambda norm: lambda h, w, _: norm(h, w, 0.0)),
+            ports=("norm",),
+        ),
+        Mutation(
+            "epsilon added to the root",
+            "norm epsilon",
+            rf"{FIRST}\.norm_1",
+            patches=_norm(_epsilon_outside),
+            ports=("norm",),
+        ),
+        Mutation(
+            "norm subtracts the mean",
+            "norm",
+            rf"{HERE}\.norm_1",
+            patches=_norm(lambda norm: lambda h, w, e: norm(h - h.mean(-1, keepdim=True), w, e), LAYER),
+            ports=("norm",),
+        ),
+        Mutation(
+            "final norm skipped", "norm", "final_norm", patches=_norm(lambda _: lambda h, *__: h, HEAD), ports=("norm",)
+        ),
+        Mutation(
+            "softmax scaled by 1/sqrt(hidden)",
+            "softmax scale",
+            here,
+            patches=_attention(_query_times(0.45), LAYER),
+            ports=("attention",),
+        ),
+        Mutation(
+            "softmax scale applied twice",
+            "softmax scale",
+            context,
+            patches=_attention(_query_times(0.3)),
+            ports=("attention",),
+        ),
+        Mutation("scores capped by tanh", "softcap", here, patches=_attention(_capped, LAYER), ports=("attention",)),
+        Mutation(
+            "kernel's window one too long",
+            "sliding window",
+            context,
+            patches=_attention(_seen(lambda v: replace(v, window=v.window + 1))),
+            ports=("attention",),
+            fits=fits.windowed,
+        ),
+        Mutation(
+            "kernel ignores the window",
+            "sliding window",
+            context,
+            patches=_attention(_seen(lambda v: replace(v, window=None))),
+            ports=("attention",),
+            fits=fits.windowed,
+        ),
+        Mutation(
+            "mask shows the next token",
+            "causal mask",
+            here,
+            patches=_attention(_seen(_NextSeen.of), LAYER),
+            ports=("attention",),
+        ),
+        Mutation(
+            "padding is attended to",
+            "document boundaries",
+            context,
+            patches=_attention(_seen(lambda v: replace(v, documents=None))),
+            ports=("attention",),
+        ),
+        Mutation(
+            "key-value heads repeated, not interleaved",
+            "GQA grouping",
+            here,
+            patches=_attention(_repeated, LAYER),
+            ports=("attention",),
+        ),
+        Mutation(
+            "output heads in reverse",
+            "GQA grouping",
+            here,
+            patches=_attention(_heads_out_reversed, LAYER),
+            ports=("attention",),
+        ),
+        Mutation(
+            "RoPE turns neighbouring pairs",
+            "RoPE layout",
+            rf"{FIRST}\.mixer\.query",
+            patches=(Patch(MODEL, "turned", lambda _: _turned_pairs),),
+            ports=("rope",),
+        ),
+        Mutation(
+            "RoPE turns backwards",
+            "RoPE",
+            rf"{FIRST}\.mixer\.query",
+            patches=(Patch(MODEL, "turned", lambda turned: lambda t, c, s: turned(t, c, -s)),),
+            ports=("rope",),
+        ),
+        Mutation(
+            "RoPE skipped in one layer",
+            "RoPE",
+            rf"{HERE}\.mixer\.query",
+            patches=(Patch(MODEL, "turned", lambda _: lambda t, *__: t, layer=LAYER),),
+            ports=("rope",),
+        ),
+        Mutation(
+            "RoPE table ends at 128 positions",
+            "RoPE",
+            rf"{FIRST}\.mixer\.query",
+            patches=(Patch(MODEL, "tables", lambda tables: lambda r, d, p, t: tables(r, d, p.clamp(max=128), t)),),
+            ports=("rope",),
+        ),
+        Mutation(
+            "biases of one layer ignored",
+            "lost bias",
+            rf"{HERE}\.mixer\.query",
+            patches=(Patch(MODEL, "linear", lambda linear: lambda x, w, _=None: linear(x, w), layer=LAYER),),
+            ports=("linear",),
+            fits=fits.query_bias,
+        ),
+        Mutation(
+            "logits capped by tanh",
+            "softcap",
+            "logits",
+            patches=(
+                Patch(
+                    MODEL,
+                    "linear",
+                    lambda linear: lambda x, w, b=None: 30 * torch.tanh(linear(x, w, b) / 30),
+                    layer=HEAD,
+                ),
+            ),
+            ports=("head",),
+        ),
+        Mutation(
+            "one logit is NaN",
+            "non-finite",
+            "logits",
+            patches=(Patch(MODEL, "linear", _one_nan, layer=HEAD),),
+            ports=("head",),
+        ),
+        Mutation(
+            "activation is a sigmoid approximation",
+            "activation",
+            rf"{FIRST}\.mlp",
+            patches=(Patch(MODEL, "ACTIVATIONS", lambda _: lambda x: x * sigmoid(1.02 * x), key="silu"),),
+            ports=("activation",),
+        ),
+        Mutation(
+            "activation is gelu",
+            "activation",
+            rf"{FIRST}\.mlp",
+            patches=(Patch(MODEL, "ACTIVATIONS", lambda _: gelu, key="silu"),),
+            ports=("activation",),
+        ),
+        Mutation(
+            "router scores not normalised",
+            "router",
+            rf"{HERE}\.mlp\.router_scores",
+            patches=_route(
+                lambda r: replace(r, scores=r.scores * r.logits.softmax(-1).gather(-1, r.experts).sum(-1, keepdim=True))
+            ),
+            ports=("route",),
+            fits=fits.moe,
+        ),
+        Mutation(
+            "router scores in reverse",
+            "router",
+            rf"{HERE}\.mlp\.router_scores",
+            patches=_route(lambda r: replace(r, scores=r.scores.flip(-1))),
+            ports=("route",),
+            fits=fits.moe,
+        ),
+        Mutation(
+            "second choice replaced by the third",
+            "router",
+            rf"{HERE}\.mlp\.router_top_experts",
+            patches=_route(_third),
+            ports=("route",),
+            fits=fits.moe,
+        ),
+        Mutation(
+            "experts' answers not weighted",
+            "router",
+            rf"{HERE}\.mlp",
+            patches=(
+                Patch(
+                    MOE,
+                    "MOE",
+                    lambda moe: lambda t, r, e, ran: moe(t, replace(r, scores=torch.ones_like(r.scores)), e, ran),
+                    key="looped",
+                    layer=LAYER,
+                ),
+            ),
+            ports=("moe",),
+            fits=fits.moe,
+        ),
+        Mutation(
+            "dropless drops a token over capacity",
+            "kernel variant",
+            rf"{FIRST}\.mlp",
+            patches=(Patch(MOE, "MOE", _dropping, key="dropless"),),
+            ports=("moe",),
+            fits=fits.moe,
+            variant={"moe": "dropless"},
+        ),
+        Mutation(
+            "sdpa forgets causality",
+            "kernel variant",
+            context,
+            patches=_attention(_seen(_AllSeen.of), variant="sdpa"),
+            ports=("attention",),
+            variant={"attention": "sdpa"},
+        ),
+        Mutation(
+            "blockwise loses its first tile",
+            "kernel variant",
+            context,
+            patches=_attention(_first_tile_lost, variant="blockwise"),
+            ports=("attention",),
+            variant={"attention": "blockwise"},
+            fits=lambda specimen: not fits.windowed(specimen),
+        ),
+    )
+
+
+def _norm(make: Callable[[Any], Any], layer: int | None = None) -> tuple[Patch, ...]:
+    return (Patch(MODEL, "rms_norm", make, layer=layer),)
+
+
+def _attention(make: Callable[[Any], Any], layer: int | None = None, variant: str = "eager") -> tuple[Patch, ...]:
+    return (Patch(ATTENTION, "ATTENTION", make, key=variant, layer=layer),)
+
+
+def _route(change: Callable[[Routing], Routing]) -> tuple[Patch, ...]:
+    return (Patch(MODEL, "route", lambda route: lambda *args: change(route(*args)), layer=LAYER),)
+
+
+def _epsilon_outside(_: Any) -> Any:
+    def norm(hidden: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        wide = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+        return weight * (wide / (wide.pow(2).mean(-1, keepdim=True).sqrt() + epsilon)).to(hidden.dtype)
+
+    return norm
+
+
+def _query_times(factor: float) -> Callable[[Any], Any]:
+    return lambda attention: lambda q, k, v, seen, ran: attention(q * factor, k, v, seen, ran)
+
+
+def _seen(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda attention: lambda q, k, v, seen, ran: attention(q, k, v, change(seen), ran)
+
+
+class _NextSeen(Visibility):
+    """A causal mask that is off by one."""
+
+    @classmethod
+    def of(cls, right: Visibility) -> _NextSeen:
+        return cls(right.documents, right.window)
+
+    def mask(self, queries: range, keys: range, device: torch.device) -> Tensor:
+        seen = super().mask(queries, keys, device)
+        after = torch.arange(keys.start, keys.stop)[None, :] == torch.arange(queries.start, queries.stop)[:, None] + 1
+        return seen | after.to(device)
+
+
+class _AllSeen(Visibility):
+    """No mask but the documents'."""
+
+    @classmethod
+    def of(cls, right: Visibility) -> _AllSeen:
+        return cls(right.documents, right.window)
+
+    @property
+    def is_plain(self) -> bool:
+        return False
+
+    def mask(self, queries: range, keys: range, device: torch.device) -> Tensor:
+        return torch.ones_like(super().mask(queries, keys, device))
+
+
+def _repeated(attention: Any) -> Any:
+    def run(query: Tensor, key: Tensor, value: Tensor, seen: Visibility, ran: Any) -> Any:
+        group = query.shape[2] // key.shape[2]
+        return attention(query, key.repeat(1, 1, group, 1), value.repeat(1, 1, group, 1), seen, ran)
+
+    return run
+
+
+def _heads_out_reversed(attention: Any) -> Any:
+    def run(query: Tensor, *rest: Any) -> Any:
+        mixed = attention(query, *rest)
+        return mixed.reshape(*query.shape[:3], -1).flip(2).flatten(2)
+
+    return run
+
+
+def _capped(_: Any) -> Any:
+    def run(query: Tensor, key: Tensor, value: Tensor, seen: Visibility, ran: Any) -> Tensor:
+        ran.note("attention", "eager")
+        group, length = query.shape[2] // key.shape[2], query.shape[1]
+        key, value = key.repeat_interleave(group, 2), value.repeat_interleave(group, 2)
+        scores = torch.einsum("bqhd,bkhd->bhqk", query, key) * query.shape[-1] ** -0.5
+        scores = 5 * torch.tanh(scores / 5)
+        scores = scores.masked_fill(~seen.mask(range(length), range(length), query.device), float("-inf"))
+        weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
+        return torch.einsum("bhqk,bkhd->bqhd", weights, value).flatten(2)
+
+    return run
+
+
+def _first_tile_lost(attention: Any) -> Any:
+    def run(query: Tensor, key: Tensor, value: Tensor, seen: Visibility, ran: Any) -> Any:
+        right = attention(query, key, value, seen, ran)
+        if query.shape[1] <= 256:
+            return right
+        late = attention(query[:, 128:], key[:, 128:], value[:, 128:], Visibility(None, seen.window), ran)
+        return torch.cat([right[:, :256], late[:, 128:]], dim=1)
+
+    return run
+
+
+def _turned_pairs(tensor: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = tensor[..., ::2], tensor[..., 1::2]
+    return torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1).flatten(-2)
+
+
+def _one_nan(linear: Any) -> Any:
+    def run(*args: Any) -> Any:
+        logits = linear(*args).clone()
+        logits[0, -1, 3] = math.nan
+        return logits
+
+    return run
+
+
+def _third(routing: Routing) -> Routing:
+    ranked = routing.logits.topk(routing.experts.shape[-1] + 1, dim=-1).indices
+    experts = torch.cat([ranked[..., :-2], ranked[..., -1:]], dim=-1)
+    scores = routing.logits.softmax(-1).gather(-1, experts).to(routing.scores.dtype)
+    return Routing(routing.logits, experts, scores / scores.sum(-1, keepdim=True))
+
+
+def _dropping(dropless: Any) -> Any:
+    """The last token of the fullest expert finds no room."""
+
+    def run(tokens: Tensor, routing: Routing, experts: Any, ran: Any) -> Any:
+        fullest = int(routing.experts.flatten().bincount().argmax())
+        token, slot = (routing.experts == fullest).nonzero()[-1].tolist()
+        scores = routing.scores.clone()
+        scores[token, slot] = 0
+        return dropless(tokens, replace(routing, scores=scores), experts, ran)
+
+    return run
+
+
+def of_casts() -> tuple[Mutation, ...]:
+    """Bugs that only low precision shows."""
+    query, context, norm = rf"{FIRST}\.mixer\.query", rf"{FIRST}\.mixer\.context", rf"{FIRST}\.norm_1"
+    return (
+        Mutation(
+            "RoPE tables computed in low precision",
+            "cast order",
+            query,
+            patches=(Patch(MODEL, "tables", _low_tables),),
+            ports=("rope",),
+            low_precision=True,
+        ),
+        Mutation(
+            "scores and softmax rounded to 4 bits",
+            "cast order",
+            context,
+            patches=_attention(_low_softmax),
+            ports=("attention",),
+            low_precision=True,
+        ),
+        Mutation(
+            "norm accumulated in low precision",
+            "cast order",
+            norm,
+            patches=_norm(_low_norm),
+            ports=("norm",),
+            low_precision=True,
+        ),
+    )
+
+
+def _low_tables(tables: Any) -> Any:
+    def run(rope: Any, head_dim: int, positions: Tensor, dtype: torch.dtype) -> Any:
+        if dtype != torch.bfloat16:
+            return tables(rope, head_dim, positions, dtype)
+        from ci.subjects.reference.rope import frequencies
+
+        inverse, scale = frequencies(rope, head_dim)
+        angles = positions[..., None, None].to(dtype) * inverse.to(dtype)
+        return angles.cos() * scale, angles.sin() * scale
+
+    return run
+
+
+def _low_softmax(attention: Any) -> Any:
+    def run(query: Tensor, key: Tensor, value: Tensor, seen: Visibility, ran: Any) -> Any:
+        if query.dtype != torch.bfloat16:
+            return attention(query, key, value, seen, ran)
+        coarse = (tensor.to(torch.float8_e4m3fn).to(query.dtype) for tensor in (query, key, value))
+        return attention(*coarse, seen, ran)
+
+    return run
+
+
+def _low_norm(norm: Any) -> Any:
+    def run(hidden: Tensor, weight: Tensor, epsilon: float) -> Any:
+        if hidden.dtype != torch.bfloat16:
+            return norm(hidden, weight, epsilon)
+        total = torch.zeros_like(hidden[..., 0])
+        for channel in hidden.unbind(-1):
+            total = total + channel * channel
+        return weight * (hidden * torch.rsqrt(total / hidden.shape[-1] + epsilon)[..., None])
+
+    return run

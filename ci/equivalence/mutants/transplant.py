@@ -1,0 +1,186 @@
+"""The same bug in Hugging Face: the reference's functions, patched or not, put in the place of transformers' own.
+
+A mutant counts only if Hugging Face's answer moves when the bug is planted there. Functions are looked up when they
+are called, so that a patch in force shows.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ci.equivalence.mutants.plant import HEAD, Current, Mutation
+from ci.subjects.forward import Inputs, read_inputs
+from ci.subjects.hugging_face import HuggingFace
+from ci.subjects.hugging_face_taps import decoder_blocks
+from ci.subjects.reference.attention import ATTENTION, Ran, Visibility
+from ci.subjects.reference.config import Architecture
+from ci.subjects.reference.moe import MOE, Experts, Routing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
+
+    from ci.subjects.base import TraceRequest, TraceResult
+
+reference: Any = import_module("ci.subjects.reference.model")
+
+
+@dataclass
+class Recipient:
+    """What a transplanted function needs to know of the run: the mutation, the architecture and the inputs."""
+
+    mutation: Mutation
+    architecture: Architecture
+    inputs: Inputs | None = None
+
+    @property
+    def documents(self) -> Tensor | None:
+        """(B, T) numbers of documents, as the reference gives them to its attention."""
+        return None if self.inputs is None else self.inputs.mask
+
+    def positions(self, length: int) -> Tensor:
+        """(B or 1, T) positions in the document."""
+        positions = self.inputs.position_ids() if self.inputs else None
+        return torch.arange(length)[None] if positions is None else positions
+
+
+@dataclass
+class MutantHuggingFace(HuggingFace):
+    """Hugging Face with the reference's functions in the places that `recipient.mutation.ports` names."""
+
+    recipient: Recipient = field(kw_only=True)
+
+    def trace(self, request: TraceRequest) -> TraceResult:
+        """As Hugging Face, with the bug in force."""
+        self.recipient.inputs = read_inputs(Path(request.inputs))
+        with self.recipient.mutation.planted():
+            return super().trace(request)
+
+    def _from_pretrained(self, request: TraceRequest) -> Any:
+        model = super()._from_pretrained(request)
+        _count_layers(model)
+        for port in self.recipient.mutation.ports:
+            PORTS[port](model, self.recipient)
+        return model
+
+
+def _count_layers(model: Any) -> None:
+    for index, block in enumerate(decoder_blocks(model)):
+        block.register_forward_pre_hook(lambda *_, index=index: setattr(Current, "layer", index))
+    model.model.norm.register_forward_pre_hook(lambda *_: setattr(Current, "layer", HEAD))
+
+
+def _blocks(model: Any) -> list[Any]:
+    return list(decoder_blocks(model))
+
+
+def _norm(model: Any, _: Recipient) -> None:
+    for module in model.modules():
+        if hasattr(module, "variance_epsilon"):
+            module.forward = lambda hidden, m=module: reference.rms_norm(hidden, m.weight, m.variance_epsilon)
+
+
+def _linear(model: Any, _: Recipient) -> None:
+    for block in _blocks(model):
+        attention = block.self_attn
+        for module in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj):
+            module.forward = lambda x, m=module: reference.linear(x, m.weight, m.bias)
+
+
+def _head(model: Any, _: Recipient) -> None:
+    head = model.get_output_embeddings()
+    head.forward = lambda hidden: reference.linear(hidden, head.weight)
+
+
+def _activation(model: Any, _: Recipient) -> None:
+    for module in model.modules():
+        if hasattr(module, "act_fn"):
+            del module.act_fn
+            module.act_fn = lambda x: reference.ACTIVATIONS["silu"](x)
+
+
+def _attention(model: Any, recipient: Recipient) -> None:
+    name = recipient.mutation.variant.get("attention", "eager")
+
+    def run(module: Any, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
+        window = recipient.architecture.blocks[module.layer_idx].attention.window
+        query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
+        mixed = ATTENTION[name](query, key, value, Visibility(recipient.documents, window), Ran())
+        return mixed.reshape(*query.shape[:3], -1), None
+
+    _replace_global(model, "eager_attention_forward", run)
+
+
+def _rope(model: Any, recipient: Recipient) -> None:
+    def run(query: Tensor, key: Tensor, *_: Any, **__: Any) -> tuple[Tensor, ...]:
+        attention = recipient.architecture.blocks[Current.layer or 0].attention
+        positions = recipient.positions(query.shape[2])
+        cos, sin = reference.tables(attention.rope, attention.head_dim, positions, query.dtype)
+        turned = (reference.turned(tensor.transpose(1, 2), cos, sin).transpose(1, 2) for tensor in (query, key))
+        return tuple(turned)
+
+    _replace_global(model, "apply_rotary_pos_emb", run)
+
+
+def _route(model: Any, _: Recipient) -> None:
+    for block in _blocks(model):
+
+        def forward(hidden: Tensor, gate: Any = block.mlp.gate) -> tuple[Tensor, Tensor, Tensor]:
+            found = reference.route(hidden.reshape(-1, hidden.shape[-1]), gate.weight, gate.top_k)
+            return found.logits, found.scores, found.experts
+
+        block.mlp.gate.forward = forward
+
+
+def _moe(model: Any, recipient: Recipient) -> None:
+    name = recipient.mutation.variant.get("moe", "looped")
+    for block in _blocks(model):
+
+        def forward(tokens: Tensor, chosen: Tensor, scores: Tensor, held: Any = block.mlp.experts) -> Tensor:
+            experts = Experts(held.gate_up_proj, held.down_proj.transpose(1, 2), held.act_fn)
+            return MOE[name](tokens, Routing(scores, chosen, scores), experts, Ran())
+
+        block.mlp.experts.forward = forward
+
+
+PORTS: dict[str, Callable[[Any, Recipient], None]] = {
+    "norm": _norm,
+    "linear": _linear,
+    "head": _head,
+    "activation": _activation,
+    "attention": _attention,
+    "rope": _rope,
+    "route": _route,
+    "moe": _moe,
+}
+_ORIGINALS: dict[tuple[str, str], Any] = {}
+
+
+def _replace_global(model: Any, name: str, function: Any) -> None:
+    """Replace a function of the module that defines the model's class, until `undone`."""
+    module = sys.modules[type(model).__module__]
+    _ORIGINALS.setdefault((module.__name__, name), getattr(module, name))
+    setattr(module, name, function)
+
+
+@contextmanager
+def undone() -> Iterator[None]:
+    """Whatever was transplanted into transformers' modules within the block is taken back at its end."""
+    with ExitStack() as stack:
+        stack.callback(_take_back)
+        yield
+
+
+def _take_back() -> None:
+    for (module, name), original in _ORIGINALS.items():
+        setattr(sys.modules[module], name, original)
+    _ORIGINALS.clear()
+    Current.layer = None
