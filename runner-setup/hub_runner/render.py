@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -103,9 +104,13 @@ def _template(name: str, config: Config, **more: Any) -> str:
         "mount_unit": mount_unit,
         **more,
     }
+    sandbox = _templates().get_template("sandbox.j2").render().rstrip()
+    return _templates().get_template(f"{name}.j2").render(sandbox=sandbox, **values)
+
+
+@cache
+def _templates() -> Environment:
     # Units and shell, not HTML; every value was checked when the file was read.
-    environment = Environment(  # noqa: S701
+    return Environment(  # noqa: S701
         loader=PackageLoader("hub_runner"), undefined=StrictUndefined, keep_trailing_newline=True
     )
-    sandbox = environment.get_template("sandbox.j2").render().rstrip()
-    return environment.get_template(f"{name}.j2").render(sandbox=sandbox, **values)

@@ -221,5 +221,5 @@ def test_a_host_without_its_gpus_is_quarantined_and_says_why(machine: Machine) -
     machine.wait("the doctor's word", lambda: phase(machine, GPU_SLOT) == "quarantined")
     reason = json.loads(hub_runner(machine, "status", "--json", check=False))[GPU_SLOT]["reason"]
     assert "gpus:" in reason
-    metrics = machine.run("cat", "/run/hub-runner/metrics.prom")
-    assert 'hub_runner_slot_phase{slot="0",phase="quarantined"} 1' in metrics
+    metric = 'hub_runner_slot_phase{slot="0",phase="quarantined"} 1'
+    machine.wait("the metric", lambda: metric in machine.run("cat", "/run/hub-runner/metrics.prom"))

@@ -1,0 +1,131 @@
+"""The rendered units, as systemd itself reads and scores them, and the scripts, as shellcheck does."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hub_runner.render import host_files, mount_unit
+
+if TYPE_CHECKING:
+    from hub_runner.config import Config
+
+REPOSITORY = Path(__file__).parents[2]
+UNITS = "etc/systemd/system"
+MOST_EXPOSED = 2.0
+SCRIPTS = ("runner-setup/install.sh", "tests/runner_setup/boot.sh")
+
+needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="apt-get install systemd")
+needs_shellcheck = pytest.mark.skipif(shutil.which("shellcheck") is None, reason="apt-get install shellcheck")
+
+
+@pytest.fixture
+def root(config: Config, tmp_path: Path) -> Path:
+    """The host's files below a root of their own, with something executable where the units want a program."""
+    for path, file in host_files(config).items():
+        place = tmp_path / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(file.text)
+        place.chmod(file.mode)
+    for program in ("opt/hub-runner/venv/bin/python", "usr/sbin/nft"):
+        place = tmp_path / program
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text("#!/bin/sh\n")
+        place.chmod(0o755)
+    shutil.copytree("/lib/systemd/system", tmp_path / "lib/systemd/system", symlinks=True)
+    (tmp_path / "usr/lib").mkdir(parents=True)
+    (tmp_path / "usr/lib/systemd").symlink_to("../../lib/systemd")
+    return tmp_path
+
+
+def verify(root: Path) -> str:
+    units = sorted(str(path.relative_to(root)) for path in (root / UNITS).glob("h*.*"))
+    command = ["systemd-analyze", "verify", f"--root={root}", "--man=no", *(f"/{unit}" for unit in units)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    return answer.stdout + answer.stderr + ("" if answer.returncode == 0 else f"\nexit status {answer.returncode}")
+
+
+@needs_systemd
+def test_systemd_has_nothing_to_say_about_any_unit(root: Path) -> None:
+    assert verify(root) == ""
+
+
+@needs_systemd
+@pytest.mark.parametrize(("right", "wrong"), [("MemoryMax=", "MemoryMaxx="), ("Type=exec", "Type=exek")])
+def test_a_misspelt_unit_is_noticed(root: Path, right: str, wrong: str) -> None:
+    unit = root / UNITS / "hub-runner-slot-0.service"
+    assert right in unit.read_text()
+    unit.write_text(unit.read_text().replace(right, wrong))
+    assert "hub-runner-slot-0.service" in verify(root)
+
+
+@needs_systemd
+def test_no_service_is_exposed(root: Path) -> None:
+    services = sorted((root / UNITS).glob("hub-runner-*.service"))
+    assert len(services) == 10
+    command = ["systemd-analyze", "security", "--offline=true", "--no-pager"]
+    for service in services:
+        answer = subprocess.run([*command, str(service)], capture_output=True, text=True, check=False)
+        level = re.search(r"Overall exposure level for \S+: ([\d.]+)", answer.stdout)
+        assert level, answer.stderr
+        assert float(level[1]) <= MOST_EXPOSED, f"{service.name} {level[1]}\n{answer.stdout}"
+
+
+@needs_systemd
+def test_the_mount_units_name_is_systemds(config: Config) -> None:
+    for slot in config.places:
+        path = f"/var/lib/hub-runner/slots/{slot.index}/disk"
+        command = ["systemd-escape", "--path", "--suffix=mount", path]
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == mount_unit(slot)
+
+
+def test_a_slots_unit_opens_its_gpus_alone(config: Config) -> None:
+    files = host_files(config)
+    for index, gpus in ((0, {"0"}), (1, {"1", "2"}), (2, set())):
+        text = files[f"{UNITS}/hub-runner-slot-{index}.service"].text
+        assert set(re.findall(r"^DeviceAllow=/dev/nvidia(\d+) rw$", text, re.MULTILINE)) == gpus
+        assert "\nDevicePolicy=closed\n" in text
+
+
+def test_no_job_can_become_root_or_reach_docker(config: Config) -> None:
+    for slot in config.places:
+        text = host_files(config)[f"{UNITS}/{slot.unit}"].text
+        lines = text.splitlines()
+        for line in ("NoNewPrivileges=yes", "CapabilityBoundingSet=", "KillMode=control-group", f"User={slot.user}"):
+            assert line in lines
+        assert "SupplementaryGroups=" in lines
+        assert "-/run/docker.sock" in text
+    assert "sudo" not in "".join(file.text for file in host_files(config).values())
+
+
+def test_nothing_that_root_runs_looks_for_code_where_it_stands(config: Config) -> None:
+    """`python -m` without -I would import what a job left in the working directory."""
+    for path, file in host_files(config).items():
+        for line in file.text.splitlines():
+            assert "bin/python" not in line or "bin/python -I -m" in line, f"{path}: {line}"
+
+
+@needs_shellcheck
+def test_shellcheck_has_nothing_to_say_about_any_script(config: Config, tmp_path: Path) -> None:
+    scripts = [REPOSITORY / name for name in SCRIPTS]
+    for path, file in host_files(config).items():
+        if file.text.startswith("#!"):
+            scripts.append(tmp_path / Path(path).name)
+            scripts[-1].write_text(file.text)
+    assert len(scripts) == 4
+    answer = subprocess.run(["shellcheck", *map(str, scripts)], capture_output=True, text=True, check=False)
+    assert answer.stdout + answer.stderr == ""
+
+
+def test_every_script_of_the_repository_is_looked_at() -> None:
+    found = {
+        str(path.relative_to(REPOSITORY))
+        for folder in ("runner-setup", "tests/runner_setup")
+        for path in (REPOSITORY / folder).rglob("*.sh")
+    }
+    assert found == set(SCRIPTS)
