@@ -26,6 +26,8 @@ from ci.hub.weights import SAFETENSORS_INDEX, Selection, Weights, choose, find_w
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+MAX_FILE = 5_000_000_000
+"""Bytes of tensors in one file, unless a single tensor is larger; about what transformers writes."""
 MAX_CONFIG = 1024**2
 DOWNLOADS = "downloads"
 """Where whole upstream files wait, inside a partial directory, until their tensors are written."""
@@ -70,7 +72,7 @@ def select_tensors(upstream: Upstream, layers: int | Literal["auto"]) -> Selecti
 
 def fill(upstream: Upstream, selection: Selection, site: Site) -> None:
     """Bring the selected tensors and everything else into the directory; it is a checkpoint afterwards."""
-    outputs = lay_out(selection.sources)
+    outputs = lay_out(selection.sources, max_file=MAX_FILE)
     transfer = Transfer(upstream.hub, upstream.repository, outputs, site.directory)
     site.reserve(transfer.unreserved)
     digests = transfer.run(site.tick)
@@ -86,10 +88,10 @@ def fill_from_pickled(upstream: Upstream, layers: int | Literal["auto"], site: S
     transfer = Transfer(upstream.hub, upstream.repository, downloads, site.directory)
     site.reserve(2 * transfer.unreserved)
     for name, digest in transfer.run(site.tick).items():
-        _check_download(upstream.repository, name.removeprefix(f"{DOWNLOADS}/"), digest)
+        _check_download(upstream.repository, site.directory / name, name.removeprefix(f"{DOWNLOADS}/"), digest)
     files = PickledFiles({output.tensors[0].source.shard: site.directory / output.name for output in downloads})
     selection = _select_pickled(upstream, layers, files.tensors())
-    outputs = lay_out(selection.sources)
+    outputs = lay_out(selection.sources, max_file=MAX_FILE)
     digests = files.write(outputs, site.directory)
     del files
     shutil.rmtree(site.directory / DOWNLOADS)
@@ -113,20 +115,28 @@ def _whole(repository: Repository, file: str) -> OutputFile:
     return OutputFile(f"{DOWNLOADS}/{file}", b"", (Placed(source, 0),), size)
 
 
-def _check_download(repository: Repository, file: str, digests: Digests) -> None:
+def _check_download(repository: Repository, path: Path, file: str, digests: Digests) -> None:
+    """Compare a whole file with the digest in the listing; a wrong one must not be gone on from."""
     if repository.file(file).sha256 not in (None, digests.file):
+        path.unlink()
         raise InfrastructureError(f"{repository.label(file)}: content does not match its digest; fetch it again")
 
 
 def _select_pickled(
     upstream: Upstream, layers: int | Literal["auto"], tensors: Mapping[str, tuple[str, Tensor]]
 ) -> Selection:
-    found = layering.find_layers(tensors, upstream.config.stacks, what=upstream.config.what)
+    """The tensors that stay, of those in the downloaded files; an index still names those in the others."""
+    names = upstream.weights.weight_map or dict.fromkeys(tensors, upstream.weights.files[0])
+    found = layering.find_layers(names, upstream.config.stacks, what=upstream.config.what)
     by_name = {name: tensor for name, (_, tensor) in tensors.items()}
     auto = choose(found, upstream.config, by_name) if layers == "auto" else layering.Auto(layers)
-    kept = (entry for name, entry in tensors.items() if found.keeps(name, auto.layers))
-    sources = (Source(file, tensor, tensor.begin, tensor.end) for file, tensor in kept)
-    return Selection(auto, tuple(sources), found.mtp(tensors))
+    kept = [name for name in names if found.keeps(name, auto.layers)]
+    for name in kept:
+        if name not in tensors:
+            raise InfrastructureError(f"{upstream.repository.label(names[name])}: lacks tensor {name[:200]!r}")
+    entries = (tensors[name] for name in kept)
+    sources = (Source(file, tensor, tensor.begin, tensor.end) for file, tensor in entries)
+    return Selection(auto, tuple(sources), found.mtp(names))
 
 
 def _complete(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from ci.errors import InfrastructureError
@@ -73,7 +74,9 @@ def _load(path: Path, name: str) -> dict[str, Any]:
     import torch
 
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what such a file may be; whether it loads is what counts
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as problem:
         reason = str(problem).splitlines()[0][:200] if str(problem) else type(problem).__name__
         raise InfrastructureError(f"{name}: cannot be loaded as weights alone: {reason}") from None

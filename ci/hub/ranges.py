@@ -15,10 +15,6 @@ from ci.hub.header import DTYPE_BITS, Tensor, write_header
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-MAX_FILE = 5_000_000_000
-"""Bytes of tensors in one output file, unless a single tensor is larger; what transformers writes."""
-PIECE = 64 * 1024**2
-"""Bytes of one request: what an interruption loses at most for each stream."""
 METADATA = {"format": "pt"}
 """transformers reads only files that say which framework wrote them."""
 
@@ -72,7 +68,7 @@ class Piece:
         return self.end - self.begin
 
 
-def lay_out(sources: Iterable[Source], *, max_file: int = MAX_FILE) -> tuple[OutputFile, ...]:
+def lay_out(sources: Iterable[Source], *, max_file: int) -> tuple[OutputFile, ...]:
     """Output files of at most `max_file` bytes of tensors each; one file is called `model.safetensors`."""
     ordered = sorted(sources, key=lambda s: (-DTYPE_BITS[s.tensor.dtype], s.shard, s.begin, s.tensor.name))
     batches = list(_batches(ordered, max_file))
@@ -84,7 +80,7 @@ def weight_map(outputs: Iterable[OutputFile]) -> dict[str, str]:
     return {placed.source.tensor.name: output.name for output in outputs for placed in output.tensors}
 
 
-def pieces(output: OutputFile, *, piece: int = PIECE) -> tuple[Piece, ...]:
+def pieces(output: OutputFile, *, piece: int) -> tuple[Piece, ...]:
     """The requests that fill `output`, in the order of its bytes: neighbours joined, then cut to at most `piece`."""
     return tuple(part for run in _runs(output) for part in _cut(run, piece))
 

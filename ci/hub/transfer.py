@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 STREAMS = 8
 FOLLOWERS = 2
 BLOCK = 1024**2
+PIECE = 64 * 1024**2
+"""Bytes of one request: what an interruption loses at most for each stream."""
 TICK = 0.2
 SYNC_EVERY = 1.0
 
@@ -47,7 +49,7 @@ class Transfer:
 
     def __init__(self, hub: Hub, repository: Repository, outputs: Sequence[OutputFile], directory: Path) -> None:
         self._hub, self._repository, self._outputs, self._directory = hub, repository, outputs, directory
-        self._pieces = [piece for output in outputs for piece in pieces(output)]
+        self._pieces = [piece for output in outputs for piece in pieces(output, piece=PIECE)]
         self._journal = Journal(directory, outputs, self._pieces)
         self._complete = set(self._journal.done or ())
         self._unsynced: list[int] = []

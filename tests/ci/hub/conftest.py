@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from ci.hub.remote import Patience
-from tests.ci.hub.samples import make_repository
+from tests.ci.hub.samples import MODEL, make_repository
 from tests.standin.fixtures import hub, settings
 
 if TYPE_CHECKING:
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from tests.standin.server import HubServer
 
 __all__ = ["hub", "settings"]
-
-MODEL = "owner/model"
 
 
 @pytest.fixture(autouse=True)
@@ -46,8 +44,3 @@ def repository(tmp_path: Path) -> Path:
 def commit(hub: HubServer, repository: Path) -> str:
     """The model, served as `owner/model`."""
     return hub.add(MODEL, repository)
-
-
-def shapes_of(model: Any) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a module's state."""
-    return {name: tuple(value.shape) for name, value in model.state_dict().items()}

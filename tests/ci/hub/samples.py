@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ci.hub.fetch import Checkpoint, FetchRequest
 from ci.hub.header import DTYPE_BITS, Tensor, parse_header, write_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
+MODEL = "owner/model"
+REQUEST = FetchRequest(MODEL)
 CONFIG = {"model_type": "llama", "num_hidden_layers": 5, "hidden_size": 8, "rms_norm_eps": 1e-05}
 
 
@@ -88,3 +91,24 @@ def read_tensors(paths: Iterable[Path]) -> dict[str, bytes]:
 def write_json(path: Path, value: Any) -> None:
     """As upstream's files look."""
     path.write_text(json.dumps(value, indent=2))
+
+
+def upstream(repository: Path) -> dict[str, bytes]:
+    """Every tensor of a repository."""
+    return read_tensors(sorted(repository.glob("*.safetensors")))
+
+
+def kept(repository: Path, layers: int) -> dict[str, bytes]:
+    """Those of its tensors that belong to the first layers."""
+    return {name: data for name, data in upstream(repository).items() if name in shapes(layers)}
+
+
+def local(checkpoint: Checkpoint) -> dict[str, bytes]:
+    """Every tensor of what was fetched."""
+    return read_tensors(sorted(Path(checkpoint.path).glob("*.safetensors")))
+
+
+def tree(directory: Path) -> dict[str, bytes]:
+    """Every file below a directory."""
+    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): path.read_bytes() for path in paths}

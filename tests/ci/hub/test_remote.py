@@ -11,7 +11,7 @@ import pytest
 
 from ci.errors import InfrastructureError, RequestError
 from ci.hub.remote import Hub, Interrupted
-from tests.ci.hub.conftest import MODEL
+from tests.ci.hub.samples import MODEL
 from tests.standin.wire import Fault, FaultKind
 
 if TYPE_CHECKING:

@@ -1,0 +1,287 @@
+"""The whole fetch, from request to checkpoint, on the stand-in."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ci.errors import InfrastructureError
+from ci.hub.fetch import FetchRequest, fetch
+from ci.hub.header import parse_header
+from ci.hub.manifest import MANIFEST, read_manifest
+from ci.hub.store import Store
+from ci.records import to_json
+from tests.ci.hub.samples import (
+    CONFIG,
+    MODEL,
+    REQUEST,
+    kept,
+    layer,
+    local,
+    make_repository,
+    shapes,
+    tree,
+    upstream,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    from ci.hub.progress import Progress
+    from ci.settings import Settings
+    from tests.standin.server import HubServer
+
+
+def test_a_standard_directory(settings: Settings, commit: str, repository: Path) -> None:
+    checkpoint = fetch(REQUEST, settings)
+    path = Path(checkpoint.path)
+    assert sorted(entry.name for entry in path.iterdir()) == [
+        "config.json",
+        "generation_config.json",
+        "hub-tests.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    assert local(checkpoint) == kept(repository, 2)
+    assert json.loads((path / "config.json").read_text()) == {**CONFIG, "num_hidden_layers": 2}
+    for name in ("generation_config.json", "tokenizer.json", "tokenizer_config.json"):
+        assert (path / name).read_bytes() == (repository / name).read_bytes()
+    sizes = sum(len(data) for data in kept(repository, 2).values())
+    assert (checkpoint.revision, checkpoint.layers, checkpoint.layers_upstream) == (commit, 2, 5)
+    assert (checkpoint.cache, checkpoint.bytes_kept, checkpoint.notes) == ("miss", sizes, ())
+    assert checkpoint.seconds > 0
+    assert json.loads(to_json(checkpoint))["model_id"] == MODEL
+
+
+def test_config_is_upstreams_text_but_for_the_depth(hub: HubServer, settings: Settings, repository: Path) -> None:
+    text = '{\n\t"num_hidden_layers":5, "rms_norm_eps": 1E-5, "z": 0.10, "auto_map": {"AutoModel": "m.M"}, "a": [1.0]}'
+    (repository / "config.json").write_text(text)
+    hub.add(MODEL, repository)
+    result = (Path(fetch(REQUEST, settings).path) / "config.json").read_text()
+    assert result == text.replace('layers":5', 'layers":2')
+
+
+def test_the_manifest_says_it_all(settings: Settings, commit: str, repository: Path) -> None:
+    checkpoint = fetch(REQUEST, settings)
+    path = Path(checkpoint.path)
+    manifest, digest = read_manifest(path)
+    assert digest == checkpoint.manifest_sha256
+    assert set(manifest.files) == {entry.name for entry in path.iterdir()} - {MANIFEST}
+    assert [entry.state for entry in Store(settings.cache).verify()] == ["complete"]
+    assert set(manifest.tensors) == set(kept(repository, 2))
+    for name, tensor in manifest.tensors.items():
+        assert tensor.begin is not None
+        content = (repository / tensor.source).read_bytes()[tensor.begin : tensor.end]
+        assert content == upstream(repository)[name]
+        assert (tensor.dtype, tensor.shape) == ("BF16", shapes()[name])
+    weight_map = json.loads((repository / "model.safetensors.index.json").read_text())["weight_map"]
+    assert set(manifest.sources) == {weight_map[name] for name in manifest.tensors}
+
+
+def test_any_machine_writes_the_same_bytes(settings: Settings, commit: str, tmp_path: Path) -> None:
+    first = fetch(REQUEST, settings)
+    second = fetch(REQUEST, replace(settings, cache=tmp_path / "elsewhere"))
+    assert tree(Path(first.path)) == tree(Path(second.path))
+    assert first.manifest_sha256 == second.manifest_sha256
+
+
+def test_transformers_finds_nothing_missing_and_nothing_else(hub: HubServer, settings: Settings) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from tests.standin.models import repository as generated
+
+    for model_id in ("mistralai/Mixtral-8x7B-v0.1", "stand-in/llama-tied"):
+        hub.add(model_id, generated(model_id))
+        checkpoint = fetch(FetchRequest(model_id, layers=2), settings)
+        model, info = AutoModelForCausalLM.from_pretrained(checkpoint.path, output_loading_info=True)
+        assert not info["missing_keys"]
+        assert not info["unexpected_keys"]
+        assert not info["mismatched_keys"]
+        assert model.config.num_hidden_layers == 2
+
+
+def test_several_files_with_an_index_when_large(
+    settings: Settings, commit: str, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ci.hub.assemble.MAX_FILE", 600)
+    checkpoint = fetch(REQUEST, settings)
+    path = Path(checkpoint.path)
+    assert not (path / "model.safetensors").exists()
+    index = json.loads((path / "model.safetensors.index.json").read_text())
+    for name, file in index["weight_map"].items():
+        content = (path / file).read_bytes()
+        assert name in {tensor.name for tensor in parse_header(content, len(content), what=file).tensors}
+    assert index["metadata"]["total_size"] == checkpoint.bytes_kept
+    assert local(checkpoint) == kept(repository, 2)
+
+
+def test_a_single_file_without_an_index(hub: HubServer, settings: Settings, tmp_path: Path) -> None:
+    hub.add(MODEL, repository := make_repository(tmp_path / "single", shards=1))
+    assert local(fetch(REQUEST, settings)) == kept(repository, 2)
+
+
+def test_the_whole_depth_is_the_whole_model(settings: Settings, commit: str, repository: Path) -> None:
+    checkpoint = fetch(replace(REQUEST, layers=5), settings)
+    assert local(checkpoint) == upstream(repository)
+    assert (Path(checkpoint.path) / "config.json").read_bytes() == (repository / "config.json").read_bytes()
+
+
+def test_layers_that_predict_further_tokens_go(hub: HubServer, settings: Settings, tmp_path: Path) -> None:
+    extra = {"model.layers.5.eh_proj.weight": (8, 8), "mtp.0.w": (2,)}
+    config = {**CONFIG, "num_nextn_predict_layers": 1}
+    repository = make_repository(tmp_path / "mtp", tensors={**shapes(), **extra}, config=config)
+    hub.add(MODEL, repository)
+    checkpoint = fetch(REQUEST, settings)
+    assert local(checkpoint) == kept(repository, 2)
+    assert checkpoint.notes == ("2 tensors of modules that predict further tokens (MTP) were left out",)
+    assert json.loads((Path(checkpoint.path) / "config.json").read_text())["num_nextn_predict_layers"] == 0
+
+
+def test_python_files_only_where_they_are_allowed(settings: Settings, commit: str) -> None:
+    without, with_code = fetch(REQUEST, settings), fetch(replace(REQUEST, allow_remote_code=True), settings)
+    assert not list(Path(without.path).glob("*.py"))
+    assert [path.name for path in Path(with_code.path).glob("*.py")] == ["modeling_custom.py"]
+    assert without.path != with_code.path
+
+
+def test_older_tokenizer_files_where_nothing_else_holds_the_tokenizer(
+    hub: HubServer, settings: Settings, repository: Path
+) -> None:
+    for name in ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer.model", "chat_template.jinja"):
+        (repository / name).write_text("x")
+    (repository / "tokenizer.json").unlink()
+    hub.add(MODEL, repository)
+    names = {path.name for path in Path(fetch(REQUEST, settings).path).iterdir()}
+    assert names >= {
+        "vocab.json",
+        "merges.txt",
+        "special_tokens_map.json",
+        "tokenizer.model",
+        "chat_template.jinja",
+    }
+
+
+def test_no_byte_and_no_request_too_many(hub: HubServer, settings: Settings, tmp_path: Path) -> None:
+    tensors = {name: tuple(64 * n for n in shape) for name, shape in shapes().items()}
+    hub.add(MODEL, make_repository(tmp_path / "large", tensors=tensors))
+    checkpoint = fetch(replace(REQUEST, layers=1), settings)
+    touched = {request.file for request in hub.requests("cdn")}
+    assert touched == {"model-00001-of-00003.safetensors", "model-00003-of-00003.safetensors"}
+    asked = [request.file for request in hub.requests("hub")]
+    assert len(asked) == len(set(asked)) == checkpoint.requests == len(touched) + 6
+    assert checkpoint.bytes_fetched == sum(request.sent for request in hub.log if request.status < 300)
+    data = sum(request.sent for request in hub.requests("cdn"))
+    assert data - checkpoint.bytes_kept <= len(touched) * 128 * 1024, "more than the headers' probes was moved"
+
+
+def test_neighbours_are_one_range(hub: HubServer, settings: Settings, commit: str) -> None:
+    fetch(REQUEST, settings)
+    ranges = [request.range for request in hub.requests("cdn") if request.range]
+    assert len(ranges) <= 4
+
+
+def test_a_second_fetch_moves_nothing(hub: HubServer, settings: Settings, commit: str) -> None:
+    first = fetch(REQUEST, settings)
+    hub.log.clear()
+    again = fetch(replace(REQUEST, revision=commit), settings)
+    assert hub.log == []
+    assert (again.cache, again.requests, again.bytes_fetched) == ("hit", 0, 0)
+    assert (again.path, again.manifest_sha256, again.bytes_kept) == (
+        first.path,
+        first.manifest_sha256,
+        first.bytes_kept,
+    )
+    by_branch = fetch(REQUEST, settings)
+    assert (by_branch.cache, by_branch.requests, len(hub.log)) == ("hit", 1, 1)
+
+
+def test_a_branch_that_moved_is_fetched_anew(hub: HubServer, settings: Settings, commit: str, repository: Path) -> None:
+    fetch(REQUEST, settings)
+    write_json(repository / "generation_config.json", {"eos_token_id": 3})
+    moved = hub.add(MODEL, repository)
+    checkpoint = fetch(REQUEST, settings)
+    assert (checkpoint.revision, checkpoint.cache) == (moved, "miss")
+
+
+def test_every_request_after_the_first_is_for_the_commit(hub: HubServer, settings: Settings, commit: str) -> None:
+    fetch(replace(REQUEST, revision="main"), settings)
+    first, *others = hub.requests("hub")
+    assert first.path.endswith("/revision/main")
+    assert all(f"/resolve/{commit}/" in request.path for request in others)
+
+
+def test_progress_is_told(settings: Settings, commit: str, capfd: pytest.CaptureFixture[str]) -> None:
+    told: list[Progress] = []
+    checkpoint = fetch(REQUEST, settings, progress=told.append)
+    assert [moment.phase for moment in told][:2] == ["resolve", "headers"]
+    assert (told[-1].phase, told[-1].done, told[-1].total) == ("done", checkpoint.bytes_kept, checkpoint.bytes_kept)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.fixture
+def deepseek(hub: HubServer, tmp_path: Path) -> str:
+    """Three dense layers, then two with experts."""
+    tensors: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (32, 8)}
+    for index in range(5):
+        tensors |= layer(index, experts=0 if index < 3 else 2)
+    config = {**CONFIG, "first_k_dense_replace": 3}
+    return hub.add(MODEL, make_repository(tmp_path / "deepseek", tensors=tensors, config=config))
+
+
+def test_the_fewest_layers_with_every_kind(settings: Settings, deepseek: str) -> None:
+    checkpoint = fetch(replace(REQUEST, layers="auto"), settings)
+    assert checkpoint.layers == 4
+    assert checkpoint.kinds_missed == (
+        "layer 3: not below first_k_dense_replace, with mlp.experts.*.w1.weight, without mlp.up_proj.weight",
+    )
+    assert json.loads((Path(checkpoint.path) / "config.json").read_text())["first_k_dense_replace"] == 3
+
+
+def test_is_remembered(hub: HubServer, settings: Settings, deepseek: str) -> None:
+    first = fetch(FetchRequest(MODEL, "auto", deepseek), settings)
+    hub.log.clear()
+    again = fetch(FetchRequest(MODEL, "auto", deepseek), settings)
+    assert hub.log == []
+    assert (again.cache, again.layers, again.kinds_missed) == ("hit", first.layers, first.kinds_missed)
+
+
+def test_is_the_same_checkpoint_as_the_count(settings: Settings, deepseek: str) -> None:
+    counted = fetch(replace(REQUEST, layers=4), settings)
+    found = fetch(replace(REQUEST, layers="auto"), settings)
+    assert (found.path, found.cache, found.bytes_kept) == (counted.path, "hit", counted.bytes_kept)
+    assert found.bytes_fetched < 10_000
+
+
+def test_a_commit_that_is_there(hub: HubServer, settings: Settings, commit: str) -> None:
+    fetch(REQUEST, settings)
+    hub.log.clear()
+    offline = replace(settings, offline=True)
+    for revision in (commit, None):
+        assert fetch(replace(REQUEST, revision=revision), offline).revision == commit
+    assert hub.log == []
+
+
+@pytest.mark.parametrize("revision", [None, "v1", "a" * 40])
+def test_what_is_not_there_says_how_to_get_it(settings: Settings, commit: str, revision: str | None) -> None:
+    with pytest.raises(InfrastructureError, match=r"offline.*hub-tests fetch owner/model"):
+        fetch(replace(REQUEST, revision=revision), replace(settings, offline=True))
+
+
+def test_other_layers_are_not_there(settings: Settings, commit: str) -> None:
+    fetch(REQUEST, settings)
+    with pytest.raises(InfrastructureError, match="with 3 layers: offline"):
+        fetch(replace(REQUEST, layers=3), replace(settings, offline=True))
+
+
+def test_a_store_that_is_mounted_read_only(settings: Settings, commit: str, tmp_path: Path) -> None:
+    fetch(REQUEST, settings)
+    shutil.copytree(settings.cache / "checkpoints", tmp_path / "ro" / "checkpoints")
+    shutil.copytree(settings.cache / "refs", tmp_path / "ro" / "refs")
+    (tmp_path / "ro").chmod(0o555)
+    checkpoint = fetch(REQUEST, replace(settings, cache=tmp_path / "ro", offline=True))
+    assert checkpoint.cache == "hit"

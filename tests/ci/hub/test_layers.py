@@ -1,0 +1,147 @@
+"""Which tensors belong to which layers, and what kinds of layer there are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ci.errors import RequestError
+from ci.hub.header import Tensor
+from ci.hub.layers import Layers, fewest, find_layers, kinds, missed, split
+from ci.hub.truncation import Stack
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def stack(depth: int, side: Any = "text") -> Stack:
+    return Stack(side, depth, ())
+
+
+def names(prefix: str, layers: int, *rests: str) -> list[str]:
+    return [f"{prefix}.{index}.{rest}" for index in range(layers) for rest in rests or ("w",)]
+
+
+def find(listed: list[str], *stacks: Stack) -> Layers:
+    return find_layers(listed, stacks, what="config.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("model.layers.3.mlp.experts.5.w1", ("model.layers", 3, "mlp.experts.5.w1")),
+        ("h.0.ln", ("h", 0, "ln")),
+        ("model.norm.weight", ("", -1, "model.norm.weight")),
+        ("conv1.weight", ("", -1, "conv1.weight")),
+        ("a.1", ("", -1, "a.1")),
+        ("model.layers.99999999999.w", ("", -1, "model.layers.99999999999.w")),
+    ],
+)
+def test_split(name: str, parts: tuple[str, int, str]) -> None:
+    assert split(name) == parts
+
+
+STACKS = [
+    "model.layers", "transformer.h", "gpt_neox.layers", "model.decoder.layers", "transformer.blocks", "backbone.layers",
+    "language_model.model.layers", "model.language_model.layers", "bert.encoder.layer", "thinker.model.layers",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", STACKS)
+def test_the_text_stack_is_the_list_that_config_counts(prefix: str) -> None:
+    others = ["model.embed.weight", "lm_head.weight", *names("vision_tower.encoder.layers", 4), *names("x.convs", 3)]
+    found = find([*names(prefix, 4), *others], stack(4))
+    assert found == Layers({prefix: 4})
+    assert [name for name in names(prefix, 4) if found.keeps(name, 2)] == names(prefix, 2)
+    assert all(found.keeps(name, 2) for name in others), "another tower lost something"
+
+
+def test_everything_of_a_kept_module_stays() -> None:
+    rests = ("q.weight", "q.weight_scale_inv", "q.qzeros", "q.g_idx", "mlp.experts.7.w1_blocks", "rotary.inv_freq")
+    found = find(names("model.layers", 3, *rests), stack(3))
+    assert [n for n in names("model.layers", 3, *rests) if found.keeps(n, 1)] == names("model.layers", 1, *rests)
+
+
+def test_layers_that_predict_further_tokens_go_however_they_are_named() -> None:
+    extra = ["model.layers.4.eh_proj.weight", "mtp.layers.0.w", "mtp_block.w", "model.mtp.0.w", "model.nextn.w"]
+    listed = [*names("model.layers", 4), *extra, "lm_head.weight"]
+    found = find(listed, stack(4))
+    assert [name for name in listed if not found.keeps(name, 4)] == extra
+    assert found.mtp(listed) == 5
+
+
+def test_encoder_and_decoder_are_told_apart() -> None:
+    listed = [*names("model.encoder.layers", 4), *names("model.decoder.layers", 4)]
+    found = find(listed, stack(4, "encoder"), stack(4, "decoder"))
+    assert found == Layers({"model.encoder.layers": 4, "model.decoder.layers": 4})
+    assert [n for n in listed if found.keeps(n, 1)] == ["model.encoder.layers.0.w", "model.decoder.layers.0.w"]
+
+
+def test_a_shallow_stack_keeps_all_it_has() -> None:
+    found = find([*names("encoder.block", 6), *names("decoder.block", 2)], stack(6, "encoder"), stack(2, "decoder"))
+    assert found.keeps("decoder.block.1.w", 4)
+    assert not found.keeps("encoder.block.4.w", 4)
+
+
+@pytest.mark.parametrize(
+    ("listed", "problem"),
+    [
+        (names("model.layers", 3), r"config\.json says 4 layers, no list of tensors has as many: model\.layers \(3\)"),
+        ([], "no list of tensors has as many: none"),
+        (["model.layers.0.w", "model.layers.3.w"], r"model\.layers \(2\)"),
+        ([*names("a.layers", 4), *names("b.layers", 4)], "several lists of tensors could be them: a.layers, b.layers"),
+        ([*names("m.layers", 4), *names("m.scales", 4)], "m.scales beside m.layers are numbered by layer too"),
+        (names("vision_model.encoder.layers", 4), "no list of tensors has as many: none"),
+    ],
+)
+def test_what_cannot_be_told_is_refused(listed: list[str], problem: str) -> None:
+    with pytest.raises(RequestError, match=problem) as refused:
+        find(listed, stack(4))
+    assert "\n" not in str(refused.value)
+
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def model(*layers: Shapes, dtype: str = "BF16") -> dict[str, Tensor]:
+    listed = {f"model.layers.{i}.{name}": shape for i, layer in enumerate(layers) for name, shape in layer.items()}
+    return {name: Tensor(name, dtype, shape, 0, 0) for name, shape in listed.items()}
+
+
+DENSE: Shapes = {"attn.w": (8, 8), "mlp.w": (16, 8)}
+MOE: Shapes = {"attn.w": (8, 8), "mlp.gate.w": (2, 8), "mlp.experts.0.w": (4, 8), "mlp.experts.1.w": (4, 8)}
+
+
+def told(layers: list[Shapes], settings: Sequence[tuple[str, ...]] = ()) -> tuple[int, tuple[str, ...]]:
+    found = kinds(model(*layers), Layers({"model.layers": len(layers)}), settings or [()] * len(layers))
+    return fewest(found), missed(found, 2)
+
+
+def test_layers_all_alike_need_one() -> None:
+    assert told([DENSE] * 5) == (1, ())
+
+
+def test_the_dense_prefix_of_deepseek() -> None:
+    assert told([DENSE, DENSE, DENSE, MOE, MOE]) == (
+        4,
+        ("layer 3: with mlp.experts.*.w and mlp.gate.w, without mlp.w",),
+    )
+
+
+def test_kinds_by_config_alone() -> None:
+    sliding, full = ('layer_types="sliding"',), ('layer_types="full"',)
+    assert told([DENSE] * 6, [sliding] * 5 + [full]) == (6, ('layer 5: layer_types="full"',))
+    assert told([DENSE] * 3, [("in moe_layers",), ("in moe_layers",), ()]) == (3, ("layer 2: not in moe_layers",))
+
+
+def test_kinds_by_shape_or_dtype() -> None:
+    wide: Shapes = {**DENSE, "mlp.w": (32, 8)}
+    assert told([DENSE, DENSE, wide]) == (3, ("layer 2: other dtypes or shapes",))
+    tensors = model(DENSE, DENSE) | {"model.layers.1.mlp.w": Tensor("", "F8_E4M3", (16, 8), 0, 0)}
+    assert fewest(kinds(tensors, Layers({"model.layers": 2}), [(), ()])) == 2
+
+
+def test_many_names_are_said_shortly() -> None:
+    many: Shapes = {f"extra{n}.w": (1,) for n in range(9)}
+    assert told([DENSE, DENSE, {**DENSE, **many}])[1] == ("layer 2: with extra0.w and extra1.w and 7 more",)
