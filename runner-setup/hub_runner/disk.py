@@ -86,10 +86,13 @@ def _copy_log(directory: int, name: str, target: Path, room: int) -> int:
         source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
     except OSError:
         return 0
-    with os.fdopen(source, "rb") as file:
-        if room <= 0 or not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            return 0
-        data = file.read(room)
+    try:
+        regular = stat.S_ISREG(os.fstat(source).st_mode)
+        data = os.read(source, room) if regular and room > 0 else b""
+    finally:
+        os.close(source)
+    if not data:
+        return 0
     target.write_bytes(data)
     target.chmod(0o640)
     return len(data)

@@ -80,8 +80,8 @@ def test_a_name_that_is_not_the_slots_is_refused(client: MintClient, github: Fak
 
 
 def test_a_slot_that_is_not_there_is_refused(client: MintClient) -> None:
-    with pytest.raises(MintRefusedError, match="no slot 2"):
-        client.jit(2, "host-a-2-0a1b2c3d")
+    with pytest.raises(MintRefusedError, match="no slot 3"):
+        client.jit(3, "host-a-3-0a1b2c3d")
 
 
 def test_removing_is_gentle(client: MintClient, github: FakeGitHub) -> None:
