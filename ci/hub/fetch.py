@@ -139,11 +139,12 @@ class _Fetch:
             if partial is None:
                 self.meter("wait")
                 time.sleep(POLL)
+                found = self._hit(key.commit)
             else:
                 attempts += 1
-                auto = self._fill(partial, upstream, selection) or auto
-                key = self._key(upstream.repository.commit, auto)
-            if found := self._found(key, auto, "miss"):
+                filled = self._fill(partial, upstream, selection)
+                found = self._found(self._key(key.commit, filled), filled, "miss") if filled else self._hit(key.commit)
+            if found:
                 return found
         raise InfrastructureError(
             f"{self.store.path(key)}: vanished {ATTEMPTS} times while being fetched: who removes it?"

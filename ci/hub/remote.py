@@ -10,12 +10,13 @@ from __future__ import annotations
 import random
 import threading
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urljoin, urlsplit
 
-from huggingface_hub.utils._http import get_session
+from huggingface_hub import get_session
 
 import ci
 from ci.errors import InfrastructureError
@@ -23,10 +24,14 @@ from ci.hub.listing import RemoteFile, Repository, parse_repository
 from ci.hub.responses import BROKEN, Transient, body, check_linked, check_range, raise_transient, refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from ci.settings import Settings
 
+T = TypeVar("T")
+R = TypeVar("R")
+
+STREAMS = 8
 REDIRECTS = {301, 302, 303, 307, 308}
 MAX_REDIRECTS = 5
 MAX_LISTING = 64 * 1024**2
@@ -128,6 +133,18 @@ class Hub:
                 # Only what came through the HTTP library is known to be in its place if the count was short.
                 at, direct = (start, False) if direct else (at, False)
                 retry.pause(problem)
+
+    def each(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        """The function's results in order, a few calls at a time. After a failure, or Ctrl-C, the others stop."""
+        pool = ThreadPoolExecutor(STREAMS, "hub-each")
+        try:
+            return list(pool.map(function, items))
+        except BaseException:
+            self.stop.set()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+            self.stop.clear()
 
     def wait(self, seconds: float) -> None:
         """Sleep unless told to stop."""

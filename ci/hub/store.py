@@ -207,6 +207,7 @@ class Store:
         if self.find(key) is None and path.exists():
             self._discard(path)
         try:
+            _sync(partial.path)
             partial.path.rename(path)
             _sync(path.parent)
         except OSError:

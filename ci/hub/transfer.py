@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ci.errors import InfrastructureError
 from ci.hub.journal import Journal
 from ci.hub.ranges import OutputFile, pieces
-from ci.hub.remote import Interrupted
+from ci.hub.remote import STREAMS, Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from ci.hub.listing import Repository
     from ci.hub.remote import Hub
 
-STREAMS = 8
 FOLLOWERS = 2
 BLOCK = 1024**2
 PIECE = 64 * 1024**2
@@ -87,7 +86,7 @@ class Transfer:
         for output in self._outputs:
             path = self._directory / output.name
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             self._handles[output.name] = handle
             if os.fstat(handle).st_size != output.size:
                 _allocate(handle, output.size)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -117,9 +116,8 @@ def read_headers(
     """Headers of these shards, validated, a few at a time; those in `known` are not asked for again."""
     known = known or {}
     missing = [file for file in files if file not in known]
-    with ThreadPoolExecutor(8) as pool:
-        read = pool.map(lambda file: _read_header(hub, repository, file), missing)
-        return {**known, **dict(zip(missing, read, strict=True))}
+    read = hub.each(lambda file: _read_header(hub, repository, file), missing)
+    return {**known, **dict(zip(missing, read, strict=True))}
 
 
 def _read_header(hub: Hub, repository: Repository, file: str) -> Header:
