@@ -143,6 +143,16 @@ def scene(github: Contract, hub_server: HubServer, repositories: Repositories, t
     return Scene(House(root, github.url, hub_server.endpoint, state), github, repositories)
 
 
+@pytest.fixture
+def real_scene(scene: Scene, tmp_path: Path) -> Scene:
+    """The same, where nothing is prepared: pip installs the checkouts, and the suite runs."""
+    root = tmp_path / "real"
+    furnish(root, scene.commits, real=True)
+    scene.house.root = root
+    scene.house.environment |= {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "OMP_NUM_THREADS": "1"}
+    return scene
+
+
 def furnish(root: Path, repositories: Repositories, *, real: bool) -> None:
     """Repositories and interpreters below `root`; `real` ones run pip and the suite."""
     for folder in ("bin", "artifacts", "caches", "store"):

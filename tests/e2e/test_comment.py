@@ -2,19 +2,176 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Any
 
+import pytest
+
+from ci.github.board import StartedRun, State, read_state, write_board
+from tests.ci.report import samples
 from tests.e2e import events
+from tests.e2e.fake_github import BOT
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Scene
 
 COMMENT = "hub-tests-comment.yml"
-FULL_RUN = {"gate", "plan", "fetch", "watch", "report", "conclude"}
+COMMENT_ID = 3300000011
+GATE_ONLY = {"gate": "success", "conclude": "success"}
+
+
+def say(scene: Scene, body: str, **who: str) -> Any:
+    """Run the workflow on a comment."""
+    return scene.house.run(COMMENT, "issue_comment", events.comment(body, **who))
+
+
+def reactions(scene: Scene) -> list[str]:
+    return [content for comment, who, content in scene.state.reactions if (comment, who) == (COMMENT_ID, BOT)]
 
 
 def test_a_writer_starts_a_run_and_reads_its_result(scene: Scene) -> None:
     scene.prepare("smollm2")
-    outcome = scene.house.run(COMMENT, "issue_comment", events.comment("/run-hub-tests smollm2"))
-    print(outcome.log)
-    assert outcome.jobs == dict.fromkeys([*FULL_RUN, "test smollm2"], "success"), outcome.log
+    outcome = say(scene, "/run-hub-tests smollm2\nthanks!")
+    jobs = ("gate", "plan", "fetch", "watch", "test smollm2", "report")
+    assert outcome.jobs.keys() == {*jobs, "conclude"}, outcome.log
+    assert set(outcome.jobs.values()) == {"success"}, outcome.log
+    assert reactions(scene) == ["eyes", "rocket"]
+    board = scene.state.comment("board")
+    assert "Passed: 1 model" in board
+    assert scene.commits.head[:12] in board
+    state = read_state(board)
+    assert state.last is not None
+    assert (state.runs, state.last.failed, state.last.sha) == ((), (), scene.commits.head)
+    assert [(s["sha"], s["state"]) for s in scene.state.statuses] == [
+        (scene.commits.head, "pending"),
+        (scene.commits.head, "success"),
+    ]
+    (check,) = scene.state.checks
+    assert (check["head_sha"], check["conclusion"], check["output"]["annotations"]) == (
+        scene.commits.head,
+        "success",
+        [],
+    )
+    assert (scene.house.root / "store/pull-requests/checkpoints").is_dir()
+    assert not (scene.house.root / "store/main").exists()
+
+
+def test_every_way_to_fail_has_its_own_label(scene: Scene) -> None:
+    """One entry fails, one crashes, one artifact is lost, one passes; the head moves meanwhile."""
+    scene.prepare("smollm2", {"test_forward_equivalence[smollm2]": samples.mismatch()}, status=1)
+    crashed = scene.prepare("mistral", status=-11)
+    (crashed / "junit.xml").unlink()
+    (crashed / "running.txt").write_text("suite.py::test_conversion[mistral]\n")
+    scene.prepare("mixtral")
+    scene.prepare("qwen2-05b")
+    scene.house.environment["E2E_LOSE"] = "hub-tests-mixtral.*"
+    scene.state.before = lambda request: move_head(scene) if "check-runs" not in request.path else None
+    outcome = say(scene, "/run-hub-tests smollm2 mistral mixtral qwen2-05b")
+    results = {name: result for name, result in outcome.jobs.items() if name.startswith("test ")}
+    assert results == {
+        "test smollm2": "failure",
+        "test mistral": "failure",
+        "test mixtral": "success",
+        "test qwen2-05b": "success",
+    }, outcome.log
+    assert outcome.jobs["report"] == outcome.jobs["conclude"] == "failure"
+    board = scene.state.comment("board")
+    assert board.splitlines()[1].startswith("> **stale: head is now [eeeeeeeeeeee]")
+    assert "Failed: 3 of 4 models" in board
+    assert samples.ROTARY.split(":")[0].split(",")[0] in board
+    assert "`test_conversion[mistral]`" in board
+    for words in ("crash", "no result file"):
+        assert words in board
+    last = read_state(board).last
+    assert last is not None
+    assert last.failed == ("smollm2", "mistral", "mixtral")
+    (check,) = scene.state.checks
+    assert check["conclusion"] == "failure"
+    assert 3 <= len(check["output"]["annotations"]) <= 50
+
+
+def move_head(scene: Scene) -> None:
+    """Somebody pushes once the run has started."""
+    if any(status["state"] == "pending" for status in scene.state.statuses):
+        scene.state.pulls[7]["sha"] = "e" * 40
+
+
+def test_the_hub_is_down(scene: Scene) -> None:
+    scene.house.hub_url = "http://127.0.0.1:9"
+    outcome = say(scene, "/run-hub-tests smollm2")
+    assert outcome.jobs == {
+        "gate": "success",
+        "plan": "success",
+        "fetch": "failure",
+        "report": "failure",
+        "conclude": "failure",
+    }, outcome.log
+    board = scene.state.comment("board")
+    assert "No answer for 1 of 1 model" in board
+    assert "infrastructure, not this change" in board
+    assert [s["state"] for s in scene.state.statuses] == ["pending", "error"]
+
+
+def test_checkpoints_travel_by_cache_and_a_nightly_cache_is_only_read(scene: Scene) -> None:
+    scene.prepare("smollm2")
+    scene.house.variables["HUB_TESTS_STORE_MODE"] = "cache"
+    outcome = say(scene, "/run-hub-tests smollm2")
+    assert set(outcome.jobs.values()) == {"success"}, outcome.log
+    assert [path.name for path in (scene.house.root / "caches").iterdir()] == ["hub-tests-pull-requests-777-1"]
+
+
+@pytest.mark.parametrize(
+    ("body", "who"),
+    [
+        ("Looks good to me. /run-hub-tests smollm2", {}),
+        ("/run-hub-tests smollm2", {"login": "renovate[bot]", "kind": "Bot"}),
+        ("/run-hub-tests smollm2", {"action": "edited"}),
+    ],
+    ids=["ordinary", "bot", "edited"],
+)
+def test_what_is_no_command_costs_nothing(scene: Scene, body: str, who: dict[str, str]) -> None:
+    outcome = say(scene, body, **who)
+    assert outcome.jobs == {}, outcome.log
+    assert scene.contract.fake.log == []
+
+
+def test_a_reader_is_refused_without_touching_the_result(scene: Scene) -> None:
+    outcome = say(scene, "/run-hub-tests smollm2", login="bob")
+    assert outcome.jobs == GATE_ONLY, outcome.log
+    assert reactions(scene) == ["eyes", "confused"]
+    assert "`bob` cannot start hub-tests" in scene.state.comment("answer")
+    assert scene.contract.fake.writes() == [
+        f"POST /issues/comments/{COMMENT_ID}/reactions",
+        f"POST /issues/comments/{COMMENT_ID}/reactions",
+        "POST /issues/7/comments",
+    ]
+
+
+def test_a_fork_needs_the_commit_and_gets_the_line_to_paste(scene: Scene) -> None:
+    scene.state.pulls[7]["repository"] = "mallory/framework"
+    assert say(scene, "/run-hub-tests smollm2").jobs == GATE_ONLY
+    line = f"/run-hub-tests smollm2 --sha {scene.commits.head}"
+    assert f"```text\n{line}\n```" in scene.state.comment("answer")
+    assert scene.state.statuses == []
+    scene.prepare("smollm2")
+    outcome = say(scene, line)
+    assert set(outcome.jobs.values()) == {"success"}, outcome.log
+    assert "test smollm2" in outcome.jobs
+    assert {s["sha"] for s in scene.state.statuses} == {scene.commits.head}
+
+
+def test_help_plan_and_cancel_start_nothing(scene: Scene) -> None:
+    running = State((StartedRun(555, 1, scene.commits.head, ("mixtral",)),))
+    scene.state.comments.append({"id": 8000, "issue": 7, "user": BOT, "body": write_board("running", running)})
+    scene.state.runs[555] = {"status": "in_progress"}
+    for body, said in (
+        ("/run-hub-tests help", r"`@moe`"),
+        ("/run-hub-tests @moe --plan", r"1 entry, no history.*\n(.*\n)*.*`mixtral`"),
+        ("/run-hub-tests mixtral", r"being tested already: \[run 555\]"),
+        ("/run-hub-tests mixtrla", r"Did you mean"),
+        ("/run-hub-tests cancel", r"Cancelling \[run 555\]"),
+    ):
+        assert say(scene, body).jobs == GATE_ONLY
+        assert re.search(said, scene.state.comment("answer"))
+    assert scene.state.cancelled == [555]
+    assert len([c for c in scene.state.comments if c["user"] == BOT]) == 2
