@@ -62,7 +62,7 @@ def missing_case(entry: PlanEntry, name: str, *, lack: Problem | None, was_runni
     """A planned test that did not come back."""
     base = CaseResult(name=name, step=step_of(name), outcome="missing")
     if was_running:
-        return _red(entry, base, "crash", f"{name} was running when the process died")
+        return _red(entry, base, "crash", f"the process running {name} died")
     if lack is not None:
         return _red(entry, base, lack.failure_class, lack.message)
     return _red(entry, base, "missing_result", "planned, but did not come back")
@@ -131,7 +131,7 @@ def _disowned(evidence: Evidence | None) -> bool:
 
 def _sentence(case: Case, evidence: Evidence | None) -> str:
     if crashed(case):
-        return "the worker running this test crashed"
+        return f"the process running {case.name} died"
     if evidence is not None and evidence.diagnosis:
         return evidence.diagnosis
     said = headline(case)

@@ -70,9 +70,8 @@ _HINTS = (
 """What every secret contains in lower case: looking for these first is a hundred times cheaper than the expression."""
 
 _PLAIN = re.compile(r"""["'(]{0,2}[^\W_]+(?:[-.,;'+=/%][^\W_]+)*[%)"'.,;:!?…]{0,4}|[%&+=…≤≥<>→\u2013\u2014\xd7-]""")
-_MARKED = re.compile(
-    r"(?i)\bwww\.|^[\"'(]*gh-\d|^[\"'(]*[a-z]{1,10}-\d+\W*$|^[\"'(]*[0-9a-f]{7,40}\W*$|^\d+[.)]\W*$|^[-+=]$|/\S*/"
-)
+_MARKED = re.compile(r"(?i)\bwww\.|\bgh-\d|^[\"'(]*[a-z]{1,10}-\d+\W*$|\b[0-9a-f]{7,40}\b|/\S*/")
+_BEGINS_A_BLOCK = re.compile(r"\d+[.)]|[-+=]")
 _HTML_WORDS = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 _BACKTICKS = re.compile(r"`+")
 
@@ -110,7 +109,9 @@ def one_line(text: str, limit: int = 300) -> str:
 
 def text(value: str, limit: int = 300) -> str:
     """Running Markdown text on one line: no mention, link, reference, emoji, HTML or markup can come to life."""
-    return " ".join(_word(word) for word in one_line(value, limit).split(" "))
+    first, *rest = one_line(value, limit).split(" ")
+    begin = code(first) if _BEGINS_A_BLOCK.fullmatch(first) else _word(first)
+    return " ".join([begin, *map(_word, rest)])
 
 
 def code(value: str, limit: int = 300) -> str:

@@ -191,13 +191,13 @@ def test_a_crashed_worker_names_the_test_it_was_running() -> None:
     message = f"failed on setup with \"worker 'gw1' crashed while running 'a.py::{FORWARD}'\""
     results = one({FORWARD: Fault("error", message, "x", {"raw": ""})})
     assert case(results, FORWARD).failure_class == "crash"
-    assert results.causes[0].title == "the worker running this test crashed"
+    assert results.causes[0].title == f"the process running {FORWARD} died"
 
 
 def test_a_crash_without_a_result_names_the_test_that_was_running() -> None:
     results = run(Attempt(1, Junit(problem="no result file", missing=True), running=(FORWARD,)), job=Job("failure"))
     assert case(results, FORWARD).failure_class == "crash"
-    assert case(results, FORWARD).headline == f"{FORWARD} was running when the process died"
+    assert case(results, FORWARD).headline == f"the process running {FORWARD} died"
     assert case(results, CONVERSION).headline == "no result file, the job ended as failure"
 
 

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import pytest
+from rich.console import Console
+
+from ci.report import words
+from ci.report.terminal import render
+from tests.ci.report import samples
+
+if TYPE_CHECKING:
+    from ci.report.outcome import Results
+
+
+def shown(results: Results, width: int = 150, **options: object) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width, **options).print(render(results))  # type: ignore[arg-type]
+    return out.getvalue()
+
+
+def test_a_failing_run_says_what_where_and_how_to_reproduce() -> None:
+    text = shown(samples.failing(), 300)
+    assert text.startswith("Failed: 3 of 3 models, 1 cause: layer 1, attention: query and key")
+    row = next(line for line in text.splitlines() if "moe_implementation dropless" in line)
+    expected = "moe_implementation dropless numeric mismatch decoder.1.mixer.query (float32) 4,000 x 5.5 s"
+    assert " ".join(row.split()) == expected
+    assert "decoder.1.mixer.query float32 (2, 64, 576), input random: error 1.6e-02, limit 4.0e-06" in text
+    assert "expected 0.123457, got 0.139457" in text
+    assert "reproduce: hub-tests run smollm2 --layers 2 --subject reference --device cuda" in text
+    assert "numeric mismatch, 3 models, new, last good" in text
+    assert "Against 028877665544 on main: 5 new" in text
+
+
+def test_a_passing_run_is_a_table_with_margins() -> None:
+    text = shown(samples.passing())
+    assert text.startswith("Passed: 3 models, 23 tests\n")
+    assert "reproduce" not in text
+    assert "43 %" in text
+
+
+@pytest.mark.parametrize("name", ["passing", "failing", "mixed", "crashed", "neutral", "hostile"])
+def test_every_test_has_its_line(name: str) -> None:
+    results = getattr(samples, name)()
+    text = shown(results, 1000)
+    for entry in results.entries:
+        for case in entry.cases:
+            assert words.short(case.name, entry.name) in text
+
+
+def test_hostile_text_is_neither_markup_nor_control() -> None:
+    plan = samples.plan_of("smollm2")
+    evil = samples.Fault("failure", "[bold red]x[/] [link=https://e.x]y[/link] #x1B[2J", "x", {"raw": ""})
+    text = shown(samples.judged(plan, {"test_conversion[smollm2]": evil}), 300, force_terminal=True, color_system=None)
+    assert "[bold red]x[/] [link=https://e.x]y[/link]" in text
+    assert "\x1b[2J" not in text
+    assert "\x1b]8" not in text
+
+
+def test_a_label_and_a_note_are_shown() -> None:
+    assert "no result file, the job ended as failure" in shown(samples.crashed(), 300)
