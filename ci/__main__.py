@@ -7,6 +7,7 @@ Exit codes: 0 all right, 1 a test failed, 2 the request or the configuration is 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from ci import __version__
-from ci.errors import HubTestsError, RequestError
+from ci.errors import HubTestsError, RequestError, TerminatedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -182,22 +183,22 @@ def run(
     chosen = select(load_models(registry or REGISTRY), names)
     options = job.RunOptions(
         subject=_one_of(subject, ("fast_llm", "reference"), "--subject"),
-        subject_python=subject_python,
-        subject_path=tuple(subject_path or ()),
+        subject_python=_here(subject_python),
+        subject_path=tuple(path.absolute() for path in subject_path or ()),
         device=_one_of(device, ("cpu", "cuda"), "--device"),
         layers=layers_option(layers) if layers else None,
-        registry=registry,
-        checkpoints=checkpoints,
+        registry=_here(registry),
+        checkpoints=_here(checkpoints),
         timeout=timeout,
         time_limit=time_limit,
         workers=job.default_workers(chosen, device) if workers is None else workers,
         deep=deep,
         verbose=verbose,
     )
+    settings = _settings(None)
+    environ = {**os.environ, "HUB_TESTS_CACHE": str(settings.cache.absolute())}
     with fetch_progress() as progress:
-        results = job.run(
-            chosen, options, _settings(None), report=report.resolve(), environ=os.environ, progress=progress
-        )
+        results = job.run(chosen, options, settings, report=report.resolve(), environ=environ, progress=progress)
     if as_json:
         from ci.records import to_json
 
@@ -363,6 +364,7 @@ def conclude(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; every expected failure is one line on stderr and its exit code."""
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         code = app(args=list(argv) if argv is not None else None, standalone_mode=False)
     except HubTestsError as error:
@@ -382,10 +384,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _terminated(*_: object) -> None:
+    """A cancelled job is an interrupted one: what runs is ended in order, and what there is gets written."""
+    raise TerminatedError
+
+
 def _settings(cache: Path | None) -> Settings:
     from ci.settings import from_environ
 
     return from_environ({**os.environ, **({"HUB_TESTS_CACHE": str(cache)} if cache else {})})
+
+
+def _here(path: Path | None) -> Path | None:
+    """Seen from the suite, which runs in another directory; links stay, since an environment's interpreter is one."""
+    return path.absolute() if path else None
 
 
 def _context() -> Context:

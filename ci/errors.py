@@ -39,3 +39,7 @@ class UnsupportedError(SubjectError):
     """The subject refuses a format, an architecture or a config value by name."""
 
     failure = "unsupported"
+
+
+class TerminatedError(KeyboardInterrupt):
+    """The process was told to end (SIGTERM), as a cancelled job is; its children were not told."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ci.doctor.identity import host_identity
-from ci.errors import GatedError, HubTestsError, RequestError
+from ci.errors import GatedError, HubTestsError, RequestError, TerminatedError
 from ci.hub.fetch import Checkpoint, FetchRequest, fetch
 from ci.plan import Plan, RunRequest, make_plan
 from ci.records import to_dict, to_json
@@ -116,8 +117,12 @@ def _wait(suite: subprocess.Popen[bytes], time_limit: float | None) -> None:
             return
         except subprocess.TimeoutExpired:
             suite.send_signal(then)
-        except KeyboardInterrupt:
-            suite.wait(GRACE)  # the terminal interrupted the suite as well: let it write its results
+        except KeyboardInterrupt as stop:
+            if isinstance(stop, TerminatedError):
+                suite.send_signal(signal.SIGINT)  # a terminal's Ctrl-C has reached the suite already, this has not
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                suite.wait(GRACE)  # it writes what it has
+            suite.kill()
             raise
 
 
