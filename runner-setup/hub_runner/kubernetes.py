@@ -7,9 +7,11 @@ https://docs.github.com/en/actions/hosting-your-own-runners/managing-self-hosted
 from __future__ import annotations
 
 import json
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from hub_runner.networks import CLOSED4, CLOSED6
+from hub_runner.policy import policy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +23,7 @@ RUNNER_UID = 1001
 """The user of GitHub's runner image."""
 
 APP = "hub-tests-runner"
+ADMISSION, HOOK = f"{APP}-admission", "/etc/hub-runner"
 
 
 def manifests(config: Config) -> Mapping[str, str]:
@@ -30,7 +33,11 @@ def manifests(config: Config) -> Mapping[str, str]:
         return {}
     sizes = sorted({len(slot.gpus) for slot in config.places if slot.gpus})
     values = {f"values-gpus-{size}.yaml": _yaml(scale_set(config, cluster, size)) for size in sizes}
-    return {**values, "network-policy.yaml": _yaml(network_policy(config, cluster))}
+    return {
+        **values,
+        "network-policy.yaml": _yaml(network_policy(config, cluster)),
+        "admission.yaml": _yaml(admission(config, cluster)),
+    }
 
 
 def _yaml(value: Any) -> str:
@@ -57,9 +64,7 @@ def pod_spec(config: Config, cluster: Kubernetes, gpus: int) -> dict[str, Any]:
     return {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "hostUsers": False,
         "restartPolicy": "Never",
-        "activeDeadlineSeconds": 60 * config.runner.max_job_minutes + 900,
         "terminationGracePeriodSeconds": 90,
         "nodeSelector": dict(cluster.node_selector),
         "tolerations": [dict(each) for each in cluster.tolerations],
@@ -88,7 +93,10 @@ def _container(config: Config, cluster: Kubernetes, gpus: int) -> dict[str, Any]
         "name": "runner",
         "image": cluster.image,
         "command": ["/home/runner/run.sh"],
-        "env": [{"name": "HUB_TESTS_CACHE", "value": config.runner.store}],
+        "env": [
+            {"name": "HUB_TESTS_CACHE", "value": config.runner.store},
+            {"name": "ACTIONS_RUNNER_HOOK_JOB_STARTED", "value": f"{HOOK}/job-started.sh"},
+        ],
         "resources": {"limits": quantities, "requests": quantities},
         "securityContext": {
             # The image's user may use sudo; without new privileges it cannot.
@@ -98,6 +106,7 @@ def _container(config: Config, cluster: Kubernetes, gpus: int) -> dict[str, Any]
         },
         "volumeMounts": [
             {"name": "store", "mountPath": config.runner.store, "readOnly": True},
+            {"name": "admission", "mountPath": HOOK, "readOnly": True},
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  the pod's own
             {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108  the pod's own
         ],
@@ -108,9 +117,25 @@ def _volumes(config: Config, cluster: Kubernetes) -> list[dict[str, Any]]:
     memory = {"medium": "Memory", "sizeLimit": f"{config.limits.tmp_gib}Gi"}
     return [
         {"name": "store", "persistentVolumeClaim": {"claimName": cluster.store_claim, "readOnly": True}},
+        {"name": "admission", "configMap": {"name": ADMISSION, "defaultMode": 0o555}},
         {"name": "tmp", "emptyDir": {"sizeLimit": f"{config.limits.disk_gib}Gi"}},
         {"name": "shm", "emptyDir": memory},
     ]
+
+
+def admission(config: Config, cluster: Kubernetes) -> dict[str, Any]:
+    """The host's admission hook as a ConfigMap: the same program, the same policy. The image needs Python 3.11."""
+    hook = f"#!/bin/sh\nset -eu\nexec python3 -I {HOOK}/admit.py {HOOK}/admission.json\n"
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": ADMISSION, "namespace": cluster.namespace},
+        "data": {
+            "job-started.sh": hook,
+            "admit.py": resources.files("hub_runner").joinpath("admit.py").read_text(encoding="utf-8"),
+            "admission.json": json.dumps(policy(config), indent=2, sort_keys=True) + "\n",
+        },
+    }
 
 
 def network_policy(config: Config, cluster: Kubernetes) -> dict[str, Any]:

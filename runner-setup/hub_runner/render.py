@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ci.records import to_dict
 from hub_runner.kubernetes import manifests
 from hub_runner.layout import Layout
 from hub_runner.networks import CLOSED4, CLOSED6, METADATA4, METADATA6
+from hub_runner.policy import policy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,13 +71,6 @@ def all_files(config: Config) -> Mapping[str, Rendered]:
     """The host's files, and the cluster's below `kubernetes/`."""
     cluster = {f"kubernetes/{name}": Rendered(text) for name, text in manifests(config).items()}
     return {**host_files(config), **cluster}
-
-
-def policy(config: Config) -> dict[str, Any]:
-    """What the admission hook goes by."""
-    where = {"repository": config.github.repository, "organization": config.github.organization}
-    writers = [slot.uid for slot in config.places if slot.writes_store]
-    return {**to_dict(config.admission), **where, "store_uids": writers}
 
 
 def runs_on(config: Config) -> dict[str, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HERE = Path(__file__).parent
+ARC_CHARTS = os.environ.get("HUB_TESTS_ARC_CHARTS")
+"""Folder `charts` of a checkout of actions-runner-controller, where there is one."""
+
 EXAMPLE = HERE.parents[1] / "runner-setup/hub-runner.toml"
 
 

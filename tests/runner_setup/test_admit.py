@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hub_runner.admit import objections
-from hub_runner.render import host_files, policy
+from hub_runner.policy import policy
+from hub_runner.render import host_files
 
 if TYPE_CHECKING:
     from pathlib import Path
