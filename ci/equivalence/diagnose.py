@@ -60,9 +60,17 @@ class Diagnosis:
     def __str__(self) -> str:
         half = f" [{self.half}]" if self.half else ""
         because = f"; {self.because}" if self.because else ""
-        more = f"; also wrong on right input: {', '.join(map(str, self.others))}" if self.others else ""
+        more = f"; also wrong on right input: {_grouped(self.others)}" if self.others else ""
         off = f"{self.place.tensor} is {self.times:.3g} noise floors off"
         return f"{self.place}{half}: {self.suspect}; {off}{because}{more}"
+
+
+def _grouped(places: Sequence[Place]) -> str:
+    """`query in layers 1, 2, 3; final norm`."""
+    layers: dict[str, list[int]] = {}
+    for place in places:
+        layers.setdefault(place.operation, []).extend([] if place.layer is None else [place.layer])
+    return ", ".join(f"{name} in layer {_list(found)}" if found else name for name, found in layers.items())
 
 
 def place_of(tensor: str) -> Place:

@@ -35,6 +35,7 @@ class Inquest:
 
     truth: Truth
     red: Judged
+    fed: Judged | None
     subject: Subject
     subject_path: str
     third: Subject | None
@@ -45,7 +46,7 @@ class Inquest:
 
     def diagnosis(self) -> Diagnosis:
         """Where first, what is suspect, which half, and what else is wrong on right input."""
-        fed = self._fed()
+        fed = self.fed or self._fed()
         first = self._first_measure()
         guilty = diagnose.first_in_each_block(fed.measures()) if fed else []
         local = next((m for m in guilty if first and scope_of(m.tensor) == scope_of(first.tensor)), None)
@@ -122,7 +123,7 @@ class Inquest:
         if subject is None:
             return None
         try:
-            return not self.run(subject, checkpoint, self.red, fed=False, default=True).red
+            return not self.run(subject, checkpoint, self.red, fed=self.red.fed, default=True).red
         except HubTestsError:
             return None
 

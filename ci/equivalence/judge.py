@@ -93,10 +93,18 @@ class Judge:
             judged.append(self._judged(case, dtype, variant))
             if missing := verdicts.did_not_run(variant, judged[-1].ran):
                 return verdicts.not_run(missing, judged, self.truth.coverage())
+        judged += self._fed(judged[0], dtype, variant)
         found = verdicts.verdict(judged, coverage=self.truth.coverage())
         if self.explain and not found.passed:
             return verdicts.explained(found, self._inquest(judged, variant).diagnosis())
         return found
+
+    def _fed(self, batch: Judged, dtype: DType, variant: Mapping[str, str]) -> list[Judged]:
+        """In float32 each block is also judged alone, on the reference's input, where no noise has gathered yet."""
+        if dtype != "float32" or batch.fed or batch.walked.problems:
+            return []
+        who = Tried(self.subject, self.trial.subject_path, variant)
+        return [self._compared(batch.case, dtype, who, fed=True)]
 
     def _workdir(self) -> Path:
         path = Path(self.trial.workdir)
@@ -109,6 +117,7 @@ class Judge:
         return Inquest(
             truth=self.truth,
             red=red,
+            fed=next((one for one in judged if one.fed and one.case is red.case), None),
             subject=self.subject,
             subject_path=self.trial.subject_path,
             third=self.third_opinion,

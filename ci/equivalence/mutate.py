@@ -119,15 +119,14 @@ def markdown(score: MutationScore) -> str:
 def _sentences(score: MutationScore) -> list[str]:
     real, caught = len(score.real), score.caught
     alarms = [f"{rule} fails {count}" for rule, count in score.rule_alarms.items() if count]
+    used = max((control.used for control in score.controls), default=0.0)
+    located, half = _share(score.located, real), _share(score.half_right, caught)
     lines = [
+        f"{real} planted bugs count; {len(score.outcomes) - real} more do not change Hugging Face's answer.",
+        f"Caught {caught}, located in the right layer and module {located}, laid to the right half {half}.",
         (
-            f"{real} planted bugs count ({len(score.outcomes) - real} more do not change Hugging Face's answer). Caught "
-            f"{caught}; located in the right layer and module {score.located} ({_share(score.located, real)}); right half "
-            f"{score.half_right} ({_share(score.half_right, caught)} of those caught)."
-        ),
-        (
-            f"{len(score.controls)} right conversions judged, {len(score.false_alarms)} false alarms; the worst tensor "
-            f"used {max((c.used for c in score.controls), default=0.0):.0%} of its tolerance."
+            f"{len(score.controls)} right conversions judged: {len(score.false_alarms)} false alarms; the tensor closest to "
+            f"its limit used {used:.0%} of it."
         ),
     ]
     return lines + [f"Of {CHUNKS * len(_order(score.outcomes))} right conversions, {'; '.join(alarms)}."] * bool(alarms)

@@ -46,6 +46,11 @@ class Judged:
         return 1 - min(kept, default=real) / real
 
     @property
+    def label(self) -> str:
+        """The case, and whether each block was fed the reference's input."""
+        return f"{self.case.name}, block by block" if self.fed else self.case.name
+
+    @property
     def red(self) -> bool:
         """Whether this case fails."""
         return bool(self.walked.problems) or any(not measure.passed for measure in self.measures())
@@ -78,7 +83,7 @@ class Judged:
             expected=found.expected,
             actual=found.actual,
             passed=passed,
-            case=self.case.name,
+            case=self.label,
             token_error=found.token_error,
             token_limit=limits.token_error(name),
         )
@@ -92,7 +97,7 @@ class Judged:
             error=gap,
             limit=limit,
             passed=gap <= limit,
-            case=self.case.name,
+            case=self.label,
         )
 
 
@@ -247,12 +252,13 @@ def figures(judged: Sequence[Judged], measures: Sequence[Measure]) -> dict[str, 
     dtype = judged[0].limits.dtype
     found = {
         "tensors": float(sum(len(one.walked.differences) for one in judged)),
+        "comparisons": float(len(judged)),
         "used": max((measure.used for measure in measures), default=0.0),
         "ratio": max((measure.ratio or 0.0 for measure in measures), default=0.0),
         "excused_by_flips": max(one.excused for one in judged),
     }
     found |= {key: value for one in judged[:1] for key, value in one.walked.logits.items()}
-    logits = next((measure for measure in measures if measure.tensor == "logits"), None)
+    logits = next((measure for measure in judged[0].measures() if measure.tensor == "logits"), None)
     if logits:
         found |= {
             "logits_error": logits.error,
@@ -276,7 +282,7 @@ def notes(judged: Sequence[Judged]) -> tuple[str, ...]:
     said = []
     for one in judged:
         where = f"{one.case.name}, {one.limits.dtype}: rounding flips of experts excused"
-        if one.fed:
+        if one.fed and one.limits.dtype != "float32":
             said.append(f"{where} most tokens, so each block was judged alone on the reference's input")
         elif one.excused:
             said.append(f"{where} up to {one.excused:.1%} of the tokens")
@@ -286,7 +292,7 @@ def notes(judged: Sequence[Judged]) -> tuple[str, ...]:
 def routing_of(judged: Sequence[Judged]) -> tuple[LayerRouting, ...]:
     """The routing of every layer and case, where there are experts."""
     return tuple(
-        replace(layer, case=one.case.name, dtype=one.limits.dtype) for one in judged for layer in one.walked.routing
+        replace(layer, case=one.label, dtype=one.limits.dtype) for one in judged for layer in one.walked.routing
     )
 
 
@@ -295,7 +301,7 @@ HEAT_ROWS, HEAT_COLUMNS = 66, 64
 
 def heat(judged: Sequence[Judged], worst: Measure | None) -> Heat | None:
     """Block by position, for the case that holds the worst tensor: log10(token error / limit), binned."""
-    one = next((one for one in judged if worst and one.case.name == worst.case), None)
+    one = next((one for one in judged if worst and one.label == worst.case), None)
     if one is None:
         return None
     blocks = [name for name in one.walked.differences if "." not in name.removeprefix("decoder.")]
@@ -304,7 +310,7 @@ def heat(judged: Sequence[Judged], worst: Measure | None) -> Heat | None:
     width = math.ceil(length / HEAT_COLUMNS)
     starts = tuple(range(0, length, width))
     values = tuple(tuple(_cell(one, name, start, start + width) for start in starts) for name in blocks)
-    return Heat(one.case.name, one.limits.dtype, tuple(blocks), starts, values)
+    return Heat(one.label, one.limits.dtype, tuple(blocks), starts, values)
 
 
 def _cell(one: Judged, name: str, start: int, stop: int) -> float:
