@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from ci.subjects.reference.directories import read_fast_llm
 from ci.subjects.reference.model import Context, Model
 from ci.subjects.reference.trace import load
+from ci.subjects.tracefile import TraceReader
 from tests.ci.subjects.reference.cases import MOE_CASES, RECIPES, errors, trace_request
 from tests.ci.subjects.reference.test_convert import tensors
 
@@ -126,3 +127,10 @@ def test_a_gpu_answers_as_the_cpu_does(workshop: Workshop, tmp_path: Path, name:
         assert result.ran[variant.axis] == variant.name
         assert result.peak_device_bytes > 0
         assert all(error <= max(2 * on_cpu[key], 1e-6) for key, error in errors(output, truth).items())
+
+
+def test_norms_cast_where_transformers_casts(workshop: Workshop) -> None:
+    """In bfloat16 the weight meets what was already cast: the first norm has no error of its own."""
+    ours, theirs = (TraceReader(side("qwen2", "bfloat16")) for side in (workshop.trace, workshop.truth))
+    for name in ("embeddings", "decoder.0.norm_1"):
+        assert ours.tensor(name).equal(theirs.tensor(name))
