@@ -14,7 +14,7 @@ import subprocess
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.e2e import openapi
 from tests.e2e.fake_github import FakeGitHub
@@ -54,7 +54,7 @@ class Contract:
             return []
         text = self._log.read_text(encoding="utf-8", errors="replace")[self._read :]
         self._read += len(text)
-        return [line for line in text.splitlines() if "terminated with error" in line or VIOLATION.search(line)]
+        return violations(text)
 
 
 @contextmanager
@@ -65,16 +65,30 @@ def guarded(folder: Path) -> Iterator[Contract]:
             yield Contract(fake, fake.url, None)
         return
     description = openapi.load()
+    with FakeGitHub(answers=Answers(description)) as fake, proxied(description, fake.url, folder) as url:
+        yield Contract(fake, url, folder / "prism.log")
+
+
+@contextmanager
+def proxied(description: dict[str, Any], upstream: str, folder: Path) -> Iterator[str]:
+    """Prism between the caller and `upstream`: its address. What it says goes to `prism.log` in `folder`."""
     spec, log = folder / "github.json", folder / "prism.log"
     spec.write_text(json.dumps(description), encoding="utf-8")
-    with FakeGitHub(answers=Answers(description)) as fake, log.open("wb") as sink:
-        command = ["node", str(PRISM), "proxy", "--errors", "--host", "127.0.0.1", "--port", "0", str(spec), fake.url]
-        with subprocess.Popen(command, stdout=sink, stderr=sink, stdin=subprocess.DEVNULL) as prism:
-            try:
-                yield Contract(fake, _address(prism, log), log)
-            finally:
-                prism.terminate()
-                prism.wait(10)
+    command = ["node", str(PRISM), "proxy", "--errors", "--host", "127.0.0.1", "--port", "0", str(spec), upstream]
+    with (
+        log.open("wb") as sink,
+        subprocess.Popen(command, stdout=sink, stderr=sink, stdin=subprocess.DEVNULL) as prism,
+    ):
+        try:
+            yield _address(prism, log)
+        finally:
+            prism.terminate()
+            prism.wait(10)
+
+
+def violations(text: str) -> list[str]:
+    """The lines of Prism's log that name a request or an answer which breaks the description."""
+    return [line for line in text.splitlines() if "terminated with error" in line or VIOLATION.search(line)]
 
 
 def _address(prism: subprocess.Popen[bytes], log: Path) -> str:

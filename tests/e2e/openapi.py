@@ -45,12 +45,12 @@ FORMATS = {
 }
 
 
-def load() -> dict[str, Any]:
+def load(called: Mapping[str, tuple[str, ...]] = CALLED) -> dict[str, Any]:
     """The part of the description that concerns the calls made here, with every component that it refers to."""
     whole = json.loads(DESCRIPTION.read_text(encoding="utf-8"))
     paths = {
         path: {key: value for key, value in whole["paths"][path].items() if key in methods or key == "parameters"}
-        for path, methods in CALLED.items()
+        for path, methods in called.items()
     }
     kept: dict[str, Any] = {"openapi": whole["openapi"], "info": whole["info"], "paths": paths, "components": {}}
     todo = list(references(paths))
