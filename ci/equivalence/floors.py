@@ -11,6 +11,7 @@ compare_factor: FlashAttention's rule, at the level of a model
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -44,11 +45,15 @@ class Floor:
 
 @dataclass(frozen=True)
 class Limits:
-    """The largest errors that pass, for every tensor of one case in one dtype."""
+    """The largest errors that pass, for every tensor of one case in one dtype.
+
+    `untrusted` says why no verdict can stand on these floors, where none can: Hugging Face disagrees with itself.
+    """
 
     dtype: DType
     floors: Mapping[str, Floor]
     compare_factor: float = 1.0
+    untrusted: str = ""
 
     def floor(self, name: str) -> Floor:
         """The floor of a tensor, at least one rounding of the dtype."""
@@ -85,6 +90,17 @@ def floors(walks: Iterable[Walked]) -> dict[str, Floor]:
             known = found.get(name, Floor())
             found[name] = Floor(max(known.error, difference.error), max(known.token_error, difference.token_error))
     return found
+
+
+def untrusted(walks: Iterable[Walked], dtype: DType) -> str:
+    """Why the floors are none: a legitimate variant is not finite, or in float32 far from the oracle; else empty."""
+    for walk in walks:
+        if walk.problems:
+            return f"Hugging Face's own {dtype} answer is no yardstick: {walk.problems[0].message}"
+        for name, found in walk.differences.items():
+            if not math.isfinite(found.error) or (dtype == "float32" and found.error > TRUSTED):
+                return f"Hugging Face's own {dtype} variants differ by {found.error:.2g} in {name}: no yardstick"
+    return ""
 
 
 def noise_variants(offered: Iterable[Variant]) -> tuple[dict[str, str], ...]:

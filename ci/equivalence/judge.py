@@ -90,6 +90,8 @@ class Judge:
     def _verdict(self, dtype: DType, variant: Mapping[str, str]) -> Verdict:
         judged = []
         for case in self.truth.cases:
+            if reason := self.truth.limits(case, dtype).untrusted:
+                return verdicts.no_yardstick(reason, self.truth.coverage())
             judged.append(self._judged(case, dtype, variant))
             if missing := verdicts.did_not_run(variant, judged[-1].ran):
                 return verdicts.not_run(missing, judged, self.truth.coverage())

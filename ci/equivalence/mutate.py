@@ -124,10 +124,8 @@ def _sentences(score: MutationScore) -> list[str]:
     lines = [
         f"{real} planted bugs count; {len(score.outcomes) - real} more do not change Hugging Face's answer.",
         f"Caught {caught}, located in the right layer and module {located}, laid to the right half {half}.",
-        (
-            f"{len(score.controls)} right conversions judged: {len(score.false_alarms)} false alarms; the tensor closest to "
-            f"its limit used {used:.0%} of it."
-        ),
+        f"{len(score.controls)} right conversions judged: {len(score.false_alarms)} false alarms.",
+        f"The tensor of theirs that came closest to its limit used {used:.0%} of it.",
     ]
     return lines + [f"Of {CHUNKS * len(_order(score.outcomes))} right conversions, {'; '.join(alarms)}."] * bool(alarms)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import save_file
 
 from ci.equivalence import inputs, routing
-from ci.equivalence.floors import Floor, Limits, floors, noise_variants
+from ci.equivalence.floors import Limits, floors, noise_variants, untrusted
 from ci.equivalence.inputs import Case, Needs
 from ci.equivalence.oracle import TrueFloat64
 from ci.equivalence.walk import TOP_EXPERTS, Walk, Walked, cut
@@ -50,7 +50,7 @@ class Truth:
     forwards: int = 0
     _oracles: dict[str, TraceReader] = field(default_factory=dict)
     _feeds: dict[str, TraceReader] = field(default_factory=dict)
-    _floors: dict[tuple[str, DType, bool], dict[str, Floor]] = field(default_factory=dict)
+    _limits: dict[tuple[str, DType, bool], Limits] = field(default_factory=dict)
     _cases: tuple[Case, ...] = ()
     _experts_idle: int = 0
 
@@ -138,12 +138,13 @@ class Truth:
 
     def limits(self, case: Case, dtype: DType, *, fed: bool = False) -> Limits:
         """The limits of a case in a dtype; with `fed` those of blocks that were each fed the oracle's input."""
-        if (case.name, dtype, fed) not in self._floors:
+        if (case.name, dtype, fed) not in self._limits:
             whole = next(c for c in self.cases if c.name == (case.of or case.name))
             group = [c for c in self.cases if whole.name in (c.name, c.of)]
             for of_case, walks in self._noise(whole, group, dtype, fed=fed).items():
-                self._floors[of_case, dtype, fed] = floors(walks)
-        return Limits(dtype, self._floors[case.name, dtype, fed], self.params.compare_factor)
+                found = Limits(dtype, floors(walks), self.params.compare_factor, untrusted(walks, dtype))
+                self._limits[of_case, dtype, fed] = found
+        return self._limits[case.name, dtype, fed]
 
     def trace(
         self,

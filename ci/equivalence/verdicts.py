@@ -204,6 +204,11 @@ def not_run(missing: Mapping[str, str], judged: Sequence[Judged], coverage: Mapp
     )
 
 
+def no_yardstick(reason: str, coverage: Mapping[str, str]) -> Verdict:
+    """Hugging Face disagrees with itself: nothing can be said about the subject, and that is no pass."""
+    return Verdict(passed=False, failure_class="environment", diagnosis=reason, coverage=coverage)
+
+
 def worst_by_tensor(measures: Iterable[Measure]) -> list[Measure]:
     """One measure a tensor, that of the case which used most of its tolerance; in execution order."""
     worst: dict[str, Measure] = {}

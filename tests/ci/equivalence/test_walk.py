@@ -1,0 +1,127 @@
+"""Two traces side by side: structure ends the walk, flips excuse what they must and nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from ci.equivalence.walk import Part, Walk, cut
+from tests.ci.equivalence.traces import B, T, Tensors, noisy, tensors, trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+KEEP = torch.ones(B, T, dtype=torch.bool)
+MLP, ROUTER, TOP = "decoder.0.mlp", "decoder.0.mlp.router_logits", "decoder.0.mlp.router_top_experts"
+
+
+def walk(path: Path, actual: Tensors, expected: Tensors, *, allowed: float | None = None, carry: bool = True) -> Walk:
+    return Walk(
+        trace(path / "actual", actual),
+        trace(path / "expected", expected, dtype="float64"),
+        KEEP,
+        allowed=None if allowed is None else lambda _: allowed,
+        carry=carry,
+    )
+
+
+def test_every_tensor_is_compared_in_execution_order(tmp_path: Path) -> None:
+    right = tensors()
+    found = walk(tmp_path, noisy(right), right).run()
+    assert list(found.differences) == list(right)
+    assert max(difference.error for difference in found.differences.values()) < 5e-7
+    assert found.logits["top1_agreement"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("break_it", "failure_class", "message"),
+    [
+        (lambda t: t.pop("decoder.1.mixer"), "missing_tensor", "decoder.1.mixer is missing"),
+        (lambda t: t.update({"decoder.2": t["decoder.1"]}), "unexpected_tensor", "decoder.2 is in"),
+        (
+            lambda t: t.update({"decoder.0.mlp": t["decoder.0.mlp"][..., :3]}),
+            "shape_mismatch",
+            "decoder.0.mlp has shape",
+        ),
+        (lambda t: t.update({"decoder.0": t["decoder.0"].bfloat16()}), "shape_mismatch", "decoder.0 is bfloat16"),
+        (lambda t: t["decoder.1.norm_1"].fill_(float("nan")), "non_finite", "decoder.1.norm_1 is nan"),
+    ],
+)
+def test_structure_comes_before_numbers(
+    tmp_path: Path, break_it: Callable[[Tensors], object], failure_class: str, message: str
+) -> None:
+    right = tensors()
+    actual = noisy(right)
+    break_it(actual)
+    found = walk(tmp_path, actual, right).run()
+    assert [problem.failure_class for problem in found.problems] == [failure_class]
+    assert found.problems[0].message.startswith(message)
+
+
+def test_a_tensor_that_the_subject_declared_uncaptured_is_no_problem(tmp_path: Path) -> None:
+    right = tensors()
+    actual = noisy(right)
+    del actual["decoder.0.mixer"]
+    reader = trace(tmp_path / "actual", actual, not_captured=("decoder.0.mixer",))
+    found = Walk(reader, trace(tmp_path / "expected", right, dtype="float64"), KEEP).run()
+    assert not found.problems
+    assert "decoder.0.mixer" not in found.differences
+
+
+def flipped(right: Tensors, *, gap: float) -> Tensors:
+    """Row 0, token 2 chooses other experts, whose logits are `gap` below; its MLP and all that follows are wrong."""
+    logits = torch.tensor([3.0, 2.0, 2.0 - gap, -1.0], dtype=torch.float64)
+    right[ROUTER][0, 2] = logits
+    right[TOP][0, 2] = torch.tensor([0, 1])
+    actual = noisy(right)
+    actual[TOP][0, 2] = torch.tensor([0, 2])
+    for name in (MLP, "decoder.0"):
+        actual[name][0, 2] += 1
+    for name in ("decoder.1.norm_1", "final_norm"):
+        actual[name][0, 2:] += 1
+    return actual
+
+
+def test_a_small_flip_excuses_its_consequences(tmp_path: Path) -> None:
+    right = tensors(moe=True)
+    actual = flipped(right, gap=1e-6)
+    del actual["decoder.1.norm_1"], right["decoder.1.norm_1"]
+    found = walk(tmp_path, actual, right, allowed=1e-5).run()
+    assert found.differences[MLP].error < 1e-6
+    assert found.differences["final_norm"].error < 1e-6
+    assert int(found.differences["final_norm"].by_token.isnan().sum()) == T - 2
+    assert [(layer.small_flips, layer.large_flips) for layer in found.routing] == [(1, 0), (0, 0)]
+
+
+def test_a_large_flip_excuses_nothing(tmp_path: Path) -> None:
+    right = tensors(moe=True)
+    found = walk(tmp_path, flipped(right, gap=0.5), right, allowed=1e-5).run()
+    assert found.differences[MLP].error > 0.1
+    assert found.routing[0].large_flips == 1
+    assert found.flips[TOP] == pytest.approx(0.5 / float(right[ROUTER][0, 2].norm()))
+
+
+def test_before_attention_only_the_flipped_token_is_excused(tmp_path: Path) -> None:
+    right = tensors(moe=True)
+    found = walk(tmp_path, flipped(right, gap=1e-6), right, allowed=1e-5).run()
+    assert found.differences["decoder.1.norm_1"].error > 0.1  # tokens 3 to 5 were wrong before attention mixed them
+
+
+def test_a_fed_block_is_not_excused_by_the_flips_of_an_earlier_one(tmp_path: Path) -> None:
+    right = tensors(moe=True)
+    found = walk(tmp_path, flipped(right, gap=1e-6), right, allowed=1e-5, carry=False).run()
+    assert not found.differences["decoder.1.mixer.context"].by_token.isnan().any()
+
+
+def test_a_part_is_compared_with_its_part(tmp_path: Path) -> None:
+    right, part = tensors(), Part(row=1, padding=2)
+    actual = {name: part.of(tensor) for name, tensor in noisy(right).items()}
+    reader = trace(tmp_path / "actual", actual)
+    expected = trace(tmp_path / "expected", right, dtype="float64")
+    found = Walk(reader, expected, torch.ones(1, T - 2, dtype=torch.bool), part=part).run()
+    assert max(difference.error for difference in found.differences.values()) < 5e-7
+    feed = cut(expected, part, tmp_path / "feed")
+    assert torch.equal(feed.tensor("decoder.1"), right["decoder.1"][1:, 2:])
