@@ -122,7 +122,8 @@ def commands(layout: Layout) -> Iterator[tuple[str, tuple[str, ...]]]:
     if root:
         return
     yield "let systemd read them", ("systemctl", "daemon-reload")
-    yield "load the firewall", ("systemctl", "restart", "hub-runner-firewall.service")
+    # Not a restart: that would restart the slots, which require it, and the jobs in them.
+    yield "load the firewall", ("systemctl", "reload-or-restart", "hub-runner-firewall.service")
     yield "open the minting unit's socket", ("systemctl", "restart", "hub-runner-mint.socket")
     yield "fetch GitHub's runner", ("systemctl", "start", "hub-runner-update.service")
     yield "start the timers", ("systemctl", "start", "hub-runner-update.timer", "hub-runner-janitor.timer")

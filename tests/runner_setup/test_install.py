@@ -42,7 +42,12 @@ def test_a_dry_run_names_every_step_and_does_nothing(tmp_path: Path, capsys: pyt
     assert "systemd-sysusers --root=" in told
     assert main(["--config", str(EXAMPLE), "install", "--dry-run"]) == 0
     on_a_host = capsys.readouterr().out
-    order = ["systemd-sysusers", "daemon-reload", "restart hub-runner-firewall", "restart hub-runner-supervisor"]
+    order = [
+        "systemd-sysusers",
+        "daemon-reload",
+        "reload-or-restart hub-runner-firewall",
+        "restart hub-runner-supervisor",
+    ]
     assert [on_a_host.index(step) for step in order] == sorted(on_a_host.index(step) for step in order)
 
 

@@ -194,6 +194,9 @@ def test_the_supervisor_runs_jobs_one_by_one_and_survives_being_killed(machine: 
     )
     assert phase(machine, STORE_SLOT) == "running"
 
+    for unit in ("reload-or-restart hub-runner-firewall", "restart hub-runner-mint.socket"):  # as an installation does
+        machine.run("systemctl", *unit.split())
+    assert active(machine, STORE_SLOT)
     hub_runner(machine, "drain", str(STORE_SLOT))
     machine.wait("an answer to the drain", lambda: any("DELETE" in call for call in github(machine)["calls"]))
     assert active(machine, STORE_SLOT)  # draining never cuts a job off
