@@ -1,0 +1,34 @@
+"""One small model a session, with its truth measured once: judging is what costs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from ci.equivalence.mutants.specimens import SPECIMENS
+from ci.equivalence.mutants.trial import Bench
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """A llama with odd sizes, published in bfloat16."""
+    return Bench(SPECIMENS["dense"], tmp_path_factory.mktemp("dense"))
+
+
+@pytest.fixture(scope="session")
+def moe(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """A mixtral of six experts."""
+    return Bench(SPECIMENS["moe"], tmp_path_factory.mktemp("moe"))

@@ -1,0 +1,163 @@
+"""The verdict on real small models: green when right, red with a sentence when wrong, never green by accident."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from ci.equivalence.mutants.catalogue import catalogue
+from ci.equivalence.mutants.plant import MutantSubject
+from ci.errors import UnsupportedError
+from ci.records import to_json
+from ci.subjects.base import ConvertRequest, ExportRequest, TraceRequest, TraceResult
+from ci.subjects.reference.subject import ReferenceSubject
+
+if TYPE_CHECKING:
+    from ci.equivalence.mutants.trial import Bench
+    from ci.equivalence.verdicts import Verdict
+
+BUGS = {mutation.name: mutation for mutation in catalogue()}
+
+
+def judged(bench: Bench, name: str, *, dtype: str = "float32", path: Path | None = None) -> Verdict:
+    subject = MutantSubject(BUGS[name])
+    converted = path or bench.right
+    if not subject.mutation.patches:
+        converted = bench.workdir / "wrong"
+        shutil.rmtree(converted, ignore_errors=True)
+        subject.convert(ConvertRequest(str(bench.source), str(converted), bench.specimen.model_type))
+    judge = bench.judge(subject, converted)
+    judge.forward(dtype="float32", variant={})
+    return judge.forward(dtype="float32" if dtype == "float32" else "model", variant={})
+
+
+def test_a_right_conversion_is_green_and_its_figures_stay_visible(dense: Bench) -> None:
+    judge = dense.judge(ReferenceSubject(), dense.right)
+    verdicts = judge.forward(dtype="float32", variant={}), judge.forward(dtype="model", variant={"attention": "sdpa"})
+    for verdict, dtype, most in zip(verdicts, ("float32", "bfloat16"), (0.5, 0.9), strict=True):
+        assert verdict.passed, verdict.diagnosis
+        assert verdict.worst is not None
+        assert verdict.worst.used < most
+        assert 0.2 < verdict.figures[f"{dtype}.logits_ratio"] < 2
+        assert verdict.heat is not None
+        assert len(verdict.heat.values) == len(verdict.heat.rows) <= 66
+        assert json.loads(to_json(verdict))["passed"] is True
+    assert verdicts[0].ran["attention"] == "eager"
+    assert verdicts[1].ran["attention"] == "sdpa"
+    assert verdicts[0].coverage["oracle"] == "Hugging Face eager in float64"
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "operation", "half", "words"),
+    [
+        ("gate and up swapped", 2, "MLP", "conversion", "it holds model.layers.2.mlp.up_proj.weight"),
+        ("RoPE base times 1.5", 0, "query", "conversion", "rope theta is 15000.0"),
+        ("norm ignores epsilon", 0, "norm before attention", "kernel", "epsilon"),
+        ("head rows shifted by one", None, "output head", "conversion", "rows of the head"),
+        ("one logit is NaN", None, "output head", "kernel", "logits is nan"),
+    ],
+)
+def test_a_planted_bug_is_named(
+    dense: Bench, name: str, layer: int | None, operation: str, half: str, words: str
+) -> None:
+    verdict = judged(dense, name)
+    assert not verdict.passed
+    assert (verdict.layer, verdict.operation, verdict.half) == (layer, operation, half)
+    first = f"layer {layer}, {operation} [{half}]: " if layer is not None else f"{operation} [{half}]: "
+    assert verdict.diagnosis.startswith(first)
+    assert words in verdict.diagnosis
+    assert "\n" not in verdict.diagnosis
+
+
+def test_what_only_low_precision_shows_is_called_a_cast(dense: Bench) -> None:
+    verdict = judged(dense, "RoPE tables computed in low precision", dtype="model")
+    assert not verdict.passed
+    assert verdict.half == "kernel"
+    assert "bfloat16 only" in verdict.diagnosis
+
+
+def test_experts_are_named(moe: Bench) -> None:
+    verdict = judged(moe, "one expert lost")
+    assert "only tokens of expert 5" in verdict.diagnosis
+    assert verdict.coverage["experts"] == "each of 6 in every layer received a token"
+    assert len(verdict.routing) > 0
+
+
+def test_without_a_third_opinion_the_converted_directory_itself_is_the_witness(dense: Bench) -> None:
+    for name, half in {"key and value swapped": "conversion", "softmax scaled by 1/sqrt(hidden)": "kernel"}.items():
+        subject = MutantSubject(BUGS[name])
+        converted = dense.workdir / "alone"
+        shutil.rmtree(converted, ignore_errors=True)
+        subject.convert(ConvertRequest(str(dense.source), str(converted), "llama"))
+        judge = replace(dense.judge(subject, converted), third_opinion=None)
+        assert judge.forward(dtype="float32", variant={}).half == half
+
+
+class Liar(ReferenceSubject):
+    """Runs its default whatever is asked for, as Fast-LLM's dropless does where Triton is missing."""
+
+    def trace(self, request: TraceRequest) -> TraceResult:
+        return super().trace(replace(request, variant={}))
+
+
+def test_a_variant_that_did_not_run_is_never_a_pass(moe: Bench) -> None:
+    verdict = moe.judge(Liar(), moe.right).forward(dtype="float32", variant={"moe": "dropless"})
+    assert not verdict.passed
+    assert verdict.failure_class == "variant_did_not_run"
+    assert verdict.diagnosis == "variant did not run (moe: looped ran instead)"
+
+
+def test_traces_are_removed_even_when_the_subject_refuses(dense: Bench) -> None:
+    judge = dense.judge(ReferenceSubject(), dense.right)
+    with pytest.raises(UnsupportedError):
+        judge.forward(dtype="float32", variant={"attention": "flash"})
+    assert not list(Path(judge.trial.workdir).glob("traces-*"))
+
+
+def exported(bench: Bench, name: str) -> Path:
+    target = bench.workdir / name
+    ReferenceSubject().export(ExportRequest(str(bench.right), str(target), bench.specimen.model_type))
+    return target
+
+
+def test_there_and_back(dense: Bench) -> None:
+    verdict = dense.judge(ReferenceSubject(), dense.right).round_trip(str(exported(dense, "back")))
+    assert verdict.passed, verdict.diagnosis
+    assert "config dtype (metadata): 'bfloat16' became 'float32'" in verdict.notes
+
+
+def test_one_bit_is_a_difference(dense: Bench) -> None:
+    target = exported(dense, "one-bit")
+    file = next(target.glob("*.safetensors"))
+    weights = load_file(file)
+    name = "model.layers.1.mlp.down_proj.weight"
+    weights[name][3, 4] *= 1 + 2**-23
+    save_file(weights, file)
+    verdict = dense.judge(ReferenceSubject(), dense.right).round_trip(str(target))
+    assert not verdict.passed
+    assert verdict.failure_class == "numeric_mismatch"
+    assert name in verdict.diagnosis
+
+
+def test_a_semantic_key_is_a_difference(dense: Bench) -> None:
+    target = exported(dense, "one-key")
+    config = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps({**config, "hidden_act": "relu"}))
+    verdict = dense.judge(ReferenceSubject(), dense.right).round_trip(str(target))
+    assert not verdict.passed
+    assert verdict.failure_class == "config_mismatch"
+    assert "hidden_act (semantic): 'silu' became 'relu'" in verdict.diagnosis
+
+
+def test_an_export_that_does_not_load_is_a_finding(dense: Bench) -> None:
+    target = exported(dense, "broken")
+    (target / "config.json").write_text("{}")
+    verdict = dense.judge(ReferenceSubject(), dense.right).round_trip(str(target))
+    assert not verdict.passed
+    assert "refuses" in verdict.diagnosis
