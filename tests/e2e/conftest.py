@@ -18,7 +18,6 @@ from ci.plan import RunRequest, make_plan
 from tests.ci.report import samples
 from tests.e2e.act import HUB_TOKEN, ROOT, House, git
 from tests.e2e.contract import Contract, guarded
-from tests.standin.models import repository
 from tests.standin.server import HubServer
 
 if TYPE_CHECKING:
@@ -102,6 +101,8 @@ def github(contract: Contract) -> Iterator[Contract]:
 @pytest.fixture(scope="session")
 def hub_server() -> Iterator[HubServer]:
     """A Hub with small models under the registry's ids."""
+    from tests.standin.models import repository  # torch: only for tests that fetch
+
     with HubServer() as server:
         for model_id, recipe in MODELS.items():
             server.add(model_id, repository(recipe))

@@ -1,0 +1,316 @@
+"""The workflow files themselves: by GitHub's own parser and evaluator, by zizmor and shellcheck, and by our own rules.
+
+What act leaves out or does differently is held here: `types`, permissions, concurrency, time limits, `queue`, inputs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from tests.e2e import contract, events
+from tests.e2e.act import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HERE = Path(__file__).parent
+GITHUB = ROOT / ".github"
+WORKFLOWS = {path.name: path for path in sorted((GITHUB / "workflows").glob("*.yml"))}
+FILES = [*WORKFLOWS.values(), GITHUB / "actions/setup/action.yml"]
+PINNED = re.compile(r"[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+")
+ZIZMOR, SHELLCHECK = (Path(sys.executable).with_name(tool) for tool in ("zizmor", "shellcheck"))
+BOARD = "hub-tests-board-"
+
+needs_npm = pytest.mark.skipif(bool(contract.missing()), reason=contract.missing() or "npm is here")
+
+
+def load(path: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)
+    return loaded
+
+
+def jobs() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for name, path in WORKFLOWS.items():
+        for job, content in load(path)["jobs"].items():
+            yield name, job, content
+
+
+def steps() -> Iterator[tuple[str, dict[str, Any]]]:
+    for workflow, job, content in jobs():
+        for step in content.get("steps", []):
+            yield f"{workflow}:{job}", step
+    for step in load(GITHUB / "actions/setup/action.yml")["runs"]["steps"]:
+        yield "setup", step
+
+
+# GitHub's own tools
+
+
+@pytest.fixture(scope="module")
+def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The scripts of `js/`, each bundled into one file: Node 20 cannot import their JSON otherwise."""
+    folder = tmp_path_factory.mktemp("js")
+    for source in (HERE / "js").glob("*.mjs"):
+        command = ["node", f"{HERE}/node_modules/esbuild/bin/esbuild", str(source), "--bundle", "--platform=node"]
+        command += ["--format=cjs", "--log-level=warning", f"--outfile={folder / source.stem}.cjs"]
+        subprocess.run(command, check=True, cwd=HERE)
+    return folder
+
+
+def validated(scripts: Path, root: Path, *files: str) -> list[dict[str, Any]]:
+    done = subprocess.run(
+        ["node", scripts / "validate.cjs", root, *files], check=True, capture_output=True, text=True, timeout=120
+    )
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+@needs_npm
+def test_githubs_language_service_finds_nothing(scripts: Path) -> None:
+    assert validated(scripts, ROOT, *(str(path.relative_to(ROOT)) for path in FILES)) == []
+
+
+@needs_npm
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("needs.plan.outputs.sha }}", "needs.plan.outputs.shaa }}", "shaa"),
+        ("steps.admit.outputs.subject }}", "steps.admitt.outputs.subject }}", "admitt"),
+        ("timeout-minutes: 240", "timeout-minuts: 240", "timeout-minuts"),
+        (
+            "uses: ./.github/workflows/hub-tests.yml",
+            "uses: ./.github/workflows/hub-tests.yml\n    timeout: 3",
+            "timeout",
+        ),
+        ("      subject-ref: ${{ needs.gate", "      subject-reff: ${{ needs.gate", "subject-reff"),
+    ],
+)
+def test_the_language_service_would_find_it(scripts: Path, tmp_path: Path, old: str, new: str, said: str) -> None:
+    folder = tmp_path / ".github/workflows"
+    folder.mkdir(parents=True)
+    changed = 0
+    for name, path in WORKFLOWS.items():
+        text = path.read_text(encoding="utf-8")
+        changed += old in text
+        (folder / name).write_text(text.replace(old, new), encoding="utf-8")
+    assert changed == 1
+    found = validated(scripts, tmp_path, *(f".github/workflows/{name}" for name in WORKFLOWS))
+    assert any(said in finding["message"] for finding in found)
+
+
+def adopting() -> str:
+    """The caller's workflow, as the guide gives it."""
+    (block,) = re.findall(r"```yaml\n(.*?)```", (GITHUB / "ADOPTING.md").read_text(encoding="utf-8"), re.DOTALL)
+    return str(block)
+
+
+@needs_npm
+def test_the_callers_workflow_is_short_and_valid(scripts: Path, tmp_path: Path) -> None:
+    text = adopting()
+    assert len(text.splitlines()) <= 20
+    folder = tmp_path / ".github/workflows"
+    folder.mkdir(parents=True)
+    for name, path in WORKFLOWS.items():
+        (folder / name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    local = re.sub(r"OWNER/hub-tests/(\S+)@COMMIT", r"./\1", text)
+    assert local != text
+    (folder / "caller.yml").write_text(local, encoding="utf-8")
+    assert validated(scripts, tmp_path, ".github/workflows/caller.yml") == []
+    (folder / "caller.yml").write_text(local.replace("subject-extras:", "extras:"), encoding="utf-8")
+    assert validated(scripts, tmp_path, ".github/workflows/caller.yml") != []
+
+
+def test_the_caller_grants_what_the_called_jobs_take() -> None:
+    for job in yaml.safe_load(adopting())["jobs"].values():
+        called = load(WORKFLOWS[re.findall(r"workflows/([\w-]+\.yml)", job["uses"])[0]])
+        for inner in called["jobs"].values():
+            for scope, level in (inner["permissions"] or {}).items():
+                assert job["permissions"].get(scope) in (level, "write"), f"{scope}: {level}"
+
+
+def comment(body: str = "/run-hub-tests", **changes: str) -> dict[str, Any]:
+    payload = events.comment(body, **changes)
+    return {"github": {"event_name": "issue_comment", "event": payload}}
+
+
+def on_an_issue() -> dict[str, Any]:
+    contexts = comment()
+    del contexts["github"]["event"]["issue"]["pull_request"]
+    return contexts
+
+
+def needs(**results: Any) -> dict[str, Any]:
+    """The context `needs`: a result, or a result and outputs."""
+    whole = {
+        job: {"result": given, "outputs": {}} if isinstance(given, str) else {"result": given[0], "outputs": given[1]}
+        for job, given in results.items()
+    }
+    return {"needs": whole, "github": {"event_name": "issue_comment"}, "inputs": {}}
+
+
+def at_night(**results: Any) -> dict[str, Any]:
+    return needs(**results) | {"github": {"event_name": "schedule"}}
+
+
+GOOD_FETCH = ("success", {"count": "2"})
+TABLE = [
+    ("hub-tests-comment.yml", "gate", comment(), "success", True),
+    ("hub-tests-comment.yml", "gate", comment("/run-hub-tests mixtral --plan"), "success", True),
+    ("hub-tests-comment.yml", "gate", comment("/Run-Hub-Tests"), "success", True),  # Python says no
+    ("hub-tests-comment.yml", "gate", comment("/run-hub-testsx"), "success", True),  # Python says no
+    ("hub-tests-comment.yml", "gate", comment("please /run-hub-tests"), "success", False),
+    ("hub-tests-comment.yml", "gate", comment(""), "success", False),
+    ("hub-tests-comment.yml", "gate", comment(action="edited"), "success", False),
+    ("hub-tests-comment.yml", "gate", comment(action="deleted"), "success", False),
+    ("hub-tests-comment.yml", "gate", comment(login="x[bot]", kind="Bot"), "success", False),
+    ("hub-tests-comment.yml", "gate", on_an_issue(), "success", False),
+    ("hub-tests-comment.yml", "gate", {"github": {"event_name": "schedule", "event": {}}}, "success", False),
+    ("hub-tests-comment.yml", "run", needs(gate=("success", {"decision": "run"})), "success", True),
+    ("hub-tests-comment.yml", "run", needs(gate=("success", {"decision": "refused"})), "success", False),
+    ("hub-tests-comment.yml", "run", needs(gate=("success", {})), "success", False),
+    ("hub-tests-comment.yml", "run", needs(gate=("failure", {"decision": "run"})), "failure", False),
+    ("hub-tests-comment.yml", "conclude", needs(gate="skipped", run="skipped"), "success", False),
+    ("hub-tests-comment.yml", "conclude", needs(gate="success", run="failure"), "failure", True),
+    ("hub-tests-comment.yml", "conclude", needs(gate="cancelled", run="skipped"), "cancelled", True),
+    *(
+        case
+        for job in ("test", "watch")
+        for case in [
+            ("hub-tests.yml", job, needs(plan="success", fetch=GOOD_FETCH), "success", True),
+            ("hub-tests.yml", job, needs(plan="success", fetch=("failure", {"count": "1"})), "failure", True),
+            ("hub-tests.yml", job, needs(plan="success", fetch=("failure", {"count": "0"})), "failure", False),
+            ("hub-tests.yml", job, needs(plan="success", fetch="failure"), "failure", False),
+            ("hub-tests.yml", job, needs(plan="failure", fetch="skipped"), "failure", False),
+            ("hub-tests.yml", job, needs(plan="success", fetch=GOOD_FETCH), "cancelled", False),
+        ]
+    ),
+    ("hub-tests.yml", "report", needs(plan="failure", fetch="skipped", test="skipped"), "failure", True),
+    ("hub-tests.yml", "report", needs(plan="success", fetch="success", test="cancelled"), "cancelled", True),
+    ("hub-tests.yml", "night", at_night(plan="success", report=("failure", {"sha256": "ab"})), "failure", True),
+    ("hub-tests.yml", "night", at_night(plan="success", report="failure"), "failure", False),
+    ("hub-tests.yml", "night", needs(plan="success", report=("success", {"sha256": "ab"})), "success", False),
+    ("hub-tests.yml", "conclude", needs(plan="failure"), "failure", True),
+    ("ci.yml", "conclude", needs(test="cancelled"), "cancelled", True),
+]
+
+
+@needs_npm
+def test_conditions_by_githubs_own_evaluator(scripts: Path) -> None:
+    asked = [
+        {
+            "expression": load(WORKFLOWS[workflow])["jobs"][job]["if"].strip().removeprefix("${{").removesuffix("}}"),
+            "contexts": contexts,
+            "status": status,
+        }
+        for workflow, job, contexts, status, _ in TABLE
+    ]
+    done = subprocess.run(
+        ["node", scripts / "evaluate.cjs"], input=json.dumps(asked), check=True, capture_output=True, text=True
+    )
+    got = [answer["truthy"] for answer in json.loads(done.stdout)]
+    wrong = [row[:2] + row[3:] + (value,) for row, value in zip(TABLE, got, strict=True) if value is not row[4]]
+    assert wrong == []
+
+
+# Linters
+
+
+def test_zizmor_finds_nothing() -> None:
+    command = [str(ZIZMOR), "--offline", "--no-progress", "--persona=auditor", str(GITHUB)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_exception_is_justified_in_place() -> None:
+    for path in FILES:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for number, line in enumerate(lines):
+            if "zizmor: ignore" in line:
+                reason = line.split("]", 1)[1].strip() if "zizmor: ignore[" in line else ""
+                assert reason or lines[number - 1].strip().startswith("#"), f"{path.name}:{number + 1}"
+
+
+@pytest.mark.parametrize(("where", "script"), [(where, step["run"]) for where, step in steps() if "run" in step])
+def test_shellcheck(where: str, script: str) -> None:
+    assert "${{" not in script, f"{where}: values reach a script by its environment"
+    command = [str(SHELLCHECK), "--shell=bash", "--severity=style", "-"]
+    done = subprocess.run(command, input=script, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+# Our own rules
+
+
+def test_every_action_is_pinned_with_its_version() -> None:
+    for path in FILES:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if match := re.search(r"(?:^| )uses: (?!\./)(.*)$", line):
+                assert PINNED.fullmatch(match[1]), f"{path.name}: {line.strip()}"
+
+
+def test_workflows_grant_nothing_and_jobs_have_limits() -> None:
+    for path in WORKFLOWS.values():
+        assert load(path)["permissions"] == {}
+    for workflow, job, content in jobs():
+        assert "permissions" in content, f"{workflow}:{job}"
+        if "uses" not in content:
+            assert int(content["timeout-minutes"]) > 0
+            assert content["concurrency"]["group"]
+
+
+def test_a_comment_is_heard_when_it_is_created_only() -> None:
+    assert load(WORKFLOWS["hub-tests-comment.yml"])["on"]["issue_comment"] == {"types": ["created"]}
+
+
+def test_the_job_that_runs_a_subject_has_nothing_to_lose() -> None:
+    for workflow, job, content in jobs():
+        text = json.dumps(content)
+        subject = any(step.get("with", {}).get("path") == "subject" for step in content.get("steps", []))
+        assert subject == ((workflow, job) == ("hub-tests.yml", "test"))
+        if subject:
+            assert content["permissions"] == {}
+            assert "secrets." not in text
+            assert "github.token" not in text
+            runs = [step["name"] for step in content["steps"]]
+            admitted = next(i for i, name in enumerate(runs) if name.startswith("Admit"))
+            assert admitted < next(i for i, name in enumerate(runs) if name.startswith("Install the subject"))
+            assert next(s for s in content["steps"] if s["name"] == "Run the suite")["env"]["HF_HUB_OFFLINE"] == "1"
+            assert content["steps"][-1]["if"] == "${{ always() }}"
+
+
+def test_only_fetch_sees_the_hub_token_and_only_night_writes_contents() -> None:
+    with_token = {(w, j) for w, j, c in jobs() if "secrets.HF_TOKEN" in json.dumps(c.get("steps", []))}
+    assert with_token == {("hub-tests.yml", "fetch")}
+    writers = {(w, j) for w, j, c in jobs() if c["permissions"].get("contents") == "write" and "steps" in c}
+    assert writers == {("hub-tests.yml", "night")}
+
+
+def test_no_checkout_leaves_its_token_and_none_names_a_head() -> None:
+    for where, step in steps():
+        if step.get("uses", "").startswith("actions/checkout@"):
+            assert step["with"]["persist-credentials"] == "false", where
+            assert "pull_request" not in json.dumps(step), where
+            assert "head" not in json.dumps(step), where
+
+
+def test_the_last_job_needs_all_the_others() -> None:
+    for name, path in WORKFLOWS.items():
+        every = load(path)["jobs"]
+        assert set(every["conclude"]["needs"]) == set(every) - {"conclude"}, name
+        assert every["conclude"]["steps"][-1]["env"]["NEEDS"] == "${{ toJSON(needs) }}"
+
+
+def test_the_board_has_one_writer_at_a_time() -> None:
+    groups = {(w, j): c["concurrency"] for w, j, c in jobs() if "concurrency" in c}
+    writers = {key for key, group in groups.items() if group["group"].startswith(BOARD)}
+    assert writers == {("hub-tests-comment.yml", "gate"), ("hub-tests.yml", "report")}
+    assert all(groups[key]["queue"] == "max" for key in writers)
+    assert all(group["cancel-in-progress"] == "false" for key, group in groups.items() if key[0] != "ci.yml")
