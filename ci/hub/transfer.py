@@ -1,8 +1,8 @@
 """The heavy part of a fetch: ranges straight to their place on disk, hashed behind the writers, resumable.
 
-Streams write pieces in parallel. One follower a file reads, in order, what the streams have completed (out of the
-page cache) and hashes it, tensor by tensor and the file as a whole, so memory never depends on the model. A syncer
-puts completed pieces on the disk and then into the journal: what an interruption leaves is true even after a crash.
+Streams write pieces in parallel. Behind them, followers read in order what is complete (out of the page cache) and
+hash it, one each file as a whole and one its tensors, so memory never depends on the model. A syncer puts completed
+pieces on the disk and then into the journal: what an interruption leaves is true even after a crash.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ci.hub.listing import Repository
     from ci.hub.remote import Hub
 
-FOLLOWERS = 2
+FOLLOWERS = 4
 BLOCK = 1024**2
 PIECE = 64 * 1024**2
 """Bytes of one request: what an interruption loses at most for each stream."""
@@ -98,15 +98,24 @@ class Transfer:
         try:
             todo = [number for number in range(len(self._pieces)) if number not in self._complete]
             moving = [streams.submit(self._bring, number) for number in todo]
-            hashing = {output.name: helpers.submit(self._follow, output) for output in self._outputs}
-            self._watch({*moving, *hashing.values()}, syncing, tick)
-            return {name: future.result() for name, future in hashing.items()}
+            hashing = [self._submit(helpers, output) for output in self._outputs]
+            self._watch({*moving, *(future for pair in hashing for future in pair)}, syncing, tick)
+            return {
+                output.name: _digests(output, whole.result(), tensors.result())
+                for output, (whole, tensors) in zip(self._outputs, hashing, strict=True)
+            }
         finally:
             self._stop()
             streams.shutdown(cancel_futures=True)
             helpers.shutdown(cancel_futures=True)
             self._hub.stop.clear()
             self._sync(self._handles)
+
+    def _submit(self, helpers: ThreadPoolExecutor, output: OutputFile) -> tuple[Future[list[str]], Future[list[str]]]:
+        """Hash a file as a whole, and its tensors, side by side."""
+        spans = [(placed.at, placed.at + placed.size) for placed in output.tensors]
+        whole = helpers.submit(self._hash, output, [(0, output.size)])
+        return whole, helpers.submit(self._hash, output, spans)
 
     def _watch(self, waiting: set[Future[Any]], syncing: Future[None], tick: Callable[[int, int], None]) -> None:
         """Wait for all; raise the first failure at once."""
@@ -132,22 +141,21 @@ class Transfer:
             self._unsynced.append(number)
             self._change.notify_all()
 
-    def _follow(self, output: OutputFile) -> Digests:
-        """Hash a file in the order of its bytes, never ahead of what is complete."""
-        handle, frontier, ready = self._handles[output.name], self._frontier(output), 0
+    def _hash(self, output: OutputFile, spans: Sequence[tuple[int, int]]) -> list[str]:
+        """SHA-256 of bytes [begin, end) of a file for each span, in order, never ahead of what is complete."""
+        handle, frontier, ready = self._handles[output.name], self._frontier(output), len(output.header)
         buffer = memoryview(bytearray(BLOCK))
-        whole, tensors = hashlib.sha256(output.header), {}
-        for placed in output.tensors:
-            own, at, end = hashlib.sha256(), placed.at, placed.at + placed.size
+        digests = []
+        for at, end in spans:
+            digest = hashlib.sha256()
             while at < end:
                 while ready <= at:
                     ready = next(frontier)
                 got = os.preadv(handle, [buffer[: min(BLOCK, ready - at, end - at)]], at)
-                whole.update(buffer[:got])
-                own.update(buffer[:got])
+                digest.update(buffer[:got])
                 at += got
-            tensors[placed.source.tensor.name] = own.hexdigest()
-        return Digests(whole.hexdigest(), tensors)
+            digests.append(digest.hexdigest())
+        return digests
 
     def _frontier(self, output: OutputFile) -> Iterator[int]:
         """Offsets up to which `output` is complete, growing to its end."""
@@ -183,6 +191,11 @@ class Transfer:
             os.fdatasync(self._handles[name])
         if numbers:
             self._journal.add(numbers)
+
+
+def _digests(output: OutputFile, whole: Sequence[str], tensors: Sequence[str]) -> Digests:
+    names = [placed.source.tensor.name for placed in output.tensors]
+    return Digests(whole[0], dict(zip(names, tensors, strict=True)))
 
 
 def _allocate(handle: int, size: int) -> None:
