@@ -8,7 +8,7 @@ import sys
 
 from benchmarks._figure import show
 
-NAMES = ("startup", "transfer", "memory", "throughput", "suite")
+NAMES = ("startup", "transfer", "memory", "throughput", "suite", "report")
 
 
 def main() -> int:

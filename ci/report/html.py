@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 PAGE = Path(__file__).with_name("page")
 WITH_CHARTS = 24
+CHARTS_OF_A_MODEL = 40
 CAUSES = 200
 TESTS_OF_A_CAUSE = 60
 ROUTING_ROWS = 200
@@ -164,10 +165,10 @@ def _worst_case(entry: EntryResult) -> CaseResult | None:
 
 
 def _charts(entry: EntryResult) -> list[dict[str, Any]]:
-    """One chart for each test, variant and dtype that was measured; the red ones first."""
-    found = []
+    """One chart for each test, variant and dtype that was measured, the red ones first, 40 at most."""
+    found: list[dict[str, Any]] = []
     for case in sorted(entry.cases, key=lambda case: case.outcome == "passed"):
-        measures = case.evidence.measures if case.evidence else ()
+        measures = case.evidence.measures if case.evidence and len(found) < CHARTS_OF_A_MODEL else ()
         for dtype in dict.fromkeys(measure.dtype for measure in measures):
             of_dtype = [measure for measure in measures if measure.dtype == dtype]
             if len(of_dtype) > 1:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
-from xml.etree.ElementTree import Element, TreeBuilder
-from xml.parsers import expat
+from typing import TYPE_CHECKING, Literal, cast
+from xml.etree import ElementTree as ET
 
 from junitparser import Error, Failure, Skipped, TestCase
 
+from ci.evidence import PROPERTY
 from ci.report.escape import clean, clip, one_line
 from ci.report.limits import INPUT, InputLimits
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 RawOutcome = Literal["passed", "failed", "error", "skipped"]
@@ -56,11 +57,14 @@ def read_junit(source: bytes | Path, limits: InputLimits = INPUT) -> Junit:
         return content if isinstance(content, Junit) else read_junit(content, limits)
     if len(source) > limits.xml_bytes:
         return Junit(problem=f"result file larger than {limits.xml_bytes // 2**20} MiB")
-    reader = _Reader(limits)
-    problem = reader.parse(source)
-    if problem is None and not reader.cases:
-        problem = "result file holds no tests"
-    return Junit(tuple(reader.cases), problem)
+    cases: list[Case] = []
+    try:
+        cases.extend(_case(element, limits) for element in _elements(_text(source), limits))
+    except _RefusedError as refused:
+        return Junit(tuple(cases), str(refused))
+    except (ET.ParseError, ValueError) as error:
+        return Junit(tuple(cases), f"result file is cut off or not valid XML ({one_line(str(error), 100)})")
+    return Junit(tuple(cases), None if cases else "result file holds no tests")
 
 
 def _read(path: Path, limits: InputLimits) -> bytes | Junit:
@@ -79,70 +83,43 @@ class _RefusedError(Exception):
     """The content breaks a limit or brings a document type."""
 
 
-class _Reader:
-    """Streams XML into junitparser's test cases, one `<testcase>` at a time."""
-
-    def __init__(self, limits: InputLimits) -> None:
-        self.cases: list[Case] = []
-        self._limits = limits
-        self._depth = 0
-        self._chars = 0
-        self._case: TreeBuilder | None = None
-        self._case_depth = 0
-
-    def parse(self, content: bytes) -> str | None:
-        """Reads all of `content`; returns what was wrong with it."""
-        parser = expat.ParserCreate()
-        parser.buffer_text = True
-        parser.StartElementHandler = self._start
-        parser.EndElementHandler = self._end
-        parser.CharacterDataHandler = self._data
-        parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = self._doctype
-        try:
-            for at in range(0, len(content), _CHUNK):
-                parser.Parse(content[at : at + _CHUNK], False)
-            parser.Parse(b"", True)
-        except _RefusedError as refused:
-            return str(refused)
-        except (expat.ExpatError, ValueError, LookupError) as error:
-            return f"result file is cut off or not valid XML ({one_line(str(error), 100)})"
-        return None
-
-    def _doctype(self, *_: Any) -> None:
+def _text(source: bytes) -> str:
+    """UTF-8 up to the first byte that is none, without a document type: another encoding could hide one."""
+    try:
+        text = source.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        text = source[: error.start].decode("utf-8-sig")
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise _RefusedError("result file brings a document type or entities")
-
-    def _start(self, tag: str, attributes: dict[str, str]) -> None:
-        self._depth += 1
-        if self._depth > self._limits.depth or len(attributes) > self._limits.attributes:
-            raise _RefusedError(f"result file nested deeper than {self._limits.depth} or with too many attributes")
-        if self._case is None and tag == "testcase":
-            if len(self.cases) >= self._limits.cases:
-                raise _RefusedError(f"result file holds more than {self._limits.cases} tests")
-            self._case, self._case_depth, self._chars = TreeBuilder(), self._depth, 0
-        if self._case is not None:
-            self._count(sum(map(len, attributes.values())))
-            self._case.start(tag, attributes)
-
-    def _end(self, tag: str) -> None:
-        if self._case is not None:
-            self._case.end(tag)
-            if self._depth == self._case_depth:
-                self.cases.append(_case(self._case.close(), self._limits))
-                self._case = None
-        self._depth -= 1
-
-    def _data(self, data: str) -> None:
-        if self._case is not None:
-            self._count(len(data))
-            self._case.data(data)
-
-    def _count(self, chars: int) -> None:
-        self._chars += chars
-        if self._chars > self._limits.element_chars:
-            raise _RefusedError(f"a test with more than {self._limits.element_chars} characters of text")
+    return text
 
 
-def _case(element: Element, limits: InputLimits) -> Case:
+def _elements(text: str, limits: InputLimits) -> Iterator[ET.Element]:
+    """Every complete `<testcase>`, as soon as it has been read; what follows an error is never looked at."""
+    parser: ET.XMLPullParser[ET.Element] = ET.XMLPullParser(("start", "end"))
+    depth = count = 0
+    for at in range(0, len(text) + _CHUNK, _CHUNK):  # the last round is empty and closes
+        parser.feed(text[at : at + _CHUNK]) if at < len(text) else parser.close()
+        for event, element in cast("Iterator[tuple[str, ET.Element]]", parser.read_events()):
+            if event == "start":
+                depth += 1
+                _check(element, depth, limits)
+                continue
+            depth -= 1
+            if element.tag == "testcase":
+                count += 1
+                if count > limits.cases:
+                    raise _RefusedError(f"result file holds more than {limits.cases} tests")
+                yield element
+                element.clear()
+
+
+def _check(element: ET.Element, depth: int, limits: InputLimits) -> None:
+    if depth > limits.depth or len(element.attrib) > limits.attributes:
+        raise _RefusedError(f"result file nested deeper than {limits.depth} or with too many attributes")
+
+
+def _case(element: ET.Element, limits: InputLimits) -> Case:
     shown = _worst_result(element)
     return Case(
         name=one_line(element.get("name") or "", limits.name_chars),
@@ -154,7 +131,7 @@ def _case(element: Element, limits: InputLimits) -> Case:
     )
 
 
-def _worst_result(element: Element) -> Failure | Error | Skipped | None:
+def _worst_result(element: ET.Element) -> Failure | Error | Skipped | None:
     """What makes the case not a pass. Only then is junitparser asked: passes are many, and it takes its time."""
     if all(child.tag in ("properties", "system-out", "system-err") for child in element):
         return None
@@ -163,9 +140,7 @@ def _worst_result(element: Element) -> Failure | Error | Skipped | None:
     return next(iter(ranked), None)
 
 
-def _property(element: Element) -> str | None:
-    from ci.evidence import PROPERTY
-
+def _property(element: ET.Element) -> str | None:
     values = [node.get("value") or node.text or "" for node in element.iter("property") if node.get("name") == PROPERTY]
     return values[-1] if values else None
 

@@ -13,7 +13,6 @@ class InputLimits:
     depth: int = 16
     cases: int = 5_000
     attributes: int = 32
-    element_chars: int = 4 * 2**20
     name_chars: int = 200
     message_chars: int = 2_000
     detail_chars: int = 16_000
