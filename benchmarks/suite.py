@@ -50,7 +50,8 @@ def _measure(hub: HubServer, model: HubModel) -> Figure:
         environ = {"HF_ENDPOINT": hub.endpoint, "HUB_TESTS_CACHE": str(settings.cache), TARGET: str(forwards)}
         words = ["tests/integration", "--run-extra-slow", f"--hub-model={model.name}", "--subject=reference"]
         suite = _cost(["pytest", "-q", "-p", "no:cacheprovider", "-p", "benchmarks._recorder", *words], environ)
-        bare = _cost(["benchmarks._bare", str(forwards), checkpoint.path, str(converted)], {})
+        quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        bare = _cost(["benchmarks._bare", str(forwards), checkpoint.path, str(converted)], quiet)
         passes = json.loads(forwards.read_text())
     calls = sum(len(one["shapes"]) for one in passes)
     how = (
