@@ -5,19 +5,20 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ci.equivalence import roundtrip, verdicts
+from ci.equivalence.deep import Sensitivity, fresh_truth, perturbed
 from ci.equivalence.inquest import Inquest
 from ci.equivalence.truth import Truth
 from ci.equivalence.verdicts import Judged, Verdict
 from ci.equivalence.walk import Walk
 from ci.errors import SubjectError
 from ci.models import HubModel
-from ci.subjects.base import DType, Subject, TraceRequest, TraceResult
+from ci.subjects.base import ConvertRequest, DType, Subject, TraceRequest, TraceResult
 from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.tracefile import TraceReader
 
@@ -123,7 +124,7 @@ class Judge:
             subject=self.subject,
             subject_path=self.trial.subject_path,
             third=self.third_opinion,
-            formats=(self.trial.model.checkpoint_format, self.trial.model.model_config),
+            formats=self._formats(),
             run=partial(self._again, variant=variant),
             workdir=Path(self.trial.workdir),
             green_in_float32=red.limits.dtype != "float32"
@@ -155,6 +156,31 @@ class Judge:
         except SubjectError as refused:
             return Verdict(passed=False, failure_class="config_mismatch", diagnosis=str(refused), half="conversion")
         return verdicts.round_trip(tensors, config, verdicts.verdict([ran], coverage={}))
+
+    def config_sensitivity(self) -> Verdict:
+        """Each config key at another legal value: where Hugging Face moves, the subject moves alike or refuses."""
+        workdir = Path(tempfile.mkdtemp(prefix="keys-", dir=self._workdir()))
+        try:
+            found = Sensitivity(self.truth, self.subject, self._formats(), workdir).findings()
+            return verdicts.sensitivity(list(found))
+        finally:
+            shutil.rmtree(workdir)
+
+    def weight_liveness(self) -> Verdict:
+        """Every tensor on disk shaken, converted anew, judged in float32: the subject must answer alike."""
+        workdir = Path(tempfile.mkdtemp(prefix="shaken-", dir=self._workdir()))
+        try:
+            source, converted = perturbed(Path(self.trial.hf_path), workdir / "model"), workdir / "converted"
+            self.subject.convert(ConvertRequest(str(source), str(converted), *self._formats()))
+            trial = replace(self.trial, hf_path=str(source), subject_path=str(converted), workdir=str(workdir))
+            truth = fresh_truth(self.truth, source, workdir / "truth")
+            judge = Judge(trial, self.subject, self.hugging_face, self.third_opinion, shared_truth=truth)
+            return judge.forward(dtype="float32", variant={})
+        finally:
+            shutil.rmtree(workdir)
+
+    def _formats(self) -> tuple[str, str]:
+        return self.trial.model.checkpoint_format, self.trial.model.model_config
 
     def _stock(self, exported: Path) -> Judged:
         """The exported checkpoint's forward in Hugging Face, held against the original's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from ci.equivalence.diagnose import growth
 from ci.equivalence.floors import Limits
 from ci.equivalence.inputs import Case
+from ci.equivalence.sensitivity import WRONG
 from ci.equivalence.walk import TOP_EXPERTS, Walked, layer_of
 from ci.evidence import FailureClass, Heat, LayerRouting, Measure
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from ci.equivalence.compare import Difference
     from ci.equivalence.diagnose import Diagnosis
     from ci.equivalence.roundtrip import ConfigFinding, TensorFinding
+    from ci.equivalence.sensitivity import KeyFinding
 
 MEASURES = 160
 """A verdict carries at most this many measures: every failing one first, then blocks and head, then the closest."""
@@ -178,6 +181,21 @@ def explained(found: Verdict, why: Diagnosis) -> Verdict:
         operation=place.operation,
         tensor=place.tensor,
         notes=(*found.notes, *curve),
+    )
+
+
+def sensitivity(findings: Sequence[KeyFinding]) -> Verdict:
+    """Every config key that was tried; red where one is ignored or converted to something else."""
+    wrong = [finding for finding in findings if finding.found in WRONG]
+    counts = Counter(finding.found for finding in findings)
+    return Verdict(
+        passed=not wrong,
+        failure_class="config_mismatch" if wrong else None,
+        diagnosis="; ".join(map(str, wrong)),
+        half="conversion" if wrong else "",
+        coverage={f"config key {finding.change.name}": finding.found for finding in findings},
+        figures={f"config_keys_{found.replace(' ', '_')}": float(count) for found, count in counts.items()},
+        notes=tuple(str(finding) for finding in findings if finding.found == "refused"),
     )
 
 

@@ -1,0 +1,156 @@
+"""The opt-in tests on disk: edited copies of a checkpoint, converted and run on both sides."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import save_file
+
+from ci.equivalence import sensitivity
+from ci.equivalence.roundtrip import resolved
+from ci.equivalence.sensitivity import Change, KeyFinding
+from ci.equivalence.truth import Truth
+from ci.equivalence.walk import Walk
+from ci.equivalence.weights import Weights
+from ci.errors import HubTestsError, InfrastructureError
+from ci.subjects.base import ConvertRequest, Subject, TraceRequest
+from ci.subjects.tracefile import TraceReader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from ci.equivalence.floors import Limits
+    from ci.equivalence.inputs import Case
+
+PERTURBATION = 0.1
+"""Relative to a tensor's own RMS: far above any noise, too little to change what the model does."""
+
+
+@dataclass
+class Sensitivity:
+    """Edits config.json key by key. The weights are linked, not copied; one edited conversion on disk at a time."""
+
+    truth: Truth
+    subject: Subject
+    formats: tuple[str, str]
+    workdir: Path
+    _answers: dict[str, TraceReader] = field(default_factory=dict)
+
+    def findings(self) -> Iterator[KeyFinding]:
+        """One finding a change, in the order of the table."""
+        config = self.truth.config
+        self._answers["the unchanged config"] = self.truth.oracle(self._case)
+        for number, change in enumerate(sensitivity.changes(config, resolved(self.truth.checkpoint))):
+            with self._edited(change, number) as directory:
+                yield self._finding(change, directory)
+
+    @property
+    def _case(self) -> Case:
+        return self.truth.cases[0]
+
+    @property
+    def _limits(self) -> Limits:
+        return self.truth.limits(self._case, "float32")
+
+    @contextmanager
+    def _edited(self, change: Change, number: int) -> Iterator[Path]:
+        directory = self.workdir / f"edited-{number}"
+        directory.mkdir(parents=True)
+        try:
+            for file in self.truth.checkpoint.glob("*.safetensors*"):
+                (directory / file.name).symlink_to(file.resolve())
+            edited = {**self.truth.config, **change.keys}
+            (directory / "config.json").write_text(json.dumps(edited), encoding="utf-8")
+            yield directory
+        finally:
+            shutil.rmtree(directory)
+
+    def _finding(self, change: Change, directory: Path) -> KeyFinding:
+        try:
+            answer = self.truth.trace(
+                self._case,
+                self.truth.oracle_dtype,
+                {"attention": "eager", "batch": "together"},
+                f"answer-{len(self._answers)}",
+                checkpoint=directory,
+            )
+        except InfrastructureError:
+            raise
+        except HubTestsError as illegal:
+            return KeyFinding(change, "not legal", said=str(illegal)[-200:])
+        if self._logits_error(answer, "the unchanged config") <= self._limits.error("logits"):
+            shutil.rmtree(answer.path)
+            return KeyFinding(change, "inert")
+        self._answers[change.name] = answer
+        try:
+            return self._compared(change, self._subject_answer(directory))
+        except InfrastructureError:
+            raise
+        except HubTestsError as refused:
+            return KeyFinding(change, "refused", said=str(refused)[:200])
+
+    def _subject_answer(self, directory: Path) -> TraceReader:
+        converted, output = self.workdir / "converted", self.workdir / "answer"
+        for stale in (converted, output):
+            shutil.rmtree(stale, ignore_errors=True)
+        try:
+            self.subject.convert(ConvertRequest(str(directory), str(converted), *self.formats))
+            inputs = str(self.truth.input_file(self._case))
+            self.subject.trace(TraceRequest(str(converted), inputs, str(output), device=self.truth.device))
+        finally:
+            shutil.rmtree(converted, ignore_errors=True)
+        return TraceReader(output)
+
+    def _compared(self, change: Change, mine: TraceReader) -> KeyFinding:
+        """Held against every answer known so far, so that a wrong one can be named by what it does instead."""
+        limit = self._limits.error("logits")
+        errors = {name: self._logits_error(mine, name) for name in self._answers}
+        if errors[change.name] <= limit:
+            return KeyFinding(change, "alike", errors[change.name], limit)
+        twin = next((name for name, error in errors.items() if error <= limit), "")
+        ignored = twin == "the unchanged config"
+        return KeyFinding(change, "silently ignored" if ignored else "differs", errors[change.name], limit, twin)
+
+    def _logits_error(self, actual: TraceReader, name: str) -> float:
+        walked = Walk(actual, self._answers[name], self._case.keep, full=False).run()
+        found = walked.differences.get("logits")
+        return float("inf") if found is None or not found.error >= 0 else found.error
+
+
+def perturbed(checkpoint: Path, target: Path, *, seed: int = 0) -> Path:
+    """A copy of a Hugging Face directory in which every tensor is shaken, file by file.
+
+    Weights that a subject does not read, or reads from elsewhere, cannot follow: norms left at one, biases at zero,
+    experts that no input reached before.
+    """
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    generator = torch.Generator().manual_seed(seed)
+    weights = Weights(checkpoint)
+    for file in sorted(set(weights.files.values())):
+        names = [name for name, held in weights.files.items() if held == file]
+        shaken = {name: _shaken(weights.tensor(name), generator) for name in names}
+        save_file(shaken, target / file.name, metadata={"format": "pt"})
+    for companion in checkpoint.iterdir():
+        if companion.is_file() and companion.suffix != ".safetensors":
+            shutil.copy(companion, target / companion.name)
+    return target
+
+
+def _shaken(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(tensor.shape, generator=generator)
+    scale = tensor.float().square().mean().sqrt()
+    return (tensor.float() + PERTURBATION * (scale if bool(scale > 0) else 1.0) * noise).to(tensor.dtype)
+
+
+def fresh_truth(truth: Truth, checkpoint: Path, workdir: Path) -> Truth:
+    """The truth of another checkpoint of the same model, on the same device, with the same inputs."""
+    return Truth(checkpoint, replace(truth.params), truth.hugging_face, truth.device, workdir, seed=truth.seed)
