@@ -14,6 +14,9 @@ from ci.records import read_json, to_json
 if TYPE_CHECKING:
     from ci.report.outcome import EntryResult, Results
 
+WINDOW = 60
+"""Nights that are looked back on."""
+
 Change = Literal["new", "known", "different", "fixed"]
 """Against the baseline: new · already failing on main · failing differently · fixed."""
 
@@ -86,6 +89,7 @@ class Baseline:
         nights = self._conclusive.get((entry, test))
         if not nights:
             return None
+        nights = nights[-WINDOW:]
         record, case = nights[-1]
         good = [i for i, (_, then) in enumerate(nights) if then.outcome == "passed"]
         bad = nights[good[-1] + 1 :] if good else nights

@@ -117,7 +117,7 @@ def _cause(results: Results, cause: Cause) -> dict[str, Any]:
     shown = max(cases, key=lambda case: case.used or 0.0)
     told = next((case for case in cases if case.detail.strip()), None)
     names = [test for _, test in cause.cases]
-    state = words.change(cause, last_good=cases[0].last_good, streak=cases[0].streak)
+    state = words.state(cause, cases)
     chips = [("", words.CLASSES[cause.failure_class]), ("", words.count(len(cause.models), "model"))]
     chips += [("", words.count(len(names), "test"))] + ([(cause.change or "", state)] if state else [])
     chips += [("neutral", "infrastructure, not this change")] if cause.infrastructure else []

@@ -71,8 +71,7 @@ def _causes_in_full(results: Results) -> list[Block]:
 
 
 def _cause_heading(number: int, cause: Cause, cases: Sequence[CaseResult]) -> str:
-    first = cases[0] if cases else None
-    state = words.change(cause, last_good=first.last_good, streak=first.streak) if first else ""
+    state = words.state(cause, cases)
     models = words.count(len(cause.models), "model")
     facts = [words.CLASSES[cause.failure_class], models, words.count(len(cause.cases), "test"), text(state)]
     blameless = "infrastructure, not this change" if cause.infrastructure else ""

@@ -56,8 +56,10 @@ class Problem:
 class CaseResult:
     """One test of one entry. Text is cleaned and clipped, and still hostile to whatever renders it.
 
-    `used` is the largest share of a tolerance that it used, 1.0 the limit, and `used_before` the baseline's.
-    `earlier` says how older attempts of this run failed: a pass with it is flaky.
+    `used` is the largest share of a tolerance that it used, 1.0 the limit, and `used_before` the baseline's. `streak`
+    counts the nights that it has been failing on main, `bad_nights` those of the last `nights` in which it failed at
+    all: a "new" failure with some of them may be an old flake. `earlier` says how older attempts of this run failed:
+    a pass with it is flaky.
     """
 
     __pydantic_config__: ClassVar[Any] = NON_FINITE
@@ -79,6 +81,8 @@ class CaseResult:
     last_good: str = ""
     first_bad: str = ""
     streak: int = 0
+    nights: int = 0
+    bad_nights: int = 0
     earlier: tuple[str, ...] = ()
 
     @property

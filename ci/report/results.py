@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ci.report.cases import judge_case, missing_case, synthetic_case
-from ci.report.history import Baseline
+from ci.report.history import Baseline, Change
 from ci.report.junit import Case, Junit
 from ci.report.outcome import (
     Attempt,
@@ -281,12 +281,14 @@ def _against(case: CaseResult, entry: str, baseline: Baseline) -> CaseResult:
     if not baseline or not case.red:
         return case
     then = baseline.then(entry, case.name)
-    if then is None or not then.failing:
-        good, used = (then.last_good, then.used) if then else ("", None)
-        return replace(case, change="new", last_good=good, used_before=used)
+    if then is None:
+        return replace(case, change="new")
+    known: Change = "known" if then.fingerprint == case.fingerprint else "different"
     return replace(
         case,
-        change="known" if then.fingerprint == case.fingerprint else "different",
+        change=known if then.failing else "new",
+        nights=then.nights,
+        bad_nights=then.failures,
         used_before=then.used,
         last_good=then.last_good,
         first_bad=then.first_bad,

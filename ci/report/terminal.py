@@ -79,7 +79,7 @@ def _failure(results: Results, number: int, cause: Cause) -> Group:
     cases = words.cases_of(results, cause)
     style = "yellow" if cause.infrastructure else "bold red"
     lines = [Text(f"{number}. {one_line(cause.title, 400)}", style)]
-    state = words.change(cause, last_good=cases[0].last_good, streak=cases[0].streak)
+    state = words.state(cause, cases)
     where = [words.CLASSES[cause.failure_class], words.count(len(cause.models), "model"), state]
     lines.append(Text(f"   {', '.join(filter(None, where))}", "dim"))
     names = [test for _, test in cause.cases]

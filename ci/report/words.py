@@ -6,6 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ci.evidence import Measure
     from ci.report.outcome import CaseResult, Cause, EntryResult, Results, Totals
 
@@ -100,13 +102,20 @@ def closest(entry: EntryResult) -> CaseResult | None:
     return max(measured, key=lambda case: case.used or 0.0, default=None)
 
 
-def change(case: CaseResult | Cause, *, last_good: str = "", streak: int = 0) -> str:
-    """`new, last good 1a2b3c4` or `already failing on main for 3 nights, last good 1a2b3c4`."""
+def change(case: CaseResult) -> str:
+    """`new, last good 1a2b3c4, failed in 2 of 30 nights before` or `already failing on main for 3 nights, …`."""
     if case.change is None:
         return ""
-    nights = f" for {count(streak, 'night')}" if streak and case.change == "known" else ""
-    good = f", last good {last_good[:12]}" if last_good else ""
-    return f"{CHANGES[case.change]}{nights}{good}"
+    nights = f" for {count(case.streak, 'night')}" if case.streak and case.change == "known" else ""
+    good = f", last good {case.last_good[:12]}" if case.last_good else ""
+    flaky = case.change == "new" and case.bad_nights
+    before = f", failed in {case.bad_nights} of {count(case.nights, 'night')} before" if flaky else ""
+    return f"{CHANGES[case.change]}{nights}{good}{before}"
+
+
+def state(cause: Cause, cases: Sequence[CaseResult]) -> str:
+    """The same for a cause, told of the first of its cases that is what the cause is."""
+    return next((change(case) for case in cases if case.change == cause.change), "")
 
 
 def cases_of(results: Results, cause: Cause) -> list[CaseResult]:

@@ -316,6 +316,13 @@ def test_the_baseline_tells_new_known_different_and_fixed() -> None:
     assert results.baseline.startswith("02")
 
 
+def test_a_new_failure_that_main_has_seen_before_says_so() -> None:
+    plan = plan_of("smollm2")
+    results = one({FORWARD: mismatch()}, baseline=nights(plan, {FORWARD: mismatch()}, {}, {}))
+    assert words.change(case(results, FORWARD)).endswith(", failed in 1 of 3 nights before")
+    assert words.state(results.causes[0], [case(results, FORWARD)]).startswith("new, last good 03")
+
+
 def test_causes_of_this_change_come_first() -> None:
     plan = plan_of("smollm2")
     oom = Fault("failure", "CUDA out of memory", "x", {"failure_class": "out_of_memory"})
