@@ -15,8 +15,9 @@ from ci.errors import HubTestsError, InfrastructureError, RequestError
 from ci.hub.journal import has_parts
 from ci.hub.layers import Auto
 from ci.hub.listing import check_model_id, is_commit
+from ci.hub.places import Key
 from ci.hub.progress import Meter, Progress
-from ci.hub.store import Key, Partial, Store, unwritable
+from ci.hub.store import Partial, Store, unwritable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-
-from huggingface_hub.utils._http import parse_ratelimit_headers
 
 from ci.errors import GatedError, HubTestsError, InfrastructureError, RequestError
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from ci.hub.listing import RemoteFile, Repository
 
 MAX_WAIT = 600.0
+RATE_LIMIT = re.compile(r'"\w+"\s*;\s*r\s*=\s*(?P<remaining>\d{1,9})\s*;\s*t\s*=\s*(?P<seconds>\d{1,9})')
 READ = 1024**2
 DIRECT_FROM = 1024**2
 """Bytes of a body from which reading past the HTTP library is worth a connection that cannot be used again."""
@@ -86,11 +86,11 @@ def raise_transient(response: Any) -> None:
 
 def _told_to_wait(response: Any) -> float | None:
     """Seconds that a rate limit asks for (https://huggingface.co/docs/hub/rate-limits, RFC 9110 Retry-After)."""
-    limit = parse_ratelimit_headers(response.headers)
-    if limit is not None and limit.remaining == 0:
-        return min(limit.reset_in_seconds + 1.0, MAX_WAIT)
+    limit = RATE_LIMIT.search(response.headers.get("RateLimit", ""))
+    if limit and int(limit["remaining"]) == 0:
+        return min(int(limit["seconds"]) + 1.0, MAX_WAIT)
     after = response.headers.get("Retry-After", "").strip()
-    return min(float(after), MAX_WAIT) if after.isdecimal() else None
+    return min(float(after[:9]), MAX_WAIT) if after.isdecimal() else None
 
 
 def refusal(response: Any, endpoint: str, model_id: str, revision: str | None, *, has_token: bool) -> HubTestsError:

@@ -14,10 +14,12 @@ import pytest
 
 from ci.errors import InfrastructureError
 from ci.hub import lease
+from ci.hub.inventory import STALE
 from ci.hub.journal import JOURNAL
 from ci.hub.layers import Auto
 from ci.hub.manifest import MANIFEST, RULES_VERSION, FileEntry, Manifest, to_bytes
-from ci.hub.store import SILENCE, STALE, Key, Store
+from ci.hub.places import SILENCE, Key, Places
+from ci.hub.store import Store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -106,7 +108,8 @@ def test_every_part_of_the_key_counts(store: Store, other: Key) -> None:
 
 def test_another_rule_version_is_another_checkpoint(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     add(store)
-    monkeypatch.setattr("ci.hub.store.RULES_VERSION", RULES_VERSION + 1)
+    for module in ("store", "places"):
+        monkeypatch.setattr(f"ci.hub.{module}.RULES_VERSION", RULES_VERSION + 1)
     assert store.find(KEY) is None
 
 
@@ -249,6 +252,17 @@ def test_prune_never_takes_what_is_in_use(store: Store) -> None:
     assert [(entry.state, entry.in_use) for entry in store.prune(0)] == [("partial", True), ("complete", True)]
     assert path.exists()
     assert running.path.exists()
+
+
+def test_prune_gives_back_what_was_taken_hold_of_at_the_last_moment(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = add(store)
+    answers = iter([False, True])
+    monkeypatch.setattr(Places, "is_live", lambda *_: next(answers))
+    assert [entry.state for entry in store.prune(0)] == ["complete"]
+    assert store.find(KEY) is not None
+    assert path.exists()
 
 
 def test_a_dead_process_holds_nothing(store: Store) -> None:
