@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ci.doctor import Diagnosis, DoctorRequest, diagnose, look
-from ci.doctor.checks import MAX_SKEW, selected
+from ci.doctor.checks import selected
+from ci.doctor.host_checks import MAX_SKEW
 from ci.doctor.nvml import read_nvml
 from ci.doctor.records import GIB, MIB
 from hub_runner.state import write_atomically

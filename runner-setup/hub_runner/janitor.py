@@ -6,13 +6,16 @@ job runs and none can start, the current runner stays. Nothing outside the host'
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ci.doctor.checks import numbers
+from ci.doctor.host_checks import numbers
+from ci.doctor.probes import run
 from ci.errors import InfrastructureError
-from ci.hub.store import Store
 from hub_runner.examine import is_mounted
 from hub_runner.state import Book, lock
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 AT_REST = ("free", "quarantined")
 DAY = 86400.0
+CACHE_TIMEOUT = 1500.0
 DRAFT_AGE = DAY
 """Seconds after which a half-unpacked runner belongs to nobody."""
 
@@ -107,15 +111,26 @@ def remove(removal: Removal) -> None:
 
 def prune_store(config: Config, layout: Layout, *, dry_run: bool) -> str:
     """Bring the store within its budget, unless a job is running: no slot can start one while this holds the lock."""
-    store, budget = Store(layout.root / config.runner.store.lstrip("/")), config.janitor.store_gib << 30
+    store, budget = layout.root / config.runner.store.lstrip("/"), config.janitor.store_gib << 30
     with lock(layout.run / "store.lock", what="the store"):
         busy = [slot.index for slot in config.places if Book(layout.state, slot.index).read().phase not in AT_REST]
-        total = sum(entry.bytes for entry in store.entries())
+        total = sum(entry["bytes"] for entry in hub_tests_cache("ls", store))
         if total <= budget:
             return f"store: {total >> 20} MiB of {budget >> 20} MiB"
         if busy:
             return f"store: {(total - budget) >> 20} MiB over budget; deferred, slot {busy[0]} is in use"
         if dry_run:
             return f"store: {(total - budget) >> 20} MiB over budget, to be pruned"
-        gone = [entry for entry in store.prune(budget) if entry.state == "removed"]
-    return f"store: pruned {len(gone)} checkpoints, {sum(entry.bytes for entry in gone) >> 20} MiB"
+        gone = [e for e in hub_tests_cache("prune", store, "--max-size", str(budget)) if e["state"] == "removed"]
+    return f"store: pruned {len(gone)} checkpoints, {sum(entry['bytes'] for entry in gone) >> 20} MiB"
+
+
+def hub_tests_cache(verb: str, store: Path, *more: str) -> list[dict[str, Any]]:
+    """`hub-tests cache VERB`, which knows the store: its entries. Raises InfrastructureError."""
+    command = [sys.executable, "-I", "-m", "ci", "cache", verb, "--json", "--cache", str(store), *more]
+    try:
+        answer = run(command, timeout=CACHE_TIMEOUT)
+        entries: list[dict[str, Any]] = json.loads(answer.stdout)
+    except (OSError, ValueError, subprocess.TimeoutExpired) as failure:
+        raise InfrastructureError(f"hub-tests cache {verb} {store}: {failure}") from None
+    return entries

@@ -71,7 +71,7 @@ def test_what_survives_a_job_quarantines_the_slot(slot: Keeper, world: World) ->
     until(slot, world, "running")
     finish(world)
     world.left = ("pid 4711 python3",)
-    assert until(slot, world, "quarantined").reason == "left over: pid 4711 python3"
+    assert until(slot, world, "free", "quarantined").reason == "left over: pid 4711 python3"
     world.left = ()
     until(slot, world, "running")
 

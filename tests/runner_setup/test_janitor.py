@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ci.hub.store import Entry, Store
 from hub_runner import janitor
 from hub_runner.__main__ import main
 from hub_runner.janitor import plan, prune_store, remove
@@ -95,32 +94,34 @@ def test_removing_removes_directories_and_files_and_follows_no_link(layout: Layo
 
 
 @pytest.fixture
-def stored(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A store of 900 GiB, of which pruning takes half; the calls of prune."""
-    pruned: list[int] = []
-    halves = [Entry(f"o/{name}", "c", 2, name, 450 << 30, "complete", 0.0, False) for name in ("a", "b")]
+def stored(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """A store of 900 GiB, of which pruning takes half; what was asked of it besides listing."""
+    asked: list[tuple[str, ...]] = []
 
-    def prune(_: Store, budget: int) -> tuple[Entry, ...]:
-        pruned.append(budget)
-        return (replace(halves[0], state="removed"), halves[1])
+    def cache(verb: str, store: Path, *more: str) -> list[dict[str, Any]]:
+        if verb == "prune":
+            asked.append((verb, *more))
+        return [{"bytes": 450 << 30, "state": "removed" if verb == "prune" else "complete"}, HALF]
 
-    monkeypatch.setattr(Store, "entries", lambda _: tuple(halves))
-    monkeypatch.setattr(Store, "prune", prune)
-    return pruned
+    monkeypatch.setattr(janitor, "hub_tests_cache", cache)
+    return asked
 
 
-def test_the_store_is_pruned_while_no_job_runs(config: Config, layout: Layout, stored: list[int]) -> None:
+HALF = {"bytes": 450 << 30, "state": "complete"}
+
+
+def test_the_store_is_pruned_while_no_job_runs(config: Config, layout: Layout, stored: list[tuple[str, ...]]) -> None:
     assert "pruned 1 checkpoints, 460800 MiB" in prune_store(config, layout, dry_run=False)
-    assert stored == [500 << 30]
+    assert stored == [("prune", "--max-size", str(500 << 30))]
 
 
-def test_the_store_waits_for_a_running_job(config: Config, layout: Layout, stored: list[int]) -> None:
+def test_the_store_waits_for_a_running_job(config: Config, layout: Layout, stored: list[tuple[str, ...]]) -> None:
     phase(layout, 1, "running")
     assert "deferred, slot 1 is in use" in prune_store(config, layout, dry_run=False)
     assert stored == []
 
 
-def test_a_dry_run_prunes_nothing(config: Config, layout: Layout, stored: list[int]) -> None:
+def test_a_dry_run_prunes_nothing(config: Config, layout: Layout, stored: list[tuple[str, ...]]) -> None:
     assert "to be pruned" in prune_store(config, layout, dry_run=True)
     assert stored == []
 
@@ -143,3 +144,10 @@ def test_the_verb_says_what_it_does(layout: Layout, capsys: pytest.CaptureFixtur
     assert main(["--root", str(layout.root), "janitor"]) == 0
     assert "store: 0 MiB" in capsys.readouterr().out
     assert [path.exists() for path in old] == [False, True, True]
+
+
+def test_the_store_is_asked_through_hub_tests_itself(tmp_path: Path) -> None:
+    assert janitor.hub_tests_cache("ls", tmp_path) == []
+    assert janitor.hub_tests_cache("prune", tmp_path, "--max-size", "1") == []
+    with pytest.raises(InfrastructureError, match="hub-tests cache bogus"):
+        janitor.hub_tests_cache("bogus", tmp_path)
