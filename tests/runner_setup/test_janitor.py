@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ci.errors import InfrastructureError
 from hub_runner import janitor
 from hub_runner.__main__ import main
 from hub_runner.janitor import plan, prune_store, remove
