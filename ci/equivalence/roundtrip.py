@@ -128,8 +128,18 @@ def resolved(directory: Path) -> dict[str, Any]:
     return dict(config.to_dict())
 
 
+def _unknown_and_off(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """A switch that stands off on one side and is absent on the other: a class that knew it would have its default.
+
+    Qwen2.5's published `use_mrope: false` is such a key; transformers' Qwen2Config has none of that name.
+    """
+    return (key not in before or key not in after) and not before.get(key) and not after.get(key)
+
+
 def _kind(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Kind:
     if key in METADATA:
+        return "metadata"
+    if _unknown_and_off(key, before, after):
         return "metadata"
     if key == "max_position_embeddings" and not _length_sensitive(before) and not _length_sensitive(after):
         return "metadata"
