@@ -100,9 +100,10 @@ def _inputs_of_the_repository(environ: Mapping[str, str]) -> dict[str, str]:
 def read_inputs(text: str, otherwise: Mapping[str, str] | None = None) -> Inputs:
     """`toJSON(inputs)` of the workflow, over `otherwise`. Inputs that only say where things run are passed over."""
     try:
-        plain = json.loads(text or "{}") or {}
+        plain = json.loads(text or "null")
     except ValueError:
         raise RequestError("HUB_TESTS_INPUTS is not JSON: set it to toJSON(inputs)") from None
+    plain = {} if plain is None else plain
     if not isinstance(plain, dict):
         raise RequestError(f"HUB_TESTS_INPUTS: expected an object, got {type(plain).__name__}")
     known = {f.name for f in fields(Inputs)}

@@ -71,10 +71,10 @@ def deliver(had: Mapping[str, Checkpoint], failed: Mapping[str, Exception], stor
 
 
 def failure_class(error: Exception) -> FailureClass:
-    """Why a model could not be fetched, as the report classifies it."""
+    """Why a model could not be fetched, as the report classifies it. No class blames code that has not run yet."""
     if isinstance(error, GatedError):
         return "gated"
-    return "hub_unavailable" if isinstance(error, InfrastructureError) else "other"
+    return "hub_unavailable" if isinstance(error, InfrastructureError) else "environment"
 
 
 def receive(delivery: Delivery, entry: str, store: Path) -> Checkpoint:

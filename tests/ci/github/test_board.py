@@ -1,0 +1,83 @@
+"""What the service remembers in its comment survives, whatever stands around it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ci.github.board import (
+    KEPT_RUNS,
+    STATE_CHARS,
+    LastResult,
+    StartedRun,
+    State,
+    marker,
+    read_state,
+    write_answer,
+    write_board,
+)
+
+RUN = StartedRun(5, 11, "a" * 40, ("mixtral", "mistral"), "auto")
+LAST = LastResult(4, "b" * 40, ("mixtral",), ("mixtral",))
+
+states = st.builds(
+    State,
+    runs=st.lists(st.builds(StartedRun, st.integers(0), st.integers(0), st.text(), st.tuples(st.text()))).map(tuple),
+    last=st.none() | st.builds(LastResult, st.integers(0), st.text(), st.tuples(st.text()), st.just(())),
+)
+
+
+@given(st.text(st.characters(codec="utf-8")), states)
+def test_the_state_is_read_back_from_around_any_text(text: str, state: State) -> None:
+    body = write_board(text.replace("<!--", ""), state)
+    assert read_state(body) == state
+    assert body.split("\n", 1)[0] == marker("board")
+
+
+def test_runs_come_and_go() -> None:
+    state = State().started(RUN).started(replace(RUN, run_id=6)).started(RUN)
+    assert [run.run_id for run in state.runs] == [6, 5]
+    done = state.finished(replace(LAST, run_id=6))
+    assert [run.run_id for run in done.runs] == [5]
+    assert done.last is not None
+    for number in range(100):
+        state = state.started(replace(RUN, run_id=number))
+    assert len(state.runs) == KEPT_RUNS
+
+
+def test_the_same_request_has_the_same_key() -> None:
+    assert RUN.key == replace(RUN, run_id=9, comment_id=9, models=("mistral", "mixtral")).key
+    assert RUN.key != replace(RUN, layers=2).key
+
+
+def test_a_state_too_large_forgets_the_oldest_runs_first() -> None:
+    many = tuple(f"model-{number}" for number in range(256))
+    state = State(tuple(replace(RUN, run_id=n, models=many) for n in range(KEPT_RUNS)), LAST)
+    body = write_board("text", state)
+    assert len(body) < STATE_CHARS + 200
+    found = read_state(body)
+    assert found.last == LAST
+    assert found.runs
+    assert found.runs == state.runs[-len(found.runs) :]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        None,
+        "",
+        "no state",
+        "<!-- hub-tests:state  -->",
+        "<!-- hub-tests:state e30 -->",
+        "<!-- hub-tests:state bnVsbA== -->",
+    ],
+)
+def test_nonsense_is_no_state(body: str | None) -> None:
+    assert read_state(body) == State()
+
+
+def test_an_answer_has_no_state() -> None:
+    assert read_state(write_answer("hello")) == State()

@@ -1,0 +1,109 @@
+"""Recorded payloads, and payloads that somebody bent."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ci.errors import RequestError
+from ci.github.event import MAX_BYTES, CommentEvent, DispatchEvent, ScheduleEvent, load_event, parse_event
+from tests.e2e import events
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def packed(payload: Any) -> bytes:
+    return json.dumps(payload).encode()
+
+
+def test_a_comment_on_a_pull_request() -> None:
+    assert parse_event("issue_comment", packed(events.comment("/run-hub-tests\nplease"))) == CommentEvent(
+        action="created",
+        repository="octo-org/framework",
+        default_branch="main",
+        number=7,
+        is_pull_request=True,
+        is_open=True,
+        comment_id=3300000011,
+        comment_url="https://github.com/octo-org/framework/pull/7#issuecomment-3300000011",
+        body="/run-hub-tests\nplease",
+        login="alice",
+        user_type="User",
+        author_association="MEMBER",
+    )
+
+
+def test_a_comment_on_an_issue() -> None:
+    payload = events.comment("x")
+    del payload["issue"]["pull_request"]
+    found = parse_event("issue_comment", packed(payload))
+    assert isinstance(found, CommentEvent)
+    assert not found.is_pull_request
+
+
+def test_a_dispatch_and_a_tick() -> None:
+    found = parse_event("workflow_dispatch", packed(events.dispatch(models="mixtral")))
+    assert isinstance(found, DispatchEvent)
+    assert (found.ref, found.login, dict(found.inputs)) == ("refs/heads/main", "alice", {"models": "mixtral"})
+    assert parse_event("workflow_dispatch", packed(events.recorded("workflow_dispatch") | {"inputs": None}))
+    tick = parse_event("schedule", packed(events.schedule()))
+    assert tick == ScheduleEvent("octo-org/framework", "main", "43 2 * * *")
+
+
+def bent(change: Any) -> bytes:
+    payload = events.comment("x")
+    change(payload)
+    return packed(payload)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "not JSON"),
+        (b"\xff\xfe{}", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[]", "event: "),
+        (b"{}", "action: "),
+        (b" " * (MAX_BYTES + 1), "more than GitHub sends"),
+        (bent(lambda p: p["comment"].pop("body")), "comment.body"),
+        (bent(lambda p: p["comment"].update(body=None)), "comment.body"),
+        (bent(lambda p: p["comment"].update(user=None)), "comment.user"),
+        (bent(lambda p: p["issue"].update(number="../7")), "issue.number"),
+        (bent(lambda p: p["issue"].update(number=-7)), "must be positive"),
+        (bent(lambda p: p["comment"]["user"].update(login="a b")), "not a GitHub login"),
+        (bent(lambda p: p["comment"]["user"].update(login="a/../b")), "not a GitHub login"),
+        (bent(lambda p: p["repository"].update(full_name="a/b/c")), "not owner/name"),
+        (bent(lambda p: p["repository"].update(full_name="a/b?x")), "not owner/name"),
+    ],
+)
+def test_a_bent_payload_is_refused_in_one_line(content: bytes, said: str) -> None:
+    with pytest.raises(RequestError, match=said) as refusal:
+        parse_event("issue_comment", content)
+    assert "\n" not in str(refusal.value)
+    assert len(str(refusal.value)) < 1000
+
+
+@given(
+    st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.dictionaries(st.text(), inner))
+)
+def test_anything_else_is_refused_too(payload: Any) -> None:
+    with pytest.raises(RequestError):
+        parse_event("issue_comment", packed(payload))
+
+
+def test_another_event_starts_nothing() -> None:
+    with pytest.raises(RequestError, match="'pull_request_target' starts nothing"):
+        parse_event("pull_request_target", b"{}")
+
+
+def test_from_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "event.json"
+    with pytest.raises(RequestError, match="cannot read the event"):
+        load_event("schedule", path)
+    path.write_bytes(packed(events.schedule()))
+    assert load_event("schedule", path).repository == "octo-org/framework"

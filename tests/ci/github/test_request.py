@@ -1,0 +1,139 @@
+"""Event and inputs into the request: what each event may ask for, and at which commit."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from ci.errors import RequestError
+from ci.github.context import Context, from_environ, read_inputs
+from ci.github.event import parse_event
+from ci.github.gate import PullRequest
+from ci.github.request import head_for, layers_of, request_of, scope_of
+from ci.plan import RunRequest
+from tests.e2e import events
+
+HEAD = "1" * 40
+PULL = PullRequest(7, True, HEAD, "o/r", "o/r")
+FORK = PullRequest(7, True, HEAD, "mallory/r", "o/r")
+
+
+def context(**inputs: Any) -> Context:
+    return from_environ(
+        {
+            "GITHUB_REPOSITORY": "octo-org/framework",
+            "GITHUB_RUN_ID": "777",
+            "GITHUB_ACTOR": "alice",
+            "HUB_TESTS_INPUTS": json.dumps(inputs),
+        }
+    )
+
+
+def asked(name: str, payload: dict[str, Any], **inputs: Any) -> RunRequest:
+    return request_of(parse_event(name, json.dumps(payload).encode()), context(**inputs))
+
+
+def test_a_comment_through_the_gate() -> None:
+    gated = {
+        "models": "mixtral mistral",
+        "layers": "auto",
+        "pull-request": 7,
+        "subject-ref": HEAD,
+        "subject": "reference",
+    }
+    found = asked("issue_comment", events.comment("/run-hub-tests"), **gated)
+    assert found == RunRequest(
+        "issue_comment",
+        ("mixtral", "mistral"),
+        layers="auto",
+        subject="fast_llm",
+        repository="octo-org/framework",
+        subject_repository="octo-org/framework",
+        subject_ref=HEAD,
+        sha=HEAD,
+        pull_request=7,
+        actor="alice",
+        comment_id=3300000011,
+        run_id=777,
+        run_url="https://github.com/octo-org/framework/actions/runs/777",
+    )
+    assert scope_of(found) == "pull-requests"
+
+
+@pytest.mark.parametrize(
+    "inputs", [{}, {"pull-request": 8, "subject-ref": HEAD}, {"pull-request": 7, "subject-ref": "main"}]
+)
+def test_a_comment_past_the_gate_is_refused(inputs: dict[str, Any]) -> None:
+    with pytest.raises(RequestError, match="only through the gate"):
+        asked("issue_comment", events.comment("/run-hub-tests"), **inputs)
+
+
+def test_a_tick_and_a_dispatch() -> None:
+    tick = asked("schedule", events.schedule())
+    assert (tick.trigger, tick.models, tick.sha, tick.pull_request, scope_of(tick)) == (
+        "schedule",
+        (),
+        "",
+        None,
+        "main",
+    )
+    inputs = {"models": "@moe", "layers": "3", "deep": "true", "pull-request": "0", "subject-repository": "a/b"}
+    found = asked("workflow_dispatch", events.dispatch(), **inputs)
+    assert (found.models, found.layers, found.deep, found.subject_repository) == (("@moe",), 3, True, "a/b")
+
+
+def test_a_subject_repository_that_is_none() -> None:
+    with pytest.raises(RequestError, match="is not owner/name"):
+        asked("schedule", events.schedule(), **{"subject-repository": "https://evil"})
+
+
+def test_a_pull_request_by_hand_is_held_to_the_same_rule() -> None:
+    assert head_for(RunRequest(pull_request=7), PULL) == HEAD
+    assert head_for(RunRequest(pull_request=7, subject_ref=HEAD), FORK) == HEAD
+    for pull, ref in ((FORK, ""), (FORK, "feature"), (PULL, "2" * 40)):
+        with pytest.raises(RequestError, match=f"its head is {HEAD}"):
+            head_for(RunRequest(pull_request=7, subject_ref=ref), pull)
+
+
+@pytest.mark.parametrize(("text", "layers"), [("", None), ("auto", "auto"), ("12", 12)])
+def test_layers(text: str, layers: Any) -> None:
+    assert layers_of(text) == layers
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "two", "9999", "\u0661"])
+def test_layers_that_are_none(text: str) -> None:
+    with pytest.raises(RequestError, match="input layers"):
+        layers_of(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "not JSON"),
+        ("[]", "expected an object"),
+        ('{"subject": "x"}', "subject"),
+        ('{"pull-request": "x"}', "pull_"),
+    ],
+)
+def test_inputs_that_are_none(text: str, said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        read_inputs(text)
+
+
+def test_inputs_of_other_matters_are_passed_over_and_variables_fill_in() -> None:
+    found = read_inputs('{"runner": "[]", "subject": "", "models": null}', {"subject": "reference"})
+    assert (found.subject, found.models) == ("reference", ())
+    assert read_inputs("null").subject == "fast_llm"
+
+
+def test_the_environment() -> None:
+    found = from_environ(
+        {"HUB_TESTS_ALLOWED": " ann, bob\ncarl ", "GITHUB_SERVER_URL": "https://ghe/", "GITHUB_TOKEN": "t"}
+    )
+    assert found.allowed == ("ann", "bob", "carl")
+    assert (found.server_url, found.run_url, found.output) == ("https://ghe", "", None)
+    assert "'t'" not in repr(found)
+    with pytest.raises(RequestError, match="GITHUB_RUN_ID: expected a number"):
+        from_environ({"GITHUB_RUN_ID": "x"})
