@@ -17,10 +17,11 @@ from ci.hub import small_files
 from ci.hub.header import Tensor
 from ci.hub.listing import Repository
 from ci.hub.manifest import MANIFEST, RULES_VERSION, SCHEMA, FileEntry, Manifest, TensorEntry, to_bytes
+from ci.hub.model_config import Config, read_config
 from ci.hub.ranges import OutputFile, Placed, Source, lay_out, weight_map
 from ci.hub.remote import Hub
 from ci.hub.transfer import Digests, Transfer
-from ci.hub.truncation import Config, read_config, truncate
+from ci.hub.truncation import truncate
 from ci.hub.weights import SAFETENSORS_INDEX, Selection, Weights, choose, find_weights, select
 
 if TYPE_CHECKING:

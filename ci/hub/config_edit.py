@@ -76,13 +76,14 @@ def parse(text: str, *, what: str) -> Node:
 
 def apply(text: str, root: Node, edits: Sequence[Edit]) -> str:
     """`text` after the edits, which must not overlap. Raises KeyError for a path that is not there."""
-    changes = sorted((_change(text, _find(root, edit.path), edit) for edit in edits), reverse=True)
+    changes = sorted((_change(text, find(root, edit.path), edit) for edit in edits), reverse=True)
     for start, end, new in changes:
         text = text[:start] + new + text[end:]
     return text
 
 
-def _find(root: Node, path: Path) -> Node:
+def find(root: Node, path: Path) -> Node:
+    """The value at `path`. Raises KeyError when it is not there."""
     for key in path:
         root = (root.members or {})[key]
     return root

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from ci.hub.header import Tensor
-    from ci.hub.truncation import Stack
+    from ci.hub.model_config import Stack
 
 INDEXED = re.compile(r"(?P<prefix>.*?)\.(?P<index>\d+)\.(?P<rest>.+)")
 LIST_NAMES = {"layers", "layer", "h", "blocks", "block"}

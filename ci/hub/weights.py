@@ -13,13 +13,14 @@ from ci.hub.layers import Auto
 from ci.hub.listing import is_safe
 from ci.hub.ranges import Source
 from ci.hub.strict_json import parse_object
-from ci.hub.truncation import Config, layer_settings
+from ci.hub.truncation import layer_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ci.hub.header import Tensor
     from ci.hub.listing import Repository
+    from ci.hub.model_config import Config
     from ci.hub.remote import Hub
 
 SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -9,7 +9,7 @@ import pytest
 from ci.errors import RequestError
 from ci.hub.header import Tensor
 from ci.hub.layers import Layers, fewest, find_layers, kinds, missed, split
-from ci.hub.truncation import Stack
+from ci.hub.model_config import Stack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ci.errors import InfrastructureError, RequestError
+from ci.hub.model_config import read_config
 from ci.hub.rules import RULES, Rule
-from ci.hub.truncation import layer_settings, read_config, truncate
+from ci.hub.truncation import layer_settings, truncate
 
 if TYPE_CHECKING:
     from pathlib import Path
