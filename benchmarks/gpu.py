@@ -120,7 +120,7 @@ def job(name: str, options: argparse.Namespace, hub: HubServer, scratch: Path) -
 
 
 def _say_aloud(config: Path, keys: dict[str, str]) -> None:
-    """Write down what a config leaves to defaults: a subject that refuses the production file is measured all the same."""
+    """Write down what a config leaves to defaults, for a subject that refuses the production file as it is."""
     if keys:
         content = json.loads(config.read_bytes()) | {key: json.loads(value) for key, value in keys.items()}
         config.write_text(json.dumps(content, indent=2), encoding="utf-8")

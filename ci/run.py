@@ -173,10 +173,12 @@ def run(
         options = replace(options, checkpoints=report / "checkpoints.json")
         write_checkpoints(had, failed, report / "checkpoints.json")
     (report / HOST).write_text(json.dumps(dict(host_identity()), indent=2), encoding="utf-8")
-    run_suite(models, options, report, environ)
-    plan = _plan(models, options, report)
-    results = judge_results(plan, _attempts(plan, report))
-    write_report(results, report)
+    try:
+        run_suite(models, options, report, environ)
+    finally:  # interrupted or not, what there is gets told; what did not come back is red
+        plan = _plan(models, options, report)
+        results = judge_results(plan, _attempts(plan, report))
+        write_report(results, report)
     return results
 
 

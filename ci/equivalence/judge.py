@@ -90,6 +90,7 @@ class Judge:
 
     def _verdict(self, dtype: DType, variant: Mapping[str, str]) -> Verdict:
         judged = []
+        self._measure_first(dtype)
         for case in self.truth.cases:
             if reason := self.truth.limits(case, dtype).untrusted:
                 return verdicts.no_yardstick(reason, self.truth.coverage())
@@ -101,6 +102,18 @@ class Judge:
         if self.explain and not found.passed:
             return verdicts.explained(found, self._inquest(judged, variant).diagnosis())
         return found
+
+    def _measure_first(self, dtype: DType) -> None:
+        """Everything of Hugging Face before anything of the subject: each loads its model once, one after the other."""
+        cases = self.truth.cases
+        for case in cases:
+            self.truth.oracle(case)
+        for case in cases:
+            self.truth.limits(case, dtype)
+        if dtype == "float32":
+            self.truth.limits(cases[0], dtype, fed=True)
+        if self.trial.device != "cpu":
+            self.hugging_face.close()  # a GPU holds one copy of the model at a time
 
     def _fed(self, batch: Judged, dtype: DType, variant: Mapping[str, str]) -> list[Judged]:
         """In float32 each block is also judged alone, on the reference's input, where no noise has gathered yet."""
