@@ -188,7 +188,7 @@ class Transfer:
         with self._change:
             numbers, self._unsynced = self._unsynced, []
         for name in {self._pieces[number].output for number in numbers} | set(also):
-            os.fdatasync(self._handles[name])
+            _sync_data(self._handles[name])
         if numbers:
             self._journal.add(numbers)
 
@@ -204,6 +204,13 @@ def _allocate(handle: int, size: int) -> None:
         os.posix_fallocate(handle, 0, size)
     else:
         os.ftruncate(handle, size)
+
+
+def _sync_data(handle: int) -> None:
+    if hasattr(os, "fdatasync"):
+        os.fdatasync(handle)
+    else:
+        os.fsync(handle)
 
 
 def _write(handle: int, chunk: bytes, offset: int) -> None:

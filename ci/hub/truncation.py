@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from ci.errors import RequestError
 from ci.hub import rules
 from ci.hub.config_edit import Edit, Keep, Node, Replace, apply, find
-from ci.hub.model_config import Config, Field
 from ci.hub.rules import Rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from ci.hub.model_config import Config, Field
 
 
 def truncate(config: Config, layers: int) -> str:

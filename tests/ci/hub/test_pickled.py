@@ -126,19 +126,23 @@ def test_interrupted_downloads_are_gone_on_from(
 class Evil:
     """Runs code when it is unpickled by somebody who lets it."""
 
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
     def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.system, ("touch /tmp/hub-tests-was-here",)
+        return os.system, (f"touch {self.path}",)
 
 
 def test_pickles_with_code_are_refused_and_not_run(
-    hub: HubServer, settings: Settings, wanted: dict[str, bytes], repository: Path
+    hub: HubServer, settings: Settings, wanted: dict[str, bytes], repository: Path, tmp_path: Path
 ) -> None:
-    (repository / "pytorch_model-00001-of-00003.bin").write_bytes(pickle.dumps({"model.embed_tokens.weight": Evil()}))
+    trace = tmp_path / "was-here"
+    (repository / "pytorch_model-00001-of-00003.bin").write_bytes(pickle.dumps({"model.norm.weight": Evil(trace)}))
     hub.add(MODEL, repository)
     with pytest.raises(InfrastructureError, match=r"00001-of-00003\.bin: cannot be loaded as weights alone") as refused:
         fetch(REQUEST, settings)
     assert "\n" not in str(refused.value)
-    assert not Path("/tmp/hub-tests-was-here").exists()
+    assert not trace.exists()
     assert "complete" not in [entry.state for entry in Store(settings.cache).entries()]
 
 
