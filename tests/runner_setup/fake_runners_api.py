@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -95,7 +96,8 @@ class FakeGitHub:
         if subprocess.run(verify, input=signed.encode(), capture_output=True, check=False).returncode:
             return False
         claims = json.loads(base64.urlsafe_b64decode(signed.split(".")[1] + "=="))
-        return bool(claims["iss"] == APP_ID and claims["exp"] - claims["iat"] <= 600)
+        timely = claims["iat"] <= time.time() < claims["exp"] and claims["exp"] - claims["iat"] <= 600
+        return bool(claims["iss"] == APP_ID and timely)
 
     def token(self, body: Any, _: Any) -> tuple[int, Any]:
         self.scopes.append(body)

@@ -38,7 +38,7 @@ class World:
     left: tuple[str, ...] = ()
     slow_to_let_go: int = 0
     runner: int | None = None
-    registered: dict[int, str] = field(default_factory=dict)
+    registered: dict[int, Any] = field(default_factory=dict)
     busy: set[int] = field(default_factory=set)
     down: bool = False
     start_fails: bool = False
