@@ -167,7 +167,7 @@ def run(
         float | None, typer.Option(help="seconds for the whole suite; then it is interrupted")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="xdist workers; default: one a GPU")] = None,
-    deep: Annotated[bool, typer.Option("--deep", help="also the config, weight and gradient tests")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="also the tests of every config key and every weight")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="one line a test")] = False,
     registry: Registry = None,
     as_json: JsonFlag = False,

@@ -44,12 +44,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--subject-timeout", type=float, default=1800.0, help="seconds a subject may take for one call")
     group.addoption("--subject-logs", type=Path, help="directory for the subject's output")
     group.addoption("--running-file", type=Path, help="kept current with the ids of the tests that are running")
-    group.addoption("--deep", action="store_true", help="also the config, weight and gradient tests")
+    group.addoption("--deep", action="store_true", help="also the tests of every config key and every weight")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Registers the mark where no ini file does, loads another registry, gives each xdist worker one GPU."""
     config.addinivalue_line("markers", "extra_slow: fetches real Hub models; skipped unless --run-extra-slow")
+    config.addinivalue_line("markers", "deep: part of the suite only with --deep")
     if registry := config.getoption("--registry"):
         HUB_TEST_CONFIGS.clear()
         HUB_TEST_CONFIGS.update(load_models(registry))
@@ -82,20 +83,38 @@ class RunningFile:
         self._path.write_text("".join(f"{nodeid}\n" for nodeid in self._running), encoding="utf-8")
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skips what is extra slow unless asked for, and keeps a model on one xdist worker."""
+    """Skips what is extra slow unless asked for; model after model, each in the chain's order, on one xdist worker."""
     here = Path(__file__).parent
     if empty := [item for item in items if item.name.endswith("NOTSET]") and here in item.path.parents]:
         config.hook.pytest_deselected(items=empty)  # no model here has such a variant: nothing was left out
         items[:] = [item for item in items if item not in empty]
+    if not config.getoption("--deep"):
+        deep = [item for item in items if item.get_closest_marker("deep")]
+        config.hook.pytest_deselected(items=deep)
+        items[:] = [item for item in items if item not in deep]
     skip = pytest.mark.skip(reason="extra slow: fetches real Hub models; run with --run-extra-slow")
     for item in items:
         if item.get_closest_marker("extra_slow") is None or here not in item.path.parents:
             continue
         if not config.getoption("--run-extra-slow"):
             item.add_marker(skip)
-        if name := getattr(item, "callspec", None) and cast("Any", item).callspec.params.get("model_name"):
+        if name := _model_of(item):
             item.add_marker(pytest.mark.xdist_group(name))
+    places = [index for index, item in enumerate(items) if _model_of(item) and here in item.path.parents]
+    steps, models = [*catalog.CHAIN, *catalog.DEEP], list(HUB_TEST_CONFIGS)
+    ours = sorted(
+        (items[index] for index in places),
+        key=lambda item: (models.index(_model_of(item)), steps.index(cast("Any", item).originalname), item.name),
+    )
+    for index, item in zip(places, ours, strict=True):
+        items[index] = item
+
+
+def _model_of(item: pytest.Item) -> str:
+    """The registry entry that a test is about."""
+    return str(item.callspec.params.get("model_name", "")) if hasattr(item, "callspec") else ""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

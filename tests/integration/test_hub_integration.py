@@ -98,3 +98,21 @@ def test_hub_model_conversion(chain: Chain, record: Any, fast_llm_path: Path) ->
         verdict = chain.judge().round_trip(str(exported))
         note(with_verdicts(chain.evidence("test_hub_model_conversion"), (verdict,)))
         assert verdict.passed, verdict_text((verdict,))
+
+
+@pytest.mark.deep
+def test_config_sensitivity(chain: Chain, record: Any, fast_llm_path: Path) -> None:
+    """Each config key that moves Hugging Face's output moves the subject's alike, or is refused."""
+    with record() as note:
+        verdict = chain.judge().config_sensitivity()
+        note(with_verdicts(chain.evidence("test_config_sensitivity"), (verdict,)))
+        assert verdict.passed, verdict_text((verdict,))
+
+
+@pytest.mark.deep
+def test_weight_liveness(chain: Chain, record: Any, fast_llm_path: Path) -> None:
+    """Each tensor on disk, when perturbed, moves the subject's output as it moves Hugging Face's."""
+    with record() as note:
+        verdict = chain.judge().weight_liveness()
+        note(with_verdicts(chain.evidence("test_weight_liveness"), (verdict,)))
+        assert verdict.passed, verdict_text((verdict,))
