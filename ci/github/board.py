@@ -2,7 +2,7 @@
 
 Two comments, each found by its marker *and* its author, each edited in place: the *board* (runs and their result) and
 the *answer* (help, plans, refusals), so that somebody who may not start a run cannot overwrite a result. The board
-remembers the runs started and the last result in a hidden comment of base64: nothing a test prints can end it, and
+remembers the runs started and the last result in a hidden comment, packed: nothing a test prints can end it, and
 nobody but the bot and the repository's writers can change it.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import zlib
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,8 +20,9 @@ from ci.records import read_json, to_json
 
 Kind = Literal["board", "answer"]
 KEPT_RUNS = 20
-STATE_CHARS = 24_000
+STATE_CHARS = 12_000
 """What the hidden part may take of a comment's 65,536 characters."""
+MAX_STATE_BYTES = 2**20
 
 _STATE = re.compile(r"<!-- hub-tests:state ([A-Za-z0-9+/=]*) -->")
 
@@ -90,15 +92,15 @@ def read_state(body: str | None) -> State:
     if not found:
         return State()
     try:
-        plain = base64.b64decode(found[-1], validate=True)
+        plain = zlib.decompressobj().decompress(base64.b64decode(found[-1], validate=True), MAX_STATE_BYTES)
         return read_json(State, plain, what="state of the pull request's comment")
-    except (RequestError, binascii.Error, ValueError):
+    except (RequestError, zlib.error, binascii.Error, ValueError):
         return State()
 
 
 def _hidden(state: State) -> str:
     """The state as a hidden comment; where it grows too large, started runs are forgotten, oldest first."""
-    packed = base64.b64encode(to_json(state).encode()).decode()
+    packed = base64.b64encode(zlib.compress(to_json(state).encode(), 9)).decode()
     if len(packed) > STATE_CHARS and state.runs:
         return _hidden(replace(state, runs=state.runs[1:]))
     if len(packed) > STATE_CHARS and state.last:

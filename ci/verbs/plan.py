@@ -40,14 +40,14 @@ def plan(context: Context, event_name: str, event_path: Path, registry: Path | N
 
 def commit_of(request: RunRequest, context: Context) -> str:
     """The full commit of the subject under test."""
+    if SHA.fullmatch(request.subject_ref) and not request.pull_request:
+        return request.subject_ref
     from ci.github.client import Client
     from ci.github.pulls import pull_request
 
     if request.pull_request:
         with Client(context.api) as client:
             return head_for(request, pull_request(client, request.pull_request))
-    if SHA.fullmatch(request.subject_ref):
-        return request.subject_ref
     with Client(replace(context.api, repository=request.subject_repository)) as client:
         ref = quote(request.subject_ref or "HEAD", safe="")
         sha = client.get(_Commit, f"/commits/{ref}").sha

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Literal
 from ci.errors import HubTestsError, RequestError
 from ci.github import checks, nightly, pulls
 from ci.github.actions import write_summary
-from ci.github.board import STATE_CHARS, LastResult, read_state, write_board
+from ci.github.board import LastResult, read_state, write_board
 from ci.github.branch import append_history, read_history_of
 from ci.github.client import Client
 from ci.report import words
 from ci.report.escape import code
+from ci.report.fit import characters
 from ci.report.history import records_of
 from ci.report.limits import COMMENT_CHARS
 from ci.report.links import link
@@ -93,7 +94,7 @@ def _comment(client: Client, results: Results, context: Context) -> str:
     stale = _stale(pulls.pull_request(client, number), request, context)
     found = pulls.find_comment(client, number, "board", bot=context.bot)
     state = read_state(found.body if found else None).finished(_last(results))
-    text = stale + render(results, COMMENT_CHARS - STATE_CHARS - len(stale) - 200)
+    text = stale + render(results, COMMENT_CHARS - characters(write_board(stale, state)))
     return pulls.keep_comment(client, number, found, write_board(text, state)).html_url
 
 

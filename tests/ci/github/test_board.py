@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -54,8 +55,8 @@ def test_the_same_request_has_the_same_key() -> None:
 
 
 def test_a_state_too_large_forgets_the_oldest_runs_first() -> None:
-    many = tuple(f"model-{number}" for number in range(256))
-    state = State(tuple(replace(RUN, run_id=n, models=many) for n in range(KEPT_RUNS)), LAST)
+    many = [tuple(f"{random.getrandbits(128):x}" for _ in range(30)) for _ in range(KEPT_RUNS)]
+    state = State(tuple(replace(RUN, run_id=n, models=names) for n, names in enumerate(many)), LAST)
     body = write_board("text", state)
     assert len(body) < STATE_CHARS + 200
     found = read_state(body)

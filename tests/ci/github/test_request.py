@@ -48,7 +48,7 @@ def test_a_comment_through_the_gate() -> None:
         "issue_comment",
         ("mixtral", "mistral"),
         layers="auto",
-        subject="fast_llm",
+        subject="reference",
         repository="octo-org/framework",
         subject_repository="octo-org/framework",
         subject_ref=HEAD,

@@ -1,0 +1,185 @@
+"""plan, admit, watch, report and conclude, as a step of a workflow calls them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ci.errors import RequestError
+from ci.github.board import State as Board
+from ci.github.board import write_board
+from ci.github.context import Inputs
+from ci.github.handover import Delivery
+from ci.plan import Plan, RunRequest, make_plan
+from ci.report.history import history_line
+from ci.verbs.admit import admit, head_of
+from ci.verbs.conclude import NotGreenError, conclude
+from ci.verbs.plan import plan
+from ci.verbs.report import report
+from ci.verbs.watch import watch
+from tests.ci.github.test_actions import runner_reads
+from tests.ci.github.test_rooms import job
+from tests.ci.report import samples
+from tests.e2e import events
+from tests.e2e.act import git
+from tests.e2e.fake_github import BOT
+
+if TYPE_CHECKING:
+    from ci.github.context import Context
+    from tests.e2e.fake_github import State
+
+ROOT = Path(__file__).parents[3]
+
+
+def recorded(tmp_path: Path, payload: Any) -> Path:
+    path = tmp_path / "event.json"
+    path.write_text(json.dumps(payload))
+    return path
+
+
+def test_a_plan_fixes_the_commit_of_a_branch(context: Context, state: State, tmp_path: Path) -> None:
+    state.commits[state.repository, "release/1"] = "3" * 40
+    asking = replace(context, inputs=replace(context.inputs, models=("mixtral",), subject_ref="release/1"))
+    made = plan(asking, "workflow_dispatch", recorded(tmp_path, events.dispatch()))
+    assert (made.request.sha, [entry.name for entry in made.entries]) == ("3" * 40, ["mixtral"])
+    assert context.output is not None
+    outputs = runner_reads(context.output.read_text())
+    assert (outputs["sha"], outputs["count"], outputs["scope"]) == ("3" * 40, "1", "main")
+
+
+def test_a_plan_of_nothing_asks_nobody(context: Context, state: State, tmp_path: Path) -> None:
+    asking = replace(context, inputs=Inputs(models=("nonesuch",)))
+    with pytest.raises(RequestError, match="no model 'nonesuch'"):
+        plan(asking, "schedule", recorded(tmp_path, events.schedule()))
+    assert context.output is not None
+    assert not context.output.exists()
+
+
+def test_a_plan_needs_no_torch_and_no_http_client(tmp_path: Path) -> None:
+    path = recorded(tmp_path, events.schedule())
+    program = (
+        "import sys; from ci.__main__ import main; code = main(sys.argv[1:]);"
+        "heavy = {'torch', 'transformers', 'githubkit', 'huggingface_hub'} & set(sys.modules); print(code, heavy)"
+    )
+    words = ["plan", "--event-name", "schedule", "--event-path", str(path)]
+    environ = {"GITHUB_REPOSITORY": "o/r", "HUB_TESTS_INPUTS": json.dumps({"subject-ref": "1" * 40})}
+    command = [sys.executable, "-c", program, *words]
+    done = subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "0 set()", done.stderr
+
+
+def test_only_the_planned_commit_is_admitted(tmp_path: Path) -> None:
+    git(tmp_path, "init", "--quiet", "subject")
+    subject = tmp_path / "subject"
+    git(subject, "commit", "--quiet", "--allow-empty", "--message=x")
+    made = make_plan(RunRequest(models=("smollm2",), sha="1" * 40), samples.MODELS)
+    with pytest.raises(RequestError, match=f"is at {head_of(subject)}, planned was {'1' * 40}"):
+        admit(made, Delivery({}, {}), "smollm2", subject=subject, store=tmp_path, out=tmp_path / "out")
+    with pytest.raises(RequestError, match="no git checkout"):
+        head_of(tmp_path / "nowhere")
+    assert not (tmp_path / "out").exists()
+
+
+def asked(state: State) -> Plan:
+    """A plan of two models for pull request 42, whose board says that it runs."""
+    state.comments.append({"id": 1, "issue": 42, "user": BOT, "body": write_board("running", Board())})
+    return samples.plan_of("smollm2", "mistral")
+
+
+WAITING = {"status": "queued", "conclusion": None, "runner_name": None, "completed_at": None}
+
+
+def test_a_missing_runner_is_said_on_the_pull_request(context: Context, state: State) -> None:
+    made = asked(state)
+    state.jobs[777] = [
+        job("run / test smollm2", 1),
+        job("run / test mistral", 2, **WAITING, created_at="2026-01-02T03:00:00Z"),
+    ]
+    assert watch(made, context, ("smollm2", "mistral"), patience=0.05) == ("mistral",)
+    board = state.comment("board")
+    assert "No runner with the labels `self-hosted`, `gpu` has taken `mistral` since" in board
+    assert "2026-01-02 03:00" in board.replace("`", "")
+
+
+def test_watching_ends_with_the_last_job_on_a_machine(context: Context, state: State) -> None:
+    made = asked(state)
+    state.jobs[777] = [job("run / test smollm2", 1)]
+    polls: list[float] = []
+
+    def later(seconds: float) -> None:
+        polls.append(seconds)
+        state.jobs[777].append(job("run / test mistral", 2, status="in_progress", conclusion=None, completed_at=None))
+
+    assert watch(made, context, ("smollm2", "mistral"), sleep=later) == ()
+    assert len(polls) == 1
+    assert "running" in state.comment("board")
+
+
+def test_a_job_without_a_machine_is_nobodys_fault(context: Context, state: State, tmp_path: Path) -> None:
+    made = samples.plan_of("smollm2")
+    state.jobs[777] = [job("test smollm2", 1, status="completed", conclusion="cancelled", runner_name=None)]
+    judged = report(made, tmp_path / "results", tmp_path / "out", context=context)
+    assert judged.verdict == "neutral"
+    state.jobs[777] = [job("test smollm2", 1, **WAITING)]
+    judged = report(made, tmp_path / "results", tmp_path / "out", context=context)
+    assert judged.verdict == "neutral"
+    assert "no machine took this job" in judged.causes[0].title
+
+
+def test_a_green_file_does_not_outweigh_a_red_job(context: Context, state: State, tmp_path: Path) -> None:
+    made = samples.plan_of("smollm2")
+    folder = tmp_path / "results/hub-tests-smollm2.1"
+    folder.mkdir(parents=True)
+    (folder / "junit.xml").write_bytes(samples.junit(made))
+    state.jobs[777] = [job("run / test smollm2", 1, conclusion="failure")]
+    assert report(made, tmp_path / "results", tmp_path / "out", context=context).verdict == "failed"
+    assert report(made, tmp_path / "results", tmp_path / "out").verdict == "passed"
+
+
+def test_a_baseline_from_files(tmp_path: Path) -> None:
+    made = samples.plan_of("smollm2")
+    nights = samples.nights(made, {}).records["smollm2"]
+    (tmp_path / "history").mkdir()
+    (tmp_path / "history/a.jsonl").write_text("".join(map(history_line, nights)))
+    folder = tmp_path / "results/smollm2"
+    folder.mkdir(parents=True)
+    bad = {"test_forward_equivalence[smollm2]": samples.mismatch()}
+    (folder / "junit.xml").write_bytes(samples.junit(made, bad))
+    judged = report(made, tmp_path / "results", tmp_path / "out", baseline=tmp_path / "history")
+    assert judged.causes[0].change == "new"
+    with pytest.raises(RequestError, match="cannot read the baseline"):
+        report(made, tmp_path / "results", tmp_path / "out", baseline=tmp_path / "none.jsonl")
+
+
+def needs(**results: str) -> str:
+    return json.dumps({name: {"result": result, "outputs": {}} for name, result in results.items()})
+
+
+def test_green_is_only_what_really_succeeded() -> None:
+    assert conclude(needs(plan="success", night="skipped"), frozenset({"night"}))
+    for bad in (
+        needs(plan="success", test="skipped"),
+        needs(plan="cancelled"),
+        needs(plan="failure", test="skipped"),
+        needs(night="failure"),
+        needs(night="whatever"),
+    ):
+        with pytest.raises(NotGreenError, match="ended as"):
+            conclude(bad, frozenset({"night"}) if "night" in bad else frozenset())
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"a": {}}', '{"a": "success"}', "null"])
+def test_no_jobs_are_not_green(text: str) -> None:
+    with pytest.raises(RequestError):
+        conclude(text, frozenset())
+
+
+def test_leave_to_skip_a_job_that_is_not_there() -> None:
+    with pytest.raises(RequestError, match="no such job"):
+        conclude(needs(plan="success"), frozenset({"nigth"}))
