@@ -24,7 +24,7 @@ check: $(READY) ## ruff and mypy --strict over package, tests and benchmarks
 	$(RUN)/mypy
 
 test: check $(NODE_READY) ## every check of this repository, then its tests
-	$(RUN)/python -m pytest -n auto --dist loadgroup -q
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n auto --dist loadgroup -q
 
 demo: $(READY) ## the main job on a real model: the Hub when it answers, the stand-in otherwise
 	$(RUN)/python -m tests.standin.demo

@@ -108,7 +108,7 @@ def test_the_language_service_would_find_it(scripts: Path, tmp_path: Path, old: 
 
 def adopting() -> str:
     """The caller's workflow, as the guide gives it."""
-    (block,) = re.findall(r"```yaml\n(.*?)```", (GITHUB / "ADOPTING.md").read_text(encoding="utf-8"), re.DOTALL)
+    (block,) = re.findall(r"```yaml\n(.*?)```", (GITHUB.parent / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     return str(block)
 
 
