@@ -32,6 +32,7 @@ class Inputs:
     subject_repository: str = ""
     subject_ref: str = ""
     pull_request: int = 0
+    store: str = "directory"
     deep: bool = False
 
 

@@ -24,6 +24,10 @@ def request_of(event: Event, context: Context) -> RunRequest:
     comment = event if isinstance(event, CommentEvent) else None
     if comment and not (inputs.pull_request == comment.number and SHA.fullmatch(inputs.subject_ref)):
         raise RequestError("a comment starts a run only through the gate, which names pull request and commit")
+    if inputs.pull_request and not comment and inputs.store == "cache":
+        raise RequestError(
+            "with store 'cache' test a pull request by its comment: a run by hand could write the caches"
+        )
     return RunRequest(
         trigger=_trigger(event),
         models=inputs.models,

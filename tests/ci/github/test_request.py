@@ -84,6 +84,13 @@ def test_a_tick_and_a_dispatch() -> None:
     assert (found.models, found.layers, found.deep, found.subject_repository) == (("@moe",), 3, True, "a/b")
 
 
+def test_a_pull_request_by_hand_could_poison_the_caches_that_a_night_reads() -> None:
+    with pytest.raises(RequestError, match="by its comment"):
+        asked("workflow_dispatch", events.dispatch(), **{"pull-request": "7", "store": "cache"})
+    gated = {"pull-request": 7, "subject-ref": HEAD, "store": "cache"}
+    assert asked("issue_comment", events.comment("/run-hub-tests"), **gated).pull_request == 7
+
+
 def test_a_subject_repository_that_is_none() -> None:
     with pytest.raises(RequestError, match="is not owner/name"):
         asked("schedule", events.schedule(), **{"subject-repository": "https://evil"})

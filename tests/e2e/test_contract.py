@@ -1,0 +1,63 @@
+"""The guard between the service and its stand-in for GitHub must be able to fail."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ci.errors import InfrastructureError
+from ci.github import pulls
+from ci.github.api import Api, ConflictError
+from ci.github.client import Client
+from tests.e2e import contract as guard
+from tests.e2e.fake_github import TOKEN, State
+
+if TYPE_CHECKING:
+    from tests.e2e.contract import Contract
+
+pytestmark = pytest.mark.skipif(bool(guard.missing()), reason=guard.missing() or "npm is here")
+
+
+@pytest.fixture
+def client(contract: Contract) -> Client:
+    contract.fake.reset()
+    contract.violations()
+    return Client(Api(State.repository, TOKEN, contract.url, tries=0, between_writes=0))
+
+
+def complaints(contract: Contract) -> list[str]:
+    """What Prism writes into its log, a little later than it answers."""
+    deadline = time.monotonic() + 10
+    while not (found := contract.violations()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/issues/7/comments", {"bodi": "x"}),
+        ("/issues/7/comments", {"body": 7}),
+        ("/issues/comments/5/reactions", {"content": "lol"}),
+        ("/check-runs", {"name": "x", "head_sha": "a" * 40, "status": "done"}),
+        (f"/statuses/{'a' * 40}", {"state": "ok"}),
+    ],
+)
+def test_a_bad_request_of_ours_is_caught(
+    client: Client, contract: Contract, path: str, body: dict[str, object]
+) -> None:
+    with client, pytest.raises(ConflictError, match="422"):
+        client.send("POST", path, body=body)
+    assert contract.fake.log == []
+    assert complaints(contract)
+
+
+def test_a_bad_answer_of_the_fake_is_caught(
+    client: Client, contract: Contract, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contract.fake.state.pulls[7] = {"state": "ajar", "sha": "a" * 40, "repository": State.repository}
+    with client, pytest.raises(InfrastructureError, match="500"):
+        pulls.pull_request(client, 7)
+    assert complaints(contract)
