@@ -195,7 +195,7 @@ def _convert(request: ConvertRequest | ExportRequest, formats: tuple[str, str], 
     part = target.with_name(f".{target.name}.part")
     started = time.perf_counter()
     try:
-        with one_line_errors(f"{formats[0]} to {formats[1]}, {source}"):
+        with one_line_errors(f"{formats[0]} to {formats[1]}"):
             _run_conversion(model_class(request.model_config), (source, part), formats, save)
         part.rename(target)
     finally:

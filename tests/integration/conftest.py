@@ -260,7 +260,7 @@ def record(request: pytest.FixtureRequest, chain: Chain, record_property: Any) -
             if kept[-1].failure_class is None:
                 kept.append(replace(kept[-1], failure_class=failure_class(error), diagnosis=str(reason)))
             if isinstance(reason, HubTestsError):
-                pytest.fail(str(reason), pytrace=False)
+                raise pytest.fail.Exception(str(reason), pytrace=False) from None
             raise reason from None
         finally:
             record_property(*to_property(kept[-1]))
