@@ -4,7 +4,8 @@
     RESULTS/<entry>.<attempt>/junit.xml      as downloaded from Actions: one folder an artifact; `hub-tests-` may
                                              stand before the entry
     RESULTS/<entry>.<attempt>.zip            the same, not unpacked: members are read by name, nothing is extracted
-    RESULTS/junit.xml                        every entry in one file, as `hub-tests run` leaves it
+    RESULTS/junit.xml                        every entry in one file, as `hub-tests run` leaves it; the files named
+                                             next tell such a folder even where the result file is missing
 
 Beside `junit.xml` may lie `running.txt` (ids of the tests that had begun and not ended, one a line: a crash names the
 test that was running) and `host.json` (the machine's identity, a flat object). Links are never followed.
@@ -13,6 +14,7 @@ test that was running) and `host.json` (the machine's identity, a flat object). 
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
 import zipfile
@@ -41,8 +43,8 @@ def collect(folder: Path, limits: InputLimits = INPUT) -> Found:
     """What lies in `folder`. Raises RequestError where there is no such folder; all else is a finding, not an error."""
     if not folder.is_dir():
         raise RequestError(f"{folder}: no such folder of results")
-    if (folder / JUNIT).is_file():
-        return read_junit(folder / JUNIT, limits)
+    if any(os.path.lexists(folder / name) for name in (JUNIT, RUNNING, HOST)):
+        return _from(lambda name, cap: _plain_file(folder / name, cap), 1, limits)
     found: dict[str, list[tuple[int, Path]]] = {}
     for path in sorted(folder.iterdir())[: limits.files]:
         name = _NAME.fullmatch(path.name)

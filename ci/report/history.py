@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ci.errors import RequestError
 from ci.records import read_json, to_json
+from ci.report import words
 
 if TYPE_CHECKING:
     from ci.report.outcome import EntryResult, Results
@@ -156,8 +157,7 @@ def records_of(results: Results, date: str) -> list[HistoryRecord]:
 
 
 def _record(entry: EntryResult, *, date: str, sha: str, url: str) -> HistoryRecord:
-    known = next((case.evidence for case in entry.cases if case.evidence and case.evidence.revision), None)
-    libraries = next((case.evidence.libraries for case in entry.cases if case.evidence and case.evidence.libraries), {})
+    known = words.identity(entry.cases)
     return HistoryRecord(
         date=date,
         entry=entry.name,
@@ -169,7 +169,7 @@ def _record(entry: EntryResult, *, date: str, sha: str, url: str) -> HistoryReco
         layers=known.layers if known else 0,
         subject=known.subject if known else "",
         device=known.device if known else "",
-        libraries=dict(libraries),
+        libraries=dict(known.libraries) if known else {},
         seconds=entry.seconds,
         cases=tuple(
             HistoryCase(c.name, c.history_outcome, c.failure_class, c.fingerprint, c.used, c.seconds)

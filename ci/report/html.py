@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).with_name("page")
 WITH_CHARTS = 24
 CHARTS_OF_A_MODEL = 40
+OPENED = 2
 CAUSES = 200
 TESTS_OF_A_CAUSE = 60
 ROUTING_ROWS = 200
@@ -41,6 +42,8 @@ def render(results: Results) -> str:
     charted = {entry.name for entry in drawn}
     listed = charted | {entry.name for entry in results.entries if entry.verdict != "passed"}
     models = [_model(index, entry, drawn=entry.name in charted) for index, entry in enumerate(results.entries)]
+    for row in models[:OPENED] if len(models) <= OPENED else []:
+        row["open"] = True
     style = (PAGE / "report.css").read_text(encoding="utf-8")
     return (
         _environment()
@@ -83,6 +86,7 @@ def _environment() -> Environment:
         "classes": words.CLASSES,
         "changes": words.CHANGES,
         "verdict_icons": words.SIGNS,
+        "counted": lambda number: words.count(number, "model"),
         "short": words.short,
         "share": words.share,
         "number": words.number,
@@ -139,14 +143,14 @@ def _cause(results: Results, cause: Cause) -> dict[str, Any]:
 
 
 def _model(index: int, entry: EntryResult, *, drawn: bool) -> dict[str, Any]:
-    known = next((case.evidence for case in entry.cases if case.evidence and case.evidence.revision), None)
+    known = words.identity(entry.cases)
     closest = words.closest(entry)
     worst = _worst_case(entry)
     return {
         "index": index,
         "entry": entry,
         "open": entry.verdict != "passed",
-        "about": f"{known.model_id}@{known.revision[:12]}, {known.layers} layers" if known else "",
+        "about": words.checkpoint(known) if known else "",
         "passed": sum(case.outcome == "passed" for case in entry.cases),
         "used": closest.used if closest else None,
         "used_before": closest.used_before if closest else None,
@@ -201,7 +205,6 @@ def _heat_legend() -> Markup:
 def _environment_rows(entry: EntryResult, known: Evidence | None) -> list[tuple[str, str]]:
     rows = list(entry.host.items())
     if known:
-        subject = f"{known.subject} {known.subject_version} {(known.subject_commit or '')[:12]}".strip()
-        rows = [("subject", subject), ("device", known.device), *known.libraries.items(), *rows]
+        rows = [("subject", words.subject(known)), ("device", known.device), *known.libraries.items(), *rows]
         rows += [(f"coverage: {name}", value) for name, value in known.coverage.items()]
     return rows

@@ -175,11 +175,11 @@ def _tests_of(entry: EntryResult) -> str:
 def _environment(results: Results) -> str:
     rows = []
     for entry in results.entries:
-        known = next((case.evidence for case in entry.cases if case.evidence and case.evidence.revision), None)
+        known = words.identity(entry.cases)
         facts = [*(f"{k} {v}" for k, v in entry.host.items())]
         if known:
-            facts = [f"{known.model_id}@{known.revision[:12]}", f"{known.layers} layers", known.device, *facts]
-            facts += [f"{name} {version}" for name, version in known.libraries.items()]
+            about = [words.checkpoint(known), known.device, words.subject(known)]
+            facts = [*about, *(f"{name} {version}" for name, version in known.libraries.items()), *facts]
         moved = [f"{name} {step}" for name, step in entry.drift.items()]
         if moved:
             facts.append(f"since the baseline: {'; '.join(moved)}")

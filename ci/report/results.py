@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ci.report import words
 from ci.report.cases import judge_case, missing_case, synthetic_case
 from ci.report.history import Baseline, Change
 from ci.report.junit import Case, Junit
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Attempt", "Job", "Problem", "Results", "exit_code", "judge_results", "split_by_entry"]
 
-Found = Junit | Mapping[str, Sequence[Attempt]]
+Found = Junit | Attempt | Mapping[str, Sequence[Attempt]]
 """One file with every entry's tests (a laptop), or each entry's attempts (a matrix)."""
 
 
@@ -45,7 +46,7 @@ def judge_results(
     `jobs` are the newest conclusions by entry, None where there is no such authority; `problems` say why an entry
     never reached its tests. A planned test that did not come back is red, whatever else is green.
     """
-    attempts = split_by_entry(plan, found) if isinstance(found, Junit) else found
+    attempts = split_by_entry(plan, found) if isinstance(found, Junit | Attempt) else found
     entries = tuple(
         _entry(
             entry,
@@ -74,15 +75,17 @@ IN_FULL = 24
 """From the 25th entry on, passing tests with many measures keep the worst only, so that a report can be opened."""
 
 
-def split_by_entry(plan: Plan, junit: Junit) -> dict[str, tuple[Attempt, ...]]:
+def split_by_entry(plan: Plan, found: Junit | Attempt) -> dict[str, tuple[Attempt, ...]]:
     """One file of several models, by entry. What belongs to no entry (a collection error) concerns each of them."""
+    whole = found if isinstance(found, Attempt) else Attempt(1, found)
     owner = {test: entry.name for entry in plan.entries for test in entry.tests}
     cases: dict[str, list[Case]] = {entry.name: [] for entry in plan.entries}
-    for case in junit.cases:
+    for case in whole.junit.cases:
         name = owner.get(case.name) or _owner_by_suffix(case.name, cases)
         for target in [name] if name else cases:
             cases[target].append(case)
-    return {name: (Attempt(1, replace(junit, cases=tuple(found))),) for name, found in cases.items()}
+    parts = {name: replace(whole.junit, cases=tuple(part)) for name, part in cases.items()}
+    return {name: (replace(whole, junit=part),) for name, part in parts.items()}
 
 
 def group_causes(entries: Sequence[EntryResult]) -> tuple[Cause, ...]:
@@ -299,7 +302,7 @@ def _against(case: CaseResult, entry: str, baseline: Baseline) -> CaseResult:
 def _drift(entry: str, cases: Sequence[CaseResult], baseline: Baseline) -> dict[str, str]:
     """What moved since the newest night, outside of the subject: the Hub's revision, library versions, the device."""
     before = baseline.latest(entry)
-    now = next((case.evidence for case in cases if case.evidence and case.evidence.libraries), None)
+    now = words.identity(cases)
     if before is None or now is None:
         return {}
     pairs = {"revision": (before.revision[:12], now.revision[:12]), "device": (before.device, now.device)}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ci.evidence import Measure
+    from ci.evidence import Evidence, Measure
     from ci.report.outcome import CaseResult, Cause, EntryResult, Results, Totals
 
 ICONS = {"passed": "✅", "failed": "❌", "neutral": "⚠️"}
@@ -113,9 +113,27 @@ def change(case: CaseResult) -> str:
     return f"{CHANGES[case.change]}{nights}{good}{before}"
 
 
+def checkpoint(known: Evidence) -> str:
+    """`org/model@1a2b3c4d5e6f, 2 layers`, as far as it is known."""
+    return (
+        f"{known.model_id}@{known.revision[:12]}, {count(known.layers, 'layer')}" if known.revision else known.model_id
+    )
+
+
+def subject(known: Evidence) -> str:
+    """`fast_llm 0.3.0 1a2b3c4d5e6f`, as far as it is known."""
+    return " ".join(filter(None, [known.subject, known.subject_version, (known.subject_commit or "")[:12]]))
+
+
 def state(cause: Cause, cases: Sequence[CaseResult]) -> str:
     """The same for a cause, told of the first of its cases that is what the cause is."""
     return next((change(case) for case in cases if case.change == cause.change), "")
+
+
+def identity(cases: Sequence[CaseResult]) -> Evidence | None:
+    """The evidence that knows most of what was tested: revision and libraries; None where no test said anything."""
+    told = [case.evidence for case in cases if case.evidence]
+    return max(told, key=lambda known: (bool(known.libraries), bool(known.revision)), default=None)
 
 
 def cases_of(results: Results, cause: Cause) -> list[CaseResult]:

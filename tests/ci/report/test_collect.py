@@ -8,15 +8,13 @@ import pytest
 
 from ci.errors import RequestError
 from ci.report.collect import Folder, collect
-from ci.report.junit import Junit
 from ci.report.limits import InputLimits
+from ci.report.outcome import Attempt
 from ci.report.results import judge_results
 from tests.ci.report.samples import junit, plan_of
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from ci.report.outcome import Attempt
 
 
 def leave(folder: Path, name: str, content: bytes | None = None, **files: str) -> Path:
@@ -31,14 +29,26 @@ def leave(folder: Path, name: str, content: bytes | None = None, **files: str) -
 
 def found(folder: Path, entry: str = "smollm2", limits: InputLimits | None = None) -> tuple[Attempt, ...]:
     results = collect(folder, limits or InputLimits())
-    assert not isinstance(results, Junit)
+    assert isinstance(results, Folder)
     return tuple(results[entry])
 
 
 def test_one_file_of_every_entry(tmp_path: Path) -> None:
     plan = plan_of("smollm2", "mixtral")
     (tmp_path / "junit.xml").write_bytes(junit(plan))
-    assert judge_results(plan, collect(tmp_path)).verdict == "passed"
+    (tmp_path / "host.json").write_text('{"gpu0": "H100"}')
+    results = judge_results(plan, collect(tmp_path))
+    assert results.verdict == "passed"
+    assert results.entries[1].host == {"gpu0": "H100"}
+
+
+def test_a_run_that_died_names_the_test_it_was_running(tmp_path: Path) -> None:
+    (tmp_path / "running.txt").write_text("suite.py::test_conversion[mixtral]\n")
+    (tmp_path / "logs").mkdir()
+    results = judge_results(plan_of("smollm2", "mixtral"), collect(tmp_path))
+    assert [entry.label for entry in results.entries] == ["no result file", "no result file"]
+    assert results.causes[0].cases == (("mixtral", "test_conversion[mixtral]"),)
+    assert results.causes[0].failure_class == "crash"
 
 
 @pytest.mark.parametrize(("name", "attempt"), [("smollm2", 1), ("smollm2.3", 3), ("hub-tests-smollm2.2", 2)])
@@ -99,8 +109,8 @@ def test_a_link_in_place_of_the_one_file_is_not_followed(tmp_path: Path) -> None
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "junit.xml").symlink_to(tmp_path / "outside" / "junit.xml")
     results = collect(tmp_path / "in")
-    assert isinstance(results, Junit)
-    assert results.problem == "result file is a link or not a plain file"
+    assert isinstance(results, Attempt)
+    assert results.junit.missing
 
 
 def test_no_folder_is_an_error(tmp_path: Path) -> None:
