@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ci.equivalence.floors import Limits
     from ci.equivalence.inputs import Case
 
+UNCHANGED = "the unchanged config"
 PERTURBATION = 0.1
 """Relative to a tensor's own RMS: far above any noise, too little to change what the model does."""
 
@@ -45,12 +46,18 @@ class Sensitivity:
     _answers: dict[str, TraceReader] = field(default_factory=dict)
 
     def findings(self) -> Iterator[KeyFinding]:
-        """One finding a change, in the order of the table."""
+        """One finding a change; those that became something else last, when every other answer is known."""
         config = self.truth.config
-        self._answers["the unchanged config"] = self.truth.oracle(self._case)
+        different: list[KeyFinding] = []
+        self._answers[UNCHANGED] = self.truth.oracle(self._case)
         for number, change in enumerate(sensitivity.changes(config, resolved(self.truth.checkpoint))):
             with self._edited(change, number) as directory:
-                yield self._finding(change, directory)
+                found = self._finding(change, directory)
+            if found.found != "differs":
+                yield found
+            else:
+                different.append(found)
+        yield from map(self._recognised, different)
 
     @property
     def _case(self) -> Case:
@@ -86,21 +93,20 @@ class Sensitivity:
             raise
         except HubTestsError as illegal:
             return KeyFinding(change, "not legal", said=str(illegal)[-200:])
-        if self._logits_error(answer, "the unchanged config") <= self._limits.error("logits"):
+        if self._logits_error(answer, UNCHANGED) <= self._limits.error("logits"):
             shutil.rmtree(answer.path)
             return KeyFinding(change, "inert")
         self._answers[change.name] = answer
         try:
-            return self._compared(change, self._subject_answer(directory))
+            return self._compared(change, self._subject_answer(directory, change.name))
         except InfrastructureError:
             raise
         except HubTestsError as refused:
             return KeyFinding(change, "refused", said=str(refused)[:200])
 
-    def _subject_answer(self, directory: Path) -> TraceReader:
-        converted, output = self.workdir / "converted", self.workdir / "answer"
-        for stale in (converted, output):
-            shutil.rmtree(stale, ignore_errors=True)
+    def _subject_answer(self, directory: Path, name: str) -> TraceReader:
+        converted, output = self.workdir / "converted", self.workdir / f"answer to {name}"
+        shutil.rmtree(converted, ignore_errors=True)
         try:
             self.subject.convert(ConvertRequest(str(directory), str(converted), *self.formats))
             inputs = str(self.truth.input_file(self._case))
@@ -110,14 +116,17 @@ class Sensitivity:
         return TraceReader(output)
 
     def _compared(self, change: Change, mine: TraceReader) -> KeyFinding:
-        """Held against every answer known so far, so that a wrong one can be named by what it does instead."""
-        limit = self._limits.error("logits")
+        """Alike, ignored, or different; a different answer is kept, to be recognised as another change's."""
+        limit, error = self._limits.error("logits"), self._logits_error(mine, change.name)
+        if error > limit and self._logits_error(mine, UNCHANGED) > limit:
+            return KeyFinding(change, "differs", error, limit)
+        shutil.rmtree(mine.path)
+        return KeyFinding(change, "alike" if error <= limit else "silently ignored", error, limit)
+
+    def _recognised(self, found: KeyFinding) -> KeyFinding:
+        mine = TraceReader(self.workdir / f"answer to {found.change.name}")
         errors = {name: self._logits_error(mine, name) for name in self._answers}
-        if errors[change.name] <= limit:
-            return KeyFinding(change, "alike", errors[change.name], limit)
-        twin = next((name for name, error in errors.items() if error <= limit), "")
-        ignored = twin == "the unchanged config"
-        return KeyFinding(change, "silently ignored" if ignored else "differs", errors[change.name], limit, twin)
+        return replace(found, acts_as=next((name for name, error in errors.items() if error <= found.limit), ""))
 
     def _logits_error(self, actual: TraceReader, name: str) -> float:
         walked = Walk(actual, self._answers[name], self._case.keep, full=False).run()

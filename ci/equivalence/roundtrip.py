@@ -125,7 +125,7 @@ def resolved(directory: Path) -> dict[str, Any]:
     except Exception as problem:  # whatever transformers raises about a config is a finding about it
         reason = " ".join(str(problem).split())[:300]
         raise SubjectError(f"{directory / 'config.json'}: transformers refuses it: {reason}") from None
-    return dict(config.to_dict())
+    return {key: value for key, value in config.to_dict().items() if key != "_name_or_path"}
 
 
 def _unknown_and_off(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:

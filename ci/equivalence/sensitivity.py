@@ -46,11 +46,13 @@ YARN = {
     "attention_factor": 1.1386294361119891,
     "original_max_position_embeddings": ORIGINAL,
 }
+WIDE = {**YARN, "beta_fast": 4.0, "beta_slow": 0.02, "original_max_position_embeddings": 48}
+"""A ramp over several dimensions whose ends are no integers, however small the heads: rounding them shows."""
 ROPES: dict[str, dict[str, Any]] = {
     "llama3": LLAMA3,
     "yarn": YARN,
-    "yarn without truncate": {**YARN, "truncate": False},
-    "yarn with other betas": {**YARN, "beta_fast": 8.0, "beta_slow": 2.0},
+    "yarn with a wide ramp": WIDE,
+    "yarn with a wide ramp, without truncate": {**WIDE, "truncate": False},
     "yarn without attention_factor": {k: v for k, v in YARN.items() if k != "attention_factor"},
     "linear": {"rope_type": "linear", "factor": 2.0},
     "dynamic": {"rope_type": "dynamic", "factor": 2.0},

@@ -1,0 +1,31 @@
+"""One whole verdict, both gates, in a process of its own: what `verdict_cost` times."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks._recorder import FORWARDS, noted
+from ci.equivalence.judge import Judge, Trial
+from ci.models import HubModel
+from ci.subjects.hugging_face import HuggingFace
+from ci.subjects.reference.subject import ReferenceSubject
+
+
+def main(forwards: str, hugging_face: str, converted: str) -> None:
+    """Judge the conversion `converted` of `hugging_face`; note each forward pass in the file `forwards`."""
+    HuggingFace.trace = noted("hugging_face", HuggingFace.trace)  # type: ignore[method-assign]
+    ReferenceSubject.trace = noted("reference", ReferenceSubject.trace)  # type: ignore[method-assign]
+    model = HubModel("model", "org/model", json.loads((Path(hugging_face) / "config.json").read_text())["model_type"])
+    with tempfile.TemporaryDirectory() as workdir:
+        judge = Judge(Trial(model, hugging_face, converted, workdir=workdir), ReferenceSubject(), HuggingFace())
+        verdicts = judge.forward(dtype="float32", variant={}), judge.forward(dtype="model", variant={})
+    if not all(verdict.passed for verdict in verdicts):
+        sys.exit("; ".join(verdict.diagnosis for verdict in verdicts))
+    Path(forwards).write_text(json.dumps(FORWARDS))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
