@@ -171,10 +171,22 @@ def test_nothing_survives_a_job(machine: Machine, met: dict[str, Any]) -> None:
     assert [name.rpartition("-")[2] for name in kept] == ["facts.log"]  # the link to /etc/shadow was not followed
 
 
-def test_the_supervisor_runs_jobs_one_by_one_and_survives_being_killed(machine: Machine) -> None:
-    machine.write("/srv/hub-tests/wait", "")
-    hub_runner(machine, "drain", "0", "1")
+@pytest.fixture(scope="module")
+def service(machine: Machine) -> Machine:
+    """The host with its supervisor, every slot empty."""
+    hub_runner(machine, "drain")
     machine.run("systemctl", "start", "hub-runner-supervisor.service")
+    return machine
+
+
+def serving(machine: Machine) -> bool:
+    return machine.run("systemctl", "is-active", "hub-runner-supervisor", check=False).strip() == "active"
+
+
+def test_the_supervisor_runs_jobs_one_by_one_and_survives_being_killed(service: Machine) -> None:
+    machine = service
+    machine.write("/srv/hub-tests/wait", "")
+    hub_runner(machine, "resume", str(STORE_SLOT))
     machine.wait("a runner", lambda: phase(machine, STORE_SLOT) == "running")
     assert active(machine, STORE_SLOT)
     (first,) = github(machine)["runners"].values()
@@ -188,10 +200,7 @@ def test_the_supervisor_runs_jobs_one_by_one_and_survives_being_killed(machine: 
         lambda: before not in machine.run("systemctl", "show", "--property=MainPID", "hub-runner-supervisor"),
     )
     assert active(machine, STORE_SLOT)
-    machine.wait(
-        "the next supervisor",
-        lambda: machine.run("systemctl", "is-active", "hub-runner-supervisor", check=False).strip() == "active",
-    )
+    machine.wait("the next supervisor", lambda: serving(machine))
     assert phase(machine, STORE_SLOT) == "running"
 
     for unit in ("reload-or-restart hub-runner-firewall", "restart hub-runner-mint.socket"):  # as an installation does
@@ -210,19 +219,16 @@ def test_the_supervisor_runs_jobs_one_by_one_and_survives_being_killed(machine: 
     ]
 
 
-def test_a_second_supervisor_is_refused(machine: Machine) -> None:
-    machine.wait(
-        "the service",
-        lambda: machine.run("systemctl", "is-active", "hub-runner-supervisor", check=False).strip() == "active",
-    )
+def test_a_second_supervisor_is_refused(service: Machine) -> None:
+    service.wait("the service", lambda: serving(service))
     with pytest.raises(AssertionError, match="slot 0 is taken by pid"):
-        hub_runner(machine, "supervise")
+        hub_runner(service, "supervise")
 
 
-def test_a_host_without_its_gpus_is_quarantined_and_says_why(machine: Machine) -> None:
-    hub_runner(machine, "resume", "0")
-    machine.wait("the doctor's word", lambda: phase(machine, GPU_SLOT) == "quarantined")
-    reason = json.loads(hub_runner(machine, "status", "--json", check=False))[GPU_SLOT]["reason"]
+def test_a_host_without_its_gpus_is_quarantined_and_says_why(service: Machine) -> None:
+    hub_runner(service, "resume", str(GPU_SLOT))
+    service.wait("the doctor's word", lambda: phase(service, GPU_SLOT) == "quarantined")
+    reason = json.loads(hub_runner(service, "status", "--json", check=False))[GPU_SLOT]["reason"]
     assert "gpus:" in reason
     metric = 'hub_runner_slot_phase{slot="0",phase="quarantined"} 1'
-    machine.wait("the metric", lambda: metric in machine.run("cat", "/run/hub-runner/metrics.prom"))
+    service.wait("the metric", lambda: metric in service.run("cat", "/run/hub-runner/metrics.prom"))

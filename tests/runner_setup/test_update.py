@@ -105,7 +105,10 @@ def test_a_release_that_is_not_right_changes_nothing(github: FakeGitHub, runners
     assert sorted(path.name for path in runners.iterdir()) == ["2.335.0", "current"]
 
 
-@pytest.mark.parametrize("served", [RUNNER[:-1] + b"x", RUNNER[:100], RUNNER + b"x", b""])
+SERVED = {"tampered": RUNNER[:-1] + b"x", "cut": RUNNER[:100], "longer": RUNNER + b"x", "empty": b""}
+
+
+@pytest.mark.parametrize("served", SERVED.values(), ids=SERVED)
 def test_an_archive_that_is_not_what_was_published_is_not_unpacked(
     github: FakeGitHub, runners: Path, served: bytes
 ) -> None:
@@ -123,7 +126,7 @@ def test_without_any_published_digest_nothing_is_installed(github: FakeGitHub, r
         update(runners, "x64", api=github.url)
 
 
-@pytest.mark.parametrize("data", [archive("./README"), b"not a tar"])
+@pytest.mark.parametrize("data", [archive("./README"), b"not a tar"], ids=["another archive", "no archive"])
 def test_what_is_no_runner_is_not_installed(github: FakeGitHub, runners: Path, data: bytes) -> None:
     publish(github, "2.336.0", data)
     with pytest.raises(InfrastructureError):
