@@ -35,7 +35,7 @@ class Journal:
     def __init__(self, directory: Path, outputs: Sequence[OutputFile], pieces: Sequence[Piece]) -> None:
         self._path = directory / JOURNAL
         plan = _digest(outputs, pieces)
-        self.done = self._read(plan, len(pieces))
+        self.done = self._read(plan)
         if self.done is None or not all(_present(directory, output) for output in outputs):
             _empty(directory)
             self.done = set()
@@ -49,7 +49,7 @@ class Journal:
         """The fetch is complete: no journal belongs into a checkpoint."""
         self._path.unlink(missing_ok=True)
 
-    def _read(self, plan: str, count: int) -> set[int] | None:
+    def _read(self, plan: str) -> set[int] | None:
         try:
             lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
@@ -61,7 +61,7 @@ class Journal:
         if not records or records[0] != {"plan": plan}:
             return None
         numbers = [record.get("piece") for record in records[1:] if isinstance(record, dict)]
-        return {number for number in numbers if type(number) is int and 0 <= number < count}
+        return {number for number in numbers if type(number) is int}
 
     def _append(self, lines: Sequence[str]) -> None:
         with self._path.open("a", encoding="utf-8") as file:

@@ -125,6 +125,14 @@ def test_a_single_file_without_an_index(hub: HubServer, settings: Settings, tmp_
     assert local(fetch(REQUEST, settings)) == kept(repository, 2)
 
 
+@pytest.mark.parametrize("probe", [8, 9, 100, 456])
+def test_headers_longer_than_the_first_look(
+    settings: Settings, commit: str, repository: Path, monkeypatch: pytest.MonkeyPatch, probe: int
+) -> None:
+    monkeypatch.setattr("ci.hub.weights.PROBE", probe)
+    assert local(fetch(REQUEST, settings)) == kept(repository, 2)
+
+
 def test_the_whole_depth_is_the_whole_model(settings: Settings, commit: str, repository: Path) -> None:
     checkpoint = fetch(replace(REQUEST, layers=5), settings)
     assert local(checkpoint) == upstream(repository)

@@ -38,10 +38,10 @@ def test_neighbours_become_one_range_and_gaps_do_not() -> None:
 
 def test_a_range_does_not_cross_shards_or_overlap_an_empty_tensor() -> None:
     (output,) = lay_out(
-        [source("x", 8, 4, "a"), source("e", 12, 0, "a"), source("y", 12, 4, "b"), source("z", 12, 4, "a")],
+        [source("x", 8, 4, "a"), source("e", 12, 0, "a"), source("y", 16, 4, "b"), source("z", 12, 4, "a")],
         max_file=10**9,
     )
-    assert [(p.shard, p.begin, p.end) for p in pieces(output, piece=1000)] == [("a", 8, 16), ("b", 12, 16)]
+    assert [(p.shard, p.begin, p.end) for p in pieces(output, piece=1000)] == [("a", 8, 16), ("b", 16, 20)]
 
 
 def test_long_ranges_are_cut_for_resuming() -> None:

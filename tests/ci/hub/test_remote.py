@@ -5,16 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ci.errors import InfrastructureError, RequestError
+from ci.hub import responses
 from ci.hub.remote import Hub, Interrupted
 from tests.ci.hub.samples import MODEL
 from tests.standin.wire import Fault, FaultKind
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from ci.settings import Settings
@@ -263,12 +265,12 @@ def test_not_a_hub(hub: HubServer, client: Hub, commit: str) -> None:
 
 def test_told_to_stop(hub: HubServer, big: bytes, client: Hub, commit: str) -> None:
     found = client.repository(MODEL, None)
-    hub.faults.inject(Fault("slow", amount=200_000, origin="cdn"))
+    hub.faults.inject(Fault("slow", amount=20_000, origin="cdn"))
     threading.Timer(0.2, client.stop.set).start()
     started = time.monotonic()
     with pytest.raises(Interrupted):
         client.read_range(found, BIG, 0, len(big))
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 40
 
 
 def test_a_long_body_is_not_shifted_by_what_came_with_the_headers(
@@ -278,3 +280,21 @@ def test_a_long_body_is_not_shifted_by_what_came_with_the_headers(
     found = client.repository(MODEL, None)
     for _ in range(5):
         assert client.read_range(found, BIG, 1, len(big)) == big[1:]
+
+
+def test_what_was_read_past_the_library_and_came_short_is_read_again(
+    client: Hub, big: bytes, commit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were a library to keep back what it had buffered, all that follows would be out of its place."""
+    real = responses.body
+
+    def shifted(response: Any, size: int, timeout: float, *, direct: bool) -> Iterator[bytes]:
+        chunks = real(response, size, timeout, direct=direct)
+        if direct:
+            next(chunks)
+            yield from chunks
+            raise responses.Transient("connection ended early")
+        yield from chunks
+
+    monkeypatch.setattr("ci.hub.remote.body", shifted)
+    assert client.read_range(client.repository(MODEL, None), BIG, 0, len(big)) == big
