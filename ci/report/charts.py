@@ -121,11 +121,11 @@ def _layers(measures: Sequence[Measure], xs: Sequence[float], step: float) -> st
 
 
 def _scope(tensor: str) -> str:
-    """`decoder.3.mixer.query` → `L3`; what stands outside of the layers by a short name of its own."""
+    """`decoder.3.mixer.query` → `L3`; what comes after the layers is `out`, what comes before needs no name."""
     parts = tensor.split(".")
     if len(parts) > 1 and parts[0] == "decoder":
         return f"L{parts[1]}"[:8]
-    return {"embeddings": "emb", "final_norm": "norm"}.get(tensor, tensor[:12])
+    return "" if tensor == "embeddings" else "out"
 
 
 def _block(tensor: str) -> bool:

@@ -176,10 +176,9 @@ def _environment(results: Results) -> str:
     rows = []
     for entry in results.entries:
         known = words.identity(entry.cases)
-        facts = [*(f"{k} {v}" for k, v in entry.host.items())]
-        if known:
-            about = [words.checkpoint(known), known.device, words.subject(known)]
-            facts = [*about, *(f"{name} {version}" for name, version in known.libraries.items()), *facts]
+        about = [words.checkpoint(known), known.device, words.subject(known)] if known else []
+        versions = {**entry.host, **(known.libraries if known else {})}
+        facts = [*about, *(f"{name} {version}" for name, version in versions.items())]
         moved = [f"{name} {step}" for name, step in entry.drift.items()]
         if moved:
             facts.append(f"since the baseline: {'; '.join(moved)}")
