@@ -208,6 +208,11 @@ def test_a_second_fetch_moves_nothing(hub: HubServer, settings: Settings, commit
     assert (by_branch.cache, by_branch.requests, len(hub.log)) == ("hit", 1, 1)
 
 
+def test_what_was_fetched_is_held_while_the_process_lives(settings: Settings, commit: str) -> None:
+    fetch(REQUEST, settings)
+    assert [(entry.state, entry.in_use) for entry in Store(settings.cache).prune(0)] == [("complete", True)]
+
+
 def test_a_branch_that_moved_is_fetched_anew(hub: HubServer, settings: Settings, commit: str, repository: Path) -> None:
     fetch(REQUEST, settings)
     write_json(repository / "generation_config.json", {"eos_token_id": 3})

@@ -8,7 +8,7 @@ import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -133,11 +133,12 @@ class Evil:
         return os.system, (f"touch {self.path}",)
 
 
+@pytest.mark.parametrize("save", [torch.save, lambda state, path: path.write_bytes(pickle.dumps(state))])
 def test_pickles_with_code_are_refused_and_not_run(
-    hub: HubServer, settings: Settings, wanted: dict[str, bytes], repository: Path, tmp_path: Path
+    hub: HubServer, settings: Settings, wanted: dict[str, bytes], repository: Path, tmp_path: Path, save: Any
 ) -> None:
     trace = tmp_path / "was-here"
-    (repository / "pytorch_model-00001-of-00003.bin").write_bytes(pickle.dumps({"model.norm.weight": Evil(trace)}))
+    save({"model.norm.weight": Evil(trace)}, repository / "pytorch_model-00001-of-00003.bin")
     hub.add(MODEL, repository)
     with pytest.raises(InfrastructureError, match=r"00001-of-00003\.bin: cannot be loaded as weights alone") as refused:
         fetch(REQUEST, settings)
