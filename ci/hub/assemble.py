@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -47,11 +48,14 @@ class Upstream:
 
 @dataclass(frozen=True)
 class Site:
-    """Where a checkpoint is built: how to ask for room on that disk, and whom to tell how many bytes are done."""
+    """Where a checkpoint is built, and how to ask for room on that disk.
+
+    `tick(phase, done, total)` is called often while it is built: it is also the sign that somebody is at work.
+    """
 
     directory: Path
     reserve: Callable[[int], None]
-    tick: Callable[[int, int], None]
+    tick: Callable[[str, int, int], None]
 
 
 def look_up(hub: Hub, repository: Repository, layers: int | Literal["auto"], *, allow_remote_code: bool) -> Upstream:
@@ -76,9 +80,9 @@ def fill(upstream: Upstream, selection: Selection, site: Site) -> None:
     outputs = lay_out(selection.sources, max_file=MAX_FILE)
     transfer = Transfer(upstream.hub, upstream.repository, outputs, site.directory)
     site.reserve(transfer.unreserved)
-    digests = transfer.run(site.tick)
+    digests = transfer.run(partial(site.tick, "tensors"))
     transfer.finish()
-    _complete(upstream, selection, site.directory, outputs, digests)
+    _complete(upstream, selection, site, outputs, digests)
 
 
 def fill_from_pickled(upstream: Upstream, layers: int | Literal["auto"], site: Site) -> Selection:
@@ -88,16 +92,16 @@ def fill_from_pickled(upstream: Upstream, layers: int | Literal["auto"], site: S
     downloads = [_whole(upstream.repository, file) for file in _touched(upstream, layers)]
     transfer = Transfer(upstream.hub, upstream.repository, downloads, site.directory)
     site.reserve(2 * transfer.unreserved)
-    for name, digest in transfer.run(site.tick).items():
+    for name, digest in transfer.run(partial(site.tick, "tensors")).items():
         _check_download(upstream.repository, site.directory / name, name.removeprefix(f"{DOWNLOADS}/"), digest)
     files = PickledFiles({output.tensors[0].source.shard: site.directory / output.name for output in downloads})
     selection = _select_pickled(upstream, layers, files.tensors())
     outputs = lay_out(selection.sources, max_file=MAX_FILE)
-    digests = files.write(outputs, site.directory)
+    digests = files.write(outputs, site.directory, partial(site.tick, "writing"))
     del files
     shutil.rmtree(site.directory / DOWNLOADS)
     transfer.finish()
-    _complete(upstream, selection, site.directory, outputs, digests)
+    _complete(upstream, selection, site, outputs, digests)
     return selection
 
 
@@ -143,7 +147,7 @@ def _select_pickled(
 def _complete(
     upstream: Upstream,
     selection: Selection,
-    directory: Path,
+    site: Site,
     outputs: Iterable[OutputFile],
     digests: Mapping[str, Digests],
 ) -> None:
@@ -151,7 +155,8 @@ def _complete(
     outputs = tuple(outputs)
     files = {output.name: FileEntry(output.size, digests[output.name].file) for output in outputs}
     for name, content in _texts(upstream, selection, outputs):
-        _write(directory / name, content)
+        site.tick("files", len(files), 0)
+        _write(site.directory / name, content)
         files[name] = FileEntry(len(content), hashlib.sha256(content).hexdigest())
     manifest = Manifest(
         schema=SCHEMA,
@@ -167,9 +172,9 @@ def _complete(
         files=dict(sorted(files.items())),
         notes=_notes(upstream, selection),
     )
-    draft = directory / f"{MANIFEST}.draft"
+    draft = site.directory / f"{MANIFEST}.draft"
     _write(draft, to_bytes(manifest))
-    draft.rename(directory / MANIFEST)
+    draft.rename(site.directory / MANIFEST)
 
 
 def _texts(upstream: Upstream, selection: Selection, outputs: tuple[OutputFile, ...]) -> Iterable[tuple[str, bytes]]:

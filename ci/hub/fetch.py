@@ -155,8 +155,8 @@ class _Fetch:
         """One attempt; None when another process took the directory over, because this one seemed dead to it."""
         from ci.hub import assemble
 
-        def tick(done: int, total: int) -> None:
-            self.meter("tensors", done, total)
+        def tick(phase: str, done: int, total: int) -> None:
+            self.meter(phase, done, total)
             partial.lease.beat()
 
         site = assemble.Site(partial.path, self.store.reserve, tick)

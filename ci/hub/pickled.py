@@ -17,7 +17,7 @@ from ci.hub.header import Tensor
 from ci.hub.transfer import Digests
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from ci.hub.ranges import OutputFile
@@ -50,9 +50,16 @@ class PickledFiles:
                 at += size
         return found
 
-    def write(self, outputs: Sequence[OutputFile], directory: Path) -> dict[str, Digests]:
-        """Write the outputs, a block at a time, hashing on the way."""
-        return {output.name: self._write(output, directory / output.name) for output in outputs}
+    def write(
+        self, outputs: Sequence[OutputFile], directory: Path, tick: Callable[[int, int], None]
+    ) -> dict[str, Digests]:
+        """Write the outputs, a block at a time, hashing on the way; `tick(done, total)`, in bytes, after each file."""
+        done, total, digests = 0, sum(output.size for output in outputs), {}
+        for output in outputs:
+            digests[output.name] = self._write(output, directory / output.name)
+            done += output.size
+            tick(done, total)
+        return digests
 
     def _write(self, output: OutputFile, path: Path) -> Digests:
         whole, tensors = hashlib.sha256(output.header), {}

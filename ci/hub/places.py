@@ -24,7 +24,7 @@ from urllib.parse import quote
 from ci.hub import lease
 from ci.hub.manifest import RULES_VERSION
 
-SILENCE = 90.0
+SILENCE = 600.0
 """Seconds without a beat after which a fetch counts as dead, though its process may exist (stopped, or elsewhere)."""
 HOLD = 12 * 3600.0
 """Seconds for which a process may hold a checkpoint; one on this machine no longer than it lives."""

@@ -18,7 +18,8 @@ WINDOW = 5.0
 class Progress:
     """One moment of a fetch: bytes done and in all, bytes a second (recent), seconds left (None: unknown yet).
 
-    `phase` is "resolve", "wait" (another process fetches the same), "headers", "tensors", "files" or "done".
+    `phase` is "resolve", "wait" (another process fetches the same), "headers", "tensors", "writing" (of tensors from
+    pickled files), "files" or "done". A total of 0 is not known yet.
     """
 
     model_id: str
@@ -37,11 +38,15 @@ class Meter:
     ) -> None:
         self._model_id, self._callback, self._clock = model_id, callback, clock
         self._seen: deque[tuple[float, int]] = deque()
+        self._phase = ""
 
     def __call__(self, phase: str, done: int = 0, total: int = 0) -> None:
         """Report where things stand."""
         if self._callback is None:
             return
+        if phase != self._phase:
+            self._phase = phase
+            self._seen.clear()
         rate = self._rate(done)
         eta = (total - done) / rate if rate > 0 and total else None
         self._callback(Progress(self._model_id, phase, done, total, rate, eta))

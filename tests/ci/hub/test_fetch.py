@@ -213,6 +213,14 @@ def test_what_was_fetched_is_held_while_the_process_lives(settings: Settings, co
     assert [(entry.state, entry.in_use) for entry in Store(settings.cache).prune(0)] == [("complete", True)]
 
 
+def test_a_fetch_shows_that_it_is_alive(settings: Settings, commit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    phases: list[str] = []
+    beats: list[str] = []
+    monkeypatch.setattr("ci.hub.lease.Lease.beat", lambda _: beats.append(phases[-1]))
+    fetch(REQUEST, settings, progress=lambda moment: phases.append(moment.phase))
+    assert set(beats) == {"tensors", "files"}
+
+
 def test_a_branch_that_moved_is_fetched_anew(hub: HubServer, settings: Settings, commit: str, repository: Path) -> None:
     fetch(REQUEST, settings)
     write_json(repository / "generation_config.json", {"eos_token_id": 3})

@@ -216,7 +216,7 @@ def test_views_are_written_as_what_they_show(tmp_path: Path) -> None:
 
     files = PickledFiles({"x.bin": tmp_path / "x.bin"})
     sources = [Source(file, tensor, tensor.begin, tensor.end) for file, tensor in files.tensors().values()]
-    digests = files.write(lay_out(sources, max_file=10**9), tmp_path)
+    digests = files.write(lay_out(sources, max_file=10**9), tmp_path, lambda *_: None)
     written = upstream(tmp_path)
     assert written["t"] == whole.t().contiguous().numpy().tobytes()
     assert written["row"] == whole[1].numpy().tobytes()

@@ -27,3 +27,12 @@ def test_what_is_taken_back_is_no_negative_rate() -> None:
     meter("tensors", 100, 200)
     meter("tensors", 50, 200)
     assert (told[1].rate, told[1].eta) == (0.0, None)
+
+
+def test_each_phase_counts_its_own() -> None:
+    told: list[Progress] = []
+    times = iter([0.0, 1.0, 1.5, 2.5])
+    meter = Meter("o/m", told.append, lambda: next(times))
+    for phase, done in (("tensors", 0), ("tensors", 100), ("writing", 0), ("writing", 50)):
+        meter(phase, done, 100)
+    assert [moment.rate for moment in told] == [0.0, 100.0, 0.0, 50.0]
