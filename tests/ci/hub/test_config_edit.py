@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ci.errors import InfrastructureError
@@ -96,12 +96,14 @@ values = st.recursive(
 )
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.dictionaries(st.text(), values, max_size=5), st.sampled_from([None, 0, 2]), st.booleans())
 def test_reads_what_json_reads(value: dict[str, Any], indent: int | None, ascii_only: bool) -> None:
     text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
     assert parse(text, what="x").value == value
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(values, min_size=1, max_size=6), st.data(), st.sampled_from([None, 2]))
 def test_keeps_any_choice_of_elements(items: list[Any], data: st.DataObject, indent: int | None) -> None:
     chosen = tuple(sorted(data.draw(st.sets(st.integers(0, len(items) - 1)))))
@@ -110,6 +112,7 @@ def test_keeps_any_choice_of_elements(items: list[Any], data: st.DataObject, ind
     assert result == {"before": 1, "list": [items[i] for i in chosen], "after": 2}
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.dictionaries(st.text(), values, min_size=1, max_size=6), st.data(), st.sampled_from([None, 2]))
 def test_keeps_any_choice_of_members(members: dict[str, Any], data: st.DataObject, indent: int | None) -> None:
     chosen = tuple(data.draw(st.sets(st.sampled_from(sorted(members)))))

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError
 from safetensors import deserialize as untyped_deserialize
@@ -101,6 +101,7 @@ tensors = st.lists(
 )
 
 
+@settings(max_examples=50, deadline=None)
 @given(tensors, st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=2))
 def test_what_is_written_reads_back_here_and_in_safetensors(
     kinds: list[tuple[str, list[int]]], metadata: dict[str, str]
@@ -119,6 +120,7 @@ def test_what_is_written_reads_back_here_and_in_safetensors(
     assert {name: info["shape"] for name, info in deserialize(content)} == {t.name: list(t.shape) for t in made}
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.binary(max_size=60), st.data())
 def test_no_bytes_crash_the_parser(noise: bytes, data: st.DataObject) -> None:
     good = raw({"a": entry(), "b": entry("F16", (1,), (2, 4))}, b"0123")

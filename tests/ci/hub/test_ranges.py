@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ci.hub.header import Tensor, parse_header
@@ -71,6 +71,7 @@ def test_a_tensor_larger_than_a_file_gets_its_own() -> None:
     assert [[placed.source.tensor.name for placed in output.tensors] for output in outputs] == [["a"], ["b"], ["c"]]
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.data())
 def test_every_kept_byte_lands_once_where_the_header_says(data: st.DataObject) -> None:
     dtypes = st.sampled_from(["U8", "F16", "F32"])
