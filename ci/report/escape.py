@@ -69,9 +69,9 @@ _HINTS = (
 )
 """What every secret contains in lower case: looking for these first is a hundred times cheaper than the expression."""
 
-_PLAIN = re.compile(r"""["'(]{0,2}[^\W_]+(?:[-.,;'+=/%][^\W_]+)*[%)"'.,;:!?…]{0,4}|[%&+=…≤≥<>→\u2013\u2014\xd7-]""")
+_PLAIN = re.compile(r"""["'(\[]{0,2}[^\W_]+(?:[-.,;'+=/%][^\W_]+)*[%)\]"'.,;:!?…]{0,4}|[%&+=…≤≥<>→\u2013\u2014\xd7-]""")
 _MARKED = re.compile(r"(?i)\bwww\.|\bgh-\d|^[\"'(]*[a-z]{1,10}-\d+\W*$|\b[0-9a-f]{7,40}\b|/\S*/")
-_BEGINS_A_BLOCK = re.compile(r"\d+[.)]|[-+=]")
+_BEGINS_A_BLOCK = re.compile(r"\d+[.)]|[-+=]|\[.*")
 _HTML_WORDS = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 _BACKTICKS = re.compile(r"`+")
 
@@ -84,8 +84,10 @@ def clean(text: str) -> str:
 def _clean(text: str) -> str:
     if text.isascii() and text.isprintable() and "#x1B" not in text:
         return redact(text)
-    text = _LINE_ENDS.sub("\n", _ANSI.sub("", text))
-    return redact(_INVISIBLE.sub("", text))
+    text = _LINE_ENDS.sub("\n", text)
+    while (bare := _INVISIBLE.sub("", _ANSI.sub("", text))) != text:  # what is removed may have split another one
+        text = bare
+    return redact(text)
 
 
 _SHORT = 200

@@ -125,8 +125,10 @@ def _case(element: ET.Element, limits: InputLimits) -> Case:
         name=one_line(element.get("name") or "", limits.name_chars),
         outcome=_OUTCOMES[type(shown)] if shown else "passed",
         seconds=_seconds(element.get("time")),
-        message=clip(clean((shown.message or "")[: limits.message_chars * 4]), limits.message_chars) if shown else "",
-        detail=_tail(clean((shown.text or "")[-limits.detail_chars * 4 :]), limits.detail_chars) if shown else "",
+        message=clip(clean((shown.message or "")[: limits.message_chars * 2]), limits.message_chars) if shown else "",
+        detail=_tail(clean(_last_lines(shown.text or "", limits.detail_chars * 4)), limits.detail_chars)
+        if shown
+        else "",
         evidence=_property(element),
     )
 
@@ -155,3 +157,8 @@ def _seconds(text: str | None) -> float:
 
 def _tail(text: str, limit: int) -> str:
     return text if len(text) <= limit else "…" + text[-limit + 1 :]
+
+
+def _last_lines(text: str, limit: int) -> str:
+    """About the last `limit` characters, from the beginning of a line on: half a secret would not be known as one."""
+    return text if len(text) <= limit else text[-limit:].partition("\n")[2]

@@ -18,7 +18,26 @@ FRAGMENTS = (
     *("# h", "## h", "- x", "+ x", "* x", "1. x", "> q", "---", "===", "    code", "\t", "\n", "\r\n", "\u2028"),
     *("| a | b |", "\u202e", "\u2066", "\u200b", "\u200d", "\ufeff", "\x1b[31m", "#x1B[31m", "\x00", "\x07", "\x9b1m"),
     *(":tada:", "$x$", "$`x`$", "::set-output name=a::b", "%0A", "e\u0301", "é", "日本", "🎉", "\U000e0041", "a.b"),
-    *("1.", "2)", "+", "-", "=", "\\\\|", "hf_abcdefghijklmnopqrst", "://u:p@h"),
+    *(
+        "[conversion]:",
+        "[x]",
+        "[a",
+        "b]",
+        "b]:",
+        "[^1]",
+        "[^1]: x",
+        "#x1B#x1B7",
+        "#x\u200b1B7",
+        "(c)",
+        "1.",
+        "2)",
+        "+",
+        "-",
+        "=",
+        "\\\\|",
+        "hf_abcdefghijklmnopqrst",
+        "://u:p@h",
+    ),
 )
 hostile = st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.text(max_size=8)), max_size=12).map("".join) | st.lists(
     st.sampled_from(FRAGMENTS), max_size=12
@@ -105,7 +124,7 @@ def test_terminal_sequences_are_removed(ansi: str) -> None:
 
 
 def test_plain_words_stay_readable() -> None:
-    sentence = "layer 1, attention: query and key (the reference's) leave the floor by 4,000 x: 43 % of it!"
+    sentence = "query [conversion]: query and key (the reference's) leave the floor by 4,000 x: 43 % of it!"
     assert text(sentence) == sentence
 
 

@@ -129,3 +129,12 @@ def test_files(tmp_path: Path) -> None:
     assert read_junit(tmp_path / "link.xml").problem == "result file is a link or not a plain file"
     assert read_junit(tmp_path).problem == "result file is a link or not a plain file"
     assert read_junit(tmp_path / "real.xml", InputLimits(xml_bytes=10)).problem == "result file larger than 0 MiB"
+
+
+def test_a_secret_is_not_cut_in_half_before_it_is_known() -> None:
+    secret = "hf_" + "a1" * 30
+    for before in range(0, 80, 3):
+        text = "x " * before + secret + "\n" + "\u200b" * 63_930 + "end"
+        detail = read_junit(document(f'<testcase name="a"><failure>{text}</failure></testcase>')).cases[0].detail
+        assert "a1a1" not in detail
+        assert detail.endswith("end")
