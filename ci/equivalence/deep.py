@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors.torch import save_file
 
-from ci.equivalence import sensitivity
+from ci.equivalence import gradients, sensitivity
+from ci.equivalence.oracle import TrueFloat64
 from ci.equivalence.roundtrip import resolved
 from ci.equivalence.sensitivity import Change, KeyFinding
 from ci.equivalence.truth import Truth
 from ci.equivalence.walk import Walk
 from ci.equivalence.weights import Weights
-from ci.errors import HubTestsError, InfrastructureError
-from ci.subjects.base import ConvertRequest, Subject, TraceRequest
+from ci.errors import HubTestsError, InfrastructureError, SubjectError
+from ci.subjects.base import ConvertRequest, Differentiable, DType, GradientRequest, Subject, TraceRequest
 from ci.subjects.tracefile import TraceReader
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from ci.equivalence.floors import Limits
     from ci.equivalence.inputs import Case
+    from ci.evidence import Measure
 
 UNCHANGED = "the unchanged config"
 PERTURBATION = 0.1
@@ -132,6 +134,52 @@ class Sensitivity:
         walked = Walk(actual, self._answers[name], self._case.keep, full=False).run()
         found = walked.differences.get("logits")
         return float("inf") if found is None or not found.error >= 0 else found.error
+
+
+@dataclass
+class Gradients:
+    """The backward pass over the longest single sequence, in float32, against Hugging Face's in float64."""
+
+    truth: Truth
+    subject: Differentiable
+    subject_path: str
+    formats: tuple[str, str]
+    workdir: Path
+
+    def measures(self) -> tuple[Measure, ...]:
+        """Every parameter's gradient. Raises SubjectError where one has no counterpart."""
+        oracle = self._theirs("oracle", self.truth.oracle_dtype, {"attention": "eager"})
+        floors: dict[str, float] = {}
+        for variant in self.truth.variants(self._case):
+            one = self._theirs("noise", "float32", {**variant, "batch": "together"})
+            for name, error in gradients.errors(one, oracle).items():
+                floors[name] = max(floors.get(name, 0.0), error)
+            shutil.rmtree(one)
+        mine = self.workdir / "mine"
+        self.subject.gradients(self._request(self.subject_path, mine, "float32", {}))
+        if strange := gradients.unexpected(mine, oracle):
+            raise SubjectError(f"gradient of a parameter that Hugging Face does not have: {strange[0]}")
+        factor = self.truth.params.compare_factor
+        return tuple(gradients.measures(mine, oracle, floors, dtype="float32", compare_factor=factor))
+
+    @property
+    def _case(self) -> Case:
+        """One sequence without padding: the long one where there is one, else the last document."""
+        return self.truth.cases[-1]
+
+    def _theirs(self, name: str, dtype: DType, variant: dict[str, str]) -> Path:
+        output = self.workdir / name
+        request = self._request(str(self.truth.checkpoint), output, dtype, variant)
+        with TrueFloat64() if dtype == "float64" else nullcontext():
+            self.truth.hugging_face.gradients(request)
+        return output
+
+    def _request(self, checkpoint: str, output: Path, dtype: DType, variant: dict[str, str]) -> GradientRequest:
+        inputs = str(self.truth.input_file(self._case))
+        checkpoint_format, model_config = self.formats
+        return GradientRequest(
+            checkpoint, inputs, str(output), checkpoint_format, model_config, dtype, self.truth.device, variant
+        )
 
 
 def perturbed(checkpoint: Path, target: Path, *, seed: int = 0) -> Path:

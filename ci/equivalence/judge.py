@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ci.equivalence import roundtrip, verdicts
-from ci.equivalence.deep import Sensitivity, fresh_truth, perturbed
+from ci.equivalence.deep import Gradients, Sensitivity, fresh_truth, perturbed
 from ci.equivalence.inquest import Inquest
 from ci.equivalence.truth import Truth
 from ci.equivalence.verdicts import Judged, Verdict
 from ci.equivalence.walk import Walk
 from ci.errors import SubjectError
 from ci.models import HubModel
-from ci.subjects.base import ConvertRequest, DType, Subject, TraceRequest, TraceResult
+from ci.subjects.base import ConvertRequest, Differentiable, DType, Subject, TraceRequest, TraceResult
 from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.tracefile import TraceReader
 
@@ -189,6 +189,17 @@ class Judge:
             truth = fresh_truth(self.truth, source, workdir / "truth")
             judge = Judge(trial, self.subject, self.hugging_face, self.third_opinion, shared_truth=truth)
             return judge.forward(dtype="float32", variant={})
+        finally:
+            shutil.rmtree(workdir)
+
+    def gradients(self) -> Verdict:
+        """Every parameter's gradient by Hugging Face's name, float32, the forward's floor rule."""
+        if not isinstance(self.subject, Differentiable):
+            return verdicts.unsupported("the subject does not offer gradients")
+        workdir = Path(tempfile.mkdtemp(prefix="gradients-", dir=self._workdir()))
+        try:
+            both = Gradients(self.truth, self.subject, self.trial.subject_path, self._formats(), workdir)
+            return verdicts.gradients(both.measures())
         finally:
             shutil.rmtree(workdir)
 

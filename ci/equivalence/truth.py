@@ -179,7 +179,7 @@ class Truth:
         """Each legitimate variant against the oracle, over the case and its parts; one trace on disk at a time."""
         oracle = self.oracle(whole)
         walks: dict[str, list[Walked]] = {case.name: [] for case in group}
-        for variant in self._variants(whole):
+        for variant in self.variants(whole):
             trace = self.trace(whole, dtype, variant, "noise", feed=oracle if fed else None)
             for case in group:
                 walk = Walk(trace, oracle, case.keep, part=case.part, mine=case.part, full=False, carry=not fed)
@@ -187,7 +187,8 @@ class Truth:
             shutil.rmtree(trace.path)
         return walks
 
-    def _variants(self, case: Case) -> tuple[dict[str, str], ...]:
+    def variants(self, case: Case) -> tuple[dict[str, str], ...]:
+        """The legitimate Hugging Face variants whose spread is the noise for a case."""
         offered = [v for v in self.hugging_face.variants(str(self.checkpoint)) if v.name != BATCHED_EXPERTS]
         if case.name == "long":  # eager attention would hold every head's (T, T) scores
             offered = [v for v in offered if v.name != "eager" or v.axis != "attention"]

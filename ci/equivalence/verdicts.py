@@ -199,6 +199,28 @@ def sensitivity(findings: Sequence[KeyFinding]) -> Verdict:
     )
 
 
+def gradients(measures: Sequence[Measure]) -> Verdict:
+    """Every parameter's gradient; the last wrong one in the order of the forward is where the backward went wrong."""
+    wrong = [measure for measure in measures if not measure.passed]
+    worst = max(measures, key=lambda measure: measure.used, default=None)
+    said = f"{wrong[-1].tensor} [kernel] is {wrong[-1].ratio:.3g} noise floors off" if wrong else ""
+    more = f", as are {len(wrong) - 1} more" if len(wrong) > 1 else ""
+    return Verdict(
+        passed=not wrong,
+        failure_class="numeric_mismatch" if wrong else None,
+        diagnosis=f"backward pass: {said}{more}" if wrong else "",
+        measures=tuple(sorted(measures, key=lambda measure: -measure.used)[:MEASURES]),
+        worst=worst,
+        half="kernel" if wrong else "",
+        figures={"gradients.used": worst.used if worst else 0.0, "gradients.ratio": (worst and worst.ratio) or 0.0},
+    )
+
+
+def unsupported(reason: str) -> Verdict:
+    """What was asked for is not there to be judged: no pass."""
+    return Verdict(passed=False, failure_class="unsupported", diagnosis=reason)
+
+
 def first_red(measures: Sequence[Measure]) -> str:
     """The first tensor in execution order that leaves its limit, in plain words."""
     first = next(measure for measure in measures if not measure.passed)

@@ -38,7 +38,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 SubjectName = Literal["fast_llm", "reference"]
 DType = Literal["float32", "bfloat16", "float16", "float64"]
@@ -141,6 +141,34 @@ class TraceResult:
     not_captured: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class GradientRequest:
+    """Differentiate the mean next-token cross entropy of `inputs` by every parameter of `checkpoint`.
+
+    `inputs` is a safetensors file with `input_ids` int64 (1, T): T - 1 predictions in nats, without auxiliary losses.
+    `output` (must not exist) becomes a directory with `model.safetensors`: gradients in `dtype`, under the names and
+    in the shapes of the Hugging Face checkpoint on disk, tied parameters summed. No dropout, no gradient scaling.
+    """
+
+    checkpoint: str
+    inputs: str
+    output: str
+    checkpoint_format: str
+    model_config: str = "gpt"
+    dtype: DType = "float32"
+    device: str = "cpu"
+    variant: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class GradientResult:
+    """The loss in nats, what ran (axis → implementation, as far as the subject can tell), and seconds taken."""
+
+    loss: float
+    ran: Mapping[str, str]
+    seconds: float
+
+
 class Subject(Protocol):
     """What can be under test. Refusals are UnsupportedError by name; anything else raised is a crash."""
 
@@ -162,4 +190,13 @@ class Subject(Protocol):
 
     def export(self, request: ExportRequest) -> ConvertResult:
         """The subject's checkpoint directory back to a Hugging Face directory."""
+        ...
+
+
+@runtime_checkable
+class Differentiable(Protocol):
+    """A subject that can also train: an optional part of the protocol."""
+
+    def gradients(self, request: GradientRequest) -> GradientResult:
+        """Forward and backward pass of a converted checkpoint into a directory of gradients."""
         ...

@@ -21,6 +21,8 @@ from ci.subjects.base import (
     ConvertResult,
     Description,
     ExportRequest,
+    GradientRequest,
+    GradientResult,
     TraceRequest,
     TraceResult,
     Variant,
@@ -93,6 +95,18 @@ class FastLLMSubject:
                 return _trace(request)
         finally:
             give_back_memory()
+
+    def gradients(self, request: GradientRequest) -> GradientResult:
+        """One training step's gradients, by Hugging Face's names."""
+        from ci.subjects.fast_llm_gradients import as_trace, run_gradients
+        from ci.subjects.forward import exact_arithmetic
+
+        with (
+            one_line_errors(f"gradients of {request.checkpoint}"),
+            exact_arithmetic(),
+            _compiling(compiler_of(as_trace(request))),
+        ):
+            return run_gradients(request)
 
 
 def _trace(request: TraceRequest) -> TraceResult:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from ci.errors import HubTestsError, InfrastructureError, RequestError, SubjectError, UnsupportedError
-from ci.subjects.base import TraceRequest, TraceResult, Variant
+from ci.subjects.base import GradientRequest, GradientResult, TraceRequest, TraceResult, Variant
 from ci.subjects.forward import (
     DTYPES,
     Feed,
@@ -26,6 +26,7 @@ from ci.subjects.forward import (
     measured,
     read_inputs,
 )
+from ci.subjects.hugging_face_gradients import differentiate
 from ci.subjects.hugging_face_taps import Taps, has_experts
 from ci.subjects.rows import each_row
 from ci.subjects.tracefile import TraceReader, TraceWriter
@@ -94,6 +95,23 @@ class HuggingFace:
             if variant["batch"] == "row_by_row":
                 return _trace_rows(loaded.model, request, inputs, load_seconds)
             return _trace(loaded.model, request, inputs, _feed(request), load_seconds)
+
+    def gradients(self, request: GradientRequest) -> GradientResult:
+        """Backward pass of `request` into a directory of gradients. The model is let go: they take its weights' place.
+
+        Raises as `trace` does.
+        """
+        traced = TraceRequest(request.checkpoint, request.inputs, "", request.dtype, request.device, request.variant)
+        variant = self._variant(traced, padded=False)
+        with _one_line(request.checkpoint, "does not load"):
+            loaded = self._load(traced)
+        try:
+            with _one_line(request.checkpoint, "backward fails"), exact_arithmetic(), _quiet():
+                _set_implementations(loaded.model, variant)
+                return differentiate(loaded.model, request, variant)
+        finally:
+            del loaded
+            self.close()
 
     def _skeleton(self, checkpoint: str) -> Any:
         from transformers import AutoConfig, AutoModelForCausalLM

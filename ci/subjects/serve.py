@@ -73,7 +73,7 @@ def give_back() -> None:
 def call(subject: Subject, method: str, arguments: dict[str, Any]) -> Any:
     """One method of the protocol, records in and out as plain values."""
     from ci.records import to_dict
-    from ci.subjects.base import ConvertRequest, ExportRequest, TraceRequest
+    from ci.subjects.base import ConvertRequest, Differentiable, ExportRequest, GradientRequest, TraceRequest
 
     if method == "describe":
         return to_dict(subject.describe())
@@ -85,6 +85,8 @@ def call(subject: Subject, method: str, arguments: dict[str, Any]) -> Any:
         return to_dict(subject.export(ExportRequest(**arguments)))
     if method == "trace":
         return to_dict(subject.trace(TraceRequest(**arguments)))
+    if method == "gradients" and isinstance(subject, Differentiable):
+        return to_dict(subject.gradients(GradientRequest(**arguments)))
     raise ValueError(f"no method {method!r}")
 
 

@@ -19,6 +19,8 @@ from ci.subjects.base import (
     ConvertResult,
     Description,
     ExportRequest,
+    GradientRequest,
+    GradientResult,
     TraceRequest,
     TraceResult,
     Variant,
@@ -110,6 +112,13 @@ class WorkerSubject:
             raise self._nonsense("trace", str(problem)) from None
         if written != result:
             raise self._nonsense("trace", f"its answer is not what {request.output} says")
+        return result
+
+    def gradients(self, request: GradientRequest) -> GradientResult:
+        """Forward and backward pass into a directory of gradients, which has to be there."""
+        result = self._call("gradients", to_dict(request), GradientResult)
+        if not (Path(request.output) / "model.safetensors").is_file():
+            raise self._nonsense("gradients", f"it wrote no model.safetensors in {request.output}")
         return result
 
     def _call(self, method: str, arguments: dict[str, Any], kind: type[Result]) -> Result:

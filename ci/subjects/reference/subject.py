@@ -13,6 +13,8 @@ from ci.subjects.base import (
     ConvertResult,
     Description,
     ExportRequest,
+    GradientRequest,
+    GradientResult,
     TraceRequest,
     TraceResult,
     Variant,
@@ -28,6 +30,7 @@ from ci.subjects.reference.directories import (
     write_fast_llm,
     write_huggingface,
 )
+from ci.subjects.reference.gradients import run_gradients
 from ci.subjects.reference.huggingface import FAMILIES
 from ci.subjects.reference.huggingface_write import write_config
 from ci.subjects.reference.trace import axes, run_trace
@@ -84,6 +87,10 @@ class ReferenceSubject:
     def trace(self, request: TraceRequest) -> TraceResult:
         """Forward pass of a `fast_llm` directory. Raises SubjectError, UnsupportedError, RequestError."""
         return run_trace(request)
+
+    def gradients(self, request: GradientRequest) -> GradientResult:
+        """Backward pass of a `fast_llm` directory, by Hugging Face's names. Raises SubjectError, RequestError."""
+        return run_gradients(request)
 
 
 def _result(target: Path, started: float) -> ConvertResult:

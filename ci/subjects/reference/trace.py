@@ -47,7 +47,7 @@ def run_trace(request: TraceRequest) -> TraceResult:
     checkpoint, inputs = read_fast_llm(Path(request.checkpoint)), read_inputs(Path(request.inputs))
     _check_ids(inputs, checkpoint)
     inputs = inputs.to(request.device)
-    context = _context(request, checkpoint, inputs)
+    context = context_of(request, checkpoint, inputs)
     try:
         with exact_arithmetic(), torch.inference_mode():
             return _trace(request, checkpoint, inputs, context)
@@ -67,8 +67,10 @@ def _check_ids(inputs: Inputs, checkpoint: Checkpoint) -> None:
         raise RequestError(f"input_ids hold {highest}, the model's vocabulary ends at {vocabulary - 1}")
 
 
-def _context(request: TraceRequest, checkpoint: Checkpoint, inputs: Inputs) -> Context:
-    """Padding is a document of its own that nobody else sees; positions start at 0 after it, as in transformers."""
+def context_of(request: TraceRequest, checkpoint: Checkpoint, inputs: Inputs) -> Context:
+    """What the blocks of this request share. Raises UnsupportedError for a variant that the model does not have.
+
+    Padding is a document of its own that nobody else sees; positions start at 0 after it, as in transformers."""
     offered = axes(checkpoint)
     for axis, name in request.variant.items():
         if name not in offered.get(axis, ()):
