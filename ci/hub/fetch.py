@@ -219,9 +219,9 @@ class _Fetch:
         return Key(self.request.model_id, commit, auto.layers, self.request.allow_remote_code)
 
     def _not_cached(self, commit: str | None) -> InfrastructureError:
-        name = self.request.model_id + (f" at {self.request.revision}" if self.request.revision else "")
-        known = f"commit {commit[:8]} is" if commit else "no commit of it is"
+        name, layers, revision = self.request.model_id, self.request.layers, self.request.revision
+        which = f"commit {commit[:8]}" if commit else f"revision {revision or 'HEAD'} was never asked for"
         return InfrastructureError(
-            f"{name} with {self.request.layers} layers: offline (HF_HUB_OFFLINE), and {known} in {self.store.root}; "
-            f"fetch it once where the Hub can be reached: hub-tests fetch {self.request.model_id}"
+            f"{name} with {layers} layers ({which}) is not in {self.store.root}, and HF_HUB_OFFLINE is set; fetch it "
+            f"once where the Hub can be reached: hub-tests fetch {name} --layers {layers}"
         )
