@@ -29,7 +29,7 @@ ROOT = HERE.parents[1]
 LABELS = ("ubuntu-24.04", "self-hosted", "gpu", "hub-tests-store")
 RUN_ID = 777
 HUB_TOKEN = "hf_of_the_fetch_job_alone"
-LIMIT_SECONDS = 240.0
+LIMIT_SECONDS = 1200.0
 USES = re.compile(r"uses: (actions/[\w-]+(?:/[\w-]+)?)@([0-9a-f]{40})")
 
 

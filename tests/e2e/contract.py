@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 PRISM = HERE / "node_modules/@stoplight/prism-cli/dist/index.js"
-START_SECONDS = 60.0
+START_SECONDS = 240.0
 VIOLATION = re.compile(r"Violation: (?!response Unable to match the returned status code)")
 """GitHub describes the errors of its calls incompletely: a 404 that it does not list is no violation."""
 

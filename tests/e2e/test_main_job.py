@@ -41,7 +41,7 @@ def test_a_broken_converter_is_a_new_failure_with_its_layer(real_scene: Scene) -
         "conclude",
     }, outcome.log
     board = scene.state.comment("board")
-
+    (scene.house.root / "comment.md").write_text(board)  # what tests/e2e/picture.py makes a picture of
     verdict = board.splitlines()[1]
     assert verdict.startswith("## ❌ Failed: 1 of 1 model"), outcome.log
     assert "layer 0" in verdict
