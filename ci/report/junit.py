@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 RawOutcome = Literal["passed", "failed", "error", "skipped"]
 _CHUNK = 2**16
+_SECRET_CHARS = 1024
 _OUTCOMES: dict[type, RawOutcome] = {Failure: "failed", Error: "error", Skipped: "skipped"}
 
 
@@ -160,5 +161,8 @@ def _tail(text: str, limit: int) -> str:
 
 
 def _last_lines(text: str, limit: int) -> str:
-    """About the last `limit` characters, from the beginning of a line on: half a secret would not be known as one."""
-    return text if len(text) <= limit else text[-limit:].partition("\n")[2]
+    """About the last `limit` characters, without the first line of them: half a secret would not be known as one."""
+    if len(text) <= limit:
+        return text
+    first, newline, rest = text[-limit:].partition("\n")
+    return rest if newline else first[_SECRET_CHARS:]
