@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ci.report import words
+from ci.report.against import against, drift, newest_commit
 from ci.report.cases import judge_case, missing_case, synthetic_case
-from ci.report.history import Baseline, Change
+from ci.report.causes import group_causes
+from ci.report.history import Baseline
 from ci.report.junit import Case, Junit
 from ci.report.outcome import (
     Attempt,
     CaseResult,
-    Cause,
     EntryResult,
     Job,
     Problem,
@@ -66,7 +66,7 @@ def judge_results(
         entries=entries,
         causes=group_causes(entries),
         totals=_totals(entries),
-        baseline=_newest_sha(baseline),
+        baseline=newest_commit(baseline),
         notes=(*notes, *(baseline.problems if baseline else ())),
     )
 
@@ -86,37 +86,6 @@ def split_by_entry(plan: Plan, found: Junit | Attempt) -> dict[str, tuple[Attemp
             cases[target].append(case)
     parts = {name: replace(whole.junit, cases=tuple(part)) for name, part in cases.items()}
     return {name: (replace(whole, junit=part),) for name, part in parts.items()}
-
-
-def group_causes(entries: Sequence[EntryResult]) -> tuple[Cause, ...]:
-    """Failures by fingerprint: the pull request's own before those already on main, then infrastructure."""
-    groups: dict[str, list[tuple[EntryResult, CaseResult]]] = {}
-    for entry in entries:
-        for case in entry.cases:
-            if case.outcome in ("failed", "missing"):
-                groups.setdefault(case.fingerprint, []).append((entry, case))
-    causes = [_cause(key, members) for key, members in groups.items()]
-    return tuple(sorted(causes, key=_weight))
-
-
-def _weight(cause: Cause) -> tuple[int, ...]:
-    """Sort key: what says most about this change comes first."""
-    vague = (cause.infrastructure, cause.change == "known", cause.failure_class == "missing_result", not cause.planned)
-    return (*vague, -len(cause.models), -len(cause.cases))
-
-
-def _cause(key: str, members: list[tuple[EntryResult, CaseResult]]) -> Cause:
-    changes = {case.change for _, case in members}
-    first = members[0][1]
-    return Cause(
-        fingerprint=key,
-        failure_class=first.failure_class or "other",
-        title=first.headline,
-        cases=tuple((entry.name, case.name) for entry, case in members),
-        infrastructure=first.infrastructure,
-        planned=any(case.planned for _, case in members),
-        change=next((change for change in ("new", "different", "known") if change in changes), None),
-    )
 
 
 def _entry(
@@ -146,7 +115,7 @@ def _entry(
         attempt=newest.number if newest else job.attempt if job else 1,
         seconds=job.seconds if job and job.seconds else sum(case.seconds for case in cases),
         host=newest.host if newest else {},
-        drift=_drift(entry.name, cases, baseline),
+        drift=drift(entry.name, cases, baseline),
     )
 
 
@@ -173,7 +142,7 @@ def _cases(
             result = judge_case(entry, case, failed=failed, before=before, slim=slim)
         if earlier := tuple(_earlier(name, [a for a in attempts if a is not newest])):
             result = replace(result, earlier=earlier)
-        cases.append(_against(result, entry.name, baseline))
+        cases.append(against(result, entry.name, baseline))
     if lack is not None and not any(case.outcome == "missing" for case in cases):
         cases.append(synthetic_case(entry, "result file", lack))
     return tuple(cases)
@@ -279,37 +248,6 @@ def _earlier(name: str, attempts: Sequence[Attempt]) -> list[str]:
     ]
 
 
-def _against(case: CaseResult, entry: str, baseline: Baseline) -> CaseResult:
-    """A red case with what the history says of it."""
-    if not baseline or not case.red:
-        return case
-    then = baseline.then(entry, case.name)
-    if then is None:
-        return replace(case, change="new")
-    known: Change = "known" if then.fingerprint == case.fingerprint else "different"
-    return replace(
-        case,
-        change=known if then.failing else "new",
-        nights=then.nights,
-        bad_nights=then.failures,
-        used_before=then.used,
-        last_good=then.last_good,
-        first_bad=then.first_bad,
-        streak=then.streak,
-    )
-
-
-def _drift(entry: str, cases: Sequence[CaseResult], baseline: Baseline) -> dict[str, str]:
-    """What moved since the newest night, outside of the subject: the Hub's revision, library versions, the device."""
-    before = baseline.latest(entry)
-    now = words.identity(cases)
-    if before is None or now is None:
-        return {}
-    pairs = {"revision": (before.revision[:12], now.revision[:12]), "device": (before.device, now.device)}
-    pairs |= {name: (before.libraries.get(name, ""), version) for name, version in now.libraries.items()}
-    return {name: f"{then} → {today}" for name, (then, today) in pairs.items() if then and today and then != today}
-
-
 def _owner_by_suffix(test: str, names: Mapping[str, object]) -> str | None:
     if not test.endswith("]") or "[" not in test:
         return None
@@ -336,9 +274,3 @@ def _totals(entries: Sequence[EntryResult]) -> Totals:
         flaky=sum(case.outcome == "passed" and bool(case.earlier) for case in cases),
         seconds=sum(entry.seconds for entry in entries),
     )
-
-
-def _newest_sha(baseline: Baseline | None) -> str:
-    if not baseline:
-        return ""
-    return max((nights[-1] for nights in baseline.records.values()), key=lambda record: record.date).sha
