@@ -157,7 +157,7 @@ def test_a_missing_or_extra_gradient_is_seen(tmp_path: Path) -> None:
     }
     assert found["gradient of a"].passed
     assert not found["gradient of b"].passed
-    assert gradients.unexpected(right, mine) == ["b"]
+    assert gradients.unexpected(tmp_path / "right", tmp_path / "mine") == ["b"]
 
 
 class Inference:
