@@ -9,10 +9,12 @@ import pytest
 from ci.errors import RequestError
 from ci.hub.header import Tensor
 from ci.hub.layers import Layers, fewest, find_layers, kinds, missed, split
-from ci.hub.model_config import Stack
+from ci.hub.model_config import Stack, read_config
+from ci.hub.truncation import layer_settings, truncate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 
 def stack(depth: int, side: Any = "text") -> Stack:
@@ -145,3 +147,34 @@ def test_kinds_by_shape_or_dtype() -> None:
 def test_many_names_are_said_shortly() -> None:
     many: Shapes = {f"extra{n}.w": (1,) for n in range(9)}
     assert told([DENSE, DENSE, {**DENSE, **many}])[1] == ("layer 2: with extra0.w and extra1.w and 7 more",)
+
+
+ARCHITECTURES = {
+    "cohere2": 4, "deepseek_v3": 4, "falcon": 1, "gemma2": 2, "gemma3_text": 6, "glm4_moe": 2, "gpt2": 1, "gpt_neox": 1,
+    "gpt_oss": 2, "llama": 1, "mamba2": 1, "mixtral": 1, "mpt": 1, "nemotron_h": 4, "olmo3": 4, "opt": 1, "phi3": 1,
+    "qwen2": 1, "qwen3_moe": 1, "qwen3_next": 4, "smollm3": 4,
+}  # fmt: skip
+"""Model types, and the fewest layers that hold every kind of theirs."""
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_what_is_kept_is_what_the_truncated_model_has(model_type: str, tmp_path: Path) -> None:
+    """Names and shapes of transformers' own models, built without weights, whole and truncated."""
+    import torch
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    def build(config: Any) -> dict[str, tuple[int, ...]]:
+        with torch.device("meta"):
+            return {name: tuple(t.shape) for name, t in AutoModelForCausalLM.from_config(config).state_dict().items()}
+
+    deep = CONFIG_MAPPING[model_type](**({} if model_type == "nemotron_h" else {"num_hidden_layers": 8}))
+    text, whole = deep.to_json_string(use_diff=False), build(deep)
+    config = read_config(text, what=model_type)
+    found = find_layers(whole, config.stacks, what=model_type)
+    for count in (2, config.depth):
+        (tmp_path / "config.json").write_text(truncate(config, count))
+        kept = {name: shape for name, shape in whole.items() if found.keeps(name, count)}
+        assert kept == build(type(deep).from_json_file(tmp_path / "config.json"))
+    tensors = {name: Tensor(name, "F32", shape, 0, 0) for name, shape in whole.items()}
+    assert fewest(kinds(tensors, found, layer_settings(config))) == ARCHITECTURES[model_type]
