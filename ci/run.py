@@ -18,10 +18,9 @@ from ci.errors import GatedError, HubTestsError, RequestError, TerminatedError
 from ci.hub.fetch import Checkpoint, FetchRequest, fetch
 from ci.plan import Plan, RunRequest, make_plan
 from ci.records import to_dict, to_json
-from ci.report.collect import HOST, JUNIT, RUNNING
-from ci.report.junit import read_junit
-from ci.report.results import Attempt, Results, judge_results, split_by_entry
-from ci.report.write import write_report
+from ci.report.collect import HOST, JUNIT, RUNNING, collect
+from ci.report.results import Results, judge_results
+from ci.report.write import REPORT_HTML, REPORT_JSON, REPORT_MD, write_report
 from ci.subjects.base import SubjectName
 from ci.suite_options import default_subject, visible_gpus
 
@@ -101,7 +100,6 @@ def run_suite(models: Sequence[HubModel], options: RunOptions, report: Path, env
 
     The suite is its own process: whatever it does, the summary is written from what it left on disk.
     """
-    (report / JUNIT).unlink(missing_ok=True)  # an old result must never stand in for a run that died
     started = time.monotonic()
     command, cwd = _pytest_command(models, options, report), suite_path().parent.parent
     with subprocess.Popen(command, env=dict(environ), cwd=cwd) as suite:  # noqa: S603  our own interpreter
@@ -177,14 +175,17 @@ def run(
         run_suite(models, options, report, environ)
     finally:  # interrupted or not, what there is gets told; what did not come back is red
         plan = _plan(models, options, report)
-        results = judge_results(plan, _attempts(plan, report))
+        results = judge_results(plan, collect(report))
         write_report(results, report)
     return results
 
 
 def _make_room(report: Path) -> None:
+    """The folder for the report, with nothing of an earlier run in it."""
     try:
         (report / "logs").mkdir(parents=True, exist_ok=True)
+        for old in (JUNIT, RUNNING, REPORT_MD, REPORT_JSON, REPORT_HTML):
+            (report / old).unlink(missing_ok=True)  # yesterday's must never stand in for a run that died
     except OSError as error:
         raise RequestError(f"--report {report}: cannot be written: {error.strerror}") from None
 
@@ -202,14 +203,6 @@ def _plan(models: Sequence[HubModel], options: RunOptions, report: Path) -> Plan
     plan = make_plan(request, {model.name: model for model in models})
     (report / "plan.json").write_text(to_json(plan, indent=2), encoding="utf-8")
     return plan
-
-
-def _attempts(plan: Plan, report: Path) -> dict[str, tuple[Attempt, ...]]:
-    """Each model's part of the one result file, with the tests that never ended: a crash names its culprit."""
-    ids = (report / RUNNING).read_text(encoding="utf-8").splitlines() if (report / RUNNING).exists() else []
-    running = tuple(line.rsplit("::", 1)[-1] for line in ids)
-    found = split_by_entry(plan, read_junit(report / JUNIT))
-    return {name: tuple(replace(a, running=running) for a in attempts) for name, attempts in found.items()}
 
 
 def default_workers(models: Sequence[HubModel], device: str | None) -> int:

@@ -60,7 +60,8 @@ def read_junit(source: bytes | Path, limits: InputLimits = INPUT) -> Junit:
         return Junit(problem=f"result file larger than {limits.xml_bytes // 2**20} MiB")
     cases: list[Case] = []
     try:
-        cases.extend(_case(element, limits) for element in _elements(_text(source), limits))
+        found = (_case(element, limits) for element in _elements(_text(source), limits))
+        cases.extend(case for case in found if case.name)  # an interrupted pytest leaves one without a name
     except _RefusedError as refused:
         return Junit(tuple(cases), str(refused))
     except (ET.ParseError, ValueError) as error:
