@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ci.equivalence import roundtrip, verdicts
 from ci.equivalence.deep import Gradients, Sensitivity, fresh_truth, perturbed
+from ci.equivalence.halves import FINGERPRINT
 from ci.equivalence.inquest import Inquest
 from ci.equivalence.truth import Truth
 from ci.equivalence.verdicts import Judged, Verdict
@@ -99,6 +100,8 @@ class Judge:
                 return verdicts.not_run(missing, judged, self.truth.coverage())
         judged += self._fed(judged[0], dtype, variant)
         found = verdicts.verdict(judged, coverage=self.truth.coverage())
+        if (fingerprint := self.truth.fingerprint()) is not None:
+            found = replace(found, figures={**found.figures, FINGERPRINT: fingerprint})
         if self.explain and not found.passed:
             return verdicts.explained(found, self._inquest(judged, variant).diagnosis())
         return found

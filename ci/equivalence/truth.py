@@ -10,9 +10,11 @@ import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from safetensors.torch import save_file
 
 from ci.equivalence import inputs, routing
@@ -25,10 +27,6 @@ from ci.models import TestParams
 from ci.subjects.base import DType, TraceRequest
 from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.tracefile import TraceReader
-
-if TYPE_CHECKING:
-    import torch
-
 
 EXPERTS_GROW = (2, 4, 8)
 """By how much the batch grows, in turn, until every expert has received a token."""
@@ -105,7 +103,7 @@ class Truth:
             said["experts"] = (
                 idle if self._experts_idle else f"each of {self.needs.experts} in every layer received a token"
             )
-        said["oracle"] = f"Hugging Face eager in {self.oracle_dtype}"
+        said["oracle"] = f"Hugging Face in {self.oracle_dtype}, transformers {version('transformers')}"
         if self.oracle_dtype != "float64":
             said["oracle"] += f": float64 does not fit in {self.free_bytes / 1e9:.1f} GB of free memory"
         return said
@@ -124,7 +122,7 @@ class Truth:
         name = case.of or case.name
         if name not in self._oracles:
             whole = next(c for c in self._cases if c.name == name) if case.of else case
-            variant = {"attention": "sdpa" if whole.name == "long" else "eager", "batch": "together"}
+            variant = {"attention": "eager" if self._eager_fits(whole) else "sdpa", "batch": "together"}
             self._oracles[name] = self.trace(whole, self.oracle_dtype, variant, f"oracle-{name}")
         return self._oracles[name]
 
@@ -190,9 +188,25 @@ class Truth:
     def variants(self, case: Case) -> tuple[dict[str, str], ...]:
         """The legitimate Hugging Face variants whose spread is the noise for a case."""
         offered = [v for v in self.hugging_face.variants(str(self.checkpoint)) if v.name != BATCHED_EXPERTS]
-        if case.name == "long":  # eager attention would hold every head's (T, T) scores
+        if not self._eager_fits(case):
             offered = [v for v in offered if v.name != "eager" or v.axis != "attention"]
         return noise_variants(offered)
+
+    def _eager_fits(self, case: Case) -> bool:
+        """Whether every head's (T, T) scores, three times in float64, take less than a tenth of the free memory."""
+        rows, length = case.ids.shape
+        return 24 * rows * self.needs.heads * length**2 < self.free_bytes / 10
+
+    def fingerprint(self) -> float | None:
+        """One number for the direction of the oracle's logits; None where the oracle is itself noisy.
+
+        It moves when Hugging Face's answer to the same inputs does.
+        """
+        if self.oracle_dtype != "float64":
+            return None
+        logits = self.oracle(self.cases[0]).tensor("logits")[self.cases[0].keep].double()
+        tokens, words = (torch.arange(size, dtype=torch.float64).cos() for size in logits.shape)
+        return float(tokens @ logits @ words / logits.norm())
 
     def _routed_to_all(self, found: tuple[Case, ...]) -> tuple[Case, ...]:
         """Grow the batch until no expert of any layer is idle in the oracle; the last attempt stands."""

@@ -50,7 +50,7 @@ def test_a_right_conversion_is_green_and_its_figures_stay_visible(dense: Bench) 
         assert json.loads(to_json(verdict))["passed"] is True
     assert verdicts[0].ran["attention"] == "eager"
     assert verdicts[1].ran["attention"] == "sdpa"
-    assert verdicts[0].coverage["oracle"] == "Hugging Face eager in float64"
+    assert verdicts[0].coverage["oracle"].startswith("Hugging Face in float64, transformers ")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,65 @@
+"""Which half: witnesses are weighed, keys compared, and a reference that moved is told from a subject that broke."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ci.equivalence import halves
+from ci.equivalence.halves import Witnesses, decide, reference_moved, wrong_keys
+from ci.equivalence.roundtrip import resolved
+from ci.evidence import Evidence
+from ci.subjects.reference.directories import read_fast_llm
+
+if TYPE_CHECKING:
+    from ci.equivalence.mutants.trial import Bench
+
+
+@pytest.mark.parametrize(
+    ("heard", "half"),
+    [
+        (Witnesses(third_agrees=True, tensors=()), halves.KERNEL),
+        (Witnesses(third_agrees=False), halves.CONVERSION),
+        (Witnesses(third_agrees=False, on_right_conversion=True, tensors=("x",)), halves.CONVERSION),
+        (Witnesses(third_agrees=False, on_right_conversion=False), halves.BOTH),
+        (Witnesses(tensors=("x",)), halves.CONVERSION),
+        (Witnesses(config=("window",)), halves.CONVERSION),
+        (Witnesses(tensors=(), config=()), halves.KERNEL),
+        (Witnesses(tensors=(), config=None), halves.UNKNOWN),
+        (Witnesses(), halves.UNKNOWN),
+    ],
+)
+def test_the_witnesses_decide(heard: Witnesses, half: str) -> None:
+    assert decide(heard).name == half
+
+
+def test_a_right_conversion_has_no_wrong_key(dense: Bench, moe: Bench) -> None:
+    for bench in (dense, moe):
+        assert wrong_keys(resolved(bench.source), read_fast_llm(bench.right).architecture) == ()
+
+
+def test_a_wrong_key_is_named_with_its_layer(dense: Bench) -> None:
+    architecture: Any = read_fast_llm(dense.right).architecture
+    blocks = list(architecture.blocks)
+    blocks[2] = replace(blocks[2], attention=replace(blocks[2].attention, window=7))
+    found = wrong_keys(resolved(dense.source), replace(architecture, blocks=tuple(blocks), tied=True))
+    assert found == ("window is 7 in layer 2, expected None", "tied is True, expected False")
+
+
+def evidence(fingerprint: float, **rest: Any) -> Evidence:
+    return Evidence(
+        "mixtral",
+        "test_forward_equivalence",
+        revision="abc",
+        coverage={"inputs": "5 x 64", "oracle": "transformers 5"},
+        figures={halves.FINGERPRINT: fingerprint},
+        **rest,
+    )
+
+
+def test_a_reference_that_moved_is_told_from_one_that_did_not() -> None:
+    assert reference_moved(evidence(1.0), evidence(1.0 + 1e-12)) == ""
+    assert "Hugging Face itself moved" in reference_moved(evidence(1.0), evidence(1.001))
+    assert reference_moved(evidence(1.0, layers=2), evidence(2.0, layers=4)) == ""
