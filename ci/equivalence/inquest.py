@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from ci.equivalence import diagnose, halves, layout
 from ci.equivalence.diagnose import Diagnosis, place_of
 from ci.equivalence.halves import Half, Witnesses
+from ci.equivalence.judged import Judged
 from ci.equivalence.roundtrip import resolved
 from ci.equivalence.signatures import Signature, View, signature
 from ci.equivalence.truth import Truth
-from ci.equivalence.verdicts import Judged
 from ci.equivalence.walk import TOP_EXPERTS, layer_of
 from ci.errors import HubTestsError
 from ci.subjects.base import ConvertRequest, Subject

@@ -14,8 +14,9 @@ from ci.equivalence import roundtrip, verdicts
 from ci.equivalence.deep import Gradients, Sensitivity, fresh_truth, perturbed
 from ci.equivalence.halves import FINGERPRINT
 from ci.equivalence.inquest import Inquest
+from ci.equivalence.judged import Judged
 from ci.equivalence.truth import Truth
-from ci.equivalence.verdicts import Judged, Verdict
+from ci.equivalence.verdicts import Verdict
 from ci.equivalence.walk import Walk
 from ci.errors import SubjectError
 from ci.models import HubModel

@@ -22,7 +22,7 @@ from ci.equivalence.floors import Limits, floors, noise_variants, untrusted
 from ci.equivalence.inputs import Case, Needs
 from ci.equivalence.oracle import TrueFloat64
 from ci.equivalence.walk import TOP_EXPERTS, Walk, Walked, cut
-from ci.errors import RequestError
+from ci.errors import RequestError, SubjectError
 from ci.models import TestParams
 from ci.subjects.base import DType, TraceRequest
 from ci.subjects.hugging_face import HuggingFace
@@ -51,6 +51,7 @@ class Truth:
     _limits: dict[tuple[str, DType, bool], Limits] = field(default_factory=dict)
     _cases: tuple[Case, ...] = ()
     _experts_idle: int = 0
+    _silent: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -103,6 +104,8 @@ class Truth:
             said["experts"] = (
                 idle if self._experts_idle else f"each of {self.needs.experts} in every layer received a token"
             )
+        if self._silent:
+            said["noise"] = f"Hugging Face does not run {'; '.join(self._silent)} here: its noise is not in the floor"
         said["oracle"] = f"Hugging Face in {self.oracle_dtype}, transformers {version('transformers')}"
         if self.oracle_dtype != "float64":
             said["oracle"] += f": float64 does not fit in {self.free_bytes / 1e9:.1f} GB of free memory"
@@ -178,11 +181,17 @@ class Truth:
         oracle = self.oracle(whole)
         walks: dict[str, list[Walked]] = {case.name: [] for case in group}
         for variant in self.variants(whole):
-            trace = self.trace(whole, dtype, variant, "noise", feed=oracle if fed else None)
+            try:
+                trace = self.trace(whole, dtype, variant, "noise", feed=oracle if fed else None)
+            except SubjectError as refused:  # a kernel that this device or dtype lacks is one noise less
+                self._silent[", ".join(f"{axis}={name}" for axis, name in variant.items())] = str(refused)[-120:]
+                continue
             for case in group:
                 walk = Walk(trace, oracle, case.keep, part=case.part, mine=case.part, full=False, carry=not fed)
                 walks[case.name].append(walk.run())
             shutil.rmtree(trace.path)
+        if not any(walks.values()):
+            raise SubjectError(f"Hugging Face: no variant runs in {dtype}: {'; '.join(self._silent.values())}")
         return walks
 
     def variants(self, case: Case) -> tuple[dict[str, str], ...]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ci.equivalence.verdicts import SPECIFICATION
+from ci.equivalence.figures import SPECIFICATION
 from ci.subjects.tracefile import TraceReader
 
 PROMPTS, LONG = 3, 490
