@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -61,8 +62,8 @@ class Diagnosis:
         half = f" [{self.half}]" if self.half else ""
         because = f"; {self.because}" if self.because else ""
         more = f"; also wrong on right input: {_grouped(self.others)}" if self.others else ""
-        off = f"{self.place.tensor} is {self.times:.3g} noise floors off"
-        return f"{self.place}{half}: {self.suspect}; {off}{because}{more}"
+        off = f"; {self.place.tensor} is {self.times:.3g} noise floors off" if math.isfinite(self.times) else ""
+        return f"{self.place}{half}: {self.suspect}{off}{because}{more}"
 
 
 def _grouped(places: Sequence[Place]) -> str:

@@ -29,6 +29,10 @@ Compare = Callable[..., Judged]
 """(subject, checkpoint, case, dtype, variant, fed) → Judged, the judge's own way of running and comparing."""
 
 
+INCOMPLETE = ("missing_tensor", "unexpected_tensor")
+"""A trace that is not of this model says nothing about halves."""
+
+
 @dataclass(frozen=True)
 class Inquest:
     """One red case. `run` traces a subject's checkpoint over the case and compares it."""
@@ -46,6 +50,9 @@ class Inquest:
 
     def diagnosis(self) -> Diagnosis:
         """Where first, what is suspect, which half, and what else is wrong on right input."""
+        if self.red.walked.problems and self.red.walked.problems[0].failure_class in INCOMPLETE:
+            problem = self.red.walked.problems[0]
+            return Diagnosis(place_of(problem.tensor), problem.message, float("inf"))
         fed = self.fed or self._fed()
         first = self._first_measure()
         guilty = diagnose.first_in_each_block(fed.measures()) if fed else []

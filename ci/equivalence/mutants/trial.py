@@ -141,16 +141,16 @@ class Bench:
         if mutation.patches:
             recipient = Recipient(mutation, read_fast_llm(converted).architecture)
             with undone():
-                return self._answer_moves(MutantHuggingFace(recipient=recipient), self.source, dtype), "Hugging Face"
+                return self.answer_moves(MutantHuggingFace(recipient=recipient), self.source, dtype), "Hugging Face"
         exported = self.workdir / "mutant-exported"
         shutil.rmtree(exported, ignore_errors=True)
         request = ExportRequest(str(converted), str(exported), self.specimen.model_type)
         with suppress(HubTestsError):
             ReferenceSubject().export(request)
-            return self._answer_moves(HuggingFace(), exported, dtype), "Hugging Face"
-        return self._answer_moves(ReferenceSubject(), converted, dtype), "reference"
+            return self.answer_moves(HuggingFace(), exported, dtype), "Hugging Face"
+        return self.answer_moves(ReferenceSubject(), converted, dtype), "reference"
 
-    def _answer_moves(self, who: Any, checkpoint: Path, dtype: DType) -> bool:
+    def answer_moves(self, who: Any, checkpoint: Path, dtype: DType) -> bool:
         """Whether the logits of some input move by more than the reference's own noise.
 
         In float64, beyond Hugging Face's float32 noise: no margin, so that a bug just above the noise counts. In low

@@ -113,6 +113,19 @@ def test_a_variant_that_did_not_run_is_never_a_pass(moe: Bench) -> None:
     assert verdict.diagnosis == "variant did not run (moe: looped ran instead)"
 
 
+class Forgetful(ReferenceSubject):
+    """Captures block outputs only, and does not say that the rest is missing."""
+
+    def trace(self, request: TraceRequest) -> TraceResult:
+        return super().trace(replace(request, capture="blocks"))
+
+
+def test_a_capture_that_is_missing_without_a_word_is_red(dense: Bench) -> None:
+    verdict = dense.judge(Forgetful(), dense.right).forward(dtype="float32", variant={})
+    assert (verdict.passed, verdict.failure_class, verdict.half) == (False, "missing_tensor", "")
+    assert verdict.diagnosis == ("layer 0, norm before attention: decoder.0.norm_1 is missing from the subject's trace")
+
+
 def test_traces_are_removed_even_when_the_subject_refuses(dense: Bench) -> None:
     judge = dense.judge(ReferenceSubject(), dense.right)
     with pytest.raises(UnsupportedError):

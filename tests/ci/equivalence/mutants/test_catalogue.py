@@ -1,0 +1,47 @@
+"""The catalogue is big enough, unambiguous, and every bug can live somewhere."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+from ci.equivalence.diagnose import place_of
+from ci.equivalence.mutants.catalogue import catalogue
+from ci.equivalence.mutants.specimens import SPECIMENS
+from ci.equivalence.mutants.transplant import PORTS
+
+TENSORS = [
+    *("embeddings", "final_norm", "logits"),
+    *(
+        f"decoder.{layer}.{name}"
+        for layer in range(4)
+        for name in (
+            *("norm_1", "mixer.query", "mixer.key", "mixer.value", "mixer.context", "mixer", "norm_2"),
+            *("mlp.router_logits", "mlp.router_top_experts", "mlp.router_scores", "mlp"),
+        )
+    ),
+]
+
+
+def test_there_are_enough_bugs_and_each_has_a_name() -> None:
+    bugs = catalogue()
+    planted = [(bug.name, name) for bug in bugs for name, specimen in SPECIMENS.items() if bug.fits(specimen)]
+    assert len(planted) >= 60
+    assert max(Counter(planted).values()) == 1
+    assert {bug.half for bug in bugs} == {"conversion", "kernel"}
+
+
+def test_every_bug_fits_a_specimen_and_names_one_place() -> None:
+    for bug in catalogue():
+        assert any(bug.fits(specimen) for specimen in SPECIMENS.values()), bug.name
+        places = [tensor for tensor in TENSORS if re.fullmatch(bug.where, tensor)]
+        assert len(places) == 1, (bug.name, places)
+        assert place_of(places[0]).operation
+
+
+def test_a_bug_is_planted_in_one_way() -> None:
+    for bug in catalogue():
+        ways = (bug.weights is not None, bug.architecture is not None, bool(bug.patches))
+        assert sum(ways) == 1, bug.name
+        assert bool(bug.ports) == bool(bug.patches), bug.name
+        assert set(bug.ports) <= set(PORTS)
