@@ -17,7 +17,7 @@ from ci.equivalence.oracle import TrueFloat64
 from ci.equivalence.roundtrip import resolved
 from ci.equivalence.sensitivity import Change, KeyFinding
 from ci.equivalence.truth import Truth
-from ci.equivalence.walk import Walk
+from ci.equivalence.walk import logits_error
 from ci.equivalence.weights import Weights
 from ci.errors import HubTestsError, InfrastructureError, SubjectError
 from ci.subjects.base import ConvertRequest, Differentiable, DType, GradientRequest, Subject, TraceRequest
@@ -131,9 +131,7 @@ class Sensitivity:
         return replace(found, acts_as=next((name for name, error in errors.items() if error <= found.limit), ""))
 
     def _logits_error(self, actual: TraceReader, name: str) -> float:
-        walked = Walk(actual, self._answers[name], self._case.keep, full=False).run()
-        found = walked.differences.get("logits")
-        return float("inf") if found is None or not found.error >= 0 else found.error
+        return logits_error(actual, self._answers[name], self._case.keep)
 
 
 @dataclass

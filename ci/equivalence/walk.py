@@ -122,6 +122,14 @@ class Walk:
         self._flipped = self._flipped | excused
 
 
+def logits_error(actual: TraceReader, expected: TraceReader, keep: Tensor) -> float:
+    """Relative L2 error of the logits alone; infinite where they cannot be compared."""
+    mine, right = actual.tensor("logits"), expected.tensor("logits")
+    if problem("logits", mine, right, dtype=mine.dtype):
+        return float("inf")
+    return difference(mine, right, keep=keep, full=False).error
+
+
 def cut(trace: TraceReader, part: Part, path: Path) -> TraceReader:
     """A new trace at `path` of a part of another: what teacher forcing reads, and nothing more."""
     writer = TraceWriter(path)
@@ -140,23 +148,11 @@ def layer_of(name: str) -> int | None:
 
 
 def _structure(actual: TraceReader, expected: TraceReader) -> Iterator[Problem]:
-    for name in mandatory(dict.fromkeys(expected.scopes)):
-        if name not in actual:
-            yield Problem("missing_tensor", name, f"{name} is missing from the subject's trace")
+    """What is missing and was not declared so, and blocks that the reference does not have."""
+    always = mandatory(dict.fromkeys(expected.scopes))
     for name in expected:
-        if name not in actual and name not in actual.result.not_captured and _captured_all(actual):
-            yield Problem("missing_tensor", name, f"{name} is missing from the subject's trace, without a word")
-    for name in actual:
-        if name not in expected and layer_of(name) is not None and layer_of(name) != _last_common(name, expected):
-            yield Problem(
-                "unexpected_tensor", name, f"{name} is in the subject's trace, the reference has no such block"
-            )
-
-
-def _captured_all(trace: TraceReader) -> bool:
-    return any(name.endswith((".norm_1", ".mixer")) for name in trace)
-
-
-def _last_common(name: str, expected: TraceReader) -> int | None:
-    layer = layer_of(name)
-    return layer if f"decoder.{layer}" in expected else None
+        if name not in actual and (name in always or name not in actual.result.not_captured):
+            yield Problem("missing_tensor", name, f"{name} is missing from the subject's trace")
+    for scope in actual.scopes:
+        if scope not in expected.scopes:
+            yield Problem("unexpected_tensor", scope, f"{scope} is in the subject's trace, the reference has none")
