@@ -102,9 +102,16 @@ def run_suite(models: Sequence[HubModel], options: RunOptions, report: Path, env
     """
     started = time.monotonic()
     command, cwd = _pytest_command(models, options, report), suite_path().parent.parent
-    with subprocess.Popen(command, env=dict(environ), cwd=cwd) as suite:  # noqa: S603  our own interpreter
+    with subprocess.Popen(  # noqa: S603  our own interpreter
+        command, env=dict(environ), cwd=cwd, preexec_fn=_interruptible
+    ) as suite:
         _wait(suite, options.time_limit)
     return time.monotonic() - started
+
+
+def _interruptible() -> None:
+    """In the suite's process: hear SIGINT even where we were started with it ignored, as background jobs are."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _wait(suite: subprocess.Popen[bytes], time_limit: float | None) -> None:

@@ -37,7 +37,14 @@ print(to_json(fetch(FetchRequest("owner/model"), Settings(cache=Path(sys.argv[1]
 
 def spawn(settings: Settings) -> subprocess.Popen[str]:
     arguments = [sys.executable, "-c", SCRIPT, str(settings.cache), settings.endpoint]
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hears_interrupts
+    )
+
+
+def hears_interrupts() -> None:
+    """A background job ignores SIGINT, and so would its children: these must hear it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finish(processes: Iterable[subprocess.Popen[str]]) -> list[dict[str, Any]]:
@@ -81,7 +88,7 @@ def test_killed_in_the_middle_the_next_goes_on(
             break
         time.sleep(0.05)
     process.send_signal(number)
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     assert process.returncode != 0
     (left,) = Store(settings.cache).entries()
     assert (left.state, left.in_use) == ("partial", False)
