@@ -123,7 +123,7 @@ def _sentences(score: MutationScore) -> list[str]:
     located, half = _share(score.located, real), _share(score.half_right, caught)
     lines = [
         f"{real} planted bugs count; {len(score.outcomes) - real} more do not change Hugging Face's answer.",
-        f"Caught {caught}, located in the right layer and module {located}, laid to the right half {half}.",
+        f"Caught {caught}. Located in the right layer and module: {located}. Laid to the right half: {half}.",
         f"{len(score.controls)} right conversions judged: {len(score.false_alarms)} false alarms.",
         f"The tensor of theirs that came closest to its limit used {used:.0%} of it.",
     ]
@@ -148,7 +148,7 @@ def _order(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def _share(part: int, whole: int) -> str:
-    return f"{part / whole:.0%}" if whole else "none"
+    return f"{part} of {whole} ({part / whole:.1%})" if whole else "none"
 
 
 def _specimens(wanted: Sequence[str]) -> tuple[str, ...]:

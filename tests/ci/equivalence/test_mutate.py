@@ -53,7 +53,7 @@ def test_the_table_counts_what_counts() -> None:
         "| **hub-tests: both gates** | 2 | 2 |",
         "",
         "2 planted bugs count; 1 more do not change Hugging Face's answer.",
-        "Caught 2, located in the right layer and module 50%, laid to the right half 50%.",
+        "Caught 2. Located in the right layer and module: 1 of 2 (50.0%). Laid to the right half: 1 of 2 (50.0%).",
         "3 right conversions judged: 0 false alarms.",
         "The tensor of theirs that came closest to its limit used 25% of it.",
         "Of 6 right conversions, theirs fails 2.",
