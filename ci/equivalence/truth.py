@@ -142,8 +142,10 @@ class Truth:
         if (case.name, dtype, fed) not in self._limits:
             whole = next(c for c in self.cases if c.name == (case.of or case.name))
             group = [c for c in self.cases if whole.name in (c.name, c.of)]
-            for of_case, walks in self._noise(whole, group, dtype, fed=fed).items():
-                found = Limits(dtype, floors(walks), self.params.compare_factor, untrusted(walks, dtype))
+            noise = self._noise(whole, group, dtype, fed=fed)
+            for of_case, walks in noise.items():
+                together = [*walks, *noise[whole.name]]  # a part alone is too small a sample of the noise
+                found = Limits(dtype, floors(together), self.params.compare_factor, untrusted(together, dtype))
                 self._limits[of_case, dtype, fed] = found
         return self._limits[case.name, dtype, fed]
 
