@@ -85,6 +85,9 @@ def call(subject: Subject, method: str, arguments: dict[str, Any]) -> Any:
         return to_dict(subject.export(ExportRequest(**arguments)))
     if method == "trace":
         return to_dict(subject.trace(TraceRequest(**arguments)))
+    if method == "release":
+        subject.release()
+        return True
     if method == "gradients" and isinstance(subject, Differentiable):
         return to_dict(subject.gradients(GradientRequest(**arguments)))
     raise ValueError(f"no method {method!r}")

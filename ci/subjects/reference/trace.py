@@ -15,7 +15,6 @@ from ci.subjects.forward import (
     Inputs,
     Recorder,
     exact_arithmetic,
-    give_back_memory,
     measured,
     read_inputs,
 )
@@ -24,6 +23,7 @@ from ci.subjects.reference.convert import Parameter, weights_key
 from ci.subjects.reference.directories import Checkpoint, open_fast_llm, read_fast_llm
 from ci.subjects.reference.model import Context, Model, Tap
 from ci.subjects.reference.moe import MOE
+from ci.subjects.resident import Resident, content_key
 from ci.subjects.tracefile import TraceReader, TraceWriter
 
 if TYPE_CHECKING:
@@ -42,23 +42,21 @@ def axes(checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
     return {axis: names for axis, names in AXES.items() if axis != "moe" or experts}
 
 
-def run_trace(request: TraceRequest) -> TraceResult:
-    """Answer a TraceRequest. Raises RequestError, SubjectError, UnsupportedError."""
+def run_trace(request: TraceRequest, resident: Resident[Model]) -> TraceResult:
+    """Answer a TraceRequest; the model stays `resident`. Raises RequestError, SubjectError, UnsupportedError."""
     checkpoint, inputs = read_fast_llm(Path(request.checkpoint)), read_inputs(Path(request.inputs))
     _check_ids(inputs, checkpoint)
     inputs = inputs.to(request.device)
     context = context_of(request, checkpoint, inputs)
     try:
         with exact_arithmetic(), torch.inference_mode():
-            return _trace(request, checkpoint, inputs, context)
+            return _trace(request, checkpoint, inputs, context, resident)
     except torch.OutOfMemoryError as problem:
+        resident.release()
         raise SubjectOutOfMemoryError(
             f"reference, {request.checkpoint}: out of memory on {request.device}; reduce batch_size, sequence_length "
             f"or layers ({one_line(str(problem), 200)})"
         ) from problem
-    finally:
-        if request.device != "cpu":
-            give_back_memory()
 
 
 def _check_ids(inputs: Inputs, checkpoint: Checkpoint) -> None:
@@ -82,12 +80,14 @@ def context_of(request: TraceRequest, checkpoint: Checkpoint, inputs: Inputs) ->
     return Context(positions, documents=inputs.mask, attention=attention, moe=moe)
 
 
-def _trace(request: TraceRequest, checkpoint: Checkpoint, inputs: Inputs, context: Context) -> TraceResult:
+def _trace(
+    request: TraceRequest, checkpoint: Checkpoint, inputs: Inputs, context: Context, resident: Resident[Model]
+) -> TraceResult:
     dtype = DTYPES[request.dtype]
     feed = None if request.feed is None else Feed(TraceReader(Path(request.feed)), dtype, request.device)
     recorder = Recorder(TraceWriter(Path(request.output)), inputs, dtype)
-    with measured(request.device) as loading:
-        model = load(checkpoint, dtype, request.device)
+    key = (*content_key(request.checkpoint), dtype, request.device)
+    model, load_seconds = resident.get(key, lambda: load(checkpoint, dtype, request.device), device=request.device)
     with measured(request.device) as cost:
         forward(model, inputs, context, recorder, feed=feed, everything=request.capture == "all")
     return recorder.writer.finish(
@@ -95,7 +95,7 @@ def _trace(request: TraceRequest, checkpoint: Checkpoint, inputs: Inputs, contex
         dtype=request.dtype,
         device=request.device,
         seconds=cost.seconds - recorder.seconds,
-        load_seconds=loading.seconds,
+        load_seconds=load_seconds,
         peak_device_bytes=cost.peak_device_bytes,
     )
 
