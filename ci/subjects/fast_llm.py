@@ -181,7 +181,7 @@ class _Run:
         seconds = cost.seconds - recorder.seconds
         (final_norm,) = answer.hidden_states.values()
         recorder.put("final_norm", final_norm)
-        recorder.put("logits", answer.logits)
+        recorder.put("logits", answer.logits, ours=True)
         recorder.flush()
         missing = set(taps.expected()) - set(recorder.written)
         return writer.finish(

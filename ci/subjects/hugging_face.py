@@ -8,7 +8,7 @@ and RoPE in float32, so that it still has a floor near 3e-7), padded rows one by
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -28,7 +28,7 @@ from ci.subjects.forward import (
 from ci.subjects.hugging_face_gradients import differentiate
 from ci.subjects.hugging_face_taps import Taps, has_experts
 from ci.subjects.resident import Key, Resident, content_key
-from ci.subjects.rows import each_row
+from ci.subjects.row_files import BatchWriter, RowWriter
 from ci.subjects.tracefile import TraceReader, TraceWriter
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ class HuggingFace:
             _set_implementations(model, variant)
             if variant["batch"] == "row_by_row":
                 return _trace_rows(model, request, inputs, load_seconds)
-            return _trace(model, request, inputs, _feed(request), load_seconds)
+            writer = TraceWriter(Path(request.output))
+            return _trace(model, request, inputs, _feed(request), writer, load_seconds)
 
     def gradients(self, request: GradientRequest) -> GradientResult:
         """Backward pass of `request` into a directory of gradients. The model is let go: they take its weights' place.
@@ -176,16 +177,20 @@ def _feed(request: TraceRequest) -> Feed | None:
 
 
 def _trace(
-    model: Any, request: TraceRequest, inputs: Inputs, feed: Feed | None, load_seconds: float = 0.0
+    model: Any,
+    request: TraceRequest,
+    inputs: Inputs,
+    feed: Feed | None,
+    writer: TraceWriter | RowWriter,
+    load_seconds: float = 0.0,
 ) -> TraceResult:
-    writer = TraceWriter(Path(request.output))
     recorder = Recorder(writer, inputs, DTYPES[request.dtype])
     taps = Taps(model, recorder, everything=request.capture == "all", feed=feed)
     with measured(request.device) as cost, taps.attached():
         kwargs = {} if inputs.mask is None else {"attention_mask": inputs.mask, "position_ids": inputs.position_ids()}
         logits = model(input_ids=inputs.ids, use_cache=False, **kwargs).logits
     seconds = cost.seconds - recorder.seconds
-    recorder.put("logits", logits)
+    recorder.put("logits", logits, ours=True)
     recorder.flush()
     missing = set(taps.expected()) - set(recorder.written) if taps.everything else ()
     return writer.finish(
@@ -200,23 +205,22 @@ def _trace(
 
 
 def _trace_rows(model: Any, request: TraceRequest, inputs: Inputs, load_seconds: float) -> TraceResult:
-    """Each row alone and unpadded; then the rows together, scope by scope."""
-
-    def trace_row(output: Path, row: Inputs, feed: Feed | None) -> TraceResult:
-        return _trace(model, replace(request, output=str(output)), row, feed)
-
-    with each_row(Path(request.output), inputs, _feed(request), trace_row) as rows:
-        writer = TraceWriter(Path(request.output))
-        for scope, names in rows.results[0].names.items():
-            writer.scope(scope, {name: rows.stacked(name) for name in names})
+    """Each row alone and unpadded, into one trace of the batch."""
+    batch, length = inputs.ids.shape
+    writer, feed = BatchWriter(Path(request.output), batch=batch, length=length), _feed(request)
+    results = []
+    for row in range(batch):
+        padding = inputs.padding(row)
+        fed = feed and feed.of_row(row, padding)
+        results.append(_trace(model, request, inputs.row(row), fed, writer.row(row, padding)))
     return writer.finish(
-        ran={**rows.results[0].ran, "batch": "row_by_row"},
+        ran={**results[0].ran, "batch": "row_by_row"},
         dtype=request.dtype,
         device=request.device,
-        seconds=sum(result.seconds for result in rows.results),
+        seconds=sum(result.seconds for result in results),
         load_seconds=load_seconds,
-        peak_device_bytes=max(result.peak_device_bytes for result in rows.results),
-        not_captured=rows.results[0].not_captured,
+        peak_device_bytes=max(result.peak_device_bytes for result in results),
+        not_captured=results[0].not_captured,
     )
 
 

@@ -85,12 +85,12 @@ def _trace(
 ) -> TraceResult:
     dtype = DTYPES[request.dtype]
     feed = None if request.feed is None else Feed(TraceReader(Path(request.feed)), dtype, request.device)
-    recorder = Recorder(TraceWriter(Path(request.output)), inputs, dtype)
+    recorder = Recorder(writer := TraceWriter(Path(request.output)), inputs, dtype)
     key = (*content_key(request.checkpoint), dtype, request.device)
     model, load_seconds = resident.get(key, lambda: load(checkpoint, dtype, request.device), device=request.device)
     with measured(request.device) as cost:
         forward(model, inputs, context, recorder, feed=feed, everything=request.capture == "all")
-    return recorder.writer.finish(
+    return writer.finish(
         ran=context.ran,
         dtype=request.dtype,
         device=request.device,
@@ -132,4 +132,5 @@ def forward(
 
 def _tap(recorder: Recorder, *, everything: bool) -> Tap:
     """All names, or those above a block's operations: `decoder.3` but not `decoder.3.mlp`."""
-    return lambda name, tensor: recorder.put(name, tensor) if everything or name.count(".") < 2 else None
+    wanted = (lambda _: True) if everything else (lambda name: name.count(".") < 2)
+    return lambda name, tensor: recorder.put(name, tensor, ours=name == "logits") if wanted(name) else None
