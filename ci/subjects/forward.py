@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -187,9 +188,11 @@ def measured(device: str) -> Iterator[Cost]:
 
 @contextmanager
 def exact_arithmetic() -> Iterator[None]:
-    """No TF32 and no reduced-precision reductions: float32 has to mean float32 on every device.
+    """No TF32 and no reduced-precision reductions: float32 has to mean float32 everywhere, in Triton too.
 
     https://docs.pytorch.org/docs/stable/notes/numerical_accuracy.html
+    Triton's `tl.dot` multiplies float32 in TF32 unless told otherwise, and asks its environment when it compiles:
+    https://triton-lang.org/main/python-api/generated/triton.language.dot.html
     """
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = (
@@ -200,9 +203,22 @@ def exact_arithmetic() -> Iterator[None]:
     )
     _set_arithmetic("highest", False, False, False)
     try:
-        yield
+        with _environment(TRITON_F32_DEFAULT="ieee"):
+            yield
     finally:
         _set_arithmetic(*before)
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """Variables that a library reads later than at its import, for the length of the block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _set_arithmetic(precision: str, bf16: bool, fp16: bool, cudnn_tf32: bool) -> None:

@@ -108,7 +108,9 @@ def load(checkpoint: Checkpoint, dtype: torch.dtype, device: str) -> Model:
 
 
 def _loaded(parameter: Parameter, tensors: Tensors, dtype: torch.dtype, device: str) -> Tensor:
-    loaded, at = torch.empty(parameter.shape, dtype=dtype, device=device), 0
+    if device != "cpu":
+        return tensors.whole(weights_key(parameter), device).to(dtype)
+    loaded, at = torch.empty(parameter.shape, dtype=dtype), 0
     for block in tensors.blocks(weights_key(parameter)):
         loaded[at : at + len(block)].copy_(block)
         at += len(block)
