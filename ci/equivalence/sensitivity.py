@@ -51,8 +51,8 @@ WIDE = {**YARN, "beta_fast": 4.0, "beta_slow": 0.02, "original_max_position_embe
 ROPES: dict[str, dict[str, Any]] = {
     "llama3": LLAMA3,
     "yarn": YARN,
-    "yarn with a wide ramp": WIDE,
-    "yarn with a wide ramp, without truncate": {**WIDE, "truncate": False},
+    "yarn, wide ramp": WIDE,
+    "yarn, truncate=False": {**WIDE, "truncate": False},
     "yarn without attention_factor": {k: v for k, v in YARN.items() if k != "attention_factor"},
     "linear": {"rope_type": "linear", "factor": 2.0},
     "dynamic": {"rope_type": "dynamic", "factor": 2.0},

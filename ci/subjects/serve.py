@@ -72,8 +72,16 @@ def give_back() -> None:
 
 def call(subject: Subject, method: str, arguments: dict[str, Any]) -> Any:
     """One method of the protocol, records in and out as plain values."""
+    from ci.errors import NotOfferedError
     from ci.records import to_dict
-    from ci.subjects.base import ConvertRequest, Differentiable, ExportRequest, GradientRequest, TraceRequest
+    from ci.subjects.base import (
+        NO_GRADIENTS,
+        ConvertRequest,
+        Differentiable,
+        ExportRequest,
+        GradientRequest,
+        TraceRequest,
+    )
 
     if method == "describe":
         return to_dict(subject.describe())
@@ -85,7 +93,9 @@ def call(subject: Subject, method: str, arguments: dict[str, Any]) -> Any:
         return to_dict(subject.export(ExportRequest(**arguments)))
     if method == "trace":
         return to_dict(subject.trace(TraceRequest(**arguments)))
-    if method == "gradients" and isinstance(subject, Differentiable):
+    if method == "gradients":
+        if not isinstance(subject, Differentiable):
+            raise NotOfferedError(NO_GRADIENTS)
         return to_dict(subject.gradients(GradientRequest(**arguments)))
     raise ValueError(f"no method {method!r}")
 

@@ -44,7 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--subject-timeout", type=float, default=1800.0, help="seconds a subject may take for one call")
     group.addoption("--subject-logs", type=Path, help="directory for the subject's output")
     group.addoption("--running-file", type=Path, help="kept current with the ids of the tests that are running")
-    group.addoption("--deep", action="store_true", help="also the tests of every config key and every weight")
+    group.addoption("--deep", action="store_true", help="also the tests of every config key, weight and gradient")
 
 
 def pytest_configure(config: pytest.Config) -> None:
