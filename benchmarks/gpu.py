@@ -1,9 +1,10 @@
 """The suite on a GPU at production shapes: `python -m benchmarks.gpu [MODEL …] [--subject …] [--out DIR]`.
 
 Each model's checkpoint is generated at two layers with the exact shapes of its production config (weights from the
-non-degenerate recipe, made on the device), served by the stand-in Hub, and taken through `hub-tests run --device cuda`.
-One row a test: verdict, worst tensor with its error, floor and margin, wall time, peak GPU memory; one a model: how
-often the GPU was busy, and the whole job against reading the same bytes into GPU memory once.
+non-degenerate recipe, made on the device), served by the stand-in Hub, fetched into the store as the job before the
+GPU's does, and taken through `hub-tests run --device cuda`. One row a test: verdict, worst tensor with its error, floor
+and margin, wall time and where it went, peak GPU memory; one a model: how often the GPU was busy, and the whole job
+against reading the same bytes into GPU memory once.
 """
 
 from __future__ import annotations
@@ -109,6 +110,9 @@ def job(name: str, options: argparse.Namespace, hub: HubServer, scratch: Path) -
     _free_gpu_memory()
     report = options.out / f"{name}-{options.subject}"
     environ = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HUB_TESTS_CACHE": str(scratch / "store")}
+    fetched = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "ci", "fetch", name], env=environ, check=True)
+    print(f"{name}: fetched in {time.perf_counter() - fetched:.1f} s", file=sys.stderr)
     words = [sys.executable, "-m", "ci", "run", name, "--device", "cuda", "--subject", options.subject]
     words += ["--report", str(report), *options.more]
     with watched() as usage:
@@ -132,16 +136,28 @@ def _free_gpu_memory() -> None:
     torch.cuda.empty_cache()
 
 
+SPENT = ("hugging_face.load", "hugging_face.forward", "subject.load", "subject.forward", "subject.compare")
+"""Where a test's time goes; what is left is converting, hashing, and Hugging Face's own noise being compared."""
+
+
 def rows(done: Job) -> Iterator[str]:
     """Markdown: one row a test."""
     for entry in done.results["entries"]:
         for case in entry["cases"]:
             evidence = case.get("evidence") or {}
-            worst = evidence.get("worst") or {}
+            worst, found = evidence.get("worst") or {}, evidence.get("figures", {})
             numbers = [_number(worst.get(key)) for key in ("error", "floor", "ratio", "limit")]
-            peak = evidence.get("figures", {}).get("peak_device_bytes", 0)
-            told = [case["name"], case["outcome"], worst.get("tensor", ""), *numbers]
-            yield "| " + " | ".join([*told, f"{case.get('seconds', 0):.1f}", f"{peak / 1e9:.1f}"]) + " |"
+            tensor = f"{worst['tensor']} ({worst['dtype']})" if worst else ""
+            spent = [_summed(found, f"{what}_seconds") for what in SPENT]
+            peak = max((value for key, value in found.items() if key.endswith("peak_device_bytes")), default=0)
+            told = [case["name"], case["outcome"], tensor, *numbers, f"{case.get('seconds', 0):.1f}", *spent]
+            yield "| " + " | ".join([*told, f"{peak / 1e9:.1f}" if peak else ""]) + " |"
+
+
+def _summed(figures: dict[str, float], end: str) -> str:
+    """Over both dtypes of a test."""
+    found = [value for key, value in figures.items() if key.endswith(end)]
+    return f"{sum(found):.1f}" if found else ""
 
 
 def _number(value: object) -> str:
@@ -150,8 +166,10 @@ def _number(value: object) -> str:
 
 def report(jobs: list[Job]) -> str:
     """The whole table."""
-    head = "| test | outcome | worst tensor | error | floor | ratio | limit | seconds | peak GB |"
-    lines = [head, "|---|---|---|---:|---:|---:|---:|---:|---:|", *(row for done in jobs for row in rows(done))]
+    spent = " | ".join(what.replace("hugging_face", "HF").replace(".", " ") for what in SPENT)
+    head = f"| test | outcome | worst tensor | error | floor | ratio | limit | seconds | {spent} | peak GB |"
+    rule = "|---" * 3 + "|---:" * (6 + len(SPENT)) + "|"
+    lines = [head, rule, *(row for done in jobs for row in rows(done))]
     lines += ["", "| model | job s | read s | job ÷ read | GPU busy | peak GB |", "|---|---:|---:|---:|---:|---:|"]
     for done in jobs:
         usage = f"{done.usage.busy:.0%} | {done.usage.peak_bytes / 1e9:.1f}"

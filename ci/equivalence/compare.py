@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ci.evidence import FailureClass
 
-CHUNK = 1 << 17
-"""Elements compared at a time: what stays in a core's cache."""
+CHUNK = {"cpu": 1 << 17, "cuda": 1 << 24}
+"""Elements compared at a time: what stays in a core's cache, and what keeps a GPU busy."""
 RMS_EPSILON = 1e-4
 """Regularises the scale of the specification's relative thresholds (Fast-LLM's `CompareConfig.rms_eps`)."""
 TOKEN_SCALE_FLOOR = 1e-2
@@ -38,7 +38,8 @@ class Difference:
 
     `error` is relative L2, `token_error` that of the worst token, both dimensionless. `rms_rel` and `max_rel` are the
     specification's: relative to the tensor's RMS. `by_token` is float32 (B, T), each token's relative error, NaN where
-    a token does not count.
+    a token does not count, on the CPU. `finite` is false where a value of either side is NaN or infinite, whether its
+    token counts or not: no figure means anything then.
     """
 
     error: float
@@ -52,10 +53,11 @@ class Difference:
     actual: float
     by_token: Tensor
     shape: tuple[int, ...] = ()
+    finite: bool = True
 
 
 def problem(name: str, actual: Tensor, expected: Tensor, *, dtype: torch.dtype) -> Problem | None:
-    """What must be right before numbers are compared: shape, then dtype, then every value finite."""
+    """What must be right before numbers are compared: shape, then dtype."""
     if actual.shape != expected.shape:
         shapes = f"shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
         return Problem("shape_mismatch", name, f"{name} has {shapes}")
@@ -63,20 +65,17 @@ def problem(name: str, actual: Tensor, expected: Tensor, *, dtype: torch.dtype) 
         actual.is_floating_point() and actual.dtype != dtype
     ):
         return Problem("shape_mismatch", name, f"{name} is {actual.dtype}, expected {dtype}".replace("torch.", ""))
-    if (bad := first_non_finite(actual)) is not None:
-        where = ", ".join(map(str, bad))
-        return Problem(
-            "non_finite", name, f"{name} is {float(actual[bad])} at [{where}], expected {float(expected[bad]):.6g}"
-        )
     return None
 
 
-def first_non_finite(tensor: Tensor) -> tuple[int, ...] | None:
-    """Index of the first NaN or infinity in memory order, or None. The sum of finite values tells most cases."""
-    if not tensor.is_floating_point() or math.isfinite(float(tensor.sum(dtype=torch.float64))):
+def non_finite(name: str, actual: Tensor, expected: Tensor) -> Problem | None:
+    """The first NaN or infinity of `actual` in memory order, where there is one."""
+    finite = actual.isfinite()
+    if bool(finite.all()):
         return None
-    finite = tensor.isfinite()
-    return None if bool(finite.all()) else _unravel(int((~finite).flatten().long().argmax()), tensor.shape)
+    bad = _unravel(int((~finite).flatten().long().argmax()), actual.shape)
+    said = f"{name} is {float(actual[bad])} at {list(bad)}, expected {float(expected[bad]):.6g}"
+    return Problem("non_finite", name, said)
 
 
 def difference(actual: Tensor, expected: Tensor, *, keep: Tensor | None = None, full: bool = True) -> Difference:
@@ -85,29 +84,33 @@ def difference(actual: Tensor, expected: Tensor, *, keep: Tensor | None = None, 
     With `full` false only `error`, `token_error` and `by_token` are measured, which is what a noise floor needs.
     Differences that one flushed denormal explains count as none.
     """
-    batch, length = expected.shape[:2]
-    rows_a, rows_e = actual.reshape(batch * length, -1), expected.reshape(batch * length, -1)
-    kept = torch.ones(batch * length, dtype=torch.bool) if keep is None else keep.reshape(-1)
-    d2, e2 = torch.zeros(batch * length, dtype=torch.float64), torch.zeros(batch * length, dtype=torch.float64)
-    top = torch.zeros(batch * length, dtype=torch.float64)
-    step = max(1, CHUNK // max(1, rows_e.shape[1]))
-    for start in range(0, batch * length, step):
+    tokens = expected.shape[0] * expected.shape[1]
+    rows_a, rows_e = actual.reshape(tokens, -1), expected.reshape(tokens, -1)
+    kept = torch.ones(tokens, dtype=torch.bool) if keep is None else keep.reshape(-1).cpu()
+    d2, e2, top = (torch.zeros(tokens, dtype=torch.float64, device=expected.device) for _ in range(3))
+    step = max(1, CHUNK[expected.device.type] // max(1, rows_e.shape[1]))
+    for start in range(0, tokens, step):
         part = slice(start, start + step)
         wanted = rows_e[part].double()
-        delta = rows_a[part].double() - wanted
+        delta = rows_a[part].to(torch.float64, copy=True).sub_(wanted)
         d2[part] = torch.linalg.vector_norm(delta, dim=1).square()
         e2[part] = torch.linalg.vector_norm(wanted, dim=1).square()
         if full:
             top[part] = torch.linalg.vector_norm(delta, ord=math.inf, dim=1)
-    slack = rows_e.shape[1] * _smallest(actual.dtype) ** 2
-    return _summary(actual, expected, (d2 - slack).clamp(min=0), e2, top, kept, full=full)
+    d2, e2, top = (tensor.cpu() for tensor in (d2, e2, top))
+    return _summary(actual, expected, (d2 - _slack(actual)).clamp(min=0), e2, top, kept, full=full)
+
+
+def _slack(actual: Tensor) -> float:
+    """What a token's squared error may be for every value flushed to zero."""
+    return max(1, actual[0, 0].numel()) * _smallest(actual.dtype) ** 2
 
 
 def _summary(
     actual: Tensor, expected: Tensor, d2: Tensor, e2: Tensor, top: Tensor, kept: Tensor, *, full: bool
 ) -> Difference:
     batch, length = expected.shape[:2]
-    width = max(1, expected[0, 0].numel())
+    width, finite = max(1, expected[0, 0].numel()), bool(d2.isfinite().all())
     count = max(1, int(kept.sum()))
     total_d, total_e = float(d2[kept].sum()), float(e2[kept].sum())
     scale = e2.clamp(min=TOKEN_SCALE_FLOOR**2 * total_e / count)
@@ -135,6 +138,7 @@ def _summary(
         worst_index=index,
         by_token=by_token.float().reshape(batch, length),
         shape=tuple(expected.shape),
+        finite=finite,
         **figures,
     )
 
@@ -165,22 +169,28 @@ def distribution(actual: Tensor, expected: Tensor, keep: Tensor) -> dict[str, fl
     `top1_agreement` counts the tokens where the expected best logit leads by more than twice the largest error: any
     right answer agrees on all of them.
     """
-    kl, agree, decided = [], 0, 0
     width = expected.shape[-1]
     rows_a, rows_e = actual.reshape(-1, width)[keep.reshape(-1)], expected.reshape(-1, width)[keep.reshape(-1)]
-    step = max(1, CHUNK // width)
+    step = max(1, CHUNK[expected.device.type] // width)
+    nats, clear, agree = [torch.zeros(1)], 0, 0
     for start in range(0, len(rows_e), step):
         a, e = rows_a[start : start + step].float(), rows_e[start : start + step].float()
-        log_e = e.log_softmax(-1)
-        kl.append((log_e.exp() * (log_e - a.log_softmax(-1))).sum(-1).clamp(min=0))
-        best = e.topk(2, dim=-1).values
-        clear = best[:, 0] - best[:, 1] > 2 * (a - e).abs().amax(-1)
-        agree += int((clear & (a.argmax(-1) == e.argmax(-1))).sum())
-        decided += int(clear.sum())
-    nats = torch.cat(kl) if kl else torch.zeros(1)
+        nats.append(_divergence(a, e).cpu())
+        best = e.topk(2, dim=-1)
+        leads = best.values[:, 0] - best.values[:, 1] > 2 * torch.linalg.vector_norm(a - e, ord=math.inf, dim=-1)
+        clear += int(leads.sum())
+        agree += int((leads & (a.argmax(-1) == best.indices[:, 0])).sum())
+    kl = torch.cat(nats[1:] or nats)
     return {
-        "kl_mean": float(nats.mean()),
-        "kl_p99": float(nats.quantile(0.99)),
-        "kl_max": float(nats.max()),
-        "top1_agreement": agree / decided if decided else 1.0,
+        "kl_mean": float(kl.mean()),
+        "kl_p99": float(kl.quantile(0.99)),
+        "kl_max": float(kl.max()),
+        "top1_agreement": agree / clear if clear else 1.0,
     }
+
+
+def _divergence(a: Tensor, e: Tensor) -> Tensor:
+    """KL(softmax(e) || softmax(a)) of each row, in nats: sum p (e - a) - logsumexp e + logsumexp a."""
+    expected = torch.softmax(e, dim=-1)
+    mean: Tensor = torch.linalg.vecdot(expected, e - a)
+    return (mean - e.logsumexp(-1) + a.logsumexp(-1)).clamp(min=0)

@@ -15,9 +15,10 @@ from ci.equivalence.deep import Gradients, Sensitivity, fresh_truth, perturbed
 from ci.equivalence.halves import FINGERPRINT
 from ci.equivalence.inquest import Inquest
 from ci.equivalence.judged import Judged
+from ci.equivalence.spent import Spent
 from ci.equivalence.truth import Truth
 from ci.equivalence.verdicts import Verdict
-from ci.equivalence.walk import Walk
+from ci.equivalence.walk import Walk, Walked
 from ci.errors import NotOfferedError, SubjectError
 from ci.models import HubModel
 from ci.subjects.base import NO_GRADIENTS, ConvertRequest, Differentiable, DType, Subject, TraceRequest, TraceResult
@@ -64,7 +65,7 @@ class Judge:
     shared_truth: Truth | None = None
     explain: bool = True
     truth: Truth = field(init=False)
-    subject_seconds: float = 0.0
+    spent: Spent = field(default_factory=Spent)
     _traces: Path = Path()
     _passed: dict[tuple[DType, tuple[tuple[str, str], ...]], bool] = field(default_factory=dict)
 
@@ -83,12 +84,23 @@ class Judge:
         """Gate A in float32; Gate B in the model's dtype, which is Gate A where the model was published in float32."""
         real: DType = "float32" if dtype == "float32" else self.truth.model_dtype
         self._traces = Path(tempfile.mkdtemp(prefix="traces-", dir=self._workdir()))
+        before = [self._noted(side) for side in (self.truth.spent, self.spent)]
         try:
             found = self._verdict(real, variant)
         finally:
             shutil.rmtree(self._traces)
         self._passed[real, tuple(sorted(variant.items()))] = found.passed
-        return found
+        return replace(found, figures={**found.figures, **self._costs(real, *before)})
+
+    def _noted(self, side: Spent) -> Spent:
+        side.peak_device_bytes = 0
+        return replace(side)
+
+    def _costs(self, dtype: DType, truth: Spent, subject: Spent) -> dict[str, float]:
+        """Seconds of each side by what they went into, and the device's peak in bytes."""
+        found = {**self.truth.spent.figures("hugging_face", truth), **self.spent.figures("subject", subject)}
+        found["peak_device_bytes"] = float(max(self.truth.spent.peak_device_bytes, self.spent.peak_device_bytes))
+        return {f"{dtype}.{key}": value for key, value in found.items() if value}
 
     def _verdict(self, dtype: DType, variant: Mapping[str, str]) -> Verdict:
         judged = []
@@ -108,7 +120,7 @@ class Judge:
         return found
 
     def _measure_first(self, dtype: DType) -> None:
-        """Everything of Hugging Face before anything of the subject: each loads its model once, one after the other."""
+        """Everything of Hugging Face before anything of the subject: each loads its model once for all cases."""
         cases = self.truth.cases
         for case in cases:
             self.truth.oracle(case)
@@ -116,8 +128,6 @@ class Judge:
             self.truth.limits(case, dtype)
         if dtype == "float32":
             self.truth.limits(cases[0], dtype, fed=True)
-        if self.trial.device != "cpu":
-            self.hugging_face.close()  # a GPU holds one copy of the model at a time
 
     def _fed(self, batch: Judged, dtype: DType, variant: Mapping[str, str]) -> list[Judged]:
         """In float32 each block is also judged alone, on the reference's input, where no noise has gathered yet."""
@@ -218,7 +228,7 @@ class Judge:
         case = self.truth.cases[0]
         trace = self.truth.trace(case, "float32", {}, "exported", checkpoint=exported)
         limits, oracle = self.truth.limits(case, "float32"), self.truth.oracle(case)
-        walked = Walk(trace, oracle, case.keep, allowed=limits.token_error).run()
+        walked = self._walked(Walk(trace, oracle, case.keep, allowed=limits.token_error, device=self.trial.device))
         shutil.rmtree(trace.path)
         return Judged(case, limits, walked, ran=trace.result.ran, path=trace.path)
 
@@ -232,8 +242,19 @@ class Judge:
     def _compared(self, case: Case, dtype: DType, who: Tried, *, fed: bool) -> Judged:
         oracle, limits = self.truth.oracle(case), self.truth.limits(case, dtype, fed=fed)
         result, trace = self._trace(case, dtype, who, feed=self.truth.feed(case) if fed else None)
-        walked = Walk(trace, oracle, case.keep, part=case.part, allowed=limits.token_error, carry=not fed).run()
-        return Judged(case, limits, walked, ran=result.ran, path=trace.path, fed=fed)
+        walk = Walk(
+            *(trace, oracle, case.keep),
+            part=case.part,
+            allowed=limits.token_error,
+            carry=not fed,
+            predictions=case is self.truth.cases[0] and not fed,
+            device=self.trial.device,
+        )
+        return Judged(case, limits, self._walked(walk), ran=result.ran, path=trace.path, fed=fed)
+
+    def _walked(self, walk: Walk) -> Walked:
+        with self.spent.comparing():
+            return walk.run()
 
     def _trace(
         self, case: Case, dtype: DType, who: Tried, *, feed: TraceReader | None
@@ -249,6 +270,7 @@ class Judge:
             capture="all",
             feed=str(feed.path) if feed else None,
         )
+        self.truth.turns.take(who.subject)
         result = who.subject.trace(request)
-        self.subject_seconds += result.seconds + result.load_seconds
+        self.spent.ran(result)
         return result, TraceReader(output)

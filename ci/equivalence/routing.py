@@ -70,7 +70,7 @@ def spread(flipped: Tensor) -> Tensor:
 
 
 def _one_hot(experts: Tensor, count: int) -> Tensor:
-    hot = torch.zeros(*experts.shape[:-1], count, dtype=torch.bool)
+    hot = torch.zeros(*experts.shape[:-1], count, dtype=torch.bool, device=experts.device)
     return hot.scatter_(-1, experts.clamp(0, count - 1), True)
 
 

@@ -21,6 +21,8 @@ from ci.equivalence import inputs, routing
 from ci.equivalence.floors import Limits, floors, noise_variants, untrusted
 from ci.equivalence.inputs import Case, Needs
 from ci.equivalence.oracle import TrueFloat64
+from ci.equivalence.spent import Spent
+from ci.equivalence.turns import Turns
 from ci.equivalence.walk import TOP_EXPERTS, Walk, Walked, cut
 from ci.errors import RequestError, SubjectError
 from ci.models import TestParams
@@ -44,14 +46,18 @@ class Truth:
     device: str
     workdir: Path
     seed: int = inputs.SEED
-    seconds: float = 0.0
-    forwards: int = 0
+    spent: Spent = field(default_factory=Spent)
     _oracles: dict[str, TraceReader] = field(default_factory=dict)
     _feeds: dict[str, TraceReader] = field(default_factory=dict)
     _limits: dict[tuple[str, DType, bool], Limits] = field(default_factory=dict)
     _cases: tuple[Case, ...] = ()
     _experts_idle: int = 0
     _silent: dict[str, str] = field(default_factory=dict)
+    turns: Turns = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Nothing runs yet."""
+        self.turns = Turns(self.device)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -172,10 +178,9 @@ class Truth:
             capture="all",
             feed=str(feed.path) if feed else None,
         )
+        self.turns.take(self.hugging_face)
         with TrueFloat64() if dtype == "float64" else nullcontext():
-            result = self.hugging_face.trace(request)
-        self.seconds += result.seconds + result.load_seconds
-        self.forwards += 1
+            self.spent.ran(self.hugging_face.trace(request))
         return TraceReader(output)
 
     def _noise(self, whole: Case, group: list[Case], dtype: DType, *, fed: bool) -> dict[str, list[Walked]]:
@@ -189,8 +194,16 @@ class Truth:
                 self._silent[", ".join(f"{axis}={name}" for axis, name in variant.items())] = str(refused)[-120:]
                 continue
             for case in group:
-                walk = Walk(trace, oracle, case.keep, part=case.part, mine=case.part, full=False, carry=not fed)
-                walks[case.name].append(walk.run())
+                walk = Walk(
+                    *(trace, oracle, case.keep),
+                    part=case.part,
+                    mine=case.part,
+                    full=False,
+                    carry=not fed,
+                    device=self.device,
+                )
+                with self.spent.comparing():
+                    walks[case.name].append(walk.run())
             shutil.rmtree(trace.path)
         if not any(walks.values()):
             raise SubjectError(f"Hugging Face: no variant runs in {dtype}: {'; '.join(self._silent.values())}")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ci.equivalence import routing
-from ci.equivalence.compare import Difference, Problem, difference, distribution, problem
+from ci.equivalence.compare import Difference, Problem, difference, distribution, non_finite, problem
 from ci.evidence import LayerRouting
 from ci.subjects.forward import DTYPES
 from ci.subjects.tracefile import TraceReader, TraceWriter, mandatory
@@ -59,6 +59,8 @@ class Walked:
 class Walk:
     """One walk. `keep` is bool (B, T), the real tokens compared; `part` cuts the expected trace, `mine` the actual.
 
+    Tensors are compared on `device`, one of each side at a time; `predictions` asks for the distributions too.
+
     `allowed` gives the relative error that a token of the named router logits may have; without it every flip counts
     as rounding, as it is between two implementations that are both right. With `carry` false a flip excuses its own
     layer only, which is true where each block was fed the expected input.
@@ -72,6 +74,8 @@ class Walk:
     allowed: Callable[[str], float] | None = None
     full: bool = True
     carry: bool = True
+    predictions: bool = False
+    device: str = "cpu"
     _flipped: Tensor = field(init=False)
     _routing: list[LayerRouting] = field(default_factory=list, init=False)
     _flips: dict[str, float] = field(default_factory=dict, init=False)
@@ -81,20 +85,28 @@ class Walk:
         """Structure first: with a tensor missing nothing is compared; a tensor that is malformed ends the walk."""
         if problems := tuple(_structure(self.actual, self.expected)):
             return Walked(problems=problems)
+        self.keep = self.keep.to(self.device)
         self._flipped = torch.zeros_like(self.keep)
         differences: dict[str, Difference] = {}
-        dtype = DTYPES[self.actual.result.dtype]
         for name in self.expected:
-            if name not in self.actual:
-                continue
-            actual, expected = self.mine.of(self.actual.tensor(name)), self.part.of(self.expected.tensor(name))
-            if found := problem(name, actual, expected, dtype=dtype):
+            if name in self.actual and (found := self._step(name, differences)):
                 return self._walked(differences, found)
-            if name.endswith(TOP_EXPERTS):
-                self._route(name, actual, expected)
-            else:
-                differences[name] = self._difference(name, actual, expected)
         return self._walked(differences)
+
+    def _step(self, name: str, differences: dict[str, Difference]) -> Problem | None:
+        """Compare one tensor; the problem that ends the walk, where there is one."""
+        actual = self.mine.of(self.actual.tensor(name, device=self.device))
+        expected = self.part.of(self.expected.tensor(name, device=self.device))
+        if found := problem(name, actual, expected, dtype=DTYPES[self.actual.result.dtype]):
+            return found
+        if name.endswith(TOP_EXPERTS):
+            self._route(name, actual, expected)
+            return None
+        difference_ = self._difference(name, actual, expected)
+        if not difference_.finite and (found := non_finite(name, actual, expected)):
+            return found
+        differences[name] = difference_
+        return None
 
     def _walked(self, differences: dict[str, Difference], *problems: Problem) -> Walked:
         return Walked(differences, problems, tuple(self._routing), self._flips, self._logits)
@@ -105,13 +117,13 @@ class Walk:
         if name.endswith(".mixer.context"):
             self._flipped = routing.spread(self._flipped)
         keep = self.keep & ~self._flipped
-        if self.full and name == "logits":
+        if self.predictions and name == "logits":
             self._logits = distribution(actual, expected, keep)
         return difference(actual, expected, keep=keep, full=self.full)
 
     def _route(self, name: str, actual: Tensor, expected: Tensor) -> None:
         logits_name = name.replace(TOP_EXPERTS, "mlp.router_logits")
-        logits = self.part.of(self.expected.tensor(logits_name))
+        logits = self.part.of(self.expected.tensor(logits_name, device=self.device))
         keep = self.keep & ~self._flipped
         found = routing.flips(actual, expected, logits, keep=keep)
         norm = torch.linalg.vector_norm(logits.double(), dim=-1)
@@ -127,7 +139,8 @@ def logits_error(actual: TraceReader, expected: TraceReader, keep: Tensor) -> fl
     mine, right = actual.tensor("logits"), expected.tensor("logits")
     if problem("logits", mine, right, dtype=mine.dtype):
         return float("inf")
-    return difference(mine, right, keep=keep, full=False).error
+    found = difference(mine, right, keep=keep, full=False)
+    return found.error if found.finite else float("inf")
 
 
 def cut(trace: TraceReader, part: Part, path: Path) -> TraceReader:

@@ -193,6 +193,10 @@ class Subject(Protocol):
         """The subject's checkpoint directory back to a Hugging Face directory."""
         ...
 
+    def release(self) -> None:
+        """Let go of a model that was kept loaded for the next trace: the device is somebody else's now."""
+        ...
+
 
 @runtime_checkable
 class Differentiable(Protocol):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,7 @@ from ci.subjects.fast_llm_config import (
 )
 from ci.subjects.fast_llm_errors import one_line_errors
 from ci.subjects.provenance import commit_of, libraries, python_version
+from ci.subjects.resident import Resident, content_key
 
 if TYPE_CHECKING:
     from ci.subjects.forward import Feed, Inputs
@@ -48,7 +49,12 @@ LIBRARIES = ("torch", "transformers", "safetensors", "triton", "flash-attn", "nu
 
 @dataclass(frozen=True)
 class FastLLMSubject:
-    """Fast-LLM behind the subject protocol. What it raises comes out as one line that ends in the place."""
+    """Fast-LLM behind the subject protocol. What it raises comes out as one line that ends in the place.
+
+    The last model traced stays loaded, with its variant, until another is asked for or `release`.
+    """
+
+    _resident: Resident[Any] = field(default_factory=Resident, init=False, repr=False, compare=False)
 
     def describe(self) -> Description:
         """Version, commit of the tree it is imported from, libraries, and the formats it converts."""
@@ -80,7 +86,7 @@ class FastLLMSubject:
 
     def trace(self, request: TraceRequest) -> TraceResult:
         """Forward pass in inference phase; `ran` is what the loaded model's blocks resolved their variants to."""
-        from ci.subjects.forward import exact_arithmetic, give_back_memory
+        from ci.subjects.forward import exact_arithmetic
 
         if request.device not in ("cpu", "cuda", "cuda:0"):
             raise UnsupportedError(
@@ -92,15 +98,21 @@ class FastLLMSubject:
                 exact_arithmetic(),
                 _compiling(compiler_of(request)),
             ):
-                return _trace(request)
-        finally:
-            give_back_memory()
+                return _trace(request, self._resident)
+        except BaseException:
+            self.release()  # what a failed forward left behind is nobody's model
+            raise
+
+    def release(self) -> None:
+        """Let the loaded model go."""
+        self._resident.release()
 
     def gradients(self, request: GradientRequest) -> GradientResult:
         """One training step's gradients, by Hugging Face's names."""
         from ci.subjects.fast_llm_gradients import as_trace, run_gradients
         from ci.subjects.forward import exact_arithmetic
 
+        self.release()
         with (
             one_line_errors(f"gradients of {request.checkpoint}"),
             exact_arithmetic(),
@@ -109,22 +121,22 @@ class FastLLMSubject:
             return run_gradients(request)
 
 
-def _trace(request: TraceRequest) -> TraceResult:
+def _trace(request: TraceRequest, resident: Resident[Any]) -> TraceResult:
     import torch
 
     from ci.subjects.fast_llm_trace import ALL, ROTATED
-    from ci.subjects.forward import DTYPES, Feed, measured, read_inputs
+    from ci.subjects.forward import DTYPES, Feed, read_inputs
     from ci.subjects.rows import each_row
     from ci.subjects.tracefile import TraceReader
 
     inputs = read_inputs(Path(request.inputs)).to(request.device)
-    with measured(request.device) as loading:
-        model = _load(request)
+    key = (*content_key(request.checkpoint), request.dtype, request.device, tuple(sorted(request.variant.items())))
+    model, load_seconds = resident.get(key, lambda: _load(request), device=request.device)
     vocabulary = model.config.fast_llm_config.base_model.embeddings.vocab_size
     if int(inputs.ids.max()) >= vocabulary:
         raise RequestError(f"input_ids hold {int(inputs.ids.max())}, the model's vocabulary ends at {vocabulary - 1}")
     feed = Feed(TraceReader(Path(request.feed)), DTYPES[request.dtype], request.device) if request.feed else None
-    run = _Run(model, request, loading.seconds)
+    run = _Run(model, request, load_seconds)
     with torch.inference_mode():
         if request.capture == "blocks":
             return run.forward(Path(request.output), inputs, feed)
@@ -169,7 +181,7 @@ class _Run:
         seconds = cost.seconds - recorder.seconds
         (final_norm,) = answer.hidden_states.values()
         recorder.put("final_norm", final_norm)
-        recorder.put("logits", answer.logits)
+        recorder.put("logits", answer.logits, ours=True)
         recorder.flush()
         missing = set(taps.expected()) - set(recorder.written)
         return writer.finish(

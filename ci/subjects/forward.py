@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import gc
+import os
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ci.errors import RequestError
-from ci.subjects.tracefile import TraceReader, TraceWriter, scope_of
+from ci.subjects.tracefile import TraceReader, scope_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from ci.subjects.base import DType
@@ -83,6 +84,14 @@ def _problem(ids: Tensor | None, mask: Tensor | None) -> str | None:
     return None
 
 
+class ScopeSink(Protocol):
+    """Where captures go, scope by scope."""
+
+    def scope(self, scope: str, tensors: Mapping[str, Tensor]) -> None:
+        """Take one finished scope."""
+        ...
+
+
 @dataclass
 class Recorder:
     """Holds the captures of one scope and flushes them to the trace: never more than one layer's tensors at a time.
@@ -92,21 +101,24 @@ class Recorder:
     which is not the forward's.
     """
 
-    writer: TraceWriter
+    writer: ScopeSink
     inputs: Inputs
     dtype: torch.dtype
     seconds: float = 0.0
     written: list[str] = field(default_factory=list)
     _held: dict[str, Tensor] = field(default_factory=dict)
 
-    def put(self, name: str, tensor: Tensor) -> None:
-        """Keep a copy of `tensor`, (B, T, …) or flattened (B * T, …), in the trace's dtype (integers as int64)."""
+    def put(self, name: str, tensor: Tensor, *, ours: bool = False) -> None:
+        """Keep a copy of `tensor`, (B, T, …) or flattened (B * T, …), in the trace's dtype (integers as int64).
+
+        With `ours` nobody else will read or change it any more, so that it is kept itself.
+        """
         started = time.perf_counter()
         batch, length = self.inputs.ids.shape
         if tensor.shape[:2] != (batch, length):
             tensor = tensor.reshape(batch, length, *tensor.shape[1:])
         dtype = self.dtype if tensor.is_floating_point() else torch.int64
-        copy = tensor.detach().to(dtype, copy=True)
+        copy = tensor.detach().to(dtype, copy=not ours)
         if self.inputs.mask is not None:
             copy[self.inputs.mask.to(copy.device) == 0] = 0
         self._held[name] = copy
@@ -176,9 +188,11 @@ def measured(device: str) -> Iterator[Cost]:
 
 @contextmanager
 def exact_arithmetic() -> Iterator[None]:
-    """No TF32 and no reduced-precision reductions: float32 has to mean float32 on every device.
+    """No TF32 and no reduced-precision reductions: float32 has to mean float32 everywhere, in Triton too.
 
     https://docs.pytorch.org/docs/stable/notes/numerical_accuracy.html
+    Triton's `tl.dot` multiplies float32 in TF32 unless told otherwise, and asks its environment when it compiles:
+    https://triton-lang.org/main/python-api/generated/triton.language.dot.html
     """
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = (
@@ -189,9 +203,22 @@ def exact_arithmetic() -> Iterator[None]:
     )
     _set_arithmetic("highest", False, False, False)
     try:
-        yield
+        with _environment(TRITON_F32_DEFAULT="ieee"):
+            yield
     finally:
         _set_arithmetic(*before)
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """Variables that a library reads later than at its import, for the length of the block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _set_arithmetic(precision: str, bf16: bool, fp16: bool, cudnn_tf32: bool) -> None:

@@ -8,7 +8,7 @@ and RoPE in float32, so that it still has a floor near 3e-7), padded rows one by
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,13 +22,13 @@ from ci.subjects.forward import (
     Inputs,
     Recorder,
     exact_arithmetic,
-    give_back_memory,
     measured,
     read_inputs,
 )
 from ci.subjects.hugging_face_gradients import differentiate
 from ci.subjects.hugging_face_taps import Taps, has_experts
-from ci.subjects.rows import each_row
+from ci.subjects.resident import Key, Resident, content_key
+from ci.subjects.row_files import BatchWriter, RowWriter
 from ci.subjects.tracefile import TraceReader, TraceWriter
 
 if TYPE_CHECKING:
@@ -39,40 +39,28 @@ EXPERTS = ("eager", "batched_mm", "grouped_mm")
 BATCH = ("together", "row_by_row")
 
 
-Key = tuple[object, ...]
-
-
-@dataclass
-class _Loaded:
-    key: Key
-    model: Any
-    seconds: float
-
-
 @dataclass
 class HuggingFace:
-    """Traces Hugging Face checkpoints. The last model stays loaded for the next trace of it; `close` lets it go."""
+    """Traces Hugging Face checkpoints. The last model stays loaded for the next trace of it; `release` lets it go."""
 
     trust_remote_code: bool = False
-    _loaded: _Loaded | None = field(default=None, init=False, repr=False)
+    _resident: Resident[Any] = field(default_factory=Resident, init=False, repr=False)
     _variants: dict[Key, tuple[Variant, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self.release()
 
-    def close(self) -> None:
+    def release(self) -> None:
         """Forget the loaded model and give its memory back to the device."""
-        if self._loaded is not None:
-            self._loaded = None
-            give_back_memory()
+        self._resident.release()
 
     def variants(self, checkpoint: str) -> tuple[Variant, ...]:
         """The legitimate implementations for the model in the directory `checkpoint`, each axis's default first."""
         with _one_line(checkpoint, "cannot be read"):
-            key = _content(checkpoint)
+            key = content_key(checkpoint)
             if key not in self._variants:
                 self._variants[key] = _variants(self._skeleton(checkpoint))
             return self._variants[key]
@@ -84,17 +72,16 @@ class HuggingFace:
         UnsupportedError for a variant the model does not have; InfrastructureError when the device is out of memory.
         """
         inputs = read_inputs(Path(request.inputs)).to(request.device)
-        variant = self._variant(request, padded=inputs.mask is not None)
-        reused = self._is_loaded(request)
         with _one_line(request.checkpoint, "does not load"):
-            loaded = self._load(request)
-        _check_ids(inputs, loaded.model)
-        load_seconds = 0.0 if reused else loaded.seconds
+            model, load_seconds = self._load(request)
+        variant = self._variant(request, padded=inputs.mask is not None)
+        _check_ids(inputs, model)
         with _one_line(request.checkpoint, "forward fails"), exact_arithmetic(), torch.inference_mode():
-            _set_implementations(loaded.model, variant)
+            _set_implementations(model, variant)
             if variant["batch"] == "row_by_row":
-                return _trace_rows(loaded.model, request, inputs, load_seconds)
-            return _trace(loaded.model, request, inputs, _feed(request), load_seconds)
+                return _trace_rows(model, request, inputs, load_seconds)
+            writer = TraceWriter(Path(request.output))
+            return _trace(model, request, inputs, _feed(request), writer, load_seconds)
 
     def gradients(self, request: GradientRequest) -> GradientResult:
         """Backward pass of `request` into a directory of gradients. The model is let go: they take its weights' place.
@@ -102,16 +89,16 @@ class HuggingFace:
         Raises as `trace` does.
         """
         traced = TraceRequest(request.checkpoint, request.inputs, "", request.dtype, request.device, request.variant)
-        variant = self._variant(traced, padded=False)
         with _one_line(request.checkpoint, "does not load"):
-            loaded = self._load(traced)
+            model, _ = self._load(traced)
+        variant = self._variant(traced, padded=False)
         try:
             with _one_line(request.checkpoint, "backward fails"), exact_arithmetic(), _quiet():
-                _set_implementations(loaded.model, variant)
-                return differentiate(loaded.model, request, variant)
+                _set_implementations(model, variant)
+                return differentiate(model, request, variant)
         finally:
-            del loaded
-            self.close()
+            del model
+            self.release()
 
     def _skeleton(self, checkpoint: str) -> Any:
         from transformers import AutoConfig, AutoModelForCausalLM
@@ -135,17 +122,13 @@ class HuggingFace:
             defaults["batch"] = "row_by_row"
         return defaults | dict(request.variant)
 
-    def _is_loaded(self, request: TraceRequest) -> bool:
-        return self._loaded is not None and self._loaded.key == _key(request)
-
-    def _load(self, request: TraceRequest) -> _Loaded:
-        if self._loaded is not None and self._is_loaded(request):
-            return self._loaded
-        self.close()
-        with measured(request.device) as cost:
-            model = self._from_pretrained(request).to(request.device).eval()
-        self._loaded = _Loaded(_key(request), model, cost.seconds)
-        return self._loaded
+    def _load(self, request: TraceRequest) -> tuple[Any, float]:
+        """The model, and the seconds that loading it took; which variants it has is known from then on."""
+        content = content_key(request.checkpoint)
+        key = (*content, request.dtype, request.device)
+        found = self._resident.get(key, lambda: self._from_pretrained(request).eval(), device=request.device)
+        self._variants.setdefault(content, _variants(found[0]))
+        return found
 
     def _from_pretrained(self, request: TraceRequest) -> Any:
         from transformers import AutoModelForCausalLM
@@ -159,21 +142,12 @@ class HuggingFace:
                 local_files_only=True,
                 ignore_mismatched_sizes=True,  # so that the loading info names them
                 output_loading_info=True,
+                device_map=None if request.device == "cpu" else {"": request.device},  # straight to where it runs
             )
         problems = {kind: sorted(map(str, found)) for kind, found in info.items() if found}
         if problems:
             raise SubjectError(f"{request.checkpoint} does not load into {type(model).__name__} exactly: {problems}")
         return model
-
-
-def _key(request: TraceRequest) -> Key:
-    return *_content(request.checkpoint), request.dtype, request.device
-
-
-def _content(checkpoint: str) -> Key:
-    """A directory by what it holds: one that was written anew is another checkpoint."""
-    files = sorted(path for path in Path(checkpoint).iterdir() if path.is_file())
-    return checkpoint, *((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
 
 
 def _variants(skeleton: Any) -> tuple[Variant, ...]:
@@ -203,16 +177,20 @@ def _feed(request: TraceRequest) -> Feed | None:
 
 
 def _trace(
-    model: Any, request: TraceRequest, inputs: Inputs, feed: Feed | None, load_seconds: float = 0.0
+    model: Any,
+    request: TraceRequest,
+    inputs: Inputs,
+    feed: Feed | None,
+    writer: TraceWriter | RowWriter,
+    load_seconds: float = 0.0,
 ) -> TraceResult:
-    writer = TraceWriter(Path(request.output))
     recorder = Recorder(writer, inputs, DTYPES[request.dtype])
     taps = Taps(model, recorder, everything=request.capture == "all", feed=feed)
     with measured(request.device) as cost, taps.attached():
         kwargs = {} if inputs.mask is None else {"attention_mask": inputs.mask, "position_ids": inputs.position_ids()}
         logits = model(input_ids=inputs.ids, use_cache=False, **kwargs).logits
     seconds = cost.seconds - recorder.seconds
-    recorder.put("logits", logits)
+    recorder.put("logits", logits, ours=True)
     recorder.flush()
     missing = set(taps.expected()) - set(recorder.written) if taps.everything else ()
     return writer.finish(
@@ -227,23 +205,22 @@ def _trace(
 
 
 def _trace_rows(model: Any, request: TraceRequest, inputs: Inputs, load_seconds: float) -> TraceResult:
-    """Each row alone and unpadded; then the rows together, scope by scope."""
-
-    def trace_row(output: Path, row: Inputs, feed: Feed | None) -> TraceResult:
-        return _trace(model, replace(request, output=str(output)), row, feed)
-
-    with each_row(Path(request.output), inputs, _feed(request), trace_row) as rows:
-        writer = TraceWriter(Path(request.output))
-        for scope, names in rows.results[0].names.items():
-            writer.scope(scope, {name: rows.stacked(name) for name in names})
+    """Each row alone and unpadded, into one trace of the batch."""
+    batch, length = inputs.ids.shape
+    writer, feed = BatchWriter(Path(request.output), batch=batch, length=length), _feed(request)
+    results = []
+    for row in range(batch):
+        padding = inputs.padding(row)
+        fed = feed and feed.of_row(row, padding)
+        results.append(_trace(model, request, inputs.row(row), fed, writer.row(row, padding)))
     return writer.finish(
-        ran={**rows.results[0].ran, "batch": "row_by_row"},
+        ran={**results[0].ran, "batch": "row_by_row"},
         dtype=request.dtype,
         device=request.device,
-        seconds=sum(result.seconds for result in rows.results),
+        seconds=sum(result.seconds for result in results),
         load_seconds=load_seconds,
-        peak_device_bytes=max(result.peak_device_bytes for result in rows.results),
-        not_captured=rows.results[0].not_captured,
+        peak_device_bytes=max(result.peak_device_bytes for result in results),
+        not_captured=results[0].not_captured,
     )
 
 

@@ -93,6 +93,9 @@ def call(subject: Subject, method: str, arguments: dict[str, Any]) -> Any:
         return to_dict(subject.export(ExportRequest(**arguments)))
     if method == "trace":
         return to_dict(subject.trace(TraceRequest(**arguments)))
+    if method == "release":
+        subject.release()
+        return True
     if method == "gradients":
         if not isinstance(subject, Differentiable):
             raise NotOfferedError(NO_GRADIENTS)

@@ -20,7 +20,7 @@ from ci.records import read_json, to_json
 from ci.subjects.base import DType, TraceResult
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from torch import Tensor
 
@@ -54,17 +54,20 @@ class TraceWriter:
 
     def scope(self, scope: str, tensors: Mapping[str, Tensor]) -> None:
         """Flush one finished scope; `tensors` in execution order, on any device, all belonging to `scope`."""
-        if not _SCOPE.fullmatch(scope) or scope in self._names:
-            raise SubjectError(f"trace scope {scope!r} is unknown or was already written")
-        stray = [name for name in tensors if scope_of(name) != scope]
-        if stray:
-            raise SubjectError(f"trace tensor {stray[0]!r} does not belong to scope {scope!r}")
+        check_scope(scope, tensors)
+        if scope in self._names:
+            raise SubjectError(f"trace scope {scope!r} was already written")
         target = self.path / f"{scope}.safetensors"
         try:
             save_file(_storable(tensors), target)
         except (OSError, SafetensorError) as problem:
             raise InfrastructureError(f"{target} cannot be written: {problem}") from None
         self._names[scope] = tuple(tensors)
+
+    @property
+    def scopes(self) -> Mapping[str, tuple[str, ...]]:
+        """What was written: scope → names, both in execution order."""
+        return self._names
 
     def finish(
         self,
@@ -152,6 +155,14 @@ def mandatory(scopes: Mapping[str, object]) -> tuple[str, ...]:
     """The tensors that a trace of these scopes must hold: embeddings, each block's output, final_norm and logits."""
     blocks = sum(scope.startswith("decoder.") for scope in scopes)
     return ("embeddings", *(f"decoder.{i}" for i in range(blocks)), "final_norm", "logits")
+
+
+def check_scope(scope: str, names: Iterable[str]) -> None:
+    """Raises SubjectError for a scope that no trace has, or for a name that belongs to another one."""
+    if not _SCOPE.fullmatch(scope):
+        raise SubjectError(f"trace scope {scope!r} is unknown")
+    if stray := [name for name in names if scope_of(name) != scope]:
+        raise SubjectError(f"trace tensor {stray[0]!r} does not belong to scope {scope!r}")
 
 
 def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -121,6 +121,11 @@ class WorkerSubject:
             raise self._nonsense("gradients", f"it wrote no model.safetensors in {request.output}")
         return result
 
+    def release(self) -> None:
+        """Let the worker's loaded model go; a worker that does not run has none."""
+        if self._process is not None:
+            self._call("release", {}, bool)
+
     def _call(self, method: str, arguments: dict[str, Any], kind: type[Result]) -> Result:
         """Ask, wait, validate. A worker that failed otherwise than by a clean refusal is not asked again."""
         process = self._running()

@@ -187,3 +187,7 @@ class MutantSubject:
     def export(self, request: ExportRequest) -> ConvertResult:
         """As the reference."""
         return self.inner.export(request)
+
+    def release(self) -> None:
+        """As the reference."""
+        self.inner.release()

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from threading import Lock
 from typing import TYPE_CHECKING, BinaryIO, Final, Self
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ci.errors import InfrastructureError, RequestError, SubjectError, UnsupportedError
@@ -24,6 +28,9 @@ if TYPE_CHECKING:
 
 BLOCK: Final = 1 << 22
 """Elements read, cast or written at a time (16 MiB in float32)."""
+
+WRITERS: Final = 8
+"""Tensors cast and written at a time: page by page, copying is what one core alone is too slow for."""
 
 DTYPES: Final = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 SUFFIX: Final = ".safetensors"
@@ -42,12 +49,13 @@ class Stored:
 class Tensors:
     """The tensors of some safetensors files, read block by block. Use as a context manager.
 
-    Read and not mapped, so that memory is bounded by a block whatever the size of the files.
+    Read and not mapped, so that memory is bounded by a block whatever the size of the files. Threads may share it.
     """
 
     stored: Mapping[str, Stored]
     _files: dict[Path, BinaryIO] = field(default_factory=dict, init=False)
     _stack: ExitStack = field(default_factory=ExitStack, init=False)
+    _lock: Lock = field(default_factory=Lock, init=False, repr=False)
 
     def __enter__(self) -> Self:
         return self
@@ -77,14 +85,25 @@ class Tensors:
             raise SubjectError(f"{self.stored[name].path}: tensor {name!r} holds NaN")
         return block
 
+    def whole(self, name: str, device: str) -> Tensor:
+        """A whole tensor, straight into the memory of a GPU. Raises as `rows` does."""
+        stored = self.stored[name]
+        try:
+            with safe_open(stored.path, framework="pt", device=device) as file:
+                tensor: Tensor = file.get_tensor(name)
+        except (OSError, SafetensorError) as problem:
+            raise InfrastructureError(f"{stored.path}: tensor {name!r} cannot be read: {problem}") from None
+        if tensor.numel() and bool(tensor.amax().isnan()):
+            raise SubjectError(f"{stored.path}: tensor {name!r} holds NaN")
+        return tensor
+
     def _read(self, name: str, begin: int, end: int) -> Tensor:
         stored = self.stored[name]
         _, *rest = stored.entry.shape
         block = torch.empty(end - begin, *rest, dtype=DTYPES[stored.entry.dtype])
         try:
-            file = self._open(stored.path)
-            file.seek(stored.offset + begin * math.prod(rest) * block.itemsize)
-            complete = file.readinto(_bytes(block)) == block.nbytes  # type: ignore[attr-defined]
+            offset = stored.offset + begin * math.prod(rest) * block.itemsize
+            complete = _read_at(self._open(stored.path).fileno(), _bytes(block), offset) == block.nbytes
         except OSError as problem:
             raise InfrastructureError(f"{stored.path}: tensor {name!r} cannot be read: {problem.strerror}") from None
         if not complete:
@@ -92,9 +111,10 @@ class Tensors:
         return block
 
     def _open(self, path: Path) -> BinaryIO:
-        if path not in self._files:
-            self._files[path] = self._stack.enter_context(path.open("rb"))
-        return self._files[path]
+        with self._lock:
+            if path not in self._files:
+                self._files[path] = self._stack.enter_context(path.open("rb"))
+            return self._files[path]
 
 
 def open_tensors(directory: Path, files: Iterable[str]) -> Tensors:
@@ -171,15 +191,37 @@ def write_tensors(path: Path, planned: Iterable[Planned], dtype: str) -> int:
         size = tensor.elements * DTYPES[dtype].itemsize
         entries.append(Entry(tensor.name, dtype, tensor.shape, at, at + size))
         at += size
-    with path.open("wb") as file:
-        file.write(write_header(entries, {"format": "pt"}))
-        for tensor, entry in zip(planned, entries, strict=True):
-            begin = file.tell()
-            for block in tensor.blocks():
-                file.write(_bytes(_cast(block, DTYPES[dtype], tensor.name)))
-            if file.tell() - begin != entry.size:
-                raise AssertionError(f"{tensor.name}: wrote {file.tell() - begin} bytes, planned {entry.size}")
-        return file.tell()
+    header = write_header(entries, {"format": "pt"})
+    with path.open("wb") as file, ThreadPoolExecutor(WRITERS) as pool:
+        file.write(header)
+        file.flush()
+        writes = [
+            pool.submit(_write_tensor, file.fileno(), len(header) + entry.begin, tensor, entry)
+            for tensor, entry in zip(planned, entries, strict=True)
+        ]
+        for done in writes:
+            done.result()
+        return len(header) + at
+
+
+def _write_tensor(file: int, at: int, tensor: Planned, entry: Entry) -> None:
+    """Cast one tensor block by block and write each to its place; the file is shared by several writers."""
+    begin = at
+    for block in tensor.blocks():
+        data = _bytes(_cast(block, DTYPES[entry.dtype], tensor.name))
+        while data:
+            written = os.pwrite(file, data, at)
+            data, at = data[written:], at + written
+    if at - begin != entry.size:
+        raise AssertionError(f"{tensor.name}: wrote {at - begin} bytes, planned {entry.size}")
+
+
+def _read_at(file: int, buffer: memoryview, offset: int) -> int:
+    """Fill the buffer from an offset of a file that others read too; how many bytes there were."""
+    done = 0
+    while done < len(buffer) and (count := os.preadv(file, [buffer[done:]], offset + done)):
+        done += count
+    return done
 
 
 def _cast(block: Tensor, dtype: torch.dtype, name: str) -> Tensor:

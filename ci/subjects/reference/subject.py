@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import ci
@@ -33,7 +33,9 @@ from ci.subjects.reference.directories import (
 from ci.subjects.reference.gradients import run_gradients
 from ci.subjects.reference.huggingface import FAMILIES
 from ci.subjects.reference.huggingface_write import write_config
+from ci.subjects.reference.model import Model
 from ci.subjects.reference.trace import axes, run_trace
+from ci.subjects.resident import Resident
 
 DISTRIBUTION = "hub-tests"
 STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
@@ -41,7 +43,9 @@ STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 @dataclass
 class ReferenceSubject:
-    """Ours, for use in any process. The protocol's Subject; nothing is kept between calls."""
+    """Ours, for use in any process. The protocol's Subject; the last model traced stays loaded until `release`."""
+
+    _resident: Resident[Model] = field(default_factory=Resident, init=False, repr=False, compare=False)
 
     def describe(self) -> Description:
         """Who answers."""
@@ -86,10 +90,15 @@ class ReferenceSubject:
 
     def trace(self, request: TraceRequest) -> TraceResult:
         """Forward pass of a `fast_llm` directory. Raises SubjectError, UnsupportedError, RequestError."""
-        return run_trace(request)
+        return run_trace(request, self._resident)
+
+    def release(self) -> None:
+        """Let the loaded model go."""
+        self._resident.release()
 
     def gradients(self, request: GradientRequest) -> GradientResult:
         """Backward pass of a `fast_llm` directory, by Hugging Face's names. Raises SubjectError, RequestError."""
+        self.release()
         return run_gradients(request)
 
 

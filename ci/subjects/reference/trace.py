@@ -15,7 +15,6 @@ from ci.subjects.forward import (
     Inputs,
     Recorder,
     exact_arithmetic,
-    give_back_memory,
     measured,
     read_inputs,
 )
@@ -24,6 +23,7 @@ from ci.subjects.reference.convert import Parameter, weights_key
 from ci.subjects.reference.directories import Checkpoint, open_fast_llm, read_fast_llm
 from ci.subjects.reference.model import Context, Model, Tap
 from ci.subjects.reference.moe import MOE
+from ci.subjects.resident import Resident, content_key
 from ci.subjects.tracefile import TraceReader, TraceWriter
 
 if TYPE_CHECKING:
@@ -42,23 +42,21 @@ def axes(checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
     return {axis: names for axis, names in AXES.items() if axis != "moe" or experts}
 
 
-def run_trace(request: TraceRequest) -> TraceResult:
-    """Answer a TraceRequest. Raises RequestError, SubjectError, UnsupportedError."""
+def run_trace(request: TraceRequest, resident: Resident[Model]) -> TraceResult:
+    """Answer a TraceRequest; the model stays `resident`. Raises RequestError, SubjectError, UnsupportedError."""
     checkpoint, inputs = read_fast_llm(Path(request.checkpoint)), read_inputs(Path(request.inputs))
     _check_ids(inputs, checkpoint)
     inputs = inputs.to(request.device)
     context = context_of(request, checkpoint, inputs)
     try:
         with exact_arithmetic(), torch.inference_mode():
-            return _trace(request, checkpoint, inputs, context)
+            return _trace(request, checkpoint, inputs, context, resident)
     except torch.OutOfMemoryError as problem:
+        resident.release()
         raise SubjectOutOfMemoryError(
             f"reference, {request.checkpoint}: out of memory on {request.device}; reduce batch_size, sequence_length "
             f"or layers ({one_line(str(problem), 200)})"
         ) from problem
-    finally:
-        if request.device != "cpu":
-            give_back_memory()
 
 
 def _check_ids(inputs: Inputs, checkpoint: Checkpoint) -> None:
@@ -82,20 +80,22 @@ def context_of(request: TraceRequest, checkpoint: Checkpoint, inputs: Inputs) ->
     return Context(positions, documents=inputs.mask, attention=attention, moe=moe)
 
 
-def _trace(request: TraceRequest, checkpoint: Checkpoint, inputs: Inputs, context: Context) -> TraceResult:
+def _trace(
+    request: TraceRequest, checkpoint: Checkpoint, inputs: Inputs, context: Context, resident: Resident[Model]
+) -> TraceResult:
     dtype = DTYPES[request.dtype]
     feed = None if request.feed is None else Feed(TraceReader(Path(request.feed)), dtype, request.device)
-    recorder = Recorder(TraceWriter(Path(request.output)), inputs, dtype)
-    with measured(request.device) as loading:
-        model = load(checkpoint, dtype, request.device)
+    recorder = Recorder(writer := TraceWriter(Path(request.output)), inputs, dtype)
+    key = (*content_key(request.checkpoint), dtype, request.device)
+    model, load_seconds = resident.get(key, lambda: load(checkpoint, dtype, request.device), device=request.device)
     with measured(request.device) as cost:
         forward(model, inputs, context, recorder, feed=feed, everything=request.capture == "all")
-    return recorder.writer.finish(
+    return writer.finish(
         ran=context.ran,
         dtype=request.dtype,
         device=request.device,
         seconds=cost.seconds - recorder.seconds,
-        load_seconds=loading.seconds,
+        load_seconds=load_seconds,
         peak_device_bytes=cost.peak_device_bytes,
     )
 
@@ -108,7 +108,9 @@ def load(checkpoint: Checkpoint, dtype: torch.dtype, device: str) -> Model:
 
 
 def _loaded(parameter: Parameter, tensors: Tensors, dtype: torch.dtype, device: str) -> Tensor:
-    loaded, at = torch.empty(parameter.shape, dtype=dtype, device=device), 0
+    if device != "cpu":
+        return tensors.whole(weights_key(parameter), device).to(dtype)
+    loaded, at = torch.empty(parameter.shape, dtype=dtype), 0
     for block in tensors.blocks(weights_key(parameter)):
         loaded[at : at + len(block)].copy_(block)
         at += len(block)
@@ -132,4 +134,5 @@ def forward(
 
 def _tap(recorder: Recorder, *, everything: bool) -> Tap:
     """All names, or those above a block's operations: `decoder.3` but not `decoder.3.mlp`."""
-    return lambda name, tensor: recorder.put(name, tensor) if everything or name.count(".") < 2 else None
+    wanted = (lambda _: True) if everything else (lambda name: name.count(".") < 2)
+    return lambda name, tensor: recorder.put(name, tensor, ours=name == "logits") if wanted(name) else None

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from ci.equivalence.compare import difference, distribution, problem
+from ci.equivalence.compare import CHUNK, difference, distribution, non_finite, problem
 
 
 def pair(*shape: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -30,7 +30,7 @@ def test_error_is_the_relative_l2_norm_of_the_difference() -> None:
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     actual, expected = pair(3, 11, 4, 5)
     whole = difference(actual, expected)
-    monkeypatch.setattr("ci.equivalence.compare.CHUNK", 40)
+    monkeypatch.setitem(CHUNK, "cpu", 40)
     parts = difference(actual, expected)
     assert (parts.error, parts.token_error, parts.worst_index) == (whole.error, whole.token_error, whole.worst_index)
 
@@ -74,7 +74,8 @@ def test_tiny_norms_are_compared_like_any_other() -> None:
 def test_a_value_that_is_not_finite_is_a_problem_even_beside_its_opposite(bad: float) -> None:
     actual, expected = pair(1, 3, 4)
     actual[0, 1, 2], actual[0, 2, 2] = bad, -bad
-    found = problem("decoder.0", actual, expected, dtype=torch.float32)
+    assert not difference(actual, expected).finite
+    found = non_finite("decoder.0", actual, expected)
     assert found is not None
     assert found.failure_class == "non_finite"
     assert "[0, 1, 2]" in found.message
@@ -83,7 +84,21 @@ def test_a_value_that_is_not_finite_is_a_problem_even_beside_its_opposite(bad: f
 def test_all_nan_never_passes_a_limit() -> None:
     expected = torch.ones(1, 2, 3, dtype=torch.float64)
     found = difference(torch.full((1, 2, 3), math.nan), expected)
+    assert not found.finite
     assert not found.error <= 1e9
+
+
+def test_a_value_that_is_not_finite_is_seen_where_its_token_does_not_count() -> None:
+    actual, expected = pair(1, 3, 4)
+    actual[0, 0, 1] = math.nan
+    assert not difference(actual, expected, keep=torch.tensor([[False, True, True]])).finite
+
+
+def test_what_is_compared_is_left_as_it_was() -> None:
+    actual, expected = pair(1, 3, 4)
+    before = actual.double()
+    difference(before, expected)
+    assert torch.equal(before, actual.double())
 
 
 def test_shape_and_dtype_are_problems() -> None:

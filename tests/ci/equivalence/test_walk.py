@@ -25,6 +25,7 @@ def walk(path: Path, actual: Tensors, expected: Tensors, *, allowed: float | Non
         KEEP,
         allowed=None if allowed is None else lambda _: allowed,
         carry=carry,
+        predictions=True,
     )
 
 

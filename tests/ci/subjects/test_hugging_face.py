@@ -180,11 +180,11 @@ def test_low_precision_is_noisier_and_has_its_dtype(dtype: str, make: Any, huggi
     assert 1e-4 < errors(low.output, truth.output)["logits"] < 0.1
 
 
-def test_the_model_stays_loaded_until_closed(make: Any) -> None:
+def test_the_model_stays_loaded_until_released(make: Any) -> None:
     with HuggingFace() as reference:
         assert reference.trace(make("llama", "first")).load_seconds > 0
         assert reference.trace(make("llama", "second", variant={"attention": "sdpa"})).load_seconds == 0
-        reference.close()
+        reference.release()
         assert reference.trace(make("llama", "third")).load_seconds > 0
 
 

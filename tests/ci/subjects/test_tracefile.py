@@ -55,7 +55,7 @@ def test_an_existing_directory_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scope", ["../x", "decoder.01", "decoder.0", "blocks"])
 def test_an_unknown_or_repeated_scope_is_refused(tmp_path: Path, scope: str) -> None:
     writer = written(tmp_path / "trace")
-    with pytest.raises(SubjectError, match="unknown or was already written"):
+    with pytest.raises(SubjectError, match=r"unknown|was already written"):
         writer.scope(scope, {})
 
 
