@@ -81,7 +81,7 @@ class KeyFinding:
 
     def __str__(self) -> str:
         if self.found == "silently ignored":
-            return f"{self.change.name} is silently ignored: the answer is that of the unchanged config"
+            return f"{self.change.name} is silently ignored"
         if self.found == "differs":
             instead = f", it answers as {self.acts_as} would" if self.acts_as else ""
             return f"{self.change.name} is converted to something else{instead}: logits off by {self.error:.2g}"

@@ -34,7 +34,9 @@ def test_download_and_truncate(chain: Chain, record: Any) -> None:
             "requests": checkpoint.requests,
             "fetch_seconds": checkpoint.seconds,
         }
-        note(replace(chain.evidence("test_download_and_truncate"), figures=figures, notes=checkpoint.notes))
+        missed = (f"two layers would have missed {kind}" for kind in checkpoint.kinds_missed)
+        notes = (*checkpoint.notes, *missed)
+        note(replace(chain.evidence("test_download_and_truncate"), figures=figures, notes=notes))
         problems = checkpoint_problems(checkpoint)
         assert not problems, "; ".join(problems)
 
