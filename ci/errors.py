@@ -28,7 +28,7 @@ class InfrastructureError(HubTestsError):
 class SubjectError(HubTestsError):
     """The subject refused, crashed, hung or answered nonsense: a finding about it, exit code 1.
 
-    `failure` says which, for machines: unsupported, error, crash, timeout, out_of_memory or protocol.
+    `failure` says which, for machines: unsupported, not_offered, error, crash, timeout, out_of_memory or protocol.
     """
 
     exit_code = 1
@@ -39,6 +39,12 @@ class UnsupportedError(SubjectError):
     """The subject refuses a format, an architecture or a config value by name."""
 
     failure = "unsupported"
+
+
+class NotOfferedError(UnsupportedError):
+    """The subject lacks an optional part of the protocol: nothing was tried, so nothing is said about it."""
+
+    failure = "not_offered"
 
 
 class TerminatedError(KeyboardInterrupt):

@@ -23,6 +23,7 @@ Step = Literal[
     "test_hub_model_conversion",
     "test_config_sensitivity",
     "test_weight_liveness",
+    "test_gradients",
 ]
 
 FailureClass = Literal[

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -170,11 +171,17 @@ def run(
     environ: Mapping[str, str],
     progress: Callable[[str, Progress], None] | None = None,
 ) -> Results:
-    """Fetch, suite, report. What cannot be fetched is the suite's first finding, not the end of the run."""
+    """Fetch, suite, report. What cannot be fetched is the suite's first finding, not the end of the run.
+
+    Raises RequestError, before any test, for a subject that is not there, a report that cannot be written, and where no
+    model can be had as it was asked for.
+    """
     options = replace(options, subject=options.subject or default_subject(options.subject_python))
+    _check_subject(options)
     _make_room(report)
     if options.checkpoints is None:
         had, failed = fetch_all(models, settings, layers=options.layers, progress=progress)
+        _check_asked(had, failed)
         options = replace(options, checkpoints=report / "checkpoints.json")
         write_checkpoints(had, failed, report / "checkpoints.json")
     (report / HOST).write_text(json.dumps(dict(host_identity()), indent=2), encoding="utf-8")
@@ -185,6 +192,27 @@ def run(
         results = judge_results(plan, collect(report))
         write_report(results, report)
     return results
+
+
+def _check_subject(options: RunOptions) -> None:
+    """That whom to ask is there: a mistyped path says nothing about any model."""
+    python = options.subject_python
+    if python is None and options.subject_path:
+        raise RequestError("--subject-path needs --subject-python: it is the import path of that interpreter")
+    if python is None and options.subject == "fast_llm" and not find_spec("fast_llm"):
+        raise RequestError("--subject fast_llm: not importable here; name an interpreter that has it: --subject-python")
+    if python is not None and not (python.is_file() and os.access(python, os.X_OK)):
+        raise RequestError(f"--subject-python {python}: no program; expected an interpreter, like ENV/bin/python")
+    for path in options.subject_path:
+        if not path.is_dir():
+            raise RequestError(f"--subject-path {path}: no directory; expected the subject's checkout")
+
+
+def _check_asked(had: Mapping[str, Checkpoint], failed: Mapping[str, HubTestsError]) -> None:
+    """Where every model was asked for wrongly there is nothing to test. A gate that is shut is no wrong request."""
+    wrong = [e for e in failed.values() if isinstance(e, RequestError) and not isinstance(e, GatedError)]
+    if not had and len(wrong) == len(failed):
+        raise RequestError("; ".join(map(str, wrong)))
 
 
 def _make_room(report: Path) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from ci.errors import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,13 +27,21 @@ class Settings:
 
 
 def from_environ(environ: Mapping[str, str]) -> Settings:
-    """The settings that `environ` describes."""
+    """The settings that `environ` describes. Raises RequestError for an endpoint that is no URL."""
     return Settings(
         cache=_cache(environ),
-        endpoint=(environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/"),
+        endpoint=_endpoint(environ),
         token=environ.get("HF_TOKEN") or None,
         offline=environ.get("HF_HUB_OFFLINE", "").strip().lower() in TRUE,
     )
+
+
+def _endpoint(environ: Mapping[str, str]) -> str:
+    endpoint = (environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
+    parts = urlsplit(endpoint)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise RequestError(f"HF_ENDPOINT={endpoint[:200]}: expected a URL like {DEFAULT_ENDPOINT}")
+    return endpoint
 
 
 def _cache(environ: Mapping[str, str]) -> Path:

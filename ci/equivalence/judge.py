@@ -19,9 +19,9 @@ from ci.equivalence.spent import Spent
 from ci.equivalence.truth import Truth
 from ci.equivalence.verdicts import Verdict
 from ci.equivalence.walk import Walk, Walked
-from ci.errors import SubjectError
+from ci.errors import NotOfferedError, SubjectError
 from ci.models import HubModel
-from ci.subjects.base import ConvertRequest, Differentiable, DType, Subject, TraceRequest, TraceResult
+from ci.subjects.base import NO_GRADIENTS, ConvertRequest, Differentiable, DType, Subject, TraceRequest, TraceResult
 from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.tracefile import TraceReader
 
@@ -207,9 +207,12 @@ class Judge:
             shutil.rmtree(workdir)
 
     def gradients(self) -> Verdict:
-        """Every parameter's gradient by Hugging Face's name, float32, the forward's floor rule."""
+        """Every parameter's gradient by Hugging Face's name, float32, the forward's floor rule.
+
+        Raises NotOfferedError for a subject that cannot train.
+        """
         if not isinstance(self.subject, Differentiable):
-            return verdicts.unsupported("the subject does not offer gradients")
+            raise NotOfferedError(NO_GRADIENTS)
         workdir = Path(tempfile.mkdtemp(prefix="gradients-", dir=self._workdir()))
         try:
             both = Gradients(self.truth, self.subject, self.trial.subject_path, self._formats(), workdir)

@@ -52,8 +52,8 @@ METADATA = frozenset(
     }
 )
 """What the forward pass of a finished model does not read: provenance, generation, training and interface."""
-LENGTH_SENSITIVE = frozenset({"dynamic", "longrope", "yarn"})
-"""RoPE kinds whose angles can depend on `max_position_embeddings`."""
+RATIO = ("factor", "original_max_position_embeddings")
+"""Where both stand in a yarn or longrope section, `max_position_embeddings` is not read to make up for one."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,14 @@ def _kind(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Kind
 
 
 def _length_sensitive(config: Mapping[str, Any]) -> bool:
-    return any(kind in json.dumps(config.get("rope_parameters")) for kind in LENGTH_SENSITIVE)
+    rope = config.get("rope_parameters") or {}
+    return any(map(_reads_length, (rope, *(section for section in rope.values() if isinstance(section, dict)))))
+
+
+def _reads_length(rope: Mapping[str, Any]) -> bool:
+    """Whether the angles of a RoPE section depend on `max_position_embeddings`."""
+    kind = rope.get("rope_type")
+    return kind == "dynamic" or (kind in ("longrope", "yarn") and not all(rope.get(key) for key in RATIO))
 
 
 def _windowed(config: Mapping[str, Any]) -> bool:

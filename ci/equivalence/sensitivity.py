@@ -51,8 +51,8 @@ WIDE = {**YARN, "beta_fast": 4.0, "beta_slow": 0.02, "original_max_position_embe
 ROPES: dict[str, dict[str, Any]] = {
     "llama3": LLAMA3,
     "yarn": YARN,
-    "yarn with a wide ramp": WIDE,
-    "yarn with a wide ramp, without truncate": {**WIDE, "truncate": False},
+    "yarn, wide ramp": WIDE,
+    "yarn, truncate=False": {**WIDE, "truncate": False},
     "yarn without attention_factor": {k: v for k, v in YARN.items() if k != "attention_factor"},
     "linear": {"rope_type": "linear", "factor": 2.0},
     "dynamic": {"rope_type": "dynamic", "factor": 2.0},
@@ -81,7 +81,7 @@ class KeyFinding:
 
     def __str__(self) -> str:
         if self.found == "silently ignored":
-            return f"{self.change.name} is silently ignored: the answer is that of the unchanged config"
+            return f"{self.change.name} is silently ignored"
         if self.found == "differs":
             instead = f", it answers as {self.acts_as} would" if self.acts_as else ""
             return f"{self.change.name} is converted to something else{instead}: logits off by {self.error:.2g}"

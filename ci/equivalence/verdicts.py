@@ -133,11 +133,6 @@ def gradients(measures: Sequence[Measure]) -> Verdict:
     )
 
 
-def unsupported(reason: str) -> Verdict:
-    """What was asked for is not there to be judged: no pass."""
-    return Verdict(passed=False, failure_class="unsupported", diagnosis=reason)
-
-
 def first_red(measures: Sequence[Measure]) -> str:
     """The first tensor in execution order that leaves its limit, in plain words."""
     first = next(measure for measure in measures if not measure.passed)

@@ -216,7 +216,8 @@ def _notes(upstream: Upstream, selection: Selection) -> tuple[str, ...]:
     notes = []
     if upstream.weights.pickled:
         notes.append(
-            "the repository has no safetensors files, so whole .bin files were moved and their tensors written anew"
+            "the repository has no safetensors files, so whole .bin files (with auto all of them) were moved and their "
+            "tensors written anew"
         )
     if selection.mtp:
         notes.append(f"{selection.mtp} tensors of modules that predict further tokens (MTP) were left out")

@@ -168,7 +168,7 @@ def _tests_of(entry: EntryResult) -> str:
             f"| {cell(code(case.name))} | {words.OUTCOME_ICONS[case.outcome]} {words.OUTCOMES[case.outcome]}"
             f"{cell(why)}{cell(flaky)} | {words.share(case.used)}{was} | {words.duration(case.seconds)} |"
         )
-    notes = [f"- {text(note, 400)}" for note in entry.notes]
+    notes = [f"- {text(note, 400)}" for note in words.notes(entry)]
     return _folded(f"{words.ICONS[entry.verdict]} tests of ", entry.name, "\n".join([*rows, "", *notes]).strip())
 
 

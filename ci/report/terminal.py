@@ -38,6 +38,9 @@ def render(results: Results) -> RenderableType:
     if blame := words.blame(results):
         parts.append(Text(f"Against {results.baseline[:12]} on main: {blame}"))
     parts += [Text(one_line(note), "yellow") for note in results.notes]
+    parts += [
+        Text(f"{entry.name}: {one_line(note)}", "dim") for entry in results.entries for note in words.notes(entry)
+    ]
     return Group(*parts)
 
 

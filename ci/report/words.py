@@ -43,6 +43,9 @@ CLASSES = {
     "missing_result": "missing result",
     "other": "other error",
 }
+FETCH = "test_download_and_truncate"
+NOTES = 8
+"""Of a fetch's notes as many are shown; an honest one has fewer."""
 CHANGES = {
     "new": "new",
     "known": "already failing on main",
@@ -191,6 +194,12 @@ def worst(measure: Measure) -> str:
         f"{measure.dtype} ({shape}){case}: error {measure.error:.1e}, limit {measure.limit:.1e}{floor}"
         f"{values if measure.worst_index else ''}"
     )
+
+
+def notes(entry: EntryResult) -> tuple[str, ...]:
+    """What is said about an entry beside its tests: about its results, and by its fetch, as why more was moved."""
+    fetched = [case.evidence for case in entry.cases if case.step == FETCH and case.evidence]
+    return (*entry.notes, *(note for evidence in fetched for note in evidence.notes[:NOTES]))
 
 
 def duration(seconds: float) -> str:

@@ -41,6 +41,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 SubjectName = Literal["fast_llm", "reference"]
+NO_GRADIENTS = "the subject does not offer gradients"
 DType = Literal["float32", "bfloat16", "float16", "float64"]
 
 

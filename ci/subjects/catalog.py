@@ -33,7 +33,7 @@ CHAIN = (
 )
 """The suite's test functions in the order in which they run."""
 
-DEEP = ("test_config_sensitivity", "test_weight_liveness")
+DEEP = ("test_config_sensitivity", "test_weight_liveness", "test_gradients")
 """The opt-in part of the suite, `--deep`."""
 
 

@@ -7,9 +7,19 @@ import traceback
 from pathlib import Path
 from typing import Literal, get_args
 
-from ci.errors import HubTestsError, InfrastructureError, RequestError, SubjectError, UnsupportedError
+from ci.errors import HubTestsError, InfrastructureError, NotOfferedError, RequestError, SubjectError, UnsupportedError
 
-Failure = Literal["unsupported", "error", "crash", "timeout", "out_of_memory", "protocol", "request", "infrastructure"]
+Failure = Literal[
+    "unsupported",
+    "not_offered",
+    "error",
+    "crash",
+    "timeout",
+    "out_of_memory",
+    "protocol",
+    "request",
+    "infrastructure",
+]
 FAILURES: tuple[Failure, ...] = get_args(Failure)
 LONGEST = 600
 
@@ -40,6 +50,7 @@ class SubjectProtocolError(SubjectError):
 
 ERRORS: dict[Failure, type[HubTestsError]] = {
     "unsupported": UnsupportedError,
+    "not_offered": NotOfferedError,
     "error": SubjectError,
     "crash": SubjectCrashError,
     "timeout": SubjectTimeoutError,

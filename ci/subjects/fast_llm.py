@@ -11,7 +11,6 @@ import shutil
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +41,6 @@ from ci.subjects.resident import Resident, content_key
 
 if TYPE_CHECKING:
     from ci.subjects.forward import Feed, Inputs
-    from ci.subjects.rows import Rows
 
 LIBRARIES = ("torch", "transformers", "safetensors", "triton", "flash-attn", "numpy")
 
@@ -124,9 +122,8 @@ class FastLLMSubject:
 def _trace(request: TraceRequest, resident: Resident[Any]) -> TraceResult:
     import torch
 
-    from ci.subjects.fast_llm_trace import ALL, ROTATED
+    from ci.subjects.fast_llm_trace import ALL
     from ci.subjects.forward import DTYPES, Feed, read_inputs
-    from ci.subjects.rows import each_row
     from ci.subjects.tracefile import TraceReader
 
     inputs = read_inputs(Path(request.inputs)).to(request.device)
@@ -136,14 +133,9 @@ def _trace(request: TraceRequest, resident: Resident[Any]) -> TraceResult:
     if int(inputs.ids.max()) >= vocabulary:
         raise RequestError(f"input_ids hold {int(inputs.ids.max())}, the model's vocabulary ends at {vocabulary - 1}")
     feed = Feed(TraceReader(Path(request.feed)), DTYPES[request.dtype], request.device) if request.feed else None
-    run = _Run(model, request, load_seconds)
+    operations = frozenset(ALL) if request.capture == "all" else frozenset()
     with torch.inference_mode():
-        if request.capture == "blocks":
-            return run.forward(Path(request.output), inputs, feed)
-        if len(inputs.ids) == 1 and inputs.mask is None:
-            return run.forward(Path(request.output), inputs, feed, frozenset(ALL))
-        with each_row(Path(request.output), inputs, feed, partial(run.forward, operations=ROTATED)) as rows:
-            return run.forward(Path(request.output), inputs, feed, frozenset(ALL), rows)
+        return _Run(model, request, load_seconds).forward(inputs, feed, operations)
 
 
 @dataclass(frozen=True)
@@ -154,22 +146,17 @@ class _Run:
     request: TraceRequest
     load_seconds: float
 
-    def forward(
-        self,
-        output: Path,
-        inputs: Inputs,
-        feed: Feed | None,
-        operations: frozenset[str] = frozenset(),
-        rotated: Rows | None = None,
-    ) -> TraceResult:
-        """One forward of `inputs` as the trace `output`."""
+    def forward(self, inputs: Inputs, feed: Feed | None, operations: frozenset[str]) -> TraceResult:
+        """One forward of `inputs` as the trace that was asked for."""
+        from fast_llm.layers.attention.config import AttentionKwargs
+
         from ci.subjects.fast_llm_trace import Taps, implementations
         from ci.subjects.forward import DTYPES, Recorder, measured
         from ci.subjects.tracefile import TraceWriter
 
         request = self.request
-        recorder = Recorder(writer := TraceWriter(output), inputs, DTYPES[request.dtype])
-        taps = Taps(self.model, recorder, operations, feed, rotated)
+        recorder = Recorder(writer := TraceWriter(Path(request.output)), inputs, DTYPES[request.dtype])
+        taps = Taps(self.model, recorder, operations, feed, AttentionKwargs.rotary_freq)
         with measured(request.device) as cost, taps.attached():
             answer = self.model(
                 inputs.ids,

@@ -6,7 +6,7 @@ import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ci.errors import HubTestsError, RequestError
+from ci.errors import HubTestsError, RequestError, SubjectError
 from ci.subjects.failure import ERRORS, failure_of, line_of, one_line
 
 if TYPE_CHECKING:
@@ -17,7 +17,10 @@ PACKAGE = "fast_llm"
 
 @contextmanager
 def one_line_errors(what: str) -> Iterator[None]:
-    """Errors of ours pass; whatever else is raised comes out as one of ours. Raises SubjectError, RequestError."""
+    """Errors of ours pass; whatever else is raised comes out as one of ours. Raises SubjectError, RequestError.
+
+    Only that Fast-LLM is not there at all is a wrong request: what breaks while it is imported is Fast-LLM's.
+    """
     logged = _Logged()
     logger = logging.getLogger(PACKAGE)
     logger.addHandler(logged)
@@ -25,7 +28,9 @@ def one_line_errors(what: str) -> Iterator[None]:
         yield
     except HubTestsError:
         raise
-    except ImportError as problem:
+    except ModuleNotFoundError as problem:
+        if problem.name != PACKAGE:
+            raise SubjectError(f"Fast-LLM, {what}: {line_of(problem, within=PACKAGE)}") from problem
         advice = "choose an interpreter that has it with --subject-python"
         raise RequestError(f"Fast-LLM cannot be imported here: {line_of(problem)}; {advice}") from problem
     except Exception as problem:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from ci.errors import UnsupportedError
-from ci.subjects.forward import Feed, Recorder, by_score
-from ci.subjects.rows import Rows
+from ci.subjects.forward import Feed, Inputs, Recorder, by_score
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,22 +42,22 @@ ALL = (*list(OURS.values())[:-3], "mlp.router_logits", *list(OURS.values())[-3:]
 
 ROTATED = frozenset({"mixer.query", "mixer.key"})
 """Fast-LLM packs a batch into one sequence and rotates by the position in it (attention only sees differences of
-positions); by the position in the row, as the trace has them, when a row runs alone."""
+positions); the trace has them rotated by the position in the row."""
 
 
 @dataclass
 class Taps:
     """What is recorded in one forward of `model`, a HuggingfaceGPTModelForCausalLM.
 
-    `operations` are the names recorded in each block besides its output; where `rotated` holds traces of the rows
-    alone, ROTATED comes from there.
+    `operations` are the names recorded in each block besides its output; `rotary` is the key under which Fast-LLM hands
+    a block its rotary frequencies.
     """
 
     model: Any
     recorder: Recorder
     operations: frozenset[str] = frozenset()
     feed: Feed | None = None
-    rotated: Rows | None = None
+    rotary: str = ""
     _routing: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -107,7 +108,8 @@ class Taps:
                 self.recorder.put("embeddings", input_)
                 self.recorder.flush()
                 input_ = self._fed(0, input_)
-            sink = _Sink(lambda name, tensor: self._put(index, name.removeprefix(f"{block.module_name}."), tensor))
+            put = partial(self._put, index, kwargs.get(self.rotary))
+            sink = _Sink(lambda name, tensor: put(name.removeprefix(f"{block.module_name}."), tensor))
             output = forward(input_, {**kwargs, "hidden_states": sink}, *args, **rest)
             if output.ndim != input_.ndim:
                 raise UnsupportedError("Fast-LLM: tracing a model with several prediction heads is not supported")
@@ -120,13 +122,14 @@ class Taps:
     def _fed(self, block: int, tensor: Tensor) -> Tensor:
         return tensor if self.feed is None else self.feed.into(block).reshape(tensor.shape).to(tensor.dtype)
 
-    def _put(self, index: int, name: str, tensor: Tensor) -> None:
+    def _put(self, index: int, frequencies: Tensor | None, name: str, tensor: Tensor) -> None:
         ours = OURS.get(name)
         if ours is None:
             return
         if not name.startswith("mlp.router"):
-            full = f"decoder.{index}.{ours}"
-            self.recorder.put(full, self.rotated.stacked(full) if self.rotated and ours in ROTATED else tensor)
+            if ours in ROTATED and frequencies is not None:
+                tensor = from_row_start(tensor, frequencies, self.recorder.inputs)
+            self.recorder.put(f"decoder.{index}.{ours}", tensor)
             return
         self._routing[ours] = tensor
         if len(self._routing) == 2:
@@ -151,6 +154,23 @@ class _Sink(dict[str, Any]):
 
     def __setitem__(self, name: str, value: tuple[Any, Tensor]) -> None:
         self._put(name, value[1])
+
+
+def from_row_start(tensor: Tensor, frequencies: Tensor, inputs: Inputs) -> Tensor:
+    """Queries or keys (B * T, heads, head_dim), turned back by the angle of their row's first token.
+
+    `frequencies` (B * T, 1, head_dim) are those that Fast-LLM rotated by: cosines, then sines, scaled alike. A rotation
+    by angles that do not add up, or by others, stays wrong; the first row is left as it is.
+    """
+    batch, length = inputs.ids.shape
+    starts = torch.tensor([row * length + inputs.padding(row) for row in range(batch)], device=frequencies.device)
+    wide = torch.promote_types(tensor.dtype, torch.float32)
+    cos, sin = frequencies[starts].to(wide)[:, None].chunk(2, dim=-1)
+    scale = torch.hypot(cos, sin)
+    cos, sin = cos / scale, sin / scale
+    real, imaginary = tensor.to(wide).reshape(batch, length, *tensor.shape[1:]).chunk(2, dim=-1)
+    turned = torch.cat([real * cos + imaginary * sin, imaginary * cos - real * sin], dim=-1)
+    return turned.to(tensor.dtype).reshape(tensor.shape)
 
 
 def routed(block: Any) -> Any:

@@ -72,8 +72,16 @@ def give_back(*, held: bool) -> None:
 
 def call(subject: Subject, method: str, arguments: dict[str, Any]) -> Any:
     """One method of the protocol, records in and out as plain values."""
+    from ci.errors import NotOfferedError
     from ci.records import to_dict
-    from ci.subjects.base import ConvertRequest, Differentiable, ExportRequest, GradientRequest, TraceRequest
+    from ci.subjects.base import (
+        NO_GRADIENTS,
+        ConvertRequest,
+        Differentiable,
+        ExportRequest,
+        GradientRequest,
+        TraceRequest,
+    )
 
     if method == "describe":
         return to_dict(subject.describe())
@@ -88,7 +96,9 @@ def call(subject: Subject, method: str, arguments: dict[str, Any]) -> Any:
     if method == "release":
         subject.release()
         return True
-    if method == "gradients" and isinstance(subject, Differentiable):
+    if method == "gradients":
+        if not isinstance(subject, Differentiable):
+            raise NotOfferedError(NO_GRADIENTS)
         return to_dict(subject.gradients(GradientRequest(**arguments)))
     raise ValueError(f"no method {method!r}")
 

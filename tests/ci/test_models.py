@@ -48,8 +48,8 @@ def test_mixtral_is_exactly_the_specification() -> None:
             "[a] test_params: unknown key 'batchsize'. Did you mean 'batch_size'?",
         ),
         (
-            '[a]\nmodel_id = "o/n"\ncheckpoint_format = "llama"\n[a.test_params]\ncompare_factor = 50\n',
-            "test_params.compare_factor: 50.0, expected 1.0 to 10.0",
+            '[a]\nmodel_id = "o/n"\ncheckpoint_format = "llama"\n[a.test_params]\ncompare_factor = 2.5\n',
+            "test_params.compare_factor: 2.5, expected 1.0 to 2.0",
         ),
         (
             '[a]\nmodel_id = "o/n"\ncheckpoint_format = "llama"\n[b]\nmodel_id = "o/n"\ncheckpoint_format = "llama"\n',
@@ -83,6 +83,23 @@ def test_python_entries_take_classes_as_the_specification_writes_them() -> None:
     configs = Registry()
     configs["mine"] = {**GOOD, "checkpoint_format": LlamaCheckpointFormat, "model_config": GPTModelConfig}
     assert configs.model("mine") == HubModel("mine", "org/name", "llama", "gpt")
+
+
+@pytest.mark.parametrize(
+    ("named", "name"),
+    [
+        ("LlamaCheckpointFormat", "llama"),
+        ("MTPLlamaCheckpointFormat", "mtp_llama"),
+        ("Qwen2CheckpointFormat", "qwen2"),
+        ("AprielHybridSSMCheckpointFormat", "apriel_hybrid_ssm"),
+        ("mixtral", "mixtral"),
+    ],
+)
+def test_a_classs_name_does_where_the_class_cannot_be_imported(named: str, name: str) -> None:
+    table = {**GOOD, "checkpoint_format": named, "model_config": "GPTModelConfig"}
+    assert models.model_from("mine", table) == HubModel("mine", "org/name", name, "gpt")
+    nameless = {**GOOD, "checkpoint_format": type(named, (), {})}
+    assert models.model_from("mine", nameless).checkpoint_format == name
 
 
 def test_select_by_name_glob_group_and_default() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ci import __main__ as cli
 from tests.standin.models import repository
 from tests.standin.server import HubServer
 
@@ -105,4 +106,66 @@ def test_a_suite_that_runs_out_of_time_is_red_and_says_so(hub: HubServer, tmp_pa
     hub.add("stand-in/llama", repository("stand-in/llama"))
     done, results = run(ROOT, tmp_path, hub.endpoint, "--time-limit", "1")
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "passed" not in set(outcomes(results).values())
+    assert outcomes(results)["test_forward_equivalence[tiny]"] == "missing"
+    assert results["verdict"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--subject-python", "gone/python"], "gone/python: no program; expected an interpreter"),
+        (["--subject", "fast_llm"], "--subject fast_llm: not importable here; name an interpreter that has it"),
+        (["--subject-path", "."], "--subject-path needs --subject-python"),
+        (["--subject-python", sys.executable, "--subject-path", "gone"], "gone: no directory"),
+        (["--subject", "reference", "--layers", "99"], "99 layers asked for, the model has 5"),
+        (["--subject", "reference", "--report", "models.toml/out"], "models.toml/out: cannot be written"),
+    ],
+)
+def test_a_run_that_was_asked_for_wrongly_ends_before_it_begins(
+    words: list[str],
+    says: str,
+    hub: HubServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    hub.add("stand-in/llama", repository("stand-in/llama"))
+    (tmp_path / "models.toml").write_text(REGISTRY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    monkeypatch.setenv("HUB_TESTS_CACHE", str(tmp_path / "store"))
+    assert cli.main(["run", "tiny", "--registry", "models.toml", "--device", "cpu", *words]) == 2
+    out, err = capfd.readouterr()
+    assert says in err
+    assert err.count("\n") == 1
+    assert "passed" not in out
+
+
+MISBEHAVIOURS = {
+    "dies": ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "crash", "the worker was killed by SIGSEGV"),
+    "hangs": ("import time; time.sleep(600)", "timeout", "convert took longer than 2 s, killed"),
+    "answers nonsense": ("import os, sys; os.write(int(sys.argv[-1]), b'{]\\n')", "crash", "Invalid JSON"),
+}
+
+
+@pytest.mark.parametrize("kind", MISBEHAVIOURS)
+def test_a_subject_that_misbehaves_is_red_in_one_line(kind: str, hub: HubServer, tmp_path: Path) -> None:
+    code, failure, says = MISBEHAVIOURS[kind]
+    hub.add("stand-in/llama", repository("stand-in/llama"))
+    impostor = tmp_path / "python"
+    impostor.write_text(f"#!{sys.executable}\n{code}\n")
+    impostor.chmod(0o755)
+    done, results = run(ROOT, tmp_path, hub.endpoint, "--subject-python", str(impostor), "--timeout", "2")
+    assert done.returncode == 1, done.stdout + done.stderr
+    conversion = next(c for c in results["entries"][0]["cases"] if c["name"] == "test_conversion[tiny]")
+    assert (conversion["outcome"], conversion["failure_class"]) == ("failed", failure)
+    assert says in conversion["headline"]
+    assert outcomes(results)["test_forward_equivalence[tiny]"] == "consequence"
+
+
+def test_a_gated_model_without_a_token_blames_nobody(hub: HubServer, tmp_path: Path) -> None:
+    hub.add("stand-in/llama", repository("stand-in/llama"), gated=True)
+    done, results = run(ROOT, tmp_path, hub.endpoint)
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "set HF_TOKEN" in done.stdout
+    assert results["verdict"] == "neutral"

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from ci.errors import RequestError
 from ci.settings import DEFAULT_ENDPOINT, from_environ
 
 
@@ -26,6 +27,12 @@ def test_everything_set(tmp_path: Path) -> None:
     assert settings.offline
     assert settings.cache == tmp_path
     assert "hf_secret" not in repr(settings)
+
+
+@pytest.mark.parametrize("endpoint", ["nonsense", "huggingface.co", "ftp://huggingface.co", "https://"])
+def test_an_endpoint_that_is_no_url_is_refused(endpoint: str) -> None:
+    with pytest.raises(RequestError, match=r"HF_ENDPOINT=.*: expected a URL like https://"):
+        from_environ({"HF_ENDPOINT": endpoint})
 
 
 @pytest.mark.parametrize("value", ["", "0", "false", "no"])

@@ -5,13 +5,14 @@ Self-contained but for the `ci` package: the suite also runs from an installed d
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import tempfile
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pytest
 
@@ -37,26 +38,43 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--subject-python", type=Path, help="interpreter in which the subject lives")
     group.addoption("--subject-path", type=Path, action="append", default=[], help="on that interpreter's path")
     group.addoption("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
-    group.addoption("--layers", type=layers_option, help="layers to keep: a number or auto; default: the registry's")
+    group.addoption("--layers", type=_layers, help="layers to keep: a number or auto; default: the registry's")
     group.addoption("--registry", type=Path, help="another models.toml")
     group.addoption("--hub-model", action="append", default=[], help="only this registry entry (may be repeated)")
     group.addoption("--checkpoints", type=Path, help="what `hub-tests fetch --json` printed: pins what is tested")
     group.addoption("--subject-timeout", type=float, default=1800.0, help="seconds a subject may take for one call")
     group.addoption("--subject-logs", type=Path, help="directory for the subject's output")
     group.addoption("--running-file", type=Path, help="kept current with the ids of the tests that are running")
-    group.addoption("--deep", action="store_true", help="also the tests of every config key and every weight")
+    group.addoption("--deep", action="store_true", help="also the tests of every config key, weight and gradient")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Registers the mark where no ini file does, loads another registry, gives each xdist worker one GPU."""
     config.addinivalue_line("markers", "extra_slow: fetches real Hub models; skipped unless --run-extra-slow")
     config.addinivalue_line("markers", "deep: part of the suite only with --deep")
-    if registry := config.getoption("--registry"):
-        HUB_TEST_CONFIGS.clear()
-        HUB_TEST_CONFIGS.update(load_models(registry))
+    try:
+        _read_request(config)
+    except HubTestsError as wrong:
+        raise pytest.UsageError(str(wrong)) from None
     if (running := config.getoption("--running-file")) and not hasattr(config, "workerinput"):
         config.pluginmanager.register(RunningFile(running))
     _own_gpu(os.environ)
+
+
+def _read_request(config: pytest.Config) -> None:
+    """What the options name is there and makes sense, before anything is collected. Raises HubTestsError."""
+    if registry := config.getoption("--registry"):
+        HUB_TEST_CONFIGS.clear()
+        HUB_TEST_CONFIGS.update(load_models(registry))
+    _chosen(config)
+    read_checkpoints(config.getoption("--checkpoints"))
+
+
+def _layers(text: str) -> int | Literal["auto"]:
+    try:
+        return layers_option(text)
+    except HubTestsError as wrong:
+        raise argparse.ArgumentTypeError(str(wrong).removeprefix(f"--layers {text}: ")) from None
 
 
 class RunningFile:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ci.errors import NotOfferedError
 from ci.suite import Chain, with_verdicts
 from ci.suite_checks import checkpoint_problems, verdict_text
 
@@ -33,7 +34,9 @@ def test_download_and_truncate(chain: Chain, record: Any) -> None:
             "requests": checkpoint.requests,
             "fetch_seconds": checkpoint.seconds,
         }
-        note(replace(chain.evidence("test_download_and_truncate"), figures=figures, notes=checkpoint.notes))
+        missed = (f"two layers would have missed {kind}" for kind in checkpoint.kinds_missed)
+        notes = (*checkpoint.notes, *missed)
+        note(replace(chain.evidence("test_download_and_truncate"), figures=figures, notes=notes))
         problems = checkpoint_problems(checkpoint)
         assert not problems, "; ".join(problems)
 
@@ -115,4 +118,18 @@ def test_weight_liveness(chain: Chain, record: Any, fast_llm_path: Path) -> None
     with record() as note:
         verdict = chain.judge().weight_liveness()
         note(with_verdicts(chain.evidence("test_weight_liveness"), (verdict,)))
+        assert verdict.passed, verdict_text((verdict,))
+
+
+@pytest.mark.deep
+def test_gradients(chain: Chain, record: Any, fast_llm_path: Path) -> None:
+    """Each parameter's gradient equals Hugging Face's, by its name there; a subject that cannot train is no pass."""
+    with record() as note:
+        evidence = chain.evidence("test_gradients")
+        try:
+            verdict = chain.judge().gradients()
+        except NotOfferedError as said:
+            note(replace(evidence, failure_class="variant_did_not_run", diagnosis=f"did not run: {said}"))
+            pytest.skip(f"did not run: {said}")
+        note(with_verdicts(evidence, (verdict,)))
         assert verdict.passed, verdict_text((verdict,))

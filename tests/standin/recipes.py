@@ -83,6 +83,7 @@ RECIPES = {
         Recipe("stand-in/llama-head-dim", "Llama-3.1-8B", {**LLAMA, "head_dim": 20}),
         Recipe("stand-in/llama-float32", "Llama-3.1-8B", LLAMA, dtype="float32"),
         Recipe("stand-in/llama-bin", "Llama-3.1-8B", LLAMA, files=2, weights="bin", dtype="float16"),
+        Recipe("stand-in/mixtral-head-dim", "Mixtral-8x7B-v0.1", {**MOE, "head_dim": 16}),
         Recipe("stand-in/mixtral-window", "Mixtral-8x7B-v0.1", {**MOE, "sliding_window": 12}),
     )
 }

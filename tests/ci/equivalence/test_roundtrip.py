@@ -56,6 +56,25 @@ def test_a_switch_that_is_off_and_one_that_is_absent_mean_the_same(
     assert [f.kind for f in compare_configs(before, after)] == kinds
 
 
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 48}
+
+
+@pytest.mark.parametrize(
+    ("rope", "kind"),
+    [
+        ({"rope_type": "default"}, "metadata"),
+        (YARN, "metadata"),
+        ({"full_attention": YARN, "sliding_attention": {"rope_type": "default"}}, "metadata"),
+        ({**YARN, "factor": None}, "semantic"),
+        ({"full_attention": {**YARN, "factor": None}}, "semantic"),
+        ({"rope_type": "dynamic", "factor": 4.0}, "semantic"),
+    ],
+)
+def test_the_longest_position_matters_where_rope_reads_it(rope: dict[str, Any], kind: str) -> None:
+    before = {"max_position_embeddings": 512, "rope_parameters": rope}
+    assert [f.kind for f in compare_configs(before, {**before, "max_position_embeddings": 2048})] == [kind]
+
+
 def changed_shard(directory: Path) -> tuple[Path, dict[str, torch.Tensor]]:
     shard = min(directory.glob("*.safetensors"))
     return shard, load_file(shard)

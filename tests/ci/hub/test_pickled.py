@@ -64,7 +64,8 @@ def test_the_same_checkpoint(settings: Settings, wanted: dict[str, bytes], repos
     assert "model.safetensors" in tree(path)
     assert not [name for name in tree(path) if name.endswith(".bin")]
     assert checkpoint.notes == (
-        "the repository has no safetensors files, so whole .bin files were moved and their tensors written anew",
+        "the repository has no safetensors files, so whole .bin files (with auto all of them) were moved and their "
+        "tensors written anew",
     )
     assert checkpoint.bytes_fetched > checkpoint.bytes_kept
     assert [entry.state for entry in Store(settings.cache).verify()] == ["complete"]

@@ -6,11 +6,16 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
-from ci.report import words
+from ci.evidence import to_property
+from ci.report import html, markdown, words
+from ci.report.junit import read_junit
+from ci.report.results import judge_results
 from ci.report.terminal import render
 from tests.ci.report import samples
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ci.report.outcome import Results
 
 
@@ -60,3 +65,20 @@ def test_hostile_text_is_neither_markup_nor_control() -> None:
 
 def test_a_label_and_a_note_are_shown() -> None:
     assert "no result file, the job ended as failure" in shown(samples.crashed(), 300)
+
+
+@pytest.mark.parametrize("render_as", ["terminal", "markdown", "html"])
+def test_what_the_fetch_has_to_say_is_in_the_summary(render_as: str) -> None:
+    plan = samples.plan_of("smollm2")
+    moved = {"notes": ("whole files were moved", *(f"note {n}" for n in range(50)))}
+    told = {
+        test: samples.evidence_of(test, "smollm2", **(moved if test.startswith("test_download") else {}))
+        for test in plan.entries[0].tests
+    }
+    cases = (samples.with_property(test, to_property(evidence)[1]) for test, evidence in told.items())
+    results = judge_results(plan, read_junit(samples.document("".join(cases))))
+    say: dict[str, Callable[[Results], str]] = {"terminal": shown, "markdown": markdown.render, "html": html.render}
+    text = say[render_as](results)
+    assert "whole files were moved" in text
+    assert "note 6" in text
+    assert "note 7" not in text

@@ -19,7 +19,20 @@ def test_ours_passes_and_theirs_becomes_ours() -> None:
     with pytest.raises(SubjectError, match="KeyError: 'attention_factor'"), one_line_errors("import"):
         raise KeyError("attention_factor")
     with pytest.raises(RequestError, match="--subject-python"), one_line_errors("import"):
-        raise ImportError("No module named 'fast_llm'")
+        raise ModuleNotFoundError("No module named 'fast_llm'", name="fast_llm")
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        ImportError("cannot import name 'x' from 'fast_llm.config'", name="fast_llm.config"),
+        ModuleNotFoundError("No module named 'fast_llm.confg'", name="fast_llm.confg"),
+        ModuleNotFoundError("No module named 'new_dependency'", name="new_dependency"),
+    ],
+)
+def test_what_breaks_while_it_is_imported_is_its_own_fault(problem: ImportError) -> None:
+    with pytest.raises(SubjectError, match=f"Fast-LLM, import: {type(problem).__name__}"), one_line_errors("import"):
+        raise problem
 
 
 def fail_with_logs() -> None:

@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ci.subjects.fast_llm_trace import ALL, Taps, implementations, operations_of
+from ci.subjects.fast_llm_trace import ALL, Taps, from_row_start, implementations, operations_of
 from ci.subjects.forward import Inputs, Recorder
-from ci.subjects.rows import Rows
 from ci.subjects.tracefile import TraceReader, TraceWriter
 
 if TYPE_CHECKING:
@@ -100,12 +99,31 @@ def test_every_operation_is_recorded_as_it_was_and_nothing_is_kept(experts: bool
         assert implementations(taps.blocks) == {"attention": "sdpa_dense", "moe": "looped"}
 
 
-def test_rotated_tensors_come_from_the_rows_alone(tmp_path: Path) -> None:
-    alone, *_ = traced(tmp_path / "row", Model(experts=False))
-    rows = Rows(INPUTS, (alone,), ())
-    model = Model(experts=False)
-    trace, *_ = traced(tmp_path / "trace", model, feed=Fixed(100.0), rotated=rows)
-    assert torch.equal(trace.tensor("decoder.0.mixer.query"), alone.tensor("decoder.0.mixer.query"))
+def rotated(tensor: Tensor, angles: Tensor) -> Tensor:
+    """(tokens, heads, head_dim) by (tokens, head_dim / 2) angles, halves as real and imaginary parts."""
+    turned = torch.complex(*tensor.chunk(2, dim=-1)) * torch.polar(torch.ones_like(angles), angles)[:, None]
+    return torch.cat([turned.real, turned.imag], dim=-1)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.3])
+def test_rotation_by_the_place_in_the_pack_becomes_rotation_by_the_place_in_the_row(factor: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1], [1, 1, 1, 1]])
+    queries = torch.randn(12, 3, 6, generator=generator)
+    speeds = torch.tensor([1.0, 0.3, 0.01])
+    packed = torch.arange(12.0)[:, None] * speeds
+    in_row = (mask.cumsum(-1) - 1).clamp(min=0).reshape(12, 1) * speeds
+    frequencies = factor * torch.cat([packed.cos(), packed.sin()], dim=-1)[:, None]
+    found = from_row_start(factor * rotated(queries, packed), frequencies, Inputs(mask.clone(), mask))
+    kept = mask.reshape(12).bool()
+    torch.testing.assert_close(found[kept], factor * rotated(queries, in_row)[kept], rtol=1e-5, atol=1e-5)
+    assert torch.equal(found[:4], factor * rotated(queries, packed)[:4]), "the first row is left as it is"
+    skewed = from_row_start(factor * rotated(queries, packed * 1.01), frequencies, Inputs(mask, mask))
+    assert not torch.allclose(skewed[kept], factor * rotated(queries, in_row)[kept], rtol=1e-2), "a bug stays one"
+
+
+def test_what_is_fed_is_recorded_before_it_is_replaced(tmp_path: Path) -> None:
+    trace, *_ = traced(tmp_path / "trace", Model(experts=False), feed=Fixed(100.0))
     assert trace.tensor("decoder.0.mixer.value").eq(101).all()
     assert trace.tensor("embeddings").eq(HIDDEN).all(), "recorded before it is replaced"
     assert trace.tensor("decoder.1").eq(200).all()

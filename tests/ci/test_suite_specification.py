@@ -1,0 +1,106 @@
+"""Every command line of the specification, as it is written, and the errors that stand in its way."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CONFTEST = """
+from ci.models import HUB_TEST_CONFIGS
+
+class ModelCheckpointFormat:
+    name = "llama"
+
+class GPTModelConfig:
+    model_name = "gpt"
+
+HUB_TEST_CONFIGS["model_name"] = {
+    "model_id": "org/model-name",  # HuggingFace Hub ID
+    "checkpoint_format": ModelCheckpointFormat,  # Format class
+    "model_config": GPTModelConfig,  # Model config class
+    "num_layers_to_keep": 2,  # Number of layers after truncation
+    "test_params": {
+        "batch_size": 2,
+        "sequence_length": 32,
+        "compare_factor": 1.0,  # Increase for models with higher numerical error
+    },
+}
+"""
+
+
+def pytest_says(root: Path, line: str) -> tuple[int, str]:
+    """A command line of the specification at `root`: exit code, and everything it printed."""
+    words = [sys.executable, "-m", *shlex.split(line), "-p", "no:cacheprovider"]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    done = subprocess.run(words, cwd=root, env=environ, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "found", "not_found"),
+    [
+        ("pytest tests/integration --run-extra-slow", "test_forward_equivalence[mixtral]", "test_gradients"),
+        ("pytest tests/integration --run-extra-slow -v -s", "test_conversion[smollm2]", "test_gradients"),
+        ("pytest tests/integration --run-extra-slow --tb=short", "test_conversion[smollm2]", "test_gradients"),
+        ("pytest tests/integration -k mixtral --run-extra-slow", "test_conversion[mixtral]", "smollm2"),
+        (
+            "pytest tests/integration/test_hub_integration.py::test_hub_model_conversion --run-extra-slow",
+            "test_hub_model_conversion[mixtral]",
+            "test_conversion[",
+        ),
+        (
+            'pytest tests/integration -k "test_moe_implementation or test_implementation" --run-extra-slow',
+            "test_moe_implementation[looped-mixtral]",
+            "test_forward_equivalence",
+        ),
+        ("pytest tests/integration --run-extra-slow --deep", "test_gradients[mixtral]", "NOTSET"),
+    ],
+)
+def test_a_command_line_chooses_what_the_specification_says(line: str, found: str, not_found: str) -> None:
+    code, said = pytest_says(ROOT, f"{line} --collect-only -q --subject reference")
+    assert code == 0, said
+    assert found in said
+    assert not_found not in said
+
+
+def test_without_the_option_everything_is_skipped_with_the_reason() -> None:
+    code, said = pytest_says(ROOT, "pytest tests/integration -rs")
+    assert code == 0, said
+    assert "run with --run-extra-slow" in said
+    assert " passed" not in said
+
+
+def test_a_model_added_in_python_as_the_specification_writes_it_is_tested(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "tests" / "integration", tmp_path / "tests" / "integration")
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    code, said = pytest_says(tmp_path, "pytest tests/integration -k model_name --collect-only -q --subject reference")
+    assert code == 0, said
+    assert "test_forward_equivalence[model_name]" in said
+    assert "[mixtral]" not in said
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("--registry bad.toml", "bad.toml: [a]: unknown key 'model_idd'. Did you mean 'model_id'?"),
+        ("--hub-model mixtrl", "no model 'mixtrl'. Did you mean 'mixtral'?"),
+        ("--layers 0", "expected a number of layers, 1 or more, or auto"),
+        ("--checkpoints none.json", "--checkpoints none.json: expected what `hub-tests fetch --json` printed"),
+        ("--subject megatron", "invalid choice: 'megatron'"),
+    ],
+)
+def test_a_wrong_request_is_one_line_and_no_traceback(tmp_path: Path, options: str, says: str) -> None:
+    shutil.copytree(ROOT / "tests" / "integration", tmp_path / "tests" / "integration")
+    (tmp_path / "bad.toml").write_text('[a]\nmodel_idd = "o/n"\n')
+    code, said = pytest_says(tmp_path, f"pytest tests/integration --run-extra-slow {options}")
+    assert code == 4, said
+    assert says in said
+    assert "Traceback" not in said
+    assert "INTERNALERROR" not in said
