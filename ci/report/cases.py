@@ -145,5 +145,7 @@ def _used(evidence: Evidence | None) -> float | None:
     if evidence is None:
         return None
     measures = evidence.measures or ((evidence.worst,) if evidence.worst else ())
-    shares = [0.0 if measure.passed and not measure.limit else measure.used for measure in measures]
-    return max((math.inf if math.isnan(share) else share for share in shares), default=None)
+    shares = [measure.used if measure.limit or not measure.passed else 0.0 for measure in measures]
+    if any(map(math.isnan, shares)):
+        return math.inf
+    return max(shares, default=None)
