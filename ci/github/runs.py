@@ -60,6 +60,13 @@ class RunJob:
         return self.status in ("queued", "waiting", "pending", "requested") and not self.runner_name
 
     @property
+    def execution(self) -> tuple[str | None, ...] | None:
+        """Machine, begin, end and conclusion: the same in two listings only where they list the same execution."""
+        if not (self.runner_name and self.started_at and self.completed_at):
+            return None
+        return self.runner_name, self.started_at, self.completed_at, self.conclusion
+
+    @property
     def seconds(self) -> float:
         """How long it ran; 0 where it has not."""
         if not self.started_at or not self.completed_at:
@@ -92,12 +99,23 @@ def jobs(client: Client, run_id: int) -> tuple[RunJob, ...]:
 
 
 def entry_jobs(found: Iterable[RunJob]) -> Mapping[str, Job]:
-    """The newest attempt's job of each entry, as the report takes it."""
-    newest: dict[str, RunJob] = {}
-    for job in found:
-        if job.entry and (job.entry not in newest or newest[job.entry].run_attempt <= job.run_attempt):
-            newest[job.entry] = job
-    return {entry: _job(job) for entry, job in newest.items()}
+    """Each entry's newest job, as the report takes it."""
+    by_entry: dict[str, list[RunJob]] = {}
+    for job in sorted(found, key=lambda job: job.run_attempt):
+        if job.entry:
+            by_entry.setdefault(job.entry, []).append(job)
+    return {entry: _job(listed[-1], _ran_in(listed)) for entry, listed in by_entry.items()}
+
+
+def _ran_in(listed: list[RunJob]) -> int:
+    """The attempt in which the newest of an entry's jobs, oldest first, really ran.
+
+    "Re-run failed jobs" lists those that it does not run again a second time, as they were, with the new attempt's
+    number; what such a job left carries the old one.
+    """
+    newest = listed[-1]
+    same = (job for job in listed if job is newest or (job.execution and job.execution == newest.execution))
+    return next(same).run_attempt
 
 
 def cancel(client: Client, run_id: int) -> bool:
@@ -109,12 +127,12 @@ def cancel(client: Client, run_id: int) -> bool:
     return True
 
 
-def _job(job: RunJob) -> Job:
+def _job(job: RunJob, attempt: int) -> Job:
     return Job(
         conclusion=job.conclusion,
         status=job.status,
         url=job.html_url or "",
-        attempt=job.run_attempt,
+        attempt=attempt,
         seconds=job.seconds,
         runner=job.runner_name or "",
         note=f"waits for a runner with {', '.join(job.labels)}" if job.waits_for_a_runner else "",

@@ -273,6 +273,22 @@ def test_a_newer_attempt_that_left_nothing_is_not_covered_by_an_older_green_one(
     assert results.entries[0].label == "no result file, the job ended as failure"
 
 
+def test_an_attempt_that_github_does_not_know_of_is_not_believed() -> None:
+    results = run(attempts({FORWARD: mismatch()}), attempts(number=2), job=Job("failure"))
+    assert exit_code(results) == 1
+    assert case(results, FORWARD).outcome == "failed"
+    assert "results of attempt 2 came back, but its last one was 1: ignored" in results.entries[0].notes
+    assert exit_code(run(attempts(number=2), job=Job("success"))) == 1
+
+
+def test_an_older_attempt_that_crashed_is_evidence_too() -> None:
+    crashed = Attempt(1, Junit(problem="no result file", missing=True), running=(FORWARD,))
+    results = run(crashed, attempts(number=2), job=Job("success", attempt=2))
+    assert exit_code(results) == 0
+    assert case(results, FORWARD).earlier == ("attempt 1: crashed",)
+    assert results.totals.flaky == 1
+
+
 def test_results_that_the_plan_does_not_hold_are_noted() -> None:
     results = judge_results(plan_of("smollm2"), {"smollm2": (attempts(),), "evil": (attempts(),)})
     assert exit_code(results) == 0

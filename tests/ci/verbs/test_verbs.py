@@ -142,6 +142,23 @@ def test_a_green_file_does_not_outweigh_a_red_job(context: Context, state: State
     assert report(made, tmp_path / "results", tmp_path / "out").verdict == "passed"
 
 
+def test_only_the_failed_job_runs_again(context: Context, state: State, tmp_path: Path) -> None:
+    """Two artifacts of the entry that failed and one of the other, whose job GitHub lists again as it was."""
+    made = samples.plan_of("smollm2", "mistral")
+    bad = {"test_forward_equivalence[smollm2]": samples.mismatch()}
+    for name, faults in (("smollm2.1", bad), ("smollm2.2", {}), ("mistral.1", {})):
+        folder = tmp_path / f"results/hub-tests-{name}"
+        folder.mkdir(parents=True)
+        (folder / "junit.xml").write_bytes(samples.junit(samples.plan_of(name.split(".")[0]), faults))
+    later = {"run_attempt": 2, "started_at": "2026-01-02T04:00:00Z", "completed_at": "2026-01-02T04:01:00Z"}
+    state.jobs[777] = [job("run / test smollm2", 1, conclusion="failure"), job("run / test mistral", 2)]
+    state.jobs[777] += [job("run / test smollm2", 3, **later), job("run / test mistral", 4, run_attempt=2)]
+    judged = report(made, tmp_path / "results", tmp_path / "out", context=replace(context, run_attempt=2))
+    assert judged.verdict == "passed"
+    assert [entry.attempt for entry in judged.entries] == [2, 1]
+    assert judged.totals.flaky == 1
+
+
 def test_a_baseline_from_files(tmp_path: Path) -> None:
     made = samples.plan_of("smollm2")
     nights = samples.nights(made, {}).records["smollm2"]
