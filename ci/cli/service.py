@@ -110,15 +110,17 @@ def publish(
 
 def watch(
     call: typer.Context,
+    job: Annotated[
+        list[str] | None, typer.Option(help="a job to watch, by its name; default: the test of each entry delivered")
+    ] = None,
     patience: Annotated[float, typer.Option(help="seconds that a job may wait for a machine")] = 600.0,
 ) -> None:
-    """While tests wait for a machine: say so on the pull request, with the labels and since when."""
+    """While jobs wait for a machine: say so on the pull request, with the labels and since when."""
     from ci.verbs.watch import watch as wait
 
-    waiting = wait(
-        options.plan(call), options.context(call), tuple(options.delivery(call).checkpoints), patience=patience
-    )
-    print(f"no machine has taken: {', '.join(waiting)}" if waiting else "every entry is on a machine")
+    expected = tuple(job or (f"test {entry}" for entry in options.delivery(call).checkpoints))
+    waiting = wait(options.plan(call), options.context(call), expected, patience=patience)
+    print(f"no machine has taken: {', '.join(waiting)}" if waiting else "every job is on a machine")
 
 
 def conclude(

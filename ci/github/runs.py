@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
     from ci.github.client import Client
 
-ENTRY_JOB = re.compile(r"(?:.* / )?test (?P<entry>[a-z0-9][a-z0-9_-]{0,62})")
-"""A matrix job's name, after the names of the calling jobs: `hub-tests / run / test mixtral`."""
+ENTRY_JOB = re.compile(r"test (?P<entry>[a-z0-9][a-z0-9_-]{0,62})")
+FETCH_JOB = "fetch"
+INSTALL_STEP = "Install the subject into an environment of its own"
+"""The first step of a test job that runs anything of the subject's; what comes before it is the service's own."""
 
 FINISHED = "completed"
 
@@ -30,6 +32,14 @@ class Run:
     html_url: str
     head_sha: str = ""
     run_attempt: int = 1
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a job."""
+
+    name: str
+    conclusion: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,17 +57,31 @@ class RunJob:
     run_attempt: int = 1
     runner_name: str | None = None
     labels: tuple[str, ...] = ()
+    steps: tuple[Step, ...] | None = ()
+
+    @property
+    def own_name(self) -> str:
+        """Its name in its own workflow: `test mixtral` of `hub-tests / run / test mixtral`."""
+        return self.name.rsplit(" / ", 1)[-1]
 
     @property
     def entry(self) -> str | None:
         """The plan's entry that this job tests, None for the other jobs."""
-        match = ENTRY_JOB.fullmatch(self.name)
+        match = ENTRY_JOB.fullmatch(self.own_name)
         return match["entry"] if match else None
 
     @property
     def waits_for_a_runner(self) -> bool:
         """Whether no machine has taken it yet."""
         return self.status in ("queued", "waiting", "pending", "requested") and not self.runner_name
+
+    @property
+    def broke_early(self) -> str:
+        """The step in which it broke before anything of the subject was run; "" where it did not, or who knows."""
+        known = {step.name: step.conclusion for step in self.steps or ()}
+        if self.conclusion == "success" or known.get(INSTALL_STEP, "unknown") not in (None, "skipped"):
+            return ""
+        return next((name for name, conclusion in known.items() if conclusion == "failure"), "")
 
     @property
     def execution(self) -> tuple[str | None, ...] | None:
@@ -118,6 +142,11 @@ def _ran_in(listed: list[RunJob]) -> int:
     return next(same).run_attempt
 
 
+def fetch_job(found: Iterable[RunJob]) -> RunJob | None:
+    """The newest job that fetches the checkpoints."""
+    return max((job for job in found if job.own_name == FETCH_JOB), key=lambda job: job.run_attempt, default=None)
+
+
 def cancel(client: Client, run_id: int) -> bool:
     """Ask a run to stop; False where it has ended by itself."""
     try:
@@ -136,4 +165,5 @@ def _job(job: RunJob, attempt: int) -> Job:
         seconds=job.seconds,
         runner=job.runner_name or "",
         note=f"waits for a runner with {', '.join(job.labels)}" if job.waits_for_a_runner else "",
+        broke_early=job.broke_early,
     )

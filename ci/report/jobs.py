@@ -37,6 +37,8 @@ def lack_of(newest: Attempt | None, job: Job | None, problem: Problem | None) ->
         return Problem("missing_result", text)
     if job.status != "completed":
         return Problem("environment", f"the job is still {job.status.replace('_', ' ')}")
+    if job.broke_early:
+        return Problem("environment", f"nothing of the subject was run: the job broke in its step '{job.broke_early}'")
     if job.conclusion == "cancelled":
         return Problem("environment", "the job was cancelled")
     if job.conclusion == "timed_out":

@@ -32,7 +32,7 @@ def reactions(scene: Scene) -> list[str]:
 def test_a_writer_starts_a_run_and_reads_its_result(scene: Scene) -> None:
     scene.prepare("smollm2")
     outcome = say(scene, "/run-hub-tests smollm2\nthanks!")
-    jobs = ("gate", "plan", "fetch", "watch", "test smollm2", "report")
+    jobs = ("gate", "plan", "watch-fetch", "fetch", "watch", "test smollm2", "report")
     assert outcome.jobs.keys() == {*jobs, "conclude"}, outcome.log
     assert set(outcome.jobs.values()) == {"success"}, outcome.log
     assert reactions(scene) == ["eyes", "rocket"]
@@ -102,6 +102,7 @@ def test_the_hub_is_down(scene: Scene) -> None:
     assert outcome.jobs == {
         "gate": "success",
         "plan": "success",
+        "watch-fetch": "success",
         "fetch": "failure",
         "report": "failure",
         "conclude": "failure",
