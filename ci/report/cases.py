@@ -98,7 +98,7 @@ def _skipped(entry: PlanEntry, case: Case, base: CaseResult, *, failed: Abstract
     reason = one_line(headline(case), _HEADLINE) or "skipped without a reason"
     upstream = _UPSTREAM.search(reason)
     if upstream and any(step_of(name) == upstream[1] for name in failed):
-        return replace(base, outcome="consequence", headline=reason, failure_class="dependency")
+        return replace(base, outcome="consequence", headline=upstream[0], failure_class="dependency")
     evidence = base.evidence
     if evidence is not None and evidence.failure_class == "variant_did_not_run":
         sentence = one_line(evidence.diagnosis, _HEADLINE) or reason

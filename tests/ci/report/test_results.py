@@ -339,6 +339,17 @@ def test_a_new_failure_that_main_has_seen_before_says_so() -> None:
     assert words.state(results.causes[0], [case(results, FORWARD)]).startswith("new, last good 03")
 
 
+def test_the_verdict_says_whether_anything_is_new() -> None:
+    plan = plan_of("smollm2")
+    oom = Fault("failure", "CUDA out of memory", "x", {"failure_class": "out_of_memory"})
+    before = nights(plan, {FORWARD: mismatch(), CONVERSION: oom})
+    known = judged(plan, {FORWARD: mismatch()}, baseline=before)
+    assert words.title(known) == "Failed: 1 of 1 model, 1 cause (none new)"
+    assert words.fixed(known) == [CONVERSION]
+    assert words.title(judged(plan, {FORWARD: oom}, baseline=before)) == "Failed: 1 of 1 model, 1 cause (1 new)"
+    assert words.title(judged(plan, {FORWARD: oom})) == "Failed: 1 of 1 model, 1 cause"
+
+
 def test_causes_of_this_change_come_first() -> None:
     plan = plan_of("smollm2")
     oom = Fault("failure", "CUDA out of memory", "x", {"failure_class": "out_of_memory"})
