@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -240,9 +239,9 @@ def _plan(models: Sequence[HubModel], options: RunOptions, report: Path) -> Plan
     return plan
 
 
-def default_workers(models: Sequence[HubModel], device: str | None) -> int:
+def default_workers(models: Sequence[HubModel], device: str | None, environ: Mapping[str, str]) -> int:
     """One xdist worker a GPU, no more than models; 0 (in this process) where there is nothing to share."""
     if device == "cpu" or len(models) < 2:
         return 0
-    gpus = len(visible_gpus(os.environ)) if device else 0
+    gpus = len(visible_gpus(environ)) if device else 0
     return min(gpus, len(models)) if gpus > 1 else 0
