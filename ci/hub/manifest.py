@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "hub-tests.json"
 SCHEMA = 1
-RULES_VERSION = 1
+RULES_VERSION = 2
 """Goes up with every change to what is kept, how config.json is edited or how files are written."""
 READ = 1024**2
 

@@ -13,7 +13,6 @@ CONFIG = "config.json"
 GENERATION = "generation_config.json"
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
-TEMPLATES = ("chat_template.json", "chat_template.jinja")
 OTHER_TOKENIZER_FILES = (
     "tokenizer.model",
     "tokenizer.model.v*",
@@ -36,10 +35,11 @@ def wanted(names: Iterable[str], tokenizer_config: bytes | None, *, allow_remote
     """The files to copy beside config.json and the tensors, from the names at the repository's top.
 
     Where `tokenizer.json` holds the whole tokenizer, the older formats of the same are left out: each file is a request
-    to the Hub, and its rate limit counts them. Python files only where `allow_remote_code` says so.
+    to the Hub, and its rate limit counts them. Chat templates are left out for the same reason: no forward pass reads
+    one. Python files only where `allow_remote_code` says so.
     """
     listed = sorted(names)
-    chosen = {GENERATION, TOKENIZER, TOKENIZER_CONFIG, *TEMPLATES}
+    chosen = {GENERATION, TOKENIZER, TOKENIZER_CONFIG}
     others = () if TOKENIZER in listed and _is_whole(tokenizer_config) else OTHER_TOKENIZER_FILES
     return [
         name

@@ -160,7 +160,7 @@ def test_python_files_only_where_they_are_allowed(settings: Settings, commit: st
 def test_older_tokenizer_files_where_nothing_else_holds_the_tokenizer(
     hub: HubServer, settings: Settings, repository: Path
 ) -> None:
-    for name in ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer.model", "chat_template.jinja"):
+    for name in ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer.model"):
         (repository / name).write_text("x")
     (repository / "tokenizer.json").unlink()
     hub.add(MODEL, repository)
@@ -170,7 +170,6 @@ def test_older_tokenizer_files_where_nothing_else_holds_the_tokenizer(
         "merges.txt",
         "special_tokens_map.json",
         "tokenizer.model",
-        "chat_template.jinja",
     }
 
 

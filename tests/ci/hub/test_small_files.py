@@ -39,15 +39,21 @@ def test_code_only_where_it_is_allowed() -> None:
     assert [name for name in found if name.endswith(".py")] == ["modeling_x.py", "sub/y.py", "tokenizer.py"]
 
 
-@pytest.mark.parametrize(
-    "name", ["spiece.model", "sentencepiece.bpe.model", "qwen.tiktoken", "tekken.json", "chat_template.jinja"]
-)
+@pytest.mark.parametrize("name", ["spiece.model", "sentencepiece.bpe.model", "qwen.tiktoken", "tekken.json"])
 def test_other_tokenizers(name: str) -> None:
     assert wanted([name], None, allow_remote_code=False) == [name]
 
 
 @pytest.mark.parametrize(
-    "name", ["hub-tests.json", ".parts.jsonl", "pytorch_model.bin", "consolidated.safetensors", "x.model.py"]
+    "name",
+    [
+        "hub-tests.json",
+        ".parts.jsonl",
+        "pytorch_model.bin",
+        "consolidated.safetensors",
+        "x.model.py",
+        "chat_template.jinja",
+    ],
 )
 def test_nothing_else(name: str) -> None:
     assert wanted([name], None, allow_remote_code=False) == []
