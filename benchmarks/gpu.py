@@ -71,31 +71,38 @@ def watched(period: float = 0.1) -> Iterator[Usage]:
         pynvml.nvmlShutdown()
 
 
-def read_seconds(directory: Path) -> float:
-    """Reading a checkpoint's shards into GPU memory, the best of three: what the job cannot do without."""
+def read_seconds(directory: Path) -> tuple[float, float]:
+    """Reading a checkpoint's shards into GPU memory, what the job cannot do without: from the disk, and from its cache.
+
+    The disk's cache is asked to forget the files first; the second figure is the best of three.
+    """
     import torch
     from safetensors.torch import load_file
 
-    best = float("inf")
-    for _ in range(3):
+    shards, taken = sorted(directory.glob("*.safetensors")), []
+    for shard in shards:
+        with shard.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    for _ in range(4):
         started = time.perf_counter()
-        tensors = [load_file(shard, device="cuda") for shard in sorted(directory.glob("*.safetensors"))]
+        tensors = [load_file(shard, device="cuda") for shard in shards]
         torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - started)
+        taken.append(time.perf_counter() - started)
         del tensors
     torch.cuda.empty_cache()
-    return best
+    return taken[0], min(taken[1:])
 
 
 @dataclass(frozen=True)
 class Job:
-    """One model's job: its results record, seconds in all, GPU usage, and seconds to read its bytes once."""
+    """One model's job: its results record, seconds in all, GPU usage, and seconds to read its bytes (disk, cache)."""
 
     model: str
     results: dict[str, Any]
     seconds: float
     usage: Usage
-    read_seconds: float
+    read_seconds: tuple[float, float]
     code: int
 
 
@@ -136,7 +143,14 @@ def _free_gpu_memory() -> None:
     torch.cuda.empty_cache()
 
 
-SPENT = ("hugging_face.load", "hugging_face.forward", "subject.load", "subject.forward", "subject.compare")
+SPENT = (
+    "hugging_face.load",
+    "hugging_face.forward",
+    "hugging_face.compare",
+    "subject.load",
+    "subject.forward",
+    "subject.compare",
+)
 """Where a test's time goes; what is left is converting, hashing, and Hugging Face's own noise being compared."""
 
 
@@ -170,11 +184,14 @@ def report(jobs: list[Job]) -> str:
     head = f"| test | outcome | worst tensor | error | floor | ratio | limit | seconds | {spent} | peak GB |"
     rule = "|---" * 3 + "|---:" * (6 + len(SPENT)) + "|"
     lines = [head, rule, *(row for done in jobs for row in rows(done))]
-    lines += ["", "| model | job s | read s | job ÷ read | GPU busy | peak GB |", "|---|---:|---:|---:|---:|---:|"]
+    lines += ["", "| model | job s | read from disk s | cached s | job ÷ read from disk | GPU busy | peak GB |"]
+    lines.append("|---" + "|---:" * 6 + "|")
     for done in jobs:
         usage = f"{done.usage.busy:.0%} | {done.usage.peak_bytes / 1e9:.1f}"
-        ratio = done.seconds / done.read_seconds
-        lines.append(f"| {done.model} | {done.seconds:.1f} | {done.read_seconds:.2f} | {ratio:.1f} | {usage} |")
+        disk, cache = done.read_seconds
+        lines.append(
+            f"| {done.model} | {done.seconds:.1f} | {disk:.2f} | {cache:.2f} | {done.seconds / disk:.1f} | {usage} |"
+        )
     return "\n".join(lines)
 
 
@@ -196,7 +213,7 @@ def main() -> list[Figure]:
         return []
     jobs = measure(_options([]))
     return [
-        Figure(f"{d.model}: job ÷ reading its bytes", d.seconds / d.read_seconds, "≤", TARGET, how="one GPU")
+        Figure(f"{d.model}: job ÷ reading its bytes", d.seconds / d.read_seconds[0], "≤", TARGET, how="one GPU")
         for d in jobs
     ]
 
