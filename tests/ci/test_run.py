@@ -90,7 +90,8 @@ def test_gate_and_up_swapped_in_the_converter_is_red_and_names_the_layer(hub: Hu
     assert forward["evidence"]["worst"]["tensor"].startswith("decoder.")
     assert "layer 0" in forward["evidence"]["diagnosis"]
     assert "mlp" in forward["evidence"]["diagnosis"].lower()
-    assert "hub-tests run tiny" in done.stdout
+    again = f"hub-tests run tiny --layers 2 --subject reference --device cpu --registry={tmp_path / 'models.toml'}"
+    assert again in "".join(done.stdout.split("\n"))
     first = done.stdout[done.stdout.index("Failed") :].splitlines()[0]
     assert "layer 0" in first
 
