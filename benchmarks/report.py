@@ -7,7 +7,7 @@ files of 100 tests with evidence each, a baseline of two nights, then report.md,
 from __future__ import annotations
 
 import json
-import resource
+import os
 import subprocess
 import sys
 import tempfile
@@ -23,35 +23,41 @@ ROUNDS = 3
 
 
 def figures() -> list[Figure]:
-    """Seconds on the clock, the best of a few, and memory."""
+    """Processor seconds, the best of a few, and memory; the clock counts what else the machine does as well."""
     with tempfile.TemporaryDirectory(prefix="hub-tests-bench-") as folder:
         write_inputs(Path(folder))
         plan, report = (
             min((measured(verb, folder) for _ in range(ROUNDS)), key=seconds) for verb in ("plan", "report")
         )
     return [
-        Figure("plan of 256 entries", plan["seconds"], "≤", 0.6, "s", _how(plan)),
-        Figure("report of 256 entries x 100 tests", report["seconds"], "≤", 3.0, "s", _how(report)),
+        Figure("plan of 256 entries", seconds(plan), "≤", 0.6, "s", _how(plan)),
+        Figure("report of 256 entries x 100 tests", seconds(report), "≤", 3.0, "s", _how(report)),
         Figure("its memory", report["mebibytes"], "≤", 300, "MiB", "peak of the process"),
         Figure("heavy modules in either", len({*plan["heavy"], *report["heavy"]}), "=", 0),
     ]
 
 
 def seconds(row: dict[str, Any]) -> float:
-    """What a round took on the clock."""
-    return float(row["seconds"])
+    """What a round took of the processor, from the start of its process to the end."""
+    return float(row["cpu"])
 
 
 def _how(row: dict[str, Any]) -> str:
-    return f"a fresh process, best of {ROUNDS}, {row['cpu']:.2f} s of processor time; {row['note']}"
+    return f"processor time of a fresh process, best of {ROUNDS}, {row['clock']:.2f} s on the clock; {row['note']}"
 
 
 def measured(verb: str, folder: str) -> dict[str, Any]:
-    """One verb in a fresh interpreter; its time counts from the start of the process."""
+    """One verb in a fresh interpreter, its start and its end with it."""
     started = time.monotonic()
     command = [sys.executable, "-m", "benchmarks.report", verb, folder]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return {**json.loads(done.stdout), "seconds": time.monotonic() - started}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        said = process.stdout.read() if process.stdout else ""
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{verb} ended with exit code {process.returncode}")
+    spent = {"cpu": used.ru_utime + used.ru_stime, "mebibytes": used.ru_maxrss / 1024}
+    return {**json.loads(said), **spent, "clock": time.monotonic() - started}
 
 
 def registry() -> dict[str, Any]:
@@ -149,12 +155,10 @@ def verb_report(folder: str) -> str:
 
 
 def child(verb: str, folder: str) -> None:
-    """Runs a verb and says what it took, as JSON."""
+    """Runs a verb and says what came of it, as JSON."""
     note = verb_plan(folder) if verb == "plan" else verb_report(folder)
     heavy = [name for name in ("torch", "transformers", "numpy") if name in sys.modules]
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    cpu = used.ru_utime + used.ru_stime
-    print(json.dumps({"note": note, "heavy": heavy, "mebibytes": used.ru_maxrss / 1024, "cpu": cpu}))
+    print(json.dumps({"note": note, "heavy": heavy}))
 
 
 if __name__ == "__main__":

@@ -250,9 +250,9 @@ def _where(options: RunOptions) -> Iterator[str]:
         yield f"--registry={options.registry}"
 
 
-def default_workers(models: Sequence[HubModel], device: str | None) -> int:
+def default_workers(models: Sequence[HubModel], device: str | None, environ: Mapping[str, str]) -> int:
     """One xdist worker a GPU, no more than models; 0 (in this process) where there is nothing to share."""
     if device == "cpu" or len(models) < 2:
         return 0
-    gpus = len(visible_gpus(os.environ)) if device else 0
+    gpus = len(visible_gpus(environ)) if device else 0
     return min(gpus, len(models)) if gpus > 1 else 0

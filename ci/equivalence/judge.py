@@ -113,7 +113,7 @@ class Judge:
                 return verdicts.not_run(missing, judged, self.truth.coverage())
         judged += self._fed(judged[0], dtype, variant)
         found = verdicts.verdict(judged, coverage=self.truth.coverage())
-        if (fingerprint := self.truth.fingerprint()) is not None:
+        if (fingerprint := self.truth.fingerprint) is not None:
             found = replace(found, figures={**found.figures, FINGERPRINT: fingerprint})
         if self.explain and not found.passed:
             return verdicts.explained(found, self._inquest(judged, variant).diagnosis())
@@ -247,7 +247,7 @@ class Judge:
             part=case.part,
             allowed=limits.token_error,
             carry=not fed,
-            predictions=case is self.truth.cases[0] and not fed,
+            predictions=case is self.truth.cases[0] and not (fed or who.variant),
             device=self.trial.device,
         )
         return Judged(case, limits, self._walked(walk), ran=result.ran, path=trace.path, fed=fed)

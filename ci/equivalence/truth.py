@@ -221,6 +221,7 @@ class Truth:
         rows, length = case.ids.shape
         return 24 * rows * self.needs.heads * length**2 < self.free_bytes / 10
 
+    @cached_property
     def fingerprint(self) -> float | None:
         """One number for the direction of the oracle's logits; None where the oracle is itself noisy.
 

@@ -45,6 +45,11 @@ def misread(problem: str) -> str:
     return f"{text(problem, 1500)}\n\nThe command is\n\n{_paste(GRAMMAR)}\n\n{code(NAME + ' help')} tells more."
 
 
+def no_registry(problem: str) -> str:
+    """What can be tested is not known."""
+    return f"The registry of models cannot be read, so nothing was started.\n\n{text(problem, 1500)}"
+
+
 def closed() -> str:
     """The pull request is not open."""
     return "This pull request is closed: hub-tests runs on open pull requests only.\n\nReopen it and ask again."
@@ -152,7 +157,7 @@ def no_runner(jobs: Sequence[RunJob]) -> str:
     """No machine takes these jobs: which labels they ask for, and since when."""
     first = min((job.created_at or "" for job in jobs), default="")
     labels = ", ".join(code(label) for label in dict.fromkeys(label for job in jobs for label in job.labels))
-    names = _names([job.entry or job.name for job in jobs])
+    names = _names([job.own_name for job in jobs])
     since = f" since {text(first[:16].replace('T', ' '))} UTC" if first else ""
     return (
         f"⏳ **No runner with the labels {labels} has taken {names}{since}.** They are offline, busy, or do not exist; "

@@ -45,12 +45,13 @@ class StartedRun:
 
 @dataclass(frozen=True)
 class LastResult:
-    """The last finished run: what it tested, and the entries that failed in it."""
+    """The last finished run: what it tested, and the entries that failed in it. `layers` is what it was asked for."""
 
     run_id: int
     sha: str
     models: tuple[str, ...]
     failed: tuple[str, ...]
+    layers: int | Literal["auto"] | None = None
 
 
 @dataclass(frozen=True)

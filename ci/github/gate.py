@@ -132,6 +132,11 @@ def decide(inquiry: Inquiry) -> Gate:
         return _refused(event, answers.misread(str(error)))
 
 
+def misconfigured(event: CommentEvent, role: Role, house: House, problem: str) -> Gate:
+    """The refusal of any command while the registry cannot be read; the problem is told to those who can mend it."""
+    return _refused(event, _unauthorised(event, role, house) or answers.no_registry(problem))
+
+
 def _unauthorised(event: CommentEvent, role: Role, house: House) -> str | None:
     if not role.writes:
         return answers.no_permission(event.login, role.name)
@@ -148,12 +153,20 @@ def _obey(command: Command, inquiry: Inquiry) -> Gate:
         return _cancel(inquiry)
     if not facts.pull.is_open:
         return _refused(event, answers.closed())
-    if command.failed and (why := _nothing_failed(facts.state)):
-        return _refused(event, why)
+    if command.failed:
+        if why := _nothing_failed(facts.state):
+            return _refused(event, why)
+        command = _repeated(command, facts.state)
     plan = _plan(command, inquiry)
     if command.plan:
         return _answered(event, "plan", answers.plan_text(plan, inquiry.baseline, command))
     return _start(command, tuple(entry.name for entry in plan.entries), inquiry)
+
+
+def _repeated(command: Command, state: State) -> Command:
+    """With the layers that failed, unless others are asked for: with fewer the failure may not be there."""
+    layers = state.last.layers if state.last else None
+    return command if command.layers is not None else replace(command, layers=layers)
 
 
 def _plan(command: Command, inquiry: Inquiry) -> Plan:

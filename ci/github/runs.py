@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
     from ci.github.client import Client
 
-ENTRY_JOB = re.compile(r"(?:.* / )?test (?P<entry>[a-z0-9][a-z0-9_-]{0,62})")
-"""A matrix job's name, after the names of the calling jobs: `hub-tests / run / test mixtral`."""
+ENTRY_JOB = re.compile(r"test (?P<entry>[a-z0-9][a-z0-9_-]{0,62})")
+FETCH_JOB = "fetch"
+INSTALL_STEP = "Install the subject into an environment of its own"
+"""The first step of a test job that runs anything of the subject's; what comes before it is the service's own."""
 
 FINISHED = "completed"
 
@@ -30,6 +32,14 @@ class Run:
     html_url: str
     head_sha: str = ""
     run_attempt: int = 1
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a job."""
+
+    name: str
+    conclusion: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,17 +57,38 @@ class RunJob:
     run_attempt: int = 1
     runner_name: str | None = None
     labels: tuple[str, ...] = ()
+    steps: tuple[Step, ...] | None = ()
+
+    @property
+    def own_name(self) -> str:
+        """Its name in its own workflow: `test mixtral` of `hub-tests / run / test mixtral`."""
+        return self.name.rsplit(" / ", 1)[-1]
 
     @property
     def entry(self) -> str | None:
         """The plan's entry that this job tests, None for the other jobs."""
-        match = ENTRY_JOB.fullmatch(self.name)
+        match = ENTRY_JOB.fullmatch(self.own_name)
         return match["entry"] if match else None
 
     @property
     def waits_for_a_runner(self) -> bool:
         """Whether no machine has taken it yet."""
         return self.status in ("queued", "waiting", "pending", "requested") and not self.runner_name
+
+    @property
+    def broke_early(self) -> str:
+        """The step in which it broke before anything of the subject was run; "" where it did not, or who knows."""
+        known = {step.name: step.conclusion for step in self.steps or ()}
+        if self.conclusion == "success" or known.get(INSTALL_STEP, "unknown") not in (None, "skipped"):
+            return ""
+        return next((name for name, conclusion in known.items() if conclusion == "failure"), "")
+
+    @property
+    def execution(self) -> tuple[str | None, ...] | None:
+        """Machine, begin, end and conclusion: the same in two listings only where they list the same execution."""
+        if not (self.runner_name and self.started_at and self.completed_at):
+            return None
+        return self.runner_name, self.started_at, self.completed_at, self.conclusion
 
     @property
     def seconds(self) -> float:
@@ -92,12 +123,28 @@ def jobs(client: Client, run_id: int) -> tuple[RunJob, ...]:
 
 
 def entry_jobs(found: Iterable[RunJob]) -> Mapping[str, Job]:
-    """The newest attempt's job of each entry, as the report takes it."""
-    newest: dict[str, RunJob] = {}
-    for job in found:
-        if job.entry and (job.entry not in newest or newest[job.entry].run_attempt <= job.run_attempt):
-            newest[job.entry] = job
-    return {entry: _job(job) for entry, job in newest.items()}
+    """Each entry's newest job, as the report takes it."""
+    by_entry: dict[str, list[RunJob]] = {}
+    for job in sorted(found, key=lambda job: job.run_attempt):
+        if job.entry:
+            by_entry.setdefault(job.entry, []).append(job)
+    return {entry: _job(listed[-1], _ran_in(listed)) for entry, listed in by_entry.items()}
+
+
+def _ran_in(listed: list[RunJob]) -> int:
+    """The attempt in which the newest of an entry's jobs, oldest first, really ran.
+
+    "Re-run failed jobs" lists those that it does not run again a second time, as they were, with the new attempt's
+    number; what such a job left carries the old one.
+    """
+    newest = listed[-1]
+    same = (job for job in listed if job is newest or (job.execution and job.execution == newest.execution))
+    return next(same).run_attempt
+
+
+def fetch_job(found: Iterable[RunJob]) -> RunJob | None:
+    """The newest job that fetches the checkpoints."""
+    return max((job for job in found if job.own_name == FETCH_JOB), key=lambda job: job.run_attempt, default=None)
 
 
 def cancel(client: Client, run_id: int) -> bool:
@@ -109,13 +156,14 @@ def cancel(client: Client, run_id: int) -> bool:
     return True
 
 
-def _job(job: RunJob) -> Job:
+def _job(job: RunJob, attempt: int) -> Job:
     return Job(
         conclusion=job.conclusion,
         status=job.status,
         url=job.html_url or "",
-        attempt=job.run_attempt,
+        attempt=attempt,
         seconds=job.seconds,
         runner=job.runner_name or "",
         note=f"waits for a runner with {', '.join(job.labels)}" if job.waits_for_a_runner else "",
+        broke_early=job.broke_early,
     )

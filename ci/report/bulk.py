@@ -12,11 +12,15 @@ if TYPE_CHECKING:
 
 @contextmanager
 def bulk() -> Iterator[None]:
-    """Frozen records form no cycles: looking for some after every few hundred of them costs a third of the time."""
+    """Frozen records form no cycles: looking for some after every few hundred of them costs a third of the time.
+
+    What was made is not looked through afterwards either: it goes away by its counted references alone.
+    """
     was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if was_on:
+            gc.freeze()
             gc.enable()

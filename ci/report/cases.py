@@ -98,7 +98,7 @@ def _skipped(entry: PlanEntry, case: Case, base: CaseResult, *, failed: Abstract
     reason = one_line(headline(case), _HEADLINE) or "skipped without a reason"
     upstream = _UPSTREAM.search(reason)
     if upstream and any(step_of(name) == upstream[1] for name in failed):
-        return replace(base, outcome="consequence", headline=reason, failure_class="dependency")
+        return replace(base, outcome="consequence", headline=upstream[0], failure_class="dependency")
     evidence = base.evidence
     if evidence is not None and evidence.failure_class == "variant_did_not_run":
         sentence = one_line(evidence.diagnosis, _HEADLINE) or reason
@@ -145,5 +145,7 @@ def _used(evidence: Evidence | None) -> float | None:
     if evidence is None:
         return None
     measures = evidence.measures or ((evidence.worst,) if evidence.worst else ())
-    shares = [0.0 if measure.passed and not measure.limit else measure.used for measure in measures]
-    return max((math.inf if math.isnan(share) else share for share in shares), default=None)
+    shares = [measure.used if measure.limit or not measure.passed else 0.0 for measure in measures]
+    if any(map(math.isnan, shares)):
+        return math.inf
+    return max(shares, default=None)

@@ -114,7 +114,7 @@ def _layers(measures: Sequence[Measure], xs: Sequence[float], step: float) -> st
             continue
         before, left = scope, round(x - step / 2, 1)
         parts.append(f'<path class="grid" d="M{left} {TOP}V{HEIGHT - BOTTOM}"/>')
-        if left - last > 22:
+        if scope and left - last > 22:
             parts.append(_text(left + 2, HEIGHT - BOTTOM + 14, scope, "start"))
             last = left
     return "".join(parts)

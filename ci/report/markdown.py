@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ci.report.outcome import CaseResult, Cause, EntryResult, Results
 
-_CAUSES_IN_FULL = 40
+_CAUSES_IN_FULL, _FIXED, _FACTS = 40, 10, 24
 _ICON_MARKED = {"new": "🆕 ", "known": "", "different": "🔀 ", "fixed": "🎉 "}
 
 
@@ -53,9 +53,15 @@ def _facts(results: Results) -> str:
     ]
     lines = [" · ".join(fact for fact in facts if fact)]
     if blame := words.blame(results):
-        lines.append(f"Against {code(results.baseline[:12])} on main: **{blame}**")
+        lines.append(f"Against {code(results.baseline[:12])} on main: **{blame}**{_fixed(results)}")
     lines += [f"> {text(note, 400)}" for note in results.notes[:10]]
     return "\n\n".join(lines)
+
+
+def _fixed(results: Results) -> str:
+    names = words.fixed(results)
+    more = f" and {len(names) - _FIXED} more" if len(names) > _FIXED else ""
+    return f" ({', '.join(map(code, names[:_FIXED]))}{more})" if names else ""
 
 
 def _causes_in_full(results: Results) -> list[Block]:
@@ -183,7 +189,7 @@ def _environment(results: Results) -> str:
         if moved:
             facts.append(f"since the baseline: {'; '.join(moved)}")
         if facts:
-            rows.append(f"- {code(entry.name)}: {text(', '.join(filter(None, facts)), 600)}")
+            rows.append(f"- {code(entry.name)}: {', '.join(text(fact) for fact in facts[:_FACTS] if fact)}")
     return _folded("Environment", "", "\n".join(rows)) if rows else ""
 
 

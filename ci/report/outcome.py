@@ -23,7 +23,10 @@ EXIT_CODES: Mapping[Verdict, int] = {"passed": 0, "failed": 1, "neutral": 3}
 
 @dataclass(frozen=True)
 class Job:
-    """What GitHub says of an entry's job: the truth about it. `attempt` counts from 1, `seconds` is its run time."""
+    """What GitHub says of an entry's job: the truth about it. `attempt` counts from 1, `seconds` is its run time.
+
+    `broke_early` names the step in which it broke before anything of the subject was run.
+    """
 
     conclusion: str | None
     status: str = "completed"
@@ -32,6 +35,7 @@ class Job:
     seconds: float = 0.0
     runner: str = ""
     note: str = ""
+    broke_early: str = ""
 
 
 @dataclass(frozen=True)

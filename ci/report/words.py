@@ -60,7 +60,7 @@ def count(number: int, noun: str) -> str:
 
 
 def title(results: Results) -> str:
-    """The verdict in a few words, as `Failed: 2 of 3 models, 1 cause`."""
+    """The verdict in a few words, as `Failed: 2 of 3 models, 1 cause`; where nights are known, `1 cause (none new)`."""
     totals = results.totals
     if results.verdict == "passed":
         silent = f", {count(totals.did_not_run, 'variant')} did not run" if totals.did_not_run else ""
@@ -68,7 +68,9 @@ def title(results: Results) -> str:
     if results.verdict == "neutral":
         return f"No answer for {totals.models_neutral} of {count(totals.models, 'model')}"
     own = [cause for cause in results.causes if not cause.infrastructure]
-    return f"Failed: {totals.models_failed} of {count(totals.models, 'model')}, {count(len(own), 'cause')}"
+    new = sum(cause.change != "known" for cause in own)
+    news = f" ({new or 'none'} new)" if results.baseline else ""
+    return f"Failed: {totals.models_failed} of {count(totals.models, 'model')}, {count(len(own), 'cause')}{news}"
 
 
 def reason(results: Results) -> str:
@@ -86,6 +88,11 @@ def blame(results: Results) -> str:
     changes: list[str] = [case.change for entry in results.entries for case in entry.cases if case.change]
     parts = [f"{changes.count(kind)} {CHANGES[kind]}" for kind in CHANGES if changes.count(kind)]
     return " · ".join(parts) or "nothing changed"
+
+
+def fixed(results: Results) -> list[str]:
+    """The tests that failed on the newest night and pass here."""
+    return [case.name for entry in results.entries for case in entry.cases if case.change == "fixed"]
 
 
 def counts(totals: Totals) -> list[tuple[int, str]]:
@@ -117,9 +124,11 @@ def change(case: CaseResult) -> str:
 
 
 def checkpoint(known: Evidence) -> str:
-    """`org/model@1a2b3c4d5e6f, 2 layers`, as far as it is known."""
+    """`org/model@1a2b3c4d5e6f with 2 layers`, as far as it is known."""
     return (
-        f"{known.model_id}@{known.revision[:12]}, {count(known.layers, 'layer')}" if known.revision else known.model_id
+        f"{known.model_id}@{known.revision[:12]} with {count(known.layers, 'layer')}"
+        if known.revision
+        else known.model_id
     )
 
 

@@ -24,20 +24,20 @@ REPORT_HTML = "report.html"
 
 def write_report(results: Results, out: Path) -> tuple[Path, ...]:
     """Writes the three files into `out`, each whole or not at all; `report.md` fits into a job summary."""
-    texts = {
-        REPORT_JSON: _adapter().dump_json(results).decode(),
-        REPORT_MD: markdown.render(results, SUMMARY_BYTES, size=utf8),
-        REPORT_HTML: html.render(results),
+    contents = {
+        REPORT_JSON: _adapter().dump_json(results),
+        REPORT_MD: markdown.render(results, SUMMARY_BYTES, size=utf8).encode("utf-8", "replace"),
+        REPORT_HTML: html.render(results).encode("utf-8", "replace"),
     }
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
+        for name, content in contents.items():
             part = out / f".{name}.part"
-            part.write_text(text, encoding="utf-8", errors="replace")
+            part.write_bytes(content)
             part.replace(out / name)
     except OSError as error:
         raise InfrastructureError(f"{out}: cannot write the report: {error.strerror}") from None
-    return tuple(out / name for name in texts)
+    return tuple(out / name for name in contents)
 
 
 @cache

@@ -228,8 +228,12 @@ def _set_arithmetic(precision: str, bf16: bool, fp16: bool, cudnn_tf32: bool) ->
     torch.backends.cudnn.allow_tf32 = cudnn_tf32
 
 
-def give_back_memory() -> None:
-    """Return what is no longer referenced to the device, so that the other side of a comparison can have it."""
-    gc.collect()
-    if torch.cuda.is_available():
+def give_back_memory(*, held: bool = True) -> None:
+    """Return what is no longer referenced to the device, so that the other side of a comparison can have it.
+
+    With `held` something may still be in a cycle of references: finding those takes a quarter of a second.
+    """
+    if held:
+        gc.collect()
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
+from weakref import ref
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,8 +38,9 @@ class Resident(Generic[Model]):
         if self._model is not None:
             from ci.subjects.forward import give_back_memory
 
+            ghost = ref(self._model)
             self._key, self._model = None, None
-            give_back_memory()
+            give_back_memory(held=ghost() is not None)
 
 
 def content_key(checkpoint: str) -> Key:

@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
     with os.fdopen(read, encoding="utf-8") as requests, os.fdopen(write, "w", encoding="utf-8") as answers:
         for line in requests:
             answered = answer(subject, json.loads(line))
-            give_back()
+            give_back(held="failure" in answered)
             answers.write(json.dumps(answered) + "\n")
             answers.flush()
 
@@ -62,12 +62,12 @@ def answer(subject: Subject, request: dict[str, Any]) -> dict[str, Any]:
         sys.stdout.flush()
 
 
-def give_back() -> None:
+def give_back(*, held: bool) -> None:
     """Return device memory before the answer, so that the judge can have it; a failed call kept it until now."""
     if "torch" in sys.modules:
         from ci.subjects.forward import give_back_memory
 
-        give_back_memory()
+        give_back_memory(held=held)
 
 
 def call(subject: Subject, method: str, arguments: dict[str, Any]) -> Any:

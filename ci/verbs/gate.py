@@ -16,7 +16,7 @@ from ci.github.client import Client
 from ci.github.command import parse
 from ci.github.context import Context
 from ci.github.event import CommentEvent, load_event
-from ci.github.gate import Facts, Gate, House, Inquiry, already_started, decide, unheard
+from ci.github.gate import Facts, Gate, House, Inquiry, already_started, decide, misconfigured, unheard
 from ci.github.pulls import Comment
 from ci.models import REGISTRY, load_models
 from ci.report.history import Baseline
@@ -55,7 +55,12 @@ def _hear(event: CommentEvent, context: Context, registry: Path) -> Gate:
         desk = _Desk(event, context, client, board, _facts(event, context, client, board))
         house = House(context.inputs.subject, context.allowed, context.server_url)
         baseline = read_history_of(client, context.data_branch) if _asks_for_a_plan(event) else Baseline()
-        return _carry_out(decide(Inquiry(event, desk.facts, load_models(registry), house, baseline)), desk)
+        try:
+            models = load_models(registry)
+        except RequestError as error:
+            _carry_out(misconfigured(event, desk.facts.role, house, str(error)), desk)
+            raise
+        return _carry_out(decide(Inquiry(event, desk.facts, models, house, baseline)), desk)
 
 
 def _facts(event: CommentEvent, context: Context, client: Client, board: Comment | None) -> Facts:

@@ -113,6 +113,7 @@ def _last(results: Results) -> LastResult:
         sha=request.sha,
         models=tuple(entry.name for entry in results.entries),
         failed=tuple(entry.name for entry in results.entries if entry.verdict != "passed"),
+        layers=request.layers,
     )
 
 

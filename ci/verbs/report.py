@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ci.github.context import Context
+    from ci.github.runs import RunJob
     from ci.plan import Plan
     from ci.report.outcome import Job, Results
 
@@ -36,11 +37,11 @@ def report(
     With a `context` GitHub says how each entry's job ended, and the data branch what earlier nights found; without,
     there is only the folder, and `baseline`: a history file or a folder of them.
     """
-    jobs, history = _from_github(context) if context else (None, Baseline())
+    jobs, history, untested = _from_github(plan, context) if context else (None, Baseline(), {})
     with bulk():
         history = read_baseline(baseline) if baseline else history
         found = collect(results) if results.exists() or context is None else {}
-        judged = judge_results(plan, found, jobs, history, problems={**_waiting(jobs), **(problems or {})})
+        judged = judge_results(plan, found, jobs, history, problems={**untested, **_waiting(jobs), **(problems or {})})
         write_report(judged, out)
     return judged
 
@@ -59,15 +60,28 @@ def read_baseline(path: Path) -> Baseline:
         raise RequestError(f"{path}: cannot read the baseline: {error.strerror}") from None
 
 
-def _from_github(context: Context) -> tuple[Mapping[str, Job], Baseline]:
+def _from_github(plan: Plan, context: Context) -> tuple[Mapping[str, Job], Baseline, dict[str, Problem]]:
     if context.run_id is None:
         raise RequestError("GITHUB_RUN_ID is not set: outside Actions, leave --github out")
     from ci.github import branch, runs
     from ci.github.client import Client
 
     with Client(context.api) as client:
-        jobs = runs.entry_jobs(runs.jobs(client, context.run_id))
-        return jobs, branch.read_history_of(client, context.data_branch)
+        found = runs.jobs(client, context.run_id)
+        history = branch.read_history_of(client, context.data_branch)
+    jobs = runs.entry_jobs(found)
+    return jobs, history, _untested(plan, jobs, runs.fetch_job(found))
+
+
+def _untested(plan: Plan, jobs: Mapping[str, Job], fetch: RunJob | None) -> dict[str, Problem]:
+    """Entries for which no job was made, where it is known why: nothing of the subject was run."""
+    if fetch is None or (fetch.conclusion == "success" and jobs):
+        return {}
+    ended = f"ended as {fetch.conclusion}" if fetch.conclusion else f"is {fetch.status.replace('_', ' ')}"
+    why = f"the job that fetches the checkpoints {ended}"
+    why = "the run was cancelled before the first test job" if fetch.conclusion == "success" else why
+    problem = Problem("environment", f"nothing was tested: {why}")
+    return {entry.name: problem for entry in plan.entries if entry.name not in jobs}
 
 
 def _waiting(jobs: Mapping[str, Job] | None) -> dict[str, Problem]:

@@ -30,21 +30,24 @@ def watch(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[str, ...]:
-    """The `expected` entries that no machine has taken after `patience` seconds; ends as soon as each is taken."""
+    """The `expected` jobs that no machine has taken after `patience` seconds; ends as soon as each is taken.
+
+    Jobs go by their names in the workflow: `fetch`, `test mixtral`.
+    """
     deadline = clock() + patience
     with Client(context.api) as client:
         while True:
             found = runs.jobs(client, context.run_id or 0)
-            mine = [job for job in found if job.entry in expected and job.run_attempt == context.run_attempt]
+            mine = [job for job in found if job.own_name in expected and job.run_attempt == context.run_attempt]
             waiting = [job for job in mine if job.waits_for_a_runner]
-            if not waiting and {job.entry for job in mine} == set(expected):
+            if not waiting and {job.own_name for job in mine} == set(expected):
                 return ()
             if clock() >= deadline:
                 break
             sleep(min(context.poll, max(deadline - clock(), 0.0)))
         if waiting:
             _tell(client, plan, context, waiting)
-    return tuple(job.entry or job.name for job in waiting)
+    return tuple(job.own_name for job in waiting)
 
 
 def _tell(client: Client, plan: Plan, context: Context, waiting: Sequence[RunJob]) -> None:

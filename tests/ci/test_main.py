@@ -1,12 +1,16 @@
+import ast
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ci import __main__ as cli
 from ci.errors import InfrastructureError
+
+ROOT = Path(cli.__file__).parent
 
 
 def test_models_as_json_is_the_registry(capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,3 +74,22 @@ def test_help_needs_nothing_heavy() -> None:
     code = f"import sys, ci.__main__ as m; m.main(['--help']); print({heavy})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]")
+
+
+def test_the_environment_is_read_in_one_place() -> None:
+    """A subject's worker alone inherits this process's by default; Triton has no other switch for its arithmetic."""
+    readers = {
+        path.relative_to(ROOT).as_posix()
+        for path in ROOT.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv") and ast.unparse(node.value) == "os"
+    }
+    assert readers == {"__main__.py", "subjects/forward.py", "subjects/open.py"}
+
+
+def test_every_verb_is_in_help_and_says_what_it_is_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    out = capsys.readouterr().out
+    for verb in (*cli.ON_THIS_MACHINE, *cli.IN_A_WORKFLOW):
+        assert f" {verb.__name__} " in out
+        assert (verb.__doc__ or "").split(maxsplit=1)[0] in out

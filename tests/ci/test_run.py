@@ -116,7 +116,7 @@ def test_a_suite_that_runs_out_of_time_is_red_and_says_so(hub: HubServer, tmp_pa
     hub.add("stand-in/llama", repository("stand-in/llama"))
     done, results = run(ROOT, tmp_path, hub.endpoint, "--time-limit", "1")
     assert done.returncode == 1, done.stdout + done.stderr
-    assert outcomes(results)["test_forward_equivalence[tiny]"] == "missing"
+    assert outcomes(results)["test_hub_model_conversion[tiny]"] == "missing"  # the last of them; a first may be done
     assert results["verdict"] == "failed"
 
 

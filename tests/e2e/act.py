@@ -58,6 +58,7 @@ class House:
     attempt: int = 1
     variables: dict[str, str] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
+    callers: dict[str, str] = field(default_factory=dict)
 
     def run(self, workflow: str, event: str, payload: Mapping[str, Any]) -> Outcome:
         """Run `.github/workflows/{workflow}` on an event."""
@@ -77,13 +78,15 @@ class House:
         return outcome
 
     def _checkout(self) -> Path:
-        """What act takes for the repository: the workflow files, without the one key that act does not know."""
+        """The repository for act: our workflow files, less the one key that act does not know, and callers'."""
         place = self.root / "repository"
         shutil.rmtree(place, ignore_errors=True)
         (place / ".github/workflows").mkdir(parents=True)
         for path in (ROOT / ".github/workflows").glob("*.yml"):
             text = re.sub(r"^ +queue: max\n", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
             (place / ".github/workflows" / path.name).write_text(text, encoding="utf-8")
+        for name, text in self.callers.items():
+            (place / ".github/workflows" / name).write_text(text, encoding="utf-8")
         git(place, "init", "--quiet", "--initial-branch=main")
         git(place, "add", ".")
         git(place, "commit", "--quiet", "--message=workflows")
@@ -170,7 +173,7 @@ class House:
                 "status": "in_progress",
                 "conclusion": None,
                 "html_url": f"https://github.com/{self.state.repository}/actions/runs/{self.run_id}/job/{number}",
-                "started_at": NOW,
+                "started_at": f"2026-01-02T03:0{self.attempt - 1}:00Z",
                 "completed_at": None,
                 "run_attempt": self.attempt,
                 "runner_name": "machine-1",

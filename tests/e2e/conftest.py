@@ -32,6 +32,16 @@ MODELS = {
     "mistralai/Mixtral-8x7B-v0.1": "mistralai/Mixtral-8x7B-v0.1",
     "Qwen/Qwen2.5-0.5B": "Qwen/Qwen2.5-0.5B",
 }
+REGISTRY = "hub-models.toml"
+OURS = """[ours]
+model_id = "HuggingFaceTB/SmolLM2-135M"
+checkpoint_format = "llama"
+num_layers_to_keep = 2
+groups = ["default"]
+"""
+THEIRS = OURS.replace("HuggingFaceTB/SmolLM2-135M", "mallory/model") + OURS.replace("[ours]", "[theirs]")
+"""A caller's own registry, on the default branch and as a pull request would like to have it."""
+
 SHIM = """#!/bin/sh
 if [ "$1" = -m ] && [ "$2" = venv ]; then exec cp -R "$E2E_ROOT/venv" "$3"; fi
 exec "$E2E_PYTHON" "$@"
@@ -69,14 +79,22 @@ class Scene:
         self.suite = self.house.root / "suite"
 
     @property
+    def registry(self) -> Path:
+        """The caller's own registry, as it is on the default branch."""
+        path = self.house.root / REGISTRY
+        path.write_text(OURS)
+        return path
+
+    @property
     def state(self) -> State:
         return self.house.state
 
     def prepare(self, entry: str, faults: Mapping[str, samples.Fault | None] | None = None, *, status: int = 0) -> Path:
         """What the suite leaves for `entry`, and how it ends."""
-        plan = make_plan(RunRequest("issue_comment", (entry,), subject="reference"), load_models())
+        known = load_models() | load_models(self.registry)
+        plan = make_plan(RunRequest("issue_comment", (entry,), subject="reference"), known)
         folder = self.suite / entry
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "junit.xml").write_bytes(samples.junit(plan, faults))
         (folder / "exit").write_text(str(status))
         return folder
@@ -118,10 +136,12 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Repositories:
     for name in SERVICE:
         copy(ROOT / name, work / name)
     git(work, "init", "--quiet", "--initial-branch=main")
+    (work / REGISTRY).write_text(OURS)
     main = commit(work, "as it is")
     git(root, "clone", "--quiet", "--bare", str(work), "service.git")
     git(work, "checkout", "--quiet", "-b", "feature")
     (work / "README.md").write_text("A change of words.\n")
+    (work / REGISTRY).write_text(THEIRS)
     head = commit(work, "change words")
     git(work, "checkout", "--quiet", "-b", "broken")
     swap_gate_and_up(work / "ci/subjects/reference/convert.py")

@@ -32,7 +32,7 @@ def reactions(scene: Scene) -> list[str]:
 def test_a_writer_starts_a_run_and_reads_its_result(scene: Scene) -> None:
     scene.prepare("smollm2")
     outcome = say(scene, "/run-hub-tests smollm2\nthanks!")
-    jobs = ("gate", "plan", "fetch", "watch", "test smollm2", "report")
+    jobs = ("gate", "plan", "watch-fetch", "fetch", "watch", "test smollm2", "report")
     assert outcome.jobs.keys() == {*jobs, "conclude"}, outcome.log
     assert set(outcome.jobs.values()) == {"success"}, outcome.log
     assert reactions(scene) == ["eyes", "rocket"]
@@ -102,6 +102,7 @@ def test_the_hub_is_down(scene: Scene) -> None:
     assert outcome.jobs == {
         "gate": "success",
         "plan": "success",
+        "watch-fetch": "success",
         "fetch": "failure",
         "report": "failure",
         "conclude": "failure",
@@ -158,6 +159,54 @@ def test_a_fork_needs_the_commit_and_gets_the_line_to_paste(scene: Scene) -> Non
     assert set(outcome.jobs.values()) == {"success"}, outcome.log
     assert "test smollm2" in outcome.jobs
     assert {s["sha"] for s in scene.state.statuses} == {scene.commits.head}
+
+
+def test_a_second_attempt_counts_and_the_first_one_stays_as_evidence(scene: Scene) -> None:
+    """Both artifacts are there. act has no "re-run failed jobs": that one is in tests/ci/verbs/test_verbs.py."""
+    forward = "test_forward_equivalence[smollm2]"
+    scene.prepare("smollm2", {forward: samples.mismatch()}, status=1)
+    assert say(scene, "/run-hub-tests smollm2").jobs["test smollm2"] == "failure"
+    assert "Failed: 1 of 1 model" in scene.state.comment("board")
+    scene.prepare("smollm2")
+    scene.house.attempt = 2
+    outcome = say(scene, "/run-hub-tests smollm2")
+    assert set(outcome.jobs.values()) == {"success"}, outcome.log
+    assert {path.name for path in (scene.house.root / "artifacts").iterdir()} == {
+        "hub-tests-smollm2.1",
+        "hub-tests-smollm2.2",
+        "report-of-hub-tests",
+    }
+    board = scene.state.comment("board")
+    assert "Passed: 1 model" in board
+    assert "1 passed only on a later attempt" in board
+    assert re.search(rf"`{re.escape(forward)}` \| ✅ passed \(`?attempt`? 1: failed\)", board)
+    assert [s["state"] for s in scene.state.statuses] == ["pending", "failure", "pending", "success"]
+
+
+CALLER = """on: {issue_comment: {types: [created]}}
+jobs:
+  hub-tests:
+    uses: ./.github/workflows/hub-tests-comment.yml
+    with: {subject: reference, device: cpu, registry: hub-models.toml, store-path: STORE}
+    secrets: {HF_TOKEN: "${{ secrets.HF_TOKEN }}"}
+"""
+
+
+def test_a_callers_own_registry_is_read_from_its_default_branch(scene: Scene) -> None:
+    """The pull request's branch points `ours` at another model and adds `theirs`: neither is heard of."""
+    scene.house.callers["caller.yml"] = CALLER.replace("STORE", str(scene.house.root / "store"))
+    scene.prepare("ours")
+    payload = events.comment("/run-hub-tests theirs")
+    outcome = scene.house.run("caller.yml", "issue_comment", payload)
+    assert outcome.jobs == GATE_ONLY, outcome.log
+    assert "no model" in scene.state.comment("answer")
+    outcome = scene.house.run("caller.yml", "issue_comment", events.comment("/run-hub-tests"))
+    assert outcome.jobs.get("test ours") == "success", outcome.log
+    assert set(outcome.jobs.values()) == {"success"}, outcome.log
+    (checkpoint,) = (scene.house.root / "store/pull-requests/checkpoints").rglob("config.json")
+    assert "SmolLM2" in str(checkpoint)
+    assert scene.state.statuses[-1]["sha"] == scene.commits.head
+    assert "`ours`" in scene.state.comment("board")
 
 
 def test_help_plan_and_cancel_start_nothing(scene: Scene) -> None:

@@ -28,7 +28,7 @@ def test_a_bad_night_opens_an_issue_and_a_good_one_closes_it(scene: Scene) -> No
     )
     (bad / "exit").write_text("1")
     outcome = scene.house.run(WORKFLOW, "schedule", events.schedule())
-    ran = {"plan", "fetch", "watch", "report", "night", "conclude", *(f"test {name}" for name in models)}
+    ran = {"plan", "watch-fetch", "fetch", "watch", "report", "night", "conclude", *(f"test {name}" for name in models)}
     assert outcome.jobs.keys() == ran, outcome.log
     assert {name for name, result in outcome.jobs.items() if result == "failure"} == {
         "test smollm2",
@@ -61,7 +61,9 @@ def test_somebody_starts_it_by_hand_for_a_branch(scene: Scene) -> None:
     scene.state.commits[scene.state.repository, "feature"] = scene.commits.head
     payload = events.dispatch(models="smollm2", layers="2", **{"subject-ref": "feature", "pull-request": "0"})
     outcome = scene.house.run(WORKFLOW, "workflow_dispatch", payload)
-    assert outcome.jobs.keys() == {"plan", "fetch", "watch", "test smollm2", "report", "conclude"}, outcome.log
+    assert outcome.jobs.keys() == {"plan", "watch-fetch", "fetch", "watch", "test smollm2", "report", "conclude"}, (
+        outcome.log
+    )
     assert set(outcome.jobs.values()) == {"success"}, outcome.log
     assert [(s["sha"], s["state"]) for s in scene.state.statuses] == [(scene.commits.head, "success")]
     assert scene.state.comments == scene.state.issues == []

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from ci.github import runs
 from tests.e2e import contract, events
 from tests.e2e.act import ROOT
 
@@ -284,6 +285,26 @@ def test_the_job_that_runs_a_subject_has_nothing_to_lose() -> None:
             assert admitted < next(i for i, name in enumerate(runs) if name.startswith("Install the subject"))
             assert next(s for s in content["steps"] if s["name"] == "Run the suite")["env"]["HF_HUB_OFFLINE"] == "1"
             assert content["steps"][-1]["if"] == "${{ always() }}"
+
+
+def test_the_names_by_which_github_tells_of_jobs_and_steps() -> None:
+    every = load(WORKFLOWS["hub-tests.yml"])["jobs"]
+    assert runs.ENTRY_JOB.fullmatch(every["test"]["name"].replace("${{ matrix.name }}", "smollm2"))
+    assert every["fetch"]["name"] == runs.FETCH_JOB
+    names = [step["name"] for step in every["test"]["steps"]]
+    for step in every["test"]["steps"][: names.index(runs.INSTALL_STEP)]:  # nothing of the subject is run in these
+        assert step.get("uses") or step["run"].startswith("hub-tests admit "), step["name"]
+        assert not step.get("uses", "").startswith("./subject"), step["name"]
+        assert step.get("continue-on-error") is None, step["name"]
+
+
+def test_every_machine_of_the_callers_own_is_watched() -> None:
+    """A job whose labels are the caller's may find no runner: a hosted job says so on the pull request."""
+    for workflow, job, content in jobs():
+        if "fromJSON" in str(content.get("runs-on")):
+            watches = [step.get("run") for _, step in steps()]
+            said = "hub-tests watch" if job == "test" else f"hub-tests watch --job {job}"
+            assert said in watches, f"{workflow}:{job}"
 
 
 def test_only_fetch_sees_the_hub_token_and_only_night_writes_contents() -> None:

@@ -149,6 +149,9 @@ def test_failed_repeats_the_last_failures() -> None:
     last = LastResult(5, OLD, ("mixtral", "mistral"), ("mistral",))
     found = gate("/run-hub-tests --failed", facts=Facts(WRITE, PULL, state=State(last=last)))
     assert (found.decision, found.models, found.sha) == ("run", ("mistral",), HEAD)
+    deep = Facts(WRITE, PULL, state=State(last=replace(last, layers=4)))
+    assert gate("/run-hub-tests --failed", facts=deep).layers == 4
+    assert gate("/run-hub-tests --failed --layers auto", facts=deep).layers == "auto"
     green = State(last=replace(last, failed=()))
     assert "Nothing failed" in gate("/run-hub-tests --failed", facts=Facts(WRITE, PULL, state=green)).answer
     assert "No run has finished" in gate("/run-hub-tests --failed").answer

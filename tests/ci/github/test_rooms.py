@@ -126,6 +126,22 @@ def test_the_newest_attempt_of_an_entrys_job_counts(client: Client, state: State
     assert found["qwen2-05b"].note == "waits for a runner with self-hosted, gpu"
 
 
+def test_a_job_that_was_not_run_again_is_of_the_attempt_in_which_it_ran(client: Client, state: State) -> None:
+    """ "Re-run failed jobs" lists a job that had succeeded once more, unchanged but for the attempt's number."""
+    mixtral, smollm2 = "run / test mixtral", "run / test smollm2"
+    later = {"run_attempt": 2, "started_at": "2026-01-02T04:00:00Z", "completed_at": "2026-01-02T04:01:00Z"}
+    state.jobs[5] = [
+        *(job(mixtral, 1), job(smollm2, 2, conclusion="failure")),
+        *(job(mixtral, 3, run_attempt=2), job(smollm2, 4, **later)),
+        *(job(mixtral, 5, run_attempt=3), job(smollm2, 6, **later | {"run_attempt": 3})),
+    ]
+    found = runs.entry_jobs(runs.jobs(client, 5))
+    assert {name: entry.attempt for name, entry in found.items()} == {"mixtral": 1, "smollm2": 2}
+    waiting = {"status": "queued", "conclusion": None, "runner_name": None, "started_at": NOW, "completed_at": None}
+    state.jobs[5] = [job(mixtral, 1, **waiting), job(mixtral, 2, **waiting, run_attempt=2)]
+    assert runs.entry_jobs(runs.jobs(client, 5))["mixtral"].attempt == 2
+
+
 def test_runs_that_ended_or_are_gone_are_not_active(client: Client, state: State) -> None:
     state.runs |= {1: {"status": "in_progress"}, 2: {"status": "completed"}}
     assert [runs.is_active(client, number) for number in (1, 2, 3)] == [True, False, False]

@@ -273,6 +273,22 @@ def test_a_newer_attempt_that_left_nothing_is_not_covered_by_an_older_green_one(
     assert results.entries[0].label == "no result file, the job ended as failure"
 
 
+def test_an_attempt_that_github_does_not_know_of_is_not_believed() -> None:
+    results = run(attempts({FORWARD: mismatch()}), attempts(number=2), job=Job("failure"))
+    assert exit_code(results) == 1
+    assert case(results, FORWARD).outcome == "failed"
+    assert "results of attempt 2 came back, but its last one was 1: ignored" in results.entries[0].notes
+    assert exit_code(run(attempts(number=2), job=Job("success"))) == 1
+
+
+def test_an_older_attempt_that_crashed_is_evidence_too() -> None:
+    crashed = Attempt(1, Junit(problem="no result file", missing=True), running=(FORWARD,))
+    results = run(crashed, attempts(number=2), job=Job("success", attempt=2))
+    assert exit_code(results) == 0
+    assert case(results, FORWARD).earlier == ("attempt 1: crashed",)
+    assert results.totals.flaky == 1
+
+
 def test_results_that_the_plan_does_not_hold_are_noted() -> None:
     results = judge_results(plan_of("smollm2"), {"smollm2": (attempts(),), "evil": (attempts(),)})
     assert exit_code(results) == 0
@@ -321,6 +337,17 @@ def test_a_new_failure_that_main_has_seen_before_says_so() -> None:
     results = one({FORWARD: mismatch()}, baseline=nights(plan, {FORWARD: mismatch()}, {}, {}))
     assert words.change(case(results, FORWARD)).endswith(", failed in 1 of 3 nights before")
     assert words.state(results.causes[0], [case(results, FORWARD)]).startswith("new, last good 03")
+
+
+def test_the_verdict_says_whether_anything_is_new() -> None:
+    plan = plan_of("smollm2")
+    oom = Fault("failure", "CUDA out of memory", "x", {"failure_class": "out_of_memory"})
+    before = nights(plan, {FORWARD: mismatch(), CONVERSION: oom})
+    known = judged(plan, {FORWARD: mismatch()}, baseline=before)
+    assert words.title(known) == "Failed: 1 of 1 model, 1 cause (none new)"
+    assert words.fixed(known) == [CONVERSION]
+    assert words.title(judged(plan, {FORWARD: oom}, baseline=before)) == "Failed: 1 of 1 model, 1 cause (1 new)"
+    assert words.title(judged(plan, {FORWARD: oom})) == "Failed: 1 of 1 model, 1 cause"
 
 
 def test_causes_of_this_change_come_first() -> None:

@@ -16,6 +16,7 @@ from ci.github.board import State as Board
 from ci.github.board import write_board
 from ci.github.context import Inputs
 from ci.github.handover import Delivery
+from ci.github.runs import INSTALL_STEP
 from ci.plan import Plan, RunRequest, make_plan
 from ci.report.history import history_line
 from ci.verbs.admit import admit, head_of
@@ -101,10 +102,20 @@ def test_a_missing_runner_is_said_on_the_pull_request(context: Context, state: S
         job("run / test smollm2", 1),
         job("run / test mistral", 2, **WAITING, created_at="2026-01-02T03:00:00Z"),
     ]
-    assert watch(made, context, ("smollm2", "mistral"), patience=0.05) == ("mistral",)
+    assert watch(made, context, ("test smollm2", "test mistral"), patience=0.05) == ("test mistral",)
     board = state.comment("board")
-    assert "No runner with the labels `self-hosted`, `gpu` has taken `mistral` since" in board
+    assert "No runner with the labels `self-hosted`, `gpu` has taken `test mistral` since" in board
     assert "2026-01-02 03:00" in board.replace("`", "")
+
+
+def test_a_missing_fetch_runner_is_said_too(context: Context, state: State) -> None:
+    made = asked(state)
+    labels = {"labels": ["self-hosted", "hub-tests-store"]}
+    state.jobs[777] = [job("run / fetch", 1, **WAITING | labels, created_at="2026-01-02T03:00:00Z")]
+    assert watch(made, context, ("fetch",), patience=0.05) == ("fetch",)
+    assert "No runner with the labels `self-hosted`, `hub-tests-store` has taken `fetch` since" in state.comment(
+        "board"
+    )
 
 
 def test_watching_ends_with_the_last_job_on_a_machine(context: Context, state: State) -> None:
@@ -116,7 +127,7 @@ def test_watching_ends_with_the_last_job_on_a_machine(context: Context, state: S
         polls.append(seconds)
         state.jobs[777].append(job("run / test mistral", 2, status="in_progress", conclusion=None, completed_at=None))
 
-    assert watch(made, context, ("smollm2", "mistral"), sleep=later) == ()
+    assert watch(made, context, ("test smollm2", "test mistral"), sleep=later) == ()
     assert len(polls) == 1
     assert "running" in state.comment("board")
 
@@ -132,6 +143,62 @@ def test_a_job_without_a_machine_is_nobodys_fault(context: Context, state: State
     assert "no machine took this job" in judged.causes[0].title
 
 
+@pytest.mark.parametrize(
+    ("conclusion", "status", "said"),
+    [
+        ("failure", "completed", "the job that fetches the checkpoints ended as failure"),
+        ("cancelled", "completed", "the job that fetches the checkpoints ended as cancelled"),
+        (None, "queued", "the job that fetches the checkpoints is queued"),
+        ("success", "completed", "the run was cancelled before the first test job"),
+    ],
+)
+def test_a_fetch_that_broke_is_nobodys_fault(
+    context: Context, state: State, tmp_path: Path, conclusion: str | None, status: str, said: str
+) -> None:
+    """No test job was made, and nothing was handed over that says why."""
+    state.jobs[777] = [job("run / fetch", 1, conclusion=conclusion, status=status)]
+    judged = report(samples.plan_of("smollm2"), tmp_path / "results", tmp_path / "out", context=context)
+    assert judged.verdict == "neutral"
+    assert judged.causes[0].title == f"nothing was tested: {said}"
+
+
+def test_an_entry_without_a_job_beside_others_that_have_one_is_red(
+    context: Context, state: State, tmp_path: Path
+) -> None:
+    state.jobs[777] = [job("run / fetch", 1), job("run / test smollm2", 2)]
+    folder = tmp_path / "results/hub-tests-smollm2.1"
+    folder.mkdir(parents=True)
+    (folder / "junit.xml").write_bytes(samples.junit(samples.plan_of("smollm2")))
+    made = samples.plan_of("smollm2", "mistral")
+    judged = report(made, tmp_path / "results", tmp_path / "out", context=context)
+    assert [entry.verdict for entry in judged.entries] == ["passed", "failed"]
+
+
+STEPS = ("Set up job", "Set up hub-tests", "Admit only the planned commit", INSTALL_STEP, "Run the suite")
+
+
+@pytest.mark.parametrize(
+    ("broken", "verdict", "said"),
+    [
+        (1, "neutral", "nothing of the subject was run: the job broke in its step 'Set up hub-tests'"),
+        (2, "neutral", "nothing of the subject was run: the job broke in its step 'Admit only the planned commit'"),
+        (3, "failed", "no result file, the job ended as failure"),
+        (4, "failed", "no result file, the job ended as failure"),
+    ],
+)
+def test_a_job_that_broke_before_anything_of_the_subject_ran_is_nobodys_fault(
+    context: Context, state: State, tmp_path: Path, broken: int, verdict: str, said: str
+) -> None:
+    ends = ["success"] * broken + ["failure"] + ["skipped"] * 9
+    steps = [
+        {"name": name, "status": "completed", "conclusion": end, "number": number}
+        for number, (name, end) in enumerate(zip(STEPS, ends, strict=False), start=1)
+    ]
+    state.jobs[777] = [job("run / test smollm2", 1, conclusion="failure", steps=steps), job("run / fetch", 2)]
+    judged = report(samples.plan_of("smollm2"), tmp_path / "results", tmp_path / "out", context=context)
+    assert (judged.verdict, judged.causes[0].title) == (verdict, said)
+
+
 def test_a_green_file_does_not_outweigh_a_red_job(context: Context, state: State, tmp_path: Path) -> None:
     made = samples.plan_of("smollm2")
     folder = tmp_path / "results/hub-tests-smollm2.1"
@@ -140,6 +207,23 @@ def test_a_green_file_does_not_outweigh_a_red_job(context: Context, state: State
     state.jobs[777] = [job("run / test smollm2", 1, conclusion="failure")]
     assert report(made, tmp_path / "results", tmp_path / "out", context=context).verdict == "failed"
     assert report(made, tmp_path / "results", tmp_path / "out").verdict == "passed"
+
+
+def test_only_the_failed_job_runs_again(context: Context, state: State, tmp_path: Path) -> None:
+    """Two artifacts of the entry that failed and one of the other, whose job GitHub lists again as it was."""
+    made = samples.plan_of("smollm2", "mistral")
+    bad = {"test_forward_equivalence[smollm2]": samples.mismatch()}
+    for name, faults in (("smollm2.1", bad), ("smollm2.2", {}), ("mistral.1", {})):
+        folder = tmp_path / f"results/hub-tests-{name}"
+        folder.mkdir(parents=True)
+        (folder / "junit.xml").write_bytes(samples.junit(samples.plan_of(name.split(".")[0]), faults))
+    later = {"run_attempt": 2, "started_at": "2026-01-02T04:00:00Z", "completed_at": "2026-01-02T04:01:00Z"}
+    state.jobs[777] = [job("run / test smollm2", 1, conclusion="failure"), job("run / test mistral", 2)]
+    state.jobs[777] += [job("run / test smollm2", 3, **later), job("run / test mistral", 4, run_attempt=2)]
+    judged = report(made, tmp_path / "results", tmp_path / "out", context=replace(context, run_attempt=2))
+    assert judged.verdict == "passed"
+    assert [entry.attempt for entry in judged.entries] == [2, 1]
+    assert judged.totals.flaky == 1
 
 
 def test_a_baseline_from_files(tmp_path: Path) -> None:

@@ -18,9 +18,13 @@ def given(name: str, default: str = "") -> str:
 
 
 def checkout() -> None:
-    """Clone a bare repository and check out a commit; an empty repository means the service's own."""
-    source = ROOT / "git" / f"{given('repository', 'service')}.git"
+    """Clone a bare repository and check out a commit. Without a name it is the workflow's own repository.
+
+    act knows no `job.workflow_repository`, which the checkout into `service` asks for: that is the service's.
+    """
     target = Path(given("path", "."))
+    own = "service" if target.name == "service" else os.environ["GITHUB_REPOSITORY"]
+    source = ROOT / "git" / f"{given('repository', own)}.git"
     if given("persist-credentials", "true") != "false":
         raise SystemExit("persist-credentials must be false")
     subprocess.run(["git", "clone", "--quiet", "--no-checkout", str(source), str(target)], check=True)

@@ -1,0 +1,134 @@
+"""The service's verbs: what the workflows call, each step one of them."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003 -- typer reads it from the annotations
+from typing import Annotated
+
+import typer
+
+from ci.cli import options
+
+
+def gate(
+    call: typer.Context,
+    event_path: Annotated[Path, typer.Option(help="the webhook payload of a comment")],
+    registry: options.Registry = None,
+    as_json: options.JsonFlag = False,
+) -> None:
+    """May this comment start a run, and at which commit: decides, answers on the pull request, writes outputs."""
+    from ci.verbs.gate import gate as decide
+
+    decision = decide(options.context(call), event_path, registry)
+    options.answer(decision, f"{decision.decision}: {decision.reason}", as_json=as_json)
+
+
+def plan(
+    call: typer.Context,
+    event_name: Annotated[str, typer.Option(help="issue_comment, workflow_dispatch or schedule")],
+    event_path: Annotated[Path, typer.Option(help="the event's payload")],
+    registry: options.Registry = None,
+    out: Annotated[Path | None, typer.Option(help="also write the plan here, for `hub-tests report`")] = None,
+    as_json: options.JsonFlag = False,
+) -> None:
+    """Event to plan: what is tested, at which commit, and which tests must come back."""
+    from ci.records import to_json
+    from ci.verbs.plan import plan as make
+
+    made = make(options.context(call), event_name, event_path, registry)
+    if out:
+        out.write_text(to_json(made, indent=2), encoding="utf-8")
+    names = ", ".join(entry.name for entry in made.entries)
+    options.answer(made, f"{len(made.entries)} entries at {made.request.sha}: {names}", as_json=as_json)
+
+
+def admit(
+    call: typer.Context,
+    entry: Annotated[str, typer.Argument(help="the entry that this job tests")],
+    subject: Annotated[Path, typer.Option(help="checkout of the subject")],
+    out: Annotated[Path, typer.Option(help="where checkpoints.json and models.toml for `run` go")],
+    cache: options.CacheDir = None,
+    as_json: options.JsonFlag = False,
+) -> None:
+    """The last look before a subject's code runs: its commit and every byte of the checkpoint are what was planned."""
+    from ci.github.actions import write_outputs
+    from ci.verbs.admit import admit as let_in
+
+    store = options.settings(call, cache).cache
+    admission = let_in(options.plan(call), options.delivery(call), entry, subject=subject, store=store, out=out)
+    if output := options.context(call).output:
+        write_outputs(output, {"subject": admission.subject, "subject-path": admission.path})
+    options.answer(
+        admission, f"{entry} at {admission.sha}: checkout and checkpoint are what was planned", as_json=as_json
+    )
+
+
+def report(
+    call: typer.Context,
+    results: Annotated[Path, typer.Option(help="folder of results, one folder an entry")],
+    out: Annotated[Path, typer.Option(help="where report.md, report.json and report.html go")],
+    plan_file: Annotated[Path | None, typer.Option("--plan", help="the plan; default $HUB_TESTS_PLAN")] = None,
+    baseline: Annotated[Path | None, typer.Option(help="history: a JSONL file or a folder of them")] = None,
+    github: Annotated[bool, typer.Option("--github", help="ask GitHub for job conclusions and history")] = False,
+    as_json: options.JsonFlag = False,
+) -> None:
+    """A folder of results against the plan, into a report; on a laptop as in Actions."""
+    from ci.github.actions import write_outputs
+    from ci.report.results import exit_code
+    from ci.report.words import title
+    from ci.verbs.report import report as judge
+    from ci.verbs.report import report_digest
+
+    context, delivery = (options.context(call) if github else None), (options.delivery(call) if github else None)
+    problems = delivery.problems if delivery else None
+    judged = judge(options.plan(call, plan_file), results, out, baseline=baseline, context=context, problems=problems)
+    if context and context.output:
+        write_outputs(context.output, {"verdict": judged.verdict, "sha256": report_digest(out)})
+    options.answer(judged, title(judged), as_json=as_json)
+    raise typer.Exit(exit_code(judged))
+
+
+def publish(
+    call: typer.Context,
+    report_dir: Annotated[Path, typer.Option("--report", help="folder that `hub-tests report` wrote")],
+    night: Annotated[
+        bool, typer.Option("--night", help="write issue and history instead of comment and check")
+    ] = False,
+    sha256: Annotated[str | None, typer.Option(help="what report.json must hash to: an artifact can be forged")] = None,
+    as_json: options.JsonFlag = False,
+) -> None:
+    """A report to where people look: pull request, commit, job summary; after a night, issue and history."""
+    from ci.errors import InfrastructureError
+    from ci.verbs.publish import publish as write
+
+    written = write(report_dir, options.context(call), where="night" if night else "results", sha256=sha256)
+    lines = [f"{one.what}: {one.done or one.problem}" for one in written]
+    options.answer(written, "\n".join(lines), as_json=as_json)
+    if problems := [f"{one.what}: {one.problem}" for one in written if one.problem]:
+        raise InfrastructureError("; ".join(problems))
+
+
+def watch(
+    call: typer.Context,
+    job: Annotated[
+        list[str] | None, typer.Option(help="a job to watch, by its name; default: the test of each entry delivered")
+    ] = None,
+    patience: Annotated[float, typer.Option(help="seconds that a job may wait for a machine")] = 600.0,
+) -> None:
+    """While jobs wait for a machine: say so on the pull request, with the labels and since when."""
+    from ci.verbs.watch import watch as wait
+
+    expected = tuple(job or (f"test {entry}" for entry in options.delivery(call).checkpoints))
+    waiting = wait(options.plan(call), options.context(call), expected, patience=patience)
+    print(f"no machine has taken: {', '.join(waiting)}" if waiting else "every job is on a machine")
+
+
+def conclude(
+    call: typer.Context,
+    may_skip: Annotated[list[str] | None, typer.Option(help="a job that may be skipped in this run")] = None,
+) -> None:
+    """The last job of a workflow: green only if every job in $NEEDS succeeded, or was skipped with leave."""
+    from ci.verbs.conclude import conclude as judge
+
+    results = judge(options.environ(call).get("NEEDS", ""), frozenset(job for job in may_skip or () if job))
+    print(", ".join(f"{job}: {result}" for job, result in results.items()))
