@@ -274,9 +274,9 @@ class TestAllOfTransformers:
             *("seamless_m4t_v2", "switch_transformers", "t5gemma", "t5gemma2", "vision-encoder-decoder", "xlstm"),
         )
     )
-    """Refused by name at two layers: several stacks, per-layer tensors in one, layers that run in loops, and the like."""
+    """Refused by name at two layers: several stacks, per-layer tensors in one, layers in loops, and the like."""
     LISTED_WITH = "5.24."
-    """The transformers of that list. A newer one brings architectures that no rule knows yet: to refuse them is right."""
+    """The transformers of that list. A newer one has architectures that no rule knows yet: to refuse them is right."""
     NEWCOMERS = 20
     TASKS = ("CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "SEQ_TO_SEQ_CAUSAL_LM", "MULTIMODAL_LM", "MASKED_LM")
 
