@@ -28,7 +28,8 @@ class RunRequest:
     """Who asks for what. `models` are words of the registry: names, globs, @groups; none means the default group.
 
     `sha` is the full commit of the subject under test, fixed when the request was made; `subject_ref` the name it
-    was asked by. `layers` overrides the registry. `run_id` and `comment_id` tie the answer to GitHub.
+    was asked by. `layers` overrides the registry. `run_id` and `comment_id` tie the answer to GitHub. `options` is what
+    else a command line said that makes the run what it is: where the subject lives, another registry.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -49,6 +50,7 @@ class RunRequest:
     run_id: int | None = None
     run_url: str = ""
     failed_only: bool = False
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

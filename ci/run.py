@@ -26,7 +26,7 @@ from ci.subjects.base import SubjectName
 from ci.suite_options import default_subject, visible_gpus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from ci.hub.progress import Progress
     from ci.models import HubModel
@@ -234,10 +234,20 @@ def _plan(models: Sequence[HubModel], options: RunOptions, report: Path) -> Plan
         layers=options.layers,
         deep=options.deep,
         device=options.device,
+        options=tuple(_where(options)),
     )
     plan = make_plan(request, {model.name: model for model in models})
     (report / "plan.json").write_text(to_json(plan, indent=2), encoding="utf-8")
     return plan
+
+
+def _where(options: RunOptions) -> Iterator[str]:
+    """The options without which the same words would run something else, or nothing."""
+    if options.subject_python:
+        yield f"--subject-python={options.subject_python}"
+    yield from (f"--subject-path={path}" for path in options.subject_path)
+    if options.registry:
+        yield f"--registry={options.registry}"
 
 
 def default_workers(models: Sequence[HubModel], device: str | None, environ: Mapping[str, str]) -> int:

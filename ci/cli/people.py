@@ -43,7 +43,7 @@ def run(
         float | None, typer.Option(help="seconds for the whole suite; then it is interrupted")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="xdist workers; default: one a GPU")] = None,
-    deep: Annotated[bool, typer.Option("--deep", help="also the tests of every config key and every weight")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="also test every config key, weight and gradient")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="one line a test")] = False,
     registry: options.Registry = None,
     as_json: options.JsonFlag = False,

@@ -146,7 +146,7 @@ class Gradients:
 
     def measures(self) -> tuple[Measure, ...]:
         """Every parameter's gradient. Raises SubjectError where one has no counterpart."""
-        oracle = self._theirs("oracle", self.truth.oracle_dtype, {"attention": "eager"})
+        oracle = self._theirs("oracle", self._oracle_dtype, {"attention": "eager"})
         floors: dict[str, float] = {}
         for variant in self.truth.variants(self._case):
             one = self._theirs("noise", "float32", {**variant, "batch": "together"})
@@ -164,6 +164,13 @@ class Gradients:
     def _case(self) -> Case:
         """One sequence without padding: the long one where there is one, else the last document."""
         return self.truth.cases[-1]
+
+    @property
+    def _oracle_dtype(self) -> DType:
+        """float64 where the weights and as much again for their gradients fit in half of the free memory."""
+        itemsize = 4 if self.truth.model_dtype == "float32" else 2
+        weights = sum(file.stat().st_size for file in self.truth.checkpoint.glob("*.safetensors")) * 8 // itemsize
+        return self.truth.oracle_dtype if 2 * weights < self.truth.free_bytes / 2 else "float32"
 
     def _theirs(self, name: str, dtype: DType, variant: dict[str, str]) -> Path:
         output = self.workdir / name

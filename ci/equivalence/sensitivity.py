@@ -118,9 +118,17 @@ def _ropes(config: Mapping[str, Any], resolved: Mapping[str, Any]) -> list[Chang
     theta = now["rope_theta"]
     wanted = {f"rope_theta={theta * 3:g}": {**now, "rope_theta": theta * 3}}
     wanted |= {f"rope {name}": {**rope, "rope_theta": theta} for name, rope in ROPES.items()}
-    if "rope_parameters" in config:
-        return [Change(name, {"rope_parameters": rope}) for name, rope in wanted.items()]
-    return [Change(name, _version_four(rope)) for name, rope in wanted.items()]
+    written = _version_five if "rope_parameters" in config else _version_four
+    return [Change(name, {**written(rope), **_length(rope)}) for name, rope in wanted.items()]
+
+
+def _length(rope: Mapping[str, Any]) -> dict[str, Any]:
+    """Dynamic scaling begins beyond `max_position_embeddings`: it must be short to show."""
+    return {"max_position_embeddings": ORIGINAL} if rope.get("rope_type") == "dynamic" else {}
+
+
+def _version_five(rope: Mapping[str, Any]) -> dict[str, Any]:
+    return {"rope_parameters": rope}
 
 
 def _version_four(rope: Mapping[str, Any]) -> dict[str, Any]:

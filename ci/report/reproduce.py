@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,4 +26,5 @@ def reproduce(plan: Plan, entry: str, case: CaseResult) -> str:
     evidence = case.evidence
     if evidence is not None and _DEVICE.fullmatch(evidence.device):
         words.append(f"--device {evidence.device}")
-    return " ".join(words + (["--deep"] if plan.request.deep else []))
+    words += ["--deep"] if plan.request.deep else []
+    return " ".join([*words, *map(shlex.quote, plan.request.options)])

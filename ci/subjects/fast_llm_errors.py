@@ -34,9 +34,8 @@ def one_line_errors(what: str) -> Iterator[None]:
         advice = "choose an interpreter that has it with --subject-python"
         raise RequestError(f"Fast-LLM cannot be imported here: {line_of(problem)}; {advice}") from problem
     except Exception as problem:
-        reason = _reason(problem, logged.lines)
         kind = ERRORS[failure_of(problem)]
-        raise kind(f"Fast-LLM, {what}: {line_of(problem, within=PACKAGE)}{reason}") from problem
+        raise kind(f"Fast-LLM, {what}: {_line(problem, logged.lines)}") from problem
     finally:
         logger.removeHandler(logged)
 
@@ -55,11 +54,17 @@ class _Logged(logging.Handler):
             self.lines.append(text)
 
 
+def _line(problem: Exception, logged: list[str]) -> str:
+    """The error's own line; where it only points to the logs, what it points to stands in its place."""
+    line, reason = line_of(problem, within=PACKAGE), _reason(problem, logged)
+    return line.replace(one_line(str(problem)), reason, 1) if reason else line
+
+
 def _reason(problem: Exception, logged: list[str]) -> str:
     """What a message that only points to the logs hides: a validation error's innermost field, or a logged line."""
     if "See logs" not in str(problem):
         return ""
     if problem.__context__ is not None:
         nested = str(problem.__context__).split("\n\n")[0].splitlines()
-        return f": {one_line(nested[-1], 300)}" if nested else ""
-    return f": {one_line(logged[0], 300)}" if logged else ""
+        return one_line(nested[-1], 300) if nested else ""
+    return one_line(logged[0], 300) if logged else ""

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 
 from ci import __main__ as cli
 from tests.standin.models import repository
+from tests.standin.recipes import CONFIGS, RECIPES
 from tests.standin.server import HubServer
 
 ROOT = Path(__file__).parents[2]
@@ -24,20 +27,26 @@ num_layers_to_keep = 2
 batch_size = 2
 sequence_length = 16
 """
+REFERENCE = ("--subject", "reference")
 pytestmark = pytest.mark.xdist_group("run")
 
 
 def run(
-    root: Path, tmp_path: Path, endpoint: str, *more: str
+    root: Path,
+    tmp_path: Path,
+    endpoint: str,
+    *more: str,
+    subject: Sequence[str] = REFERENCE,
+    registered: str = REGISTRY,
 ) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
     """`hub-tests run tiny` of the package at `root`; the process, and the results record it wrote."""
     registry = tmp_path / "models.toml"
-    registry.write_text(REGISTRY)
+    registry.write_text(registered)
     environ = {**os.environ, "HF_ENDPOINT": endpoint, "HUB_TESTS_CACHE": str(tmp_path / "store"), "COLUMNS": "140"}
     environ |= {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "HUB_TESTS_PATIENCE": "0"}
     words = ["-m", "ci", "run", "tiny", "--registry", str(registry), "--report", str(tmp_path / "out"), *more]
     done = subprocess.run(
-        [sys.executable, *words, "--subject", "reference", "--device", "cpu"],
+        [sys.executable, *words, *subject, "--device", "cpu"],
         cwd=root,
         env=environ,
         capture_output=True,
@@ -90,7 +99,8 @@ def test_gate_and_up_swapped_in_the_converter_is_red_and_names_the_layer(hub: Hu
     assert forward["evidence"]["worst"]["tensor"].startswith("decoder.")
     assert "layer 0" in forward["evidence"]["diagnosis"]
     assert "mlp" in forward["evidence"]["diagnosis"].lower()
-    assert "hub-tests run tiny" in done.stdout
+    again = f"hub-tests run tiny --layers 2 --subject reference --device cpu --registry={tmp_path / 'models.toml'}"
+    assert again in "".join(done.stdout.split("\n"))
     first = done.stdout[done.stdout.index("Failed") :].splitlines()[0]
     assert "layer 0" in first
 
@@ -169,3 +179,65 @@ def test_a_gated_model_without_a_token_blames_nobody(hub: HubServer, tmp_path: P
     assert done.returncode == 3, done.stdout + done.stderr
     assert "set HF_TOKEN" in done.stdout
     assert results["verdict"] == "neutral"
+
+
+def registered(model_id: str, checkpoint_format: str) -> str:
+    return REGISTRY.replace("stand-in/llama", model_id).replace('"llama"', f'"{checkpoint_format}"')
+
+
+@pytest.mark.parametrize(
+    ("model_id", "checkpoint_format"),
+    [
+        ("stand-in/llama-yarn", "llama"),
+        ("mistralai/Mistral-7B-v0.1", "mistral"),
+        ("Qwen/Qwen2.5-0.5B", "qwen2"),
+        ("stand-in/mixtral-head-dim", "mixtral"),
+    ],
+)
+def test_fast_llm_is_as_right_as_hugging_face(
+    model_id: str, checkpoint_format: str, hub: HubServer, tmp_path: Path, fast_llm_words: tuple[str, ...]
+) -> None:
+    hub.add(model_id, repository(model_id))
+    text = registered(model_id, checkpoint_format)
+    done, results = run(ROOT, tmp_path, hub.endpoint, subject=fast_llm_words, registered=text)
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = [case["evidence"]["figures"] for case in results["entries"][0]["cases"]]
+    ratios = [
+        known[f"{dtype}.ratio"] for known in figures for dtype in ("float32", "bfloat16") if f"{dtype}.ratio" in known
+    ]
+    assert len(ratios) >= 6
+    assert max(ratios) < 2, "near the reference's own noise, not merely below ten times it"
+
+
+PRODUCTION = {
+    "mistralai/Mixtral-8x7B-v0.1": ("mixtral", "`head_size`.*NoneType"),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": ("llama", "HF config has unknown key 'rope_interleaved'"),
+}
+"""Configs as published that Fast-LLM 0.4.0 (7d61a1b) refuses, and by what."""
+
+
+@pytest.mark.parametrize("model_id", PRODUCTION)
+def test_what_fast_llm_refuses_is_its_failure_and_named(
+    model_id: str, hub: HubServer, tmp_path: Path, fast_llm_words: tuple[str, ...]
+) -> None:
+    checkpoint_format, says = PRODUCTION[model_id]
+    if model_id in RECIPES:
+        hub.add(model_id, repository(model_id))
+    else:
+        hub.add(model_id, with_published_config(tmp_path / "model", model_id))
+    text = registered(model_id, checkpoint_format)
+    done, results = run(ROOT, tmp_path, hub.endpoint, subject=fast_llm_words, registered=text)
+    assert done.returncode == 1, done.stdout + done.stderr
+    conversion = next(c for c in results["entries"][0]["cases"] if c["name"] == "test_conversion[tiny]")
+    assert conversion["outcome"] == "failed"
+    assert re.search(says, conversion["headline"]), conversion["headline"]
+    assert set(outcomes(results).values()) == {"passed", "failed", "consequence"}
+
+
+def with_published_config(directory: Path, model_id: str) -> Path:
+    """A small llama whose config.json has the published one's other keys."""
+    shutil.copytree(repository("stand-in/llama-tied"), directory)
+    published = json.loads((CONFIGS / f"{model_id.split('/')[1]}.json").read_text())
+    small = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**published, **small}))
+    return directory

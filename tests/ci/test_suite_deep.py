@@ -13,7 +13,6 @@ import pytest
 
 from ci.evidence import Evidence, from_property
 from ci.report.junit import read_junit
-from tests.ci.subjects.conftest import NOT_HERE, PATH, PYTHON
 from tests.standin.models import repository
 
 if TYPE_CHECKING:
@@ -94,15 +93,6 @@ def test_a_subject_that_cannot_train_did_not_run(hub: HubServer, tmp_path: Path)
     assert "1 skipped" in said
     assert told.failure_class == "variant_did_not_run"
     assert told.diagnosis == "did not run: the subject does not offer gradients"
-
-
-@pytest.fixture
-def fast_llm_words() -> tuple[str, ...]:
-    """The options that name the real Fast-LLM; skips where the environment does not say where it is."""
-    if not PYTHON:
-        pytest.skip(NOT_HERE)
-    paths = [f"--subject-path={entry}" for entry in PATH.split(os.pathsep) if entry]
-    return ("--subject", "fast_llm", "--subject-python", PYTHON, *paths)
 
 
 @pytest.mark.parametrize("model", ["llama", "qwen", "mixtral"])

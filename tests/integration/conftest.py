@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import tempfile
 from contextlib import contextmanager
@@ -36,7 +37,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--run-extra-slow", action="store_true", help="run the tests marked extra_slow")
     group.addoption("--subject", choices=catalog.SUBJECTS, help="default: fast_llm where importable, else reference")
     group.addoption("--subject-python", type=Path, help="interpreter in which the subject lives")
-    group.addoption("--subject-path", type=Path, action="append", default=[], help="on that interpreter's path")
+    group.addoption(
+        "--subject-path",
+        type=Path,
+        action="append",
+        default=[],
+        help="on that interpreter's path; write --subject-path=DIR, since pytest looks for a conftest.py in a lone DIR",
+    )
     group.addoption("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     group.addoption("--layers", type=_layers, help="layers to keep: a number or auto; default: the registry's")
     group.addoption("--registry", type=Path, help="another models.toml")
@@ -290,8 +297,8 @@ def _reproduce(request: pytest.FixtureRequest) -> str:
     """The one line that runs this test again."""
     option = request.config.getoption
     words = ["pytest", f"tests/integration/test_hub_integration.py::{request.node.name}", "--run-extra-slow"]
-    for name in ("--subject", "--subject-python", "--device", "--layers", "--registry"):
-        if (value := option(name)) is not None:
-            words += [name, str(value)]
+    named = {name: option(name) for name in ("--subject", "--subject-python", "--device", "--layers", "--registry")}
+    words += [f"{name}={value}" for name, value in named.items() if value is not None]
+    words += [f"--subject-path={path}" for path in option("--subject-path")]
     words += ["--deep"] if option("--deep") else []
-    return " ".join(words)
+    return shlex.join(words)

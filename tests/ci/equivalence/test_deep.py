@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ci.equivalence import gradients, sensitivity
-from ci.equivalence.deep import perturbed
+from ci.equivalence.deep import Gradients, fresh_truth, perturbed
 from ci.equivalence.weights import Weights
 from ci.errors import NotOfferedError, UnsupportedError
 from ci.subjects.reference.directories import METADATA
@@ -52,6 +52,7 @@ def test_rope_is_changed_in_the_style_of_the_config() -> None:
     assert old["rope_theta=30000"] == {"rope_theta": 30000.0, "rope_scaling": None}
     assert old["rope linear"] == {"rope_theta": 10000.0, "rope_scaling": {"rope_type": "linear", "factor": 2.0}}
     assert new["rope linear"]["rope_parameters"]["rope_theta"] == 10000.0
+    assert new["rope dynamic"]["max_position_embeddings"] < 64, "it would not be reached otherwise"
 
 
 class Dropper(ReferenceSubject):
@@ -145,6 +146,17 @@ def test_gradients_are_judged_by_name(moe: Bench, dense: Bench) -> None:
     wrong = dense.judge(Forgetful(), dense.right).gradients()
     assert not wrong.passed
     assert "gradient of model.layers.2.mlp.up_proj.weight [kernel]" in wrong.diagnosis
+
+
+def test_gradients_that_do_not_fit_in_float64_are_held_against_float32(dense: Bench, tmp_path: Path) -> None:
+    truth = fresh_truth(dense.truth, dense.source, tmp_path / "truth")
+    both = Gradients(truth, ReferenceSubject(), str(dense.right), ("llama", "gpt"), tmp_path)
+    on_disk = sum(file.stat().st_size for file in dense.source.glob("*.safetensors"))
+    for free, dtype in ((17 * on_disk, "float64"), (15 * on_disk, "float32")):
+        truth.__dict__["free_bytes"] = free
+        truth.__dict__.pop("oracle_dtype", None)
+        assert truth.oracle_dtype == "float64"
+        assert both._oracle_dtype == dtype
 
 
 def test_a_missing_or_extra_gradient_is_seen(tmp_path: Path) -> None:

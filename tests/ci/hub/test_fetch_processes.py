@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -25,20 +26,22 @@ if TYPE_CHECKING:
 
 SCRIPT = """
 import sys
-from pathlib import Path
-from ci.hub.fetch import FetchRequest, fetch
-from ci.records import to_json
-from ci.settings import Settings
 import ci.hub.transfer
+from ci.__main__ import main
 ci.hub.transfer.PIECE = 2000
-print(to_json(fetch(FetchRequest("owner/model"), Settings(cache=Path(sys.argv[1]), endpoint=sys.argv[2]))))
+sys.exit(main(["fetch", "owner/model", "--cache", sys.argv[1], "--json"]))
 """
 
 
 def spawn(settings: Settings) -> subprocess.Popen[str]:
-    arguments = [sys.executable, "-c", SCRIPT, str(settings.cache), settings.endpoint]
+    """`hub-tests fetch`, in small pieces so that it can be stopped between them."""
     return subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hears_interrupts
+        [sys.executable, "-c", SCRIPT, str(settings.cache)],
+        env={**os.environ, "HF_ENDPOINT": settings.endpoint},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hears_interrupts,
     )
 
 
@@ -52,7 +55,7 @@ def finish(processes: Iterable[subprocess.Popen[str]]) -> list[dict[str, Any]]:
     for process in processes:
         out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
-        results.append(json.loads(out))
+        results += json.loads(out)
     return results
 
 
@@ -74,9 +77,18 @@ def test_at_once_all_end_right(hub: HubServer, settings: Settings, large: Path) 
     assert len(Store(settings.cache).entries()) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "code", "says"),
+    [(signal.SIGKILL, -9, ""), (signal.SIGINT, 130, "hub-tests: interrupted; what was fetched is kept")],
+)
 def test_killed_in_the_middle_the_next_goes_on(
-    hub: HubServer, settings: Settings, large: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+    hub: HubServer,
+    settings: Settings,
+    large: Path,
+    number: signal.Signals,
+    code: int,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("ci.hub.transfer.PIECE", 2000)
     hub.faults.inject(Fault("slow", amount=1000, origin="cdn", skip=22, times=None))
@@ -88,8 +100,10 @@ def test_killed_in_the_middle_the_next_goes_on(
             break
         time.sleep(0.05)
     process.send_signal(number)
-    process.communicate(timeout=60)
-    assert process.returncode != 0
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (code, "")
+    assert err.startswith(says)
+    assert err.count("\n") == bool(says), "one line"
     (left,) = Store(settings.cache).entries()
     assert (left.state, left.in_use) == ("partial", False)
     hub.faults.clear()

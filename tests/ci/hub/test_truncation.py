@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -254,7 +255,8 @@ class TestAllOfTransformers:
 
     REFUSED = frozenset(
         (
-            *("blt", "cohere_compass", "cosmos3_omni", "diffusion_gemma", "diffusion_gemma_text", "encoder-decoder"),
+            *("blt", "cohere_compass", "cosmos3_omni", "diffusion_gemma", "diffusion_gemma_text", "dory"),
+            *("encoder-decoder", "inkling2_loop", "inkling2_loop_text"),
             *("evolla", "gemma3n", "gemma3n_text", "gemma4", "gemma4_text", "gemma4_unified_assistant"),
             *("gemma4_unified", "gemma4_unified_text", "granite_docling", "hrm_text", "inkling2", "inkling2_text"),
             *(
@@ -272,7 +274,10 @@ class TestAllOfTransformers:
             *("seamless_m4t_v2", "switch_transformers", "t5gemma", "t5gemma2", "vision-encoder-decoder", "xlstm"),
         )
     )
-    """Refused by name at two layers (transformers 5.23): several stacks, per-layer tensors in one, and the like."""
+    """Refused by name at two layers: several stacks, per-layer tensors in one, layers in loops, and the like."""
+    LISTED_WITH = "5.24."
+    """The transformers of that list. A newer one has architectures that no rule knows yet: to refuse them is right."""
+    NEWCOMERS = 20
     TASKS = ("CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "SEQ_TO_SEQ_CAUSAL_LM", "MULTIMODAL_LM", "MASKED_LM")
 
     @pytest.mark.filterwarnings("ignore")
@@ -283,8 +288,12 @@ class TestAllOfTransformers:
         broken = {name: outcome for name, outcome in broken.items() if not isinstance(outcome, RequestError)}
         assert not broken, "truncated to something that does not load, or not to two layers"
         assert len(outcomes) >= 330
-        assert refused <= self.REFUSED, f"newly refused: {sorted(refused - self.REFUSED)}"
-        assert self.REFUSED & set(outcomes) == refused, "these truncate now: take them off the list"
+        assert self.REFUSED & set(outcomes) <= refused, "these truncate now: take them off the list"
+        new = {name: str(outcomes[name]) for name in sorted(refused - self.REFUSED)}
+        if version("transformers").startswith(self.LISTED_WITH):
+            assert not new, "newly refused"
+        assert len(new) <= self.NEWCOMERS, new
+        assert all("no rule knows it" in reason for reason in new.values()), new
 
     INVISIBLE = frozenset({"sliding_attention", "full_attention", "chunked_attention"})
     """Kinds of attention that have the same tensors."""

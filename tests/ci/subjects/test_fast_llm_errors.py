@@ -50,12 +50,18 @@ def fail_with_nested() -> None:
 
 
 def test_a_message_that_points_to_the_logs_brings_them_along() -> None:
-    with pytest.raises(SubjectError, match=r"See logs.*: 3 parameters missing") as error, one_line_errors("import"):
+    with (
+        pytest.raises(SubjectError, match=r"^Fast-LLM, import: RuntimeError: 3 parameters missing$") as error,
+        one_line_errors("import"),
+    ):
         fail_with_logs()
     assert "dump" not in str(error.value)
     assert not logging.getLogger("fast_llm").handlers
 
 
 def test_a_validation_error_names_its_innermost_field() -> None:
-    with pytest.raises(SubjectError, match=r"See logs.*: Failed for `head_size`$"), one_line_errors("import"):
+    with (
+        pytest.raises(SubjectError, match=r"^Fast-LLM, import: ValueError: Failed for `head_size`$"),
+        one_line_errors("import"),
+    ):
         fail_with_nested()
