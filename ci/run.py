@@ -19,7 +19,7 @@ from ci.errors import GatedError, HubTestsError, RequestError, TerminatedError
 from ci.hub.fetch import Checkpoint, FetchRequest, fetch
 from ci.plan import Plan, RunRequest, make_plan
 from ci.records import to_dict, to_json
-from ci.report.collect import HOST, JUNIT, RUNNING, collect
+from ci.report.collect import ENDED, HOST, JUNIT, RUNNING, collect
 from ci.report.results import Results, judge_results
 from ci.report.write import REPORT_HTML, REPORT_JSON, REPORT_MD, write_report
 from ci.subjects.base import SubjectName
@@ -106,7 +106,8 @@ def run_suite(models: Sequence[HubModel], options: RunOptions, report: Path, env
     with subprocess.Popen(  # noqa: S603  our own interpreter
         command, env=dict(environ), cwd=cwd, preexec_fn=_interruptible
     ) as suite:
-        _wait(suite, options.time_limit)
+        if _wait(suite, options.time_limit):
+            (report / ENDED).write_text(f"time limit of {options.time_limit:.0f} s\n", encoding="utf-8")
     return time.monotonic() - started
 
 
@@ -115,12 +116,15 @@ def _interruptible() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _wait(suite: subprocess.Popen[bytes], time_limit: float | None) -> None:
-    """Until the suite ends; after `time_limit` seconds it is interrupted, so that it still writes what it has."""
+def _wait(suite: subprocess.Popen[bytes], time_limit: float | None) -> bool:
+    """Until the suite ends; after `time_limit` seconds it is interrupted, so that it still writes what it has.
+
+    True where it was.
+    """
     for patience, then in ((time_limit, signal.SIGINT), (GRACE, signal.SIGKILL), (None, signal.SIGKILL)):
         try:
             suite.wait(patience)
-            return
+            return then is not signal.SIGINT
         except subprocess.TimeoutExpired:
             suite.send_signal(then)
         except KeyboardInterrupt as stop:
@@ -130,6 +134,7 @@ def _wait(suite: subprocess.Popen[bytes], time_limit: float | None) -> None:
                 suite.wait(GRACE)  # it writes what it has
             suite.kill()
             raise
+    return True
 
 
 def _pytest_command(models: Sequence[HubModel], options: RunOptions, report: Path) -> list[str]:
@@ -219,7 +224,7 @@ def _make_room(report: Path) -> None:
     """The folder for the report, with nothing of an earlier run in it."""
     try:
         (report / "logs").mkdir(parents=True, exist_ok=True)
-        for old in (JUNIT, RUNNING, REPORT_MD, REPORT_JSON, REPORT_HTML):
+        for old in (JUNIT, RUNNING, ENDED, REPORT_MD, REPORT_JSON, REPORT_HTML):
             (report / old).unlink(missing_ok=True)  # yesterday's must never stand in for a run that died
     except OSError as error:
         raise RequestError(f"--report {report}: cannot be written: {error.strerror}") from None

@@ -52,7 +52,12 @@ def plan(call: typer.Context, path: Path | None = None) -> Plan:
     if path is None:
         from ci.github.handover import unpack
 
-        return unpack(Plan, environ(call).get("HUB_TESTS_PLAN", ""), what="HUB_TESTS_PLAN")
+        packed = environ(call).get("HUB_TESTS_PLAN", "")
+        if not packed:
+            raise RequestError(
+                "no plan: HUB_TESTS_PLAN is empty, did the plan job fail? `report` also takes --plan FILE"
+            )
+        return unpack(Plan, packed, what="HUB_TESTS_PLAN")
     try:
         return read_json(Plan, path.read_bytes(), what=str(path))
     except OSError as error:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ci.github.board import LastResult, StartedRun
     from ci.github.command import Command
     from ci.github.event import CommentEvent
-    from ci.github.gate import PullRequest
+    from ci.github.facts import PullRequest
     from ci.github.runs import RunJob
     from ci.models import HubModel
     from ci.plan import Plan
@@ -115,7 +115,7 @@ def help_text(models: Mapping[str, HubModel]) -> str:
         "| group | models |",
         "|---|---|",
     ]
-    return "\n".join([*lines, *(f"| {cell(code('@' + g))} | {_names(groups[g])} |" for g in sorted(groups))])
+    return "\n".join([*lines, *(f"| {cell(code('@' + g))} | {_some(groups[g])} |" for g in sorted(groups))])
 
 
 def plan_text(plan: Plan, baseline: Baseline, command: Command) -> str:
@@ -176,6 +176,12 @@ def _commit(sha: str, pull: PullRequest, server_url: str) -> str:
 
 def _names(names: Sequence[str]) -> str:
     return ", ".join(cell(code(name)) for name in names)
+
+
+def _some(names: Sequence[str], most: int = 40) -> str:
+    """The first names of many: a registry of hundreds in several groups would not fit into a comment."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return _names(names[:most]) + more
 
 
 def _paste(line: str) -> str:

@@ -13,10 +13,13 @@ import binascii
 import re
 import zlib
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ci.errors import RequestError
 from ci.records import read_json, to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 Kind = Literal["board", "answer"]
 KEPT_RUNS = 20
@@ -45,13 +48,17 @@ class StartedRun:
 
 @dataclass(frozen=True)
 class LastResult:
-    """The last finished run: what it tested, and the entries that failed in it. `layers` is what it was asked for."""
+    """The last finished run: what it tested, and the entries that failed in it. `layers` is what it was asked for.
+
+    `unsettled` are entries that had not passed at the same commit before, and were not tested again in this run.
+    """
 
     run_id: int
     sha: str
     models: tuple[str, ...]
     failed: tuple[str, ...]
     layers: int | Literal["auto"] | None = None
+    unsettled: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,12 @@ class State:
         """With `run` as the newest; the oldest beyond the last few are forgotten."""
         others = [known for known in self.runs if known.run_id != run.run_id]
         return replace(self, runs=(*others, run)[-KEPT_RUNS:])
+
+    def unsettled(self, sha: str, tested: Collection[str]) -> tuple[str, ...]:
+        """What did not pass at the commit `sha` before, and is not among what was `tested` now."""
+        if self.last is None or self.last.sha != sha:
+            return ()
+        return tuple(name for name in (*self.last.failed, *self.last.unsettled) if name not in tested)
 
     def finished(self, result: LastResult) -> State:
         """With `result` as the last one, and its run no longer among the started ones."""

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 MARKER = "<!-- hub-tests:nightly -->"
 TITLE = "hub-tests: the nightly run fails"
 LABEL = "hub-tests"
+TABLE_CHARS = 24_000
+"""What the table of failing models may take of the issue's body."""
 
 
 @dataclass(frozen=True)
@@ -63,15 +65,22 @@ def streaks(baseline: Baseline, tonight: Sequence[HistoryRecord]) -> tuple[Strea
 
 
 def issue_text(results: Results, failing: Sequence[Streak]) -> str:
-    """The issue's body: who fails since when, what moved since it last passed, and tonight's report."""
-    rows = [
-        "| model | nights | first bad | last good | moved since then |",
-        "|---|--:|---|---|---|",
-        *(_row(streak) for streak in failing),
-    ]
+    """The issue's body: who fails since when, what moved since it last passed, and tonight's report.
+
+    Where many fail, what moved is left out, and then all but the names.
+    """
     top = f"{MARKER}\nThis issue is kept by hub-tests: it is closed by the first night that passes.\n\n"
-    head = top + "\n".join(rows) + "\n\n"
+    tables = (_table(failing, moved=True), _table(failing, moved=False), ", ".join(code(s.entry) for s in failing))
+    table = next((text for text in tables if characters(text) <= TABLE_CHARS), tables[-1])
+    head = f"{top}{table}\n\n"
     return head + render(results, COMMENT_CHARS - characters(head) - 100)
+
+
+def _table(failing: Sequence[Streak], *, moved: bool) -> str:
+    names = ["model", "nights", "first bad", "last good", *(["moved since then"] if moved else [])]
+    rule = ["---", "--:", "---", "---", *(["---"] if moved else [])]
+    rows = [" | ".join(names), " | ".join(rule), *(" | ".join(_row(streak, moved=moved)) for streak in failing)]
+    return "\n".join(f"| {row} |" for row in rows)
 
 
 def keep_issue(client: Client, results: Results, failing: Sequence[Streak], *, bot: str) -> str:
@@ -98,12 +107,10 @@ def _open_issue(client: Client, bot: str) -> Issue | None:
     return next((i for i in listing if not i.pull_request and (i.body or "").startswith(MARKER)), None)
 
 
-def _row(streak: Streak) -> str:
+def _row(streak: Streak, *, moved: bool) -> list[str]:
     first, now, good = streak.bad[0], streak.bad[-1], streak.good
-    return (
-        f"| {cell(code(streak.entry))} | {len(streak.bad)} | {_night(first)} | {_night(good) if good else 'never'} "
-        f"| {cell(text(_moved(good, now), 600)) if good else ''} |"
-    )
+    row = [cell(code(streak.entry)), str(len(streak.bad)), _night(first), _night(good) if good else "never"]
+    return [*row, cell(text(_moved(good, now), 600)) if good else ""] if moved else row
 
 
 def _night(record: HistoryRecord) -> str:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from ci.errors import RequestError
 from ci.github.api import NotFoundError
 from ci.github.board import marker
-from ci.github.gate import PullRequest, Role
+from ci.github.facts import PullRequest, Role
 from ci.report.fit import characters
 from ci.report.limits import COMMENT_CHARS
 
@@ -85,8 +85,8 @@ def react(client: Client, comment_id: int, content: str) -> bool:
 def find_comment(client: Client, number: int, kind: Kind, *, bot: str) -> Comment | None:
     """The service's own comment of `kind`: its first line is the marker, and `bot` wrote it. The oldest counts."""
     for comment in client.pages(Comment, f"/issues/{number}/comments"):
-        ours = comment.user is not None and comment.user.login == bot and comment.user.type == "Bot"
-        if ours and comment.body.split("\n", 1)[0].rstrip("\r") == marker(kind):
+        first = comment.body.split("\n", 1)[0].rstrip("\r")
+        if comment.user is not None and comment.user.login == bot and first == marker(kind):
             return comment
     return None
 

@@ -13,7 +13,7 @@ from ci.plan import RunRequest, Trigger
 if TYPE_CHECKING:
     from ci.github.context import Context
     from ci.github.event import Event
-    from ci.github.gate import PullRequest
+    from ci.github.facts import PullRequest
 
 
 def request_of(event: Event, context: Context) -> RunRequest:

@@ -71,9 +71,14 @@ class RunJob:
         return match["entry"] if match else None
 
     @property
+    def has_begun(self) -> bool:
+        """Whether a machine has taken it, or it is over."""
+        return bool(self.runner_name) or self.status not in ("queued", "waiting", "pending", "requested")
+
+    @property
     def waits_for_a_runner(self) -> bool:
-        """Whether no machine has taken it yet."""
-        return self.status in ("queued", "waiting", "pending", "requested") and not self.runner_name
+        """Whether it is a machine that it lacks: "pending" is behind a run of the same group, "waiting" for leave."""
+        return not self.has_begun and self.status not in ("pending", "waiting")
 
     @property
     def broke_early(self) -> str:

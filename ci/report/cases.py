@@ -37,6 +37,7 @@ def judge_case(
     """
     evidence, forged = _evidence(entry, case)
     used = None if case.outcome == "skipped" else _used(evidence)
+    disowned = case.outcome == "passed" and bool(forged or _disowned(evidence))
     if slim and case.outcome == "passed" and evidence is not None and len(evidence.measures) > _FEW:
         evidence = replace(evidence, measures=(), heat=None, routing=())
     base = CaseResult(
@@ -51,7 +52,7 @@ def judge_case(
     )
     if case.outcome == "skipped":
         return _skipped(entry, case, base, failed=failed)
-    if case.outcome == "passed" and not (base.planned and (forged or _disowned(evidence))):
+    if case.outcome == "passed" and not (base.planned and disowned):
         return replace(base, change="fixed") if before and before.outcome == "failed" else base
     kind = classify(case, evidence)
     sentence = forged if case.outcome == "passed" and forged else _sentence(case, evidence)
@@ -61,6 +62,8 @@ def judge_case(
 def missing_case(entry: PlanEntry, name: str, *, lack: Problem | None, was_running: bool) -> CaseResult:
     """A planned test that did not come back."""
     base = CaseResult(name=name, step=step_of(name), outcome="missing")
+    if was_running and lack is not None and lack.failure_class == "timeout":
+        return _red(entry, base, "timeout", f"{name} was running when {lack.message}")
     if was_running:
         return _red(entry, base, "crash", f"the process running {name} died")
     if lack is not None:
@@ -126,7 +129,8 @@ def _disowned(evidence: Evidence | None) -> bool:
     """Whether a test that calls itself passed recorded the contrary."""
     if evidence is None:
         return False
-    return evidence.failure_class is not None or (evidence.worst is not None and not evidence.worst.passed)
+    measures = evidence.measures if evidence.worst is None else (evidence.worst, *evidence.measures)
+    return evidence.failure_class is not None or any(not measure.passed for measure in measures)
 
 
 def _sentence(case: Case, evidence: Evidence | None) -> str:

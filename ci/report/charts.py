@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ci.report import words
+from ci.report import figures
 from ci.report.escape import html
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def _line(kind: str, points: Sequence[tuple[float, float]]) -> str:
 
 
 def _point(x: float, y: float, measure: Measure) -> str:
-    tip = html(f"{measure.tensor}: {words.worst(measure)}; {words.margin(measure.used, None)}", 600)
+    tip = html(f"{measure.tensor}: {figures.worst(measure)}; {figures.margin(measure.used, None)}", 600)
     if measure.passed:
         return f'<circle class="good" cx="{x}" cy="{y}" r="3"><title>{tip}</title></circle>'
     return f'<path class="bad" d="M{x - 4} {y - 4}l8 8m0 -8l-8 8"><title>{tip}</title></path>'

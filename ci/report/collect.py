@@ -8,7 +8,8 @@
                                              next tell such a folder even where the result file is missing
 
 Beside `junit.xml` may lie `running.txt` (ids of the tests that had begun and not ended, one a line: a crash names the
-test that was running) and `host.json` (the machine's identity, a flat object). Links are never followed.
+test that was running), `ended.txt` (why the suite was ended before its end, one line) and `host.json` (the machine's
+identity, a flat object). Links are never followed.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from ci.report.results import Found
 
-JUNIT, RUNNING, HOST = "junit.xml", "running.txt", "host.json"
+JUNIT, RUNNING, ENDED, HOST = "junit.xml", "running.txt", "ended.txt", "host.json"
 _NAME = re.compile(r"(?:hub-tests-)?(?P<entry>[a-z0-9][a-z0-9_-]{0,62})(?:\.(?P<attempt>[1-9]\d{0,3}))?(?:\.zip)?")
 _SMALL = 64 * 1024
 
@@ -93,6 +94,7 @@ def _from(read: Callable[[str, int], bytes | None], number: int, limits: InputLi
         number=number,
         junit=Junit(problem="no result file", missing=True) if content is None else read_junit(content, limits),
         running=_lines(read(RUNNING, _SMALL), limits),
+        ended=next(iter(_lines(read(ENDED, _SMALL), limits)), ""),
         host=_flat(read(HOST, _SMALL), limits),
     )
 
@@ -115,7 +117,7 @@ def _member(archive: zipfile.ZipFile, name: str, cap: int, limits: InputLimits) 
     facts = archive.getinfo(name)
     if stat.S_ISLNK(facts.external_attr >> 16):
         return None
-    if facts.file_size > cap or facts.file_size > limits.archive_ratio * max(facts.compress_size, 1024):
+    if facts.file_size > limits.archive_ratio * max(facts.compress_size, 1024):
         raise ValueError(f"{name} unpacks to {facts.file_size} bytes")
     with archive.open(facts) as member:
         return member.read(cap)

@@ -28,6 +28,8 @@ _ANSI = re.compile(
     r"(?:\x1b|#x1B)(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[()*+][0-9A-Za-z]|[@-Z\\^_=>78c])"
     r"|\x9b[0-?]*[ -/]*[@-~]"
 )
+_ESCAPE_BEFORE_REDACTED = re.compile(r"(?:#x1B)+(?=\[redacted\])")
+"""What was no sequence until a secret behind it became `[redacted]`, which cleaning once more would bite into."""
 _LINE_ENDS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 # Unicode categories Cc (but tab and newline), Cs, Co, and Cf with the variation selectors' supplement: direction
 # overrides, zero-width characters and tags that hide text from people. A test holds the list against unicodedata.
@@ -70,6 +72,8 @@ _HINTS = (
 """What every secret contains in lower case: looking for these first is a hundred times cheaper than the expression."""
 
 _PLAIN = re.compile(r"""["'(\[]{0,2}[^\W_]+(?:[-.,;'+=/%][^\W_]+)*[%)\]"'.,;:!?…]{0,4}|[%&+=…≤≥<>→\u2013\u2014\xd7-]""")
+_PUNCTUATION = re.compile(r"(\(?)([^()]*?)(\)?[,;.]?)|()(.*?)([,;.]?)", re.DOTALL)
+"""What stands around a word and is none of it; a bracket only where it is no part of a call or a link."""
 _MARKED = re.compile(r"(?i)\bwww\.|\bgh-\d|^[\"'(]*[a-z]{1,10}-\d+\W*$|\b[0-9a-f]{7,40}\b|/\S*/")
 _BEGINS_A_BLOCK = re.compile(r"\d+[.)]|[-+=]|\[.*")
 _HTML_WORDS = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
@@ -87,7 +91,7 @@ def _clean(text: str) -> str:
     text = _LINE_ENDS.sub("\n", text)
     while (bare := _INVISIBLE.sub("", _ANSI.sub("", text))) != text:  # what is removed may have split another one
         text = bare
-    return redact(text)
+    return _ESCAPE_BEFORE_REDACTED.sub("", redact(text))
 
 
 _SHORT = 200
@@ -146,4 +150,5 @@ def html(value: str, limit: int = 6_000) -> str:
 def _word(word: str) -> str:
     if _PLAIN.fullmatch(word) and not _MARKED.search(word):
         return _HTML_WORDS.get(word, word)
-    return code(word)
+    before, core, after = (found for found in _PUNCTUATION.fullmatch(word).groups() if found is not None)  # type: ignore[union-attr]
+    return f"{before}{code(core)}{after}"

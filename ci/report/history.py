@@ -146,8 +146,16 @@ def read_history(texts: Iterable[str]) -> Baseline:
                 problems.append(str(error)[:200])
                 continue
             records.setdefault(record.entry, []).append(record)
-    ordered = {entry: tuple(sorted(found, key=lambda record: record.date)) for entry, found in records.items()}
-    return Baseline(ordered, tuple(problems))
+    return Baseline({entry: _nights(found) for entry, found in records.items()}, tuple(problems))
+
+
+def _nights(records: list[HistoryRecord]) -> tuple[HistoryRecord, ...]:
+    """One record a night, oldest first: of a run's attempts the newest counts."""
+    by_run = {
+        record.run_url or f"night {number}": record
+        for number, record in enumerate(sorted(records, key=lambda record: record.date))
+    }
+    return tuple(sorted(by_run.values(), key=lambda record: record.date))
 
 
 def records_of(results: Results, date: str) -> list[HistoryRecord]:

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ci.report import charts, words
+from ci.report import charts, figures, words
 from ci.report.escape import clean
 from ci.report.links import is_link
 from ci.report.reproduce import reproduce
@@ -51,7 +51,7 @@ def render(results: Results) -> str:
         .render(
             results=results,
             title=words.title(results),
-            reason=words.reason(results),
+            reason=words.brief(words.reason(results), words.TITLE)[0],
             blame=words.blame(results),
             verdict_icon=words.SIGNS[results.verdict],
             facts=_facts(results),
@@ -88,9 +88,10 @@ def _environment() -> Environment:
         "verdict_icons": words.SIGNS,
         "counted": lambda number: words.count(number, "model"),
         "short": words.short,
-        "share": words.share,
-        "number": words.number,
-        "duration": words.duration,
+        "brief": lambda sentence: words.brief(sentence, words.TITLE)[0],
+        "share": figures.share,
+        "number": figures.number,
+        "duration": figures.duration,
         "meter": lambda used: f"{min(used, 1.0):.4f}" if math.isfinite(used) else "1",
     }
     return environment
@@ -111,7 +112,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         ("subject", who),
         ("passed", f"{totals.passed} of {words.count(totals.tests, 'test')}"),
         *counts,
-        ("time", words.duration(totals.seconds)),
+        ("time", figures.duration(totals.seconds)),
         ("asked for by", f"{asked} {request.actor}".strip()),
     ]
 
@@ -125,8 +126,10 @@ def _cause(results: Results, cause: Cause) -> dict[str, Any]:
     chips = [("", words.CLASSES[cause.failure_class]), ("", words.count(len(cause.models), "model"))]
     chips += [("", words.count(len(names), "test"))] + ([(cause.change or "", state)] if state else [])
     chips += [("neutral", "infrastructure, not this change")] if cause.infrastructure else []
+    title, rest = words.brief(cause.title, words.TITLE)
     return {
-        "title": cause.title,
+        "title": title,
+        "rest": rest,
         "chips": chips,
         "worst": shown.evidence.worst if shown.evidence else None,
         "tests": names[:TESTS_OF_A_CAUSE],
@@ -155,7 +158,7 @@ def _model(index: int, entry: EntryResult, *, drawn: bool) -> dict[str, Any]:
         "passed": sum(case.outcome == "passed" for case in entry.cases),
         "used": closest.used if closest else None,
         "used_before": closest.used_before if closest else None,
-        "drift": "; ".join(f"{name} {step}" for name, step in entry.drift.items()),
+        "drift": words.moved([entry]),
         "charts": _charts(entry) if drawn else [],
         "heat": _heat(worst, entry.name) if drawn and worst else None,
         "routing": worst.evidence.routing[:ROUTING_ROWS] if drawn and worst and worst.evidence else (),

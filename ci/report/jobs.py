@@ -26,8 +26,10 @@ def believable(attempts: Sequence[Attempt], job: Job | None) -> tuple[Sequence[A
     return attempts[: len(attempts) - len(foreign)], tuple(notes)
 
 
-def lack_of(newest: Attempt | None, job: Job | None, problem: Problem | None) -> Problem | None:
+def lack_of(entry: PlanEntry, newest: Attempt | None, job: Job | None, problem: Problem | None) -> Problem | None:
     """What keeps this entry's result file from being whole, None where it is."""
+    if newest is not None and newest.ended and not {case.name for case in newest.junit.cases}.issuperset(entry.tests):
+        return Problem("timeout", f"the suite ran out of time: {newest.ended}")
     if newest is not None and newest.junit.problem is None:
         return None
     if problem is not None:
@@ -60,5 +62,7 @@ def ending_of(entry: PlanEntry, job: Job | None, cases: Sequence[CaseResult]) ->
         "cancelled": ("environment", "the job was cancelled after its tests had passed"),
         "missing": ("missing_result", "no job ran for this entry, yet results came back"),
     }
+    if job.status != "completed":
+        ways = {job.conclusion: ("environment", f"the job is still {job.status.replace('_', ' ')}")}
     kind, text = ways.get(job.conclusion, ("other", f"the job ended as {job.conclusion}, yet every test passed"))
     return synthetic_case(entry, "job", Problem(kind, text))

@@ -40,11 +40,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt's result file. `running` are the ids of tests begun and not ended, `host` the machine's identity."""
+    """One attempt's result file. `running` are the ids of tests begun and not ended, `host` the machine's identity.
+
+    `ended` says why the suite was ended before its end, as "time limit of 8400 s"; "" where it was not.
+    """
 
     number: int
     junit: Junit
     running: tuple[str, ...] = ()
+    ended: str = ""
     host: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -92,7 +92,7 @@ def _entry(
     newest = attempts[-1] if attempts else None
     if newest is not None and job is not None and job.attempt > newest.number:
         newest = None  # the newest attempt left nothing: an older one's green says nothing about it
-    lack = lack_of(newest, job, problem)
+    lack = lack_of(entry, newest, job, problem)
     cases = _cases(entry, newest, attempts, lack=lack, baseline=baseline, slim=slim)
     ending = ending_of(entry, job, cases)
     if ending is not None:

@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from ci.report import words
+from ci.report import figures, words
 from ci.report.escape import one_line
 from ci.report.reproduce import reproduce
 
@@ -65,8 +65,8 @@ def _row(entry: EntryResult, case: CaseResult, *, first: bool) -> list[Text]:
         Text(words.short(case.name, entry.name)),
         Text(_outcome(case), "yellow" if case.infrastructure else STYLES[case.outcome]),
         Text(f"{one_line(worst.tensor, 80)} ({one_line(worst.dtype, 16)})" if worst else ""),
-        Text(words.share(case.used) if case.used is not None else ""),
-        Text(words.duration(case.seconds)),
+        Text(figures.share(case.used) if case.used is not None else ""),
+        Text(figures.duration(case.seconds)),
     ]
 
 
@@ -91,6 +91,6 @@ def _failure(results: Results, number: int, cause: Cause) -> Group:
     shown = max(cases, key=lambda case: case.used or 0.0)
     if shown.evidence is not None and shown.evidence.worst is not None:
         worst = shown.evidence.worst
-        lines.append(Text(f"   {one_line(worst.tensor, 80)} {one_line(words.worst(worst), 400)}"))
+        lines.append(Text(f"   {one_line(worst.tensor, 80)} {one_line(figures.worst(worst), 400)}"))
     lines.append(Text(f"   reproduce: {reproduce(results.plan, cause.cases[0][0], cases[0])}\n"))
     return Group(*lines)

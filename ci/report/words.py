@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ci.evidence import Evidence, Measure
+    from ci.evidence import Evidence
     from ci.report.outcome import CaseResult, Cause, EntryResult, Results, Totals
 
 ICONS = {"passed": "✅", "failed": "❌", "neutral": "⚠️"}
@@ -54,6 +53,10 @@ CHANGES = {
 }
 
 
+TITLE = 200
+"""Characters of a diagnosis that stand where it heads something; its other clauses stand below."""
+
+
 def count(number: int, noun: str) -> str:
     """`1 model`, `3 models`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
@@ -81,12 +84,22 @@ def reason(results: Results) -> str:
     return labels[0] if labels else ""
 
 
+def brief(sentence: str, limit: int) -> tuple[str, str]:
+    """The first clauses of a diagnosis that fit into `limit` characters, the very first one always; and the rest."""
+    clauses = sentence.split("; ")
+    taken = 1
+    while taken < len(clauses) and len("; ".join(clauses[: taken + 1])) <= limit:
+        taken += 1
+    return "; ".join(clauses[:taken]), "; ".join(clauses[taken:])
+
+
 def blame(results: Results) -> str:
-    """Whether this change did it, by the baseline: `2 new · 1 already failing on main`; "" without a baseline."""
+    """Whether this change did it, by the baseline: `2 tests new · 1 already failing on main`; "" without a baseline."""
     if not results.baseline:
         return ""
     changes: list[str] = [case.change for entry in results.entries for case in entry.cases if case.change]
-    parts = [f"{changes.count(kind)} {CHANGES[kind]}" for kind in CHANGES if changes.count(kind)]
+    counted = [(changes.count(kind), CHANGES[kind]) for kind in CHANGES if kind in changes]
+    parts = [f"{number if index else count(number, 'test')} {change}" for index, (number, change) in enumerate(counted)]
     return " · ".join(parts) or "nothing changed"
 
 
@@ -121,6 +134,12 @@ def change(case: CaseResult) -> str:
     flaky = case.change == "new" and case.bad_nights
     before = f", failed in {case.bad_nights} of {count(case.nights, 'night')} before" if flaky else ""
     return f"{CHANGES[case.change]}{nights}{good}{before}"
+
+
+def moved(entries: Sequence[EntryResult]) -> str:
+    """What is different from the newest night outside of the subject, told of the first entry that knows of any."""
+    drift = next((entry.drift for entry in entries if entry.drift), {})
+    return "; ".join(f"{name} {step}" for name, step in drift.items())
 
 
 def checkpoint(known: Evidence) -> str:
@@ -161,17 +180,6 @@ def cases_of(results: Results, cause: Cause) -> list[CaseResult]:
     ]
 
 
-def share(used: float | None) -> str:
-    """`10 %` of the tolerance; `12 x` from ten times the limit on."""
-    if used is None:
-        return "-"
-    if not math.isfinite(used):
-        return "∞"
-    if used >= 10:
-        return f"{used:,.0f} x" if used < 1e6 else f"{used:.1e} x"
-    return f"{used * 100:.0f} %" if used >= 0.01 else "<1 %"
-
-
 def short(test: str, entry: str) -> str:
     """`test_moe_implementation[dropless-mixtral]` → `moe_implementation dropless`, where the model is known anyway."""
     step, _, parameter = test.removeprefix("test_").partition("[")
@@ -179,43 +187,7 @@ def short(test: str, entry: str) -> str:
     return f"{step} {variant}".rstrip()
 
 
-def margin(used: float | None, before: float | None) -> str:
-    """`used 10 % of the tolerance, was 4 %`, or `4,000 x the tolerance`."""
-    if used is None:
-        return ""
-    was = f", was {share(before)}" if before is not None else ""
-    return f"{share(used)} the tolerance{was}" if used >= 10 else f"used {share(used)} of the tolerance{was}"
-
-
-def number(value: float | str | None) -> str:
-    """A measured value: short, and as text where it is not a number."""
-    return f"{value:.6g}" if isinstance(value, int | float) else str(value)
-
-
-def worst(measure: Measure) -> str:
-    """`float32 (2, 32): error 3.1e-01, limit 7.8e-05, floor 2.0e-07; at (0, 3) expected 0.12, got -0.4`."""
-    shape = ", ".join(map(str, measure.shape))
-    floor = f", floor {measure.floor:.1e}" if measure.floor is not None else ""
-    where = ", ".join(map(str, measure.worst_index))
-    values = f"; at ({where}) expected {number(measure.expected)}, got {number(measure.actual)}"
-    case = f", input {measure.case}" if measure.case else ""
-    return (
-        f"{measure.dtype} ({shape}){case}: error {measure.error:.1e}, limit {measure.limit:.1e}{floor}"
-        f"{values if measure.worst_index else ''}"
-    )
-
-
 def notes(entry: EntryResult) -> tuple[str, ...]:
     """What is said about an entry beside its tests: about its results, and by its fetch, as why more was moved."""
     fetched = [case.evidence for case in entry.cases if case.step == FETCH and case.evidence]
     return (*entry.notes, *(note for evidence in fetched for note in evidence.notes[:NOTES]))
-
-
-def duration(seconds: float) -> str:
-    """`0.4 s`, `42 s`, `3 min 20 s`, `2 h 05 min`."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"

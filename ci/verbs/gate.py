@@ -16,7 +16,8 @@ from ci.github.client import Client
 from ci.github.command import parse
 from ci.github.context import Context
 from ci.github.event import CommentEvent, load_event
-from ci.github.gate import Facts, Gate, House, Inquiry, already_started, decide, misconfigured, unheard
+from ci.github.facts import Facts, House, Inquiry
+from ci.github.gate import Gate, already_started, decide, misconfigured, unheard
 from ci.github.pulls import Comment
 from ci.models import REGISTRY, load_models
 from ci.report.history import Baseline

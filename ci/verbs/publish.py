@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
@@ -27,11 +27,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ci.github.context import Context
-    from ci.github.gate import PullRequest
+    from ci.github.facts import PullRequest
     from ci.plan import RunRequest
     from ci.report.outcome import Results
 
 Where = Literal["results", "night"]
+_NAMES = 20
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,13 @@ def publish(
                 ("issue", lambda: _issue(client, results, context)),
                 ("history", lambda: _history(client, results, context)),
             )
+        unsettled = _unsettled(client, results, context)
         steps: list[tuple[str, Callable[[], str]]] = [("summary", lambda: _summary(report, context))]
         if results.plan.request.pull_request:
             steps.append(("comment", lambda: _comment(client, results, context)))
         if results.plan.request.subject_repository == context.repository:
             steps.append(("check", lambda: _check(client, results)))
-            steps.append(("status", lambda: _status(client, results)))
+            steps.append(("status", lambda: _status(client, results, unsettled)))
         return _each(*steps)
 
 
@@ -93,8 +95,11 @@ def _comment(client: Client, results: Results, context: Context) -> str:
     number = request.pull_request or 0
     stale = _stale(pulls.pull_request(client, number), request, context)
     found = pulls.find_comment(client, number, "board", bot=context.bot)
-    state = read_state(found.body if found else None).finished(_last(results))
-    text = stale + render(results, COMMENT_CHARS - characters(write_board(stale, state)))
+    had = read_state(found.body if found else None)
+    last = _last(results)
+    last = replace(last, unsettled=had.unsettled(last.sha, last.models))
+    state, first = had.finished(last), stale + _not_tested_again(last.unsettled)
+    text = first + render(results, COMMENT_CHARS - characters(write_board(first, state)))
     return pulls.keep_comment(client, number, found, write_board(text, state)).html_url
 
 
@@ -104,6 +109,26 @@ def _stale(pull: PullRequest, request: RunRequest, context: Context) -> str:
         return ""
     head = link(pull.head_sha[:12], f"{context.server_url}/{context.repository}/commit/{pull.head_sha}")
     return f"> **stale: head is now {head or code(pull.head_sha[:12])}**, this is about {code(request.sha[:12])}\n\n"
+
+
+def _unsettled(client: Client, results: Results, context: Context) -> tuple[str, ...]:
+    """What did not pass at this commit in an earlier run, and was not tested now: this run says nothing about it."""
+    request = results.plan.request
+    if not request.pull_request:
+        return ()
+    try:
+        found = pulls.find_comment(client, request.pull_request, "board", bot=context.bot)
+    except HubTestsError:  # the comment, which needs the same, will say what is wrong
+        return ()
+    state = read_state(found.body if found else None)
+    return state.unsettled(request.sha, [entry.name for entry in results.entries])
+
+
+def _not_tested_again(unsettled: tuple[str, ...]) -> str:
+    names = ", ".join(map(code, unsettled[:_NAMES])) + (
+        f" and {len(unsettled) - _NAMES} more" if unsettled[_NAMES:] else ""
+    )
+    return f"> **Not tested again: {names}** did not pass at this commit before\n\n" if unsettled else ""
 
 
 def _last(results: Results) -> LastResult:
@@ -122,10 +147,14 @@ def _check(client: Client, results: Results) -> str:
     return checks.write_check(client, results, title=words.title(results), summary=summary).html_url or ""
 
 
-def _status(client: Client, results: Results) -> str:
+def _status(client: Client, results: Results, unsettled: tuple[str, ...]) -> str:
+    """The run's verdict on the commit; not green while something that failed there before was not tested again."""
     request = results.plan.request
     state = checks.STATES[results.verdict]
-    checks.set_status(client, request.sha, state, words.title(results), request.run_url)
+    title = words.title(results)
+    if state == "success" and unsettled:
+        state, title = "failure", f"{title}; not tested again after it failed: {', '.join(unsettled)}"
+    checks.set_status(client, request.sha, state, title, request.run_url)
     return state
 
 

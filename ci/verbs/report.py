@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from typing import TYPE_CHECKING
 
 from ci.errors import RequestError
@@ -14,13 +15,16 @@ from ci.report.results import judge_results
 from ci.report.write import REPORT_JSON, write_report
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from ci.github.context import Context
     from ci.github.runs import RunJob
     from ci.plan import Plan
     from ci.report.outcome import Job, Results
+
+LAG = 4
+"""How often GitHub is asked again while it lists a test as not over."""
 
 
 def report(
@@ -67,10 +71,21 @@ def _from_github(plan: Plan, context: Context) -> tuple[Mapping[str, Job], Basel
     from ci.github.client import Client
 
     with Client(context.api) as client:
-        found = runs.jobs(client, context.run_id)
+        found = _ended(lambda: runs.jobs(client, context.run_id or 0), min(context.poll, 10.0))
         history = branch.read_history_of(client, context.data_branch)
     jobs = runs.entry_jobs(found)
     return jobs, history, _untested(plan, jobs, runs.fetch_job(found))
+
+
+def _ended(ask: Callable[[], tuple[RunJob, ...]], pause: float) -> tuple[RunJob, ...]:
+    """The jobs once each test is over, which it is when the report begins: GitHub's listing may lag a little behind."""
+    found = ask()
+    for _ in range(LAG):
+        if all(job.status == "completed" for job in found if job.entry):
+            break
+        time.sleep(pause)
+        found = ask()
+    return found
 
 
 def _untested(plan: Plan, jobs: Mapping[str, Job], fetch: RunJob | None) -> dict[str, Problem]:
@@ -89,5 +104,5 @@ def _waiting(jobs: Mapping[str, Job] | None) -> dict[str, Problem]:
     return {
         entry: Problem("environment", f"no machine took this job: {job.note}")
         for entry, job in (jobs or {}).items()
-        if job.note and not job.runner
+        if job.note
     }

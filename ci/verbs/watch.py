@@ -40,7 +40,7 @@ def watch(
             found = runs.jobs(client, context.run_id or 0)
             mine = [job for job in found if job.own_name in expected and job.run_attempt == context.run_attempt]
             waiting = [job for job in mine if job.waits_for_a_runner]
-            if not waiting and {job.own_name for job in mine} == set(expected):
+            if all(job.has_begun for job in mine) and {job.own_name for job in mine} == set(expected):
                 return ()
             if clock() >= deadline:
                 break

@@ -13,7 +13,8 @@ HEAVY = ("torch", "transformers", "numpy", "pytest")
 
 def modules() -> list[str]:
     root = Path(ci.__file__).parent
-    light = [root / "plan.py", *root.glob("report/*.py"), *root.glob("github/*.py")]
+    rooms = ("report", "github", "verbs", "cli")
+    light = [root / "plan.py", *(path for room in rooms for path in root.glob(f"{room}/*.py"))]
     return [".".join(("ci", *path.relative_to(root).with_suffix("").parts)) for path in light]
 
 

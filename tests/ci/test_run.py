@@ -117,6 +117,8 @@ def test_a_suite_that_runs_out_of_time_is_red_and_says_so(hub: HubServer, tmp_pa
     done, results = run(ROOT, tmp_path, hub.endpoint, "--time-limit", "1")
     assert done.returncode == 1, done.stdout + done.stderr
     assert outcomes(results)["test_hub_model_conversion[tiny]"] == "missing"  # the last of them; a first may be done
+    assert {cause["failure_class"] for cause in results["causes"]} == {"timeout"}
+    assert "the suite ran out of time: time limit of 1 s" in " ".join(done.stdout.split())
     assert results["verdict"] == "failed"
 
 

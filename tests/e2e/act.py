@@ -157,7 +157,12 @@ class House:
         if "jobResult" in said:
             result = "failure" if job.pop("failed", False) else "success"
             outcome.jobs[name] = result
-            job.update(status="completed", conclusion=result, completed_at=NOW)
+            job.update(status="completed", conclusion=result, completed_at=self._now)
+
+    @property
+    def _now(self) -> str:
+        """An attempt a day."""
+        return NOW.replace("-02T", f"-{self.attempt + 1:02d}T")
 
     def _job(self, name: str) -> dict[str, Any]:
         jobs = self.state.jobs.setdefault(self.run_id, [])
@@ -173,7 +178,7 @@ class House:
                 "status": "in_progress",
                 "conclusion": None,
                 "html_url": f"https://github.com/{self.state.repository}/actions/runs/{self.run_id}/job/{number}",
-                "started_at": f"2026-01-02T03:0{self.attempt - 1}:00Z",
+                "started_at": self._now,
                 "completed_at": None,
                 "run_attempt": self.attempt,
                 "runner_name": "machine-1",

@@ -11,9 +11,11 @@ from ci.github.board import StartedRun, State, read_state, write_board
 from tests.ci.report import samples
 from tests.e2e import events
 from tests.e2e.fake_github import BOT
+from tests.standin.wire import Fault
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Scene
+    from tests.standin.server import HubServer
 
 COMMENT = "hub-tests-comment.yml"
 COMMENT_ID = 3300000011
@@ -96,9 +98,12 @@ def move_head(scene: Scene) -> None:
         scene.state.pulls[7]["sha"] = "e" * 40
 
 
-def test_the_hub_is_down(scene: Scene) -> None:
-    scene.house.hub_url = "http://127.0.0.1:9"
-    outcome = say(scene, "/run-hub-tests smollm2")
+def test_the_hub_is_down(scene: Scene, hub_server: HubServer) -> None:
+    hub_server.faults.inject(Fault("status", status=503, times=None, headers={"Retry-After": "0"}))
+    try:
+        outcome = say(scene, "/run-hub-tests smollm2")
+    finally:
+        hub_server.faults.clear()
     assert outcome.jobs == {
         "gate": "success",
         "plan": "success",

@@ -65,6 +65,13 @@ def test_a_state_too_large_forgets_the_oldest_runs_first() -> None:
     assert found.runs == state.runs[-len(found.runs) :]
 
 
+def test_a_last_result_too_large_is_forgotten_rather_than_the_comment_refused() -> None:
+    names = tuple(f"{random.getrandbits(250):x}" for _ in range(256))
+    body = write_board("text", State((RUN,), replace(LAST, models=names, failed=names)))
+    assert len(body) < STATE_CHARS + 200
+    assert read_state(body) == State()
+
+
 @pytest.mark.parametrize(
     "body",
     [

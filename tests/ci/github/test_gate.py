@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from ci.github.board import LastResult, StartedRun, State
+from ci.github import answers
+from ci.github.board import STATE_CHARS, LastResult, StartedRun, State
 from ci.github.command import parse
 from ci.github.event import CommentEvent
-from ci.github.gate import Facts, Gate, House, Inquiry, PullRequest, Role, already_started, decide, unheard
-from ci.models import load_models
+from ci.github.facts import Facts, House, Inquiry, PullRequest, Role
+from ci.github.gate import Gate, already_started, decide, unheard
+from ci.models import HubModel, load_models
 from ci.report.history import Baseline
 from tests.ci.report import samples
 
@@ -155,6 +157,8 @@ def test_failed_repeats_the_last_failures() -> None:
     green = State(last=replace(last, failed=()))
     assert "Nothing failed" in gate("/run-hub-tests --failed", facts=Facts(WRITE, PULL, state=green)).answer
     assert "No run has finished" in gate("/run-hub-tests --failed").answer
+    older = State(last=replace(last, failed=(), unsettled=("mixtral",)))
+    assert gate("/run-hub-tests --failed", facts=Facts(WRITE, PULL, state=older)).models == ("mixtral",)
     gone = State(last=replace(last, failed=("gone",)))
     assert "no model" in gate("/run-hub-tests --failed", facts=Facts(WRITE, PULL, state=gone)).answer
 
@@ -201,6 +205,17 @@ def test_help_lists_groups_and_models() -> None:
     found = gate("/run-hub-tests help")
     assert (found.decision, found.reaction) == ("answered", "+1")
     assert "| `@moe` | `mixtral` |" in found.answer
+
+
+def test_answers_about_the_largest_registry_fit_into_a_comment() -> None:
+    groups = tuple(f"group-{n}" for n in range(9))
+    names = [f"{'m' * 59}-{n:03d}" for n in range(256)]
+    models = {name: HubModel(name, f"org/{'i' * 91}", "llama", groups=("default", *groups)) for name in names}
+    for body in ("help", "--plan", "--plan nonesuch", "nonesuch", ""):
+        found = decide(Inquiry(said(f"/run-hub-tests {body}"), Facts(WRITE, PULL), models, House(), Baseline()))
+        assert len(found.answer) < 65_000, body
+    started = answers.started(HEAD, names, "alice", run_url="https://x/1", waiting=answers.no_runner([]))
+    assert len(started) < 65_000 - STATE_CHARS
 
 
 def test_cancel() -> None:

@@ -10,7 +10,7 @@ import pytest
 from ci.errors import RequestError
 from ci.github.context import Context, from_environ, read_inputs
 from ci.github.event import parse_event
-from ci.github.gate import PullRequest
+from ci.github.facts import PullRequest
 from ci.github.request import head_for, layers_of, request_of, scope_of
 from ci.plan import RunRequest
 from tests.e2e import events

@@ -13,7 +13,7 @@ from ci.github import branch, checks, nightly, pulls, runs
 from ci.github.api import Api
 from ci.github.board import marker
 from ci.github.client import Client
-from ci.github.gate import PullRequest, Role
+from ci.github.facts import PullRequest, Role
 from ci.report.history import records_of
 from tests.ci.report import samples
 from tests.e2e.fake_github import BOT, NOW, TOKEN, FakeGitHub, Fault
@@ -62,6 +62,7 @@ def test_only_the_first_reaction_is_the_first(client: Client) -> None:
 def test_a_comment_with_our_marker_by_somebody_else_is_not_ours(client: Client, state: State) -> None:
     for who, body in (
         ("mallory", marker("board")),
+        ("other[bot]", marker("board")),
         (BOT, "see " + marker("board")),
         (BOT, f"{marker('answer')}\n{marker('board')}"),
     ):
@@ -70,7 +71,7 @@ def test_a_comment_with_our_marker_by_somebody_else_is_not_ours(client: Client, 
     made = pulls.keep_comment(client, 7, None, f"{marker('board')}\none")
     again = pulls.keep_comment(client, 7, pulls.find_comment(client, 7, "board", bot=BOT), f"{marker('board')}\ntwo")
     assert again.id == made.id
-    assert [comment["body"] for comment in state.comments[3:]] == [f"{marker('board')}\ntwo"]
+    assert [comment["body"] for comment in state.comments[4:]] == [f"{marker('board')}\ntwo"]
 
 
 def test_our_comment_is_found_behind_a_hundred_others(client: Client, state: State) -> None:
@@ -284,8 +285,11 @@ def test_somebody_elses_issue_is_not_ours(client: Client, state: State) -> None:
             "user": {"login": "mallory", "type": "User"},
         }
     )
+    ours = {"title": nightly.TITLE, "body": nightly.MARKER, "labels": [{"name": nightly.LABEL}], "user": {"login": BOT}}
+    pull = {"url": "https://api.github.com/p/8", "html_url": None, "diff_url": None, "patch_url": None}
+    state.issues.append({"number": 8, "state": "open", "pull_request": pull, **ours})
     assert keep(client, nightly_results(), {}) == "nothing to do"
-    assert keep(client, nightly_results("smollm2"), {}) == "opened #101"
+    assert keep(client, nightly_results("smollm2"), {}) == "opened #102"
 
 
 def test_an_issue_says_what_moved_since_it_was_good() -> None:
@@ -295,8 +299,23 @@ def test_an_issue_says_what_moved_since_it_was_good() -> None:
         name: tuple(replace(record, libraries={"torch": "2.12.0"}, revision="f" * 40) for record in known)
         for name, known in history.records.items()
     }
-    tonight = records_of(results, "2026-09-01T03:17:00Z")
-    text = nightly.issue_text(results, nightly.streaks(replace(history, records=before), tonight))
+    failing = nightly.streaks(replace(history, records=before), records_of(results, "2026-09-01T03:17:00Z"))
+    assert [streak.entry for streak in failing] == ["smollm2"]
+    text = nightly.issue_text(results, failing)
     assert "torch 2.12.0 → 2.13.0" in text.replace("`", "")
     assert "Hub revision ffffffffffff → " in text.replace("`", "")
     assert len(text) <= 65536
+
+
+@pytest.mark.parametrize(("models", "tables"), [(3, "| moved since then |"), (120, "| last good |"), (256, "")])
+def test_an_issue_about_many_models_still_fits_and_names_each(models: int, tables: str) -> None:
+    results = samples.huge()
+    now, then = ({f"library-{n}": digit * 40 for n in range(8)} for digit in "12")
+    tonight = [replace(record, libraries=now) for record in records_of(results, "2026-09-01T03:17:00Z")[:models]]
+    failing = [nightly.Streak(record.entry, (record,), replace(record, libraries=then)) for record in tonight]
+    text = nightly.issue_text(results, failing)
+    assert len(text) <= 65_536
+    assert all(f"`{record.entry}`" in text for record in tonight)
+    assert "Failed: 256 of 256 models" in text
+    assert tables in text
+    assert ("| nights |" in text) == bool(tables)

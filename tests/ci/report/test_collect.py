@@ -23,7 +23,7 @@ def leave(folder: Path, name: str, content: bytes | None = None, **files: str) -
     path.mkdir(parents=True)
     (path / "junit.xml").write_bytes(junit(plan_of("smollm2")) if content is None else content)
     for stem, text in files.items():
-        (path / {"running": "running.txt", "host": "host.json"}[stem]).write_text(text)
+        (path / {"running": "running.txt", "ended": "ended.txt", "host": "host.json"}[stem]).write_text(text)
     return path
 
 
@@ -31,6 +31,13 @@ def found(folder: Path, entry: str = "smollm2", limits: InputLimits | None = Non
     results = collect(folder, limits or InputLimits())
     assert isinstance(results, Folder)
     return tuple(results[entry])
+
+
+def test_why_a_suite_was_ended_is_one_line(tmp_path: Path) -> None:
+    leave(tmp_path, "smollm2", ended="time limit of 8400 s\nand more")
+    leave(tmp_path, "mixtral")
+    assert found(tmp_path)[0].ended == "time limit of 8400 s"
+    assert found(tmp_path, "mixtral")[0].ended == ""
 
 
 def test_one_file_of_every_entry(tmp_path: Path) -> None:
@@ -176,3 +183,10 @@ def test_limits(tmp_path: Path) -> None:
         leave(tmp_path, name)
     assert len(collect(tmp_path, InputLimits(files=2))) == 2  # type: ignore[arg-type]
     assert found(tmp_path, "a", InputLimits(xml_bytes=10))[0].junit.problem == "result file larger than 0 MiB"
+
+
+def test_an_archive_of_too_many_members_is_not_looked_into(tmp_path: Path) -> None:
+    members = {f"m{number}.txt": b"" for number in range(5)}
+    archive(tmp_path / "smollm2.1.zip", **{"junit.xml": junit(plan_of("smollm2")), **members}).close()
+    assert found(tmp_path)[0].junit.problem is None
+    assert found(tmp_path, limits=InputLimits(files=3))[0].junit.missing

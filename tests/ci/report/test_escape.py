@@ -3,7 +3,7 @@ from __future__ import annotations
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ci.report.escape import REDACTED, cell, clean, clip, code, fence, html, one_line, redact, text
@@ -123,6 +123,13 @@ def test_terminal_sequences_are_removed(ansi: str) -> None:
     assert clean(ansi) == "red"
 
 
+@settings(deadline=None, max_examples=200)
+@given(hostile)
+@example("#x1B#x1B7sIG=@octocat")
+def test_what_is_clean_stays_as_it_is(raw: str) -> None:
+    assert clean(clean(raw)) == clean(raw)
+
+
 def test_plain_words_stay_readable() -> None:
     sentence = "query [conversion]: query and key (the reference's) leave the floor by 4,000 x: 43 % of it!"
     assert text(sentence) == sentence
@@ -138,6 +145,25 @@ def test_plain_words_stay_readable() -> None:
 def test_a_dangerous_word_becomes_code(word: str) -> None:
     assert text(f"see {word} now") == f"see {code(word)} now"
     assert rendered(text(f"see {word} now")).code == [word]
+
+
+@pytest.mark.parametrize(
+    ("word", "shown"),
+    [
+        ("a_b_,", "`a_b_`,"),
+        ("(a_b_)", "(`a_b_`)"),
+        ("(a_b_),", "(`a_b_`),"),
+        ("a_b_);", "`a_b_`);"),
+        ("f(a_b_)", "`f(a_b_)`"),
+        ("f(a_b_).", "`f(a_b_)`."),
+        ("[x](y)", "`[x](y)`"),
+        ("(@octocat)", "(`@octocat`)"),
+        ("_,", "`_`,"),
+    ],
+)
+def test_punctuation_stands_outside_of_code_but_where_it_may_mean_something(word: str, shown: str) -> None:
+    assert text(f"see {word} now") == f"see {shown} now"
+    assert not rendered(text(f"see {word} now")).alive
 
 
 def test_code_outlasts_any_run_of_backticks() -> None:

@@ -72,6 +72,14 @@ def test_time_is_estimated_by_the_median_of_the_last_conclusive_nights() -> None
     assert baseline.seconds("unknown") is None
 
 
+def test_of_a_nights_attempts_the_newest_counts() -> None:
+    url = "https://github.com/o/r/actions/runs/1"
+    first, second = record(1, verdict="failed", run_url=url), record(3, run_url=url)
+    baseline = read_history([lines(first, record(2, run_url=url + "2"), second)])
+    assert [night.date[:10] for night in baseline.records["smollm2"]] == ["2026-08-02", "2026-08-03"]
+    assert len(read_history([lines(record(1), record(2))]).records["smollm2"]) == 2
+
+
 def test_a_run_becomes_one_record_an_entry() -> None:
     plan = plan_of("smollm2", "mixtral")
     down = Fault("failure", "x", "x", {"failure_class": "hub_unavailable"})

@@ -152,3 +152,11 @@ def test_a_heat_map_takes_any_shape() -> None:
 
 def test_heat_turns_red_at_the_limit() -> None:
     assert [charts.heat_level(value) for value in (-9.0, -0.01, 0.0, 9.0, float("nan"))] == [0, 4, 5, 8, 8]
+
+
+def test_the_page_cleans_by_itself_whatever_a_record_holds() -> None:
+    """Records are cleaned when results are read; a report.json from elsewhere may not be."""
+    dirty = "a\u202eb \x1b[31m hf_abcdefghijklmnopqrstuvwxyz012345"
+    page = render(replace(samples.passing(), notes=(dirty,)))
+    assert "hf_abc" not in page
+    assert not {"\u202e", "\x1b"} & set(page)

@@ -33,6 +33,11 @@ def test_outcomes_as_pytest_writes_them() -> None:
     assert (junit.cases[1].message, junit.cases[1].detail) == ("AssertionError: no", "E  no")
 
 
+def test_what_an_interrupted_pytest_leaves_without_a_name_is_no_test() -> None:
+    junit = read_junit(document(CASE + "<testcase time='0.1'/><testcase name=''/>"))
+    assert [case.name for case in junit.cases] == ["test_a[x]"]
+
+
 def test_the_property_is_the_last_of_its_name() -> None:
     ours = "<property name='hub-tests' value='{&quot;a&quot;: 1}'/>"
     inner = f"<properties><property name='other' value='1'/>{ours.replace('1', '0')}{ours}</properties>"

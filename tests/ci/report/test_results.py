@@ -11,6 +11,7 @@ from ci.evidence import to_property
 from ci.report import words
 from ci.report.history import Baseline
 from ci.report.junit import Junit, read_junit
+from ci.report.markdown import render
 from ci.report.outcome import Attempt, CaseResult, Job, Problem, Results
 from ci.report.results import exit_code, judge_results
 from tests.ci.report import samples
@@ -134,6 +135,14 @@ def test_a_real_failure_beside_an_infrastructure_one_is_red() -> None:
     assert exit_code(judged(plan_of(), {FORWARD: down, "test_conversion[mistral]": mismatch()})) == 1
 
 
+def test_a_model_without_an_answer_beside_one_that_passed_is_not_green() -> None:
+    down = Fault("failure", "x", "x", {"failure_class": "hub_unavailable"})
+    results = judged(plan_of("smollm2", "mistral"), {FORWARD: down})
+    assert [entry.verdict for entry in results.entries] == ["neutral", "passed"]
+    assert (results.verdict, exit_code(results)) == ("neutral", 3)
+    assert words.title(results) == "No answer for 1 of 2 models"
+
+
 def with_forward(evidence: str) -> bytes:
     """A green file in which the forward test passed with this evidence."""
     forged = samples.with_property(FORWARD, evidence).encode()
@@ -141,7 +150,8 @@ def with_forward(evidence: str) -> bytes:
 
 
 def test_a_pass_whose_own_evidence_says_otherwise_is_red() -> None:
-    for changes in ({"failure_class": "numeric_mismatch"}, samples.wrong_forward()):
+    hidden = {"measures": samples.measures(wrong_from="logits")}  # beyond its limit, while the worst is called fine
+    for changes in ({"failure_class": "numeric_mismatch"}, samples.wrong_forward(), hidden):
         value = to_property(samples.evidence_of(FORWARD, "smollm2", **changes))[1]
         assert exit_code(judge_results(plan_of("smollm2"), read_junit(with_forward(value)))) == 1
 
@@ -210,6 +220,7 @@ def test_a_crash_without_a_result_names_the_test_that_was_running() -> None:
         (Job("cancelled"), 3, "the job was cancelled after its tests had passed"),
         (Job("skipped"), 1, "the job ended as skipped, yet every test passed"),
         (Job(None), 1, "the job ended as None, yet every test passed"),
+        (Job(None, status="in_progress"), 3, "the job is still in progress"),
     ],
 )
 def test_the_job_has_the_last_word_over_a_green_file(job: Job, code: int, label: str) -> None:
@@ -273,6 +284,19 @@ def test_a_newer_attempt_that_left_nothing_is_not_covered_by_an_older_green_one(
     assert results.entries[0].label == "no result file, the job ended as failure"
 
 
+def test_a_suite_that_was_ended_by_its_time_limit_is_no_crash() -> None:
+    """The test that was running is named; those that were not reached are of the same class; all of it is red."""
+    left: dict[str, Fault | None] = {FORWARD: None, "test_hub_model_conversion[smollm2]": None}
+    results = run(attempts(left, running=(FORWARD,), ended="time limit of 8400 s"), job=Job("failure"))
+    assert exit_code(results) == 1
+    assert results.entries[0].label == "the suite ran out of time: time limit of 8400 s"
+    assert (
+        case(results, FORWARD).headline == f"{FORWARD} was running when the suite ran out of time: time limit of 8400 s"
+    )
+    assert {cause.failure_class for cause in results.causes} == {"timeout"}
+    assert exit_code(run(attempts(ended="time limit of 8400 s"), job=Job("success"))) == 0
+
+
 def test_an_attempt_that_github_does_not_know_of_is_not_believed() -> None:
     results = run(attempts({FORWARD: mismatch()}), attempts(number=2), job=Job("failure"))
     assert exit_code(results) == 1
@@ -306,6 +330,15 @@ def test_the_same_cause_in_three_models_is_one_cause() -> None:
     results = samples.failing()
     assert len(results.causes) == 1
     assert results.causes[0].models == ("smollm2", "mistral", "mixtral")
+
+
+def test_what_models_say_of_themselves_does_not_part_a_cause() -> None:
+    faults: dict[str, Fault | None] = {
+        f"test_conversion[{name}]": Fault("failure", f"{model.model_id}: no converter for {name}", "x", {"raw": ""})
+        for name, model in samples.MODELS.items()
+    }
+    (cause,) = judged(plan_of(), faults).causes
+    assert cause.models == ("smollm2", "mistral", "mixtral")
 
 
 def test_another_operation_is_another_cause() -> None:
@@ -378,6 +411,7 @@ def test_what_moved_outside_of_the_subject_is_told() -> None:
     everywhere = {test: Fault(evidence=newer) for test in plan.entries[0].tests}
     results = judged(plan, everywhere, baseline=nights(plan, {}))
     assert results.entries[0].drift == {"torch": "2.13.0 → 2.14.0"}
+    assert "- moved as well since the last night: torch 2.13.0 → 2.14.0\n" in render(results)
 
 
 def test_a_large_run_keeps_only_the_worst_measures_of_passing_tests() -> None:

@@ -35,7 +35,7 @@ def test_a_failing_run_says_what_where_and_how_to_reproduce() -> None:
     assert "expected 0.123457, got 0.139457" in text
     assert "reproduce: hub-tests run smollm2 --layers 2 --subject reference --device cuda" in text
     assert "numeric mismatch, 3 models, new, last good" in text
-    assert "Against 028877665544 on main: 5 new" in text
+    assert "Against 028877665544 on main: 5 tests new" in text
 
 
 def test_a_passing_run_is_a_table_with_margins() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ci.errors import InfrastructureError, RequestError
-from ci.report import words
+from ci.report import figures, words
 from ci.report.bulk import bulk
 from ci.report.links import is_link, link
 from ci.report.reproduce import reproduce
@@ -96,7 +96,7 @@ def test_the_command_to_reproduce_carries_what_the_plan_says() -> None:
     [(0, "0.0 s"), (9.94, "9.9 s"), (42, "42 s"), (119, "119 s"), (200, "3 min"), (7500, "2 h 05 min")],
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert words.duration(seconds) == text
+    assert figures.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -112,4 +112,18 @@ def test_durations(seconds: float, text: str) -> None:
     ],
 )
 def test_margins(used: float | None, before: float | None, text: str) -> None:
-    assert words.margin(used, before) == text
+    assert figures.margin(used, before) == text
+
+
+@pytest.mark.parametrize(
+    ("sentence", "limit", "first", "rest"),
+    [
+        ("", 10, "", ""),
+        ("layer 0: wrong", 5, "layer 0: wrong", ""),
+        ("aa; bb; cc", 6, "aa; bb", "cc"),
+        ("aa; bb; cc", 5, "aa", "bb; cc"),
+        ("aa; bb; cc", 99, "aa; bb; cc", ""),
+    ],
+)
+def test_a_diagnosis_is_cut_between_its_clauses(sentence: str, limit: int, first: str, rest: str) -> None:
+    assert words.brief(sentence, limit) == (first, rest)

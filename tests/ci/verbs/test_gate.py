@@ -10,8 +10,10 @@ import pytest
 
 from ci.errors import RequestError
 from ci.github.board import read_state
+from ci.report.history import history_line
 from ci.verbs.gate import gate
 from tests.ci.github.test_actions import runner_reads
+from tests.ci.report import samples
 from tests.e2e import events
 from tests.e2e.fake_github import BOT
 
@@ -65,8 +67,19 @@ def test_the_same_comment_starts_one_run_and_a_second_attempt_of_it(
     assert hear(context, tmp_path, "/run-hub-tests mixtral").decision == "run"
     again = replace(context, run_id=778)
     assert hear(again, tmp_path, "/run-hub-tests mixtral").decision == "ignored"
+    pull.runs[777] = {"status": "in_progress"}  # a later attempt is not its own rival
     assert hear(replace(context, run_attempt=2), tmp_path, "/run-hub-tests mixtral").decision == "run"
     assert len(pull.statuses) == 2
+
+
+def test_a_plan_is_estimated_from_the_nights_on_record(context: Context, pull: State, tmp_path: Path) -> None:
+    plan = samples.plan_of("mixtral", subject="reference")
+    nights = samples.nights(plan, {}).records["mixtral"]
+    tree = pull.put({"history/2026-08.jsonl": pull.put("".join(map(history_line, nights)))})
+    pull.refs[f"heads/{context.data_branch}"] = pull.put({"tree": tree, "parents": [], "message": "nights"})
+    assert hear(context, tmp_path, "/run-hub-tests mixtral --plan").decision == "answered"
+    assert "by the last nights. Nothing was started." in pull.comment("answer")
+    assert pull.statuses == []
 
 
 def test_a_registry_that_cannot_be_read_is_answered(context: Context, pull: State, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ci.errors import RequestError
-from ci.github.board import StartedRun, State, read_state, write_board
+from ci.github.board import LastResult, StartedRun, State, read_state, write_board
 from ci.report.write import write_report
 from ci.verbs.publish import publish
 from ci.verbs.report import report_digest
@@ -56,6 +56,36 @@ def test_a_failure_on_a_pull_request(context: Context, state: GitHub, tmp_path: 
     assert state.statuses[0]["state"] == state.checks[0]["conclusion"] == "failure"
     assert context.summary is not None
     assert "Failed: 3 of 3 models" in context.summary.read_text()
+
+
+def test_a_run_of_less_does_not_make_a_commit_green_on_which_more_failed(
+    context: Context, state: GitHub, tmp_path: Path
+) -> None:
+    """The status has one name, whatever was tested: a later, smaller run must not hide an earlier failure."""
+
+    def last(sha: str, *failed: str, unsettled: tuple[str, ...] = ()) -> None:
+        known = LastResult(5, sha, (*failed, "smollm2"), failed, unsettled=unsettled)
+        body = write_board("done", State(last=known))
+        state.comments[:] = [{"id": 1, "issue": 42, "user": BOT, "body": body}]
+
+    report = written(samples.judged(samples.plan_of("smollm2")), tmp_path, state)
+    last(samples.SHA, "smollm2", "mixtral", unsettled=("mistral",))
+    publish(report, context)
+    board = state.comment("board")
+    assert "> **Not tested again: `mixtral`, `mistral`** did not pass at this commit before" in board
+    assert "Passed: 1 model" in board
+    remembered = read_state(board).last
+    assert remembered is not None
+    assert (remembered.failed, remembered.unsettled) == ((), ("mixtral", "mistral"))
+    assert state.statuses[-1]["state"] == "failure"
+    assert "not tested again after it failed: mixtral, mistral" in state.statuses[-1]["description"]
+    last("b" * 40, "mixtral")  # at another commit: that is over
+    publish(report, context)
+    assert "Not tested again" not in state.comment("board")
+    assert state.statuses[-1]["state"] == "success"
+    last(samples.SHA, "smollm2")
+    publish(report, context)
+    assert state.statuses[-1]["state"] == "success"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ci.errors import RequestError
+from ci.errors import InfrastructureError, RequestError
 from ci.github.board import State as Board
 from ci.github.board import write_board
 from ci.github.context import Inputs
@@ -33,7 +33,7 @@ from tests.e2e.fake_github import BOT
 
 if TYPE_CHECKING:
     from ci.github.context import Context
-    from tests.e2e.fake_github import State
+    from tests.e2e.fake_github import Request, State
 
 ROOT = Path(__file__).parents[3]
 
@@ -52,6 +52,24 @@ def test_a_plan_fixes_the_commit_of_a_branch(context: Context, state: State, tmp
     assert context.output is not None
     outputs = runner_reads(context.output.read_text())
     assert (outputs["sha"], outputs["count"], outputs["scope"]) == ("3" * 40, "1", "main")
+
+
+def test_a_pull_request_named_by_hand_is_held_to_its_head(context: Context, state: State, tmp_path: Path) -> None:
+    """Also where a whole commit is given: it must be what the pull request points at."""
+    state.pulls[7] = {"state": "open", "sha": "4" * 40, "repository": "mallory/framework"}
+    event = recorded(tmp_path, events.dispatch())
+    asking = replace(context.inputs, models=("mixtral",), pull_request=7, subject_ref="3" * 40)
+    with pytest.raises(RequestError, match=f"its head is {'4' * 40}, give it as subject-ref"):
+        plan(replace(context, inputs=asking), "workflow_dispatch", event)
+    made = plan(replace(context, inputs=replace(asking, subject_ref="4" * 40)), "workflow_dispatch", event)
+    assert made.request.sha == "4" * 40
+
+
+def test_a_name_that_is_no_commit_is_refused(context: Context, state: State, tmp_path: Path) -> None:
+    state.commits[state.repository, "HEAD"] = "abc"
+    asking = replace(context, inputs=replace(context.inputs, models=("mixtral",)))
+    with pytest.raises((RequestError, InfrastructureError)):
+        plan(asking, "workflow_dispatch", recorded(tmp_path, events.dispatch()))
 
 
 def test_a_plan_of_nothing_asks_nobody(context: Context, state: State, tmp_path: Path) -> None:
@@ -106,6 +124,38 @@ def test_a_missing_runner_is_said_on_the_pull_request(context: Context, state: S
     board = state.comment("board")
     assert "No runner with the labels `self-hosted`, `gpu` has taken `test mistral` since" in board
     assert "2026-01-02 03:00" in board.replace("`", "")
+
+
+def test_a_job_of_an_earlier_attempt_is_not_the_one_to_watch(context: Context, state: State) -> None:
+    made = asked(state)
+    state.jobs[777] = [job("test smollm2", 1), job("test smollm2", 2, **WAITING | {"run_attempt": 2})]
+    assert watch(made, replace(context, run_attempt=2), ("test smollm2",), patience=0.0) == ("test smollm2",)
+    state.jobs[777] = state.jobs[777][:1]
+    polls: list[float] = []
+    clock, second = iter((0.0, 0.0, 0.0, 9.0)).__next__, replace(context, run_attempt=2)
+    assert watch(made, second, ("test smollm2",), patience=1.0, sleep=polls.append, clock=clock) == ()
+    assert len(polls) == 1
+
+
+def test_without_a_pull_request_a_missing_runner_is_an_annotation(
+    context: Context, state: State, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = samples.plan_of("smollm2", trigger="schedule", pull_request=None)
+    state.jobs[777] = [job("test smollm2", 1, **WAITING)]
+    assert watch(made, context, ("test smollm2",), patience=0.0) == ("test smollm2",)
+    assert capsys.readouterr().out.startswith("::warning title=hub-tests::no runner with self-hosted, gpu has taken")
+    assert state.comments == []
+
+
+def test_a_job_behind_another_run_lacks_no_runner(context: Context, state: State) -> None:
+    """GitHub calls it pending while a job of the same concurrency group is under way."""
+    made = asked(state)
+    state.jobs[777] = [job("run / test smollm2", 1, **WAITING | {"status": "pending"})]
+    polls: list[float] = []
+    clock = iter((0.0, 0.0, 0.0, 9.0)).__next__
+    assert watch(made, context, ("test smollm2",), patience=1.0, sleep=polls.append, clock=clock) == ()
+    assert len(polls) == 1
+    assert "No runner" not in state.comment("board")
 
 
 def test_a_missing_fetch_runner_is_said_too(context: Context, state: State) -> None:
@@ -207,6 +257,26 @@ def test_a_green_file_does_not_outweigh_a_red_job(context: Context, state: State
     state.jobs[777] = [job("run / test smollm2", 1, conclusion="failure")]
     assert report(made, tmp_path / "results", tmp_path / "out", context=context).verdict == "failed"
     assert report(made, tmp_path / "results", tmp_path / "out").verdict == "passed"
+
+
+def test_a_listing_that_lags_behind_is_asked_for_again(context: Context, state: State, tmp_path: Path) -> None:
+    made = samples.plan_of("smollm2")
+    folder = tmp_path / "results/hub-tests-smollm2.1"
+    folder.mkdir(parents=True)
+    (folder / "junit.xml").write_bytes(samples.junit(made))
+    late = job("run / test smollm2", 1, status="in_progress", conclusion=None, completed_at=None)
+    state.jobs[777] = [late]
+    asked: list[str] = []
+
+    def end_it(request: Request) -> None:
+        asked.append(request.path)
+        if len(asked) == 3:
+            state.jobs[777] = [job("run / test smollm2", 1)]
+
+    state.before = end_it
+    assert report(made, tmp_path / "results", tmp_path / "out", context=context).verdict == "passed"
+    state.jobs[777] = [late]
+    assert report(made, tmp_path / "results", tmp_path / "out", context=context).verdict == "neutral"
 
 
 def test_only_the_failed_job_runs_again(context: Context, state: State, tmp_path: Path) -> None:
