@@ -96,6 +96,10 @@ def checkpoint_rows(checkpoints: Mapping[str, Checkpoint]) -> list[dict[str, Any
     return [{"name": name, **to_dict(checkpoint)} for name, checkpoint in checkpoints.items()]
 
 
+ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+"""Plugins that happen to be installed reorder, retry or slow tests; the suite brings the ones that it needs."""
+
+
 def run_suite(models: Sequence[HubModel], options: RunOptions, report: Path, environ: Mapping[str, str]) -> float:
     """The suite over `models` into `report/junit.xml`; returns the seconds it took.
 
@@ -104,7 +108,7 @@ def run_suite(models: Sequence[HubModel], options: RunOptions, report: Path, env
     started = time.monotonic()
     command, cwd = _pytest_command(models, options, report), suite_path().parent.parent
     with subprocess.Popen(  # noqa: S603  our own interpreter
-        command, env=dict(environ), cwd=cwd, preexec_fn=_interruptible
+        command, env={**environ, **ALONE}, cwd=cwd, preexec_fn=_interruptible
     ) as suite:
         if _wait(suite, options.time_limit):
             (report / ENDED).write_text(f"time limit of {options.time_limit:.0f} s\n", encoding="utf-8")
@@ -147,6 +151,8 @@ def _pytest_command(models: Sequence[HubModel], options: RunOptions, report: Pat
         "--tb=short",
         "-p",
         "no:cacheprovider",
+        "-p",
+        "xdist.plugin",
     ]
     words += ["-v"] if options.verbose else ["-q"]
     words += [f"--junitxml={report / JUNIT}", f"--running-file={report / RUNNING}"]

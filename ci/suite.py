@@ -5,6 +5,7 @@ No pytest in here: `tests/integration/` turns outcomes into verdicts, skips and 
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -171,13 +172,16 @@ class Chain:
         return target, self.subject().convert(request)
 
     def _export(self) -> Path:
-        target = self._workdir / "exported"
+        from ci.equivalence.inputs import published_dtype
+
+        target, upstream = self._workdir / "exported", Path(self.checkpoint().path)
         converted, _ = self.converted()
         request = ExportRequest(
             source=str(converted),
             target=str(target),
             checkpoint_format=self.model.checkpoint_format,
             model_config=self.model.model_config,
+            dtype=published_dtype(json.loads((upstream / "config.json").read_bytes())),
         )
         self.subject().export(request)
         return target

@@ -20,6 +20,7 @@ from ci.equivalence.walk import WHOLE, Part
 
 if TYPE_CHECKING:
     from ci.models import TestParams
+    from ci.subjects.base import DType
 
 TEXT = Path(__file__).with_name("text.txt")
 SEED = 20_260
@@ -87,6 +88,14 @@ def needs_of(config: Mapping[str, Any]) -> Needs:
         positions=text.get("max_position_embeddings"),
         experts=text.get("num_local_experts") or text.get("num_experts") or text.get("n_routed_experts") or 0,
     )
+
+
+def published_dtype(config: Mapping[str, Any]) -> DType:
+    """The dtype that a Hugging Face config.json says its checkpoint was published in; float32 where it says nothing."""
+    text = config.get("text_config") or {}
+    named = config.get("dtype") or config.get("torch_dtype") or text.get("dtype")
+    known: dict[Any, DType] = {"bfloat16": "bfloat16", "float16": "float16"}
+    return known.get(named, "float32")
 
 
 def cases(

@@ -76,10 +76,7 @@ class Truth:
     @cached_property
     def model_dtype(self) -> DType:
         """The dtype that the checkpoint was published in."""
-        text = self.config.get("text_config") or {}
-        named = self.config.get("dtype") or self.config.get("torch_dtype") or text.get("dtype")
-        published: dict[Any, DType] = {"bfloat16": "bfloat16", "float16": "float16"}
-        return published.get(named, "float32")
+        return inputs.published_dtype(self.config)
 
     @cached_property
     def oracle_dtype(self) -> DType:
