@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 
 from ci import __main__ as cli
+from ci.report.collect import RUNNING
 from tests.standin.models import repository
 from tests.standin.recipes import CONFIGS, RECIPES
 from tests.standin.server import HubServer
@@ -31,28 +34,29 @@ REFERENCE = ("--subject", "reference")
 pytestmark = pytest.mark.xdist_group("run")
 
 
-def run(
+def command_of(
     root: Path,
     tmp_path: Path,
     endpoint: str,
     *more: str,
     subject: Sequence[str] = REFERENCE,
     registered: str = REGISTRY,
-) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
-    """`hub-tests run tiny` of the package at `root`; the process, and the results record it wrote."""
+) -> tuple[list[str], dict[str, str]]:
+    """`hub-tests run tiny` of the package at `root`, and its environment."""
     registry = tmp_path / "models.toml"
     registry.write_text(registered)
     environ = {**os.environ, "HF_ENDPOINT": endpoint, "HUB_TESTS_CACHE": str(tmp_path / "store"), "COLUMNS": "140"}
     environ |= {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "HUB_TESTS_PATIENCE": "0"}
     words = ["-m", "ci", "run", "tiny", "--registry", str(registry), "--report", str(tmp_path / "out"), *more]
-    done = subprocess.run(
-        [sys.executable, *words, *subject, "--device", "cpu"],
-        cwd=root,
-        env=environ,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return [sys.executable, *words, *subject, "--device", "cpu"], environ
+
+
+def run(
+    root: Path, tmp_path: Path, endpoint: str, *more: str, **choices: Any
+) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+    """The process of `command_of` when it has ended, and the results record it wrote."""
+    command, environ = command_of(root, tmp_path, endpoint, *more, **choices)
+    done = subprocess.run(command, cwd=root, env=environ, capture_output=True, text=True, check=False)
     written = tmp_path / "out" / "report.json"
     return done, json.loads(written.read_bytes()) if written.exists() else {}
 
@@ -120,6 +124,21 @@ def test_a_suite_that_runs_out_of_time_is_red_and_says_so(hub: HubServer, tmp_pa
     assert {cause["failure_class"] for cause in results["causes"]} == {"timeout"}
     assert "the suite ran out of time: time limit of 1 s" in " ".join(done.stdout.split())
     assert results["verdict"] == "failed"
+
+
+def test_a_run_that_is_terminated_with_its_whole_group_keeps_what_it_has_found(hub: HubServer, tmp_path: Path) -> None:
+    hub.add("stand-in/llama", repository("stand-in/llama"))
+    command, environ = command_of(ROOT, tmp_path, hub.endpoint)
+    with subprocess.Popen(command, cwd=ROOT, env=environ, start_new_session=True, stderr=subprocess.PIPE) as job:
+        running, deadline = tmp_path / "out" / RUNNING, time.monotonic() + 120
+        while not (running.exists() and "test_forward_equivalence" in running.read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.killpg(job.pid, signal.SIGTERM)
+        job.communicate(timeout=60)
+    found = outcomes(json.loads((tmp_path / "out" / "report.json").read_bytes()))
+    assert found["test_conversion[tiny]"] == "passed"
+    assert found["test_hub_model_conversion[tiny]"] == "missing"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import argparse
 import os
 import shlex
 import shutil
+import signal
 import tempfile
 from contextlib import contextmanager
 from dataclasses import replace
@@ -65,6 +66,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(str(wrong)) from None
     if (running := config.getoption("--running-file")) and not hasattr(config, "workerinput"):
         config.pluginmanager.register(RunningFile(running))
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is cancelled keeps what it has found
     _own_gpu(os.environ)
 
 
