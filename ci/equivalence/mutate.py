@@ -1,6 +1,6 @@
 """The mutation score: what share of planted bugs the gates catch, locate and attribute, and that they never cry wolf.
 
-    hub-tests mutate [--specimen moe …] [--jobs 2] [--seeds 25]
+    python -m benchmarks mutation
 
 Every bug of the catalogue is planted alone in every specimen that can have it. One that does not move Hugging Face's
 own answer is equivalent and does not count. Beside our gates stand the published rules of other projects, on the same
