@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ci.equivalence.mutants.kernels import of_casts, of_kernels
-from ci.equivalence.mutants.keys import of_keys
-from ci.equivalence.mutants.tensors import of_tensors
+from ci.equivalence.mutants.kernels import CASTS, KERNELS
+from ci.equivalence.mutants.keys import KEYS
+from ci.equivalence.mutants.tensors import TENSORS
 
 if TYPE_CHECKING:
     from ci.equivalence.mutants.plant import Mutation
@@ -17,4 +17,4 @@ if TYPE_CHECKING:
 
 def catalogue() -> tuple[Mutation, ...]:
     """Every mutation, conversion first."""
-    return (*of_tensors(), *of_keys(), *of_kernels(), *of_casts())
+    return (*TENSORS, *KEYS, *KERNELS, *CASTS)

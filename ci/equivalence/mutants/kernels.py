@@ -22,235 +22,6 @@ if TYPE_CHECKING:
 MODEL, ATTENTION, MOE = "ci.subjects.reference.model", "ci.subjects.reference.attention", "ci.subjects.reference.moe"
 
 
-def of_kernels() -> tuple[Mutation, ...]:
-    """Bugs of the forward pass."""
-    context, here = rf"{FIRST}\.mixer\.context", rf"{HERE}\.mixer\.context"
-    return (
-        Mutation(
-            "norm ignores epsilon",
-            "norm epsilon",
-            rf"{FIRST}\.norm_1",
-            patches=_norm(lambda norm: lambda h, w, _: norm(h, w, 0.0)),
-            ports=("norm",),
-        ),
-        Mutation(
-            "epsilon added to the root",
-            "norm epsilon",
-            rf"{FIRST}\.norm_1",
-            patches=_norm(_epsilon_outside),
-            ports=("norm",),
-        ),
-        Mutation(
-            "norm subtracts the mean",
-            "norm",
-            rf"{HERE}\.norm_1",
-            patches=_norm(lambda norm: lambda h, w, e: norm(h - h.mean(-1, keepdim=True), w, e), LAYER),
-            ports=("norm",),
-        ),
-        Mutation(
-            "final norm skipped", "norm", "final_norm", patches=_norm(lambda _: lambda h, *__: h, HEAD), ports=("norm",)
-        ),
-        Mutation(
-            "softmax scaled by 1/sqrt(hidden)",
-            "softmax scale",
-            here,
-            patches=_attention(_query_times(0.45), LAYER),
-            ports=("attention",),
-        ),
-        Mutation(
-            "softmax scale applied twice",
-            "softmax scale",
-            context,
-            patches=_attention(_query_times(0.3)),
-            ports=("attention",),
-        ),
-        Mutation("scores capped by tanh", "softcap", here, patches=_attention(_capped, LAYER), ports=("attention",)),
-        Mutation(
-            "kernel's window one too long",
-            "sliding window",
-            context,
-            patches=_attention(_seen(lambda v: replace(v, window=v.window + 1))),
-            ports=("attention",),
-            fits=fits.windowed,
-        ),
-        Mutation(
-            "kernel ignores the window",
-            "sliding window",
-            context,
-            patches=_attention(_seen(lambda v: replace(v, window=None))),
-            ports=("attention",),
-            fits=fits.windowed,
-        ),
-        Mutation(
-            "mask shows the next token",
-            "causal mask",
-            here,
-            patches=_attention(_seen(_NextSeen.of), LAYER),
-            ports=("attention",),
-        ),
-        Mutation(
-            "padding is attended to",
-            "document boundaries",
-            context,
-            patches=_attention(_seen(lambda v: replace(v, documents=None))),
-            ports=("attention",),
-        ),
-        Mutation(
-            "key-value heads repeated, not interleaved",
-            "GQA grouping",
-            here,
-            patches=_attention(_repeated, LAYER),
-            ports=("attention",),
-        ),
-        Mutation(
-            "output heads in reverse",
-            "GQA grouping",
-            here,
-            patches=_attention(_heads_out_reversed, LAYER),
-            ports=("attention",),
-        ),
-        Mutation(
-            "RoPE turns neighbouring pairs",
-            "RoPE layout",
-            rf"{FIRST}\.mixer\.query",
-            patches=(Patch(MODEL, "turned", lambda _: _turned_pairs),),
-            ports=("rope",),
-        ),
-        Mutation(
-            "RoPE turns backwards",
-            "RoPE",
-            rf"{FIRST}\.mixer\.query",
-            patches=(Patch(MODEL, "turned", lambda turned: lambda t, c, s: turned(t, c, -s)),),
-            ports=("rope",),
-        ),
-        Mutation(
-            "RoPE skipped in one layer",
-            "RoPE",
-            rf"{HERE}\.mixer\.query",
-            patches=(Patch(MODEL, "turned", lambda _: lambda t, *__: t, layer=LAYER),),
-            ports=("rope",),
-        ),
-        Mutation(
-            "RoPE table ends at 128 positions",
-            "RoPE",
-            rf"{FIRST}\.mixer\.query",
-            patches=(Patch(MODEL, "tables", lambda tables: lambda r, d, p, t: tables(r, d, p.clamp(max=128), t)),),
-            ports=("rope",),
-        ),
-        Mutation(
-            "biases of one layer ignored",
-            "lost bias",
-            rf"{HERE}\.mixer\.query",
-            patches=(Patch(MODEL, "linear", lambda linear: lambda x, w, _=None: linear(x, w), layer=LAYER),),
-            ports=("linear",),
-            fits=fits.query_bias,
-        ),
-        Mutation(
-            "logits capped by tanh",
-            "softcap",
-            "logits",
-            patches=(
-                Patch(
-                    MODEL,
-                    "linear",
-                    lambda linear: lambda x, w, b=None: 30 * torch.tanh(linear(x, w, b) / 30),
-                    layer=HEAD,
-                ),
-            ),
-            ports=("head",),
-        ),
-        Mutation(
-            "one logit is NaN",
-            "non-finite",
-            "logits",
-            patches=(Patch(MODEL, "linear", _one_nan, layer=HEAD),),
-            ports=("head",),
-        ),
-        Mutation(
-            "activation is a sigmoid approximation",
-            "activation",
-            rf"{FIRST}\.mlp",
-            patches=(Patch(MODEL, "ACTIVATIONS", lambda _: lambda x: x * sigmoid(1.02 * x), key="silu"),),
-            ports=("activation",),
-        ),
-        Mutation(
-            "activation is gelu",
-            "activation",
-            rf"{FIRST}\.mlp",
-            patches=(Patch(MODEL, "ACTIVATIONS", lambda _: gelu, key="silu"),),
-            ports=("activation",),
-        ),
-        Mutation(
-            "router scores not normalised",
-            "router",
-            rf"{HERE}\.mlp\.router_scores",
-            patches=_route(
-                lambda r: replace(r, scores=r.scores * r.logits.softmax(-1).gather(-1, r.experts).sum(-1, keepdim=True))
-            ),
-            ports=("route",),
-            fits=fits.moe,
-        ),
-        Mutation(
-            "router scores in reverse",
-            "router",
-            rf"{HERE}\.mlp\.router_scores",
-            patches=_route(lambda r: replace(r, scores=r.scores.flip(-1))),
-            ports=("route",),
-            fits=fits.moe,
-        ),
-        Mutation(
-            "second choice replaced by the third",
-            "router",
-            rf"{HERE}\.mlp\.router_top_experts",
-            patches=_route(_third),
-            ports=("route",),
-            fits=fits.moe,
-        ),
-        Mutation(
-            "experts' answers not weighted",
-            "router",
-            rf"{HERE}\.mlp",
-            patches=(
-                Patch(
-                    MOE,
-                    "MOE",
-                    lambda moe: lambda t, r, e, ran: moe(t, replace(r, scores=torch.ones_like(r.scores)), e, ran),
-                    key="looped",
-                    layer=LAYER,
-                ),
-            ),
-            ports=("moe",),
-            fits=fits.moe,
-        ),
-        Mutation(
-            "dropless drops a token over capacity",
-            "kernel variant",
-            rf"{FIRST}\.mlp",
-            patches=(Patch(MOE, "MOE", _dropping, key="dropless"),),
-            ports=("moe",),
-            fits=fits.moe,
-            variant={"moe": "dropless"},
-        ),
-        Mutation(
-            "sdpa forgets causality",
-            "kernel variant",
-            context,
-            patches=_attention(_seen(_AllSeen.of), variant="sdpa"),
-            ports=("attention",),
-            variant={"attention": "sdpa"},
-        ),
-        Mutation(
-            "blockwise loses its first tile",
-            "kernel variant",
-            context,
-            patches=_attention(_first_tile_lost, variant="blockwise"),
-            ports=("attention",),
-            variant={"attention": "blockwise"},
-            fits=lambda specimen: not fits.windowed(specimen),
-        ),
-    )
-
-
 def _norm(make: Callable[[Any], Any], layer: int | None = None) -> tuple[Patch, ...]:
     return (Patch(MODEL, "rms_norm", make, layer=layer),)
 
@@ -382,37 +153,6 @@ def _dropping(dropless: Any) -> Any:
     return run
 
 
-def of_casts() -> tuple[Mutation, ...]:
-    """Bugs that only low precision shows."""
-    query, context, norm = rf"{FIRST}\.mixer\.query", rf"{FIRST}\.mixer\.context", rf"{FIRST}\.norm_1"
-    return (
-        Mutation(
-            "RoPE tables computed in low precision",
-            "cast order",
-            query,
-            patches=(Patch(MODEL, "tables", _low_tables),),
-            ports=("rope",),
-            low_precision=True,
-        ),
-        Mutation(
-            "scores and softmax rounded to 4 bits",
-            "cast order",
-            context,
-            patches=_attention(_low_softmax),
-            ports=("attention",),
-            low_precision=True,
-        ),
-        Mutation(
-            "norm accumulated in low precision",
-            "cast order",
-            norm,
-            patches=_norm(_low_norm),
-            ports=("norm",),
-            low_precision=True,
-        ),
-    )
-
-
 def _low_tables(tables: Any) -> Any:
     def run(rope: Any, head_dim: int, positions: Tensor, dtype: torch.dtype) -> Any:
         if dtype != torch.bfloat16:
@@ -446,3 +186,263 @@ def _low_norm(norm: Any) -> Any:
         return weight * (hidden * torch.rsqrt(total / hidden.shape[-1] + epsilon)[..., None])
 
     return run
+
+
+CONTEXT, CONTEXT_HERE = rf"{FIRST}\.mixer\.context", rf"{HERE}\.mixer\.context"
+KERNELS: tuple[Mutation, ...] = (
+    Mutation(
+        "norm ignores epsilon",
+        "norm epsilon",
+        rf"{FIRST}\.norm_1",
+        patches=_norm(lambda norm: lambda h, w, _: norm(h, w, 0.0)),
+        ports=("norm",),
+    ),
+    Mutation(
+        "epsilon added to the root",
+        "norm epsilon",
+        rf"{FIRST}\.norm_1",
+        patches=_norm(_epsilon_outside),
+        ports=("norm",),
+    ),
+    Mutation(
+        "norm subtracts the mean",
+        "norm",
+        rf"{HERE}\.norm_1",
+        patches=_norm(lambda norm: lambda h, w, e: norm(h - h.mean(-1, keepdim=True), w, e), LAYER),
+        ports=("norm",),
+    ),
+    Mutation(
+        "final norm skipped", "norm", "final_norm", patches=_norm(lambda _: lambda h, *__: h, HEAD), ports=("norm",)
+    ),
+    Mutation(
+        "softmax scaled by 1/sqrt(hidden)",
+        "softmax scale",
+        CONTEXT_HERE,
+        patches=_attention(_query_times(0.45), LAYER),
+        ports=("attention",),
+    ),
+    Mutation(
+        "softmax scale applied twice",
+        "softmax scale",
+        CONTEXT,
+        patches=_attention(_query_times(0.3)),
+        ports=("attention",),
+    ),
+    Mutation(
+        "scores capped by tanh", "softcap", CONTEXT_HERE, patches=_attention(_capped, LAYER), ports=("attention",)
+    ),
+    Mutation(
+        "kernel's window one too long",
+        "sliding window",
+        CONTEXT,
+        patches=_attention(_seen(lambda v: replace(v, window=v.window + 1))),
+        ports=("attention",),
+        fits=fits.windowed,
+    ),
+    Mutation(
+        "kernel ignores the window",
+        "sliding window",
+        CONTEXT,
+        patches=_attention(_seen(lambda v: replace(v, window=None))),
+        ports=("attention",),
+        fits=fits.windowed,
+    ),
+    Mutation(
+        "mask shows the next token",
+        "causal mask",
+        CONTEXT_HERE,
+        patches=_attention(_seen(_NextSeen.of), LAYER),
+        ports=("attention",),
+    ),
+    Mutation(
+        "padding is attended to",
+        "document boundaries",
+        CONTEXT,
+        patches=_attention(_seen(lambda v: replace(v, documents=None))),
+        ports=("attention",),
+    ),
+    Mutation(
+        "key-value heads repeated, not interleaved",
+        "GQA grouping",
+        CONTEXT_HERE,
+        patches=_attention(_repeated, LAYER),
+        ports=("attention",),
+    ),
+    Mutation(
+        "output heads in reverse",
+        "GQA grouping",
+        CONTEXT_HERE,
+        patches=_attention(_heads_out_reversed, LAYER),
+        ports=("attention",),
+    ),
+    Mutation(
+        "RoPE turns neighbouring pairs",
+        "RoPE layout",
+        rf"{FIRST}\.mixer\.query",
+        patches=(Patch(MODEL, "turned", lambda _: _turned_pairs),),
+        ports=("rope",),
+    ),
+    Mutation(
+        "RoPE turns backwards",
+        "RoPE",
+        rf"{FIRST}\.mixer\.query",
+        patches=(Patch(MODEL, "turned", lambda turned: lambda t, c, s: turned(t, c, -s)),),
+        ports=("rope",),
+    ),
+    Mutation(
+        "RoPE skipped in one layer",
+        "RoPE",
+        rf"{HERE}\.mixer\.query",
+        patches=(Patch(MODEL, "turned", lambda _: lambda t, *__: t, layer=LAYER),),
+        ports=("rope",),
+    ),
+    Mutation(
+        "RoPE table ends at 128 positions",
+        "RoPE",
+        rf"{FIRST}\.mixer\.query",
+        patches=(Patch(MODEL, "tables", lambda tables: lambda r, d, p, t: tables(r, d, p.clamp(max=128), t)),),
+        ports=("rope",),
+    ),
+    Mutation(
+        "biases of one layer ignored",
+        "lost bias",
+        rf"{HERE}\.mixer\.query",
+        patches=(Patch(MODEL, "linear", lambda linear: lambda x, w, _=None: linear(x, w), layer=LAYER),),
+        ports=("linear",),
+        fits=fits.query_bias,
+    ),
+    Mutation(
+        "logits capped by tanh",
+        "softcap",
+        "logits",
+        patches=(
+            Patch(
+                MODEL,
+                "linear",
+                lambda linear: lambda x, w, b=None: 30 * torch.tanh(linear(x, w, b) / 30),
+                layer=HEAD,
+            ),
+        ),
+        ports=("head",),
+    ),
+    Mutation(
+        "one logit is NaN",
+        "non-finite",
+        "logits",
+        patches=(Patch(MODEL, "linear", _one_nan, layer=HEAD),),
+        ports=("head",),
+    ),
+    Mutation(
+        "activation is a sigmoid approximation",
+        "activation",
+        rf"{FIRST}\.mlp",
+        patches=(Patch(MODEL, "ACTIVATIONS", lambda _: lambda x: x * sigmoid(1.02 * x), key="silu"),),
+        ports=("activation",),
+    ),
+    Mutation(
+        "activation is gelu",
+        "activation",
+        rf"{FIRST}\.mlp",
+        patches=(Patch(MODEL, "ACTIVATIONS", lambda _: gelu, key="silu"),),
+        ports=("activation",),
+    ),
+    Mutation(
+        "router scores not normalised",
+        "router",
+        rf"{HERE}\.mlp\.router_scores",
+        patches=_route(
+            lambda r: replace(r, scores=r.scores * r.logits.softmax(-1).gather(-1, r.experts).sum(-1, keepdim=True))
+        ),
+        ports=("route",),
+        fits=fits.moe,
+    ),
+    Mutation(
+        "router scores in reverse",
+        "router",
+        rf"{HERE}\.mlp\.router_scores",
+        patches=_route(lambda r: replace(r, scores=r.scores.flip(-1))),
+        ports=("route",),
+        fits=fits.moe,
+    ),
+    Mutation(
+        "second choice replaced by the third",
+        "router",
+        rf"{HERE}\.mlp\.router_top_experts",
+        patches=_route(_third),
+        ports=("route",),
+        fits=fits.moe,
+    ),
+    Mutation(
+        "experts' answers not weighted",
+        "router",
+        rf"{HERE}\.mlp",
+        patches=(
+            Patch(
+                MOE,
+                "MOE",
+                lambda moe: lambda t, r, e, ran: moe(t, replace(r, scores=torch.ones_like(r.scores)), e, ran),
+                key="looped",
+                layer=LAYER,
+            ),
+        ),
+        ports=("moe",),
+        fits=fits.moe,
+    ),
+    Mutation(
+        "dropless drops a token over capacity",
+        "kernel variant",
+        rf"{FIRST}\.mlp",
+        patches=(Patch(MOE, "MOE", _dropping, key="dropless"),),
+        ports=("moe",),
+        fits=fits.moe,
+        variant={"moe": "dropless"},
+    ),
+    Mutation(
+        "sdpa forgets causality",
+        "kernel variant",
+        CONTEXT,
+        patches=_attention(_seen(_AllSeen.of), variant="sdpa"),
+        ports=("attention",),
+        variant={"attention": "sdpa"},
+    ),
+    Mutation(
+        "blockwise loses its first tile",
+        "kernel variant",
+        CONTEXT,
+        patches=_attention(_first_tile_lost, variant="blockwise"),
+        ports=("attention",),
+        variant={"attention": "blockwise"},
+        fits=lambda specimen: not fits.windowed(specimen),
+    ),
+)
+"""Bugs of the forward pass."""
+
+
+ROTATED, MIXED, NORMED = rf"{FIRST}\.mixer\.query", rf"{FIRST}\.mixer\.context", rf"{FIRST}\.norm_1"
+CASTS: tuple[Mutation, ...] = (
+    Mutation(
+        "RoPE tables computed in low precision",
+        "cast order",
+        ROTATED,
+        patches=(Patch(MODEL, "tables", _low_tables),),
+        ports=("rope",),
+        low_precision=True,
+    ),
+    Mutation(
+        "scores and softmax rounded to 4 bits",
+        "cast order",
+        MIXED,
+        patches=_attention(_low_softmax),
+        ports=("attention",),
+        low_precision=True,
+    ),
+    Mutation(
+        "norm accumulated in low precision",
+        "cast order",
+        NORMED,
+        patches=_norm(_low_norm),
+        ports=("norm",),
+        low_precision=True,
+    ),
+)
+"""Bugs that only low precision shows."""

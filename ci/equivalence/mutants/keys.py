@@ -14,120 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def of_keys() -> tuple[Mutation, ...]:
-    """The mutations of this module."""
-    return (
-        Mutation(
-            "RoPE base times 1.5",
-            "RoPE base",
-            rf"{FIRST}\.mixer\.query",
-            architecture=_rope(lambda r: replace(r, theta=r.theta * 1.5)),
-        ),
-        Mutation(
-            "RoPE scaling dropped",
-            "RoPE scaling",
-            rf"{FIRST}\.mixer\.query",
-            architecture=_rope(lambda r: DefaultRope(r.theta)),
-            fits=fits.named("biased", "yarn"),
-        ),
-        Mutation(
-            "YaRN attention factor dropped",
-            "RoPE scaling",
-            rf"{FIRST}\.mixer\.query",
-            architecture=_rope(lambda r: replace(r, attention_factor=1.0)),
-            fits=fits.rope_is("yarn"),
-        ),
-        Mutation(
-            "YaRN beta_fast taken from beta_slow",
-            "RoPE scaling",
-            rf"{FIRST}\.mixer\.query",
-            architecture=_rope(lambda r: replace(r, beta_fast=r.beta_slow + 1, beta_slow=r.beta_slow)),
-            fits=fits.rope_is("yarn"),
-        ),
-        Mutation(
-            "YaRN factor inverted",
-            "RoPE scaling",
-            rf"{FIRST}\.mixer\.query",
-            architecture=_rope(lambda r: replace(r, scale_factor=1 / r.scale_factor)),
-            fits=fits.rope_is("yarn"),
-        ),
-        Mutation(
-            "original RoPE length replaced by the maximum",
-            "RoPE scaling",
-            rf"{FIRST}\.mixer\.query",
-            architecture=_rope(lambda r: replace(r, original_context_length=320)),
-            fits=fits.named("biased", "yarn"),
-        ),
-        Mutation(
-            "llama3 low frequency factor doubled",
-            "RoPE scaling",
-            rf"{FIRST}\.mixer\.query",
-            architecture=_rope(lambda r: replace(r, low_frequency_factor=r.low_frequency_factor * 2)),
-            fits=fits.rope_is("llama3"),
-        ),
-        Mutation(
-            "norm epsilon 1e-5 became 1e-6",
-            "norm epsilon",
-            rf"{FIRST}\.norm_1",
-            architecture=lambda a: _blocks(replace(a, epsilon=1e-6), lambda b: replace(b, epsilon=1e-6)),
-        ),
-        Mutation(
-            "final norm epsilon 1e-5 became 1e-6",
-            "norm epsilon",
-            "final_norm",
-            architecture=lambda a: replace(a, epsilon=1e-6),
-        ),
-        Mutation(
-            "window one longer",
-            "sliding window",
-            rf"{FIRST}\.mixer\.context",
-            architecture=_window(lambda w: w + 1),
-            fits=fits.windowed,
-        ),
-        Mutation(
-            "window one shorter",
-            "sliding window",
-            rf"{FIRST}\.mixer\.context",
-            architecture=_window(lambda w: w - 1),
-            fits=fits.windowed,
-        ),
-        Mutation(
-            "window lost",
-            "sliding window",
-            rf"{FIRST}\.mixer\.context",
-            architecture=_window(lambda _: None),
-            fits=fits.windowed,
-        ),
-        Mutation(
-            "window lost in one layer",
-            "sliding window",
-            rf"{HERE}\.mixer\.context",
-            architecture=_one_window_lost,
-            fits=fits.windowed,
-        ),
-        Mutation(
-            "window invented",
-            "sliding window",
-            rf"{FIRST}\.mixer\.context",
-            architecture=_window(lambda _: 50),
-            fits=fits.named("moe", "tied", "float32"),
-        ),
-        Mutation(
-            "activation became tanh gelu",
-            "activation",
-            rf"{FIRST}\.mlp",
-            architecture=lambda a: _blocks(a, lambda b: replace(b, mlp=replace(b.mlp, activation="gelu"))),
-        ),
-        Mutation(
-            "one expert fewer per token",
-            "router",
-            rf"{FIRST}\.mlp\.router_top_experts",
-            architecture=lambda a: _blocks(a, lambda b: replace(b, mlp=replace(b.mlp, experts_per_token=1))),
-            fits=fits.moe,
-        ),
-    )
-
-
 def _blocks(architecture: Architecture, change: Callable[[Any], Any]) -> Architecture:
     return replace(architecture, blocks=tuple(change(block) for block in architecture.blocks))
 
@@ -148,3 +34,116 @@ def _one_window_lost(architecture: Architecture) -> Architecture:
     blocks = list(architecture.blocks)
     blocks[LAYER] = replace(blocks[LAYER], attention=replace(blocks[LAYER].attention, window=None))
     return replace(architecture, blocks=tuple(blocks))
+
+
+KEYS: tuple[Mutation, ...] = (
+    Mutation(
+        "RoPE base times 1.5",
+        "RoPE base",
+        rf"{FIRST}\.mixer\.query",
+        architecture=_rope(lambda r: replace(r, theta=r.theta * 1.5)),
+    ),
+    Mutation(
+        "RoPE scaling dropped",
+        "RoPE scaling",
+        rf"{FIRST}\.mixer\.query",
+        architecture=_rope(lambda r: DefaultRope(r.theta)),
+        fits=fits.named("biased", "yarn"),
+    ),
+    Mutation(
+        "YaRN attention factor dropped",
+        "RoPE scaling",
+        rf"{FIRST}\.mixer\.query",
+        architecture=_rope(lambda r: replace(r, attention_factor=1.0)),
+        fits=fits.rope_is("yarn"),
+    ),
+    Mutation(
+        "YaRN beta_fast taken from beta_slow",
+        "RoPE scaling",
+        rf"{FIRST}\.mixer\.query",
+        architecture=_rope(lambda r: replace(r, beta_fast=r.beta_slow + 1, beta_slow=r.beta_slow)),
+        fits=fits.rope_is("yarn"),
+    ),
+    Mutation(
+        "YaRN factor inverted",
+        "RoPE scaling",
+        rf"{FIRST}\.mixer\.query",
+        architecture=_rope(lambda r: replace(r, scale_factor=1 / r.scale_factor)),
+        fits=fits.rope_is("yarn"),
+    ),
+    Mutation(
+        "original RoPE length replaced by the maximum",
+        "RoPE scaling",
+        rf"{FIRST}\.mixer\.query",
+        architecture=_rope(lambda r: replace(r, original_context_length=320)),
+        fits=fits.named("biased", "yarn"),
+    ),
+    Mutation(
+        "llama3 low frequency factor doubled",
+        "RoPE scaling",
+        rf"{FIRST}\.mixer\.query",
+        architecture=_rope(lambda r: replace(r, low_frequency_factor=r.low_frequency_factor * 2)),
+        fits=fits.rope_is("llama3"),
+    ),
+    Mutation(
+        "norm epsilon 1e-5 became 1e-6",
+        "norm epsilon",
+        rf"{FIRST}\.norm_1",
+        architecture=lambda a: _blocks(replace(a, epsilon=1e-6), lambda b: replace(b, epsilon=1e-6)),
+    ),
+    Mutation(
+        "final norm epsilon 1e-5 became 1e-6",
+        "norm epsilon",
+        "final_norm",
+        architecture=lambda a: replace(a, epsilon=1e-6),
+    ),
+    Mutation(
+        "window one longer",
+        "sliding window",
+        rf"{FIRST}\.mixer\.context",
+        architecture=_window(lambda w: w + 1),
+        fits=fits.windowed,
+    ),
+    Mutation(
+        "window one shorter",
+        "sliding window",
+        rf"{FIRST}\.mixer\.context",
+        architecture=_window(lambda w: w - 1),
+        fits=fits.windowed,
+    ),
+    Mutation(
+        "window lost",
+        "sliding window",
+        rf"{FIRST}\.mixer\.context",
+        architecture=_window(lambda _: None),
+        fits=fits.windowed,
+    ),
+    Mutation(
+        "window lost in one layer",
+        "sliding window",
+        rf"{HERE}\.mixer\.context",
+        architecture=_one_window_lost,
+        fits=fits.windowed,
+    ),
+    Mutation(
+        "window invented",
+        "sliding window",
+        rf"{FIRST}\.mixer\.context",
+        architecture=_window(lambda _: 50),
+        fits=fits.named("moe", "tied", "float32"),
+    ),
+    Mutation(
+        "activation became tanh gelu",
+        "activation",
+        rf"{FIRST}\.mlp",
+        architecture=lambda a: _blocks(a, lambda b: replace(b, mlp=replace(b.mlp, activation="gelu"))),
+    ),
+    Mutation(
+        "one expert fewer per token",
+        "router",
+        rf"{FIRST}\.mlp\.router_top_experts",
+        architecture=lambda a: _blocks(a, lambda b: replace(b, mlp=replace(b.mlp, experts_per_token=1))),
+        fits=fits.moe,
+    ),
+)
+"""Bugs in the config keys of a conversion."""

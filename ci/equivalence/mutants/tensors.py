@@ -18,188 +18,6 @@ if TYPE_CHECKING:
     from ci.subjects.reference.config import Architecture
 
 
-def of_tensors() -> tuple[Mutation, ...]:
-    """The mutations of this module."""
-    return (
-        Mutation(
-            "gate and up swapped",
-            "gate/up order",
-            rf"{HERE}\.mlp",
-            weights=_edit(f"{AT}.mlp.layer_1.weight", _halves),
-            fits=fits.dense,
-        ),
-        Mutation(
-            "gate and up biases swapped",
-            "gate/up order",
-            rf"{HERE}\.mlp",
-            weights=_edit(f"{AT}.mlp.layer_1.bias", _halves),
-            fits=fits.all_biases,
-        ),
-        Mutation(
-            "key and value swapped",
-            "key/value order",
-            rf"{HERE}\.mixer\.key",
-            weights=_edit(f"{AT}.mixer.key_value.weight", _halves),
-        ),
-        Mutation("query and key rows interleaved", "RoPE layout", rf"{FIRST}\.mixer\.query", weights=_interleave_all),
-        Mutation("key rows interleaved in one layer", "RoPE layout", rf"{HERE}\.mixer\.key", weights=_interleave_key),
-        Mutation(
-            "norms of a layer swapped",
-            "norm mapping",
-            rf"{HERE}\.norm_1",
-            weights=_swap(f"{AT}.norm_1.weight", f"{AT}.norm_2.weight"),
-        ),
-        Mutation(
-            "norm weight stored as 1 + w",
-            "zero-centred norm",
-            rf"{HERE}\.norm_2",
-            weights=_edit(f"{AT}.norm_2.weight", lambda w: w + 1),
-        ),
-        Mutation(
-            "final norm left at ones",
-            "norm mapping",
-            "final_norm",
-            weights=_edit("head.final_norm.weight", torch.ones_like),
-            lossy=True,
-        ),
-        Mutation(
-            "query bias dropped",
-            "lost bias",
-            rf"{HERE}\.mixer\.query",
-            weights=_edit(f"{AT}.mixer.query.bias", torch.zeros_like),
-            fits=fits.query_bias,
-            lossy=True,
-        ),
-        Mutation(
-            "value bias dropped",
-            "lost bias",
-            rf"{HERE}\.mixer\.value",
-            weights=_edit(f"{AT}.mixer.key_value.bias", _second_half_zero),
-            fits=fits.query_bias,
-            lossy=True,
-        ),
-        Mutation(
-            "key bias dropped",
-            "lost bias",
-            rf"{HERE}\.mixer\.key",
-            weights=_edit(f"{AT}.mixer.key_value.bias", _first_half_zero),
-            fits=fits.query_bias,
-            lossy=True,
-        ),
-        Mutation(
-            "output projection bias dropped",
-            "lost bias",
-            rf"{HERE}\.mixer",
-            weights=_edit(f"{AT}.mixer.dense.bias", torch.zeros_like),
-            fits=fits.all_biases,
-            lossy=True,
-        ),
-        Mutation(
-            "down projection bias dropped",
-            "lost bias",
-            rf"{HERE}\.mlp",
-            weights=_edit(f"{AT}.mlp.layer_2.bias", torch.zeros_like),
-            fits=fits.all_biases,
-            lossy=True,
-        ),
-        Mutation(
-            "square output projection transposed both ways",
-            "transpose",
-            rf"{HERE}\.mixer",
-            weights=_edit(f"{AT}.mixer.dense.weight", lambda w: w.t()),
-            fits=fits.square_output,
-        ),
-        Mutation("one layer loaded twice", "layer mapping", r"decoder\.3\.norm_1", weights=_layer_twice, lossy=True),
-        Mutation("two layers swapped", "layer mapping", r"decoder\.1\.norm_1", weights=_layers_swapped),
-        Mutation("head taken from the embeddings", "tying", "logits", weights=_head_tied, fits=fits.untied, lossy=True),
-        Mutation(
-            "head rows shifted by one",
-            "vocabulary",
-            "logits",
-            weights=_edit("head.output_weights", lambda w: w.roll(1, 0)),
-            fits=fits.untied,
-        ),
-        Mutation(
-            "last vocabulary rows lost to padding",
-            "vocabulary",
-            "logits",
-            weights=_edit("head.output_weights", _last_rows_zero),
-            fits=fits.untied,
-            lossy=True,
-        ),
-        Mutation(
-            "last embedding row lost",
-            "vocabulary",
-            "embeddings",
-            weights=_edit("embeddings.word_embeddings_weight", _last_rows_zero),
-            lossy=True,
-        ),
-        Mutation(
-            "embeddings scaled by sqrt(hidden)",
-            "scale",
-            "embeddings",
-            weights=_edit("embeddings.word_embeddings_weight", lambda w: w * math.sqrt(w.shape[1])),
-        ),
-        Mutation("key-value heads reversed", "GQA grouping", rf"{HERE}\.mixer\.key", weights=_heads_reversed),
-        Mutation(
-            "query heads interleaved over groups",
-            "GQA grouping",
-            rf"{HERE}\.mixer\.query",
-            weights=_query_heads_regrouped,
-        ),
-        Mutation("one query head negated", "sign", rf"{HERE}\.mixer\.query", weights=_one_head_negated),
-        Mutation(
-            "one row of the down projection lost",
-            "lost rows",
-            rf"{HERE}\.mlp",
-            weights=_edit(f"{AT}.mlp.layer_2.weight", _first_row_zero),
-            lossy=True,
-        ),
-        Mutation(
-            "one weight matrix rounded to 5 bits",
-            "precision of storage",
-            rf"{HERE}\.mixer\.value",
-            weights=_edit(f"{AT}.mixer.key_value.weight", _rounded),
-            lossy=True,
-        ),
-        Mutation(
-            "weights through bfloat16",
-            "precision of storage",
-            rf"{HERE}\.mixer",
-            weights=_edit(f"{AT}.mixer.dense.weight", lambda w: w.bfloat16().float()),
-            fits=fits.named("float32"),
-            lossy=True,
-        ),
-        Mutation(
-            "two experts swapped without the router",
-            "expert order",
-            rf"{HERE}\.mlp",
-            weights=_experts_swapped,
-            fits=fits.moe,
-        ),
-        Mutation(
-            "router rows rotated without the experts",
-            "expert order",
-            rf"{HERE}\.mlp\.router_logits",
-            weights=_edit(f"{AT}.mlp.router.weight", lambda w: w.roll(1, 0)),
-            fits=fits.moe,
-        ),
-        Mutation("one expert lost", "lost expert", rf"{HERE}\.mlp", weights=_expert_lost, fits=fits.moe, lossy=True),
-        Mutation(
-            "one expert loaded twice", "lost expert", rf"{HERE}\.mlp", weights=_expert_twice, fits=fits.moe, lossy=True
-        ),
-        Mutation(
-            "w1 and w3 of one expert swapped", "gate/up order", rf"{HERE}\.mlp", weights=_expert_gate_up, fits=fits.moe
-        ),
-        Mutation(
-            "norm weight multiplied into the wrong projection",
-            "fusing",
-            rf"{HERE}\.mixer\.query",
-            weights=_edit(f"{AT}.mixer.query.weight", lambda w: w * 1.001),
-        ),
-    )
-
-
 def _edit(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[Weights, Architecture], None]:
     def edit(weights: Weights, _: Architecture) -> None:
         if name in weights:
@@ -341,3 +159,184 @@ def _expert_gate_up(weights: Weights, architecture: Architecture) -> None:
     experts = _split(weights[name], count).clone()
     experts[1] = _halves(experts[1])
     weights[name] = experts.flatten(0, 1)
+
+
+TENSORS: tuple[Mutation, ...] = (
+    Mutation(
+        "gate and up swapped",
+        "gate/up order",
+        rf"{HERE}\.mlp",
+        weights=_edit(f"{AT}.mlp.layer_1.weight", _halves),
+        fits=fits.dense,
+    ),
+    Mutation(
+        "gate and up biases swapped",
+        "gate/up order",
+        rf"{HERE}\.mlp",
+        weights=_edit(f"{AT}.mlp.layer_1.bias", _halves),
+        fits=fits.all_biases,
+    ),
+    Mutation(
+        "key and value swapped",
+        "key/value order",
+        rf"{HERE}\.mixer\.key",
+        weights=_edit(f"{AT}.mixer.key_value.weight", _halves),
+    ),
+    Mutation("query and key rows interleaved", "RoPE layout", rf"{FIRST}\.mixer\.query", weights=_interleave_all),
+    Mutation("key rows interleaved in one layer", "RoPE layout", rf"{HERE}\.mixer\.key", weights=_interleave_key),
+    Mutation(
+        "norms of a layer swapped",
+        "norm mapping",
+        rf"{HERE}\.norm_1",
+        weights=_swap(f"{AT}.norm_1.weight", f"{AT}.norm_2.weight"),
+    ),
+    Mutation(
+        "norm weight stored as 1 + w",
+        "zero-centred norm",
+        rf"{HERE}\.norm_2",
+        weights=_edit(f"{AT}.norm_2.weight", lambda w: w + 1),
+    ),
+    Mutation(
+        "final norm left at ones",
+        "norm mapping",
+        "final_norm",
+        weights=_edit("head.final_norm.weight", torch.ones_like),
+        lossy=True,
+    ),
+    Mutation(
+        "query bias dropped",
+        "lost bias",
+        rf"{HERE}\.mixer\.query",
+        weights=_edit(f"{AT}.mixer.query.bias", torch.zeros_like),
+        fits=fits.query_bias,
+        lossy=True,
+    ),
+    Mutation(
+        "value bias dropped",
+        "lost bias",
+        rf"{HERE}\.mixer\.value",
+        weights=_edit(f"{AT}.mixer.key_value.bias", _second_half_zero),
+        fits=fits.query_bias,
+        lossy=True,
+    ),
+    Mutation(
+        "key bias dropped",
+        "lost bias",
+        rf"{HERE}\.mixer\.key",
+        weights=_edit(f"{AT}.mixer.key_value.bias", _first_half_zero),
+        fits=fits.query_bias,
+        lossy=True,
+    ),
+    Mutation(
+        "output projection bias dropped",
+        "lost bias",
+        rf"{HERE}\.mixer",
+        weights=_edit(f"{AT}.mixer.dense.bias", torch.zeros_like),
+        fits=fits.all_biases,
+        lossy=True,
+    ),
+    Mutation(
+        "down projection bias dropped",
+        "lost bias",
+        rf"{HERE}\.mlp",
+        weights=_edit(f"{AT}.mlp.layer_2.bias", torch.zeros_like),
+        fits=fits.all_biases,
+        lossy=True,
+    ),
+    Mutation(
+        "square output projection transposed both ways",
+        "transpose",
+        rf"{HERE}\.mixer",
+        weights=_edit(f"{AT}.mixer.dense.weight", lambda w: w.t()),
+        fits=fits.square_output,
+    ),
+    Mutation("one layer loaded twice", "layer mapping", r"decoder\.3\.norm_1", weights=_layer_twice, lossy=True),
+    Mutation("two layers swapped", "layer mapping", r"decoder\.1\.norm_1", weights=_layers_swapped),
+    Mutation("head taken from the embeddings", "tying", "logits", weights=_head_tied, fits=fits.untied, lossy=True),
+    Mutation(
+        "head rows shifted by one",
+        "vocabulary",
+        "logits",
+        weights=_edit("head.output_weights", lambda w: w.roll(1, 0)),
+        fits=fits.untied,
+    ),
+    Mutation(
+        "last vocabulary rows lost to padding",
+        "vocabulary",
+        "logits",
+        weights=_edit("head.output_weights", _last_rows_zero),
+        fits=fits.untied,
+        lossy=True,
+    ),
+    Mutation(
+        "last embedding row lost",
+        "vocabulary",
+        "embeddings",
+        weights=_edit("embeddings.word_embeddings_weight", _last_rows_zero),
+        lossy=True,
+    ),
+    Mutation(
+        "embeddings scaled by sqrt(hidden)",
+        "scale",
+        "embeddings",
+        weights=_edit("embeddings.word_embeddings_weight", lambda w: w * math.sqrt(w.shape[1])),
+    ),
+    Mutation("key-value heads reversed", "GQA grouping", rf"{HERE}\.mixer\.key", weights=_heads_reversed),
+    Mutation(
+        "query heads interleaved over groups",
+        "GQA grouping",
+        rf"{HERE}\.mixer\.query",
+        weights=_query_heads_regrouped,
+    ),
+    Mutation("one query head negated", "sign", rf"{HERE}\.mixer\.query", weights=_one_head_negated),
+    Mutation(
+        "one row of the down projection lost",
+        "lost rows",
+        rf"{HERE}\.mlp",
+        weights=_edit(f"{AT}.mlp.layer_2.weight", _first_row_zero),
+        lossy=True,
+    ),
+    Mutation(
+        "one weight matrix rounded to 5 bits",
+        "precision of storage",
+        rf"{HERE}\.mixer\.value",
+        weights=_edit(f"{AT}.mixer.key_value.weight", _rounded),
+        lossy=True,
+    ),
+    Mutation(
+        "weights through bfloat16",
+        "precision of storage",
+        rf"{HERE}\.mixer",
+        weights=_edit(f"{AT}.mixer.dense.weight", lambda w: w.bfloat16().float()),
+        fits=fits.named("float32"),
+        lossy=True,
+    ),
+    Mutation(
+        "two experts swapped without the router",
+        "expert order",
+        rf"{HERE}\.mlp",
+        weights=_experts_swapped,
+        fits=fits.moe,
+    ),
+    Mutation(
+        "router rows rotated without the experts",
+        "expert order",
+        rf"{HERE}\.mlp\.router_logits",
+        weights=_edit(f"{AT}.mlp.router.weight", lambda w: w.roll(1, 0)),
+        fits=fits.moe,
+    ),
+    Mutation("one expert lost", "lost expert", rf"{HERE}\.mlp", weights=_expert_lost, fits=fits.moe, lossy=True),
+    Mutation(
+        "one expert loaded twice", "lost expert", rf"{HERE}\.mlp", weights=_expert_twice, fits=fits.moe, lossy=True
+    ),
+    Mutation(
+        "w1 and w3 of one expert swapped", "gate/up order", rf"{HERE}\.mlp", weights=_expert_gate_up, fits=fits.moe
+    ),
+    Mutation(
+        "norm weight multiplied into the wrong projection",
+        "fusing",
+        rf"{HERE}\.mixer\.query",
+        weights=_edit(f"{AT}.mixer.query.weight", lambda w: w * 1.001),
+    ),
+)
+"""Bugs in the tensors of a conversion."""
