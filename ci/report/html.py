@@ -153,6 +153,7 @@ def _model(index: int, entry: EntryResult, *, drawn: bool) -> dict[str, Any]:
         "index": index,
         "entry": entry,
         "notes": words.notes(entry),
+        "gaps": len(words.uncovered(entry)),
         "open": entry.verdict != "passed",
         "about": words.checkpoint(known) if known else "",
         "passed": sum(case.outcome == "passed" for case in entry.cases),
