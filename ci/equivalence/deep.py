@@ -145,12 +145,20 @@ class Gradients:
     workdir: Path
 
     def measures(self) -> tuple[Measure, ...]:
-        """Every parameter's gradient. Raises SubjectError where one has no counterpart."""
+        """Every parameter's gradient.
+
+        Raises SubjectError where one has no counterpart, InfrastructureError where Hugging Face disagrees with itself.
+        """
         oracle = self._theirs("oracle", self._oracle_dtype, {"attention": "eager"})
         floors: dict[str, float] = {}
         for variant in self.truth.variants(self._case):
             one = self._theirs("noise", "float32", {**variant, "batch": "together"})
             for name, error in gradients.errors(one, oracle).items():
+                if not error < gradients.TRUSTED:
+                    raise InfrastructureError(
+                        f"Hugging Face's own gradients of {name} differ by {error:.2g} from float32 to "
+                        f"{self._oracle_dtype}: no yardstick for the subject's"
+                    )
                 floors[name] = max(floors.get(name, 0.0), error)
             shutil.rmtree(one)
         mine = self.workdir / "mine"

@@ -8,6 +8,7 @@ its own goes beyond them, as far as memory allows.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,7 @@ def coverage(needs: Needs, found: tuple[Case, ...], *, free_bytes: int) -> dict[
     lengths = {case.name: case.ids.shape[1] for case in found}
     longest = max(lengths.values())
     said = {
-        "inputs": "; ".join(f"{c.name}: {c.ids.shape[0]} x {c.ids.shape[1]} ({', '.join(c.rows)})" for c in found),
+        "inputs": "; ".join(_described(case) for case in found),
         "vocabulary": _vocabulary(needs, found),
         "left padding": f"rows of {_documents(found[0])} tokens in a batch of {lengths['batch']}",
         "packed and alone": "the last row's document is run in the batch and alone",
@@ -206,6 +207,12 @@ def alone(batch: Case) -> Case:
     row = len(batch.ids) - 1
     padding = int((batch.keep[row] == 0).sum())
     return Case("alone", batch.ids[row:, padding:], rows=(batch.rows[row],), of="batch", part=Part(row, padding))
+
+
+def _described(case: Case) -> str:
+    """Shape, rows and a digest: two runs with the same words saw the same ids."""
+    digest = hashlib.sha256(case.ids.contiguous().numpy().tobytes()).hexdigest()[:8]
+    return f"{case.name}: {case.ids.shape[0]} x {case.ids.shape[1]} ({', '.join(case.rows)}; ids {digest})"
 
 
 def _random(vocabulary: int, rows: int, length: int, seed: int) -> Tensor:

@@ -64,6 +64,14 @@ def test_the_same_seed_gives_the_same_inputs() -> None:
     assert torch.equal(cases()[1][0].ids, cases()[1][0].ids)
 
 
+def test_other_ids_of_the_same_shape_are_described_otherwise() -> None:
+    needs, found = cases()
+    said = inputs.coverage(needs, found, free_bytes=PLENTY)["inputs"]
+    assert said == inputs.coverage(*cases(), free_bytes=PLENTY)["inputs"]
+    other = inputs.cases(needs, TestParams(), text=torch.arange(64), free_bytes=PLENTY, seed=1)
+    assert said != inputs.coverage(needs, other, free_bytes=PLENTY)["inputs"]
+
+
 def test_a_short_window_is_exceeded_in_the_batch() -> None:
     _, found = cases(sliding_window=100)
     assert [case.ids.shape[1] > 100 for case in found] == [True, False, True]
