@@ -55,6 +55,9 @@ def test_the_share_that_flips_excuse_is_that_of_the_tensor_that_lost_most() -> N
     assert judged(1.0).excused == 0.0
     assert judged(1.0, excused=5).excused == pytest.approx(0.25)
     assert judged().excused == 0.0
+    most, least = judged(1.0, excused=5), judged(1.0)
+    both = {**least.walked.differences, "logits": most.walked.differences["embeddings"]}
+    assert replace(least, walked=replace(least.walked, differences=both)).excused == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize(("excused", "blind"), [(TOKENS, True), (TOKENS - 1, False), (0, False)])
