@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -95,9 +96,10 @@ class Sensitivity:
             raise
         except HubTestsError as illegal:
             return KeyFinding(change, "not legal", said=str(illegal)[-200:])
-        if self._logits_error(answer, UNCHANGED) <= self._limits.error("logits"):
+        moved = self._logits_error(answer, UNCHANGED)
+        if not moved > self._limits.error("logits") or math.isinf(moved):
             shutil.rmtree(answer.path)
-            return KeyFinding(change, "inert")
+            return KeyFinding(change, "not legal" if math.isinf(moved) else "inert")
         self._answers[change.name] = answer
         try:
             return self._compared(change, self._subject_answer(directory, change.name))

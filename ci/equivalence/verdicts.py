@@ -104,9 +104,11 @@ def explained(found: Verdict, why: Diagnosis) -> Verdict:
 
 
 def sensitivity(findings: Sequence[KeyFinding]) -> Verdict:
-    """Every config key that was tried; red where one is ignored or converted to something else."""
+    """Every config key that was tried; red where one is ignored or converted to something else, none on nothing."""
     wrong = [finding for finding in findings if finding.found in WRONG]
     counts = Counter(finding.found for finding in findings)
+    if not wrong and not counts["alike"] + counts["refused"]:
+        return no_yardstick("no config key that was tried moves Hugging Face's own answer: nothing was shown", {})
     return Verdict(
         passed=not wrong,
         failure_class="config_mismatch" if wrong else None,
@@ -119,9 +121,12 @@ def sensitivity(findings: Sequence[KeyFinding]) -> Verdict:
 
 
 def gradients(measures: Sequence[Measure]) -> Verdict:
-    """Every parameter's gradient; the last wrong one in the order of the forward is where the backward went wrong."""
+    """Every parameter's gradient; the last wrong one in the order of the forward is where the backward went wrong.
+
+    Raises ValueError without any.
+    """
     wrong = [measure for measure in measures if not measure.passed]
-    worst = max(measures, key=lambda measure: measure.used, default=None)
+    worst = max(measures, key=lambda measure: measure.used)
     said = f"{wrong[-1].tensor} [kernel] is {wrong[-1].ratio:.3g} noise floors off" if wrong else ""
     more = f", as are {len(wrong) - 1} more" if len(wrong) > 1 else ""
     return Verdict(
@@ -131,7 +136,7 @@ def gradients(measures: Sequence[Measure]) -> Verdict:
         measures=tuple(sorted(measures, key=lambda measure: -measure.used)[:MEASURES]),
         worst=worst,
         half="kernel" if wrong else "",
-        figures={"gradients.used": worst.used if worst else 0.0, "gradients.ratio": (worst and worst.ratio) or 0.0},
+        figures={"gradients.used": worst.used, "gradients.ratio": worst.ratio or 0.0},
     )
 
 

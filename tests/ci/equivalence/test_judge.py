@@ -86,6 +86,12 @@ def test_what_only_low_precision_shows_is_called_a_cast(dense: Bench) -> None:
     assert "bfloat16 only" in verdict.diagnosis
 
 
+def test_what_float32_shows_too_is_not_called_a_cast(dense: Bench) -> None:
+    verdict = judged(dense, "gate and up swapped", dtype="model")
+    assert (verdict.passed, verdict.half, verdict.layer) == (False, "conversion", 2)
+    assert "only" not in verdict.diagnosis
+
+
 def test_experts_are_named(moe: Bench) -> None:
     verdict = judged(moe, "one expert lost")
     assert "only tokens of expert 5" in verdict.diagnosis
@@ -101,6 +107,56 @@ def test_without_a_third_opinion_the_converted_directory_itself_is_the_witness(d
         subject.convert(ConvertRequest(str(dense.source), str(converted), "llama"))
         judge = replace(dense.judge(subject, converted), third_opinion=None)
         assert judge.forward(dtype="float32", variant={}).half == half
+
+
+def test_the_reference_beside_the_subject_tells_the_halves_apart(dense: Bench) -> None:
+    wrong = dense.workdir / "two halves"
+    MutantSubject(BUGS["gate and up swapped"]).convert(
+        ConvertRequest(str(dense.source), str(wrong), dense.specimen.model_type)
+    )
+    kernel = MutantSubject(BUGS["norm ignores epsilon"])
+    for subject, path, half, because in (
+        (kernel, dense.right, "kernel", "the reference's forward over the same converted checkpoint equals Hugging Fa"),
+        (ReferenceSubject(), wrong, "conversion", "decoder.2.mlp.layer_1.weight does not hold model.layers.2.mlp.gate"),
+        (kernel, wrong, "conversion and kernel", "decoder.2.mlp.layer_1.weight does not hold model.layers.2.mlp.gate_"),
+    ):
+        verdict = dense.judge(subject, path).forward(dtype="float32", variant={})
+        assert verdict.half == half
+        assert f"[{half}]" in verdict.diagnosis
+        assert because in verdict.diagnosis
+
+
+class Foreign(MutantSubject):
+    """Has an axis that the reference knows nothing of."""
+
+    def trace(self, request: TraceRequest) -> TraceResult:
+        kernel = request.variant.get("kernel", "")
+        result = super().trace(replace(request, variant={}))
+        told = replace(result, ran={**result.ran, "kernel": kernel})
+        (Path(request.output) / "trace.json").write_text(to_json(told), encoding="utf-8")
+        return told
+
+
+def test_the_third_opinion_answers_in_its_own_default_variant(dense: Bench) -> None:
+    subject = Foreign(BUGS["norm ignores epsilon"])
+    verdict = dense.judge(subject, dense.right).forward(dtype="float32", variant={"kernel": "flash"})
+    assert verdict.half == "kernel"
+    assert "the reference's forward over the same converted checkpoint equals Hugging Face's" in verdict.diagnosis
+
+
+def test_in_float32_each_block_is_also_judged_alone(dense: Bench) -> None:
+    verdict = dense.judge(ReferenceSubject(), dense.right).forward(dtype="float32", variant={})
+    assert {measure.case for measure in verdict.measures} > {"batch, block by block"}
+
+
+@pytest.mark.parametrize(("hide", "fed"), [(0.5, False), (-1.0, True)])
+def test_blocks_are_judged_alone_where_flips_excuse_too_much(
+    dense: Bench, monkeypatch: pytest.MonkeyPatch, hide: float, fed: bool
+) -> None:
+    monkeypatch.setattr("ci.equivalence.judge.FLIPS_HIDE", hide)
+    verdict = dense.judge(ReferenceSubject(), dense.right).forward(dtype="model", variant={})
+    assert verdict.passed, verdict.diagnosis
+    assert {"block by block" in measure.case for measure in verdict.measures} == {fed}
 
 
 class Liar(ReferenceSubject):

@@ -11,6 +11,7 @@ from ci.equivalence import verdicts
 from ci.equivalence.compare import Problem
 from ci.equivalence.floors import GATE_A
 from ci.equivalence.roundtrip import ConfigFinding, TensorFinding
+from ci.equivalence.sensitivity import Change, Found, KeyFinding
 from ci.evidence import Measure
 from tests.ci.equivalence.judging import TOKENS, judged
 
@@ -82,6 +83,32 @@ def test_there_and_back_says_what_changed_before_how_the_export_runs() -> None:
     assert "(and 1 more)" in verdicts.round_trip([lost], [semantic], green).diagnosis
 
 
+def finding(name: str, found: Found) -> KeyFinding:
+    return KeyFinding(Change(name, {}), found, error=0.5)
+
+
+def test_a_config_key_that_is_ignored_or_turned_is_red_and_a_refusal_is_told() -> None:
+    right = verdicts.sensitivity([finding("a", "alike"), finding("b", "refused"), finding("c", "inert")])
+    assert (right.passed, right.failure_class, right.half, right.diagnosis) == (True, None, "", "")
+    assert right.coverage == {"config key a": "alike", "config key b": "refused", "config key c": "inert"}
+    assert right.notes == ("b: refused",)
+    for kind, word in (("silently ignored", "is silently ignored"), ("differs", "is converted to something else")):
+        wrong = verdicts.sensitivity([finding("a", "alike"), finding("b", kind)])  # type: ignore[arg-type]
+        assert (wrong.passed, wrong.failure_class, wrong.half) == (False, "config_mismatch", "conversion")
+        assert wrong.diagnosis.startswith(f"b {word}")
+
+
+@pytest.mark.parametrize("found", [[], [finding("a", "inert"), finding("b", "not legal")]])
+def test_keys_that_move_nothing_show_nothing(found: list[KeyFinding]) -> None:
+    verdict = verdicts.sensitivity(found)
+    assert (verdict.passed, verdict.failure_class) == (False, "environment")
+
+
+@pytest.mark.parametrize("said", ["alike", "refused"])
+def test_one_key_that_moves_is_enough(said: Found) -> None:
+    assert verdicts.sensitivity([finding("a", said)]).passed
+
+
 def gradient(name: str, error: float) -> Measure:
     return Measure(
         f"gradient of {name}", "float32", (1,), error, 1e-5, floor=1e-6, ratio=error / 1e-6, passed=error <= 1e-5
@@ -94,6 +121,12 @@ def test_the_last_wrong_gradient_in_the_order_of_the_forward_is_named() -> None:
     assert right.worst is not None
     assert right.worst.tensor == "gradient of b"
     assert (right.failure_class, right.half, right.diagnosis) == (None, "", "")
+    assert right.figures == {"gradients.used": pytest.approx(0.9), "gradients.ratio": pytest.approx(9.0)}
     wrong = verdicts.gradients([gradient("a", 1e-4), gradient("b", math.inf), gradient("c", 0.0)])
     assert (wrong.passed, wrong.half, wrong.failure_class) == (False, "kernel", "numeric_mismatch")
     assert wrong.diagnosis == "backward pass: gradient of b [kernel] is inf noise floors off, as are 1 more"
+
+
+def test_no_gradient_at_all_is_no_pass() -> None:
+    with pytest.raises(ValueError, match="empty"):
+        verdicts.gradients([])
