@@ -28,6 +28,8 @@ BATCH_TOKENS = 2048
 """A batch grows to this many tokens to go beyond a short window; longer ones get a sequence of their own."""
 BEYOND_TILES = 272
 """Beyond two tiles of 128: what kernels do at the edges of their blocks shows in one longer sequence."""
+UNNAMED = ("dynamic", "longrope")
+"""Scalings that begin at `max_position_embeddings` where the config names no original length."""
 LONG_MEMORY_SHARE = 0.25
 """The share of the free memory that a long sequence may take."""
 
@@ -77,14 +79,12 @@ def needs_of(config: Mapping[str, Any]) -> Needs:
     windowed = bool(text.get("use_sliding_window", True)) and "sliding_attention" in (
         text.get("layer_types") or ["sliding_attention"]
     )
-    rope = _rope(text)
-    scaled = rope.get("rope_type", rope.get("type", "default")) not in ("default", None)
     return Needs(
         vocabulary=text["vocab_size"],
         hidden=text["hidden_size"],
         heads=text.get("num_attention_heads") or 1,
         window=(text.get("sliding_window") or None) if windowed else None,
-        rope_original=rope.get("original_max_position_embeddings") if scaled else None,
+        rope_original=_original_length(text),
         positions=text.get("max_position_embeddings"),
         experts=text.get("num_local_experts") or text.get("num_experts") or text.get("n_routed_experts") or 0,
     )
@@ -111,7 +111,7 @@ def coverage(needs: Needs, found: tuple[Case, ...], *, free_bytes: int) -> dict[
     said = {
         "inputs": "; ".join(_described(case) for case in found),
         "vocabulary": _vocabulary(needs, found),
-        "left padding": f"rows of {_documents(found[0])} tokens in a batch of {lengths['batch']}",
+        "left padding": _padding(found[0]),
         "packed and alone": "the last row's document is run in the batch and alone",
     }
     why = f"not covered: capped at {longest} tokens by {free_bytes / 1e9:.1f} GB of free memory"
@@ -180,6 +180,16 @@ def _rope(text: Mapping[str, Any]) -> Mapping[str, Any]:
     return nested[0] if nested else rope
 
 
+def _original_length(text: Mapping[str, Any]) -> int | None:
+    """Beyond which length a scaled RoPE acts otherwise; None for one that does not, or acts alike everywhere."""
+    rope = _rope(text)
+    kind = rope.get("rope_type", rope.get("type")) or "default"
+    if kind == "default":
+        return None
+    named = rope.get("original_max_position_embeddings") or text.get("original_max_position_embeddings")
+    return named or (text.get("max_position_embeddings") if kind in UNNAMED else None)
+
+
 def _fits_batch(needs: Needs, params: TestParams) -> bool:
     return needs.beyond * (params.batch_size + 2) <= BATCH_TOKENS
 
@@ -219,8 +229,12 @@ def _random(vocabulary: int, rows: int, length: int, seed: int) -> Tensor:
     return torch.randint(0, vocabulary, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
-def _documents(batch: Case) -> str:
-    return ", ".join(str(int(row.sum())) for row in batch.keep if not bool(row.all()))
+def _padding(batch: Case) -> str:
+    documents = ", ".join(str(int(row.sum())) for row in batch.keep if not bool(row.all()))
+    length = batch.ids.shape[1]
+    if not documents:
+        return f"not covered: {length} tokens leave no room for padding"
+    return f"rows of {documents} tokens in a batch of {length}"
 
 
 def _vocabulary(needs: Needs, found: tuple[Case, ...]) -> str:

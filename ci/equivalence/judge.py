@@ -112,6 +112,8 @@ class Judge:
             if judged[-1].instead:
                 return verdicts.not_run(judged, self.truth.coverage())
         judged += self._fed(judged[0], dtype, variant)
+        if judged[-1].instead:
+            return verdicts.not_run(judged, self.truth.coverage())
         found = verdicts.verdict(judged, coverage={**self.truth.coverage(), **verdicts.captured(judged)})
         if (fingerprint := self.truth.fingerprint) is not None:
             found = replace(found, figures={**found.figures, FINGERPRINT: fingerprint})

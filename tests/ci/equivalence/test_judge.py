@@ -173,6 +173,18 @@ def test_a_variant_that_did_not_run_is_never_a_pass(moe: Bench) -> None:
     assert verdict.diagnosis == "variant did not run (moe: looped ran instead)"
 
 
+class Turncoat(ReferenceSubject):
+    """Runs what it is asked for, but not where its blocks are fed."""
+
+    def trace(self, request: TraceRequest) -> TraceResult:
+        return super().trace(replace(request, variant={}) if request.feed else request)
+
+
+def test_a_variant_must_run_where_blocks_are_fed_too(dense: Bench) -> None:
+    verdict = dense.judge(Turncoat(), dense.right).forward(dtype="float32", variant={"attention": "sdpa"})
+    assert verdict.diagnosis == "variant did not run (attention: eager ran instead)"
+
+
 class Cautious(ReferenceSubject):
     """Computes in float32 whatever precision is asked for, and says so."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from ci.equivalence.walk import Part, Walk, cut
+from ci.equivalence.walk import Part, Walk, cut, logits_error
 from tests.ci.equivalence.traces import B, T, Tensors, noisy, tensors, trace
 
 if TYPE_CHECKING:
@@ -133,6 +133,21 @@ def test_what_either_side_could_not_capture_is_told(tmp_path: Path) -> None:
     expected = trace(tmp_path / "expected", less, dtype="float64", not_captured=("decoder.0.mixer",))
     found = Walk(trace(tmp_path / "actual", mine, not_captured=("decoder.1.mixer",)), expected, KEEP).run()
     assert found.not_captured == ("decoder.0.mixer", "decoder.1.mixer")
+
+
+def test_logits_alone_are_infinitely_off_where_they_cannot_be_compared(tmp_path: Path) -> None:
+    right = tensors()
+    expected = trace(tmp_path / "expected", right, dtype="float64")
+    for number, (logits, off) in enumerate(
+        [
+            (right["logits"], 0.0),
+            (right["logits"] * 1.5, 0.5),
+            (right["logits"][..., :-1], float("inf")),
+            (right["logits"] * float("nan"), float("inf")),
+        ]
+    ):
+        mine = trace(tmp_path / f"actual-{number}", {**right, "logits": logits}, dtype="float64")
+        assert logits_error(mine, expected, KEEP) == pytest.approx(off)
 
 
 def test_a_part_is_compared_with_its_part(tmp_path: Path) -> None:
