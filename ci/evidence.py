@@ -158,6 +158,12 @@ class Evidence:
     reproduce: str = ""
 
 
+FINGERPRINT = "reference_fingerprint"
+"""The figure that stands for Hugging Face's own answer to the inputs."""
+NOT_COVERED = "not covered: "
+"""How a coverage begins that says what the inputs did not reach."""
+
+
 def to_property(evidence: Evidence) -> tuple[str, str]:
     """The (name, value) pair for `record_property`."""
     return PROPERTY, to_json(evidence)

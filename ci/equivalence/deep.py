@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -95,9 +96,10 @@ class Sensitivity:
             raise
         except HubTestsError as illegal:
             return KeyFinding(change, "not legal", said=str(illegal)[-200:])
-        if self._logits_error(answer, UNCHANGED) <= self._limits.error("logits"):
+        moved = self._logits_error(answer, UNCHANGED)
+        if not moved > self._limits.error("logits") or math.isinf(moved):
             shutil.rmtree(answer.path)
-            return KeyFinding(change, "inert")
+            return KeyFinding(change, "not legal" if math.isinf(moved) else "inert")
         self._answers[change.name] = answer
         try:
             return self._compared(change, self._subject_answer(directory, change.name))
@@ -145,12 +147,20 @@ class Gradients:
     workdir: Path
 
     def measures(self) -> tuple[Measure, ...]:
-        """Every parameter's gradient. Raises SubjectError where one has no counterpart."""
+        """Every parameter's gradient.
+
+        Raises SubjectError where one has no counterpart, InfrastructureError where Hugging Face disagrees with itself.
+        """
         oracle = self._theirs("oracle", self._oracle_dtype, {"attention": "eager"})
         floors: dict[str, float] = {}
         for variant in self.truth.variants(self._case):
             one = self._theirs("noise", "float32", {**variant, "batch": "together"})
             for name, error in gradients.errors(one, oracle).items():
+                if not error < gradients.TRUSTED:
+                    raise InfrastructureError(
+                        f"Hugging Face's own gradients of {name} differ by {error:.2g} from float32 to "
+                        f"{self._oracle_dtype}: no yardstick for the subject's"
+                    )
                 floors[name] = max(floors.get(name, 0.0), error)
             shutil.rmtree(one)
         mine = self.workdir / "mine"

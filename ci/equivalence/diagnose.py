@@ -118,6 +118,7 @@ def suspect(place: Place, found: Signature, *, only_low_precision: str = "") -> 
         "mixer": _projection,
         "mlp": _mlp,
         "mlp.router_logits": _router,
+        TOP_EXPERTS: _choice,
         "mlp.router_scores": _scores,
         "embeddings": _embeddings,
         "logits": _head,
@@ -189,6 +190,10 @@ def _router(found: Signature) -> str:
     if found.channels:
         return f"only expert {_list(found.channels)}: the router's rows"
     return _projection(found)
+
+
+def _choice(_: Signature) -> str:
+    return "other experts on right router logits: how the top k is taken (k, order, groups, or a bias on the choice)"
 
 
 def _scores(found: Signature) -> str:

@@ -7,10 +7,7 @@ here a second time, and another implementation's forward over the same directory
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from ci.evidence import Evidence
+from typing import Any
 
 CONVERSION, KERNEL, BOTH, UNKNOWN = "conversion", "kernel", "conversion and kernel", "half unknown"
 
@@ -56,23 +53,6 @@ def decide(heard: Witnesses) -> Half:
     if heard.tensors is not None and heard.on_right_conversion is False:
         return Half(KERNEL, "it is wrong over the reference's conversion too")
     return Half(UNKNOWN, "no independent witness understands this checkpoint")
-
-
-FINGERPRINT = "reference_fingerprint"
-"""The figure that stands for Hugging Face's own answer to the inputs."""
-MOVED = 1e-9
-"""Far above what float64 leaves to chance in a cosine, far below any change of meaning."""
-
-
-def reference_moved(before: Evidence, now: Evidence) -> str:
-    """In words, when Hugging Face's own answer to the same inputs changed between two runs; else empty."""
-    same = all(getattr(before, key) == getattr(now, key) for key in ("model_id", "revision", "layers"))
-    if not same or before.coverage.get("inputs") != now.coverage.get("inputs"):
-        return ""
-    then, here = before.figures.get(FINGERPRINT), now.figures.get(FINGERPRINT)
-    if then is None or here is None or abs(then - here) <= MOVED:
-        return ""
-    return f"Hugging Face itself moved: {before.coverage.get('oracle')} and {now.coverage.get('oracle')} differ"
 
 
 def wrong_keys(config: dict[str, Any], architecture: Any) -> tuple[str, ...]:

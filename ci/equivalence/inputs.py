@@ -8,6 +8,7 @@ its own goes beyond them, as far as memory allows.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ BATCH_TOKENS = 2048
 """A batch grows to this many tokens to go beyond a short window; longer ones get a sequence of their own."""
 BEYOND_TILES = 272
 """Beyond two tiles of 128: what kernels do at the edges of their blocks shows in one longer sequence."""
+UNNAMED = ("dynamic", "longrope")
+"""Scalings that begin at `max_position_embeddings` where the config names no original length."""
 LONG_MEMORY_SHARE = 0.25
 """The share of the free memory that a long sequence may take."""
 
@@ -77,14 +80,12 @@ def needs_of(config: Mapping[str, Any]) -> Needs:
     windowed = bool(text.get("use_sliding_window", True)) and "sliding_attention" in (
         text.get("layer_types") or ["sliding_attention"]
     )
-    rope = _rope(text)
-    scaled = rope.get("rope_type", rope.get("type", "default")) not in ("default", None)
     return Needs(
         vocabulary=text["vocab_size"],
         hidden=text["hidden_size"],
         heads=text.get("num_attention_heads") or 1,
         window=(text.get("sliding_window") or None) if windowed else None,
-        rope_original=rope.get("original_max_position_embeddings") if scaled else None,
+        rope_original=_original_length(text),
         positions=text.get("max_position_embeddings"),
         experts=text.get("num_local_experts") or text.get("num_experts") or text.get("n_routed_experts") or 0,
     )
@@ -117,9 +118,9 @@ def coverage(needs: Needs, found: tuple[Case, ...], *, free_bytes: int) -> dict[
     lengths = {case.name: case.ids.shape[1] for case in found}
     longest = max(lengths.values())
     said = {
-        "inputs": "; ".join(f"{c.name}: {c.ids.shape[0]} x {c.ids.shape[1]} ({', '.join(c.rows)})" for c in found),
+        "inputs": "; ".join(_described(case) for case in found),
         "vocabulary": _vocabulary(needs, found),
-        "left padding": f"rows of {_documents(found[0])} tokens in a batch of {lengths['batch']}",
+        "left padding": _padding(found[0]),
         "packed and alone": "the last row's document is run in the batch and alone",
     }
     why = f"not covered: capped at {longest} tokens by {free_bytes / 1e9:.1f} GB of free memory"
@@ -188,6 +189,16 @@ def _rope(text: Mapping[str, Any]) -> Mapping[str, Any]:
     return nested[0] if nested else rope
 
 
+def _original_length(text: Mapping[str, Any]) -> int | None:
+    """Beyond which length a scaled RoPE acts otherwise; None for one that does not, or acts alike everywhere."""
+    rope = _rope(text)
+    kind = rope.get("rope_type", rope.get("type")) or "default"
+    if kind == "default":
+        return None
+    named = rope.get("original_max_position_embeddings") or text.get("original_max_position_embeddings")
+    return named or (text.get("max_position_embeddings") if kind in UNNAMED else None)
+
+
 def _fits_batch(needs: Needs, params: TestParams) -> bool:
     return needs.beyond * (params.batch_size + 2) <= BATCH_TOKENS
 
@@ -217,12 +228,22 @@ def alone(batch: Case) -> Case:
     return Case("alone", batch.ids[row:, padding:], rows=(batch.rows[row],), of="batch", part=Part(row, padding))
 
 
+def _described(case: Case) -> str:
+    """Shape, rows and a digest: two runs with the same words saw the same ids."""
+    digest = hashlib.sha256(case.ids.contiguous().numpy().tobytes()).hexdigest()[:8]
+    return f"{case.name}: {case.ids.shape[0]} x {case.ids.shape[1]} ({', '.join(case.rows)}; ids {digest})"
+
+
 def _random(vocabulary: int, rows: int, length: int, seed: int) -> Tensor:
     return torch.randint(0, vocabulary, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
-def _documents(batch: Case) -> str:
-    return ", ".join(str(int(row.sum())) for row in batch.keep if not bool(row.all()))
+def _padding(batch: Case) -> str:
+    documents = ", ".join(str(int(row.sum())) for row in batch.keep if not bool(row.all()))
+    length = batch.ids.shape[1]
+    if not documents:
+        return f"not covered: {length} tokens leave no room for padding"
+    return f"rows of {documents} tokens in a batch of {length}"
 
 
 def _vocabulary(needs: Needs, found: tuple[Case, ...]) -> str:

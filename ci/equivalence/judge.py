@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Literal
 
 from ci.equivalence import roundtrip, verdicts
 from ci.equivalence.deep import Gradients, Sensitivity, fresh_truth, perturbed
-from ci.equivalence.halves import FINGERPRINT
 from ci.equivalence.inquest import Inquest
 from ci.equivalence.judged import Judged
 from ci.equivalence.spent import Spent
@@ -20,6 +19,7 @@ from ci.equivalence.truth import Truth
 from ci.equivalence.verdicts import Verdict
 from ci.equivalence.walk import Walk, Walked
 from ci.errors import NotOfferedError, SubjectError
+from ci.evidence import FINGERPRINT
 from ci.models import HubModel
 from ci.subjects.base import NO_GRADIENTS, ConvertRequest, Differentiable, DType, Subject, TraceRequest, TraceResult
 from ci.subjects.hugging_face import HuggingFace
@@ -109,13 +109,15 @@ class Judge:
             if reason := self.truth.limits(case, dtype).untrusted:
                 return verdicts.no_yardstick(reason, self.truth.coverage())
             judged.append(self._judged(case, dtype, variant))
-            if missing := verdicts.did_not_run(variant, judged[-1].ran):
-                return verdicts.not_run(missing, judged, self.truth.coverage())
+            if judged[-1].instead:
+                return verdicts.not_run(judged, self.truth.coverage())
         judged += self._fed(judged[0], dtype, variant)
-        found = verdicts.verdict(judged, coverage=self.truth.coverage())
+        if judged[-1].instead:
+            return verdicts.not_run(judged, self.truth.coverage())
+        found = verdicts.verdict(judged, coverage={**self.truth.coverage(), **verdicts.captured(judged)})
         if (fingerprint := self.truth.fingerprint) is not None:
             found = replace(found, figures={**found.figures, FINGERPRINT: fingerprint})
-        if self.explain and not found.passed:
+        if self.explain and found.failure_class not in (None, "environment"):
             return verdicts.explained(found, self._inquest(judged, variant).diagnosis())
         return found
 
@@ -186,6 +188,8 @@ class Judge:
 
     def config_sensitivity(self) -> Verdict:
         """Each config key at another legal value: where Hugging Face moves, the subject moves alike or refuses."""
+        if reason := self.truth.limits(self.truth.cases[0], "float32").untrusted:
+            return verdicts.no_yardstick(reason, self.truth.coverage())
         workdir = Path(tempfile.mkdtemp(prefix="keys-", dir=self._workdir()))
         try:
             found = Sensitivity(self.truth, self.subject, self._formats(), workdir).findings()
@@ -250,7 +254,9 @@ class Judge:
             predictions=case is self.truth.cases[0] and not (fed or who.variant),
             device=self.trial.device,
         )
-        return Judged(case, limits, self._walked(walk), ran=result.ran, path=trace.path, fed=fed)
+        asked = {**who.variant, "dtype": dtype, "device": self.trial.device}
+        instead = verdicts.did_not_run(asked, {**result.ran, "dtype": result.dtype, "device": result.device})
+        return Judged(case, limits, self._walked(walk), result.ran, trace.path, fed=fed, instead=instead)
 
     def _walked(self, walk: Walk) -> Walked:
         with self.spent.comparing():

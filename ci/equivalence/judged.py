@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,13 +17,18 @@ if TYPE_CHECKING:
 
     from ci.equivalence.compare import Difference
 
+BLIND = 0.95
+"""Where near ties of the router excuse more than this share of the tokens of some tensor, it was not compared."""
 MEASURES = 160
 """A verdict carries at most this many measures: every failing one first, then blocks and head, then the closest."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """One case in one dtype: its walk, its limits, what ran, and where the subject's trace lies."""
+    """One case in one dtype: its walk, its limits, what ran, and where the subject's trace lies.
+
+    `instead` maps what was asked for and did not run (an axis of the variant, the dtype, the device) to what did.
+    """
 
     case: Case
     limits: Limits
@@ -31,6 +36,19 @@ class Judged:
     ran: Mapping[str, str]
     path: Path
     fed: bool = False
+    instead: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def no_yardstick(self) -> str:
+        """Why nothing can be said: the limits cannot be trusted, or next to no token is left to compare; else empty."""
+        if self.limits.untrusted:
+            return self.limits.untrusted
+        if self.excused > BLIND:
+            return (
+                f"{self.label}, {self.limits.dtype}: rounding flips of experts excuse {self.excused:.1%} of the "
+                "tokens, so that the experts' answers are not compared: no verdict on routing this close to ties"
+            )
+        return ""
 
     @property
     def excused(self) -> float:

@@ -70,8 +70,10 @@ def spread(flipped: Tensor) -> Tensor:
 
 
 def _one_hot(experts: Tensor, count: int) -> Tensor:
-    hot = torch.zeros(*experts.shape[:-1], count, dtype=torch.bool, device=experts.device)
-    return hot.scatter_(-1, experts.clamp(0, count - 1), True)
+    """Bool (B, T, count); an expert that does not exist is in no set."""
+    hot = torch.zeros(*experts.shape[:-1], count + 1, dtype=torch.bool, device=experts.device)
+    known = (experts >= 0) & (experts < count)
+    return hot.scatter_(-1, torch.where(known, experts, count).long(), True)[..., :count]
 
 
 def _smallest_margin(scores: Tensor, k: int, keep: Tensor) -> float:

@@ -51,7 +51,7 @@ class Truth:
     _feeds: dict[str, TraceReader] = field(default_factory=dict)
     _limits: dict[tuple[str, DType, bool], Limits] = field(default_factory=dict)
     _cases: tuple[Case, ...] = ()
-    _experts_idle: int = 0
+    _experts_idle: int | None = None
     _silent: dict[str, str] = field(default_factory=dict)
     turns: Turns = field(init=False)
 
@@ -103,16 +103,20 @@ class Truth:
         """What the inputs reach, and what they do not."""
         said = inputs.coverage(self.needs, self.cases, free_bytes=self.free_bytes)
         if self.needs.experts:
-            idle = f"not covered: {self._experts_idle} received no token"
-            said["experts"] = (
-                idle if self._experts_idle else f"each of {self.needs.experts} in every layer received a token"
-            )
+            said["experts"] = self._routed()
         if self._silent:
             said["noise"] = f"Hugging Face does not run {'; '.join(self._silent)} here: its noise is not in the floor"
         said["oracle"] = f"Hugging Face in {self.oracle_dtype}, transformers {version('transformers')}"
         if self.oracle_dtype != "float64":
             said["oracle"] += f": float64 does not fit in {self.free_bytes / 1e9:.1f} GB of free memory"
         return said
+
+    def _routed(self) -> str:
+        if self._experts_idle is None:
+            return "not covered: Hugging Face's choice of experts is not captured, so nobody knows which were used"
+        if self._experts_idle:
+            return f"not covered: {self._experts_idle} received no token"
+        return f"each of {self.needs.experts} in every layer received a token"
 
     def input_file(self, case: Case) -> Path:
         """The case as a TraceRequest's inputs file."""
@@ -242,7 +246,8 @@ class Truth:
         again = inputs.alone(attempt)
         return (attempt, *(again if case.name == again.name else case for case in rest))
 
-    def _idle(self, oracle: TraceReader, keep: torch.Tensor) -> int:
+    def _idle(self, oracle: TraceReader, keep: torch.Tensor) -> int | None:
+        """How many experts of all layers received no token; None where the routing was not captured."""
         names = [name for name in oracle if name.endswith(TOP_EXPERTS)]
         loads = [routing.loads(oracle.tensor(name), self.needs.experts, keep=keep) for name in names]
-        return sum(int((load == 0).sum()) for load in loads)
+        return sum(int((load == 0).sum()) for load in loads) if loads else None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ci.equivalence.diagnose import growth
+from ci.equivalence.diagnose import growth, place_of
 from ci.equivalence.figures import figures, heat, notes, routing_of
 from ci.equivalence.judged import MEASURES, Judged, bounded, worst_by_tensor
 from ci.equivalence.sensitivity import WRONG
@@ -47,7 +47,9 @@ class Verdict:
 
 
 def verdict(judged: Sequence[Judged], *, coverage: Mapping[str, str]) -> Verdict:
-    """The verdict over the cases of one dtype and variant."""
+    """The verdict over the cases of one dtype and variant; none where some case gives no yardstick."""
+    if reason := next((one.no_yardstick for one in judged if one.no_yardstick), ""):
+        return no_yardstick(reason, coverage)
     measures = worst_by_tensor(measure for one in judged for measure in one.measures())
     worst = max(measures, key=lambda measure: (not measure.passed, measure.used), default=None)
     problems = [problem for one in judged for problem in one.walked.problems]
@@ -102,9 +104,11 @@ def explained(found: Verdict, why: Diagnosis) -> Verdict:
 
 
 def sensitivity(findings: Sequence[KeyFinding]) -> Verdict:
-    """Every config key that was tried; red where one is ignored or converted to something else."""
+    """Every config key that was tried; red where one is ignored or converted to something else, none on nothing."""
     wrong = [finding for finding in findings if finding.found in WRONG]
     counts = Counter(finding.found for finding in findings)
+    if not wrong and not counts["alike"] + counts["refused"]:
+        return no_yardstick("no config key that was tried moves Hugging Face's own answer: nothing was shown", {})
     return Verdict(
         passed=not wrong,
         failure_class="config_mismatch" if wrong else None,
@@ -117,9 +121,12 @@ def sensitivity(findings: Sequence[KeyFinding]) -> Verdict:
 
 
 def gradients(measures: Sequence[Measure]) -> Verdict:
-    """Every parameter's gradient; the last wrong one in the order of the forward is where the backward went wrong."""
+    """Every parameter's gradient; the last wrong one in the order of the forward is where the backward went wrong.
+
+    Raises ValueError without any.
+    """
     wrong = [measure for measure in measures if not measure.passed]
-    worst = max(measures, key=lambda measure: measure.used, default=None)
+    worst = max(measures, key=lambda measure: measure.used)
     said = f"{wrong[-1].tensor} [kernel] is {wrong[-1].ratio:.3g} noise floors off" if wrong else ""
     more = f", as are {len(wrong) - 1} more" if len(wrong) > 1 else ""
     return Verdict(
@@ -129,7 +136,7 @@ def gradients(measures: Sequence[Measure]) -> Verdict:
         measures=tuple(sorted(measures, key=lambda measure: -measure.used)[:MEASURES]),
         worst=worst,
         half="kernel" if wrong else "",
-        figures={"gradients.used": worst.used if worst else 0.0, "gradients.ratio": (worst and worst.ratio) or 0.0},
+        figures={"gradients.used": worst.used, "gradients.ratio": worst.ratio or 0.0},
     )
 
 
@@ -144,9 +151,9 @@ def did_not_run(variant: Mapping[str, str], ran: Mapping[str, str]) -> dict[str,
     return {axis: ran.get(axis, "nothing reported") for axis, name in variant.items() if ran.get(axis) != name}
 
 
-def not_run(missing: Mapping[str, str], judged: Sequence[Judged], coverage: Mapping[str, str]) -> Verdict:
+def not_run(judged: Sequence[Judged], coverage: Mapping[str, str]) -> Verdict:
     """A variant that was asked for and did not execute is never a pass, whatever the numbers are."""
-    said = ", ".join(f"{axis}: {name} ran instead" for axis, name in missing.items())
+    said = ", ".join(f"{axis}: {name} ran instead" for axis, name in judged[-1].instead.items())
     return Verdict(
         passed=False,
         failure_class="variant_did_not_run",
@@ -154,6 +161,15 @@ def not_run(missing: Mapping[str, str], judged: Sequence[Judged], coverage: Mapp
         ran=judged[-1].ran,
         coverage=coverage,
     )
+
+
+def captured(judged: Sequence[Judged]) -> dict[str, str]:
+    """The captures that one side could not give, so that nothing was compared there; empty where there are none."""
+    found = dict.fromkeys(name for one in judged for name in one.walked.not_captured)
+    if not found:
+        return {}
+    names = list(dict.fromkeys(place_of(name).operation for name in found))
+    return {"captures": f"not covered: {len(found)} tensors are not captured ({', '.join(names)})"}
 
 
 def no_yardstick(reason: str, coverage: Mapping[str, str]) -> Verdict:

@@ -45,7 +45,8 @@ class Walked:
     """What the walk found: differences by name in execution order, problems that end it, routing by layer.
 
     `logits` says how far the predictions are apart. `flips` maps `decoder.<i>.mlp.router_top_experts` to the largest
-    gap of a flipped choice, relative to the token's norm of router logits.
+    gap of a flipped choice, relative to the token's norm of router logits. `not_captured` are the tensors that one of
+    the two sides says it cannot give.
     """
 
     differences: dict[str, Difference] = field(default_factory=dict)
@@ -53,6 +54,7 @@ class Walked:
     routing: tuple[LayerRouting, ...] = ()
     flips: dict[str, float] = field(default_factory=dict)
     logits: dict[str, float] = field(default_factory=dict)
+    not_captured: tuple[str, ...] = ()
 
 
 @dataclass
@@ -88,9 +90,12 @@ class Walk:
         self.keep = self.keep.to(self.device)
         self._flipped = torch.zeros_like(self.keep)
         differences: dict[str, Difference] = {}
-        for name in self.expected:
-            if name in self.actual and (found := self._step(name, differences)):
-                return self._walked(differences, found)
+        for scope in self.expected.scopes:
+            if not self.carry:
+                self._flipped = torch.zeros_like(self.keep)
+            for name in self.expected.names(scope):
+                if name in self.actual and (found := self._step(name, differences)):
+                    return self._walked(differences, found)
         return self._walked(differences)
 
     def _step(self, name: str, differences: dict[str, Difference]) -> Problem | None:
@@ -109,11 +114,11 @@ class Walk:
         return None
 
     def _walked(self, differences: dict[str, Difference], *problems: Problem) -> Walked:
-        return Walked(differences, problems, tuple(self._routing), self._flips, self._logits)
+        sides = (self.expected.result, self.actual.result)
+        missing = tuple(dict.fromkeys(name for side in sides for name in side.not_captured))
+        return Walked(differences, problems, tuple(self._routing), self._flips, self._logits, missing)
 
     def _difference(self, name: str, actual: Tensor, expected: Tensor) -> Difference:
-        if name.endswith(".norm_1") and not self.carry:
-            self._flipped = torch.zeros_like(self.keep)
         if name.endswith(".mixer.context"):
             self._flipped = routing.spread(self._flipped)
         keep = self.keep & ~self._flipped

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ci.evidence import FINGERPRINT
 from ci.report import words
+from ci.report.history import Baseline
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ci.report.history import Baseline, Change
-    from ci.report.outcome import CaseResult
+    from ci.report.history import Change
+    from ci.report.outcome import CaseResult, EntryResult
 
 
 def against(case: CaseResult, entry: str, baseline: Baseline) -> CaseResult:
@@ -43,6 +45,35 @@ def drift(entry: str, cases: Sequence[CaseResult], baseline: Baseline) -> dict[s
     pairs = {"revision": (before.revision[:12], now.revision[:12]), "device": (before.device, now.device)}
     pairs |= {name: (before.libraries.get(name, ""), version) for name, version in now.libraries.items()}
     return {name: f"{then} → {today}" for name, (then, today) in pairs.items() if then and today and then != today}
+
+
+MOVED = 1e-9
+"""Far above what float64 leaves to chance in a cosine, far below any change of meaning."""
+
+
+def reference_moves(entries: Sequence[EntryResult], baseline: Baseline | None) -> list[str]:
+    """Where Hugging Face answers otherwise than on the last night: a sentence for each way, with the entries."""
+    found: dict[str, list[str]] = {}
+    for entry in entries:
+        if said := _moved(entry.name, entry.cases, baseline or Baseline()):
+            found.setdefault(said, []).append(entry.name)
+    return [f"{said}: {', '.join(names)}" for said, names in found.items()]
+
+
+def _moved(entry: str, cases: Sequence[CaseResult], baseline: Baseline) -> str:
+    """A test that is red since then may be red because of Hugging Face: neither half of the subject need be wrong."""
+    now = words.reference(cases)
+    nights = [record for record in baseline.records.get(entry, ()) if record.reference is not None]
+    if now is None or not nights:
+        return ""
+    before, here = nights[-1], now.figures[FINGERPRINT]
+    same = (before.model_id, before.revision, before.layers) == (now.model_id, now.revision, now.layers)
+    if not same or before.inputs != now.coverage.get("inputs", "") or before.reference is None:
+        return ""
+    if abs(before.reference - here) <= MOVED:
+        return ""
+    oracles = f"{before.oracle} on {before.date[:10]}, {now.coverage.get('oracle', '')} now"
+    return f"Hugging Face itself moved: it answers the same inputs otherwise ({oracles})"
 
 
 def newest_commit(baseline: Baseline | None) -> str:

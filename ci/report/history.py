@@ -9,6 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 from ci.errors import RequestError
+from ci.evidence import FINGERPRINT
 from ci.records import read_json, to_json
 from ci.report import words
 
@@ -36,7 +37,10 @@ class HistoryCase:
 
 @dataclass(frozen=True)
 class HistoryRecord:
-    """One entry of one night. `date` is UTC, ISO 8601; `sha` the subject's commit; `seconds` the time of its job."""
+    """One entry of one night. `date` is UTC, ISO 8601; `sha` the subject's commit; `seconds` the time of its job.
+
+    `reference` stands for Hugging Face's own answer to `inputs`, by `oracle`: its dtype and version.
+    """
 
     date: str
     entry: str
@@ -52,6 +56,9 @@ class HistoryRecord:
     libraries: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     schema: int = 1
+    inputs: str = ""
+    oracle: str = ""
+    reference: float | None = None
 
 
 @dataclass(frozen=True)
@@ -166,6 +173,7 @@ def records_of(results: Results, date: str) -> list[HistoryRecord]:
 
 def _record(entry: EntryResult, *, date: str, sha: str, url: str) -> HistoryRecord:
     known = words.identity(entry.cases)
+    answered = words.reference(entry.cases)
     return HistoryRecord(
         date=date,
         entry=entry.name,
@@ -179,6 +187,9 @@ def _record(entry: EntryResult, *, date: str, sha: str, url: str) -> HistoryReco
         device=known.device if known else "",
         libraries=dict(known.libraries) if known else {},
         seconds=entry.seconds,
+        inputs=answered.coverage.get("inputs", "") if answered else "",
+        oracle=answered.coverage.get("oracle", "") if answered else "",
+        reference=answered.figures[FINGERPRINT] if answered else None,
         cases=tuple(
             HistoryCase(c.name, c.history_outcome, c.failure_class, c.fingerprint, c.used, c.seconds)
             for c in entry.cases

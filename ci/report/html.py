@@ -18,10 +18,12 @@ from ci.report.links import is_link
 from ci.report.reproduce import reproduce
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jinja2 import Environment
     from markupsafe import Markup
 
-    from ci.evidence import Evidence
+    from ci.evidence import Evidence, LayerRouting
     from ci.report.outcome import CaseResult, Cause, EntryResult, Results
 
 PAGE = Path(__file__).with_name("page")
@@ -153,6 +155,7 @@ def _model(index: int, entry: EntryResult, *, drawn: bool) -> dict[str, Any]:
         "index": index,
         "entry": entry,
         "notes": words.notes(entry),
+        "gaps": len(words.uncovered(entry)),
         "open": entry.verdict != "passed",
         "about": words.checkpoint(known) if known else "",
         "passed": sum(case.outcome == "passed" for case in entry.cases),
@@ -161,7 +164,7 @@ def _model(index: int, entry: EntryResult, *, drawn: bool) -> dict[str, Any]:
         "drift": words.moved([entry]),
         "charts": _charts(entry) if drawn else [],
         "heat": _heat(worst, entry.name) if drawn and worst else None,
-        "routing": worst.evidence.routing[:ROUTING_ROWS] if drawn and worst and worst.evidence else (),
+        **(_routing(worst.evidence.routing) if drawn and worst and worst.evidence else _routing(())),
         "environment": _environment_rows(entry, known),
     }
 
@@ -198,10 +201,24 @@ def _heat(case: CaseResult, entry: str) -> dict[str, Any] | None:
     return {"svg": _markup(charts.heat_chart(heat)), "caption": caption}
 
 
+def _routing(layers: Sequence[LayerRouting]) -> dict[str, Any]:
+    """The layers where a choice of experts flipped, those of a bug first, and in words what is true of the others."""
+    flipped = [layer for layer in layers if layer.small_flips or layer.large_flips]
+    shown = sorted(flipped, key=lambda layer: not layer.large_flips)[:ROUTING_ROWS]
+    closest = min((layer.smallest_margin for layer in layers), default=0.0)
+    calm = f"{len(layers) - len(flipped)} of {len(layers)} without a flip (one for each layer, input and dtype)"
+    more = f"; {len(flipped) - len(shown)} more with flips are in report.json" if len(flipped) > len(shown) else ""
+    words_ = f"{calm}{more}. The closest call between two experts: {figures.number(closest)} in router logits."
+    return {"routing": shown, "routing_words": words_ if layers else ""}
+
+
 def _heat_legend() -> Markup:
     borders = charts.HEAT_STEPS
     cells = [f'<path class="heat{level}" d="M{level * 60} 0h60v10h-60z"/>' for level in range(len(borders) + 1)]
-    labels = [f'<text x="{(i + 1) * 60}" y="22" text-anchor="middle">{10**b:.3g}</text>' for i, b in enumerate(borders)]
+    labels = [
+        f'<text x="{(i + 1) * 60}" y="22" text-anchor="middle">{10**b:.3g}{" = limit" * (b == 0)}</text>'
+        for i, b in enumerate(borders)
+    ]
     body = "".join(cells + labels)
     return _markup(f'<svg class="legend" viewBox="0 0 560 26" role="img" aria-label="error / limit">{body}</svg>')
 

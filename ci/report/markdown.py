@@ -82,7 +82,8 @@ def _models_table(entries: Sequence[EntryResult]) -> str:
     ]
     for entry in entries:
         passed = sum(case.outcome == "passed" for case in entry.cases)
-        verdict = f"{words.ICONS[entry.verdict]} {entry.verdict}"
+        gaps = len(words.uncovered(entry))
+        verdict = f"{words.ICONS[entry.verdict]} {entry.verdict}{f', {gaps} not covered' if gaps else ''}"
         rows.append(
             f"| {cell(code(entry.name))} | {verdict}{cell(': ' + text(entry.label, 120)) if entry.label else ''} "
             f"| {passed} of {len(entry.cases)} | {_used(entry)} | {figures.duration(entry.seconds)} |"

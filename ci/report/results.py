@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ci.report.against import against, drift, newest_commit
+from ci.report.against import against, drift, newest_commit, reference_moves
 from ci.report.cases import judge_case, missing_case, synthetic_case
 from ci.report.causes import group_causes
 from ci.report.history import Baseline
@@ -58,7 +58,7 @@ def judge_results(
         causes=group_causes(entries),
         totals=totals_of(entries),
         baseline=newest_commit(baseline),
-        notes=(*notes, *(baseline.problems if baseline else ())),
+        notes=(*notes, *reference_moves(entries, baseline), *(baseline.problems if baseline else ())),
     )
 
 

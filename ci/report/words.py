@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ci.evidence import FINGERPRINT, NOT_COVERED
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -167,6 +169,11 @@ def identity(cases: Sequence[CaseResult]) -> Evidence | None:
     return max(told, key=lambda known: (bool(known.libraries), bool(known.revision)), default=None)
 
 
+def reference(cases: Sequence[CaseResult]) -> Evidence | None:
+    """The evidence that holds Hugging Face's own answer as one number; None where no test measured it."""
+    return next((case.evidence for case in cases if case.evidence and FINGERPRINT in case.evidence.figures), None)
+
+
 def cases_of(results: Results, cause: Cause) -> list[CaseResult]:
     """The cases of a cause, in order."""
     members = set(cause.cases)
@@ -188,6 +195,14 @@ def short(test: str, entry: str) -> str:
 
 
 def notes(entry: EntryResult) -> tuple[str, ...]:
-    """What is said about an entry beside its tests: about its results, and by its fetch, as why more was moved."""
+    """What is said about an entry beside its tests: about its results, what its inputs did not reach, its fetch."""
     fetched = [case.evidence for case in entry.cases if case.step == FETCH and case.evidence]
-    return (*entry.notes, *(note for evidence in fetched for note in evidence.notes[:NOTES]))
+    said = (note for evidence in fetched for note in evidence.notes[:NOTES])
+    return (*entry.notes, *uncovered(entry), *said)
+
+
+def uncovered(entry: EntryResult) -> tuple[str, ...]:
+    """What the inputs of an entry's tests did not reach, as `sliding window not covered: capped at 128 tokens`."""
+    told = [case.evidence.coverage for case in entry.cases if case.evidence]
+    gaps = {f"{key} {why}": None for coverage in told for key, why in coverage.items() if why.startswith(NOT_COVERED)}
+    return tuple(gaps)[:NOTES]

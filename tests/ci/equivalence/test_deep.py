@@ -11,16 +11,26 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ci.equivalence import gradients, sensitivity
-from ci.equivalence.deep import Gradients, fresh_truth, perturbed
+from ci.equivalence.deep import Gradients, Sensitivity, fresh_truth, perturbed
+from ci.equivalence.judge import Judge, Trial
+from ci.equivalence.truth import Truth
 from ci.equivalence.weights import Weights
-from ci.errors import NotOfferedError, UnsupportedError
+from ci.errors import InfrastructureError, NotOfferedError, UnsupportedError
+from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.reference.directories import METADATA
 from ci.subjects.reference.subject import ReferenceSubject
 
 if TYPE_CHECKING:
     from ci.equivalence.mutants.trial import Bench
     from ci.equivalence.sensitivity import Change
-    from ci.subjects.base import ConvertRequest, ConvertResult, GradientRequest, GradientResult
+    from ci.subjects.base import (
+        ConvertRequest,
+        ConvertResult,
+        GradientRequest,
+        GradientResult,
+        TraceRequest,
+        TraceResult,
+    )
 
 QWEN: dict[str, Any] = {
     "hidden_act": "silu",
@@ -146,6 +156,48 @@ def test_gradients_are_judged_by_name(moe: Bench, dense: Bench) -> None:
     wrong = dense.judge(Forgetful(), dense.right).gradients()
     assert not wrong.passed
     assert "gradient of model.layers.2.mlp.up_proj.weight [kernel]" in wrong.diagnosis
+
+
+class Numb(HuggingFace):
+    """A Hugging Face whose float32 backward is broken on this machine."""
+
+    def gradients(self, request: GradientRequest) -> GradientResult:
+        result = super().gradients(request)
+        if request.dtype == "float32":
+            file = Path(request.output) / "model.safetensors"
+            found = load_file(file)
+            found["model.layers.2.mlp.up_proj.weight"] *= float("inf")
+            save_file(found, file)
+        return result
+
+
+def test_no_gradient_is_held_against_noise(dense: Bench, tmp_path: Path) -> None:
+    truth = Truth(dense.source, dense.model.test_params, Numb(), "cpu", tmp_path / "truth")
+    trial = Trial(dense.model, str(dense.source), str(dense.right), workdir=str(tmp_path))
+    judge = Judge(trial, ReferenceSubject(), Numb(), shared_truth=truth)
+    with pytest.raises(InfrastructureError, match=r"own gradients of model.layers.2.mlp.up_proj.weight differ by inf"):
+        judge.gradients()
+
+
+class Lost(HuggingFace):
+    """Answers every config but the checkpoint's own with nothing but NaN."""
+
+    def trace(self, request: TraceRequest) -> TraceResult:
+        result = super().trace(request)
+        if "edited" in request.checkpoint:
+            file = Path(request.output) / "head.safetensors"
+            head = load_file(file)
+            save_file({**head, "logits": head["logits"] * float("nan")}, file)
+        return result
+
+
+def test_a_key_that_makes_hugging_face_answer_nothing_is_not_legal(
+    dense: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sensitivity, "changes", only(("rope_theta=30000",)))
+    truth = Truth(dense.source, dense.model.test_params, Lost(), "cpu", tmp_path / "truth")
+    found = Sensitivity(truth, ReferenceSubject(), (dense.specimen.model_type, "gpt"), tmp_path / "keys").findings()
+    assert [finding.found for finding in found] == ["not legal"]
 
 
 def test_gradients_that_do_not_fit_in_float64_are_held_against_float32(dense: Bench, tmp_path: Path) -> None:

@@ -49,6 +49,28 @@ def test_the_original_length_of_a_scaled_rope(rope: dict[str, Any]) -> None:
     assert inputs.needs_of({**CONFIG, **rope}).rope_original == 48
 
 
+@pytest.mark.parametrize(
+    ("config", "original"),
+    [
+        ({"rope_parameters": {"rope_type": "default", "original_max_position_embeddings": 48}}, None),
+        ({"rope_scaling": {"rope_type": "longrope"}, "original_max_position_embeddings": 48}, 48),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}, "max_position_embeddings": 96}, 96),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}, "max_position_embeddings": 96}, None),
+        ({"rope_scaling": None}, None),
+        ({"rope_scaling": {"type": None}}, None),
+    ],
+)
+def test_where_a_scaled_rope_begins_to_act(config: dict[str, Any], original: int | None) -> None:
+    assert inputs.needs_of({**CONFIG, **config}).rope_original == original
+
+
+def test_an_input_too_short_for_padding_says_so() -> None:
+    needs = inputs.needs_of(CONFIG)
+    for length, said in ((2, "not covered: 2 tokens leave no room for padding"), (3, "rows of 2, 2 tokens in a batch")):
+        found = inputs.cases(needs, TestParams(sequence_length=length), text=None, free_bytes=PLENTY)
+        assert inputs.coverage(needs, found, free_bytes=PLENTY)["left padding"].startswith(said)
+
+
 def test_the_batch_holds_every_kind_of_row() -> None:
     _, (batch, alone, _) = cases()
     assert batch.rows == ("random", "random", "text", "document of 42", "document of 21")
@@ -62,6 +84,14 @@ def test_the_batch_holds_every_kind_of_row() -> None:
 
 def test_the_same_seed_gives_the_same_inputs() -> None:
     assert torch.equal(cases()[1][0].ids, cases()[1][0].ids)
+
+
+def test_other_ids_of_the_same_shape_are_described_otherwise() -> None:
+    needs, found = cases()
+    said = inputs.coverage(needs, found, free_bytes=PLENTY)["inputs"]
+    assert said == inputs.coverage(*cases(), free_bytes=PLENTY)["inputs"]
+    other = inputs.cases(needs, TestParams(), text=torch.arange(64), free_bytes=PLENTY, seed=1)
+    assert said != inputs.coverage(needs, other, free_bytes=PLENTY)["inputs"]
 
 
 def test_a_short_window_is_exceeded_in_the_batch() -> None:

@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
+from ci.equivalence.judge import Judge, Trial
 from ci.equivalence.mutants.catalogue import catalogue
 from ci.equivalence.mutants.plant import MutantSubject
+from ci.equivalence.truth import Truth
 from ci.errors import UnsupportedError
 from ci.records import to_json
 from ci.subjects.base import ConvertRequest, ExportRequest, TraceRequest, TraceResult
+from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.reference.subject import ReferenceSubject
 
 if TYPE_CHECKING:
@@ -82,6 +86,12 @@ def test_what_only_low_precision_shows_is_called_a_cast(dense: Bench) -> None:
     assert "bfloat16 only" in verdict.diagnosis
 
 
+def test_what_float32_shows_too_is_not_called_a_cast(dense: Bench) -> None:
+    verdict = judged(dense, "gate and up swapped", dtype="model")
+    assert (verdict.passed, verdict.half, verdict.layer) == (False, "conversion", 2)
+    assert "only" not in verdict.diagnosis
+
+
 def test_experts_are_named(moe: Bench) -> None:
     verdict = judged(moe, "one expert lost")
     assert "only tokens of expert 5" in verdict.diagnosis
@@ -99,6 +109,56 @@ def test_without_a_third_opinion_the_converted_directory_itself_is_the_witness(d
         assert judge.forward(dtype="float32", variant={}).half == half
 
 
+def test_the_reference_beside_the_subject_tells_the_halves_apart(dense: Bench) -> None:
+    wrong = dense.workdir / "two halves"
+    MutantSubject(BUGS["gate and up swapped"]).convert(
+        ConvertRequest(str(dense.source), str(wrong), dense.specimen.model_type)
+    )
+    kernel = MutantSubject(BUGS["norm ignores epsilon"])
+    for subject, path, half, because in (
+        (kernel, dense.right, "kernel", "the reference's forward over the same converted checkpoint equals Hugging Fa"),
+        (ReferenceSubject(), wrong, "conversion", "decoder.2.mlp.layer_1.weight does not hold model.layers.2.mlp.gate"),
+        (kernel, wrong, "conversion and kernel", "decoder.2.mlp.layer_1.weight does not hold model.layers.2.mlp.gate_"),
+    ):
+        verdict = dense.judge(subject, path).forward(dtype="float32", variant={})
+        assert verdict.half == half
+        assert f"[{half}]" in verdict.diagnosis
+        assert because in verdict.diagnosis
+
+
+class Foreign(MutantSubject):
+    """Has an axis that the reference knows nothing of."""
+
+    def trace(self, request: TraceRequest) -> TraceResult:
+        kernel = request.variant.get("kernel", "")
+        result = super().trace(replace(request, variant={}))
+        told = replace(result, ran={**result.ran, "kernel": kernel})
+        (Path(request.output) / "trace.json").write_text(to_json(told), encoding="utf-8")
+        return told
+
+
+def test_the_third_opinion_answers_in_its_own_default_variant(dense: Bench) -> None:
+    subject = Foreign(BUGS["norm ignores epsilon"])
+    verdict = dense.judge(subject, dense.right).forward(dtype="float32", variant={"kernel": "flash"})
+    assert verdict.half == "kernel"
+    assert "the reference's forward over the same converted checkpoint equals Hugging Face's" in verdict.diagnosis
+
+
+def test_in_float32_each_block_is_also_judged_alone(dense: Bench) -> None:
+    verdict = dense.judge(ReferenceSubject(), dense.right).forward(dtype="float32", variant={})
+    assert {measure.case for measure in verdict.measures} > {"batch, block by block"}
+
+
+@pytest.mark.parametrize(("hide", "fed"), [(0.5, False), (-1.0, True)])
+def test_blocks_are_judged_alone_where_flips_excuse_too_much(
+    dense: Bench, monkeypatch: pytest.MonkeyPatch, hide: float, fed: bool
+) -> None:
+    monkeypatch.setattr("ci.equivalence.judge.FLIPS_HIDE", hide)
+    verdict = dense.judge(ReferenceSubject(), dense.right).forward(dtype="model", variant={})
+    assert verdict.passed, verdict.diagnosis
+    assert {"block by block" in measure.case for measure in verdict.measures} == {fed}
+
+
 class Liar(ReferenceSubject):
     """Runs its default whatever is asked for, as Fast-LLM's dropless does where Triton is missing."""
 
@@ -111,6 +171,93 @@ def test_a_variant_that_did_not_run_is_never_a_pass(moe: Bench) -> None:
     assert not verdict.passed
     assert verdict.failure_class == "variant_did_not_run"
     assert verdict.diagnosis == "variant did not run (moe: looped ran instead)"
+
+
+class Turncoat(ReferenceSubject):
+    """Runs what it is asked for, but not where its blocks are fed."""
+
+    def trace(self, request: TraceRequest) -> TraceResult:
+        return super().trace(replace(request, variant={}) if request.feed else request)
+
+
+def test_a_variant_must_run_where_blocks_are_fed_too(dense: Bench) -> None:
+    verdict = dense.judge(Turncoat(), dense.right).forward(dtype="float32", variant={"attention": "sdpa"})
+    assert verdict.diagnosis == "variant did not run (attention: eager ran instead)"
+
+
+class Cautious(ReferenceSubject):
+    """Computes in float32 whatever precision is asked for, and says so."""
+
+    def trace(self, request: TraceRequest) -> TraceResult:
+        return super().trace(replace(request, dtype="float32"))
+
+
+def test_another_dtype_than_the_one_asked_for_is_never_a_pass(dense: Bench) -> None:
+    verdict = dense.judge(Cautious(), dense.right).forward(dtype="model", variant={})
+    assert (verdict.passed, verdict.failure_class) == (False, "variant_did_not_run")
+    assert verdict.diagnosis == "variant did not run (dtype: float32 ran instead)"
+
+
+class Sparing(ReferenceSubject):
+    """Says truly that it cannot capture the attention's context."""
+
+    def trace(self, request: TraceRequest) -> TraceResult:
+        result = super().trace(request)
+        names = {scope: [n for n in found if not n.endswith("context")] for scope, found in result.names.items()}
+        hidden = tuple(n for found in result.names.values() for n in found if n.endswith("context"))
+        less = replace(result, names={scope: tuple(found) for scope, found in names.items()}, not_captured=hidden)
+        (Path(request.output) / "trace.json").write_text(to_json(less), encoding="utf-8")
+        return less
+
+
+def test_what_was_not_compared_stands_in_a_green_verdict(dense: Bench) -> None:
+    verdict = dense.judge(Sparing(), dense.right).forward(dtype="float32", variant={})
+    assert verdict.passed, verdict.diagnosis
+    assert verdict.coverage["captures"] == "not covered: 4 tensors are not captured (attention)"
+
+
+def test_two_bugs_in_two_layers_are_both_named(dense: Bench) -> None:
+    converted = dense.workdir / "two bugs"
+    shutil.copytree(dense.right, converted)
+    file = next(converted.glob("*.safetensors"))
+    weights = load_file(file)
+    weights["decoder.0.mlp.layer_2.weight/weights"] *= 1.5
+    weights["decoder.2.mixer.query.weight/weights"] = weights["decoder.2.mixer.query.weight/weights"].flip(0)
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, file)
+    verdict = dense.judge(ReferenceSubject(), converted).forward(dtype="float32", variant={})
+    assert verdict.diagnosis.startswith("layer 0, MLP [conversion]: scaled by 1.5: a constant factor")
+    assert verdict.diagnosis.endswith("; also wrong on right input: query in layer 2")
+    assert (verdict.layer, verdict.tensor) == (0, "decoder.0.mlp")
+    curve = next(note for note in verdict.notes if note.startswith("error over floor by layer: "))
+    before, after = (float(x) for x in curve.removeprefix("error over floor by layer: ").split()[:2])
+    assert before < 10 < after
+
+
+class Numb(HuggingFace):
+    """A Hugging Face whose float32 kernels are broken on this machine: they answer with noise."""
+
+    def trace(self, request: TraceRequest) -> TraceResult:
+        result = super().trace(request)
+        if request.dtype == "float32":
+            file = Path(request.output) / "head.safetensors"
+            head = load_file(file)
+            head["logits"] += torch.randn(head["logits"].shape)
+            save_file(head, file)
+        return result
+
+
+def test_no_verdict_stands_on_a_reference_that_disagrees_with_itself(dense: Bench, tmp_path: Path) -> None:
+    truth = Truth(dense.source, dense.model.test_params, Numb(), "cpu", tmp_path / "truth")
+    trial = Trial(dense.model, str(dense.source), str(dense.right), workdir=str(tmp_path))
+    judge = Judge(trial, ReferenceSubject(), Numb(), shared_truth=truth)
+    back = exported(dense, "back to noise")
+    for verdict in (
+        judge.forward(dtype="float32", variant={}),
+        judge.round_trip(str(back)),
+        judge.config_sensitivity(),
+    ):
+        assert (verdict.passed, verdict.failure_class) == (False, "environment")
+        assert "no yardstick" in verdict.diagnosis
 
 
 class Forgetful(ReferenceSubject):

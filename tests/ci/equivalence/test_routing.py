@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from ci.equivalence import routing
@@ -29,6 +30,18 @@ def test_a_near_tie_is_small_and_a_far_choice_is_not() -> None:
 def test_an_expert_chosen_twice_is_no_near_tie() -> None:
     found = routing.flips(torch.tensor([[[0, 0], [0, 1]]]), EXPECTED, LOGITS, keep=KEEP)
     assert float(found.gap[0, 0]) == float("inf")
+
+
+@pytest.mark.parametrize("strange", [4, 99, -1])
+def test_an_expert_that_does_not_exist_is_no_near_tie(strange: int) -> None:
+    last = torch.tensor([[[0, 3], [0, 3]]]) if strange > 0 else torch.tensor([[[1, 0], [1, 0]]])
+    found = routing.flips(torch.where(last == last[0, 0, 1], strange, last), last, LOGITS, keep=KEEP)
+    assert found.where.all()
+    assert float(found.gap.min()) == float("inf")
+
+
+def test_ids_of_another_integer_type_are_compared_alike() -> None:
+    assert not routing.flips(EXPECTED.int(), EXPECTED, LOGITS, keep=KEEP).where.any()
 
 
 def test_padding_cannot_flip() -> None:

@@ -77,6 +77,11 @@ def test_only_tokens_of_one_expert() -> None:
     assert "expert 3" in diagnose.suspect(diagnose.place_of("decoder.0.mlp"), found)
 
 
+def test_other_experts_on_right_logits_lay_it_to_the_choice() -> None:
+    said = diagnose.suspect(diagnose.place_of("decoder.0.mlp.router_top_experts"), Signature())
+    assert said.startswith("other experts on right router logits: how the top k is taken")
+
+
 def test_only_documents_behind_padding() -> None:
     right = drawn(8)
     wrong = right.clone()

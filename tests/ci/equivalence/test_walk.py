@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from ci.equivalence.walk import Part, Walk, cut
+from ci.equivalence.walk import Part, Walk, cut, logits_error
 from tests.ci.equivalence.traces import B, T, Tensors, noisy, tensors, trace
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def test_a_tensor_that_the_subject_declared_uncaptured_is_no_problem(tmp_path: P
     assert "decoder.0.mixer" not in found.differences
 
 
-def flipped(right: Tensors, *, gap: float) -> Tensors:
+def flipped(right: Tensors, *, gap: float, blocks: int = 2) -> Tensors:
     """Row 0, token 2 chooses other experts, whose logits are `gap` below; its MLP and all that follows are wrong."""
     logits = torch.tensor([3.0, 2.0, 2.0 - gap, -1.0], dtype=torch.float64)
     right[ROUTER][0, 2] = logits
@@ -81,7 +81,7 @@ def flipped(right: Tensors, *, gap: float) -> Tensors:
     actual[TOP][0, 2] = torch.tensor([0, 2])
     for name in (MLP, "decoder.0"):
         actual[name][0, 2] += 1
-    for name in ("decoder.1.norm_1", "final_norm"):
+    for name in ("decoder.1.norm_1", "final_norm")[2 - blocks :]:
         actual[name][0, 2:] += 1
     return actual
 
@@ -115,6 +115,39 @@ def test_a_fed_block_is_not_excused_by_the_flips_of_an_earlier_one(tmp_path: Pat
     right = tensors(moe=True)
     found = walk(tmp_path, flipped(right, gap=1e-6), right, allowed=1e-5, carry=False).run()
     assert not found.differences["decoder.1.mixer.context"].by_token.isnan().any()
+
+
+def test_a_fed_head_is_not_excused_by_the_flips_of_the_last_block(tmp_path: Path) -> None:
+    right = tensors(blocks=1, moe=True)
+    actual = flipped(tensors(blocks=1, moe=True), gap=1e-6, blocks=1)
+    right[ROUTER][0, 2], right[TOP][0, 2] = torch.tensor([3.0, 2.0, 2.0 - 1e-6, -1.0]), torch.tensor([0, 1])
+    found = walk(tmp_path, actual, right, allowed=1e-5, carry=False).run()
+    assert bool(found.differences[MLP].by_token.isnan().any())
+    assert found.differences["final_norm"].error > 0.1
+
+
+def test_what_either_side_could_not_capture_is_told(tmp_path: Path) -> None:
+    right = tensors()
+    less = {name: tensor for name, tensor in right.items() if name != "decoder.0.mixer"}
+    mine = {name: tensor for name, tensor in noisy(right).items() if name != "decoder.1.mixer"}
+    expected = trace(tmp_path / "expected", less, dtype="float64", not_captured=("decoder.0.mixer",))
+    found = Walk(trace(tmp_path / "actual", mine, not_captured=("decoder.1.mixer",)), expected, KEEP).run()
+    assert found.not_captured == ("decoder.0.mixer", "decoder.1.mixer")
+
+
+def test_logits_alone_are_infinitely_off_where_they_cannot_be_compared(tmp_path: Path) -> None:
+    right = tensors()
+    expected = trace(tmp_path / "expected", right, dtype="float64")
+    for number, (logits, off) in enumerate(
+        [
+            (right["logits"], 0.0),
+            (right["logits"] * 1.5, 0.5),
+            (right["logits"][..., :-1], float("inf")),
+            (right["logits"] * float("nan"), float("inf")),
+        ]
+    ):
+        mine = trace(tmp_path / f"actual-{number}", {**right, "logits": logits}, dtype="float64")
+        assert logits_error(mine, expected, KEEP) == pytest.approx(off)
 
 
 def test_a_part_is_compared_with_its_part(tmp_path: Path) -> None:

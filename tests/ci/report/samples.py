@@ -38,9 +38,12 @@ ROTARY = (
 
 @dataclass(frozen=True)
 class Fault:
-    """How one test ends other than passed: the JUnit element's tag, message and text, and its evidence's figures."""
+    """How one test ends other than passed: the JUnit element's tag, message and text, and its evidence's figures.
 
-    tag: Literal["failure", "error", "skipped"] = "failure"
+    Without a tag it passes, with other evidence.
+    """
+
+    tag: Literal["failure", "error", "skipped"] | None = "failure"
     message: str = "AssertionError"
     text: str = "E   AssertionError"
     evidence: Mapping[str, Any] = field(default_factory=dict)
@@ -194,7 +197,11 @@ def _case(test: str, entry: str, fault: Fault | None, *, seconds: float) -> str:
     value = changes.pop("raw", None)
     if value is None:
         value = to_property(evidence_of(test, entry, **changes))[1]
-    inner = f"<{fault.tag} message={quoteattr(fault.message)}>{escape(fault.text)}</{fault.tag}>" if fault else ""
+    inner = (
+        f"<{fault.tag} message={quoteattr(fault.message)}>{escape(fault.text)}</{fault.tag}>"
+        if fault and fault.tag
+        else ""
+    )
     return with_property(test, value, inner, seconds=seconds)
 
 

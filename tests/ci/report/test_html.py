@@ -14,7 +14,7 @@ from ci.evidence import Heat
 from ci.report import charts
 from ci.report.html import WITH_CHARTS, render
 from tests.ci.report import samples
-from tests.ci.report.samples import HOSTILE, MODELS, RUN_URL, judged, measures, mismatch, plan_of
+from tests.ci.report.samples import HOSTILE, MODELS, RUN_URL, Fault, judged, measures, mismatch, plan_of
 
 RUNS = ("passing", "failing", "mixed", "crashed", "neutral", "hostile")
 VOID = {"meta", "br", "circle", "path", "polyline"}
@@ -108,6 +108,24 @@ def test_routing_flips_are_listed() -> None:
     assert "Routing" in page.text
     rows = " ".join(page.text.split())
     assert "1 random float32 128 2 3 0.31" in rows
+    assert rows.index("1 random float32 128 2 3 0.31") < rows.index("0 random float32 128 1 0")
+    assert "0 of 2 without a flip" in rows
+
+
+def test_layers_without_a_flip_are_counted_and_not_listed() -> None:
+    calm = replace(samples.routing()[0], small_flips=0, smallest_margin=0.125)
+    told = {"routing": tuple(replace(calm, layer=layer) for layer in range(5))}
+    html = render(judged(plan_of("mixtral"), {"test_forward_equivalence[mixtral]": Fault(None, evidence=told)}))
+    page = Page(html.split("Routing</h3>")[1].split("</p>")[0])
+    assert "5 of 5 without a flip" in page.text
+    assert "closest call between two experts: 0.125 in router logits" in page.text
+    assert "0 random float32 128" not in " ".join(Page(html).text.split()).split("Routing")[1]
+
+
+def test_a_heat_map_s_legend_says_where_the_limit_is() -> None:
+    html = render(judged(plan_of("mixtral"), {"test_forward_equivalence[mixtral]": mismatch(moe=True)}))
+    assert "1 = limit" in html
+    assert html.count(" = limit") == html.count('class="legend"') > 0
 
 
 def test_charts_for_the_first_models_and_tests_for_every_failing_one() -> None:

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import threading
 import zlib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,6 +25,7 @@ pytestmark = [
     pytest.mark.skipif(BROWSER is None, reason="no chromium here: apt-get install chromium draws the page"),
     pytest.mark.xdist_group("browser"),
 ]
+FORWARD = "test_forward_equivalence[mixtral]"
 DARK = "--blink-settings=preferredColorScheme=0"
 LIGHT = "--blink-settings=preferredColorScheme=1"
 
@@ -120,13 +122,15 @@ class Witness(http.server.BaseHTTPRequestHandler):
 
     seen: list[str]
     page: bytes
+    around: bytes
 
     def do_GET(self) -> None:
         self.seen.append(self.path)
-        self.send_response(200 if self.path == "/report.html" else 404)
+        known = {"/report.html": self.page, "/phone": self.around}
+        self.send_response(200 if self.path in known else 404)
         self.send_header("Content-Type", "text/html; charset=utf-8")
         self.end_headers()
-        self.wfile.write(self.page if self.path == "/report.html" else b"")
+        self.wfile.write(known.get(self.path, b""))
 
     def log_message(self, *_: object) -> None:
         """Quiet."""
@@ -134,7 +138,7 @@ class Witness(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def witness() -> Iterator[http.server.HTTPServer]:
-    server = http.server.HTTPServer(("127.0.0.1", 0), type("Own", (Witness,), {"seen": [], "page": b""}))
+    server = http.server.HTTPServer(("127.0.0.1", 0), type("Own", (Witness,), {"seen": [], "page": b"", "around": b""}))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     yield server
@@ -153,3 +157,24 @@ def test_it_asks_for_nothing_but_itself_even_when_hostile(tmp_path: Path, witnes
     )
     browse(tmp_path, "--virtual-time-budget=1500", "--dump-dom", f"{origin}/report.html")
     assert set(handler.seen) - {"/favicon.ico"} == {"/report.html"}  # type: ignore[attr-defined]
+
+
+LONG = "model.layers.2.block_sparse_moe.experts.5.w1.weight" * 3
+PHONE = """<!doctype html><iframe id="page" src="report.html" style="width: 400px; height: 900px; border: 0"></iframe>
+<p id="width"></p><script>page.onload = () => {
+  const root = page.contentDocument.documentElement; width.textContent = `${root.scrollWidth} in ${root.clientWidth}`;
+}</script>"""
+
+
+@pytest.mark.parametrize("run", ["failing", "passing", "long"])
+def test_it_fits_a_phone(tmp_path: Path, witness: http.server.HTTPServer, run: str) -> None:
+    wrong = samples.mismatch(moe=True)
+    long = replace(wrong, evidence={**wrong.evidence, "diagnosis": f"layer 1, MLP: it does not hold {LONG}; {LONG}"})
+    found = samples.judged(samples.plan_of("mixtral"), {FORWARD: long}) if run == "long" else getattr(samples, run)()
+    handler = witness.RequestHandlerClass
+    handler.page = render(found).encode()  # type: ignore[attr-defined]
+    handler.around = PHONE.encode()  # type: ignore[attr-defined]
+    text = browse(tmp_path, "--virtual-time-budget=1500", "--dump-dom", f"http://127.0.0.1:{witness.server_port}/phone")
+    needed, given = text.split('id="width">')[1].split("</p>")[0].split(" in ")
+    assert 300 < int(given) <= 400
+    assert int(needed) <= int(given)
