@@ -267,7 +267,7 @@ class _Retry:
         patience = self._hub.patience
         if self._failed >= patience.tries:
             text = str(problem) or type(problem).__name__
-            hint = "check the network and try again (what arrived is kept)"
+            hint = f"check the network to {self._hub.endpoint} and try again (what arrived is kept)"
             raise InfrastructureError(f"{self._what}: {text}, {self._failed} times in a row; {hint}") from None
         wait = getattr(problem, "wait", None)
         if wait is None:
