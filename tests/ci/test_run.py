@@ -42,6 +42,7 @@ def run(
     *more: str,
     subject: Sequence[str] = REFERENCE,
     registered: str = REGISTRY,
+    device: str = "cpu",
 ) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
     """`hub-tests run tiny` of the package at `root`; the process, and the results record it wrote."""
     registry = tmp_path / "models.toml"
@@ -50,7 +51,7 @@ def run(
     environ |= {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     words = ["-m", "ci", "run", "tiny", "--registry", str(registry), "--report", str(tmp_path / "out"), *more]
     done = subprocess.run(
-        [sys.executable, *words, *subject, "--device", "cpu"],
+        [sys.executable, *words, *subject, "--device", device],
         cwd=root,
         env=environ,
         capture_output=True,
@@ -117,6 +118,17 @@ def test_a_hub_that_is_away_is_neutral_and_blames_nobody(tmp_path: Path) -> None
     assert done.returncode == 3, done.stdout + done.stderr
     assert results["verdict"] == "neutral"
     assert outcomes(results)["test_conversion[tiny]"] == "consequence"
+
+
+def test_a_gpu_that_is_not_there_is_neutral_and_blames_nobody(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add("stand-in/llama", repository("stand-in/llama"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    done, results = run(ROOT, tmp_path, hub.endpoint, device="cuda")
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert results["verdict"] == "neutral"
+    assert "torch sees no GPU here; `hub-tests doctor` says why" in " ".join(done.stdout.split())
 
 
 def test_a_suite_that_runs_out_of_time_is_red_and_says_so(hub: HubServer, tmp_path: Path) -> None:
