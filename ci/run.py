@@ -153,6 +153,8 @@ def _pytest_command(models: Sequence[HubModel], options: RunOptions, report: Pat
         "--tb=short",
         "-p",
         "no:cacheprovider",
+        "-o",
+        "junit_family=xunit1",  # the family that carries properties; no pyproject says so beside an installed suite
     ]
     words += ["-v"] if options.verbose else ["-q"]
     words += [f"--junitxml={report / JUNIT}", f"--running-file={report / RUNNING}"]

@@ -93,6 +93,17 @@ def broken_copy(tmp_path: Path) -> Path:
     return root
 
 
+def test_an_installed_suite_runs_as_that_of_a_checkout(hub: HubServer, tmp_path: Path) -> None:
+    hub.add("stand-in/llama", repository("stand-in/llama"))
+    site = tmp_path / "site-packages"
+    shutil.copytree(ROOT / "ci", site / "ci")
+    shutil.copytree(ROOT / "tests" / "integration", site / "ci" / "_suite")
+    done, results = run(site, tmp_path, hub.endpoint)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(outcomes(results).values()) == {"passed"}
+    assert "Warning" not in done.stderr
+
+
 GATE_THEN_UP = 'gate_up = (f"{theirs}.gate_proj", f"{theirs}.up_proj")'
 UP_THEN_GATE = 'gate_up = (f"{theirs}.up_proj", f"{theirs}.gate_proj")'
 
