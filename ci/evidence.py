@@ -5,6 +5,7 @@ The suite writes it (`to_property`), the report reads it back as hostile input (
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -83,9 +84,15 @@ class Measure:
 
     @property
     def used(self) -> float:
-        """Share of the tolerance that the error used: 1.0 is the limit."""
-        by_token = self.token_error / self.token_limit if self.token_limit else 0.0
-        return max(self.error / self.limit if self.limit else float("inf"), by_token)
+        """Share of the tolerance that the error used: 1.0 is the limit, infinity what is no number."""
+        limited = bool(self.token_limit) or math.isnan(self.token_error)
+        by_token = _share(self.token_error, self.token_limit) if limited else 0.0
+        return max(_share(self.error, self.limit), by_token)
+
+
+def _share(error: float, limit: float | None) -> float:
+    """`error` over `limit`. A NaN loses every comparison, `max` among them: it must not pass for a small one."""
+    return math.inf if not limit or math.isnan(error / limit) else error / limit
 
 
 @dataclass(frozen=True)

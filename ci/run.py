@@ -23,7 +23,7 @@ from ci.report.collect import ENDED, HOST, JUNIT, RUNNING, collect
 from ci.report.results import Results, judge_results
 from ci.report.write import REPORT_HTML, REPORT_JSON, REPORT_MD, write_report
 from ci.subjects.base import SubjectName
-from ci.suite_options import default_subject, visible_gpus
+from ci.suite_options import default_device, default_subject, read_checkpoints, visible_gpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 
 GRACE = 60.0
 """Seconds that an interrupted suite has to write its results."""
+
+
+STDERR = 2
+SUITE_NEEDS = ("numpy", "pytest", "safetensors", "torch", "transformers", "xdist", "yaml")
+"""What the suite imports beyond the base dependencies."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class RunOptions:
     registry: Path | None = None
     checkpoints: Path | None = None
     timeout: float = 1800.0
-    workers: int = 0
+    workers: int | None = None
     deep: bool = False
     verbose: bool = False
     time_limit: float | None = None
@@ -103,12 +108,13 @@ ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 def run_suite(models: Sequence[HubModel], options: RunOptions, report: Path, environ: Mapping[str, str]) -> float:
     """The suite over `models` into `report/junit.xml`; returns the seconds it took.
 
-    The suite is its own process: whatever it does, the summary is written from what it left on disk.
+    The suite is its own process: whatever it does, the summary is written from what it left on disk. What it says
+    itself goes to stderr, since stdout is the answer's.
     """
     started = time.monotonic()
     command, cwd = _pytest_command(models, options, report), suite_path().parent.parent
     with subprocess.Popen(  # noqa: S603  our own interpreter
-        command, env={**environ, **ALONE}, cwd=cwd, preexec_fn=_interruptible
+        command, env={**environ, **ALONE}, cwd=cwd, stdout=STDERR, preexec_fn=_interruptible
     ) as suite:
         if _wait(suite, options.time_limit):
             (report / ENDED).write_text(f"time limit of {options.time_limit:.0f} s\n", encoding="utf-8")
@@ -153,6 +159,8 @@ def _pytest_command(models: Sequence[HubModel], options: RunOptions, report: Pat
         "no:cacheprovider",
         "-p",
         "xdist.plugin",
+        "-o",
+        "junit_family=xunit1",  # the family that carries properties; no pyproject says so beside an installed suite
     ]
     words += ["-v"] if options.verbose else ["-q"]
     words += [f"--junitxml={report / JUNIT}", f"--running-file={report / RUNNING}"]
@@ -184,11 +192,15 @@ def run(
 ) -> Results:
     """Fetch, suite, report. What cannot be fetched is the suite's first finding, not the end of the run.
 
-    Raises RequestError, before any test, for a subject that is not there, a report that cannot be written, and where no
-    model can be had as it was asked for.
+    Raises RequestError, before any test, where the suite's libraries or the subject are not there, for pins that cannot
+    be read, a report that cannot be written, and where no model can be had as it was asked for.
     """
+    _check_suite()
     options = replace(options, subject=options.subject or default_subject(options.subject_python))
     _check_subject(options)
+    read_checkpoints(options.checkpoints)
+    if options.workers is None:
+        options = replace(options, workers=default_workers(models, options.device, environ))
     _make_room(report)
     if options.checkpoints is None:
         had, failed = fetch_all(models, settings, layers=options.layers, progress=progress)
@@ -203,6 +215,12 @@ def run(
         results = judge_results(plan, collect(report))
         write_report(results, report)
     return results
+
+
+def _check_suite() -> None:
+    """That the extra `suite` is installed: a bare installation must not look like a subject that fails."""
+    if missing := [name for name in SUITE_NEEDS if not find_spec(name)]:
+        raise RequestError(f"run needs {', '.join(missing)}: install hub-tests with its extra, hub-tests[suite]")
 
 
 def _check_subject(options: RunOptions) -> None:
@@ -263,7 +281,7 @@ def _where(options: RunOptions) -> Iterator[str]:
 
 def default_workers(models: Sequence[HubModel], device: str | None, environ: Mapping[str, str]) -> int:
     """One xdist worker a GPU, no more than models; 0 (in this process) where there is nothing to share."""
-    if device == "cpu" or len(models) < 2:
+    if len(models) < 2 or (device or default_device()) == "cpu":
         return 0
-    gpus = len(visible_gpus(environ)) if device else 0
+    gpus = len(visible_gpus(environ))
     return min(gpus, len(models)) if gpus > 1 else 0

@@ -29,6 +29,12 @@ def default_device() -> Literal["cpu", "cuda"]:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def check_device(device: Literal["cpu", "cuda"]) -> None:
+    """Raises InfrastructureError for a GPU that was asked for and is not there: that says nothing about a subject."""
+    if device == "cuda" and default_device() == "cpu":
+        raise InfrastructureError("--device cuda: torch sees no GPU here; `hub-tests doctor` says why")
+
+
 def layers_option(text: str) -> int | Literal["auto"]:
     """`N` or `auto`. Raises RequestError for anything else."""
     if text == "auto":

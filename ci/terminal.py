@@ -56,22 +56,20 @@ def models_table(models: Sequence[HubModel]) -> Table:
 
 
 def checkpoints_table(checkpoints: Mapping[str, Checkpoint]) -> Table:
-    """What was fetched, and what it moved."""
-    table = _table("model", "revision", "layers", "kept", "moved", "requests", "seconds", "path")
+    """What was fetched, and what it moved. Paths are no column: folded into one, none could be copied."""
+    table = _table("model", "revision", "layers", "kept", "moved", "requests", "seconds")
     for name, c in checkpoints.items():
         moved = "hit" if c.cache == "hit" else size(c.bytes_fetched)
         layers = f"{c.layers} of {c.layers_upstream}"
-        table.add_row(
-            name, c.revision[:12], layers, size(c.bytes_kept), moved, str(c.requests), f"{c.seconds:.1f}", c.path
-        )
+        table.add_row(name, c.revision[:12], layers, size(c.bytes_kept), moved, str(c.requests), f"{c.seconds:.1f}")
     return table
 
 
 def entries_table(entries: Sequence[Entry]) -> Table:
-    """The store."""
-    table = _table("model", "revision", "layers", "size", "state", "path")
+    """The store; paths as above."""
+    table = _table("model", "revision", "layers", "size", "state")
     for e in entries:
-        table.add_row(e.model_id, e.revision[:12], str(e.layers), size(e.bytes), e.state, str(e.path))
+        table.add_row(e.model_id, e.revision[:12], str(e.layers), size(e.bytes), e.state)
     return table
 
 

@@ -38,11 +38,11 @@ def run(
     checkpoints: Annotated[
         Path | None, typer.Option(help="JSON of `hub-tests fetch --json`: test exactly these")
     ] = None,
-    timeout: Annotated[float, typer.Option(help="seconds a subject may take for one call")] = 1800.0,
+    timeout: Annotated[float, typer.Option(min=1, help="seconds a subject may take for one call")] = 1800.0,
     time_limit: Annotated[
-        float | None, typer.Option(help="seconds for the whole suite; then it is interrupted")
+        float | None, typer.Option(min=1, help="seconds for the whole suite; then it is interrupted")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="xdist workers; default: one a GPU")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="xdist workers; default: one a GPU")] = None,
     deep: Annotated[bool, typer.Option("--deep", help="also test every config key, weight and gradient")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="one line a test")] = False,
     registry: options.Registry = None,
@@ -67,7 +67,7 @@ def run(
         checkpoints=_here(checkpoints),
         timeout=timeout,
         time_limit=time_limit,
-        workers=job.default_workers(chosen, device, options.environ(call)) if workers is None else workers,
+        workers=workers,
         deep=deep,
         verbose=verbose,
     )
@@ -87,7 +87,7 @@ def run(
 def doctor(
     call: typer.Context,
     gpus: Annotated[
-        int | None, typer.Option(help="how many GPUs must be there; default: as many as the PCI bus shows")
+        int | None, typer.Option(min=0, help="how many GPUs must be there; default: as many as the PCI bus shows")
     ] = None,
     path: Annotated[list[Path] | None, typer.Option(help="a directory whose disk must have room")] = None,
     runner: Annotated[Path | None, typer.Option(help="directory of the GitHub runner")] = None,

@@ -113,7 +113,7 @@ def watch(
     job: Annotated[
         list[str] | None, typer.Option(help="a job to watch, by its name; default: the test of each entry delivered")
     ] = None,
-    patience: Annotated[float, typer.Option(help="seconds that a job may wait for a machine")] = 600.0,
+    patience: Annotated[float, typer.Option(min=0, help="seconds that a job may wait for a machine")] = 600.0,
 ) -> None:
     """While jobs wait for a machine: say so on the pull request, with the labels and since when."""
     from ci.verbs.watch import watch as wait

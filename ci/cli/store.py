@@ -55,24 +55,29 @@ def fetch(
         print(json.dumps(checkpoint_rows(had), indent=2))
     elif had:
         options.show(checkpoints_table(had))
+        print(*(checkpoint.path for checkpoint in had.values()), sep="\n")
     _raise_worst(failed)
 
 
 @cache_app.command("ls")
 def cache_ls(call: typer.Context, cache: options.CacheDir = None, as_json: options.JsonFlag = False) -> None:
     """What the store holds, and in which state."""
-    _entries(_store(call, cache).entries(), as_json=as_json)
+    store = _store(call, cache)
+    _entries(store, store.entries(), as_json=as_json)
 
 
 @cache_app.command("verify")
 def cache_verify(call: typer.Context, cache: options.CacheDir = None, as_json: options.JsonFlag = False) -> None:
     """Hashes every stored file against its manifest; a damaged entry is exit code 3."""
-    entries = _store(call, cache).verify()
-    _entries(entries, as_json=as_json)
+    store = _store(call, cache)
+    entries = store.verify()
+    _entries(store, entries, as_json=as_json)
     if damaged := [entry for entry in entries if entry.state == "damaged"]:
         from ci.errors import InfrastructureError
 
-        raise InfrastructureError(f"{len(damaged)} damaged: {damaged[0].path}: remove it and fetch again")
+        raise InfrastructureError(
+            f"{len(damaged)} damaged: {damaged[0].path}: {damaged[0].problems[0]}; rm -r it and fetch again"
+        )
 
 
 @cache_app.command("prune")
@@ -87,7 +92,8 @@ def cache_prune(
     """Removes stale partial fetches, then the least recently used entries above the size."""
     from ci.terminal import parse_size
 
-    _entries(_store(call, cache).prune(parse_size(max_size)), as_json=as_json)
+    store = _store(call, cache)
+    _entries(store, store.prune(parse_size(max_size)), as_json=as_json)
 
 
 def _store(call: typer.Context, cache: Path | None) -> Store:
@@ -112,15 +118,19 @@ def _with_revision(chosen: tuple[HubModel, ...], revision: str | None) -> tuple[
     return tuple(replace(model, revision=revision or model.revision) for model in chosen)
 
 
-def _entries(entries: Sequence[Entry], *, as_json: bool) -> None:
+def _entries(store: Store, entries: Sequence[Entry], *, as_json: bool) -> None:
     if as_json:
         from ci.records import to_json
 
         print(to_json(list(entries), indent=2))
         return
+    if not entries:
+        print(f"nothing is stored in {store.root}")
+        return
     from ci.terminal import entries_table
 
     options.show(entries_table(entries))
+    print(*(entry.path for entry in entries), sep="\n")
 
 
 def _raise_worst(failed: dict[str, HubTestsError]) -> None:

@@ -1,30 +1,29 @@
 """The only HTTP to GitHub: one request with its retries, rate limits and pacing, and pages of them.
 
-githubkit signs, sends and tells rate limits apart; what is retried, for how long, and how failures read is decided
-here. Answers are read into narrow records of ours, so that a field GitHub adds or leaves empty breaks nothing.
+githubkit signs, sends and tells rate limits apart; `trouble.py` says what is retried and how failures read. Answers
+are read into narrow records of ours, so that a field GitHub adds or leaves empty breaks nothing.
 Limits: https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api and
 https://docs.github.com/en/rest/using-the-rest-api/best-practices-for-using-the-rest-api (a second between writes).
 """
 
 from __future__ import annotations
 
-import random
 import time
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-import httpx
 from githubkit import GitHub
-from githubkit.exception import GitHubException, RateLimitExceeded, RequestFailed, RequestTimeout
-from githubkit.exception import RequestError as TransportError
+from githubkit.exception import GitHubException
 from githubkit.throttling import BaseThrottler
 
-from ci.errors import InfrastructureError, RequestError
-from ci.github.api import ConflictError, NotFoundError
+from ci.errors import InfrastructureError
+from ci.github.trouble import Patience, plain
 from ci.records import read_dict
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
+
+    import httpx
 
     from ci.github.api import Api
 
@@ -32,8 +31,6 @@ T = TypeVar("T")
 
 API_VERSION = "2022-11-28"
 READS = frozenset({"GET", "HEAD"})
-REPEATABLE = READS | {"PUT", "PATCH", "DELETE"}
-PASSING = frozenset({500, 502, 503, 504})
 PAGE = 100
 
 
@@ -127,31 +124,11 @@ class Client:
             except GitHubException as error:
                 wait = self._patience.wait(error, method, attempt)
                 if wait is None:
-                    raise _plain(error, method, url) from None
+                    raise plain(error, method, url) from None
                 self._sleep(wait)
             except ValueError as error:
                 raise InfrastructureError(f"GitHub's answer to {method} {url} cannot be read: {error}") from None
         raise AssertionError("the last attempt raises")
-
-
-class Patience:
-    """Which failures are waited out, and for how long: rate limits as GitHub says, the rest with backoff and jitter."""
-
-    def __init__(self, api: Api) -> None:
-        self._api = api
-
-    def wait(self, error: GitHubException, method: str, attempt: int) -> float | None:
-        """Seconds to wait before the next attempt, None to give up.
-
-        A request that makes something is repeated only where GitHub surely did not carry it out: a comment that is
-        made twice is worse than one that is found missing.
-        """
-        if attempt >= self._api.tries:
-            return None
-        if (limited := _rate_limit(error)) is not None:
-            return limited + random.uniform(0, 1) if limited <= self._api.longest_wait else None  # noqa: S311
-        backoff = self._api.first_wait * 2**attempt * random.uniform(0.5, 1.5)  # noqa: S311
-        return backoff if _passing(error, method) else None
 
 
 class Pace(BaseThrottler):  # type: ignore[misc]  # githubkit is not followed by mypy: it takes a minute
@@ -178,56 +155,3 @@ class Pace(BaseThrottler):  # type: ignore[misc]  # githubkit is not followed by
         """As `acquire`; the client sends nothing asynchronously, githubkit's protocol asks for both."""
         with self.acquire(request):
             yield
-
-
-def _rate_limit(error: GitHubException) -> float | None:
-    """Seconds that GitHub asks to wait, None where it is no rate limit."""
-    if isinstance(error, RateLimitExceeded):
-        return max(float(error.retry_after.total_seconds()), 0.0)
-    if isinstance(error, RequestFailed) and error.response.status_code in (403, 429):
-        return 60.0 if error.response.status_code == 429 or "rate limit" in _said(error).lower() else None
-    return None
-
-
-def _passing(error: GitHubException, method: str) -> bool:
-    if isinstance(error, RequestFailed):
-        return error.response.status_code in PASSING and method in REPEATABLE
-    if isinstance(error, TransportError):
-        return isinstance(error.exc, httpx.ConnectError | httpx.ConnectTimeout) or method in REPEATABLE
-    return False
-
-
-def _plain(error: GitHubException, method: str, url: str) -> Exception:
-    """One line for people: what was asked, what GitHub said, what to do."""
-    asked = f"GitHub: {method} {url}"
-    if (limited := _rate_limit(error)) is not None:
-        return InfrastructureError(f"{asked}: rate limit, free again in {limited:.0f} s: run again later")
-    if isinstance(error, RequestFailed):
-        return _refusal(error, asked)
-    if isinstance(error, RequestTimeout):
-        return InfrastructureError(f"{asked}: no answer in time: run again later")
-    cause = error.exc if isinstance(error, TransportError) else error
-    return InfrastructureError(f"{asked}: {type(cause).__name__}: {cause}: is the API reachable?")
-
-
-def _refusal(error: RequestFailed, asked: str) -> Exception:
-    status, said = error.response.status_code, _said(error)
-    if status == 404:
-        return NotFoundError(f"{asked}: not found, or the token may not see it")
-    if status in (409, 422):
-        return ConflictError(f"{asked}: {status}: {said}")
-    if status in (401, 403):
-        needed = error.response.headers.get("x-accepted-github-permissions", "")
-        hint = f": the token needs {needed}" if needed else ": look at the job's permissions"
-        return RequestError(f"{asked}: {status}: {said}{hint}")
-    kind = InfrastructureError if status >= 500 else RequestError
-    return kind(f"{asked}: {status}: {said}")
-
-
-def _said(error: RequestFailed) -> str:
-    try:
-        plain = error.response.json()
-    except ValueError:
-        return "no explanation"
-    message = plain.get("message", "") if isinstance(plain, dict) else ""
-    return " ".join(str(message).split())[:300] or "no explanation"

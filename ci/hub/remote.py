@@ -7,12 +7,10 @@ for the file's next ranges. It lives about an hour; one that has ended is asked 
 
 from __future__ import annotations
 
-import random
 import threading
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -21,6 +19,7 @@ from huggingface_hub import get_session
 import ci
 from ci.errors import InfrastructureError
 from ci.hub.listing import RemoteFile, Repository, parse_repository
+from ci.hub.patience import Patience, Retry
 from ci.hub.responses import BROKEN, Transient, body, check_linked, check_range, raise_transient, refusal
 
 if TYPE_CHECKING:
@@ -35,19 +34,6 @@ STREAMS = 8
 REDIRECTS = {301, 302, 303, 307, 308}
 MAX_REDIRECTS = 5
 MAX_LISTING = 64 * 1024**2
-
-
-@dataclass(frozen=True)
-class Patience:
-    """`tries` without a byte of progress end in an error; waits grow from `first` to `longest` seconds, with jitter.
-
-    `timeout` is the silence in seconds after which a connection counts as broken.
-    """
-
-    tries: int = 6
-    first: float = 1.0
-    longest: float = 30.0
-    timeout: float = 30.0
 
 
 class Interrupted(Exception):  # noqa: N818 - no error: somebody asked to stop
@@ -78,7 +64,7 @@ class Hub:
         """
         at = f"/revision/{quote(revision, safe='')}" if revision else ""
         url = f"{self.endpoint}/api/models/{quote(model_id)}{at}?blobs=true"
-        retry = _Retry(self, what=f"{model_id}{f' at {revision}' if revision else ''}")
+        retry = Retry(self, what=f"{model_id}{f' at {revision}' if revision else ''}")
         while True:
             try:
                 with self._get(url, {}) as response:
@@ -116,7 +102,7 @@ class Hub:
         answers with anything but that range, RequestError when the file is not for this token.
         """
         at, end = span
-        retry, direct = _Retry(self, what=repository.label(path)), True
+        retry, direct = Retry(self, what=repository.label(path)), True
         while at < end:
             start = at
             try:
@@ -249,30 +235,6 @@ class Hub:
         raise_transient(response)
         if response.status_code >= 400:
             raise refusal(response, self.endpoint, model_id, revision, has_token=bool(self._token))
-
-
-class _Retry:
-    """The tries left for one thing that is asked of the Hub."""
-
-    def __init__(self, hub: Hub, *, what: str) -> None:
-        self._hub, self._what, self._failed = hub, what, 0
-
-    def progress(self) -> None:
-        """Bytes came: start counting anew."""
-        self._failed = 0
-
-    def pause(self, problem: Exception) -> None:
-        """Wait before the next try; InfrastructureError when there is none."""
-        self._failed += 1
-        patience = self._hub.patience
-        if self._failed >= patience.tries:
-            text = str(problem) or type(problem).__name__
-            hint = "check the network and try again (what arrived is kept)"
-            raise InfrastructureError(f"{self._what}: {text}, {self._failed} times in a row; {hint}") from None
-        wait = getattr(problem, "wait", None)
-        if wait is None:
-            wait = min(patience.first * 2 ** (self._failed - 1), patience.longest)
-        self._hub.wait(wait * random.uniform(1.0, 1.5))  # noqa: S311 - jitter: runners behind one address come apart
 
 
 def _origin(url: str) -> tuple[str, str, int | None]:

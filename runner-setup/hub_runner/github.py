@@ -19,7 +19,7 @@ from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 
-from hub_runner.cycle import MintRefusedError, MintUnavailableError
+from hub_runner.outside import MintRefusedError, MintUnavailableError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from ci.doctor.probes import read_hub
 from ci.doctor.records import Answer
 from ci.errors import HubTestsError, InfrastructureError
-from hub_runner.cycle import Jit, MintRefusedError, MintUnavailableError
 from hub_runner.github import GitHubApp, quoted
+from hub_runner.outside import Jit, MintRefusedError, MintUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

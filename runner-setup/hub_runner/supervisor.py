@@ -16,9 +16,9 @@ from hub_runner.state import Book, lock, write_atomically
 
 if TYPE_CHECKING:
     from hub_runner.config import Config, Slot
-    from hub_runner.cycle import Host
     from hub_runner.layout import Layout
     from hub_runner.mint import MintClient
+    from hub_runner.outside import Host
 
 log = logging.getLogger("hub-runner")
 

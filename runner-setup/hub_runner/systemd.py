@@ -11,8 +11,8 @@ from ci.doctor import Check, Diagnosis
 from ci.doctor.probes import run
 from ci.errors import HubTestsError
 from ci.records import read_json
-from hub_runner.cycle import HostError, Jit, Unit
 from hub_runner.examine import is_mounted
+from hub_runner.outside import HostError, Jit, Unit
 from hub_runner.render import mount_unit
 from hub_runner.state import lock, write_atomically
 

@@ -8,13 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from ci import __main__ as cli
+from ci import run as job
+from ci.models import HubModel
 from ci.report.collect import RUNNING
 from tests.standin.models import repository
 from tests.standin.recipes import CONFIGS, RECIPES
@@ -41,14 +45,15 @@ def command_of(
     *more: str,
     subject: Sequence[str] = REFERENCE,
     registered: str = REGISTRY,
+    device: str = "cpu",
 ) -> tuple[list[str], dict[str, str]]:
     """`hub-tests run tiny` of the package at `root`, and its environment."""
     registry = tmp_path / "models.toml"
     registry.write_text(registered)
     environ = {**os.environ, "HF_ENDPOINT": endpoint, "HUB_TESTS_CACHE": str(tmp_path / "store"), "COLUMNS": "140"}
-    environ |= {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "HUB_TESTS_PATIENCE": "0"}
+    environ |= {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     words = ["-m", "ci", "run", "tiny", "--registry", str(registry), "--report", str(tmp_path / "out"), *more]
-    return [sys.executable, *words, *subject, "--device", "cpu"], environ
+    return [sys.executable, *words, *subject, "--device", device], environ
 
 
 def run(
@@ -72,8 +77,11 @@ def test_a_sound_conversion_is_green(hub: HubServer, tmp_path: Path) -> None:
     assert set(outcomes(results).values()) == {"passed"}
     assert len(outcomes(results)) == 7
     assert (tmp_path / "out" / "report.md").read_text().startswith("## ")
-    again, _ = run(ROOT, tmp_path, "http://127.0.0.1:9", "--checkpoints", str(tmp_path / "out" / "checkpoints.json"))
+    pins = str(tmp_path / "out" / "checkpoints.json")
+    again, results = run(ROOT, tmp_path, "http://127.0.0.1:9", "--checkpoints", pins, "--json")
     assert again.returncode == 0, "pinned and stored, a run needs no Hub: " + again.stdout + again.stderr
+    assert json.loads(again.stdout) == results, "stdout is the answer alone"
+    assert "7 passed" in again.stderr
 
 
 def broken_copy(tmp_path: Path) -> Path:
@@ -87,6 +95,17 @@ def broken_copy(tmp_path: Path) -> Path:
     assert text.count(GATE_THEN_UP) == 1, "the line that orders gate and up moved: point this test at it"
     source.write_text(text.replace(GATE_THEN_UP, UP_THEN_GATE))
     return root
+
+
+def test_an_installed_suite_runs_as_that_of_a_checkout(hub: HubServer, tmp_path: Path) -> None:
+    hub.add("stand-in/llama", repository("stand-in/llama"))
+    site = tmp_path / "site-packages"
+    shutil.copytree(ROOT / "ci", site / "ci")
+    shutil.copytree(ROOT / "tests" / "integration", site / "ci" / "_suite")
+    done, results = run(site, tmp_path, hub.endpoint)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(outcomes(results).values()) == {"passed"}
+    assert "Warning" not in done.stderr
 
 
 GATE_THEN_UP = 'gate_up = (f"{theirs}.gate_proj", f"{theirs}.up_proj")'
@@ -114,6 +133,17 @@ def test_a_hub_that_is_away_is_neutral_and_blames_nobody(tmp_path: Path) -> None
     assert done.returncode == 3, done.stdout + done.stderr
     assert results["verdict"] == "neutral"
     assert outcomes(results)["test_conversion[tiny]"] == "consequence"
+
+
+def test_a_gpu_that_is_not_there_is_neutral_and_blames_nobody(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add("stand-in/llama", repository("stand-in/llama"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    done, results = run(ROOT, tmp_path, hub.endpoint, device="cuda")
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert results["verdict"] == "neutral"
+    assert "torch sees no GPU here; `hub-tests doctor` says why" in " ".join(done.stdout.split())
 
 
 def test_a_suite_that_runs_out_of_time_is_red_and_says_so(hub: HubServer, tmp_path: Path) -> None:
@@ -148,6 +178,10 @@ def test_a_run_that_is_terminated_with_its_whole_group_keeps_what_it_has_found(h
         (["--subject", "fast_llm"], "--subject fast_llm: not importable here; name an interpreter that has it"),
         (["--subject-path", "."], "--subject-path needs --subject-python"),
         (["--subject-python", sys.executable, "--subject-path", "gone"], "gone: no directory"),
+        (
+            ["--subject", "reference", "--checkpoints", "gone.json"],
+            "gone.json: expected what `hub-tests fetch --json` printed",
+        ),
         (["--subject", "reference", "--layers", "99"], "99 layers asked for, the model has 5"),
         (["--subject", "reference", "--report", "models.toml/out"], "models.toml/out: cannot be written"),
     ],
@@ -170,6 +204,44 @@ def test_a_run_that_was_asked_for_wrongly_ends_before_it_begins(
     assert says in err
     assert err.count("\n") == 1
     assert "passed" not in out
+
+
+def test_a_bare_installation_is_a_wrong_request_and_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(job, "find_spec", lambda name: None if name in ("torch", "xdist") else find_spec(name))
+    assert cli.main(["run", "@default", *REFERENCE, "--report", str(tmp_path / "out")]) == 2
+    assert capfd.readouterr().err == (
+        "hub-tests: run needs torch, xdist: install hub-tests with its extra, hub-tests[suite]\n"
+    )
+
+
+def test_what_a_run_needs_is_what_the_extra_brings() -> None:
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["suite"]
+    brought = {re.split("[<>=]", word)[0].removeprefix("pytest-").removeprefix("Py").lower() for word in extra}
+    assert set(job.SUITE_NEEDS) == brought - {"nvidia-ml-py"}, "the doctor alone needs that one, and says so"
+
+
+@pytest.mark.parametrize(
+    ("device", "seen", "models", "workers"),
+    [
+        (None, "cuda", 3, 2),
+        ("cuda", "cuda", 3, 2),
+        (None, "cuda", 1, 0),
+        (None, "cpu", 3, 0),
+        ("cpu", "cuda", 3, 0),
+    ],
+)
+def test_one_worker_a_gpu_is_the_default(
+    device: Literal["cpu", "cuda"] | None,
+    seen: str,
+    models: int,
+    workers: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(job, "default_device", lambda: seen)
+    chosen = [HubModel(f"m{index}", f"o/m{index}", "llama") for index in range(models)]
+    assert job.default_workers(chosen, device, {"CUDA_VISIBLE_DEVICES": "0,1"}) == workers
 
 
 MISBEHAVIOURS = {

@@ -24,7 +24,7 @@ from ci.evidence import Evidence, Step, to_property
 from ci.models import HUB_TEST_CONFIGS, HubModel, load_models
 from ci.subjects import catalog
 from ci.suite import Chain, StepFailedError, SuiteOptions, failure_class
-from ci.suite_options import default_device, default_subject, layers_option, read_checkpoints
+from ci.suite_options import check_device, default_device, default_subject, layers_option, read_checkpoints
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -281,6 +281,7 @@ def record(request: pytest.FixtureRequest, chain: Chain, record_property: Any) -
         kept = [chain.evidence(step, variant)]
         kept[0] = replace(kept[0], reproduce=_reproduce(request))
         try:
+            check_device(chain.options.device)
             yield lambda evidence: kept.append(replace(evidence, reproduce=kept[0].reproduce))
         except Exception as error:
             reason = error.error if isinstance(error, StepFailedError) else error

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from hub_runner.cycle import Jit, Keeper
+    from hub_runner.cycle import Keeper
     from hub_runner.layout import Layout
+    from hub_runner.outside import Jit
 
 pytestmark = pytest.mark.xdist_group("runner-contract")
 

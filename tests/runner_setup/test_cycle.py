@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from hub_runner.cycle import PATIENCE, MintRefusedError, Unit
+from hub_runner.cycle import PATIENCE
+from hub_runner.outside import MintRefusedError, Unit
 from hub_runner.state import SlotState
 from tests.runner_setup.worlds import FIT, Killed, World, keeper, sick, until
 

@@ -104,7 +104,7 @@ def hosted(machine: Machine, call: str) -> str:
     script = f"""
 from pathlib import Path
 from hub_runner.config import load
-from hub_runner.cycle import Jit
+from hub_runner.outside import Jit
 from hub_runner.layout import Layout
 from hub_runner.systemd import SystemdHost
 slot = load(Layout().config).slot(0)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ci.errors import RequestError
-from hub_runner.cycle import MintRefusedError, MintUnavailableError
 from hub_runner.mint import MintClient, Minter
+from hub_runner.outside import MintRefusedError, MintUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,8 +14,8 @@ import pytest
 
 from ci.errors import InfrastructureError
 from hub_runner import supervisor as service
-from hub_runner.cycle import Jit, MintUnavailableError
 from hub_runner.mint import MintClient, Registration
+from hub_runner.outside import Jit, MintUnavailableError
 from hub_runner.report import metrics, told
 from hub_runner.state import Book, SlotState, lock, write_atomically
 from hub_runner.supervisor import Supervisor
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hub_runner.config import Config, Slot
-    from hub_runner.cycle import Unit
     from hub_runner.layout import Layout
+    from hub_runner.outside import Unit
 
 
 class GitHub(MintClient):
@@ -64,7 +64,7 @@ class Machine(World):
         self.running: set[int] = set()
 
     def unit(self, slot: Slot) -> Unit:
-        from hub_runner.cycle import Unit as Now
+        from hub_runner.outside import Unit as Now
 
         return Now(slot.index in self.running)
 

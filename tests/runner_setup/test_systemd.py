@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hub_runner import systemd
-from hub_runner.cycle import HostError, Jit, Unit
+from hub_runner.outside import HostError, Jit, Unit
 from hub_runner.systemd import SystemdHost
 from tests.runner_setup.conftest import config_text
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from ci.doctor import Check, Diagnosis
-from hub_runner.cycle import HostError, Jit, Keeper, MintUnavailableError, Unit
+from hub_runner.cycle import Keeper
+from hub_runner.outside import HostError, Jit, MintUnavailableError, Unit
 from hub_runner.state import Book, SlotState
 
 if TYPE_CHECKING:

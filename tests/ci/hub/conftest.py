@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci.hub.remote import Patience
+from ci.hub.patience import Patience
 from tests.ci.hub.samples import MODEL, make_repository
 from tests.standin.fixtures import hub, settings
 

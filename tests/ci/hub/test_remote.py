@@ -253,7 +253,7 @@ def test_gated_with_a_token_that_has_no_access(hub: HubServer, settings: Setting
 
 
 def test_no_hub_there(settings: Settings) -> None:
-    with pytest.raises(InfrastructureError, match=r"owner/model: .*4 times in a row; check the network"):
+    with pytest.raises(InfrastructureError, match=r"owner/model: .*4 times in a row; check the network to http"):
         Hub(replace(settings, endpoint="http://127.0.0.1:9")).repository(MODEL, None)
 
 
