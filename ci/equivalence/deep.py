@@ -114,6 +114,7 @@ class Sensitivity:
         try:
             self.subject.convert(ConvertRequest(str(directory), str(converted), *self.formats))
             inputs = str(self.truth.input_file(self._case))
+            self.truth.turns.take(self.subject)
             self.subject.trace(TraceRequest(str(converted), inputs, str(output), device=self.truth.device))
         finally:
             shutil.rmtree(converted, ignore_errors=True)
@@ -164,6 +165,7 @@ class Gradients:
                 floors[name] = max(floors.get(name, 0.0), error)
             shutil.rmtree(one)
         mine = self.workdir / "mine"
+        self.truth.turns.take(self.subject)
         self.subject.gradients(self._request(self.subject_path, mine, "float32", {}))
         if strange := gradients.unexpected(mine, oracle):
             raise SubjectError(f"gradient of a parameter that Hugging Face does not have: {strange[0]}")
@@ -185,6 +187,7 @@ class Gradients:
     def _theirs(self, name: str, dtype: DType, variant: dict[str, str]) -> Path:
         output = self.workdir / name
         request = self._request(str(self.truth.checkpoint), output, dtype, variant)
+        self.truth.turns.take(self.truth.hugging_face)
         with TrueFloat64() if dtype == "float64" else nullcontext():
             self.truth.hugging_face.gradients(request)
         return output

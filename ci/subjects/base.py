@@ -205,3 +205,7 @@ class Differentiable(Protocol):
     def gradients(self, request: GradientRequest) -> GradientResult:
         """Forward and backward pass of a converted checkpoint into a directory of gradients."""
         ...
+
+    def release(self) -> None:
+        """As a Subject."""
+        ...
