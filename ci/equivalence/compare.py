@@ -166,26 +166,22 @@ def _smallest(dtype: torch.dtype) -> float:
 def distribution(actual: Tensor, expected: Tensor, keep: Tensor) -> dict[str, float]:
     """How far the predicted distributions are over the kept tokens: KL(expected || actual) in nats, and the top choice.
 
-    `top1_agreement` counts the tokens where the expected best logit leads by more than twice the largest error: any
-    right answer agrees on all of them.
+    `top1_agreement` is the share of tokens with the same best choice; a right answer may differ where two are near.
     """
     width = expected.shape[-1]
     rows_a, rows_e = actual.reshape(-1, width)[keep.reshape(-1)], expected.reshape(-1, width)[keep.reshape(-1)]
     step = max(1, CHUNK[expected.device.type] // width)
-    nats, clear, agree = [torch.zeros(1)], 0, 0
+    nats, agree = [torch.zeros(1)], 0
     for start in range(0, len(rows_e), step):
         a, e = rows_a[start : start + step].float(), rows_e[start : start + step].float()
         nats.append(_divergence(a, e).cpu())
-        best = e.topk(2, dim=-1)
-        leads = best.values[:, 0] - best.values[:, 1] > 2 * torch.linalg.vector_norm(a - e, ord=math.inf, dim=-1)
-        clear += int(leads.sum())
-        agree += int((leads & (a.argmax(-1) == best.indices[:, 0])).sum())
+        agree += int((a.argmax(-1) == e.argmax(-1)).sum())
     kl = torch.cat(nats[1:] or nats)
     return {
         "kl_mean": float(kl.mean()),
         "kl_p99": float(kl.quantile(0.99)),
         "kl_max": float(kl.max()),
-        "top1_agreement": agree / clear if clear else 1.0,
+        "top1_agreement": agree / len(rows_e) if len(rows_e) else 1.0,
     }
 
 

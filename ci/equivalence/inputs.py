@@ -229,9 +229,9 @@ def alone(batch: Case) -> Case:
 
 
 def _described(case: Case) -> str:
-    """Shape, rows and a digest: two runs with the same words saw the same ids."""
+    """Shape, rows and a digest: two runs with the same words saw the same ids. `; ` stands between cases only."""
     digest = hashlib.sha256(case.ids.contiguous().numpy().tobytes()).hexdigest()[:8]
-    return f"{case.name}: {case.ids.shape[0]} x {case.ids.shape[1]} ({', '.join(case.rows)}; ids {digest})"
+    return f"{case.name}: {case.ids.shape[0]} x {case.ids.shape[1]} ({', '.join(case.rows)}, ids {digest})"
 
 
 def _random(vocabulary: int, rows: int, length: int, seed: int) -> Tensor:

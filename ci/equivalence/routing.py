@@ -54,7 +54,7 @@ def summary(layer: int, found: Flips, excused: Tensor, *, keep: Tensor) -> Layer
         tokens=int(keep.sum()),
         small_flips=int(excused.sum()),
         large_flips=int(large.sum()),
-        largest_gap=float(found.gap.max()) if found.gap.numel() else 0.0,
+        largest_gap=float(found.gap.max()),
         smallest_margin=found.margin,
     )
 

@@ -68,7 +68,7 @@ def _moved(entry: str, cases: Sequence[CaseResult], baseline: Baseline) -> str:
         return ""
     before, here = nights[-1], now.figures[FINGERPRINT]
     same = (before.model_id, before.revision, before.layers) == (now.model_id, now.revision, now.layers)
-    if not same or before.inputs != now.coverage.get("inputs", "") or before.reference is None:
+    if not same or before.inputs != words.answered_inputs(now) or before.reference is None:
         return ""
     if abs(before.reference - here) <= MOVED:
         return ""

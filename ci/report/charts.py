@@ -40,8 +40,8 @@ class Scale:
     high: int
 
     def y(self, value: float) -> float:
-        """Where a value stands; what is off the scale stands on its edge."""
-        exponent = math.log10(value) if 0 < value < math.inf else (self.high if value == math.inf else self.low)
+        """Where a value stands; what is off the scale stands on its edge, what is no number on the upper one."""
+        exponent = math.log10(value) if 0 < value < math.inf else (self.low if value <= 0 else self.high)
         share = (min(max(exponent, self.low), self.high) - self.low) / (self.high - self.low)
         return round(HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM), 1)
 

@@ -187,7 +187,7 @@ def _record(entry: EntryResult, *, date: str, sha: str, url: str) -> HistoryReco
         device=known.device if known else "",
         libraries=dict(known.libraries) if known else {},
         seconds=entry.seconds,
-        inputs=answered.coverage.get("inputs", "") if answered else "",
+        inputs=words.answered_inputs(answered) if answered else "",
         oracle=answered.coverage.get("oracle", "") if answered else "",
         reference=answered.figures[FINGERPRINT] if answered else None,
         cases=tuple(

@@ -174,6 +174,11 @@ def reference(cases: Sequence[CaseResult]) -> Evidence | None:
     return next((case.evidence for case in cases if case.evidence and FINGERPRINT in case.evidence.figures), None)
 
 
+def answered_inputs(known: Evidence) -> str:
+    """What Hugging Face's answer was measured on: the first case, which no night's free memory cuts short."""
+    return known.coverage.get("inputs", "").split("; ")[0]
+
+
 def cases_of(results: Results, cause: Cause) -> list[CaseResult]:
     """The cases of a cause, in order."""
     members = set(cause.cases)

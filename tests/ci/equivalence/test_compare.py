@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from ci.equivalence.compare import CHUNK, difference, distribution, non_finite, problem
+from ci.equivalence.compare import CHUNK, RMS_EPSILON, difference, distribution, non_finite, problem
 
 
 def pair(*shape: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -17,12 +17,15 @@ def pair(*shape: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_error_is_the_relative_l2_norm_of_the_difference() -> None:
-    actual, expected = pair(2, 5, 7)
+    actual, expected = (3 * side for side in pair(2, 5, 7))
     delta = actual.double() - expected
     found = difference(actual, expected)
     assert found.error == pytest.approx(float(delta.norm() / expected.norm()), rel=1e-12)
     assert found.max_abs == pytest.approx(float(delta.abs().max()))
     assert found.rms_abs == pytest.approx(float(delta.square().mean().sqrt()))
+    regular = math.hypot(float(expected.square().mean().sqrt()), RMS_EPSILON)
+    assert found.rms_rel == pytest.approx(found.rms_abs / regular)
+    assert found.max_rel == pytest.approx(found.max_abs / regular)
     assert found.expected == float(expected[found.worst_index])
     assert abs(found.actual - found.expected) == pytest.approx(found.max_abs)
 
@@ -123,10 +126,12 @@ def test_distribution_of_equal_logits() -> None:
 
 
 def test_distribution_sees_another_best_token() -> None:
-    expected = torch.zeros(1, 1, 4)
+    expected = torch.zeros(1, 4, 4)
     expected[..., 0] = 9.0
     actual = expected.clone()
-    actual[..., 1] = 9.5
-    found = distribution(actual, expected, torch.ones(1, 1, dtype=torch.bool))
+    actual[0, 0, 1] = 9.5
+    found = distribution(actual, expected, torch.ones(1, 4, dtype=torch.bool))
     assert found["kl_max"] > 0.4
-    assert found["top1_agreement"] == 1.0  # nothing is clear when the error is as large as the margin
+    assert found["kl_mean"] == pytest.approx(found["kl_max"] / 4, rel=1e-3)
+    assert found["top1_agreement"] == 0.75
+    assert distribution(actual, expected, torch.zeros(1, 4, dtype=torch.bool))["top1_agreement"] == 1.0

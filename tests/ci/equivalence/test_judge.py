@@ -17,6 +17,7 @@ from ci.equivalence.mutants.catalogue import catalogue
 from ci.equivalence.mutants.plant import MutantSubject
 from ci.equivalence.truth import Truth
 from ci.errors import UnsupportedError
+from ci.evidence import FINGERPRINT
 from ci.records import to_json
 from ci.subjects.base import ConvertRequest, ExportRequest, TraceRequest, TraceResult
 from ci.subjects.hugging_face import HuggingFace
@@ -52,6 +53,10 @@ def test_a_right_conversion_is_green_and_its_figures_stay_visible(dense: Bench) 
         assert verdict.heat is not None
         assert len(verdict.heat.values) == len(verdict.heat.rows) <= 66
         assert json.loads(to_json(verdict))["passed"] is True
+        assert verdict.figures[FINGERPRINT] == dense.truth.fingerprint
+        assert verdict.coverage["inputs"].startswith(
+            "batch: 4 x 64 (random, random, document of 42, document of 21, ids "
+        )
     assert verdicts[0].ran["attention"] == "eager"
     assert verdicts[1].ran["attention"] == "sdpa"
     assert verdicts[0].coverage["oracle"].startswith("Hugging Face in float64, transformers ")

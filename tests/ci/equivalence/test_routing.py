@@ -55,6 +55,12 @@ def test_margin_is_between_the_last_in_and_the_first_out() -> None:
     assert abs(found.margin - 1e-3) < 1e-6
 
 
+def test_there_is_no_margin_where_every_expert_is_chosen_or_no_token_counts() -> None:
+    everybody = LOGITS.topk(4, dim=-1).indices
+    assert routing.flips(everybody, everybody, LOGITS, keep=KEEP).margin == float("inf")
+    assert routing.flips(EXPECTED, EXPECTED, LOGITS, keep=~KEEP).margin == float("inf")
+
+
 def test_spread_reaches_every_later_token_of_the_row() -> None:
     flipped = torch.tensor([[False, True, False, False], [False] * 4])
     assert routing.spread(flipped).tolist() == [[False, True, True, True], [False] * 4]
@@ -64,6 +70,7 @@ def test_summary_counts_both_kinds() -> None:
     found = routing.flips(torch.tensor([[[0, 2], [0, 3]]]), EXPECTED, LOGITS, keep=KEEP)
     layer = routing.summary(4, found, routing.small(found, ALLOWED), keep=KEEP)
     assert (layer.layer, layer.tokens, layer.small_flips, layer.large_flips) == (4, 2, 1, 1)
+    assert layer.largest_gap == 2.0
 
 
 def test_loads_count_the_real_tokens() -> None:

@@ -12,7 +12,7 @@ from ci.equivalence import routing
 from ci.equivalence import truth as truth_module
 from ci.equivalence.truth import Truth
 from ci.equivalence.walk import TOP_EXPERTS
-from ci.errors import SubjectError
+from ci.errors import RequestError, SubjectError
 from ci.models import TestParams
 from ci.records import to_json
 from ci.subjects.hugging_face import HuggingFace
@@ -75,6 +75,41 @@ def test_experts_that_no_batch_reaches_are_said(moe: Bench, tmp_path: Path, monk
     few = Truth(moe.source, TestParams(batch_size=1, sequence_length=2), HuggingFace(), "cpu", tmp_path)
     assert idle(few) > 0
     assert few.coverage()["experts"] == f"not covered: {idle(few)} received no token"
+
+
+@pytest.mark.parametrize(("published", "wider"), [("bfloat16", 4), ("float32", 2)])
+def test_float64_is_the_oracle_where_it_fits_in_half_of_the_memory(
+    dense: Bench, tmp_path: Path, published: str, wider: int
+) -> None:
+    on_disk = sum(file.stat().st_size for file in dense.source.glob("*.safetensors"))
+    for free, dtype in ((2 * wider * on_disk + 8, "float64"), (2 * wider * on_disk - 8, "float32")):
+        truth = truth_of(dense, HuggingFace(), tmp_path)
+        truth.__dict__ |= {"free_bytes": free, "config": {**truth.config, "dtype": published, "torch_dtype": None}}
+        assert truth.oracle_dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("config", "dtype"),
+    [
+        ({"dtype": "float16"}, "float16"),
+        ({"torch_dtype": "bfloat16"}, "bfloat16"),
+        ({"text_config": {"dtype": "bfloat16"}}, "bfloat16"),
+        ({"text_config": None}, "float32"),
+        ({}, "float32"),
+    ],
+)
+def test_the_dtype_that_a_checkpoint_was_published_in(
+    dense: Bench, tmp_path: Path, config: dict[str, object], dtype: str
+) -> None:
+    truth = truth_of(dense, HuggingFace(), tmp_path)
+    truth.__dict__["config"] = config
+    assert truth.model_dtype == dtype
+
+
+def test_a_config_that_cannot_be_read_is_said(dense: Bench, tmp_path: Path) -> None:
+    truth = replace(truth_of(dense, HuggingFace(), tmp_path), checkpoint=tmp_path)
+    with pytest.raises(RequestError, match=r"config\.json: cannot be read"):
+        _ = truth.config
 
 
 class Narrow(HuggingFace):

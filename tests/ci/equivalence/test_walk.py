@@ -97,6 +97,31 @@ def test_a_small_flip_excuses_its_consequences(tmp_path: Path) -> None:
     assert [(layer.small_flips, layer.large_flips) for layer in found.routing] == [(1, 0), (0, 0)]
 
 
+def test_what_a_flipped_token_chooses_later_is_its_consequence(tmp_path: Path) -> None:
+    right = tensors(moe=True)
+    actual = flipped(right, gap=1e-6)
+    later = TOP.replace("0", "1")
+    del actual["decoder.1.norm_1"], right["decoder.1.norm_1"]
+    worst = right[ROUTER.replace("0", "1")].topk(4, dim=-1).indices[..., 2:]
+    actual[later][0, 2:] = worst[0, 2:]
+    found = walk(tmp_path, actual, right, allowed=1e-5).run()
+    assert [(one.layer, one.small_flips, one.large_flips) for one in found.routing] == [(0, 1, 0), (1, 0, 0)]
+    assert found.flips[later] == 0.0
+    actual[later][0, 1] = worst[0, 1]
+    found = walk(tmp_path / "before", actual, right, allowed=1e-5).run()
+    assert [one.large_flips for one in found.routing] == [0, 1]
+
+
+@pytest.mark.parametrize(("share", "small"), [(1.05, 1), (0.95, 0)])
+def test_a_gap_is_small_within_twice_the_error_that_the_token_s_logits_may_have(
+    tmp_path: Path, share: float, small: int
+) -> None:
+    right = tensors(moe=True)
+    actual = flipped(right, gap=1e-3)
+    allowed = share * 1e-3 / (2 * float(right[ROUTER][0, 2].norm()))
+    assert walk(tmp_path, actual, right, allowed=allowed).run().routing[0].small_flips == small
+
+
 def test_a_large_flip_excuses_nothing(tmp_path: Path) -> None:
     right = tensors(moe=True)
     found = walk(tmp_path, flipped(right, gap=0.5), right, allowed=1e-5).run()

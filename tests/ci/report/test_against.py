@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from ci.plan import Plan
 
 FORWARD = "test_forward_equivalence[smollm2]"
-SEEN = {"inputs": "batch: 5 x 64 (ids 1a2b3c4d)", "oracle": "Hugging Face in float64, transformers 5.23.0"}
+SEEN = {
+    "inputs": "batch: 5 x 64 (random, ids 1a2b3c4d); long: 1 x 272 (random, ids 5e6f7a8b)",
+    "oracle": "Hugging Face in float64, transformers 5.23.0",
+}
 
 
 def answered(reference: float, **seen: str) -> dict[str, Fault]:
@@ -53,7 +56,7 @@ def test_a_hugging_face_that_answers_otherwise_than_last_night_is_named_in_every
     "now",
     [
         answered(0.25 + 1e-12),
-        answered(0.26, inputs="batch: 5 x 64 (ids 99999999)"),
+        answered(0.26, inputs="batch: 5 x 64 (random, ids 99999999); long: 1 x 272 (random, ids 5e6f7a8b)"),
         {FORWARD: Fault(evidence={**answered(0.26)[FORWARD].evidence, "layers": 3})},
         {FORWARD: mismatch()},
     ],
@@ -62,6 +65,12 @@ def test_a_hugging_face_is_not_said_to_have_moved_where_nothing_shows_it(now: di
     plan = plan_of("smollm2")
     assert not judged(plan, now, baseline=night_of(plan, answered(0.25))).notes
     assert not judged(plan, answered(0.26)).notes
+
+
+def test_less_memory_for_the_longest_input_hides_no_move() -> None:
+    plan = plan_of("smollm2")
+    shorter = answered(0.26, inputs="batch: 5 x 64 (random, ids 1a2b3c4d); long: 1 x 200 (random, ids 00000000)")
+    assert any("itself moved" in note for note in judged(plan, shorter, baseline=night_of(plan, answered(0.25))).notes)
 
 
 def test_a_night_that_measured_nothing_does_not_hide_the_answer_of_the_one_before() -> None:

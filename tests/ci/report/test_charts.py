@@ -1,0 +1,76 @@
+"""What the pictures say: points in order and within the frame, growth along the residual stream, NaN at the top."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from ci.report import charts
+from tests.ci.report.samples import heat, measures
+
+FLOAT32 = measures(wrong_from="decoder.1.mixer.query")[:23]
+UPPER, LOWER = charts.TOP, charts.HEIGHT - charts.BOTTOM
+
+
+def points(svg: str, kind: str) -> list[tuple[float, float]]:
+    """The corners of a line of the chart."""
+    found = re.search(rf'<polyline class="{kind}" points="([^"]*)"', svg)
+    return [(float(x), float(y)) for x, y in (pair.split(",") for pair in found[1].split())] if found else []
+
+
+def test_points_stand_in_order_within_the_frame() -> None:
+    svg = charts.error_chart(FLOAT32)
+    for kind in ("floor", "limit"):
+        drawn = points(svg, kind)
+        assert len(drawn) == len(FLOAT32)
+        assert [x for x, _ in drawn] == sorted({x for x, _ in drawn})
+        assert drawn[0][0] > charts.LEFT
+        assert charts.WIDTH - charts.RIGHT - 15 < drawn[-1][0] < charts.WIDTH - charts.RIGHT
+        assert all(UPPER <= y <= LOWER for _, y in drawn)
+    assert points(svg, "limit")[0][1] < points(svg, "floor")[0][1]
+
+
+def test_growth_follows_the_residual_stream_only() -> None:
+    stream = [m for m in FLOAT32 if m.tensor in ("embeddings", "decoder.0", "decoder.1", "final_norm", "logits")]
+    assert len(points(charts.error_chart(FLOAT32), "growth")) == len(stream) == 5
+
+
+def test_a_decade_is_as_high_as_any_other() -> None:
+    scale = charts.Scale(-8, 0)
+    assert scale.y(1.0) == UPPER
+    assert scale.y(1e-8) == LOWER
+    assert scale.y(1e-4) == (UPPER + LOWER) / 2
+
+
+@pytest.mark.parametrize(
+    ("value", "y"), [(0.0, LOWER), (-1.0, LOWER), (float("inf"), UPPER), (float("nan"), UPPER), (1e9, UPPER)]
+)
+def test_what_is_off_the_scale_stands_on_the_edge_that_it_belongs_to(value: float, y: float) -> None:
+    assert charts.Scale(-8, 0).y(value) == y
+
+
+@pytest.mark.parametrize(("low", "most"), [(1e-7, 9), (1e-30, 9)])
+def test_the_axis_names_few_decades(low: float, most: int) -> None:
+    svg = charts.error_chart([replace(FLOAT32[0], error=low), replace(FLOAT32[1], error=1.0)])
+    assert 2 <= len(re.findall(r">1e-?\d+</text>", svg)) <= most
+
+
+def test_layers_are_named_where_they_begin() -> None:
+    svg = charts.error_chart(FLOAT32)
+    names = re.findall(r'<text x="([\d.]+)"[^>]*>(L0|L1|out)</text>', svg)
+    assert [name for _, name in names] == ["L0", "L1", "out"]
+    assert sorted(float(x) for x, _ in names) == [float(x) for x, _ in names]
+
+
+def test_every_cell_of_a_heat_map_is_inside_it() -> None:
+    known = heat(wrong_from=2)
+    svg = charts.heat_chart(known)
+    frame = re.search(r'viewBox="0 0 (\d+) (\d+)"', svg)
+    assert frame is not None
+    cells = [(int(x), int(y), int(w), int(h)) for x, y, w, h in re.findall(r"M(\d+) (\d+)h(\d+)v(\d+)", svg)]
+    assert len(cells) == len(known.rows) * len(known.columns)
+    assert max(x + w for x, _, w, _ in cells) <= int(frame[1])
+    assert max(y + h for _, y, _, h in cells) <= int(frame[2]) - 14
+    assert len(set(cells)) == len(cells)
