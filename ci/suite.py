@@ -218,7 +218,7 @@ def with_verdicts(evidence: Evidence, verdicts: tuple[Verdict, ...]) -> Evidence
         dtype=" ".join(dict.fromkeys(m.dtype for v in verdicts for m in v.measures)),
         ran={axis: name for v in verdicts for axis, name in v.ran.items()},
         failure_class=red[0].failure_class if red else None,
-        diagnosis=" ".join(v.diagnosis for v in red if v.diagnosis),
+        diagnosis="; ".join(dict.fromkeys(v.diagnosis for v in red if v.diagnosis)),
         worst=max(worst, key=lambda measure: measure.used, default=None),
         half=red[0].half if red else "",
         layer=red[0].layer if red else None,

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ci.errors import RequestError
+from ci.errors import RequestError, SubjectError
 from ci.subjects.tracefile import TraceReader, scope_of
 
 if TYPE_CHECKING:
@@ -111,9 +111,12 @@ class Recorder:
     def put(self, name: str, tensor: Tensor, *, ours: bool = False) -> None:
         """Keep a copy of `tensor`, (B, T, …) or flattened (B * T, …), in the trace's dtype (integers as int64).
 
-        With `ours` nobody else will read or change it any more, so that it is kept itself.
+        With `ours` nobody else will read or change it any more, so that it is kept itself. Raises SubjectError for a block
+        that answers in another dtype than the one asked for: cast here, it would look as if it had computed in it.
         """
         started = time.perf_counter()
+        if tensor.is_floating_point() and tensor.dtype != self.dtype and scope_of(name) == name != "embeddings":
+            raise SubjectError(f"{name} was computed in {tensor.dtype}, not in {self.dtype}".replace("torch.", ""))
         batch, length = self.inputs.ids.shape
         if tensor.shape[:2] != (batch, length):
             tensor = tensor.reshape(batch, length, *tensor.shape[1:])

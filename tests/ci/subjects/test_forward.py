@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ci.errors import RequestError
+from ci.errors import RequestError, SubjectError
 from ci.subjects.forward import DTYPES, Inputs, Recorder, exact_arithmetic, read_inputs
 from ci.subjects.tracefile import TraceReader, TraceWriter
 from tests.ci.subjects.tiny import save_inputs
@@ -73,6 +73,13 @@ def test_the_recorder_copies_casts_unflattens_and_blanks_padding(tmp_path: Path)
     assert written[..., 0].tolist() == MASK.tolist()
     assert trace.tensor("decoder.0.mlp.router_top_experts").shape == (2, 3, 2)
     assert trace.tensor("decoder.0.mlp.router_top_experts").dtype == torch.int64
+
+
+def test_a_block_that_computed_in_another_dtype_is_refused(tmp_path: Path) -> None:
+    recorder = Recorder(TraceWriter(tmp_path / "trace"), Inputs(IDS), torch.bfloat16)
+    recorder.put("decoder.0.mlp.router_scores", torch.ones(2, 3, 2))  # routers compute in float32 everywhere
+    with pytest.raises(SubjectError, match=r"decoder\.0 was computed in float32, not in bfloat16"):
+        recorder.put("decoder.0", torch.ones(2, 3, 4))
 
 
 def test_arithmetic_is_exact_inside_and_as_before_outside() -> None:
