@@ -66,6 +66,14 @@ def run(
     return done, json.loads(written.read_bytes()) if written.exists() else {}
 
 
+def impostor(tmp_path: Path, code: str) -> Path:
+    """A program in the place of a subject's interpreter."""
+    program = tmp_path / "python"
+    program.write_text(f"#!{sys.executable}\n{code}\n")
+    program.chmod(0o755)
+    return program
+
+
 def outcomes(results: dict[str, Any]) -> dict[str, str]:
     return {case["name"]: case["outcome"] for entry in results["entries"] for case in entry["cases"]}
 
@@ -148,11 +156,12 @@ def test_a_gpu_that_is_not_there_is_neutral_and_blames_nobody(
 
 def test_a_suite_that_runs_out_of_time_is_red_and_says_so(hub: HubServer, tmp_path: Path) -> None:
     hub.add("stand-in/llama", repository("stand-in/llama"))
-    done, results = run(ROOT, tmp_path, hub.endpoint, "--time-limit", "1")
+    sleeper = impostor(tmp_path, MISBEHAVIOURS["hangs"][0])  # so that the time is over in a test and not in an import
+    done, results = run(ROOT, tmp_path, hub.endpoint, "--time-limit", "12", "--subject-python", str(sleeper))
     assert done.returncode == 1, done.stdout + done.stderr
-    assert outcomes(results)["test_hub_model_conversion[tiny]"] == "missing"  # the last of them; a first may be done
+    assert outcomes(results)["test_hub_model_conversion[tiny]"] == "missing"
     assert {cause["failure_class"] for cause in results["causes"]} == {"timeout"}
-    assert "the suite ran out of time: time limit of 1 s" in " ".join(done.stdout.split())
+    assert "the suite ran out of time: time limit of 12 s" in " ".join(done.stdout.split())
     assert results["verdict"] == "failed"
 
 
@@ -255,10 +264,8 @@ MISBEHAVIOURS = {
 def test_a_subject_that_misbehaves_is_red_in_one_line(kind: str, hub: HubServer, tmp_path: Path) -> None:
     code, failure, says = MISBEHAVIOURS[kind]
     hub.add("stand-in/llama", repository("stand-in/llama"))
-    impostor = tmp_path / "python"
-    impostor.write_text(f"#!{sys.executable}\n{code}\n")
-    impostor.chmod(0o755)
-    done, results = run(ROOT, tmp_path, hub.endpoint, "--subject-python", str(impostor), "--timeout", "2")
+    python = str(impostor(tmp_path, code))
+    done, results = run(ROOT, tmp_path, hub.endpoint, "--subject-python", python, "--timeout", "2")
     assert done.returncode == 1, done.stdout + done.stderr
     conversion = next(c for c in results["entries"][0]["cases"] if c["name"] == "test_conversion[tiny]")
     assert (conversion["outcome"], conversion["failure_class"]) == ("failed", failure)

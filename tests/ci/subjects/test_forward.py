@@ -62,13 +62,13 @@ def test_absent_inputs_are_refused(tmp_path: Path) -> None:
 def test_the_recorder_copies_casts_unflattens_and_blanks_padding(tmp_path: Path) -> None:
     recorder = Recorder(TraceWriter(tmp_path / "trace"), Inputs(IDS, MASK), DTYPES["bfloat16"])
     block, experts = torch.ones(2, 3, 4), torch.ones(6, 2, dtype=torch.int32)
-    recorder.put("decoder.0", block)
+    recorder.put("decoder.0.norm_1", block)
     recorder.put("decoder.0.mlp.router_top_experts", experts)
     block.zero_()
     recorder.flush()
     (tmp_path / "trace" / "trace.json").touch()
     trace = TraceReader(tmp_path / "trace")
-    written = trace.tensor("decoder.0")
+    written = trace.tensor("decoder.0.norm_1")
     assert written.dtype == torch.bfloat16
     assert written[..., 0].tolist() == MASK.tolist()
     assert trace.tensor("decoder.0.mlp.router_top_experts").shape == (2, 3, 2)
