@@ -112,7 +112,7 @@ class Recorder:
         """Keep a copy of `tensor`, (B, T, …) or flattened (B * T, …), in the trace's dtype (integers as int64).
 
         With `ours` nobody else will read or change it any more, so that it is kept itself. Raises SubjectError for a
-        block that answers in another dtype than the one asked for: cast here, it would look as if it had computed in it.
+        block that answers in another dtype than the one asked for: cast here, it would look as if it had been right.
         """
         started = time.perf_counter()
         if tensor.is_floating_point() and tensor.dtype != self.dtype and scope_of(name) == name != "embeddings":
