@@ -10,7 +10,7 @@ from benchmarks._figure import show
 
 NAMES = ("startup", "transfer", "memory", "throughput", "suite", "verdict_cost", "report")
 """What is measured when nothing is named: some minutes."""
-LONG = ("mutation",)
+LONG = ("mutation", "classes")
 """Measured when named: many minutes."""
 
 
