@@ -37,7 +37,7 @@ GRACE = 60.0
 
 
 STDERR = 2
-SUITE_NEEDS = ("numpy", "pytest", "safetensors", "torch", "transformers", "xdist", "yaml")
+SUITE_NEEDS = ("accelerate", "numpy", "pytest", "safetensors", "torch", "transformers", "xdist", "yaml")
 """What the suite imports beyond the base dependencies."""
 
 
