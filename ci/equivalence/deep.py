@@ -180,9 +180,7 @@ class Gradients:
     @property
     def _oracle_dtype(self) -> DType:
         """float64 where the weights and as much again for their gradients fit in half of the free memory."""
-        itemsize = 4 if self.truth.model_dtype == "float32" else 2
-        weights = sum(file.stat().st_size for file in self.truth.checkpoint.glob("*.safetensors")) * 8 // itemsize
-        return self.truth.oracle_dtype if 2 * weights < self.truth.free_bytes / 2 else "float32"
+        return self.truth.oracle_dtype if 2 * self.truth.float64_bytes < self.truth.free_bytes / 2 else "float32"
 
     def _theirs(self, name: str, dtype: DType, variant: dict[str, str]) -> Path:
         output = self.workdir / name

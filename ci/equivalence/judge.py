@@ -84,17 +84,13 @@ class Judge:
         """Gate A in float32; Gate B in the model's dtype, which is Gate A where the model was published in float32."""
         real: DType = "float32" if dtype == "float32" else self.truth.model_dtype
         self._traces = Path(tempfile.mkdtemp(prefix="traces-", dir=self._workdir()))
-        before = [self._noted(side) for side in (self.truth.spent, self.spent)]
+        before = self.truth.spent.mark(), self.spent.mark()
         try:
             found = self._verdict(real, variant)
         finally:
             shutil.rmtree(self._traces)
         self._passed[real, tuple(sorted(variant.items()))] = found.passed
         return replace(found, figures={**found.figures, **self._costs(real, *before)})
-
-    def _noted(self, side: Spent) -> Spent:
-        side.peak_device_bytes = 0
-        return replace(side)
 
     def _costs(self, dtype: DType, truth: Spent, subject: Spent) -> dict[str, float]:
         """Seconds of each side by what they went into, and the device's peak in bytes."""

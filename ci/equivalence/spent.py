@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,14 +21,17 @@ class Spent:
     forward: float = 0.0
     compare: float = 0.0
     peak_device_bytes: int = 0
-    forwards: int = 0
+
+    def mark(self) -> Spent:
+        """What was spent until now, for `figures` to start from; the peak starts anew."""
+        self.peak_device_bytes = 0
+        return replace(self)
 
     def ran(self, result: TraceResult) -> None:
         """One trace more."""
         self.loading += result.load_seconds
         self.forward += result.seconds
         self.peak_device_bytes = max(self.peak_device_bytes, result.peak_device_bytes)
-        self.forwards += 1
 
     @contextmanager
     def comparing(self) -> Iterator[None]:

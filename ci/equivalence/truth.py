@@ -81,9 +81,13 @@ class Truth:
     @cached_property
     def oracle_dtype(self) -> DType:
         """float64 where twice the float32 weights fit in half of the free memory, else float32."""
+        return "float64" if self.float64_bytes < self.free_bytes / 2 else "float32"
+
+    @cached_property
+    def float64_bytes(self) -> int:
+        """What the weights take in float64, from what they take on disk in the published dtype."""
         on_disk = sum(file.stat().st_size for file in self.checkpoint.glob("*.safetensors"))
-        doubled = on_disk * (8 // (4 if self.model_dtype == "float32" else 2))
-        return "float64" if doubled < self.free_bytes / 2 else "float32"
+        return on_disk * (8 // (4 if self.model_dtype == "float32" else 2))
 
     @cached_property
     def free_bytes(self) -> int:

@@ -127,7 +127,8 @@ class HuggingFace:
         content = content_key(request.checkpoint)
         key = (*content, request.dtype, request.device)
         found = self._resident.get(key, lambda: self._from_pretrained(request).eval(), device=request.device)
-        self._variants.setdefault(content, _variants(found[0]))
+        if content not in self._variants:
+            self._variants[content] = _variants(found[0])
         return found
 
     def _from_pretrained(self, request: TraceRequest) -> Any:
