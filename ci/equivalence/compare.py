@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ci.evidence import FailureClass
 
-CHUNK = {"cpu": 1 << 17, "cuda": 1 << 24}
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+CHUNK = {"cpu": 1 << 18, "cuda": 1 << 24}
 """Elements compared at a time: what stays in a core's cache, and what keeps a GPU busy."""
 RMS_EPSILON = 1e-4
 """Regularises the scale of the specification's relative thresholds (Fast-LLM's `CompareConfig.rms_eps`)."""
@@ -87,7 +94,7 @@ def difference(actual: Tensor, expected: Tensor, *, keep: Tensor | None = None, 
     tokens = expected.shape[0] * expected.shape[1]
     rows_a, rows_e = actual.reshape(tokens, -1), expected.reshape(tokens, -1)
     kept = torch.ones(tokens, dtype=torch.bool) if keep is None else keep.reshape(-1).cpu()
-    d2, e2, top = (torch.zeros(tokens, dtype=torch.float64, device=expected.device) for _ in range(3))
+    d2, e2, top = sums = torch.zeros(3, tokens, dtype=torch.float64, device=expected.device)
     step = max(1, CHUNK[expected.device.type] // max(1, rows_e.shape[1]))
     for start in range(0, tokens, step):
         part = slice(start, start + step)
@@ -96,9 +103,9 @@ def difference(actual: Tensor, expected: Tensor, *, keep: Tensor | None = None, 
         d2[part] = torch.linalg.vector_norm(delta, dim=1).square()
         e2[part] = torch.linalg.vector_norm(wanted, dim=1).square()
         if full:
-            top[part] = torch.linalg.vector_norm(delta, ord=math.inf, dim=1)
-    d2, e2, top = (tensor.cpu() for tensor in (d2, e2, top))
-    return _summary(actual, expected, (d2 - _slack(actual)).clamp(min=0), e2, top, kept, full=full)
+            top[part] = delta.abs_().amax(dim=1)  # vector_norm's ord=inf gives the same in ten times the time
+    squares, scales, tops = sums.cpu().numpy()
+    return _summary(actual, expected, (squares - _slack(actual)).clip(min=0), scales, tops, kept.numpy(), full=full)
 
 
 def _slack(actual: Tensor) -> float:
@@ -107,20 +114,16 @@ def _slack(actual: Tensor) -> float:
 
 
 def _summary(
-    actual: Tensor, expected: Tensor, d2: Tensor, e2: Tensor, top: Tensor, kept: Tensor, *, full: bool
+    actual: Tensor, expected: Tensor, d2: Floats, e2: Floats, top: Floats, kept: NDArray[np.bool_], *, full: bool
 ) -> Difference:
-    batch, length = expected.shape[:2]
-    width, finite = max(1, expected[0, 0].numel()), bool(d2.isfinite().all())
-    count = max(1, int(kept.sum()))
-    total_d, total_e = float(d2[kept].sum()), float(e2[kept].sum())
-    scale = e2.clamp(min=TOKEN_SCALE_FLOOR**2 * total_e / count)
-    by_token = _ratio(d2, scale).sqrt().masked_fill(~kept, math.nan)
-    error = math.sqrt(total_d / total_e) if total_e else (math.inf if total_d else 0.0)
-    token_error = float(by_token[kept].max()) if bool(kept.any()) else 0.0
+    """Of the squared sums and largest differences of each token, (B * T,); small arrays are numpy's strength."""
+    counted, total_d, total_e = int(kept.sum()), float(d2[kept].sum()), float(e2[kept].sum())
+    count, width = max(1, counted), max(1, expected[0, 0].numel())
+    ratios = np.sqrt(_ratio(d2, e2.clip(min=TOKEN_SCALE_FLOOR**2 * total_e / count)))
     figures: dict[str, float] = dict.fromkeys(("max_abs", "rms_abs", "rms_rel", "max_rel", "expected", "actual"), 0.0)
     index: tuple[int, ...] = ()
-    if full and bool(kept.any()):
-        index = _worst_index(actual, expected, int(top.masked_fill(~kept, -1).argmax()))
+    if full and counted:
+        index = _worst_index(actual, expected, int(np.where(kept, top, -1).argmax()))
         rms, rms_expected = math.sqrt(total_d / (count * width)), math.sqrt(total_e / (count * width))
         regular = math.hypot(rms_expected, RMS_EPSILON)
         largest = float(top[kept].max())
@@ -133,19 +136,20 @@ def _summary(
             "actual": float(actual[index]),
         }
     return Difference(
-        error=error,
-        token_error=token_error,
+        error=math.sqrt(total_d / total_e) if total_e else (math.inf if total_d else 0.0),
+        token_error=float(ratios[kept].max()) if counted else 0.0,
         worst_index=index,
-        by_token=by_token.float().reshape(batch, length),
+        by_token=torch.from_numpy(np.where(kept, ratios, np.nan).astype(np.float32).reshape(expected.shape[:2])),
         shape=tuple(expected.shape),
-        finite=finite,
+        finite=bool(np.isfinite(d2).all()),
         **figures,
     )
 
 
-def _ratio(d2: Tensor, e2: Tensor) -> Tensor:
+def _ratio(d2: Floats, e2: Floats) -> Floats:
     """d2 / e2 where 0 / 0 is 0 and x / 0 infinite."""
-    return torch.where(d2 > 0, d2 / e2, torch.zeros_like(d2))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(d2 > 0, d2 / e2, 0.0)
 
 
 def _worst_index(actual: Tensor, expected: Tensor, token: int) -> tuple[int, ...]:
@@ -155,7 +159,7 @@ def _worst_index(actual: Tensor, expected: Tensor, token: int) -> tuple[int, ...
 
 
 def _unravel(flat: int, shape: torch.Size) -> tuple[int, ...]:
-    return tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), shape))
+    return tuple(int(i) for i in np.unravel_index(flat, shape))
 
 
 def _smallest(dtype: torch.dtype) -> float:

@@ -18,6 +18,7 @@ from ci.subjects.tracefile import TraceReader, TraceWriter, mandatory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 
@@ -79,6 +80,7 @@ class Walk:
     predictions: bool = False
     device: str = "cpu"
     _flipped: Tensor = field(init=False)
+    _differences: dict[str, Difference] = field(default_factory=dict, init=False)
     _routing: list[LayerRouting] = field(default_factory=list, init=False)
     _flips: dict[str, float] = field(default_factory=dict, init=False)
     _logits: dict[str, float] = field(default_factory=dict, init=False)
@@ -89,34 +91,45 @@ class Walk:
             return Walked(problems=problems)
         self.keep = self.keep.to(self.device)
         self._flipped = torch.zeros_like(self.keep)
-        differences: dict[str, Difference] = {}
         for scope in self.expected.scopes:
-            if not self.carry:
-                self._flipped = torch.zeros_like(self.keep)
-            for name in self.expected.names(scope):
-                if name in self.actual and (found := self._step(name, differences)):
-                    return self._walked(differences, found)
-        return self._walked(differences)
+            if found := self._scope(scope):
+                return self._walked(found)
+        return self._walked()
 
-    def _step(self, name: str, differences: dict[str, Difference]) -> Problem | None:
+    def _scope(self, scope: str) -> Problem | None:
+        """Compare the tensors of one scope, both files open; the problem that ends the walk, where there is one."""
+        if not self.carry:
+            self._flipped = torch.zeros_like(self.keep)
+        names = [name for name in self.expected.names(scope) if name in self.actual]
+        if not names:
+            return None
+        with self._opened(self.actual, scope) as mine, self._opened(self.expected, scope) as right:
+            for name in names:
+                if found := self._step(name, self.mine.of(mine(name)), lambda name: self.part.of(right(name))):
+                    return found
+        return None
+
+    def _opened(self, trace: TraceReader, scope: str) -> AbstractContextManager[Callable[[str], Tensor]]:
+        return trace.opened(scope, device=self.device)
+
+    def _step(self, name: str, actual: Tensor, read_expected: Callable[[str], Tensor]) -> Problem | None:
         """Compare one tensor; the problem that ends the walk, where there is one."""
-        actual = self.mine.of(self.actual.tensor(name, device=self.device))
-        expected = self.part.of(self.expected.tensor(name, device=self.device))
+        expected = read_expected(name)
         if found := problem(name, actual, expected, dtype=DTYPES[self.actual.result.dtype]):
             return found
         if name.endswith(TOP_EXPERTS):
-            self._route(name, actual, expected)
+            self._route(name, actual, expected, read_expected(_router_logits(name)))
             return None
         difference_ = self._difference(name, actual, expected)
         if not difference_.finite and (found := non_finite(name, actual, expected)):
             return found
-        differences[name] = difference_
+        self._differences[name] = difference_
         return None
 
-    def _walked(self, differences: dict[str, Difference], *problems: Problem) -> Walked:
+    def _walked(self, *problems: Problem) -> Walked:
         sides = (self.expected.result, self.actual.result)
         missing = tuple(dict.fromkeys(name for side in sides for name in side.not_captured))
-        return Walked(differences, problems, tuple(self._routing), self._flips, self._logits, missing)
+        return Walked(self._differences, problems, tuple(self._routing), self._flips, self._logits, missing)
 
     def _difference(self, name: str, actual: Tensor, expected: Tensor) -> Difference:
         if name.endswith(".mixer.context"):
@@ -126,13 +139,13 @@ class Walk:
             self._logits = distribution(actual, expected, keep)
         return difference(actual, expected, keep=keep, full=self.full)
 
-    def _route(self, name: str, actual: Tensor, expected: Tensor) -> None:
-        logits_name = name.replace(TOP_EXPERTS, "mlp.router_logits")
-        logits = self.part.of(self.expected.tensor(logits_name, device=self.device))
+    def _route(self, name: str, actual: Tensor, expected: Tensor, logits: Tensor) -> None:
         keep = self.keep & ~self._flipped
         found = routing.flips(actual, expected, logits, keep=keep)
         norm = torch.linalg.vector_norm(logits.double(), dim=-1)
-        excused = found.where if self.allowed is None else routing.small(found, self.allowed(logits_name) * norm)
+        excused = (
+            found.where if self.allowed is None else routing.small(found, self.allowed(_router_logits(name)) * norm)
+        )
         self._routing.append(routing.summary(layer_of(name) or 0, found, excused, keep=keep))
         relative = (found.gap / norm.clamp(min=torch.finfo(torch.float64).tiny))[keep]
         self._flips[name] = float(relative.max()) if relative.numel() else 0.0
@@ -157,6 +170,11 @@ def cut(trace: TraceReader, part: Part, path: Path) -> TraceReader:
     result = trace.result
     writer.finish(ran=result.ran, dtype=result.dtype, device=result.device, seconds=0.0)
     return TraceReader(path)
+
+
+def _router_logits(name: str) -> str:
+    """The logits by which the named choice of experts was made."""
+    return name.replace(TOP_EXPERTS, "mlp.router_logits")
 
 
 def layer_of(name: str) -> int | None:

@@ -1,12 +1,13 @@
 """Trace directories on disk: one writer and one reader for every subject and for the Hugging Face side.
 
 The layout is the contract in `ci.subjects.base`. The writer holds nothing but names; the reader opens a scope's file
-only while a tensor is read from it.
+only while its tensors are read.
 """
 
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from ci.records import read_json, to_json
 from ci.subjects.base import DType, TraceResult
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from torch import Tensor
 
@@ -142,13 +143,31 @@ class TraceReader:
 
     def tensor(self, name: str, *, device: str = "cpu") -> Tensor:
         """One tensor, read from its scope's file now and not kept."""
-        target = self.path / f"{scope_of(name)}.safetensors"
-        try:
-            with safe_open(target, framework="pt", device=device) as file:
+        with self.opened(scope_of(name), device=device) as read:
+            return read(name)
+
+    @contextmanager
+    def opened(self, scope: str, *, device: str = "cpu") -> Iterator[Callable[[str], Tensor]]:
+        """Reads one scope's tensors by name while its file is open: opening costs as much as most comparisons."""
+        target = self.path / f"{scope}.safetensors"
+
+        def read(name: str) -> Tensor:
+            with _readable(target, name):
                 tensor: Tensor = file.get_tensor(name)
-        except (OSError, SafetensorError) as problem:
-            raise SubjectError(f"{target}: {name!r} cannot be read: {problem}") from None
-        return tensor
+                return tensor
+
+        with _readable(target, scope):
+            opened = safe_open(target, framework="pt", device=device)
+        with opened as file:
+            yield read
+
+
+@contextmanager
+def _readable(target: Path, name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as problem:
+        raise SubjectError(f"{target}: {name!r} cannot be read: {problem}") from None
 
 
 def mandatory(scopes: Mapping[str, object]) -> tuple[str, ...]:
