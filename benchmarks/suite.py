@@ -17,7 +17,7 @@ from benchmarks._figure import Figure, show
 from benchmarks._recorder import TARGET
 from ci.hub.fetch import FetchRequest, fetch
 from ci.models import load_models
-from ci.run import ALONE
+from ci.run import ALONE, PLUGINS
 from ci.settings import Settings
 from ci.subjects.base import ConvertRequest
 from ci.subjects.reference.subject import ReferenceSubject
@@ -51,7 +51,7 @@ def _measure(hub: HubServer, model: HubModel) -> Figure:
         environ = {**ALONE, "HF_ENDPOINT": hub.endpoint, "HUB_TESTS_CACHE": str(settings.cache), TARGET: str(forwards)}
         words = ["tests/integration", "--run-extra-slow", f"--hub-model={model.name}", "--subject=reference"]
         suite = _cost(
-            ["pytest", "-q", "-p", "no:cacheprovider", "-p", "xdist.plugin", "-p", "benchmarks._recorder", *words],
+            ["pytest", "-q", *PLUGINS, "-p", "benchmarks._recorder", *words],
             environ,
         )
         quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}

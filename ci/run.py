@@ -103,6 +103,8 @@ def checkpoint_rows(checkpoints: Mapping[str, Checkpoint]) -> list[dict[str, Any
 
 ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 """Plugins that happen to be installed reorder, retry or slow tests; the suite brings the ones that it needs."""
+PLUGINS = ("-p", "no:cacheprovider", "-p", "no:unraisableexception", "-p", "xdist.plugin")
+"""Without a cache beside an installed suite, and without five searches for garbage in a process about to end."""
 
 
 def run_suite(models: Sequence[HubModel], options: RunOptions, report: Path, environ: Mapping[str, str]) -> float:
@@ -155,10 +157,7 @@ def _pytest_command(models: Sequence[HubModel], options: RunOptions, report: Pat
         str(suite_path()),
         "--run-extra-slow",
         "--tb=short",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "xdist.plugin",
+        *PLUGINS,
         "-o",
         "junit_family=xunit1",  # the family that carries properties; no pyproject says so beside an installed suite
     ]

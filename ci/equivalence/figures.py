@@ -29,7 +29,7 @@ def figures(judged: Sequence[Judged], measures: Sequence[Measure]) -> dict[str, 
         "excused_by_flips": max(one.excused for one in judged),
     }
     found |= {key: value for one in judged[:1] for key, value in one.walked.logits.items()}
-    logits = next((measure for measure in judged[0].measures() if measure.tensor == "logits"), None)
+    logits = next((measure for measure in judged[0].measures if measure.tensor == "logits"), None)
     if logits:
         found |= {
             "logits_error": logits.error,

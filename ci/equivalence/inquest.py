@@ -55,7 +55,7 @@ class Inquest:
             return Diagnosis(place_of(problem.tensor), problem.message, float("inf"))
         fed = self.fed or self._fed()
         first = self._first_measure()
-        guilty = diagnose.first_in_each_block(fed.measures()) if fed else []
+        guilty = diagnose.first_in_each_block(fed.measures) if fed else []
         local = next((m for m in guilty if first and scope_of(m.tensor) == scope_of(first.tensor)), None)
         place = place_of((local or first).tensor if first else self.red.walked.problems[0].tensor)
         source = fed if fed and local else self.red
@@ -71,7 +71,7 @@ class Inquest:
 
     def _first_measure(self) -> Measure | None:
         """The first failing tensor; None where a problem ended the walk before any number failed."""
-        return next((measure for measure in self.red.measures() if not measure.passed), None)
+        return next((measure for measure in self.red.measures if not measure.passed), None)
 
     def _fed(self) -> Judged | None:
         """Each block on the reference's input, where the subject can."""

@@ -104,7 +104,7 @@ class Judge:
         for case in self.truth.cases:
             if reason := self.truth.limits(case, dtype).untrusted:
                 return verdicts.no_yardstick(reason, self.truth.coverage())
-            judged.append(self._judged(case, dtype, variant))
+            judged.append(_let_go(self._judged(case, dtype, variant)))
             if judged[-1].instead:
                 return verdicts.not_run(judged, self.truth.coverage())
         judged += self._fed(judged[0], dtype, variant)
@@ -132,7 +132,8 @@ class Judge:
         if dtype != "float32" or batch.fed or batch.walked.problems:
             return []
         who = Tried(self.subject, self.trial.subject_path, variant)
-        return [self._compared(batch.case, dtype, who, fed=True)]
+        fed = self._compared(batch.case, dtype, who, fed=True)
+        return [fed if batch.red else _let_go(fed)]
 
     def _workdir(self) -> Path:
         path = Path(self.trial.workdir)
@@ -276,3 +277,10 @@ class Judge:
         result = who.subject.trace(request)
         self.spent.ran(result)
         return result, TraceReader(output)
+
+
+def _let_go(judged: Judged) -> Judged:
+    """A green case's trace is of no use to a diagnosis: removed now, its memory serves the next one while warm."""
+    if not judged.red:
+        shutil.rmtree(judged.path, ignore_errors=True)
+    return judged

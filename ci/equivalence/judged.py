@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ MEASURES = 160
 
 @dataclass(frozen=True)
 class Judged:
-    """One case in one dtype: its walk, its limits, what ran, and where the subject's trace lies.
+    """One case in one dtype: its walk, its limits, what ran, and where the subject's trace lies or, where green, lay.
 
     `instead` maps what was asked for and did not run (an axis of the variant, the dtype, the device) to what did.
     """
@@ -65,15 +66,16 @@ class Judged:
     @property
     def red(self) -> bool:
         """Whether this case fails."""
-        return bool(self.walked.problems) or any(not measure.passed for measure in self.measures())
+        return bool(self.walked.problems) or any(not measure.passed for measure in self.measures)
 
-    def measures(self) -> list[Measure]:
+    @cached_property
+    def measures(self) -> tuple[Measure, ...]:
         """Every tensor against its limits, in execution order."""
         found = []
         for name, difference in self.walked.differences.items():
             found.append(self._measure(name, difference))
         found += [self._flip_measure(name, gap) for name, gap in self.walked.flips.items() if gap]
-        return sorted(found, key=lambda measure: order_of(measure.tensor))
+        return tuple(sorted(found, key=lambda measure: order_of(measure.tensor)))
 
     def _measure(self, name: str, found: Difference) -> Measure:
         limits = self.limits

@@ -50,7 +50,7 @@ def verdict(judged: Sequence[Judged], *, coverage: Mapping[str, str]) -> Verdict
     """The verdict over the cases of one dtype and variant; none where some case gives no yardstick."""
     if reason := next((one.no_yardstick for one in judged if one.no_yardstick), ""):
         return no_yardstick(reason, coverage)
-    measures = worst_by_tensor(measure for one in judged for measure in one.measures())
+    measures = worst_by_tensor(measure for one in judged for measure in one.measures)
     worst = max(measures, key=lambda measure: (not measure.passed, measure.used), default=None)
     problems = [problem for one in judged for problem in one.walked.problems]
     red = any(one.red for one in judged)

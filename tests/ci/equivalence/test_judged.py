@@ -33,7 +33,7 @@ def test_either_error_alone_fails_a_case(error: float, token_error: float, red: 
 
 
 def test_a_measure_holds_the_error_against_limit_and_floor() -> None:
-    measure = judged(3.0).measures()[0]
+    measure = judged(3.0).measures[0]
     assert measure.ratio == pytest.approx(3.0)
     assert measure.floor == FLOOR
     assert measure.used == pytest.approx(3.0 / GATE_A)
@@ -48,7 +48,7 @@ def test_a_flip_over_too_large_a_gap_fails_a_case(gaps: float, red: bool) -> Non
 
 
 def test_no_flip_is_no_measure() -> None:
-    assert [measure.tensor for measure in judged(1.0, walked={"flips": {FLIPS: 0.0}}).measures()] == ["embeddings"]
+    assert [measure.tensor for measure in judged(1.0, walked={"flips": {FLIPS: 0.0}}).measures] == ["embeddings"]
 
 
 def test_the_share_that_flips_excuse_is_that_of_the_tensor_that_lost_most() -> None:
@@ -73,8 +73,8 @@ def test_limits_that_cannot_be_trusted_are_no_yardstick() -> None:
 
 
 def test_the_label_says_when_blocks_were_judged_alone() -> None:
-    assert judged(1.0).measures()[0].case == "batch"
-    assert judged(1.0, fed=True).measures()[0].case == "batch, block by block"
+    assert judged(1.0).measures[0].case == "batch"
+    assert judged(1.0, fed=True).measures[0].case == "batch, block by block"
 
 
 def measure(tensor: str, error: float, *, case: str = "") -> Measure:
