@@ -163,18 +163,6 @@ def text_ids(checkpoint: Path, vocabulary: int) -> Tensor | None:
     return torch.tensor(known) if known else None
 
 
-def free_memory(device: str) -> int:
-    """Free bytes of the device that the forward runs on."""
-    if device.startswith("cuda"):
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        import os
-
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
-        return 8 << 30
-
-
 def grown(case: Case, needs: Needs, factor: int) -> Case:
     """The same batch with `factor` times its random rows, where some expert received no token."""
     more = _random(needs.vocabulary, case.ids.shape[0] * (factor - 1), case.ids.shape[1], SEED + factor)

@@ -28,6 +28,7 @@ from ci.errors import RequestError, SubjectError
 from ci.models import TestParams
 from ci.subjects.base import DType, TraceRequest
 from ci.subjects.hugging_face import HuggingFace
+from ci.subjects.memory import free_memory
 from ci.subjects.tracefile import TraceReader
 
 EXPERTS_GROW = (2, 4, 8)
@@ -92,7 +93,7 @@ class Truth:
     @cached_property
     def free_bytes(self) -> int:
         """Free memory of the device before anything was loaded."""
-        return inputs.free_memory(self.device)
+        return free_memory(self.device)
 
     @property
     def cases(self) -> tuple[Case, ...]:

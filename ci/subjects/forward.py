@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import time
 from contextlib import contextmanager
@@ -229,14 +228,3 @@ def _set_arithmetic(precision: str, bf16: bool, fp16: bool, cudnn_tf32: bool) ->
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = bf16
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = fp16
     torch.backends.cudnn.allow_tf32 = cudnn_tf32
-
-
-def give_back_memory(*, held: bool = True) -> None:
-    """Return what is no longer referenced to the device, so that the other side of a comparison can have it.
-
-    With `held` something may still be in a cycle of references: finding those takes a quarter of a second.
-    """
-    if held:
-        gc.collect()
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.empty_cache()

@@ -1,8 +1,8 @@
-"""The model that stays loaded between two calls: loading costs more than most forward passes."""
+"""Models that stay loaded between two calls: loading costs more than most forward passes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 from weakref import ref
@@ -13,37 +13,51 @@ if TYPE_CHECKING:
 Model = TypeVar("Model")
 Key = tuple[object, ...]
 
+ROOM = 3
+"""Free memory, in sizes of the model to load: itself, and as much again for its forward and for the traces."""
+
 
 @dataclass
 class Resident(Generic[Model]):
-    """At most one model, the last one asked for; another key lets it go before the next one is loaded."""
+    """The last `most` models asked for; a new one lets earlier ones go where it would not fit beside them."""
 
-    _key: Key | None = None
-    _model: Model | None = None
+    most: int = 1
+    _models: dict[Key, Model] = field(default_factory=dict)
 
-    def get(self, key: Key, load: Callable[[], Model], *, device: str) -> tuple[Model, float]:
-        """The model of `key`, and the seconds that `load` took: 0 where it was there already."""
-        from ci.subjects.forward import measured  # torch, which a subject's interpreter loads with its first model
+    def get(self, key: Key, load: Callable[[], Model], *, device: str, size: int = 0) -> tuple[Model, float]:
+        """The model of `key`, and the seconds that `load` took: 0 where it was there already.
 
-        if self._model is not None and self._key == key:
-            return self._model, 0.0
-        self.release()
+        `size` is what it will take, in bytes: three times that must be free for others to stay.
+        """
+        from ci.subjects.forward import measured  # torch, which an interpreter loads with its first model
+        from ci.subjects.memory import free_memory
+
+        if key in self._models:
+            self._models[key] = model = self._models.pop(key)
+            return model, 0.0
+        if len(self._models) >= self.most or free_memory(device) < ROOM * size:
+            self.release()
         with measured(device) as cost:
             model = load()
-        self._key, self._model = key, model
+        self._models[key] = model
         return model, cost.seconds
 
     def release(self) -> None:
-        """Let the model go and give its memory back to the device."""
-        if self._model is not None:
-            from ci.subjects.forward import give_back_memory
+        """Let every model go and give its memory back to the device."""
+        if self._models:
+            from ci.subjects.memory import give_back_memory
 
-            ghost = ref(self._model)
-            self._key, self._model = None, None
-            give_back_memory(held=ghost() is not None)
+            ghosts = [ref(model) for model in self._models.values()]
+            self._models.clear()
+            give_back_memory(held=any(ghost() is not None for ghost in ghosts))
 
 
 def content_key(checkpoint: str) -> Key:
     """A directory by what it holds: one that was written anew is another checkpoint."""
     files = sorted(path for path in Path(checkpoint).iterdir() if path.is_file())
     return checkpoint, *((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+
+
+def weight_bytes(checkpoint: str, itemsize: int) -> int:
+    """At most what a directory's weights take with `itemsize` bytes an element, were they stored in two bytes each."""
+    return sum(path.stat().st_size for path in Path(checkpoint).glob("*.safetensors")) * itemsize // 2

@@ -65,7 +65,7 @@ def answer(subject: Subject, request: dict[str, Any]) -> dict[str, Any]:
 def give_back(*, held: bool) -> None:
     """Return device memory before the answer, so that the judge can have it; a failed call kept it until now."""
     if "torch" in sys.modules:
-        from ci.subjects.forward import give_back_memory
+        from ci.subjects.memory import give_back_memory
 
         give_back_memory(held=held)
 

@@ -43,9 +43,11 @@ STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 @dataclass
 class ReferenceSubject:
-    """Ours, for use in any process. The protocol's Subject; the last model traced stays loaded until `release`."""
+    """Ours, for use in any process. The protocol's Subject; the last models traced stay loaded until `release`."""
 
-    _resident: Resident[Model] = field(default_factory=Resident, init=False, repr=False, compare=False)
+    _resident: Resident[Model] = field(
+        default_factory=lambda: Resident(most=2), init=False, repr=False, compare=False
+    )  # in float32 and in the model's dtype, between which a judge goes to and fro
 
     def describe(self) -> Description:
         """Who answers."""

@@ -23,7 +23,7 @@ from ci.subjects.reference.convert import Parameter, weights_key
 from ci.subjects.reference.directories import Checkpoint, open_fast_llm, read_fast_llm
 from ci.subjects.reference.model import Context, Model, Tap
 from ci.subjects.reference.moe import MOE
-from ci.subjects.resident import Resident, content_key
+from ci.subjects.resident import Resident, content_key, weight_bytes
 from ci.subjects.tracefile import TraceReader, TraceWriter
 
 if TYPE_CHECKING:
@@ -87,7 +87,12 @@ def _trace(
     feed = None if request.feed is None else Feed(TraceReader(Path(request.feed)), dtype, request.device)
     recorder = Recorder(writer := TraceWriter(Path(request.output)), inputs, dtype)
     key = (*content_key(request.checkpoint), dtype, request.device)
-    model, load_seconds = resident.get(key, lambda: load(checkpoint, dtype, request.device), device=request.device)
+    model, load_seconds = resident.get(
+        key,
+        lambda: load(checkpoint, dtype, request.device),
+        device=request.device,
+        size=weight_bytes(request.checkpoint, dtype.itemsize),
+    )
     with measured(request.device) as cost:
         forward(model, inputs, context, recorder, feed=feed, everything=request.capture == "all")
     return writer.finish(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from weakref import ref
 
-from ci.subjects.resident import Resident, content_key
+import pytest
+
+from ci.subjects.resident import Resident, content_key, weight_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,15 +27,24 @@ def test_the_same_key_loads_once() -> None:
     assert resident.get(("a",), Model, device="cpu") == (first, 0.0)
 
 
-def test_another_key_lets_go_before_it_loads() -> None:
-    resident: Resident[Model] = Resident()
+def test_several_stay_while_there_is_room_for_them() -> None:
+    resident: Resident[Model] = Resident(2)
+    first, _ = resident.get(("a",), Model, device="cpu", size=1)
+    second, _ = resident.get(("b",), Model, device="cpu", size=1)
+    assert resident.get(("a",), Model, device="cpu") == (first, 0.0)
+    assert resident.get(("b",), Model, device="cpu") == (second, 0.0)
+
+
+@pytest.mark.parametrize(("most", "size"), [(1, 0), (2, 1 << 60)], ids=["no more wanted", "no room"])
+def test_what_does_not_stay_goes_before_the_next_one_loads(most: int, size: int) -> None:
+    resident: Resident[Model] = Resident(most)
     gone = ref(resident.get(("a",), Model, device="cpu")[0])
 
     def load() -> Model:
         assert gone() is None
         return Model()
 
-    resident.get(("b",), load, device="cpu")
+    resident.get(("b",), load, device="cpu", size=size)
 
 
 def test_release_frees_cycles_too() -> None:
@@ -48,3 +59,9 @@ def test_a_directory_that_was_written_anew_has_another_key(tmp_path: Path) -> No
     before = content_key(str(tmp_path))
     (tmp_path / "weights").write_text("other")
     assert content_key(str(tmp_path)) != before
+
+
+def test_weights_are_counted_as_they_will_lie_in_memory(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(bytes(100))
+    (tmp_path / "config.json").write_bytes(bytes(7))
+    assert weight_bytes(str(tmp_path), 4) == 200

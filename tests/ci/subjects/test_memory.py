@@ -1,0 +1,62 @@
+"""What a forward may take: what the system can give, and no more than a control group allows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ci.subjects import memory
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GIB = 1 << 30
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine with 8 GiB available, 1 GiB of them free, and this process in the group /ci/job."""
+    _write(tmp_path / "proc/meminfo", f"MemTotal: {16 * GIB // 1024} kB\nMemFree: {GIB // 1024} kB\n")
+    with (tmp_path / "proc/meminfo").open("a") as file:
+        file.write(f"MemAvailable: {8 * GIB // 1024} kB\n")
+    _write(tmp_path / "proc/self/cgroup", "4:memory:/old\n0::/ci/job\n")
+    (tmp_path / "sys/fs/cgroup/ci/job").mkdir(parents=True)
+    monkeypatch.setattr(memory, "ROOT", tmp_path)
+    return tmp_path
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def _limit(group: Path, most: str, current: int, inactive_file: int) -> None:
+    _write(group / "memory.max", f"{most}\n")
+    _write(group / "memory.current", f"{current}\n")
+    _write(group / "memory.stat", f"anon 1\ninactive_file {inactive_file}\nactive_file 5\n")
+
+
+def test_what_the_system_keeps_of_files_counts_as_free(host: Path) -> None:
+    _limit(host / "sys/fs/cgroup/ci/job", "max", 5 * GIB, 0)
+    assert memory.free_memory("cpu") == 8 * GIB
+
+
+@pytest.mark.parametrize("where", ["ci/job", "ci", "."])
+def test_a_group_above_limits_too(host: Path, where: str) -> None:
+    _limit(host / "sys/fs/cgroup" / where, str(4 * GIB), 3 * GIB, 2 * GIB)
+    assert memory.free_memory("cpu") == 3 * GIB
+
+
+def test_beyond_its_limit_nothing_is_left(host: Path) -> None:
+    _limit(host / "sys/fs/cgroup/ci", str(GIB), 2 * GIB, 0)
+    assert memory.free_memory("cpu") == 0
+
+
+def test_without_linux_half_of_the_memory_is_assumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "ROOT", tmp_path)
+    assert memory.free_memory("cpu") > 1 << 28
+
+
+def test_here_it_is_a_number_of_bytes() -> None:
+    assert memory.free_memory("cpu") > 1 << 28
