@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
-from weakref import ref
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,13 +29,14 @@ class Resident(Generic[Model]):
         `size` is what it will take, in bytes: three times that must be free for others to stay.
         """
         from ci.subjects.forward import measured  # torch, which an interpreter loads with its first model
-        from ci.subjects.memory import free_memory
+        from ci.subjects.memory import free_memory, set_workspace_apart
 
         if key in self._models:
             self._models[key] = model = self._models.pop(key)
             return model, 0.0
         if len(self._models) >= self.most or free_memory(device) < ROOM * size:
             self.release()
+        set_workspace_apart(device)
         with measured(device) as cost:
             model = load()
         self._models[key] = model
@@ -47,9 +47,8 @@ class Resident(Generic[Model]):
         if self._models:
             from ci.subjects.memory import give_back_memory
 
-            ghosts = [ref(model) for model in self._models.values()]
             self._models.clear()
-            give_back_memory(held=any(ghost() is not None for ghost in ghosts))
+            give_back_memory()
 
 
 def content_key(checkpoint: str) -> Key:

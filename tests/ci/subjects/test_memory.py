@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 from ci.subjects import memory
 
@@ -60,3 +63,26 @@ def test_without_linux_half_of_the_memory_is_assumed(tmp_path: Path, monkeypatch
 
 def test_here_it_is_a_number_of_bytes() -> None:
     assert memory.free_memory("cpu") > 1 << 28
+
+
+RELEASED = """
+import torch
+from ci.subjects.memory import give_back_memory, set_workspace_apart
+{first}
+del_me = torch.empty(1 << 28, dtype=torch.uint8, device="cuda")  # as transformers does before it loads
+del del_me
+torch.ones(64, 64, device="cuda") @ torch.ones(64, 64, device="cuda")
+give_back_memory()
+print(torch.cuda.memory_reserved())
+"""
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(
+    ("first", "least", "most"), [("", 1 << 28, 1 << 30), ('set_workspace_apart("cuda")', 0, 1 << 26)]
+)
+def test_a_model_s_memory_goes_back_whole(first: str, least: int, most: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", RELEASED.format(first=first)], stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert least <= int(done.stdout) <= most
