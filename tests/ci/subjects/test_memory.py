@@ -69,8 +69,8 @@ RELEASED = """
 import torch
 from ci.subjects.memory import give_back_memory, set_workspace_apart
 {first}
-del_me = torch.empty(1 << 28, dtype=torch.uint8, device="cuda")  # as transformers does before it loads
-del del_me
+warm = torch.empty(1 << 28, dtype=torch.uint8, device="cuda")  # as transformers does before it loads
+del warm
 torch.ones(64, 64, device="cuda") @ torch.ones(64, 64, device="cuda")
 give_back_memory()
 print(torch.cuda.memory_reserved())
