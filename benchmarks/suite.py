@@ -47,9 +47,7 @@ def figures() -> list[Figure]:
         add_generated(hub)
         measured = [_measure(hub, registry[name]) for name in SMALL]
     if free_memory("cpu") < NEEDED:
-        print(
-            f"suite: {FULL_SIZE} at full size not measured, it needs {NEEDED / 1e9:.0f} GB of memory", file=sys.stderr
-        )
+        print(f"suite: {FULL_SIZE} at full size not measured: {NEEDED / 1e9:.0f} GB must be free", file=sys.stderr)
         return measured
     with HubServer() as hub, tempfile.TemporaryDirectory() as scratch:
         model = registry[FULL_SIZE]
@@ -67,10 +65,7 @@ def _measure(hub: HubServer, model: HubModel) -> Figure:
         ReferenceSubject().convert(request)
         environ = {**ALONE, "HF_ENDPOINT": hub.endpoint, "HUB_TESTS_CACHE": str(settings.cache), TARGET: str(forwards)}
         words = ["tests/integration", "--run-extra-slow", f"--hub-model={model.name}", "--subject=reference"]
-        suite = _cost(
-            ["pytest", "-q", *PLUGINS, "-p", "benchmarks._recorder", *words],
-            environ,
-        )
+        suite = _cost(["pytest", "-q", *PLUGINS, "-p", "benchmarks._recorder", *words], environ)
         quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         bare = _cost(["benchmarks._bare", str(forwards), checkpoint.path, str(converted)], quiet)
         passes = json.loads(forwards.read_text())

@@ -28,7 +28,7 @@ from ci.errors import RequestError, SubjectError
 from ci.models import TestParams
 from ci.subjects.base import DType, TraceRequest
 from ci.subjects.hugging_face import HuggingFace
-from ci.subjects.memory import free_memory
+from ci.subjects.memory import free_memory, weight_bytes
 from ci.subjects.tracefile import TraceReader
 
 EXPERTS_GROW = (2, 4, 8)
@@ -87,8 +87,7 @@ class Truth:
     @cached_property
     def float64_bytes(self) -> int:
         """What the weights take in float64, from what they take on disk in the published dtype."""
-        on_disk = sum(file.stat().st_size for file in self.checkpoint.glob("*.safetensors"))
-        return on_disk * (8 // (4 if self.model_dtype == "float32" else 2))
+        return weight_bytes(self.checkpoint, 8, stored=4 if self.model_dtype == "float32" else 2)
 
     @cached_property
     def free_bytes(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,9 @@ from ci.subjects.tracefile import TraceReader, TraceWriter, mandatory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
+    Read = Callable[[str], Tensor]
 
 TOP_EXPERTS = "mlp.router_top_experts"
 _LAYER = re.compile(r"decoder\.(\d+)")
@@ -101,24 +102,24 @@ class Walk:
         if not self.carry:
             self._flipped = torch.zeros_like(self.keep)
         names = [name for name in self.expected.names(scope) if name in self.actual]
-        if not names:
-            return None
-        with self._opened(self.actual, scope) as mine, self._opened(self.expected, scope) as right:
-            for name in names:
-                if found := self._step(name, self.mine.of(mine(name)), lambda name: self.part.of(right(name))):
-                    return found
-        return None
+        with (
+            self._opened(self.actual, self.mine, scope) as mine,
+            self._opened(self.expected, self.part, scope) as right,
+        ):
+            return next((found for name in names if (found := self._step(name, mine, right))), None)
 
-    def _opened(self, trace: TraceReader, scope: str) -> AbstractContextManager[Callable[[str], Tensor]]:
-        return trace.opened(scope, device=self.device)
+    @contextmanager
+    def _opened(self, trace: TraceReader, part: Part, scope: str) -> Iterator[Read]:
+        with trace.opened(scope, device=self.device) as read:
+            yield lambda name: part.of(read(name))
 
-    def _step(self, name: str, actual: Tensor, read_expected: Callable[[str], Tensor]) -> Problem | None:
+    def _step(self, name: str, mine: Read, right: Read) -> Problem | None:
         """Compare one tensor; the problem that ends the walk, where there is one."""
-        expected = read_expected(name)
+        actual, expected = mine(name), right(name)
         if found := problem(name, actual, expected, dtype=DTYPES[self.actual.result.dtype]):
             return found
         if name.endswith(TOP_EXPERTS):
-            self._route(name, actual, expected, read_expected(_router_logits(name)))
+            self._route(name, actual, expected, right(_router_logits(name)))
             return None
         difference_ = self._difference(name, actual, expected)
         if not difference_.finite and (found := non_finite(name, actual, expected)):
@@ -143,9 +144,9 @@ class Walk:
         keep = self.keep & ~self._flipped
         found = routing.flips(actual, expected, logits, keep=keep)
         norm = torch.linalg.vector_norm(logits.double(), dim=-1)
-        excused = (
-            found.where if self.allowed is None else routing.small(found, self.allowed(_router_logits(name)) * norm)
-        )
+        excused = found.where
+        if self.allowed is not None:
+            excused = routing.small(found, self.allowed(_router_logits(name)) * norm)
         self._routing.append(routing.summary(layer_of(name) or 0, found, excused, keep=keep))
         relative = (found.gap / norm.clamp(min=torch.finfo(torch.float64).tiny))[keep]
         self._flips[name] = float(relative.max()) if relative.numel() else 0.0

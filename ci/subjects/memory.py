@@ -60,6 +60,11 @@ def _field(path: Path, name: str) -> int:
     return next(int(row[1]) for row in rows if row[0] == name)
 
 
+def weight_bytes(checkpoint: Path, itemsize: int, *, stored: int = 2) -> int:
+    """What a directory's weights take with `itemsize` bytes an element, `stored` ones on disk; at most, with two."""
+    return sum(path.stat().st_size for path in checkpoint.glob("*.safetensors")) * itemsize // stored
+
+
 def set_workspace_apart(device: str) -> None:
     """Before the first model: cuBLAS's workspace, which stays, into a segment of its own.
 

@@ -18,7 +18,7 @@ ROOM = 3
 
 @dataclass
 class Resident(Generic[Model]):
-    """The last `most` models asked for; a new one lets earlier ones go where it would not fit beside them."""
+    """Up to `most` models; one that would be too many, or would not fit beside the others, lets them all go first."""
 
     most: int = 1
     _models: dict[Key, Model] = field(default_factory=dict)
@@ -32,8 +32,7 @@ class Resident(Generic[Model]):
         from ci.subjects.memory import free_memory, set_workspace_apart
 
         if key in self._models:
-            self._models[key] = model = self._models.pop(key)
-            return model, 0.0
+            return self._models[key], 0.0
         if len(self._models) >= self.most or free_memory(device) < ROOM * size:
             self.release()
         set_workspace_apart(device)
@@ -55,8 +54,3 @@ def content_key(checkpoint: str) -> Key:
     """A directory by what it holds: one that was written anew is another checkpoint."""
     files = sorted(path for path in Path(checkpoint).iterdir() if path.is_file())
     return checkpoint, *((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
-
-
-def weight_bytes(checkpoint: str, itemsize: int) -> int:
-    """At most what a directory's weights take with `itemsize` bytes an element, were they stored in two bytes each."""
-    return sum(path.stat().st_size for path in Path(checkpoint).glob("*.safetensors")) * itemsize // 2

@@ -41,13 +41,16 @@ DISTRIBUTION = "hub-tests"
 STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
+def _both_dtypes() -> Resident[Model]:
+    """A judge goes to and fro between float32 and the model's dtype."""
+    return Resident(most=2)
+
+
 @dataclass
 class ReferenceSubject:
     """Ours, for use in any process. The protocol's Subject; the last models traced stay loaded until `release`."""
 
-    _resident: Resident[Model] = field(
-        default_factory=lambda: Resident(most=2), init=False, repr=False, compare=False
-    )  # in float32 and in the model's dtype, between which a judge goes to and fro
+    _resident: Resident[Model] = field(default_factory=_both_dtypes, init=False, repr=False, compare=False)
 
     def describe(self) -> Description:
         """Who answers."""

@@ -18,12 +18,13 @@ from ci.subjects.forward import (
     measured,
     read_inputs,
 )
+from ci.subjects.memory import weight_bytes
 from ci.subjects.reference.attention import ATTENTION
 from ci.subjects.reference.convert import Parameter, weights_key
 from ci.subjects.reference.directories import Checkpoint, open_fast_llm, read_fast_llm
 from ci.subjects.reference.model import Context, Model, Tap
 from ci.subjects.reference.moe import MOE
-from ci.subjects.resident import Resident, content_key, weight_bytes
+from ci.subjects.resident import Resident, content_key
 from ci.subjects.tracefile import TraceReader, TraceWriter
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def _trace(
         key,
         lambda: load(checkpoint, dtype, request.device),
         device=request.device,
-        size=weight_bytes(request.checkpoint, dtype.itemsize),
+        size=weight_bytes(Path(request.checkpoint), dtype.itemsize),
     )
     with measured(request.device) as cost:
         forward(model, inputs, context, recorder, feed=feed, everything=request.capture == "all")

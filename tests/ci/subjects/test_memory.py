@@ -1,4 +1,4 @@
-"""What a forward may take: what the system can give, and no more than a control group allows."""
+"""What a forward may take, what weights will take, and that a device gets its memory back."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ GIB = 1 << 30
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine with 8 GiB available, 1 GiB of them free, and this process in the group /ci/job."""
-    _write(tmp_path / "proc/meminfo", f"MemTotal: {16 * GIB // 1024} kB\nMemFree: {GIB // 1024} kB\n")
-    with (tmp_path / "proc/meminfo").open("a") as file:
-        file.write(f"MemAvailable: {8 * GIB // 1024} kB\n")
+    kilobytes = {"MemTotal": 16 * GIB // 1024, "MemFree": GIB // 1024, "MemAvailable": 8 * GIB // 1024}
+    _write(tmp_path / "proc/meminfo", "".join(f"{name}: {value} kB\n" for name, value in kilobytes.items()))
     _write(tmp_path / "proc/self/cgroup", "4:memory:/old\n0::/ci/job\n")
     (tmp_path / "sys/fs/cgroup/ci/job").mkdir(parents=True)
     monkeypatch.setattr(memory, "ROOT", tmp_path)
@@ -63,6 +62,13 @@ def test_without_linux_half_of_the_memory_is_assumed(tmp_path: Path, monkeypatch
 
 def test_here_it_is_a_number_of_bytes() -> None:
     assert memory.free_memory("cpu") > 1 << 28
+
+
+def test_weights_are_counted_as_they_will_lie_in_memory(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(bytes(100))
+    (tmp_path / "config.json").write_bytes(bytes(7))
+    assert memory.weight_bytes(tmp_path, 4) == 200
+    assert memory.weight_bytes(tmp_path, 8, stored=4) == 200
 
 
 RELEASED = """

@@ -1,4 +1,4 @@
-"""The model that stays loaded: asked for again it is there, another key or a release lets it go."""
+"""Models that stay loaded: asked for again they are there; one too many, one too large, or a release lets them go."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from weakref import ref
 
 import pytest
 
-from ci.subjects.resident import Resident, content_key, weight_bytes
+from ci.subjects.resident import Resident, content_key
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,9 +59,3 @@ def test_a_directory_that_was_written_anew_has_another_key(tmp_path: Path) -> No
     before = content_key(str(tmp_path))
     (tmp_path / "weights").write_text("other")
     assert content_key(str(tmp_path)) != before
-
-
-def test_weights_are_counted_as_they_will_lie_in_memory(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_bytes(bytes(100))
-    (tmp_path / "config.json").write_bytes(bytes(7))
-    assert weight_bytes(str(tmp_path), 4) == 200
