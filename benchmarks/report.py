@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
+from benchmarks._client import peak
 from benchmarks._figure import Figure, show
 
 ENTRIES, TESTS, MEASURES, NIGHTS = 256, 100, 2, 2
@@ -56,8 +57,7 @@ def measured(verb: str, folder: str) -> dict[str, Any]:
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{verb} ended with exit code {process.returncode}")
-    spent = {"cpu": used.ru_utime + used.ru_stime, "mebibytes": used.ru_maxrss / 1024}
-    return {**json.loads(said), **spent, "clock": time.monotonic() - started}
+    return {**json.loads(said), "cpu": used.ru_utime + used.ru_stime, "clock": time.monotonic() - started}
 
 
 def registry() -> dict[str, Any]:
@@ -158,7 +158,7 @@ def child(verb: str, folder: str) -> None:
     """Runs a verb and says what came of it, as JSON."""
     note = verb_plan(folder) if verb == "plan" else verb_report(folder)
     heavy = [name for name in ("torch", "transformers", "numpy") if name in sys.modules]
-    print(json.dumps({"note": note, "heavy": heavy}))
+    print(json.dumps({"note": note, "heavy": heavy, "mebibytes": peak() / 2**20}))
 
 
 if __name__ == "__main__":
