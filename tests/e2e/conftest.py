@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -112,7 +111,6 @@ def github(contract: Contract) -> Iterator[Contract]:
     """The stand-in for GitHub with nothing in it."""
     contract.fake.reset()
     yield contract
-    time.sleep(0.05)  # Prism writes its log a little later
     assert not contract.violations()
 
 

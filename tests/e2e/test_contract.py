@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -27,14 +26,6 @@ def client(contract: Contract) -> Client:
     return Client(Api(State.repository, TOKEN, contract.url, tries=0, between_writes=0))
 
 
-def complaints(contract: Contract) -> list[str]:
-    """What Prism writes into its log, a little later than it answers."""
-    deadline = time.monotonic() + 10
-    while not (found := contract.violations()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return found
-
-
 @pytest.mark.parametrize(
     ("path", "body"),
     [
@@ -51,7 +42,7 @@ def test_a_bad_request_of_ours_is_caught(
     with client, pytest.raises(ConflictError, match="422"):
         client.send("POST", path, body=body)
     assert contract.fake.log == []
-    assert complaints(contract)
+    assert contract.violations()
 
 
 def test_a_bad_answer_of_the_fake_is_caught(
@@ -60,4 +51,4 @@ def test_a_bad_answer_of_the_fake_is_caught(
     contract.fake.state.pulls[7] = {"state": "ajar", "sha": "a" * 40, "repository": State.repository}
     with client, pytest.raises(InfrastructureError, match="500"):
         pulls.pull_request(client, 7)
-    assert complaints(contract)
+    assert contract.violations()

@@ -14,7 +14,7 @@ from hub_runner.config import parse
 from hub_runner.mint import MintClient, Minter
 from hub_runner.update import newest
 from tests.e2e import openapi
-from tests.e2e.contract import missing, proxied, violations
+from tests.e2e.contract import missing, proxied
 from tests.runner_setup.conftest import config_text
 from tests.runner_setup.fake_runners_api import FakeGitHub
 from tests.runner_setup.test_update import publish
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hub_runner.cycle import Keeper
     from hub_runner.layout import Layout
     from hub_runner.outside import Jit
+    from tests.e2e.contract import Prism
 
 pytestmark = pytest.mark.xdist_group("runner-contract")
 
@@ -56,18 +57,11 @@ class ThroughPrism(MintClient):
 
 
 class Guarded:
-    """The fake, the address at which Prism guards it, and what Prism said."""
+    """The fake, and the Prism that guards it."""
 
-    def __init__(self, fake: FakeGitHub, url: str, log: Path, key: Path) -> None:
-        self.fake, self.url, self.log = fake, url, log
-        self.read = 0
-        self.minter = Minter(parse(config_text(url), what="x"), key)
-
-    def violations(self) -> list[str]:
-        """What Prism has complained about since it was last asked."""
-        text = self.log.read_text()[self.read :]
-        self.read += len(text)
-        return violations(text)
+    def __init__(self, fake: FakeGitHub, prism: Prism, key: Path) -> None:
+        self.fake, self.url, self.violations = fake, prism.url, prism.violations
+        self.minter = Minter(parse(config_text(prism.url), what="x"), key)
 
     def ask(self, **request: Any) -> Any:
         return json.loads(self.minter.serve(json.dumps(request)))
@@ -79,8 +73,8 @@ def guarded(app_key: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("prism")
     fake = FakeGitHub(app_key)
-    with fake.serving() as upstream, proxied(openapi.load(CALLED), upstream, folder) as url:
-        yield Guarded(fake, url, folder / "prism.log", app_key)
+    with fake.serving() as upstream, proxied(openapi.load(CALLED), upstream, folder) as prism:
+        yield Guarded(fake, prism, app_key)
 
 
 def test_every_call_and_every_answer_keeps_the_contract(guarded: Guarded) -> None:
@@ -106,6 +100,7 @@ def test_a_request_that_breaks_the_contract_is_noticed(guarded: Guarded) -> None
     wish = {"name": NAME, "runner_group_id": 1, "labels": []}
     answer = guarded.minter.app.call("POST", f"{guarded.minter.runners}/generate-jitconfig", "x", wish, accept=(422,))
     assert answer.status == 422
+    assert guarded.violations()
     assert "generate-jitconfig" not in "".join(guarded.fake.calls[-1:])
 
 
