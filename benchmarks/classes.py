@@ -18,18 +18,18 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks._figure import Figure, show
+from benchmarks.mutation.catalogue import catalogue
+from benchmarks.mutation.injection import Mutation
+from benchmarks.mutation.tiny_models import SIZES, SPECIMENS, Specimen, write
 from ci.equivalence.diagnose import place_of
 from ci.equivalence.judged import ORDER
-from ci.equivalence.mutants.catalogue import catalogue
-from ci.equivalence.mutants.plant import Mutation
-from ci.equivalence.mutants.specimens import SIZES, SPECIMENS, Specimen, write
 from tests.standin.server import HubServer
 
 CHECKOUT = Path(__file__).parents[1]
 LAYERS = int(SIZES["num_hidden_layers"])
 CREATE, RIGHT = "def create(name: str) -> Subject:", "        return ReferenceSubject()\n"
-PLANTED = """        from ci.equivalence.mutants.catalogue import catalogue
-        from ci.equivalence.mutants.plant import MutantSubject
+PLANTED = """        from benchmarks.mutation.catalogue import catalogue
+        from benchmarks.mutation.injection import MutantSubject
 
         return MutantSubject(next(bug for bug in catalogue() if bug.name == {name!r}))
 """

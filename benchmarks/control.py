@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from benchmarks._figure import Figure, show
-from ci.equivalence.mutants.specimens import SPECIMENS
-from ci.equivalence.mutants.trial import Bench
+from benchmarks.mutation.experiment import Bench
+from benchmarks.mutation.tiny_models import SPECIMENS
 from ci.subjects.base import ConvertRequest
 from ci.subjects.open import open_subject
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from ci.equivalence.mutants.specimens import SPECIMENS
-from ci.equivalence.mutants.trial import Bench
+from benchmarks.mutation.experiment import Bench
+from benchmarks.mutation.tiny_models import SPECIMENS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,7 +21,7 @@ from ci.subjects.reference.directories import METADATA
 from ci.subjects.reference.subject import ReferenceSubject
 
 if TYPE_CHECKING:
-    from ci.equivalence.mutants.trial import Bench
+    from benchmarks.mutation.experiment import Bench
     from ci.equivalence.sensitivity import Change
     from ci.subjects.base import (
         ConvertRequest,

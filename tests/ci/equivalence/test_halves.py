@@ -13,7 +13,7 @@ from ci.equivalence.roundtrip import resolved
 from ci.subjects.reference.directories import read_fast_llm
 
 if TYPE_CHECKING:
-    from ci.equivalence.mutants.trial import Bench
+    from benchmarks.mutation.experiment import Bench
 
 
 @pytest.mark.parametrize(

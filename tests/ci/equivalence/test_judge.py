@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from benchmarks.mutation.catalogue import catalogue
+from benchmarks.mutation.injection import MutantSubject
 from ci.equivalence.judge import Judge, Trial
-from ci.equivalence.mutants.catalogue import catalogue
-from ci.equivalence.mutants.plant import MutantSubject
 from ci.equivalence.truth import Truth
 from ci.errors import UnsupportedError
 from ci.evidence import FINGERPRINT
@@ -24,7 +24,7 @@ from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.reference.subject import ReferenceSubject
 
 if TYPE_CHECKING:
-    from ci.equivalence.mutants.trial import Bench
+    from benchmarks.mutation.experiment import Bench
     from ci.equivalence.verdicts import Verdict
 
 BUGS = {mutation.name: mutation for mutation in catalogue()}

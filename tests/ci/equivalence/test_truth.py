@@ -19,7 +19,7 @@ from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.reference.subject import ReferenceSubject
 
 if TYPE_CHECKING:
-    from ci.equivalence.mutants.trial import Bench
+    from benchmarks.mutation.experiment import Bench
     from ci.subjects.base import TraceRequest, TraceResult
 
 

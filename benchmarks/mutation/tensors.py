@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ci.equivalence.mutants import fits
-from ci.equivalence.mutants.places import AT, FIRST, HERE, LAYER
-from ci.equivalence.mutants.plant import Mutation, Weights
+from benchmarks.mutation import applicability
+from benchmarks.mutation.injection import Mutation, Weights
+from benchmarks.mutation.places import AT, FIRST, HERE, LAYER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -167,14 +167,14 @@ TENSORS: tuple[Mutation, ...] = (
         "gate/up order",
         rf"{HERE}\.mlp",
         weights=_edit(f"{AT}.mlp.layer_1.weight", _halves),
-        fits=fits.dense,
+        fits=applicability.dense,
     ),
     Mutation(
         "gate and up biases swapped",
         "gate/up order",
         rf"{HERE}\.mlp",
         weights=_edit(f"{AT}.mlp.layer_1.bias", _halves),
-        fits=fits.all_biases,
+        fits=applicability.all_biases,
     ),
     Mutation(
         "key and value swapped",
@@ -208,7 +208,7 @@ TENSORS: tuple[Mutation, ...] = (
         "lost bias",
         rf"{HERE}\.mixer\.query",
         weights=_edit(f"{AT}.mixer.query.bias", torch.zeros_like),
-        fits=fits.query_bias,
+        fits=applicability.query_bias,
         lossy=True,
     ),
     Mutation(
@@ -216,7 +216,7 @@ TENSORS: tuple[Mutation, ...] = (
         "lost bias",
         rf"{HERE}\.mixer\.value",
         weights=_edit(f"{AT}.mixer.key_value.bias", _second_half_zero),
-        fits=fits.query_bias,
+        fits=applicability.query_bias,
         lossy=True,
     ),
     Mutation(
@@ -224,7 +224,7 @@ TENSORS: tuple[Mutation, ...] = (
         "lost bias",
         rf"{HERE}\.mixer\.key",
         weights=_edit(f"{AT}.mixer.key_value.bias", _first_half_zero),
-        fits=fits.query_bias,
+        fits=applicability.query_bias,
         lossy=True,
     ),
     Mutation(
@@ -232,7 +232,7 @@ TENSORS: tuple[Mutation, ...] = (
         "lost bias",
         rf"{HERE}\.mixer",
         weights=_edit(f"{AT}.mixer.dense.bias", torch.zeros_like),
-        fits=fits.all_biases,
+        fits=applicability.all_biases,
         lossy=True,
     ),
     Mutation(
@@ -240,7 +240,7 @@ TENSORS: tuple[Mutation, ...] = (
         "lost bias",
         rf"{HERE}\.mlp",
         weights=_edit(f"{AT}.mlp.layer_2.bias", torch.zeros_like),
-        fits=fits.all_biases,
+        fits=applicability.all_biases,
         lossy=True,
     ),
     Mutation(
@@ -248,24 +248,26 @@ TENSORS: tuple[Mutation, ...] = (
         "transpose",
         rf"{HERE}\.mixer",
         weights=_edit(f"{AT}.mixer.dense.weight", lambda w: w.t()),
-        fits=fits.square_output,
+        fits=applicability.square_output,
     ),
     Mutation("one layer loaded twice", "layer mapping", r"decoder\.3\.norm_1", weights=_layer_twice, lossy=True),
     Mutation("two layers swapped", "layer mapping", r"decoder\.1\.norm_1", weights=_layers_swapped),
-    Mutation("head taken from the embeddings", "tying", "logits", weights=_head_tied, fits=fits.untied, lossy=True),
+    Mutation(
+        "head taken from the embeddings", "tying", "logits", weights=_head_tied, fits=applicability.untied, lossy=True
+    ),
     Mutation(
         "head rows shifted by one",
         "vocabulary",
         "logits",
         weights=_edit("head.output_weights", lambda w: w.roll(1, 0)),
-        fits=fits.untied,
+        fits=applicability.untied,
     ),
     Mutation(
         "last vocabulary rows lost to padding",
         "vocabulary",
         "logits",
         weights=_edit("head.output_weights", _last_rows_zero),
-        fits=fits.untied,
+        fits=applicability.untied,
         lossy=True,
     ),
     Mutation(
@@ -308,7 +310,7 @@ TENSORS: tuple[Mutation, ...] = (
         "precision of storage",
         rf"{HERE}\.mixer",
         weights=_edit(f"{AT}.mixer.dense.weight", lambda w: w.bfloat16().float()),
-        fits=fits.named("float32"),
+        fits=applicability.named("float32"),
         lossy=True,
     ),
     Mutation(
@@ -316,21 +318,32 @@ TENSORS: tuple[Mutation, ...] = (
         "expert order",
         rf"{HERE}\.mlp",
         weights=_experts_swapped,
-        fits=fits.moe,
+        fits=applicability.moe,
     ),
     Mutation(
         "router rows rotated without the experts",
         "expert order",
         rf"{HERE}\.mlp\.router_logits",
         weights=_edit(f"{AT}.mlp.router.weight", lambda w: w.roll(1, 0)),
-        fits=fits.moe,
-    ),
-    Mutation("one expert lost", "lost expert", rf"{HERE}\.mlp", weights=_expert_lost, fits=fits.moe, lossy=True),
-    Mutation(
-        "one expert loaded twice", "lost expert", rf"{HERE}\.mlp", weights=_expert_twice, fits=fits.moe, lossy=True
+        fits=applicability.moe,
     ),
     Mutation(
-        "w1 and w3 of one expert swapped", "gate/up order", rf"{HERE}\.mlp", weights=_expert_gate_up, fits=fits.moe
+        "one expert lost", "lost expert", rf"{HERE}\.mlp", weights=_expert_lost, fits=applicability.moe, lossy=True
+    ),
+    Mutation(
+        "one expert loaded twice",
+        "lost expert",
+        rf"{HERE}\.mlp",
+        weights=_expert_twice,
+        fits=applicability.moe,
+        lossy=True,
+    ),
+    Mutation(
+        "w1 and w3 of one expert swapped",
+        "gate/up order",
+        rf"{HERE}\.mlp",
+        weights=_expert_gate_up,
+        fits=applicability.moe,
     ),
     Mutation(
         "norm weight multiplied into the wrong projection",

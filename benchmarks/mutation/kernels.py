@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, sigmoid
 
-from ci.equivalence.mutants import fits
-from ci.equivalence.mutants.places import FIRST, HERE, LAYER
-from ci.equivalence.mutants.plant import HEAD, Mutation, Patch
+from benchmarks.mutation import applicability
+from benchmarks.mutation.injection import HEAD, Mutation, Patch
+from benchmarks.mutation.places import FIRST, HERE, LAYER
 from ci.subjects.reference.attention import Visibility
 from ci.subjects.reference.moe import Routing
 
@@ -237,7 +237,7 @@ KERNELS: tuple[Mutation, ...] = (
         CONTEXT,
         patches=_attention(_seen(lambda v: replace(v, window=v.window + 1))),
         ports=("attention",),
-        fits=fits.windowed,
+        fits=applicability.windowed,
     ),
     Mutation(
         "kernel ignores the window",
@@ -245,7 +245,7 @@ KERNELS: tuple[Mutation, ...] = (
         CONTEXT,
         patches=_attention(_seen(lambda v: replace(v, window=None))),
         ports=("attention",),
-        fits=fits.windowed,
+        fits=applicability.windowed,
     ),
     Mutation(
         "mask shows the next token",
@@ -309,7 +309,7 @@ KERNELS: tuple[Mutation, ...] = (
         rf"{HERE}\.mixer\.query",
         patches=(Patch(MODEL, "linear", lambda linear: lambda x, w, _=None: linear(x, w), layer=LAYER),),
         ports=("linear",),
-        fits=fits.query_bias,
+        fits=applicability.query_bias,
     ),
     Mutation(
         "logits capped by tanh",
@@ -354,7 +354,7 @@ KERNELS: tuple[Mutation, ...] = (
             lambda r: replace(r, scores=r.scores * r.logits.softmax(-1).gather(-1, r.experts).sum(-1, keepdim=True))
         ),
         ports=("route",),
-        fits=fits.moe,
+        fits=applicability.moe,
     ),
     Mutation(
         "router scores in reverse",
@@ -362,7 +362,7 @@ KERNELS: tuple[Mutation, ...] = (
         rf"{HERE}\.mlp\.router_scores",
         patches=_route(lambda r: replace(r, scores=r.scores.flip(-1))),
         ports=("route",),
-        fits=fits.moe,
+        fits=applicability.moe,
     ),
     Mutation(
         "second choice replaced by the third",
@@ -370,7 +370,7 @@ KERNELS: tuple[Mutation, ...] = (
         rf"{HERE}\.mlp\.router_top_experts",
         patches=_route(_third),
         ports=("route",),
-        fits=fits.moe,
+        fits=applicability.moe,
     ),
     Mutation(
         "experts' answers not weighted",
@@ -386,7 +386,7 @@ KERNELS: tuple[Mutation, ...] = (
             ),
         ),
         ports=("moe",),
-        fits=fits.moe,
+        fits=applicability.moe,
     ),
     Mutation(
         "dropless drops a token over capacity",
@@ -394,7 +394,7 @@ KERNELS: tuple[Mutation, ...] = (
         rf"{FIRST}\.mlp",
         patches=(Patch(MOE, "MOE", _dropping, key="dropless"),),
         ports=("moe",),
-        fits=fits.moe,
+        fits=applicability.moe,
         variant={"moe": "dropless"},
     ),
     Mutation(
@@ -412,7 +412,7 @@ KERNELS: tuple[Mutation, ...] = (
         patches=_attention(_first_tile_lost, variant="blockwise"),
         ports=("attention",),
         variant={"attention": "blockwise"},
-        fits=lambda specimen: not fits.windowed(specimen),
+        fits=lambda specimen: not applicability.windowed(specimen),
     ),
 )
 """Bugs of the forward pass."""

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from ci.equivalence.mutants.catalogue import catalogue
-from ci.equivalence.mutants.plant import Current, Mutation, Patch
-from ci.equivalence.mutants.transplant import PORTS, MutantHuggingFace, Recipient, undone
+from benchmarks.mutation.catalogue import catalogue
+from benchmarks.mutation.hf_injection import PORTS, MutantHuggingFace, Recipient, undone
+from benchmarks.mutation.injection import Current, Mutation, Patch
 from ci.subjects.reference import model as reference
 from ci.subjects.reference.directories import read_fast_llm
 
 if TYPE_CHECKING:
-    from ci.equivalence.mutants.trial import Bench
+    from benchmarks.mutation.experiment import Bench
 
 
 def moves(bench: Bench, mutation: Mutation) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 
+from benchmarks.mutation.catalogue import catalogue
+from benchmarks.mutation.hf_injection import PORTS
+from benchmarks.mutation.tiny_models import SPECIMENS
 from ci.equivalence.diagnose import place_of
-from ci.equivalence.mutants.catalogue import catalogue
-from ci.equivalence.mutants.specimens import SPECIMENS
-from ci.equivalence.mutants.transplant import PORTS
 
 TENSORS = [
     *("embeddings", "final_norm", "logits"),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ci.equivalence.mutants import fits
-from ci.equivalence.mutants.places import FIRST, HERE, LAYER
-from ci.equivalence.mutants.plant import Mutation
+from benchmarks.mutation import applicability
+from benchmarks.mutation.injection import Mutation
+from benchmarks.mutation.places import FIRST, HERE, LAYER
 from ci.subjects.reference.config import Architecture, DefaultRope
 
 if TYPE_CHECKING:
@@ -48,42 +48,42 @@ KEYS: tuple[Mutation, ...] = (
         "RoPE scaling",
         rf"{FIRST}\.mixer\.query",
         architecture=_rope(lambda r: DefaultRope(r.theta)),
-        fits=fits.named("biased", "yarn"),
+        fits=applicability.named("biased", "yarn"),
     ),
     Mutation(
         "YaRN attention factor dropped",
         "RoPE scaling",
         rf"{FIRST}\.mixer\.query",
         architecture=_rope(lambda r: replace(r, attention_factor=1.0)),
-        fits=fits.rope_is("yarn"),
+        fits=applicability.rope_is("yarn"),
     ),
     Mutation(
         "YaRN beta_fast taken from beta_slow",
         "RoPE scaling",
         rf"{FIRST}\.mixer\.query",
         architecture=_rope(lambda r: replace(r, beta_fast=r.beta_slow + 1, beta_slow=r.beta_slow)),
-        fits=fits.rope_is("yarn"),
+        fits=applicability.rope_is("yarn"),
     ),
     Mutation(
         "YaRN factor inverted",
         "RoPE scaling",
         rf"{FIRST}\.mixer\.query",
         architecture=_rope(lambda r: replace(r, scale_factor=1 / r.scale_factor)),
-        fits=fits.rope_is("yarn"),
+        fits=applicability.rope_is("yarn"),
     ),
     Mutation(
         "original RoPE length replaced by the maximum",
         "RoPE scaling",
         rf"{FIRST}\.mixer\.query",
         architecture=_rope(lambda r: replace(r, original_context_length=320)),
-        fits=fits.named("biased", "yarn"),
+        fits=applicability.named("biased", "yarn"),
     ),
     Mutation(
         "llama3 low frequency factor doubled",
         "RoPE scaling",
         rf"{FIRST}\.mixer\.query",
         architecture=_rope(lambda r: replace(r, low_frequency_factor=r.low_frequency_factor * 2)),
-        fits=fits.rope_is("llama3"),
+        fits=applicability.rope_is("llama3"),
     ),
     Mutation(
         "norm epsilon 1e-5 became 1e-6",
@@ -102,35 +102,35 @@ KEYS: tuple[Mutation, ...] = (
         "sliding window",
         rf"{FIRST}\.mixer\.context",
         architecture=_window(lambda w: w + 1),
-        fits=fits.windowed,
+        fits=applicability.windowed,
     ),
     Mutation(
         "window one shorter",
         "sliding window",
         rf"{FIRST}\.mixer\.context",
         architecture=_window(lambda w: w - 1),
-        fits=fits.windowed,
+        fits=applicability.windowed,
     ),
     Mutation(
         "window lost",
         "sliding window",
         rf"{FIRST}\.mixer\.context",
         architecture=_window(lambda _: None),
-        fits=fits.windowed,
+        fits=applicability.windowed,
     ),
     Mutation(
         "window lost in one layer",
         "sliding window",
         rf"{HERE}\.mixer\.context",
         architecture=_one_window_lost,
-        fits=fits.windowed,
+        fits=applicability.windowed,
     ),
     Mutation(
         "window invented",
         "sliding window",
         rf"{FIRST}\.mixer\.context",
         architecture=_window(lambda _: 50),
-        fits=fits.named("moe", "tied", "float32"),
+        fits=applicability.named("moe", "tied", "float32"),
     ),
     Mutation(
         "activation became tanh gelu",
@@ -143,7 +143,7 @@ KEYS: tuple[Mutation, ...] = (
         "router",
         rf"{FIRST}\.mlp\.router_top_experts",
         architecture=lambda a: _blocks(a, lambda b: replace(b, mlp=replace(b.mlp, experts_per_token=1))),
-        fits=fits.moe,
+        fits=applicability.moe,
     ),
 )
 """Bugs in the config keys of a conversion."""

@@ -18,7 +18,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from ci.equivalence.mutants.trial import Outcome
+from benchmarks.mutation.experiment import Outcome
 from ci.errors import RequestError
 
 GATES = ("hub-tests: Gate A, float32", "hub-tests: Gate B, the model's dtype", "hub-tests: both gates")
@@ -152,7 +152,7 @@ def _share(part: int, whole: int) -> str:
 
 
 def _specimens(wanted: Sequence[str]) -> tuple[str, ...]:
-    from ci.equivalence.mutants.specimens import SPECIMENS
+    from benchmarks.mutation.tiny_models import SPECIMENS
 
     unknown = [name for name in wanted if name not in SPECIMENS]
     if unknown:
@@ -178,9 +178,9 @@ def _one_thread() -> None:
 
 def _plant(name: str, chunk: int, device: str) -> tuple[list[Outcome], dict[str, int]]:
     """Every CHUNKS-th bug that fits a specimen; and which published rules fail the right conversion."""
-    from ci.equivalence.mutants.catalogue import catalogue
-    from ci.equivalence.mutants.specimens import SPECIMENS
-    from ci.equivalence.mutants.trial import Bench
+    from benchmarks.mutation.catalogue import catalogue
+    from benchmarks.mutation.experiment import Bench
+    from benchmarks.mutation.tiny_models import SPECIMENS
 
     with tempfile.TemporaryDirectory() as workdir:
         bench = Bench(SPECIMENS[name], Path(workdir), seed=chunk, device=device)
@@ -190,8 +190,8 @@ def _plant(name: str, chunk: int, device: str) -> tuple[list[Outcome], dict[str,
 
 def _control(name: str, seed: int, device: str) -> list[Control]:
     """The right conversion of a specimen with other weights and inputs, in every dtype and variant."""
-    from ci.equivalence.mutants.specimens import SPECIMENS
-    from ci.equivalence.mutants.trial import Bench
+    from benchmarks.mutation.experiment import Bench
+    from benchmarks.mutation.tiny_models import SPECIMENS
 
     with tempfile.TemporaryDirectory() as workdir:
         bench = Bench(SPECIMENS[name], Path(workdir), seed=1000 + seed, device=device)

@@ -1,16 +1,17 @@
-"""The mutation score and its negative control: the README's table."""
+"""Bugs planted one at a time, and what share of them the judge catches, locates and attributes."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-from benchmarks._figure import Figure, show
-from ci.equivalence.mutate import MutationOptions, markdown, run_mutation_score
+from benchmarks._figure import Figure
 
 
 def figures(jobs: int | None = None) -> list[Figure]:
     """Plant every bug and judge a thousand right conversions; the table goes to stderr as Markdown."""
+    from benchmarks.mutation.score import MutationOptions, markdown, run_mutation_score
+
     options = MutationOptions(jobs=jobs or os.cpu_count() or 1)
     score = run_mutation_score(options, progress=lambda line: print(line, file=sys.stderr, flush=True))
     print(markdown(score), file=sys.stderr)
@@ -25,7 +26,3 @@ def figures(jobs: int | None = None) -> list[Figure]:
         Figure("false alarms", alarms, "=", 0, how=f"{clean} right conversions"),
         Figure("right conversions judged", clean, "≥", 1000, how=f"{options.seeds} seeds"),
     ]
-
-
-if __name__ == "__main__":
-    sys.exit(show(figures()))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ci.equivalence.mutants.plant import HEAD, Current, Mutation
+from benchmarks.mutation.injection import HEAD, Current, Mutation
 from ci.subjects.forward import Inputs, read_inputs
 from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.hugging_face_taps import decoder_blocks

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from safetensors.torch import save_file
 
+from benchmarks.mutation.hf_injection import MutantHuggingFace, Recipient, undone
+from benchmarks.mutation.injection import MutantSubject, Mutation
+from benchmarks.mutation.rules import GREEDY, GREEDY_PROMPT, LONG, PROMPTS, RULES, Sides
+from benchmarks.mutation.tiny_models import Specimen, write
 from ci.equivalence.judge import Judge, Trial
-from ci.equivalence.mutants.plant import MutantSubject, Mutation
-from ci.equivalence.mutants.rules import GREEDY, GREEDY_PROMPT, LONG, PROMPTS, RULES, Sides
-from ci.equivalence.mutants.specimens import Specimen, write
-from ci.equivalence.mutants.transplant import MutantHuggingFace, Recipient, undone
 from ci.equivalence.oracle import TrueFloat64
 from ci.equivalence.roundtrip import tensor_findings
 from ci.equivalence.truth import Truth

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ci.equivalence.mutants.specimens import Specimen
+    from benchmarks.mutation.tiny_models import Specimen
 
 
 def moe(specimen: Specimen) -> bool:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ci.equivalence.mutants.kernels import CASTS, KERNELS
-from ci.equivalence.mutants.keys import KEYS
-from ci.equivalence.mutants.tensors import TENSORS
+from benchmarks.mutation.kernels import CASTS, KERNELS
+from benchmarks.mutation.keys import KEYS
+from benchmarks.mutation.tensors import TENSORS
 
 if TYPE_CHECKING:
-    from ci.equivalence.mutants.plant import Mutation
+    from benchmarks.mutation.injection import Mutation
 
 
 def catalogue() -> tuple[Mutation, ...]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from safetensors.torch import load_file, save_file
 
-from ci.equivalence.mutants.specimens import Specimen
+from benchmarks.mutation.tiny_models import Specimen
 from ci.subjects.reference.config import Architecture
 from ci.subjects.reference.directories import METADATA, read_fast_llm
 from ci.subjects.reference.metadata_write import write_base_model

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from ci.equivalence import mutate
-from ci.equivalence.mutants import catalogue as shelf
-from ci.equivalence.mutants.trial import ROUND_TRIP, Outcome
-from ci.equivalence.mutate import Control, MutationOptions, MutationScore, markdown, run_mutation_score
+from benchmarks.mutation import catalogue as shelf
+from benchmarks.mutation import score as mutate
+from benchmarks.mutation.experiment import ROUND_TRIP, Outcome
+from benchmarks.mutation.score import Control, MutationOptions, MutationScore, markdown, run_mutation_score
 from ci.errors import RequestError
 
 FEW = ("two experts swapped without the router", "router scores in reverse")

@@ -1,1 +1,0 @@
-"""Planted bugs: what proves that the gates catch, locate and attribute them. Production code knows nothing of this."""
