@@ -27,11 +27,11 @@ from tests.standin.server import HubServer
 
 CHECKOUT = Path(__file__).parents[1]
 LAYERS = int(SIZES["num_hidden_layers"])
-CREATE, RIGHT = "def create(name: str) -> Subject:", "        return ReferenceSubject()\n"
-PLANTED = """        from benchmarks.mutation.catalogue import catalogue
-        from benchmarks.mutation.injection import MutantSubject
+CREATE, RIGHT = "def _create_reference() -> Subject:", "    return ReferenceSubject()\n"
+PLANTED = """    from benchmarks.mutation.catalogue import catalogue
+    from benchmarks.mutation.injection import MutantSubject
 
-        return MutantSubject(next(bug for bug in catalogue() if bug.name == {name!r}))
+    return MutantSubject(next(bug for bug in catalogue() if bug.name == {name!r}))
 """
 
 
@@ -100,7 +100,7 @@ def _run(endpoint: str, scratch: Path, mutation: Mutation, specimen: Specimen) -
 def _planted(root: Path, mutation: Mutation) -> Path:
     """A checkout of this package whose reference subject has the bug."""
     shutil.copytree(CHECKOUT / "ci", root / "ci", ignore=shutil.ignore_patterns("__pycache__"))
-    source = root / "ci" / "subjects" / "open.py"
+    source = root / "ci" / "subjects" / "registry.py"
     head, _, body = source.read_text(encoding="utf-8").partition(CREATE)
     if RIGHT not in body:
         raise AssertionError("the line that makes the reference moved: point this benchmark at it")

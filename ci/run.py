@@ -22,8 +22,8 @@ from ci.records import to_dict, to_json
 from ci.report.collect import ENDED, HOST, JUNIT, RUNNING, collect
 from ci.report.results import Results, judge_results
 from ci.report.write import REPORT_HTML, REPORT_JSON, REPORT_MD, write_report
-from ci.subjects.base import SubjectName
-from ci.suite_options import default_device, default_subject, read_checkpoints, visible_gpus
+from ci.subjects.registry import SubjectName, choose_default_subject, is_importable
+from ci.suite_options import default_device, read_checkpoints, visible_gpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -195,7 +195,7 @@ def run(
     be read, a report that cannot be written, and where no model can be had as it was asked for.
     """
     _check_suite()
-    options = replace(options, subject=options.subject or default_subject(options.subject_python))
+    options = replace(options, subject=options.subject or choose_default_subject(options.subject_python))
     _check_subject(options)
     read_checkpoints(options.checkpoints)
     if options.workers is None:
@@ -227,8 +227,10 @@ def _check_subject(options: RunOptions) -> None:
     python = options.subject_python
     if python is None and options.subject_path:
         raise RequestError("--subject-path needs --subject-python: it is the import path of that interpreter")
-    if python is None and options.subject == "fast_llm" and not find_spec("fast_llm"):
-        raise RequestError("--subject fast_llm: not importable here; name an interpreter that has it: --subject-python")
+    if python is None and options.subject and not is_importable(options.subject):
+        raise RequestError(
+            f"--subject {options.subject}: not importable here; name an interpreter that has it: --subject-python"
+        )
     if python is not None and not (python.is_file() and os.access(python, os.X_OK)):
         raise RequestError(f"--subject-python {python}: no program; expected an interpreter, like ENV/bin/python")
     for path in options.subject_path:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 from ci.errors import GatedError, HubTestsError, InfrastructureError, SubjectError
 from ci.evidence import Evidence, FailureClass, Step
 from ci.hub.fetch import Checkpoint, FetchRequest, fetch
-from ci.subjects.base import ConvertRequest, ConvertResult, Description, ExportRequest, Subject, SubjectName
+from ci.subjects.base import ConvertRequest, ConvertResult, Description, ExportRequest, Subject
+from ci.subjects.registry import SubjectName
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,7 +93,7 @@ class Chain:
     def subject(self) -> Subject:
         """The subject, started on first use."""
         if self._subject is None:
-            from ci.subjects.open import open_subject
+            from ci.subjects.open_subject import open_subject
 
             options = self.options
             self._subject = self._stack.enter_context(

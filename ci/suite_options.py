@@ -1,8 +1,7 @@
-"""What the suite assumes when it is not told: subject, device, GPUs, and the pins of `--checkpoints`."""
+"""What the suite assumes when it is not told: device, GPUs, and the pins of `--checkpoints`."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,13 +12,6 @@ from ci.records import read_dict
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-
-    from ci.subjects.base import SubjectName
-
-
-def default_subject(python: Path | None) -> SubjectName:
-    """Fast-LLM where an interpreter is named for it or it is importable here, else the reference."""
-    return "fast_llm" if python or importlib.util.find_spec("fast_llm") else "reference"
 
 
 def default_device() -> Literal["cpu", "cuda"]:

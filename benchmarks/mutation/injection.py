@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from benchmarks.mutation.tiny_models import Specimen
 from ci.subjects.reference.config import Architecture
 from ci.subjects.reference.directories import METADATA, read_fast_llm
-from ci.subjects.reference.metadata_write import write_base_model
+from ci.subjects.reference.metadata_yaml_write import write_base_model
 from ci.subjects.reference.model import Model
 from ci.subjects.reference.subject import ReferenceSubject
 
@@ -138,7 +138,7 @@ class Mutation:
 @contextmanager
 def layers_counted() -> Iterator[None]:
     """`Current.layer` follows the reference's blocks."""
-    block, head = Model.block, Model.head
+    block, head = Model.run_block, Model.run_head
 
     def counted_block(self: Model, index: int, *args: Any) -> Any:
         Current.layer = index
@@ -148,13 +148,13 @@ def layers_counted() -> Iterator[None]:
         Current.layer = HEAD
         return head(self, *args)
 
-    setattr(Model, "block", counted_block)  # noqa: B010 (a method of a class under mutation)
-    setattr(Model, "head", counted_head)  # noqa: B010
+    setattr(Model, "run_block", counted_block)  # noqa: B010 (a method of a class under mutation)
+    setattr(Model, "run_head", counted_head)  # noqa: B010
     try:
         yield
     finally:
-        setattr(Model, "block", block)  # noqa: B010
-        setattr(Model, "head", head)  # noqa: B010
+        setattr(Model, "run_block", block)  # noqa: B010
+        setattr(Model, "run_head", head)  # noqa: B010
         Current.layer = None
 
 

@@ -53,12 +53,13 @@ def run(
     from ci.models import REGISTRY, load_models, select
     from ci.report.results import exit_code
     from ci.report.terminal import render
+    from ci.subjects.registry import SUBJECT_NAMES
     from ci.suite_options import layers_option
     from ci.terminal import fetch_progress
 
     chosen = select(load_models(registry or REGISTRY), names)
     wanted = job.RunOptions(
-        subject=options.one_of(subject, ("fast_llm", "reference"), "--subject"),
+        subject=options.one_of(subject, SUBJECT_NAMES, "--subject"),
         subject_python=_here(subject_python),
         subject_path=tuple(path.absolute() for path in subject_path or ()),
         device=options.one_of(device, ("cpu", "cuda"), "--device"),

@@ -22,7 +22,7 @@ from ci.equivalence.walk import logits_error
 from ci.equivalence.weights import Weights
 from ci.errors import HubTestsError, InfrastructureError, SubjectError
 from ci.subjects.base import ConvertRequest, Differentiable, DType, GradientRequest, Subject, TraceRequest
-from ci.subjects.tracefile import TraceReader
+from ci.subjects.trace_files import TraceReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

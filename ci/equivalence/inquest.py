@@ -18,7 +18,8 @@ from ci.equivalence.truth import Truth
 from ci.equivalence.walk import TOP_EXPERTS, layer_of
 from ci.errors import HubTestsError
 from ci.subjects.base import ConvertRequest, Subject
-from ci.subjects.tracefile import TraceReader, scope_of
+from ci.subjects.trace_files import TraceReader
+from ci.tensor_names import scope_of
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -29,7 +29,7 @@ from ci.models import TestParams
 from ci.subjects.base import DType, TraceRequest
 from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.memory import free_memory, weight_bytes
-from ci.subjects.tracefile import TraceReader
+from ci.subjects.trace_files import TraceReader
 
 EXPERTS_GROW = (2, 4, 8)
 """By how much the batch grows, in turn, until every expert has received a token."""

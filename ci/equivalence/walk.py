@@ -15,7 +15,8 @@ from ci.equivalence import routing
 from ci.equivalence.compare import Difference, Problem, difference, distribution, non_finite, problem
 from ci.evidence import LayerRouting
 from ci.subjects.forward import DTYPES
-from ci.subjects.tracefile import TraceReader, TraceWriter, mandatory
+from ci.subjects.trace_files import TraceReader, TraceWriter
+from ci.tensor_names import list_mandatory_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,7 +111,7 @@ class Walk:
 
     @contextmanager
     def _opened(self, trace: TraceReader, part: Part, scope: str) -> Iterator[Read]:
-        with trace.opened(scope, device=self.device) as read:
+        with trace.open_scope(scope, device=self.device) as read:
             yield lambda name: part.of(read(name))
 
     def _step(self, name: str, mine: Read, right: Read) -> Problem | None:
@@ -166,8 +167,8 @@ def cut(trace: TraceReader, part: Part, path: Path) -> TraceReader:
     """A new trace at `path` of a part of another: what teacher forcing reads, and nothing more."""
     writer = TraceWriter(path)
     for scope in trace.scopes:
-        names = [name for name in mandatory(dict.fromkeys(trace.scopes)) if name in trace.names(scope)]
-        writer.scope(scope, {name: part.of(trace.tensor(name)) for name in names})
+        names = [name for name in list_mandatory_tensors(trace.scopes) if name in trace.names(scope)]
+        writer.write_scope(scope, {name: part.of(trace.tensor(name)) for name in names})
     result = trace.result
     writer.finish(ran=result.ran, dtype=result.dtype, device=result.device, seconds=0.0)
     return TraceReader(path)
@@ -186,7 +187,7 @@ def layer_of(name: str) -> int | None:
 
 def _structure(actual: TraceReader, expected: TraceReader) -> Iterator[Problem]:
     """What is missing and was not declared so, and blocks that the reference does not have."""
-    always = mandatory(dict.fromkeys(expected.scopes))
+    always = list_mandatory_tensors(expected.scopes)
     for name in expected:
         if name not in actual and (name in always or name not in actual.result.not_captured):
             yield Problem("missing_tensor", name, f"{name} is missing from the subject's trace")

@@ -9,7 +9,7 @@ from ci.github.board import StartedRun, State
 from ci.github.event import CommentEvent
 from ci.models import HubModel
 from ci.report.history import Baseline
-from ci.subjects.base import SubjectName
+from ci.subjects.registry import SubjectName
 
 WRITERS = frozenset({"write", "maintain", "admin"})
 STANDARD_ROLES = WRITERS | {"none", "read", "triage"}

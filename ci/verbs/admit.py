@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ci.errors import InfrastructureError, RequestError
 from ci.github.handover import receive, write_entry
-from ci.subjects.base import SubjectName
+from ci.subjects.registry import SubjectName, find_offer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +39,7 @@ def admit(plan: Plan, delivery: Delivery, entry: str, *, subject: Path, store: P
         raise RequestError(f"{subject}: is at {sha}, planned was {plan.request.sha}: nothing of it was run")
     checkpoints, registry = write_entry(plan, entry, receive(delivery, entry, store), out)
     name = plan.request.subject
-    path = str(subject) if name == "reference" else ""
+    path = str(subject) if find_offer(name).in_this_package else ""
     return Admission(entry, sha, name, path, str(checkpoints), str(registry))
 
 

@@ -87,7 +87,7 @@ def test_the_environment_is_read_in_one_place() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv") and ast.unparse(node.value) == "os"
     }
-    assert readers == {"__main__.py", "subjects/forward.py", "subjects/open.py"}
+    assert readers == {"__main__.py", "subjects/forward.py", "subjects/open_subject.py"}
 
 
 def test_every_verb_is_in_help_and_says_what_it_is_for(capsys: pytest.CaptureFixture[str]) -> None:

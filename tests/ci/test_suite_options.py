@@ -5,7 +5,7 @@ import pytest
 from ci.errors import GatedError, InfrastructureError, RequestError
 from ci.hub.fetch import Checkpoint
 from ci.run import write_checkpoints
-from ci.suite_options import default_subject, layers_option, read_checkpoints, visible_gpus
+from ci.suite_options import layers_option, read_checkpoints, visible_gpus
 
 CHECKPOINT = Checkpoint("o/n", "f" * 40, 2, "/store/x", "hit", 10, 0, 0, 0.1, "a" * 64, 30)
 
@@ -33,11 +33,6 @@ def test_layers() -> None:
     for text in ("0", "-1", "two", ""):
         with pytest.raises(RequestError, match="--layers"):
             layers_option(text)
-
-
-def test_the_real_subject_goes_first_where_there_is_one() -> None:
-    assert default_subject(Path("/some/python")) == "fast_llm"
-    assert default_subject(None) in ("fast_llm", "reference")
 
 
 def test_gpus_by_environment() -> None:

@@ -18,25 +18,25 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pytest
 
-from ci import settings
+from ci import settings, suite_tests
 from ci.errors import HubTestsError
 from ci.evidence import Evidence, Step, to_property
 from ci.models import HUB_TEST_CONFIGS, HubModel, load_models
-from ci.subjects import catalog
+from ci.subjects.registry import SUBJECT_NAMES, choose_default_subject
 from ci.suite import Chain, StepFailedError, SuiteOptions, failure_class
-from ci.suite_options import check_device, default_device, default_subject, layers_option, read_checkpoints
+from ci.suite_options import check_device, default_device, layers_option, read_checkpoints
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ci.subjects.base import SubjectName
+    from ci.subjects.registry import SubjectName
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The suite's own options; `hub-tests run` sets them, people may."""
     group = parser.getgroup("hub-tests")
     group.addoption("--run-extra-slow", action="store_true", help="run the tests marked extra_slow")
-    group.addoption("--subject", choices=catalog.SUBJECTS, help="default: fast_llm where importable, else reference")
+    group.addoption("--subject", choices=SUBJECT_NAMES, help="default: fast_llm where importable, else reference")
     group.addoption("--subject-python", type=Path, help="interpreter in which the subject lives")
     group.addoption(
         "--subject-path",
@@ -130,7 +130,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if name := _model_of(item):
             item.add_marker(pytest.mark.xdist_group(name))
     places = [index for index, item in enumerate(items) if _model_of(item) and here in item.path.parents]
-    steps, models = [*catalog.CHAIN, *catalog.DEEP], list(HUB_TEST_CONFIGS)
+    steps, models = [*suite_tests.CHAIN, *suite_tests.DEEP], list(HUB_TEST_CONFIGS)
     ours = sorted(
         (items[index] for index in places),
         key=lambda item: (models.index(_model_of(item)), steps.index(cast("Any", item).originalname), item.name),
@@ -149,7 +149,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "model_name" not in metafunc.fixturenames:
         return
     models = _chosen(metafunc.config)
-    subject = metafunc.config.getoption("--subject") or default_subject(_python(metafunc.config))
+    subject = metafunc.config.getoption("--subject") or choose_default_subject(_python(metafunc.config))
     names = [axis for axis in ("moe_implementation", "implementation") if axis in metafunc.fixturenames]
     if not names:
         metafunc.parametrize("model_name", list(models), scope="module")
@@ -165,8 +165,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def _variants(kind: str, subject: str, model: HubModel) -> list[tuple[tuple[str, str], str]]:
     if kind == "moe_implementation":
-        return [(("moe", v), v) for v in catalog.moe_variants(subject, model.checkpoint_format)]
-    return [((axis, v), f"{axis}-{v}") for axis, v in catalog.other_variants(subject, model.checkpoint_format)]
+        return [(("moe", v), v) for v in suite_tests.moe_variants(subject, model.checkpoint_format)]
+    return [((axis, v), f"{axis}-{v}") for axis, v in suite_tests.other_variants(subject, model.checkpoint_format)]
 
 
 def _chosen(config: pytest.Config) -> dict[str, HubModel]:
@@ -194,7 +194,7 @@ def suite_options(pytestconfig: pytest.Config) -> SuiteOptions:
     """How the suite runs here."""
     option = pytestconfig.getoption
     return SuiteOptions(
-        subject=cast("SubjectName", option("--subject") or default_subject(option("--subject-python"))),
+        subject=cast("SubjectName", option("--subject") or choose_default_subject(option("--subject-python"))),
         subject_python=option("--subject-python"),
         subject_path=tuple(option("--subject-path")),
         device=option("--device") or default_device(),
@@ -260,7 +260,7 @@ def _variant_path(variant: str) -> Any:
     return path
 
 
-for _variant in [name for names in catalog.id_tables().values() for name in names]:
+for _variant in [name for names in suite_tests.variant_names().values() for name in names]:
     globals()[f"fast_llm_path_{_variant}"] = _variant_path(_variant)
 
 

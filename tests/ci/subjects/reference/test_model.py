@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from ci.subjects.reference.directories import read_fast_llm
 from ci.subjects.reference.model import Context, Model
-from ci.subjects.reference.trace import load
-from ci.subjects.tracefile import TraceReader
+from ci.subjects.reference.trace import load_model
+from ci.subjects.trace_files import TraceReader
 from tests.ci.subjects.reference.cases import MOE_CASES, RECIPES, errors, trace_request
 from tests.ci.subjects.reference.test_convert import tensors
 
@@ -92,14 +92,14 @@ def hugging_face_gradients(source: Path, ids: torch.Tensor, output: Path) -> dic
 
 def reference_gradients(converted: Path, ids: torch.Tensor, variant: dict[str, str]) -> dict[str, torch.Tensor]:
     checkpoint = read_fast_llm(converted)
-    model = load(checkpoint, torch.float32, "cpu")
+    model = load_model(checkpoint, torch.float32, "cpu")
     context = Context(torch.arange(ids.shape[1])[None], **variant)  # type: ignore[arg-type]
     for weight in model.weights.values():
         weight.requires_grad_()
     hidden = model.embed(ids)
     for index in range(len(checkpoint.architecture.blocks)):
-        hidden = model.block(index, hidden, context, lambda *_: None)
-    logits = model.head(hidden, lambda *_: None)
+        hidden = model.run_block(index, hidden, context, lambda *_: None)
+    logits = model.run_head(hidden, lambda *_: None)
     torch.autograd.backward(torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:]))
     return {
         part.name: rows.t() if part.transposed else rows

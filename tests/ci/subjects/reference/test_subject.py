@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM
 
 from ci.errors import HubTestsError, RequestError, SubjectError, UnsupportedError
 from ci.subjects.base import ExportRequest, Subject
-from ci.subjects.catalog import moe_variants, other_variants
 from ci.subjects.reference import directories
+from ci.subjects.reference.offer import OFFER
 from ci.subjects.reference.subject import ReferenceSubject
 from tests.ci.subjects.reference.cases import RECIPES, convert_request, format_of, model
 from tests.ci.subjects.reference.test_convert import tensors
@@ -111,10 +111,9 @@ def test_it_says_who_it_is() -> None:
 
 
 @pytest.mark.parametrize("name", ["llama", "mixtral"])
-def test_variants_are_those_of_the_catalog(workshop: Workshop, name: str) -> None:
+def test_variants_are_those_of_the_offer(workshop: Workshop, name: str) -> None:
     variants = SUBJECT.variants(str(workshop.converted(name)))
-    promised = [*other_variants("reference", name), *(("moe", moe) for moe in moe_variants("reference", name))]
-    assert [(variant.axis, variant.name) for variant in variants] == promised
+    assert variants == OFFER.variants_of(name)
     assert [variant.name for variant in variants if variant.default] == ["eager", "looped"][: 1 + (name == "mixtral")]
 
 
@@ -149,13 +148,13 @@ Q_PROJ, QUERY = "model.layers.0.self_attn.q_proj.weight", "decoder.0.mixer.query
     ("damage", "message"),
     [
         (without("config.json"), r"config\.json cannot be read"),
-        (without("model.safetensors"), r"holds neither model\.safetensors nor"),
+        (without("model.safetensors"), r"has neither model\.safetensors nor"),
         (lambda path: (path / "config.json").write_text("{"), r"config\.json: not valid JSON"),
         (rewritten(lambda found: found.pop(Q_PROJ)), f"'{Q_PROJ}' is missing"),
         (rewritten(renamed(Q_PROJ, "model.layers.0.attn.q.weight")), f"'{Q_PROJ}' is missing"),
         (rewritten(lambda found: found.update(extra=torch.zeros(1))), "'extra' is unexpected"),
         (rewritten(lambda found: found.update({Q_PROJ: torch.zeros(96, 97)})), "has shape"),
-        (rewritten(lambda found: found.update({"model.norm.weight": NAN})), r"'model\.norm\.weight' holds NaN"),
+        (rewritten(lambda found: found.update({"model.norm.weight": NAN})), r"'model\.norm\.weight' contains NaN"),
     ],
 )
 def test_a_bad_hugging_face_directory_leaves_nothing(tmp_path: Path, damage: Any, message: str) -> None:
@@ -178,7 +177,7 @@ def merge(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (without("ok"), "no finished checkpoint"),
+        (without("ok"), "not a finished checkpoint"),
         (without("metadata.yaml"), r"metadata\.yaml cannot be read"),
         (without("model_0.safetensors"), r"model_0\.safetensors cannot be read"),
         (lambda path: (path / "metadata.yaml").write_text("a: [1"), r"metadata\.yaml cannot be read"),
@@ -186,7 +185,7 @@ def merge(directory: Path) -> None:
         (rewritten(lambda found: found.pop(QUERY)), f"'{QUERY}' is missing"),
         (rewritten(renamed(QUERY, "decoder.0.mixer.q/weights")), "state_index says None"),
         (rewritten(lambda found: found.update({QUERY: torch.zeros(1)})), "has shape"),
-        (rewritten(lambda found: found.update({"head.final_norm.weight/weights": NAN})), "holds NaN"),
+        (rewritten(lambda found: found.update({"head.final_norm.weight/weights": NAN})), "contains NaN"),
         (lambda path: edit_metadata(path, lambda tree: tree.update(format="distributed")), "format 'distributed'"),
         (lambda path: edit_metadata(path, lambda tree: tree["metadata"].pop("state_index")), "state_index must map"),
         (
