@@ -204,15 +204,3 @@ def test_a_trace_must_say_what_the_answer_says(impostor: Callable[..., Any], tmp
     (tmp_path / "trace" / "trace.json").write_bytes(b" " * (9 << 20))
     kind, message = call_refused(impostor(f"say(result={result!r})"), lambda subject: subject.trace(request))
     assert (kind, "longer" in message) == ("protocol", True)
-
-
-def test_an_interpreter_that_is_not_there_is_said(tmp_path: Path) -> None:
-    with open_subject("reference", python=tmp_path / "no-python") as subject, pytest.raises(RequestError) as error:
-        subject.describe()
-    assert "no-python" in str(error.value)
-
-
-def test_unknown_subjects_are_refused() -> None:
-    name: Any = "megatron"
-    with pytest.raises(RequestError, match="megatron"), open_subject(name):
-        pass
