@@ -35,7 +35,10 @@ _ORDER = {operation: number for number, operation in enumerate((*BLOCK_OPERATION
 
 
 def block_name(layer: int) -> str:
-    """Return the name of block `layer` (0 is the first): its scope, and the name of its output."""
+    """Return the name of block `layer` (0 is the first).
+
+    It is the name of its scope and of its output.
+    """
     return f"decoder.{layer}"
 
 

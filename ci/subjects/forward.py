@@ -112,8 +112,9 @@ class TraceRecorder:
     _tensors: dict[str, Tensor] = field(default_factory=dict)
 
     def record(self, name: str, tensor: Tensor, *, copy: bool = True) -> None:
-        """Keep `tensor`, (B, T, …) or flattened (B * T, …), in the trace's dtype (integers as int64).
+        """Keep a tensor in the trace's dtype (integers as int64).
 
+        It is (B, T, …) or flattened (B * T, …).
         Without `copy` the caller promises that nothing reads or changes the tensor later. Raises SubjectError for a
         block output in another dtype than the requested one: a cast here would hide that.
         """
@@ -155,7 +156,10 @@ class TeacherForcing:
     padding: int = 0
 
     def read_block_input(self, block: int) -> Tensor:
-        """Return the input (B, T, hidden) of block `block`; the number of blocks stands for the head."""
+        """Return the input (B, T, hidden) of block `block`.
+
+        The number of blocks stands for the head.
+        """
         tensor = self.trace.tensor(block_name(block - 1) if block else EMBEDDINGS)
         if self.row is not None:
             tensor = tensor[self.row : self.row + 1, self.padding :]
@@ -182,7 +186,10 @@ class Cost:
 
 @contextmanager
 def measure_cost(device: str) -> Iterator[Cost]:
-    """Measure the cost of a block of work on `device`; waits for the device at both ends."""
+    """Measure the cost of a block of work on `device`.
+
+    Waits for the device at both ends.
+    """
     cost, cuda = Cost(), device.startswith("cuda")
     if cuda:
         torch.cuda.synchronize(device)
@@ -222,7 +229,10 @@ def exact_arithmetic() -> Iterator[None]:
 
 @contextmanager
 def _set_environment(**variables: str) -> Iterator[None]:
-    """Set variables for the length of the context, for a library that reads them after its import."""
+    """Set variables for the length of the context.
+
+    For a library that reads them after its import.
+    """
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

@@ -34,7 +34,7 @@ def _read_available(root: Path) -> int:
 
 
 def _read_group_limits(root: Path) -> list[int]:
-    """Return the bytes left in each version 2 control group, from this process's own to the root."""
+    """Return the bytes left in each version 2 control group of this process."""
     own = re.search(r"^0::(/.*)$", (root / "proc/self/cgroup").read_text(), re.MULTILINE)
     if own is None:
         return []

@@ -24,8 +24,9 @@ class ModelCache(Generic[Model]):
     _models: dict[Key, Model] = field(default_factory=dict)
 
     def get(self, key: Key, load: Callable[[], Model], *, device: str, size: int = 0) -> tuple[Model, float]:
-        """Return the model of `key` and the seconds that `load` took, 0 where it was loaded already.
+        """Return the model of `key` and the seconds that `load` took.
 
+        The seconds are 0 where the model was loaded already.
         `size` is the model's size in bytes: three times that must be free for the other models to stay.
         """
         from ci.subjects.forward import measure_cost  # imports torch, so only with the first model
@@ -51,6 +52,9 @@ class ModelCache(Generic[Model]):
 
 
 def checkpoint_key(checkpoint: str) -> Key:
-    """Return a key of a directory and its files: a directory that was written again is another checkpoint."""
+    """Return a key of a directory and its files.
+
+    A directory that was written again is another checkpoint.
+    """
     files = sorted(path for path in Path(checkpoint).iterdir() if path.is_file())
     return checkpoint, *((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)

@@ -29,7 +29,7 @@ def open_subject(
     log: Path | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Iterator[Subject]:
-    """Open the subject `name` for the length of the context: in a worker when `python` is given.
+    """Open a subject for the length of the context, in a worker when `python` is given.
 
     `path` goes before the worker's own import path (a checkout of the subject, for example). It needs `python`, since
     code under test must not get into this process's path. `log` is the file for what the worker prints. Of `environ`

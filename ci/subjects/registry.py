@@ -76,5 +76,8 @@ def is_importable(name: str) -> bool:
 
 
 def choose_default_subject(python: Path | None) -> SubjectName:
-    """Return the first subject that can run: with an interpreter of its own any can, else it must be importable."""
+    """Return the first subject that can run.
+
+    With an interpreter of its own any subject can; otherwise it must be importable here.
+    """
     return next(name for name in SUBJECT_NAMES if python or is_importable(name))

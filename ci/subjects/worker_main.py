@@ -50,7 +50,10 @@ def main(arguments: list[str]) -> None:
 
 
 def handle_request(subject: Subject, request: dict[str, Any]) -> dict[str, Any]:
-    """Call the subject and return the response; an exception becomes a failure, its traceback goes to the log."""
+    """Call the subject and return the response.
+
+    An exception becomes a failure; its traceback goes to the log.
+    """
     from ci.subjects.failure import classify_error, format_error
 
     try:
@@ -63,7 +66,8 @@ def handle_request(subject: Subject, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def release_memory(*, collect: bool) -> None:
-    """Return unused device memory before the response is sent, so that the other side can use it.
+    """Return unused device memory, so that the other side can use it.
+
 
     `collect` after a failed call: its traceback may have kept tensors until now.
     """

@@ -100,7 +100,10 @@ def _check_attention(name: str, request: TraceRequest, blocks: Blocks) -> None:
 
 
 def loops_over_experts(request: TraceRequest, config: Any) -> bool:
-    """Return whether some block loops over its experts: this reads gradient buffers, so it needs training mode."""
+    """Return whether some block loops over its experts.
+
+    That reads gradient buffers, so it needs training mode.
+    """
     if not _has_experts(_list_blocks(config)):
         return False
     return request.variant.get("moe") == "looped" or _find_moe_need("dropless") is not None

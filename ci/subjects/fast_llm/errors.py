@@ -55,13 +55,19 @@ class _LoggedErrors(logging.Handler):
 
 
 def _format_problem(problem: Exception, logged: list[str]) -> str:
-    """Return the error as one line; a message that only points to the logs is replaced by the logged reason."""
+    """Return the error as one line.
+
+    A message that only points to the logs is replaced by the logged reason.
+    """
     line, reason = format_error(problem, within=PACKAGE), _find_reason(problem, logged)
     return line.replace(to_one_line(str(problem)), reason, 1) if reason else line
 
 
 def _find_reason(problem: Exception, logged: list[str]) -> str:
-    """Return the reason behind a "See logs" message: a validation error's innermost field, or a logged line."""
+    """Return the reason behind a "See logs" message.
+
+    It is a validation error's innermost field, or a logged line.
+    """
     if "See logs" not in str(problem):
         return ""
     if problem.__context__ is not None:

@@ -23,7 +23,7 @@ LOSS = "lm_head_loss"
 
 
 def run_gradients(request: GradientRequest) -> GradientResult:
-    """Load in training mode, run one step, and export the gradients the way that weights are exported."""
+    """Load in training mode, run one step, and export the gradients as weights are exported."""
     from safetensors.torch import save_file
 
     from ci.subjects.forward import measure_cost, read_inputs

@@ -168,8 +168,9 @@ class _RecordingDict(dict[str, Any]):
 
 
 def rotate_to_row_start(tensor: Tensor, frequencies: Tensor, inputs: Inputs) -> Tensor:
-    """Rotate queries or keys (B * T, heads, head_dim) back by the angle of their row's first token.
+    """Rotate queries or keys back by the angle of their row's first token.
 
+    The tensor is (B * T, heads, head_dim).
     `frequencies` (B * T, 1, head_dim) are the ones that Fast-LLM rotated by: cosines, then sines, of one scale. A wrong
     rotation stays wrong, and the first row stays as it is.
     """
@@ -185,13 +186,19 @@ def rotate_to_row_start(tensor: Tensor, frequencies: Tensor, inputs: Inputs) -> 
 
 
 def find_mixture(block: Any) -> Any:
-    """Return the block's mixture of experts (beside a dense MLP or not), None where it has none."""
+    """Return the block's mixture of experts, None where it has none.
+
+    It may be beside a dense MLP.
+    """
     mlp = getattr(block.mlp, "routed", block.mlp)
     return mlp if hasattr(mlp, "_mlp_forward") else None
 
 
 def read_implementations(blocks: list[Any]) -> dict[str, str]:
-    """Return axis → the implementation that the blocks run, as Fast-LLM resolved it; several are joined by `+`."""
+    """Return axis → the implementation that the blocks run, as Fast-LLM resolved it.
+
+    Several are joined by `+`.
+    """
     mixers = [block.mixer for block in blocks]
     experts = [find_mixture(block) for block in blocks]
     names_by_axis = {

@@ -66,7 +66,9 @@ class HuggingFace:
             return self._variants[key]
 
     def trace(self, request: TraceRequest) -> TraceResult:
-        """Run the forward pass and write a trace; `load_seconds` is 0 where the model was loaded already.
+        """Run the forward pass and write a trace.
+
+        `load_seconds` is 0 where the model was loaded already.
 
         Raises SubjectError where the checkpoint does not load completely and exactly, or the forward fails;
         UnsupportedError for a variant the model does not have; InfrastructureError when the device is out of memory.
@@ -165,7 +167,10 @@ def _set_implementations(model: Any, variant: dict[str, str]) -> None:
 
 
 def _check_ids(inputs: Inputs, model: Any) -> None:
-    """Raise RequestError for an id out of range: on a GPU it would end the whole process."""
+    """Raise RequestError for an id out of range.
+
+    On a GPU it would end the whole process.
+    """
     vocabulary = model.get_input_embeddings().num_embeddings
     if int(inputs.ids.max()) >= vocabulary:
         raise RequestError(f"input_ids hold {int(inputs.ids.max())}, the model's vocabulary ends at {vocabulary - 1}")

@@ -39,7 +39,10 @@ class AttentionMask:
         return self.documents is None and self.window is None
 
     def to_matrix(self, queries: range, keys: range, device: torch.device) -> Tensor:
-        """Return the mask (B or 1, 1, queries, keys), True where a query attends to a key."""
+        """Return the mask (B or 1, 1, queries, keys).
+
+        True where a query attends to a key.
+        """
         query = torch.arange(queries.start, queries.stop, device=device)[:, None]
         key = torch.arange(keys.start, keys.stop, device=device)[None, :]
         allowed = key <= query
@@ -62,7 +65,10 @@ class ImplementationLog(dict[str, str]):
 
 
 def eager(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, ran: ImplementationLog) -> Tensor:
-    """Compute softmax(Q K^T / sqrt(D)) V with the whole matrix of scores; softmax in float32 at least."""
+    """Compute softmax(QKᵀ / sqrt(D)) V with the whole matrix of scores.
+
+    The softmax is in float32 at least.
+    """
     ran.add("attention", "eager")
     length = query.shape[1]
     query, key, value = _split_heads(query, key, value)
@@ -95,7 +101,7 @@ def blockwise(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, ra
 
 
 def _attend_chunk(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, queries: range) -> Tensor:
-    """Attend from one chunk of queries to every chunk of keys that the mask allows, the nearest first."""
+    """Attend from one chunk of queries to every allowed chunk of keys, the nearest first."""
     chunk = query[:, :, queries.start : queries.stop] * query.shape[-1] ** -0.5
     total, weighted = chunk.new_zeros(chunk.shape[:-1]), torch.zeros_like(chunk)
     highest = torch.full_like(total, float("-inf"))
@@ -113,7 +119,10 @@ def _attend_chunk(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask
 
 
 def _split_heads(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (B, heads, T, D) of each; a key-value head is repeated for `heads / kv_heads` adjacent query heads."""
+    """Return each tensor as (B, heads, T, D).
+
+    A key-value head is repeated for `heads / kv_heads` adjacent query heads.
+    """
     group = query.shape[2] // key.shape[2]
     key, value = (tensor.repeat_interleave(group, dim=2) for tensor in (key, value))
     return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)

@@ -103,7 +103,10 @@ def _read_yarn(rope: ConfigSection, theta: float, lengths: Lengths) -> YarnRope:
 
 
 def _infer_attention_factor(factor: float, scale: float | None, scale_all: float | None) -> float:
-    """Return the factor that transformers infers: 0.1 ln(s) + 1 as in the paper, or DeepSeek's ratio of two."""
+    """Return the attention factor that transformers infers.
+
+    0.1 ln(s) + 1 as in the paper, or DeepSeek's ratio of two such values.
+    """
 
     def scale_by(weight: float) -> float:
         return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0

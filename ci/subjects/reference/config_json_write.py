@@ -85,7 +85,7 @@ def _write_windows(architecture: Architecture, family: ModelFamily, original: Ma
 
 
 def _restyle(written: dict[str, Any], architecture: Architecture, original: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave a key with its default value as in the original, where that has no such key or null."""
+    """Leave a default value out, or null, where the original does."""
     defaults = {
         "head_dim": architecture.hidden // architecture.blocks[0].attention.heads,
         "attention_bias": False,

@@ -58,7 +58,10 @@ class ConfigSection:
         return ConfigSection(f"{self.where}: {key}", {} if value is None else value)
 
     def allow(self, key: str, *allowed: object) -> None:
-        """Refuse `key` by name unless it is missing or has one of the `allowed` values, which have no effect here."""
+        """Refuse `key` by name unless it is missing or has an allowed value.
+
+        Allowed values have no effect here.
+        """
         if key in self._left:
             value = self._left.pop(key)
             if not any(value == each and (type(value) is bool) == (type(each) is bool) for each in allowed):

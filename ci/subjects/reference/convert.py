@@ -99,7 +99,10 @@ def _list_mlp(fast_llm: str, hugging_face: str, mlp: Mlp, hidden: int) -> Iterat
 
 
 def _list_experts(fast_llm: str, hugging_face: str, mlp: Mlp, hidden: int) -> Iterator[Parameter]:
-    """Yield the router and the stacked experts: w1 is the gate, w3 the up and w2 the down projection."""
+    """Yield the router and the stacked experts.
+
+    w1 is the gate, w3 the up and w2 the down projection.
+    """
     yield from _list_linear(f"{fast_llm}.router", (f"{hugging_face}.gate",), (mlp.experts or 0, hidden), bias=False)
     experts = [f"{hugging_face}.experts.{expert}" for expert in range(mlp.experts or 0)]
     gate_up = tuple(f"{expert}.{layer}" for expert in experts for layer in ("w1", "w3"))
@@ -139,7 +142,10 @@ def to_huggingface(parameters: Iterable[Parameter], source: TensorFiles) -> Iter
 
 
 def stored_name(parameter: Parameter) -> str:
-    """Return a parameter's name on disk, which ends in the shard: optimizer state has other shards beside `weights`."""
+    """Return a parameter's name on disk.
+
+    It ends in the shard: optimizer state has other shards beside `weights`.
+    """
     return f"{parameter.name}/weights"
 
 

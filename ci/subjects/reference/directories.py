@@ -88,7 +88,10 @@ def _read_index(path: Path) -> set[str]:
 
 
 def _is_rotary_buffer(name: str, architecture: Architecture) -> bool:
-    """Return whether a tensor is a frequency table that old transformers saved in each layer and no version reads."""
+    """Return whether a tensor is a frequency table of old transformers.
+
+    They saved one in each layer; no version reads it.
+    """
     layers = range(len(architecture.blocks))
     return any(name == f"model.layers.{layer}.self_attn.rotary_emb.inv_freq" for layer in layers)
 
@@ -176,7 +179,10 @@ def write_fast_llm(path: Path, checkpoint: Checkpoint, planned: Iterable[Planned
 
 
 def write_huggingface(path: Path, config: Mapping[str, Any], planned: Iterable[PlannedTensor], dtype: str) -> None:
-    """Write a checkpoint in the layout of transformers: one file up to SHARD_BYTES, else shards and an index."""
+    """Write a checkpoint in the layout of transformers.
+
+    One file up to SHARD_BYTES, else shards and an index.
+    """
     files = split_files(planned, SHARD_BYTES // (4 if dtype == "F32" else 2))
     if len(files) == 1:
         write_tensors(path / SINGLE, files[0], dtype)

@@ -48,7 +48,7 @@ def run_gradients(request: GradientRequest) -> GradientResult:
 
 
 def _split_gradient(model: Model, parameter: Parameter) -> dict[str, Tensor]:
-    """Cut the gradient of one Fast-LLM parameter into the Hugging Face tensors that it is made of."""
+    """Cut the gradient of a Fast-LLM parameter into its Hugging Face tensors."""
     gradient = model.weights[parameter.name].grad
     if gradient is None:
         raise SubjectError(f"reference: no gradient reaches {parameter.name}")

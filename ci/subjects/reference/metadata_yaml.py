@@ -78,7 +78,10 @@ def _read_norm(section: ConfigSection) -> float:
 
 
 def _read_decoder(section: ConfigSection) -> tuple[Block, ...]:
-    """Read the blocks: `fixed` repeats one block, `pattern` a list of named ones, both up to `num_blocks`."""
+    """Read the blocks.
+
+    `fixed` repeats one block, `pattern` a list of named ones, both up to `num_blocks`.
+    """
     kind, count = section.take("type", str, "fixed"), section.take_positive("num_blocks", 12)
     section.ignore("lr_scale")
     if kind == "fixed":

@@ -76,7 +76,10 @@ class Model:
         return embedding(ids, self.weights[EMBEDDINGS_WEIGHT])
 
     def run_block(self, index: int, hidden: Tensor, context: Context, record: RecordTensor) -> Tensor:
-        """Run block `index` over (B, T, hidden); `record` gets its tensors by their names in a trace."""
+        """Run block `index` over (B, T, hidden).
+
+        `record` gets its tensors by their names in a trace.
+        """
         block, name = self.architecture.blocks[index], block_name(index)
         normed = rms_norm(hidden, self.weights[f"{name}.norm_1.weight"], block.epsilon)
         record(tensor_name(index, NORM_1), normed)

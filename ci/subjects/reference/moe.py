@@ -45,7 +45,7 @@ class Experts:
 
 
 def route(tokens: Tensor, router: Tensor, per_token: int) -> Routing:
-    """Choose the top k of a softmax over all experts, scaled to sum to one, as in Mixtral.
+    """Choose the top k experts by softmax, with scores that sum to one (Mixtral).
 
     The softmax is in float32 at least.
     """
@@ -68,7 +68,8 @@ def looped(tokens: Tensor, routing: Routing, experts: Experts, ran: Implementati
 
 
 def dropless(tokens: Tensor, routing: Routing, experts: Experts, ran: ImplementationLog) -> Tensor:
-    """Sort all (token, slot) pairs by expert, run each segment, sort back and sum over the slots.
+    """Sort (token, slot) pairs by expert, run each segment, sort back, sum over slots.
+
 
     Experts have no capacity limit, so no token is dropped: https://arxiv.org/abs/2211.15841.
     """

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def rotary_tables(rope: Rope, head_dim: int, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return cos and sin (B, T, 1, head_dim / 2) in `dtype` for integer positions (B, T)."""
+    """Return cos and sin in `dtype` for integer positions (B, T).
+
+    Their shape is (B, T, 1, head_dim / 2).
+    """
     inverse, scale = compute_frequencies(rope, head_dim)
     angles = positions[..., None, None].float() * inverse.to(positions.device)
     return (angles.cos() * scale).to(dtype), (angles.sin() * scale).to(dtype)
@@ -34,7 +37,10 @@ def apply_rotary(tensor: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def compute_frequencies(rope: Rope, head_dim: int) -> tuple[Tensor, float]:
-    """Return inverse frequencies (head_dim / 2) in float32 on the CPU, and the scale of cos and sin."""
+    """Return the inverse frequencies, and the scale of cos and sin.
+
+    Frequencies are (head_dim / 2), in float32 on the CPU.
+    """
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
     inverse = 1.0 / (rope.theta**exponents)
     if isinstance(rope, Llama3Rope):

@@ -69,7 +69,10 @@ class TensorFiles:
         return self.stored[name].entry.shape
 
     def read_blocks(self, name: str, begin: int = 0, end: int | None = None) -> Iterator[Tensor]:
-        """Yield rows [begin, end) of a tensor in blocks of at most BLOCK_ELEMENTS elements (at least one row)."""
+        """Yield rows [begin, end) of a tensor in blocks.
+
+        A block has at most BLOCK_ELEMENTS elements, but at least one row.
+        """
         rows, *rest = self.shape(name)
         step = max(1, BLOCK_ELEMENTS // max(1, math.prod(rest)))
         end = rows if end is None else end
@@ -118,7 +121,10 @@ class TensorFiles:
 
 
 def open_tensors(directory: Path, files: Iterable[str]) -> TensorFiles:
-    """Open the tensors of `files` in `directory`. Raises SubjectError for a path, or a tensor in two files."""
+    """Open the tensors of `files` in `directory`.
+
+    Raises SubjectError for a path instead of a name, or a tensor in two files.
+    """
     stored: dict[str, StoredTensor] = {}
     for name in sorted({*files}):
         if PurePosixPath(name).name != name or not name.endswith(SUFFIX):
@@ -146,7 +152,8 @@ def _read_header(path: Path) -> Header:
 
 
 def check_tensors(tensors: TensorFiles, expected: Mapping[str, tuple[int, ...]], where: Path) -> None:
-    """Check that exactly the expected tensors are there, each of its shape and of a float dtype.
+    """Check that exactly the expected tensors are there, with their shape and a float dtype.
+
 
     Raises SubjectError or UnsupportedError with the first tensor that is not as expected.
     """
@@ -177,7 +184,10 @@ class PlannedTensor:
 
 
 def split_files(planned: Iterable[PlannedTensor], limit: int) -> list[list[PlannedTensor]]:
-    """Group tensors into files; a file is full with the tensor that brings it to `limit` elements."""
+    """Group tensors into files of about `limit` elements.
+
+    The tensor that reaches the limit is the last of its file.
+    """
     files: list[list[PlannedTensor]] = [[]]
     for tensor in planned:
         if sum(each.elements for each in files[-1]) >= limit:
@@ -208,7 +218,10 @@ def write_tensors(path: Path, planned: Iterable[PlannedTensor], dtype: str) -> i
 
 
 def _write_tensor(file: int, at: int, tensor: PlannedTensor, entry: Entry) -> None:
-    """Cast one tensor block by block and write it at its offset; several threads write the file."""
+    """Cast one tensor block by block and write it at its offset.
+
+    Several threads write the file.
+    """
     begin = at
     for block in tensor.blocks():
         data = _view_bytes(_cast(block, DTYPES[entry.dtype], tensor.name))
@@ -220,7 +233,10 @@ def _write_tensor(file: int, at: int, tensor: PlannedTensor, entry: Entry) -> No
 
 
 def _read_into(file: int, buffer: memoryview, offset: int) -> int:
-    """Read bytes from an offset into the buffer and return their number; several threads read the file."""
+    """Read bytes from an offset into the buffer and return their number.
+
+    Several threads read the file.
+    """
     done = 0
     while done < len(buffer) and (count := os.preadv(file, [buffer[done:]], offset + done)):
         done += count

@@ -39,7 +39,10 @@ AXES: Final = {"attention": tuple(ATTENTION), "moe": tuple(MOE)}
 
 
 def list_variants(checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
-    """Return the variants of each axis that a checkpoint has, the default first: "moe" only with experts."""
+    """Return a checkpoint's variants by axis, the default first.
+
+    "moe" only where it has experts.
+    """
     experts = any(block.mlp.experts is not None for block in checkpoint.architecture.blocks)
     return {axis: names for axis, names in AXES.items() if axis != "moe" or experts}
 
@@ -71,7 +74,9 @@ def _check_ids(inputs: Inputs, checkpoint: Checkpoint) -> None:
 
 
 def make_context(request: TraceRequest, checkpoint: Checkpoint, inputs: Inputs) -> Context:
-    """Return what the blocks of this request share. Raises UnsupportedError for a variant that the model lacks.
+    """Return what the blocks of this request share.
+
+    Raises UnsupportedError for a variant that the model lacks.
 
     Padding is a document of its own, to which no real token attends; positions start at 0 after it, as in transformers.
     """
@@ -112,7 +117,10 @@ def _trace(
 
 
 def load_model(checkpoint: Checkpoint, dtype: torch.dtype, device: str) -> Model:
-    """Load a model to a device; each parameter is allocated there once and filled block by block."""
+    """Load a model to a device.
+
+    Each parameter is allocated there once and filled block by block.
+    """
     with open_fast_llm(checkpoint) as tensors:
         weights = {p.name: _load_parameter(p, tensors, dtype, device) for p in checkpoint.parameters}
     return Model(checkpoint.architecture, weights)
@@ -153,7 +161,10 @@ def run_forward(
 
 
 def _select_tensors(recorder: TraceRecorder, *, capture_all: bool) -> RecordTensor:
-    """Return a function that records every tensor, or without `capture_all` those that are not inside a block."""
+    """Return a function that records tensors.
+
+    Without `capture_all` it leaves out those inside a block.
+    """
 
     def record(name: str, tensor: Tensor) -> None:
         if capture_all or is_block_level(name):
