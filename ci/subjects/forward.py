@@ -6,6 +6,7 @@ import os
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -18,9 +19,8 @@ from ci.tensor_names import EMBEDDINGS, block_name, is_block_level, layer_of, sc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
-    from ci.subjects.base import DType
+    from ci.subjects.base import DType, TraceRequest
 
 DTYPES: dict[DType, torch.dtype] = {
     "float32": torch.float32,
@@ -48,6 +48,14 @@ class Inputs:
     def select_row(self, row: int) -> Inputs:
         """Return one row alone, without its padding: ids (1, T - padding)."""
         return Inputs(self.ids[row : row + 1, self.count_padding(row) :])
+
+    def check_vocabulary(self, size: int) -> None:
+        """Raise RequestError for an id that is not below `size`.
+
+        On a GPU the model itself would end the whole process.
+        """
+        if (highest := int(self.ids.max())) >= size:
+            raise RequestError(f"input_ids contain {highest}, but the model's vocabulary ends at {size - 1}")
 
     def to(self, device: str) -> Inputs:
         """Return the same inputs on a device."""
@@ -154,6 +162,13 @@ class TeacherForcing:
     device: str
     row: int | None = None
     padding: int = 0
+
+    @classmethod
+    def of_request(cls, request: TraceRequest) -> TeacherForcing | None:
+        """Return the teacher forcing that a request asks for, None where it asks for none."""
+        if request.feed is None:
+            return None
+        return cls(TraceReader(Path(request.feed)), DTYPES[request.dtype], request.device)
 
     def read_block_input(self, block: int) -> Tensor:
         """Return the input (B, T, hidden) of block `block`.

@@ -123,18 +123,13 @@ class FastLLMSubject:
 def _trace(request: TraceRequest, cache: ModelCache[Any]) -> TraceResult:
     import torch
 
-    from ci.subjects.forward import DTYPES, TeacherForcing, read_inputs
-    from ci.subjects.trace_files import TraceReader
+    from ci.subjects.forward import TeacherForcing, read_inputs
 
     inputs = read_inputs(Path(request.inputs)).to(request.device)
     key = (*checkpoint_key(request.checkpoint), request.dtype, request.device, tuple(sorted(request.variant.items())))
     model, load_seconds = cache.get(key, lambda: _load(request), device=request.device)
-    vocabulary = model.config.fast_llm_config.base_model.embeddings.vocab_size
-    if int(inputs.ids.max()) >= vocabulary:
-        raise RequestError(f"input_ids hold {int(inputs.ids.max())}, the model's vocabulary ends at {vocabulary - 1}")
-    feed = (
-        TeacherForcing(TraceReader(Path(request.feed)), DTYPES[request.dtype], request.device) if request.feed else None
-    )
+    inputs.check_vocabulary(model.config.fast_llm_config.base_model.embeddings.vocab_size)
+    feed = TeacherForcing.of_request(request)
     operations = frozenset(BLOCK_OPERATIONS) if request.capture == "all" else frozenset()
     with torch.inference_mode():
         return _ForwardRun(model, request, load_seconds).write_trace(inputs, feed, operations)
@@ -172,6 +167,7 @@ class _ForwardRun:
         recorder.record(FINAL_NORM, final_norm)
         recorder.record(LOGITS, output.logits, copy=False)
         recorder.flush()
+        written = set(recorder.written)
         return writer.finish(
             ran={**read_implementations(hooks.blocks), "compile": choose_compiler(request)},
             dtype=request.dtype,
@@ -179,7 +175,7 @@ class _ForwardRun:
             seconds=seconds,
             load_seconds=self.load_seconds,
             peak_device_bytes=cost.peak_device_bytes,
-            not_captured=tuple(name for name in hooks.list_expected() if name not in recorder.written),
+            not_captured=tuple(name for name in hooks.list_expected() if name not in written),
         )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from ci.errors import HubTestsError, InfrastructureError, RequestError, SubjectError, UnsupportedError
+from ci.errors import HubTestsError, InfrastructureError, SubjectError, UnsupportedError
 from ci.subjects.base import GradientRequest, GradientResult, TraceRequest, TraceResult, Variant
 from ci.subjects.forward import (
     DTYPES,
@@ -27,7 +27,7 @@ from ci.subjects.forward import (
 from ci.subjects.hugging_face.gradients import write_gradients
 from ci.subjects.hugging_face.hooks import ForwardHooks, has_experts
 from ci.subjects.model_cache import Key, ModelCache, checkpoint_key
-from ci.subjects.trace_files import TraceReader, TraceWriter
+from ci.subjects.trace_files import TraceWriter
 from ci.subjects.trace_rows import BatchTraceWriter, RowTraceWriter
 from ci.tensor_names import LOGITS
 
@@ -77,13 +77,13 @@ class HuggingFace:
         with _translate_errors(request.checkpoint, "does not load"):
             model, load_seconds = self._load(request)
         variant = self._choose_variant(request, padded=inputs.mask is not None)
-        _check_ids(inputs, model)
+        inputs.check_vocabulary(model.get_input_embeddings().num_embeddings)
         with _translate_errors(request.checkpoint, "forward fails"), exact_arithmetic(), torch.inference_mode():
             _set_implementations(model, variant)
             if variant["batch"] == "row_by_row":
                 return _trace_rows(model, request, inputs, load_seconds)
             writer = TraceWriter(Path(request.output))
-            return _trace(model, request, inputs, _read_teacher_forcing(request), writer, load_seconds)
+            return _trace(model, request, inputs, TeacherForcing.of_request(request), writer, load_seconds)
 
     def gradients(self, request: GradientRequest) -> GradientResult:
         """Run the backward pass and write a directory of gradients. Raises as `trace` does.
@@ -118,7 +118,7 @@ class HuggingFace:
         known = self.variants(request.checkpoint)
         for axis, name in request.variant.items():
             if not any((v.axis, v.name) == (axis, name) for v in known):
-                raise UnsupportedError(f"Hugging Face, {request.checkpoint}: no variant {axis}={name} of this model")
+                raise UnsupportedError(f"Hugging Face, {request.checkpoint}: this model has no variant {axis}={name}")
         defaults = {v.axis: v.name for v in known if v.default}
         if padded and request.dtype == "float64":
             defaults["batch"] = "row_by_row"
@@ -166,22 +166,6 @@ def _set_implementations(model: Any, variant: dict[str, str]) -> None:
         model.set_experts_implementation(variant["experts"])
 
 
-def _check_ids(inputs: Inputs, model: Any) -> None:
-    """Raise RequestError for an id out of range.
-
-    On a GPU it would end the whole process.
-    """
-    vocabulary = model.get_input_embeddings().num_embeddings
-    if int(inputs.ids.max()) >= vocabulary:
-        raise RequestError(f"input_ids hold {int(inputs.ids.max())}, the model's vocabulary ends at {vocabulary - 1}")
-
-
-def _read_teacher_forcing(request: TraceRequest) -> TeacherForcing | None:
-    if request.feed is None:
-        return None
-    return TeacherForcing(TraceReader(Path(request.feed)), DTYPES[request.dtype], request.device)
-
-
 def _trace(
     model: Any,
     request: TraceRequest,
@@ -214,7 +198,10 @@ def _trace(
 def _trace_rows(model: Any, request: TraceRequest, inputs: Inputs, load_seconds: float) -> TraceResult:
     """Run each row alone and unpadded, and write one trace of the batch."""
     batch, length = inputs.ids.shape
-    writer, feed = BatchTraceWriter(Path(request.output), batch=batch, length=length), _read_teacher_forcing(request)
+    writer, feed = (
+        BatchTraceWriter(Path(request.output), batch=batch, length=length),
+        TeacherForcing.of_request(request),
+    )
     results = []
     for row in range(batch):
         padding = inputs.count_padding(row)

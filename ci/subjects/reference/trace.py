@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from ci.errors import RequestError, UnsupportedError
+from ci.errors import UnsupportedError
 from ci.subjects.failure import SubjectOutOfMemoryError, to_one_line
 from ci.subjects.forward import (
     DTYPES,
@@ -25,7 +25,7 @@ from ci.subjects.reference.convert import Parameter, stored_name
 from ci.subjects.reference.directories import Checkpoint, open_fast_llm, read_fast_llm
 from ci.subjects.reference.model import Context, Model, RecordTensor
 from ci.subjects.reference.moe import MOE
-from ci.subjects.trace_files import TraceReader, TraceWriter
+from ci.subjects.trace_files import TraceWriter
 from ci.tensor_names import EMBEDDINGS, LOGITS, is_block_level
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def run_trace(request: TraceRequest, cache: ModelCache[Model]) -> TraceResult:
     Raises RequestError, SubjectError, UnsupportedError.
     """
     checkpoint, inputs = read_fast_llm(Path(request.checkpoint)), read_inputs(Path(request.inputs))
-    _check_ids(inputs, checkpoint)
+    inputs.check_vocabulary(checkpoint.architecture.vocabulary)
     inputs = inputs.to(request.device)
     context = make_context(request, checkpoint, inputs)
     try:
@@ -65,12 +65,6 @@ def run_trace(request: TraceRequest, cache: ModelCache[Model]) -> TraceResult:
             f"reference, {request.checkpoint}: out of memory on {request.device}; reduce batch_size, sequence_length "
             f"or layers ({to_one_line(str(problem), 200)})"
         ) from problem
-
-
-def _check_ids(inputs: Inputs, checkpoint: Checkpoint) -> None:
-    highest, vocabulary = int(inputs.ids.max()), checkpoint.architecture.vocabulary
-    if highest >= vocabulary:
-        raise RequestError(f"input_ids hold {highest}, the model's vocabulary ends at {vocabulary - 1}")
 
 
 def make_context(request: TraceRequest, checkpoint: Checkpoint, inputs: Inputs) -> Context:
@@ -95,7 +89,7 @@ def _trace(
     request: TraceRequest, checkpoint: Checkpoint, inputs: Inputs, context: Context, cache: ModelCache[Model]
 ) -> TraceResult:
     dtype = DTYPES[request.dtype]
-    feed = None if request.feed is None else TeacherForcing(TraceReader(Path(request.feed)), dtype, request.device)
+    feed = TeacherForcing.of_request(request)
     recorder = TraceRecorder(writer := TraceWriter(Path(request.output)), inputs, dtype)
     key = (*checkpoint_key(request.checkpoint), dtype, request.device)
     model, load_seconds = cache.get(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from ci.errors import RequestError, SubjectError
-from ci.subjects.forward import DTYPES, Inputs, TraceRecorder, exact_arithmetic, read_inputs
+from ci.subjects.base import TraceRequest
+from ci.subjects.forward import DTYPES, Inputs, TeacherForcing, TraceRecorder, exact_arithmetic, read_inputs
 from ci.subjects.trace_files import TraceReader, TraceWriter
 from tests.ci.subjects.tiny import save_inputs
 
@@ -93,3 +95,26 @@ def test_arithmetic_is_exact_inside_and_as_before_outside() -> None:
         assert matmul.allow_bf16_reduced_precision_reduction
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+def test_an_id_beyond_the_vocabulary_is_refused() -> None:
+    inputs = Inputs(torch.tensor([[1, 7]]))
+    inputs.check_vocabulary(8)
+    with pytest.raises(RequestError, match="contain 7, but the model's vocabulary ends at 6"):
+        inputs.check_vocabulary(7)
+
+
+def test_teacher_forcing_gives_the_input_of_each_block(tmp_path: Path) -> None:
+    writer = TraceWriter(tmp_path / "trace")
+    hidden = torch.arange(12.0).reshape(2, 3, 2)
+    writer.write_scope("embeddings", {"embeddings": hidden})
+    writer.write_scope("decoder.0", {"decoder.0": hidden + 1})
+    writer.write_scope("head", {"final_norm": hidden, "logits": hidden})
+    writer.finish(ran={}, dtype="float32", device="cpu", seconds=0.0)
+    request = TraceRequest("checkpoint", "inputs", "output", dtype="bfloat16", feed=str(tmp_path / "trace"))
+    forcing = TeacherForcing.of_request(request)
+    assert forcing is not None
+    assert forcing.read_block_input(0).equal(hidden.bfloat16())
+    assert forcing.read_block_input(1).equal((hidden + 1).bfloat16())
+    assert forcing.select_row(1, 1).read_block_input(0).equal(hidden[1:, 1:].bfloat16())
+    assert TeacherForcing.of_request(replace(request, feed=None)) is None

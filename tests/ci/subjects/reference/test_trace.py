@@ -138,7 +138,7 @@ def test_requests_that_cannot_be_met(
 def test_an_id_beyond_the_vocabulary_is_refused(workshop: Workshop, tmp_path: Path) -> None:
     save_file({"input_ids": torch.tensor([[1, 331]])}, tmp_path / "inputs.safetensors")
     request = trace_request(workshop.converted("llama"), tmp_path / "inputs.safetensors", tmp_path / "trace")
-    with pytest.raises(RequestError, match="input_ids hold 331, the model's vocabulary ends at 330"):
+    with pytest.raises(RequestError, match="input_ids contain 331, but the model's vocabulary ends at 330"):
         workshop.subject.trace(request)
 
 
