@@ -47,10 +47,10 @@ def fetch(
     wanted = layers_option(layers) if layers else None
     with fetch_progress() as progress:
         had, failed = fetch_all(chosen, options.settings(call, cache), layers=wanted, progress=progress)
-    if planned and (output := options.context(call).output):
-        from ci.verbs.fetch import hand_over
+    if planned and (output := options.context(call).output_path):
+        from ci.verbs.fetch import write_fetch_outputs
 
-        hand_over(options.plan(call), had, failed, store=options.settings(call, cache).cache, output=output)
+        write_fetch_outputs(options.plan(call), had, failed, store=options.settings(call, cache).cache, output=output)
     if as_json:
         print(json.dumps(checkpoint_rows(had), indent=2))
     elif had:

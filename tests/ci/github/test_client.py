@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from ci.errors import InfrastructureError, RequestError
-from ci.github.api import Api, ConflictError, NotFoundError
+from ci.github.api import ApiSettings, ConflictError, NotFoundError
 from ci.github.client import Client
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Scripted:
         self.now += seconds
 
     def client(self, **changes: Any) -> Client:
-        api = Api("o/r", "t", "http://127.0.0.1:1", **changes)
+        api = ApiSettings("o/r", "t", "http://127.0.0.1:1", **changes)
         return Client(api, sleep=self.sleep, clock=lambda: self.now, transport=httpx.MockTransport(self))
 
 
@@ -103,7 +103,7 @@ def test_rate_limits_are_waited_out_also_for_writes(answer: httpx.Response, leas
 
 def test_a_long_rate_limit_is_said_and_not_waited_out() -> None:
     server = Scripted(no(403, "limit", retry_after="5000"))
-    with pytest.raises(InfrastructureError, match="free again in 5000 s"):
+    with pytest.raises(InfrastructureError, match="rate limit, it ends in 5000 s"):
         read(server.client())
     assert server.slept == []
 
@@ -155,20 +155,20 @@ def test_the_token_is_sent_and_never_shown() -> None:
     client = server.client()
     read(client)
     assert server.requests[0].headers["Authorization"].endswith(" t")
-    assert "secret" not in repr(Api("o/r", "secret"))
+    assert "secret" not in repr(ApiSettings("o/r", "secret"))
 
 
 def test_pages_are_read_to_the_end() -> None:
     whole, rest = [{"id": n} for n in range(100)], [{"id": 100}]
     server = Scripted(ok({"jobs": whole}), ok({"jobs": rest}))
-    assert [thing.id for thing in server.client().pages(Thing, "/jobs", key="jobs")] == list(range(101))
+    assert [thing.id for thing in server.client().paginate(Thing, "/jobs", key="jobs")] == list(range(101))
     assert [request.url.params["page"] for request in server.requests] == ["1", "2"]
 
 
 @pytest.mark.parametrize("body", [{"message": "x"}, "x", {"jobs": None}])
 def test_a_listing_that_is_none_is_refused(body: Any) -> None:
     with pytest.raises(InfrastructureError, match="expected a list"):
-        list(Scripted(ok(body)).client().pages(Thing, "/jobs", key="jobs"))
+        list(Scripted(ok(body)).client().paginate(Thing, "/jobs", key="jobs"))
 
 
 def test_a_redirect_is_not_followed() -> None:

@@ -1,23 +1,25 @@
-"""Event and inputs → the words of a RunRequest, before its commit is fixed. Pure."""
+"""From an event and the workflow's inputs to a RunRequest, before its commit is fixed. Pure functions."""
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Literal
 
 from ci.errors import RequestError
-from ci.github.command import MAX_LAYERS, SHA
+from ci.github.command import SHA, parse_layers
 from ci.github.event import REPOSITORY, CommentEvent, DispatchEvent
 from ci.plan import RunRequest, Trigger
 
 if TYPE_CHECKING:
     from ci.github.context import Context
     from ci.github.event import Event
-    from ci.github.facts import PullRequest
+    from ci.github.gate_input import PullRequest
 
 
-def request_of(event: Event, context: Context) -> RunRequest:
-    """What the event and the workflow's inputs ask for; `sha` only where the gate has fixed it already."""
+def make_run_request(event: Event, context: Context) -> RunRequest:
+    """Make the request of an event and its inputs.
+
+    `sha` is set only if the gate has fixed it.
+    """
     inputs = context.inputs
     if inputs.subject_repository and not REPOSITORY.fullmatch(inputs.subject_repository):
         raise RequestError(f"input subject-repository: '{inputs.subject_repository}' is not owner/name")
@@ -29,9 +31,9 @@ def request_of(event: Event, context: Context) -> RunRequest:
             "with store 'cache' test a pull request by its comment: a run by hand could write the caches"
         )
     return RunRequest(
-        trigger=_trigger(event),
+        trigger=_find_trigger(event),
         models=inputs.models,
-        layers=layers_of(inputs.layers),
+        layers=parse_layers_input(inputs.layers),
         subject=inputs.subject,
         deep=inputs.deep,
         repository=context.repository,
@@ -46,32 +48,34 @@ def request_of(event: Event, context: Context) -> RunRequest:
     )
 
 
-def layers_of(text: str) -> int | Literal["auto"] | None:
-    """The `layers` input: "" for the registry's, a count, or auto."""
-    if text in ("", "auto"):
-        return "auto" if text else None
-    if not re.fullmatch(r"[0-9]{1,4}", text) or not 1 <= int(text) <= MAX_LAYERS:
-        raise RequestError(f"input layers: '{text[:50]}', expected a number from 1 to {MAX_LAYERS}, or auto")
-    return int(text)
+def parse_layers_input(text: str) -> int | Literal["auto"] | None:
+    """Parse the input `layers`: "" for the registry's number, a number, or auto."""
+    return parse_layers(text, what=f"input layers '{text[:50]}'") if text else None
 
 
-def head_for(request: RunRequest, pull: PullRequest) -> str:
-    """The commit to test when somebody names a pull request: as for a comment, a fork's must be given in full."""
-    given = request.subject_ref.lower()
-    if not given and not pull.is_fork:
+def choose_head(request: RunRequest, pull: PullRequest) -> str:
+    """Return the commit to test for a pull request that a person names.
+
+    As for a comment, a fork needs the full commit.
+    """
+    requested = request.subject_ref.lower()
+    if not requested and not pull.is_fork:
         return pull.head_sha
-    if given != pull.head_sha:
-        why = "comes from a fork: name the commit you looked at" if not given else f"is not at {given[:40]}"
-        raise RequestError(f"pull request {pull.number} {why}: its head is {pull.head_sha}, give it as subject-ref")
+    if requested != pull.head_sha:
+        reason = f"is not at {requested[:40]}" if requested else "comes from a fork: name the commit you reviewed"
+        raise RequestError(f"pull request {pull.number} {reason}: its head is {pull.head_sha}, give it as subject-ref")
     return pull.head_sha
 
 
-def scope_of(request: RunRequest) -> Literal["pull-requests", "main"]:
-    """Which checkpoints a run may write: what a pull request's run leaves is never read by the nightly one."""
+def choose_scope(request: RunRequest) -> Literal["pull-requests", "main"]:
+    """Return the part of the store that a run writes.
+
+    The nightly run never reads what a pull request's run wrote.
+    """
     return "pull-requests" if request.pull_request else "main"
 
 
-def _trigger(event: Event) -> Trigger:
+def _find_trigger(event: Event) -> Trigger:
     if isinstance(event, CommentEvent):
         return "issue_comment"
     return "workflow_dispatch" if isinstance(event, DispatchEvent) else "schedule"

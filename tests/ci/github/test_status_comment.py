@@ -9,43 +9,43 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ci.github.board import (
+from ci.github.status_comment import (
     KEPT_RUNS,
-    STATE_CHARS,
+    MARKERS,
+    MAX_STATE_CHARS,
+    CommentState,
     LastResult,
     StartedRun,
-    State,
-    marker,
+    format_reply,
+    format_status_comment,
     read_state,
-    write_answer,
-    write_board,
 )
 
 RUN = StartedRun(5, 11, "a" * 40, ("mixtral", "mistral"), "auto")
 LAST = LastResult(4, "b" * 40, ("mixtral",), ("mixtral",))
 
 states = st.builds(
-    State,
+    CommentState,
     runs=st.lists(st.builds(StartedRun, st.integers(0), st.integers(0), st.text(), st.tuples(st.text()))).map(tuple),
     last=st.none() | st.builds(LastResult, st.integers(0), st.text(), st.tuples(st.text()), st.just(())),
 )
 
 
 @given(st.text(st.characters(codec="utf-8")), states)
-def test_the_state_is_read_back_from_around_any_text(text: str, state: State) -> None:
-    body = write_board(text.replace("<!--", ""), state)
+def test_the_state_is_read_back_from_around_any_text(text: str, state: CommentState) -> None:
+    body = format_status_comment(text.replace("<!--", ""), state)
     assert read_state(body) == state
-    assert body.split("\n", 1)[0] == marker("board")
+    assert body.split("\n", 1)[0] == MARKERS["status"]
 
 
 def test_runs_come_and_go() -> None:
-    state = State().started(RUN).started(replace(RUN, run_id=6)).started(RUN)
+    state = CommentState().add_run(RUN).add_run(replace(RUN, run_id=6)).add_run(RUN)
     assert [run.run_id for run in state.runs] == [6, 5]
-    done = state.finished(replace(LAST, run_id=6))
+    done = state.set_result(replace(LAST, run_id=6))
     assert [run.run_id for run in done.runs] == [5]
     assert done.last is not None
     for number in range(100):
-        state = state.started(replace(RUN, run_id=number))
+        state = state.add_run(replace(RUN, run_id=number))
     assert len(state.runs) == KEPT_RUNS
 
 
@@ -56,9 +56,9 @@ def test_the_same_request_has_the_same_key() -> None:
 
 def test_a_state_too_large_forgets_the_oldest_runs_first() -> None:
     many = [tuple(f"{random.getrandbits(128):x}" for _ in range(30)) for _ in range(KEPT_RUNS)]
-    state = State(tuple(replace(RUN, run_id=n, models=names) for n, names in enumerate(many)), LAST)
-    body = write_board("text", state)
-    assert len(body) < STATE_CHARS + 200
+    state = CommentState(tuple(replace(RUN, run_id=n, models=names) for n, names in enumerate(many)), LAST)
+    body = format_status_comment("text", state)
+    assert len(body) < MAX_STATE_CHARS + 200
     found = read_state(body)
     assert found.last == LAST
     assert found.runs
@@ -67,9 +67,9 @@ def test_a_state_too_large_forgets_the_oldest_runs_first() -> None:
 
 def test_a_last_result_too_large_is_forgotten_rather_than_the_comment_refused() -> None:
     names = tuple(f"{random.getrandbits(250):x}" for _ in range(256))
-    body = write_board("text", State((RUN,), replace(LAST, models=names, failed=names)))
-    assert len(body) < STATE_CHARS + 200
-    assert read_state(body) == State()
+    body = format_status_comment("text", CommentState((RUN,), replace(LAST, models=names, failed=names)))
+    assert len(body) < MAX_STATE_CHARS + 200
+    assert read_state(body) == CommentState()
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,8 @@ def test_a_last_result_too_large_is_forgotten_rather_than_the_comment_refused() 
     ],
 )
 def test_nonsense_is_no_state(body: str | None) -> None:
-    assert read_state(body) == State()
+    assert read_state(body) == CommentState()
 
 
 def test_an_answer_has_no_state() -> None:
-    assert read_state(write_answer("hello")) == State()
+    assert read_state(format_reply("hello")) == CommentState()

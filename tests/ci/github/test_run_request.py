@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from ci.errors import RequestError
-from ci.github.context import Context, from_environ, read_inputs
+from ci.github.context import Context, read_context, read_inputs
 from ci.github.event import parse_event
-from ci.github.facts import PullRequest
-from ci.github.request import head_for, layers_of, request_of, scope_of
+from ci.github.gate_input import PullRequest
+from ci.github.run_request import choose_head, choose_scope, make_run_request, parse_layers_input
 from ci.plan import RunRequest
 from tests.e2e import events
 
@@ -21,7 +21,7 @@ FORK = PullRequest(7, True, HEAD, "mallory/r", "o/r")
 
 
 def context(**inputs: Any) -> Context:
-    return from_environ(
+    return read_context(
         {
             "GITHUB_REPOSITORY": "octo-org/framework",
             "GITHUB_RUN_ID": "777",
@@ -32,7 +32,7 @@ def context(**inputs: Any) -> Context:
 
 
 def asked(name: str, payload: dict[str, Any], **inputs: Any) -> RunRequest:
-    return request_of(parse_event(name, json.dumps(payload).encode()), context(**inputs))
+    return make_run_request(parse_event(name, json.dumps(payload).encode()), context(**inputs))
 
 
 def test_a_comment_through_the_gate() -> None:
@@ -59,7 +59,7 @@ def test_a_comment_through_the_gate() -> None:
         run_id=777,
         run_url="https://github.com/octo-org/framework/actions/runs/777",
     )
-    assert scope_of(found) == "pull-requests"
+    assert choose_scope(found) == "pull-requests"
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_comment_past_the_gate_is_refused(inputs: dict[str, Any]) -> None:
 
 def test_a_tick_and_a_dispatch() -> None:
     tick = asked("schedule", events.schedule())
-    assert (tick.trigger, tick.models, tick.sha, tick.pull_request, scope_of(tick)) == (
+    assert (tick.trigger, tick.models, tick.sha, tick.pull_request, choose_scope(tick)) == (
         "schedule",
         (),
         "",
@@ -97,22 +97,22 @@ def test_a_subject_repository_that_is_none() -> None:
 
 
 def test_a_pull_request_by_hand_is_held_to_the_same_rule() -> None:
-    assert head_for(RunRequest(pull_request=7), PULL) == HEAD
-    assert head_for(RunRequest(pull_request=7, subject_ref=HEAD), FORK) == HEAD
+    assert choose_head(RunRequest(pull_request=7), PULL) == HEAD
+    assert choose_head(RunRequest(pull_request=7, subject_ref=HEAD), FORK) == HEAD
     for pull, ref in ((FORK, ""), (FORK, "feature"), (PULL, "2" * 40)):
         with pytest.raises(RequestError, match=f"its head is {HEAD}"):
-            head_for(RunRequest(pull_request=7, subject_ref=ref), pull)
+            choose_head(RunRequest(pull_request=7, subject_ref=ref), pull)
 
 
 @pytest.mark.parametrize(("text", "layers"), [("", None), ("auto", "auto"), ("12", 12)])
 def test_layers(text: str, layers: Any) -> None:
-    assert layers_of(text) == layers
+    assert parse_layers_input(text) == layers
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "two", "9999", "\u0661"])
 def test_layers_that_are_none(text: str) -> None:
     with pytest.raises(RequestError, match="input layers"):
-        layers_of(text)
+        parse_layers_input(text)
 
 
 @pytest.mark.parametrize(
@@ -136,11 +136,11 @@ def test_inputs_of_other_matters_are_passed_over_and_variables_fill_in() -> None
 
 
 def test_the_environment() -> None:
-    found = from_environ(
+    found = read_context(
         {"HUB_TESTS_ALLOWED": " ann, bob\ncarl ", "GITHUB_SERVER_URL": "https://ghe/", "GITHUB_TOKEN": "t"}
     )
-    assert found.allowed == ("ann", "bob", "carl")
-    assert (found.server_url, found.run_url, found.output) == ("https://ghe", "", None)
+    assert found.allowed_logins == ("ann", "bob", "carl")
+    assert (found.server_url, found.run_url, found.output_path) == ("https://ghe", "", None)
     assert "'t'" not in repr(found)
     with pytest.raises(RequestError, match="GITHUB_RUN_ID: expected a number"):
-        from_environ({"GITHUB_RUN_ID": "x"})
+        read_context({"GITHUB_RUN_ID": "x"})
