@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ci.errors import RequestError
-from ci.github.context import Context, read_context, read_inputs
+from ci.github.context import Context, read_context
 from ci.github.event import parse_event
 from ci.github.gate_input import PullRequest
 from ci.github.run_request import choose_head, choose_scope, make_run_request, parse_layers_input
@@ -113,34 +113,3 @@ def test_layers(text: str, layers: Any) -> None:
 def test_layers_that_are_none(text: str) -> None:
     with pytest.raises(RequestError, match="input layers"):
         parse_layers_input(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("{", "not JSON"),
-        ("[]", "expected an object"),
-        ('{"subject": "x"}', "subject"),
-        ('{"pull-request": "x"}', "pull_"),
-    ],
-)
-def test_inputs_that_are_none(text: str, said: str) -> None:
-    with pytest.raises(RequestError, match=said):
-        read_inputs(text)
-
-
-def test_inputs_of_other_matters_are_passed_over_and_variables_fill_in() -> None:
-    found = read_inputs('{"runner": "[]", "subject": "", "models": null}', {"subject": "reference"})
-    assert (found.subject, found.models) == ("reference", ())
-    assert read_inputs("null").subject == "fast_llm"
-
-
-def test_the_environment() -> None:
-    found = read_context(
-        {"HUB_TESTS_ALLOWED": " ann, bob\ncarl ", "GITHUB_SERVER_URL": "https://ghe/", "GITHUB_TOKEN": "t"}
-    )
-    assert found.allowed_logins == ("ann", "bob", "carl")
-    assert (found.server_url, found.run_url, found.output_path) == ("https://ghe", "", None)
-    assert "'t'" not in repr(found)
-    with pytest.raises(RequestError, match="GITHUB_RUN_ID: expected a number"):
-        read_context({"GITHUB_RUN_ID": "x"})

@@ -163,3 +163,23 @@ def test_a_night_leaves_an_issue_and_history(context: Context, state: GitHub, tm
     assert done[0].done == "opened #100"
     (lines,) = state.files("hub-tests-data").values()
     assert len(lines.splitlines()) == 3
+
+
+def test_the_comments_are_listed_once(context: Context, state: GitHub, github: Contract, tmp_path: Path) -> None:
+    publish_report(written(samples.failing(), tmp_path, state), context)
+    listings = [r for r in github.fake.log if r.method == "GET" and r.path.endswith("/comments")]
+    assert len(listings) == 1
+
+
+def test_a_comment_that_cannot_be_read_does_not_keep_back_the_others(
+    context: Context, state: GitHub, github: Contract, tmp_path: Path
+) -> None:
+    github.fake.faults.append(Fault("GET", ".*/comments", 404, times=9))
+    done = publish_report(written(samples.passing(), tmp_path, state), context)
+    assert [(one.what, bool(one.problem)) for one in done] == [
+        ("summary", False),
+        ("comment", True),
+        ("check", False),
+        ("status", False),
+    ]
+    assert state.comments == []
