@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ci.hub.fetch import Checkpoint
     from ci.hub.progress import Progress
-    from ci.hub.store import Entry
+    from ci.hub.store import StoreEntry
     from ci.models import HubModel
 
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
@@ -65,7 +65,7 @@ def checkpoints_table(checkpoints: Mapping[str, Checkpoint]) -> Table:
     return table
 
 
-def entries_table(entries: Sequence[Entry]) -> Table:
+def entries_table(entries: Sequence[StoreEntry]) -> Table:
     """The store; paths as above."""
     table = _table("model", "revision", "layers", "size", "state")
     for e in entries:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci.hub.patience import Patience
+from ci.hub.retry import RetryPolicy
 from tests.ci.hub.samples import MODEL, make_repository
 from tests.standin.fixtures import hub, settings
 
@@ -30,8 +30,8 @@ def _close_connections() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many tries as in earnest, without the waits."""
-    quick = Patience(tries=4, first=0.01, longest=0.02, timeout=5.0)
-    monkeypatch.setattr("ci.hub.remote.Patience", lambda: quick)
+    quick = RetryPolicy(tries=4, first=0.01, longest=0.02, timeout=5.0)
+    monkeypatch.setattr("ci.hub.remote.RetryPolicy", lambda: quick)
 
 
 @pytest.fixture

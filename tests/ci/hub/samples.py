@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ci.hub.fetch import Checkpoint, FetchRequest
-from ci.hub.header import DTYPE_BITS, Tensor, parse_header, write_header
+from ci.hub.header import DTYPE_BITS, TensorInfo, parse_header, write_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -73,7 +73,7 @@ def write_shard(path: Path, tensors: Mapping[str, tuple[int, ...]], *, dtype: st
         size = DTYPE_BITS[dtype] // 8
         for length in shape:
             size *= length
-        made.append(Tensor(name, dtype, shape, at, at + size))
+        made.append(TensorInfo(name, dtype, shape, at, at + size))
         at += size
     path.write_bytes(write_header(made, {"format": "pt"}) + random.Random(seed).randbytes(at))
 

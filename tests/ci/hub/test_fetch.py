@@ -108,7 +108,7 @@ def test_transformers_finds_nothing_missing_and_nothing_else(hub: HubServer, set
 def test_several_files_with_an_index_when_large(
     settings: Settings, commit: str, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ci.hub.assemble.MAX_FILE", 600)
+    monkeypatch.setattr("ci.hub.builder.MAX_FILE_SIZE", 600)
     checkpoint = fetch(REQUEST, settings)
     path = Path(checkpoint.path)
     assert not (path / "model.safetensors").exists()
@@ -129,7 +129,7 @@ def test_a_single_file_without_an_index(hub: HubServer, settings: Settings, tmp_
 def test_headers_longer_than_the_first_look(
     settings: Settings, commit: str, repository: Path, monkeypatch: pytest.MonkeyPatch, probe: int
 ) -> None:
-    monkeypatch.setattr("ci.hub.weights.PROBE", probe)
+    monkeypatch.setattr("ci.hub.weights.HEADER_PROBE", probe)
     assert local(fetch(REQUEST, settings)) == kept(repository, 2)
 
 
@@ -146,7 +146,7 @@ def test_layers_that_predict_further_tokens_go(hub: HubServer, settings: Setting
     hub.add(MODEL, repository)
     checkpoint = fetch(REQUEST, settings)
     assert local(checkpoint) == kept(repository, 2)
-    assert checkpoint.notes == ("2 tensors of modules that predict further tokens (MTP) were left out",)
+    assert checkpoint.notes == ("2 tensors of multi-token prediction (MTP) modules were left out",)
     assert json.loads((Path(checkpoint.path) / "config.json").read_text())["num_nextn_predict_layers"] == 0
 
 
@@ -215,7 +215,7 @@ def test_what_was_fetched_is_held_while_the_process_lives(settings: Settings, co
 def test_a_fetch_shows_that_it_is_alive(settings: Settings, commit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     phases: list[str] = []
     beats: list[str] = []
-    monkeypatch.setattr("ci.hub.lease.Lease.beat", lambda _: beats.append(phases[-1]))
+    monkeypatch.setattr("ci.hub.lease.Lease.renew", lambda _: beats.append(phases[-1]))
     fetch(REQUEST, settings, progress=lambda moment: phases.append(moment.phase))
     assert set(beats) == {"tensors", "files"}
 

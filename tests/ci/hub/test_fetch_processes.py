@@ -28,7 +28,7 @@ SCRIPT = """
 import sys
 import ci.hub.transfer
 from ci.__main__ import main
-ci.hub.transfer.PIECE = 2000
+ci.hub.transfer.PIECE_SIZE = 2000
 sys.exit(main(["fetch", "owner/model", "--cache", sys.argv[1], "--json"]))
 """
 
@@ -74,7 +74,7 @@ def test_at_once_all_end_right(hub: HubServer, settings: Settings, large: Path) 
     path = Path(results[0]["path"])
     assert read_tensors(path.glob("*.safetensors")) == kept(large, 2)
     assert [entry.state for entry in Store(settings.cache).verify()] == ["complete"]
-    assert len(Store(settings.cache).entries()) == 1
+    assert len(Store(settings.cache).list_entries()) == 1
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_killed_in_the_middle_the_next_goes_on(
     says: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("ci.hub.transfer.PIECE", 2000)
+    monkeypatch.setattr("ci.hub.transfer.PIECE_SIZE", 2000)
     hub.faults.inject(Fault("slow", amount=1000, origin="cdn", skip=22, times=None))
     process = spawn(settings)
     deadline = time.monotonic() + 30
@@ -104,7 +104,7 @@ def test_killed_in_the_middle_the_next_goes_on(
     assert (process.returncode, out) == (code, "")
     assert err.startswith(says)
     assert err.count("\n") == bool(says), "one line"
-    (left,) = Store(settings.cache).entries()
+    (left,) = Store(settings.cache).list_entries()
     assert (left.state, left.in_use) == ("partial", False)
     hub.faults.clear()
     hub.log.clear()
@@ -112,4 +112,4 @@ def test_killed_in_the_middle_the_next_goes_on(
     assert local(checkpoint) == kept(large, 2)
     pieces = [request for request in hub.requests("cdn") if request.sent <= 2000]
     assert 0 < len(pieces) < checkpoint.bytes_kept / 2000 - 10, "nothing was gone on from"
-    assert [entry.state for entry in Store(settings.cache).entries()] == ["complete"]
+    assert [entry.state for entry in Store(settings.cache).list_entries()] == ["complete"]

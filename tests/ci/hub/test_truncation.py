@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ci.errors import InfrastructureError, RequestError
-from ci.hub.model_config import read_config
-from ci.hub.rules import RULES, Rule
-from ci.hub.truncation import layer_settings, truncate
+from ci.hub.model_config import parse_config
+from ci.hub.truncation import list_layer_settings, truncate_config
+from ci.hub.truncation_rules import FIELD_RULES, Rule
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 def truncated(config: dict[str, Any], layers: int = 2) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads(truncate(read_config(json.dumps(config), what="config.json"), layers))
+    result: dict[str, Any] = json.loads(truncate_config(parse_config(json.dumps(config), what="config.json"), layers))
     return result
 
 
@@ -82,7 +82,7 @@ def test_depth_by_its_names(key: str) -> None:
 def test_the_rest_of_the_text_stays() -> None:
     text = '{"num_hidden_layers":4,\n\t"eps": 1E-5, "layer_types": ["a","b","c","d"], "x": [1.50]}\n'
     expected = '{"num_hidden_layers":2,\n\t"eps": 1E-5, "layer_types": ["a","b"], "x": [1.50]}\n'
-    assert truncate(read_config(text, what="c"), 2) == expected
+    assert truncate_config(parse_config(text, what="c"), 2) == expected
 
 
 def test_nested_text_config_and_its_twin_at_the_top() -> None:
@@ -181,7 +181,7 @@ def test_depths_that_cannot_be_told(config: dict[str, Any], problem: str) -> Non
 
 def test_first_layers_that_take_in_the_vision_tower_stay() -> None:
     config = {"text_config": {"num_hidden_layers": 4}, "vision_config": {"deepstack_visual_indexes": [8, 16, 24]}}
-    with pytest.raises(RequestError, match="3 layers are the fewest"):
+    with pytest.raises(RequestError, match="keep at least 3 layers"):
         truncated(config, 2)
     assert truncated(config, 3)["text_config"] == {"num_hidden_layers": 3}
 
@@ -197,7 +197,7 @@ def test_kinds_that_the_config_class_insists_on(model_type: str, layers: int, le
 
 def test_not_json_is_upstreams_fault() -> None:
     with pytest.raises(InfrastructureError, match="not valid JSON"):
-        read_config("{", what="c")
+        parse_config("{", what="c")
 
 
 def test_settings_of_each_layer() -> None:
@@ -212,7 +212,7 @@ def test_settings_of_each_layer() -> None:
         "per_layer_config": {"3": 9},
         "hybrid_override_pattern": "M-M*",
     }
-    settings = layer_settings(read_config(json.dumps(config), what="c"))
+    settings = list_layer_settings(parse_config(json.dumps(config), what="c"))
     assert [set(layer) for layer in settings] == [
         {'mlp_layer_types="s"', "in mlp_only_layers", "in kda_layers", "below first_k_dense_replace",
          "start of sliding_window_pattern", "hybrid_override_pattern=M"},
@@ -224,14 +224,17 @@ def test_settings_of_each_layer() -> None:
 
 def test_a_list_wins_over_the_period_that_it_spells_out() -> None:
     config = {"num_hidden_layers": 2, "layer_types": ["s", "f"], "sliding_window_pattern": 2}
-    assert layer_settings(read_config(json.dumps(config), what="c")) == [('layer_types="s"',), ('layer_types="f"',)]
+    assert list_layer_settings(parse_config(json.dumps(config), what="c")) == [
+        ('layer_types="s"',),
+        ('layer_types="f"',),
+    ]
 
 
 @pytest.mark.parametrize(
     "said", [{"sliding_window_pattern": "LG"}, {"sliding_window_pattern": 2}, {"model_type": "gemma2"}]
 )
 def test_periods_are_said_by_letters_by_number_or_by_the_type(said: dict[str, Any]) -> None:
-    settings = layer_settings(read_config(json.dumps({"num_hidden_layers": 4, **said}), what="c"))
+    settings = list_layer_settings(parse_config(json.dumps({"num_hidden_layers": 4, **said}), what="c"))
     assert settings[:2] == settings[2:]
     assert settings[0] != settings[1]
 
@@ -239,7 +242,7 @@ def test_periods_are_said_by_letters_by_number_or_by_the_type(said: dict[str, An
 @pytest.mark.parametrize("used", [True, False])
 def test_a_window_that_is_not_used_tells_no_layers_apart(used: bool) -> None:
     config = {"num_hidden_layers": 2, "max_window_layers": 1, "use_sliding_window": used}
-    settings = layer_settings(read_config(json.dumps(config), what="c"))
+    settings = list_layer_settings(parse_config(json.dumps(config), what="c"))
     assert settings == [("below max_window_layers",) if used else (), ()]
 
 
@@ -293,7 +296,7 @@ class TestAllOfTransformers:
         if version("transformers").startswith(self.LISTED_WITH):
             assert not new, "newly refused"
         assert len(new) <= self.NEWCOMERS, new
-        assert all("no rule knows it" in reason for reason in new.values()), new
+        assert all("no rule covers it" in reason for reason in new.values()), new
 
     INVISIBLE = frozenset({"sliding_attention", "full_attention", "chunked_attention"})
     """Kinds of attention that have the same tensors."""
@@ -308,9 +311,9 @@ class TestAllOfTransformers:
             types = text.get("layer_types")
             if not isinstance(types, list) or len(set(types)) < 2 or not set(types) <= self.INVISIBLE:
                 continue
-            for key in [key for key in text if key == "layer_types" or RULES.get(key) is Rule.PERIOD]:
+            for key in [key for key in text if key == "layer_types" or FIELD_RULES.get(key) is Rule.PERIOD]:
                 del text[key]
-            settings = layer_settings(read_config(json.dumps(value), what=name))
+            settings = list_layer_settings(parse_config(json.dumps(value), what=name))
             wanted, found = (max(kinds.index(kind) for kind in set(kinds)) + 1 for kinds in (types, settings))
             checked += 1
             if found < wanted:
@@ -338,8 +341,8 @@ class TestAllOfTransformers:
         """None when all is well, the refusal, or what is wrong."""
         before = json.loads(text := default.to_json_string(use_diff=False))
         try:
-            config = read_config(text, what=name)
-            result = truncate(config, min(2, config.depth))
+            config = parse_config(text, what=name)
+            result = truncate_config(config, min(2, config.depth))
         except RequestError as refusal:
             return refusal
         path = directory / f"{name}.json"
@@ -361,9 +364,13 @@ class TestAllOfTransformers:
             towers = (k for k in before if k in after and not (k.endswith("config") and "text" not in k))
             found = (self.differences(before[k], after[k], depth=depth, key=k) for k in towers)
             return next((text for text in found if text), None)
-        if RULES.get(key, Rule.STAYS) is Rule.FIRST and isinstance(after, list) and len(after) >= depth > 2:
+        if (
+            FIELD_RULES.get(key, Rule.UNCHANGED) is Rule.VALUE_PER_LAYER
+            and isinstance(after, list)
+            and len(after) >= depth > 2
+        ):
             return f"{key} still has {len(after)} values"
-        about_depth = key in RULES and RULES[key] not in (Rule.STAYS, Rule.PERIOD)
+        about_depth = key in FIELD_RULES and FIELD_RULES[key] not in (Rule.UNCHANGED, Rule.PERIOD)
         if before != after and not about_depth and not any(word in key for word in ("layer", "depth", "mtp")):
             return f"{key} was {before}, became {after}"
         return None
