@@ -29,6 +29,8 @@ MAX_INDEX_DIGITS = 6
 LAYER_LIST_NAMES = {"layers", "layer", "h", "blocks", "block"}
 MTP_MODULES = re.compile(r"(?:^|\.)(?:mtp|nextn|eagle)")
 """Names of multi-token prediction modules. They are dropped, also where their indices follow the last layer's."""
+SHARED_MTP_MODULES = re.compile(r"(?:^|\.)mtp_norms\.")
+"""Modules with a part in the main model: norm 0 is its final norm (Fast-LLM's `MTPLlamaHeadConverter`)."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,16 @@ def split_layer_name(name: str) -> tuple[str, int, str]:
 def find_layers(names: Iterable[str], stacks: Sequence[LayerStack], *, what: str) -> LayerPrefixes:
     """Find the prefix of each stack of layers that config.json counts.
 
-    Raises RequestError when no prefix fits, or more than one.
+    Raises RequestError when no prefix fits, or more than one, or when a tensor that would be dropped as multi-token
+    prediction belongs to the main model.
     """
     indices: defaultdict[str, set[int]] = defaultdict(set)
     for name in names:
+        if SHARED_MTP_MODULES.search(name):
+            raise RequestError(
+                f"{what}: hub-tests cannot truncate this yet: {name[:200]} serves both the main model and multi-token "
+                "prediction; choose a model without multi-token prediction"
+            )
         prefix, index, _ = split_layer_name(name)
         is_other_module = MTP_MODULES.search(name) or truncation_rules.OTHER_MODALITY.search(prefix)
         if index >= 0 and not is_other_module:
@@ -136,8 +144,7 @@ def _find_prefix(stack: LayerStack, indices: Mapping[str, set[int]], what: str) 
 
     Raises RequestError unless exactly one has.
     """
-    wanted = set(range(stack.depth))
-    fitting = [prefix for prefix, present in indices.items() if wanted <= present and _is_on_side(stack, prefix)]
+    fitting = [prefix for prefix, present in indices.items() if _has_all(present, stack) and _is_on_side(stack, prefix)]
     named = [prefix for prefix in fitting if prefix.rsplit(".", 1)[-1] in LAYER_LIST_NAMES] or fitting
     if len(named) != 1:
         counted = ", ".join(sorted(f"{prefix} ({len(present)})" for prefix, present in indices.items()))
@@ -153,6 +160,10 @@ def _find_prefix(stack: LayerStack, indices: Mapping[str, set[int]], what: str) 
             "hub-tests cannot truncate such a model"
         )
     return named[0]
+
+
+def _has_all(present: set[int], stack: LayerStack) -> bool:
+    return len(present) >= stack.depth and all(index in present for index in range(stack.depth))
 
 
 def _is_on_side(stack: LayerStack, prefix: str) -> bool:

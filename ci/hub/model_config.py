@@ -20,6 +20,9 @@ DEPTH_FIELDS_BY_SIDE: tuple[tuple[StackSide, tuple[str, ...]], ...] = (
     ("decoder", truncation_rules.DECODER_DEPTH_FIELDS),
 )
 
+MAX_LAYERS = 4096
+"""Layers that hub-tests accepts; the deepest published models have some hundred. Sizes in memory depend on it."""
+
 
 @dataclass(frozen=True)
 class LayerStack:
@@ -132,6 +135,8 @@ def _read_depth(node: Node, key: str, what: str) -> int:
     value = node.value[key]
     if type(value) is not int or value < 1:
         raise RequestError(f"{what}: {key} is {str(value)[:50]}, expected a number of layers")
+    if value > MAX_LAYERS:
+        raise RequestError(f"{what}: {key} is {str(value)[:50]}, hub-tests accepts at most {MAX_LAYERS} layers")
     return value
 
 

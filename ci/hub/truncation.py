@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from ci.errors import RequestError
@@ -123,8 +124,10 @@ def _keep_letters(field: LayerField, layers: int) -> Edit:
 
 
 def _keep_repeats(field: LayerField, layers: int) -> Edit:
-    written_out = [kind for pattern, times in field.value for kind in pattern * times]
-    return Replace(field.path, [[written_out[:layers], 1]])
+    # `times` is any number that a stranger wrote: no pattern is repeated more often than there are layers.
+    patterns = ((pattern, min(times, layers)) for pattern, times in field.value if pattern)
+    kinds = (kind for pattern, times in patterns for _ in range(times) for kind in pattern)
+    return Replace(field.path, [[list(islice(kinds, layers)), 1]])
 
 
 def _drop_mtp(field: LayerField, _: int) -> Edit:

@@ -43,6 +43,15 @@ def write_config(repository: Path, text: str) -> None:
     (repository / "config.json").write_text(text)
 
 
+def add_mtp_norms(repository: Path) -> None:
+    """Make it an mtp_llama: its main final norm is the first of the norms of multi-token prediction."""
+    write_json(repository / "config.json", {**CONFIG, "model_type": "mtp_llama", "prediction_heads": 3})
+    index = json.loads((repository / INDEX).read_text())
+    shard = index["weight_map"].pop("model.norm.weight")
+    index["weight_map"] |= {f"model.mtp_norms.{n}.weight": shard for n in range(3)}
+    write_json(repository / INDEX, index)
+
+
 SHARD = "model-00001-of-00003.safetensors"
 INDEX = "model.safetensors.index.json"
 
@@ -64,6 +73,8 @@ WRONG_UPSTREAM: dict[str, tuple[Harm, str]] = {
     "shard is empty": (lambda r: (r / SHARD).write_bytes(b""), "too few"),
 }
 IMPOSSIBLE: dict[str, tuple[Harm, str]] = {
+    "absurd depth": (lambda r: write_json(r / "config.json", {**CONFIG, "num_hidden_layers": 10**18}), "at most"),
+    "shared norms of MTP": (add_mtp_norms, r"hub-tests cannot truncate this yet: model\.mtp_norms\.0\.weight serves"),
     "no depth": (lambda r: write_config(r, "{}"), "no field says how many layers"),
     "unknown field": (lambda r: write_json(r / "config.json", {**CONFIG, "odd": [1] * 5}), "odd looks as if"),
     "another depth": (lambda r: write_json(r / "config.json", {**CONFIG, "num_hidden_layers": 9}), "says 9 layers"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ci.errors import InfrastructureError, RequestError
+from ci.errors import RequestError
 from ci.hub.model_config import parse_config
 from ci.hub.truncation import list_layer_settings, truncate_config
 from ci.hub.truncation_rules import FIELD_RULES, Rule
@@ -51,6 +51,8 @@ CASES: list[tuple[str, Any, Any]] = [
     ("mtp_layer_types", None, None),
     ("hybrid_override_pattern", "M*-M", "M*"),
     ("attention_types", [[["global", "local"], 2]], [[["global", "local"], 1]]),
+    ("attention_types", [[["global"], 1], [["local"], 10**18]], [[["global", "local"], 1]]),
+    ("attention_types", [[[], 10**18], [["local"], -1], [["global"], 4]], [[["global", "global"], 1]]),
     ("sliding_window_pattern", 6, 6),
     ("moe_layer_freq", [0, 1, 1, 1], [0, 1]),
     ("moe_layer_freq", 2, 2),
@@ -164,21 +166,6 @@ def test_impossible_counts_name_the_depth(layers: int) -> None:
         truncated(BASE, layers)
 
 
-@pytest.mark.parametrize(
-    ("config", "problem"),
-    [
-        ({"hidden_size": 1}, "no field says how many layers"),
-        ({"num_hidden_layers": "4"}, "expected a number of layers"),
-        ({"num_hidden_layers": 0}, "expected a number of layers"),
-        ({"num_hidden_layers": 4, "n_layer": 5}, "contradictory depths"),
-        ({"a": {"num_layers": 2}, "b": {"num_layers": 3}}, "several stacks of layers"),
-    ],
-)
-def test_depths_that_cannot_be_told(config: dict[str, Any], problem: str) -> None:
-    with pytest.raises(RequestError, match=problem):
-        truncated(config, 1)
-
-
 def test_first_layers_that_take_in_the_vision_tower_stay() -> None:
     config = {"text_config": {"num_hidden_layers": 4}, "vision_config": {"deepstack_visual_indexes": [8, 16, 24]}}
     with pytest.raises(RequestError, match="keep at least 3 layers"):
@@ -193,11 +180,6 @@ def test_kinds_that_the_config_class_insists_on(model_type: str, layers: int, le
     with pytest.raises(RequestError, match=f"keep {least} layers"):
         truncated(config, layers)
     assert truncated(config, least)["layer_types"] == kinds[:least]
-
-
-def test_not_json_is_upstreams_fault() -> None:
-    with pytest.raises(InfrastructureError, match="not valid JSON"):
-        parse_config("{", what="c")
 
 
 def test_settings_of_each_layer() -> None:
@@ -314,10 +296,10 @@ class TestAllOfTransformers:
             for key in [key for key in text if key == "layer_types" or FIELD_RULES.get(key) is Rule.PERIOD]:
                 del text[key]
             settings = list_layer_settings(parse_config(json.dumps(value), what=name))
-            wanted, found = (max(kinds.index(kind) for kind in set(kinds)) + 1 for kinds in (types, settings))
+            wanted, actual = (max(kinds.index(kind) for kind in set(kinds)) + 1 for kinds in (types, settings))
             checked += 1
-            if found < wanted:
-                missed[name] = (text.get("model_type"), wanted, found)
+            if actual < wanted:
+                missed[name] = (text.get("model_type"), wanted, actual)
         assert not missed, "in rules.IMPLIED_PERIOD their periods are not, or too short"
         assert checked >= 20
 
@@ -351,19 +333,19 @@ class TestAllOfTransformers:
             after = json.loads(type(default).from_json_file(path).to_json_string(use_diff=False))
         except Exception as problem:  # whatever its class raises is the finding
             return str(problem)
-        found = self.differences(before, after, depth=config.depth)
-        if found:  # some classes do not read back what they wrote, depth or no depth
+        difference = self.differences(before, after, depth=config.depth)
+        if difference:  # some classes do not read back what they wrote, depth or no depth
             path.write_text(text)
             before = json.loads(type(default).from_json_file(path).to_json_string(use_diff=False))
-            found = self.differences(before, after, depth=config.depth)
-        return found
+            difference = self.differences(before, after, depth=config.depth)
+        return difference
 
     def differences(self, before: Any, after: Any, *, depth: int, key: str = "") -> str | None:
         """The first value that truncation had no business with, or that still has the old depth."""
         if isinstance(before, dict) and isinstance(after, dict):
             towers = (k for k in before if k in after and not (k.endswith("config") and "text" not in k))
-            found = (self.differences(before[k], after[k], depth=depth, key=k) for k in towers)
-            return next((text for text in found if text), None)
+            difference = (self.differences(before[k], after[k], depth=depth, key=k) for k in towers)
+            return next((text for text in difference if text), None)
         if (
             FIELD_RULES.get(key, Rule.UNCHANGED) is Rule.VALUE_PER_LAYER
             and isinstance(after, list)
