@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 MODEL = "owner/model"
+BIG = "big.safetensors"
+"""A file that is long enough for reading past the HTTP library."""
 REQUEST = FetchRequest(MODEL)
 CONFIG = {"model_type": "llama", "num_hidden_layers": 5, "hidden_size": 8, "rms_norm_eps": 1e-05}
 
@@ -30,10 +32,10 @@ def layer(index: int, *, experts: int = 0, width: int = 8) -> dict[str, tuple[in
 
 def shapes(layers: int = 5) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a whole model."""
-    found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (32, 8)}
+    tensors: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (32, 8)}
     for index in range(layers):
-        found |= layer(index)
-    return found | {"model.norm.weight": (8,), "lm_head.weight": (32, 8)}
+        tensors |= layer(index)
+    return tensors | {"model.norm.weight": (8,), "lm_head.weight": (32, 8)}
 
 
 def make_repository(
@@ -80,12 +82,12 @@ def write_shard(path: Path, tensors: Mapping[str, tuple[int, ...]], *, dtype: st
 
 def read_tensors(paths: Iterable[Path]) -> dict[str, bytes]:
     """Every tensor's bytes by name."""
-    found: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
     for path in paths:
         content = path.read_bytes()
         header = parse_header(content, len(content), what=path.name)
-        found |= {t.name: content[header.data_start + t.begin : header.data_start + t.end] for t in header.tensors}
-    return found
+        contents |= {t.name: content[header.data_start + t.begin : header.data_start + t.end] for t in header.tensors}
+    return contents
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -91,11 +91,11 @@ def test_every_kept_byte_lands_once_where_the_header_says(data: st.DataObject) -
     outputs = plan_output_files(data.draw(st.permutations(kept)), max_file_size=max_file_size)
     assert outputs == plan_output_files(kept, max_file_size=max_file_size), "the layout depends on the order of asking"
     written = simulate(outputs, shards, piece)
-    found: dict[str, bytes] = {}
+    actual: dict[str, bytes] = {}
     for content in written.values():
         header = parse_header(content, len(content), what="x")
-        found |= {t.name: content[header.data_start + t.begin : header.data_start + t.end] for t in header.tensors}
-    assert found == {s.tensor.name: shards[s.shard][s.begin : s.end] for s in kept}
+        actual |= {t.name: content[header.data_start + t.begin : header.data_start + t.end] for t in header.tensors}
+    assert actual == {s.tensor.name: shards[s.shard][s.begin : s.end] for s in kept}
     for output in outputs:
         parts = plan_pieces(output, piece_size=piece)
         assert all(1 <= p.size <= piece for p in parts)

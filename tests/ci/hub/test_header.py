@@ -25,8 +25,8 @@ from ci.hub.header import (
 
 def deserialize(content: bytes) -> list[tuple[str, dict[str, Any]]]:
     """safetensors' own reading of a file."""
-    found: list[tuple[str, dict[str, Any]]] = untyped_deserialize(content)  # type: ignore[no-untyped-call]
-    return found
+    tensors: list[tuple[str, dict[str, Any]]] = untyped_deserialize(content)  # type: ignore[no-untyped-call]
+    return tensors
 
 
 def raw(header: Any, data: bytes = b"") -> bytes:

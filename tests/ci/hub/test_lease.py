@@ -29,13 +29,13 @@ def test_ends_with_its_process(tmp_path: Path) -> None:
     code = f"from pathlib import Path; from ci.hub import lease; lease.acquire(Path({str(tmp_path)!r}), 'x'); input()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as child:
         deadline = time.monotonic() + 20
-        while not (found := list(tmp_path.glob("x.*.lease"))) and time.monotonic() < deadline:
+        while not (leases := list(tmp_path.glob("x.*.lease"))) and time.monotonic() < deadline:
             time.sleep(0.02)
         time.sleep(0.1)
-        assert lease.is_active(found[0], timeout=60)
+        assert lease.is_active(leases[0], timeout=60)
         child.kill()
         child.wait()
-    assert not lease.is_active(found[0], timeout=60)
+    assert not lease.is_active(leases[0], timeout=60)
 
 
 def test_a_number_used_again_is_another_process(tmp_path: Path) -> None:

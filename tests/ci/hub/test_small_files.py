@@ -35,8 +35,8 @@ def test_what_a_tokenizer_leaves_to_other_files_is_fetched_too(config: bytes | N
 
 
 def test_code_only_where_it_is_allowed() -> None:
-    found = select_small_files(LISTED, b'{"added_tokens_decoder": {}}', allow_remote_code=True)
-    assert [name for name in found if name.endswith(".py")] == ["modeling_x.py", "sub/y.py", "tokenizer.py"]
+    selected = select_small_files(LISTED, b'{"added_tokens_decoder": {}}', allow_remote_code=True)
+    assert [name for name in selected if name.endswith(".py")] == ["modeling_x.py", "sub/y.py", "tokenizer.py"]
 
 
 @pytest.mark.parametrize("name", ["spiece.model", "sentencepiece.bpe.model", "qwen.tiktoken", "tekken.json"])
