@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ci.hub.fetch import Checkpoint
+    from ci.hub.inventory import StoreEntry
     from ci.hub.progress import Progress
-    from ci.hub.store import StoreEntry
     from ci.models import HubModel
 
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}

@@ -15,7 +15,8 @@ from ci.errors import HubTestsError, RequestError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ci.hub.store import Store, StoreEntry
+    from ci.hub.inventory import StoreEntry
+    from ci.hub.store import Store
     from ci.models import HubModel
 
 cache_app = typer.Typer(help="The store of truncated checkpoints.", no_args_is_help=True)

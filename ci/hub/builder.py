@@ -21,7 +21,14 @@ from ci.hub.manifest import MANIFEST, RULES_VERSION, SCHEMA, FileEntry, Manifest
 from ci.hub.model_config import parse_config
 from ci.hub.transfer import Digests, Transfer
 from ci.hub.truncation import truncate_config
-from ci.hub.weights import SAFETENSORS_INDEX, RemoteModel, TensorSelection, choose_layers, find_weight_files
+from ci.hub.weights import (
+    SAFETENSORS_INDEX,
+    RemoteModel,
+    TensorSelection,
+    choose_layers,
+    find_weight_files,
+    make_missing_tensor_error,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -85,7 +92,7 @@ def build_from_torch_bin(model: RemoteModel, layers: LayerRequest, target: Build
     transfer = Transfer(model.hub, model.repository, downloads, target.directory)
     target.check_free_space(2 * transfer.bytes_to_allocate)
     for name, digest in transfer.run(partial(target.on_progress, "tensors")).items():
-        _check_download_digest(model.repository, target.directory / name, name.removeprefix(f"{DOWNLOADS}/"), digest)
+        _delete_wrong_download(model.repository, target.directory / name, name.removeprefix(f"{DOWNLOADS}/"), digest)
     files = TorchBinFiles({output.tensors[0].source.shard: target.directory / output.name for output in downloads})
     selection = _select_from_torch_bin(model, layers, files.list_tensors())
     outputs = plan_output_files(selection.sources, max_file_size=MAX_FILE_SIZE)
@@ -112,7 +119,7 @@ def _plan_whole_file(repository: Repository, file: str) -> OutputFile:
     return OutputFile(f"{DOWNLOADS}/{file}", b"", (PlacedTensor(source, 0),), size)
 
 
-def _check_download_digest(repository: Repository, path: Path, file: str, digests: Digests) -> None:
+def _delete_wrong_download(repository: Repository, path: Path, file: str, digests: Digests) -> None:
     """Delete a file that does not match the digest in the listing, and raise InfrastructureError.
 
     It is deleted so that the next fetch does not resume from wrong bytes.
@@ -136,9 +143,7 @@ def _select_from_torch_bin(
     kept = [name for name in files if prefixes.keeps(name, choice.layers)]
     for name in kept:
         if name not in tensors:
-            raise InfrastructureError(
-                f"{model.repository.label(files[name])}: lacks tensor {name[:200]!r}, which the index puts there"
-            )
+            raise make_missing_tensor_error(model.repository, files[name], name)
     entries = (tensors[name] for name in kept)
     sources = (TensorSource(file, tensor, tensor.begin, tensor.end) for file, tensor in entries)
     return TensorSelection(choice, tuple(sources), prefixes.count_mtp_tensors(files))

@@ -233,7 +233,8 @@ class _FetchRun:
     def _make_offline_error(self, commit: str | None) -> InfrastructureError:
         name, layers, revision = self.request.model_id, self.request.layers, self.request.revision
         detail = f"commit {commit[:8]}" if commit else f"revision {revision or 'HEAD'}, never fetched before"
+        command = f"hub-tests fetch {name} --layers {layers}" + (f" --revision {revision}" if revision else "")
         return InfrastructureError(
             f"{name} with {layers} layers ({detail}) is not in {self.store.root}, and HF_HUB_OFFLINE is set; fetch it "
-            f"once on a machine that reaches the Hub: hub-tests fetch {name} --layers {layers}"
+            f"once on a machine that reaches the Hub: {command}"
         )

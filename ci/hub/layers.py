@@ -1,8 +1,8 @@
 """Assign tensors to layers by their names, and find the kinds of layer of a model. Pure.
 
-A name like `model.layers.3.mlp.experts.5.w1.weight` has the prefix `model.layers` and the index 3. The prefix of the
-text model's layers is the one with exactly as many indices as config.json says layers; other modalities keep all their
-layers. The names are those in the checkpoint, which may differ from those of the loaded model.
+A name like `model.layers.3.mlp.experts.5.w1.weight` has the prefix `model.layers` and the index 3. The text model's
+layers have the prefix with as many indices as config.json counts layers; other modalities keep all their layers. The
+names are those in the checkpoint, which may differ from those of the loaded model.
 """
 
 from __future__ import annotations

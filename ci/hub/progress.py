@@ -47,11 +47,11 @@ class ProgressMeter:
         if phase != self._phase:
             self._phase = phase
             self._samples.clear()
-        rate = self._rate(done)
+        rate = self._measure_rate(done)
         eta = (total - done) / rate if rate > 0 and total else None
         self._callback(Progress(self._model_id, phase, done, total, rate, eta))
 
-    def _rate(self, done: int) -> float:
+    def _measure_rate(self, done: int) -> float:
         now = self._clock()
         self._samples.append((now, done))
         while now - self._samples[0][0] > WINDOW:

@@ -75,7 +75,7 @@ class HubClient:
         retry = self._start_retries(f"{model_id}{f' at {revision}' if revision else ''}")
         while True:
             try:
-                with self._get(url, {}) as response:
+                with self._send_get(url, {}) as response:
                     self._raise_for_status(response, model_id, revision)
                     return parse_repository(self._read_bounded(response, url), model_id, what=url)
             except RETRYABLE_ERRORS as problem:
@@ -182,7 +182,7 @@ class HubClient:
         headers = {} if whole else {"Range": f"bytes={begin}-{end - 1}"}
         url = self._find_file_url(repository, file)
         for _ in range(MAX_REDIRECTS):
-            with self._get(url, headers) as response:
+            with self._send_get(url, headers) as response:
                 if response.status_code not in REDIRECTS:
                     self._check_file_response(repository, file, url, response)
                     check_range(response, (begin, end), file.size, repository.label(path))
@@ -208,7 +208,7 @@ class HubClient:
 
     def _resolve_file_url(self, repository: Repository, file: RemoteFile, url: str) -> str:
         for _ in range(MAX_REDIRECTS):
-            with self._get(url, {"Range": "bytes=0-0"}) as response:
+            with self._send_get(url, {"Range": "bytes=0-0"}) as response:
                 self._raise_for_status(response, repository.model_id, repository.commit)
                 check_linked_file(response, repository, file)
                 if response.status_code not in REDIRECTS:
@@ -223,7 +223,8 @@ class HubClient:
     def _check_file_response(self, repository: Repository, file: RemoteFile, url: str, response: Any) -> None:
         """Raise for a refused file.
 
-        A refusal by the Hub is final. One by the CDN means that the signed URL expired: the next try asks for another.
+        A refusal by the Hub is final. One by the CDN means that the signed URL expired: it is forgotten, so that the
+        next try asks for another.
         """
         if self._is_hub_url(url):
             self._raise_for_status(response, repository.model_id, repository.commit)
@@ -243,7 +244,7 @@ class HubClient:
         return target
 
     @contextmanager
-    def _get(self, url: str, headers: dict[str, str]) -> Iterator[Any]:
+    def _send_get(self, url: str, headers: dict[str, str]) -> Iterator[Any]:
         to_hub = self._is_hub_url(url)
         with self._count:
             self.requests += to_hub
@@ -256,7 +257,7 @@ class HubClient:
             yield response
 
     def _is_hub_url(self, url: str) -> bool:
-        return _origin(url) == _origin(self.endpoint)
+        return _parse_origin(url) == _parse_origin(self.endpoint)
 
     def _raise_for_status(self, response: Any, model_id: str, revision: str | None) -> None:
         raise_transient(response)
@@ -264,6 +265,6 @@ class HubClient:
             raise explain_refusal(response, self.endpoint, model_id, revision, has_token=bool(self._token))
 
 
-def _origin(url: str) -> tuple[str, str, int | None]:
+def _parse_origin(url: str) -> tuple[str, str, int | None]:
     parts = urlsplit(url)
     return parts.scheme, (parts.hostname or "").lower(), parts.port or {"http": 80, "https": 443}.get(parts.scheme)

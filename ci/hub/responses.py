@@ -1,4 +1,4 @@
-"""What an HTTP response means: try again, refused for good, or exactly the requested bytes. No I/O here."""
+"""What an HTTP response means: try again, refused for good, or exactly the requested bytes. Sends no requests."""
 
 from __future__ import annotations
 

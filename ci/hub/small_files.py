@@ -1,4 +1,4 @@
-"""Select the small files of a repository that belong into a checkpoint, by a list of names."""
+"""Select the small files of a repository that belong in a checkpoint, by a list of names."""
 
 from __future__ import annotations
 

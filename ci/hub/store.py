@@ -19,7 +19,7 @@ from ci.hub.store_paths import HOLD_TIMEOUT, CheckpointKey, StorePaths, encode_m
 from ci.records import read_json, to_json
 
 if TYPE_CHECKING:
-    from ci.hub.inventory import StoreEntry as StoreEntry
+    from ci.hub.inventory import StoreEntry
 
 CACHEDIR_TAG = (
     "Signature: 8a477f597d28d172789f06886806bc55\n# Checkpoints that hub-tests fetched; it fetches them again.\n"
@@ -127,7 +127,7 @@ class Store:
         """Raise InfrastructureError unless `size` more bytes fit on the disk."""
         free = shutil.disk_usage(self.root).free
         if free < size + FREE_SPACE_MARGIN:
-            hint = "free some, or prune the store: hub-tests cache prune"
+            hint = "free some, or prune the store: hub-tests cache prune --max-size SIZE"
             raise InfrastructureError(
                 f"{self.root}: {size + FREE_SPACE_MARGIN:,} bytes needed, {free:,} free on this disk; {hint}"
             )

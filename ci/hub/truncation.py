@@ -66,16 +66,14 @@ def _check_required_kinds(config: ModelConfig, layers: int) -> None:
         if field.path[-1] != "layer_types" or not isinstance(field.value, list):
             continue
         model_type = find_node(config.root, field.path[:-1]).value.get("model_type")
-        for needs, kept in (
-            (truncation_rules.REQUIRED_KIND, field.value[:layers]),
-            (truncation_rules.REQUIRED_LAST_KIND, field.value[layers - 1 : layers]),
+        for required, kept, place in (
+            (truncation_rules.REQUIRED_KIND, field.value[:layers], "layer"),
+            (truncation_rules.REQUIRED_LAST_KIND, field.value[layers - 1 : layers], "layer as the last one"),
         ):
-            kind = needs.get(model_type)
+            kind = required.get(model_type)
             if kind in field.value and kind not in kept:
                 least = next(i for i, other in enumerate(field.value, 1) if other == kind and i >= layers)
-                raise RequestError(
-                    f"{config.what}: {model_type} needs a {kind} layer among them or last: keep {least} layers"
-                )
+                raise RequestError(f"{config.what}: {model_type} needs a {kind} {place}: keep {least} layers")
 
 
 def _make_edit(field: LayerField, layers: int, what: str) -> Edit | None:

@@ -181,7 +181,7 @@ IMPLIED_PERIOD = {
     "ultrabert": 3,
     "vaultgemma": 2,
 }
-"""Model types whose attention alternates with a period that neither config.json nor any tensor need show."""
+"""Periods of attention of model types that need not state them, neither in config.json nor in tensors."""
 ENABLED_BY = {"max_window_layers": "use_sliding_window"}
 """Fields that tell layers apart only where another field beside them is true."""
 NOT_TRUNCATABLE = {"gpt_neox_japanese": "its last layer has a bias that the others lack"}

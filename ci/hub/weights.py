@@ -105,7 +105,7 @@ def parse_weight_map(text: bytes, repository: Repository, path: str, *, suffix: 
         if not isinstance(file, str) or not is_safe_path(file) or not file.endswith(f".{suffix}"):
             raise InfrastructureError(f"{where}, which is not a valid name of a .{suffix} file")
         if file not in repository.files:
-            raise InfrastructureError(f"{where}, which the repository lacks")
+            raise InfrastructureError(f"{where}, which the repository lacks; report it to the owner of the model")
     return weight_map
 
 
@@ -152,6 +152,14 @@ def read_headers(
     return {**known, **dict(zip(missing, headers, strict=True))}
 
 
+def make_missing_tensor_error(repository: Repository, file: str, name: str) -> InfrastructureError:
+    """Return the error for a file that lacks a tensor of the index."""
+    return InfrastructureError(
+        f"{repository.label(file)}: lacks tensor {name[:200]!r}, which the index puts there; "
+        "report it to the owner of the model"
+    )
+
+
 def _read_header(hub: HubClient, repository: Repository, file: str) -> Header:
     size, what = repository.get_file(file).size, repository.label(file)
     data = hub.read_range(repository, file, 0, min(HEADER_PROBE, size))
@@ -171,9 +179,7 @@ def _find_tensors(
     by_file = {file: {tensor.name: tensor for tensor in headers[file].tensors} for file in set(files.values())}
     for name, file in files.items():
         if name not in by_file[file]:
-            raise InfrastructureError(
-                f"{repository.label(file)}: lacks tensor {name[:200]!r}, which the index puts there"
-            )
+            raise make_missing_tensor_error(repository, file, name)
     return {name: by_file[file][name] for name, file in files.items()}
 
 

@@ -31,7 +31,7 @@ def _close_connections() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many tries as in earnest, without the waits."""
     quick = RetryPolicy(tries=4, first=0.01, longest=0.02, timeout=5.0)
     monkeypatch.setattr("ci.hub.remote.RetryPolicy", lambda: quick)

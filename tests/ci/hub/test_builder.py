@@ -15,11 +15,11 @@ from tests.ci.hub.samples import (
     CONFIG,
     MODEL,
     REQUEST,
-    kept,
-    local,
+    first_layers,
     make_repository,
-    shapes,
-    upstream,
+    model_shapes,
+    stored_tensors,
+    upstream_tensors,
 )
 
 if TYPE_CHECKING:
@@ -44,12 +44,12 @@ def test_the_manifest_says_it_all(settings: Settings, commit: str, repository: P
     assert digest == checkpoint.manifest_sha256
     assert set(manifest.files) == {entry.name for entry in path.iterdir()} - {MANIFEST}
     assert [entry.state for entry in Store(settings.cache).verify()] == ["complete"]
-    assert set(manifest.tensors) == set(kept(repository, 2))
+    assert set(manifest.tensors) == set(first_layers(repository, 2))
     for name, tensor in manifest.tensors.items():
         assert tensor.begin is not None
         content = (repository / tensor.source).read_bytes()[tensor.begin : tensor.end]
-        assert content == upstream(repository)[name]
-        assert (tensor.dtype, tensor.shape) == ("BF16", shapes()[name])
+        assert content == upstream_tensors(repository)[name]
+        assert (tensor.dtype, tensor.shape) == ("BF16", model_shapes()[name])
     weight_map = json.loads((repository / "model.safetensors.index.json").read_text())["weight_map"]
     assert set(manifest.sources) == {weight_map[name] for name in manifest.tensors}
 
@@ -66,16 +66,16 @@ def test_several_files_with_an_index_when_large(
         content = (path / file).read_bytes()
         assert name in {tensor.name for tensor in parse_header(content, len(content), what=file).tensors}
     assert index["metadata"]["total_size"] == checkpoint.bytes_kept
-    assert local(checkpoint) == kept(repository, 2)
+    assert stored_tensors(checkpoint) == first_layers(repository, 2)
 
 
 def test_layers_that_predict_further_tokens_go(hub: HubServer, settings: Settings, tmp_path: Path) -> None:
     extra = {"model.layers.5.eh_proj.weight": (8, 8), "mtp.0.w": (2,)}
     config = {**CONFIG, "num_nextn_predict_layers": 1}
-    repository = make_repository(tmp_path / "mtp", tensors={**shapes(), **extra}, config=config)
+    repository = make_repository(tmp_path / "mtp", tensors={**model_shapes(), **extra}, config=config)
     hub.add(MODEL, repository)
     checkpoint = fetch(REQUEST, settings)
-    assert local(checkpoint) == kept(repository, 2)
+    assert stored_tensors(checkpoint) == first_layers(repository, 2)
     assert checkpoint.notes == ("2 tensors of multi-token prediction (MTP) modules were left out",)
     assert json.loads((Path(checkpoint.path) / "config.json").read_text())["num_nextn_predict_layers"] == 0
 

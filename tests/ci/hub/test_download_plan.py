@@ -21,7 +21,7 @@ def source(name: str, begin: int, size: int, shard: str = "a", dtype: str = "U8"
 
 
 def simulate(outputs: Sequence[OutputFile], shards: dict[str, bytes], piece: int) -> dict[str, bytes]:
-    """What the requests write, byte for byte."""
+    """Return the bytes that the requests write."""
     written = {}
     for output in outputs:
         content = bytearray(output.header) + bytearray(output.size - len(output.header))

@@ -18,13 +18,13 @@ from tests.ci.hub.samples import (
     CONFIG,
     MODEL,
     REQUEST,
-    kept,
-    layer,
-    local,
+    first_layers,
+    layer_shapes,
     make_repository,
-    shapes,
-    tree,
-    upstream,
+    model_shapes,
+    read_tree,
+    stored_tensors,
+    upstream_tensors,
     write_json,
 )
 
@@ -45,11 +45,11 @@ def test_a_standard_directory(settings: Settings, commit: str, repository: Path)
         "tokenizer.json",
         "tokenizer_config.json",
     ]
-    assert local(checkpoint) == kept(repository, 2)
+    assert stored_tensors(checkpoint) == first_layers(repository, 2)
     assert json.loads((path / "config.json").read_text()) == {**CONFIG, "num_hidden_layers": 2}
     for name in ("generation_config.json", "tokenizer.json", "tokenizer_config.json"):
         assert (path / name).read_bytes() == (repository / name).read_bytes()
-    sizes = sum(len(data) for data in kept(repository, 2).values())
+    sizes = sum(len(data) for data in first_layers(repository, 2).values())
     assert (checkpoint.revision, checkpoint.layers, checkpoint.layers_upstream) == (commit, 2, 5)
     assert (checkpoint.cache, checkpoint.bytes_kept, checkpoint.notes) == ("miss", sizes, ())
     assert checkpoint.seconds > 0
@@ -59,7 +59,7 @@ def test_a_standard_directory(settings: Settings, commit: str, repository: Path)
 def test_any_machine_writes_the_same_bytes(settings: Settings, commit: str, tmp_path: Path) -> None:
     first = fetch(REQUEST, settings)
     second = fetch(REQUEST, replace(settings, cache=tmp_path / "elsewhere"))
-    assert tree(Path(first.path)) == tree(Path(second.path))
+    assert read_tree(Path(first.path)) == read_tree(Path(second.path))
     assert first.manifest_sha256 == second.manifest_sha256
 
 
@@ -80,12 +80,12 @@ def test_transformers_finds_nothing_missing_and_nothing_else(hub: HubServer, set
 
 def test_the_whole_depth_is_the_whole_model(settings: Settings, commit: str, repository: Path) -> None:
     checkpoint = fetch(replace(REQUEST, layers=5), settings)
-    assert local(checkpoint) == upstream(repository)
+    assert stored_tensors(checkpoint) == upstream_tensors(repository)
     assert (Path(checkpoint.path) / "config.json").read_bytes() == (repository / "config.json").read_bytes()
 
 
 def test_no_byte_and_no_request_too_many(hub: HubServer, settings: Settings, tmp_path: Path) -> None:
-    tensors = {name: tuple(64 * n for n in shape) for name, shape in shapes().items()}
+    tensors = {name: tuple(64 * n for n in shape) for name, shape in model_shapes().items()}
     hub.add(MODEL, make_repository(tmp_path / "large", tensors=tensors))
     checkpoint = fetch(replace(REQUEST, layers=1), settings)
     touched = {request.file for request in hub.requests("cdn")}
@@ -159,7 +159,7 @@ def deepseek(hub: HubServer, tmp_path: Path) -> str:
     """Three dense layers, then two with experts."""
     tensors: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (32, 8)}
     for index in range(5):
-        tensors |= layer(index, experts=0 if index < 3 else 2)
+        tensors |= layer_shapes(index, experts=0 if index < 3 else 2)
     config = {**CONFIG, "first_k_dense_replace": 3}
     return hub.add(MODEL, make_repository(tmp_path / "deepseek", tensors=tensors, config=config))
 

@@ -18,8 +18,8 @@ from tests.ci.hub.samples import (
     CONFIG,
     MODEL,
     REQUEST,
-    kept,
-    local,
+    first_layers,
+    stored_tensors,
     write_json,
     write_shard,
 )
@@ -44,7 +44,7 @@ def write_config(repository: Path, text: str) -> None:
 
 
 def add_mtp_norms(repository: Path) -> None:
-    """Make it an mtp_llama: its main final norm is the first of the norms of multi-token prediction."""
+    """Make it an mtp_llama, which keeps its final norm among those of multi-token prediction."""
     write_json(repository / "config.json", {**CONFIG, "model_type": "mtp_llama", "prediction_heads": 3})
     index = json.loads((repository / INDEX).read_text())
     shard = index["weight_map"].pop("model.norm.weight")
@@ -150,7 +150,7 @@ def test_a_network_that_goes_away_leaves_parts_to_go_on_from(
     hub.faults.clear()
     hub.log.clear()
     checkpoint = fetch(REQUEST, settings)
-    assert local(checkpoint) == kept(repository, 2)
+    assert stored_tensors(checkpoint) == first_layers(repository, 2)
     assert [entry.state for entry in Store(settings.cache).verify()] == ["complete"]
     assert [entry.state for entry in Store(settings.cache).list_entries()] == ["complete"], "parts stayed behind"
 
@@ -160,7 +160,7 @@ def test_a_damaged_checkpoint_is_fetched_again(settings: Settings, commit: str, 
     (Path(checkpoint.path) / "model.safetensors").write_bytes(b"")
     again = fetch(REQUEST, settings)
     assert (again.cache, again.path) == ("miss", checkpoint.path)
-    assert local(again) == kept(repository, 2)
+    assert stored_tensors(again) == first_layers(repository, 2)
 
 
 def test_upstreams_manifest_is_not_ours(hub: HubServer, settings: Settings, repository: Path) -> None:

@@ -30,7 +30,7 @@ def deserialize(content: bytes) -> list[tuple[str, dict[str, Any]]]:
 
 
 def raw(header: Any, data: bytes = b"") -> bytes:
-    """A file with this header: JSON values, or bytes taken as they are."""
+    """Return a file with this header: JSON values, or bytes as they are."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + data
 
@@ -90,7 +90,7 @@ def test_hostile_headers_are_refused_in_one_line(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(set(HOSTILE) - {"duplicate tensor", "duplicate field", "leading space"}))
 def test_safetensors_refuses_them_too(name: str) -> None:
-    """Which keeps the list honest; the three left out its format forbids and its parser lets pass."""
+    """The list holds only what safetensors refuses, except three that its format forbids and its parser accepts."""
     with pytest.raises((SafetensorError, ValueError, OverflowError)):
         deserialize(HOSTILE[name][0])
 

@@ -101,7 +101,7 @@ def test_a_long_body_is_not_shifted_by_what_came_with_the_headers(
 def test_what_was_read_past_the_library_and_came_short_is_read_again(
     client: HubClient, big: bytes, commit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Were a library to keep back what it had buffered, all that follows would be out of its place."""
+    """If a library kept buffered bytes back, everything after them would be at the wrong place."""
     real = responses.iter_body
 
     def shifted(response: Any, size: int, timeout: float, *, direct: bool) -> Iterator[bytes]:

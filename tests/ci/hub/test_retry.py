@@ -22,7 +22,7 @@ SHARD = "model-00001-of-00003.safetensors"
 
 
 @pytest.mark.parametrize("kind", ["drop", "cut"])
-def test_patience_ends(hub: HubServer, client: HubClient, commit: str, kind: FaultKind) -> None:
+def test_retries_end(hub: HubServer, client: HubClient, commit: str, kind: FaultKind) -> None:
     listing = client.get_repository(MODEL, None)
     hub.faults.inject(Fault(kind, origin="cdn", times=None))
     with pytest.raises(InfrastructureError, match="4 times in a row") as failed:
@@ -31,8 +31,8 @@ def test_patience_ends(hub: HubServer, client: HubClient, commit: str, kind: Fau
     assert len(hub.requests("cdn")) == 4
 
 
-def test_patience_is_for_silence_not_for_length(hub: HubServer, big: bytes, client: HubClient, commit: str) -> None:
-    """Each break costs a try, each byte gives it back: a bad line ends, a bad server does not go on for ever."""
+def test_progress_resets_the_count_of_failures(hub: HubServer, big: bytes, client: HubClient, commit: str) -> None:
+    """A slow line finishes, and a server that sends nothing ends in an error."""
     listing = client.get_repository(MODEL, None)
     hub.faults.inject(Fault("reset", amount=500_000, origin="cdn", times=9))
     assert client.read_range(listing, BIG, 0, len(big)) == big

@@ -19,7 +19,17 @@ from ci.hub.header import parse_header
 from ci.hub.manifest import read_manifest
 from ci.hub.store import Store
 from ci.hub.torch_bin import DTYPES, TorchBinFiles
-from tests.ci.hub.samples import CONFIG, MODEL, REQUEST, kept, local, make_repository, tree, upstream, write_json
+from tests.ci.hub.samples import (
+    CONFIG,
+    MODEL,
+    REQUEST,
+    first_layers,
+    make_repository,
+    read_tree,
+    stored_tensors,
+    upstream_tensors,
+    write_json,
+)
 from tests.standin.wire import Fault
 
 if TYPE_CHECKING:
@@ -51,7 +61,7 @@ def to_torch_bin(repository: Path, *, files: int = 3) -> None:
 @pytest.fixture
 def wanted(hub: HubServer, repository: Path) -> dict[str, bytes]:
     """What two layers of the model are; its files are pickled now, and served."""
-    tensors = kept(repository, 2)
+    tensors = first_layers(repository, 2)
     to_torch_bin(repository)
     hub.add(MODEL, repository)
     return tensors
@@ -60,9 +70,9 @@ def wanted(hub: HubServer, repository: Path) -> dict[str, bytes]:
 def test_the_same_checkpoint(settings: Settings, wanted: dict[str, bytes], repository: Path) -> None:
     checkpoint = fetch(REQUEST, settings)
     path = Path(checkpoint.path)
-    assert local(checkpoint) == wanted
-    assert "model.safetensors" in tree(path)
-    assert not [name for name in tree(path) if name.endswith(".bin")]
+    assert stored_tensors(checkpoint) == wanted
+    assert "model.safetensors" in read_tree(path)
+    assert not [name for name in read_tree(path) if name.endswith(".bin")]
     (note,) = checkpoint.notes
     assert note.startswith("the repository has no safetensors files, so whole .bin files (with auto all of them) were")
     assert checkpoint.bytes_fetched > checkpoint.bytes_kept
@@ -95,10 +105,10 @@ def test_auto(hub: HubServer, settings: Settings, wanted: dict[str, bytes], repo
 
 def test_a_single_file(hub: HubServer, settings: Settings, tmp_path: Path) -> None:
     repository = make_repository(tmp_path / "single", shards=1)
-    tensors = kept(repository, 2)
+    tensors = first_layers(repository, 2)
     to_torch_bin(repository, files=1)
     hub.add(MODEL, repository)
-    assert local(fetch(REQUEST, settings)) == tensors
+    assert stored_tensors(fetch(REQUEST, settings)) == tensors
 
 
 def test_safetensors_win_where_both_are(hub: HubServer, settings: Settings, repository: Path) -> None:
@@ -117,7 +127,7 @@ def test_interrupted_downloads_are_gone_on_from(
     hub.faults.clear()
     hub.log.clear()
     checkpoint = fetch(REQUEST, settings)
-    assert local(checkpoint) == wanted
+    assert stored_tensors(checkpoint) == wanted
     whole = sum(entry.size for entry in read_manifest(Path(checkpoint.path))[0].sources.values())
     assert 0 < sum(request.sent for request in hub.requests("cdn")) < whole
 
@@ -153,7 +163,7 @@ def test_corrupted_on_the_way(hub: HubServer, settings: Settings, wanted: dict[s
     with pytest.raises(InfrastructureError, match=r"\.bin: content does not match its digest"):
         fetch(REQUEST, settings)
     hub.faults.clear()
-    assert local(fetch(REQUEST, settings)) == wanted, "the bad parts were gone on from"
+    assert stored_tensors(fetch(REQUEST, settings)) == wanted, "the bad parts were gone on from"
 
 
 def test_a_file_without_what_the_index_says(
@@ -218,7 +228,7 @@ def test_views_are_written_as_what_they_show(tmp_path: Path) -> None:
     files = TorchBinFiles({"x.bin": tmp_path / "x.bin"})
     sources = [TensorSource(file, tensor, tensor.begin, tensor.end) for file, tensor in files.list_tensors().values()]
     digests = files.write_files(plan_output_files(sources, max_file_size=10**9), tmp_path, lambda *_: None)
-    written = upstream(tmp_path)
+    written = upstream_tensors(tmp_path)
     assert written["t"] == whole.t().contiguous().numpy().tobytes()
     assert written["row"] == whole[1].numpy().tobytes()
     assert digests["model.safetensors"].tensors["row"] == hashlib.sha256(written["row"]).hexdigest()

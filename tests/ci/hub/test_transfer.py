@@ -133,7 +133,7 @@ def test_interrupted_by_hand(
 def test_what_is_in_the_journal_is_on_the_disk(
     settings: Settings, content: bytes, outputs: tuple[OutputFile, ...], target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A piece is noted after its file was synced, never before."""
+    """A piece is recorded after its file was synced, never before."""
     events: list[str] = []
     sync, add = os.fdatasync, Journal.record
 

@@ -10,9 +10,9 @@ from ci.hub.fetch import fetch
 from tests.ci.hub.samples import (
     MODEL,
     REQUEST,
-    kept,
-    local,
+    first_layers,
     make_repository,
+    stored_tensors,
 )
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def test_a_single_file_without_an_index(hub: HubServer, settings: Settings, tmp_path: Path) -> None:
     hub.add(MODEL, repository := make_repository(tmp_path / "single", shards=1))
-    assert local(fetch(REQUEST, settings)) == kept(repository, 2)
+    assert stored_tensors(fetch(REQUEST, settings)) == first_layers(repository, 2)
 
 
 @pytest.mark.parametrize("probe", [8, 9, 100, 456])
@@ -32,4 +32,4 @@ def test_headers_longer_than_the_first_look(
     settings: Settings, commit: str, repository: Path, monkeypatch: pytest.MonkeyPatch, probe: int
 ) -> None:
     monkeypatch.setattr("ci.hub.weights.HEADER_PROBE", probe)
-    assert local(fetch(REQUEST, settings)) == kept(repository, 2)
+    assert stored_tensors(fetch(REQUEST, settings)) == first_layers(repository, 2)
