@@ -113,7 +113,7 @@ def _list_needed_files(model: RemoteModel, layers: LayerRequest) -> list[str]:
 
 
 def _plan_whole_file(repository: Repository, file: str) -> OutputFile:
-    """Describe a whole upstream file as one output, so that a transfer can download and resume it."""
+    """Describe a whole upstream file as an output, for a resumable transfer."""
     size = repository.get_file(file).size
     source = TensorSource(file, TensorInfo(file, "U8", (size,), 0, size), 0, size)
     return OutputFile(f"{DOWNLOADS}/{file}", b"", (PlacedTensor(source, 0),), size)

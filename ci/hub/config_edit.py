@@ -18,7 +18,7 @@ from ci.errors import InfrastructureError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-MAX_DEPTH = 40
+MAX_NESTING = 40
 SPACE = re.compile(r"[ \t\r\n]*")
 SCALAR = json.JSONDecoder()
 
@@ -39,7 +39,7 @@ class Keep:
     """Keep the elements at these positions (or keys) of the list (or object) at `path`, and drop the others."""
 
     path: KeyPath
-    which: tuple[int | str, ...]
+    kept: tuple[int | str, ...]
 
 
 Edit = Replace | Keep
@@ -63,7 +63,7 @@ def parse_json(text: str, *, what: str) -> Node:
     """Parse the JSON object in `text` with positions.
 
     NaN and Infinity are accepted, because Python and so transformers write them. Raises InfrastructureError for
-    anything malformed, a duplicate key or nesting over `MAX_DEPTH`.
+    anything malformed, a duplicate key or nesting over `MAX_NESTING`.
     """
     try:
         node = _parse_value(text, _skip_space(text, 0), 0)
@@ -97,11 +97,12 @@ def _locate_change(text: str, node: Node, edit: Edit) -> tuple[int, int, str]:
     if isinstance(edit, Replace):
         return node.start, node.end, json.dumps(edit.value)
     names: Sequence[Any] = range(len(node.spans)) if node.members is None else list(node.members)
-    kept = [span for name, span in zip(names, node.spans, strict=True) if name in edit.which]
-    if not kept:
+    kept = set(edit.kept)
+    spans = [span for name, span in zip(names, node.spans, strict=True) if name in kept]
+    if not spans:
         return node.start, node.end, "[]" if node.members is None else "{}"
     between = text[node.spans[0][1] : node.spans[1][0]] if len(node.spans) > 1 else ""
-    return node.spans[0][0], node.spans[-1][1], between.join(text[start:end] for start, end in kept)
+    return node.spans[0][0], node.spans[-1][1], between.join(text[start:end] for start, end in spans)
 
 
 def _skip_space(text: str, at: int) -> int:
@@ -110,7 +111,7 @@ def _skip_space(text: str, at: int) -> int:
 
 
 def _parse_value(text: str, at: int, depth: int) -> Node:
-    if depth > MAX_DEPTH:
+    if depth > MAX_NESTING:
         raise ValueError("nested too deeply")
     first = text[at]
     if first == "{":

@@ -88,7 +88,7 @@ def parse_header(data: bytes, file_size: int, *, what: str) -> Header:
 
 
 def write_header(tensors: Iterable[TensorInfo], metadata: Mapping[str, str]) -> bytes:
-    """Return the header of `tensors`: length and JSON, padded so that the data is aligned to 8 bytes."""
+    """Return length and JSON of a header, padded with spaces to a multiple of 8 bytes."""
     entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     for tensor in tensors:
         entries[tensor.name] = {

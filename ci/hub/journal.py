@@ -38,8 +38,9 @@ class Journal:
     def __init__(self, directory: Path, outputs: Sequence[OutputFile], pieces: Sequence[Piece]) -> None:
         self._path = directory / JOURNAL
         plan = _hash_plan(outputs, pieces)
-        self.complete_pieces = self._read_pieces(plan)
-        if self.complete_pieces is None or not all(_has_full_size(directory, output) for output in outputs):
+        recorded = self._read_pieces(plan)
+        self.complete_pieces = recorded or set()
+        if recorded is None or not all(_has_full_size(directory, output) for output in outputs):
             _delete_content(directory)
             self.complete_pieces = set()
             self._append_lines([json.dumps({"plan": plan})])

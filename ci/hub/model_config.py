@@ -123,7 +123,10 @@ def _find_stacks(root: Node, text_configs: tuple[KeyPath, ...], what: str) -> tu
             side = "encoder" if side == "text" and has_decoder else side
             sides.setdefault(side, {})[(*text_config, key)] = _read_depth(node, key, what)
     if not sides:
-        return (LayerStack("text", _count_listed_layers(find_node(root, text_configs[0])), ()),)
+        listed = _count_listed_layers(find_node(root, text_configs[0]))
+        return (
+            LayerStack("text", _check_depth(listed, f"the length of {truncation_rules.DEPTH_LIST_FIELD}", what), ()),
+        )
     for depths in sides.values():
         if len(set(depths.values())) > 1:
             names = ", ".join(f"{'.'.join(path)} = {depth}" for path, depth in depths.items())
@@ -135,9 +138,13 @@ def _read_depth(node: Node, key: str, what: str) -> int:
     value = node.value[key]
     if type(value) is not int or value < 1:
         raise RequestError(f"{what}: {key} is {str(value)[:50]}, expected a number of layers")
-    if value > MAX_LAYERS:
-        raise RequestError(f"{what}: {key} is {str(value)[:50]}, hub-tests accepts at most {MAX_LAYERS} layers")
-    return value
+    return _check_depth(value, key, what)
+
+
+def _check_depth(depth: int, key: str, what: str) -> int:
+    if depth > MAX_LAYERS:
+        raise RequestError(f"{what}: {key} is {str(depth)[:50]}, hub-tests accepts at most {MAX_LAYERS} layers")
+    return depth
 
 
 def _count_listed_layers(node: Node) -> int:

@@ -50,7 +50,7 @@ class Transfer:
         self._hub, self._repository, self._outputs, self._directory = hub, repository, outputs, directory
         self._pieces = [piece for output in outputs for piece in plan_pieces(output, piece_size=PIECE_SIZE)]
         self._journal = Journal(directory, outputs, self._pieces)
-        self._complete = set(self._journal.complete_pieces or ())
+        self._complete = set(self._journal.complete_pieces)
         self._unsynced: list[int] = []
         self._condition = threading.Condition()
         self._received = [piece.size if n in self._complete else 0 for n, piece in enumerate(self._pieces)]

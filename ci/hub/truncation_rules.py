@@ -32,9 +32,9 @@ class Rule(Enum):
 DEPTH_FIELDS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 """Fields that hold the number of layers."""
 ENCODER_DEPTH_FIELDS = ("encoder_layers", "num_encoder_layers", "encoder_num_hidden_layers")
+DECODER_DEPTH_FIELDS = ("decoder_layers", "num_decoder_layers", "decoder_num_hidden_layers")
 DEPTH_LIST_FIELD = "layers_block_type"
 """A list with one value a layer that gives the depth where no number does (Nemotron-H)."""
-DECODER_DEPTH_FIELDS = ("decoder_layers", "num_decoder_layers", "decoder_num_hidden_layers")
 
 FIELD_RULES: dict[str, Rule] = {
     # one value a layer

@@ -23,6 +23,7 @@ from ci.hub.truncation_rules import Rule
             f"num_hidden_layers is {10**18}, hub-tests accepts at most {MAX_LAYERS} layers",
         ),
         ({"text_config": {"n_layer": MAX_LAYERS + 1}}, "hub-tests accepts at most"),
+        ({"layers_block_type": ["m"] * (MAX_LAYERS + 1)}, "the length of layers_block_type is 4097, hub-tests accepts"),
         ({"num_layers": 2, "num_decoder_layers": 10**18}, "hub-tests accepts at most"),
         ({"num_hidden_layers": 4, "n_layer": 5}, "contradictory depths"),
         ({"a": {"num_layers": 2}, "b": {"num_layers": 3}}, "several stacks of layers"),
