@@ -95,9 +95,7 @@ def publish(
     night: Annotated[
         bool, typer.Option("--night", help="write issue and history instead of comment and check")
     ] = False,
-    sha256: Annotated[
-        str | None, typer.Option(help="sha256 of report.json: an artifact can be forged")
-    ] = None,
+    sha256: Annotated[str | None, typer.Option(help="sha256 of report.json: an artifact can be forged")] = None,
     as_json: options.JsonFlag = False,
 ) -> None:
     """Write a report to the pull request, the commit and the job summary; of a night, to issue and history."""

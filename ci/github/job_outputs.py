@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ci.errors import GatedError, InfrastructureError, RequestError
 from ci.hub.fetch import Checkpoint
-from ci.hub.manifest import MANIFEST, content_problems, read_manifest
+from ci.hub.manifest import MANIFEST, find_content_problems, read_manifest
 from ci.records import read_json, to_dict, to_json
 from ci.report.outcome import Problem
 
@@ -102,7 +102,7 @@ def verify_checkpoint(outputs: FetchOutputs, entry: str, store: Path) -> Checkpo
     manifest, digest = read_manifest(path)
     if digest != fetched.manifest_sha256:
         raise InfrastructureError(f"{path}: not the checkpoint that was fetched: its manifest has sha256 {digest}")
-    if problems := content_problems(path, manifest):
+    if problems := find_content_problems(path, manifest):
         raise InfrastructureError(f"{path}: not the checkpoint that was fetched: {problems[0]}")
     return replace(fetched, path=str(path))
 

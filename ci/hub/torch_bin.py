@@ -1,6 +1,6 @@
-"""Repositories with `pytorch_model*.bin` only: whole files, loaded weights-only, written as the same checkpoint.
+"""Repositories with `pytorch_model*.bin` only: whole files, loaded as tensors alone, written as safetensors.
 
-The one module of this room that needs torch, and only when it is used. `weights_only=True` restricts unpickling to
+This module and no other in `ci/hub` imports torch, inside its functions. `weights_only=True` restricts unpickling to
 tensors; `mmap=True` leaves the bytes in the file until they are written.
 """
 
@@ -13,14 +13,14 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from ci.errors import InfrastructureError
-from ci.hub.header import Tensor
+from ci.hub.header import TensorInfo
 from ci.hub.transfer import Digests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from ci.hub.ranges import OutputFile
+    from ci.hub.download_plan import OutputFile
 
 DTYPES = {
     "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16",
@@ -29,45 +29,51 @@ DTYPES = {
     "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "float8_e8m0fnu": "F8_E8M0",
     "float8_e4m3fnuz": "F8_E4M3FNUZ", "float8_e5m2fnuz": "F8_E5M2FNUZ",
 }  # fmt: skip
-"""safetensors' names for torch's dtypes."""
-BLOCK = 4 * 1024**2
+"""safetensors' dtype names, by torch's."""
+BLOCK_SIZE = 4 * 1024**2
 
 
-class PickledFiles:
-    """Downloaded `.bin` files, by their name upstream. `tensors` maps a file to what is in it."""
+class TorchBinFiles:
+    """Downloaded `.bin` files, by their name on the Hub."""
 
     def __init__(self, paths: Mapping[str, Path]) -> None:
-        self._states = {name: _load(path, name) for name, path in paths.items()}
+        self._states = {name: _load_state_dict(path, name) for name, path in paths.items()}
 
-    def tensors(self) -> dict[str, tuple[str, Tensor]]:
-        """Each tensor's name to its file and its dtype and shape. Its begin and end count bytes as if back to back."""
-        found: dict[str, tuple[str, Tensor]] = {}
+    def list_tensors(self) -> dict[str, tuple[str, TensorInfo]]:
+        """Return the file and the header entry of each tensor, by name.
+
+        `begin` and `end` count bytes as if the tensors of a file were stored without gaps.
+        """
+        tensors: dict[str, tuple[str, TensorInfo]] = {}
         for file, state in self._states.items():
-            at = 0
+            offset = 0
             for name, value in state.items():
                 size = value.numel() * value.element_size()
-                found[name] = (file, Tensor(name, _dtype(value, file, name), tuple(value.shape), at, at + size))
-                at += size
-        return found
+                tensors[name] = (
+                    file,
+                    TensorInfo(name, _convert_dtype(value, file, name), tuple(value.shape), offset, offset + size),
+                )
+                offset += size
+        return tensors
 
-    def write(
-        self, outputs: Sequence[OutputFile], directory: Path, tick: Callable[[int, int], None]
+    def write_files(
+        self, outputs: Sequence[OutputFile], directory: Path, on_progress: Callable[[int, int], None]
     ) -> dict[str, Digests]:
-        """Write the outputs, a block at a time, hashing on the way; `tick(done, total)`, in bytes, after each file."""
+        """Write and hash the output files; call `on_progress(done, total)`, in bytes, after each."""
         done, total, digests = 0, sum(output.size for output in outputs), {}
         for output in outputs:
-            digests[output.name] = self._write(output, directory / output.name)
+            digests[output.name] = self._write_file(output, directory / output.name)
             done += output.size
-            tick(done, total)
+            on_progress(done, total)
         return digests
 
-    def _write(self, output: OutputFile, path: Path) -> Digests:
+    def _write_file(self, output: OutputFile, path: Path) -> Digests:
         whole, tensors = hashlib.sha256(output.header), {}
         with path.open("wb") as file:
             file.write(output.header)
             for placed in output.tensors:
                 own = hashlib.sha256()
-                for block in _blocks(self._states[placed.source.shard][placed.source.tensor.name]):
+                for block in _iter_blocks(self._states[placed.source.shard][placed.source.tensor.name]):
                     file.write(block)
                     own.update(block)
                     whole.update(block)
@@ -77,23 +83,28 @@ class PickledFiles:
         return Digests(whole.hexdigest(), tensors)
 
 
-def _load(path: Path, name: str) -> dict[str, Any]:
+def _load_state_dict(path: Path, name: str) -> dict[str, Any]:
     import torch
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about what such a file may be; whether it loads is what counts
+            warnings.simplefilter("ignore")  # torch warns about unusual files; a file that loads is good enough
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as problem:
         reason = str(problem).splitlines()[0][:200] if str(problem) else type(problem).__name__
-        raise InfrastructureError(f"{name}: cannot be loaded as weights alone: {reason}") from None
+        raise InfrastructureError(f"{name}: cannot be loaded with weights_only=True: {reason}") from None
     if not isinstance(state, dict) or not all(_is_tensor(key, value) for key, value in state.items()):
-        raise InfrastructureError(f"{name}: holds something other than named tensors; refused")
+        raise InfrastructureError(
+            f"{name}: holds something other than named tensors; only plain state dicts are supported"
+        )
     return dict(state)
 
 
 def _is_zip(path: Path) -> bool:
-    """Files from before torch 1.6 are no zip archives and cannot be mapped."""
+    """Return whether a file is a zip archive.
+
+    Files from before torch 1.6 are not, and cannot be mapped.
+    """
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"
 
@@ -104,17 +115,19 @@ def _is_tensor(key: object, value: object) -> bool:
     return isinstance(key, str) and isinstance(value, torch.Tensor) and value.layout == torch.strided
 
 
-def _dtype(value: Any, file: str, name: str) -> str:
+def _convert_dtype(value: Any, file: str, name: str) -> str:
     dtype = str(value.dtype).removeprefix("torch.")
     if dtype not in DTYPES:
-        raise InfrastructureError(f"{file}: tensor {name[:200]!r} has dtype {dtype}, which safetensors does not know")
+        raise InfrastructureError(
+            f"{file}: tensor {name[:200]!r} has dtype {dtype}, which safetensors does not support"
+        )
     return DTYPES[dtype]
 
 
-def _blocks(value: Any) -> Iterator[memoryview]:
-    """A tensor's bytes in row-major order."""
+def _iter_blocks(value: Any) -> Iterator[memoryview]:
+    """Yield a tensor's bytes in row-major order."""
     import torch
 
     flat = value.detach().contiguous().flatten().view(torch.uint8)
-    for start in range(0, flat.numel(), BLOCK):
-        yield memoryview(flat[start : start + BLOCK].numpy())
+    for start in range(0, flat.numel(), BLOCK_SIZE):
+        yield memoryview(flat[start : start + BLOCK_SIZE].numpy())

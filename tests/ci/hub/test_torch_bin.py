@@ -17,9 +17,19 @@ from ci.errors import InfrastructureError, RequestError
 from ci.hub.fetch import fetch
 from ci.hub.header import parse_header
 from ci.hub.manifest import read_manifest
-from ci.hub.pickled import DTYPES, PickledFiles
 from ci.hub.store import Store
-from tests.ci.hub.samples import CONFIG, MODEL, REQUEST, kept, local, make_repository, tree, upstream, write_json
+from ci.hub.torch_bin import DTYPES, TorchBinFiles
+from tests.ci.hub.samples import (
+    CONFIG,
+    MODEL,
+    REQUEST,
+    first_layers,
+    make_repository,
+    read_tree,
+    stored_tensors,
+    upstream_tensors,
+    write_json,
+)
 from tests.standin.wire import Fault
 
 if TYPE_CHECKING:
@@ -27,7 +37,7 @@ if TYPE_CHECKING:
     from tests.standin.server import HubServer
 
 
-def to_pickled(repository: Path, *, files: int = 3) -> None:
+def to_torch_bin(repository: Path, *, files: int = 3) -> None:
     """Replace a repository's safetensors files by `.bin` files of the same tensors."""
     states: list[dict[str, torch.Tensor]] = [{} for _ in range(files)]
     weight_map = {}
@@ -51,8 +61,8 @@ def to_pickled(repository: Path, *, files: int = 3) -> None:
 @pytest.fixture
 def wanted(hub: HubServer, repository: Path) -> dict[str, bytes]:
     """What two layers of the model are; its files are pickled now, and served."""
-    tensors = kept(repository, 2)
-    to_pickled(repository)
+    tensors = first_layers(repository, 2)
+    to_torch_bin(repository)
     hub.add(MODEL, repository)
     return tensors
 
@@ -60,9 +70,9 @@ def wanted(hub: HubServer, repository: Path) -> dict[str, bytes]:
 def test_the_same_checkpoint(settings: Settings, wanted: dict[str, bytes], repository: Path) -> None:
     checkpoint = fetch(REQUEST, settings)
     path = Path(checkpoint.path)
-    assert local(checkpoint) == wanted
-    assert "model.safetensors" in tree(path)
-    assert not [name for name in tree(path) if name.endswith(".bin")]
+    assert stored_tensors(checkpoint) == wanted
+    assert "model.safetensors" in read_tree(path)
+    assert not [name for name in read_tree(path) if name.endswith(".bin")]
     (note,) = checkpoint.notes
     assert note.startswith("the repository has no safetensors files, so whole .bin files (with auto all of them) were")
     assert checkpoint.bytes_fetched > checkpoint.bytes_kept
@@ -90,15 +100,15 @@ def test_auto(hub: HubServer, settings: Settings, wanted: dict[str, bytes], repo
     assert (checkpoint.layers, checkpoint.kinds_missed) == (3, ('layer 2: layer_types="f"',))
     again = fetch(replace(REQUEST, layers="auto"), settings)
     assert (again.cache, again.path) == ("hit", checkpoint.path)
-    assert [entry.state for entry in Store(settings.cache).entries()] == ["complete"]
+    assert [entry.state for entry in Store(settings.cache).list_entries()] == ["complete"]
 
 
 def test_a_single_file(hub: HubServer, settings: Settings, tmp_path: Path) -> None:
     repository = make_repository(tmp_path / "single", shards=1)
-    tensors = kept(repository, 2)
-    to_pickled(repository, files=1)
+    tensors = first_layers(repository, 2)
+    to_torch_bin(repository, files=1)
     hub.add(MODEL, repository)
-    assert local(fetch(REQUEST, settings)) == tensors
+    assert stored_tensors(fetch(REQUEST, settings)) == tensors
 
 
 def test_safetensors_win_where_both_are(hub: HubServer, settings: Settings, repository: Path) -> None:
@@ -110,14 +120,14 @@ def test_safetensors_win_where_both_are(hub: HubServer, settings: Settings, repo
 def test_interrupted_downloads_are_gone_on_from(
     hub: HubServer, settings: Settings, wanted: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ci.hub.transfer.PIECE", 500)
+    monkeypatch.setattr("ci.hub.transfer.PIECE_SIZE", 500)
     hub.faults.inject(Fault("drop", origin="cdn", skip=8, times=None))
     with pytest.raises(InfrastructureError):
         fetch(REQUEST, settings)
     hub.faults.clear()
     hub.log.clear()
     checkpoint = fetch(REQUEST, settings)
-    assert local(checkpoint) == wanted
+    assert stored_tensors(checkpoint) == wanted
     whole = sum(entry.size for entry in read_manifest(Path(checkpoint.path))[0].sources.values())
     assert 0 < sum(request.sent for request in hub.requests("cdn")) < whole
 
@@ -139,11 +149,13 @@ def test_pickles_with_code_are_refused_and_not_run(
     trace = tmp_path / "was-here"
     save({"model.norm.weight": Evil(trace)}, repository / "pytorch_model-00001-of-00003.bin")
     hub.add(MODEL, repository)
-    with pytest.raises(InfrastructureError, match=r"00001-of-00003\.bin: cannot be loaded as weights alone") as refused:
+    with pytest.raises(
+        InfrastructureError, match=r"00001-of-00003\.bin: cannot be loaded with weights_only=True"
+    ) as refused:
         fetch(REQUEST, settings)
     assert "\n" not in str(refused.value)
     assert not trace.exists()
-    assert "complete" not in [entry.state for entry in Store(settings.cache).entries()]
+    assert "complete" not in [entry.state for entry in Store(settings.cache).list_entries()]
 
 
 def test_corrupted_on_the_way(hub: HubServer, settings: Settings, wanted: dict[str, bytes]) -> None:
@@ -151,7 +163,7 @@ def test_corrupted_on_the_way(hub: HubServer, settings: Settings, wanted: dict[s
     with pytest.raises(InfrastructureError, match=r"\.bin: content does not match its digest"):
         fetch(REQUEST, settings)
     hub.faults.clear()
-    assert local(fetch(REQUEST, settings)) == wanted, "the bad parts were gone on from"
+    assert stored_tensors(fetch(REQUEST, settings)) == wanted, "the bad parts were gone on from"
 
 
 def test_a_file_without_what_the_index_says(
@@ -179,25 +191,25 @@ def test_a_missing_layer_is_refused(
         ({"a": "text"}, "something other than named tensors"),
         ({1: torch.zeros(1)}, "something other than named tensors"),
         ({"a": torch.zeros(2, 2).to_sparse()}, "something other than named tensors"),
-        ({"a": torch.zeros(1, dtype=torch.complex128)}, "dtype complex128, which safetensors does not know"),
+        ({"a": torch.zeros(1, dtype=torch.complex128)}, "dtype complex128, which safetensors does not support"),
     ],
 )
 def test_files_of_something_else(tmp_path: Path, state: object, problem: str) -> None:
     torch.save(state, tmp_path / "x.bin")
     with pytest.raises(InfrastructureError, match=problem):
-        PickledFiles({"x.bin": tmp_path / "x.bin"}).tensors()
+        TorchBinFiles({"x.bin": tmp_path / "x.bin"}).list_tensors()
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 but no zip", b"\x80\x02]q\x00."])
 def test_files_that_are_no_pickles(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.bin").write_bytes(content)
     with pytest.raises(InfrastructureError, match=r"x\.bin: "):
-        PickledFiles({"x.bin": tmp_path / "x.bin"})
+        TorchBinFiles({"x.bin": tmp_path / "x.bin"})
 
 
 def test_files_from_before_zip_archives(tmp_path: Path) -> None:
     torch.save({"a": torch.arange(3)}, tmp_path / "x.bin", _use_new_zipfile_serialization=False)
-    (file, tensor) = PickledFiles({"x.bin": tmp_path / "x.bin"}).tensors()["a"]
+    (file, tensor) = TorchBinFiles({"x.bin": tmp_path / "x.bin"}).list_tensors()["a"]
     assert (file, tensor.dtype, tensor.shape, tensor.size) == ("x.bin", "I64", (3,), 24)
 
 
@@ -211,12 +223,12 @@ def test_every_dtype_of_safetensors_that_torch_has() -> None:
 def test_views_are_written_as_what_they_show(tmp_path: Path) -> None:
     whole = torch.arange(12, dtype=torch.int16).reshape(3, 4)
     torch.save({"t": whole.t(), "row": whole[1]}, tmp_path / "x.bin")
-    from ci.hub.ranges import Source, lay_out
+    from ci.hub.download_plan import TensorSource, plan_output_files
 
-    files = PickledFiles({"x.bin": tmp_path / "x.bin"})
-    sources = [Source(file, tensor, tensor.begin, tensor.end) for file, tensor in files.tensors().values()]
-    digests = files.write(lay_out(sources, max_file=10**9), tmp_path, lambda *_: None)
-    written = upstream(tmp_path)
+    files = TorchBinFiles({"x.bin": tmp_path / "x.bin"})
+    sources = [TensorSource(file, tensor, tensor.begin, tensor.end) for file, tensor in files.list_tensors().values()]
+    digests = files.write_files(plan_output_files(sources, max_file_size=10**9), tmp_path, lambda *_: None)
+    written = upstream_tensors(tmp_path)
     assert written["t"] == whole.t().contiguous().numpy().tobytes()
     assert written["row"] == whole[1].numpy().tobytes()
     assert digests["model.safetensors"].tensors["row"] == hashlib.sha256(written["row"]).hexdigest()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ci.errors import InfrastructureError, RequestError
-from ci.hub.listing import RemoteFile, check_model_id, is_commit, is_safe, parse_repository
+from ci.hub.repository import RemoteFile, check_model_id, is_commit, is_safe_path, parse_repository
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
@@ -24,7 +24,7 @@ def test_ids_of_the_hub(name: str) -> None:
     ["", "/", "a/b/c", "../x", "a/..", "a/b?x=1", "a/b#x", "a b/c", ".a/b", "a/b\n", "a--b/c", "a/" + "b" * 97, "é/b"],
 )
 def test_anything_else_is_no_id(name: str) -> None:
-    with pytest.raises(RequestError, match="is no Hub id") as refused:
+    with pytest.raises(RequestError, match="is not a Hub model id") as refused:
         check_model_id(name)
     assert "\n" not in str(refused.value)
 
@@ -33,7 +33,7 @@ def test_anything_else_is_no_id(name: str) -> None:
     "path", ["config.json", "a/b/c.safetensors", "onnx/.gitkeep", "model-00001-of-00002.safetensors"]
 )
 def test_safe_names(path: str) -> None:
-    assert is_safe(path)
+    assert is_safe_path(path)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_safe_names(path: str) -> None:
     ],
 )
 def test_names_that_could_lead_anywhere_else(path: str) -> None:
-    assert not is_safe(path)
+    assert not is_safe_path(path)
 
 
 def test_only_a_full_commit_is_a_commit() -> None:
@@ -114,4 +114,4 @@ def test_nonsense_is_one_line(body: bytes) -> None:
 
 def test_a_file_that_is_not_listed() -> None:
     with pytest.raises(InfrastructureError, match="o/m@01234567 b: the repository has no such file"):
-        parse_repository(listing(), "o/m", what="x").file("b")
+        parse_repository(listing(), "o/m", what="x").get_file("b")
