@@ -75,7 +75,7 @@ def report(
     """A folder of results against the plan, into a report; on a laptop as in Actions."""
     from ci.github.actions import write_outputs
     from ci.report.results import exit_code
-    from ci.report.words import title
+    from ci.report.wording import format_title
     from ci.verbs.report import report as judge
     from ci.verbs.report import report_digest
 
@@ -84,7 +84,7 @@ def report(
     judged = judge(options.plan(call, plan_file), results, out, baseline=baseline, context=context, problems=problems)
     if context and context.output:
         write_outputs(context.output, {"verdict": judged.verdict, "sha256": report_digest(out)})
-    options.answer(judged, title(judged), as_json=as_json)
+    options.answer(judged, format_title(judged), as_json=as_json)
     raise typer.Exit(exit_code(judged))
 
 

@@ -7,8 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from ci.github.command import GRAMMAR, NAME
-from ci.report.escape import cell, code, text
-from ci.report.links import link
+from ci.report.escape import cell, code, escape_text, link
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,12 +41,12 @@ def not_on_the_list(login: str) -> str:
 
 def misread(problem: str) -> str:
     """The command cannot be carried out as written."""
-    return f"{text(problem, 1500)}\n\nThe command is\n\n{_paste(GRAMMAR)}\n\n{code(NAME + ' help')} tells more."
+    return f"{escape_text(problem, 1500)}\n\nThe command is\n\n{_paste(GRAMMAR)}\n\n{code(NAME + ' help')} tells more."
 
 
 def no_registry(problem: str) -> str:
     """What can be tested is not known."""
-    return f"The registry of models cannot be read, so nothing was started.\n\n{text(problem, 1500)}"
+    return f"The registry of models cannot be read, so nothing was started.\n\n{escape_text(problem, 1500)}"
 
 
 def closed() -> str:
@@ -120,7 +119,7 @@ def help_text(models: Mapping[str, HubModel]) -> str:
 
 def plan_text(plan: Plan, baseline: Baseline, command: Command) -> str:
     """Entries and estimated minutes. An entry without history is estimated by the median of the others."""
-    known = {entry.name: baseline.seconds(entry.name) for entry in plan.entries}
+    known = {entry.name: baseline.median_seconds(entry.name) for entry in plan.entries}
     measured = [seconds for seconds in known.values() if seconds is not None]
     rows = []
     for entry in plan.entries:
@@ -158,7 +157,7 @@ def no_runner(jobs: Sequence[RunJob]) -> str:
     first = min((job.created_at or "" for job in jobs), default="")
     labels = ", ".join(code(label) for label in dict.fromkeys(label for job in jobs for label in job.labels))
     names = _names([job.own_name for job in jobs])
-    since = f" since {text(first[:16].replace('T', ' '))} UTC" if first else ""
+    since = f" since {escape_text(first[:16].replace('T', ' '))} UTC" if first else ""
     return (
         f"⏳ **No runner with the labels {labels} has taken {names}{since}.** They are offline, busy, or do not exist; "
         f"the jobs wait for up to a day. {code(NAME + ' cancel')} ends that."

@@ -19,7 +19,7 @@ from ci.errors import GatedError, InfrastructureError, RequestError
 from ci.hub.fetch import Checkpoint
 from ci.hub.manifest import MANIFEST, content_problems, read_manifest
 from ci.records import read_json, to_dict, to_json
-from ci.report.outcome import Problem
+from ci.report.results import Problem
 
 if TYPE_CHECKING:
     from ci.evidence import FailureClass

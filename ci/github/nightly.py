@@ -9,19 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ci.report.escape import cell, code, text
-from ci.report.fit import characters
+from ci.report.escape import cell, code, escape_text, link
 from ci.report.history import HistoryRecord
 from ci.report.limits import COMMENT_CHARS
-from ci.report.links import link
-from ci.report.markdown import render
+from ci.report.markdown import render_markdown
+from ci.report.truncate_markdown import count_characters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ci.github.client import Client
     from ci.report.history import Baseline
-    from ci.report.outcome import Results
+    from ci.report.results import Results
 
 MARKER = "<!-- hub-tests:nightly -->"
 TITLE = "hub-tests: the nightly run fails"
@@ -71,9 +70,9 @@ def issue_text(results: Results, failing: Sequence[Streak]) -> str:
     """
     top = f"{MARKER}\nThis issue is kept by hub-tests: it is closed by the first night that passes.\n\n"
     tables = (_table(failing, moved=True), _table(failing, moved=False), ", ".join(code(s.entry) for s in failing))
-    table = next((text for text in tables if characters(text) <= TABLE_CHARS), tables[-1])
+    table = next((text for text in tables if count_characters(text) <= TABLE_CHARS), tables[-1])
     head = f"{top}{table}\n\n"
-    return head + render(results, COMMENT_CHARS - characters(head) - 100)
+    return head + render_markdown(results, COMMENT_CHARS - count_characters(head) - 100)
 
 
 def _table(failing: Sequence[Streak], *, moved: bool) -> str:
@@ -110,11 +109,11 @@ def _open_issue(client: Client, bot: str) -> Issue | None:
 def _row(streak: Streak, *, moved: bool) -> list[str]:
     first, now, good = streak.bad[0], streak.bad[-1], streak.good
     row = [cell(code(streak.entry)), str(len(streak.bad)), _night(first), _night(good) if good else "never"]
-    return [*row, cell(text(_moved(good, now), 600)) if good else ""] if moved else row
+    return [*row, cell(escape_text(_moved(good, now), 600)) if good else ""] if moved else row
 
 
 def _night(record: HistoryRecord) -> str:
-    return cell(f"{code(record.sha[:12])} {text(record.date[:10])}")
+    return cell(f"{code(record.sha[:12])} {escape_text(record.date[:10])}")
 
 
 def _moved(then: HistoryRecord, now: HistoryRecord) -> str:

@@ -10,8 +10,8 @@ from ci.errors import RequestError
 from ci.github.api import NotFoundError
 from ci.github.board import marker
 from ci.github.facts import PullRequest, Role
-from ci.report.fit import characters
 from ci.report.limits import COMMENT_CHARS
+from ci.report.truncate_markdown import count_characters
 
 if TYPE_CHECKING:
     from ci.github.board import Kind
@@ -93,8 +93,8 @@ def find_comment(client: Client, number: int, kind: Kind, *, bot: str) -> Commen
 
 def keep_comment(client: Client, number: int, found: Comment | None, body: str) -> Comment:
     """Edit `found` into `body`, or write it where there is none yet."""
-    if characters(body) > COMMENT_CHARS:
-        raise RequestError(f"comment of {characters(body)} characters: GitHub takes {COMMENT_CHARS}")
+    if count_characters(body) > COMMENT_CHARS:
+        raise RequestError(f"comment of {count_characters(body)} characters: GitHub takes {COMMENT_CHARS}")
     if found is None:
         return client.write(Comment, "POST", f"/issues/{number}/comments", {"body": body})
     try:

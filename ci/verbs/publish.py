@@ -12,14 +12,13 @@ from ci.github.actions import write_summary
 from ci.github.board import LastResult, read_state, write_board
 from ci.github.branch import append_history, read_history_of
 from ci.github.client import Client
-from ci.report import words
-from ci.report.escape import code
-from ci.report.fit import characters
-from ci.report.history import records_of
+from ci.report import wording
+from ci.report.escape import code, link
+from ci.report.history import make_history_records
 from ci.report.limits import COMMENT_CHARS
-from ci.report.links import link
-from ci.report.markdown import render
-from ci.report.write import REPORT_JSON, REPORT_MD, read_report
+from ci.report.markdown import render_markdown
+from ci.report.report_files import REPORT_JSON, REPORT_MD, read_report
+from ci.report.truncate_markdown import count_characters
 from ci.verbs.report import report_digest
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from ci.github.context import Context
     from ci.github.facts import PullRequest
     from ci.plan import RunRequest
-    from ci.report.outcome import Results
+    from ci.report.results import Results
 
 Where = Literal["results", "night"]
 _NAMES = 20
@@ -99,7 +98,7 @@ def _comment(client: Client, results: Results, context: Context) -> str:
     last = _last(results)
     last = replace(last, unsettled=had.unsettled(last.sha, last.models))
     state, first = had.finished(last), stale + _not_tested_again(last.unsettled)
-    text = first + render(results, COMMENT_CHARS - characters(write_board(first, state)))
+    text = first + render_markdown(results, COMMENT_CHARS - count_characters(write_board(first, state)))
     return pulls.keep_comment(client, number, found, write_board(text, state)).html_url
 
 
@@ -143,15 +142,15 @@ def _last(results: Results) -> LastResult:
 
 
 def _check(client: Client, results: Results) -> str:
-    summary = render(results, checks.OUTPUT_CHARS)
-    return checks.write_check(client, results, title=words.title(results), summary=summary).html_url or ""
+    summary = render_markdown(results, checks.OUTPUT_CHARS)
+    return checks.write_check(client, results, title=wording.format_title(results), summary=summary).html_url or ""
 
 
 def _status(client: Client, results: Results, unsettled: tuple[str, ...]) -> str:
     """The run's verdict on the commit; not green while something that failed there before was not tested again."""
     request = results.plan.request
     state = checks.STATES[results.verdict]
-    title = words.title(results)
+    title = wording.format_title(results)
     if state == "success" and unsettled:
         state, title = "failure", f"{title}; not tested again after it failed: {', '.join(unsettled)}"
     checks.set_status(client, request.sha, state, title, request.run_url)
@@ -160,7 +159,7 @@ def _status(client: Client, results: Results, unsettled: tuple[str, ...]) -> str
 
 def _history(client: Client, results: Results, context: Context) -> str:
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    records = records_of(results, now)
+    records = make_history_records(results, now)
     request = results.plan.request
     return append_history(client, context.data_branch, records, f"Night of {now[:10]}: {request.sha[:12]}")
 
@@ -168,7 +167,7 @@ def _history(client: Client, results: Results, context: Context) -> str:
 def _issue(client: Client, results: Results, context: Context) -> str:
     """The nightly issue; tonight is in `results`, whether the history has it already (a second attempt) or not."""
     history = read_history_of(client, context.data_branch)
-    tonight = records_of(results, datetime.now(UTC).isoformat(timespec="seconds"))
+    tonight = make_history_records(results, datetime.now(UTC).isoformat(timespec="seconds"))
     return nightly.keep_issue(client, results, nightly.streaks(history, tonight), bot=context.bot)
 
 

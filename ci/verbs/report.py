@@ -7,12 +7,11 @@ import time
 from typing import TYPE_CHECKING
 
 from ci.errors import RequestError
-from ci.report.bulk import bulk
-from ci.report.collect import collect
+from ci.report.build_results import build_results
 from ci.report.history import Baseline, read_history
-from ci.report.outcome import Problem
-from ci.report.results import judge_results
-from ci.report.write import REPORT_JSON, write_report
+from ci.report.report_files import REPORT_JSON, write_report
+from ci.report.result_files import pause_garbage_collection, read_result_files
+from ci.report.results import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from ci.github.context import Context
     from ci.github.runs import RunJob
     from ci.plan import Plan
-    from ci.report.outcome import Job, Results
+    from ci.report.results import Job, Results
 
 LAG = 4
 """How often GitHub is asked again while it lists a test as not over."""
@@ -42,10 +41,10 @@ def report(
     there is only the folder, and `baseline`: a history file or a folder of them.
     """
     jobs, history, untested = _from_github(plan, context) if context else (None, Baseline(), {})
-    with bulk():
+    with pause_garbage_collection():
         history = read_baseline(baseline) if baseline else history
-        found = collect(results) if results.exists() or context is None else {}
-        judged = judge_results(plan, found, jobs, history, problems={**untested, **_waiting(jobs), **(problems or {})})
+        found = read_result_files(results) if results.exists() or context is None else {}
+        judged = build_results(plan, found, jobs, history, problems={**untested, **_waiting(jobs), **(problems or {})})
         write_report(judged, out)
     return judged
 

@@ -10,10 +10,10 @@ from xml.sax.saxutils import escape, quoteattr
 from ci.evidence import Evidence, Heat, LayerRouting, Measure, Step, to_property
 from ci.models import HubModel
 from ci.plan import Plan, RunRequest, make_plan
-from ci.report.history import Baseline, HistoryRecord, records_of
+from ci.report.build_results import build_results
+from ci.report.history import Baseline, HistoryRecord, make_history_records
 from ci.report.junit import read_junit
-from ci.report.outcome import Attempt, Job
-from ci.report.results import Problem, Results, judge_results
+from ci.report.results import Attempt, Job, Problem, Results
 
 SHA = "1a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d"
 GOOD_SHA = "99887766554433221100ffeeddccbbaa99887766"
@@ -219,7 +219,7 @@ def chain(entry: str, failed: str, reason: str, *, steps: tuple[str, ...]) -> di
 
 def judged(plan: Plan, faults: Mapping[str, Fault | None] | None = None, **more: Any) -> Results:
     """The results of a run in one file."""
-    return judge_results(plan, read_junit(junit(plan, faults)), **more)
+    return build_results(plan, read_junit(junit(plan, faults)), **more)
 
 
 def nights(plan: Plan, *runs: Mapping[str, Fault | None], sha: str = GOOD_SHA) -> Baseline:
@@ -227,7 +227,7 @@ def nights(plan: Plan, *runs: Mapping[str, Fault | None], sha: str = GOOD_SHA) -
     records: dict[str, list[HistoryRecord]] = {}
     for day, faults in enumerate(runs, start=1):
         night = replace(plan, request=replace(plan.request, sha=f"{day:02d}{sha[2:]}", trigger="schedule"))
-        for record in records_of(judged(night, faults), f"2026-08-{day:02d}T03:17:00Z"):
+        for record in make_history_records(judged(night, faults), f"2026-08-{day:02d}T03:17:00Z"):
             records.setdefault(record.entry, []).append(record)
     return Baseline({name: tuple(known) for name, known in records.items()})
 
@@ -300,7 +300,7 @@ def crashed() -> Results:
         ),
     }
     jobs = {name: Job("failure", url=f"{RUN_URL}/job/{n}", seconds=61.0) for n, name in enumerate(MODELS, start=1)}
-    return judge_results(plan, found, jobs)
+    return build_results(plan, found, jobs)
 
 
 def neutral() -> Results:
@@ -318,7 +318,7 @@ def neutral() -> Results:
         "mixtral": (Attempt(1, read_junit(junit(plan, only="mixtral")), host={"gpu0": "NVIDIA H100 80GB HBM3"}),),
     }
     gated = Problem("gated", "mistralai/Mistral-7B-v0.1 is gated: accept its terms and set HF_TOKEN")
-    return judge_results(plan, files, problems={"mistral": gated})
+    return build_results(plan, files, problems={"mistral": gated})
 
 
 HOSTILE = (

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci.report.junit import Case, read_junit
+from ci.report.junit import JunitCase, read_junit
 from ci.report.limits import InputLimits
 from tests.ci.report.samples import document
 
@@ -84,7 +84,7 @@ def test_hostile_content_is_a_problem_and_never_an_exception(content: bytes, pro
 def test_billion_laughs_are_refused_before_the_first_one() -> None:
     entities = "".join(f'<!ENTITY l{n} "{"&l" + str(n - 1) + ";" if n else "ha"}{"x" * 10}">' for n in range(50))
     junit = read_junit(f"<!DOCTYPE l [{entities}]><testsuites>&l49;</testsuites>".encode())
-    assert junit.problem == "result file brings a document type or entities"
+    assert junit.problem == "result file contains a document type or entities"
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_texts_are_cleaned_and_clipped() -> None:
     ("text", "seconds"), [("1.5", 1.5), ("1,234.5", 1234.5), ("nan", 0), ("-1", 0), ("1e99", 0), ("x", 0)]
 )
 def test_times_are_sane(text: str, seconds: float) -> None:
-    assert read_junit(document(f'<testcase name="a" time="{text}"/>')).cases == (Case("a", "passed", seconds),)
+    assert read_junit(document(f'<testcase name="a" time="{text}"/>')).cases == (JunitCase("a", "passed", seconds),)
 
 
 def test_files(tmp_path: Path) -> None:

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ci.evidence import Evidence
-from ci.report.causes import fingerprint
-from ci.report.classify import classify, headline
-from ci.report.junit import Case
+from ci.report.failure_causes import classify_failure, extract_headline, fingerprint_failure
+from ci.report.junit import JunitCase
+from tests.ci.report import samples
+from tests.ci.report.samples import Fault, judged, mismatch, nights, plan_of
+from tests.ci.report.single_model import CONVERSION, FORWARD
 
 
 @pytest.mark.parametrize(
@@ -32,14 +36,14 @@ from ci.report.junit import Case
     ],
 )
 def test_by_what_it_says(message: str, expected: str) -> None:
-    assert classify(Case("a", "failed", message=message), None) == expected
+    assert classify_failure(JunitCase("a", "failed", message=message), None) == expected
 
 
 def test_the_test_itself_knows_best() -> None:
-    case = Case("a", "failed", message="CUDA out of memory")
-    assert classify(case, Evidence("m", "test_conversion", failure_class="shape_mismatch")) == "shape_mismatch"
-    crash = Case("a", "error", message="worker 'gw0' crashed while running 'a'")
-    assert classify(crash, Evidence("m", "test_conversion", failure_class="hub_unavailable")) == "crash"
+    case = JunitCase("a", "failed", message="CUDA out of memory")
+    assert classify_failure(case, Evidence("m", "test_conversion", failure_class="shape_mismatch")) == "shape_mismatch"
+    crash = JunitCase("a", "error", message="worker 'gw0' crashed while running 'a'")
+    assert classify_failure(crash, Evidence("m", "test_conversion", failure_class="hub_unavailable")) == "crash"
 
 
 @pytest.mark.parametrize(
@@ -55,7 +59,7 @@ def test_the_test_itself_knows_best() -> None:
     ],
 )
 def test_headline(message: str, detail: str, expected: str) -> None:
-    assert headline(Case("a", "failed", message=message, detail=detail)) == expected
+    assert extract_headline(JunitCase("a", "failed", message=message, detail=detail)) == expected
 
 
 @pytest.mark.parametrize(
@@ -71,9 +75,38 @@ def test_headline(message: str, detail: str, expected: str) -> None:
 )
 def test_the_same_cause_has_the_same_fingerprint(one: str, two: str) -> None:
     names = ("mixtral", "smollm2")
-    assert fingerprint("other", one, names=names) == fingerprint("other", two, names=names)
+    assert fingerprint_failure("other", one, names=names) == fingerprint_failure("other", two, names=names)
 
 
 def test_other_causes_have_other_fingerprints() -> None:
-    assert fingerprint("other", "query is wrong") != fingerprint("other", "key is wrong")
-    assert fingerprint("other", "x") != fingerprint("crash", "x")
+    assert fingerprint_failure("other", "query is wrong") != fingerprint_failure("other", "key is wrong")
+    assert fingerprint_failure("other", "x") != fingerprint_failure("crash", "x")
+
+
+def test_the_same_cause_in_three_models_is_one_cause() -> None:
+    results = samples.failing()
+    assert len(results.causes) == 1
+    assert results.causes[0].models == ("smollm2", "mistral", "mixtral")
+
+
+def test_what_models_say_of_themselves_does_not_part_a_cause() -> None:
+    faults: dict[str, Fault | None] = {
+        f"test_conversion[{name}]": Fault("failure", f"{model.model_id}: no converter for {name}", "x", {"raw": ""})
+        for name, model in samples.MODELS.items()
+    }
+    (cause,) = judged(plan_of(), faults).causes
+    assert cause.models == ("smollm2", "mistral", "mixtral")
+
+
+def test_another_operation_is_another_cause() -> None:
+    plan = plan_of()
+    mlp = replace(mismatch(), evidence={**samples.wrong_forward(operation="mlp"), "diagnosis": "layer 0, mlp: wrong"})
+    results = judged(plan, {FORWARD: mismatch(), "test_forward_equivalence[mistral]": mlp})
+    assert len(results.causes) == 2
+
+
+def test_causes_of_this_change_come_first() -> None:
+    plan = plan_of("smollm2")
+    oom = Fault("failure", "CUDA out of memory", "x", {"failure_class": "out_of_memory"})
+    results = judged(plan, {FORWARD: mismatch(), CONVERSION: oom}, baseline=nights(plan, {CONVERSION: oom}))
+    assert [cause.change for cause in results.causes] == ["new", "known"]

@@ -1,0 +1,41 @@
+"""Helpers for tests of a run of one model, smollm2."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ci.report.build_results import build_results
+from ci.report.junit import read_junit
+from ci.report.results import Attempt, CaseResult, Job, Results
+from tests.ci.report import samples
+from tests.ci.report.samples import Fault, judged, junit, plan_of
+
+FORWARD = "test_forward_equivalence[smollm2]"
+CONVERSION = "test_conversion[smollm2]"
+
+
+def one(faults: dict[str, Fault | None] | None = None, **more: Any) -> Results:
+    """A run of one model, in one file."""
+    return judged(plan_of("smollm2"), faults, **more)
+
+
+def case(results: Results, test: str) -> CaseResult:
+    found = results.case("smollm2", test)
+    assert found is not None
+    return found
+
+
+def attempts(faults: dict[str, Fault | None] | None = None, *, number: int = 1, **more: Any) -> Attempt:
+    return Attempt(number, read_junit(junit(plan_of("smollm2"), faults)), **more)
+
+
+def run(*found: Attempt, job: Job | None = None, **more: Any) -> Results:
+    """A run of one model as the matrix leaves it."""
+    jobs = {"smollm2": job} if job else None
+    return build_results(plan_of("smollm2"), {"smollm2": found} if found else {}, jobs, **more)
+
+
+def with_forward(evidence: str) -> bytes:
+    """A green file in which the forward test passed with this evidence."""
+    forged = samples.with_property(FORWARD, evidence).encode()
+    return junit(plan_of("smollm2"), {FORWARD: None}).replace(b"</testsuite>", forged + b"</testsuite>")
