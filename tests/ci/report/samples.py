@@ -72,14 +72,14 @@ def tensors(layers: int, *, moe: bool) -> list[str]:
 
 def measures(*, wrong_from: str | None = None, moe: bool = False, layers: int = 2) -> tuple[Measure, ...]:
     """Plausible measures in both dtypes; from the tensor `wrong_from` on, float32 is far beyond its limit."""
-    found = []
+    measured = []
     for dtype, floor, limit in (("float32", 2e-7, 4e-6), ("bfloat16", 6e-3, 2.8e-2)):
         wrong = False
         for index, name in enumerate(tensors(layers, moe=moe)):
             wrong = wrong or (name == wrong_from)
             error = floor * (1 + (index * 7 % 5) / 4) if not wrong else limit * (4000 if dtype == "float32" else 3)
-            found.append(_measure(name, dtype, floor=floor, limit=limit, error=error))
-    return tuple(found)
+            measured.append(_measure(name, dtype, floor=floor, limit=limit, error=error))
+    return tuple(measured)
 
 
 def _measure(name: str, dtype: str, *, floor: float, limit: float, error: float) -> Measure:
@@ -293,14 +293,14 @@ def crashed() -> Results:
     crash = Fault("error", f'failed on setup with "{died}"', died, {"raw": ""})
     whole = junit(plan, {"test_forward_equivalence[smollm2]": crash}, only="smollm2")
     cut = junit(plan, only="mistral")
-    found = {
+    files = {
         "smollm2": (Attempt(1, read_junit(whole)),),
         "mistral": (
             Attempt(1, read_junit(cut[: len(cut) // 2]), running=("test_implementation[attention-sdpa-mistral]",)),
         ),
     }
     jobs = {name: Job("failure", url=f"{RUN_URL}/job/{n}", seconds=61.0) for n, name in enumerate(MODELS, start=1)}
-    return build_results(plan, found, jobs)
+    return build_results(plan, files, jobs)
 
 
 def neutral() -> Results:

@@ -14,28 +14,28 @@ FORWARD = "test_forward_equivalence[smollm2]"
 CONVERSION = "test_conversion[smollm2]"
 
 
-def one(faults: dict[str, Fault | None] | None = None, **more: Any) -> Results:
+def run_file(faults: dict[str, Fault | None] | None = None, **more: Any) -> Results:
     """A run of one model, in one file."""
     return judged(plan_of("smollm2"), faults, **more)
 
 
-def case(results: Results, test: str) -> CaseResult:
-    found = results.case("smollm2", test)
-    assert found is not None
-    return found
+def find_case(results: Results, test: str) -> CaseResult:
+    result = results.case("smollm2", test)
+    assert result is not None
+    return result
 
 
-def attempts(faults: dict[str, Fault | None] | None = None, *, number: int = 1, **more: Any) -> Attempt:
+def make_attempt(faults: dict[str, Fault | None] | None = None, *, number: int = 1, **more: Any) -> Attempt:
     return Attempt(number, read_junit(junit(plan_of("smollm2"), faults)), **more)
 
 
-def run(*found: Attempt, job: Job | None = None, **more: Any) -> Results:
+def run_attempts(*known: Attempt, job: Job | None = None, **more: Any) -> Results:
     """A run of one model as the matrix leaves it."""
     jobs = {"smollm2": job} if job else None
-    return build_results(plan_of("smollm2"), {"smollm2": found} if found else {}, jobs, **more)
+    return build_results(plan_of("smollm2"), {"smollm2": known} if known else {}, jobs, **more)
 
 
-def with_forward(evidence: str) -> bytes:
+def make_junit_with_evidence(evidence: str) -> bytes:
     """A green file in which the forward test passed with this evidence."""
     forged = samples.with_property(FORWARD, evidence).encode()
     return junit(plan_of("smollm2"), {FORWARD: None}).replace(b"</testsuite>", forged + b"</testsuite>")

@@ -11,11 +11,11 @@ from ci.report.junit import JunitFile, read_junit
 from ci.report.results import Attempt, Job, exit_code
 from tests.ci.report import samples
 from tests.ci.report.samples import judged, junit, mismatch, plan_of
-from tests.ci.report.single_model import FORWARD, attempts, case, one, run
+from tests.ci.report.single_model import FORWARD, find_case, make_attempt, run_attempts, run_file
 
 
 def test_all_that_was_planned_came_back_green() -> None:
-    results = one()
+    results = run_file()
     assert (results.verdict, exit_code(results)) == ("passed", 0)
     assert results.totals.passed == results.totals.tests == 7
     assert results.entries[0].label == ""
@@ -26,20 +26,20 @@ def test_all_that_was_planned_came_back_green() -> None:
 def test_nothing_is_never_green(content: bytes) -> None:
     for results in (
         build_results(plan_of("smollm2"), read_junit(content)),
-        run(Attempt(1, read_junit(content))),
-        run(Attempt(1, read_junit(content)), job=Job("success")),
-        run(),
-        run(job=Job("success")),
+        run_attempts(Attempt(1, read_junit(content))),
+        run_attempts(Attempt(1, read_junit(content)), job=Job("success")),
+        run_attempts(),
+        run_attempts(job=Job("success")),
     ):
         assert exit_code(results) == 1
         assert results.entries[0].label
-        assert {found.outcome for found in results.entries[0].cases} == {"missing"}
+        assert {case.outcome for case in results.entries[0].cases} == {"missing"}
 
 
 def test_a_truncated_file_is_red_though_all_that_it_holds_passed() -> None:
     whole = junit(plan_of("smollm2"))
     for content in (whole[: len(whole) // 2], whole[:-20]):
-        results = run(Attempt(1, read_junit(content)))
+        results = run_attempts(Attempt(1, read_junit(content)))
         assert exit_code(results) == 1
         assert "cut off" in results.entries[0].label
         assert results.totals.passed > 0
@@ -64,28 +64,30 @@ def test_a_collection_error_concerns_every_model() -> None:
 
 
 def test_the_newest_attempt_counts_and_the_older_failure_stays_as_evidence() -> None:
-    results = run(attempts({FORWARD: mismatch()}), attempts(number=2), job=Job("success", attempt=2))
+    results = run_attempts(make_attempt({FORWARD: mismatch()}), make_attempt(number=2), job=Job("success", attempt=2))
     assert exit_code(results) == 0
-    assert case(results, FORWARD).earlier == ("attempt 1: failed",)
+    assert find_case(results, FORWARD).earlier == ("attempt 1: failed",)
     assert results.totals.flaky == 1
-    back = run(attempts(number=2), attempts({FORWARD: mismatch()}, number=3), job=Job("failure", attempt=3))
+    back = run_attempts(
+        make_attempt(number=2), make_attempt({FORWARD: mismatch()}, number=3), job=Job("failure", attempt=3)
+    )
     assert exit_code(back) == 1
 
 
 def test_the_order_of_attempts_on_disk_does_not_matter() -> None:
-    assert exit_code(run(attempts(number=2), attempts({FORWARD: mismatch()}))) == 0
+    assert exit_code(run_attempts(make_attempt(number=2), make_attempt({FORWARD: mismatch()}))) == 0
 
 
 def test_an_older_attempt_that_crashed_is_evidence_too() -> None:
     crashed = Attempt(1, JunitFile(problem="no result file", missing=True), running=(FORWARD,))
-    results = run(crashed, attempts(number=2), job=Job("success", attempt=2))
+    results = run_attempts(crashed, make_attempt(number=2), job=Job("success", attempt=2))
     assert exit_code(results) == 0
-    assert case(results, FORWARD).earlier == ("attempt 1: crashed",)
+    assert find_case(results, FORWARD).earlier == ("attempt 1: crashed",)
     assert results.totals.flaky == 1
 
 
 def test_results_that_the_plan_does_not_hold_are_noted() -> None:
-    results = build_results(plan_of("smollm2"), {"smollm2": (attempts(),), "evil": (attempts(),)})
+    results = build_results(plan_of("smollm2"), {"smollm2": (make_attempt(),), "evil": (make_attempt(),)})
     assert exit_code(results) == 0
     assert results.notes == ("ignored the results of 'evil': the plan has no such entry",)
 

@@ -17,8 +17,8 @@ UPPER, LOWER = charts.TOP, charts.HEIGHT - charts.BOTTOM
 
 def points(svg: str, kind: str) -> list[tuple[float, float]]:
     """The corners of a line of the chart."""
-    found = re.search(rf'<polyline class="{kind}" points="([^"]*)"', svg)
-    return [(float(x), float(y)) for x, y in (pair.split(",") for pair in found[1].split())] if found else []
+    line = re.search(rf'<polyline class="{kind}" points="([^"]*)"', svg)
+    return [(float(x), float(y)) for x, y in (pair.split(",") for pair in line[1].split())] if line else []
 
 
 def test_points_stand_in_order_within_the_frame() -> None:

@@ -20,7 +20,7 @@ from ci.report.escape import (
     one_line,
     redact,
 )
-from tests.ci.report.alive import rendered, tags_and_text
+from tests.ci.report.github_markdown import parse_markdown, split_html
 
 FRAGMENTS = (
     *("@octocat", "@org/team", "#1", "org/repo#7", "GH-12", "fixes #1", "ABC-123", "1a2b3c4d5e6f708192a3b4c5d6e7f809"),
@@ -157,7 +157,7 @@ def test_plain_words_stay_readable() -> None:
 )
 def test_a_dangerous_word_becomes_code(word: str) -> None:
     assert escape_text(f"see {word} now") == f"see {code(word)} now"
-    assert rendered(escape_text(f"see {word} now")).code == [word]
+    assert parse_markdown(escape_text(f"see {word} now")).code == [word]
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_a_dangerous_word_becomes_code(word: str) -> None:
 )
 def test_punctuation_stands_outside_of_code_but_where_it_may_mean_something(word: str, shown: str) -> None:
     assert escape_text(f"see {word} now") == f"see {shown} now"
-    assert not rendered(escape_text(f"see {word} now")).alive
+    assert not parse_markdown(escape_text(f"see {word} now")).active
 
 
 def test_code_outlasts_any_run_of_backticks() -> None:
@@ -198,8 +198,8 @@ def test_clip_says_that_there_was_more() -> None:
 @settings(deadline=None, max_examples=120)
 @given(hostile)
 def test_running_text_never_comes_to_life_and_loses_nothing(raw: str) -> None:
-    shown = rendered(f"Reason: {escape_text(raw)} - end")
-    assert not shown.alive
+    shown = parse_markdown(f"Reason: {escape_text(raw)} - end")
+    assert not shown.active
     assert not shown.links
     assert not shown.html
     assert not shown.images
@@ -210,8 +210,8 @@ def test_running_text_never_comes_to_life_and_loses_nothing(raw: str) -> None:
 @settings(deadline=None, max_examples=120)
 @given(hostile)
 def test_text_stays_dead_where_a_line_begins(raw: str) -> None:
-    shown = rendered(f"- {escape_text(raw)}\n\n{escape_text(raw)}")
-    assert not shown.alive
+    shown = parse_markdown(f"- {escape_text(raw)}\n\n{escape_text(raw)}")
+    assert not shown.active
     assert not shown.links
     assert not shown.html
     assert not shown.fences
@@ -220,7 +220,7 @@ def test_text_stays_dead_where_a_line_begins(raw: str) -> None:
 @settings(deadline=None, max_examples=120)
 @given(hostile)
 def test_a_code_span_holds_exactly_the_text(raw: str) -> None:
-    shown = rendered(f"x {code(raw)} y")
+    shown = parse_markdown(f"x {code(raw)} y")
     assert shown.code == ([one_line(raw)] if one_line(raw) else [])
     assert not shown.links
     assert not shown.html
@@ -230,9 +230,9 @@ def test_a_code_span_holds_exactly_the_text(raw: str) -> None:
 @given(hostile, hostile)
 def test_a_table_keeps_its_cells(one: str, two: str) -> None:
     row = f"| {cell(code(one))} | {cell(escape_text(two))} |"
-    shown = rendered(f"| a | b |\n| --- | --- |\n{row}\n| c | d |")
+    shown = parse_markdown(f"| a | b |\n| --- | --- |\n{row}\n| c | d |")
     assert shown.cells == 6
-    assert not shown.alive
+    assert not shown.active
     assert not shown.html
     assert not shown.links
 
@@ -240,7 +240,7 @@ def test_a_table_keeps_its_cells(one: str, two: str) -> None:
 @settings(deadline=None, max_examples=120)
 @given(hostile)
 def test_a_fence_holds_every_line(raw: str) -> None:
-    shown = rendered(f"before\n\n{code_block(raw)}\n\nafter")
+    shown = parse_markdown(f"before\n\n{code_block(raw)}\n\nafter")
     assert len(shown.fences) == 1
     assert shown.fences[0].rstrip("\n") == clean(raw).expandtabs(4).strip("\n").rstrip("\n")
     assert not shown.html
@@ -250,7 +250,7 @@ def test_a_fence_holds_every_line(raw: str) -> None:
 @settings(deadline=None, max_examples=100)
 @given(hostile)
 def test_html_holds_exactly_the_text(raw: str) -> None:
-    tags, content = tags_and_text(f'<p title="{escape_html(raw)}">{escape_html(raw)}</p>')
+    tags, content = split_html(f'<p title="{escape_html(raw)}">{escape_html(raw)}</p>')
     assert len(tags) == 2
     assert content == clean(raw)
 

@@ -99,8 +99,8 @@ def test_a_run_becomes_one_record_an_entry() -> None:
 
 
 def test_a_missing_test_counts_as_failed_in_history() -> None:
-    found = make_history_records(judged(plan_of("smollm2"), {FORWARD: None}), "2026-08-01")[0]
-    assert {case.name: case.outcome for case in found.cases}[FORWARD] == "failed"
+    (smollm2,) = make_history_records(judged(plan_of("smollm2"), {FORWARD: None}), "2026-08-01")
+    assert {case.name: case.outcome for case in smollm2.cases}[FORWARD] == "failed"
 
 
 def test_an_empty_baseline_is_false() -> None:

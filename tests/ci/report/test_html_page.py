@@ -1,4 +1,4 @@
-"""The page as text: self-contained, dead, complete. How it looks and what it loads is for `test_page.py`."""
+"""The page as text: complete, and without any request. `test_html_page_in_browser.py` draws it."""
 
 from __future__ import annotations
 

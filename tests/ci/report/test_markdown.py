@@ -20,7 +20,7 @@ from ci.report.markdown import render_markdown
 from ci.report.results import Job, Results
 from ci.report.truncate_markdown import count_bytes, count_characters
 from tests.ci.report import samples
-from tests.ci.report.alive import rendered
+from tests.ci.report.github_markdown import parse_markdown
 from tests.ci.report.samples import RUN_URL, Fault, judged, plan_of
 from tests.ci.report.test_escape import hostile
 
@@ -48,11 +48,11 @@ def test_golden(name: str) -> None:
 @pytest.mark.parametrize("name", RUNS)
 def test_a_report_is_whole_and_dead(name: str) -> None:
     results = run(name)
-    shown = rendered(render_markdown(results))
+    shown = parse_markdown(render_markdown(results))
     assert shown.open_folds == 0
     assert not shown.html
     assert not shown.images
-    assert not shown.alive
+    assert not shown.active
     assert all(url.startswith(RUN_URL) for url in shown.links)
 
 
@@ -81,12 +81,12 @@ def test_a_huge_run_keeps_verdict_and_every_failing_name(limit: int, size: objec
     assert ("left out" in text) == (limit < SUMMARY_BYTES)
     for entry in huge.entries:
         assert f"`{entry.name}`" in text
-    assert rendered(text).open_folds == 0
+    assert parse_markdown(text).open_folds == 0
 
 
 def test_a_comment_of_the_largest_run_names_every_failing_test() -> None:
     huge = run("huge")
-    shown = rendered(render_markdown(huge))
+    shown = parse_markdown(render_markdown(huge))
     for step in {case.step for entry in huge.entries for case in entry.cases}:
         assert step in shown.code
 
@@ -98,9 +98,9 @@ def test_any_limit_is_kept_and_nothing_is_cut_open(name: str, limit: int) -> Non
     text = render_markdown(results, limit)
     assert count_characters(text) <= limit
     assert text.startswith(f"## {wording.ICONS[results.verdict]} {wording.format_title(results)}")
-    shown = rendered(text)
+    shown = parse_markdown(text)
     assert shown.open_folds == 0
-    assert not shown.alive
+    assert not shown.active
     if limit > 1500:
         assert all(entry.name in text for entry in results.entries if entry.verdict == "failed")
 
@@ -134,11 +134,11 @@ def test_whatever_tests_say_the_report_holds(texts: list[tuple[str, str, str]], 
     }
     results = judged(plan, faults)
     text = render_markdown(results, limit)
-    shown = rendered(text)
+    shown = parse_markdown(text)
     assert count_characters(text) <= limit
     assert text.startswith("## ❌ Failed: 1 of 1 model, ")
     assert shown.open_folds == 0
-    assert not shown.alive
+    assert not shown.active
     assert not shown.html
     assert not shown.images
     assert all(url.startswith(RUN_URL) for url in shown.links)
@@ -156,10 +156,10 @@ def xml(text: str) -> str:
 def test_only_addresses_of_the_platform_become_links() -> None:
     plan = plan_of("smollm2", run_url="https://evil.example/)[x](y")
     job = Job("failure", url="javascript:alert(1)")
-    shown = rendered(render_markdown(build_results(plan, {}, {"smollm2": job})))
+    shown = parse_markdown(render_markdown(build_results(plan, {}, {"smollm2": job})))
     assert not shown.links
     good = replace(job, url=f"{RUN_URL}/job/1")
-    assert rendered(render_markdown(build_results(plan_of("smollm2"), {}, {"smollm2": good}))).links == [
+    assert parse_markdown(render_markdown(build_results(plan_of("smollm2"), {}, {"smollm2": good}))).links == [
         RUN_URL,
         f"{RUN_URL}/job/1",
     ]

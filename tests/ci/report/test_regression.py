@@ -16,7 +16,7 @@ from ci.report.markdown import render_markdown
 from ci.report.results import exit_code
 from ci.report.terminal import render_terminal
 from tests.ci.report.samples import Fault, judged, mismatch, nights, plan_of
-from tests.ci.report.single_model import CONVERSION, FORWARD, case, one
+from tests.ci.report.single_model import CONVERSION, FORWARD, find_case, run_file
 
 if TYPE_CHECKING:
     from ci.plan import Plan
@@ -108,35 +108,35 @@ def test_the_baseline_tells_new_known_different_and_fixed() -> None:
     oom = Fault("failure", "CUDA out of memory", "x", {"failure_class": "out_of_memory"})
     before = nights(plan, {}, {FORWARD: mismatch(), CONVERSION: oom})
     results = judged(plan, {FORWARD: mismatch(), "test_download_and_truncate[smollm2]": oom}, baseline=before)
-    assert case(results, FORWARD).change == "known"
-    assert case(results, FORWARD).last_good.startswith("01")
-    assert case(results, FORWARD).first_bad.startswith("02")
-    assert case(results, FORWARD).streak == 1
-    assert case(results, CONVERSION).change == "fixed"
-    assert case(results, "test_download_and_truncate[smollm2]").change == "new"
-    assert case(results, "test_hub_model_conversion[smollm2]").change is None
-    assert case(judged(plan, {FORWARD: oom}, baseline=before), FORWARD).change == "different"
+    assert find_case(results, FORWARD).change == "known"
+    assert find_case(results, FORWARD).last_good.startswith("01")
+    assert find_case(results, FORWARD).first_bad.startswith("02")
+    assert find_case(results, FORWARD).streak == 1
+    assert find_case(results, CONVERSION).change == "fixed"
+    assert find_case(results, "test_download_and_truncate[smollm2]").change == "new"
+    assert find_case(results, "test_hub_model_conversion[smollm2]").change is None
+    assert find_case(judged(plan, {FORWARD: oom}, baseline=before), FORWARD).change == "different"
     assert exit_code(results) == 1
     assert results.baseline.startswith("02")
 
 
 def test_a_new_failure_that_main_has_seen_before_says_so() -> None:
     plan = plan_of("smollm2")
-    results = one({FORWARD: mismatch()}, baseline=nights(plan, {FORWARD: mismatch()}, {}, {}))
-    assert wording.describe_change(case(results, FORWARD)).endswith(", failed in 1 of the last 3 nights")
-    assert wording.describe_cause_change(results.causes[0], [case(results, FORWARD)]).startswith(
+    results = run_file({FORWARD: mismatch()}, baseline=nights(plan, {FORWARD: mismatch()}, {}, {}))
+    assert wording.describe_change(find_case(results, FORWARD)).endswith(", failed in 1 of the last 3 nights")
+    assert wording.describe_cause_change(results.causes[0], [find_case(results, FORWARD)]).startswith(
         "newly failing, last good 03"
     )
 
 
 def test_without_history_nothing_is_called_new() -> None:
-    assert case(one({FORWARD: mismatch()}, baseline=Baseline()), FORWARD).change is None
-    assert one({FORWARD: mismatch()}, baseline=Baseline()).baseline == ""
+    assert find_case(run_file({FORWARD: mismatch()}, baseline=Baseline()), FORWARD).change is None
+    assert run_file({FORWARD: mismatch()}, baseline=Baseline()).baseline == ""
 
 
 def test_infrastructure_is_never_called_new() -> None:
     down = Fault("failure", "x", "x", {"failure_class": "hub_unavailable"})
-    assert case(one({FORWARD: down}, baseline=nights(plan_of("smollm2"), {})), FORWARD).change is None
+    assert find_case(run_file({FORWARD: down}, baseline=nights(plan_of("smollm2"), {})), FORWARD).change is None
 
 
 def test_what_moved_outside_of_the_subject_is_told() -> None:

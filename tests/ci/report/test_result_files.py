@@ -29,7 +29,7 @@ def leave(folder: Path, name: str, content: bytes | None = None, **files: str) -
     return path
 
 
-def found(folder: Path, entry: str = "smollm2", limits: InputLimits | None = None) -> tuple[Attempt, ...]:
+def read_attempts(folder: Path, entry: str = "smollm2", limits: InputLimits | None = None) -> tuple[Attempt, ...]:
     results = read_result_files(folder, limits or InputLimits())
     assert isinstance(results, ResultFolder)
     return tuple(results[entry])
@@ -38,8 +38,8 @@ def found(folder: Path, entry: str = "smollm2", limits: InputLimits | None = Non
 def test_why_a_suite_was_ended_is_one_line(tmp_path: Path) -> None:
     leave(tmp_path, "smollm2", ended="time limit of 8400 s\nand more")
     leave(tmp_path, "mixtral")
-    assert found(tmp_path)[0].ended == "time limit of 8400 s"
-    assert found(tmp_path, "mixtral")[0].ended == ""
+    assert read_attempts(tmp_path)[0].ended == "time limit of 8400 s"
+    assert read_attempts(tmp_path, "mixtral")[0].ended == ""
 
 
 def test_one_file_of_every_entry(tmp_path: Path) -> None:
@@ -63,14 +63,14 @@ def test_a_run_that_died_names_the_test_it_was_running(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "attempt"), [("smollm2", 1), ("smollm2.3", 3), ("hub-tests-smollm2.2", 2)])
 def test_folders_name_entry_and_attempt(tmp_path: Path, name: str, attempt: int) -> None:
     leave(tmp_path, name)
-    (only,) = found(tmp_path)
+    (only,) = read_attempts(tmp_path)
     assert (only.number, only.junit.problem, len(only.junit.cases)) == (attempt, None, 7)
 
 
 def test_several_attempts(tmp_path: Path) -> None:
     leave(tmp_path, "hub-tests-smollm2.1", b"<")
     leave(tmp_path, "hub-tests-smollm2.2")
-    assert [attempt.number for attempt in found(tmp_path)] == [1, 2]
+    assert [attempt.number for attempt in read_attempts(tmp_path)] == [1, 2]
     assert build_results(plan_of("smollm2"), read_result_files(tmp_path)).verdict == "passed"
 
 
@@ -85,7 +85,7 @@ def test_other_names_are_not_read(tmp_path: Path, name: str) -> None:
 def test_what_was_running_and_where(tmp_path: Path) -> None:
     host = '{"gpu0": "NVIDIA H100 \\u202e", "cpus": 16, "nested": {"a": 1}, "list": [1]}'
     leave(tmp_path, "smollm2", running="suite.py::test_conversion[smollm2]\n\n", host=host)
-    (only,) = found(tmp_path)
+    (only,) = read_attempts(tmp_path)
     assert only.running == ("test_conversion[smollm2]",)
     assert only.host == {"gpu0": "NVIDIA H100", "cpus": "16"}
 
@@ -93,12 +93,12 @@ def test_what_was_running_and_where(tmp_path: Path) -> None:
 @pytest.mark.parametrize("host", ["[1]", "{", "[" * 100_000, "\xff"])
 def test_a_host_that_is_no_object_is_no_host(tmp_path: Path, host: str) -> None:
     leave(tmp_path, "smollm2", host=host)
-    assert found(tmp_path)[0].host == {}
+    assert read_attempts(tmp_path)[0].host == {}
 
 
 def test_a_missing_result_file_is_a_finding(tmp_path: Path) -> None:
     (tmp_path / "smollm2").mkdir()
-    (only,) = found(tmp_path)
+    (only,) = read_attempts(tmp_path)
     assert (only.junit.problem, only.junit.missing) == ("no result file", True)
 
 
@@ -110,7 +110,7 @@ def test_links_are_never_followed(tmp_path: Path) -> None:
     assert len(read_result_files(inside)) == 0  # type: ignore[arg-type]
     (inside / "mixtral").mkdir()
     (inside / "mixtral" / "junit.xml").symlink_to(secret / "junit.xml")
-    assert found(inside, "mixtral")[0].junit.missing
+    assert read_attempts(inside, "mixtral")[0].junit.missing
 
 
 def test_a_link_in_place_of_the_one_file_is_not_followed(tmp_path: Path) -> None:
@@ -148,14 +148,14 @@ def test_an_archive_is_read_without_unpacking(tmp_path: Path) -> None:
         tmp_path / "hub-tests-smollm2.2.zip", junit__xml=junit(plan_of("smollm2")), host__json=b'{"a": "b"}'
     ) as made:
         made.writestr("../../evil", b"slip")
-    (only,) = found(tmp_path)
+    (only,) = read_attempts(tmp_path)
     assert (only.number, len(only.junit.cases), only.host) == (2, 7, {"a": "b"})
     assert [path.name for path in tmp_path.iterdir()] == ["hub-tests-smollm2.2.zip"]
 
 
 def test_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
     archive(tmp_path / "smollm2.zip", junit__xml=b"<a>" + b" " * 30_000_000).close()
-    assert "unpacks to 30000003 bytes" in (found(tmp_path)[0].junit.problem or "")
+    assert "unpacks to 30000003 bytes" in (read_attempts(tmp_path)[0].junit.problem or "")
 
 
 def test_a_linked_member_is_not_read(tmp_path: Path) -> None:
@@ -163,13 +163,13 @@ def test_a_linked_member_is_not_read(tmp_path: Path) -> None:
         link = zipfile.ZipInfo("junit.xml")
         link.external_attr = (stat.S_IFLNK | 0o777) << 16
         made.writestr(link, "/etc/passwd")
-    assert found(tmp_path)[0].junit.missing
+    assert read_attempts(tmp_path)[0].junit.missing
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 nonsense", b"x" * 5000])
 def test_a_broken_archive_is_a_finding(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "smollm2.zip").write_bytes(content)
-    assert "unreadable archive" in (found(tmp_path)[0].junit.problem or "")
+    assert "unreadable archive" in (read_attempts(tmp_path)[0].junit.problem or "")
 
 
 def test_a_damaged_member_is_a_finding(tmp_path: Path) -> None:
@@ -177,21 +177,21 @@ def test_a_damaged_member_is_a_finding(tmp_path: Path) -> None:
     content = bytearray((tmp_path / "smollm2.zip").read_bytes())
     content[200:260] = b"\x00" * 60
     (tmp_path / "smollm2.zip").write_bytes(content)
-    assert "unreadable archive" in (found(tmp_path)[0].junit.problem or "")
+    assert "unreadable archive" in (read_attempts(tmp_path)[0].junit.problem or "")
 
 
 def test_limits(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         leave(tmp_path, name)
     assert len(read_result_files(tmp_path, InputLimits(files=2))) == 2  # type: ignore[arg-type]
-    assert found(tmp_path, "a", InputLimits(xml_bytes=10))[0].junit.problem == "result file larger than 0 MiB"
+    assert read_attempts(tmp_path, "a", InputLimits(xml_bytes=10))[0].junit.problem == "result file larger than 0 MiB"
 
 
 def test_an_archive_of_too_many_members_is_not_looked_into(tmp_path: Path) -> None:
     members = {f"m{number}.txt": b"" for number in range(5)}
     archive(tmp_path / "smollm2.1.zip", **{"junit.xml": junit(plan_of("smollm2")), **members}).close()
-    assert found(tmp_path)[0].junit.problem is None
-    assert found(tmp_path, limits=InputLimits(files=3))[0].junit.missing
+    assert read_attempts(tmp_path)[0].junit.problem is None
+    assert read_attempts(tmp_path, limits=InputLimits(files=3))[0].junit.missing
 
 
 def test_the_garbage_collector_is_on_again_after_a_pause() -> None:

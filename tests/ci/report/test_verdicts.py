@@ -9,24 +9,24 @@ from ci.report.build_results import build_results
 from ci.report.junit import read_junit
 from ci.report.results import Job, exit_code
 from tests.ci.report.samples import Fault, judged, junit, mismatch, plan_of
-from tests.ci.report.single_model import CONVERSION, FORWARD, attempts, case, one, run
+from tests.ci.report.single_model import CONVERSION, FORWARD, find_case, make_attempt, run_attempts, run_file
 
 
 @pytest.mark.parametrize("test", plan_of("smollm2").entries[0].tests)
 def test_any_planned_test_that_is_missing_is_red(test: str) -> None:
-    results = one({test: None})
+    results = run_file({test: None})
     assert (results.verdict, exit_code(results)) == ("failed", 1)
-    assert case(results, test).outcome == "missing"
+    assert find_case(results, test).outcome == "missing"
     assert results.entries[0].label == "6 of 7 planned tests have a result"
 
 
 def test_a_variant_that_did_not_run_is_shown_and_does_not_pass_for_the_others() -> None:
     fault = Fault("skipped", "variant did not run: x", "", {"failure_class": "variant_did_not_run"})
     tests = [test for test in plan_of("smollm2").entries[0].tests if "implementation" in test]
-    some = one({tests[0]: fault})
-    assert (exit_code(some), case(some, tests[0]).outcome) == (0, "did_not_run")
+    some = run_file({tests[0]: fault})
+    assert (exit_code(some), find_case(some, tests[0]).outcome) == (0, "did_not_run")
     assert "did not run" in wording.format_title(some)
-    none = one(dict.fromkeys(tests, fault))
+    none = run_file(dict.fromkeys(tests, fault))
     assert exit_code(none) == 3
     assert none.entries[0].label == "no test of test_implementation could run"
 
@@ -39,14 +39,14 @@ def test_a_variant_that_did_not_run_is_shown_and_does_not_pass_for_the_others() 
     ],
 )
 def test_infrastructure_is_neutral_and_all_else_is_red(failure_class: str, code: int) -> None:
-    results = one({FORWARD: Fault("failure", "x", "x", {"failure_class": failure_class})})
+    results = run_file({FORWARD: Fault("failure", "x", "x", {"failure_class": failure_class})})
     assert exit_code(results) == code
-    assert case(results, FORWARD).infrastructure == (code == 3)
+    assert find_case(results, FORWARD).infrastructure == (code == 3)
 
 
 def test_a_real_failure_beside_an_infrastructure_one_is_red() -> None:
     down = Fault("failure", "x", "x", {"failure_class": "hub_unavailable"})
-    assert exit_code(one({FORWARD: mismatch(), CONVERSION: down})) == 1
+    assert exit_code(run_file({FORWARD: mismatch(), CONVERSION: down})) == 1
     assert exit_code(judged(plan_of(), {FORWARD: down, "test_conversion[mistral]": mismatch()})) == 1
 
 
@@ -64,11 +64,11 @@ def test_an_unplanned_pass_counts_for_nothing_and_an_unplanned_failure_counts() 
     results = build_results(plan_of("smollm2"), read_junit(passed))
     assert exit_code(results) == 0
     assert "not planned" in results.entries[0].notes[0]
-    assert exit_code(one({extra: Fault(evidence={"raw": ""})})) == 1
+    assert exit_code(run_file({extra: Fault(evidence={"raw": ""})})) == 1
 
 
 def test_a_job_that_says_success_over_a_red_file_is_told_apart() -> None:
-    results = run(attempts({FORWARD: mismatch()}), job=Job("success"))
+    results = run_attempts(make_attempt({FORWARD: mismatch()}), job=Job("success"))
     assert exit_code(results) == 1
     assert results.entries[0].notes == (
         "the job succeeded on GitHub, but its result file contains failures: the result file counts",

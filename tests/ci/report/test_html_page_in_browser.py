@@ -170,9 +170,9 @@ PHONE = """<!doctype html><iframe id="page" src="report.html" style="width: 400p
 def test_it_fits_a_phone(tmp_path: Path, witness: http.server.HTTPServer, run: str) -> None:
     wrong = samples.mismatch(moe=True)
     long = replace(wrong, evidence={**wrong.evidence, "diagnosis": f"layer 1, MLP: it does not hold {LONG}; {LONG}"})
-    found = samples.judged(samples.plan_of("mixtral"), {FORWARD: long}) if run == "long" else getattr(samples, run)()
+    results = samples.judged(samples.plan_of("mixtral"), {FORWARD: long}) if run == "long" else getattr(samples, run)()
     handler = witness.RequestHandlerClass
-    handler.page = render_html(found).encode()  # type: ignore[attr-defined]
+    handler.page = render_html(results).encode()  # type: ignore[attr-defined]
     handler.around = PHONE.encode()  # type: ignore[attr-defined]
     text = browse(tmp_path, "--virtual-time-budget=1500", "--dump-dom", f"http://127.0.0.1:{witness.server_port}/phone")
     needed, given = text.split('id="width">')[1].split("</p>")[0].split(" in ")
