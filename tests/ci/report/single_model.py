@@ -15,7 +15,7 @@ CONVERSION = "test_conversion[smollm2]"
 
 
 def run_file(faults: dict[str, Fault | None] | None = None, **more: Any) -> Results:
-    """A run of one model, in one file."""
+    """Return the results of one model, in one file."""
     return judged(plan_of("smollm2"), faults, **more)
 
 
@@ -30,12 +30,12 @@ def make_attempt(faults: dict[str, Fault | None] | None = None, *, number: int =
 
 
 def run_attempts(*known: Attempt, job: Job | None = None, **more: Any) -> Results:
-    """A run of one model as the matrix leaves it."""
+    """Return the results of one model's attempts, as a matrix of jobs leaves them."""
     jobs = {"smollm2": job} if job else None
     return build_results(plan_of("smollm2"), {"smollm2": known} if known else {}, jobs, **more)
 
 
 def make_junit_with_evidence(evidence: str) -> bytes:
-    """A green file in which the forward test passed with this evidence."""
+    """Return a green JUnit file in which the forward test passed with this evidence."""
     forged = samples.with_property(FORWARD, evidence).encode()
     return junit(plan_of("smollm2"), {FORWARD: None}).replace(b"</testsuite>", forged + b"</testsuite>")

@@ -14,7 +14,7 @@ from tests.ci.report.samples import judged, junit, mismatch, plan_of
 from tests.ci.report.single_model import FORWARD, find_case, make_attempt, run_attempts, run_file
 
 
-def test_all_that_was_planned_came_back_green() -> None:
+def test_a_run_is_green_if_every_planned_test_passed() -> None:
     results = run_file()
     assert (results.verdict, exit_code(results)) == ("passed", 0)
     assert results.totals.passed == results.totals.tests == 7
@@ -36,7 +36,7 @@ def test_nothing_is_never_green(content: bytes) -> None:
         assert {case.outcome for case in results.entries[0].cases} == {"missing"}
 
 
-def test_a_truncated_file_is_red_though_all_that_it_holds_passed() -> None:
+def test_a_truncated_file_is_red_even_if_all_its_tests_passed() -> None:
     whole = junit(plan_of("smollm2"))
     for content in (whole[: len(whole) // 2], whole[:-20]):
         results = run_attempts(Attempt(1, read_junit(content)))
@@ -45,7 +45,7 @@ def test_a_truncated_file_is_red_though_all_that_it_holds_passed() -> None:
         assert results.totals.passed > 0
 
 
-def test_of_two_cases_with_one_name_the_worse_counts() -> None:
+def test_the_worse_of_two_cases_with_one_name_counts() -> None:
     for order in (("<failure message='x'/>", ""), ("", "<failure message='x'/>")):
         twins = "".join(f'<testcase name="{FORWARD}">{inner}</testcase>' for inner in order)
         content = junit(plan_of("smollm2"), {FORWARD: None}).replace(b"</testsuite>", twins.encode() + b"</testsuite>")
@@ -86,13 +86,13 @@ def test_an_older_attempt_that_crashed_is_evidence_too() -> None:
     assert results.totals.flaky == 1
 
 
-def test_results_that_the_plan_does_not_hold_are_noted() -> None:
+def test_results_of_an_entry_that_is_not_planned_are_noted() -> None:
     results = build_results(plan_of("smollm2"), {"smollm2": (make_attempt(),), "evil": (make_attempt(),)})
     assert exit_code(results) == 0
     assert results.notes == ("ignored the results of 'evil': the plan has no such entry",)
 
 
-def test_a_result_file_speaks_for_its_own_entry_only() -> None:
+def test_a_result_file_counts_for_its_own_entry_only() -> None:
     plan = plan_of("smollm2", "mistral")
     both = read_junit(junit(plan))
     results = build_results(plan, {"smollm2": (Attempt(1, both),)})

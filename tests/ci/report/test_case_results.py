@@ -29,7 +29,7 @@ def test_everything_skipped_is_not_green() -> None:
     assert find_case(results, CONVERSION).headline == f"skipped: {reason}"
 
 
-def test_a_failure_names_its_class_and_what_follows_from_it_is_no_cause() -> None:
+def test_a_failure_names_its_class_and_its_consequences_are_no_cause() -> None:
     reason = "KeyError: model.layers.0.mlp.gate_proj.weight"
     later = plan_of("smollm2").entries[0].tests[2:]
     fault = Fault("failure", reason, reason, {"failure_class": "missing_tensor"})
@@ -82,8 +82,8 @@ def test_a_crash_without_a_result_names_the_test_that_was_running() -> None:
     assert find_case(results, CONVERSION).headline == "no result file, the job's conclusion is 'failure'"
 
 
-def test_a_suite_that_was_ended_by_its_time_limit_is_no_crash() -> None:
-    """The test that was running is named; those that were not reached are of the same class; all of it is red."""
+def test_a_suite_that_was_stopped_by_its_time_limit_did_not_crash() -> None:
+    """The test that was running is named. Tests that were not reached have the same class. All of them are red."""
     left: dict[str, Fault | None] = {FORWARD: None, "test_hub_model_conversion[smollm2]": None}
     results = run_attempts(make_attempt(left, running=(FORWARD,), ended="time limit of 8400 s"), job=Job("failure"))
     assert exit_code(results) == 1
@@ -96,7 +96,7 @@ def test_a_suite_that_was_ended_by_its_time_limit_is_no_crash() -> None:
     assert exit_code(run_attempts(make_attempt(ended="time limit of 8400 s"), job=Job("success"))) == 0
 
 
-def test_margins_are_known_then_and_now() -> None:
+def test_the_used_tolerance_is_known_for_the_baseline_and_now() -> None:
     results = run_file(baseline=nights(plan_of("smollm2"), {}))
     assert (
         find_case(results, FORWARD).used == find_case(results, FORWARD).used_before == pytest.approx(0.4286, abs=1e-3)

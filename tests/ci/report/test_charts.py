@@ -1,4 +1,4 @@
-"""What the pictures say: points in order and within the frame, growth along the residual stream, NaN at the top."""
+"""The drawings: points in order and within the frame, the error along the residual stream, NaN at the top."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def points(svg: str, kind: str) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in (pair.split(",") for pair in line[1].split())] if line else []
 
 
-def test_points_stand_in_order_within_the_frame() -> None:
+def test_points_are_in_order_and_within_the_frame() -> None:
     svg = charts.draw_error_chart(FLOAT32)
     for kind in ("floor", "limit"):
         drawn = points(svg, kind)
@@ -48,7 +48,7 @@ def test_a_decade_is_as_high_as_any_other() -> None:
 @pytest.mark.parametrize(
     ("value", "y"), [(0.0, LOWER), (-1.0, LOWER), (float("inf"), UPPER), (float("nan"), UPPER), (1e9, UPPER)]
 )
-def test_what_is_off_the_scale_stands_on_the_edge_that_it_belongs_to(value: float, y: float) -> None:
+def test_a_value_outside_of_the_scale_is_drawn_at_its_edge(value: float, y: float) -> None:
     assert charts.Scale(-8, 0).y(value) == y
 
 
@@ -77,7 +77,7 @@ def test_every_cell_of_a_heat_map_is_inside_it() -> None:
     assert len(set(cells)) == len(cells)
 
 
-def test_a_chart_marks_what_is_beyond_its_limit() -> None:
+def test_a_chart_marks_errors_above_their_limit() -> None:
     svg = charts.draw_error_chart(measures(wrong_from="decoder.1.mixer.query")[:23])
     assert svg.count('class="bad"') == 11
     assert svg.count('class="good"') == 12

@@ -72,7 +72,7 @@ SECRETS = (
 
 
 @pytest.mark.parametrize("secret", SECRETS)
-def test_secrets_are_redacted_wherever_they_stand(secret: str) -> None:
+def test_secrets_are_redacted_at_any_place(secret: str) -> None:
     for around in ("{}", "token {} end", '"{}"', "a={}&b", "({})", "x\n{}\ny"):
         assert secret not in redact(around.format(secret))
         assert REDACTED in redact(around.format(secret))
@@ -107,7 +107,7 @@ def test_credentials_in_context_are_redacted(before: str, after: str) -> None:
         "set HF_TOKEN and accept the terms",
     ],
 )
-def test_ordinary_messages_are_left_alone(harmless: str) -> None:
+def test_ordinary_messages_are_not_changed(harmless: str) -> None:
     assert redact(harmless) == harmless
 
 
@@ -139,7 +139,7 @@ def test_terminal_sequences_are_removed(ansi: str) -> None:
 @settings(deadline=None, max_examples=200)
 @given(hostile)
 @example("#x1B#x1B7sIG=@octocat")
-def test_what_is_clean_stays_as_it_is(raw: str) -> None:
+def test_clean_text_is_not_changed(raw: str) -> None:
     assert clean(clean(raw)) == clean(raw)
 
 
@@ -174,22 +174,22 @@ def test_a_dangerous_word_becomes_code(word: str) -> None:
         ("_,", "`_`,"),
     ],
 )
-def test_punctuation_stands_outside_of_code_but_where_it_may_mean_something(word: str, shown: str) -> None:
+def test_punctuation_is_outside_of_code_unless_it_has_a_meaning(word: str, shown: str) -> None:
     assert escape_text(f"see {word} now") == f"see {shown} now"
     assert not parse_markdown(escape_text(f"see {word} now")).active
 
 
-def test_code_outlasts_any_run_of_backticks() -> None:
+def test_a_code_span_is_not_closed_by_backticks_inside() -> None:
     assert code("a`b``c") == "```a`b``c```"
     assert code("`") == "`` ` ``"
     assert code("") == ""
 
 
-def test_fence_outlasts_any_fence_inside() -> None:
+def test_a_code_block_is_not_closed_by_a_fence_inside() -> None:
     assert code_block("```\nx\n`````") == "``````\n```\nx\n`````\n``````"
 
 
-def test_clip_says_that_there_was_more() -> None:
+def test_clip_marks_the_cut() -> None:
     assert clip("abcdef", 4) == "abc…"
     assert clip("abcd", 4) == "abcd"
     assert clip("abcd", 0) == ""
@@ -197,7 +197,7 @@ def test_clip_says_that_there_was_more() -> None:
 
 @settings(deadline=None, max_examples=120)
 @given(hostile)
-def test_running_text_never_comes_to_life_and_loses_nothing(raw: str) -> None:
+def test_running_text_has_no_active_content_and_loses_nothing(raw: str) -> None:
     shown = parse_markdown(f"Reason: {escape_text(raw)} - end")
     assert not shown.active
     assert not shown.links
@@ -209,7 +209,7 @@ def test_running_text_never_comes_to_life_and_loses_nothing(raw: str) -> None:
 
 @settings(deadline=None, max_examples=120)
 @given(hostile)
-def test_text_stays_dead_where_a_line_begins(raw: str) -> None:
+def test_text_has_no_active_content_at_the_beginning_of_a_line(raw: str) -> None:
     shown = parse_markdown(f"- {escape_text(raw)}\n\n{escape_text(raw)}")
     assert not shown.active
     assert not shown.links

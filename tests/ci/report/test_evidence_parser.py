@@ -12,7 +12,7 @@ from tests.ci.report.samples import evidence_of, wrong_forward
 
 
 @pytest.mark.parametrize("changes", [{}, wrong_forward(moe=True), {"notes": ('a "quoted" note', "é")}])
-def test_what_the_suite_wrote_comes_back(changes: dict[str, object]) -> None:
+def test_the_evidence_of_the_suite_is_read_back(changes: dict[str, object]) -> None:
     evidence = evidence_of("test_forward_equivalence[mixtral]", "mixtral", **changes)
     assert parse_evidence(to_property(evidence)[1]) == evidence
 

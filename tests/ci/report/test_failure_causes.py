@@ -35,11 +35,11 @@ from tests.ci.report.single_model import CONVERSION, FORWARD
         ("", "other"),
     ],
 )
-def test_by_what_it_says(message: str, expected: str) -> None:
+def test_a_message_is_classified_by_its_text(message: str, expected: str) -> None:
     assert classify_failure(JunitCase("a", "failed", message=message), None) == expected
 
 
-def test_the_test_itself_knows_best() -> None:
+def test_the_class_that_a_test_recorded_wins_except_over_a_crash() -> None:
     case = JunitCase("a", "failed", message="CUDA out of memory")
     assert classify_failure(case, Evidence("m", "test_conversion", failure_class="shape_mismatch")) == "shape_mismatch"
     crash = JunitCase("a", "error", message="worker 'gw0' crashed while running 'a'")
@@ -58,7 +58,7 @@ def test_the_test_itself_knows_best() -> None:
         ("", "", ""),
     ],
 )
-def test_headline(message: str, detail: str, expected: str) -> None:
+def test_the_headline_is_the_message_without_what_pytest_adds(message: str, detail: str, expected: str) -> None:
     assert extract_headline(JunitCase("a", "failed", message=message, detail=detail)) == expected
 
 
@@ -89,7 +89,7 @@ def test_the_same_cause_in_three_models_is_one_cause() -> None:
     assert results.causes[0].models == ("smollm2", "mistral", "mixtral")
 
 
-def test_what_models_say_of_themselves_does_not_part_a_cause() -> None:
+def test_model_names_in_a_message_do_not_split_a_cause() -> None:
     faults: dict[str, Fault | None] = {
         f"test_conversion[{name}]": Fault("failure", f"{model.model_id}: no converter for {name}", "x", {"raw": ""})
         for name, model in samples.MODELS.items()

@@ -55,7 +55,7 @@ def test_the_last_good_and_the_first_bad() -> None:
     assert (int(then.last_good), int(then.first_bad), int(then.sha)) == (2, 3, 4)
 
 
-def test_an_inconclusive_night_is_no_word_about_a_test() -> None:
+def test_an_inconclusive_night_does_not_count_for_a_test() -> None:
     baseline = read_history([lines(record(1), record(2, "inconclusive"), record(3, "consequence"))])
     last = baseline.last_case("smollm2", FORWARD)
     assert last is not None
@@ -72,7 +72,7 @@ def test_time_is_estimated_by_the_median_of_the_last_conclusive_nights() -> None
     assert baseline.median_seconds("unknown") is None
 
 
-def test_of_a_nights_attempts_the_newest_counts() -> None:
+def test_only_the_newest_attempt_of_a_run_counts() -> None:
     url = "https://github.com/o/r/actions/runs/1"
     first, second = record(1, verdict="failed", run_url=url), record(3, run_url=url)
     baseline = read_history([lines(first, record(2, run_url=url + "2"), second)])

@@ -47,7 +47,7 @@ class Page(HTMLParser):
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_the_page_is_whole_and_loads_nothing(name: str) -> None:
+def test_the_page_is_complete_and_loads_nothing(name: str) -> None:
     page = Page(render_html(getattr(samples, name)()))
     assert page.open == []
     names = {tag for tag, _ in page.tags}
@@ -137,7 +137,7 @@ def test_charts_for_the_first_models_and_tests_for_every_failing_one() -> None:
     assert "3 models have no charts" in html
 
 
-def test_the_page_cleans_by_itself_whatever_a_record_holds() -> None:
+def test_the_page_cleans_every_text_of_a_record() -> None:
     """Records are cleaned when results are read; a report.json from elsewhere may not be."""
     dirty = "a\u202eb \x1b[31m hf_abcdefghijklmnopqrstuvwxyz012345"
     page = render_html(replace(samples.passing(), notes=(dirty,)))

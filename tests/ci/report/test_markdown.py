@@ -46,7 +46,7 @@ def test_golden(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_report_is_whole_and_dead(name: str) -> None:
+def test_a_report_is_complete_and_has_no_active_content(name: str) -> None:
     results = run(name)
     shown = parse_markdown(render_markdown(results))
     assert shown.open_folds == 0
@@ -64,7 +64,7 @@ def test_the_verdict_comes_first_and_says_why(name: str) -> None:
     assert (": " in first.removeprefix("## ")) == bool(results.causes) or name == "passing"
 
 
-def test_the_first_line_names_layer_operation_and_half() -> None:
+def test_the_first_line_names_layer_operation_and_component() -> None:
     first = render_markdown(run("failing")).splitlines()[0]
     for part in ("layer 1", "attention", "rotary embedding", "conversion"):
         assert part in first
@@ -93,7 +93,7 @@ def test_a_comment_of_the_largest_run_names_every_failing_test() -> None:
 
 @pytest.mark.parametrize("name", ["failing", "mixed", "hostile", "crashed"])
 @pytest.mark.parametrize("limit", range(150, 7000, 850))
-def test_any_limit_is_kept_and_nothing_is_cut_open(name: str, limit: int) -> None:
+def test_any_limit_is_kept_and_no_block_is_cut(name: str, limit: int) -> None:
     results = run(name)
     text = render_markdown(results, limit)
     assert count_characters(text) <= limit
@@ -126,7 +126,7 @@ def test_detail_goes_in_a_fixed_order() -> None:
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(hostile, hostile, hostile), min_size=1, max_size=3), st.integers(250, 9000))
-def test_whatever_tests_say_the_report_holds(texts: list[tuple[str, str, str]], limit: int) -> None:
+def test_no_text_of_a_test_breaks_the_report(texts: list[tuple[str, str, str]], limit: int) -> None:
     plan = plan_of("smollm2")
     faults: dict[str, Fault | None] = {
         test: Fault("failure", xml(message), xml(detail), {"diagnosis": diagnosis, "failure_class": "other"})

@@ -38,7 +38,7 @@ def night_of(plan: Plan, faults: dict[str, Fault]) -> Baseline:
     return read_history([history_line(r) for r in make_history_records(judged(plan, faults), "2026-11-23T02:00:00Z")])
 
 
-def test_a_hugging_face_that_answers_otherwise_than_last_night_is_named_in_every_report() -> None:
+def test_a_changed_output_of_hugging_face_is_named_in_every_report() -> None:
     plan = plan_of("smollm2", "mistral")
     before = night_of(plan, answered(0.25))
     results = judged(plan, answered(0.26, oracle="Hugging Face in float64, transformers 5.24.0"), baseline=before)
@@ -63,13 +63,13 @@ def test_a_hugging_face_that_answers_otherwise_than_last_night_is_named_in_every
         {FORWARD: mismatch()},
     ],
 )
-def test_a_hugging_face_is_not_said_to_have_moved_where_nothing_shows_it(now: dict[str, Fault]) -> None:
+def test_no_change_of_hugging_face_is_reported_without_proof(now: dict[str, Fault]) -> None:
     plan = plan_of("smollm2")
     assert not judged(plan, now, baseline=night_of(plan, answered(0.25))).notes
     assert not judged(plan, answered(0.26)).notes
 
 
-def test_less_memory_for_the_longest_input_hides_no_move() -> None:
+def test_less_memory_for_the_longest_input_hides_no_change_of_hugging_face() -> None:
     plan = plan_of("smollm2")
     shorter = answered(0.26, inputs="batch: 5 x 64 (random, ids 1a2b3c4d); long: 1 x 200 (random, ids 00000000)")
     assert any(
@@ -77,7 +77,7 @@ def test_less_memory_for_the_longest_input_hides_no_move() -> None:
     )
 
 
-def test_a_night_that_measured_nothing_does_not_hide_the_answer_of_the_one_before() -> None:
+def test_a_night_without_a_measurement_does_not_hide_the_night_before() -> None:
     plan = plan_of("smollm2")
     older, newer = (
         make_history_records(judged(plan, f), f"2026-11-{day}T02:00:00Z") for f, day in ((answered(0.25), 21), ({}, 22))
@@ -88,7 +88,7 @@ def test_a_night_that_measured_nothing_does_not_hide_the_answer_of_the_one_befor
     assert any("own output changed" in note for note in judged(plan, answered(0.26), baseline=baseline).notes)
 
 
-def test_what_the_inputs_did_not_reach_is_told_in_every_report_of_a_green_run() -> None:
+def test_coverage_gaps_are_in_every_report_of_a_green_run() -> None:
     plan = plan_of("smollm2")
     why = "not covered: capped at 3098 tokens by 79.1 GB of free memory"
     seen = {"sliding window": why, "experts": "each of 8 in every layer received a token"}
@@ -139,7 +139,7 @@ def test_infrastructure_is_never_called_new() -> None:
     assert find_case(run_file({FORWARD: down}, baseline=nights(plan_of("smollm2"), {})), FORWARD).change is None
 
 
-def test_what_moved_outside_of_the_subject_is_told() -> None:
+def test_changes_outside_of_the_subject_are_reported() -> None:
     plan = plan_of("smollm2")
     newer = {"libraries": {"torch": "2.14.0", "transformers": "5.23.0"}, "failure_class": "numeric_mismatch"}
     everywhere = {test: Fault(evidence=newer) for test in plan.entries[0].tests}

@@ -40,7 +40,7 @@ def test_an_unwritable_folder_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "", "{}", "[]", '{"schema": 1}'])
-def test_what_is_no_report_is_refused(tmp_path: Path, content: str | None) -> None:
+def test_a_file_that_is_not_a_report_is_refused(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "report.json").write_text(content)
     with pytest.raises(RequestError, match=r"report\.json"):

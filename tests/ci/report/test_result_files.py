@@ -91,12 +91,12 @@ def test_what_was_running_and_where(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("host", ["[1]", "{", "[" * 100_000, "\xff"])
-def test_a_host_that_is_no_object_is_no_host(tmp_path: Path, host: str) -> None:
+def test_a_host_file_that_is_not_an_object_is_ignored(tmp_path: Path, host: str) -> None:
     leave(tmp_path, "smollm2", host=host)
     assert read_attempts(tmp_path)[0].host == {}
 
 
-def test_a_missing_result_file_is_a_finding(tmp_path: Path) -> None:
+def test_a_missing_result_file_is_recorded(tmp_path: Path) -> None:
     (tmp_path / "smollm2").mkdir()
     (only,) = read_attempts(tmp_path)
     assert (only.junit.problem, only.junit.missing) == ("no result file", True)
@@ -167,12 +167,12 @@ def test_a_linked_member_is_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 nonsense", b"x" * 5000])
-def test_a_broken_archive_is_a_finding(tmp_path: Path, content: bytes) -> None:
+def test_a_broken_archive_is_recorded(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "smollm2.zip").write_bytes(content)
     assert "unreadable archive" in (read_attempts(tmp_path)[0].junit.problem or "")
 
 
-def test_a_damaged_member_is_a_finding(tmp_path: Path) -> None:
+def test_a_damaged_member_is_recorded(tmp_path: Path) -> None:
     archive(tmp_path / "smollm2.zip", junit__xml=junit(plan_of("smollm2"))).close()
     content = bytearray((tmp_path / "smollm2.zip").read_bytes())
     content[200:260] = b"\x00" * 60
@@ -187,7 +187,7 @@ def test_limits(tmp_path: Path) -> None:
     assert read_attempts(tmp_path, "a", InputLimits(xml_bytes=10))[0].junit.problem == "result file larger than 0 MiB"
 
 
-def test_an_archive_of_too_many_members_is_not_looked_into(tmp_path: Path) -> None:
+def test_an_archive_with_too_many_members_is_not_read(tmp_path: Path) -> None:
     members = {f"m{number}.txt": b"" for number in range(5)}
     archive(tmp_path / "smollm2.1.zip", **{"junit.xml": junit(plan_of("smollm2")), **members}).close()
     assert read_attempts(tmp_path)[0].junit.problem is None

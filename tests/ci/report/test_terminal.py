@@ -70,7 +70,7 @@ def test_a_label_and_a_note_are_shown() -> None:
 
 
 @pytest.mark.parametrize("render_as", ["terminal", "markdown", "html"])
-def test_what_the_fetch_has_to_say_is_in_the_summary(render_as: str) -> None:
+def test_notes_of_the_download_are_in_every_report(render_as: str) -> None:
     plan = samples.plan_of("smollm2")
     moved = {"notes": ("whole files were moved", *(f"note {n}" for n in range(50)))}
     told = {

@@ -10,7 +10,7 @@ blocks = st.lists(st.builds(Block, st.text(min_size=1, max_size=60), st.integers
 
 @settings(deadline=None, max_examples=150)
 @given(blocks, st.integers(0, 2000), st.sampled_from([count_characters, count_bytes]))
-def test_the_limit_is_kept_where_the_essential_has_room(given_blocks: list[Block], limit: int, size: object) -> None:
+def test_the_limit_is_kept_if_the_essential_blocks_fit(given_blocks: list[Block], limit: int, size: object) -> None:
     if essential_blocks_fit(given_blocks, limit, size):  # type: ignore[arg-type]
         text = join_blocks(given_blocks, limit, size)  # type: ignore[arg-type]
         assert size(text) <= limit  # type: ignore[operator]
@@ -19,12 +19,12 @@ def test_the_limit_is_kept_where_the_essential_has_room(given_blocks: list[Block
 
 @settings(deadline=None, max_examples=100)
 @given(blocks)
-def test_nothing_is_left_out_where_all_fits(given_blocks: list[Block]) -> None:
+def test_nothing_is_left_out_if_everything_fits(given_blocks: list[Block]) -> None:
     text = join_blocks(given_blocks, 10_000)
     assert text == "\n\n".join(block.text for block in given_blocks) + "\n"
 
 
-def test_the_highest_rank_goes_first_and_within_it_the_last() -> None:
+def test_the_highest_rank_is_left_out_first_and_its_last_block_first() -> None:
     made = [Block("zero"), Block("a" * 150, 2), Block("b" * 150, 1), Block("c" * 150, 2)]
     assert "c" * 150 not in join_blocks(made, 450)
     assert "a" * 150 in join_blocks(made, 450)
@@ -33,7 +33,7 @@ def test_the_highest_rank_goes_first_and_within_it_the_last() -> None:
     assert "zero" in join_blocks(made, 0)
 
 
-def test_what_was_left_out_is_said() -> None:
+def test_the_number_of_left_out_parts_is_named() -> None:
     made = [Block("zero"), Block("a" * 400, 1), Block("b" * 400, 1)]
     assert "_1 part was left out" in join_blocks(made, 700)
     assert "_2 parts were left out" in join_blocks(made, 300)

