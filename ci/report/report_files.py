@@ -1,4 +1,4 @@
-"""The report on disk: `report.md`, `report.json`, `report.html`. The room's one place that writes files."""
+"""Write and read the report on disk: `report.md`, `report.json`, `report.html`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from ci.errors import InfrastructureError, RequestError
 from ci.records import read_json
-from ci.report import html, markdown
-from ci.report.fit import utf8
+from ci.report.html_page import render_html
 from ci.report.limits import SUMMARY_BYTES
-from ci.report.outcome import Results
+from ci.report.markdown import render_markdown
+from ci.report.results import Results
+from ci.report.truncate_markdown import count_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,11 +24,14 @@ REPORT_HTML = "report.html"
 
 
 def write_report(results: Results, out: Path) -> tuple[Path, ...]:
-    """Writes the three files into `out`, each whole or not at all; `report.md` fits into a job summary."""
+    """Write the three files into `out`, each complete or not at all.
+
+    `report.md` is small enough for a job summary.
+    """
     contents = {
-        REPORT_JSON: _adapter().dump_json(results),
-        REPORT_MD: markdown.render(results, SUMMARY_BYTES, size=utf8).encode("utf-8", "replace"),
-        REPORT_HTML: html.render(results).encode("utf-8", "replace"),
+        REPORT_JSON: _make_adapter().dump_json(results),
+        REPORT_MD: render_markdown(results, SUMMARY_BYTES, size=count_bytes).encode("utf-8", "replace"),
+        REPORT_HTML: render_html(results).encode("utf-8", "replace"),
     }
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -41,15 +45,15 @@ def write_report(results: Results, out: Path) -> tuple[Path, ...]:
 
 
 @cache
-def _adapter() -> TypeAdapter[Results]:
-    """pydantic's own writer: `ci.records.to_json` copies every value first, too slow for 25,600 tests."""
+def _make_adapter() -> TypeAdapter[Results]:
+    """Return pydantic's own writer. `ci.records.to_json` copies every value first: too slow for 25,600 tests."""
     from pydantic import TypeAdapter
 
     return TypeAdapter(Results)
 
 
 def read_report(path: Path) -> Results:
-    """`report.json` read back, from its file or its folder. Raises RequestError where it is none."""
+    """Read `report.json` from its file or its folder. Raises RequestError if it is not a report."""
     path = path / REPORT_JSON if path.is_dir() else path
     try:
         text = path.read_bytes()

@@ -6,22 +6,22 @@ import pytest
 
 from ci.errors import RequestError
 from ci.evidence import Evidence, to_property
+from ci.report.evidence_parser import parse_evidence
 from ci.report.limits import InputLimits
-from ci.report.testimony import read_evidence
 from tests.ci.report.samples import evidence_of, wrong_forward
 
 
 @pytest.mark.parametrize("changes", [{}, wrong_forward(moe=True), {"notes": ('a "quoted" note', "é")}])
-def test_what_the_suite_wrote_comes_back(changes: dict[str, object]) -> None:
+def test_the_evidence_of_the_suite_is_read_back(changes: dict[str, object]) -> None:
     evidence = evidence_of("test_forward_equivalence[mixtral]", "mixtral", **changes)
-    assert read_evidence(to_property(evidence)[1]) == evidence
+    assert parse_evidence(to_property(evidence)[1]) == evidence
 
 
 def test_infinite_errors_come_back() -> None:
     known = wrong_forward()
     known["figures"] = {"float32.used": float("inf")}
     text = to_property(evidence_of("test_forward_equivalence[mixtral]", "mixtral", **known))[1]
-    assert read_evidence(text).figures["float32.used"] == float("inf")
+    assert parse_evidence(text).figures["float32.used"] == float("inf")
 
 
 @pytest.mark.parametrize(
@@ -35,14 +35,14 @@ def test_infinite_errors_come_back() -> None:
 )
 def test_texts_are_cleaned(dirty: str, clean: str) -> None:
     for text in (json.dumps(_plain(dirty)), json.dumps(_plain(dirty), ensure_ascii=False)):
-        evidence = read_evidence(text)
+        evidence = parse_evidence(text)
         assert evidence.diagnosis == clean
         assert list(evidence.libraries.values()) == [clean]
 
 
 def test_an_escaped_secret_does_not_slip_through() -> None:
     text = json.dumps(_plain("X")).replace('"X"', '"hf_\\u0061bcdefghijklmnopqrstuvwxyz012345"')
-    assert read_evidence(text).diagnosis == "[redacted]"
+    assert parse_evidence(text).diagnosis == "[redacted]"
 
 
 GOOD = {"model": "m", "step": "test_conversion"}
@@ -61,7 +61,7 @@ GOOD = {"model": "m", "step": "test_conversion"}
 )
 def test_anything_else_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(RequestError) as refused:
-        read_evidence(text)
+        parse_evidence(text)
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 600
 
@@ -69,12 +69,12 @@ def test_anything_else_is_refused_in_one_line(text: str) -> None:
 def test_limits() -> None:
     text = to_property(Evidence("m", "test_conversion", notes=tuple(f"note {n}" for n in range(100))))[1]
     with pytest.raises(RequestError, match="longer than 100 characters"):
-        read_evidence(text, InputLimits(evidence_chars=100))
+        parse_evidence(text, InputLimits(evidence_chars=100))
     measured = to_property(evidence_of("test_forward_equivalence[mixtral]", "mixtral"))[1]
     with pytest.raises(RequestError, match="more than 10 measures"):
-        read_evidence(measured, InputLimits(evidence_items=10))
+        parse_evidence(measured, InputLimits(evidence_items=10))
     with pytest.raises(RequestError, match="too many values"):
-        read_evidence(measured.replace('"model"', '"mod\\u0065l"'), InputLimits(evidence_items=10))
+        parse_evidence(measured.replace('"model"', '"mod\\u0065l"'), InputLimits(evidence_items=10))
 
 
 def _plain(text: str) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""What would come to life if a text were rendered as GitHub renders it: found by parsing, not by looking for markup."""
+"""Parse Markdown as GitHub does, and find mentions, links and HTML that would have an effect."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from markdown_it.token import Token
 
 OWN_HTML = re.compile(r"<details>|</details>|<summary>|</summary>|<br>|<code>|</code>|\s+")
-ALIVE = re.compile(
+ACTIVE = re.compile(
     r"(?i)(?<![\w`])@[a-z0-9]|#\d|\bgh-\d|[a-z][a-z0-9+.-]*://\S|\bwww\.\S|mailto:\S|xmpp:\S|\S@\S+\.\S|:\w+:|\$\S.*\S\$"
     r"|\b[0-9a-f]{7,40}\b(?<![a-z]{7})"
 )
@@ -23,8 +23,8 @@ _PARSER = MarkdownIt("commonmark", {"html": True}).enable("table").enable("strik
 
 
 @dataclass
-class Rendered:
-    """A Markdown text, taken apart: what is plain text, what is code, links, images, and HTML that is not ours."""
+class ParsedMarkdown:
+    """The parts of a Markdown text: plain text, code, links, images, and HTML that the report does not write itself."""
 
     plain: list[str] = field(default_factory=list)
     code: list[str] = field(default_factory=list)
@@ -38,48 +38,48 @@ class Rendered:
     content: str = ""
 
     @property
-    def alive(self) -> list[str]:
+    def active(self) -> list[str]:
         """Plain pieces in which GitHub would find a mention, a link, a reference, an emoji, or mathematics."""
-        return [piece for piece in self.plain if ALIVE.search(piece)]
+        return [piece for piece in self.plain if ACTIVE.search(piece)]
 
 
-def rendered(markdown: str) -> Rendered:
-    """The parts of `markdown` as GitHub's dialect sees them."""
-    found = Rendered()
-    _walk(_PARSER.parse(markdown), found)
-    return found
+def parse_markdown(markdown: str) -> ParsedMarkdown:
+    """Split `markdown` into its parts as GitHub's dialect does."""
+    parts = ParsedMarkdown()
+    _collect_parts(_PARSER.parse(markdown), parts)
+    return parts
 
 
-def _walk(tokens: Iterable[Token], found: Rendered) -> None:
+def _collect_parts(tokens: Iterable[Token], parts: ParsedMarkdown) -> None:
     for token in tokens:
         if token.type == "text":
-            found.plain.append(token.content)
-            found.content += token.content
+            parts.plain.append(token.content)
+            parts.content += token.content
         elif token.type == "code_inline":
-            found.code.append(token.content)
-            found.content += token.content
+            parts.code.append(token.content)
+            parts.content += token.content
         elif token.type in ("fence", "code_block"):
-            found.fences.append(token.content)
+            parts.fences.append(token.content)
         elif token.type in ("html_block", "html_inline"):
-            _html(token.content, found)
+            _collect_html(token.content, parts)
         elif token.type == "link_open":
-            found.links.append(str(token.attrs.get("href")))
+            parts.links.append(str(token.attrs.get("href")))
         elif token.type == "image":
-            found.images += 1
+            parts.images += 1
         elif token.type in ("td_open", "th_open"):
-            found.cells += 1
-        _walk(token.children or (), found)
+            parts.cells += 1
+        _collect_parts(token.children or (), parts)
 
 
-def _html(content: str, found: Rendered) -> None:
-    """Our own folds may stand in HTML; the text between their tags is escaped text, in `<code>` or not."""
-    found.folds += content.count("<details>")
-    found.open_folds += content.count("<details>") - content.count("</details>")
+def _collect_html(content: str, parts: ParsedMarkdown) -> None:
+    """Accept the HTML of our own folds; the text between their tags is escaped."""
+    parts.folds += content.count("<details>")
+    parts.open_folds += content.count("<details>") - content.count("</details>")
     reader = _Tags()
     reader.feed(content)
     reader.close()
-    found.html += [tag for tag in reader.tags if not OWN_HTML.fullmatch(tag)]
-    found.plain += reader.outside_code
+    parts.html += [tag for tag in reader.tags if not OWN_HTML.fullmatch(tag)]
+    parts.plain += reader.outside_code
 
 
 class _Tags(HTMLParser):
@@ -118,8 +118,8 @@ class _Tags(HTMLParser):
             self.outside_code.append(data)
 
 
-def tags_and_text(html: str) -> tuple[list[str], str]:
-    """Every tag of an HTML text, and its text content."""
+def split_html(html: str) -> tuple[list[str], str]:
+    """Return every tag of an HTML text, and its text content."""
     reader = _Tags()
     reader.feed(html)
     reader.close()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci.report.html import render
+from ci.report.html_page import render_html
 from tests.ci.report import samples
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def brightness(rows: list[bytes]) -> float:
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
     path = tmp_path / "report.html"
-    path.write_text(render(samples.failing()), encoding="utf-8")
+    path.write_text(render_html(samples.failing()), encoding="utf-8")
     return path
 
 
@@ -151,7 +151,7 @@ def test_it_asks_for_nothing_but_itself_even_when_hostile(tmp_path: Path, witnes
     origin = f"http://127.0.0.1:{witness.server_port}"
     handler = witness.RequestHandlerClass
     handler.page = (  # type: ignore[attr-defined]
-        render(samples.hostile())
+        render_html(samples.hostile())
         .replace("</main>", f'<img src="{origin}/img"><script>fetch("{origin}/js")</script></main>')
         .encode()
     )
@@ -170,9 +170,9 @@ PHONE = """<!doctype html><iframe id="page" src="report.html" style="width: 400p
 def test_it_fits_a_phone(tmp_path: Path, witness: http.server.HTTPServer, run: str) -> None:
     wrong = samples.mismatch(moe=True)
     long = replace(wrong, evidence={**wrong.evidence, "diagnosis": f"layer 1, MLP: it does not hold {LONG}; {LONG}"})
-    found = samples.judged(samples.plan_of("mixtral"), {FORWARD: long}) if run == "long" else getattr(samples, run)()
+    results = samples.judged(samples.plan_of("mixtral"), {FORWARD: long}) if run == "long" else getattr(samples, run)()
     handler = witness.RequestHandlerClass
-    handler.page = render(found).encode()  # type: ignore[attr-defined]
+    handler.page = render_html(results).encode()  # type: ignore[attr-defined]
     handler.around = PHONE.encode()  # type: ignore[attr-defined]
     text = browse(tmp_path, "--virtual-time-budget=1500", "--dump-dom", f"http://127.0.0.1:{witness.server_port}/phone")
     needed, given = text.split('id="width">')[1].split("</p>")[0].split(" in ")
