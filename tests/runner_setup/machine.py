@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
 NAMESPACES = ("--mount", "--pid", "--ipc", "--uts", "--net", "--cgroup")
+SITE_PACKAGES = Path(pytest.__file__).parents[1]
 BOOT_SECONDS = 60
 
 
@@ -71,7 +71,7 @@ def booted(scratch: Path) -> Iterator[Machine]:
     """Boot it, and end it with everything in it."""
     if reason := why_not():
         pytest.skip(reason)
-    arguments = (str(scratch), str(REPOSITORY), sysconfig.get_path("purelib"), sys.base_prefix)
+    arguments = (str(scratch), str(REPOSITORY), str(SITE_PACKAGES), sys.base_prefix)
     command = ["unshare", *NAMESPACES, "--fork", "--kill-child", str(HERE / "boot.sh"), *arguments]
     log = scratch / "boot.log"
     with own_cgroup() as enter, log.open("w") as output:

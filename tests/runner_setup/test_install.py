@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hub_runner.__main__ import main
-from hub_runner.config import parse
-from hub_runner.install import preflight
-from hub_runner.render import all_files
+from hub_runner.config_file import parse_config
+from hub_runner.install import find_install_problems
+from hub_runner.render import render_all_files
 from tests.runner_setup.conftest import EXAMPLE, config_text
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def test_a_dry_run_names_every_step_and_does_nothing(tmp_path: Path, capsys: pyt
 def test_an_empty_root_becomes_a_host(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, "install") == 0
     users = (tmp_path / "etc/passwd").read_text()
-    for slot in parse(EXAMPLE.read_text(), what="x").places:
+    for slot in parse_config(EXAMPLE.read_text(), what="x").resolved_slots:
         assert f"{slot.user}:x:{slot.uid}:{slot.uid}:" in users
         assert (tmp_path / f"var/lib/hub-runner/slots/{slot.index}/disk").stat().st_mode & 0o777 == 0o700
     assert "/usr/sbin/nologin" in users
@@ -107,7 +107,7 @@ def test_everything_follows_from_the_one_file(tmp_path: Path, capsys: pytest.Cap
     assert '"nvidia.com/gpu": "3"' in values
     assert "10.0.0.53/32" in (out / "kubernetes/network-policy.yaml").read_text()
     assert set(map(str, (path.relative_to(out) for path in out.rglob("*") if path.is_file()))) == set(
-        all_files(parse(changed.read_text(), what="x"))
+        render_all_files(parse_config(changed.read_text(), what="x"))
     )
 
 
@@ -115,7 +115,7 @@ def test_what_stands_in_the_way_is_told_at_once(config: Config, tmp_path: Path) 
     resolv = tmp_path / "resolv.conf"
     servers = ("127.0.0.53", "10.0.0.2", "9.9.9.9", "fe80::1%eth0")
     resolv.write_text("search lan\n" + "".join(f"nameserver {server}\n" for server in servers))
-    told = [line for line in preflight(config, resolv=resolv) if "resolver" in line]
+    told = [line for line in find_install_problems(config, resolv=resolv) if "resolver" in line]
     assert [line.split()[6].rstrip(":") for line in told] == ["10.0.0.2", "fe80::1%eth0"]
 
 

@@ -70,7 +70,7 @@ def furnish(machine: Machine) -> None:
     machine.run("systemctl", "daemon-reload")
     serve = f"exec {PYTHON} -m tests.runner_setup.fake_runners_api /etc/hub-runner/app-key.pem 8080"
     machine.run("systemd-run", "--unit=fake-github", "--working-directory=/opt/hub-runner/source", "sh", "-c", serve)
-    machine.run("systemctl", "start", "hub-runner-mint.socket")
+    machine.run("systemctl", "start", "hub-runner-registrar.socket")
     machine.wait("GitHub on loopback", lambda: github(machine) is not None)
 
 
@@ -103,11 +103,11 @@ def hosted(machine: Machine, call: str) -> str:
     """What the supervisor's hands do on slot 0."""
     script = f"""
 from pathlib import Path
-from hub_runner.config import load
-from hub_runner.outside import Jit
+from hub_runner.config_file import load_config
+from hub_runner.interfaces import JitRunner
 from hub_runner.layout import Layout
 from hub_runner.systemd import SystemdHost
-slot = load(Layout().config).slot(0)
+slot = load_config(Layout().config).get_slot(0)
 print(SystemdHost(Layout()).{call})
 """
     return machine.run(PYTHON, "-I", "-c", script)
@@ -117,13 +117,13 @@ print(SystemdHost(Layout()).{call})
 def met(machine: Machine) -> dict[str, Any]:
     """One job on the GPU slot, from start to end; what it met."""
     machine.write("/srv/hub-tests/wait", "")
-    hosted(machine, "start(slot, Jit(1, 'secret'))")
+    hosted(machine, "start_runner(slot, JitRunner(1, 'secret'))")
     assert active(machine, GPU_SLOT), machine.journal()
     assert machine.run("systemctl", "is-active", "hub-runner-firewall.service").strip() == "active"
     machine.run("rm", "/srv/hub-tests/wait")
     machine.wait("the job's end", lambda: not active(machine, GPU_SLOT))
-    machine.wait("the unit's end", lambda: "active=False" in hosted(machine, "unit(slot)"))
-    hosted(machine, "stop(slot)")
+    machine.wait("the unit's end", lambda: "active=False" in hosted(machine, "read_unit(slot)"))
+    hosted(machine, "stop_runner(slot)")
     return facts(machine, GPU_SLOT)
 
 
@@ -203,7 +203,10 @@ def test_the_supervisor_runs_jobs_one_by_one_and_survives_being_killed(service: 
     machine.wait("the next supervisor", lambda: serving(machine))
     assert phase(machine, STORE_SLOT) == "running"
 
-    for unit in ("reload-or-restart hub-runner-firewall", "restart hub-runner-mint.socket"):  # as an installation does
+    for unit in (
+        "reload-or-restart hub-runner-firewall",
+        "restart hub-runner-registrar.socket",
+    ):  # as an installation does
         machine.run("systemctl", *unit.split())
     assert active(machine, STORE_SLOT)
     hub_runner(machine, "drain", str(STORE_SLOT))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hub_runner.render import host_files, mount_unit
+from hub_runner.render import mount_unit_name, render_host_files
 
 if TYPE_CHECKING:
     from hub_runner.config import Config
@@ -27,7 +27,7 @@ needs_shellcheck = pytest.mark.skipif(shutil.which("shellcheck") is None, reason
 @pytest.fixture
 def root(config: Config, tmp_path: Path) -> Path:
     """The host's files below a root of their own, with something executable where the units want a program."""
-    for path, file in host_files(config).items():
+    for path, file in render_host_files(config).items():
         place = tmp_path / path
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(file.text)
@@ -78,14 +78,16 @@ def test_no_service_is_exposed(root: Path) -> None:
 
 @needs_systemd
 def test_the_mount_units_name_is_systemds(config: Config) -> None:
-    for slot in config.places:
+    for slot in config.resolved_slots:
         path = f"/var/lib/hub-runner/slots/{slot.index}/disk"
         command = ["systemd-escape", "--path", "--suffix=mount", path]
-        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == mount_unit(slot)
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == mount_unit_name(
+            slot
+        )
 
 
 def test_a_slots_unit_opens_its_gpus_alone(config: Config) -> None:
-    files = host_files(config)
+    files = render_host_files(config)
     for index, gpus in ((0, {"0"}), (1, {"1", "2"}), (2, set())):
         text = files[f"{UNITS}/hub-runner-slot-{index}.service"].text
         assert set(re.findall(r"^DeviceAllow=/dev/nvidia(\d+) rw$", text, re.MULTILINE)) == gpus
@@ -93,19 +95,19 @@ def test_a_slots_unit_opens_its_gpus_alone(config: Config) -> None:
 
 
 def test_no_job_can_become_root_or_reach_docker(config: Config) -> None:
-    for slot in config.places:
-        text = host_files(config)[f"{UNITS}/{slot.unit}"].text
+    for slot in config.resolved_slots:
+        text = render_host_files(config)[f"{UNITS}/{slot.unit}"].text
         lines = text.splitlines()
         for line in ("NoNewPrivileges=yes", "CapabilityBoundingSet=", "KillMode=control-group", f"User={slot.user}"):
             assert line in lines
         assert "SupplementaryGroups=" in lines
         assert "-/run/docker.sock" in text
-    assert "sudo" not in "".join(file.text for file in host_files(config).values())
+    assert "sudo" not in "".join(file.text for file in render_host_files(config).values())
 
 
 def test_nothing_that_root_runs_looks_for_code_where_it_stands(config: Config) -> None:
     """`python -m` without -I would import what a job left in the working directory."""
-    for path, file in host_files(config).items():
+    for path, file in render_host_files(config).items():
         for line in file.text.splitlines():
             assert "bin/python" not in line or "bin/python -I -m" in line, f"{path}: {line}"
 
@@ -113,7 +115,7 @@ def test_nothing_that_root_runs_looks_for_code_where_it_stands(config: Config) -
 @needs_shellcheck
 def test_shellcheck_has_nothing_to_say_about_any_script(config: Config, tmp_path: Path) -> None:
     scripts = [REPOSITORY / name for name in SCRIPTS]
-    for path, file in host_files(config).items():
+    for path, file in render_host_files(config).items():
         if file.text.startswith("#!"):
             scripts.append(tmp_path / Path(path).name)
             scripts[-1].write_text(file.text)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ci.errors import RequestError
-from hub_runner.config import load, parse
+from hub_runner.config_file import load_config, parse_config
 from tests.runner_setup.conftest import EXAMPLE
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ ALLOW = '[[egress.allow]]\naddress = "{}"\nport = {}\nwhy = "x"\n[admission]'
 
 
 def test_the_example_gives_slots_users_and_labels() -> None:
-    one, two, store = load(EXAMPLE).places
+    one, two, store = load_config(EXAMPLE).resolved_slots
     assert (one.gpus, one.user, one.uid) == ((0,), "hub-slot-0", 60700)
     assert one.labels == ("self-hosted", "linux", "x64", "hub-tests", "h100", "gpus-1")
     assert (two.gpus, two.labels[-1], two.uid) == ((1, 2), "gpus-2", 60701)
@@ -32,9 +32,9 @@ MISTAKES = {
     "not TOML": ("[limits]", "[limits", "hub-runner.toml"),
     "host name": ('"gpu-host-1"', '"GPU host; rm"', "host.name"),
     "one GPU twice": ("gpus = [1, 2]", "gpus = [0, 2]", "/dev/nvidia0 belongs to two slots"),
-    "slot of nothing": ("gpus = [1, 2]", "gpus = []", "either gpus, or writes_store"),
-    "both": ("writes_store = true", "writes_store = true\ngpus = [5]", "either gpus, or writes_store"),
-    "two writers": ("gpus = [1, 2]", "writes_store = true", "one slot at most"),
+    "slot of nothing": ("gpus = [1, 2]", "gpus = []", "give either gpus, or writes_store"),
+    "both": ("writes_store = true", "writes_store = true\ngpus = [5]", "give either gpus, or writes_store"),
+    "two writers": ("gpus = [1, 2]", "writes_store = true", "at most one slot"),
     "two homes": ('repository = "e', 'organization = "x"\nrepository = "e', "either repository or organization"),
     "bad repository": ('example-org/example-repo" ', 'example-org" ', "github.repository"),
     "label": ('"h100"]', '"h 100"]', "runner.labels"),
@@ -55,17 +55,17 @@ def test_a_mistake_is_told_in_one_line_with_its_key(mistake: str) -> None:
     text = EXAMPLE.read_text()
     assert right in text
     with pytest.raises(RequestError) as failure:
-        parse(text.replace(right, wrong, 1), what="hub-runner.toml")
+        parse_config(text.replace(right, wrong, 1), what="hub-runner.toml")
     assert told in str(failure.value)
     assert "\n" not in str(failure.value)
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="No such file"):
-        load(tmp_path / "none.toml")
+        load_config(tmp_path / "none.toml")
 
 
 def test_a_status_issue_needs_a_repository() -> None:
     text = EXAMPLE.read_text().replace('repository = "example-org/example-repo"', 'organization = "example-org"')
     with pytest.raises(RequestError, match="status_issue needs"):
-        parse(text, what="f")
+        parse_config(text, what="f")

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from hub_runner.cycle import PATIENCE
-from hub_runner.outside import MintRefusedError, Unit
-from hub_runner.state import SlotState
-from tests.runner_setup.worlds import FIT, Killed, World, keeper, sick, until
+from hub_runner.interfaces import RegistrarRefusedError, UnitStatus
+from hub_runner.slot_state import SlotState
+from hub_runner.state_machine import LEFTOVER_CHECKS
+from tests.runner_setup.worlds import FIT, Killed, World, make_state_machine, sick, until
 
 if TYPE_CHECKING:
     from hub_runner.config import Config
-    from hub_runner.cycle import Keeper
     from hub_runner.layout import Layout
+    from hub_runner.state_machine import SlotStateMachine
 
 
 @pytest.fixture
@@ -24,8 +24,8 @@ def world() -> World:
 
 
 @pytest.fixture
-def slot(config: Config, layout: Layout, world: World) -> Keeper:
-    return keeper(config, layout, world)
+def slot(config: Config, layout: Layout, world: World) -> SlotStateMachine:
+    return make_state_machine(config, layout, world)
 
 
 def finish(world: World) -> None:
@@ -35,7 +35,9 @@ def finish(world: World) -> None:
     world.end_job()
 
 
-def test_a_healthy_slot_runs_one_job_after_another_each_on_a_runner_of_its_own(slot: Keeper, world: World) -> None:
+def test_a_healthy_slot_runs_one_job_after_another_each_on_a_runner_of_its_own(
+    slot: SlotStateMachine, world: World
+) -> None:
     for job in range(3):
         assert until(slot, world, "running").runner_id == job + 1
         finish(world)
@@ -43,32 +45,32 @@ def test_a_healthy_slot_runs_one_job_after_another_each_on_a_runner_of_its_own(s
     assert world.registered == {}
 
 
-def test_a_sick_slot_is_never_offered_and_says_why(slot: Keeper, world: World) -> None:
+def test_a_sick_slot_is_never_offered_and_says_why(slot: SlotStateMachine, world: World) -> None:
     world.diagnosis = sick("gpu0 Xid 79")
     assert until(slot, world, "quarantined").reason == "xid: gpu0 Xid 79"
     for _ in range(400):
         world.time += slot.advance()
-    assert (world.minted, slot.book.read().phase) == (0, "quarantined")
+    assert (world.registrations, slot.state_file.read().phase) == (0, "quarantined")
     world.diagnosis = FIT
     assert until(slot, world, "running").reason == ""
 
 
-def test_resume_looks_at_a_quarantined_slot_at_once(slot: Keeper, world: World) -> None:
+def test_resume_looks_at_a_quarantined_slot_at_once(slot: SlotStateMachine, world: World) -> None:
     world.diagnosis = sick("gpu0 Xid 79")
     until(slot, world, "quarantined")
     world.diagnosis = FIT
-    slot.book.resume()
+    slot.state_file.resume()
     until(slot, world, "free", steps=1)
 
 
-def test_memory_that_the_driver_gives_back_slowly_is_waited_for(slot: Keeper, world: World) -> None:
+def test_memory_that_the_driver_gives_back_slowly_is_waited_for(slot: SlotStateMachine, world: World) -> None:
     until(slot, world, "running")
     finish(world)
-    world.slow_to_let_go = PATIENCE - 1
+    world.slow_to_let_go = LEFTOVER_CHECKS - 1
     until(slot, world, "free")
 
 
-def test_what_survives_a_job_quarantines_the_slot(slot: Keeper, world: World) -> None:
+def test_what_survives_a_job_quarantines_the_slot(slot: SlotStateMachine, world: World) -> None:
     until(slot, world, "running")
     finish(world)
     world.left = ("pid 4711 python3",)
@@ -77,26 +79,26 @@ def test_what_survives_a_job_quarantines_the_slot(slot: Keeper, world: World) ->
     until(slot, world, "running")
 
 
-def test_what_lies_around_before_the_first_job_counts_too(slot: Keeper, world: World) -> None:
+def test_what_lies_around_before_the_first_job_counts_too(slot: SlotStateMachine, world: World) -> None:
     world.left = ("gpu0: 70000 MiB in use",)
     assert "70000 MiB" in until(slot, world, "quarantined").reason
 
 
-def test_a_drained_slot_stays_empty_and_an_idle_runner_is_withdrawn(slot: Keeper, world: World) -> None:
+def test_a_drained_slot_stays_empty_and_an_idle_runner_is_withdrawn(slot: SlotStateMachine, world: World) -> None:
     until(slot, world, "running")
-    slot.book.drain("maintenance")
+    slot.state_file.drain("maintenance")
     until(slot, world, "free")
     for _ in range(20):
         world.time += slot.advance()
-    assert (slot.book.read().phase, world.active, world.registered) == ("free", False, {})
-    slot.book.resume()
+    assert (slot.state_file.read().phase, world.active, world.registered) == ("free", False, {})
+    slot.state_file.resume()
     until(slot, world, "running")
 
 
-def test_draining_never_cuts_a_job_off(slot: Keeper, world: World) -> None:
+def test_draining_never_cuts_a_job_off(slot: SlotStateMachine, world: World) -> None:
     until(slot, world, "running")
     world.take_job()
-    slot.book.drain("maintenance")
+    slot.state_file.drain("maintenance")
     for _ in range(20):
         world.time += slot.advance()
     assert world.active
@@ -105,29 +107,31 @@ def test_draining_never_cuts_a_job_off(slot: Keeper, world: World) -> None:
     assert not world.active
 
 
-def test_an_idle_runner_is_examined_again_after_its_time_and_a_busy_one_left_alone(slot: Keeper, world: World) -> None:
+def test_an_idle_runner_is_examined_again_after_its_time_and_a_busy_one_left_alone(
+    slot: SlotStateMachine, world: World
+) -> None:
     until(slot, world, "running")
     world.time += 61 * 60
     until(slot, world, "running", steps=6)
-    assert world.minted == 2
+    assert world.registrations == 2
     world.take_job()
     world.time += 61 * 60
     until(slot, world, "running", steps=6)
-    assert (world.minted, world.active) == (2, True)
+    assert (world.registrations, world.active) == (2, True)
 
 
-def test_github_down_costs_a_wait_and_nothing_else(slot: Keeper, world: World) -> None:
+def test_github_down_costs_a_wait_and_nothing_else(slot: SlotStateMachine, world: World) -> None:
     world.down = True
-    until(slot, world, "minting")
+    until(slot, world, "registering")
     waits = [slot.advance() for _ in range(10)]
     assert waits == sorted(waits)
     assert waits[-1] > 60
-    assert "GitHub is down" in slot.book.read().reason
+    assert "GitHub is down" in slot.state_file.read().reason
     world.down = False
     until(slot, world, "running")
 
 
-def test_github_down_while_a_runner_is_taken_back_is_made_good_later(slot: Keeper, world: World) -> None:
+def test_github_down_while_a_runner_is_taken_back_is_made_good_later(slot: SlotStateMachine, world: World) -> None:
     until(slot, world, "running")
     world.down = True
     world.active = False  # it died, and its registration is still there
@@ -136,60 +140,64 @@ def test_github_down_while_a_runner_is_taken_back_is_made_good_later(slot: Keepe
     world.down = False
     until(slot, world, "running")
     assert set(world.registered) == {2}
-    assert slot.book.read().orphans == ()
+    assert slot.state_file.read().orphans == ()
 
 
-def test_a_refusal_waits_longer_and_longer(slot: Keeper, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_waits_longer_and_longer(
+    slot: SlotStateMachine, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object) -> None:
-        raise MintRefusedError("403 Resource not accessible by integration")
+        raise RegistrarRefusedError("403 Resource not accessible by integration")
 
-    monkeypatch.setattr(world, "jit", refuse)
+    monkeypatch.setattr(world, "register", refuse)
     waits = []
     for _ in range(4):
         waits.append(slot.advance())
-        assert "403" in slot.book.read().reason
+        assert "403" in slot.state_file.read().reason
     assert waits == sorted(set(waits))
 
 
-def test_a_unit_that_does_not_start_leaves_no_registration(slot: Keeper, world: World) -> None:
+def test_a_unit_that_does_not_start_leaves_no_registration(slot: SlotStateMachine, world: World) -> None:
     world.start_fails = True
     until(slot, world, "stopping")
     until(slot, world, "free")
     assert world.registered == {}
 
 
-@pytest.mark.parametrize("ended", [Unit(False, "exit-code", 1), Unit(False, "success", 0)])
-def test_a_runner_that_dies_young_three_times_is_no_runner(slot: Keeper, world: World, ended: Unit) -> None:
+@pytest.mark.parametrize("ended", [UnitStatus(False, "exit-code", 1), UnitStatus(False, "success", 0)])
+def test_a_runner_that_dies_young_three_times_is_no_runner(
+    slot: SlotStateMachine, world: World, ended: UnitStatus
+) -> None:
     for _ in range(3):
         until(slot, world, "running")
         world.active, world.ended = False, ended
         until(slot, world, "free", "quarantined")
-    assert "ended after" in slot.book.read().reason
-    assert slot.book.read().phase == "quarantined"
+    assert "ended after" in slot.state_file.read().reason
+    assert slot.state_file.read().phase == "quarantined"
 
 
-def test_a_version_that_github_no_longer_accepts_is_not_offered_again(slot: Keeper, world: World) -> None:
+def test_a_version_that_github_no_longer_accepts_is_not_offered_again(slot: SlotStateMachine, world: World) -> None:
     until(slot, world, "running")
     world.time += 60
-    world.end_job(Unit(False, "exit-code", 7))
+    world.end_job(UnitStatus(False, "exit-code", 7))
     assert "no longer accepts" in until(slot, world, "quarantined").reason
 
 
-def test_an_unreadable_page_keeps_a_running_job_and_cleans_up_otherwise(slot: Keeper, world: World) -> None:
+def test_an_unreadable_page_keeps_a_running_job_and_cleans_up_otherwise(slot: SlotStateMachine, world: World) -> None:
     until(slot, world, "running")
     world.take_job()
-    slot.book.page.write_text("{")
+    slot.state_file.path.write_text("{")
     until(slot, world, "running", steps=1)
     assert world.active
     world.end_job()
-    slot.book.page.write_text("{")
-    until(slot, world, "proving", "free", steps=2)
+    slot.state_file.path.write_text("{")
+    until(slot, world, "verifying_clean", "free", steps=2)
 
 
-def test_a_lost_page_keeps_a_running_job(slot: Keeper, world: World) -> None:
+def test_a_lost_page_keeps_a_running_job(slot: SlotStateMachine, world: World) -> None:
     until(slot, world, "running")
     world.take_job()
-    slot.book.page.unlink()
+    slot.state_file.path.unlink()
     until(slot, world, "running", steps=1)
     assert world.active
 
@@ -197,7 +205,7 @@ def test_a_lost_page_keeps_a_running_job(slot: Keeper, world: World) -> None:
 # Killed anywhere ---------------------------------------------------------------------------------------------------
 
 
-def life(slot: Keeper, world: World) -> None:
+def life(slot: SlotStateMachine, world: World) -> None:
     """Everything that a slot lives through: an idle turn, a job, a drain, a quarantine."""
     until(slot, world, "running")
     world.time += 61 * 60
@@ -210,7 +218,7 @@ def life(slot: Keeper, world: World) -> None:
 
 def effects_of_a_life(config: Config, layout: Layout) -> int:
     world = World()
-    life(keeper(config, layout, world), world)
+    life(make_state_machine(config, layout, world), world)
     return world.effects
 
 
@@ -222,17 +230,17 @@ def test_a_supervisor_killed_at_any_step_leaves_nothing_behind(
     assert every > 25
     for number in range(1, every + 1):
         world = World(kill_at=(number, when))
-        slot = keeper(config, layout, world)
-        slot.book.page.unlink(missing_ok=True)
+        slot = make_state_machine(config, layout, world)
+        slot.state_file.path.unlink(missing_ok=True)
         with suppress(Killed):
             life(slot, world)
-        again = keeper(config, layout, world)  # systemd starts it anew; the job, if any, went on meanwhile
+        again = make_state_machine(config, layout, world)  # systemd starts it anew; the job, if any, went on meanwhile
         if world.active:
             until(again, world, "running")
             finish(world)
             until(again, world, "free")
         until(again, world, "running")
-        assert list(world.registered) == [world.minted], f"killed {when} effect {number}: {world.registered}"
-        assert again.book.read() == SlotState(
-            **{**vars(again.book.read()), "phase": "running", "runner_id": world.minted, "orphans": ()}
+        assert list(world.registered) == [world.registrations], f"killed {when} effect {number}: {world.registered}"
+        assert again.state_file.read() == SlotState(
+            **{**vars(again.state_file.read()), "phase": "running", "runner_id": world.registrations, "orphans": ()}
         )
