@@ -1,8 +1,8 @@
 """The registrar: the only process that may register runners at GitHub, and the supervisor's client for it.
 
 systemd starts one process for each connection to a socket that only root can open. The process has a user of its
-own and the App's key as a credential. It reads one line of JSON and writes one. It serves the slots of this host only: labels
-come from the file, names must begin with the host's name, and a runner of another host is never removed.
+own and the App's key as a credential. It reads one line of JSON and writes one. It serves the slots of this host only:
+labels come from the file, names must begin with the host's name, and a runner of another host is never removed.
 """
 
 from __future__ import annotations

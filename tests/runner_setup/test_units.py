@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parents[2]
 UNITS = "etc/systemd/system"
 MOST_EXPOSED = 2.0
-SCRIPTS = ("runner-setup/install.sh", "tests/runner_setup/boot.sh")
+SCRIPTS = (".ci/packages", ".ci/run", "runner-setup/install.sh", "tests/runner_setup/boot.sh")
+SHELLCHECK = Path(sys.executable).with_name("shellcheck")
 
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="apt-get install systemd")
-needs_shellcheck = pytest.mark.skipif(shutil.which("shellcheck") is None, reason="apt-get install shellcheck")
 
 
 @pytest.fixture
@@ -112,22 +113,21 @@ def test_nothing_that_root_runs_looks_for_code_where_it_stands(config: Config) -
             assert "bin/python" not in line or "bin/python -I -m" in line, f"{path}: {line}"
 
 
-@needs_shellcheck
 def test_shellcheck_has_nothing_to_say_about_any_script(config: Config, tmp_path: Path) -> None:
     scripts = [REPOSITORY / name for name in SCRIPTS]
     for path, file in render_host_files(config).items():
         if file.text.startswith("#!"):
             scripts.append(tmp_path / Path(path).name)
             scripts[-1].write_text(file.text)
-    assert len(scripts) == 4
-    answer = subprocess.run(["shellcheck", *map(str, scripts)], capture_output=True, text=True, check=False)
+    assert len(scripts) == len(SCRIPTS) + 2
+    answer = subprocess.run([str(SHELLCHECK), *map(str, scripts)], capture_output=True, text=True, check=False)
     assert answer.stdout + answer.stderr == ""
 
 
 def test_every_script_of_the_repository_is_looked_at() -> None:
-    found = {
+    scripts = {
         str(path.relative_to(REPOSITORY))
-        for folder in ("runner-setup", "tests/runner_setup")
-        for path in (REPOSITORY / folder).rglob("*.sh")
+        for folder, pattern in ((".ci", "*"), ("runner-setup", "*.sh"), ("tests/runner_setup", "*.sh"))
+        for path in (REPOSITORY / folder).rglob(pattern)
     }
-    assert found == set(SCRIPTS)
+    assert scripts == set(SCRIPTS)
