@@ -29,6 +29,7 @@ ALLOWED: Mapping[str, str] = {
 """The beginning of each reason that a test may skip with in CI, and why no package can bring what is missing."""
 
 ALLOWED_OFFLINE: Mapping[str, str] = {
+    "needs root, and apt-get install": "the Debian packages could not be installed",
     "apt-get install": "the Debian packages could not be installed",
     "no chromium here: apt-get install": "the Debian packages could not be installed",
     "node is not installed": "the Debian package nodejs could not be installed",

@@ -41,9 +41,9 @@ class Reply:
 
 
 def sign_app_token(app_id: str, key: Path, now: float) -> str:
-    """Sign a JSON Web Token (RS256) of the App, valid from a minute ago for nine minutes.
+    """Sign a JSON Web Token (RS256) of the App.
 
-    GitHub allows ten.
+    It is valid for nine minutes from a minute ago; GitHub allows ten.
     """
     claims = {"iat": int(now) - 60, "exp": int(now) + 480, "iss": app_id}
     signed = ".".join(_base64url(json.dumps(part).encode()) for part in ({"alg": "RS256", "typ": "JWT"}, claims))

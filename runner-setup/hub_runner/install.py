@@ -74,7 +74,7 @@ def leftover_units(wanted: Mapping[str, Rendered], layout: Layout) -> tuple[str,
 
 
 def list_retired_units(config: Config, layout: Layout) -> tuple[str, ...]:
-    """List left-over units to stop; those of slots are not among them, because a job may run there."""
+    """List left-over units to stop, without those of slots, where a job may run."""
     names = (path.rpartition("/")[2] for path in leftover_units(render_host_files(config), layout))
     return tuple(name for name in names if not name.startswith("hub-runner-slot-") and "@" not in name)
 
@@ -149,8 +149,8 @@ def write_files(config: Config, source: Path, layout: Layout) -> None:
     _write_file(layout.config, text, 0o644)
     for path in leftover_units(render_host_files(config), layout):
         (layout.root / path).unlink()
-        for link in (layout.root / path).parent.glob(f"*.wants/{Path(path).name}"):
-            link.unlink()
+        for enabled in (layout.root / path).parent.glob("*.wants"):
+            (enabled / Path(path).name).unlink(missing_ok=True)
 
 
 def _write_file(path: Path, text: str, mode: int) -> None:

@@ -67,7 +67,7 @@ class Host(Protocol):
         """Start the runner with a new home, work directory and tmp."""
 
     def stop_runner(self, slot: Slot) -> None:
-        """Stop the runner, by force if need be, and delete its disk; do nothing when it does not run."""
+        """Stop the runner, if it runs, and delete its disk."""
 
     def find_leftovers(self, slot: Slot) -> tuple[str, ...]:
         """Find what the last job left: processes, memory on the slot's GPUs, its disk."""

@@ -49,7 +49,10 @@ def build_doctor_request(config: Config, slot: Slot, layout: Layout) -> DoctorRe
 
 
 def diagnose_slot(config: Config, slot: Slot, layout: Layout, registrar: RegistrarClient) -> Diagnosis:
-    """Run the doctor on one slot; the registrar asks the Hub, because only it has a network."""
+    """Run the doctor on one slot.
+
+    The registrar asks the Hub, because the supervisor has no network.
+    """
     request = build_doctor_request(config, slot, layout)
     state = look(request)
     if not config.doctor.offline:

@@ -64,7 +64,10 @@ class SlotStateMachine:
         self.retries = 0
 
     def advance(self) -> float:
-        """Do one step from the phase in the state file. Raises HostError when systemd does not answer."""
+        """Do one step from the phase in the state file.
+
+        Raises HostError when systemd does not answer.
+        """
         state = self.state_file.read()
         steps: dict[Phase, Callable[[SlotState], float]] = {
             "free": self._step_free,
@@ -161,7 +164,7 @@ class SlotStateMachine:
         return POLL
 
     def _withdraw_runner(self, state: SlotState, runner_id: int) -> float:
-        """Remove an idle runner. GitHub refuses this while it has a job, so no job is interrupted."""
+        """Remove an idle runner; GitHub refuses while it has a job, so no job ends."""
         self.idle_checked_at = self.monotonic()
         try:
             answer = self.registrar.remove_runner(runner_id)
@@ -199,7 +202,10 @@ class SlotStateMachine:
         return self._write_state(self._remove_orphans(state), phase="free", wait=wait)
 
     def _remove_orphans(self, state: SlotState) -> SlotState:
-        """Remove registrations of runners that never ran or were killed; keep those that GitHub does not remove yet."""
+        """Remove registrations of runners that never ran or were killed.
+
+        Those that GitHub does not remove yet stay in `orphans` for the next time.
+        """
         remaining = []
         for orphan in state.orphans:
             try:

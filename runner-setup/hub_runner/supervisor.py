@@ -70,7 +70,7 @@ class Supervisor:
         self.ended.set()
 
     def _run_slot(self, slot: Slot) -> None:
-        slot_machine = SlotStateMachine(
+        state_machine = SlotStateMachine(
             slot,
             self.config,
             host=self.host,
@@ -81,7 +81,7 @@ class Supervisor:
         while not self.ended.is_set():
             self.last_step[slot.index] = time.monotonic()
             try:
-                wait = slot_machine.advance()
+                wait = state_machine.advance()
             except InfrastructureError as failure:
                 log.warning("slot %d: %s", slot.index, failure)
                 wait = WAIT_AFTER_ERROR

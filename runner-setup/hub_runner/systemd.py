@@ -36,7 +36,7 @@ class SystemdHost:
         self.layout, self.systemctl = layout, systemctl
 
     def diagnose(self, slot: Slot) -> Diagnosis:
-        """Run the doctor on the slot; a doctor that hangs or dies means that the slot is not fit."""
+        """Run the doctor on the slot; if it hangs or dies, the slot is not fit."""
         try:
             return self._run_verb(Diagnosis, "doctor", "--slot", str(slot.index), "--json")
         except HostError as failure:

@@ -111,10 +111,10 @@ def _first_process(process: subprocess.Popen[bytes], log: Path) -> int:
     end = time.monotonic() + BOOT_SECONDS
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     while process.poll() is None and time.monotonic() < end:
-        if found := children.read_text().split():
-            state = Machine(int(found[0])).run("systemctl", "is-system-running", check=False).strip()
+        if pids := children.read_text().split():
+            state = Machine(int(pids[0])).run("systemctl", "is-system-running", check=False).strip()
             if state in ("running", "degraded"):
-                return int(found[0])
+                return int(pids[0])
         time.sleep(0.2)
     if "overlay" in log.read_text():
         pytest.skip(f"no overlay of this machine's files: {log.read_text()[-300:]}")

@@ -16,14 +16,6 @@ if TYPE_CHECKING:
 ALLOW = '[[egress.allow]]\naddress = "{}"\nport = {}\nwhy = "x"\n[admission]'
 
 
-def test_the_example_gives_slots_users_and_labels() -> None:
-    one, two, store = load_config(EXAMPLE).resolved_slots
-    assert (one.gpus, one.user, one.uid) == ((0,), "hub-slot-0", 60700)
-    assert one.labels == ("self-hosted", "linux", "x64", "hub-tests", "h100", "gpus-1")
-    assert (two.gpus, two.labels[-1], two.uid) == ((1, 2), "gpus-2", 60701)
-    assert (store.gpus, store.labels) == ((), ("self-hosted", "linux", "x64", "hub-tests-store"))
-
-
 MISTAKES = {
     "unknown key": ("cpus = 12", "cpus = 12\ncores = 3", "limits.cores"),
     "missing key": ("memory_gib = 96", "", "limits.memory_gib: Field required"),

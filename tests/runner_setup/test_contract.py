@@ -17,8 +17,8 @@ from tests.e2e import openapi
 from tests.e2e.contract import missing, proxied
 from tests.runner_setup.conftest import config_text
 from tests.runner_setup.fake_runners_api import FakeGitHub
+from tests.runner_setup.simulation import Killed, Simulation, advance_until, make_state_machine, unfit
 from tests.runner_setup.test_update import publish
-from tests.runner_setup.worlds import Killed, World, make_state_machine, sick, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,89 +110,91 @@ def test_a_request_that_breaks_the_contract_is_noticed(guarded: Guarded) -> None
 
 
 @pytest.fixture
-def world(guarded: Guarded) -> World:
+def simulation(guarded: Guarded) -> Simulation:
     """A machine whose runners are those of the guarded GitHub."""
     guarded.fake.runners.clear()
     guarded.violations()
-    world = World()
-    world.registered = guarded.fake.runners
-    return world
+    simulation = Simulation()
+    simulation.registered = guarded.fake.runners
+    return simulation
 
 
 @pytest.fixture
-def slot(guarded: Guarded, world: World, layout: Layout) -> SlotStateMachine:
-    return supervised(guarded, world, layout)
+def slot(guarded: Guarded, simulation: Simulation, layout: Layout) -> SlotStateMachine:
+    return supervised(guarded, simulation, layout)
 
 
-def supervised(guarded: Guarded, world: World, layout: Layout) -> SlotStateMachine:
-    kept = make_state_machine(guarded.service.config, layout, world)
-    kept.registrar = Killable(world, ThroughPrism(guarded.service))
+def supervised(guarded: Guarded, simulation: Simulation, layout: Layout) -> SlotStateMachine:
+    kept = make_state_machine(guarded.service.config, layout, simulation)
+    kept.registrar = Killable(simulation, ThroughPrism(guarded.service))
     return kept
 
 
 class Killable:
     """GitHub's answers as effects before and after which the supervisor can be killed."""
 
-    def __init__(self, world: World, registrar: RegistrarClient) -> None:
-        self.world, self.registrar = world, registrar
+    def __init__(self, simulation: Simulation, registrar: RegistrarClient) -> None:
+        self.simulation, self.registrar = simulation, registrar
 
     def register(self, slot: int, name: str) -> JitRunner:
-        answer: JitRunner = self.world.effect(lambda: self.registrar.register(slot, name))
+        answer: JitRunner = self.simulation.effect(lambda: self.registrar.register(slot, name))
         return answer
 
     def find_runner(self, name: str) -> int | None:
         return self.registrar.find_runner(name)
 
     def remove_runner(self, runner_id: int) -> Literal["removed", "busy"]:
-        answer: Literal["removed", "busy"] = self.world.effect(lambda: self.registrar.remove_runner(runner_id))
+        answer: Literal["removed", "busy"] = self.simulation.effect(lambda: self.registrar.remove_runner(runner_id))
         return answer
 
 
-def test_jobs_one_after_another(slot: SlotStateMachine, world: World, guarded: Guarded) -> None:
+def test_jobs_one_after_another(slot: SlotStateMachine, simulation: Simulation, guarded: Guarded) -> None:
     for job in range(2):
-        until(slot, world, "running")
+        advance_until(slot, simulation, "running")
         assert len(guarded.fake.runners) == 1
-        world.time += 60
-        world.end_job()
-        assert until(slot, world, "free").jobs == job + 1
+        simulation.time += 60
+        simulation.end_job()
+        assert advance_until(slot, simulation, "free").jobs == job + 1
     assert guarded.violations() == []
 
 
-def test_a_sick_slot_asks_github_for_nothing(slot: SlotStateMachine, world: World, guarded: Guarded) -> None:
-    world.diagnosis = sick("gpu0 Xid 79")
+def test_a_sick_slot_asks_github_for_nothing(slot: SlotStateMachine, simulation: Simulation, guarded: Guarded) -> None:
+    simulation.diagnosis = unfit("gpu0 Xid 79")
     before = len(guarded.fake.calls)
-    until(slot, world, "quarantined")
+    advance_until(slot, simulation, "quarantined")
     assert len(guarded.fake.calls) == before
 
 
 @pytest.mark.parametrize("fault", ["down", "lost"])
-def test_an_outage_ends_with_one_runner(slot: SlotStateMachine, world: World, guarded: Guarded, fault: str) -> None:
+def test_an_outage_ends_with_one_runner(
+    slot: SlotStateMachine, simulation: Simulation, guarded: Guarded, fault: str
+) -> None:
     setattr(guarded.fake, fault, True)
-    until(slot, world, "registering", steps=1)
+    advance_until(slot, simulation, "registering", steps=1)
     setattr(guarded.fake, fault, False)
-    until(slot, world, "running")
-    assert list(guarded.fake.runners) == [world.runner]
+    advance_until(slot, simulation, "running")
+    assert list(guarded.fake.runners) == [simulation.runner]
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_killed_at_each_step_it_leaves_one_runner(
-    guarded: Guarded, world: World, layout: Layout, when: Literal["before", "after"]
+    guarded: Guarded, simulation: Simulation, layout: Layout, when: Literal["before", "after"]
 ) -> None:
-    whole = supervised(guarded, world, layout)
-    until(whole, world, "running")
-    for number in range(1, world.effects + 1):
+    whole = supervised(guarded, simulation, layout)
+    advance_until(whole, simulation, "running")
+    for number in range(1, simulation.effects + 1):
         guarded.fake.runners.clear()
-        killed = World(kill_at=(number, when), registered=guarded.fake.runners)
+        killed = Simulation(kill_at=(number, when), registered=guarded.fake.runners)
         whole.state_file.path.unlink()
         with suppress(Killed):
-            until(supervised(guarded, killed, layout), killed, "running")
-        until(supervised(guarded, killed, layout), killed, "running")
+            advance_until(supervised(guarded, killed, layout), killed, "running")
+        advance_until(supervised(guarded, killed, layout), killed, "running")
         assert list(guarded.fake.runners) == [killed.runner], f"killed {when} effect {number}"
     assert guarded.violations() == []
 
 
 def test_a_clock_that_jumps_offers_nothing_and_says_why(
-    slot: SlotStateMachine, world: World, guarded: Guarded, monkeypatch: pytest.MonkeyPatch
+    slot: SlotStateMachine, simulation: Simulation, guarded: Guarded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hub_runner.github.time", SimpleNamespace(time=lambda: time.time() + 7200))
     slot.advance()
@@ -200,4 +202,4 @@ def test_a_clock_that_jumps_offers_nothing_and_says_why(
     assert (state.phase, guarded.fake.runners) == ("free", {})
     assert "401" in state.reason
     monkeypatch.undo()
-    until(slot, world, "running")
+    advance_until(slot, simulation, "running")

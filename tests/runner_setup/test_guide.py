@@ -47,9 +47,9 @@ def test_every_unit_is_rendered(example: Config) -> None:
 def test_the_labels_are_the_examples(example: Config) -> None:
     labels = labels_by_gpu_count(example)
     for name, size in (("runner", "1"), ("fetch-runner", "store")):
-        found = re.search(rf"^ +{name}: '(.*)'$", GUIDE, re.MULTILINE)
-        assert found
-        assert json.loads(found[1]) == labels[size]
+        example_labels = re.search(rf"^ +{name}: '(.*)'$", GUIDE, re.MULTILINE)
+        assert example_labels
+        assert json.loads(example_labels[1]) == labels[size]
 
 
 def test_the_clusters_files_are_the_examples(example: Config) -> None:

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.xdist_group("live")
 
 PYTHON = "/opt/hub-runner/venv/bin/python"
-RUNNER = (
-    "#!/bin/sh\nexec /opt/hub-runner/venv/bin/python /opt/hub-runner/source/tests/runner_setup/job.py /srv/hub-tests\n"
-)
+RUNNER = "#!/bin/sh\nexec /opt/hub-runner/venv/bin/python /opt/hub-runner/source/tests/runner_setup/hostile_job.py /srv/hub-tests\n"
 GPU_SLOT, STORE_SLOT = 0, 2
 SMALL = (
     ("memory_gib = 96", "memory_gib = 1"),
@@ -95,12 +93,12 @@ def phase(machine: Machine, slot: int) -> str:
 def facts(machine: Machine, slot: int) -> dict[str, Any]:
     logs = machine.run("sh", "-c", f"ls /var/log/hub-runner/slot-{slot}/").split()
     newest = [name for name in logs if name.endswith("facts.log")][-1]
-    found: dict[str, Any] = json.loads(machine.run("cat", f"/var/log/hub-runner/slot-{slot}/{newest}"))
-    return found
+    answers: dict[str, Any] = json.loads(machine.run("cat", f"/var/log/hub-runner/slot-{slot}/{newest}"))
+    return answers
 
 
 def hosted(machine: Machine, call: str) -> str:
-    """What the supervisor's hands do on slot 0."""
+    """Call a method of the supervisor's host on slot 0."""
     script = f"""
 from pathlib import Path
 from hub_runner.config_file import load_config

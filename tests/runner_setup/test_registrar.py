@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci.errors import RequestError
 from hub_runner.interfaces import RegistrarRefusedError, RegistrarUnavailableError
 from hub_runner.registrar import RegistrarClient, RegistrarService
 
@@ -216,8 +215,3 @@ def test_an_organizations_runners_live_under_the_organization(
     assert answer["ok"]["runner_id"] in github.runners
     assert github.scopes[-1] == {"permissions": {"organization_self_hosted_runners": "write"}}
     assert any("/orgs/org/" in call for call in github.calls)
-
-
-def test_the_slots_number_is_checked_by_the_file(config: Config) -> None:
-    with pytest.raises(RequestError):
-        config.get_slot(-1)

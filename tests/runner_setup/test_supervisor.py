@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Literal
@@ -14,13 +11,11 @@ import pytest
 
 from ci.errors import InfrastructureError
 from hub_runner import supervisor as service
-from hub_runner.files import acquire_lock, write_atomically
 from hub_runner.interfaces import JitRunner, RegistrarUnavailableError
 from hub_runner.registrar import RegistrarClient, Registration
 from hub_runner.slot_state import SlotState, SlotStateFile
-from hub_runner.slot_status import format_issue, format_metrics
 from hub_runner.supervisor import Supervisor
-from tests.runner_setup.worlds import World
+from tests.runner_setup.simulation import Simulation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,7 +52,7 @@ class GitHub(RegistrarClient):
         return JitRunner(len(self.registered), "secret")
 
 
-class Machine(World):
+class Machine(Simulation):
     """A healthy machine on which every slot's runner stays."""
 
     def __init__(self) -> None:
@@ -130,27 +125,6 @@ def test_two_supervisors_on_one_slot(supervisor: Supervisor, config: Config, lay
         thread.join(10)
 
 
-def test_a_lock_is_free_again_when_its_holder_is_killed(layout: Layout) -> None:
-    place = layout.run / "slot-0.lock"
-    script = f"""
-import time
-from pathlib import Path
-from hub_runner.files import acquire_lock
-held = acquire_lock(Path({str(place)!r}), what="slot 0")
-print("held", flush=True)
-time.sleep(60)
-"""
-    holder = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout is not None
-    with holder.stdout:
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(InfrastructureError, match=f"taken by pid {holder.pid}"):
-            acquire_lock(place, what="slot 0")
-        holder.send_signal(signal.SIGKILL)
-        holder.wait()
-    acquire_lock(place, what="slot 0").close()
-
-
 def test_a_sweep_removes_what_no_slot_knows_and_tells_of_strangers(
     supervisor: Supervisor, layout: Layout, github_list: GitHub
 ) -> None:
@@ -219,35 +193,3 @@ def test_a_bug_in_one_slot_is_told_and_the_others_go_on(
     supervisor.stop()
     thread.join(10)
     assert "slot 1: a bug in hub-runner" in caplog.text
-
-
-def test_metrics_are_prometheus_text(config: Config, layout: Layout) -> None:
-    page(layout, 1, phase="quarantined", reason='quotes " and \n lines', jobs=4)
-    SlotStateFile(layout.state, 2).drain("x")
-    state_files = [SlotStateFile(layout.state, slot.index) for slot in config.resolved_slots]
-    text = format_metrics(config, state_files, unknown_runners=2, now=time.time())
-    lines = text.splitlines()
-    for line in (
-        'hub_runner_slot_phase{slot="1",phase="quarantined"} 1',
-        'hub_runner_slot_phase{slot="1",phase="free"} 0',
-        'hub_runner_jobs_total{slot="1"} 4',
-        'hub_runner_slot_drained{slot="2"} 1',
-        "hub_runner_strangers 2",
-    ):
-        assert line in lines
-    assert all(line.startswith(("# ", "hub_runner_")) for line in lines)
-    assert format_issue(config, state_files).startswith("1 of 3 slots")
-
-
-def test_a_page_is_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = tmp_path / "page"
-    write_atomically(place, "before", 0o600)
-
-    def broken(_: int) -> None:
-        raise OSError(5, "I/O error")
-
-    monkeypatch.setattr("hub_runner.files.os.fsync", broken)
-    with pytest.raises(OSError, match="I/O error"):
-        write_atomically(place, "after")
-    assert place.read_text() == "before"
-    assert list(tmp_path.iterdir()) == [place]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hub_runner.render import mount_unit_name, render_host_files
+from hub_runner.render import render_host_files
 
 if TYPE_CHECKING:
     from hub_runner.config import Config
@@ -75,16 +75,6 @@ def test_no_service_is_exposed(root: Path) -> None:
         level = re.search(r"Overall exposure level for \S+: ([\d.]+)", answer.stdout)
         assert level, answer.stderr
         assert float(level[1]) <= MOST_EXPOSED, f"{service.name} {level[1]}\n{answer.stdout}"
-
-
-@needs_systemd
-def test_the_mount_units_name_is_systemds(config: Config) -> None:
-    for slot in config.resolved_slots:
-        path = f"/var/lib/hub-runner/slots/{slot.index}/disk"
-        command = ["systemd-escape", "--path", "--suffix=mount", path]
-        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == mount_unit_name(
-            slot
-        )
 
 
 def test_a_slots_unit_opens_its_gpus_alone(config: Config) -> None:

@@ -1,4 +1,4 @@
-"""A host that exists in memory, and a way to kill the supervisor before or after anything that it does to the world."""
+"""A host and a GitHub in memory, and a way to kill the supervisor before or after each of its effects on them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FIT = Diagnosis(True, ())
 
 
-def sick(reason: str) -> Diagnosis:
+def unfit(reason: str) -> Diagnosis:
     return Diagnosis(False, (Check("xid", "fail", reason),))
 
 
@@ -28,8 +28,8 @@ class Killed(BaseException):
 
 
 @dataclass
-class World:
-    """One slot's machine and GitHub, with what must never happen checked at the moment when it would."""
+class Simulation:
+    """One slot's machine and GitHub. It checks, at each call, what must never happen."""
 
     time: float = 1000.0
     diagnosis: Diagnosis = FIT
@@ -144,29 +144,34 @@ class World:
 
 
 class KilledStateFile(SlotStateFile):
-    """A page whose writing is an effect too."""
+    """A state file where each write is an effect too."""
 
-    def __init__(self, layout: Layout, world: World) -> None:
+    def __init__(self, layout: Layout, simulation: Simulation) -> None:
         super().__init__(layout.state, 0)
-        self.world = world
+        self.simulation = simulation
 
     def write(self, state: SlotState) -> SlotState:
-        written: SlotState = self.world.effect(lambda: super(KilledStateFile, self).write(state))
+        written: SlotState = self.simulation.effect(lambda: super(KilledStateFile, self).write(state))
         return written
 
 
-def make_state_machine(config: Config, layout: Layout, world: World) -> SlotStateMachine:
+def make_state_machine(config: Config, layout: Layout, simulation: Simulation) -> SlotStateMachine:
     """The state machine of slot 0, as it is after a start of the service."""
-    state_file = KilledStateFile(layout, world)
+    state_file = KilledStateFile(layout, simulation)
     return SlotStateMachine(
-        config.get_slot(0), config, host=world, registrar=world, state_file=state_file, monotonic=lambda: world.time
+        config.get_slot(0),
+        config,
+        host=simulation,
+        registrar=simulation,
+        state_file=state_file,
+        monotonic=lambda: simulation.time,
     )
 
 
-def until(slot_machine: SlotStateMachine, world: World, *phases: str, steps: int = 200) -> SlotState:
-    """Advance, time passing as asked for, until the page says one of `phases`."""
+def advance_until(state_machine: SlotStateMachine, simulation: Simulation, *phases: str, steps: int = 200) -> SlotState:
+    """Advance, with the waits in between, until the state file has one of `phases`."""
     for _ in range(steps):
-        world.time += slot_machine.advance()
-        if (state := slot_machine.state_file.read()).phase in phases:
+        simulation.time += state_machine.advance()
+        if (state := state_machine.state_file.read()).phase in phases:
             return state
-    raise AssertionError(f"still {slot_machine.state_file.read()} after {steps} steps")
+    raise AssertionError(f"still {state_machine.state_file.read()} after {steps} steps")

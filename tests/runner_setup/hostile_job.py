@@ -1,4 +1,4 @@
-"""What the live tests' runner does as its job: look around with hostile intent, and write down what it met."""
+"""The job of the live tests' runner: it tries what a job must not be able to do, and writes down the answers."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def look(store: str) -> dict[str, Any]:
 
 
 def main(store: str) -> None:
-    found = look(store)
+    facts = look(store)
     Path(os.environ["HOME"], "litter").write_text("x")
     Path("/dev/shm/litter").write_text("x")
     # A process that leaves its session, its parent and every marker behind, and asks not to be ended.
@@ -90,7 +90,7 @@ def main(store: str) -> None:
     subprocess.Popen(["setsid", "-f", sys.executable, "-c", ignoring], env={"PATH": "/usr/bin:/bin"})
     diag = DISK / "runner/_diag"
     diag.mkdir()
-    diag.joinpath("facts.log").write_text(json.dumps(found))
+    diag.joinpath("facts.log").write_text(json.dumps(facts))
     diag.joinpath("link.log").symlink_to("/etc/shadow")
     end = time.monotonic() + 60
     while Path(store, "wait").exists() and time.monotonic() < end:
