@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.xdist_group("live")
 
 PYTHON = "/opt/hub-runner/venv/bin/python"
-RUNNER = "#!/bin/sh\nexec /opt/hub-runner/venv/bin/python /opt/hub-runner/source/tests/runner_setup/hostile_job.py /srv/hub-tests\n"
+HOSTILE_JOB = "/opt/hub-runner/source/tests/runner_setup/hostile_job.py"
+RUNNER = f"#!/bin/sh\nexec {PYTHON} {HOSTILE_JOB} /srv/hub-tests\n"
 GPU_SLOT, STORE_SLOT = 0, 2
 SMALL = (
     ("memory_gib = 96", "memory_gib = 1"),
