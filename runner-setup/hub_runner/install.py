@@ -33,6 +33,7 @@ TOOLS = ("systemctl", "nft", "mkfs.ext4", "mount", "umount", "tar", "openssl", "
 
 ENABLED = (
     "hub-runner-firewall.service",
+    "hub-runner-apparmor.service",
     "hub-runner-registrar.socket",
     "hub-runner-update.timer",
     "hub-runner-janitor.timer",
@@ -135,6 +136,7 @@ def list_commands(layout: Layout, retired: tuple[str, ...] = ()) -> Iterator[tup
     yield "let systemd read the units", ("systemctl", "daemon-reload")
     # Not a restart: the slots require this unit, so a restart would end their jobs.
     yield "load the firewall", ("systemctl", "reload-or-restart", "hub-runner-firewall.service")
+    yield "load the AppArmor profile", ("systemctl", "reload-or-restart", "hub-runner-apparmor.service")
     yield "open the registrar's socket", ("systemctl", "restart", "hub-runner-registrar.socket")
     yield "fetch GitHub's runner", ("systemctl", "start", "hub-runner-update.service")
     yield "start the timers", ("systemctl", "start", "hub-runner-update.timer", "hub-runner-janitor.timer")

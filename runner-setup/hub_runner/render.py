@@ -27,6 +27,7 @@ UNITS = (
     "janitor.service",
     "janitor.timer",
     "firewall.service",
+    "apparmor.service",
 )
 PLAIN, SCRIPT = 0o644, 0o755
 
@@ -59,6 +60,7 @@ def render_host_files(config: Config) -> Mapping[str, Rendered]:
         "etc/sysusers.d/hub-runner.conf": _render_template("sysusers.conf", config),
         "etc/tmpfiles.d/hub-runner.conf": _render_template("tmpfiles.conf", config),
         "etc/hub-runner/firewall.nft": _render_template("firewall.nft", config),
+        "etc/hub-runner/apparmor-slot": _render_template("apparmor-slot", config),
         "etc/hub-runner/labels.json": _format_json(labels_by_gpu_count(config)),
         f"{program}/admission.json": _format_json(build_policy(config)),
     }

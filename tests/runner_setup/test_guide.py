@@ -15,7 +15,7 @@ from hub_runner.render import labels_by_gpu_count, render_all_files, render_host
 from hub_runner.slot_state import SlotStateFile
 from hub_runner.slot_status import format_metrics
 from tests.runner_setup.conftest import EXAMPLE
-from tests.runner_setup.test_units import MOST_EXPOSED
+from tests.runner_setup.test_units import MOST_EXPOSED, MOST_EXPOSED_SLOT
 
 if TYPE_CHECKING:
     from hub_runner.config import Config
@@ -63,7 +63,7 @@ def test_the_clusters_files_are_the_examples(example: Config) -> None:
 
 
 def test_figures_and_lists_are_the_codes() -> None:
-    assert f"every unit {MOST_EXPOSED} or better" in GUIDE
+    assert f"every unit {MOST_EXPOSED} or better, and the slots {MOST_EXPOSED_SLOT}" in GUIDE
     assert f"({', '.join(map(str, sorted(APPLICATION_XIDS)))})" in GUIDE
 
 

@@ -130,7 +130,24 @@ def test_a_job_has_no_power(met: dict[str, Any]) -> None:
     assert met["uid"] == 60700
     assert met["groups"] in ([], [60700])
     assert met["status"] == {"CapEff": "0" * 16, "CapBnd": "0" * 16, "NoNewPrivs": "1", "Seccomp": "2"}
-    assert met["unshare"] == "errno 1"
+    assert met["unshare"] == {"cgroup": "errno 1", "user": "unshared"}
+
+
+def test_a_job_can_put_code_into_a_sandbox_that_sees_none_of_the_job(met: dict[str, Any]) -> None:
+    sandbox = met["sandbox"]
+    if sandbox is None:
+        pytest.skip("apt-get install bubblewrap")
+    assert isinstance(sandbox, dict), sandbox
+    assert sandbox["pid"] in sandbox["processes"]
+    assert len(sandbox["processes"]) <= 2  # itself, and bubblewrap's reaper
+    assert set(sandbox["environment"]) <= {"LC_CTYPE", "PWD"}
+    assert sandbox["network"] == ["lo"]
+    assert sandbox["CapEff"] == "0" * 16
+    assert sandbox["trace"] == "done"
+    assert sandbox["home"].startswith("errno")
+    assert sandbox["judge"] == "errno 2"
+    assert sandbox["outer proc"] == "errno 13"
+    assert met["outer proc"] == "errno 13"
 
 
 def test_a_job_writes_its_own_disk_and_memory_and_nothing_else(met: dict[str, Any]) -> None:
