@@ -162,7 +162,11 @@ class JanitorSettings:
 
 @dataclass(frozen=True)
 class KubernetesSettings:
-    """The same runners on a cluster, through actions-runner-controller."""
+    """The same runners on a cluster, through actions-runner-controller.
+
+    `sandbox`: let jobs make user namespaces, which bubblewrap needs. `seccomp_profile`: the profile of such pods, a
+    file below the kubelet's seccomp directory; without one they have none.
+    """
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
@@ -172,6 +176,8 @@ class KubernetesSettings:
     store_claim: str
     max_runners: int = 4
     min_runners: int = 0
+    sandbox: bool = True
+    seccomp_profile: str = ""
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: tuple[Mapping[str, str], ...] = ()
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from hub_runner.render import Rendered
 
 MINIMUM_PYTHON = (3, 11)
-TOOLS = ("systemctl", "nft", "mkfs.ext4", "mount", "umount", "tar", "openssl", "find", "cp")
-"""Debian and Ubuntu packages: systemd nftables e2fsprogs mount tar openssl findutils coreutils."""
+TOOLS = ("systemctl", "nft", "mkfs.ext4", "mount", "umount", "tar", "openssl", "find", "cp", "bwrap")
+"""Debian and Ubuntu packages: systemd nftables e2fsprogs mount tar openssl findutils coreutils bubblewrap."""
 
 ENABLED = (
     "hub-runner-firewall.service",

@@ -61,6 +61,8 @@ def build_scale_set_values(config: Config, cluster: KubernetesSettings, gpus: in
 def build_pod_spec(config: Config, cluster: KubernetesSettings, gpus: int) -> dict[str, Any]:
     """Return the pod of one job, with the same limits as the slot's unit."""
     return {
+        # A user namespace of the pod's own: what a job may do with its sandbox never concerns the node's users.
+        **({"hostUsers": False} if cluster.sandbox else {}),
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "restartPolicy": "Never",
@@ -73,10 +75,24 @@ def build_pod_spec(config: Config, cluster: KubernetesSettings, gpus: int) -> di
             "runAsGroup": RUNNER_UID,
             "fsGroup": RUNNER_UID,
             "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
+            **_build_sandbox_permissions(cluster),
         },
         "containers": [_build_container(config, cluster, gpus)],
         "volumes": _build_volumes(config, cluster),
+    }
+
+
+def _build_sandbox_permissions(cluster: KubernetesSettings) -> dict[str, Any]:
+    """Return the pod's seccomp and AppArmor profiles; the usual ones forbid bubblewrap's mounts.
+
+    https://kubernetes.io/docs/concepts/workloads/pods/user-namespaces/
+    """
+    if not cluster.sandbox:
+        return {"seccompProfile": {"type": "RuntimeDefault"}}
+    local = {"type": "Localhost", "localhostProfile": cluster.seccomp_profile}
+    return {
+        "seccompProfile": local if cluster.seccomp_profile else {"type": "Unconfined"},
+        "appArmorProfile": {"type": "Unconfined"},
     }
 
 
@@ -102,6 +118,8 @@ def _build_container(config: Config, cluster: KubernetesSettings, gpus: int) -> 
             "allowPrivilegeEscalation": False,
             "privileged": False,
             "capabilities": {"drop": ["ALL"]},
+            # A sandbox may mount a /proc of its own only where the pod's /proc has nothing mounted over its parts.
+            **({"procMount": "Unmasked"} if cluster.sandbox else {}),
         },
         "volumeMounts": [
             {"name": "store", "mountPath": config.runner.store, "readOnly": True},

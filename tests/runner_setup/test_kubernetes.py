@@ -73,6 +73,32 @@ def test_a_job_has_no_token_no_power_and_a_read_only_store(config: Config) -> No
     assert {volume["name"] for volume in spec["volumes"]} == set(mounts)
 
 
+@pytest.mark.parametrize(
+    ("changes", "seccomp"),
+    [
+        ({}, {"type": "Unconfined"}),
+        ({"seccomp_profile": "profiles/x.json"}, {"type": "Localhost", "localhostProfile": "profiles/x.json"}),
+        ({"sandbox": False}, {"type": "RuntimeDefault"}),
+    ],
+)
+def test_a_pod_may_hold_a_sandbox_in_a_user_namespace_of_its_own(
+    config: Config, changes: dict[str, Any], seccomp: dict[str, str]
+) -> None:
+    assert config.kubernetes is not None
+    cluster = replace(config.kubernetes, **changes)
+    values = read(replace(config, kubernetes=cluster), "values-gpus-1.yaml")
+    strictly(pod(values))
+    spec = values["template"]["spec"]
+    (runner,) = spec["containers"]
+    assert spec["securityContext"]["seccompProfile"] == seccomp
+    # Never one without the other: an unmasked /proc and no AppArmor are for pods with users of their own only.
+    has_own_users = spec.get("hostUsers") is False
+    assert has_own_users == cluster.sandbox
+    assert (runner["securityContext"].get("procMount") == "Unmasked") == cluster.sandbox
+    assert ("appArmorProfile" in spec["securityContext"]) == cluster.sandbox
+    assert runner["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
 def test_the_policy_closes_what_the_firewall_closes(config: Config) -> None:
     spec = read(config, "network-policy.yaml")["spec"]
     assert (spec["ingress"], spec["policyTypes"]) == ([], ["Ingress", "Egress"])

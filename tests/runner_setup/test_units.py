@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parents[2]
 UNITS = "etc/systemd/system"
 MOST_EXPOSED, MOST_EXPOSED_SLOT = 2.0, 2.6
-"""The slots' own bound: namespaces, mount, pivot_root and capset cost 1.2, and a job cannot isolate code without them."""
+"""The slots' own bound: a job cannot isolate code without namespaces, mount, pivot_root and capset."""
 SCRIPTS = (".ci/packages", ".ci/run", "runner-setup/install.sh", "tests/runner_setup/boot.sh")
 SHELLCHECK = Path(sys.executable).with_name("shellcheck")
 
@@ -77,6 +78,45 @@ def test_no_service_is_exposed(root: Path) -> None:
         assert level, answer.stderr
         bound = MOST_EXPOSED_SLOT if "-slot-" in service.name else MOST_EXPOSED
         assert float(level[1]) <= bound, f"{service.name} {level[1]}\n{answer.stdout}"
+
+
+IN_A_SANDBOX = """
+set -e
+mount --make-rprivate /
+mkdir "$1/root-only"
+mount -t tmpfs -o mode=0700 x "$1/root-only"
+mkdir "$1/root-only/proc"
+[ "$2" = masked ] || mount --bind /proc "$1/root-only/proc"
+mount --bind -o ro /proc/sys /proc/sys
+as_job="setpriv --reuid=60700 --regid=60700 --clear-groups"
+$as_job ls "$1/root-only/proc" && exit 9
+$as_job bwrap --unshare-all --ro-bind / / --proc /proc true
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can cover parts of /proc")
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="apt-get install bubblewrap")
+@pytest.mark.parametrize(("proc", "status"), [("masked", 1), ("beside", 0)])
+def test_a_sandbox_needs_a_proc_that_nothing_covers(tmp_path: Path, proc: str, status: int) -> None:
+    """Why a slot's unit keeps one, in a directory that no job can enter."""
+    command = ["unshare", "--mount", "bash", "-c", IN_A_SANDBOX, "bash", str(tmp_path), proc]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+    assert answer.returncode == status, answer.stderr
+    assert "Permission denied" in answer.stderr  # of ls
+    assert ("Can't mount proc" in answer.stderr) == (proc == "masked")
+
+
+def test_every_slot_may_hold_a_sandbox(config: Config) -> None:
+    files = render_host_files(config)
+    for slot in config.resolved_slots:
+        lines = files[f"{UNITS}/{slot.unit}"].text.splitlines()
+        assert "SystemCallFilter=mount umount2 pivot_root capset" in lines
+        assert "AppArmorProfile=-hub-runner-slot" in lines
+        assert [line for line in lines if line.startswith("RestrictNamespaces=")][-1] == "RestrictNamespaces=no"
+    for path, file in files.items():
+        if path.endswith(".service") and "-slot-" not in path:
+            assert "RestrictNamespaces=yes" in file.text.splitlines(), path
+    assert "profile hub-runner-slot flags=(unconfined) {\n    userns,\n}" in files["etc/hub-runner/apparmor-slot"].text
 
 
 def test_a_slots_unit_opens_its_gpus_alone(config: Config) -> None:
