@@ -45,7 +45,10 @@ def is_allowed(reason: str, *, packages_missing: bool) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the policy in CI as root, and not in the workers of pytest-xdist, whose reports reach it anyway."""
+    """Register the policy when CI=true and the user is root.
+
+    Not in the workers of pytest-xdist: their reports reach the main process.
+    """
     in_ci = os.environ.get("CI") == "true" and os.geteuid() == 0
     if in_ci and not hasattr(config, "workerinput"):
         missing = bool(os.environ.get("HUB_TESTS_MISSING_PACKAGES"))
