@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hub_runner.admit import objections
-from hub_runner.policy import policy
-from hub_runner.render import host_files
+from hub_runner.admission_hook import find_objections
+from hub_runner.admission_policy import build_policy
+from hub_runner.render import render_host_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +50,7 @@ EVENT: dict[str, Any] = {
 def told(
     config: Config, env: dict[str, str] | None = None, event: dict[str, Any] | None = None, *, uid: int = 60700
 ) -> list[str]:
-    return list(objections(policy(config), {**ENV, **(env or {})}, event or EVENT, uid=uid, now=NOW))
+    return list(find_objections(build_policy(config), {**ENV, **(env or {})}, event or EVENT, uid=uid, now=NOW))
 
 
 def test_a_maintainers_command_is_admitted(config: Config) -> None:
@@ -125,28 +125,28 @@ def test_only_the_fetching_job_runs_where_the_store_can_be_written(config: Confi
 
 
 def test_pinned_workflow_commits(config: Config) -> None:
-    pinned = {**policy(config), "workflow_shas": ["f" * 40]}
-    assert any("pinned" in each for each in objections(pinned, ENV, EVENT, uid=60700, now=NOW))
-    assert list(objections({**pinned, "workflow_shas": [SHA]}, ENV, EVENT, uid=60700, now=NOW)) == []
+    pinned = {**build_policy(config), "workflow_shas": ["f" * 40]}
+    assert any("pinned" in each for each in find_objections(pinned, ENV, EVENT, uid=60700, now=NOW))
+    assert list(find_objections({**pinned, "workflow_shas": [SHA]}, ENV, EVENT, uid=60700, now=NOW)) == []
 
 
 def test_an_organizations_repositories_are_served(config: Config) -> None:
-    of_org = {**policy(config), "repository": "", "organization": "Org"}
-    assert list(objections(of_org, ENV, EVENT, uid=60700, now=NOW)) == []
-    assert list(objections(of_org, {**ENV, "GITHUB_REPOSITORY": "orgs/repo"}, EVENT, uid=60700, now=NOW))
+    of_org = {**build_policy(config), "repository": "", "organization": "Org"}
+    assert list(find_objections(of_org, ENV, EVENT, uid=60700, now=NOW)) == []
+    assert list(find_objections(of_org, {**ENV, "GITHUB_REPOSITORY": "orgs/repo"}, EVENT, uid=60700, now=NOW))
 
 
 @pytest.fixture
 def hook(config: Config, tmp_path: Path) -> Hook:
     """The hook as GitHub's runner calls it, with the policy as it is rendered."""
     place = tmp_path / "admission.json"
-    place.write_text(host_files(config)["opt/hub-runner/admission.json"].text)
+    place.write_text(render_host_files(config)["opt/hub-runner/admission.json"].text)
 
     def run(event: Any, **env: str) -> subprocess.CompletedProcess[str]:
         path = tmp_path / "event.json"
         path.write_text(event if isinstance(event, str) else json.dumps(event))
         variables = {**ENV, "GITHUB_EVENT_PATH": str(path), **env}
-        command = [sys.executable, "-I", "-m", "hub_runner.admit", str(place)]
+        command = [sys.executable, "-I", "-m", "hub_runner.admission_hook", str(place)]
         return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
 
     return run
@@ -176,8 +176,7 @@ def test_whatever_cannot_be_judged_is_refused(hook: Hook, event: str) -> None:
 
 
 def test_the_hook_needs_the_standard_library_alone() -> None:
-    script = (
-        "import hub_runner.admit, sys; print([n for n in ('pydantic', 'typer', 'jinja2', 'ci') if n in sys.modules])"
-    )
+    script = "import hub_runner.admission_hook, sys; "
+    script += "print([n for n in ('pydantic', 'typer', 'jinja2', 'ci') if n in sys.modules])"
     answer = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"

@@ -1,10 +1,11 @@
-"""What the live tests' runner does as its job: look around with hostile intent, and write down what it met."""
+"""The job of the live tests' runner: it tries what a job must not be able to do, and writes down the answers."""
 
 from __future__ import annotations
 
 import ctypes
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CLONE_NEWUSER = 0x10000000
+CLONE_NEWCGROUP, CLONE_NEWUSER = 0x02000000, 0x10000000
 DISK = Path(os.environ["HOME"]).parent
 
 
@@ -41,10 +42,59 @@ def opened(path: str) -> str:
     return "opened"
 
 
-def unshared() -> str:
-    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWUSER):
+def unshared(namespace: int) -> str:
+    if ctypes.CDLL(None, use_errno=True).unshare(namespace):
         raise OSError(ctypes.get_errno(), "unshare")
     return "unshared"
+
+
+IN_SANDBOX = """
+import json, os, socket, sys
+
+def tried(act):
+    try:
+        return act() or "done"
+    except OSError as failure:
+        return f"errno {failure.errno}"
+
+status = dict(line.split(":\\t", 1) for line in open("/proc/self/status") if ":\\t" in line)
+print(json.dumps({
+    "pid": os.getpid(),
+    "processes": [int(name) for name in os.listdir("/proc") if name.isdecimal()],
+    "environment": sorted(os.environ),
+    "network": sorted(name for _, name in socket.if_nameindex()),
+    "CapEff": status["CapEff"].strip(),
+    "home": tried(lambda: open(sys.argv[1] + "/home/x", "w").close()),
+    "trace": tried(lambda: open("/mnt/trace", "w").close()),
+    "judge": tried(lambda: open(f"/proc/{sys.argv[2]}/mem", "rb").close()),
+    "outer proc": tried(lambda: os.listdir("/var/lib/hub-runner/root-only") and "listed"),
+    "nested": tried(lambda: os.unshare(0x10000000)) if hasattr(os, "unshare") else "",
+}))
+"""
+
+
+def sandboxed() -> Any:
+    """Run a program as the code under test is run, and return what it meets."""
+    if shutil.which("bwrap") is None:
+        return None
+    handover = DISK / "tmp/handover"
+    handover.mkdir()
+    command = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL"]
+    command += ["--ro-bind", "/", "/", "--tmpfs", "/tmp", "--proc", "/proc", "--dev", "/dev"]
+    command += ["--bind", str(handover), "/mnt"]
+    command += [sys.executable, "-I", "-c", IN_SANDBOX, str(DISK), str(os.getpid())]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return json.loads(answer.stdout) if answer.returncode == 0 else answer.stderr
+
+
+def in_child(act: Callable[..., Any], *arguments: Any) -> Any:
+    """Try in a process of its own: it changes the namespaces of whoever does it."""
+    reader, writer = os.pipe()
+    if not (pid := os.fork()):
+        os.write(writer, str(tried(act, *arguments)).encode())
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return os.read(reader, 100).decode()
 
 
 def names(path: str | Path) -> list[str]:
@@ -70,7 +120,9 @@ def look(store: str) -> dict[str, Any]:
         "net": {host: tried(reached, host, 8080) for host in ("127.0.0.1", "169.254.169.254", "10.9.8.7")},
         "low port": tried(reached, "127.0.0.1", 22),
         "processes": [int(name) for name in names("/proc") if name.isdecimal()],
-        "unshare": tried(unshared),
+        "unshare": {"cgroup": tried(unshared, CLONE_NEWCGROUP), "user": in_child(unshared, CLONE_NEWUSER)},
+        "sandbox": sandboxed(),
+        "outer proc": tried(names, "/var/lib/hub-runner/root-only/proc"),
         "home": names(os.environ["HOME"]),
         "tmp": names("/tmp"),
         "slots": tried(names, DISK.parent.parent),
@@ -82,7 +134,7 @@ def look(store: str) -> dict[str, Any]:
 
 
 def main(store: str) -> None:
-    found = look(store)
+    facts = look(store)
     Path(os.environ["HOME"], "litter").write_text("x")
     Path("/dev/shm/litter").write_text("x")
     # A process that leaves its session, its parent and every marker behind, and asks not to be ended.
@@ -90,7 +142,7 @@ def main(store: str) -> None:
     subprocess.Popen(["setsid", "-f", sys.executable, "-c", ignoring], env={"PATH": "/usr/bin:/bin"})
     diag = DISK / "runner/_diag"
     diag.mkdir()
-    diag.joinpath("facts.log").write_text(json.dumps(found))
+    diag.joinpath("facts.log").write_text(json.dumps(facts))
     diag.joinpath("link.log").symlink_to("/etc/shadow")
     end = time.monotonic() + 60
     while Path(store, "wait").exists() and time.monotonic() < end:

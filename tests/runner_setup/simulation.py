@@ -1,4 +1,4 @@
-"""A host that exists in memory, and a way to kill the supervisor before or after anything that it does to the world."""
+"""A host and a GitHub in memory, and a way to kill the supervisor before or after each of its effects on them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from ci.doctor import Check, Diagnosis
-from hub_runner.cycle import Keeper
-from hub_runner.outside import HostError, Jit, MintUnavailableError, Unit
-from hub_runner.state import Book, SlotState
+from hub_runner.interfaces import HostError, JitRunner, RegistrarUnavailableError, UnitStatus
+from hub_runner.slot_state import SlotState, SlotStateFile
+from hub_runner.state_machine import SlotStateMachine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FIT = Diagnosis(True, ())
 
 
-def sick(reason: str) -> Diagnosis:
+def unfit(reason: str) -> Diagnosis:
     return Diagnosis(False, (Check("xid", "fail", reason),))
 
 
@@ -28,14 +28,14 @@ class Killed(BaseException):
 
 
 @dataclass
-class World:
-    """One slot's machine and GitHub, with what must never happen checked at the moment when it would."""
+class Simulation:
+    """One slot's machine and GitHub. It checks, at each call, what must never happen."""
 
     time: float = 1000.0
     diagnosis: Diagnosis = FIT
     examined: bool = False
     active: bool = False
-    ended: Unit = field(default_factory=lambda: Unit(False))
+    ended: UnitStatus = field(default_factory=lambda: UnitStatus(False))
     left: tuple[str, ...] = ()
     slow_to_let_go: int = 0
     runner: int | None = None
@@ -44,7 +44,7 @@ class World:
     down: bool = False
     start_fails: bool = False
     jobs: int = 0
-    minted: int = 0
+    registrations: int = 0
     effects: int = 0
     kill_at: tuple[int, Literal["before", "after"]] | None = None
 
@@ -69,10 +69,10 @@ class World:
         answer: Diagnosis = self.effect(act)
         return answer
 
-    def unit(self, _: Slot) -> Unit:
-        return Unit(True) if self.active else self.ended
+    def read_unit(self, _: Slot) -> UnitStatus:
+        return UnitStatus(True) if self.active else self.ended
 
-    def start(self, _: Slot, jit: Jit) -> None:
+    def start_runner(self, _: Slot, jit: JitRunner) -> None:
         def act() -> None:
             assert not self.active, "a second runner on one slot"
             assert self.examined, "a runner on a slot that was not found fit since its last job"
@@ -84,14 +84,14 @@ class World:
 
         self.effect(act)
 
-    def stop(self, _: Slot) -> None:
+    def stop_runner(self, _: Slot) -> None:
         def act() -> None:
             if self.active:
-                self.active, self.ended, self.runner = False, Unit(False), None
+                self.active, self.ended, self.runner = False, UnitStatus(False), None
 
         self.effect(act)
 
-    def leftovers(self, _: Slot) -> tuple[str, ...]:
+    def find_leftovers(self, _: Slot) -> tuple[str, ...]:
         if self.slow_to_let_go:
             self.slow_to_let_go -= 1
             return ("gpu0: 70000 MiB in use",)
@@ -99,21 +99,21 @@ class World:
 
     # GitHub --------------------------------------------------------------------------------------------------------
 
-    def jit(self, _: int, name: str) -> Jit:
-        def act() -> Jit:
+    def register(self, _: int, name: str) -> JitRunner:
+        def act() -> JitRunner:
             self.check_github()
-            self.minted += 1
-            self.registered[self.minted] = name
-            return Jit(self.minted, "secret")
+            self.registrations += 1
+            self.registered[self.registrations] = name
+            return JitRunner(self.registrations, "secret")
 
-        answer: Jit = self.effect(act)
+        answer: JitRunner = self.effect(act)
         return answer
 
-    def find(self, name: str) -> int | None:
+    def find_runner(self, name: str) -> int | None:
         self.check_github()
         return next((known for known, registered in self.registered.items() if registered == name), None)
 
-    def remove(self, runner_id: int) -> Literal["removed", "busy"]:
+    def remove_runner(self, runner_id: int) -> Literal["removed", "busy"]:
         def act() -> Literal["removed", "busy"]:
             self.check_github()
             if runner_id in self.busy:
@@ -126,7 +126,7 @@ class World:
 
     def check_github(self) -> None:
         if self.down:
-            raise MintUnavailableError("GitHub is down")
+            raise RegistrarUnavailableError("GitHub is down")
 
     # What happens by itself ----------------------------------------------------------------------------------------
 
@@ -135,36 +135,43 @@ class World:
         assert self.runner is not None
         self.busy.add(self.runner)
 
-    def end_job(self, unit: Unit | None = None) -> None:
+    def end_job(self, unit: UnitStatus | None = None) -> None:
         assert self.runner is not None
         self.busy.discard(self.runner)
         self.registered.pop(self.runner, None)
-        self.active, self.runner, self.ended = False, None, unit or Unit(False)
+        self.active, self.runner, self.ended = False, None, unit or UnitStatus(False)
         self.jobs += 1
 
 
-class KilledBook(Book):
-    """A page whose writing is an effect too."""
+class KilledStateFile(SlotStateFile):
+    """A state file where each write is an effect too."""
 
-    def __init__(self, layout: Layout, world: World) -> None:
+    def __init__(self, layout: Layout, simulation: Simulation) -> None:
         super().__init__(layout.state, 0)
-        self.world = world
+        self.simulation = simulation
 
     def write(self, state: SlotState) -> SlotState:
-        written: SlotState = self.world.effect(lambda: super(KilledBook, self).write(state))
+        written: SlotState = self.simulation.effect(lambda: super(KilledStateFile, self).write(state))
         return written
 
 
-def keeper(config: Config, layout: Layout, world: World) -> Keeper:
-    """A supervisor's keeper of slot 0, as it is after a start of the service."""
-    book = KilledBook(layout, world)
-    return Keeper(config.slot(0), config, host=world, mint=world, book=book, monotonic=lambda: world.time)
+def make_state_machine(config: Config, layout: Layout, simulation: Simulation) -> SlotStateMachine:
+    """The state machine of slot 0, as it is after a start of the service."""
+    state_file = KilledStateFile(layout, simulation)
+    return SlotStateMachine(
+        config.get_slot(0),
+        config,
+        host=simulation,
+        registrar=simulation,
+        state_file=state_file,
+        monotonic=lambda: simulation.time,
+    )
 
 
-def until(keeper: Keeper, world: World, *phases: str, steps: int = 200) -> SlotState:
-    """Advance, time passing as asked for, until the page says one of `phases`."""
+def advance_until(state_machine: SlotStateMachine, simulation: Simulation, *phases: str, steps: int = 200) -> SlotState:
+    """Advance, with the waits in between, until the state file has one of `phases`."""
     for _ in range(steps):
-        world.time += keeper.advance()
-        if (state := keeper.book.read()).phase in phases:
+        simulation.time += state_machine.advance()
+        if (state := state_machine.state_file.read()).phase in phases:
             return state
-    raise AssertionError(f"still {keeper.book.read()} after {steps} steps")
+    raise AssertionError(f"still {state_machine.state_file.read()} after {steps} steps")
