@@ -113,7 +113,10 @@ class CaseComparison:
 
 
 def keep_worst_per_tensor(measures: Iterable[Measure]) -> list[Measure]:
-    """Keep one measure a tensor, of the case that used most of its tolerance; in the order of execution."""
+    """Keep one measure a tensor: of the case that used most of its tolerance.
+
+    The result is in the order of execution.
+    """
     worst: dict[str, Measure] = {}
     for measure in measures:
         known = worst.get(measure.tensor)

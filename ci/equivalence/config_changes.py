@@ -96,7 +96,10 @@ def _change_by_type(key: str, value: Any) -> list[Any]:
 
 
 def _change_rope(config: Mapping[str, Any], resolved: Mapping[str, Any]) -> list[ConfigChange]:
-    """Return another base, and each kind of scaling, in the style (transformers 4 or 5) of the config.json."""
+    """Return another base, and each kind of scaling.
+
+    They are written in the style of the config.json, that of transformers 4 or 5.
+    """
     now = resolved.get("rope_parameters")
     if not isinstance(now, Mapping) or "rope_theta" not in now:
         return []
@@ -128,7 +131,10 @@ def _change_activation(resolved: Mapping[str, Any]) -> list[ConfigChange]:
 
 
 def _change_window(resolved: Mapping[str, Any]) -> list[ConfigChange]:
-    """Return a window where there is none, none where there is one, and alternating layers where a model can."""
+    """Return a window where there is none, and none where there is one.
+
+    Where a model can, layers with and without a window alternate in one more change.
+    """
     if "sliding_window" not in resolved:
         return []
     if "use_sliding_window" not in resolved:

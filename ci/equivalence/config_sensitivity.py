@@ -94,7 +94,7 @@ class ConfigSensitivity:
 
     @contextmanager
     def _edit_checkpoint(self, change: ConfigChange, number: int) -> Iterator[Path]:
-        """Make a directory with the same weights and the changed config, for the length of the block."""
+        """Make a directory with the same weights and the changed config for the block."""
         directory = self.workdir / f"edited-{number}"
         directory.mkdir(parents=True)
         try:
@@ -165,7 +165,10 @@ class ConfigSensitivity:
 
 
 def build_sensitivity_verdict(results: Sequence[KeyResult]) -> Verdict:
-    """Build the verdict: failed where a key is ignored or converted to something else, inconclusive on nothing."""
+    """Build the verdict: failed where a key is ignored or converted to something else.
+
+    It is inconclusive where no change moves Hugging Face's answer.
+    """
     wrong = [result for result in results if result.outcome in WRONG]
     counts = Counter(result.outcome for result in results)
     if not wrong and not counts["alike"] + counts["refused"]:

@@ -43,7 +43,10 @@ def _read_window(config: Config, layer: int) -> int | None:
 
 
 def _is_qwen2(config: Config) -> bool:
-    """Return whether biases are fixed by the model type: Qwen2 has them on query, key and value only."""
+    """Return whether the model type fixes the biases.
+
+    Qwen2 has them on query, key and value only.
+    """
     return bool(config["model_type"] == "qwen2")
 
 
@@ -134,7 +137,10 @@ def _find_wrong_model_keys(config: Config, architecture: Architecture) -> Iterat
 
 
 def _are_equal(actual: Any, expected: Any) -> bool:
-    """Compare two values of a key; a float that config.json leaves to a default, None, cannot be compared."""
+    """Compare two values of a key.
+
+    A float that config.json leaves to a default, None, cannot be compared and counts as equal.
+    """
     if actual is ABSENT or (isinstance(actual, float) and expected is None):
         return True
     if isinstance(actual, float) and isinstance(expected, int | float):

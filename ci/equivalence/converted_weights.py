@@ -45,7 +45,7 @@ _BLOCK = re.compile(r"decoder\.(\d+)\.(.+)\.(weight|bias)")
 
 
 def find_wrong_tensors(hugging_face: Path, converted: Path) -> list[str] | None:
-    """Say which converted tensors are wrong, in plain words; None for a layout that is not known here."""
+    """Say which converted tensors are wrong; None for a layout not known here."""
     original, parameters = CheckpointTensors(hugging_face), CheckpointTensors(converted)
     problems = []
     for entry in parameters.files:
@@ -61,7 +61,10 @@ def find_wrong_tensors(hugging_face: Path, converted: Path) -> list[str] | None:
 
 
 def _list_sources(name: str, original: CheckpointTensors) -> list[str]:
-    """List the Hugging Face tensors that a parameter holds, in the order of its rows; none where not known."""
+    """List the Hugging Face tensors that a parameter holds, in row order.
+
+    The list is empty where the parameter is not known.
+    """
     if name in OUTER_SOURCES:
         return [OUTER_SOURCES[name]]
     match = _BLOCK.fullmatch(name)

@@ -77,7 +77,10 @@ def first_failure_per_block(measures: Sequence[Measure]) -> list[Measure]:
 
 
 def describe_growth(measures: Sequence[Measure]) -> str:
-    """Return the curve of error over floor by block: a jump is a fault, a slow rise is noise."""
+    """Return the curve of error over floor by block.
+
+    A jump is a fault, a slow rise is noise.
+    """
     blocks = [measure for measure in measures if is_block_level(measure.tensor)]
     step = max(1, len(blocks) // 12)
     return "error over floor by layer: " + " ".join(f"{m.ratio or 0:.2g}" for m in blocks[::step])

@@ -143,7 +143,10 @@ def _is_padded_only(tensor: WrongTensor) -> bool:
 
 
 def _find_twin(tensor: WrongTensor) -> str:
-    """Return the right tensor that the actual one equals up to a scale; heads where RoPE rotates nothing."""
+    """Return the name of the right tensor that the actual one equals up to a scale.
+
+    Heads are compared on first tokens, where RoPE rotates nothing.
+    """
     tokens = tensor.keep & (tensor.position == 0) if tensor.expected.ndim == 4 else tensor.keep
     actual, expected = (t[tokens].double().flatten(1) for t in (tensor.actual, tensor.expected))
     for name, sibling in tensor.siblings.items():

@@ -30,7 +30,10 @@ class ExpertFlips:
 
 
 def find_flips(actual: Tensor, expected: Tensor, logits: Tensor, *, keep: Tensor) -> ExpertFlips:
-    """Compare chosen experts, int64 (B, T, k), as sets; `logits` (B, T, experts) are the expected ones."""
+    """Compare chosen experts, int64 (B, T, k), as sets.
+
+    `logits` (B, T, experts) are the expected ones.
+    """
     chosen, wanted = _to_one_hot(actual, logits.shape[-1]), _to_one_hot(expected, logits.shape[-1])
     where = (chosen != wanted).any(-1) & keep
     scores = logits.double()

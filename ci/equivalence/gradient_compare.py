@@ -118,9 +118,9 @@ def measure_gradients(actual: Path, expected: Path, tolerances: Tolerances) -> I
 
 
 def build_gradient_verdict(measures: Sequence[Measure]) -> Verdict:
-    """Build the verdict; the last wrong gradient in the order of the forward is where the backward went wrong.
+    """Build the verdict; it names the last wrong gradient in the order of the forward.
 
-    Raises ValueError without any measure.
+    That is where the backward pass went wrong. Raises ValueError without any measure.
     """
     wrong = [measure for measure in measures if not measure.passed]
     worst = max(measures, key=lambda measure: measure.used)

@@ -63,7 +63,10 @@ class ReferenceRun:
         self.lease = DeviceLease(self.device)
 
     def for_checkpoint(self, checkpoint: Path, workdir: Path) -> ReferenceRun:
-        """Return a run over another checkpoint of the same model, on the same device, with the same inputs."""
+        """Return a run over another checkpoint of the same model.
+
+        Device and inputs stay the same.
+        """
         return ReferenceRun(checkpoint, self.params, self.hugging_face, self.device, workdir, seed=self.seed)
 
     @cached_property
@@ -92,8 +95,7 @@ class ReferenceRun:
     @property
     def gradient_dtype(self) -> DType:
         """The same for gradients: they take as much memory again as the weights."""
-        fits = 2 * self.float64_bytes < FLOAT64_MEMORY_SHARE * self.free_bytes
-        return self.expected_dtype if fits else "float32"
+        return "float64" if 2 * self.float64_bytes < FLOAT64_MEMORY_SHARE * self.free_bytes else "float32"
 
     @cached_property
     def float64_bytes(self) -> int:
@@ -151,7 +153,10 @@ class ReferenceRun:
         return file
 
     def get_expected_trace(self, case: InputCase) -> TraceReader:
-        """Return the trace that a subject is compared with; a part of another case shares that case's trace."""
+        """Return the trace that a subject is compared with.
+
+        A part of another case shares that case's trace.
+        """
         name = case.part_of or case.name
         if name not in self._expected:
             whole = next(c for c in self._cases if c.name == name) if case.part_of else case
@@ -224,7 +229,10 @@ class ReferenceRun:
     def _measure_noise(
         self, whole: InputCase, group: list[InputCase], dtype: DType, *, teacher_forced: bool
     ) -> dict[str, list[TraceDiff]]:
-        """Compare each variant with the expected trace, over the case and its parts; one trace on disk at a time."""
+        """Compare each variant with the expected trace, over the case and its parts.
+
+        One trace is on disk at a time.
+        """
         expected = self.get_expected_trace(whole)
         diffs: dict[str, list[TraceDiff]] = {case.name: [] for case in group}
         for variant in self.list_variants(whole):
@@ -252,12 +260,18 @@ class ReferenceRun:
         return diffs
 
     def _eager_fits(self, case: InputCase) -> bool:
-        """Return whether every head's (T, T) scores, three times in float64, fit their share of the free memory."""
+        """Return whether eager attention's scores fit their share of the free memory.
+
+        They are one (T, T) matrix a row and head, three times in float64.
+        """
         rows, length = case.ids.shape
         return 24 * rows * self.requirements.heads * length**2 < EAGER_MEMORY_SHARE * self.free_bytes
 
     def _grow_for_experts(self, cases: tuple[InputCase, ...]) -> tuple[InputCase, ...]:
-        """Grow the batch until no expert of any layer is idle in the expected trace, within the limit of tokens."""
+        """Grow the batch until no expert is idle in the expected trace.
+
+        The batch stops growing once it has more than BATCH_TOKENS tokens.
+        """
         batch, *rest = cases
         for factor in (1, *BATCH_GROWTH):
             self._expected.pop("batch", None)
@@ -269,7 +283,10 @@ class ReferenceRun:
         return (grown, *(alone if case.name == alone.name else case for case in rest))
 
     def _count_idle_experts(self, expected: TraceReader, keep: torch.Tensor) -> int | None:
-        """Count the experts of all layers that received no token; None where the routing was not captured."""
+        """Count the experts of all layers that received no token.
+
+        None where the routing was not captured.
+        """
         choices = [expected.tensor(name) for name in expected if name.endswith(TOP_EXPERTS)]
         counts = [expert_routing.count_expert_tokens(c, self.requirements.experts, keep=keep) for c in choices]
         return sum(int((count == 0).sum()) for count in counts) if counts else None

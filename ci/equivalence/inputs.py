@@ -102,7 +102,10 @@ def read_published_dtype(config: Mapping[str, Any]) -> DType:
 def build_cases(
     needs: InputRequirements, params: TestParams, *, text: Tensor | None, free_bytes: int, seed: int = SEED
 ) -> tuple[InputCase, ...]:
-    """Build the inputs for a model; `text` holds ids int64 (N,) of real text, None without a tokenizer."""
+    """Build the inputs for a model.
+
+    `text` holds ids int64 (N,) of real text, None without a tokenizer.
+    """
     length = max(params.sequence_length, needs.required_length if _fits_batch(needs, params) else 0)
     batch = _build_batch(needs, params, length, text, seed)
     cases = [batch, extract_last_document(batch)]
@@ -186,7 +189,10 @@ def _read_rope(text: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _read_original_length(text: Mapping[str, Any]) -> int | None:
-    """Return the length beyond which a scaled RoPE acts differently; None where it acts the same at any length."""
+    """Return the length beyond which a scaled RoPE acts differently.
+
+    None where it acts the same at any length.
+    """
     rope = _read_rope(text)
     kind = rope.get("rope_type", rope.get("type")) or "default"
     if kind == "default":
@@ -202,7 +208,10 @@ def _fits_batch(needs: InputRequirements, params: TestParams) -> bool:
 def _build_batch(
     needs: InputRequirements, params: TestParams, length: int, text: Tensor | None, seed: int
 ) -> InputCase:
-    """Build random rows, a row of text, and two padded rows: documents of two thirds and one third of the length."""
+    """Build random rows, a row of text, and two padded documents.
+
+    The documents are two thirds and one third as long as the batch.
+    """
     rows = [*_draw_ids(needs.vocabulary, params.batch_size, length, seed)]
     rows[0][:2] = torch.tensor([0, needs.vocabulary - 1])
     rows[-1][length // 2 : length // 2 + 4] = int(rows[-1][0])
@@ -220,7 +229,10 @@ def _build_batch(
 
 
 def _describe_case(case: InputCase) -> str:
-    """Give shape, rows and a digest: two runs with the same text saw the same ids. `; ` stands between cases only."""
+    """Give shape, rows and a digest of the ids.
+
+    Two runs with the same text saw the same ids. `; ` stands between cases only.
+    """
     digest = hashlib.sha256(case.ids.contiguous().numpy().tobytes()).hexdigest()[:8]
     return f"{case.name}: {case.ids.shape[0]} x {case.ids.shape[1]} ({', '.join(case.rows)}, ids {digest})"
 

@@ -107,7 +107,7 @@ class Judge:
         return round_trip.build_round_trip_verdict(tensors, keys, stock)
 
     def check_config_sensitivity(self) -> Verdict:
-        """Set each config key to another legal value: where Hugging Face's answer moves, so must the subject's."""
+        """Change each config key: the subject's answer must move with Hugging Face's."""
         if reason := self.reference.get_tolerances(self.reference.cases[0], "float32").untrusted:
             return build_inconclusive_verdict(reason, self.reference.describe_coverage())
         with self._make_directory("keys-") as workdir:
@@ -156,7 +156,10 @@ class Judge:
         return verdict
 
     def _run_reference(self, dtype: DType) -> None:
-        """Run all of Hugging Face before the subject, so that each side loads its model once for all cases."""
+        """Run all of Hugging Face before the subject.
+
+        Each side then loads its model once for all cases.
+        """
         cases = self.reference.cases
         for case in cases:
             self.reference.get_expected_trace(case)
@@ -173,7 +176,10 @@ class Judge:
         return result
 
     def _compare_block_by_block(self, batch: CaseComparison, dtype: DType, spec: ForwardSpec) -> list[CaseComparison]:
-        """Compare in float32 each block on the expected input too, where no noise of earlier blocks has gathered."""
+        """Compare each block on the expected input too, in float32.
+
+        There no noise of earlier blocks has gathered.
+        """
         if dtype != "float32" or batch.teacher_forced or batch.diff.problems:
             return []
         result = self._compare_case(batch.case, dtype, spec, teacher_forced=True)
@@ -205,17 +211,13 @@ class Judge:
         """Compare the exported checkpoint's forward in Hugging Face with the original's."""
         case = self.reference.cases[0]
         trace = self.reference.run_trace(case, "float32", {}, "exported", checkpoint=exported)
-        tolerances, expected = (
-            self.reference.get_tolerances(case, "float32"),
-            self.reference.get_expected_trace(case),
+        tolerances = self.reference.get_tolerances(case, "float32")
+        comparison = TraceComparison(
+            *(trace, self.reference.get_expected_trace(case), case.keep),
+            flip_gap_limit=tolerances.get_flip_gap_limit,
+            device=self.inputs.device,
         )
-        diff = self._run_comparison(
-            TraceComparison(
-                *(trace, expected, case.keep),
-                flip_gap_limit=tolerances.get_flip_gap_limit,
-                device=self.inputs.device,
-            )
-        )
+        diff = self._run_comparison(comparison)
         shutil.rmtree(trace.path)
         return CaseComparison(case, tolerances, diff, ran=trace.result.ran, path=trace.path)
 
@@ -288,7 +290,10 @@ class Judge:
 
 
 def _remove_if_passed(result: CaseComparison) -> CaseComparison:
-    """Remove the trace of a case that passed: no diagnosis needs it, and its memory serves the next one."""
+    """Remove the trace of a case that passed.
+
+    No diagnosis needs it, and its memory serves the next one.
+    """
     if not result.failed:
         shutil.rmtree(result.path, ignore_errors=True)
     return result

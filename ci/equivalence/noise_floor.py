@@ -25,9 +25,9 @@ def measure_floors(diffs: Iterable[TraceDiff]) -> dict[str, NoiseFloor]:
 
 
 def explain_untrusted(diffs: Iterable[TraceDiff], dtype: DType) -> str:
-    """Say why floors give no verdict: a variant is not finite, or in float32 far from the expected trace.
+    """Say why floors give no verdict; empty where they do.
 
-    The text is empty where they do.
+    They give none where a variant is not finite, or in float32 is far from the expected trace.
     """
     for diff in diffs:
         if diff.problems:

@@ -79,7 +79,7 @@ class RootCauseAnalysis:
     passed_in_float32: bool = False
 
     def diagnose(self) -> Diagnosis:
-        """Find where the error begins, what is suspect, which half is wrong, and what else is wrong."""
+        """Find where the error begins, the suspect, and which half is wrong."""
         problem = next(iter(self.failed.diff.problems), None)
         if problem and problem.failure_class in INCOMPLETE:
             return Diagnosis(locate_tensor(problem.tensor), problem.message, float("inf"))

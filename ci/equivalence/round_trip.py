@@ -157,8 +157,9 @@ def _classify_key(key: str, before: Mapping[str, Any], after: Mapping[str, Any])
 
 
 def _is_unknown_and_off(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
-    """Return whether a switch is off on one side and absent on the other: a class that knew it would fill it in.
+    """Return whether a switch is off on one side and absent on the other.
 
+    A class that knew the switch would fill in its default.
     Qwen2.5's published `use_mrope: false` is such a key; transformers' Qwen2Config has none of that name.
     """
     return (key not in before or key not in after) and not before.get(key) and not after.get(key)

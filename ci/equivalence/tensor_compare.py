@@ -168,9 +168,10 @@ def _unravel(flat: int, shape: torch.Size) -> tuple[int, ...]:
 
 
 def compare_distributions(actual: Tensor, expected: Tensor, keep: Tensor) -> dict[str, float]:
-    """Compare the predicted distributions of the kept tokens: KL(expected || actual) in nats, and the best choice.
+    """Compare the predicted distributions of the kept tokens.
 
-    `top1_agreement` is the share of tokens with the same best choice; a right answer may differ where two are near.
+    KL(expected || actual) is in nats. `top1_agreement` is the share of tokens with the same best choice; a right answer
+    may differ where two are near.
     """
     width = expected.shape[-1]
     actual_rows, expected_rows = (t.reshape(-1, width)[keep.reshape(-1)] for t in (actual, expected))
@@ -190,7 +191,10 @@ def compare_distributions(actual: Tensor, expected: Tensor, keep: Tensor) -> dic
 
 
 def _compute_kl(actual: Tensor, expected: Tensor) -> Tensor:
-    """Return KL(softmax(e) || softmax(a)) of each row in nats: sum p (e - a) - logsumexp e + logsumexp a."""
+    """Return KL(softmax(expected) || softmax(actual)) of each row in nats.
+
+    With p = softmax(e): sum p (e - a) - logsumexp e + logsumexp a.
+    """
     probabilities = torch.softmax(expected, dim=-1)
     mean: Tensor = torch.linalg.vecdot(probabilities, expected - actual)
     return (mean - expected.logsumexp(-1) + actual.logsumexp(-1)).clamp(min=0)

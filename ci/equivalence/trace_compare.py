@@ -170,7 +170,10 @@ def compare_logits(actual: TraceReader, expected: TraceReader, keep: Tensor) -> 
 
 
 def extract_teacher_trace(trace: TraceReader, part: BatchSlice, path: Path) -> TraceReader:
-    """Write a part of a trace at `path` as a new one: only the tensors that teacher forcing reads."""
+    """Write a part of a trace at `path` as a new trace.
+
+    It holds only the tensors that teacher forcing reads.
+    """
     writer = TraceWriter(path)
     for scope in trace.scopes:
         names = [name for name in mandatory(dict.fromkeys(trace.scopes)) if name in trace.names(scope)]
@@ -181,7 +184,7 @@ def extract_teacher_trace(trace: TraceReader, part: BatchSlice, path: Path) -> T
 
 
 def _find_structure_problems(actual: TraceReader, expected: TraceReader) -> Iterator[TensorProblem]:
-    """Yield missing tensors that were not declared so, and blocks that the expected trace does not have."""
+    """Yield missing tensors that were not declared so, and unknown blocks."""
     always = mandatory(dict.fromkeys(expected.scopes))
     for name in expected:
         if name not in actual and (name in always or name not in actual.result.not_captured):

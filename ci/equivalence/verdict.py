@@ -49,7 +49,10 @@ class Verdict:
 
 
 def build_verdict(cases: Sequence[CaseComparison], *, coverage: Mapping[str, str]) -> Verdict:
-    """Build the verdict over the cases of one dtype and variant; one inconclusive case makes it inconclusive."""
+    """Build the verdict over the cases of one dtype and variant.
+
+    One inconclusive case makes it inconclusive.
+    """
     if reason := next((case.inconclusive for case in cases if case.inconclusive), ""):
         return build_inconclusive_verdict(reason, coverage)
     measures = keep_worst_per_tensor(measure for case in cases for measure in case.measures)
@@ -72,12 +75,18 @@ def build_verdict(cases: Sequence[CaseComparison], *, coverage: Mapping[str, str
 
 
 def build_inconclusive_verdict(reason: str, coverage: Mapping[str, str]) -> Verdict:
-    """Build the verdict where nothing can be said about the subject: it has not passed, nor is it to blame."""
+    """Build the verdict where nothing can be said about the subject.
+
+    The subject has not passed, and it is not to blame.
+    """
     return Verdict(passed=False, failure_class="environment", diagnosis=reason, coverage=coverage)
 
 
 def build_not_run_verdict(case: CaseComparison, coverage: Mapping[str, str]) -> Verdict:
-    """Build the verdict for a variant that did not execute: it never passes, whatever the numbers are."""
+    """Build the verdict for a variant that did not execute.
+
+    It never passes, whatever the numbers are.
+    """
     instead = ", ".join(f"{axis}: {name} ran instead" for axis, name in case.substitutes.items())
     return Verdict(
         passed=False,
@@ -109,7 +118,10 @@ def find_substitutes(variant: Mapping[str, str], ran: Mapping[str, str]) -> dict
 
 
 def describe_uncaptured(cases: Sequence[CaseComparison]) -> dict[str, str]:
-    """Say which tensors one side could not capture, so that they were not compared; empty without any."""
+    """Say which tensors one side could not capture, so that nothing was compared.
+
+    Empty without any.
+    """
     names = dict.fromkeys(name for case in cases for name in case.diff.not_captured)
     if not names:
         return {}
@@ -171,7 +183,10 @@ def _collect_routing(cases: Sequence[CaseComparison]) -> tuple[LayerRouting, ...
 
 
 def _build_heat_map(cases: Sequence[CaseComparison], worst: Measure | None) -> Heat | None:
-    """Build block by position for the case of the worst tensor: log10(token error / limit), in bins."""
+    """Build block by position for the case of the worst tensor.
+
+    A value is log10(largest token error of the bin / limit).
+    """
     case = next((case for case in cases if worst and case.label == worst.case), None)
     if case is None:
         return None

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 
 def perturb_checkpoint(checkpoint: Path, target: Path, *, seed: int = 0) -> Path:
-    """Copy a Hugging Face directory to `target`, noise added to every tensor, file by file; return `target`."""
+    """Copy a Hugging Face directory to `target` with noise in every tensor.
+
+    Files are written one by one. Returns `target`.
+    """
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     generator = torch.Generator().manual_seed(seed)
@@ -37,7 +40,10 @@ def perturb_checkpoint(checkpoint: Path, target: Path, *, seed: int = 0) -> Path
 
 
 def _add_noise(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """Add normal noise of PERTURBATION times the tensor's RMS, times 1 to a tensor of zeros; keep the dtype."""
+    """Add normal noise of PERTURBATION times the tensor's RMS.
+
+    A tensor of zeros gets PERTURBATION itself. The dtype stays.
+    """
     noise = torch.randn(tensor.shape, generator=generator)
     rms = tensor.float().square().mean().sqrt()
     return (tensor.float() + PERTURBATION * (rms if bool(rms > 0) else 1.0) * noise).to(tensor.dtype)
