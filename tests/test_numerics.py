@@ -27,7 +27,7 @@ def number(text: str) -> float:
     """1e-3, 2^-12 or 1/10 as a float."""
     if "^" in text:
         base, exponent = text.split("^")
-        return float(base) ** float(exponent)
+        return float(base) ** int(exponent)
     above, _, below = text.partition("/")
     return float(above) / float(below or 1)
 

@@ -32,7 +32,7 @@ def test_either_error_alone_fails_a_case(error: float, token_error: float, faile
     assert compared((error, token_error)).failed is failed
 
 
-def test_a_measure_holds_the_error_against_limit_and_floor() -> None:
+def test_a_measure_has_the_error_with_its_limit_and_floor() -> None:
     measure = compared(3.0).measures[0]
     assert measure.ratio == pytest.approx(3.0)
     assert measure.floor == FLOOR
@@ -51,7 +51,7 @@ def test_no_flip_is_no_measure() -> None:
     assert [measure.tensor for measure in compared(1.0, diff={"flip_gaps": {FLIPS: 0.0}}).measures] == ["embeddings"]
 
 
-def test_the_share_that_flips_excuse_is_that_of_the_tensor_that_lost_most() -> None:
+def test_the_excused_share_is_that_of_the_tensor_that_lost_most() -> None:
     assert compared(1.0).excused_share == 0.0
     assert compared(1.0, excused=5).excused_share == pytest.approx(0.25)
     assert compared().excused_share == 0.0
@@ -60,19 +60,19 @@ def test_the_share_that_flips_excuse_is_that_of_the_tensor_that_lost_most() -> N
     assert replace(least, diff=replace(least.diff, tensors=both)).excused_share == pytest.approx(0.25)
 
 
-@pytest.mark.parametrize(("excused", "blind"), [(TOKENS, True), (TOKENS - 1, False), (0, False)])
-def test_what_flips_excuse_wholly_was_not_compared(excused: int, blind: bool) -> None:
+@pytest.mark.parametrize(("excused", "not_compared"), [(TOKENS, True), (TOKENS - 1, False), (0, False)])
+def test_a_tensor_that_flips_excuse_wholly_was_not_compared(excused: int, not_compared: bool) -> None:
     one = compared(1.0, excused=excused)
     assert not one.failed
-    assert (one.excused_share > INCONCLUSIVE_SHARE) is blind
-    assert ("not compared" in one.inconclusive) is blind
+    assert (one.excused_share > INCONCLUSIVE_SHARE) is not_compared
+    assert ("not compared" in one.inconclusive) is not_compared
 
 
 def test_limits_that_cannot_be_trusted_are_inconclusive() -> None:
     assert compared(1.0, untrusted="Hugging Face differs").inconclusive == "Hugging Face differs"
 
 
-def test_the_label_says_when_blocks_were_judged_alone() -> None:
+def test_the_label_says_when_blocks_were_teacher_forced() -> None:
     assert compared(1.0).measures[0].case == "batch"
     assert compared(1.0, teacher_forced=True).measures[0].case == "batch, block by block"
 
@@ -81,9 +81,9 @@ def measure(tensor: str, error: float, *, case: str = "") -> Measure:
     return Measure(tensor, "float32", (1,), error, 1.0, passed=error <= 1.0, case=case)
 
 
-def test_of_one_tensor_the_case_speaks_that_came_closest_or_failed() -> None:
-    found = keep_worst_per_tensor([measure("logits", 0.2, case="a"), measure("logits", 0.4, case="b")])
-    assert [one.case for one in found] == ["b"]
+def test_the_case_that_failed_or_came_closest_is_kept_for_a_tensor() -> None:
+    measures = keep_worst_per_tensor([measure("logits", 0.2, case="a"), measure("logits", 0.4, case="b")])
+    assert [one.case for one in measures] == ["b"]
     failing = replace(measure("logits", 0.1, case="c"), passed=False)
     assert [one.case for one in keep_worst_per_tensor([measure("logits", 0.9), failing])] == ["c"]
     assert [one.case for one in keep_worst_per_tensor([failing, measure("logits", 0.9)])] == ["c"]

@@ -71,7 +71,7 @@ def test_a_wrong_tensor_is_named(
     assert problem.startswith(message)
 
 
-def test_an_unknown_layout_is_not_judged(dense: Bench, tmp_path: Path) -> None:
+def test_an_unknown_layout_gives_no_answer(dense: Bench, tmp_path: Path) -> None:
     def rename(weights: Weights) -> None:
         weights["decoder.0.mixer.fused.weight/weights"] = weights.pop("decoder.0.mixer.query.weight/weights")
 

@@ -77,7 +77,7 @@ def test_only_tokens_of_one_expert() -> None:
     assert "expert 3" in diagnosis.describe_suspect("decoder.0.mlp", signature)
 
 
-def test_other_experts_on_right_logits_lay_it_to_the_choice() -> None:
+def test_other_experts_on_right_logits_blame_the_top_k() -> None:
     said = diagnosis.describe_suspect("decoder.0.mlp.router_top_experts", ErrorSignature())
     assert said.startswith("other experts on right router logits: how the top k is taken")
 
@@ -89,7 +89,7 @@ def test_only_documents_behind_padding() -> None:
     assert compute_signature(wrong_tensor(wrong, right, padding=3)).padded_only
 
 
-def test_a_twin_is_named() -> None:
+def test_a_tensor_that_equals_another_one_is_named() -> None:
     right, other = drawn(8), drawn(8).flip(0)
     assert (
         compute_signature(wrong_tensor(other, right, siblings={"decoder.0.norm_2": other})).same_as

@@ -61,7 +61,7 @@ def test_there_is_no_margin_where_every_expert_is_chosen_or_no_token_counts() ->
     assert expert_routing.find_flips(EXPECTED, EXPECTED, LOGITS, keep=~KEEP).margin == float("inf")
 
 
-def test_spread_reaches_every_later_token_of_the_row() -> None:
+def test_a_flip_spreads_to_every_later_token_of_the_row() -> None:
     flipped = torch.tensor([[False, True, False, False], [False] * 4])
     assert expert_routing.spread_to_later_tokens(flipped).tolist() == [[False, True, True, True], [False] * 4]
 
@@ -73,5 +73,5 @@ def test_summary_counts_both_kinds() -> None:
     assert layer.largest_gap == 2.0
 
 
-def test_loads_count_the_real_tokens() -> None:
+def test_only_real_tokens_are_counted() -> None:
     assert expert_routing.count_expert_tokens(EXPECTED, 4, keep=torch.tensor([[True, False]])).tolist() == [1, 1, 0, 0]

@@ -34,9 +34,9 @@ class GradientHalver(ReferenceSubject):
     def gradients(self, request: GradientRequest) -> GradientResult:
         result = super().gradients(request)
         file = Path(request.output) / "model.safetensors"
-        found = load_file(file)
-        found["model.layers.2.mlp.up_proj.weight"] /= 2
-        save_file(found, file)
+        gradients = load_file(file)
+        gradients["model.layers.2.mlp.up_proj.weight"] /= 2
+        save_file(gradients, file)
         return result
 
 
@@ -56,9 +56,9 @@ class BrokenBackward(HuggingFace):
         result = super().gradients(request)
         if request.dtype == "float32":
             file = Path(request.output) / "model.safetensors"
-            found = load_file(file)
-            found["model.layers.2.mlp.up_proj.weight"] *= float("inf")
-            save_file(found, file)
+            gradients = load_file(file)
+            gradients["model.layers.2.mlp.up_proj.weight"] *= float("inf")
+            save_file(gradients, file)
         return result
 
 
@@ -84,9 +84,11 @@ def test_a_missing_or_extra_gradient_is_seen(tmp_path: Path) -> None:
     for name, tensors in {"right": {"a": torch.ones(3), "b": torch.ones(2)}, "mine": {"a": torch.ones(3)}}.items():
         (tmp_path / name).mkdir()
         save_file(tensors, tmp_path / name / "model.safetensors")
-    found = {m.tensor: m for m in measure_gradients(tmp_path / "mine", tmp_path / "right", Tolerances("float32", {}))}
-    assert found["gradient of a"].passed
-    assert not found["gradient of b"].passed
+    measures = {
+        m.tensor: m for m in measure_gradients(tmp_path / "mine", tmp_path / "right", Tolerances("float32", {}))
+    }
+    assert measures["gradient of a"].passed
+    assert not measures["gradient of b"].passed
     assert list_unexpected(tmp_path / "right", tmp_path / "mine") == ["b"]
 
 

@@ -32,14 +32,13 @@ class WithoutChoices(HuggingFace):
     def trace(self, request: TraceRequest) -> TraceResult:
         result = super().trace(request)
         hidden = tuple(name for names in result.names.values() for name in names if name.endswith(TOP_EXPERTS))
-        names = {scope: tuple(set(found) - set(hidden)) for scope, found in result.names.items()}
-        names = {scope: tuple(n for n in result.names[scope] if n in found) for scope, found in names.items()}
+        names = {scope: tuple(n for n in told if n not in hidden) for scope, told in result.names.items()}
         less = replace(result, names=names, not_captured=hidden)
         (Path(request.output) / "trace.json").write_text(to_json(less), encoding="utf-8")
         return less
 
 
-def test_experts_whose_choice_nobody_saw_are_not_covered(moe: Bench, tmp_path: Path) -> None:
+def test_experts_are_not_covered_where_the_choice_is_not_captured(moe: Bench, tmp_path: Path) -> None:
     assert moe.truth.cases
     assert moe.truth.describe_coverage()["experts"] == "each of 6 in every layer received a token"
     unseen = reference_run(moe, WithoutChoices(), tmp_path)
@@ -49,7 +48,7 @@ def test_experts_whose_choice_nobody_saw_are_not_covered(moe: Bench, tmp_path: P
     )
 
 
-def test_captures_that_hugging_face_lacks_stand_in_the_verdict(moe: Bench, tmp_path: Path) -> None:
+def test_captures_that_hugging_face_lacks_are_in_the_verdict(moe: Bench, tmp_path: Path) -> None:
     judge = replace(
         moe.judge(ReferenceSubject(), moe.right), shared_reference=reference_run(moe, WithoutChoices(), tmp_path)
     )
@@ -75,7 +74,7 @@ def test_a_batch_grows_until_every_expert_has_a_token(moe: Bench, tmp_path: Path
     assert few.cases[1].part_of == "batch"
 
 
-def test_experts_that_no_batch_reaches_are_said(moe: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_experts_that_no_batch_reaches_are_counted(moe: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hf_reference, "BATCH_GROWTH", ())
     few = ReferenceRun(moe.source, TestParams(batch_size=1, sequence_length=2), HuggingFace(), "cpu", tmp_path)
     assert idle(few) > 0
@@ -129,7 +128,7 @@ class EagerOnly(HuggingFace):
         return super().trace(request)
 
 
-def test_a_kernel_that_the_device_lacks_is_one_noise_less_and_is_said(dense: Bench, tmp_path: Path) -> None:
+def test_a_variant_that_the_device_lacks_is_left_out_of_the_noise_and_named(dense: Bench, tmp_path: Path) -> None:
     reference = reference_run(dense, EagerOnly(), tmp_path)
     assert reference.get_tolerances(reference.cases[0], "float32").floors["logits"].error > 0
     assert "no kernel" not in reference.describe_coverage()["noise"]
@@ -145,13 +144,13 @@ class Float64Only(HuggingFace):
         return super().trace(request)
 
 
-def test_without_any_noise_there_is_no_limit(dense: Bench, tmp_path: Path) -> None:
+def test_without_any_variant_there_is_no_limit(dense: Bench, tmp_path: Path) -> None:
     reference = reference_run(dense, Float64Only(), tmp_path)
     with pytest.raises(SubjectError, match=r"no variant runs in float32: .*not implemented"):
         reference.get_tolerances(reference.cases[0], "float32")
 
 
-def test_the_largest_noise_source_beyond_memory_is_left_out(dense: Bench, tmp_path: Path) -> None:
+def test_eager_attention_beyond_memory_is_left_out_of_the_noise(dense: Bench, tmp_path: Path) -> None:
     reference = reference_run(dense, HuggingFace(), tmp_path)
     case = reference.cases[0]
     assert {variant["attention"] for variant in reference.list_variants(case)} == {"eager", "sdpa"}

@@ -33,7 +33,7 @@ def cases(**config: Any) -> tuple[InputRequirements, tuple[inputs.InputCase, ...
         ({"text_config": {**CONFIG, "sliding_window": 7}}, 7),
     ],
 )
-def test_the_window_that_acts(config: dict[str, Any], window: int | None) -> None:
+def test_the_window_is_read_only_where_it_acts(config: dict[str, Any], window: int | None) -> None:
     assert inputs.read_requirements({**CONFIG, **config}).window == window
 
 
@@ -64,11 +64,11 @@ def test_where_a_scaled_rope_begins_to_act(config: dict[str, Any], original: int
     assert inputs.read_requirements({**CONFIG, **config}).rope_original == original
 
 
-def test_an_input_too_short_for_padding_says_so() -> None:
+def test_an_input_too_short_for_padding_is_not_covered() -> None:
     needs = inputs.read_requirements(CONFIG)
     for length, said in ((2, "not covered: 2 tokens leave no room for padding"), (3, "rows of 2, 2 tokens in a batch")):
-        found = inputs.build_cases(needs, TestParams(sequence_length=length), text=None, free_bytes=PLENTY)
-        assert inputs.describe_coverage(needs, found, free_bytes=PLENTY)["left padding"].startswith(said)
+        built = inputs.build_cases(needs, TestParams(sequence_length=length), text=None, free_bytes=PLENTY)
+        assert inputs.describe_coverage(needs, built, free_bytes=PLENTY)["left padding"].startswith(said)
 
 
 def test_the_batch_holds_every_kind_of_row() -> None:
@@ -86,17 +86,17 @@ def test_the_same_seed_gives_the_same_inputs() -> None:
     assert torch.equal(cases()[1][0].ids, cases()[1][0].ids)
 
 
-def test_other_ids_of_the_same_shape_are_described_otherwise() -> None:
-    needs, found = cases()
-    said = inputs.describe_coverage(needs, found, free_bytes=PLENTY)["inputs"]
+def test_other_ids_of_the_same_shape_have_another_description() -> None:
+    needs, built = cases()
+    said = inputs.describe_coverage(needs, built, free_bytes=PLENTY)["inputs"]
     assert said == inputs.describe_coverage(*cases(), free_bytes=PLENTY)["inputs"]
     other = inputs.build_cases(needs, TestParams(), text=torch.arange(64), free_bytes=PLENTY, seed=1)
     assert said != inputs.describe_coverage(needs, other, free_bytes=PLENTY)["inputs"]
 
 
 def test_a_short_window_is_exceeded_in_the_batch() -> None:
-    _, found = cases(sliding_window=100)
-    assert [case.ids.shape[1] > 100 for case in found] == [True, False, True]
+    _, built = cases(sliding_window=100)
+    assert [case.ids.shape[1] > 100 for case in built] == [True, False, True]
 
 
 def test_one_sequence_goes_beyond_the_tiles_of_kernels_unless_positions_end_before() -> None:
@@ -105,17 +105,17 @@ def test_one_sequence_goes_beyond_the_tiles_of_kernels_unless_positions_end_befo
 
 
 def test_a_long_window_gets_a_sequence_of_its_own() -> None:
-    needs, found = cases(sliding_window=4096)
-    assert found[-1].name == "long"
-    assert found[-1].ids.shape == (1, 4608)
-    said = inputs.describe_coverage(needs, found, free_bytes=PLENTY)
+    needs, built = cases(sliding_window=4096)
+    assert built[-1].name == "long"
+    assert built[-1].ids.shape == (1, 4608)
+    said = inputs.describe_coverage(needs, built, free_bytes=PLENTY)
     assert said["sliding window"] == "4608 tokens > window 4096"
 
 
-def test_a_window_beyond_memory_is_said() -> None:
+def test_a_window_beyond_memory_is_not_covered() -> None:
     needs = inputs.read_requirements({**CONFIG, "sliding_window": 4096})
-    found = inputs.build_cases(needs, TestParams(), text=None, free_bytes=10_000_000)
-    said = inputs.describe_coverage(needs, found, free_bytes=10_000_000)
+    built = inputs.build_cases(needs, TestParams(), text=None, free_bytes=10_000_000)
+    said = inputs.describe_coverage(needs, built, free_bytes=10_000_000)
     assert said["sliding window"].startswith("not covered: capped at")
     assert said["real text"].startswith("not covered")
 

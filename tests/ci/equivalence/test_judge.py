@@ -213,9 +213,9 @@ class WithoutContext(ReferenceSubject):
 
     def trace(self, request: TraceRequest) -> TraceResult:
         result = super().trace(request)
-        names = {scope: [n for n in found if not n.endswith("context")] for scope, found in result.names.items()}
-        hidden = tuple(n for found in result.names.values() for n in found if n.endswith("context"))
-        less = replace(result, names={scope: tuple(found) for scope, found in names.items()}, not_captured=hidden)
+        names = {scope: [n for n in told if not n.endswith("context")] for scope, told in result.names.items()}
+        hidden = tuple(n for told in result.names.values() for n in told if n.endswith("context"))
+        less = replace(result, names={scope: tuple(kept) for scope, kept in names.items()}, not_captured=hidden)
         (Path(request.output) / "trace.json").write_text(to_json(less), encoding="utf-8")
         return less
 

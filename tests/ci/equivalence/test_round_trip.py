@@ -55,8 +55,8 @@ def test_the_same_directory_has_no_changes(tmp_path: Path) -> None:
     ],
 )
 def test_a_changed_key_is_classified(tmp_path: Path, key: str, value: Any, kind: str) -> None:
-    found = key_changes(repository("stand-in/llama"), copy(tmp_path, **{key: value}))
-    changed = {f.kind for f in found if f.key == key or "rope" in f.key}
+    changes = key_changes(repository("stand-in/llama"), copy(tmp_path, **{key: value}))
+    changed = {f.kind for f in changes if f.key == key or "rope" in f.key}
     assert kind in changed
 
 
@@ -105,8 +105,8 @@ def test_one_changed_bit_is_found(tmp_path: Path) -> None:
     name = next(iter(tensors))
     tensors[name].view(torch.int16).reshape(-1)[0] ^= 1
     save_file(tensors, shard, {"format": "pt"})
-    found = list(compare_checkpoints(repository("stand-in/llama"), exported, tied=False))
-    assert [(f.name, f.failure_class) for f in found] == [(name, "numeric_mismatch")]
+    changes = list(compare_checkpoints(repository("stand-in/llama"), exported, tied=False))
+    assert [(f.name, f.failure_class) for f in changes] == [(name, "numeric_mismatch")]
 
 
 def test_a_wider_dtype_is_the_same_tensor_and_a_missing_one_is_not(tmp_path: Path) -> None:
@@ -118,8 +118,8 @@ def test_a_wider_dtype_is_the_same_tensor_and_a_missing_one_is_not(tmp_path: Pat
         content = json.loads(index.read_text())
         del content["weight_map"][lost]
         index.write_text(json.dumps(content))
-    found = list(compare_checkpoints(repository("stand-in/llama"), exported, tied=False))
-    assert [(f.name, f.failure_class) for f in found] == [(lost, "missing_tensor")]
+    changes = list(compare_checkpoints(repository("stand-in/llama"), exported, tied=False))
+    assert [(f.name, f.failure_class) for f in changes] == [(lost, "missing_tensor")]
 
 
 def test_there_and_back_says_what_changed_before_how_the_export_runs() -> None:

@@ -26,15 +26,15 @@ def pair(*shape: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 def test_error_is_the_relative_l2_norm_of_the_difference() -> None:
     actual, expected = (3 * side for side in pair(2, 5, 7))
     delta = actual.double() - expected
-    found = compare_tensors(actual, expected)
-    assert found.error == pytest.approx(float(delta.norm() / expected.norm()), rel=1e-12)
-    assert found.max_abs == pytest.approx(float(delta.abs().max()))
-    assert found.rms_abs == pytest.approx(float(delta.square().mean().sqrt()))
+    diff = compare_tensors(actual, expected)
+    assert diff.error == pytest.approx(float(delta.norm() / expected.norm()), rel=1e-12)
+    assert diff.max_abs == pytest.approx(float(delta.abs().max()))
+    assert diff.rms_abs == pytest.approx(float(delta.square().mean().sqrt()))
     regular = math.hypot(float(expected.square().mean().sqrt()), RMS_EPSILON)
-    assert found.rms_rel == pytest.approx(found.rms_abs / regular)
-    assert found.max_rel == pytest.approx(found.max_abs / regular)
-    assert found.expected == float(expected[found.worst_index])
-    assert abs(found.actual - found.expected) == pytest.approx(found.max_abs)
+    assert diff.rms_rel == pytest.approx(diff.rms_abs / regular)
+    assert diff.max_rel == pytest.approx(diff.max_abs / regular)
+    assert diff.expected == float(expected[diff.worst_index])
+    assert abs(diff.actual - diff.expected) == pytest.approx(diff.max_abs)
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,31 +45,31 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (parts.error, parts.token_error, parts.worst_index) == (whole.error, whole.token_error, whole.worst_index)
 
 
-def test_one_wrong_token_beside_a_giant_is_seen_by_its_token_error() -> None:
+def test_one_wrong_token_beside_a_huge_one_has_a_large_token_error() -> None:
     actual, expected = pair(1, 64, 32)
     expected[0, 0] *= 1e4
     actual = expected.float()
     actual[0, 9] *= 1.01
-    found = compare_tensors(actual, expected)
-    assert found.error < 2e-6
-    assert found.token_error == pytest.approx(
+    diff = compare_tensors(actual, expected)
+    assert diff.error < 2e-6
+    assert diff.token_error == pytest.approx(
         0.01 * float(expected[0, 9].norm()) / (1e-2 * float(expected.norm()) / 8), rel=0.01
     )
 
 
-def test_tokens_that_do_not_count_do_not_count() -> None:
+def test_excluded_tokens_have_no_effect() -> None:
     actual, expected = pair(2, 4, 3)
     actual[1, 2] = 99
     keep = torch.ones(2, 4, dtype=torch.bool)
     keep[1, 2] = False
-    found = compare_tensors(actual, expected, keep=keep)
-    assert found.error < 1e-5
-    assert bool(found.by_token[1, 2].isnan())
-    assert found.worst_index[:2] != (1, 2)
+    diff = compare_tensors(actual, expected, keep=keep)
+    assert diff.error < 1e-5
+    assert bool(diff.by_token[1, 2].isnan())
+    assert diff.worst_index[:2] != (1, 2)
 
 
 @pytest.mark.parametrize(("actual", "error"), [(0.0, 0.0), (1e-39, 0.0), (1e-30, math.inf)])
-def test_a_tensor_of_zeros_forgives_denormals_only(actual: float, error: float) -> None:
+def test_denormals_equal_zero_and_nothing_else_does(actual: float, error: float) -> None:
     expected = torch.zeros(1, 2, 3, dtype=torch.float64)
     assert compare_tensors(torch.full((1, 2, 3), actual), expected).error == error
 
@@ -85,17 +85,17 @@ def test_a_value_that_is_not_finite_is_a_problem_even_beside_its_opposite(bad: f
     actual, expected = pair(1, 3, 4)
     actual[0, 1, 2], actual[0, 2, 2] = bad, -bad
     assert not compare_tensors(actual, expected).finite
-    found = find_non_finite("decoder.0", actual, expected)
-    assert found is not None
-    assert found.failure_class == "non_finite"
-    assert "[0, 1, 2]" in found.message
+    problem = find_non_finite("decoder.0", actual, expected)
+    assert problem is not None
+    assert problem.failure_class == "non_finite"
+    assert "[0, 1, 2]" in problem.message
 
 
 def test_all_nan_never_passes_a_limit() -> None:
     expected = torch.ones(1, 2, 3, dtype=torch.float64)
-    found = compare_tensors(torch.full((1, 2, 3), math.nan), expected)
-    assert not found.finite
-    assert not found.error <= 1e9
+    diff = compare_tensors(torch.full((1, 2, 3), math.nan), expected)
+    assert not diff.finite
+    assert not diff.error <= 1e9
 
 
 def test_a_value_that_is_not_finite_is_seen_where_its_token_does_not_count() -> None:
@@ -104,7 +104,7 @@ def test_a_value_that_is_not_finite_is_seen_where_its_token_does_not_count() -> 
     assert not compare_tensors(actual, expected, keep=torch.tensor([[False, True, True]])).finite
 
 
-def test_what_is_compared_is_left_as_it_was() -> None:
+def test_comparison_does_not_change_its_inputs() -> None:
     actual, expected = pair(1, 3, 4)
     before = actual.double()
     compare_tensors(before, expected)
@@ -137,8 +137,8 @@ def test_distribution_sees_another_best_token() -> None:
     expected[..., 0] = 9.0
     actual = expected.clone()
     actual[0, 0, 1] = 9.5
-    found = compare_distributions(actual, expected, torch.ones(1, 4, dtype=torch.bool))
-    assert found["kl_max"] > 0.4
-    assert found["kl_mean"] == pytest.approx(found["kl_max"] / 4, rel=1e-3)
-    assert found["top1_agreement"] == 0.75
+    figures = compare_distributions(actual, expected, torch.ones(1, 4, dtype=torch.bool))
+    assert figures["kl_max"] > 0.4
+    assert figures["kl_mean"] == pytest.approx(figures["kl_max"] / 4, rel=1e-3)
+    assert figures["top1_agreement"] == 0.75
     assert compare_distributions(actual, expected, torch.zeros(1, 4, dtype=torch.bool))["top1_agreement"] == 1.0

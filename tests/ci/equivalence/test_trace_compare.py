@@ -35,10 +35,10 @@ def compare(
 
 def test_every_tensor_is_compared_in_execution_order(tmp_path: Path) -> None:
     right = tensors()
-    found = compare(tmp_path, noisy(right), right).run()
-    assert list(found.tensors) == list(right)
-    assert max(difference.error for difference in found.tensors.values()) < 5e-7
-    assert found.predictions["top1_agreement"] == 1.0
+    diff = compare(tmp_path, noisy(right), right).run()
+    assert list(diff.tensors) == list(right)
+    assert max(difference.error for difference in diff.tensors.values()) < 5e-7
+    assert diff.predictions["top1_agreement"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -61,9 +61,9 @@ def test_structure_comes_before_numbers(
     right = tensors()
     actual = noisy(right)
     break_it(actual)
-    found = compare(tmp_path, actual, right).run()
-    assert [problem.failure_class for problem in found.problems] == [failure_class]
-    assert found.problems[0].message.startswith(message)
+    diff = compare(tmp_path, actual, right).run()
+    assert [problem.failure_class for problem in diff.problems] == [failure_class]
+    assert diff.problems[0].message.startswith(message)
 
 
 def test_a_tensor_that_the_subject_declared_uncaptured_is_no_problem(tmp_path: Path) -> None:
@@ -71,9 +71,9 @@ def test_a_tensor_that_the_subject_declared_uncaptured_is_no_problem(tmp_path: P
     actual = noisy(right)
     del actual["decoder.0.mixer"]
     reader = trace(tmp_path / "actual", actual, not_captured=("decoder.0.mixer",))
-    found = TraceComparison(reader, trace(tmp_path / "expected", right, dtype="float64"), KEEP).run()
-    assert not found.problems
-    assert "decoder.0.mixer" not in found.tensors
+    diff = TraceComparison(reader, trace(tmp_path / "expected", right, dtype="float64"), KEEP).run()
+    assert not diff.problems
+    assert "decoder.0.mixer" not in diff.tensors
 
 
 def flipped(right: Tensors, *, gap: float, blocks: int = 2) -> Tensors:
@@ -94,11 +94,11 @@ def test_a_small_flip_excuses_its_consequences(tmp_path: Path) -> None:
     right = tensors(moe=True)
     actual = flipped(right, gap=1e-6)
     del actual["decoder.1.norm_1"], right["decoder.1.norm_1"]
-    found = compare(tmp_path, actual, right, token_limit=1e-5).run()
-    assert found.tensors[MLP].error < 1e-6
-    assert found.tensors["final_norm"].error < 1e-6
-    assert int(found.tensors["final_norm"].by_token.isnan().sum()) == T - 2
-    assert [(layer.small_flips, layer.large_flips) for layer in found.routing] == [(1, 0), (0, 0)]
+    diff = compare(tmp_path, actual, right, token_limit=1e-5).run()
+    assert diff.tensors[MLP].error < 1e-6
+    assert diff.tensors["final_norm"].error < 1e-6
+    assert int(diff.tensors["final_norm"].by_token.isnan().sum()) == T - 2
+    assert [(layer.small_flips, layer.large_flips) for layer in diff.routing] == [(1, 0), (0, 0)]
 
 
 def test_what_a_flipped_token_chooses_later_is_its_consequence(tmp_path: Path) -> None:
@@ -108,16 +108,16 @@ def test_what_a_flipped_token_chooses_later_is_its_consequence(tmp_path: Path) -
     del actual["decoder.1.norm_1"], right["decoder.1.norm_1"]
     worst = right[ROUTER.replace("0", "1")].topk(4, dim=-1).indices[..., 2:]
     actual[later][0, 2:] = worst[0, 2:]
-    found = compare(tmp_path, actual, right, token_limit=1e-5).run()
-    assert [(one.layer, one.small_flips, one.large_flips) for one in found.routing] == [(0, 1, 0), (1, 0, 0)]
-    assert found.flip_gaps[later] == 0.0
+    diff = compare(tmp_path, actual, right, token_limit=1e-5).run()
+    assert [(one.layer, one.small_flips, one.large_flips) for one in diff.routing] == [(0, 1, 0), (1, 0, 0)]
+    assert diff.flip_gaps[later] == 0.0
     actual[later][0, 1] = worst[0, 1]
-    found = compare(tmp_path / "before", actual, right, token_limit=1e-5).run()
-    assert [one.large_flips for one in found.routing] == [0, 1]
+    diff = compare(tmp_path / "before", actual, right, token_limit=1e-5).run()
+    assert [one.large_flips for one in diff.routing] == [0, 1]
 
 
 @pytest.mark.parametrize(("share", "small"), [(1.05, 1), (0.95, 0)])
-def test_a_gap_is_small_within_twice_the_error_that_the_token_s_logits_may_have(
+def test_a_flip_is_rounding_within_twice_the_token_limit_of_the_router_logits(
     tmp_path: Path, share: float, small: int
 ) -> None:
     right = tensors(moe=True)
@@ -128,43 +128,43 @@ def test_a_gap_is_small_within_twice_the_error_that_the_token_s_logits_may_have(
 
 def test_a_large_flip_excuses_nothing(tmp_path: Path) -> None:
     right = tensors(moe=True)
-    found = compare(tmp_path, flipped(right, gap=0.5), right, token_limit=1e-5).run()
-    assert found.tensors[MLP].error > 0.1
-    assert found.routing[0].large_flips == 1
-    assert found.flip_gaps[TOP] == pytest.approx(0.5 / float(right[ROUTER][0, 2].norm()))
+    diff = compare(tmp_path, flipped(right, gap=0.5), right, token_limit=1e-5).run()
+    assert diff.tensors[MLP].error > 0.1
+    assert diff.routing[0].large_flips == 1
+    assert diff.flip_gaps[TOP] == pytest.approx(0.5 / float(right[ROUTER][0, 2].norm()))
 
 
 def test_before_attention_only_the_flipped_token_is_excused(tmp_path: Path) -> None:
     right = tensors(moe=True)
-    found = compare(tmp_path, flipped(right, gap=1e-6), right, token_limit=1e-5).run()
-    assert found.tensors["decoder.1.norm_1"].error > 0.1  # tokens 3 to 5 were wrong before attention mixed them
+    diff = compare(tmp_path, flipped(right, gap=1e-6), right, token_limit=1e-5).run()
+    assert diff.tensors["decoder.1.norm_1"].error > 0.1  # tokens 3 to 5 were wrong before attention mixed them
 
 
-def test_a_fed_block_is_not_excused_by_the_flips_of_an_earlier_one(tmp_path: Path) -> None:
+def test_a_teacher_forced_block_is_not_excused_by_the_flips_of_an_earlier_one(tmp_path: Path) -> None:
     right = tensors(moe=True)
-    found = compare(tmp_path, flipped(right, gap=1e-6), right, token_limit=1e-5, carry=False).run()
-    assert not found.tensors["decoder.1.mixer.context"].by_token.isnan().any()
+    diff = compare(tmp_path, flipped(right, gap=1e-6), right, token_limit=1e-5, carry=False).run()
+    assert not diff.tensors["decoder.1.mixer.context"].by_token.isnan().any()
 
 
-def test_a_fed_head_is_not_excused_by_the_flips_of_the_last_block(tmp_path: Path) -> None:
+def test_a_teacher_forced_head_is_not_excused_by_the_flips_of_the_last_block(tmp_path: Path) -> None:
     right = tensors(blocks=1, moe=True)
     actual = flipped(tensors(blocks=1, moe=True), gap=1e-6, blocks=1)
     right[ROUTER][0, 2], right[TOP][0, 2] = torch.tensor([3.0, 2.0, 2.0 - 1e-6, -1.0]), torch.tensor([0, 1])
-    found = compare(tmp_path, actual, right, token_limit=1e-5, carry=False).run()
-    assert bool(found.tensors[MLP].by_token.isnan().any())
-    assert found.tensors["final_norm"].error > 0.1
+    diff = compare(tmp_path, actual, right, token_limit=1e-5, carry=False).run()
+    assert bool(diff.tensors[MLP].by_token.isnan().any())
+    assert diff.tensors["final_norm"].error > 0.1
 
 
-def test_what_either_side_could_not_capture_is_told(tmp_path: Path) -> None:
+def test_tensors_that_a_side_could_not_capture_are_listed(tmp_path: Path) -> None:
     right = tensors()
     less = {name: tensor for name, tensor in right.items() if name != "decoder.0.mixer"}
     mine = {name: tensor for name, tensor in noisy(right).items() if name != "decoder.1.mixer"}
     expected = trace(tmp_path / "expected", less, dtype="float64", not_captured=("decoder.0.mixer",))
-    found = TraceComparison(trace(tmp_path / "actual", mine, not_captured=("decoder.1.mixer",)), expected, KEEP).run()
-    assert found.not_captured == ("decoder.0.mixer", "decoder.1.mixer")
+    diff = TraceComparison(trace(tmp_path / "actual", mine, not_captured=("decoder.1.mixer",)), expected, KEEP).run()
+    assert diff.not_captured == ("decoder.0.mixer", "decoder.1.mixer")
 
 
-def test_logits_alone_are_infinitely_off_where_they_cannot_be_compared(tmp_path: Path) -> None:
+def test_logits_that_cannot_be_compared_are_infinitely_off(tmp_path: Path) -> None:
     right = tensors()
     expected = trace(tmp_path / "expected", right, dtype="float64")
     for number, (logits, off) in enumerate(
@@ -179,12 +179,12 @@ def test_logits_alone_are_infinitely_off_where_they_cannot_be_compared(tmp_path:
         assert compare_logits(mine, expected, KEEP) == pytest.approx(off)
 
 
-def test_a_part_is_compared_with_its_part(tmp_path: Path) -> None:
+def test_a_slice_of_the_batch_is_compared_with_that_slice(tmp_path: Path) -> None:
     right, part = tensors(), BatchSlice(row=1, padding=2)
     actual = {name: part.cut(tensor) for name, tensor in noisy(right).items()}
     reader = trace(tmp_path / "actual", actual)
     expected = trace(tmp_path / "expected", right, dtype="float64")
-    found = TraceComparison(reader, expected, torch.ones(1, T - 2, dtype=torch.bool), expected_slice=part).run()
-    assert max(difference.error for difference in found.tensors.values()) < 5e-7
+    diff = TraceComparison(reader, expected, torch.ones(1, T - 2, dtype=torch.bool), expected_slice=part).run()
+    assert max(difference.error for difference in diff.tensors.values()) < 5e-7
     feed = extract_teacher_trace(expected, part, tmp_path / "feed")
     assert torch.equal(feed.tensor("decoder.1"), right["decoder.1"][1:, 2:])

@@ -23,7 +23,7 @@ class RecordResults(TorchDispatchMode):
     """Keeps the dtype of every value that an operator computes in floating point."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.dtypes: dict[str, set[torch.dtype]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
