@@ -20,9 +20,9 @@ from ci.github.actions import pause_commands
 from ci.hub.fetch import Checkpoint, FetchRequest, fetch
 from ci.plan import Plan, RunRequest, make_plan
 from ci.records import to_dict, to_json
-from ci.report.collect import ENDED, HOST, JUNIT, RUNNING, collect
-from ci.report.results import Results, judge_results
-from ci.report.write import REPORT_HTML, REPORT_JSON, REPORT_MD, write_report
+from ci.report.build_results import build_results
+from ci.report.report_files import REPORT_HTML, REPORT_JSON, REPORT_MD, write_report
+from ci.report.result_files import ENDED, HOST, JUNIT, RUNNING, read_result_files
 from ci.subjects.registry import SubjectName, choose_default_subject, is_importable
 from ci.suite_options import default_device, read_checkpoints, visible_gpus
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from ci.hub.progress import Progress
     from ci.models import HubModel
+    from ci.report.results import Results
     from ci.settings import Settings
 
 GRACE = 60.0
@@ -215,7 +216,7 @@ def run(
         run_suite(models, options, report, environ)
     finally:  # interrupted or not, what there is gets told; what did not come back is red
         plan = _plan(models, options, report)
-        results = judge_results(plan, collect(report))
+        results = build_results(plan, read_result_files(report))
         write_report(results, report)
     return results
 

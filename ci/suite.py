@@ -173,7 +173,7 @@ class Chain:
         return target, self.subject().convert(request)
 
     def _export(self) -> Path:
-        from ci.equivalence.inputs import published_dtype
+        from ci.equivalence.inputs import read_published_dtype
 
         target, upstream = self._workdir / "exported", Path(self.checkpoint().path)
         converted, _ = self.converted()
@@ -182,26 +182,26 @@ class Chain:
             target=str(target),
             checkpoint_format=self.model.checkpoint_format,
             model_config=self.model.model_config,
-            dtype=published_dtype(json.loads((upstream / "config.json").read_bytes())),
+            dtype=read_published_dtype(json.loads((upstream / "config.json").read_bytes())),
         )
         self.subject().export(request)
         return target
 
     def _judge(self) -> Judge:
-        from ci.equivalence.judge import Judge, Trial
+        from ci.equivalence.judge import ComparisonInputs, Judge
         from ci.subjects.hugging_face import HuggingFace
 
         converted, _ = self.converted()
-        trial = Trial(
+        inputs = ComparisonInputs(
             model=self.model,
             hf_path=self.checkpoint().path,
             subject_path=str(converted),
             device=self.options.device,
             workdir=tempfile.mkdtemp(prefix="judge-", dir=self._workdir),
         )
-        return Judge(trial, self.subject(), HuggingFace(), third_opinion=self._third_opinion())
+        return Judge(inputs, self.subject(), HuggingFace(), cross_check=self._cross_check())
 
-    def _third_opinion(self) -> Subject | None:
+    def _cross_check(self) -> Subject | None:
         """The reference, where something else is under test: it tells a wrong kernel from a wrong conversion."""
         if self.options.subject == "reference":
             return None

@@ -52,7 +52,7 @@ def run(
     from ci import run as job
     from ci.models import REGISTRY, load_models, select
     from ci.report.results import exit_code
-    from ci.report.terminal import render
+    from ci.report.terminal import render_terminal
     from ci.subjects.registry import SUBJECT_NAMES
     from ci.suite_options import layers_option
     from ci.terminal import fetch_progress
@@ -81,7 +81,7 @@ def run(
 
         print(to_json(results, indent=2))
     else:
-        options.show(render(results))
+        options.show(render_terminal(results))
     raise typer.Exit(exit_code(results))
 
 

@@ -75,7 +75,7 @@ def report(
     """Judge a folder of results against the plan and write a report; on a laptop as in Actions."""
     from ci.github.actions import write_outputs
     from ci.report.results import exit_code
-    from ci.report.words import title
+    from ci.report.wording import format_title
     from ci.verbs.report import make_report, report_digest
 
     context, delivery = (options.context(call) if github else None), (options.delivery(call) if github else None)
@@ -85,7 +85,7 @@ def report(
     )
     if context and context.output_path:
         write_outputs(context.output_path, {"verdict": judged.verdict, "sha256": report_digest(out)})
-    options.answer(judged, title(judged), as_json=as_json)
+    options.answer(judged, format_title(judged), as_json=as_json)
     raise typer.Exit(exit_code(judged))
 
 

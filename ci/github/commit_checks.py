@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ci.github.client import Client
-    from ci.report.outcome import Results, Verdict
+    from ci.report.results import Results, Verdict
 
 CHECK_NAME = "hub-tests"
 MAX_DESCRIPTION_CHARS = 140

@@ -19,7 +19,7 @@ from ci.errors import GatedError, InfrastructureError, RequestError
 from ci.hub.fetch import Checkpoint
 from ci.hub.manifest import MANIFEST, find_content_problems, read_manifest
 from ci.records import read_json, to_dict, to_json
-from ci.report.outcome import Problem
+from ci.report.results import Problem
 
 if TYPE_CHECKING:
     from ci.evidence import FailureClass
@@ -47,7 +47,7 @@ def pack_record(record: Any) -> str:
     packed = base64.b64encode(zlib.compress(to_json(record).encode(), 9)).decode()
     if len(packed) > MAX_PACKED_CHARS:
         raise RequestError(
-            f"{type(record).__name__} of {len(packed)} characters, a step takes {MAX_PACKED_CHARS}: ask for less"
+            f"{type(record).__name__} of {len(packed)} count_characters, a step takes {MAX_PACKED_CHARS}: ask for less"
         )
     return packed
 

@@ -7,8 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from ci.github.command import COMMAND, GRAMMAR
-from ci.report.escape import cell, code, text
-from ci.report.links import link
+from ci.report.escape import cell, code, escape_text, link
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,14 +46,16 @@ def say_not_allowed(login: str) -> str:
 def say_bad_command(problem: str) -> str:
     """Say why the command cannot be carried out, and show its grammar."""
     return (
-        f"{text(problem, MAX_PROBLEM_CHARS)}\n\n"
+        f"{escape_text(problem, MAX_PROBLEM_CHARS)}\n\n"
         f"The command is\n\n{_code_block(GRAMMAR)}\n\nFor more, write {code(COMMAND + ' help')}."
     )
 
 
 def say_no_registry(problem: str) -> str:
     """Say that the registry of models cannot be read."""
-    return f"The registry of models cannot be read, so nothing was started.\n\n{text(problem, MAX_PROBLEM_CHARS)}"
+    return (
+        f"The registry of models cannot be read, so nothing was started.\n\n{escape_text(problem, MAX_PROBLEM_CHARS)}"
+    )
 
 
 def say_closed() -> str:
@@ -136,7 +137,7 @@ def format_plan(plan: Plan, baseline: Baseline, command: Command) -> str:
 
     An entry without history counts as the median of the others.
     """
-    seconds_by_entry = {entry.name: baseline.seconds(entry.name) for entry in plan.entries}
+    seconds_by_entry = {entry.name: baseline.median_seconds(entry.name) for entry in plan.entries}
     measured = [seconds for seconds in seconds_by_entry.values() if seconds is not None]
     rows = []
     for entry in plan.entries:
@@ -174,7 +175,7 @@ def say_no_runner(jobs: Sequence[WorkflowJob]) -> str:
     first = min((job.created_at or "" for job in jobs), default="")
     labels = ", ".join(code(label) for label in dict.fromkeys(label for job in jobs for label in job.labels))
     names = _list_names([job.short_name for job in jobs])
-    since = f" since {text(first[:16].replace('T', ' '))} UTC" if first else ""
+    since = f" since {escape_text(first[:16].replace('T', ' '))} UTC" if first else ""
     return (
         f"⏳ **No runner with the labels {labels} has taken {names}{since}.** They are offline, busy, or do not exist; "
         f"the jobs wait for up to a day. To stop, write {code(COMMAND + ' cancel')}."

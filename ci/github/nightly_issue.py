@@ -6,19 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ci.report.escape import cell, code, text
-from ci.report.fit import characters
+from ci.report.escape import cell, code, escape_text, link
 from ci.report.history import HistoryRecord
 from ci.report.limits import COMMENT_CHARS
-from ci.report.links import link
-from ci.report.markdown import render
+from ci.report.markdown import render_markdown
+from ci.report.truncate_markdown import count_characters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ci.github.client import Client
     from ci.report.history import Baseline
-    from ci.report.outcome import Results
+    from ci.report.results import Results
 
 MARKER = "<!-- hub-tests:nightly -->"
 TITLE = "hub-tests: the nightly run fails"
@@ -76,9 +75,9 @@ def format_issue(results: Results, streaks: Sequence[FailureStreak]) -> str:
         _format_table(streaks, changes=False),
         ", ".join(code(streak.entry) for streak in streaks),
     )
-    table = next((text for text in tables if characters(text) <= MAX_TABLE_CHARS), tables[-1])
+    table = next((text for text in tables if count_characters(text) <= MAX_TABLE_CHARS), tables[-1])
     head = f"{top}{table}\n\n"
-    return head + render(results, COMMENT_CHARS - characters(head) - 100)
+    return head + render_markdown(results, COMMENT_CHARS - count_characters(head) - 100)
 
 
 def update_issue(client: Client, results: Results, streaks: Sequence[FailureStreak], *, bot: str) -> str:
@@ -120,11 +119,11 @@ def _format_row(streak: FailureStreak, *, changes: bool) -> list[str]:
         _format_night(first),
         _format_night(passed) if passed else "never",
     ]
-    return [*row, cell(text(_describe_changes(passed, tonight), 600)) if passed else ""] if changes else row
+    return [*row, cell(escape_text(_describe_changes(passed, tonight), 600)) if passed else ""] if changes else row
 
 
 def _format_night(record: HistoryRecord) -> str:
-    return cell(f"{code(record.sha[:12])} {text(record.date[:10])}")
+    return cell(f"{code(record.sha[:12])} {escape_text(record.date[:10])}")
 
 
 def _describe_changes(before: HistoryRecord, now: HistoryRecord) -> str:

@@ -10,8 +10,8 @@ from ci.errors import RequestError
 from ci.github.api import NotFoundError
 from ci.github.gate_input import PullRequest, Role
 from ci.github.status_comment import MARKERS, format_status_comment, read_state
-from ci.report.fit import characters
 from ci.report.limits import COMMENT_CHARS
+from ci.report.truncate_markdown import count_characters
 
 if TYPE_CHECKING:
     from ci.github.client import Client
@@ -96,8 +96,8 @@ def find_comment(client: Client, number: int, kind: CommentKind, *, bot: str) ->
 
 def write_comment(client: Client, number: int, existing: Comment | None, body: str) -> Comment:
     """Change the `existing` comment to `body`, or create one."""
-    if characters(body) > COMMENT_CHARS:
-        raise RequestError(f"comment of {characters(body)} characters: GitHub takes {COMMENT_CHARS}")
+    if count_characters(body) > COMMENT_CHARS:
+        raise RequestError(f"comment of {count_characters(body)} characters: GitHub takes {COMMENT_CHARS}")
     if existing is None:
         return client.write(Comment, "POST", f"/issues/{number}/comments", {"body": body})
     try:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from ci.github.api import ConflictError, NotFoundError
-from ci.report.outcome import Job
+from ci.report.results import Job
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -13,14 +13,13 @@ from ci.github.client import Client
 from ci.github.data_branch import append_history, read_nightly_history
 from ci.github.pulls import Comment
 from ci.github.status_comment import CommentState, LastResult, format_status_comment, read_state
-from ci.report import words
-from ci.report.escape import code
-from ci.report.fit import characters
-from ci.report.history import records_of
+from ci.report import wording
+from ci.report.escape import code, link
+from ci.report.history import make_history_records
 from ci.report.limits import COMMENT_CHARS
-from ci.report.links import link
-from ci.report.markdown import render
-from ci.report.write import REPORT_JSON, REPORT_MD, read_report
+from ci.report.markdown import render_markdown
+from ci.report.report_files import REPORT_JSON, REPORT_MD, read_report
+from ci.report.truncate_markdown import count_characters
 from ci.verbs.report import report_digest
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from ci.github.context import Context
     from ci.github.gate_input import PullRequest
     from ci.plan import RunRequest
-    from ci.report.outcome import Results
+    from ci.report.results import Results
 
 Where = Literal["results", "night"]
 MAX_NAMES = 20
@@ -130,7 +129,7 @@ def _write_comment(client: Client, results: Results, context: Context, earlier: 
     last = _make_last_result(results)
     last = replace(last, unsettled=earlier.state.find_unsettled(last.sha, last.models))
     state, notes = earlier.state.set_result(last), stale + _format_unsettled(last.unsettled)
-    text = notes + render(results, COMMENT_CHARS - characters(format_status_comment(notes, state)))
+    text = notes + render_markdown(results, COMMENT_CHARS - count_characters(format_status_comment(notes, state)))
     return pulls.write_comment(client, number, earlier.comment, format_status_comment(text, state)).html_url
 
 
@@ -162,8 +161,8 @@ def _make_last_result(results: Results) -> LastResult:
 
 
 def _create_check(client: Client, results: Results) -> str:
-    summary = render(results, commit_checks.MAX_SUMMARY_CHARS)
-    check = commit_checks.create_check_run(client, results, title=words.title(results), summary=summary)
+    summary = render_markdown(results, commit_checks.MAX_SUMMARY_CHARS)
+    check = commit_checks.create_check_run(client, results, title=wording.format_title(results), summary=summary)
     return check.html_url or ""
 
 
@@ -174,7 +173,7 @@ def _set_status(client: Client, results: Results, unsettled: tuple[str, ...]) ->
     """
     request = results.plan.request
     state = commit_checks.STATES[results.verdict]
-    title = words.title(results)
+    title = wording.format_title(results)
     if state == "success" and unsettled:
         state, title = "failure", f"{title}; not tested again after it failed: {', '.join(unsettled)}"
     commit_checks.set_status(client, request.sha, state, title, request.run_url)
@@ -183,7 +182,7 @@ def _set_status(client: Client, results: Results, unsettled: tuple[str, ...]) ->
 
 def _append_history(client: Client, results: Results, context: Context) -> str:
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    records = records_of(results, now)
+    records = make_history_records(results, now)
     request = results.plan.request
     return append_history(client, context.data_branch, records, f"Night of {now[:10]}: {request.sha[:12]}")
 
@@ -194,7 +193,7 @@ def _update_issue(client: Client, results: Results, context: Context) -> str:
     A second attempt finds tonight in the history already, a first one does not: `results` counts, not the history.
     """
     history = read_nightly_history(client, context.data_branch)
-    tonight = records_of(results, datetime.now(UTC).isoformat(timespec="seconds"))
+    tonight = make_history_records(results, datetime.now(UTC).isoformat(timespec="seconds"))
     streaks = nightly_issue.find_streaks(history, tonight)
     return nightly_issue.update_issue(client, results, streaks, bot=context.bot_login)
 

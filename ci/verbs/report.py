@@ -7,12 +7,11 @@ import time
 from typing import TYPE_CHECKING
 
 from ci.errors import RequestError
-from ci.report.bulk import bulk
-from ci.report.collect import collect
+from ci.report.build_results import build_results
 from ci.report.history import Baseline, read_history
-from ci.report.outcome import Problem
-from ci.report.results import judge_results
-from ci.report.write import REPORT_JSON, write_report
+from ci.report.report_files import REPORT_JSON, write_report
+from ci.report.result_files import pause_garbage_collection, read_result_files
+from ci.report.results import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from ci.github.context import Context
     from ci.github.workflow_runs import WorkflowJob
     from ci.plan import Plan
-    from ci.report.outcome import Job, Results
+    from ci.report.results import Job, Results
 
 MAX_LISTINGS = 5
 """How often GitHub is asked while it lists a test job as not completed."""
@@ -44,11 +43,11 @@ def make_report(
     it there is only the folder, and `baseline`: a history file or a folder of them.
     """
     jobs, history, untested = _ask_github(plan, context) if context else (None, Baseline(), {})
-    with bulk():
+    with pause_garbage_collection():
         history = read_baseline(baseline) if baseline else history
-        collected = collect(results) if results.exists() or context is None else {}
+        collected = read_result_files(results) if results.exists() or context is None else {}
         known_problems = {**untested, **_find_waiting(jobs), **(problems or {})}
-        judged = judge_results(plan, collected, jobs, history, problems=known_problems)
+        judged = build_results(plan, collected, jobs, history, problems=known_problems)
         write_report(judged, out)
     return judged
 

@@ -19,7 +19,7 @@ import pytest
 from ci import __main__ as cli
 from ci import run as job
 from ci.models import HubModel
-from ci.report.collect import RUNNING
+from ci.report.result_files import RUNNING
 from tests.standin.models import repository
 from tests.standin.recipes import CONFIGS, RECIPES
 from tests.standin.server import HubServer

@@ -114,7 +114,7 @@ def test_the_hub_is_down(scene: Scene, hub_server: HubServer) -> None:
     }, outcome.log
     board = scene.state.comment("board")
     assert "No answer for 1 of 1 model" in board
-    assert "infrastructure, not this change" in board
+    assert "infrastructure problem, not caused by this change" in board
     assert [s["state"] for s in scene.state.statuses] == ["pending", "error"]
 
 

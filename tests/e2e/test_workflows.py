@@ -293,7 +293,9 @@ def test_the_names_by_which_github_tells_of_jobs_and_steps() -> None:
     assert workflow_runs.ENTRY_JOB.fullmatch(every["test"]["name"].replace("${{ matrix.name }}", "smollm2"))
     assert every["fetch"]["name"] == workflow_runs.FETCH_JOB
     names = [step["name"] for step in every["test"]["steps"]]
-    for step in every["test"]["steps"][: names.index(workflow_runs.INSTALL_STEP)]:  # nothing of the subject is run in these
+    for step in every["test"]["steps"][
+        : names.index(workflow_runs.INSTALL_STEP)
+    ]:  # nothing of the subject is run in these
         assert step.get("uses") or step["run"].startswith("hub-tests admit "), step["name"]
         assert not step.get("uses", "").startswith("./subject"), step["name"]
         assert step.get("continue-on-error") is None, step["name"]

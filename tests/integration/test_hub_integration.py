@@ -57,7 +57,7 @@ def test_forward_equivalence(chain: Chain, record: Any, fast_llm_path: Path) -> 
     """Every captured tensor equals Hugging Face's: in float32 within its noise, in the model's dtype likewise."""
     with record() as note:
         judge = chain.judge()
-        verdicts = (judge.forward(dtype="float32", variant={}), judge.forward(dtype="model", variant={}))
+        verdicts = (judge.check_forward(dtype="float32", variant={}), judge.check_forward(dtype="model", variant={}))
         note(with_verdicts(chain.evidence("test_forward_equivalence"), verdicts))
         assert all(verdict.passed for verdict in verdicts), verdict_text(verdicts)
 
@@ -89,7 +89,8 @@ def _judge_variant(chain: Chain, record: Any, axis: str, name: str) -> None:
                 replace(evidence, failure_class="variant_did_not_run", diagnosis=f"{axis}={name} did not run: {reason}")
             )
             pytest.skip(f"variant did not run: {axis}={name} {reason}")
-        verdicts = tuple(chain.judge().forward(dtype=dtype, variant={axis: name}) for dtype in ("float32", "model"))
+        check = chain.judge().check_forward
+        verdicts = tuple(check(dtype=dtype, variant={axis: name}) for dtype in ("float32", "model"))
         note(with_verdicts(evidence, verdicts))
         assert all(verdict.passed for verdict in verdicts), verdict_text(verdicts)
 
@@ -98,7 +99,7 @@ def test_hub_model_conversion(chain: Chain, record: Any, fast_llm_path: Path) ->
     """There and back: Hugging Face to the subject to Hugging Face, bit for bit, and the export still runs."""
     with record() as note:
         exported = chain.exported()
-        verdict = chain.judge().round_trip(str(exported))
+        verdict = chain.judge().check_round_trip(str(exported))
         note(with_verdicts(chain.evidence("test_hub_model_conversion"), (verdict,)))
         assert verdict.passed, verdict_text((verdict,))
 
@@ -107,7 +108,7 @@ def test_hub_model_conversion(chain: Chain, record: Any, fast_llm_path: Path) ->
 def test_config_sensitivity(chain: Chain, record: Any, fast_llm_path: Path) -> None:
     """Each config key that moves Hugging Face's output moves the subject's alike, or is refused."""
     with record() as note:
-        verdict = chain.judge().config_sensitivity()
+        verdict = chain.judge().check_config_sensitivity()
         note(with_verdicts(chain.evidence("test_config_sensitivity"), (verdict,)))
         assert verdict.passed, verdict_text((verdict,))
 
@@ -116,7 +117,7 @@ def test_config_sensitivity(chain: Chain, record: Any, fast_llm_path: Path) -> N
 def test_weight_liveness(chain: Chain, record: Any, fast_llm_path: Path) -> None:
     """Each tensor on disk, when perturbed, moves the subject's output as it moves Hugging Face's."""
     with record() as note:
-        verdict = chain.judge().weight_liveness()
+        verdict = chain.judge().check_weight_liveness()
         note(with_verdicts(chain.evidence("test_weight_liveness"), (verdict,)))
         assert verdict.passed, verdict_text((verdict,))
 
@@ -127,7 +128,7 @@ def test_gradients(chain: Chain, record: Any, fast_llm_path: Path) -> None:
     with record() as note:
         evidence = chain.evidence("test_gradients")
         try:
-            verdict = chain.judge().gradients()
+            verdict = chain.judge().check_gradients()
         except NotOfferedError as said:
             note(replace(evidence, failure_class="variant_did_not_run", diagnosis=f"did not run: {said}"))
             pytest.skip(f"did not run: {said}")

@@ -24,6 +24,7 @@ from ci.subjects.forward import (
     measure_cost,
     read_inputs,
 )
+from ci.subjects.hugging_face.float64_mode import compute_float64_throughout
 from ci.subjects.hugging_face.gradients import write_gradients
 from ci.subjects.hugging_face.hooks import ForwardHooks, has_experts
 from ci.subjects.model_cache import Key, ModelCache, checkpoint_key
@@ -65,6 +66,7 @@ class HuggingFace:
                 self._variants[key] = _list_variants(self._build_without_weights(checkpoint))
             return self._variants[key]
 
+    @compute_float64_throughout
     def trace(self, request: TraceRequest) -> TraceResult:
         """Run the forward pass and write a trace.
 
@@ -85,6 +87,7 @@ class HuggingFace:
             writer = TraceWriter(Path(request.output))
             return _trace(model, request, inputs, TeacherForcing.of_request(request), writer, load_seconds)
 
+    @compute_float64_throughout
     def gradients(self, request: GradientRequest) -> GradientResult:
         """Run the backward pass and write a directory of gradients. Raises as `trace` does.
 

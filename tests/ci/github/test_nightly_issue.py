@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ci.github import nightly_issue
-from ci.report.history import records_of
+from ci.report.history import make_history_records
 from tests.ci.report import samples
 from tests.e2e.fake_github import BOT
 
@@ -34,7 +34,7 @@ def apart(history: Baseline) -> Baseline:
 
 def keep(client: Client, results: Any, *nights: Any) -> str:
     history = apart(samples.nights(results.plan, *nights))
-    failing = nightly_issue.find_streaks(history, records_of(results, "2026-09-01T03:17:00Z"))
+    failing = nightly_issue.find_streaks(history, make_history_records(results, "2026-09-01T03:17:00Z"))
     return nightly_issue.update_issue(client, results, failing, bot=BOT)
 
 
@@ -85,7 +85,9 @@ def test_an_issue_says_what_moved_since_it_was_good() -> None:
         name: tuple(replace(record, libraries={"torch": "2.12.0"}, revision="f" * 40) for record in known)
         for name, known in history.records.items()
     }
-    failing = nightly_issue.find_streaks(replace(history, records=before), records_of(results, "2026-09-01T03:17:00Z"))
+    failing = nightly_issue.find_streaks(
+        replace(history, records=before), make_history_records(results, "2026-09-01T03:17:00Z")
+    )
     assert [streak.entry for streak in failing] == ["smollm2"]
     text = nightly_issue.format_issue(results, failing)
     assert "torch 2.12.0 → 2.13.0" in text.replace("`", "")
@@ -97,7 +99,9 @@ def test_an_issue_says_what_moved_since_it_was_good() -> None:
 def test_an_issue_about_many_models_still_fits_and_names_each(models: int, tables: str) -> None:
     results = samples.huge()
     now, then = ({f"library-{n}": digit * 40 for n in range(8)} for digit in "12")
-    tonight = [replace(record, libraries=now) for record in records_of(results, "2026-09-01T03:17:00Z")[:models]]
+    tonight = [
+        replace(record, libraries=now) for record in make_history_records(results, "2026-09-01T03:17:00Z")[:models]
+    ]
     failing = [
         nightly_issue.FailureStreak(record.entry, (record,), replace(record, libraries=then)) for record in tonight
     ]

@@ -9,7 +9,7 @@ import pytest
 
 from ci.errors import RequestError
 from ci.github.status_comment import CommentState, LastResult, StartedRun, format_status_comment, read_state
-from ci.report.write import write_report
+from ci.report.report_files import write_report
 from ci.verbs.publish import publish_report
 from ci.verbs.report import report_digest
 from tests.ci.report import samples
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ci.github.context import Context
-    from ci.report.outcome import Results
+    from ci.report.results import Results
     from tests.e2e.contract import Contract
     from tests.e2e.fake_github import State as GitHub
 

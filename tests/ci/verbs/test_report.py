@@ -72,10 +72,10 @@ STEPS = ("Set up job", "Set up hub-tests", "Admit only the planned commit", INST
 @pytest.mark.parametrize(
     ("broken", "verdict", "said"),
     [
-        (1, "neutral", "nothing of the subject was run: the job broke in its step 'Set up hub-tests'"),
-        (2, "neutral", "nothing of the subject was run: the job broke in its step 'Admit only the planned commit'"),
-        (3, "failed", "no result file, the job ended as failure"),
-        (4, "failed", "no result file, the job ended as failure"),
+        (1, "neutral", "no code of the subject was run: the job failed in its step 'Set up hub-tests'"),
+        (2, "neutral", "no code of the subject was run: the job failed in its step 'Admit only the planned commit'"),
+        (3, "failed", "no result file, the job's conclusion is 'failure'"),
+        (4, "failed", "no result file, the job's conclusion is 'failure'"),
     ],
 )
 def test_a_job_that_broke_before_anything_of_the_subject_ran_is_nobodys_fault(
