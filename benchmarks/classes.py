@@ -21,7 +21,8 @@ from benchmarks._figure import Figure, show
 from benchmarks.mutation.catalogue import catalogue
 from benchmarks.mutation.injection import Mutation
 from benchmarks.mutation.tiny_models import SIZES, SPECIMENS, Specimen, write
-from ci.equivalence.tensor_location import BLOCK_OPERATIONS, locate_tensor
+from ci.equivalence.tensor_location import locate_tensor
+from ci.tensor_names import BLOCK_OPERATIONS
 from tests.standin.server import HubServer
 
 CHECKOUT = Path(__file__).parents[1]
@@ -51,7 +52,9 @@ class Seen:
     @property
     def _places(self) -> set[str]:
         names = ["embeddings", "final_norm", "logits"]
-        names += [f"decoder.{n}.{operation}".rstrip(".") for n in range(LAYERS) for operation in BLOCK_OPERATIONS]
+        names += [
+            f"decoder.{n}.{operation}".rstrip(".") for n in range(LAYERS) for operation in (*BLOCK_OPERATIONS, "")
+        ]
         return {str(locate_tensor(name)) for name in names if self.mutation.is_at(name)}
 
 

@@ -19,11 +19,10 @@ from ci.equivalence.tensor_compare import (
     find_mismatch,
     find_non_finite,
 )
-from ci.equivalence.tensor_location import CONTEXT, LOGITS, ROUTER_LOGITS, TOP_EXPERTS, layer_of
 from ci.evidence import LayerRouting
 from ci.subjects.forward import DTYPES
 from ci.subjects.trace_files import TraceReader, TraceWriter
-from ci.tensor_names import list_mandatory_tensors
+from ci.tensor_names import CONTEXT, LOGITS, ROUTER_LOGITS, TOP_EXPERTS, layer_of, list_mandatory_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
