@@ -1,6 +1,9 @@
-"""Where bugs are planted: layer 2 of four, or everywhere, which must be found in layer 0."""
+"""Where bugs are injected: layer 2 of four; or every layer, and then layer 0 must be named.
+
+The patterns match the name of the first wrong tensor.
+"""
 
 LAYER = 2
-AT = f"decoder.{LAYER}"
-HERE = rf"decoder\.{LAYER}"
-FIRST = r"decoder\.0"
+LAYER_PREFIX = f"decoder.{LAYER}"
+IN_LAYER = rf"decoder\.{LAYER}"
+IN_LAYER_0 = r"decoder\.0"

@@ -21,7 +21,7 @@ from ci.subjects.reference.directories import METADATA
 from ci.subjects.reference.subject import ReferenceSubject
 
 if TYPE_CHECKING:
-    from benchmarks.mutation.experiment import Bench
+    from benchmarks.mutation.experiment import Experiment
     from ci.equivalence.sensitivity import Change
     from ci.subjects.base import (
         ConvertRequest,
@@ -88,9 +88,11 @@ def only(wanted: tuple[str, ...]) -> Any:
     return changes
 
 
-def test_a_dropped_key_is_named_and_so_is_what_it_was_taken_for(dense: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dropped_key_is_named_and_so_is_what_it_was_taken_for(
+    dense: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sensitivity, "changes", only(WANTED))
-    verdict = dense.judge(Dropper(), dense.right).config_sensitivity()
+    verdict = dense.judge(Dropper(), dense.converted).config_sensitivity()
     assert not verdict.passed
     assert verdict.failure_class == "config_mismatch"
     assert "rms_norm_eps=0.001 is silently ignored" in verdict.diagnosis
@@ -101,14 +103,14 @@ def test_a_dropped_key_is_named_and_so_is_what_it_was_taken_for(dense: Bench, mo
     assert verdict.coverage["config key rope_theta=30000"] == "alike"
 
 
-def test_honoured_keys_are_green(dense: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_honoured_keys_are_green(dense: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sensitivity, "changes", only(WANTED))
-    verdict = dense.judge(ReferenceSubject(), dense.right).config_sensitivity()
+    verdict = dense.judge(ReferenceSubject(), dense.converted).config_sensitivity()
     assert verdict.passed, verdict.diagnosis
     assert verdict.figures["config_keys_alike"] == 4
 
 
-def test_every_tensor_is_shaken_and_keeps_its_dtype(dense: Bench, tmp_path: Path) -> None:
+def test_every_tensor_is_shaken_and_keeps_its_dtype(dense: Experiment, tmp_path: Path) -> None:
     before, after = Weights(dense.source), Weights(perturbed(dense.source, tmp_path / "shaken"))
     assert before.files.keys() == after.files.keys()
     for name in before.files:
@@ -129,9 +131,9 @@ class Deaf(ReferenceSubject):
         return result
 
 
-def test_a_weight_that_is_not_read_is_named(dense: Bench) -> None:
-    assert dense.judge(ReferenceSubject(), dense.right).weight_liveness().passed
-    verdict = replace(dense.judge(Deaf(), dense.right), third_opinion=None).weight_liveness()
+def test_a_weight_that_is_not_read_is_named(dense: Experiment) -> None:
+    assert dense.judge(ReferenceSubject(), dense.converted).weight_liveness().passed
+    verdict = replace(dense.judge(Deaf(), dense.converted), third_opinion=None).weight_liveness()
     assert not verdict.passed
     assert verdict.diagnosis.startswith("layer 1, norm before the MLP [conversion]: ")
     assert "model.layers.1.post_attention_layernorm.weight" in verdict.diagnosis
@@ -149,11 +151,11 @@ class Forgetful(ReferenceSubject):
         return result
 
 
-def test_gradients_are_judged_by_name(moe: Bench, dense: Bench) -> None:
-    right = moe.judge(ReferenceSubject(), moe.right).gradients()
+def test_gradients_are_judged_by_name(moe: Experiment, dense: Experiment) -> None:
+    right = moe.judge(ReferenceSubject(), moe.converted).gradients()
     assert right.passed, right.diagnosis
     assert right.figures["gradients.ratio"] < 5
-    wrong = dense.judge(Forgetful(), dense.right).gradients()
+    wrong = dense.judge(Forgetful(), dense.converted).gradients()
     assert not wrong.passed
     assert "gradient of model.layers.2.mlp.up_proj.weight [kernel]" in wrong.diagnosis
 
@@ -171,9 +173,9 @@ class Numb(HuggingFace):
         return result
 
 
-def test_no_gradient_is_held_against_noise(dense: Bench, tmp_path: Path) -> None:
+def test_no_gradient_is_held_against_noise(dense: Experiment, tmp_path: Path) -> None:
     truth = Truth(dense.source, dense.model.test_params, Numb(), "cpu", tmp_path / "truth")
-    trial = Trial(dense.model, str(dense.source), str(dense.right), workdir=str(tmp_path))
+    trial = Trial(dense.model, str(dense.source), str(dense.converted), workdir=str(tmp_path))
     judge = Judge(trial, ReferenceSubject(), Numb(), shared_truth=truth)
     with pytest.raises(InfrastructureError, match=r"own gradients of model.layers.2.mlp.up_proj.weight differ by inf"):
         judge.gradients()
@@ -192,17 +194,17 @@ class Lost(HuggingFace):
 
 
 def test_a_key_that_makes_hugging_face_answer_nothing_is_not_legal(
-    dense: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dense: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sensitivity, "changes", only(("rope_theta=30000",)))
     truth = Truth(dense.source, dense.model.test_params, Lost(), "cpu", tmp_path / "truth")
-    found = Sensitivity(truth, ReferenceSubject(), (dense.specimen.model_type, "gpt"), tmp_path / "keys").findings()
+    found = Sensitivity(truth, ReferenceSubject(), (dense.tiny_model.model_type, "gpt"), tmp_path / "keys").findings()
     assert [finding.found for finding in found] == ["not legal"]
 
 
-def test_gradients_that_do_not_fit_in_float64_are_held_against_float32(dense: Bench, tmp_path: Path) -> None:
+def test_gradients_that_do_not_fit_in_float64_are_held_against_float32(dense: Experiment, tmp_path: Path) -> None:
     truth = fresh_truth(dense.truth, dense.source, tmp_path / "truth")
-    both = Gradients(truth, ReferenceSubject(), str(dense.right), ("llama", "gpt"), tmp_path)
+    both = Gradients(truth, ReferenceSubject(), str(dense.converted), ("llama", "gpt"), tmp_path)
     on_disk = sum(file.stat().st_size for file in dense.source.glob("*.safetensors"))
     for free, dtype in ((17 * on_disk, "float64"), (15 * on_disk, "float32")):
         truth.__dict__["free_bytes"] = free
@@ -228,16 +230,16 @@ class Inference:
     """A subject that cannot train."""
 
 
-def test_a_subject_without_gradients_is_no_pass(dense: Bench) -> None:
+def test_a_subject_without_gradients_is_no_pass(dense: Experiment) -> None:
     subject: Any = Inference()
     with pytest.raises(NotOfferedError, match="does not offer gradients"):
-        dense.judge(subject, dense.right).gradients()
+        dense.judge(subject, dense.converted).gradients()
 
 
-def test_a_refusal_at_conversion_is_the_subjects_own_error(dense: Bench) -> None:
+def test_a_refusal_at_conversion_is_the_subjects_own_error(dense: Experiment) -> None:
     class Refuser(ReferenceSubject):
         def convert(self, request: ConvertRequest) -> ConvertResult:
             raise UnsupportedError("not today")
 
     with pytest.raises(UnsupportedError, match="not today"):
-        dense.judge(Refuser(), dense.right).weight_liveness()
+        dense.judge(Refuser(), dense.converted).weight_liveness()

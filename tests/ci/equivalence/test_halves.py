@@ -13,7 +13,7 @@ from ci.equivalence.roundtrip import resolved
 from ci.subjects.reference.directories import read_fast_llm
 
 if TYPE_CHECKING:
-    from benchmarks.mutation.experiment import Bench
+    from benchmarks.mutation.experiment import Experiment
 
 
 @pytest.mark.parametrize(
@@ -34,13 +34,13 @@ def test_the_witnesses_decide(heard: Witnesses, half: str) -> None:
     assert decide(heard).name == half
 
 
-def test_a_right_conversion_has_no_wrong_key(dense: Bench, moe: Bench) -> None:
+def test_a_right_conversion_has_no_wrong_key(dense: Experiment, moe: Experiment) -> None:
     for bench in (dense, moe):
-        assert wrong_keys(resolved(bench.source), read_fast_llm(bench.right).architecture) == ()
+        assert wrong_keys(resolved(bench.source), read_fast_llm(bench.converted).architecture) == ()
 
 
-def test_a_wrong_key_is_named_with_its_layer(dense: Bench) -> None:
-    architecture: Any = read_fast_llm(dense.right).architecture
+def test_a_wrong_key_is_named_with_its_layer(dense: Experiment) -> None:
+    architecture: Any = read_fast_llm(dense.converted).architecture
     blocks = list(architecture.blocks)
     blocks[2] = replace(blocks[2], attention=replace(blocks[2].attention, window=7))
     found = wrong_keys(resolved(dense.source), replace(architecture, blocks=tuple(blocks), tied=True))

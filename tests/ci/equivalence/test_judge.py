@@ -24,26 +24,26 @@ from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.reference.subject import ReferenceSubject
 
 if TYPE_CHECKING:
-    from benchmarks.mutation.experiment import Bench
+    from benchmarks.mutation.experiment import Experiment
     from ci.equivalence.verdicts import Verdict
 
 BUGS = {mutation.name: mutation for mutation in catalogue()}
 
 
-def judged(bench: Bench, name: str, *, dtype: str = "float32", path: Path | None = None) -> Verdict:
+def judged(bench: Experiment, name: str, *, dtype: str = "float32", path: Path | None = None) -> Verdict:
     subject = MutantSubject(BUGS[name])
-    converted = path or bench.right
+    converted = path or bench.converted
     if not subject.mutation.patches:
         converted = bench.workdir / "wrong"
         shutil.rmtree(converted, ignore_errors=True)
-        subject.convert(ConvertRequest(str(bench.source), str(converted), bench.specimen.model_type))
+        subject.convert(ConvertRequest(str(bench.source), str(converted), bench.tiny_model.model_type))
     judge = bench.judge(subject, converted)
     judge.forward(dtype="float32", variant={})
     return judge.forward(dtype="float32" if dtype == "float32" else "model", variant={})
 
 
-def test_a_right_conversion_is_green_and_its_figures_stay_visible(dense: Bench) -> None:
-    judge = dense.judge(ReferenceSubject(), dense.right)
+def test_a_right_conversion_is_green_and_its_figures_stay_visible(dense: Experiment) -> None:
+    judge = dense.judge(ReferenceSubject(), dense.converted)
     verdicts = judge.forward(dtype="float32", variant={}), judge.forward(dtype="model", variant={"attention": "sdpa"})
     for verdict, dtype, most in zip(verdicts, ("float32", "bfloat16"), (0.5, 0.9), strict=True):
         assert verdict.passed, verdict.diagnosis
@@ -73,7 +73,7 @@ def test_a_right_conversion_is_green_and_its_figures_stay_visible(dense: Bench) 
     ],
 )
 def test_a_planted_bug_is_named(
-    dense: Bench, name: str, layer: int | None, operation: str, half: str, words: str
+    dense: Experiment, name: str, layer: int | None, operation: str, half: str, words: str
 ) -> None:
     verdict = judged(dense, name)
     assert not verdict.passed
@@ -84,27 +84,27 @@ def test_a_planted_bug_is_named(
     assert "\n" not in verdict.diagnosis
 
 
-def test_what_only_low_precision_shows_is_called_a_cast(dense: Bench) -> None:
+def test_what_only_low_precision_shows_is_called_a_cast(dense: Experiment) -> None:
     verdict = judged(dense, "RoPE tables computed in low precision", dtype="model")
     assert not verdict.passed
     assert verdict.half == "kernel"
     assert "bfloat16 only" in verdict.diagnosis
 
 
-def test_what_float32_shows_too_is_not_called_a_cast(dense: Bench) -> None:
+def test_what_float32_shows_too_is_not_called_a_cast(dense: Experiment) -> None:
     verdict = judged(dense, "gate and up swapped", dtype="model")
     assert (verdict.passed, verdict.half, verdict.layer) == (False, "conversion", 2)
     assert "only" not in verdict.diagnosis
 
 
-def test_experts_are_named(moe: Bench) -> None:
+def test_experts_are_named(moe: Experiment) -> None:
     verdict = judged(moe, "one expert lost")
     assert "only tokens of expert 5" in verdict.diagnosis
     assert verdict.coverage["experts"] == "each of 6 in every layer received a token"
     assert len(verdict.routing) > 0
 
 
-def test_without_a_third_opinion_the_converted_directory_itself_is_the_witness(dense: Bench) -> None:
+def test_without_a_third_opinion_the_converted_directory_itself_is_the_witness(dense: Experiment) -> None:
     for name, half in {"key and value swapped": "conversion", "softmax scaled by 1/sqrt(hidden)": "kernel"}.items():
         subject = MutantSubject(BUGS[name])
         converted = dense.workdir / "alone"
@@ -114,14 +114,19 @@ def test_without_a_third_opinion_the_converted_directory_itself_is_the_witness(d
         assert judge.forward(dtype="float32", variant={}).half == half
 
 
-def test_the_reference_beside_the_subject_tells_the_halves_apart(dense: Bench) -> None:
+def test_the_reference_beside_the_subject_tells_the_halves_apart(dense: Experiment) -> None:
     wrong = dense.workdir / "two halves"
     MutantSubject(BUGS["gate and up swapped"]).convert(
-        ConvertRequest(str(dense.source), str(wrong), dense.specimen.model_type)
+        ConvertRequest(str(dense.source), str(wrong), dense.tiny_model.model_type)
     )
     kernel = MutantSubject(BUGS["norm ignores epsilon"])
     for subject, path, half, because in (
-        (kernel, dense.right, "kernel", "the reference's forward over the same converted checkpoint equals Hugging Fa"),
+        (
+            kernel,
+            dense.converted,
+            "kernel",
+            "the reference's forward over the same converted checkpoint equals Hugging Fa",
+        ),
         (ReferenceSubject(), wrong, "conversion", "decoder.2.mlp.layer_1.weight does not hold model.layers.2.mlp.gate"),
         (kernel, wrong, "conversion and kernel", "decoder.2.mlp.layer_1.weight does not hold model.layers.2.mlp.gate_"),
     ):
@@ -142,24 +147,24 @@ class Foreign(MutantSubject):
         return told
 
 
-def test_the_third_opinion_answers_in_its_own_default_variant(dense: Bench) -> None:
+def test_the_third_opinion_answers_in_its_own_default_variant(dense: Experiment) -> None:
     subject = Foreign(BUGS["norm ignores epsilon"])
-    verdict = dense.judge(subject, dense.right).forward(dtype="float32", variant={"kernel": "flash"})
+    verdict = dense.judge(subject, dense.converted).forward(dtype="float32", variant={"kernel": "flash"})
     assert verdict.half == "kernel"
     assert "the reference's forward over the same converted checkpoint equals Hugging Face's" in verdict.diagnosis
 
 
-def test_in_float32_each_block_is_also_judged_alone(dense: Bench) -> None:
-    verdict = dense.judge(ReferenceSubject(), dense.right).forward(dtype="float32", variant={})
+def test_in_float32_each_block_is_also_judged_alone(dense: Experiment) -> None:
+    verdict = dense.judge(ReferenceSubject(), dense.converted).forward(dtype="float32", variant={})
     assert {measure.case for measure in verdict.measures} > {"batch, block by block"}
 
 
 @pytest.mark.parametrize(("hide", "fed"), [(0.5, False), (-1.0, True)])
 def test_blocks_are_judged_alone_where_flips_excuse_too_much(
-    dense: Bench, monkeypatch: pytest.MonkeyPatch, hide: float, fed: bool
+    dense: Experiment, monkeypatch: pytest.MonkeyPatch, hide: float, fed: bool
 ) -> None:
     monkeypatch.setattr("ci.equivalence.judge.FLIPS_HIDE", hide)
-    verdict = dense.judge(ReferenceSubject(), dense.right).forward(dtype="model", variant={})
+    verdict = dense.judge(ReferenceSubject(), dense.converted).forward(dtype="model", variant={})
     assert verdict.passed, verdict.diagnosis
     assert {"block by block" in measure.case for measure in verdict.measures} == {fed}
 
@@ -171,8 +176,8 @@ class Liar(ReferenceSubject):
         return super().trace(replace(request, variant={}))
 
 
-def test_a_variant_that_did_not_run_is_never_a_pass(moe: Bench) -> None:
-    verdict = moe.judge(Liar(), moe.right).forward(dtype="float32", variant={"moe": "dropless"})
+def test_a_variant_that_did_not_run_is_never_a_pass(moe: Experiment) -> None:
+    verdict = moe.judge(Liar(), moe.converted).forward(dtype="float32", variant={"moe": "dropless"})
     assert not verdict.passed
     assert verdict.failure_class == "variant_did_not_run"
     assert verdict.diagnosis == "variant did not run (moe: looped ran instead)"
@@ -185,8 +190,8 @@ class Turncoat(ReferenceSubject):
         return super().trace(replace(request, variant={}) if request.feed else request)
 
 
-def test_a_variant_must_run_where_blocks_are_fed_too(dense: Bench) -> None:
-    verdict = dense.judge(Turncoat(), dense.right).forward(dtype="float32", variant={"attention": "sdpa"})
+def test_a_variant_must_run_where_blocks_are_fed_too(dense: Experiment) -> None:
+    verdict = dense.judge(Turncoat(), dense.converted).forward(dtype="float32", variant={"attention": "sdpa"})
     assert verdict.diagnosis == "variant did not run (attention: eager ran instead)"
 
 
@@ -197,8 +202,8 @@ class Cautious(ReferenceSubject):
         return super().trace(replace(request, dtype="float32"))
 
 
-def test_another_dtype_than_the_one_asked_for_is_never_a_pass(dense: Bench) -> None:
-    verdict = dense.judge(Cautious(), dense.right).forward(dtype="model", variant={})
+def test_another_dtype_than_the_one_asked_for_is_never_a_pass(dense: Experiment) -> None:
+    verdict = dense.judge(Cautious(), dense.converted).forward(dtype="model", variant={})
     assert (verdict.passed, verdict.failure_class) == (False, "variant_did_not_run")
     assert verdict.diagnosis == "variant did not run (dtype: float32 ran instead)"
 
@@ -215,15 +220,15 @@ class Sparing(ReferenceSubject):
         return less
 
 
-def test_what_was_not_compared_stands_in_a_green_verdict(dense: Bench) -> None:
-    verdict = dense.judge(Sparing(), dense.right).forward(dtype="float32", variant={})
+def test_what_was_not_compared_stands_in_a_green_verdict(dense: Experiment) -> None:
+    verdict = dense.judge(Sparing(), dense.converted).forward(dtype="float32", variant={})
     assert verdict.passed, verdict.diagnosis
     assert verdict.coverage["captures"] == "not covered: 4 tensors are not captured (attention)"
 
 
-def test_two_bugs_in_two_layers_are_both_named(dense: Bench) -> None:
+def test_two_bugs_in_two_layers_are_both_named(dense: Experiment) -> None:
     converted = dense.workdir / "two bugs"
-    shutil.copytree(dense.right, converted)
+    shutil.copytree(dense.converted, converted)
     file = next(converted.glob("*.safetensors"))
     weights = load_file(file)
     weights["decoder.0.mlp.layer_2.weight/weights"] *= 1.5
@@ -251,9 +256,9 @@ class Numb(HuggingFace):
         return result
 
 
-def test_no_verdict_stands_on_a_reference_that_disagrees_with_itself(dense: Bench, tmp_path: Path) -> None:
+def test_no_verdict_stands_on_a_reference_that_disagrees_with_itself(dense: Experiment, tmp_path: Path) -> None:
     truth = Truth(dense.source, dense.model.test_params, Numb(), "cpu", tmp_path / "truth")
-    trial = Trial(dense.model, str(dense.source), str(dense.right), workdir=str(tmp_path))
+    trial = Trial(dense.model, str(dense.source), str(dense.converted), workdir=str(tmp_path))
     judge = Judge(trial, ReferenceSubject(), Numb(), shared_truth=truth)
     back = exported(dense, "back to noise")
     for verdict in (
@@ -272,57 +277,57 @@ class Forgetful(ReferenceSubject):
         return super().trace(replace(request, capture="blocks"))
 
 
-def test_a_capture_that_is_missing_without_a_word_is_red(dense: Bench) -> None:
-    verdict = dense.judge(Forgetful(), dense.right).forward(dtype="float32", variant={})
+def test_a_capture_that_is_missing_without_a_word_is_red(dense: Experiment) -> None:
+    verdict = dense.judge(Forgetful(), dense.converted).forward(dtype="float32", variant={})
     assert (verdict.passed, verdict.failure_class, verdict.half) == (False, "missing_tensor", "")
     assert verdict.diagnosis == ("layer 0, norm before attention: decoder.0.norm_1 is missing from the subject's trace")
 
 
-def test_traces_are_removed_even_when_the_subject_refuses(dense: Bench) -> None:
-    judge = dense.judge(ReferenceSubject(), dense.right)
+def test_traces_are_removed_even_when_the_subject_refuses(dense: Experiment) -> None:
+    judge = dense.judge(ReferenceSubject(), dense.converted)
     with pytest.raises(UnsupportedError):
         judge.forward(dtype="float32", variant={"attention": "flash"})
     assert not list(Path(judge.trial.workdir).glob("traces-*"))
 
 
-def exported(bench: Bench, name: str) -> Path:
+def exported(bench: Experiment, name: str) -> Path:
     target = bench.workdir / name
-    ReferenceSubject().export(ExportRequest(str(bench.right), str(target), bench.specimen.model_type))
+    ReferenceSubject().export(ExportRequest(str(bench.converted), str(target), bench.tiny_model.model_type))
     return target
 
 
-def test_there_and_back(dense: Bench) -> None:
-    verdict = dense.judge(ReferenceSubject(), dense.right).round_trip(str(exported(dense, "back")))
+def test_there_and_back(dense: Experiment) -> None:
+    verdict = dense.judge(ReferenceSubject(), dense.converted).round_trip(str(exported(dense, "back")))
     assert verdict.passed, verdict.diagnosis
     assert "config dtype (metadata): 'bfloat16' became 'float32'" in verdict.notes
 
 
-def test_one_bit_is_a_difference(dense: Bench) -> None:
+def test_one_bit_is_a_difference(dense: Experiment) -> None:
     target = exported(dense, "one-bit")
     file = next(target.glob("*.safetensors"))
     weights = load_file(file)
     name = "model.layers.1.mlp.down_proj.weight"
     weights[name][3, 4] *= 1 + 2**-23
     save_file(weights, file)
-    verdict = dense.judge(ReferenceSubject(), dense.right).round_trip(str(target))
+    verdict = dense.judge(ReferenceSubject(), dense.converted).round_trip(str(target))
     assert not verdict.passed
     assert verdict.failure_class == "numeric_mismatch"
     assert name in verdict.diagnosis
 
 
-def test_a_semantic_key_is_a_difference(dense: Bench) -> None:
+def test_a_semantic_key_is_a_difference(dense: Experiment) -> None:
     target = exported(dense, "one-key")
     config = json.loads((target / "config.json").read_text())
     (target / "config.json").write_text(json.dumps({**config, "hidden_act": "relu"}))
-    verdict = dense.judge(ReferenceSubject(), dense.right).round_trip(str(target))
+    verdict = dense.judge(ReferenceSubject(), dense.converted).round_trip(str(target))
     assert not verdict.passed
     assert verdict.failure_class == "config_mismatch"
     assert "hidden_act (semantic): 'silu' became 'relu'" in verdict.diagnosis
 
 
-def test_an_export_that_does_not_load_is_a_finding(dense: Bench) -> None:
+def test_an_export_that_does_not_load_is_a_finding(dense: Experiment) -> None:
     target = exported(dense, "broken")
     (target / "config.json").write_text("{}")
-    verdict = dense.judge(ReferenceSubject(), dense.right).round_trip(str(target))
+    verdict = dense.judge(ReferenceSubject(), dense.converted).round_trip(str(target))
     assert not verdict.passed
     assert "refuses" in verdict.diagnosis

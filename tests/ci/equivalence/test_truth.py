@@ -19,11 +19,11 @@ from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.reference.subject import ReferenceSubject
 
 if TYPE_CHECKING:
-    from benchmarks.mutation.experiment import Bench
+    from benchmarks.mutation.experiment import Experiment
     from ci.subjects.base import TraceRequest, TraceResult
 
 
-def truth_of(bench: Bench, hugging_face: HuggingFace, workdir: Path) -> Truth:
+def truth_of(bench: Experiment, hugging_face: HuggingFace, workdir: Path) -> Truth:
     return Truth(bench.source, bench.model.test_params, hugging_face, "cpu", workdir / "truth")
 
 
@@ -40,7 +40,7 @@ class Discreet(HuggingFace):
         return less
 
 
-def test_experts_whose_choice_nobody_saw_are_not_covered(moe: Bench, tmp_path: Path) -> None:
+def test_experts_whose_choice_nobody_saw_are_not_covered(moe: Experiment, tmp_path: Path) -> None:
     assert moe.truth.cases
     assert moe.truth.coverage()["experts"] == "each of 6 in every layer received a token"
     blind = truth_of(moe, Discreet(), tmp_path)
@@ -48,8 +48,8 @@ def test_experts_whose_choice_nobody_saw_are_not_covered(moe: Bench, tmp_path: P
     assert blind.coverage()["experts"].startswith("not covered: Hugging Face's choice of experts is not captured")
 
 
-def test_captures_that_hugging_face_lacks_stand_in_the_verdict(moe: Bench, tmp_path: Path) -> None:
-    judge = replace(moe.judge(ReferenceSubject(), moe.right), shared_truth=truth_of(moe, Discreet(), tmp_path))
+def test_captures_that_hugging_face_lacks_stand_in_the_verdict(moe: Experiment, tmp_path: Path) -> None:
+    judge = replace(moe.judge(ReferenceSubject(), moe.converted), shared_truth=truth_of(moe, Discreet(), tmp_path))
     verdict = judge.forward(dtype="float32", variant={})
     assert verdict.passed, verdict.diagnosis
     assert verdict.coverage["captures"] == "not covered: 4 tensors are not captured (choice of experts)"
@@ -62,7 +62,7 @@ def idle(truth: Truth) -> int:
     return sum(int((load == 0).sum()) for load in used)
 
 
-def test_a_batch_grows_until_every_expert_has_a_token(moe: Bench, tmp_path: Path) -> None:
+def test_a_batch_grows_until_every_expert_has_a_token(moe: Experiment, tmp_path: Path) -> None:
     few = Truth(moe.source, TestParams(batch_size=1, sequence_length=3), HuggingFace(), "cpu", tmp_path)
     assert len(few.cases[0].ids) > 3
     assert idle(few) == 0
@@ -70,7 +70,9 @@ def test_a_batch_grows_until_every_expert_has_a_token(moe: Bench, tmp_path: Path
     assert few.cases[1].of == "batch"
 
 
-def test_experts_that_no_batch_reaches_are_said(moe: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_experts_that_no_batch_reaches_are_said(
+    moe: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(truth_module, "EXPERTS_GROW", ())
     few = Truth(moe.source, TestParams(batch_size=1, sequence_length=2), HuggingFace(), "cpu", tmp_path)
     assert idle(few) > 0
@@ -79,7 +81,7 @@ def test_experts_that_no_batch_reaches_are_said(moe: Bench, tmp_path: Path, monk
 
 @pytest.mark.parametrize(("published", "wider"), [("bfloat16", 4), ("float32", 2)])
 def test_float64_is_the_oracle_where_it_fits_in_half_of_the_memory(
-    dense: Bench, tmp_path: Path, published: str, wider: int
+    dense: Experiment, tmp_path: Path, published: str, wider: int
 ) -> None:
     on_disk = sum(file.stat().st_size for file in dense.source.glob("*.safetensors"))
     for free, dtype in ((2 * wider * on_disk + 8, "float64"), (2 * wider * on_disk - 8, "float32")):
@@ -99,14 +101,14 @@ def test_float64_is_the_oracle_where_it_fits_in_half_of_the_memory(
     ],
 )
 def test_the_dtype_that_a_checkpoint_was_published_in(
-    dense: Bench, tmp_path: Path, config: dict[str, object], dtype: str
+    dense: Experiment, tmp_path: Path, config: dict[str, object], dtype: str
 ) -> None:
     truth = truth_of(dense, HuggingFace(), tmp_path)
     truth.__dict__["config"] = config
     assert truth.model_dtype == dtype
 
 
-def test_a_config_that_cannot_be_read_is_said(dense: Bench, tmp_path: Path) -> None:
+def test_a_config_that_cannot_be_read_is_said(dense: Experiment, tmp_path: Path) -> None:
     truth = replace(truth_of(dense, HuggingFace(), tmp_path), checkpoint=tmp_path)
     with pytest.raises(RequestError, match=r"config\.json: cannot be read"):
         _ = truth.config
@@ -121,7 +123,7 @@ class Narrow(HuggingFace):
         return super().trace(request)
 
 
-def test_a_kernel_that_the_device_lacks_is_one_noise_less_and_is_said(dense: Bench, tmp_path: Path) -> None:
+def test_a_kernel_that_the_device_lacks_is_one_noise_less_and_is_said(dense: Experiment, tmp_path: Path) -> None:
     truth = truth_of(dense, Narrow(), tmp_path)
     assert truth.limits(truth.cases[0], "float32").floors["logits"].error > 0
     assert "no kernel" not in truth.coverage()["noise"]
@@ -137,13 +139,13 @@ class Nothing(HuggingFace):
         return super().trace(request)
 
 
-def test_without_any_noise_there_is_no_limit(dense: Bench, tmp_path: Path) -> None:
+def test_without_any_noise_there_is_no_limit(dense: Experiment, tmp_path: Path) -> None:
     truth = truth_of(dense, Nothing(), tmp_path)
     with pytest.raises(SubjectError, match=r"no variant runs in float32: .*not implemented"):
         truth.limits(truth.cases[0], "float32")
 
 
-def test_the_largest_noise_source_beyond_memory_is_left_out(dense: Bench, tmp_path: Path) -> None:
+def test_the_largest_noise_source_beyond_memory_is_left_out(dense: Experiment, tmp_path: Path) -> None:
     truth = truth_of(dense, HuggingFace(), tmp_path)
     case = truth.cases[0]
     assert {variant["attention"] for variant in truth.variants(case)} == {"eager", "sdpa"}
