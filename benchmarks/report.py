@@ -9,18 +9,15 @@ does nothing else. Ratios of processor time do not depend on how fast the machin
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from benchmarks._client import peak
 from benchmarks._figure import Figure, show
+from benchmarks._process import ProcessCost, measure_process
 
 ENTRIES, TESTS, MEASURES, NIGHTS = 256, 100, 2, 2
 ROUNDS = 3
@@ -37,14 +34,6 @@ for file in Path(sys.argv[1]).glob("*/junit.xml"):
 """A program that reads the same result files and does nothing with them."""
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a process cost: processor seconds from its start to its end, and what it printed as JSON."""
-
-    cpu: float
-    printed: Mapping[str, Any]
-
-
 def figures() -> list[Figure]:
     """Compare plan and report with the bare programs that run in turn with them."""
     with tempfile.TemporaryDirectory(prefix="hub-tests-bench-") as folder:
@@ -57,34 +46,29 @@ def figures() -> list[Figure]:
         }
         rounds = [{name: measure_process(words) for name, words in commands.items()} for _ in range(ROUNDS)]
     best = {name: min((costs[name] for costs in rounds), key=lambda cost: cost.cpu) for name in commands}
-    plan, report = best["plan"], best["report"]
+    plan, report = json.loads(best["plan"].output), json.loads(best["report"].output)
     return [
-        _ratio(f"plan of {ENTRIES} entries ÷ bare interpreter", plan, best["interpreter"], PLAN_TARGET),
-        _ratio(
-            f"report of {ENTRIES} entries x {TESTS} tests ÷ bare expat pass over the same files",
-            report,
-            best["expat"],
-            REPORT_TARGET,
+        Figure(
+            f"plan of {ENTRIES} entries ÷ bare interpreter",
+            best["plan"].cpu / best["interpreter"].cpu,
+            "≤",
+            PLAN_TARGET,
+            how=f"{_seconds(best['plan'], best['interpreter'])}; {plan['note']}",
         ),
-        Figure("its memory", report.printed["mebibytes"], "≤", 300, "MiB", "peak of the process"),
-        Figure("heavy modules in either", len({*plan.printed["heavy"], *report.printed["heavy"]}), "=", 0),
+        Figure(
+            f"report of {ENTRIES} entries x {TESTS} tests ÷ bare expat pass over the same files",
+            best["report"].cpu / best["expat"].cpu,
+            "≤",
+            REPORT_TARGET,
+            how=f"{_seconds(best['report'], best['expat'])}; {report['note']}",
+        ),
+        Figure("its memory", report["mebibytes"], "≤", 300, "MiB", "peak of the process"),
+        Figure("heavy modules in either", len({*plan["heavy"], *report["heavy"]}), "=", 0),
     ]
 
 
-def _ratio(what: str, cost: Cost, bare: Cost, target: float) -> Figure:
-    how = f"processor time, best of {ROUNDS}: {cost.cpu:.2f} s against {bare.cpu:.3f} s; {cost.printed['note']}"
-    return Figure(what, cost.cpu / bare.cpu, "≤", target, how=how)
-
-
-def measure_process(words: list[str]) -> Cost:
-    """Run a fresh interpreter with these arguments and return its cost. Exit if it fails."""
-    with subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, text=True) as process:
-        output = process.stdout.read() if process.stdout else ""
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"python {' '.join(words)} ended with exit code {process.returncode}")
-    return Cost(usage.ru_utime + usage.ru_stime, json.loads(output or "{}"))
+def _seconds(cost: ProcessCost, bare: ProcessCost) -> str:
+    return f"processor time, best of {ROUNDS}: {cost.cpu:.2f} s against {bare.cpu:.3f} s"
 
 
 def registry() -> dict[str, Any]:
