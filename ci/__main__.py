@@ -1,4 +1,4 @@
-"""The command line `hub-tests`: one verb, one function; the only reader of os.environ in the package.
+"""The command line `hub-tests`: one verb, one function. `os.environ` is read here and handed to the verbs.
 
 Exit codes: 0 all right, 1 a test failed, 2 the request or the configuration is wrong, 3 infrastructure,
 130 interrupted, 70 a bug in hub-tests. Diagnostics go to stderr; stdout carries the answer only.
@@ -17,6 +17,7 @@ import typer
 from ci import __version__
 from ci.cli import people, service, store
 from ci.errors import HubTestsError, RequestError, TerminatedError
+from ci.github.actions import guard_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,6 +71,11 @@ def _root(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; every expected failure is one line on stderr and its exit code."""
     signal.signal(signal.SIGTERM, _terminated)
+    with guard_output(os.environ):
+        return _run_verb(argv)
+
+
+def _run_verb(argv: Sequence[str] | None) -> int:
     try:
         code = app(args=list(argv) if argv is not None else None, standalone_mode=False, obj=os.environ)
     except HubTestsError as error:

@@ -14,14 +14,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ci.doctor.identity import host_identity
+from ci.doctor.identity import read_host_identity
 from ci.errors import GatedError, HubTestsError, RequestError, TerminatedError
+from ci.github.actions import pause_commands
 from ci.hub.fetch import Checkpoint, FetchRequest, fetch
 from ci.plan import Plan, RunRequest, make_plan
 from ci.records import to_dict, to_json
-from ci.report.collect import ENDED, HOST, JUNIT, RUNNING, collect
-from ci.report.results import Results, judge_results
-from ci.report.write import REPORT_HTML, REPORT_JSON, REPORT_MD, write_report
+from ci.report.build_results import build_results
+from ci.report.report_files import REPORT_HTML, REPORT_JSON, REPORT_MD, write_report
+from ci.report.result_files import ENDED, HOST, JUNIT, RUNNING, read_result_files
 from ci.subjects.base import SubjectName
 from ci.suite_options import default_device, default_subject, read_checkpoints, visible_gpus
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from ci.hub.progress import Progress
     from ci.models import HubModel
+    from ci.report.results import Results
     from ci.settings import Settings
 
 GRACE = 60.0
@@ -115,9 +117,12 @@ def run_suite(models: Sequence[HubModel], options: RunOptions, report: Path, env
     """
     started = time.monotonic()
     command, cwd = _pytest_command(models, options, report), suite_path().parent.parent
-    with subprocess.Popen(  # noqa: S603  our own interpreter
-        command, env={**environ, **ALONE}, cwd=cwd, stdout=STDERR, preexec_fn=_interruptible
-    ) as suite:
+    with (
+        pause_commands(environ, STDERR),  # the suite prints what the subject says
+        subprocess.Popen(  # noqa: S603  our own interpreter
+            command, env={**environ, **ALONE}, cwd=cwd, stdout=STDERR, preexec_fn=_interruptible
+        ) as suite,
+    ):
         if _wait(suite, options.time_limit):
             (report / ENDED).write_text(f"time limit of {options.time_limit:.0f} s\n", encoding="utf-8")
     return time.monotonic() - started
@@ -206,12 +211,12 @@ def run(
         _check_asked(had, failed)
         options = replace(options, checkpoints=report / "checkpoints.json")
         write_checkpoints(had, failed, report / "checkpoints.json")
-    (report / HOST).write_text(json.dumps(dict(host_identity()), indent=2), encoding="utf-8")
+    (report / HOST).write_text(json.dumps(dict(read_host_identity()), indent=2), encoding="utf-8")
     try:
         run_suite(models, options, report, environ)
     finally:  # interrupted or not, what there is gets told; what did not come back is red
         plan = _plan(models, options, report)
-        results = judge_results(plan, collect(report))
+        results = build_results(plan, read_result_files(report))
         write_report(results, report)
     return results
 

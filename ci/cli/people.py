@@ -52,7 +52,7 @@ def run(
     from ci import run as job
     from ci.models import REGISTRY, load_models, select
     from ci.report.results import exit_code
-    from ci.report.terminal import render
+    from ci.report.terminal import render_terminal
     from ci.suite_options import layers_option
     from ci.terminal import fetch_progress
 
@@ -80,26 +80,26 @@ def run(
 
         print(to_json(results, indent=2))
     else:
-        options.show(render(results))
+        options.show(render_terminal(results))
     raise typer.Exit(exit_code(results))
 
 
 def doctor(
     call: typer.Context,
     gpus: Annotated[
-        int | None, typer.Option(min=0, help="how many GPUs must be there; default: as many as the PCI bus shows")
+        int | None, typer.Option(min=0, help="the number of GPUs; default: as many as the PCI bus shows")
     ] = None,
-    path: Annotated[list[Path] | None, typer.Option(help="a directory whose disk must have room")] = None,
+    path: Annotated[list[Path] | None, typer.Option(help="a directory; its disk must have free space")] = None,
     runner: Annotated[Path | None, typer.Option(help="directory of the GitHub runner")] = None,
     job_user: Annotated[str | None, typer.Option(help="the user that jobs run as: must not write the store")] = None,
-    python: Annotated[Path | None, typer.Option(help="an interpreter with torch, for the CUDA operation")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="a check that could not be made counts as failed")] = False,
+    python: Annotated[Path | None, typer.Option(help="an interpreter with torch, to compute on the GPUs")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="count a check that could not be made as failed")] = False,
     cache: options.CacheDir = None,
     as_json: options.JsonFlag = False,
 ) -> None:
-    """Is this host fit to run GPU tests?"""
+    """Check whether this host can run GPU tests, and say what to repair."""
     from ci.doctor import DoctorRequest, run_doctor
-    from ci.doctor.table import render
+    from ci.doctor.table import render_diagnosis
     from ci.records import to_json
 
     settings = options.settings(call, cache)
@@ -118,7 +118,7 @@ def doctor(
     if as_json:
         print(to_json(diagnosis, indent=2))
     else:
-        options.show(render(diagnosis))
+        options.show(render_diagnosis(diagnosis))
     raise typer.Exit(diagnosis.exit_code)
 
 

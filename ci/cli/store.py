@@ -15,7 +15,8 @@ from ci.errors import HubTestsError, RequestError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ci.hub.store import Entry, Store
+    from ci.hub.inventory import StoreEntry
+    from ci.hub.store import Store
     from ci.models import HubModel
 
 cache_app = typer.Typer(help="The store of truncated checkpoints.", no_args_is_help=True)
@@ -39,7 +40,7 @@ def fetch(
     from ci.terminal import checkpoints_table, fetch_progress
 
     if bool(names) == planned:
-        raise RequestError("fetch what? name a MODEL, or with --planned the plan of an earlier job")
+        raise RequestError("name at least one MODEL to fetch, or use --planned (not both)")
     if planned:
         chosen = tuple(entry.model for entry in options.plan(call).entries)
     else:
@@ -47,10 +48,10 @@ def fetch(
     wanted = layers_option(layers) if layers else None
     with fetch_progress() as progress:
         had, failed = fetch_all(chosen, options.settings(call, cache), layers=wanted, progress=progress)
-    if planned and (output := options.context(call).output):
-        from ci.verbs.fetch import hand_over
+    if planned and (output := options.context(call).output_path):
+        from ci.verbs.fetch import write_fetch_outputs
 
-        hand_over(options.plan(call), had, failed, store=options.settings(call, cache).cache, output=output)
+        write_fetch_outputs(options.plan(call), had, failed, store=options.settings(call, cache).cache, output=output)
     if as_json:
         print(json.dumps(checkpoint_rows(had), indent=2))
     elif had:
@@ -63,7 +64,7 @@ def fetch(
 def cache_ls(call: typer.Context, cache: options.CacheDir = None, as_json: options.JsonFlag = False) -> None:
     """What the store holds, and in which state."""
     store = _store(call, cache)
-    _entries(store, store.entries(), as_json=as_json)
+    _entries(store, store.list_entries(), as_json=as_json)
 
 
 @cache_app.command("verify")
@@ -118,7 +119,7 @@ def _with_revision(chosen: tuple[HubModel, ...], revision: str | None) -> tuple[
     return tuple(replace(model, revision=revision or model.revision) for model in chosen)
 
 
-def _entries(store: Store, entries: Sequence[Entry], *, as_json: bool) -> None:
+def _entries(store: Store, entries: Sequence[StoreEntry], *, as_json: bool) -> None:
     if as_json:
         from ci.records import to_json
 

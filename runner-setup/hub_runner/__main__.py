@@ -181,9 +181,9 @@ def doctor(context: typer.Context, slot: SlotNumber, as_json: AsJson = False) ->
     else:
         from rich.console import Console
 
-        from ci.doctor.table import render as as_table
+        from ci.doctor.table import render_diagnosis
 
-        Console().print(as_table(diagnosis))
+        Console().print(render_diagnosis(diagnosis))
     raise typer.Exit(diagnosis.exit_code)
 
 

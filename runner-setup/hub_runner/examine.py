@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ci.doctor import Diagnosis, DoctorRequest, diagnose, look
-from ci.doctor.checks import selected
+from ci.doctor import Diagnosis, DoctorRequest, diagnose, probe_host
+from ci.doctor.gpu_checks import select_gpus
 from ci.doctor.host_checks import MAX_SKEW
 from ci.doctor.nvml import read_nvml
 from ci.doctor.records import GIB, MIB
@@ -48,7 +48,7 @@ def doctor_request(config: Config, slot: Slot, layout: Layout) -> DoctorRequest:
 def diagnose_slot(config: Config, slot: Slot, layout: Layout, mint: MintClient) -> Diagnosis:
     """The doctor on one slot. The Hub is asked through the minting unit, which alone has a network."""
     request = doctor_request(config, slot, layout)
-    state = look(request)
+    state = probe_host(request)
     if not config.doctor.offline:
         hub, skew = mint.hub(request.endpoint)
         request = replace(request, offline=False)
@@ -74,7 +74,7 @@ def steady(clock: Clock, mark: Path) -> Clock:
 
 def leftovers(config: Config, slot: Slot, layout: Layout) -> tuple[str, ...]:
     """What the slot's last job left: processes of its user, memory and processes on its GPUs, its disk."""
-    gpus = selected(read_nvml().gpus, slot.gpus) if slot.gpus else ()
+    gpus = select_gpus(read_nvml().gpus, slot.gpus) if slot.gpus else ()
     disk = layout.disk(slot.index)
     return (
         *processes_of(slot.uid),

@@ -13,8 +13,8 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ci.doctor.host_checks import numbers
-from ci.doctor.probes import run
+from ci.doctor.host_checks import parse_version
+from ci.doctor.probes import run_command
 from ci.errors import InfrastructureError
 from hub_runner.examine import is_mounted
 from hub_runner.state import Book, lock
@@ -55,7 +55,7 @@ def _runners(layout: Layout, keep: int, now: float) -> Iterator[Removal]:
     """Versions beyond the newest few; the current one stays whatever its number. Drafts that nobody finished."""
     current = (layout.runners / "current").resolve()
     versions = [path for path in layout.runners.glob("[0-9]*") if path.is_dir() and not path.is_symlink()]
-    newest_first = sorted(versions, key=lambda path: numbers(path.name), reverse=True)
+    newest_first = sorted(versions, key=lambda path: parse_version(path.name), reverse=True)
     for path in newest_first[keep:]:
         if path.resolve() != current:
             yield Removal(path, size_of(path), f"runner beyond the newest {keep}")
@@ -129,7 +129,7 @@ def hub_tests_cache(verb: str, store: Path, *more: str) -> list[dict[str, Any]]:
     """`hub-tests cache VERB`, which knows the store: its entries. Raises InfrastructureError."""
     command = [sys.executable, "-I", "-m", "ci", "cache", verb, "--json", "--cache", str(store), *more]
     try:
-        answer = run(command, timeout=CACHE_TIMEOUT)
+        answer = run_command(command, timeout=CACHE_TIMEOUT)
         entries: list[dict[str, Any]] = json.loads(answer.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired) as failure:
         raise InfrastructureError(f"hub-tests cache {verb} {store}: {failure}") from None

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ci.doctor.probes import read_hub
-from ci.doctor.records import Answer
+from ci.doctor.records import ProbeAnswer
 from ci.errors import HubTestsError, InfrastructureError
 from hub_runner.github import GitHubApp, quoted
 from hub_runner.outside import Jit, MintRefusedError, MintUnavailableError
@@ -182,13 +182,13 @@ class MintClient:
         """Every runner that is registered under this host's name."""
         return tuple(Registration(**each) for each in self._ask(op="list"))
 
-    def hub(self, endpoint: str) -> tuple[Answer, float | None]:
+    def hub(self, endpoint: str) -> tuple[ProbeAnswer, float | None]:
         """Does the Hub answer, and how many seconds is our clock ahead?"""
         try:
             answer = self._ask(op="hub", endpoint=endpoint)
         except InfrastructureError as failure:
-            return Answer(False, str(failure)), None
-        return Answer(answer["ok"], answer["text"]), answer["skew"]
+            return ProbeAnswer(False, str(failure)), None
+        return ProbeAnswer(answer["ok"], answer["text"]), answer["skew"]
 
     def report(self, text: str) -> str:
         """Say on GitHub what is out of order; "" when nothing is."""

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, TypeVar
 
 from ci.doctor import Check, Diagnosis
-from ci.doctor.probes import run
+from ci.doctor.probes import run_command
 from ci.errors import HubTestsError
 from ci.records import read_json
 from hub_runner.examine import is_mounted
@@ -84,7 +84,7 @@ class SystemdHost:
     def _systemctl(self, *arguments: str, timeout: float = 60.0, checked: bool = True) -> str:
         command = [self.systemctl, "--no-ask-password", "--no-pager", *arguments]
         try:
-            answer = run(command, timeout=timeout)
+            answer = run_command(command, timeout=timeout)
         except (OSError, subprocess.TimeoutExpired) as failure:
             raise HostError(f"{' '.join(command)}: {failure}") from None
         if checked and answer.returncode:
@@ -94,7 +94,7 @@ class SystemdHost:
     def _examined(self, kind: type[T], *verb: str) -> T:
         command = [sys.executable, "-I", "-m", "hub_runner", "--root", str(self.layout.root), *verb]
         try:
-            answer = run(command, timeout=EXAMINE_TIMEOUT)
+            answer = run_command(command, timeout=EXAMINE_TIMEOUT)
         except (OSError, subprocess.TimeoutExpired):
             raise HostError(f"hub-runner {verb[0]} did not answer in {EXAMINE_TIMEOUT:g} s: the driver hangs") from None
         with contextlib.suppress(HubTestsError):

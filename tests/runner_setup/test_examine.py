@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci.doctor.records import Answer, Clock, RunnerInstall
+from ci.doctor.records import Clock, ProbeAnswer, RunnerInstall
 from ci.records import to_json
 from hub_runner import examine
 from hub_runner.examine import diagnose_slot, doctor_request, is_mounted, leftovers, processes_of, steady
@@ -39,10 +39,10 @@ def test_a_gpu_slot_asks_for_its_gpus_strictly_and_the_store_closed(config: Conf
 class Hub(MintClient):
     """A minting unit that tells about the Hub what it was given."""
 
-    def __init__(self, answer: Answer, skew: float | None) -> None:
+    def __init__(self, answer: ProbeAnswer, skew: float | None) -> None:
         self.answer, self.skew = answer, skew
 
-    def hub(self, endpoint: str) -> tuple[Answer, float | None]:
+    def hub(self, endpoint: str) -> tuple[ProbeAnswer, float | None]:
         return self.answer, self.skew
 
 
@@ -55,13 +55,13 @@ def online(config: Config) -> Config:
 @pytest.mark.parametrize(
     ("hub", "skew", "reason"),
     [
-        (Answer(True, "answered"), 0.5, ""),
-        (Answer(True, "answered"), 7200.0, "clock"),
-        (Answer(False, "refused"), None, "hub"),
+        (ProbeAnswer(True, "answered"), 0.5, ""),
+        (ProbeAnswer(True, "answered"), 7200.0, "clock"),
+        (ProbeAnswer(False, "refused"), None, "hub"),
     ],
 )
 def test_the_hub_and_its_clock_are_asked_through_the_minting_unit(
-    online: Config, layout: Layout, hub: Answer, skew: float | None, reason: str
+    online: Config, layout: Layout, hub: ProbeAnswer, skew: float | None, reason: str
 ) -> None:
     current = layout.runners / "current"
     current.mkdir()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci.doctor.checks import APPLICATION_XIDS
+from ci.doctor.gpu_checks import APPLICATION_XIDS
 from hub_runner.__main__ import app
 from hub_runner.config import load
 from hub_runner.render import all_files, host_files, runs_on

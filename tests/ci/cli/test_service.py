@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ci.__main__ import main
-from ci.github.handover import pack
+from ci.github.job_outputs import pack_record
 from ci.records import to_json
 from tests.ci.report import samples
 
@@ -50,7 +50,7 @@ def test_a_report_is_made_from_a_folder(
 
 
 def test_the_plan_may_come_by_the_environment(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HUB_TESTS_PLAN", pack(samples.plan_of("smollm2")))
+    monkeypatch.setenv("HUB_TESTS_PLAN", pack_record(samples.plan_of("smollm2")))
     assert main(["report", "--results", str(results / "results"), "--out", str(results / "out")]) == 0
 
 
@@ -68,7 +68,7 @@ def test_an_artifact_that_is_missing_is_red(results: Path) -> None:
         (["report", "--plan", "none.json", "--results", "none", "--out", "out"], "none.json: cannot read the plan"),
         (["conclude"], "NEEDS: expected toJSON(needs)"),
         (["publish", "--report", "none"], "there is no report to publish"),
-        (["fetch"], "fetch what? name a MODEL, or with --planned the plan of an earlier job"),
+        (["fetch"], "name at least one MODEL to fetch, or use --planned (not both)"),
     ],
 )
 def test_a_step_without_what_it_needs_is_refused_in_one_line(
