@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from ci.errors import RequestError
-from ci.models import suggestion
+from ci.models import suggest_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +77,7 @@ def _run(words: list[str]) -> Command:
         if not word.startswith("-"):
             command = replace(command, models=(*command.models, _selector(word)))
         elif option not in OPTIONS:
-            raise RequestError(f"unknown option '{option}'.{suggestion(option, OPTIONS)} Expected: {GRAMMAR}")
+            raise RequestError(f"unknown option '{option}'.{suggest_name(option, OPTIONS)} Expected: {GRAMMAR}")
         elif words.count(option) + sum(other.startswith(option + "=") for other in words) > 1:
             raise RequestError(f"'{option}' is given twice")
         else:

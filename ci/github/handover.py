@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ci.checkpoints import CHECKPOINTS_JSON, FetchResults, write_checkpoints
 from ci.errors import GatedError, InfrastructureError, RequestError
 from ci.hub.fetch import Checkpoint
 from ci.hub.manifest import MANIFEST, content_problems, read_manifest
@@ -104,11 +105,10 @@ def write_entry(plan: Plan, entry: str, checkpoint: Checkpoint, out: Path) -> tu
     if planned is None:
         raise RequestError(f"'{entry}' is not in the plan")
     out.mkdir(parents=True, exist_ok=True)
-    rows = [{"name": entry, **to_dict(checkpoint)}]
     model = {key: value for key, value in to_dict(planned.model).items() if value is not None and key != "name"}
     model |= {"revision": checkpoint.revision, "num_layers_to_keep": checkpoint.layers}
-    paths = out / "checkpoints.json", out / "models.toml"
-    paths[0].write_text(json.dumps(rows), encoding="utf-8")
+    paths = out / CHECKPOINTS_JSON, out / "models.toml"
+    write_checkpoints(FetchResults({entry: checkpoint}), paths[0])
     paths[1].write_text(_toml(entry, model), encoding="utf-8")
     return paths
 

@@ -12,13 +12,12 @@ import tomllib
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
 from ci import __main__ as cli
 from ci import run as job
-from ci.models import HubModel
 from ci.report.collect import RUNNING
 from tests.standin.models import repository
 from tests.standin.recipes import CONFIGS, RECIPES
@@ -183,10 +182,10 @@ def test_a_run_that_is_terminated_with_its_whole_group_keeps_what_it_has_found(h
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--subject-python", "gone/python"], "gone/python: no program; expected an interpreter"),
-        (["--subject", "fast_llm"], "--subject fast_llm: not importable here; name an interpreter that has it"),
+        (["--subject-python", "gone/python"], "gone/python: not an executable file; expected an interpreter"),
+        (["--subject", "fast_llm"], "--subject fast_llm: cannot be imported here; name an interpreter that has it"),
         (["--subject-path", "."], "--subject-path needs --subject-python"),
-        (["--subject-python", sys.executable, "--subject-path", "gone"], "gone: no directory"),
+        (["--subject-python", sys.executable, "--subject-path", "gone"], "gone: not a directory"),
         (
             ["--subject", "reference", "--checkpoints", "gone.json"],
             "gone.json: expected what `hub-tests fetch --json` printed",
@@ -229,28 +228,6 @@ def test_what_a_run_needs_is_what_the_extra_brings() -> None:
     extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["suite"]
     brought = {re.split("[<>=]", word)[0].removeprefix("pytest-").removeprefix("Py").lower() for word in extra}
     assert set(job.SUITE_NEEDS) == brought - {"nvidia-ml-py"}, "the doctor alone needs that one, and says so"
-
-
-@pytest.mark.parametrize(
-    ("device", "seen", "models", "workers"),
-    [
-        (None, "cuda", 3, 2),
-        ("cuda", "cuda", 3, 2),
-        (None, "cuda", 1, 0),
-        (None, "cpu", 3, 0),
-        ("cpu", "cuda", 3, 0),
-    ],
-)
-def test_one_worker_a_gpu_is_the_default(
-    device: Literal["cpu", "cuda"] | None,
-    seen: str,
-    models: int,
-    workers: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(job, "default_device", lambda: seen)
-    chosen = [HubModel(f"m{index}", f"o/m{index}", "llama") for index in range(models)]
-    assert job.default_workers(chosen, device, {"CUDA_VISIBLE_DEVICES": "0,1"}) == workers
 
 
 MISBEHAVIOURS = {

@@ -1,4 +1,4 @@
-"""The service's verbs: what the workflows call, each step one of them."""
+"""The verbs that the workflows call, one for each step."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ci.cli import options
 
 def gate(
     call: typer.Context,
-    event_path: Annotated[Path, typer.Option(help="the webhook payload of a comment")],
+    event_path: Annotated[Path, typer.Option(help="file with the comment's webhook payload")],
     registry: options.Registry = None,
     as_json: options.JsonFlag = False,
 ) -> None:
-    """May this comment start a run, and at which commit: decides, answers on the pull request, writes outputs."""
+    """Decide whether a comment may start a run, and answer it on the pull request."""
     from ci.verbs.gate import gate as decide
 
     decision = decide(options.context(call), event_path, registry)
@@ -26,12 +26,12 @@ def gate(
 def plan(
     call: typer.Context,
     event_name: Annotated[str, typer.Option(help="issue_comment, workflow_dispatch or schedule")],
-    event_path: Annotated[Path, typer.Option(help="the event's payload")],
+    event_path: Annotated[Path, typer.Option(help="file with the event's payload")],
     registry: options.Registry = None,
-    out: Annotated[Path | None, typer.Option(help="also write the plan here, for `hub-tests report`")] = None,
+    out: Annotated[Path | None, typer.Option(help="also write the plan to this file, for `hub-tests report`")] = None,
     as_json: options.JsonFlag = False,
 ) -> None:
-    """Event to plan: what is tested, at which commit, and which tests must come back."""
+    """Plan a run from an event: its models, its commit and the tests to expect."""
     from ci.records import to_json
     from ci.verbs.plan import plan as make
 
@@ -44,13 +44,13 @@ def plan(
 
 def admit(
     call: typer.Context,
-    entry: Annotated[str, typer.Argument(help="the entry that this job tests")],
-    subject: Annotated[Path, typer.Option(help="checkout of the subject")],
-    out: Annotated[Path, typer.Option(help="where checkpoints.json and models.toml for `run` go")],
+    entry: Annotated[str, typer.Argument(help="plan entry that this job tests")],
+    subject: Annotated[Path, typer.Option(help="directory of the subject's checkout")],
+    out: Annotated[Path, typer.Option(help="directory for checkpoints.json and models.toml, which `run` reads")],
     cache: options.CacheDir = None,
     as_json: options.JsonFlag = False,
 ) -> None:
-    """The last look before a subject's code runs: its commit and every byte of the checkpoint are what was planned."""
+    """Check a subject's commit and every byte of the checkpoint before any of its code runs."""
     from ci.github.actions import write_outputs
     from ci.verbs.admit import admit as let_in
 
@@ -65,14 +65,18 @@ def admit(
 
 def report(
     call: typer.Context,
-    results: Annotated[Path, typer.Option(help="folder of results, one folder an entry")],
-    out: Annotated[Path, typer.Option(help="where report.md, report.json and report.html go")],
-    plan_file: Annotated[Path | None, typer.Option("--plan", help="the plan; default $HUB_TESTS_PLAN")] = None,
-    baseline: Annotated[Path | None, typer.Option(help="history: a JSONL file or a folder of them")] = None,
-    github: Annotated[bool, typer.Option("--github", help="ask GitHub for job conclusions and history")] = False,
+    results: Annotated[Path, typer.Option(help="directory of results, with one directory for each entry")],
+    out: Annotated[Path, typer.Option(help="directory for report.md, report.json and report.html")],
+    plan_file: Annotated[
+        Path | None, typer.Option("--plan", help="file with the plan; default: $HUB_TESTS_PLAN")
+    ] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="results of earlier runs: a JSONL file, or a directory of them")
+    ] = None,
+    github: Annotated[bool, typer.Option("--github", help="ask GitHub for job results and history")] = False,
     as_json: options.JsonFlag = False,
 ) -> None:
-    """A folder of results against the plan, into a report; on a laptop as in Actions."""
+    """Write a report from the plan and a directory of results."""
     from ci.github.actions import write_outputs
     from ci.report.results import exit_code
     from ci.report.words import title
@@ -90,14 +94,16 @@ def report(
 
 def publish(
     call: typer.Context,
-    report_dir: Annotated[Path, typer.Option("--report", help="folder that `hub-tests report` wrote")],
+    report_dir: Annotated[Path, typer.Option("--report", help="directory that `hub-tests report` wrote")],
     night: Annotated[
-        bool, typer.Option("--night", help="write issue and history instead of comment and check")
+        bool, typer.Option("--night", help="update issue and history instead of comment and check")
     ] = False,
-    sha256: Annotated[str | None, typer.Option(help="what report.json must hash to: an artifact can be forged")] = None,
+    sha256: Annotated[
+        str | None, typer.Option(help="required hash of report.json, since any job can replace an artifact")
+    ] = None,
     as_json: options.JsonFlag = False,
 ) -> None:
-    """A report to where people look: pull request, commit, job summary; after a night, issue and history."""
+    """Publish a report: pull request, commit and job summary; after a night, issue and history."""
     from ci.errors import InfrastructureError
     from ci.verbs.publish import publish as write
 
@@ -111,11 +117,13 @@ def publish(
 def watch(
     call: typer.Context,
     job: Annotated[
-        list[str] | None, typer.Option(help="a job to watch, by its name; default: the test of each entry delivered")
+        list[str] | None, typer.Option(help="name of a job to watch; default: the test job of each fetched entry")
     ] = None,
-    patience: Annotated[float, typer.Option(min=0, help="seconds that a job may wait for a machine")] = 600.0,
+    patience: Annotated[
+        float, typer.Option(min=0, help="seconds that a job may wait for a machine before the comment says so")
+    ] = 600.0,
 ) -> None:
-    """While jobs wait for a machine: say so on the pull request, with the labels and since when."""
+    """Say on the pull request which jobs still wait for a machine."""
     from ci.verbs.watch import watch as wait
 
     expected = tuple(job or (f"test {entry}" for entry in options.delivery(call).checkpoints))
@@ -125,9 +133,11 @@ def watch(
 
 def conclude(
     call: typer.Context,
-    may_skip: Annotated[list[str] | None, typer.Option(help="a job that may be skipped in this run")] = None,
+    may_skip: Annotated[
+        list[str] | None, typer.Option(help="name of a job that may be skipped in this run; may be repeated")
+    ] = None,
 ) -> None:
-    """The last job of a workflow: green only if every job in $NEEDS succeeded, or was skipped with leave."""
+    """Fail unless every job in $NEEDS succeeded, or was skipped and named by --may-skip."""
     from ci.verbs.conclude import conclude as judge
 
     results = judge(options.environ(call).get("NEEDS", ""), frozenset(job for job in may_skip or () if job))
