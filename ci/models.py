@@ -72,9 +72,10 @@ def load_models(path: Path = REGISTRY) -> dict[str, HubModel]:
 def parse_model(name: str, table: Any, *, where: str = "HUB_TEST_CONFIGS") -> HubModel:
     """Read one entry from a table.
 
-    A class, or the name of a class, counts as the subject's name for it. The specification writes `"checkpoint_format": LlamaCheckpointFormat, "model_config": GPTModelConfig`:
-    Fast-LLM's classes carry their registry names as `name` and `model_name`. Where Fast-LLM cannot be imported the
-    names of the classes do: `"LlamaCheckpointFormat"` is "llama", `"GPTModelConfig"` is "gpt".
+    A class, or the name of a class, counts as the subject's name for it. The specification writes
+    `"checkpoint_format": LlamaCheckpointFormat, "model_config": GPTModelConfig`, and Fast-LLM's classes have these
+    names as attributes `name` and `model_name`. Where Fast-LLM cannot be imported, the name is made from the class's:
+    `"LlamaCheckpointFormat"` is "llama", `"GPTModelConfig"` is "gpt".
     """
     where = f"{where}: [{name}]"
     if not NAME.fullmatch(name):
