@@ -60,23 +60,19 @@ def doctor(
     call: typer.Context,
     gpus: Annotated[
         int | None,
-        typer.Option(min=0, help="number of GPUs that this host must have; default: as many as the PCI bus shows"),
+        typer.Option(min=0, help="the number of GPUs; default: as many as the PCI bus shows"),
     ] = None,
-    path: Annotated[
-        list[Path] | None, typer.Option(help="directory on a disk that must have free space; may be repeated")
-    ] = None,
+    path: Annotated[list[Path] | None, typer.Option(help="a directory; its disk must have free space")] = None,
     runner: Annotated[Path | None, typer.Option(help="directory of the GitHub runner")] = None,
     job_user: Annotated[
         str | None, typer.Option(help="user that runs the jobs; it must not be able to write to the store")
     ] = None,
-    python: Annotated[
-        Path | None, typer.Option(help="Python interpreter with torch, for a computation on the GPU")
-    ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="count a check that could not run as failed")] = False,
+    python: Annotated[Path | None, typer.Option(help="an interpreter with torch, to compute on the GPUs")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="count a check that could not be made as failed")] = False,
     cache: options.CacheDir = None,
     as_json: options.JsonFlag = False,
 ) -> None:
-    """Check whether this host can run GPU tests."""
+    """Check whether this host can run GPU tests, and say what to repair."""
     from ci.doctor import DoctorRequest, run_doctor
     from ci.doctor.table import render
     from ci.records import to_json

@@ -41,7 +41,7 @@ def fetch(
     from ci.terminal import fetch_progress, make_checkpoints_table
 
     if bool(names) == planned:
-        raise RequestError("nothing to fetch, or two requests: give either a MODEL or --planned")
+        raise RequestError("name at least one MODEL to fetch, or use --planned (not both)")
     if planned:
         models = tuple(entry.model for entry in options.plan(call).entries)
     else:

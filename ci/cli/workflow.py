@@ -16,7 +16,7 @@ def gate(
     registry: options.Registry = None,
     as_json: options.JsonFlag = False,
 ) -> None:
-    """Decide whether a comment may start a run, and answer it on the pull request."""
+    """May this comment start a run, and at which commit: decides, answers on the pull request, writes outputs."""
     from ci.verbs.gate import gate as decide
 
     decision = decide(options.context(call), event_path, registry)
@@ -31,7 +31,7 @@ def plan(
     out: Annotated[Path | None, typer.Option(help="also write the plan to this file, for `hub-tests report`")] = None,
     as_json: options.JsonFlag = False,
 ) -> None:
-    """Plan a run from an event: its models, its commit and the tests to expect."""
+    """Event to plan: what is tested, at which commit, and which tests must come back."""
     from ci.records import to_json
     from ci.verbs.plan import plan as make
 
@@ -50,7 +50,7 @@ def admit(
     cache: options.CacheDir = None,
     as_json: options.JsonFlag = False,
 ) -> None:
-    """Check a subject's commit and every byte of the checkpoint before any of its code runs."""
+    """The last look before a subject's code runs: its commit and every byte of the checkpoint are what was planned."""
     from ci.github.actions import write_outputs
     from ci.verbs.admit import admit as let_in
 
@@ -76,7 +76,7 @@ def report(
     github: Annotated[bool, typer.Option("--github", help="ask GitHub for job results and history")] = False,
     as_json: options.JsonFlag = False,
 ) -> None:
-    """Write a report from the plan and a directory of results."""
+    """A folder of results against the plan, into a report; on a laptop as in Actions."""
     from ci.github.actions import write_outputs
     from ci.report.results import exit_code
     from ci.report.words import title
@@ -96,14 +96,12 @@ def publish(
     call: typer.Context,
     report_dir: Annotated[Path, typer.Option("--report", help="directory that `hub-tests report` wrote")],
     night: Annotated[
-        bool, typer.Option("--night", help="update issue and history instead of comment and check")
+        bool, typer.Option("--night", help="write issue and history instead of comment and check")
     ] = False,
-    sha256: Annotated[
-        str | None, typer.Option(help="required hash of report.json, since any job can replace an artifact")
-    ] = None,
+    sha256: Annotated[str | None, typer.Option(help="what report.json must hash to: an artifact can be forged")] = None,
     as_json: options.JsonFlag = False,
 ) -> None:
-    """Publish a report: pull request, commit and job summary; after a night, issue and history."""
+    """A report to where people look: pull request, commit, job summary; after a night, issue and history."""
     from ci.errors import InfrastructureError
     from ci.verbs.publish import publish as write
 
@@ -117,13 +115,11 @@ def publish(
 def watch(
     call: typer.Context,
     job: Annotated[
-        list[str] | None, typer.Option(help="name of a job to watch; default: the test job of each fetched entry")
+        list[str] | None, typer.Option(help="a job to watch, by its name; default: the test of each entry delivered")
     ] = None,
-    patience: Annotated[
-        float, typer.Option(min=0, help="seconds that a job may wait for a machine before the comment says so")
-    ] = 600.0,
+    patience: Annotated[float, typer.Option(min=0, help="seconds that a job may wait for a machine")] = 600.0,
 ) -> None:
-    """Say on the pull request which jobs still wait for a machine."""
+    """While jobs wait for a machine: say so on the pull request, with the labels and since when."""
     from ci.verbs.watch import watch as wait
 
     expected = tuple(job or (f"test {entry}" for entry in options.delivery(call).checkpoints))
@@ -137,7 +133,7 @@ def conclude(
         list[str] | None, typer.Option(help="name of a job that may be skipped in this run; may be repeated")
     ] = None,
 ) -> None:
-    """Fail unless every job in $NEEDS succeeded, or was skipped and named by --may-skip."""
+    """The last job of a workflow: green only if every job in $NEEDS succeeded, or was skipped with leave."""
     from ci.verbs.conclude import conclude as judge
 
     results = judge(options.environ(call).get("NEEDS", ""), frozenset(job for job in may_skip or () if job))

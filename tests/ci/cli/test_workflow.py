@@ -68,7 +68,7 @@ def test_an_artifact_that_is_missing_is_red(results: Path) -> None:
         (["report", "--plan", "none.json", "--results", "none", "--out", "out"], "none.json: cannot read the plan"),
         (["conclude"], "NEEDS: expected toJSON(needs)"),
         (["publish", "--report", "none"], "there is no report to publish"),
-        (["fetch"], "nothing to fetch, or two requests: give either a MODEL or --planned"),
+        (["fetch"], "name at least one MODEL to fetch, or use --planned (not both)"),
     ],
 )
 def test_a_step_without_what_it_needs_is_refused_in_one_line(
