@@ -34,7 +34,7 @@ batch_size = 2
 sequence_length = 16
 """
 REFERENCE = ("--subject", "reference")
-pytestmark = pytest.mark.xdist_group("run")
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("run")]
 
 
 def command_of(

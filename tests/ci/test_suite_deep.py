@@ -37,7 +37,7 @@ checkpoint_format = "mixtral"
 MODELS = {"llama": "stand-in/llama", "qwen": "Qwen/Qwen2.5-0.5B", "mixtral": "stand-in/mixtral-head-dim"}
 REFERENCE = ("--subject", "reference")
 GRADIENT = "rows = gradient.cpu().split_with_sizes("
-pytestmark = pytest.mark.xdist_group("deep")
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("deep")]
 
 
 def deep(
