@@ -23,7 +23,7 @@ from ci.records import to_json
 from ci.report.collect import ENDED, HOST, JUNIT, RUNNING, collect
 from ci.report.results import Results, judge_results
 from ci.report.write import REPORT_HTML, REPORT_JSON, REPORT_MD, write_report
-from ci.run_options import RunOptions, pytest_arguments, reproduction_arguments
+from ci.run_options import RunOptions, make_pytest_arguments, make_reproduction_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -117,7 +117,7 @@ def _pytest_command(models: Sequence[HubModel], options: RunOptions, report: Pat
         f"--running-file={report / RUNNING}",
         *(f"--hub-model={model.name}" for model in models),
         *(["-n", str(options.workers), "--dist", "loadgroup"] if options.workers else []),
-        *pytest_arguments(options),
+        *make_pytest_arguments(options),
     ]
 
 
@@ -209,7 +209,7 @@ def _write_plan(models: Sequence[HubModel], options: RunOptions, report: Path) -
         layers=options.layers,
         deep=options.deep,
         device=options.device,
-        options=tuple(reproduction_arguments(options, leave_out=[field.name for field in fields(RunRequest)])),
+        options=tuple(make_reproduction_arguments(options, leave_out=[field.name for field in fields(RunRequest)])),
     )
     plan = make_plan(request, {model.name: model for model in models})
     (report / "plan.json").write_text(to_json(plan, indent=2), encoding="utf-8")

@@ -196,7 +196,7 @@ def add_pytest_options(addoption: Callable[..., object]) -> None:
             addoption(option.pytest, **option.pytest_keywords())
 
 
-def from_pytest(getoption: Callable[[str], Any]) -> RunOptions:
+def read_pytest_options(getoption: Callable[[str], Any]) -> RunOptions:
     """Return the options that pytest was called with."""
     values: dict[str, Any] = {}
     for option in OPTIONS:
@@ -211,12 +211,12 @@ def format_arguments(options: RunOptions, chosen: Iterable[Option]) -> list[str]
     return [word for option in chosen for word in option.format(getattr(options, option.name))]
 
 
-def pytest_arguments(options: RunOptions) -> list[str]:
+def make_pytest_arguments(options: RunOptions) -> list[str]:
     """Return the part of the suite's command line that these options make."""
     return format_arguments(options, (option for option in OPTIONS if option.pytest))
 
 
-def reproduction_arguments(options: RunOptions, *, leave_out: Iterable[str] = ()) -> list[str]:
+def make_reproduction_arguments(options: RunOptions, *, leave_out: Iterable[str] = ()) -> list[str]:
     """Return the words without which the same test would run differently, or not at all."""
     known = frozenset(leave_out)
     return format_arguments(options, (o for o in OPTIONS if o.declared.reproduces and o.name not in known))

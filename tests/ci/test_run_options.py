@@ -17,10 +17,10 @@ from ci.run_options import (
     Option,
     RunOptions,
     add_pytest_options,
-    from_pytest,
+    make_pytest_arguments,
+    make_reproduction_arguments,
     parse_layers,
-    pytest_arguments,
-    reproduction_arguments,
+    read_pytest_options,
 )
 
 EVERYTHING = RunOptions(
@@ -41,7 +41,7 @@ def parse_as_pytest_does(words: list[str]) -> RunOptions:
     parser = argparse.ArgumentParser()
     add_pytest_options(parser.add_argument)
     values = vars(parser.parse_args(words))
-    return from_pytest(lambda name: values[name.removeprefix("--").replace("-", "_")])
+    return read_pytest_options(lambda name: values[name.removeprefix("--").replace("-", "_")])
 
 
 def run_command_options() -> dict[str, Any]:
@@ -50,8 +50,8 @@ def run_command_options() -> dict[str, Any]:
 
 
 def test_what_run_was_told_reaches_the_suite_unchanged() -> None:
-    assert parse_as_pytest_does(pytest_arguments(EVERYTHING)) == EVERYTHING
-    assert parse_as_pytest_does(pytest_arguments(RunOptions())) == RunOptions()
+    assert parse_as_pytest_does(make_pytest_arguments(EVERYTHING)) == EVERYTHING
+    assert parse_as_pytest_does(make_pytest_arguments(RunOptions())) == RunOptions()
 
 
 def test_every_option_of_the_record_is_one_of_hub_tests_run() -> None:
@@ -89,10 +89,10 @@ def test_help_and_default_of_the_command_line_are_the_declared_ones(option: Opti
 
 
 def test_what_changes_a_test_is_in_the_line_that_runs_it_again() -> None:
-    again = parse_as_pytest_does(reproduction_arguments(EVERYTHING))
+    again = parse_as_pytest_does(make_reproduction_arguments(EVERYTHING))
     kept = {field.name for field in fields(RunOptions) if getattr(again, field.name) == getattr(EVERYTHING, field.name)}
     assert kept >= {"subject", "subject_python", "subject_path", "device", "layers", "registry", "deep"}
-    assert not [word for word in reproduction_arguments(EVERYTHING, leave_out=["deep"]) if word == "--deep"]
+    assert not [word for word in make_reproduction_arguments(EVERYTHING, leave_out=["deep"]) if word == "--deep"]
     assert all(option.cli == option.pytest for option in OPTIONS if option.declared.reproduces)
 
 

@@ -23,7 +23,7 @@ from ci.devices import check_device, list_visible_gpus
 from ci.errors import HubTestsError
 from ci.evidence import Evidence, Step, to_property
 from ci.models import HUB_TEST_CONFIGS, HubModel, load_models
-from ci.run_options import RunOptions, add_pytest_options, from_pytest, reproduction_arguments
+from ci.run_options import RunOptions, add_pytest_options, make_reproduction_arguments, read_pytest_options
 from ci.subjects import catalog
 from ci.suite import ModelPipeline, StepFailedError, classify_failure
 
@@ -58,7 +58,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _check_options(config: pytest.Config) -> None:
     """Load the registry and raise HubTestsError for a wrong option, before any test is collected."""
-    options = from_pytest(config.getoption)
+    options = read_pytest_options(config.getoption)
     if options.registry:
         HUB_TEST_CONFIGS.clear()
         HUB_TEST_CONFIGS.update(load_models(options.registry))
@@ -132,7 +132,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "model_name" not in metafunc.fixturenames:
         return
     models = _chosen_models(metafunc.config)
-    subject = from_pytest(metafunc.config.getoption).subject_or_default()
+    subject = read_pytest_options(metafunc.config.getoption).subject_or_default()
     names = [axis for axis in ("moe_implementation", "implementation") if axis in metafunc.fixturenames]
     if not names:
         metafunc.parametrize("model_name", list(models), scope="module")
@@ -169,7 +169,7 @@ def _choose_own_gpu(environ: Any) -> None:
 @pytest.fixture(scope="session")
 def run_options(pytestconfig: pytest.Config) -> RunOptions:
     """The options of this run."""
-    return from_pytest(pytestconfig.getoption)
+    return read_pytest_options(pytestconfig.getoption)
 
 
 @pytest.fixture(scope="session")
@@ -281,4 +281,4 @@ def record(
 def _reproduction(request: pytest.FixtureRequest, options: RunOptions) -> str:
     """Return the command line that runs this test again."""
     test = f"tests/integration/test_hub_integration.py::{request.node.name}"
-    return shlex.join(["pytest", test, "--run-extra-slow", *reproduction_arguments(options)])
+    return shlex.join(["pytest", test, "--run-extra-slow", *make_reproduction_arguments(options)])
