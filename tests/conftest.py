@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 HOMES = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME")
 REMOVED = ("HF_", "HUGGING", "HUB_TESTS_", "GITHUB_", "TRANSFORMERS_")
 HUB_PATHS = {"HF_HOME": "", "HF_HUB_CACHE": "hub", "HF_XET_CACHE": "xet", "HF_TOKEN_PATH": "token"}
-LONG_TESTS = Path(__file__).parent / "e2e"
+LONG_FOLDERS = tuple(Path(__file__).parent / name for name in ("e2e", "benchmarks/mutation"))
 LOOPBACK_NAMES = {None, "", "localhost", b"localhost"}
 
 
@@ -27,9 +27,9 @@ def talks_to_the_hub(request: pytest.FixtureRequest) -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test of the workflows as long: each runs workflow steps as processes."""
+    """Mark the tests of whole folders as long: the workflows' steps as processes, and planted bugs."""
     for item in items:
-        if LONG_TESTS in item.path.parents:
+        if not set(LONG_FOLDERS).isdisjoint(item.path.parents):
             item.add_marker(pytest.mark.long)
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.conftest import LONG_FOLDERS
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
@@ -110,3 +112,7 @@ def test_each_module_has_a_test_file() -> None:
     missing = {path.relative_to(ROOT).as_posix() for path in modules if not find_mirror(path).exists()}
     assert sorted(missing - set(WITHOUT_TEST_FILE)) == []
     assert set(WITHOUT_TEST_FILE) <= missing, "an exception for a module that is gone, or that has a test file"
+
+
+def test_the_folders_of_long_tests_are_there() -> None:
+    assert [folder for folder in LONG_FOLDERS if not any(folder.glob("test_*.py"))] == []

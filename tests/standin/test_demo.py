@@ -51,6 +51,7 @@ def test_exit_code_and_environment_are_passed_on(
     assert f"{served.endpoint} None" in capfd.readouterr().out
 
 
+@pytest.mark.long
 def test_without_a_hub_the_standin_serves(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     ask = f"u.urlopen(os.environ['HF_ENDPOINT'] + '/api/models/{ALIAS}')"
     fetch = f"import os, urllib.request as u; {ask}"
