@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks._recorder import FORWARDS, noted
-from ci.equivalence.judge import Judge, Trial
+from ci.equivalence.judge import ComparisonInputs, Judge
 from ci.models import HubModel
 from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.reference.subject import ReferenceSubject
@@ -20,8 +20,9 @@ def main(forwards: str, hugging_face: str, converted: str) -> None:
     ReferenceSubject.trace = noted("reference", ReferenceSubject.trace)  # type: ignore[method-assign]
     model = HubModel("model", "org/model", json.loads((Path(hugging_face) / "config.json").read_text())["model_type"])
     with tempfile.TemporaryDirectory() as workdir:
-        judge = Judge(Trial(model, hugging_face, converted, workdir=workdir), ReferenceSubject(), HuggingFace())
-        verdicts = judge.forward(dtype="float32", variant={}), judge.forward(dtype="model", variant={})
+        inputs = ComparisonInputs(model, hugging_face, converted, workdir=workdir)
+        judge = Judge(inputs, ReferenceSubject(), HuggingFace())
+        verdicts = judge.check_forward(dtype="float32", variant={}), judge.check_forward(dtype="model", variant={})
     if not all(verdict.passed for verdict in verdicts):
         sys.exit("; ".join(verdict.diagnosis for verdict in verdicts))
     Path(forwards).write_text(json.dumps(FORWARDS))

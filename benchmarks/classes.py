@@ -21,8 +21,7 @@ from benchmarks._figure import Figure, show
 from benchmarks.mutation.catalogue import catalogue
 from benchmarks.mutation.injection import Mutation
 from benchmarks.mutation.tiny_models import SIZES, SPECIMENS, Specimen, write
-from ci.equivalence.diagnose import place_of
-from ci.equivalence.judged import ORDER
+from ci.equivalence.tensor_location import BLOCK_OPERATIONS, locate_tensor
 from tests.standin.server import HubServer
 
 CHECKOUT = Path(__file__).parents[1]
@@ -52,8 +51,8 @@ class Seen:
     @property
     def _places(self) -> set[str]:
         names = ["embeddings", "final_norm", "logits"]
-        names += [f"decoder.{n}.{operation}".rstrip(".") for n in range(LAYERS) for operation in ORDER]
-        return {str(place_of(name)) for name in names if self.mutation.is_at(name)}
+        names += [f"decoder.{n}.{operation}".rstrip(".") for n in range(LAYERS) for operation in BLOCK_OPERATIONS]
+        return {str(locate_tensor(name)) for name in names if self.mutation.is_at(name)}
 
 
 def figures() -> list[Figure]:

@@ -23,7 +23,7 @@ from ci.subjects.open import open_subject
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ci.equivalence.verdicts import Verdict
+    from ci.equivalence.verdict import Verdict
     from ci.subjects.base import Subject
 
 Judged = tuple[str, "Verdict"]
@@ -39,7 +39,8 @@ def judged(subject: Subject, name: str, seed: int, workdir: Path) -> Iterator[Ju
     offered = [v for v in subject.variants(str(converted)) if not v.needs and not v.default]
     for variant in ({}, *({v.axis: v.name} for v in offered)):
         for dtype in dtypes[: 1 if bench.specimen.dtype == "float32" else 2]:
-            yield f"{name}, seed {seed}, {dtype}, {variant or 'default'}", judge.forward(dtype=dtype, variant=variant)
+            verdict = judge.check_forward(dtype=dtype, variant=variant)
+            yield f"{name}, seed {seed}, {dtype}, {variant or 'default'}", verdict
 
 
 def figure(found: list[Judged]) -> Figure:

@@ -147,10 +147,10 @@ def verb_plan(_: str) -> str:
 
 def verb_report(folder: str) -> str:
     """Collect, judge against two nights of history, write the three files."""
-    from ci.verbs.report import report
+    from ci.verbs.report import make_report
 
     made = plan()
-    totals = report(made, Path(folder), Path(folder) / "out", baseline=Path(folder)).totals
+    totals = make_report(made, Path(folder), Path(folder) / "out", baseline=Path(folder)).totals
     return f"{totals.tests:,} tests, {totals.failed} failed"
 
 

@@ -20,6 +20,7 @@ import typer
 from ci import __version__
 from ci.cli import local, store, workflow
 from ci.errors import HubTestsError, RequestError, TerminatedError
+from ci.github.actions import guard_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -73,6 +74,11 @@ def _root(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; every expected failure is one line on stderr and its exit code."""
     signal.signal(signal.SIGTERM, _raise_terminated)
+    with guard_output(os.environ):
+        return _run_verb(argv)
+
+
+def _run_verb(argv: Sequence[str] | None) -> int:
     try:
         code = app(args=list(argv) if argv is not None else None, standalone_mode=False, obj=os.environ)
     except HubTestsError as error:

@@ -1,6 +1,7 @@
-"""What one test of the suite leaves behind: the machine-readable result, carried as a JUnit property.
+"""The machine-readable result of one test, stored in JUnit XML as a property.
 
-The suite writes it (`to_property`), the report reads it back as hostile input (`from_property`). Light on purpose.
+The suite writes it with `to_property`. The report does not trust it and reads it with `ci.report.evidence_parser`.
+This module imports no heavy library, because gate, plan and report use it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from ci.records import NON_FINITE, STRICT, read_json, to_json
+from ci.records import NON_FINITE, STRICT, to_json
 
 PROPERTY = "hub-tests"
 """Name of the one JUnit property that carries an Evidence as JSON."""
@@ -47,18 +48,19 @@ FailureClass = Literal[
     "missing_result",
     "other",
 ]
-"""Why a test is not green. Infrastructure classes make a verdict neutral and never blame the pull request."""
+"""Why a test did not pass. The classes in INFRASTRUCTURE make a verdict neutral and never blame the pull request."""
 
 INFRASTRUCTURE: frozenset[str] = frozenset({"hub_unavailable", "gated", "environment"})
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One tensor held against the reference. `error` is relative L2, dimensionless.
+    """One tensor compared with the reference. `error` is the relative L2 error, without a unit.
 
-    `limit` is the error that would fail; `floor` the reference's own noise (None where not measured); `ratio` is
-    error / floor; `worst_index` where |actual - expected| is largest, with both values there. `token_error` is the
-    error of the worst single token with its own limit, `case` the input under which the tensor was closest to failing.
+    An error above `limit` fails. `floor` is the noise floor of the reference (None if not measured), `ratio` is
+    error / floor. `worst_index` is where |actual - expected| is largest, `expected` and `actual` are the values there.
+    `token_error` is the error of the worst single token, with its own limit. `case` is the input for which the tensor
+    was closest to its limit.
     """
 
     __pydantic_config__: ClassVar[Any] = NON_FINITE
@@ -84,23 +86,26 @@ class Measure:
 
     @property
     def used(self) -> float:
-        """Share of the tolerance that the error used: 1.0 is the limit, infinity what is no number."""
+        """Share of the tolerance that the error used: 1.0 is the limit; NaN gives infinity."""
         limited = bool(self.token_limit) or math.isnan(self.token_error)
         by_token = _share(self.token_error, self.token_limit) if limited else 0.0
         return max(_share(self.error, self.limit), by_token)
 
 
 def _share(error: float, limit: float | None) -> float:
-    """`error` over `limit`. A NaN loses every comparison, `max` among them: it must not pass for a small one."""
+    """Return `error` / `limit`, infinity for NaN.
+
+    Every comparison with NaN is false, so `max` could drop it and hide the error.
+    """
     return math.inf if not limit or math.isnan(error / limit) else error / limit
 
 
 @dataclass(frozen=True)
 class Heat:
-    """Where in layers and positions the error sits, for one input and one row: at most 66 x 64 values.
+    """The error by layer and token position, for one input and one sequence: at most 66 x 64 values.
 
-    `rows` are tensors in execution order, `columns` the first position of each bin; `values[row][column]` is
-    log10(largest token error of the bin / its limit): above 0 is red.
+    `rows` are tensors in execution order, `columns` the first position of each bin. `values[row][column]` is
+    log10(largest token error of the bin / its limit); above 0 is over the limit.
     """
 
     __pydantic_config__: ClassVar[Any] = NON_FINITE
@@ -114,9 +119,10 @@ class Heat:
 
 @dataclass(frozen=True)
 class LayerRouting:
-    """The choice of experts in one layer, held against the reference. Gaps and margins are in router logits.
+    """The chosen experts of one layer, compared with the reference. Gaps and margins are differences of router logits.
 
-    A small flip is one that rounding explains; it and its consequences do not count. A large one is a bug.
+    A flip is another choice of experts for a token. Rounding explains a small flip: the flip and its consequences do
+    not count. A large flip is a bug.
     """
 
     __pydantic_config__: ClassVar[Any] = NON_FINITE
@@ -133,7 +139,10 @@ class LayerRouting:
 
 @dataclass(frozen=True)
 class Evidence:
-    """The result of one test: identity, verdict's figures, and where a red one went wrong."""
+    """The result of one test: what was tested, what was measured, and where a failure began.
+
+    `half` is the faulty component (conversion, kernel, both, or unknown), `operation` the faulty operation in `layer`.
+    """
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
@@ -166,16 +175,11 @@ class Evidence:
 
 
 FINGERPRINT = "reference_fingerprint"
-"""The figure that stands for Hugging Face's own answer to the inputs."""
+"""Key in `figures`: one number that represents Hugging Face's own output for the inputs."""
 NOT_COVERED = "not covered: "
-"""How a coverage begins that says what the inputs did not reach."""
+"""Prefix of a value in `coverage` that says what the inputs did not reach."""
 
 
 def to_property(evidence: Evidence) -> tuple[str, str]:
-    """The (name, value) pair for `record_property`."""
+    """Return the (name, value) pair for pytest's `record_property`."""
     return PROPERTY, to_json(evidence)
-
-
-def from_property(text: str) -> Evidence:
-    """The Evidence of a property's value. Raises RequestError for anything that is not one."""
-    return read_json(Evidence, text, what="JUnit property hub-tests")

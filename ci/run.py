@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 
 from ci.checkpoints import CHECKPOINTS_JSON, FetchResults, fetch_checkpoints, read_checkpoints, write_checkpoints
 from ci.devices import choose_worker_count
-from ci.doctor.identity import host_identity
+from ci.doctor.identity import read_host_identity
 from ci.errors import GatedError, RequestError, TerminatedError
+from ci.github.actions import pause_commands
 from ci.plan import Plan, RunRequest, make_plan
 from ci.records import to_json
-from ci.report.collect import ENDED, HOST, JUNIT, RUNNING, collect
-from ci.report.results import Results, judge_results
-from ci.report.write import REPORT_HTML, REPORT_JSON, REPORT_MD, write_report
+from ci.report.build_results import build_results
+from ci.report.report_files import REPORT_HTML, REPORT_JSON, REPORT_MD, write_report
+from ci.report.result_files import ENDED, HOST, JUNIT, RUNNING, read_result_files
 from ci.run_options import RunOptions, make_pytest_arguments, make_reproduction_arguments
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from ci.hub.progress import Progress
     from ci.models import HubModel
+    from ci.report.results import Results
     from ci.settings import Settings
 
 SECONDS_TO_WRITE = 60.0
@@ -63,9 +65,12 @@ def run_suite(models: Sequence[HubModel], options: RunOptions, report: Path, env
     """
     started = time.monotonic()
     command, cwd = _pytest_command(models, options, report), find_suite().parent.parent
-    with subprocess.Popen(  # noqa: S603  our own interpreter
-        command, env={**environ, **PYTEST_ENVIRONMENT}, cwd=cwd, stdout=STDERR, preexec_fn=_accept_interrupts
-    ) as suite:
+    with (
+        pause_commands(environ, STDERR),  # the suite prints what the subject says
+        subprocess.Popen(  # noqa: S603  our own interpreter
+            command, env={**environ, **PYTEST_ENVIRONMENT}, cwd=cwd, stdout=STDERR, preexec_fn=_accept_interrupts
+        ) as suite,
+    ):
         if _wait_for_suite(suite, options.time_limit):
             (report / ENDED).write_text(f"time limit of {options.time_limit:.0f} s\n", encoding="utf-8")
     return time.monotonic() - started
@@ -148,12 +153,12 @@ def run(
         _check_requested_models(results)
         options = replace(options, checkpoints=report / CHECKPOINTS_JSON)
         write_checkpoints(results, report / CHECKPOINTS_JSON)
-    (report / HOST).write_text(json.dumps(dict(host_identity()), indent=2), encoding="utf-8")
+    (report / HOST).write_text(json.dumps(dict(read_host_identity()), indent=2), encoding="utf-8")
     try:
         run_suite(models, options, report, environ)
     finally:  # also after an interruption: the report says what there is, and a missing result is red
         plan = _write_plan(models, options, report)
-        judged = judge_results(plan, collect(report))
+        judged = build_results(plan, read_result_files(report))
         write_report(judged, report)
     return judged
 

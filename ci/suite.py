@@ -193,7 +193,7 @@ class ModelPipeline:
         return target, self.start_subject().convert(request)
 
     def _export(self) -> Path:
-        from ci.equivalence.inputs import published_dtype
+        from ci.equivalence.inputs import read_published_dtype
 
         target, upstream = self._workdir / "exported", Path(self.fetch_checkpoint().path)
         converted, _ = self.convert()
@@ -202,26 +202,26 @@ class ModelPipeline:
             target=str(target),
             checkpoint_format=self.model.checkpoint_format,
             model_config=self.model.model_config,
-            dtype=published_dtype(json.loads((upstream / "config.json").read_bytes())),
+            dtype=read_published_dtype(json.loads((upstream / "config.json").read_bytes())),
         )
         self.start_subject().export(request)
         return target
 
     def _judge(self) -> Judge:
-        from ci.equivalence.judge import Judge, Trial
+        from ci.equivalence.judge import ComparisonInputs, Judge
         from ci.subjects.hugging_face import HuggingFace
 
         converted, _ = self.convert()
-        trial = Trial(
+        inputs = ComparisonInputs(
             model=self.model,
             hf_path=self.fetch_checkpoint().path,
             subject_path=str(converted),
             device=self.device,
             workdir=tempfile.mkdtemp(prefix="judge-", dir=self._workdir),
         )
-        return Judge(trial, self.start_subject(), HuggingFace(), third_opinion=self._third_opinion())
+        return Judge(inputs, self.start_subject(), HuggingFace(), cross_check=self._cross_check())
 
-    def _third_opinion(self) -> Subject | None:
+    def _cross_check(self) -> Subject | None:
         """Return the reference unless it is under test: it separates wrong kernels from wrong conversions."""
         if self.subject_name == "reference":
             return None

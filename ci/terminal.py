@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ci.hub.fetch import Checkpoint
+    from ci.hub.inventory import StoreEntry
     from ci.hub.progress import Progress
-    from ci.hub.store import Entry
     from ci.models import HubModel
 
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
@@ -70,7 +70,7 @@ def make_checkpoints_table(checkpoints: Mapping[str, Checkpoint]) -> Table:
     return table
 
 
-def make_entries_table(entries: Sequence[Entry]) -> Table:
+def make_entries_table(entries: Sequence[StoreEntry]) -> Table:
     """Make the table of the store; without paths, as above."""
     table = _make_table("model", "revision", "layers", "size", "state")
     for e in entries:

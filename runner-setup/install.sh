@@ -1,16 +1,16 @@
 #!/bin/sh
-# From a bare Debian or Ubuntu GPU host to single-use GitHub runners: packages, a virtual environment, then
-# `hub-runner install`, which does the rest from one file. Doing it again updates everything; running jobs go on.
+# Turns a plain Debian or Ubuntu GPU host into single-use GitHub runners: installs packages and a virtual environment, then
+# runs `hub-runner install`. Run it again to update everything; running jobs go on.
 set -eu
 
 usage() {
     cat <<'TEXT'
 usage: install.sh --config HOST.toml [--key APP-KEY.pem] [--root DIR] [--dry-run]
 
-  --config   the host's file; start from hub-runner.toml beside this script
-  --key      the GitHub App's private key; copied to /etc/hub-runner, root's, mode 0400
-  --root     install into this directory instead of /: for a look at what would be there
-  --dry-run  say what would be done
+  --config   the host's settings; copy hub-runner.toml, which is beside this script, and change it
+  --key      the GitHub App's private key; copied to /etc/hub-runner, owner root, mode 0400
+  --root     install into this directory instead of /, to look at the files
+  --dry-run  print what would be done, and do nothing
 TEXT
 }
 
@@ -32,23 +32,23 @@ while [ $# -gt 0 ]; do
 done
 
 here="$(cd "$(dirname "$0")" && pwd)"
-[ -n "$config" ] || { usage >&2 && die "--config is missing"; }
+[ -n "$config" ] || { usage >&2 && die "--config is missing: give the host's TOML file"; }
 [ -r "$config" ] || die "$config cannot be read"
 [ -z "$key" ] || [ -r "$key" ] || die "$key cannot be read"
 root="${root%/}"
 program="$root/opt/hub-runner"
-packages="python3 python3-venv nftables e2fsprogs openssl tar ca-certificates systemd"
+packages="python3 python3-venv nftables e2fsprogs openssl tar ca-certificates systemd bubblewrap"
 
 do_it() {
     echo "+ $*"
     [ -n "$dry" ] || "$@"
 }
 
-[ -n "$dry" ] || [ "$(id -u)" = 0 ] || die "this needs root: sudo $0 …"
-# The system's own: what lies below /root or /home is hidden from the units.
+[ -n "$dry" ] || [ "$(id -u)" = 0 ] || die "this needs root: run sudo $0 …"
+# The system's own Python: files below /root and /home are hidden from the units.
 python=/usr/bin/python3
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-    die "python3 is older than 3.11: Debian 12, Ubuntu 24.04 or newer, please"
+    die "python3 is older than 3.11: use Debian 12, Ubuntu 24.04 or newer"
 if [ -z "$root" ]; then
     # shellcheck disable=SC2086 # one word a package
     do_it apt-get install --yes --no-install-recommends $packages

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,11 +15,10 @@ from benchmarks.mutation.hf_injection import MutantHuggingFace, Recipient, undon
 from benchmarks.mutation.injection import MutantSubject, Mutation
 from benchmarks.mutation.rules import GREEDY, GREEDY_PROMPT, LONG, PROMPTS, RULES, Sides
 from benchmarks.mutation.tiny_models import Specimen, write
-from ci.equivalence.judge import Judge, Trial
-from ci.equivalence.oracle import TrueFloat64
-from ci.equivalence.roundtrip import tensor_findings
-from ci.equivalence.truth import Truth
-from ci.equivalence.walk import logits_error
+from ci.equivalence.hf_reference import ReferenceRun
+from ci.equivalence.judge import ComparisonInputs, Judge
+from ci.equivalence.round_trip import compare_checkpoints
+from ci.equivalence.trace_compare import compare_logits
 from ci.errors import HubTestsError
 from ci.models import HubModel, TestParams
 from ci.subjects.base import ConvertRequest, DType, ExportRequest, Subject, TraceRequest
@@ -31,7 +30,7 @@ from ci.subjects.tracefile import TraceReader
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ci.equivalence.verdicts import Verdict
+    from ci.equivalence.verdict import Verdict
 
 ROUND_TRIP = "bit-exact round trip"
 
@@ -74,13 +73,16 @@ class Bench:
         model = HubModel(specimen.name, f"specimen/{specimen.name}", specimen.model_type, test_params=TestParams())
         self.model = model
         self.hugging_face = HuggingFace()
-        self.truth = Truth(self.source, model.test_params, self.hugging_face, device, workdir / "truth", seed=seed)
+        self.truth = ReferenceRun(
+            self.source, model.test_params, self.hugging_face, device, workdir / "truth", seed=seed
+        )
         self._theirs: tuple[TraceReader, TraceReader] | None = None
 
     def judge(self, subject: Subject, converted: Path, *, explain: bool = True) -> Judge:
         """A judge of `subject` over the directory `converted`, with the clean reference as third opinion."""
-        trial = Trial(self.model, str(self.source), str(converted), self.device, str(self.workdir / "judge"))
-        return Judge(trial, subject, self.hugging_face, ReferenceSubject(), shared_truth=self.truth, explain=explain)
+        workdir = str(self.workdir / "judge")
+        inputs = ComparisonInputs(self.model, str(self.source), str(converted), self.device, workdir)
+        return Judge(inputs, subject, self.hugging_face, ReferenceSubject(), self.truth, explain)
 
     def clean_verdicts(self) -> Iterator[tuple[str, str, Verdict]]:
         """Dtype, variant and verdict of the right conversion, in every variant that the reference offers."""
@@ -88,10 +90,10 @@ class Bench:
         judge = self.judge(subject, self.right)
         dtypes: tuple[Literal["float32", "model"], ...] = ("float32", "model")
         for dtype in dtypes[: 1 if self.specimen.dtype == "float32" else 2]:
-            yield dtype, "default", judge.forward(dtype=dtype, variant={})
+            yield dtype, "default", judge.check_forward(dtype=dtype, variant={})
             for offered in subject.variants(str(self.right)):
                 if not offered.default:
-                    verdict = judge.forward(dtype=dtype, variant={offered.axis: offered.name})
+                    verdict = judge.check_forward(dtype=dtype, variant={offered.axis: offered.name})
                     yield dtype, f"{offered.axis}={offered.name}", verdict
 
     def rule_alarms(self) -> dict[str, int]:
@@ -124,13 +126,13 @@ class Bench:
 
     def _verdicts(self, mutation: Mutation, subject: Subject, converted: Path) -> tuple[Verdict, Verdict | None]:
         """Gate A; then Gate B, which is asked to explain only what Gate A let pass."""
-        first = self.judge(subject, converted).forward(dtype="float32", variant=mutation.variant)
+        first = self.judge(subject, converted).check_forward(dtype="float32", variant=mutation.variant)
         if self.specimen.dtype == "float32":
             return first, None
         second = self.judge(subject, converted, explain=first.passed)
         if first.passed:
-            second.forward(dtype="float32", variant=mutation.variant)  # so that it knows that float32 is right
-        return first, second.forward(dtype="model", variant=mutation.variant)
+            second.check_forward(dtype="float32", variant=mutation.variant)  # so that it knows that float32 is right
+        return first, second.check_forward(dtype="model", variant=mutation.variant)
 
     # Is it a bug at all: does Hugging Face's own answer move?
 
@@ -156,19 +158,18 @@ class Bench:
         In float64, beyond Hugging Face's float32 noise: no margin, so that a bug just above the noise counts. In low
         precision beyond Gate B's tolerance, because there the noise itself is what the bug changes.
         """
-        return any(self._logits_move(who, checkpoint, dtype, case) for case in self.truth.cases if not case.of)
+        return any(self._logits_move(who, checkpoint, dtype, case) for case in self.truth.cases if not case.part_of)
 
     def _logits_move(self, who: Any, checkpoint: Path, dtype: DType, case: Any) -> bool:
         output = self.workdir / "moves"
         shutil.rmtree(output, ignore_errors=True)
-        inputs = str(self.truth.input_file(case))
+        inputs = str(self.truth.write_inputs(case))
         theirs = isinstance(who, HuggingFace)
         variant = {"batch": "together"} if theirs else {}
-        with TrueFloat64() if theirs and dtype == "float64" else nullcontext():
-            who.trace(TraceRequest(str(checkpoint), inputs, str(output), dtype, self.device, variant))
-        limits = self.truth.limits(case, "float32" if dtype == "float64" else dtype)
-        allowed = limits.floor("logits").error if dtype == "float64" else limits.error("logits")
-        return not logits_error(TraceReader(output), self.truth.oracle(case), case.keep) <= allowed
+        who.trace(TraceRequest(str(checkpoint), inputs, str(output), dtype, self.device, variant))
+        limits = self.truth.get_tolerances(case, "float32" if dtype == "float64" else dtype)
+        allowed = limits.get_floor("logits").error if dtype == "float64" else limits.get_error_limit("logits")
+        return not compare_logits(TraceReader(output), self.truth.get_expected_trace(case), case.keep) <= allowed
 
     # What the published rules would have said.
 
@@ -180,7 +181,7 @@ class Bench:
     def _changed_on_the_way_back(self, converted: Path) -> bool:
         exported = self.workdir / "mutant-exported"
         tied = bool(self.specimen.changes.get("tie_word_embeddings"))
-        return exported.is_dir() and any(tensor_findings(self.source, exported, tied=tied)) and converted.is_dir()
+        return exported.is_dir() and any(compare_checkpoints(self.source, exported, tied=tied)) and converted.is_dir()
 
     def sides(self, subject: Subject, converted: Path, variant: Mapping[str, str]) -> Sides:
         """Both sides' traces for the published rules; Hugging Face's are run once."""
@@ -205,7 +206,7 @@ class Bench:
         file = self.workdir / f"{kind}.safetensors"
         if not file.exists():
             generator = torch.Generator().manual_seed(3)
-            vocabulary = self.truth.needs.vocabulary
+            vocabulary = self.truth.requirements.vocabulary
             ids = torch.randint(0, vocabulary, (PROMPTS, LONG), generator=generator)
             save_file({"input_ids": ids if kind == "long" else self._continued(ids[:, :GREEDY_PROMPT])}, file)
         return file

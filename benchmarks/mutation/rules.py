@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ci.equivalence.figures import SPECIFICATION
+from ci.equivalence.tolerances import SPECIFICATION_LIMITS
 from ci.subjects.tracefile import TraceReader
 
 PROMPTS, LONG = 3, 490
@@ -101,7 +101,7 @@ def _within(theirs: Tensor, ours: Tensor) -> bool:
     scale = torch.hypot(theirs.square().mean().sqrt(), torch.tensor(1e-4))
     rms, largest = delta.square().mean().sqrt(), delta.max()
     found = {"rms_abs": rms, "rms_rel": rms / scale, "max_abs": largest, "max_rel": largest / scale}
-    return not any(bool(value > SPECIFICATION[key]) for key, value in found.items())
+    return not any(bool(value > SPECIFICATION_LIMITS[key]) for key, value in found.items())
 
 
 RULES: tuple[Rule, ...] = (

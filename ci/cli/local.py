@@ -37,7 +37,7 @@ def run(
     from ci import run as main_job
     from ci.models import REGISTRY, load_models, select_models
     from ci.report.results import exit_code
-    from ci.report.terminal import render
+    from ci.report.terminal import render_terminal
     from ci.terminal import fetch_progress
 
     models = select_models(load_models(run_options.registry or REGISTRY), names)
@@ -52,7 +52,7 @@ def run(
 
         print(to_json(results, indent=2))
     else:
-        options.show(render(results))
+        options.show(render_terminal(results))
     raise typer.Exit(exit_code(results))
 
 
@@ -74,7 +74,7 @@ def doctor(
 ) -> None:
     """Check whether this host can run GPU tests, and say what to repair."""
     from ci.doctor import DoctorRequest, run_doctor
-    from ci.doctor.table import render
+    from ci.doctor.table import render_diagnosis
     from ci.records import to_json
 
     settings = options.settings(call, cache)
@@ -93,5 +93,5 @@ def doctor(
     if as_json:
         print(to_json(diagnosis, indent=2))
     else:
-        options.show(render(diagnosis))
+        options.show(render_diagnosis(diagnosis))
     raise typer.Exit(diagnosis.exit_code)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ci.github.context import Context
-    from ci.github.handover import Delivery
+    from ci.github.job_outputs import FetchOutputs
     from ci.plan import Plan
     from ci.settings import Settings
 
@@ -50,9 +50,9 @@ def settings(call: typer.Context, cache: Path | None = None) -> Settings:
 
 def context(call: typer.Context) -> Context:
     """Read what GitHub Actions says about this step."""
-    from ci.github.context import from_environ
+    from ci.github.context import read_context
 
-    return from_environ(environ(call))
+    return read_context(environ(call))
 
 
 def plan(call: typer.Context, path: Path | None = None) -> Plan:
@@ -61,26 +61,26 @@ def plan(call: typer.Context, path: Path | None = None) -> Plan:
     from ci.records import read_json
 
     if path is None:
-        from ci.github.handover import unpack
+        from ci.github.job_outputs import unpack_record
 
         packed = environ(call).get("HUB_TESTS_PLAN", "")
         if not packed:
             raise RequestError(
                 "no plan: HUB_TESTS_PLAN is empty, did the plan job fail? `report` also takes --plan FILE"
             )
-        return unpack(Plan, packed, what="HUB_TESTS_PLAN")
+        return unpack_record(Plan, packed, what="HUB_TESTS_PLAN")
     try:
         return read_json(Plan, path.read_bytes(), what=str(path))
     except OSError as error:
         raise RequestError(f"{path}: cannot read the plan: {error.strerror}") from None
 
 
-def delivery(call: typer.Context) -> Delivery:
+def delivery(call: typer.Context) -> FetchOutputs:
     """Read what the fetch job packed into `$HUB_TESTS_DELIVERY`; empty where that job packed nothing."""
-    from ci.github.handover import Delivery, unpack
+    from ci.github.job_outputs import FetchOutputs, unpack_record
 
     packed = environ(call).get("HUB_TESTS_DELIVERY", "")
-    return unpack(Delivery, packed, what="HUB_TESTS_DELIVERY") if packed else Delivery({}, {})
+    return unpack_record(FetchOutputs, packed, what="HUB_TESTS_DELIVERY") if packed else FetchOutputs({}, {})
 
 
 def answer(record: object, line: str, *, as_json: bool) -> None:

@@ -14,7 +14,8 @@ from ci.errors import HubTestsError, RequestError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ci.hub.store import Entry, Store
+    from ci.hub.inventory import StoreEntry
+    from ci.hub.store import Store
     from ci.models import HubModel
 
 cache_app = typer.Typer(help="List, verify or prune the store of truncated checkpoints.", no_args_is_help=True)
@@ -50,10 +51,11 @@ def fetch(
     with fetch_progress() as progress:
         results = fetch_checkpoints(models, options.settings(call, cache), layers=kept_layers, progress=progress)
     fetched = results.checkpoints
-    if planned and (output := options.context(call).output):
-        from ci.verbs.fetch import hand_over
+    if planned and (output := options.context(call).output_path):
+        from ci.verbs.fetch import write_fetch_outputs
 
-        hand_over(options.plan(call), fetched, results.errors, store=options.settings(call, cache).cache, output=output)
+        root = options.settings(call, cache).cache
+        write_fetch_outputs(options.plan(call), fetched, results.errors, store=root, output=output)
     if as_json:
         print(format_checkpoints(fetched))
     elif fetched:
@@ -66,7 +68,7 @@ def fetch(
 def cache_ls(call: typer.Context, cache: options.CacheDir = None, as_json: options.JsonFlag = False) -> None:
     """List the stored checkpoints with their state."""
     store = _open_store(call, cache)
-    _print_entries(store, store.entries(), as_json=as_json)
+    _print_entries(store, store.list_entries(), as_json=as_json)
 
 
 @cache_app.command("verify")
@@ -121,7 +123,7 @@ def _with_revision(models: tuple[HubModel, ...], revision: str | None) -> tuple[
     return tuple(replace(model, revision=revision or model.revision) for model in models)
 
 
-def _print_entries(store: Store, entries: Sequence[Entry], *, as_json: bool) -> None:
+def _print_entries(store: Store, entries: Sequence[StoreEntry], *, as_json: bool) -> None:
     if as_json:
         from ci.records import to_json
 

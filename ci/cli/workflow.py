@@ -16,10 +16,10 @@ def gate(
     registry: options.Registry = None,
     as_json: options.JsonFlag = False,
 ) -> None:
-    """May this comment start a run, and at which commit: decides, answers on the pull request, writes outputs."""
-    from ci.verbs.gate import gate as decide
+    """Decide whether a comment may start a run, and at which commit; answer on the pull request, write outputs."""
+    from ci.verbs.gate import run_gate
 
-    decision = decide(options.context(call), event_path, registry)
+    decision = run_gate(options.context(call), event_path, registry)
     options.answer(decision, f"{decision.decision}: {decision.reason}", as_json=as_json)
 
 
@@ -31,11 +31,11 @@ def plan(
     out: Annotated[Path | None, typer.Option(help="also write the plan to this file, for `hub-tests report`")] = None,
     as_json: options.JsonFlag = False,
 ) -> None:
-    """Event to plan: what is tested, at which commit, and which tests must come back."""
+    """Make the plan of an event: what is tested, at which commit, and which tests must report a result."""
     from ci.records import to_json
-    from ci.verbs.plan import plan as make
+    from ci.verbs.plan import plan_event
 
-    made = make(options.context(call), event_name, event_path, registry)
+    made = plan_event(options.context(call), event_name, event_path, registry)
     if out:
         out.write_text(to_json(made, indent=2), encoding="utf-8")
     names = ", ".join(entry.name for entry in made.entries)
@@ -50,13 +50,13 @@ def admit(
     cache: options.CacheDir = None,
     as_json: options.JsonFlag = False,
 ) -> None:
-    """The last look before a subject's code runs: its commit and every byte of the checkpoint are what was planned."""
+    """Check the subject's commit and every byte of the checkpoint before the subject's code runs."""
     from ci.github.actions import write_outputs
-    from ci.verbs.admit import admit as let_in
+    from ci.verbs.admit import admit_entry
 
     store = options.settings(call, cache).cache
-    admission = let_in(options.plan(call), options.delivery(call), entry, subject=subject, store=store, out=out)
-    if output := options.context(call).output:
+    admission = admit_entry(options.plan(call), options.delivery(call), entry, subject=subject, store=store, out=out)
+    if output := options.context(call).output_path:
         write_outputs(output, {"subject": admission.subject, "subject-path": admission.path})
     options.answer(
         admission, f"{entry} at {admission.sha}: checkout and checkpoint are what was planned", as_json=as_json
@@ -76,19 +76,20 @@ def report(
     github: Annotated[bool, typer.Option("--github", help="ask GitHub for job results and history")] = False,
     as_json: options.JsonFlag = False,
 ) -> None:
-    """A folder of results against the plan, into a report; on a laptop as in Actions."""
+    """Judge a folder of results against the plan and write a report; on a laptop as in Actions."""
     from ci.github.actions import write_outputs
     from ci.report.results import exit_code
-    from ci.report.words import title
-    from ci.verbs.report import report as judge
-    from ci.verbs.report import report_digest
+    from ci.report.wording import format_title
+    from ci.verbs.report import make_report, report_digest
 
     context, delivery = (options.context(call) if github else None), (options.delivery(call) if github else None)
     problems = delivery.problems if delivery else None
-    judged = judge(options.plan(call, plan_file), results, out, baseline=baseline, context=context, problems=problems)
-    if context and context.output:
-        write_outputs(context.output, {"verdict": judged.verdict, "sha256": report_digest(out)})
-    options.answer(judged, title(judged), as_json=as_json)
+    judged = make_report(
+        options.plan(call, plan_file), results, out, baseline=baseline, context=context, problems=problems
+    )
+    if context and context.output_path:
+        write_outputs(context.output_path, {"verdict": judged.verdict, "sha256": report_digest(out)})
+    options.answer(judged, format_title(judged), as_json=as_json)
     raise typer.Exit(exit_code(judged))
 
 
@@ -98,14 +99,14 @@ def publish(
     night: Annotated[
         bool, typer.Option("--night", help="write issue and history instead of comment and check")
     ] = False,
-    sha256: Annotated[str | None, typer.Option(help="what report.json must hash to: an artifact can be forged")] = None,
+    sha256: Annotated[str | None, typer.Option(help="sha256 of report.json: an artifact can be forged")] = None,
     as_json: options.JsonFlag = False,
 ) -> None:
-    """A report to where people look: pull request, commit, job summary; after a night, issue and history."""
+    """Write a report to the pull request, the commit and the job summary; of a night, to issue and history."""
     from ci.errors import InfrastructureError
-    from ci.verbs.publish import publish as write
+    from ci.verbs.publish import publish_report
 
-    written = write(report_dir, options.context(call), where="night" if night else "results", sha256=sha256)
+    written = publish_report(report_dir, options.context(call), where="night" if night else "results", sha256=sha256)
     lines = [f"{one.what}: {one.done or one.problem}" for one in written]
     options.answer(written, "\n".join(lines), as_json=as_json)
     if problems := [f"{one.what}: {one.problem}" for one in written if one.problem]:
@@ -115,16 +116,16 @@ def publish(
 def watch(
     call: typer.Context,
     job: Annotated[
-        list[str] | None, typer.Option(help="a job to watch, by its name; default: the test of each entry delivered")
+        list[str] | None, typer.Option(help="name of a job to watch; default: the test of each fetched entry")
     ] = None,
-    patience: Annotated[float, typer.Option(min=0, help="seconds that a job may wait for a machine")] = 600.0,
+    patience: Annotated[float, typer.Option(min=0, help="seconds that a job may wait for a runner")] = 600.0,
 ) -> None:
-    """While jobs wait for a machine: say so on the pull request, with the labels and since when."""
-    from ci.verbs.watch import watch as wait
+    """Say on the pull request which jobs wait for a runner, with the labels and since when."""
+    from ci.verbs.watch import watch_jobs
 
     expected = tuple(job or (f"test {entry}" for entry in options.delivery(call).checkpoints))
-    waiting = wait(options.plan(call), options.context(call), expected, patience=patience)
-    print(f"no machine has taken: {', '.join(waiting)}" if waiting else "every job is on a machine")
+    waiting = watch_jobs(options.plan(call), options.context(call), expected, patience=patience)
+    print(f"no runner has taken: {', '.join(waiting)}" if waiting else "every job has a runner")
 
 
 def conclude(
@@ -133,8 +134,8 @@ def conclude(
         list[str] | None, typer.Option(help="name of a job that may be skipped in this run; may be repeated")
     ] = None,
 ) -> None:
-    """The last job of a workflow: green only if every job in $NEEDS succeeded, or was skipped with leave."""
-    from ci.verbs.conclude import conclude as judge
+    """Fail unless every job in $NEEDS succeeded, or was skipped and --may-skip allows it."""
+    from ci.verbs.conclude import check_jobs
 
-    results = judge(options.environ(call).get("NEEDS", ""), frozenset(job for job in may_skip or () if job))
+    results = check_jobs(options.environ(call).get("NEEDS", ""), frozenset(job for job in may_skip or () if job))
     print(", ".join(f"{job}: {result}" for job, result in results.items()))

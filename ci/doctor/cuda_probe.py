@@ -1,7 +1,7 @@
-"""A tiny computation on each GPU, in a process of its own: a hung or crashing driver takes this down, not the doctor.
+"""A small computation on each GPU, in its own process: if the driver hangs or crashes, only this process is lost.
 
-Run as `python -I cuda_probe.py driver|torch [GPU-UUID …]`; prints one JSON object. Needs the standard library only:
-`driver` speaks to libcuda through ctypes, so a bare host can be judged; `torch` adds PyTorch's view where it is there.
+Run as `python -I cuda_probe.py driver|torch [GPU-UUID …]`; prints one JSON object. `driver` calls libcuda through
+ctypes and needs only the standard library, so it works on a bare host; `torch` computes with PyTorch if it is there.
 https://docs.nvidia.com/cuda/cuda-driver-api/
 """
 
@@ -49,7 +49,7 @@ class Driver:
         self.library = ctypes.CDLL("libcuda.so.1")
 
     def __call__(self, name: str, *args: Any) -> None:
-        """Call `name`; raises CudaError unless it succeeds."""
+        """Call `name`. Raises CudaError unless it succeeds."""
         code = getattr(self.library, name)(*args)
         if code:
             text = ctypes.c_char_p()
@@ -64,14 +64,14 @@ def probe_driver(wanted: list[str]) -> dict[str, Any]:
     version, count = ctypes.c_int(), ctypes.c_int()
     cuda("cuDriverGetVersion", ctypes.byref(version))
     cuda("cuDeviceGetCount", ctypes.byref(count))
-    handles = {_uuid(cuda, index): index for index in range(count.value)}
+    handles = {_read_uuid(cuda, index): index for index in range(count.value)}
     return {
         "version": f"{version.value // 1000}.{version.value % 1000 // 10}",
-        "devices": {uuid: _attempt(_compute, cuda, handles.get(uuid)) for uuid in wanted or handles},
+        "devices": {uuid: _try_compute(_count_wrong_driver, cuda, handles.get(uuid)) for uuid in wanted or handles},
     }
 
 
-def _uuid(cuda: Driver, index: int) -> str:
+def _read_uuid(cuda: Driver, index: int) -> str:
     device, raw = ctypes.c_int(), (ctypes.c_ubyte * 16)()
     cuda("cuDeviceGet", ctypes.byref(device), index)
     cuda("cuDeviceGetUuid", ctypes.byref(raw), device)
@@ -79,10 +79,10 @@ def _uuid(cuda: Driver, index: int) -> str:
     return "GPU-" + "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
 
 
-def _attempt(compute: Any, *args: Any) -> str:
+def _try_compute(compute: Any, *args: Any) -> str:
     if args[-1] is None:
         return "CUDA does not see this GPU"
-    # Whatever goes wrong is this GPU's answer, and the next one is still asked.
+    # Any error is the result of this GPU; the next GPU is still tried.
     try:
         wrong = compute(*args)
     except Exception as failure:
@@ -90,8 +90,8 @@ def _attempt(compute: Any, *args: Any) -> str:
     return f"{wrong} numbers are wrong" if wrong else ""
 
 
-def _compute(cuda: Driver, device: int) -> int:
-    """The number of wrong results on one GPU; its context is given back whatever happens."""
+def _count_wrong_driver(cuda: Driver, device: int) -> int:
+    """Count the wrong results on one GPU. Its context is always released."""
     context, module, function = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
     memory, result = ctypes.c_uint64(), (ctypes.c_uint32 * WORDS)()
     cuda("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
@@ -110,7 +110,10 @@ def _compute(cuda: Driver, device: int) -> int:
 
 
 def probe_torch(wanted: list[str]) -> dict[str, Any]:
-    """An exact integer-valued float32 product on every wanted GPU that PyTorch sees, against the same on the CPU."""
+    """Multiply integer-valued float32 matrices, which is exact, and compare with the CPU.
+
+    On every wanted GPU that PyTorch sees.
+    """
     try:
         import torch
     except ImportError:
@@ -121,11 +124,11 @@ def probe_torch(wanted: list[str]) -> dict[str, Any]:
     handles = {f"GPU-{torch.cuda.get_device_properties(index).uuid}": index for index in seen}
     return {
         "version": f"{torch.__version__}, CUDA {torch.version.cuda}",
-        "devices": {uuid: _attempt(_multiply, torch, handles.get(uuid)) for uuid in wanted or handles},
+        "devices": {uuid: _try_compute(_count_wrong_torch, torch, handles.get(uuid)) for uuid in wanted or handles},
     }
 
 
-def _multiply(torch: Any, device: int) -> int:
+def _count_wrong_torch(torch: Any, device: int) -> int:
     left = (torch.arange(256 * 256) % 7).reshape(256, 256).float()
     right = (torch.arange(256 * 256) % 5).reshape(256, 256).float()
     got = (left.to(f"cuda:{device}") @ right.to(f"cuda:{device}")).cpu()

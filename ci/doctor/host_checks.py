@@ -1,4 +1,4 @@
-"""The host around the GPUs against what must be true: disks, clock, runner, store, Hub. Pure functions."""
+"""The checks of the host around the GPUs: disks, clock, runner, store, Hub. Pure functions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from ci.doctor.records import GIB, Answer, Check, RunnerInstall
+from ci.doctor.records import GIB, Check, ProbeAnswer, RunnerInstall
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,94 +14,100 @@ if TYPE_CHECKING:
     from ci.doctor.records import Clock, Disk, DoctorRequest, HostState
 
 MAX_SKEW = 30.0
-"""Seconds. GitHub refuses an App's token from a clock that is a minute ahead."""
+"""Seconds. GitHub refuses the token of an App if the clock is a minute ahead."""
 
 RUNNER_MAX_AGE = 30
 RUNNER_WARN_AGE = 23
 RUNNER_NEWEST_DAYS = 3
 RUNNER_MINIMUM = (2, 329, 0)
-"""Days after its publication that a release runs jobs, unless it was the newest a few days ago, and the oldest version
-that GitHub lets register:
-https://github.blog/changelog/ (self-hosted runner minimum version enforcement)."""
+"""GitHub gives jobs to a release for 30 days after its publication, and longer while it is the newest. It registers no
+version older than the minimum: https://github.blog/changelog/ (self-hosted runner minimum version enforcement)."""
 
 OLDEST_CLOCK = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
 
 
-def host_checks(state: HostState, request: DoctorRequest) -> Iterator[Check]:
-    """Each check of the host around its GPUs."""
+def check_surroundings(state: HostState, request: DoctorRequest) -> Iterator[Check]:
+    """Make each check of the host around its GPUs."""
     for disk in state.disks:
-        yield _disk(disk, request)
-    yield _clock(state.clock)
-    yield _runner(state.runner, state.clock.now)
-    yield _answer("store", state.store, "readable, not writable by the job's user", "chown root, chmod u=rwX,go=rX")
-    yield _hub(state.hub, request)
+        yield _check_disk(disk, request)
+    yield _check_clock(state.clock)
+    yield _check_runner(state.runner, state.clock.now)
+    yield _check_answer(
+        "store", state.store, "readable, not writable by the job's user", "chown root, chmod u=rwX,go=rX"
+    )
+    yield _check_hub(state.hub, request)
 
 
-def _disk(disk: Disk, request: DoctorRequest) -> Check:
+def _check_disk(disk: Disk, request: DoctorRequest) -> Check:
     name, expected = f"disk {disk.path}", f">= {request.min_free / GIB:g} GiB, {request.min_free_inodes} inodes"
     if disk.problem:
-        return Check(name, "fail", disk.problem, expected, "is it mounted?")
+        return Check(name, "fail", disk.problem, expected, "check that it is mounted")
     value = f"{disk.free / GIB:.1f} of {disk.total / GIB:.1f} GiB free"
     if disk.free < request.min_free:
         return Check(name, "fail", value, expected, "run the janitor, or give it a larger disk")
     if disk.inodes is not None and disk.inodes < request.min_free_inodes:
-        return Check(name, "fail", f"{disk.inodes} inodes free", expected, "many small files: run the janitor")
+        return Check(
+            name, "fail", f"{disk.inodes} inodes free", expected, "run the janitor: there are many small files"
+        )
     return Check(name, "ok", value, expected)
 
 
-def _clock(clock: Clock) -> Check:
-    when = datetime.fromtimestamp(clock.now, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    expected, fix = f"kept by a time service, within {MAX_SKEW:g} s", "timedatectl set-ntp true"
+def _check_clock(clock: Clock) -> Check:
+    now = datetime.fromtimestamp(clock.now, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    expected, fix = f"set by a time service, within {MAX_SKEW:g} s", "timedatectl set-ntp true"
     if clock.now < OLDEST_CLOCK:
-        return Check("clock", "fail", f"{when} is in the past", expected, fix)
+        return Check("clock", "fail", f"{now} is in the past", expected, fix)
     if clock.skew is not None and abs(clock.skew) > MAX_SKEW:
         side = "ahead of" if clock.skew > 0 else "behind"
-        return Check("clock", "fail", f"{when}, {abs(clock.skew):.0f} s {side} the Hub's", expected, fix)
+        return Check("clock", "fail", f"{now}, {abs(clock.skew):.0f} s {side} the Hub's", expected, fix)
     if clock.synchronised is False:
-        return Check("clock", "warn", f"{when}, not synchronised", expected, fix)
-    return Check("clock", "ok", when, expected)
+        return Check("clock", "warn", f"{now}, not synchronised", expected, fix)
+    return Check("clock", "ok", now, expected)
 
 
-def _runner(runner: RunnerInstall | Answer | None, now: float) -> Check:
+def _check_runner(runner: RunnerInstall | ProbeAnswer | None, now: float) -> Check:
     expected, fix = f"< {RUNNER_MAX_AGE} days old", "hub-runner update"
     if runner is None:
-        return Check("runner", "skip", "no runner directory was named", expected)
-    if isinstance(runner, Answer):
+        return Check("runner", "skip", "no runner directory was given", expected)
+    if isinstance(runner, ProbeAnswer):
         return Check("runner", "fail", runner.text, expected, fix)
     try:
         age = days_since(runner.published_at, now)
         newest = bool(runner.newest_at) and -1 <= days_since(runner.newest_at, now) <= RUNNER_NEWEST_DAYS
     except ValueError as wrong:
-        return Check("runner", "fail", f"{runner.version}: {wrong} is no time", expected, fix)
+        return Check("runner", "fail", f"{runner.version}: {wrong} is not a time", expected, fix)
     value = f"{runner.version}, {age:.0f} days old" + (", the newest" if newest else "")
-    if numbers(runner.version) < RUNNER_MINIMUM or age < -1 or (age >= RUNNER_MAX_AGE and not newest):
+    if parse_version(runner.version) < RUNNER_MINIMUM or age < -1 or (age >= RUNNER_MAX_AGE and not newest):
         return Check("runner", "fail", value, expected, fix)
     return Check("runner", "warn" if age >= RUNNER_WARN_AGE and not newest else "ok", value, expected, fix)
 
 
 def days_since(time: str, now: float) -> float:
-    """Days from an ISO 8601 time to `now`. Raises ValueError where it is none, or has no zone."""
+    """Return the days from an ISO 8601 time to `now`.
+
+    Raises ValueError if it is not a time, or has no zone.
+    """
     moment = datetime.fromisoformat(time)
     if moment.tzinfo is None:
         raise ValueError(time)
     return (now - moment.timestamp()) / 86400
 
 
-def _answer(name: str, answer: Answer | None, expected: str, fix: str) -> Check:
+def _check_answer(name: str, answer: ProbeAnswer | None, expected: str, fix: str) -> Check:
     if answer is None:
-        return Check(name, "skip", "none was named", expected)
+        return Check(name, "skip", "none was given", expected)
     if answer.ok is None:
         return Check(name, "skip", answer.text, expected, unmade=True)
     return Check(name, "ok" if answer.ok else "fail", answer.text, expected, "" if answer.ok else fix)
 
 
-def _hub(answer: Answer | None, request: DoctorRequest) -> Check:
+def _check_hub(answer: ProbeAnswer | None, request: DoctorRequest) -> Check:
     if request.offline:
         return Check("hub", "ok", "offline on purpose (HF_HUB_OFFLINE)", "reachable, or offline on purpose")
-    fix = f"open the way to {request.endpoint}, or set HF_HUB_OFFLINE=1 where the store is filled from elsewhere"
-    return _answer("hub", answer, "reachable, or offline on purpose", fix)
+    fix = f"allow connections to {request.endpoint}, or set HF_HUB_OFFLINE=1 if another host fills the store"
+    return _check_answer("hub", answer, "reachable, or offline on purpose", fix)
 
 
-def numbers(version: str) -> tuple[int, ...]:
-    """A dotted version as numbers, for comparing."""
+def parse_version(version: str) -> tuple[int, ...]:
+    """Parse a dotted version into numbers that compare."""
     return tuple(int(part) for part in re.findall(r"\d+", version))

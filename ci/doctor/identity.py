@@ -1,4 +1,4 @@
-"""Who this host is, in a few strings that go with every result: a failure can be traced to a machine and a card."""
+"""The identity of this host, which goes with every result: a failure can be traced to a machine and a card."""
 
 from __future__ import annotations
 
@@ -17,31 +17,34 @@ if TYPE_CHECKING:
 LIBRARIES = ("torch", "transformers", "huggingface_hub", "safetensors")
 
 
-def host_identity(nvml: Nvml | None = None) -> Mapping[str, str]:
-    """Host, system, GPUs with UUID, driver and library versions. Imports none of the libraries, asks no network."""
+def read_host_identity(nvml: Nvml | None = None) -> Mapping[str, str]:
+    """Read host, system, GPUs with UUID, driver and library versions.
+
+    Imports none of the libraries and uses no network.
+    """
     nvml = read_nvml() if nvml is None else nvml
     gpus = {f"gpu{gpu.index}": f"{gpu.name} {gpu.uuid}".strip() for gpu in nvml.gpus}
     driver = {"driver": nvml.driver, "cuda": nvml.cuda} if nvml.gpus else {"gpus": nvml.problem or "none"}
     return {
         "host": platform.node(),
-        "system": _system(),
+        "system": _read_system(),
         "kernel": platform.release(),
         "cpus": str(os.cpu_count()),
         "python": platform.python_version(),
-        **{name: found for name in LIBRARIES if (found := _installed(name))},
+        **{name: number for name in LIBRARIES if (number := _find_version(name))},
         **driver,
         **gpus,
     }
 
 
-def _system() -> str:
+def _read_system() -> str:
     try:
         return platform.freedesktop_os_release()["PRETTY_NAME"]
     except (OSError, KeyError):
         return platform.system()
 
 
-def _installed(name: str) -> str | None:
+def _find_version(name: str) -> str | None:
     try:
         return version(name)
     except PackageNotFoundError:

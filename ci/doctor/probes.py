@@ -1,9 +1,10 @@
-"""What the doctor reads besides NVML: kernel log, PCI bus, disks, clock, runner, store, Hub. None of these raises."""
+"""The probes besides NVML: kernel log, PCI bus, disks, clock, runner, store, Hub. Only `run_command` raises."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import http.client
 import json
 import os
 import pwd
@@ -16,9 +17,9 @@ import urllib.error
 import urllib.request
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from ci.doctor.records import RUNNER_MANIFEST, Answer, Clock, Disk, KernelLog, Operation, RunnerInstall, Xid
+from ci.doctor.records import RUNNER_MANIFEST, Clock, Disk, GpuComputation, KernelLog, ProbeAnswer, RunnerInstall, Xid
 from ci.errors import HubTestsError
 from ci.records import read_json
 
@@ -26,30 +27,50 @@ XID = re.compile(r"NVRM: Xid \((?:PCI:)?(?P<pci>[0-9a-fA-F:.]+)\): (?P<code>\d+)
 """https://docs.nvidia.com/deploy/xid-errors/"""
 
 STA_UNSYNC = 0x0040
-NVIDIA, DISPLAY = "0x10de", "0x03"
+NVIDIA_VENDOR, DISPLAY_CLASS = "0x10de", "0x03"
 PROBE = Path(__file__).with_name("cuda_probe.py")
 HTTP_TIMEOUT = 5.0
+COMMAND_TIMEOUT = 60
+"""Seconds."""
 
 
 def read_kernel_log() -> KernelLog:
-    """Xid reports since boot: from the journal, which keeps all of them, else from the kernel's ring buffer."""
-    if journalctl := shutil.which("journalctl"):
-        answer = run([journalctl, "--dmesg", "--boot", "--output=cat", "--no-pager", "--quiet"], timeout=60)
-        if answer.returncode == 0 and answer.stdout:
-            return KernelLog(find_xids(answer.stdout), source="journal")
+    """Read the Xid reports since boot from the journal, else from the kernel's ring buffer.
+
+    The journal keeps all of them, the ring buffer only the newest.
+    """
+    if journal := _read_journal():
+        return KernelLog(find_xids(journal), source="journal")
     try:
-        return KernelLog(find_xids(_ring_buffer()), source="/dev/kmsg")
+        return KernelLog(find_xids(_read_ring_buffer()), source="/dev/kmsg")
     except OSError as failure:
         return KernelLog(problem=f"the kernel log is not readable ({failure.strerror}): run as root")
 
 
+def _read_journal() -> str:
+    """Read the kernel's messages since boot; "" if there is no journal or no answer."""
+    journalctl = shutil.which("journalctl")
+    if not journalctl:
+        return ""
+    try:
+        done = run_command(
+            [journalctl, "--dmesg", "--boot", "--output=cat", "--no-pager", "--quiet"], timeout=COMMAND_TIMEOUT
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
 def find_xids(log: str) -> tuple[Xid, ...]:
-    """The Xid reports in kernel log text, in order."""
+    """Find the Xid reports in the text of a kernel log, in order."""
     return tuple(Xid(int(m["code"]), m["pci"], (m["text"] or "").strip()) for m in XID.finditer(log))
 
 
-def _ring_buffer() -> str:
-    """/dev/kmsg as text; one read is one record, and a record that was overwritten meanwhile answers EPIPE."""
+def _read_ring_buffer() -> str:
+    """Read /dev/kmsg as text.
+
+    One read is one record; EPIPE means that the record was overwritten meanwhile.
+    """
     records: list[bytes] = []
     descriptor = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
     try:
@@ -63,42 +84,44 @@ def _ring_buffer() -> str:
 
 
 def read_pci(root: Path = Path("/sys/bus/pci/devices")) -> tuple[str, ...]:
-    """Addresses of NVIDIA display controllers on the PCI bus, whether or not the driver can talk to them."""
-    found = []
+    """Return the addresses of NVIDIA display controllers on the PCI bus, with or without a driver."""
+    addresses = []
     for device in sorted(root.glob("*")):
         with contextlib.suppress(OSError):
             vendor, kind = (device.joinpath(name).read_text().strip() for name in ("vendor", "class"))
-            if vendor == NVIDIA and kind.startswith(DISPLAY):
-                found.append(device.name)
-    return tuple(found)
+            if vendor == NVIDIA_VENDOR and kind.startswith(DISPLAY_CLASS):
+                addresses.append(device.name)
+    return tuple(addresses)
 
 
-def run_operation(which: str, uuids: tuple[str, ...], *, python: str | None, timeout: float) -> Operation:
-    """The tiny computation, `which` being driver or torch, in a process of its own with a time limit."""
+def run_computation(
+    which: Literal["driver", "torch"], uuids: tuple[str, ...], *, python: str | None, timeout: float
+) -> GpuComputation:
+    """Run the computation of `cuda_probe.py` in its own process, with a time limit in seconds."""
     try:
-        answer = run([python or sys.executable, "-I", str(PROBE), which, *uuids], timeout=timeout)
+        done = run_command([python or sys.executable, "-I", str(PROBE), which, *uuids], timeout=timeout)
     except subprocess.TimeoutExpired:
-        return Operation(problem=f"no answer in {timeout:g} s: the GPU or its driver hangs")
+        return GpuComputation(problem=f"no answer in {timeout:g} s: the GPU or its driver hangs")
     except OSError as failure:
-        return Operation(problem=f"{python}: {failure.strerror}")
+        return GpuComputation(problem=f"{python}: {failure.strerror}")
     try:
-        return Operation(**json.loads(answer.stdout))
+        return GpuComputation(**json.loads(done.stdout))
     except (ValueError, TypeError):
-        last = (answer.stderr.strip().splitlines() or ["no output"])[-1]
-        return Operation(problem=f"the probe died with exit status {answer.returncode}: {last[:200]}")
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        return GpuComputation(problem=f"the probe died with exit status {done.returncode}: {last[:200]}")
 
 
 def read_disk(path: str) -> Disk:
-    """Room on the file system of `path`, or of its nearest parent that exists."""
-    place = Path(path)
-    while not place.exists() and place != place.parent:
-        place = place.parent
+    """Read the free space on the file system of `path`, or of its nearest existing parent."""
+    existing = Path(path)
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
     try:
-        room = os.statvfs(place)
+        status = os.statvfs(existing)
     except OSError as failure:
         return Disk(path, 0, 0, None, problem=failure.strerror or str(failure))
-    inodes = room.f_favail if room.f_files else None
-    return Disk(path, room.f_bavail * room.f_frsize, room.f_blocks * room.f_frsize, inodes)
+    inodes = status.f_favail if status.f_files else None
+    return Disk(path, status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize, inodes)
 
 
 class _Timex(ctypes.Structure):
@@ -114,7 +137,10 @@ class _Timex(ctypes.Structure):
 
 
 def read_clock(skew: float | None) -> Clock:
-    """The time, and adjtimex(2)'s word on whether a time service keeps it; `skew` as a server told it."""
+    """Read the time, and from adjtimex(2) whether a time service sets it.
+
+    `skew` is the difference to the clock of a server, in seconds.
+    """
     state = _Timex()
     try:
         returned = ctypes.CDLL(None).adjtimex(ctypes.byref(state))
@@ -123,39 +149,42 @@ def read_clock(skew: float | None) -> Clock:
     return Clock(time.time(), None if returned < 0 else not state.status & STA_UNSYNC, skew)
 
 
-def read_runner(directory: str) -> RunnerInstall | Answer:
-    """What is known about the unpacked runner in `directory`."""
+def read_runner(directory: str) -> RunnerInstall | ProbeAnswer:
+    """Read the manifest of the unpacked runner in `directory`."""
     try:
         text = Path(directory, RUNNER_MANIFEST).read_bytes()
         return read_json(RunnerInstall, text, what=RUNNER_MANIFEST)
     except OSError as failure:
-        return Answer(False, f"{directory}/{RUNNER_MANIFEST}: {failure.strerror}")
+        return ProbeAnswer(False, f"{directory}/{RUNNER_MANIFEST}: {failure.strerror}")
     except HubTestsError as failure:
-        return Answer(False, str(failure))
+        return ProbeAnswer(False, str(failure))
 
 
-def read_store(store: str, job_user: str | None) -> Answer:
-    """Can the job's user read all of the store and write none of it? find(1), run as that user, asks the kernel."""
+def read_store(store: str, job_user: str | None) -> ProbeAnswer:
+    """Check that the job's user can read all of the store and write nothing in it.
+
+    find(1), run as that user, asks the kernel.
+    """
     if not Path(store).is_dir():
-        return Answer(False, f"{store} is not a directory")
+        return ProbeAnswer(False, f"{store} is not a directory")
     if job_user is None or os.geteuid() != 0:
-        reason = "no job user was named" if job_user is None else f"only root can look with {job_user}'s eyes"
-        return Answer(None, f"{store}: {reason}")
-    test = ["find", store, "!", "-type", "l", "(", "-writable", "-o", "!", "-readable", ")", "-print", "-quit"]
+        reason = "no job user was given" if job_user is None else f"only root can look as {job_user}"
+        return ProbeAnswer(None, f"{store}: {reason}")
+    command = ["find", store, "!", "-type", "l", "(", "-writable", "-o", "!", "-readable", ")", "-print", "-quit"]
     try:
-        answer = run(test, timeout=60, user=job_user)
+        done = run_command(command, timeout=COMMAND_TIMEOUT, user=job_user)
     except (OSError, subprocess.SubprocessError, KeyError, ValueError) as failure:
-        return Answer(None, f"{store}: could not look as {job_user}: {failure}")
-    found = answer.stdout.strip() or answer.stderr.strip().splitlines()[:1]
-    if found:
-        return Answer(
-            False, f"{found if isinstance(found, str) else found[0]} is writable by {job_user}, or unreadable"
-        )
-    return Answer(True, f"{store}: readable by {job_user}, not writable")
+        return ProbeAnswer(None, f"{store}: could not look as {job_user}: {failure}")
+    if wrong := done.stdout.strip() or done.stderr.strip().partition("\n")[0]:
+        return ProbeAnswer(False, f"{wrong} is writable by {job_user}, or unreadable")
+    return ProbeAnswer(True, f"{store}: readable by {job_user}, not writable")
 
 
-def read_hub(endpoint: str) -> tuple[Answer, float | None]:
-    """Does the Hub answer, and how many seconds is our clock ahead of its `Date`? Any HTTP answer is an answer."""
+def read_hub(endpoint: str) -> tuple[ProbeAnswer, float | None]:
+    """Ask the Hub; return whether it answers, and the seconds that our clock is ahead.
+
+    Any HTTP status is an answer. The clock is compared with its `Date`; None without one.
+    """
     started = time.monotonic()
     try:
         request = urllib.request.Request(endpoint, method="HEAD")  # noqa: S310  the endpoint is the operator's choice
@@ -164,25 +193,25 @@ def read_hub(endpoint: str) -> tuple[Answer, float | None]:
     except urllib.error.HTTPError as refusal:
         with refusal:
             date = refusal.headers["Date"]
-    except (OSError, ValueError) as failure:
-        return Answer(False, f"{endpoint}: {getattr(failure, 'reason', failure)}"), None
+    except (OSError, ValueError, http.client.HTTPException) as failure:
+        return ProbeAnswer(False, f"{endpoint}: {getattr(failure, 'reason', failure)}"), None
     took = time.monotonic() - started
-    return Answer(True, f"{endpoint} answered in {took * 1000:.0f} ms"), _ahead(date)
+    return ProbeAnswer(True, f"{endpoint} answered in {took * 1000:.0f} ms"), _seconds_ahead(date)
 
 
-def _ahead(date: str | None) -> float | None:
+def _seconds_ahead(date: str | None) -> float | None:
     try:
         return time.time() - parsedate_to_datetime(date).timestamp() if date else None
     except (TypeError, ValueError):
         return None
 
 
-def run(command: list[str], *, timeout: float, user: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run to the end or to the time limit. A process stuck in the kernel cannot be killed, and is left behind.
+def run_command(command: list[str], *, timeout: float, user: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, or to the time limit in seconds.
 
-    Raises subprocess.TimeoutExpired, OSError.
+    A process that is stuck in the kernel cannot be killed, and stays. Raises subprocess.TimeoutExpired, OSError.
     """
-    extra: dict[str, Any] = {} if user is None else _as(user)
+    extra: dict[str, Any] = {} if user is None else _options_for(user)
     process = subprocess.Popen(  # noqa: S603  the commands are ours
         command,
         stdin=subprocess.DEVNULL,
@@ -203,7 +232,7 @@ def run(command: list[str], *, timeout: float, user: str | None = None) -> subpr
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
-def _as(user: str) -> dict[str, Any]:
+def _options_for(user: str) -> dict[str, Any]:
     account = pwd.getpwnam(user)
     groups = os.getgrouplist(user, account.pw_gid)
     return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": groups, "cwd": "/"}

@@ -1,4 +1,4 @@
-"""What the doctor asks for, sees and answers. A HostState is plain values, so it can be recorded and replayed."""
+"""The doctor's request, the state of a host, and the diagnosis. A HostState is plain values: tests can replay it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ MIB = 1 << 20
 GIB = 1 << 30
 
 RUNNER_MANIFEST = "hub-runner.json"
-"""Written beside an unpacked runner: the RunnerInstall that says where it came from."""
+"""The file beside an unpacked runner with its RunnerInstall."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One question about the host: what was seen (`value`), what would be right (`expected`), what to do (`fix`).
+    """One check of the host: what was seen (`value`), what should be (`expected`), what to do (`fix`).
 
-    `unmade`: it was asked for, and could not be checked.
+    `unmade`: it was asked for, but could not be made.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Every check, and who the host is. `fit` is False as soon as one check failed."""
+    """Every check, and the identity of the host. `fit` is False if a check failed."""
 
     fit: bool
     checks: tuple[Check, ...]
@@ -40,7 +40,7 @@ class Diagnosis:
 
     @property
     def exit_code(self) -> int:
-        """0 when the host is fit, 3 (infrastructure) when it is not."""
+        """0 if the host is fit, 3 (infrastructure) if it is not."""
         return 0 if self.fit else 3
 
     @property
@@ -53,10 +53,10 @@ class Diagnosis:
 class DoctorRequest:
     """What must be true of this host.
 
-    `gpus`: how many must be seen; None means as many as the PCI bus shows (and at least one), 0 a host without GPUs.
-    `only`: device minors, the N of /dev/nvidiaN, when just a slot's GPUs are asked about; empty means all.
-    `strict`: a check that was asked for and could not be made counts as failed.
-    `python`: an interpreter that may have torch; None means this one. Sizes in bytes, times in seconds.
+    `gpus`: their number; None means as many as the PCI bus shows (and at least one), 0 a host without GPUs.
+    `only`: device minors, the N of /dev/nvidiaN, if only the GPUs of one slot are checked; empty means all.
+    `strict`: a check that was asked for but could not be made counts as failed.
+    `python`: an interpreter that may have torch; None means this one. Sizes are in bytes, times in seconds.
     """
 
     gpus: int | None = None
@@ -78,7 +78,7 @@ class DoctorRequest:
 
 @dataclass(frozen=True)
 class GpuProcess:
-    """A process that holds a context on a GPU. `name` and `user` are empty where this host cannot see it."""
+    """A process that holds a context on a GPU. `name` and `user` are empty if this host cannot see it."""
 
     pid: int
     memory: int | None
@@ -120,7 +120,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Nvml:
-    """The driver's own view. `problem` says in one line why there is none."""
+    """What the driver reports. `problem` says in one line why there is nothing."""
 
     gpus: tuple[Gpu, ...] = ()
     driver: str = ""
@@ -147,8 +147,11 @@ class KernelLog:
 
 
 @dataclass(frozen=True)
-class Operation:
-    """A tiny computation on each GPU, by UUID: "" when every number was right, else what was wrong."""
+class GpuComputation:
+    """The results of a small computation on each GPU, by UUID: "" if every number was correct, else what was wrong.
+
+    `problem` says why there are none, `absent` why the computation was not possible here.
+    """
 
     devices: Mapping[str, str] = field(default_factory=dict)
     version: str = ""
@@ -158,7 +161,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class Disk:
-    """Room left for an unprivileged user on the file system of `path`; `inodes` is None where it has no such limit."""
+    """Bytes left for an unprivileged user on the file system of `path`; `inodes` is None if it has no such limit."""
 
     path: str
     free: int
@@ -169,7 +172,7 @@ class Disk:
 
 @dataclass(frozen=True)
 class Clock:
-    """Unix time, whether the kernel says that it is disciplined, and seconds ahead of a server's clock."""
+    """Unix time, whether the kernel says that a time service sets it, and seconds ahead of a server's clock."""
 
     now: float
     synchronised: bool | None = None
@@ -180,7 +183,7 @@ class Clock:
 class RunnerInstall:
     """The unpacked GitHub runner: its version, when that version was published (ISO 8601), its archive's sha256.
 
-    `newest_at` is when it was last known to be the newest release: such a one is never too old.
+    `newest_at` is when it was last known to be the newest release, which is never too old.
     """
 
     version: str
@@ -190,8 +193,8 @@ class RunnerInstall:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A yes-or-no probe: `ok` None means that it could not be made, and `text` says why."""
+class ProbeAnswer:
+    """The answer of a yes-or-no probe. `ok` None means that it could not be made; `text` says why."""
 
     ok: bool | None
     text: str
@@ -199,15 +202,15 @@ class Answer:
 
 @dataclass(frozen=True)
 class HostState:
-    """All that was seen. A part that was not asked for is None."""
+    """All that was seen of a host. A part that was not asked for is None."""
 
     nvml: Nvml
     pci: tuple[str, ...]
     kernel: KernelLog
-    driver_op: Operation
-    torch_op: Operation
+    driver_computation: GpuComputation
+    torch_computation: GpuComputation
     disks: tuple[Disk, ...]
     clock: Clock
-    runner: RunnerInstall | Answer | None = None
-    store: Answer | None = None
-    hub: Answer | None = None
+    runner: RunnerInstall | ProbeAnswer | None = None
+    store: ProbeAnswer | None = None
+    hub: ProbeAnswer | None = None

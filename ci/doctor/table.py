@@ -1,4 +1,4 @@
-"""A Diagnosis for people."""
+"""A Diagnosis as a table for people."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
 
 
-def render(diagnosis: Diagnosis) -> RenderableType:
-    """The checks as a table, what to do about those that are not fine, and the answer."""
+def render_diagnosis(diagnosis: Diagnosis) -> RenderableType:
+    """Render the checks as a table, then what to do, then the verdict."""
     table = Table("check", "", "seen", "expected", title=f"doctor on {diagnosis.host.get('host', 'this host')}")
     for check in diagnosis.checks:
         status = Text(check.status, style=STYLES[check.status])
@@ -27,10 +27,10 @@ def render(diagnosis: Diagnosis) -> RenderableType:
         for check in diagnosis.checks
         if check.status in ("fail", "warn") and check.fix
     ]
-    return Group(table, *fixes, _verdict(diagnosis))
+    return Group(table, *fixes, _render_verdict(diagnosis))
 
 
-def _verdict(diagnosis: Diagnosis) -> Text:
+def _render_verdict(diagnosis: Diagnosis) -> Text:
     failed = [check.name for check in diagnosis.checks if check.status == "fail"]
     if diagnosis.fit:
         return Text("This host is fit to run GPU tests.", style=STYLES["ok"])

@@ -1,1 +1,1 @@
-"""Inputs, comparison and diagnosis: pure functions on tensors and traces."""
+"""From inputs to a verdict: reference run, trace comparison, tolerances, diagnosis."""

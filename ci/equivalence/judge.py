@@ -1,23 +1,33 @@
-"""The verdict: traces of the subject held against the truth, gate by gate. Only orchestrates."""
+"""Runs every check of one converted model and gives its verdict; the rules are in other modules."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ci.equivalence import roundtrip, verdicts
-from ci.equivalence.deep import Gradients, Sensitivity, fresh_truth, perturbed
-from ci.equivalence.inquest import Inquest
-from ci.equivalence.judged import Judged
-from ci.equivalence.spent import Spent
-from ci.equivalence.truth import Truth
-from ci.equivalence.verdicts import Verdict
-from ci.equivalence.walk import Walk, Walked
+from ci.equivalence import round_trip
+from ci.equivalence.case_result import CaseComparison
+from ci.equivalence.config_sensitivity import ConfigSensitivity, build_sensitivity_verdict
+from ci.equivalence.device_usage import CostMeter
+from ci.equivalence.gradient_compare import GradientComparison, build_gradient_verdict
+from ci.equivalence.hf_reference import ReferenceRun
+from ci.equivalence.root_cause import ForwardSpec, RootCauseAnalysis
+from ci.equivalence.tolerances import TEACHER_FORCING_SHARE
+from ci.equivalence.trace_compare import TraceComparison, TraceDiff
+from ci.equivalence.verdict import (
+    Verdict,
+    add_diagnosis,
+    build_inconclusive_verdict,
+    build_not_run_verdict,
+    build_verdict,
+    describe_uncaptured,
+    find_substitutes,
+)
+from ci.equivalence.weight_perturbation import perturb_checkpoint
 from ci.errors import NotOfferedError, SubjectError
 from ci.evidence import FINGERPRINT
 from ci.models import HubModel
@@ -26,17 +36,16 @@ from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.tracefile import TraceReader
 
 if TYPE_CHECKING:
-    from ci.equivalence.inputs import Case
+    from collections.abc import Iterator, Mapping
 
-__all__ = ["Judge", "Trial", "Verdict"]
+    from ci.equivalence.inputs import InputCase
 
-FLIPS_HIDE = 0.5
-"""Where rounding flips excuse more than this share of the tokens, blocks are judged one by one instead."""
+__all__ = ["ComparisonInputs", "Judge", "Verdict"]
 
 
 @dataclass(frozen=True)
-class Trial:
-    """What is judged: the Hugging Face checkpoint directory, the subject's conversion of it, where to run and write."""
+class ComparisonInputs:
+    """What is compared: the Hugging Face checkpoint, the subject's conversion of it, where to run and to write."""
 
     model: HubModel
     hf_path: str
@@ -45,242 +54,246 @@ class Trial:
     workdir: str = "."
 
 
-@dataclass(frozen=True)
-class Tried:
-    """Whose forward over which checkpoint directory, in which variant."""
-
-    subject: Subject
-    checkpoint: str
-    variant: Mapping[str, str]
-
-
 @dataclass
 class Judge:
-    """Holds one subject's conversion of one model against Hugging Face; truth and floors are measured once."""
+    """Compares one subject's conversion of one model with Hugging Face; the reference is run once for all checks.
 
-    trial: Trial
+    `cross_check` is another implementation that reads the subject's checkpoints: it tells a wrong kernel from a wrong
+    conversion. `shared_reference` is another judge's reference run over the same checkpoint. Without `explain` a
+    failure has no root cause.
+    """
+
+    inputs: ComparisonInputs
     subject: Subject
     hugging_face: HuggingFace
-    third_opinion: Subject | None = None
-    shared_truth: Truth | None = None
+    cross_check: Subject | None = None
+    shared_reference: ReferenceRun | None = None
     explain: bool = True
-    truth: Truth = field(init=False)
-    spent: Spent = field(default_factory=Spent)
+    reference: ReferenceRun = field(init=False)
+    costs: CostMeter = field(default_factory=CostMeter)
     _traces: Path = Path()
     _passed: dict[tuple[DType, tuple[tuple[str, str], ...]], bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Nothing runs yet. `shared_truth` is another judge's over the same checkpoint, to measure it once."""
-        trial = self.trial
-        self.truth = self.shared_truth or Truth(
-            checkpoint=Path(trial.hf_path),
-            params=trial.model.test_params,
+        """Run nothing yet."""
+        self.reference = self.shared_reference or ReferenceRun(
+            checkpoint=Path(self.inputs.hf_path),
+            params=self.inputs.model.test_params,
             hugging_face=self.hugging_face,
-            device=trial.device,
-            workdir=Path(trial.workdir) / "truth",
+            device=self.inputs.device,
+            workdir=Path(self.inputs.workdir) / "reference",
         )
 
-    def forward(self, *, dtype: Literal["float32", "model"], variant: Mapping[str, str]) -> Verdict:
-        """Gate A in float32; Gate B in the model's dtype, which is Gate A where the model was published in float32."""
-        real: DType = "float32" if dtype == "float32" else self.truth.model_dtype
-        self._traces = Path(tempfile.mkdtemp(prefix="traces-", dir=self._workdir()))
-        before = self.truth.spent.mark(), self.spent.mark()
+    def check_forward(self, *, dtype: Literal["float32", "model"], variant: Mapping[str, str]) -> Verdict:
+        """Compare the forward pass, in float32 or in the dtype that the model was published in."""
+        real: DType = "float32" if dtype == "float32" else self.reference.model_dtype
+        before = self.reference.costs.start_interval(), self.costs.start_interval()
+        with self._make_directory("traces-") as self._traces:
+            verdict = self._compare_forward(real, variant)
+        self._passed[real, tuple(sorted(variant.items()))] = verdict.passed
+        return replace(verdict, figures={**verdict.figures, **self._collect_costs(real, *before)})
+
+    def check_round_trip(self, exported_path: str) -> Verdict:
+        """Compare the exported checkpoint: tensors bit for bit, config, and its forward in stock Hugging Face."""
+        original, exported = Path(self.inputs.hf_path), Path(exported_path)
         try:
-            found = self._verdict(real, variant)
-        finally:
-            shutil.rmtree(self._traces)
-        self._passed[real, tuple(sorted(variant.items()))] = found.passed
-        return replace(found, figures={**found.figures, **self._costs(real, *before)})
-
-    def _costs(self, dtype: DType, truth: Spent, subject: Spent) -> dict[str, float]:
-        """Seconds of each side by what they went into, and the device's peak in bytes."""
-        found = {**self.truth.spent.figures("hugging_face", truth), **self.spent.figures("subject", subject)}
-        found["peak_device_bytes"] = float(max(self.truth.spent.peak_device_bytes, self.spent.peak_device_bytes))
-        return {f"{dtype}.{key}": value for key, value in found.items() if value}
-
-    def _verdict(self, dtype: DType, variant: Mapping[str, str]) -> Verdict:
-        judged = []
-        self._measure_first(dtype)
-        for case in self.truth.cases:
-            if reason := self.truth.limits(case, dtype).untrusted:
-                return verdicts.no_yardstick(reason, self.truth.coverage())
-            judged.append(_let_go(self._judged(case, dtype, variant)))
-            if judged[-1].instead:
-                return verdicts.not_run(judged, self.truth.coverage())
-        judged += self._fed(judged[0], dtype, variant)
-        if judged[-1].instead:
-            return verdicts.not_run(judged, self.truth.coverage())
-        found = verdicts.verdict(judged, coverage={**self.truth.coverage(), **verdicts.captured(judged)})
-        if (fingerprint := self.truth.fingerprint) is not None:
-            found = replace(found, figures={**found.figures, FINGERPRINT: fingerprint})
-        if self.explain and found.failure_class not in (None, "environment"):
-            return verdicts.explained(found, self._inquest(judged, variant).diagnosis())
-        return found
-
-    def _measure_first(self, dtype: DType) -> None:
-        """Everything of Hugging Face before anything of the subject: each loads its model once for all cases."""
-        cases = self.truth.cases
-        for case in cases:
-            self.truth.oracle(case)
-        for case in cases:
-            self.truth.limits(case, dtype)
-        if dtype == "float32":
-            self.truth.limits(cases[0], dtype, fed=True)
-
-    def _fed(self, batch: Judged, dtype: DType, variant: Mapping[str, str]) -> list[Judged]:
-        """In float32 each block is also judged alone, on the reference's input, where no noise has gathered yet."""
-        if dtype != "float32" or batch.fed or batch.walked.problems:
-            return []
-        who = Tried(self.subject, self.trial.subject_path, variant)
-        fed = self._compared(batch.case, dtype, who, fed=True)
-        return [fed if batch.red else _let_go(fed)]
-
-    def _workdir(self) -> Path:
-        path = Path(self.trial.workdir)
-        path.mkdir(parents=True, exist_ok=True)
-        return path
-
-    def _inquest(self, judged: list[Judged], variant: Mapping[str, str]) -> Inquest:
-        """The first red case is asked why: the batch where it is red, because it can be fed."""
-        red = next(one for one in judged if one.red)
-        return Inquest(
-            truth=self.truth,
-            red=red,
-            fed=next((one for one in judged if one.fed and one.case is red.case), None),
-            subject=self.subject,
-            subject_path=self.trial.subject_path,
-            third=self.third_opinion,
-            formats=self._formats(),
-            run=partial(self._again, variant=variant),
-            workdir=Path(self.trial.workdir),
-            green_in_float32=red.limits.dtype != "float32"
-            and self._passed.get(("float32", tuple(sorted(variant.items()))), False),
-        )
-
-    def _again(
-        self,
-        subject: Subject,
-        checkpoint: str,
-        red: Judged,
-        *,
-        fed: bool,
-        variant: Mapping[str, str],
-        default: bool = False,
-    ) -> Judged:
-        """Run a red case again: fed, by another subject or over another checkpoint; `default` in that one's default."""
-        who = Tried(subject, checkpoint, {} if default else variant)
-        return self._compared(red.case, red.limits.dtype, who, fed=fed)
-
-    def round_trip(self, exported_path: str) -> Verdict:
-        """The exported checkpoint: tensors bit for bit, config, and its forward in stock Hugging Face."""
-        original, exported = Path(self.trial.hf_path), Path(exported_path)
-        try:
-            before, after = roundtrip.resolved(original), roundtrip.resolved(exported)
-            config = roundtrip.compare_configs(before, after)
-            tensors = tuple(roundtrip.tensor_findings(original, exported, tied=bool(before.get("tie_word_embeddings"))))
-            ran = self._stock(exported)
+            before, after = round_trip.resolve_config(original), round_trip.resolve_config(exported)
+            keys = round_trip.compare_configs(before, after)
+            tied = bool(before.get("tie_word_embeddings"))
+            tensors = tuple(round_trip.compare_checkpoints(original, exported, tied=tied))
+            stock = build_verdict([self._compare_exported(exported)], coverage={})
         except SubjectError as refused:
             return Verdict(passed=False, failure_class="config_mismatch", diagnosis=str(refused), half="conversion")
-        return verdicts.round_trip(tensors, config, verdicts.verdict([ran], coverage={}))
+        return round_trip.build_round_trip_verdict(tensors, keys, stock)
 
-    def config_sensitivity(self) -> Verdict:
-        """Each config key at another legal value: where Hugging Face moves, the subject moves alike or refuses."""
-        if reason := self.truth.limits(self.truth.cases[0], "float32").untrusted:
-            return verdicts.no_yardstick(reason, self.truth.coverage())
-        workdir = Path(tempfile.mkdtemp(prefix="keys-", dir=self._workdir()))
-        try:
-            found = Sensitivity(self.truth, self.subject, self._formats(), workdir).findings()
-            return verdicts.sensitivity(list(found))
-        finally:
-            shutil.rmtree(workdir)
+    def check_config_sensitivity(self) -> Verdict:
+        """Change each config key: the subject's answer must move with Hugging Face's."""
+        if reason := self.reference.get_tolerances(self.reference.cases[0], "float32").untrusted:
+            return build_inconclusive_verdict(reason, self.reference.describe_coverage())
+        with self._make_directory("keys-") as workdir:
+            check = ConfigSensitivity(self.reference, self.subject, self._formats, workdir)
+            return build_sensitivity_verdict(list(check.try_changes()))
 
-    def weight_liveness(self) -> Verdict:
-        """Every tensor on disk shaken, converted anew, judged in float32: the subject must answer alike."""
-        workdir = Path(tempfile.mkdtemp(prefix="shaken-", dir=self._workdir()))
-        try:
-            source, converted = perturbed(Path(self.trial.hf_path), workdir / "model"), workdir / "converted"
-            self.subject.convert(ConvertRequest(str(source), str(converted), *self._formats()))
-            trial = replace(self.trial, hf_path=str(source), subject_path=str(converted), workdir=str(workdir))
-            truth = fresh_truth(self.truth, source, workdir / "truth")
-            judge = Judge(trial, self.subject, self.hugging_face, self.third_opinion, shared_truth=truth)
-            return judge.forward(dtype="float32", variant={})
-        finally:
-            shutil.rmtree(workdir)
+    def check_weight_liveness(self) -> Verdict:
+        """Perturb every tensor on disk, convert again, and compare in float32: the subject must answer alike."""
+        with self._make_directory("perturbed-") as workdir:
+            source, converted = workdir / "model", workdir / "converted"
+            perturb_checkpoint(Path(self.inputs.hf_path), source)
+            self.subject.convert(ConvertRequest(str(source), str(converted), *self._formats))
+            inputs = replace(self.inputs, hf_path=str(source), subject_path=str(converted), workdir=str(workdir))
+            reference = self.reference.for_checkpoint(source, workdir / "reference")
+            judge = Judge(inputs, self.subject, self.hugging_face, self.cross_check, shared_reference=reference)
+            return judge.check_forward(dtype="float32", variant={})
 
-    def gradients(self) -> Verdict:
-        """Every parameter's gradient by Hugging Face's name, float32, the forward's floor rule.
-
-        Raises NotOfferedError for a subject that cannot train.
-        """
+    def check_gradients(self) -> Verdict:
+        """Compare every parameter's gradient in float32. Raises NotOfferedError for a subject that cannot train."""
         if not isinstance(self.subject, Differentiable):
             raise NotOfferedError(NO_GRADIENTS)
-        workdir = Path(tempfile.mkdtemp(prefix="gradients-", dir=self._workdir()))
-        try:
-            both = Gradients(self.truth, self.subject, self.trial.subject_path, self._formats(), workdir)
-            return verdicts.gradients(both.measures())
-        finally:
-            shutil.rmtree(workdir)
+        with self._make_directory("gradients-") as workdir:
+            path = self.inputs.subject_path
+            comparison = GradientComparison(self.reference, self.subject, path, self._formats, workdir)
+            return build_gradient_verdict(comparison.measure())
 
-    def _formats(self) -> tuple[str, str]:
-        return self.trial.model.checkpoint_format, self.trial.model.model_config
+    def _compare_forward(self, dtype: DType, variant: Mapping[str, str]) -> Verdict:
+        spec = ForwardSpec(self.subject, self.inputs.subject_path, variant)
+        coverage = self.reference.describe_coverage
+        results: list[CaseComparison] = []
+        self._run_reference(dtype)
+        for case in self.reference.cases:
+            if reason := self.reference.get_tolerances(case, dtype).untrusted:
+                return build_inconclusive_verdict(reason, coverage())
+            results.append(_remove_if_passed(self._compare_end_to_end(case, dtype, spec)))
+            if results[-1].substitutes:
+                return build_not_run_verdict(results[-1], coverage())
+        results += self._compare_block_by_block(results[0], dtype, spec)
+        if results[-1].substitutes:
+            return build_not_run_verdict(results[-1], coverage())
+        verdict = build_verdict(results, coverage={**coverage(), **describe_uncaptured(results)})
+        if (fingerprint := self.reference.fingerprint) is not None:
+            verdict = replace(verdict, figures={**verdict.figures, FINGERPRINT: fingerprint})
+        if self.explain and verdict.failure_class not in (None, "environment"):
+            return add_diagnosis(verdict, self._analyze_root_cause(results, spec).diagnose())
+        return verdict
 
-    def _stock(self, exported: Path) -> Judged:
-        """The exported checkpoint's forward in Hugging Face, held against the original's."""
-        case = self.truth.cases[0]
-        trace = self.truth.trace(case, "float32", {}, "exported", checkpoint=exported)
-        limits, oracle = self.truth.limits(case, "float32"), self.truth.oracle(case)
-        walked = self._walked(Walk(trace, oracle, case.keep, allowed=limits.token_error, device=self.trial.device))
-        shutil.rmtree(trace.path)
-        return Judged(case, limits, walked, ran=trace.result.ran, path=trace.path)
+    def _run_reference(self, dtype: DType) -> None:
+        """Run all of Hugging Face before the subject.
 
-    def _judged(self, case: Case, dtype: DType, variant: Mapping[str, str]) -> Judged:
-        who = Tried(self.subject, self.trial.subject_path, variant)
-        judged = self._compared(case, dtype, who, fed=False)
-        if judged.excused > FLIPS_HIDE:
-            return self._compared(case, dtype, who, fed=True)
-        return judged
+        Each side then loads its model once for all cases.
+        """
+        cases = self.reference.cases
+        for case in cases:
+            self.reference.get_expected_trace(case)
+        for case in cases:
+            self.reference.get_tolerances(case, dtype)
+        if dtype == "float32":
+            self.reference.get_tolerances(cases[0], dtype, teacher_forced=True)
 
-    def _compared(self, case: Case, dtype: DType, who: Tried, *, fed: bool) -> Judged:
-        oracle, limits = self.truth.oracle(case), self.truth.limits(case, dtype, fed=fed)
-        result, trace = self._trace(case, dtype, who, feed=self.truth.feed(case) if fed else None)
-        walk = Walk(
-            *(trace, oracle, case.keep),
-            part=case.part,
-            allowed=limits.token_error,
-            carry=not fed,
-            predictions=case is self.truth.cases[0] and not (fed or who.variant),
-            device=self.trial.device,
+    def _compare_end_to_end(self, case: InputCase, dtype: DType, spec: ForwardSpec) -> CaseComparison:
+        """Compare a case; block by block where rounding flips would excuse too many tokens otherwise."""
+        result = self._compare_case(case, dtype, spec, teacher_forced=False)
+        if result.excused_share > TEACHER_FORCING_SHARE:
+            return self._compare_case(case, dtype, spec, teacher_forced=True)
+        return result
+
+    def _compare_block_by_block(self, batch: CaseComparison, dtype: DType, spec: ForwardSpec) -> list[CaseComparison]:
+        """Compare each block on the expected input too, in float32.
+
+        There no noise of earlier blocks has gathered.
+        """
+        if dtype != "float32" or batch.teacher_forced or batch.diff.problems:
+            return []
+        result = self._compare_case(batch.case, dtype, spec, teacher_forced=True)
+        return [result if batch.failed else _remove_if_passed(result)]
+
+    def _compare_case(
+        self, case: InputCase, dtype: DType, spec: ForwardSpec, *, teacher_forced: bool
+    ) -> CaseComparison:
+        expected = self.reference.get_expected_trace(case)
+        tolerances = self.reference.get_tolerances(case, dtype, teacher_forced=teacher_forced)
+        teacher = self.reference.get_teacher_trace(case) if teacher_forced else None
+        result, trace = self._run_subject(case, dtype, spec, teacher=teacher)
+        comparison = TraceComparison(
+            *(trace, expected, case.keep),
+            expected_slice=case.part,
+            flip_gap_limit=tolerances.get_flip_gap_limit,
+            carry_flips=not teacher_forced,
+            compare_predictions=case is self.reference.cases[0] and not (teacher_forced or spec.variant),
+            device=self.inputs.device,
         )
-        asked = {**who.variant, "dtype": dtype, "device": self.trial.device}
-        instead = verdicts.did_not_run(asked, {**result.ran, "dtype": result.dtype, "device": result.device})
-        return Judged(case, limits, self._walked(walk), result.ran, trace.path, fed=fed, instead=instead)
+        asked = {**spec.variant, "dtype": dtype, "device": self.inputs.device}
+        return CaseComparison(
+            *(case, tolerances, self._run_comparison(comparison), result.ran, trace.path),
+            teacher_forced=teacher_forced,
+            substitutes=find_substitutes(asked, {**result.ran, "dtype": result.dtype, "device": result.device}),
+        )
 
-    def _walked(self, walk: Walk) -> Walked:
-        with self.spent.comparing():
-            return walk.run()
+    def _compare_exported(self, exported: Path) -> CaseComparison:
+        """Compare the exported checkpoint's forward in Hugging Face with the original's."""
+        case = self.reference.cases[0]
+        trace = self.reference.run_trace(case, "float32", {}, "exported", checkpoint=exported)
+        tolerances = self.reference.get_tolerances(case, "float32")
+        comparison = TraceComparison(
+            *(trace, self.reference.get_expected_trace(case), case.keep),
+            flip_gap_limit=tolerances.get_flip_gap_limit,
+            device=self.inputs.device,
+        )
+        diff = self._run_comparison(comparison)
+        shutil.rmtree(trace.path)
+        return CaseComparison(case, tolerances, diff, ran=trace.result.ran, path=trace.path)
 
-    def _trace(
-        self, case: Case, dtype: DType, who: Tried, *, feed: TraceReader | None
+    def _run_comparison(self, comparison: TraceComparison) -> TraceDiff:
+        with self.costs.time_comparison():
+            return comparison.run()
+
+    def _run_subject(
+        self, case: InputCase, dtype: DType, spec: ForwardSpec, *, teacher: TraceReader | None
     ) -> tuple[TraceResult, TraceReader]:
         output = self._traces / f"{case.name}-{len(list(self._traces.iterdir()))}"
         request = TraceRequest(
-            checkpoint=who.checkpoint,
-            inputs=str(self.truth.input_file(case)),
+            checkpoint=spec.checkpoint,
+            inputs=str(self.reference.write_inputs(case)),
             output=str(output),
             dtype=dtype,
-            device=self.trial.device,
-            variant=dict(who.variant),
+            device=self.inputs.device,
+            variant=dict(spec.variant),
             capture="all",
-            feed=str(feed.path) if feed else None,
+            feed=str(teacher.path) if teacher else None,
         )
-        self.truth.turns.take(who.subject)
-        result = who.subject.trace(request)
-        self.spent.ran(result)
+        self.reference.lease.acquire(spec.subject)
+        result = spec.subject.trace(request)
+        self.costs.add_trace(result)
         return result, TraceReader(output)
 
+    def _analyze_root_cause(self, results: list[CaseComparison], spec: ForwardSpec) -> RootCauseAnalysis:
+        """Prepare the analysis of the first failed case."""
+        failed = next(result for result in results if result.failed)
+        forced = (result for result in results if result.teacher_forced and result.case is failed.case)
+        passed_in_float32 = self._passed.get(("float32", tuple(sorted(spec.variant.items()))), False)
+        return RootCauseAnalysis(
+            reference=self.reference,
+            failed=failed,
+            teacher_forced=next(forced, None),
+            spec=spec,
+            cross_check=self.cross_check,
+            formats=self._formats,
+            run_case=self._run_again,
+            workdir=Path(self.inputs.workdir),
+            passed_in_float32=failed.tolerances.dtype != "float32" and passed_in_float32,
+        )
 
-def _let_go(judged: Judged) -> Judged:
-    """A green case's trace is of no use to a diagnosis: removed now, its memory serves the next one while warm."""
-    if not judged.red:
-        shutil.rmtree(judged.path, ignore_errors=True)
-    return judged
+    def _run_again(self, spec: ForwardSpec, like: CaseComparison, *, teacher_forced: bool) -> CaseComparison:
+        return self._compare_case(like.case, like.tolerances.dtype, spec, teacher_forced=teacher_forced)
+
+    def _collect_costs(self, dtype: DType, reference: CostMeter, subject: CostMeter) -> dict[str, float]:
+        """Collect the seconds of each side, and the device's peak in bytes."""
+        costs = {
+            **self.reference.costs.costs_since(reference, "hugging_face"),
+            **self.costs.costs_since(subject, "subject"),
+        }
+        costs["peak_device_bytes"] = float(max(self.reference.costs.peak_device_bytes, self.costs.peak_device_bytes))
+        return {f"{dtype}.{key}": value for key, value in costs.items() if value}
+
+    @contextmanager
+    def _make_directory(self, prefix: str) -> Iterator[Path]:
+        """Make a directory for the length of the block."""
+        parent = Path(self.inputs.workdir)
+        parent.mkdir(parents=True, exist_ok=True)
+        directory = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        try:
+            yield directory
+        finally:
+            shutil.rmtree(directory)
+
+    @property
+    def _formats(self) -> tuple[str, str]:
+        return self.inputs.model.checkpoint_format, self.inputs.model.model_config
+
+
+def _remove_if_passed(result: CaseComparison) -> CaseComparison:
+    """Remove the trace of a case that passed.
+
+    No diagnosis needs it, and its memory serves the next one.
+    """
+    if not result.failed:
+        shutil.rmtree(result.path, ignore_errors=True)
+    return result

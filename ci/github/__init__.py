@@ -1,1 +1,1 @@
-"""Everything that knows GitHub: events, commands, the gate, the client, workflow commands."""
+"""Everything about GitHub: events, comment commands, the gate, the API client, workflow commands."""

@@ -1,4 +1,4 @@
-"""How to reach GitHub, and the refusals that callers tell apart. Light: the client itself imports githubkit."""
+"""Settings of the GitHub API client, and two errors that callers handle. Does not import githubkit."""
 
 from __future__ import annotations
 
@@ -8,22 +8,26 @@ from ci.errors import RequestError
 
 
 class NotFoundError(RequestError):
-    """GitHub says 404: it is not there, or the token may not know of it."""
+    """GitHub answered 404: the thing does not exist, or the token may not see it."""
 
 
 class ConflictError(RequestError):
-    """GitHub says 409 or 422 to a write that another writer was faster with."""
+    """GitHub answered 409 or 422 to a write: another writer was faster."""
 
 
 @dataclass(frozen=True)
-class Api:
-    """Where and as whom: the API's address, the token, `owner/name`, and how patient to be (seconds)."""
+class ApiSettings:
+    """The repository (`owner/name`), the token, the API's address, and the retries. Times are in seconds.
+
+    `max_wait` is the longest rate limit that is waited out, `first_backoff` the wait after a first failure,
+    `write_interval` the least time between two writes.
+    """
 
     repository: str
     token: str = field(default="", repr=False)
     url: str = "https://api.github.com"
-    tries: int = 4
-    longest_wait: float = 900.0
-    first_wait: float = 1.0
-    between_writes: float = 1.0
+    max_retries: int = 4
+    max_wait: float = 900.0
+    first_backoff: float = 1.0
+    write_interval: float = 1.0
     timeout: float = 30.0

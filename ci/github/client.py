@@ -1,7 +1,7 @@
-"""The only HTTP to GitHub: one request with its retries, rate limits and pacing, and pages of them.
+"""The GitHub API client, the only HTTP to GitHub in this package: requests with retries and pacing, and pages.
 
-githubkit signs, sends and tells rate limits apart; `trouble.py` says what is retried and how failures read. Answers
-are read into narrow records of ours, so that a field GitHub adds or leaves empty breaks nothing.
+githubkit authenticates, sends and recognises rate limits; `retry.py` decides what is repeated and words the errors.
+Answers are read into narrow records, so that a field that GitHub adds or leaves out breaks nothing.
 Limits: https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api and
 https://docs.github.com/en/rest/using-the-rest-api/best-practices-for-using-the-rest-api (a second between writes).
 """
@@ -17,7 +17,7 @@ from githubkit.exception import GitHubException
 from githubkit.throttling import BaseThrottler
 
 from ci.errors import InfrastructureError
-from ci.github.trouble import Patience, plain
+from ci.github.retry import retry_delay, to_hub_tests_error
 from ci.records import read_dict
 
 if TYPE_CHECKING:
@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from ci.github.api import Api
+    from ci.github.api import ApiSettings
 
 T = TypeVar("T")
 
 API_VERSION = "2022-11-28"
-READS = frozenset({"GET", "HEAD"})
-PAGE = 100
+READ_METHODS = frozenset({"GET", "HEAD"})
+PAGE_SIZE = 100
+MAX_PAGES = 1000
 
 
 class Client:
@@ -39,25 +40,24 @@ class Client:
 
     def __init__(
         self,
-        api: Api,
+        settings: ApiSettings,
         *,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self.api = api
+        self.settings = settings
         self._github = GitHub(
-            api.token or None,
-            base_url=api.url.rstrip("/") + "/",
-            timeout=api.timeout,
+            settings.token or None,
+            base_url=settings.url.rstrip("/") + "/",
+            timeout=settings.timeout,
             http_cache=False,
             follow_redirects=False,
             user_agent="hub-tests",
-            throttler=Pace(api.between_writes, sleep, clock),
+            throttler=WriteThrottler(settings.write_interval, sleep, clock),
             auto_retry=False,
             transport=transport,
         )
-        self._patience = Patience(api)
         self._sleep = sleep
 
     def __enter__(self) -> Self:
@@ -68,27 +68,24 @@ class Client:
         self._github.__exit__(*error)
 
     def get(self, kind: type[T], path: str, **params: str | int) -> T:
-        """One answer of `/repos/{repository}{path}` as a record."""
-        return read_dict(
-            kind, self.send("GET", path, params=params), what=f"GitHub's {path}", error=InfrastructureError
-        )
+        """Get `/repos/{repository}{path}` as a record of `kind`."""
+        return _read_answer(kind, self.send("GET", path, params=params), path)
 
-    def pages(self, kind: type[T], path: str, *, key: str | None = None, **params: str | int) -> Iterator[T]:
-        """Every item of a listing; `key` names the list where the answer wraps it."""
-        for page in range(1, 1000):
-            answer = self.send("GET", path, params={**params, "per_page": PAGE, "page": page})
+    def paginate(self, kind: type[T], path: str, *, key: str | None = None, **params: str | int) -> Iterator[T]:
+        """Yield every item of a listing; `key` names the list if the answer wraps it."""
+        for page in range(1, MAX_PAGES):
+            answer = self.send("GET", path, params={**params, "per_page": PAGE_SIZE, "page": page})
             items = answer.get(key) if key and isinstance(answer, dict) else answer
             if not isinstance(items, list):
                 raise InfrastructureError(f"GitHub's {path}: expected a list, got {type(items).__name__}")
             for item in items:
-                yield read_dict(kind, item, what=f"GitHub's {path}", error=InfrastructureError)
-            if len(items) < PAGE:
+                yield _read_answer(kind, item, path)
+            if len(items) < PAGE_SIZE:
                 return
 
     def write(self, kind: type[T], method: str, path: str, body: Mapping[str, Any]) -> T:
-        """Send `body` and read the answer as a record."""
-        answer = self.send(method, path, body=body)
-        return read_dict(kind, answer, what=f"GitHub's {path}", error=InfrastructureError)
+        """Send `body` and return the answer as a record of `kind`."""
+        return _read_answer(kind, self.send(method, path, body=body), path)
 
     def send(
         self,
@@ -98,10 +95,10 @@ class Client:
         params: Mapping[str, str | int] | None = None,
         body: Mapping[str, Any] | None = None,
     ) -> Any:
-        """One request and its retries; the answer's JSON, None for no content."""
-        return self.answer(method, path, params=params, body=body)[1]
+        """Send one request with its retries; return the answer's JSON, None for no content."""
+        return self.send_for_status(method, path, params=params, body=body)[1]
 
-    def answer(
+    def send_for_status(
         self,
         method: str,
         path: str,
@@ -109,9 +106,12 @@ class Client:
         params: Mapping[str, str | int] | None = None,
         body: Mapping[str, Any] | None = None,
     ) -> tuple[int, Any]:
-        """Like `send`, with the status: some of GitHub's answers differ only in it (200 had it, 201 made it)."""
-        url = f"/repos/{self.api.repository}{path}"
-        for attempt in range(self.api.tries + 1):
+        """Send like `send` and return the HTTP status too.
+
+        Some answers differ only in it: 200 if the thing existed already, 201 if it was created.
+        """
+        url = f"/repos/{self.settings.repository}{path}"
+        for attempt in range(self.settings.max_retries + 1):
             try:
                 response = self._github.request(
                     method,
@@ -122,36 +122,40 @@ class Client:
                 )
                 return response.status_code, response.json() if response.content else None
             except GitHubException as error:
-                wait = self._patience.wait(error, method, attempt)
-                if wait is None:
-                    raise plain(error, method, url) from None
-                self._sleep(wait)
+                delay = retry_delay(error, method, attempt, self.settings)
+                if delay is None:
+                    raise to_hub_tests_error(error, method, url) from None
+                self._sleep(delay)
             except ValueError as error:
                 raise InfrastructureError(f"GitHub's answer to {method} {url} cannot be read: {error}") from None
         raise AssertionError("the last attempt raises")
 
 
-class Pace(BaseThrottler):  # type: ignore[misc]  # githubkit is not followed by mypy: it takes a minute
+class WriteThrottler(BaseThrottler):  # type: ignore[misc]  # githubkit is not followed by mypy: it takes a minute
     """At least `interval` seconds between two writes."""
 
     def __init__(self, interval: float, sleep: Callable[[float], None], clock: Callable[[], float]) -> None:
         self._interval = interval
         self._sleep = sleep
         self._clock = clock
-        self._last = float("-inf")
+        self._last_write = float("-inf")
 
     @contextmanager
     def acquire(self, request: httpx.Request) -> Generator[None, Any, Any]:
         """Wait until `request` may be sent."""
-        if request.method not in READS:
-            early = self._last + self._interval - self._clock()
-            if early > 0:
-                self._sleep(early)
-            self._last = self._clock()
+        if request.method not in READ_METHODS:
+            remaining = self._last_write + self._interval - self._clock()
+            if remaining > 0:
+                self._sleep(remaining)
+            self._last_write = self._clock()
         yield
 
     @asynccontextmanager
     async def async_acquire(self, request: httpx.Request) -> AsyncGenerator[None, Any]:
-        """As `acquire`; the client sends nothing asynchronously, githubkit's protocol asks for both."""
+        """Wait like `acquire`. The client sends nothing asynchronously, but githubkit's protocol has both."""
         with self.acquire(request):
             yield
+
+
+def _read_answer(kind: type[T], answer: Any, path: str) -> T:
+    return read_dict(kind, answer, what=f"GitHub's {path}", error=InfrastructureError)

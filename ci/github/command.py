@@ -1,9 +1,9 @@
-"""The comment command `/run-hub-tests …`: parsed as words without a shell, and printed back as the line to paste.
+"""The comment command `/run-hub-tests …`: parsed as words without a shell, and formatted as a line to paste.
 
     /run-hub-tests [MODEL|GLOB|@group …] [--layers N|auto] [--sha SHA] [--failed] [--plan] | help | cancel
 
-Only the first line of a comment counts, and only when it begins with exactly `/run-hub-tests`. GitHub's own
-`startsWith` ignores case, so the workflow's `if:` lets more through than this parser accepts.
+Only the first line of a comment counts, and only if it begins with exactly `/run-hub-tests`. GitHub's own
+`startsWith` ignores case, so the workflow's `if:` lets more comments through than this parser accepts.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from ci.models import suggest_name
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-NAME = "/run-hub-tests"
-GRAMMAR = f"{NAME} [MODEL|GLOB|@group …] [--layers N|auto] [--sha SHA] [--failed] [--plan] | help | cancel"
+COMMAND = "/run-hub-tests"
+GRAMMAR = f"{COMMAND} [MODEL|GLOB|@group …] [--layers N|auto] [--sha SHA] [--failed] [--plan] | help | cancel"
 SHA = re.compile(r"[0-9a-f]{40}")
 OPTIONS = ("--layers", "--sha", "--failed", "--plan")
-MAX_LINE = 2000
+MAX_LINE_CHARS = 2000
 MAX_LAYERS = 1000
 _SELECTOR = re.compile(r"@[a-z0-9][a-z0-9_-]{0,62}|[a-z0-9*?\[][a-z0-9_*?\[\]!-]{0,62}")
 
 
 @dataclass(frozen=True)
 class Command:
-    """What a comment asks for. `models` are the words as written; none means the default group."""
+    """A parsed comment command. `models` are the words as written; none means the default group."""
 
     verb: Literal["run", "help", "cancel"] = "run"
     models: tuple[str, ...] = ()
@@ -38,11 +38,11 @@ class Command:
     failed: bool = False
     plan: bool = False
 
-    def line(self) -> str:
-        """The command as a comment's first line: what people paste, and what `parse` reads back."""
+    def format_line(self) -> str:
+        """Format as the first line of a comment, which `parse_command` reads back."""
         if self.verb != "run":
-            return f"{NAME} {self.verb}"
-        words = [NAME, *self.models]
+            return f"{COMMAND} {self.verb}"
+        words = [COMMAND, *self.models]
         words += ["--layers", str(self.layers)] if self.layers is not None else []
         words += ["--sha", self.sha] if self.sha else []
         words += ["--failed"] if self.failed else []
@@ -50,71 +50,74 @@ class Command:
         return " ".join(words)
 
 
-def parse(body: str) -> Command | None:
-    """The command in a comment's body, or None where its first line is not one.
+def parse_command(body: str) -> Command | None:
+    """Parse the command in a comment's body; None if its first line is no command.
 
     Raises RequestError in one line for a command that cannot be read.
     """
-    first = body.split("\n", 1)[0].removesuffix("\r")
-    if first != NAME and not first.startswith((NAME + " ", NAME + "\t")):
+    line = body.split("\n", 1)[0].removesuffix("\r")
+    if line != COMMAND and not line.startswith((COMMAND + " ", COMMAND + "\t")):
         return None
-    if len(first) > MAX_LINE:
-        raise RequestError(f"the command has {len(first)} characters, at most {MAX_LINE} are read")
-    if foreign := sorted({char for char in first if not " " <= char <= "~" and char != "\t"}):
-        seen = ", ".join(f"U+{ord(char):04X}" for char in foreign[:5])
-        raise RequestError(f"plain ASCII is expected, found {seen}: an editor may have changed dashes or spaces")
-    words = first.split()[1:]
+    if len(line) > MAX_LINE_CHARS:
+        raise RequestError(f"the command has {len(line)} characters, at most {MAX_LINE_CHARS} are read")
+    if not_ascii := sorted({char for char in line if not " " <= char <= "~" and char != "\t"}):
+        codes = ", ".join(f"U+{ord(char):04X}" for char in not_ascii[:5])
+        raise RequestError(f"expected plain ASCII, got {codes}: an editor may have changed dashes or spaces")
+    words = line.split()[1:]
     if words in (["help"], ["cancel"]):
         return Command("help" if words == ["help"] else "cancel")
-    return _run(words)
+    return _parse_run(words)
 
 
-def _run(words: list[str]) -> Command:
+def parse_layers(text: str, *, what: str) -> int | Literal["auto"]:
+    """Parse a number of layers, or auto; `what` names the value in the RequestError."""
+    if text == "auto":
+        return "auto"
+    if not re.fullmatch(r"[0-9]{1,4}", text) or not 1 <= int(text) <= MAX_LAYERS:
+        raise RequestError(f"{what}: expected a number from 1 to {MAX_LAYERS}, or auto")
+    return int(text)
+
+
+def _parse_run(words: list[str]) -> Command:
     command = Command()
-    rest = iter(words)
-    for word in rest:
-        option, joined, value = word.partition("=")
+    remaining = iter(words)
+    for word in remaining:
+        option, equals_sign, value = word.partition("=")
         if not word.startswith("-"):
-            command = replace(command, models=(*command.models, _selector(word)))
+            command = replace(command, models=(*command.models, _check_selector(word)))
         elif option not in OPTIONS:
             raise RequestError(f"unknown option '{option}'.{suggest_name(option, OPTIONS)} Expected: {GRAMMAR}")
         elif words.count(option) + sum(other.startswith(option + "=") for other in words) > 1:
             raise RequestError(f"'{option}' is given twice")
         else:
-            command = _with_option(command, option, value if joined else None, rest)
+            command = _with_option(command, option, value if equals_sign else None, remaining)
     if command.failed and command.models:
         raise RequestError("'--failed' repeats what failed in the last run; leave the models out")
     return command
 
 
-def _with_option(command: Command, option: str, value: str | None, rest: Iterator[str]) -> Command:
+def _with_option(command: Command, option: str, value: str | None, remaining: Iterator[str]) -> Command:
     if option in ("--failed", "--plan"):
         if value is not None:
             raise RequestError(f"'{option}' takes no value")
         return replace(command, failed=True) if option == "--failed" else replace(command, plan=True)
-    value = next(rest, "") if value is None else value
-    return replace(command, layers=_layers(value)) if option == "--layers" else replace(command, sha=_sha(value))
+    value = next(remaining, "") if value is None else value
+    if option == "--layers":
+        return replace(command, layers=parse_layers(value, what=f"'--layers {value}'"))
+    return replace(command, sha=_parse_sha(value))
 
 
-def _selector(word: str) -> str:
+def _check_selector(word: str) -> str:
     if word in ("help", "cancel"):
-        raise RequestError(f"'{word}' stands alone: {NAME} {word}")
+        raise RequestError(f"'{word}' must be the only word: {COMMAND} {word}")
     if not _SELECTOR.fullmatch(word):
         raise RequestError(
-            f"'{word}' is no model name, glob or @group; names are lower-case, like 'qwen2-7b' or '@moe'"
+            f"'{word}' is not a model name, glob or @group; names are lower-case, like 'qwen2-7b' or '@moe'"
         )
     return word
 
 
-def _layers(value: str) -> int | Literal["auto"]:
-    if value == "auto":
-        return "auto"
-    if not re.fullmatch(r"[0-9]{1,4}", value) or not 1 <= int(value) <= MAX_LAYERS:
-        raise RequestError(f"'--layers {value}': expected a number from 1 to {MAX_LAYERS}, or auto")
-    return int(value)
-
-
-def _sha(value: str) -> str:
+def _parse_sha(value: str) -> str:
     if not SHA.fullmatch(value.lower()):
         raise RequestError(f"'--sha {value}': expected the full commit, 40 hexadecimal digits")
     return value.lower()

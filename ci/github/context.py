@@ -1,4 +1,4 @@
-"""What Actions' environment says, read once into a frozen record; and the workflow's inputs."""
+"""The environment of a step in Actions and the inputs of its workflow, read once into frozen records."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ci.errors import RequestError
-from ci.github.api import Api
+from ci.github.api import ApiSettings
 from ci.records import read_dict
 from ci.subjects.base import SubjectName
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-BOT = "github-actions[bot]"
-"""Who writes with the token of a workflow."""
+BOT_LOGIN = "github-actions[bot]"
+"""The login that writes with the token of a workflow."""
 
 DATA_BRANCH = "hub-tests-data"
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """The inputs of `hub-tests.yml` that decide what is tested; the others only say where."""
+class WorkflowInputs:
+    """The inputs of `hub-tests.yml` that decide what is tested; the others only decide where."""
 
     models: tuple[str, ...] = ()
     layers: str = ""
@@ -38,21 +38,21 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Context:
-    """One step of one job of one run."""
+    """One step of one job of one workflow run. `poll_interval` is in seconds."""
 
-    api: Api
+    api: ApiSettings
     server_url: str = "https://github.com"
     run_id: int | None = None
     run_attempt: int = 1
     event_name: str = ""
     actor: str = ""
-    output: Path | None = None
-    summary: Path | None = None
-    bot: str = BOT
-    allowed: tuple[str, ...] = ()
+    output_path: Path | None = None
+    summary_path: Path | None = None
+    bot_login: str = BOT_LOGIN
+    allowed_logins: tuple[str, ...] = ()
     data_branch: str = DATA_BRANCH
-    poll: float = 30.0
-    inputs: Inputs = field(default_factory=Inputs)
+    poll_interval: float = 30.0
+    inputs: WorkflowInputs = field(default_factory=WorkflowInputs)
 
     @property
     def repository(self) -> str:
@@ -61,45 +61,42 @@ class Context:
 
     @property
     def run_url(self) -> str:
-        """This run's page, "" outside Actions."""
+        """The page of this run, "" outside Actions."""
         return f"{self.server_url}/{self.repository}/actions/runs/{self.run_id}" if self.run_id else ""
 
 
-def from_environ(environ: Mapping[str, str]) -> Context:
-    """The context that `GITHUB_*` and `HUB_TESTS_*` describe.
+def read_context(environ: Mapping[str, str]) -> Context:
+    """Read the context from `GITHUB_*` and `HUB_TESTS_*`.
 
-    Raises RequestError for a variable that is not what Actions would set.
+    Raises RequestError for a value that Actions would not set.
     """
     return Context(
-        api=Api(
+        api=ApiSettings(
             repository=environ.get("GITHUB_REPOSITORY", ""),
             token=environ.get("GITHUB_TOKEN", ""),
             url=environ.get("GITHUB_API_URL") or "https://api.github.com",
-            between_writes=_number(environ, "HUB_TESTS_WRITE_PAUSE", 1.0),
+            write_interval=_read_number(environ, "HUB_TESTS_WRITE_PAUSE", 1.0),
         ),
         server_url=(environ.get("GITHUB_SERVER_URL") or "https://github.com").rstrip("/"),
-        run_id=int(_number(environ, "GITHUB_RUN_ID", 0)) or None,
-        run_attempt=int(_number(environ, "GITHUB_RUN_ATTEMPT", 1)),
+        run_id=int(_read_number(environ, "GITHUB_RUN_ID", 0)) or None,
+        run_attempt=int(_read_number(environ, "GITHUB_RUN_ATTEMPT", 1)),
         event_name=environ.get("GITHUB_EVENT_NAME", ""),
         actor=environ.get("GITHUB_ACTOR", ""),
-        output=_path(environ, "GITHUB_OUTPUT"),
-        summary=_path(environ, "GITHUB_STEP_SUMMARY"),
-        bot=environ.get("HUB_TESTS_BOT") or BOT,
-        allowed=tuple(word for word in re.split(r"[\s,]+", environ.get("HUB_TESTS_ALLOWED", "")) if word),
+        output_path=_read_path(environ, "GITHUB_OUTPUT"),
+        summary_path=_read_path(environ, "GITHUB_STEP_SUMMARY"),
+        bot_login=environ.get("HUB_TESTS_BOT") or BOT_LOGIN,
+        allowed_logins=tuple(word for word in re.split(r"[\s,]+", environ.get("HUB_TESTS_ALLOWED", "")) if word),
         data_branch=environ.get("HUB_TESTS_DATA_BRANCH") or DATA_BRANCH,
-        poll=_number(environ, "HUB_TESTS_POLL", 30.0),
-        inputs=read_inputs(environ.get("HUB_TESTS_INPUTS", ""), _inputs_of_the_repository(environ)),
+        poll_interval=_read_number(environ, "HUB_TESTS_POLL", 30.0),
+        inputs=read_inputs(environ.get("HUB_TESTS_INPUTS", ""), _read_default_inputs(environ)),
     )
 
 
-def _inputs_of_the_repository(environ: Mapping[str, str]) -> dict[str, str]:
-    """Repository variables that stand in for inputs where the clock starts the workflow and there are none."""
-    names = {"subject": "HUB_TESTS_SUBJECT", "subject-repository": "HUB_TESTS_SUBJECT_REPOSITORY"}
-    return {key: environ[name] for key, name in names.items() if environ.get(name)}
+def read_inputs(text: str, defaults: Mapping[str, str] | None = None) -> WorkflowInputs:
+    """Read `toJSON(inputs)` of the workflow; an input that is not set comes from `defaults`.
 
-
-def read_inputs(text: str, otherwise: Mapping[str, str] | None = None) -> Inputs:
-    """`toJSON(inputs)` of the workflow, over `otherwise`. Inputs that only say where things run are passed over."""
+    Inputs that only decide where things run are ignored.
+    """
     try:
         plain = json.loads(text or "null")
     except ValueError:
@@ -107,21 +104,27 @@ def read_inputs(text: str, otherwise: Mapping[str, str] | None = None) -> Inputs
     plain = {} if plain is None else plain
     if not isinstance(plain, dict):
         raise RequestError(f"HUB_TESTS_INPUTS: expected an object, got {type(plain).__name__}")
-    known = {f.name for f in fields(Inputs)}
-    filled = {key: value for key, value in plain.items() if value not in (None, "")}
-    given = {key.replace("-", "_"): value for key, value in {**(otherwise or {}), **filled}.items()}
-    wanted = {key: _plain(key, value) for key, value in given.items() if key in known}
-    return read_dict(Inputs, wanted, what="inputs of the workflow")
+    known = {f.name for f in fields(WorkflowInputs)}
+    given = {key: value for key, value in plain.items() if value not in (None, "")}
+    merged = {key.replace("-", "_"): value for key, value in {**(defaults or {}), **given}.items()}
+    values = {key: _convert_input(key, value) for key, value in merged.items() if key in known}
+    return read_dict(WorkflowInputs, values, what="inputs of the workflow")
 
 
-def _plain(key: str, value: Any) -> Any:
-    """workflow_dispatch gives every input as a word; workflow_call gives numbers and booleans."""
+def _read_default_inputs(environ: Mapping[str, str]) -> dict[str, str]:
+    """Read the repository variables that replace inputs in a scheduled run, which has none."""
+    names = {"subject": "HUB_TESTS_SUBJECT", "subject-repository": "HUB_TESTS_SUBJECT_REPOSITORY"}
+    return {key: environ[name] for key, name in names.items() if environ.get(name)}
+
+
+def _convert_input(key: str, value: Any) -> Any:
+    """Convert an input: workflow_dispatch gives each one as a string, workflow_call gives numbers and booleans."""
     if key == "models":
         return tuple(str(value).split())
     return {"true": True, "false": False}.get(str(value).lower(), value) if key == "deep" else value
 
 
-def _number(environ: Mapping[str, str], name: str, default: float) -> float:
+def _read_number(environ: Mapping[str, str], name: str, default: float) -> float:
     value = environ.get(name, "")
     try:
         return float(value) if value else default
@@ -129,5 +132,5 @@ def _number(environ: Mapping[str, str], name: str, default: float) -> float:
         raise RequestError(f"{name}: expected a number, got '{value[:50]}'") from None
 
 
-def _path(environ: Mapping[str, str], name: str) -> Path | None:
+def _read_path(environ: Mapping[str, str], name: str) -> Path | None:
     return Path(environ[name]) if environ.get(name) else None

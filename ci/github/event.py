@@ -1,11 +1,12 @@
-"""Webhook payloads, as Actions writes them to `$GITHUB_EVENT_PATH`, into frozen records. The payload is hostile.
+"""Webhook payloads, as Actions writes them to `$GITHUB_EVENT_PATH`, into frozen records. They are not trusted.
 
-Its shape is GitHub's (https://docs.github.com/en/webhooks/webhook-events-and-payloads); names, titles and bodies in
-it are anybody's text. A payload that lacks what is needed here is refused by the name of the missing key.
+GitHub gives them their shape (https://docs.github.com/en/webhooks/webhook-events-and-payloads), but anybody can write
+the names, titles and bodies in them. A payload without a needed key is refused, and the error names the key.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-MAX_BYTES = 25 * 2**20
-"""GitHub caps a payload at 25 MB."""
+MAX_PAYLOAD_BYTES = 25 * 2**20
+"""GitHub sends at most 25 MB."""
 
 LOGIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,62})(?:\[bot\])?")
 REPOSITORY = re.compile(r"[A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}")
@@ -28,7 +29,7 @@ EventName = Literal["issue_comment", "workflow_dispatch", "schedule"]
 
 @dataclass(frozen=True)
 class CommentEvent:
-    """Somebody wrote or changed a comment on an issue or a pull request."""
+    """A comment on an issue or a pull request was written, changed or deleted."""
 
     action: str
     repository: str
@@ -46,7 +47,7 @@ class CommentEvent:
 
 @dataclass(frozen=True)
 class DispatchEvent:
-    """Somebody started the workflow by hand or by the API; `inputs` are the words given."""
+    """A person or a program started the workflow; `inputs` are strings."""
 
     repository: str
     default_branch: str
@@ -57,7 +58,7 @@ class DispatchEvent:
 
 @dataclass(frozen=True)
 class ScheduleEvent:
-    """The clock started the workflow, on the default branch."""
+    """The schedule started the workflow, on the default branch."""
 
     repository: str
     default_branch: str
@@ -68,26 +69,29 @@ Event = CommentEvent | DispatchEvent | ScheduleEvent
 
 
 def load_event(name: str, path: Path) -> Event:
-    """The event `name` recorded at `path`. Raises RequestError for another event or a payload without what it needs."""
+    """Read the event `name` from the file at `path`.
+
+    Raises RequestError for another event, or a payload without a needed key.
+    """
     try:
         with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+            content = file.read(MAX_PAYLOAD_BYTES + 1)
     except OSError as error:
         raise RequestError(f"{path}: cannot read the event: {error.strerror}") from None
     return parse_event(name, content, where=str(path))
 
 
 def parse_event(name: str, content: bytes, *, where: str = "event") -> Event:
-    """The event `name` from a payload's bytes."""
+    """Parse the event `name` from the bytes of a payload."""
     parsers: dict[str, Callable[[bytes, str], Event]] = {
-        "issue_comment": _comment,
-        "workflow_dispatch": _dispatch,
-        "schedule": _schedule,
+        "issue_comment": _parse_comment,
+        "workflow_dispatch": _parse_dispatch,
+        "schedule": _parse_schedule,
     }
     if name not in parsers:
-        raise RequestError(f"event '{name}' starts nothing here, expected one of {', '.join(parsers)}")
-    if len(content) > MAX_BYTES:
-        raise RequestError(f"{where}: the payload is over {MAX_BYTES} bytes, more than GitHub sends")
+        raise RequestError(f"event '{name}' starts no run, expected one of {', '.join(parsers)}")
+    if len(content) > MAX_PAYLOAD_BYTES:
+        raise RequestError(f"{where}: the payload is over {MAX_PAYLOAD_BYTES} bytes, more than GitHub sends")
     return parsers[name](content, where)
 
 
@@ -141,10 +145,10 @@ class _SchedulePayload:
     schedule: str = ""
 
 
-def _comment(content: bytes, where: str) -> CommentEvent:
-    payload = _read(_CommentPayload, content, where)
+def _parse_comment(content: bytes, where: str) -> CommentEvent:
+    payload = _read_payload(_CommentPayload, content, where)
     comment, issue = payload.comment, payload.issue
-    _well_formed(payload.repository, comment.user.login, where)
+    _check_names(payload.repository, comment.user.login, where)
     if issue.number < 1 or comment.id < 1:
         raise RequestError(f"{where}: issue.number and comment.id must be positive")
     return CommentEvent(
@@ -163,24 +167,22 @@ def _comment(content: bytes, where: str) -> CommentEvent:
     )
 
 
-def _dispatch(content: bytes, where: str) -> DispatchEvent:
-    payload = _read(_DispatchPayload, content, where)
-    _well_formed(payload.repository, payload.sender.login, where)
+def _parse_dispatch(content: bytes, where: str) -> DispatchEvent:
+    payload = _read_payload(_DispatchPayload, content, where)
+    _check_names(payload.repository, payload.sender.login, where)
     repository = payload.repository
     return DispatchEvent(
         repository.full_name, repository.default_branch, payload.ref, payload.sender.login, dict(payload.inputs or {})
     )
 
 
-def _schedule(content: bytes, where: str) -> ScheduleEvent:
-    payload = _read(_SchedulePayload, content, where)
-    _well_formed(payload.repository, None, where)
+def _parse_schedule(content: bytes, where: str) -> ScheduleEvent:
+    payload = _read_payload(_SchedulePayload, content, where)
+    _check_names(payload.repository, None, where)
     return ScheduleEvent(payload.repository.full_name, payload.repository.default_branch, payload.schedule)
 
 
-def _read(kind: Any, content: bytes, where: str) -> Any:
-    import json
-
+def _read_payload(kind: Any, content: bytes, where: str) -> Any:
     try:
         plain = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -188,7 +190,7 @@ def _read(kind: Any, content: bytes, where: str) -> Any:
     return read_dict(kind, plain, what=where)
 
 
-def _well_formed(repository: _Repository, login: str | None, where: str) -> None:
+def _check_names(repository: _Repository, login: str | None, where: str) -> None:
     if not REPOSITORY.fullmatch(repository.full_name):
         raise RequestError(f"{where}: repository.full_name: {repository.full_name!r} is not owner/name")
     if login is not None and not LOGIN.fullmatch(login):

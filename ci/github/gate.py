@@ -1,10 +1,11 @@
-"""May this comment start a run, and at which commit? Pure: a decision over an event and fetched facts.
+"""The gate: may this comment start a run, and at which commit? A pure decision over an event and fetched facts.
 
-created comment, by a human ──► role is write or more ──► the command reads ──► open pull request ──► commit fixed
-    else: ignored                  else: refused           else: refused           else: refused       else: refused
+created comment, by a human ──► role is write or more ──► the command parses ──► open pull request ──► commit fixed
+    else: ignored                  else: refused            else: refused            else: refused       else: refused
 
 For a branch of the repository the commit is the head at this moment: only writers can move it. For a fork it is only
-the one that the command names, which must be the current head, so that what runs is what the writer looked at.
+the commit that the command names. It must be the current head, so that the code that runs is the code that was
+reviewed.
 """
 
 from __future__ import annotations
@@ -13,24 +14,24 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from ci.errors import RequestError
-from ci.github import answers
-from ci.github.board import StartedRun, State
-from ci.github.command import Command, parse
+from ci.github import messages
+from ci.github.command import Command, parse_command
+from ci.github.status_comment import CommentState, StartedRun
 from ci.plan import Plan, RunRequest, make_plan
 
 if TYPE_CHECKING:
     from ci.github.event import CommentEvent
-    from ci.github.facts import House, Inquiry, Role
+    from ci.github.gate_input import GateInput, RepoSettings, Role
 
-Decision = Literal["ignored", "refused", "answered", "cancel", "run"]
+DecisionKind = Literal["ignored", "refused", "answered", "cancel", "run"]
 Reaction = Literal["+1", "confused", "rocket"]
 
 
 @dataclass(frozen=True)
-class Gate:
-    """The decision. `answer` is Markdown for the pull request; `reason` one line for the log."""
+class GateDecision:
+    """The decision. `answer` is Markdown for the pull request; `reason` is one line for the log."""
 
-    decision: Decision
+    decision: DecisionKind
     reason: str
     answer: str = ""
     reaction: Reaction | None = None
@@ -42,8 +43,8 @@ class Gate:
     cancel: tuple[int, ...] = ()
 
 
-def unheard(event: CommentEvent) -> str | None:
-    """Why this comment is none of the service's business, before anything is asked; None where it is."""
+def ignore_reason(event: CommentEvent) -> str | None:
+    """Return why this comment is ignored before GitHub is asked anything; None if it is not."""
     if event.action != "created":
         return f"the comment was {event.action}, only new ones count"
     if not event.is_pull_request:
@@ -51,114 +52,123 @@ def unheard(event: CommentEvent) -> str | None:
     if event.user_type != "User" or event.login.endswith("[bot]"):
         return f"{event.login} is not a human"
     try:
-        command = parse(event.body)
+        command = parse_command(event.body)
     except RequestError:
         return None
     return None if command else "the first line is not a command"
 
 
-def decide(inquiry: Inquiry) -> Gate:
-    """The gate's decision on a comment that `unheard` let pass."""
-    event = inquiry.event
-    if why := _unauthorised(event, inquiry.facts.role, inquiry.house):
-        return _refused(event, why)
+def decide(gate_input: GateInput) -> GateDecision:
+    """Decide on a comment that has no `ignore_reason`."""
+    event = gate_input.event
+    if refusal := _check_permission(event, gate_input.facts.role, gate_input.settings):
+        return _refuse(event, refusal)
     try:
-        command = parse(event.body) or Command("help")
-        return _obey(command, inquiry)
+        command = parse_command(event.body) or Command("help")
+        return _handle_command(command, gate_input)
     except RequestError as error:
-        return _refused(event, answers.misread(str(error)))
+        return _refuse(event, messages.say_bad_command(str(error)))
 
 
-def misconfigured(event: CommentEvent, role: Role, house: House, problem: str) -> Gate:
-    """The refusal of any command while the registry cannot be read; the problem is told to those who can mend it."""
-    return _refused(event, _unauthorised(event, role, house) or answers.no_registry(problem))
+def refuse_without_registry(event: CommentEvent, role: Role, settings: RepoSettings, problem: str) -> GateDecision:
+    """Refuse any command while the registry cannot be read; only writers are told the problem."""
+    return _refuse(event, _check_permission(event, role, settings) or messages.say_no_registry(problem))
 
 
-def _unauthorised(event: CommentEvent, role: Role, house: House) -> str | None:
-    if not role.writes:
-        return answers.no_permission(event.login, role.name)
-    if house.allowed and event.login.casefold() not in {login.casefold() for login in house.allowed}:
-        return answers.not_on_the_list(event.login)
+def ignore_second_start(decision: GateDecision) -> GateDecision:
+    """Replace a decision to run if this very comment has started a run before."""
+    return GateDecision(
+        "ignored",
+        "this comment has started a run before",
+        pull_request=decision.pull_request,
+        comment_id=decision.comment_id,
+    )
+
+
+def _check_permission(event: CommentEvent, role: Role, settings: RepoSettings) -> str | None:
+    """Return the refusal for a commenter who may not give commands, else None."""
+    if not role.can_write:
+        return messages.say_no_permission(event.login, role.name)
+    allowed = {login.casefold() for login in settings.allowed_logins}
+    if allowed and event.login.casefold() not in allowed:
+        return messages.say_not_allowed(event.login)
     return None
 
 
-def _obey(command: Command, inquiry: Inquiry) -> Gate:
-    event, facts = inquiry.event, inquiry.facts
+def _handle_command(command: Command, gate_input: GateInput) -> GateDecision:
+    event, facts = gate_input.event, gate_input.facts
     if command.verb == "help":
-        return _answered(event, "help", answers.help_text(inquiry.models))
+        return _answer(event, "help", messages.format_help(gate_input.models))
     if command.verb == "cancel":
-        return _cancel(inquiry)
+        return _cancel_runs(gate_input)
     if not facts.pull.is_open:
-        return _refused(event, answers.closed())
+        return _refuse(event, messages.say_closed())
     if command.failed:
-        if why := _nothing_failed(facts.state):
-            return _refused(event, why)
-        command = _repeated(command, facts.state)
-    plan = _plan(command, inquiry)
+        if refusal := _check_last_result(facts.state):
+            return _refuse(event, refusal)
+        command = _with_last_layers(command, facts.state)
+    plan = _plan_run(command, gate_input)
     if command.plan:
-        return _answered(event, "plan", answers.plan_text(plan, inquiry.baseline, command))
-    return _start(command, tuple(entry.name for entry in plan.entries), inquiry)
+        return _answer(event, "plan", messages.format_plan(plan, gate_input.baseline, command))
+    return _start_run(command, tuple(entry.name for entry in plan.entries), gate_input)
 
 
-def _repeated(command: Command, state: State) -> Command:
-    """With the layers that failed, unless others are asked for: with fewer the failure may not be there."""
+def _check_last_result(state: CommentState) -> str | None:
+    """Return the refusal if `--failed` has nothing to repeat, else None."""
+    if state.last is None:
+        return messages.say_no_last_run()
+    return None if state.last.failed or state.last.unsettled else messages.say_nothing_failed(state.last)
+
+
+def _with_last_layers(command: Command, state: CommentState) -> Command:
+    """Return `command` with the last run's layers, unless it has its own.
+
+    With fewer layers the failure may disappear.
+    """
     layers = state.last.layers if state.last else None
     return command if command.layers is not None else replace(command, layers=layers)
 
 
-def _plan(command: Command, inquiry: Inquiry) -> Plan:
-    last = inquiry.facts.state.last
-    words = (*last.failed, *last.unsettled) if command.failed and last else command.models
-    request = RunRequest("issue_comment", words, layers=command.layers, subject=inquiry.house.subject)
-    return make_plan(request, inquiry.models)
+def _plan_run(command: Command, gate_input: GateInput) -> Plan:
+    last = gate_input.facts.state.last
+    models = (*last.failed, *last.unsettled) if command.failed and last else command.models
+    request = RunRequest("issue_comment", models, layers=command.layers, subject=gate_input.settings.subject)
+    return make_plan(request, gate_input.models)
 
 
-def _start(command: Command, chosen: tuple[str, ...], inquiry: Inquiry) -> Gate:
-    event, pull, server = inquiry.event, inquiry.facts.pull, inquiry.house.server_url
-    paste = replace(command, sha=pull.head_sha)
+def _start_run(command: Command, models: tuple[str, ...], gate_input: GateInput) -> GateDecision:
+    event, pull, server = gate_input.event, gate_input.facts.pull, gate_input.settings.server_url
+    suggested = replace(command, sha=pull.head_sha)
     if command.sha is None and pull.is_fork:
-        return _refused(event, answers.fork_needs_sha(paste, pull, server))
+        return _refuse(event, messages.say_fork_needs_sha(suggested, pull, server))
     if command.sha not in (None, pull.head_sha):
-        return _refused(event, answers.not_the_head(paste, pull, server))
-    wanted = StartedRun(0, event.comment_id, pull.head_sha, chosen, command.layers)
-    if twin := next((run for run in inquiry.facts.active if run.key == wanted.key), None):
-        return _answered(event, "already running", answers.already_running(twin, event, server))
-    return Gate(
+        return _refuse(event, messages.say_not_head(suggested, pull, server))
+    wanted = StartedRun(0, event.comment_id, pull.head_sha, models, command.layers)
+    if same := next((run for run in gate_input.facts.active_runs if run.key == wanted.key), None):
+        return _answer(event, "already running", messages.say_already_running(same, event, server))
+    return GateDecision(
         "run",
-        f"{event.login} may start {', '.join(chosen)} at {pull.head_sha}",
+        f"{event.login} may start {', '.join(models)} at {pull.head_sha}",
         reaction="rocket",
         pull_request=event.number,
         comment_id=event.comment_id,
         sha=pull.head_sha,
-        models=chosen,
+        models=models,
         layers=command.layers,
     )
 
 
-def already_started(gate: Gate) -> Gate:
-    """`gate`, when it turns out that this very comment has started a run before."""
-    return Gate(
-        "ignored", "this comment has started a run before", pull_request=gate.pull_request, comment_id=gate.comment_id
-    )
+def _cancel_runs(gate_input: GateInput) -> GateDecision:
+    event, active = gate_input.event, gate_input.facts.active_runs
+    run_ids = tuple(run.run_id for run in active)
+    answer = messages.say_cancelled(active, event, gate_input.settings.server_url)
+    return replace(_answer(event, f"cancel {run_ids}", answer), decision="cancel", cancel=run_ids)
 
 
-def _cancel(inquiry: Inquiry) -> Gate:
-    event, active = inquiry.event, inquiry.facts.active
-    runs = tuple(run.run_id for run in active)
-    text = answers.cancelled(active, event, inquiry.house.server_url)
-    return replace(_answered(event, f"cancel {runs}", text), decision="cancel", cancel=runs)
+def _answer(event: CommentEvent, reason: str, answer: str) -> GateDecision:
+    return GateDecision("answered", reason, answer, "+1", event.number, event.comment_id)
 
 
-def _nothing_failed(state: State) -> str | None:
-    if state.last is None:
-        return answers.no_last_run()
-    return None if state.last.failed or state.last.unsettled else answers.nothing_failed(state.last)
-
-
-def _answered(event: CommentEvent, reason: str, answer: str) -> Gate:
-    return Gate("answered", reason, answer, "+1", event.number, event.comment_id)
-
-
-def _refused(event: CommentEvent, answer: str) -> Gate:
+def _refuse(event: CommentEvent, answer: str) -> GateDecision:
     reason = answer.splitlines()[0]
-    return Gate("refused", reason, answer, "confused", event.number, event.comment_id)
+    return GateDecision("refused", reason, answer, "confused", event.number, event.comment_id)

@@ -1,4 +1,4 @@
-"""What the gate asks of GitHub and says on a pull request: roles, heads, reactions, the comments kept in place."""
+"""Pull requests in GitHub's API: roles, heads, reactions, and the comments that the service keeps."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from urllib.parse import quote
 
 from ci.errors import RequestError
 from ci.github.api import NotFoundError
-from ci.github.board import marker
-from ci.github.facts import PullRequest, Role
-from ci.report.fit import characters
+from ci.github.gate_input import PullRequest, Role
+from ci.github.status_comment import MARKERS, format_status_comment, read_state
 from ci.report.limits import COMMENT_CHARS
+from ci.report.truncate_markdown import count_characters
 
 if TYPE_CHECKING:
-    from ci.github.board import Kind
     from ci.github.client import Client
+    from ci.github.status_comment import CommentKind
 
 
 @dataclass(frozen=True)
 class Author:
-    """Who wrote something."""
+    """The author of a comment."""
 
     login: str
     type: str = "User"
@@ -43,61 +43,71 @@ class _Permission:
 
 
 @dataclass(frozen=True)
-class _Named:
+class _Repository:
     full_name: str
 
 
 @dataclass(frozen=True)
-class _Side:
+class _Head:
     sha: str
-    repo: _Named | None = None
+    repo: _Repository | None = None
 
 
 @dataclass(frozen=True)
 class _Pull:
     number: int
     state: str
-    head: _Side
+    head: _Head
 
 
-def role(client: Client, login: str) -> Role:
-    """The permission of `login` in the repository; somebody GitHub does not know has none."""
+def get_role(client: Client, login: str) -> Role:
+    """Get the role of `login` in the repository; an unknown user has none."""
     try:
-        found = client.get(_Permission, f"/collaborators/{quote(login, safe='')}/permission")
+        answer = client.get(_Permission, f"/collaborators/{quote(login, safe='')}/permission")
     except NotFoundError:
         return Role()
-    return Role(found.role_name or found.permission, found.permission)
+    return Role(answer.role_name or answer.permission, answer.permission)
 
 
-def pull_request(client: Client, number: int) -> PullRequest:
-    """The pull request as it is now."""
+def get_pull_request(client: Client, number: int) -> PullRequest:
+    """Get the pull request as it is now."""
     pull = client.get(_Pull, f"/pulls/{number}")
     head = pull.head.repo.full_name if pull.head.repo else None
-    return PullRequest(pull.number, pull.state == "open", pull.head.sha, head, client.api.repository)
+    return PullRequest(pull.number, pull.state == "open", pull.head.sha, head, client.settings.repository)
 
 
-def react(client: Client, comment_id: int, content: str) -> bool:
-    """React to a comment. True when it is the first time: GitHub answers 201 then, and 200 ever after."""
+def add_reaction(client: Client, comment_id: int, content: str) -> bool:
+    """React to a comment. Return True the first time: GitHub answers 201 then, and 200 later."""
     path = f"/issues/comments/{comment_id}/reactions"
-    return client.answer("POST", path, body={"content": content})[0] == 201
+    return client.send_for_status("POST", path, body={"content": content})[0] == 201
 
 
-def find_comment(client: Client, number: int, kind: Kind, *, bot: str) -> Comment | None:
-    """The service's own comment of `kind`: its first line is the marker, and `bot` wrote it. The oldest counts."""
-    for comment in client.pages(Comment, f"/issues/{number}/comments"):
-        first = comment.body.split("\n", 1)[0].rstrip("\r")
-        if comment.user is not None and comment.user.login == bot and first == marker(kind):
+def find_comment(client: Client, number: int, kind: CommentKind, *, bot: str) -> Comment | None:
+    """Find the service's oldest comment of `kind`.
+
+    `bot` wrote it, and its first line is the marker.
+    """
+    for comment in client.paginate(Comment, f"/issues/{number}/comments"):
+        first_line = comment.body.split("\n", 1)[0].rstrip("\r")
+        if comment.user is not None and comment.user.login == bot and first_line == MARKERS[kind]:
             return comment
     return None
 
 
-def keep_comment(client: Client, number: int, found: Comment | None, body: str) -> Comment:
-    """Edit `found` into `body`, or write it where there is none yet."""
-    if characters(body) > COMMENT_CHARS:
-        raise RequestError(f"comment of {characters(body)} characters: GitHub takes {COMMENT_CHARS}")
-    if found is None:
+def write_comment(client: Client, number: int, existing: Comment | None, body: str) -> Comment:
+    """Change the `existing` comment to `body`, or create one."""
+    if count_characters(body) > COMMENT_CHARS:
+        raise RequestError(f"comment of {count_characters(body)} characters: GitHub takes {COMMENT_CHARS}")
+    if existing is None:
         return client.write(Comment, "POST", f"/issues/{number}/comments", {"body": body})
     try:
-        return client.write(Comment, "PATCH", f"/issues/comments/{found.id}", {"body": body})
+        return client.write(Comment, "PATCH", f"/issues/comments/{existing.id}", {"body": body})
     except NotFoundError:  # somebody deleted it in between
         return client.write(Comment, "POST", f"/issues/{number}/comments", {"body": body})
+
+
+def replace_status_text(client: Client, number: int, text: str, *, bot: str) -> Comment:
+    """Write `text` into the status comment and keep its state."""
+    existing = find_comment(client, number, "status", bot=bot)
+    state = read_state(existing.body if existing else None)
+    return write_comment(client, number, existing, format_status_comment(text, state))

@@ -1,8 +1,8 @@
 """Edit a JSON text where it must change and nowhere else: number literals, order, spacing and escapes stay.
 
-`json.dumps(json.loads(text))` would rewrite `0.00001` as `1e-05`, and a library's re-saving adds keys that stricter
-readers refuse. So the text is parsed with the position of every value, and an edit replaces or drops exactly the
-characters that it means.
+`json.dumps(json.loads(text))` would rewrite `0.00001` as `1e-05`, and saving a config with a library adds keys that
+stricter readers refuse. So the text is parsed with the position of every value, and an edit replaces or removes
+exactly the characters of its value.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from ci.errors import InfrastructureError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-MAX_DEPTH = 40
+MAX_NESTING = 40
 SPACE = re.compile(r"[ \t\r\n]*")
 SCALAR = json.JSONDecoder()
 
-Path = tuple[str, ...]
+KeyPath = tuple[str, ...]
 """Keys from the top of the document to a value."""
 
 
 @dataclass(frozen=True)
 class Replace:
-    """Put `value` where the value at `path` is."""
+    """Replace the value at `path` by `value`."""
 
-    path: Path
+    path: KeyPath
     value: Any
 
 
 @dataclass(frozen=True)
 class Keep:
-    """Of the list (or object) at `path` keep the elements at these positions (or keys), drop the others."""
+    """Keep the elements at these positions (or keys) of the list (or object) at `path`, and drop the others."""
 
-    path: Path
-    which: tuple[int | str, ...]
+    path: KeyPath
+    kept: tuple[int | str, ...]
 
 
 Edit = Replace | Keep
@@ -47,7 +47,10 @@ Edit = Replace | Keep
 
 @dataclass(frozen=True)
 class Node:
-    """A value and its text [start, end). `spans` are those of a list's elements or an object's whole members."""
+    """A value and its text [start, end).
+
+    `spans` are those of a list's elements or of an object's members, key included.
+    """
 
     value: Any
     start: int
@@ -56,14 +59,15 @@ class Node:
     members: Mapping[str, Node] | None = None
 
 
-def parse(text: str, *, what: str) -> Node:
-    """The JSON object in `text`, with positions. NaN and Infinity pass, as Python and so transformers write them.
+def parse_json(text: str, *, what: str) -> Node:
+    """Parse the JSON object in `text` with positions.
 
-    Raises InfrastructureError for anything malformed, a duplicate key or nesting over `MAX_DEPTH`.
+    NaN and Infinity are accepted, because Python and so transformers write them. Raises InfrastructureError for
+    anything malformed, a duplicate key or nesting over `MAX_NESTING`.
     """
     try:
-        node = _value(text, _skip(text, 0), 0)
-        if _skip(text, node.end) != len(text):
+        node = _parse_value(text, _skip_space(text, 0), 0)
+        if _skip_space(text, node.end) != len(text):
             raise ValueError(f"text after the end, at character {node.end}")
     except IndexError:
         raise InfrastructureError(f"{what}: not valid JSON: it ends too early") from None
@@ -74,53 +78,54 @@ def parse(text: str, *, what: str) -> Node:
     return node
 
 
-def apply(text: str, root: Node, edits: Sequence[Edit]) -> str:
-    """`text` after the edits, which must not overlap. Raises KeyError for a path that is not there."""
-    changes = sorted((_change(text, find(root, edit.path), edit) for edit in edits), reverse=True)
+def apply_edits(text: str, root: Node, edits: Sequence[Edit]) -> str:
+    """Return `text` after the edits, which must not overlap. Raises KeyError for a missing path."""
+    changes = sorted((_locate_change(text, find_node(root, edit.path), edit) for edit in edits), reverse=True)
     for start, end, new in changes:
         text = text[:start] + new + text[end:]
     return text
 
 
-def find(root: Node, path: Path) -> Node:
-    """The value at `path`. Raises KeyError when it is not there."""
+def find_node(root: Node, path: KeyPath) -> Node:
+    """Return the node at `path`. Raises KeyError when it is missing."""
     for key in path:
         root = (root.members or {})[key]
     return root
 
 
-def _change(text: str, node: Node, edit: Edit) -> tuple[int, int, str]:
+def _locate_change(text: str, node: Node, edit: Edit) -> tuple[int, int, str]:
     if isinstance(edit, Replace):
         return node.start, node.end, json.dumps(edit.value)
     names: Sequence[Any] = range(len(node.spans)) if node.members is None else list(node.members)
-    kept = [span for name, span in zip(names, node.spans, strict=True) if name in edit.which]
-    if not kept:
+    kept = set(edit.kept)
+    spans = [span for name, span in zip(names, node.spans, strict=True) if name in kept]
+    if not spans:
         return node.start, node.end, "[]" if node.members is None else "{}"
     between = text[node.spans[0][1] : node.spans[1][0]] if len(node.spans) > 1 else ""
-    return node.spans[0][0], node.spans[-1][1], between.join(text[start:end] for start, end in kept)
+    return node.spans[0][0], node.spans[-1][1], between.join(text[start:end] for start, end in spans)
 
 
-def _skip(text: str, at: int) -> int:
+def _skip_space(text: str, at: int) -> int:
     match = SPACE.match(text, at)
     return match.end() if match else at
 
 
-def _value(text: str, at: int, depth: int) -> Node:
-    if depth > MAX_DEPTH:
+def _parse_value(text: str, at: int, depth: int) -> Node:
+    if depth > MAX_NESTING:
         raise ValueError("nested too deeply")
     first = text[at]
     if first == "{":
-        return _object(text, at, depth)
+        return _parse_object(text, at, depth)
     if first == "[":
-        return _list(text, at, depth)
+        return _parse_list(text, at, depth)
     value, end = SCALAR.raw_decode(text, at)
     return Node(value, at, end)
 
 
-def _object(text: str, at: int, depth: int) -> Node:
+def _parse_object(text: str, at: int, depth: int) -> Node:
     members: dict[str, Node] = {}
     spans = []
-    end = _skip(text, at + 1)
+    end = _skip_space(text, at + 1)
     while text[end] != "}" or members:
         if text[end] != '"':
             raise ValueError(f"expected a key at character {end}")
@@ -128,28 +133,28 @@ def _object(text: str, at: int, depth: int) -> Node:
         key, end = SCALAR.raw_decode(text, start)
         if key in members:
             raise ValueError(f"duplicate key {key!r}")
-        members[key] = _value(text, _skip(text, _expect(text, _skip(text, end), ":")), depth + 1)
+        members[key] = _parse_value(text, _skip_space(text, _expect_char(text, _skip_space(text, end), ":")), depth + 1)
         spans.append((start, members[key].end))
-        end = _skip(text, members[key].end)
+        end = _skip_space(text, members[key].end)
         if text[end] == "}":
             break
-        end = _skip(text, _expect(text, end, ","))
+        end = _skip_space(text, _expect_char(text, end, ","))
     return Node({key: node.value for key, node in members.items()}, at, end + 1, tuple(spans), members)
 
 
-def _list(text: str, at: int, depth: int) -> Node:
+def _parse_list(text: str, at: int, depth: int) -> Node:
     items: list[Node] = []
-    end = _skip(text, at + 1)
+    end = _skip_space(text, at + 1)
     while text[end] != "]" or items:
-        items.append(_value(text, end, depth + 1))
-        end = _skip(text, items[-1].end)
+        items.append(_parse_value(text, end, depth + 1))
+        end = _skip_space(text, items[-1].end)
         if text[end] == "]":
             break
-        end = _skip(text, _expect(text, end, ","))
+        end = _skip_space(text, _expect_char(text, end, ","))
     return Node([item.value for item in items], at, end + 1, tuple((item.start, item.end) for item in items))
 
 
-def _expect(text: str, at: int, char: str) -> int:
+def _expect_char(text: str, at: int, char: str) -> int:
     if text[at] != char:
         raise ValueError(f"expected {char!r} at character {at}")
     return at + 1

@@ -1,8 +1,9 @@
-"""Hub to truncated checkpoint: the steps in order, over one frozen request. Prints nothing; progress is a callback.
+"""Fetch a truncated checkpoint from the Hub into the store: the steps in order.
 
-A store that has the checkpoint answers alone: no request for a full commit, one for a branch. Else the revision is
-pinned, config.json and the index decide what is kept, the headers of touched shards say where it is, its bytes go
-straight to their places, the small files follow, and the manifest comes last.
+Nothing is printed; progress goes to a callback. A checkpoint in the store is returned at once: with no request for a
+full commit, with one for a branch. Otherwise the revision is pinned, config.json and the index decide what is kept, the
+headers of the shards say where it is, the tensors are downloaded to their places, small files follow, and the manifest
+is written last.
 """
 
 from __future__ import annotations
@@ -12,36 +13,36 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ci.errors import HubTestsError, InfrastructureError, RequestError
-from ci.hub.journal import has_parts
-from ci.hub.layers import Auto
-from ci.hub.listing import check_model_id, is_commit
-from ci.hub.places import Key
-from ci.hub.progress import Meter, Progress
-from ci.hub.store import Partial, Store, unwritable
+from ci.hub.journal import has_complete_pieces
+from ci.hub.layers import LayerChoice, LayerRequest
+from ci.hub.progress import ProgressMeter
+from ci.hub.repository import check_model_id, is_commit
+from ci.hub.store import PartialCheckpoint, Store, make_disk_error
+from ci.hub.store_paths import CheckpointKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ci.hub.assemble import Upstream
-    from ci.hub.listing import Repository
-    from ci.hub.remote import Hub
-    from ci.hub.weights import Selection
+    from ci.hub.progress import Progress
+    from ci.hub.remote import HubClient
+    from ci.hub.repository import Repository
+    from ci.hub.weights import RemoteModel, TensorSelection
     from ci.settings import Settings
 
-POLL = 0.5
-ATTEMPTS = 3
+POLL_SECONDS = 0.5
+MAX_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
 class FetchRequest:
-    """Which model, at which revision (None: the default branch), and how many layers of it.
+    """The model, its revision (None: the default branch), and how many layers of it to keep.
 
     `layers` is a count, or "auto" for the fewest layers that hold every kind of layer. `allow_remote_code` also
-    fetches the repository's Python files; nothing here ever runs them.
+    fetches the repository's Python files; hub-tests never runs them.
     """
 
     model_id: str
-    layers: int | Literal["auto"] = 2
+    layers: LayerRequest = 2
     revision: str | None = None
     allow_remote_code: bool = False
 
@@ -50,10 +51,10 @@ class FetchRequest:
 class Checkpoint:
     """A truncated checkpoint in the store.
 
-    `revision` is the full commit, `layers` the count kept of `layers_upstream`. `bytes_kept` counts the tensors' bytes,
-    `bytes_fetched` every body byte received, `requests` those sent to the Hub's own origin. `kinds_missed` names the
-    kinds of layer that N = 2 would have missed (only when "auto" was asked for). `manifest_sha256` is the digest of
-    `hub-tests.json`, which itself names every file's and every tensor's. `notes` are lines for people.
+    `revision` is the full commit, `layers` the count kept of `layers_upstream`. `bytes_kept` counts the bytes of the
+    tensors, `bytes_fetched` every received body byte, `requests` those sent to the Hub's own origin. `kinds_missed`
+    names the kinds of layer that two layers would have missed (only after "auto"). `manifest_sha256` is the digest of
+    `hub-tests.json`, which names every file and tensor with its digest. `notes` are lines for people.
     """
 
     model_id: str
@@ -74,154 +75,166 @@ class Checkpoint:
 def fetch(
     request: FetchRequest, settings: Settings, *, progress: Callable[[Progress], None] | None = None
 ) -> Checkpoint:
-    """The checkpoint that `request` asks for, from the store where it has it, else fetched into it.
+    """Return the requested checkpoint, from the store if it is there, otherwise from the Hub.
 
     Raises RequestError when the request cannot be met as it stands (unknown or gated model, impossible count of layers,
-    a config that cannot be truncated), InfrastructureError when Hub, network, disk or upstream's files fail.
-    Whatever arrived before an error, or before Ctrl-C, is kept and continued from by the next call.
+    a config that cannot be truncated), InfrastructureError when Hub, network, disk or upstream's files fail. Data that
+    arrived before an error or Ctrl-C is kept, and the next call continues from it.
     """
     check_model_id(request.model_id)
     if request.layers != "auto" and request.layers < 1:
-        raise RequestError(f"{request.model_id}: {request.layers} layers asked for, at least 1 is possible")
-    return _Fetch(request, settings, progress).run()
+        raise RequestError(f"{request.model_id}: {request.layers} layers asked for; ask for at least 1")
+    return _FetchRun(request, settings, progress).run()
 
 
-class _Fetch:
-    """One call of `fetch`: what is known so far, and the steps."""
+class _FetchRun:
+    """One call of `fetch`."""
 
     def __init__(self, request: FetchRequest, settings: Settings, progress: Callable[[Progress], None] | None) -> None:
         self.request, self.settings = request, settings
         self.store = Store(settings.cache)
-        self.meter = Meter(request.model_id, progress)
-        self.hub: Hub | None = None
+        self.meter = ProgressMeter(request.model_id, progress)
+        self.hub: HubClient | None = None
         self.started = time.monotonic()
 
     def run(self) -> Checkpoint:
-        commit = self._known_commit()
-        if commit and (hit := self._hit(commit)):
-            return hit
+        commit = self._find_known_commit()
+        if commit and (cached := self._find_cached(commit)):
+            return cached
         if self.settings.offline:
-            raise self._not_cached(commit)
-        from ci.hub.remote import Hub
+            raise self._make_offline_error(commit)
+        from ci.hub.remote import HubClient
 
-        self.meter("resolve")
-        self.hub = Hub(self.settings)
-        repository = self.hub.repository(self.request.model_id, self.request.revision)
-        if is_commit(self.request.revision) and repository.commit != self.request.revision:
+        self.meter.report("resolve")
+        self.hub = HubClient(self.settings)
+        repository = self._get_repository(self.hub)
+        return self._find_cached(repository.commit) or self._fetch_from_hub(self.hub, repository)
+
+    def _get_repository(self, hub: HubClient) -> Repository:
+        model_id, revision = self.request.model_id, self.request.revision
+        repository = hub.get_repository(model_id, revision)
+        if is_commit(revision) and repository.commit != revision:
             raise InfrastructureError(
-                f"{self.request.model_id}: asked for {commit}, the Hub answered {repository.commit}"
+                f"{model_id}: asked for commit {revision}, the Hub answered with {repository.commit}; check HF_ENDPOINT"
             )
-        self.store.remember_ref(self.request.model_id, self.request.revision, repository.commit)
-        if hit := self._hit(repository.commit):
-            return hit
-        return self._miss(self.hub, repository)
+        self.store.save_commit(model_id, revision, repository.commit)
+        return repository
 
-    def _miss(self, hub: Hub, repository: Repository) -> Checkpoint:
-        from ci.hub import assemble
+    def _fetch_from_hub(self, hub: HubClient, repository: Repository) -> Checkpoint:
+        from ci.hub.builder import inspect_model
+        from ci.hub.weights import select_tensors
 
         request = self.request
-        self.meter("headers")
-        upstream = assemble.look_up(hub, repository, request.layers, allow_remote_code=request.allow_remote_code)
-        if upstream.weights.pickled:
-            wanted = Auto(0) if request.layers == "auto" else Auto(request.layers)
-            return self._into_store(wanted, upstream, None)
-        selection = assemble.select_tensors(upstream, request.layers)
-        self._remember(repository.commit, selection.auto)
-        hit = self._found(self._key(repository.commit, selection.auto), selection.auto, "hit")
-        return hit or self._into_store(selection.auto, upstream, selection)
+        self.meter.report("headers")
+        model = inspect_model(hub, repository, request.layers, allow_remote_code=request.allow_remote_code)
+        if model.weights.is_torch_bin:
+            # "auto" is known only after the download: until then the directory is named after 0 layers.
+            unknown = LayerChoice(0 if request.layers == "auto" else request.layers)
+            return self._fetch_into_store(unknown, model, None)
+        selection = select_tensors(model, request.layers)
+        self._save_choice(repository.commit, selection.choice)
+        cached = self._open_cached(repository.commit, selection.choice, "hit")
+        return cached or self._fetch_into_store(selection.choice, model, selection)
 
-    def _into_store(self, auto: Auto, upstream: Upstream, selection: Selection | None) -> Checkpoint:
-        """Fill a partial directory and make it the checkpoint, or take the one that another process made meanwhile."""
-        self.store.prepare()
-        key = self._key(upstream.repository.commit, auto)
+    def _fetch_into_store(
+        self, choice: LayerChoice, model: RemoteModel, selection: TensorSelection | None
+    ) -> Checkpoint:
+        """Build the checkpoint in the store, or return the one that another process finished meanwhile."""
+        self.store.create_directories()
+        commit = model.repository.commit
+        key = self._make_key(commit, choice)
         attempts = 0
-        while attempts < ATTEMPTS:
-            partial = self.store.begin(key)
+        while attempts < MAX_ATTEMPTS:
+            partial = self.store.claim_partial(key)
             if partial is None:
-                self.meter("wait")
-                time.sleep(POLL)
-                found = self._hit(key.commit)
+                self.meter.report("wait")
+                time.sleep(POLL_SECONDS)
+                checkpoint = self._find_cached(commit)
             else:
                 attempts += 1
-                filled = self._fill(partial, upstream, selection)
-                found = self._found(self._key(key.commit, filled), filled, "miss") if filled else self._hit(key.commit)
-            if found:
-                return found
+                built = self._build_once(partial, model, selection)
+                checkpoint = self._open_cached(commit, built, "miss") if built else self._find_cached(commit)
+            if checkpoint:
+                return checkpoint
         raise InfrastructureError(
-            f"{self.store.path(key)}: vanished {ATTEMPTS} times while being fetched: who removes it?"
+            f"{self.store.checkpoint_path(key)}: disappeared {MAX_ATTEMPTS} times during the fetch; "
+            "find the process that removes it"
         )
 
-    def _fill(self, partial: Partial, upstream: Upstream, selection: Selection | None) -> Auto | None:
-        """One attempt; None when another process took the directory over, because this one seemed dead to it."""
-        from ci.hub import assemble
+    def _build_once(
+        self, partial: PartialCheckpoint, model: RemoteModel, selection: TensorSelection | None
+    ) -> LayerChoice | None:
+        """Build once; return None when another process took the directory because this one seemed dead."""
+        from ci.hub.builder import BuildTarget, build_checkpoint, build_from_torch_bin
 
-        def tick(phase: str, done: int, total: int) -> None:
-            self.meter(phase, done, total)
-            partial.lease.beat()
+        def on_progress(phase: str, done: int, total: int) -> None:
+            self.meter.report(phase, done, total)
+            partial.lease.renew()
 
-        site = assemble.Site(partial.path, self.store.reserve, tick)
+        target = BuildTarget(partial.path, self.store.check_free_space, on_progress)
         try:
             if selection is None:
-                selection = assemble.fill_from_pickled(upstream, self.request.layers, site)
-                self._remember(upstream.repository.commit, selection.auto)
+                selection = build_from_torch_bin(model, self.request.layers, target)
+                self._save_choice(model.repository.commit, selection.choice)
             else:
-                assemble.fill(upstream, selection, site)
-            self.store.finish(self._key(upstream.repository.commit, selection.auto), partial)
+                build_checkpoint(model, selection, target)
+            self.store.finish(self._make_key(model.repository.commit, selection.choice), partial)
         except BaseException as problem:
             if isinstance(problem, HubTestsError | OSError) and not partial.path.exists():
                 return None
-            self.store.abandon(partial, keep=has_parts(partial.path))
+            self.store.abandon(partial, keep=has_complete_pieces(partial.path))
             if isinstance(problem, OSError):
-                raise unwritable(partial.path, problem) from None
+                raise make_disk_error(partial.path, problem) from None
             raise
-        return selection.auto
+        return selection.choice
 
-    def _remember(self, commit: str, auto: Auto) -> None:
+    def _save_choice(self, commit: str, choice: LayerChoice) -> None:
         if self.request.layers == "auto":
-            self.store.remember_auto(self.request.model_id, commit, auto)
+            self.store.save_layer_choice(self.request.model_id, commit, choice)
 
-    def _known_commit(self) -> str | None:
-        """The full commit, where it is known without asking the Hub."""
+    def _find_known_commit(self) -> str | None:
+        """Return the full commit if it is known without a request to the Hub."""
         if is_commit(self.request.revision):
             return self.request.revision
-        return self.store.ref(self.request.model_id, self.request.revision) if self.settings.offline else None
+        return self.store.find_commit(self.request.model_id, self.request.revision) if self.settings.offline else None
 
-    def _hit(self, commit: str) -> Checkpoint | None:
-        layers = self.request.layers
-        auto = self.store.auto(self.request.model_id, commit) if layers == "auto" else Auto(layers)
-        return self._found(self._key(commit, auto), auto, "hit") if auto else None
+    def _find_cached(self, commit: str) -> Checkpoint | None:
+        layers, model_id = self.request.layers, self.request.model_id
+        choice = self.store.find_layer_choice(model_id, commit) if layers == "auto" else LayerChoice(layers)
+        return self._open_cached(commit, choice, "hit") if choice else None
 
-    def _found(self, key: Key, auto: Auto, cache: Literal["hit", "miss"]) -> Checkpoint | None:
-        """What the store has under `key`, held for this process."""
-        found = self.store.find(key)
-        if found is None:
+    def _open_cached(self, commit: str, choice: LayerChoice, cache: Literal["hit", "miss"]) -> Checkpoint | None:
+        """Return the store's checkpoint and mark it as in use by this process."""
+        stored = self.store.find(self._make_key(commit, choice))
+        if stored is None:
             return None
-        path, manifest, digest = found
-        self.store.hold(path)
-        self.meter("done", manifest.bytes_kept, manifest.bytes_kept)
+        manifest = stored.manifest
+        self.store.mark_in_use(stored.path)
+        self.meter.report("done", manifest.bytes_kept, manifest.bytes_kept)
         return Checkpoint(
-            model_id=key.model_id,
-            revision=key.commit,
-            layers=key.layers,
-            path=str(path),
+            model_id=manifest.model_id,
+            revision=commit,
+            layers=choice.layers,
+            path=str(stored.path),
             cache=cache,
             bytes_kept=manifest.bytes_kept,
             bytes_fetched=self.hub.received if self.hub else 0,
             requests=self.hub.requests if self.hub else 0,
             seconds=time.monotonic() - self.started,
-            manifest_sha256=digest,
+            manifest_sha256=stored.manifest_sha256,
             layers_upstream=manifest.layers_upstream,
-            kinds_missed=auto.kinds_missed,
+            kinds_missed=choice.kinds_missed,
             notes=manifest.notes,
         )
 
-    def _key(self, commit: str, auto: Auto) -> Key:
-        return Key(self.request.model_id, commit, auto.layers, self.request.allow_remote_code)
+    def _make_key(self, commit: str, choice: LayerChoice) -> CheckpointKey:
+        return CheckpointKey(self.request.model_id, commit, choice.layers, self.request.allow_remote_code)
 
-    def _not_cached(self, commit: str | None) -> InfrastructureError:
+    def _make_offline_error(self, commit: str | None) -> InfrastructureError:
         name, layers, revision = self.request.model_id, self.request.layers, self.request.revision
-        which = f"commit {commit[:8]}" if commit else f"revision {revision or 'HEAD'} was never asked for"
+        detail = f"commit {commit[:8]}" if commit else f"revision {revision or 'HEAD'}, never fetched before"
+        command = f"hub-tests fetch {name} --layers {layers}" + (f" --revision {revision}" if revision else "")
         return InfrastructureError(
-            f"{name} with {layers} layers ({which}) is not in {self.store.root}, and HF_HUB_OFFLINE is set; fetch it "
-            f"once where the Hub can be reached: hub-tests fetch {name} --layers {layers}"
+            f"{name} with {layers} layers ({detail}) is not in {self.store.root}, and HF_HUB_OFFLINE is set; fetch it "
+            f"once on a machine that reaches the Hub: {command}"
         )

@@ -1,8 +1,8 @@
-"""The safetensors header: parse, validate and write. Pure; no tensor library is involved.
+"""Parse, check and write the safetensors header. Pure; no tensor library is involved.
 
 A file is `u64 little-endian N`, N bytes of JSON padded with spaces, then the tensors' bytes without holes
 (https://github.com/huggingface/safetensors#format). A header from the network is not trusted: everything that
-safetensors' own `SafeTensors::deserialize` checks is checked here before a byte of a tensor is asked for.
+safetensors' own `SafeTensors::deserialize` checks is checked here before any byte of a tensor is requested.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ DTYPE_BITS = {
     "I32": 32, "U32": 32, "F32": 32,
     "I64": 64, "U64": 64, "F64": 64, "C64": 64,
 }  # fmt: skip
-"""Bits an element, by safetensors' dtype names."""
+"""Bits of one element, by safetensors' dtype names."""
 
 
 @dataclass(frozen=True)
-class Tensor:
-    """One tensor of a file; its bytes are [begin, end) of the data, which starts after the header."""
+class TensorInfo:
+    """Name, dtype, shape and position of a tensor: bytes [begin, end) of the data after the header."""
 
     name: str
     dtype: str
@@ -48,15 +48,15 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Header:
-    """A file's tensors in the order of their bytes. `data_start` is the file offset of the first of them."""
+    """A file's tensors in the order of their bytes. `data_start` is the file offset of the first one."""
 
     data_start: int
-    tensors: tuple[Tensor, ...]
+    tensors: tuple[TensorInfo, ...]
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-def header_end(first_bytes: bytes, file_size: int, *, what: str) -> int:
-    """File offset where the header ends, from the file's first 8 bytes (or more).
+def find_header_end(first_bytes: bytes, file_size: int, *, what: str) -> int:
+    """Return the file offset where the header ends, from the file's first 8 bytes (or more).
 
     Raises InfrastructureError when no header of a file of `file_size` bytes can be that long.
     """
@@ -64,29 +64,31 @@ def header_end(first_bytes: bytes, file_size: int, *, what: str) -> int:
         raise InfrastructureError(f"{what}: {file_size} bytes are too few for a safetensors file")
     length = int.from_bytes(first_bytes[:8], "little")
     if length > MAX_HEADER:
-        raise InfrastructureError(f"{what}: a safetensors header of {length} bytes is over the cap of {MAX_HEADER}")
+        raise InfrastructureError(f"{what}: a safetensors header of {length} bytes is over the limit of {MAX_HEADER}")
     if 8 + length > file_size:
-        raise InfrastructureError(f"{what}: truncated: header of {length} bytes in a file of {file_size}")
+        raise InfrastructureError(f"{what}: the file is cut short: a header of {length} bytes in a file of {file_size}")
     return 8 + length
 
 
 def parse_header(data: bytes, file_size: int, *, what: str) -> Header:
-    """The header at the start of `data` (at least the whole of it), checked against the size of the file.
+    """Parse the header at the start of `data` and check it against the file's size.
 
-    Raises InfrastructureError naming `what` and the tensor that is wrong.
+    `data` holds at least the whole header. Raises InfrastructureError naming `what` and the tensor that is wrong.
     """
-    end = header_end(data, file_size, what=what)
+    end = find_header_end(data, file_size, what=what)
     if data[8:9] != b"{":
         raise InfrastructureError(f"{what}: not a safetensors file: the header does not start with '{{'")
     entries = parse_object(data[8:end], what=f"{what}: header")
-    metadata = _metadata(entries.pop("__metadata__", {}), what)
-    tensors = sorted((_tensor(name, entry, what) for name, entry in entries.items()), key=lambda t: (t.begin, t.end))
+    metadata = _check_metadata(entries.pop("__metadata__", {}), what)
+    tensors = sorted(
+        (_parse_tensor(name, entry, what) for name, entry in entries.items()), key=lambda t: (t.begin, t.end)
+    )
     _check_contiguous(tensors, file_size - end, what)
     return Header(end, tuple(tensors), metadata)
 
 
-def write_header(tensors: Iterable[Tensor], metadata: Mapping[str, str]) -> bytes:
-    """Length and JSON for `tensors`, padded with spaces so that the data starts at a multiple of 8."""
+def write_header(tensors: Iterable[TensorInfo], metadata: Mapping[str, str]) -> bytes:
+    """Return length and JSON of a header, padded with spaces to a multiple of 8 bytes."""
     entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     for tensor in tensors:
         entries[tensor.name] = {
@@ -99,41 +101,43 @@ def write_header(tensors: Iterable[Tensor], metadata: Mapping[str, str]) -> byte
     return len(text).to_bytes(8, "little") + text
 
 
-def tensor_bytes(dtype: str, shape: Iterable[int]) -> int | None:
-    """Bytes of a tensor; None when its bits do not fill whole bytes."""
+def count_tensor_bytes(dtype: str, shape: Iterable[int]) -> int | None:
+    """Return the bytes of a tensor; None when its bits do not fill whole bytes."""
     bits = DTYPE_BITS[dtype] * math.prod(shape)
     return None if bits % 8 else bits // 8
 
 
-def _metadata(value: Any, what: str) -> dict[str, str]:
+def _check_metadata(value: Any, what: str) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
         raise InfrastructureError(f"{what}: header: __metadata__ must map text to text")
     return value
 
 
-def _tensor(name: str, entry: Any, what: str) -> Tensor:
+def _parse_tensor(name: str, entry: Any, what: str) -> TensorInfo:
     where = f"{what}: tensor {name[:200]!r}"
     if not isinstance(entry, dict) or not entry.keys() >= {"dtype", "shape", "data_offsets"}:
         raise InfrastructureError(f"{where}: needs dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
         raise InfrastructureError(f"{where}: unknown dtype {str(dtype)[:50]!r}")
-    if not _counts(shape) or not _counts(offsets) or len(offsets) != 2:
-        raise InfrastructureError(f"{where}: shape and data_offsets must be lists of counts")
-    if tensor_bytes(dtype, shape) != offsets[1] - offsets[0]:
+    if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
+        raise InfrastructureError(f"{where}: shape and data_offsets must be lists of counts (whole numbers from 0)")
+    if count_tensor_bytes(dtype, shape) != offsets[1] - offsets[0]:
         raise InfrastructureError(f"{where}: {dtype} {shape} does not fill bytes {offsets[0]} to {offsets[1]}"[:500])
-    return Tensor(name, dtype, tuple(shape), offsets[0], offsets[1])
+    return TensorInfo(name, dtype, tuple(shape), offsets[0], offsets[1])
 
 
-def _counts(value: Any) -> bool:
+def _are_counts(value: Any) -> bool:
     return isinstance(value, list) and len(value) <= 64 and all(type(n) is int and 0 <= n < 2**63 for n in value)
 
 
-def _check_contiguous(tensors: list[Tensor], data_size: int, what: str) -> None:
-    at = 0
+def _check_contiguous(tensors: list[TensorInfo], data_size: int, what: str) -> None:
+    expected = 0
     for tensor in tensors:
-        if tensor.begin != at:
-            raise InfrastructureError(f"{what}: tensor {tensor.name[:200]!r} starts at {tensor.begin}, expected {at}")
-        at = tensor.end
-    if at != data_size:
-        raise InfrastructureError(f"{what}: tensors fill {at} bytes of data, the file has {data_size}")
+        if tensor.begin != expected:
+            raise InfrastructureError(
+                f"{what}: tensor {tensor.name[:200]!r} starts at {tensor.begin}, expected {expected}"
+            )
+        expected = tensor.end
+    if expected != data_size:
+        raise InfrastructureError(f"{what}: tensors fill {expected} bytes of data, the file has {data_size}")

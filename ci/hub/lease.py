@@ -1,7 +1,8 @@
-"""Who is using something in a store that many machines may share, without locks that a dead process could leave.
+"""Leases: which process uses a directory of a store that several machines may share.
 
-A lease is a small file that names its process. It ends when that process is gone, or, when it cannot be looked up from
-here (another machine, another container), a while after its last beat. No flock: Lustre, GPFS and some NFS ignore it.
+A lease is a small file that names its process. It ends with that process, or, when the process cannot be looked up
+from here (another machine, another container), some time after its last renewal. File locks (flock) would not do:
+Lustre, GPFS and some NFS ignore them.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from ci.records import read_json, to_json
 
 
 @dataclass(frozen=True)
-class Owner:
-    """A process: where it can be looked up, its number there and when it started (clock ticks, 0 where unknown)."""
+class LeaseOwner:
+    """A process: its host and PID namespace, its number there, and its start (clock ticks, 0 if unknown)."""
 
     place: str
     pid: int
@@ -30,54 +31,59 @@ class Owner:
 
 @dataclass(frozen=True)
 class Lease:
-    """The file at `path` says that this process uses something."""
+    """The lease file at `path`, held by this process."""
 
     path: Path
 
-    def beat(self) -> None:
-        """Say that the process is still there."""
+    def renew(self) -> None:
+        """Set the file's time to now: the process is alive."""
         with suppress(OSError):
             os.utime(self.path)
 
-    def end(self) -> None:
-        """Give it up."""
+    def release(self) -> None:
+        """Remove the file."""
         with suppress(OSError):
             self.path.unlink()
 
 
-def take(directory: Path, name: str) -> Lease:
-    """A lease of this process at `directory/name.<unique>.lease`."""
+def acquire(directory: Path, name: str) -> Lease:
+    """Create a lease of this process at `directory/name.<unique>.lease`."""
     path = directory / f"{name}.{uuid.uuid4().hex[:8]}.lease"
-    path.write_text(to_json(_me()), encoding="utf-8")
+    path.write_text(to_json(_describe_this_process()), encoding="utf-8")
     return Lease(path)
 
 
-def is_live(path: Path, *, silence: float) -> bool:
-    """Whether the lease at `path` still holds; `silence` is how many seconds without a beat end it at the latest."""
+def is_active(path: Path, *, timeout: float) -> bool:
+    """Return whether the lease at `path` still holds; it ends `timeout` seconds after its last renewal."""
     try:
         age = time.time() - path.stat().st_mtime
-        owner = read_json(Owner, path.read_bytes(), what=str(path), error=InfrastructureError)
+        owner = read_json(LeaseOwner, path.read_bytes(), what=str(path), error=InfrastructureError)
     except (OSError, HubTestsError):
         return False
-    if age > silence:
-        return False
-    return owner.place != _place() or (_exists(owner.pid) and _started(owner.pid) == owner.started)
+    return age <= timeout and _may_be_alive(owner)
 
 
-def drop_dead(directory: Path, pattern: str, *, silence: float) -> None:
+def remove_expired(directory: Path, pattern: str, *, timeout: float) -> None:
     """Remove the leases of `pattern` that have ended."""
     for path in directory.glob(f"{pattern}.lease"):
-        if not is_live(path, silence=silence):
-            Lease(path).end()
+        if not is_active(path, timeout=timeout):
+            Lease(path).release()
 
 
-def _me() -> Owner:
-    return Owner(_place(), os.getpid(), _started(os.getpid()))
+def _may_be_alive(owner: LeaseOwner) -> bool:
+    """Return False only for a process that can be looked up from here and is gone."""
+    if owner.place != _describe_namespace():
+        return True
+    return _process_exists(owner.pid) and _read_start_time(owner.pid) == owner.started
+
+
+def _describe_this_process() -> LeaseOwner:
+    return LeaseOwner(_describe_namespace(), os.getpid(), _read_start_time(os.getpid()))
 
 
 @cache
-def _place() -> str:
-    """Names the set of processes that can be looked up from here: host, boot and PID namespace."""
+def _describe_namespace() -> str:
+    """Return a name for the processes visible from here: host, boot and PID namespace."""
     parts = [socket.gethostname()]
     with suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
@@ -86,7 +92,7 @@ def _place() -> str:
     return " ".join(parts)
 
 
-def _exists(pid: int) -> bool:
+def _process_exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -96,8 +102,11 @@ def _exists(pid: int) -> bool:
     return True
 
 
-def _started(pid: int) -> int:
-    """Start of a process in clock ticks since boot, to tell apart two of the same number (man proc_pid_stat)."""
+def _read_start_time(pid: int) -> int:
+    """Return a process's start in clock ticks since boot (man proc_pid_stat); 0 if unknown.
+
+    It tells apart two processes with the same number.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
         return int(stat.rpartition(")")[2].split()[19])

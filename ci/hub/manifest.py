@@ -1,7 +1,7 @@
-"""`hub-tests.json`: what a truncated checkpoint is, tensor by tensor and file by file.
+"""`hub-tests.json`: the content of a truncated checkpoint, tensor by tensor and file by file.
 
-It holds nothing but content (no times, no hosts), so that every machine that fetches the same key writes the same
-bytes, and its SHA-256 alone lets another machine prove that it holds the same checkpoint.
+It names no times and no machines, so that every machine that fetches the same key writes the same bytes. Its SHA-256
+alone proves that another machine holds the same checkpoint.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ if TYPE_CHECKING:
 
 MANIFEST = "hub-tests.json"
 SCHEMA = 1
-RULES_VERSION = 2
-"""Goes up with every change to what is kept, how config.json is edited or how files are written."""
-READ = 1024**2
+RULES_VERSION = 3
+"""Increases with every change to what is kept, how config.json is edited or how files are written."""
 
 
 @dataclass(frozen=True)
 class FileEntry:
-    """Size in bytes and SHA-256, in hex; None where upstream gives none."""
+    """Size in bytes and SHA-256 in hex; None where the Hub lists none."""
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
@@ -36,9 +35,9 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """One tensor: `file` holds it, its bytes have `sha256`.
+    """One tensor: the file that holds it and the SHA-256 of its bytes.
 
-    Upstream they are bytes [begin, end) of the file `source`; None where that file is no safetensors file.
+    On the Hub it is bytes [begin, end) of the file `source`; None where that file is not a safetensors file.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -56,8 +55,8 @@ class TensorEntry:
 class Manifest:
     """The whole of `hub-tests.json`.
 
-    `layers` of `layers_upstream` are kept; `sources` are the upstream files that tensors come from, with the digests
-    that upstream's listing claims; `files` are the directory's own, without this one. `notes` are lines for people.
+    `layers` of `layers_upstream` are kept. `sources` are the upstream files that tensors come from, with the digests of
+    the Hub's listing. `files` are the directory's own, except this one. `notes` are lines for people.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -76,13 +75,13 @@ class Manifest:
     notes: tuple[str, ...] = ()
 
 
-def to_bytes(manifest: Manifest) -> bytes:
-    """The text of `hub-tests.json`."""
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Return the text of `hub-tests.json`."""
     return (to_json(manifest, indent=1) + "\n").encode()
 
 
 def read_manifest(directory: Path) -> tuple[Manifest, str]:
-    """The directory's manifest and its SHA-256. Raises InfrastructureError when there is none to read."""
+    """Return a directory's manifest and its SHA-256. Raises InfrastructureError when it cannot be read."""
     path = directory / MANIFEST
     try:
         content = path.read_bytes()
@@ -90,12 +89,14 @@ def read_manifest(directory: Path) -> tuple[Manifest, str]:
         raise InfrastructureError(f"{path}: cannot be read: {error.strerror}") from None
     manifest = read_json(Manifest, content, what=str(path), error=InfrastructureError)
     if manifest.schema != SCHEMA:
-        raise InfrastructureError(f"{path}: schema {manifest.schema}, this hub-tests reads {SCHEMA}")
+        raise InfrastructureError(
+            f"{path}: schema {manifest.schema}, this version of hub-tests reads {SCHEMA}; fetch it again"
+        )
     return manifest, hashlib.sha256(content).hexdigest()
 
 
-def size_problems(directory: Path, manifest: Manifest) -> list[str]:
-    """Files that are missing or have another size: all that can be seen without reading them."""
+def find_size_problems(directory: Path, manifest: Manifest) -> list[str]:
+    """List files that are missing or have another size, without reading them."""
     problems = []
     for name, entry in manifest.files.items():
         path = directory / name
@@ -106,16 +107,16 @@ def size_problems(directory: Path, manifest: Manifest) -> list[str]:
     return problems
 
 
-def content_problems(directory: Path, manifest: Manifest) -> list[str]:
-    """What `size_problems` sees, then every file whose content is not what the manifest says."""
-    problems = size_problems(directory, manifest)
+def find_content_problems(directory: Path, manifest: Manifest) -> list[str]:
+    """List the size problems, then every file with other content than the manifest says."""
+    problems = find_size_problems(directory, manifest)
     for name, entry in manifest.files.items():
         path = directory / name
-        if path.is_file() and path.stat().st_size == entry.size and _digest(path) != entry.sha256:
+        if path.is_file() and path.stat().st_size == entry.size and _hash_file(path) != entry.sha256:
             problems.append(f"{name} has other content than when it was fetched")
     return problems
 
 
-def _digest(path: Path) -> str:
+def _hash_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

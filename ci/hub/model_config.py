@@ -1,4 +1,4 @@
-"""config.json, read: how deep the model is, and every field that is about its layers. Pure."""
+"""Parse config.json: the depth of the model, and every field that depends on its layers. Pure."""
 
 from __future__ import annotations
 
@@ -6,53 +6,56 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ci.errors import RequestError
-from ci.hub import rules
-from ci.hub.config_edit import Node, Path, find, parse
-from ci.hub.rules import RULES, Rule
+from ci.hub import truncation_rules
+from ci.hub.config_edit import KeyPath, Node, find_node, parse_json
+from ci.hub.truncation_rules import FIELD_RULES, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Side = Literal["text", "encoder", "decoder"]
-DEPTH_NAMES: tuple[tuple[Side, tuple[str, ...]], ...] = (
-    ("text", rules.DEPTH),
-    ("encoder", rules.ENCODER_DEPTH),
-    ("decoder", rules.DECODER_DEPTH),
+StackSide = Literal["text", "encoder", "decoder"]
+DEPTH_FIELDS_BY_SIDE: tuple[tuple[StackSide, tuple[str, ...]], ...] = (
+    ("text", truncation_rules.DEPTH_FIELDS),
+    ("encoder", truncation_rules.ENCODER_DEPTH_FIELDS),
+    ("decoder", truncation_rules.DECODER_DEPTH_FIELDS),
 )
 
+MAX_LAYERS = 4096
+"""Layers that hub-tests accepts; the deepest published models have some hundred. Sizes in memory depend on it."""
+
 
 @dataclass(frozen=True)
-class Stack:
-    """One stack of layers: its depth and where config.json says it. A decoder-only model has one, "text"."""
+class LayerStack:
+    """A stack of layers: its depth and the fields that hold it. A decoder-only model has one, "text"."""
 
-    side: Side
+    side: StackSide
     depth: int
-    fields: tuple[Path, ...]
+    fields: tuple[KeyPath, ...]
 
 
 @dataclass(frozen=True)
-class Field:
-    """A field that is about layers: where it is, what it holds, its rule, the depth that it goes with.
+class LayerField:
+    """A field about layers: its path, value and rule, and the depth that it goes with.
 
-    `distinct` says that layers may differ by it.
+    `distinguishes_layers`: layers may differ by it.
     """
 
-    path: Path
+    path: KeyPath
     value: Any
     rule: Rule
     depth: int
-    distinct: bool = True
+    distinguishes_layers: bool = True
 
 
 @dataclass(frozen=True)
-class Config:
-    """A config.json, read: its text, its stacks, and every field that the rules speak of."""
+class ModelConfig:
+    """A parsed config.json: its text, its stacks of layers, and every field that a rule covers."""
 
     text: str
     root: Node
     what: str
-    stacks: tuple[Stack, ...]
-    fields: tuple[Field, ...]
+    stacks: tuple[LayerStack, ...]
+    fields: tuple[LayerField, ...]
 
     @property
     def depth(self) -> int:
@@ -60,126 +63,159 @@ class Config:
         return max(stack.depth for stack in self.stacks)
 
 
-def read_config(text: str, *, what: str) -> Config:
+def parse_config(text: str, *, what: str) -> ModelConfig:
     """Find the depth and every field that depends on it.
 
-    Raises RequestError when there is no depth, or no single one; InfrastructureError when the text is not JSON.
+    Raises RequestError when there is no depth or no single one, InfrastructureError when the text is not JSON.
     """
-    root = parse(text, what=what)
-    homes = _homes(root, what)
-    stacks = _stacks(root, homes, what)
+    root = parse_json(text, what=what)
+    text_configs = _find_text_configs(root, what)
+    stacks = _find_stacks(root, text_configs, what)
     depth = max(stack.depth for stack in stacks)
-    fields = [field for home in homes for field in _fields(find(root, home), home, depth)]
-    return Config(text, root, what, stacks, tuple(fields))
+    fields = [
+        field
+        for text_config in text_configs
+        for field in _find_layer_fields(find_node(root, text_config), text_config, depth)
+    ]
+    return ModelConfig(text, root, what, stacks, tuple(fields))
 
 
-def _homes(root: Node, what: str) -> tuple[Path, ...]:
-    """The dictionaries that hold the text model's depth: the whole config, a nested one, or both."""
-    found = [path for path, node in _dictionaries(root, ()) if _depth_keys(node) or _listed_depth(node)]
-    if not found:
-        raise RequestError(f"{what}: no field says how many layers the model has (such as num_hidden_layers)")
-    if () in found:
-        twins = [path for path in found if path and _depths(find(root, path)) == _depths(root)]
-        return ((), *twins)
-    if len(found) > 1:
-        found = [path for path in found if path in rules.TEXT_HOMES] or found
-    if len(found) > 1:
-        names = ", ".join(".".join(path) for path in found)
-        raise RequestError(f"{what}: several stacks of layers ({names}); not truncated")
-    return (found[0],)
+def _find_text_configs(root: Node, what: str) -> tuple[KeyPath, ...]:
+    """Find the objects that hold the text model's depth.
+
+    They are the whole config, a nested one, or both.
+    """
+    paths = [path for path, node in _walk_objects(root, ()) if _find_depth_keys(node) or _count_listed_layers(node)]
+    if not paths:
+        raise RequestError(
+            f"{what}: no field says how many layers the model has (such as num_hidden_layers); "
+            "add its name to ci/hub/truncation_rules.py"
+        )
+    if () in paths:
+        copies = [path for path in paths if path and _read_depths(find_node(root, path)) == _read_depths(root)]
+        return ((), *copies)
+    if len(paths) > 1:
+        paths = [path for path in paths if path in truncation_rules.TEXT_CONFIG_PATHS] or paths
+    if len(paths) > 1:
+        names = ", ".join(".".join(path) for path in paths)
+        raise RequestError(f"{what}: several stacks of layers ({names}); hub-tests cannot truncate such a model")
+    return (paths[0],)
 
 
-def _dictionaries(node: Node, path: Path) -> Iterator[tuple[Path, Node]]:
+def _walk_objects(node: Node, path: KeyPath) -> Iterator[tuple[KeyPath, Node]]:
     yield path, node
     for key, member in (node.members or {}).items():
-        if member.members is not None and not rules.TOWER.search(key) and RULES.get(key) is not Rule.STAYS:
-            yield from _dictionaries(member, (*path, key))
+        if (
+            member.members is not None
+            and not truncation_rules.OTHER_MODALITY.search(key)
+            and FIELD_RULES.get(key) is not Rule.UNCHANGED
+        ):
+            yield from _walk_objects(member, (*path, key))
 
 
-def _stacks(root: Node, homes: tuple[Path, ...], what: str) -> tuple[Stack, ...]:
-    sides: dict[Side, dict[Path, int]] = {}
-    for home in homes:
-        node = find(root, home)
-        paired = any(key in rules.DECODER_DEPTH for key in _depth_keys(node))
-        for key in _depth_keys(node):
-            side = next(side for side, names in DEPTH_NAMES if key in names)
-            side = "encoder" if side == "text" and paired else side
-            sides.setdefault(side, {})[(*home, key)] = _depth(node, key, what)
+def _find_stacks(root: Node, text_configs: tuple[KeyPath, ...], what: str) -> tuple[LayerStack, ...]:
+    sides: dict[StackSide, dict[KeyPath, int]] = {}
+    for text_config in text_configs:
+        node = find_node(root, text_config)
+        has_decoder = any(key in truncation_rules.DECODER_DEPTH_FIELDS for key in _find_depth_keys(node))
+        for key in _find_depth_keys(node):
+            side = next(side for side, names in DEPTH_FIELDS_BY_SIDE if key in names)
+            side = "encoder" if side == "text" and has_decoder else side
+            sides.setdefault(side, {})[(*text_config, key)] = _read_depth(node, key, what)
     if not sides:
-        return (Stack("text", _listed_depth(find(root, homes[0])), ()),)
-    for found in sides.values():
-        if len(set(found.values())) > 1:
-            names = ", ".join(f"{'.'.join(path)} = {depth}" for path, depth in found.items())
-            raise RequestError(f"{what}: contradictory depths: {names}")
-    return tuple(Stack(side, next(iter(found.values())), tuple(found)) for side, found in sides.items())
+        listed = _count_listed_layers(find_node(root, text_configs[0]))
+        return (
+            LayerStack("text", _check_depth(listed, f"the length of {truncation_rules.DEPTH_LIST_FIELD}", what), ()),
+        )
+    for depths in sides.values():
+        if len(set(depths.values())) > 1:
+            names = ", ".join(f"{'.'.join(path)} = {depth}" for path, depth in depths.items())
+            raise RequestError(f"{what}: contradictory depths: {names}; report it to the owner of the model")
+    return tuple(LayerStack(side, next(iter(depths.values())), tuple(depths)) for side, depths in sides.items())
 
 
-def _depth(node: Node, key: str, what: str) -> int:
+def _read_depth(node: Node, key: str, what: str) -> int:
     value = node.value[key]
     if type(value) is not int or value < 1:
         raise RequestError(f"{what}: {key} is {str(value)[:50]}, expected a number of layers")
-    return value
+    return _check_depth(value, key, what)
 
 
-def _listed_depth(node: Node) -> int:
-    kinds = node.value.get(rules.DEPTH_LIST)
+def _check_depth(depth: int, key: str, what: str) -> int:
+    if depth > MAX_LAYERS:
+        raise RequestError(f"{what}: {key} is {str(depth)[:50]}, hub-tests accepts at most {MAX_LAYERS} layers")
+    return depth
+
+
+def _count_listed_layers(node: Node) -> int:
+    kinds = node.value.get(truncation_rules.DEPTH_LIST_FIELD)
     return len(kinds) if isinstance(kinds, list) else 0
 
 
-def _depth_keys(node: Node) -> list[str]:
-    return [key for _, names in DEPTH_NAMES for key in names if node.value.get(key) is not None]
+def _find_depth_keys(node: Node) -> list[str]:
+    return [key for _, names in DEPTH_FIELDS_BY_SIDE for key in names if node.value.get(key) is not None]
 
 
-def _depths(node: Node) -> list[Any]:
-    return [node.value[key] for key in _depth_keys(node)]
+def _read_depths(node: Node) -> list[Any]:
+    return [node.value[key] for key in _find_depth_keys(node)]
 
 
-def _fields(node: Node, home: Path, depth: int) -> Iterator[Field]:
-    if period := _implied_period(node):
-        yield Field((*home, f"every {period} layers"), period, Rule.PERIOD, depth)
+def _find_layer_fields(node: Node, text_config: KeyPath, depth: int) -> Iterator[LayerField]:
+    if period := _find_implied_period(node):
+        yield LayerField((*text_config, f"every {period} layers"), period, Rule.PERIOD, depth)
     for key, member in (node.members or {}).items():
-        path = (*home, key)
-        rule = RULES.get(key)
+        path = (*text_config, key)
+        rule = FIELD_RULES.get(key)
         if rule is not None:
-            yield Field(path, member.value, _refined(rule, member.value), depth, _distinct(key, rule, node))
-        elif member.members is not None and not _numbered(member.value):
-            if not rules.TOWER.search(key) and not _depth_keys(member):
-                yield from _fields(member, path, depth)
-        elif key not in _depth_keys(node) and _looks_per_layer(key, member.value, depth):
-            yield Field(path, member.value, Rule.UNKNOWN, depth)
+            yield LayerField(
+                path, member.value, _refine_rule(rule, member.value), depth, _distinguishes_layers(key, rule, node)
+            )
+        elif member.members is not None and not _has_numbered_keys(member.value):
+            if not truncation_rules.OTHER_MODALITY.search(key) and not _find_depth_keys(member):
+                yield from _find_layer_fields(member, path, depth)
+        elif key not in _find_depth_keys(node) and _looks_per_layer(key, member.value, depth):
+            yield LayerField(path, member.value, Rule.UNKNOWN, depth)
 
 
-def _implied_period(node: Node) -> int | None:
-    said = any(RULES.get(key) is Rule.PERIOD and value for key, value in node.value.items())
-    if said or isinstance(node.value.get("layer_types"), list):
+def _find_implied_period(node: Node) -> int | None:
+    has_period = any(FIELD_RULES.get(key) is Rule.PERIOD and value for key, value in node.value.items())
+    if has_period or isinstance(node.value.get("layer_types"), list):
         return None
-    return rules.IMPLIED_PERIOD.get(node.value.get("model_type"))
+    return truncation_rules.IMPLIED_PERIOD.get(node.value.get("model_type"))
 
 
-def _distinct(key: str, rule: Rule, node: Node) -> bool:
-    """Some fields count only where another says so, and a period only where no list spells out what comes of it."""
-    if key in rules.ONLY_IF:
-        return bool(node.value.get(rules.ONLY_IF[key]))
+def _distinguishes_layers(key: str, rule: Rule, node: Node) -> bool:
+    """Return whether layers may differ by a field.
+
+    Some fields count only where another field enables them, and a period only where no list writes it out.
+    """
+    if key in truncation_rules.ENABLED_BY:
+        return bool(node.value.get(truncation_rules.ENABLED_BY[key]))
     return rule is not Rule.PERIOD or not isinstance(node.value.get("layer_types"), list)
 
 
-def _refined(rule: Rule, value: Any) -> Rule:
-    """Some fields are a period in one model and a list with one value a layer in the next."""
-    return Rule.FIRST if rule is Rule.PERIOD and isinstance(value, list) else rule
+def _refine_rule(rule: Rule, value: Any) -> Rule:
+    """Return the rule of a value.
+
+    Some fields are a period in one model and a list with one value a layer in the next.
+    """
+    return Rule.VALUE_PER_LAYER if rule is Rule.PERIOD and isinstance(value, list) else rule
 
 
 def _looks_per_layer(key: str, value: Any, depth: int) -> bool:
     if isinstance(value, list) and value:
         numbers = all(type(item) is int and 0 <= item < depth for item in value)
         return (
-            len(value) == depth or bool(rules.LAYERISH.search(key)) or (numbers and bool(rules.NUMBERISH.search(key)))
+            len(value) == depth
+            or bool(truncation_rules.LAYER_WORDS.search(key))
+            or (numbers and bool(truncation_rules.INDEX_WORDS.search(key)))
         )
     if isinstance(value, dict):
-        return _numbered(value)
+        return _has_numbered_keys(value)
     if isinstance(value, str):
-        return len(value) == depth and ("pattern" in key or bool(rules.LAYERISH.search(key)))
-    return type(value) is int and value > 0 and bool(rules.COUNTISH.search(key))
+        return len(value) == depth and ("pattern" in key or bool(truncation_rules.LAYER_WORDS.search(key)))
+    return type(value) is int and value > 0 and bool(truncation_rules.COUNT_WORDS.search(key))
 
 
-def _numbered(value: dict[str, Any]) -> bool:
+def _has_numbered_keys(value: dict[str, Any]) -> bool:
     return bool(value) and all(key.isdecimal() for key in value)

@@ -1,4 +1,4 @@
-"""Which of a repository's small files belong into a checkpoint: a list of names, never a pattern for everything."""
+"""Select the small files of a repository that belong in a checkpoint, by a list of names."""
 
 from __future__ import annotations
 
@@ -31,27 +31,30 @@ OTHER_TOKENIZER_FILES = (
 MAX_SMALL_FILE = 100 * 1024**2
 
 
-def wanted(names: Iterable[str], tokenizer_config: bytes | None, *, allow_remote_code: bool) -> list[str]:
-    """The files to copy beside config.json and the tensors, from the names at the repository's top.
+def select_small_files(names: Iterable[str], tokenizer_config: bytes | None, *, allow_remote_code: bool) -> list[str]:
+    """Select the files to copy beside config.json and the tensors.
 
-    Where `tokenizer.json` holds the whole tokenizer, the older formats of the same are left out: each file is a request
-    to the Hub, and its rate limit counts them. Chat templates are left out for the same reason: no forward pass reads
-    one. Python files only where `allow_remote_code` says so.
+    Where `tokenizer.json` holds the whole tokenizer, its older formats are left out: each file is a request to the Hub,
+    and its rate limit counts them. Chat templates are left out for the same reason: no forward pass reads one. Python
+    files are selected only with `allow_remote_code`.
     """
     listed = sorted(names)
-    chosen = {GENERATION, TOKENIZER, TOKENIZER_CONFIG}
-    others = () if TOKENIZER in listed and _is_whole(tokenizer_config) else OTHER_TOKENIZER_FILES
+    always = {GENERATION, TOKENIZER, TOKENIZER_CONFIG}
+    others = () if TOKENIZER in listed and _names_special_tokens(tokenizer_config) else OTHER_TOKENIZER_FILES
     return [
         name
         for name in listed
-        if name in chosen
+        if name in always
         or any(fnmatchcase(name, pattern) for pattern in others)
         or (allow_remote_code and name.endswith(".py"))
     ]
 
 
-def _is_whole(tokenizer_config: bytes | None) -> bool:
-    """Whether the tokenizer's config names its special tokens, so that transformers reads no other file for them."""
+def _names_special_tokens(tokenizer_config: bytes | None) -> bool:
+    """Return whether the tokenizer's config lists its special tokens.
+
+    If it does, transformers reads no other file for them.
+    """
     try:
         config = json.loads(tokenizer_config or b"")
     except ValueError:

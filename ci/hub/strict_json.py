@@ -1,18 +1,19 @@
-"""JSON from strangers: UTF-8 only, an object at the top, no duplicate keys, no absurd nesting or numbers."""
+"""Parse JSON from the network: UTF-8, an object at the top, no duplicate keys, no deep nesting, no NaN."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 from ci.errors import InfrastructureError
 
 
 def parse_object(data: bytes, *, what: str) -> dict[str, Any]:
-    """The JSON object in `data`. Raises InfrastructureError, with `what` as the text's name, for anything else."""
+    """Return the JSON object in `data`. Raises InfrastructureError, naming `what`, for anything else."""
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
-        json.dumps(value, ensure_ascii=False).encode("utf-8")  # a lone surrogate is no Unicode text
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=_make_dict, parse_constant=_refuse_constant)
+        json.dumps(value, ensure_ascii=False).encode("utf-8")  # refuses lone surrogates, which are not Unicode text
     except RecursionError:
         raise InfrastructureError(f"{what}: JSON nested too deeply; refused") from None
     except ValueError as problem:
@@ -22,14 +23,14 @@ def parse_object(data: bytes, *, what: str) -> dict[str, Any]:
     return value
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"duplicate key {twice!r}")
-    return made
+def _make_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs as a dictionary. Raises ValueError for a duplicate key."""
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        [(key, _)] = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"duplicate key {key!r}")
+    return members
 
 
-def _no_constant(text: str) -> Any:
+def _refuse_constant(text: str) -> Any:
     raise ValueError(f"{text} is not JSON")

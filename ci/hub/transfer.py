@@ -1,8 +1,8 @@
-"""The heavy part of a fetch: ranges straight to their place on disk, hashed behind the writers, resumable.
+"""Download byte ranges straight to their places on disk, hash them, and resume after an interruption.
 
-Streams write pieces in parallel. Behind them, followers read in order what is complete (out of the page cache) and
-hash it, one each file as a whole and one its tensors, so memory never depends on the model. A syncer puts completed
-pieces on the disk and then into the journal: what an interruption leaves is true even after a crash.
+Streams write pieces in parallel. Hash workers follow in order, reading finished bytes back from the page cache: one
+hashes each file as a whole and one its tensors, so memory does not depend on the model. A sync thread flushes finished
+pieces to the disk and then records them in the journal, so the journal is right even after a crash.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ci.errors import InfrastructureError
+from ci.hub.download_plan import OutputFile, plan_pieces
 from ci.hub.journal import Journal
-from ci.hub.ranges import OutputFile, pieces
 from ci.hub.remote import STREAMS, Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from ci.hub.listing import Repository
-    from ci.hub.remote import Hub
+    from ci.hub.remote import HubClient
+    from ci.hub.repository import Repository
 
-FOLLOWERS = 4
-BLOCK = 1024**2
-PIECE = 64 * 1024**2
-"""Bytes of one request: what an interruption loses at most for each stream."""
-TICK = 0.2
-SYNC_EVERY = 1.0
+HASH_WORKERS = 4
+BLOCK_SIZE = 1024**2
+PIECE_SIZE = 64 * 1024**2
+"""Bytes of one request: the most that an interruption loses for each stream."""
+PROGRESS_INTERVAL = 0.2
+SYNC_INTERVAL = 1.0
 
 
 @dataclass(frozen=True)
@@ -44,45 +44,46 @@ class Digests:
 
 
 class Transfer:
-    """Fills `directory` with `outputs` from `repository`. `total` bytes of tensors are in them."""
+    """A download of `outputs` from `repository` into `directory`. `total` counts the bytes of their tensors."""
 
-    def __init__(self, hub: Hub, repository: Repository, outputs: Sequence[OutputFile], directory: Path) -> None:
+    def __init__(self, hub: HubClient, repository: Repository, outputs: Sequence[OutputFile], directory: Path) -> None:
         self._hub, self._repository, self._outputs, self._directory = hub, repository, outputs, directory
-        self._pieces = [piece for output in outputs for piece in pieces(output, piece=PIECE)]
+        self._pieces = [piece for output in outputs for piece in plan_pieces(output, piece_size=PIECE_SIZE)]
         self._journal = Journal(directory, outputs, self._pieces)
-        self._complete = set(self._journal.done or ())
+        self._complete = set(self._journal.complete_pieces)
         self._unsynced: list[int] = []
-        self._change = threading.Condition()
-        self._moved = [piece.size if n in self._complete else 0 for n, piece in enumerate(self._pieces)]
+        self._condition = threading.Condition()
+        self._received = [piece.size if n in self._complete else 0 for n, piece in enumerate(self._pieces)]
         self._stopped = False
         self._handles: dict[str, int] = {}
         self.total = sum(piece.size for piece in self._pieces)
 
     @property
-    def unreserved(self) -> int:
-        """Bytes of disk that `run` will ask for."""
+    def bytes_to_allocate(self) -> int:
+        """Bytes of disk that `run` reserves."""
         return sum(output.size for output in self._outputs if not (self._directory / output.name).exists())
 
-    def run(self, tick: Callable[[int, int], None]) -> dict[str, Digests]:
-        """Bring every piece and hash every file; `tick(done, total)`, in bytes, is called a few times a second.
+    def run(self, on_progress: Callable[[int, int], None]) -> dict[str, Digests]:
+        """Download every missing piece and hash every file.
 
-        Raises InfrastructureError when the network or the disk fails. What arrived stays for the next run.
+        `on_progress(done, total)`, in bytes, is called a few times a second. Raises InfrastructureError when the
+        network or the disk fails; finished pieces stay for the next run.
         """
         try:
-            self._open()
-            return self._work(tick)
+            self._open_outputs()
+            return self._download_and_hash(on_progress)
         except OSError as error:
-            raise _disk_problem(self._directory, error) from None
+            raise _disk_error(self._directory, error) from None
         finally:
             for handle in self._handles.values():
                 os.close(handle)
 
-    def finish(self) -> None:
-        """Remove the journal: the directory is about to become a checkpoint."""
-        self._journal.end()
+    def remove_journal(self) -> None:
+        """Remove the journal, because the directory becomes a checkpoint."""
+        self._journal.remove()
 
-    def _open(self) -> None:
-        """Reserve every file's place on the disk before a byte is fetched."""
+    def _open_outputs(self) -> None:
+        """Open every file and reserve its disk space, before any download."""
         for output in self._outputs:
             path = self._directory / output.name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,116 +91,127 @@ class Transfer:
             self._handles[output.name] = handle
             if os.fstat(handle).st_size != output.size:
                 _allocate(handle, output.size)
-            _write(handle, output.header, 0)
+            _write_at(handle, output.header, 0)
 
-    def _work(self, tick: Callable[[int, int], None]) -> dict[str, Digests]:
-        streams, helpers = ThreadPoolExecutor(STREAMS, "hub-stream"), ThreadPoolExecutor(FOLLOWERS + 1, "hub-disk")
-        syncing = helpers.submit(self._sync_loop)
+    def _download_and_hash(self, on_progress: Callable[[int, int], None]) -> dict[str, Digests]:
+        stream_pool, disk_pool = (
+            ThreadPoolExecutor(STREAMS, "hub-stream"),
+            ThreadPoolExecutor(HASH_WORKERS + 1, "hub-disk"),
+        )
+        syncing = disk_pool.submit(self._sync_loop)
         try:
-            todo = [number for number in range(len(self._pieces)) if number not in self._complete]
-            moving = [streams.submit(self._bring, number) for number in todo]
-            hashing = [self._submit(helpers, output) for output in self._outputs]
-            self._watch({*moving, *(future for pair in hashing for future in pair)}, syncing, tick)
+            missing = [number for number in range(len(self._pieces)) if number not in self._complete]
+            downloads = [stream_pool.submit(self._download_piece, number) for number in missing]
+            hashes = [self._submit_hashing(disk_pool, output) for output in self._outputs]
+            self._wait_for_all({*downloads, *(future for pair in hashes for future in pair)}, syncing, on_progress)
             return {
-                output.name: _digests(output, whole.result(), tensors.result())
-                for output, (whole, tensors) in zip(self._outputs, hashing, strict=True)
+                output.name: _make_digests(output, whole.result(), tensors.result())
+                for output, (whole, tensors) in zip(self._outputs, hashes, strict=True)
             }
         finally:
-            self._stop()
-            streams.shutdown(cancel_futures=True)
-            helpers.shutdown(cancel_futures=True)
+            self._stop_workers()
+            stream_pool.shutdown(cancel_futures=True)
+            disk_pool.shutdown(cancel_futures=True)
             self._hub.stop.clear()
-            self._sync(self._handles)
+            self._sync_pieces(self._handles)
 
-    def _submit(self, helpers: ThreadPoolExecutor, output: OutputFile) -> tuple[Future[list[str]], Future[list[str]]]:
-        """Hash a file as a whole, and its tensors, side by side."""
-        spans = [(placed.at, placed.at + placed.size) for placed in output.tensors]
-        whole = helpers.submit(self._hash, output, [(0, output.size)])
-        return whole, helpers.submit(self._hash, output, spans)
+    def _submit_hashing(
+        self, disk_pool: ThreadPoolExecutor, output: OutputFile
+    ) -> tuple[Future[list[str]], Future[list[str]]]:
+        """Start hashing a file as a whole and, beside it, its tensors."""
+        spans = [(placed.offset, placed.offset + placed.size) for placed in output.tensors]
+        whole = disk_pool.submit(self._hash_spans, output, [(0, output.size)])
+        return whole, disk_pool.submit(self._hash_spans, output, spans)
 
-    def _watch(self, waiting: set[Future[Any]], syncing: Future[None], tick: Callable[[int, int], None]) -> None:
-        """Wait for all; raise the first failure at once."""
+    def _wait_for_all(
+        self, waiting: set[Future[Any]], syncing: Future[None], on_progress: Callable[[int, int], None]
+    ) -> None:
+        """Wait for all futures and raise the first failure at once."""
         while waiting:
-            ready, waiting = wait(waiting, timeout=TICK, return_when=FIRST_EXCEPTION)
-            tick(sum(self._moved), self.total)
+            ready, waiting = wait(waiting, timeout=PROGRESS_INTERVAL, return_when=FIRST_EXCEPTION)
+            on_progress(sum(self._received), self.total)
             for future in ready:
                 future.result()
             if syncing.done():
                 syncing.result()
 
-    def _bring(self, number: int) -> None:
+    def _download_piece(self, number: int) -> None:
         piece = self._pieces[number]
-        handle, shift = self._handles[piece.output], piece.at - piece.begin
+        handle, shift = self._handles[piece.output], piece.offset - piece.begin
 
         def sink(offset: int, chunk: bytes) -> None:
-            _write(handle, chunk, offset + shift)
-            self._moved[number] = offset - piece.begin + len(chunk)
+            _write_at(handle, chunk, offset + shift)
+            self._received[number] = offset - piece.begin + len(chunk)
 
-        self._hub.stream(self._repository, piece.shard, (piece.begin, piece.end), sink)
-        with self._change:
+        self._hub.stream_range(self._repository, piece.shard, (piece.begin, piece.end), sink)
+        with self._condition:
             self._complete.add(number)
             self._unsynced.append(number)
-            self._change.notify_all()
+            self._condition.notify_all()
 
-    def _hash(self, output: OutputFile, spans: Sequence[tuple[int, int]]) -> list[str]:
-        """SHA-256 of bytes [begin, end) of a file for each span, in order, never ahead of what is complete."""
-        handle, frontier, ready = self._handles[output.name], self._frontier(output), len(output.header)
-        buffer = memoryview(bytearray(BLOCK))
+    def _hash_spans(self, output: OutputFile, spans: Sequence[tuple[int, int]]) -> list[str]:
+        """Return the SHA-256 of each span [begin, end) in order, once its bytes are downloaded."""
+        handle, complete_offsets, ready = (
+            self._handles[output.name],
+            self._iter_complete_offsets(output),
+            len(output.header),
+        )
+        buffer = memoryview(bytearray(BLOCK_SIZE))
         digests = []
         for at, end in spans:
             digest = hashlib.sha256()
             while at < end:
                 while ready <= at:
-                    ready = next(frontier)
-                got = os.preadv(handle, [buffer[: min(BLOCK, ready - at, end - at)]], at)
-                digest.update(buffer[:got])
-                at += got
+                    ready = next(complete_offsets)
+                count = os.preadv(handle, [buffer[: min(BLOCK_SIZE, ready - at, end - at)]], at)
+                digest.update(buffer[:count])
+                at += count
             digests.append(digest.hexdigest())
         return digests
 
-    def _frontier(self, output: OutputFile) -> Iterator[int]:
-        """Offsets up to which `output` is complete, growing to its end."""
+    def _iter_complete_offsets(self, output: OutputFile) -> Iterator[int]:
+        """Yield the offsets up to which `output` is complete, as it grows."""
         for number, piece in enumerate(self._pieces):
             if piece.output == output.name:
-                self._await(number)
-                yield piece.at + piece.size
+                self._wait_for_piece(number)
+                yield piece.offset + piece.size
 
-    def _await(self, number: int) -> None:
-        with self._change:
-            self._change.wait_for(lambda: self._stopped or number in self._complete)
+    def _wait_for_piece(self, number: int) -> None:
+        with self._condition:
+            self._condition.wait_for(lambda: self._stopped or number in self._complete)
             if number not in self._complete:
                 raise Interrupted
 
-    def _stop(self) -> None:
-        """Nobody waits any longer; streams that still run end at their next chunk."""
+    def _stop_workers(self) -> None:
+        """Stop hash workers at once and streams at their next chunk."""
         self._hub.stop.set()
-        with self._change:
+        with self._condition:
             self._stopped = True
-            self._change.notify_all()
+            self._condition.notify_all()
 
     def _sync_loop(self) -> None:
         while not self._stopped:
-            self._sync()
-            with self._change:
-                self._change.wait_for(lambda: self._stopped, timeout=SYNC_EVERY)
+            self._sync_pieces()
+            with self._condition:
+                self._condition.wait_for(lambda: self._stopped, timeout=SYNC_INTERVAL)
 
-    def _sync(self, also: Iterable[str] = ()) -> None:
-        """Put completed pieces on the disk, then into the journal."""
-        with self._change:
+    def _sync_pieces(self, also: Iterable[str] = ()) -> None:
+        """Flush finished pieces to the disk, then record them in the journal."""
+        with self._condition:
             numbers, self._unsynced = self._unsynced, []
         for name in {self._pieces[number].output for number in numbers} | set(also):
             _sync_data(self._handles[name])
         if numbers:
-            self._journal.add(numbers)
+            self._journal.record(numbers)
 
 
-def _digests(output: OutputFile, whole: Sequence[str], tensors: Sequence[str]) -> Digests:
+def _make_digests(output: OutputFile, whole: Sequence[str], tensors: Sequence[str]) -> Digests:
     names = [placed.source.tensor.name for placed in output.tensors]
     return Digests(whole[0], dict(zip(names, tensors, strict=True)))
 
 
 def _allocate(handle: int, size: int) -> None:
-    """Reserve the blocks now, so that a full disk is known before anything is fetched."""
+    """Reserve disk blocks, so that a full disk is noticed before the download."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(handle, 0, size)
     else:
@@ -213,15 +225,17 @@ def _sync_data(handle: int) -> None:
         os.fsync(handle)
 
 
-def _write(handle: int, chunk: bytes, offset: int) -> None:
+def _write_at(handle: int, chunk: bytes, offset: int) -> None:
     view = memoryview(chunk)
     while view:
         written = os.pwrite(handle, view, offset)
         view, offset = view[written:], offset + written
 
 
-def _disk_problem(directory: Path, error: OSError) -> InfrastructureError:
+def _disk_error(directory: Path, error: OSError) -> InfrastructureError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        hint = "free some space or choose another store with HUB_TESTS_CACHE (what arrived is kept for the next try)"
+        hint = "free some space or choose another store with HUB_TESTS_CACHE (received data is kept for the next try)"
         return InfrastructureError(f"{directory}: the disk is full; {hint}")
-    return InfrastructureError(f"{directory}: {error.strerror or error}")
+    return InfrastructureError(
+        f"{directory}: {error.strerror or error}; check the disk or choose another store with HUB_TESTS_CACHE"
+    )

@@ -1,145 +1,187 @@
-"""From a repository's index and headers to the tensors that are kept."""
+"""Find the tensors of a repository in its index and headers, and select those that are kept."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from ci.errors import InfrastructureError, RequestError
-from ci.hub import layers as layering
-from ci.hub.header import Header, header_end, parse_header
-from ci.hub.layers import Auto
-from ci.hub.listing import is_safe
-from ci.hub.ranges import Source
+from ci.hub.download_plan import TensorSource
+from ci.hub.header import Header, find_header_end, parse_header
+from ci.hub.layers import (
+    LayerChoice,
+    LayerPrefixes,
+    classify_layers,
+    count_layers_for_all_kinds,
+    describe_missed_kinds,
+    find_layers,
+)
+from ci.hub.model_config import ModelConfig
+from ci.hub.remote import HubClient
+from ci.hub.repository import Repository, is_safe_path
 from ci.hub.strict_json import parse_object
-from ci.hub.truncation import layer_settings
+from ci.hub.truncation import list_layer_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ci.hub.header import Tensor
-    from ci.hub.listing import Repository
-    from ci.hub.model_config import Config
-    from ci.hub.remote import Hub
+    from ci.hub.header import TensorInfo
+    from ci.hub.layers import LayerRequest
 
 SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.json"
-PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
-MAX_INDEX = 64 * 1024**2
-PROBE = 128 * 1024
-"""Bytes of a shard that are asked for first: nearly every header is shorter."""
+TORCH_BIN, TORCH_BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+MAX_INDEX_SIZE = 64 * 1024**2
+HEADER_PROBE = 128 * 1024
+"""Bytes of a shard in its first request: nearly every header is shorter."""
+USUAL_LAYERS = 2
+"""The usual count of layers; with "auto" the result names the kinds of layer that it would have missed."""
 
 
 @dataclass(frozen=True)
-class Weights:
-    """Where a repository's tensors are: their names to files, and whether those are pickled.
+class WeightFiles:
+    """The files that hold a repository's tensors.
 
-    `weight_map` is None when there is one file without an index: its own header is the list.
+    `weight_map` maps tensor names to files. It is None for a single file without an index: its header is the list.
     """
 
     files: tuple[str, ...]
     weight_map: Mapping[str, str] | None
-    pickled: bool
+    is_torch_bin: bool
 
 
 @dataclass(frozen=True)
-class Selection:
-    """What is kept: layers, tensors; and how many tensors went because they only predict further tokens."""
+class RemoteModel:
+    """A repository on the Hub, its parsed config.json and its weight files; no tensor is known yet."""
 
-    auto: Auto
-    sources: tuple[Source, ...]
-    mtp: int
+    hub: HubClient
+    repository: Repository
+    config: ModelConfig
+    weights: WeightFiles
+    allow_remote_code: bool
 
 
-def find_weights(hub: Hub, repository: Repository) -> Weights:
-    """The weights in the format and order of preference in which transformers would take them."""
-    for single, index, pickled in ((SAFETENSORS, SAFETENSORS_INDEX, False), (PICKLED, PICKLED_INDEX, True)):
+@dataclass(frozen=True)
+class TensorSelection:
+    """The kept layers and tensors. `mtp_tensors` counts dropped tensors of multi-token prediction modules."""
+
+    choice: LayerChoice
+    sources: tuple[TensorSource, ...]
+    mtp_tensors: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of all kept tensors."""
+        return sum(source.end - source.begin for source in self.sources)
+
+
+def find_weight_files(hub: HubClient, repository: Repository) -> WeightFiles:
+    """Find the weight files, in the order of preference of transformers."""
+    for single, index, is_torch_bin in ((SAFETENSORS, SAFETENSORS_INDEX, False), (TORCH_BIN, TORCH_BIN_INDEX, True)):
         if single in repository.files:
-            return Weights((single,), None, pickled)
+            return WeightFiles((single,), None, is_torch_bin)
         if index in repository.files:
-            text = hub.read(repository, index, limit=MAX_INDEX)
+            text = hub.read_file(repository, index, limit=MAX_INDEX_SIZE)
             weight_map = parse_weight_map(text, repository, index, suffix=single.rpartition(".")[2])
-            return Weights(tuple(sorted(set(weight_map.values()))), weight_map, pickled)
-    kinds = sorted({name.rpartition(".")[2] for name in repository.files if "." in name})
+            return WeightFiles(tuple(sorted(set(weight_map.values()))), weight_map, is_torch_bin)
+    endings = sorted({name.rpartition(".")[2] for name in repository.files if "." in name})
     raise RequestError(
-        f"{repository.model_id}@{repository.commit[:8]} has neither {SAFETENSORS} nor {PICKLED}, nor an index of them; "
-        f"its files end in: {', '.join(kinds)[:200]}"
+        f"{repository.model_id}@{repository.commit[:8]} has neither {SAFETENSORS} nor {TORCH_BIN}, nor an index of "
+        f"them; its files end in: {', '.join(endings)[:200]}; choose a repository with transformers weights"
     )
 
 
 def parse_weight_map(text: bytes, repository: Repository, path: str, *, suffix: str) -> dict[str, str]:
-    """The index's tensor names to file names. Raises InfrastructureError where one is no file of the repository."""
+    """Return the index's map of tensor names to files.
+
+    Raises InfrastructureError for a name that is not a file of the repository.
+    """
     what = repository.label(path)
     weight_map = parse_object(text, what=what).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise InfrastructureError(f"{what}: no weight_map")
+        raise InfrastructureError(f"{what}: has no weight_map; report it to the owner of the model")
     for name, file in weight_map.items():
-        if not isinstance(file, str) or not is_safe(file) or not file.endswith(f".{suffix}"):
-            raise InfrastructureError(
-                f"{what}: tensor {name[:100]!r} is in {str(file)[:100]!r}, no file name to follow"
-            )
+        where = f"{what}: tensor {name[:100]!r} is in {str(file)[:100]!r}"
+        if not isinstance(file, str) or not is_safe_path(file) or not file.endswith(f".{suffix}"):
+            raise InfrastructureError(f"{where}, which is not a valid name of a .{suffix} file")
         if file not in repository.files:
-            raise InfrastructureError(f"{what}: tensor {name[:100]!r} is in {file[:100]!r}, which the repository lacks")
+            raise InfrastructureError(f"{where}, which the repository lacks; report it to the owner of the model")
     return weight_map
 
 
-def select(
-    hub: Hub, repository: Repository, config: Config, weights: Weights, wanted: int | Literal["auto"]
-) -> Selection:
-    """The kept tensors of a safetensors repository: headers of touched shards are read, of all for "auto"."""
+def select_tensors(model: RemoteModel, layers: LayerRequest) -> TensorSelection:
+    """Select the kept tensors of a safetensors repository.
+
+    Reads the headers of the shards with kept tensors; for "auto" those of all shards.
+    """
+    hub, repository, weights = model.hub, model.repository, model.weights
     if weights.weight_map is None:
         headers = read_headers(hub, repository, weights.files)
-        names = {tensor.name: weights.files[0] for tensor in headers[weights.files[0]].tensors}
+        files = {tensor.name: weights.files[0] for tensor in headers[weights.files[0]].tensors}
     else:
-        headers, names = {}, dict(weights.weight_map)
-    found = layering.find_layers(names, config.stacks, what=config.what)
-    if wanted == "auto":
+        headers, files = {}, dict(weights.weight_map)
+    prefixes = find_layers(files, model.config.stacks, what=model.config.what)
+    if layers == "auto":
         headers = read_headers(hub, repository, weights.files, headers)
-        auto = choose(found, config, _tensors(names, headers, repository))
+        choice = choose_layers(prefixes, model.config, _find_tensors(files, headers, repository))
     else:
-        auto = Auto(wanted, ())
-    kept = {name: file for name, file in names.items() if found.keeps(name, auto.layers)}
+        choice = LayerChoice(layers)
+    kept = {name: file for name, file in files.items() if prefixes.keeps(name, choice.layers)}
     headers = read_headers(hub, repository, sorted(set(kept.values())), headers)
-    tensors = _tensors(kept, headers, repository)
-    sources = (_source(file, headers[file], tensors[name]) for name, file in kept.items())
-    return Selection(auto, tuple(sources), found.mtp(names))
+    tensors = _find_tensors(kept, headers, repository)
+    sources = (_make_source(file, headers[file], tensors[name]) for name, file in kept.items())
+    return TensorSelection(choice, tuple(sources), prefixes.count_mtp_tensors(files))
 
 
-def choose(found: layering.Layers, config: Config, tensors: Mapping[str, Tensor]) -> Auto:
-    """The fewest layers that hold every kind, and the kinds that two layers would have missed."""
-    kinds = layering.kinds(tensors, found, layer_settings(config))
-    return Auto(layering.fewest(kinds), layering.missed(kinds, 2))
+def choose_layers(prefixes: LayerPrefixes, config: ModelConfig, tensors: Mapping[str, TensorInfo]) -> LayerChoice:
+    """Choose the fewest layers that hold every kind of layer."""
+    kinds = classify_layers(tensors, prefixes, list_layer_settings(config))
+    return LayerChoice(count_layers_for_all_kinds(kinds), describe_missed_kinds(kinds, USUAL_LAYERS))
 
 
 def read_headers(
-    hub: Hub, repository: Repository, files: Iterable[str], known: Mapping[str, Header] | None = None
+    hub: HubClient, repository: Repository, files: Iterable[str], known: Mapping[str, Header] | None = None
 ) -> dict[str, Header]:
-    """Headers of these shards, validated, a few at a time; those in `known` are not asked for again."""
+    """Read and check the headers of these shards in parallel.
+
+    Those in `known` are not requested again.
+    """
     known = known or {}
     missing = [file for file in files if file not in known]
-    read = hub.each(lambda file: _read_header(hub, repository, file), missing)
-    return {**known, **dict(zip(missing, read, strict=True))}
+    headers = hub.map_parallel(lambda file: _read_header(hub, repository, file), missing)
+    return {**known, **dict(zip(missing, headers, strict=True))}
 
 
-def _read_header(hub: Hub, repository: Repository, file: str) -> Header:
-    size, what = repository.file(file).size, repository.label(file)
-    data = hub.read_range(repository, file, 0, min(PROBE, size))
-    end = header_end(data, size, what=what)
+def make_missing_tensor_error(repository: Repository, file: str, name: str) -> InfrastructureError:
+    """Return the error for a file that lacks a tensor of the index."""
+    return InfrastructureError(
+        f"{repository.label(file)}: lacks tensor {name[:200]!r}, which the index puts there; "
+        "report it to the owner of the model"
+    )
+
+
+def _read_header(hub: HubClient, repository: Repository, file: str) -> Header:
+    size, what = repository.get_file(file).size, repository.label(file)
+    data = hub.read_range(repository, file, 0, min(HEADER_PROBE, size))
+    end = find_header_end(data, size, what=what)
     if end > len(data):
         data += hub.read_range(repository, file, len(data), end)
     return parse_header(data, size, what=what)
 
 
-def _tensors(names: Mapping[str, str], headers: Mapping[str, Header], repository: Repository) -> dict[str, Tensor]:
-    """Tensors by name, from the shard that the index says. Raises InfrastructureError where the shard lacks one."""
-    by_file = {file: {tensor.name: tensor for tensor in headers[file].tensors} for file in set(names.values())}
-    for name, file in names.items():
+def _find_tensors(
+    files: Mapping[str, str], headers: Mapping[str, Header], repository: Repository
+) -> dict[str, TensorInfo]:
+    """Find each tensor in the shard that the index names.
+
+    Raises InfrastructureError where the shard lacks it.
+    """
+    by_file = {file: {tensor.name: tensor for tensor in headers[file].tensors} for file in set(files.values())}
+    for name, file in files.items():
         if name not in by_file[file]:
-            raise InfrastructureError(
-                f"{repository.label(file)}: lacks tensor {name[:200]!r}, which the index puts there"
-            )
-    return {name: by_file[file][name] for name, file in names.items()}
+            raise make_missing_tensor_error(repository, file, name)
+    return {name: by_file[file][name] for name, file in files.items()}
 
 
-def _source(file: str, header: Header, tensor: Tensor) -> Source:
-    return Source(file, tensor, header.data_start + tensor.begin, header.data_start + tensor.end)
+def _make_source(file: str, header: Header, tensor: TensorInfo) -> TensorSource:
+    return TensorSource(file, tensor, header.data_start + tensor.begin, header.data_start + tensor.end)

@@ -1,4 +1,4 @@
-"""What earlier nights found: one JSON line an entry and night, and what it says about today. Pure."""
+"""The results of earlier nights: one JSON line for each entry and night."""
 
 from __future__ import annotations
 
@@ -6,26 +6,24 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import median
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from ci.errors import RequestError
 from ci.evidence import FINGERPRINT
 from ci.records import read_json, to_json
-from ci.report import words
+from ci.report.results import find_most_complete_evidence, find_reference_evidence
 
 if TYPE_CHECKING:
-    from ci.report.outcome import EntryResult, Results
+    from ci.evidence import Evidence
+    from ci.report.results import EntryResult, Results
 
 WINDOW = 60
-"""Nights that are looked back on."""
-
-Change = Literal["new", "known", "different", "fixed"]
-"""Against the baseline: new · already failing on main · failing differently · fixed."""
+"""How many nights of a test are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryCase:
-    """One test of one night. `used` is the largest share of a tolerance, 1.0 the limit; None where not measured."""
+    """One test of one night. `used` is the largest used share of a tolerance (1.0: the limit), None if not measured."""
 
     name: str
     outcome: str
@@ -39,7 +37,7 @@ class HistoryCase:
 class HistoryRecord:
     """One entry of one night. `date` is UTC, ISO 8601; `sha` the subject's commit; `seconds` the time of its job.
 
-    `reference` stands for Hugging Face's own answer to `inputs`, by `oracle`: its dtype and version.
+    `reference` is the fingerprint of Hugging Face's own output for `inputs`; `oracle` is its dtype and version.
     """
 
     date: str
@@ -62,8 +60,11 @@ class HistoryRecord:
 
 
 @dataclass(frozen=True)
-class Then:
-    """What the baseline knows of one test: its last conclusive night, when it was last good, since when it is bad."""
+class CaseHistory:
+    """One test in the last nights with a clear outcome: the newest one, the last pass, the first failure after it.
+
+    `streak` counts the nights since that pass, `failures` the failures among all `nights`.
+    """
 
     failing: bool
     fingerprint: str
@@ -79,7 +80,7 @@ class Then:
 
 @dataclass(frozen=True)
 class Baseline:
-    """Every night on record, oldest first, by entry."""
+    """All recorded nights by entry, oldest first. `problems` names lines that could not be read."""
 
     records: Mapping[str, tuple[HistoryRecord, ...]] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
@@ -87,21 +88,21 @@ class Baseline:
     def __bool__(self) -> bool:
         return bool(self.records)
 
-    def last(self, entry: str, test: str) -> HistoryCase | None:
-        """The test on its last conclusive night; None where it never came to a conclusion (a neutral night is none)."""
+    def last_case(self, entry: str, test: str) -> HistoryCase | None:
+        """Return the test in the last night in which it passed or failed; None without one."""
         nights = self._conclusive.get((entry, test))
         return nights[-1][1] if nights else None
 
-    def then(self, entry: str, test: str) -> Then | None:
-        """All that is known of a test; None where it never came to a conclusion."""
+    def history_of(self, entry: str, test: str) -> CaseHistory | None:
+        """Return the history of a test; None if it never passed or failed."""
         nights = self._conclusive.get((entry, test))
         if not nights:
             return None
         nights = nights[-WINDOW:]
         record, case = nights[-1]
-        good = [i for i, (_, then) in enumerate(nights) if then.outcome == "passed"]
+        good = [i for i, (_, night) in enumerate(nights) if night.outcome == "passed"]
         bad = nights[good[-1] + 1 :] if good else nights
-        return Then(
+        return CaseHistory(
             failing=case.outcome == "failed",
             fingerprint=case.fingerprint,
             used=case.used,
@@ -116,31 +117,37 @@ class Baseline:
 
     @cached_property
     def _conclusive(self) -> dict[tuple[str, str], list[tuple[HistoryRecord, HistoryCase]]]:
-        found: dict[tuple[str, str], list[tuple[HistoryRecord, HistoryCase]]] = {}
+        nights: dict[tuple[str, str], list[tuple[HistoryRecord, HistoryCase]]] = {}
         for entry, records in self.records.items():
             for record in records:
                 for case in record.cases:
                     if case.outcome in ("passed", "failed"):
-                        found.setdefault((entry, case.name), []).append((record, case))
-        return found
+                        nights.setdefault((entry, case.name), []).append((record, case))
+        return nights
 
-    def latest(self, entry: str) -> HistoryRecord | None:
-        """The newest record of an entry."""
+    def latest_record(self, entry: str) -> HistoryRecord | None:
+        """Return the newest record of an entry."""
         return next(iter(reversed(self.records.get(entry, ()))), None)
 
-    def seconds(self, entry: str, nights: int = 7) -> float | None:
-        """Median time of the entry's job over its last conclusive `nights`, in seconds; None without history."""
+    def median_seconds(self, entry: str, nights: int = 7) -> float | None:
+        """Return the median time of the entry's job over its last `nights`, in seconds.
+
+        Neutral nights do not count. None without history.
+        """
         known = [r.seconds for r in self.records.get(entry, ()) if r.seconds > 0 and r.verdict != "neutral"]
         return median(known[-nights:]) if known else None
 
 
 def history_line(record: HistoryRecord) -> str:
-    """One line of `history/*.jsonl`, with its newline."""
+    """Return the record as one line of `history/*.jsonl`, with its newline."""
     return to_json(record) + "\n"
 
 
 def read_history(texts: Iterable[str]) -> Baseline:
-    """The baseline in the texts of `history/*.jsonl`. A line that is no record is named, and never hides the others."""
+    """Read the baseline from the texts of `history/*.jsonl`.
+
+    A line that is not a record becomes one of `Baseline.problems`; the other lines are still read.
+    """
     records: dict[str, list[HistoryRecord]] = {}
     problems = []
     for text in texts:
@@ -153,11 +160,11 @@ def read_history(texts: Iterable[str]) -> Baseline:
                 problems.append(str(error)[:200])
                 continue
             records.setdefault(record.entry, []).append(record)
-    return Baseline({entry: _nights(found) for entry, found in records.items()}, tuple(problems))
+    return Baseline({entry: _keep_one_per_run(known) for entry, known in records.items()}, tuple(problems))
 
 
-def _nights(records: list[HistoryRecord]) -> tuple[HistoryRecord, ...]:
-    """One record a night, oldest first: of a run's attempts the newest counts."""
+def _keep_one_per_run(records: list[HistoryRecord]) -> tuple[HistoryRecord, ...]:
+    """Keep the newest attempt of each run, and sort by date."""
     by_run = {
         record.run_url or f"night {number}": record
         for number, record in enumerate(sorted(records, key=lambda record: record.date))
@@ -165,33 +172,41 @@ def _nights(records: list[HistoryRecord]) -> tuple[HistoryRecord, ...]:
     return tuple(sorted(by_run.values(), key=lambda record: record.date))
 
 
-def records_of(results: Results, date: str) -> list[HistoryRecord]:
-    """What a run adds to the history: one record an entry, in the plan's order. `date` is UTC, ISO 8601."""
+def make_history_records(results: Results, date: str) -> list[HistoryRecord]:
+    """Make one record for each entry of a run. `date` is UTC, ISO 8601."""
     request = results.plan.request
-    return [_record(entry, date=date, sha=request.sha, url=request.run_url) for entry in results.entries]
+    return [_make_record(entry, date=date, sha=request.sha, url=request.run_url) for entry in results.entries]
 
 
-def _record(entry: EntryResult, *, date: str, sha: str, url: str) -> HistoryRecord:
-    known = words.identity(entry.cases)
-    answered = words.reference(entry.cases)
+def _make_record(entry: EntryResult, *, date: str, sha: str, url: str) -> HistoryRecord:
+    tested = find_most_complete_evidence(entry.cases)
+    reference = find_reference_evidence(entry.cases)
     return HistoryRecord(
         date=date,
         entry=entry.name,
         verdict=entry.verdict,
         sha=sha,
         run_url=url,
-        model_id=known.model_id if known else "",
-        revision=known.revision if known else "",
-        layers=known.layers if known else 0,
-        subject=known.subject if known else "",
-        device=known.device if known else "",
-        libraries=dict(known.libraries) if known else {},
+        model_id=tested.model_id if tested else "",
+        revision=tested.revision if tested else "",
+        layers=tested.layers if tested else 0,
+        subject=tested.subject if tested else "",
+        device=tested.device if tested else "",
+        libraries=dict(tested.libraries) if tested else {},
         seconds=entry.seconds,
-        inputs=words.answered_inputs(answered) if answered else "",
-        oracle=answered.coverage.get("oracle", "") if answered else "",
-        reference=answered.figures[FINGERPRINT] if answered else None,
+        inputs=read_reference_inputs(reference) if reference else "",
+        oracle=reference.coverage.get("oracle", "") if reference else "",
+        reference=reference.figures[FINGERPRINT] if reference else None,
         cases=tuple(
             HistoryCase(c.name, c.history_outcome, c.failure_class, c.fingerprint, c.used, c.seconds)
             for c in entry.cases
         ),
     )
+
+
+def read_reference_inputs(evidence: Evidence) -> str:
+    """Return the inputs of the reference fingerprint: only the first case.
+
+    Later cases can be shorter when a machine has less free memory; the first one is always the same.
+    """
+    return evidence.coverage.get("inputs", "").split("; ")[0]

@@ -1,4 +1,4 @@
-"""Every limit of the report in one place: what hostile input may cost, and what GitHub accepts."""
+"""All limits of the report: on input that can be an attack, and on output that GitHub accepts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class InputLimits:
-    """What one result file may cost. Beyond a limit the file is cut there and its entry turns red."""
+    """Limits of one result file. A file over a limit is cut there, and its entry turns red."""
 
     xml_bytes: int = 32 * 2**20
     depth: int = 16

@@ -1,79 +1,81 @@
-"""Results → Markdown for a comment, a job summary, or a file. Verdict first. Pure."""
+"""Results → Markdown for a comment, a job summary, or a file. The verdict comes first."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ci.report import figures, words
-from ci.report.escape import cell, clip, code, text
-from ci.report.failures import causes_in_full, counts_by_model, folded, names_by_model
-from ci.report.fit import Block, characters, fit, room
+from ci.report import wording
+from ci.report.escape import cell, clip, code, escape_text, link
 from ci.report.limits import COMMENT_CHARS
-from ci.report.links import link
+from ci.report.markdown_failures import fold, list_causes, list_failing_steps, list_failure_counts
+from ci.report.results import find_closest_case, find_most_complete_evidence
+from ci.report.truncate_markdown import Block, count_characters, essential_blocks_fit, join_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ci.report.outcome import EntryResult, Results
+    from ci.report.results import CaseResult, EntryResult, Results
 
 _FIXED, _FACTS = 10, 24
 
 
-def render(results: Results, limit: int = COMMENT_CHARS, *, size: Callable[[str], int] = characters) -> str:
-    """The whole report in at most `limit`, counted by `size`.
+def render_markdown(
+    results: Results, limit: int = COMMENT_CHARS, *, size: Callable[[str], int] = count_characters
+) -> str:
+    """Return the whole report in at most `limit`, measured by `size`.
 
-    When it does not fit, detail goes in this order: passing models' tests, environment, tracebacks, failing models'
-    tests, the rest of the models table, the causes' figures. The verdict and the failing names stay: test by test,
-    then by model, at last models with counts.
+    If it does not fit, parts are left out in this order: tests of passing models, environment, tracebacks, tests of
+    failing models, table of models, figures of the causes. The verdict and the failing names always stay: each test,
+    or if that is too long each model with its failing steps, or at last each model with a count.
     """
-    top = [Block(_verdict(results)), Block(_facts(results), 1)]
-    details = _details(results)
-    for names in (causes_in_full, names_by_model, counts_by_model):
-        blocks = [*top, *names(results), *details]
-        if room(blocks, limit, size):
-            return fit(blocks, limit, size)
-    return clip(f"{_verdict(results, 0)}\n", limit)
+    top = [Block(_format_heading(results)), Block(_list_facts(results), 1)]
+    details = _list_details(results)
+    for list_failures in (list_causes, list_failing_steps, list_failure_counts):
+        blocks = [*top, *list_failures(results), *details]
+        if essential_blocks_fit(blocks, limit, size):
+            return join_blocks(blocks, limit, size)
+    return clip(f"{_format_heading(results, 0)}\n", limit)
 
 
-def _verdict(results: Results, limit: int = 160) -> str:
-    reason = text(words.brief(words.reason(results), limit)[0], limit)
-    return f"## {words.ICONS[results.verdict]} {words.title(results)}{': ' + reason if reason else ''}"
+def _format_heading(results: Results, limit: int = 160) -> str:
+    reason = escape_text(wording.split_diagnosis(wording.find_reason(results), limit)[0], limit)
+    return f"## {wording.ICONS[results.verdict]} {wording.format_title(results)}{': ' + reason if reason else ''}"
 
 
-def _facts(results: Results) -> str:
+def _list_facts(results: Results) -> str:
     request, totals = results.plan.request, results.totals
-    at = code(request.sha[:12] or request.subject_ref)
+    commit = code(request.sha[:12] or request.subject_ref)
     facts = [
-        f"{code(request.subject)}{' at ' + at if at else ''}",
-        f"{totals.passed} of {words.count(totals.tests, 'test')} passed",
-        *(f"{n} {label}" for n, label in words.counts(totals) if n),
-        figures.duration(totals.seconds),
+        f"{code(request.subject)}{' at ' + commit if commit else ''}",
+        f"{totals.passed} of {wording.pluralize(totals.tests, 'test')} passed",
+        *(f"{number} {label}" for number, label in wording.list_not_passed(totals) if number),
+        wording.format_duration(totals.seconds),
         link("run", request.run_url),
     ]
     lines = [" · ".join(fact for fact in facts if fact)]
-    if blame := words.blame(results):
-        lines.append(f"Against {code(results.baseline[:12])} on main: **{blame}**{_fixed(results)}")
-    lines += [f"> {text(note, 400)}" for note in results.notes[:10]]
+    if changes := wording.summarize_changes(results):
+        lines.append(f"Compared with {code(results.baseline[:12])} on main: **{changes}**{_list_fixed(results)}")
+    lines += [f"> {escape_text(note, 400)}" for note in results.notes[:10]]
     return "\n\n".join(lines)
 
 
-def _fixed(results: Results) -> str:
-    names = words.fixed(results)
+def _list_fixed(results: Results) -> str:
+    names = wording.list_fixed_tests(results)
     more = f" and {len(names) - _FIXED} more" if len(names) > _FIXED else ""
     return f" ({', '.join(map(code, names[:_FIXED]))}{more})" if names else ""
 
 
-def _details(results: Results) -> list[Block]:
-    good = [entry for entry in results.entries if entry.verdict == "passed"]
-    bad = [entry for entry in results.entries if entry.verdict != "passed"]
-    blocks = [Block(_models_table(results.entries), 3)]
-    blocks += [Block(_tests_of(entry), 4) for entry in bad]
-    blocks += [Block(_tests_of(entry), 7) for entry in good]
-    blocks.append(Block(_environment(results), 6))
+def _list_details(results: Results) -> list[Block]:
+    passed = [entry for entry in results.entries if entry.verdict == "passed"]
+    others = [entry for entry in results.entries if entry.verdict != "passed"]
+    blocks = [Block(_make_models_table(results.entries), 3)]
+    blocks += [Block(_make_tests_table(entry), 4) for entry in others]
+    blocks += [Block(_make_tests_table(entry), 7) for entry in passed]
+    blocks.append(Block(_list_environments(results), 6))
     return [block for block in blocks if block.text]
 
 
-def _models_table(entries: Sequence[EntryResult]) -> str:
+def _make_models_table(entries: Sequence[EntryResult]) -> str:
     rows = [
         "### Models",
         "",
@@ -82,46 +84,46 @@ def _models_table(entries: Sequence[EntryResult]) -> str:
     ]
     for entry in entries:
         passed = sum(case.outcome == "passed" for case in entry.cases)
-        gaps = len(words.uncovered(entry))
-        verdict = f"{words.ICONS[entry.verdict]} {entry.verdict}{f', {gaps} not covered' if gaps else ''}"
+        gaps = len(wording.list_coverage_gaps(entry))
+        verdict = f"{wording.ICONS[entry.verdict]} {entry.verdict}"
+        verdict += f", {wording.pluralize(gaps, 'coverage gap')}" if gaps else ""
+        verdict += cell(f": {escape_text(entry.label, 120)}") if entry.label else ""
         rows.append(
-            f"| {cell(code(entry.name))} | {verdict}{cell(': ' + text(entry.label, 120)) if entry.label else ''} "
-            f"| {passed} of {len(entry.cases)} | {_used(entry)} | {figures.duration(entry.seconds)} |"
+            f"| {cell(code(entry.name))} | {verdict} | {passed} of {len(entry.cases)} "
+            f"| {_format_used(find_closest_case(entry.cases))} | {wording.format_duration(entry.seconds)} |"
         )
     return "\n".join(rows)
 
 
-def _used(entry: EntryResult) -> str:
-    closest = words.closest(entry)
-    if closest is None:
+def _format_used(case: CaseResult | None) -> str:
+    if case is None:
         return "-"
-    was = f", was {figures.share(closest.used_before)}" if closest.used_before is not None else ""
-    return f"{figures.share(closest.used)}{was}"
+    was = f", was {wording.format_share(case.used_before)}" if case.used_before is not None else ""
+    return f"{wording.format_share(case.used)}{was}"
 
 
-def _tests_of(entry: EntryResult) -> str:
+def _make_tests_table(entry: EntryResult) -> str:
     rows = ["| test | result | tolerance used | time |", "| --- | --- | --- | ---: |"]
     for case in entry.cases:
-        was = f", was {figures.share(case.used_before)}" if case.used_before is not None else ""
-        why = f": {text(words.brief(case.headline, 160)[0], 160)}" if case.headline else ""
-        flaky = f" ({text('; '.join(case.earlier), 200)})" if case.earlier else ""
+        why = f": {escape_text(wording.split_diagnosis(case.headline, 160)[0], 160)}" if case.headline else ""
+        earlier = f" ({escape_text('; '.join(case.earlier), 200)})" if case.earlier else ""
         rows.append(
-            f"| {cell(code(case.name))} | {words.OUTCOME_ICONS[case.outcome]} {words.OUTCOMES[case.outcome]}"
-            f"{cell(why)}{cell(flaky)} | {figures.share(case.used)}{was} | {figures.duration(case.seconds)} |"
+            f"| {cell(code(case.name))} | {wording.OUTCOME_ICONS[case.outcome]} {wording.OUTCOMES[case.outcome]}"
+            f"{cell(why)}{cell(earlier)} | {_format_used(case)} | {wording.format_duration(case.seconds)} |"
         )
-    notes = [f"- {text(note, 400)}" for note in words.notes(entry)]
-    return folded(f"{words.ICONS[entry.verdict]} tests of ", entry.name, "\n".join([*rows, "", *notes]).strip())
+    notes = [f"- {escape_text(note, 400)}" for note in wording.list_notes(entry)]
+    return fold(f"{wording.ICONS[entry.verdict]} tests of ", entry.name, "\n".join([*rows, "", *notes]).strip())
 
 
-def _environment(results: Results) -> str:
+def _list_environments(results: Results) -> str:
     rows = []
     for entry in results.entries:
-        known = words.identity(entry.cases)
-        about = [words.checkpoint(known), known.device, words.subject(known)] if known else []
-        versions = {**entry.host, **(known.libraries if known else {})}
+        tested = find_most_complete_evidence(entry.cases)
+        about = [wording.describe_checkpoint(tested), tested.device, wording.describe_subject(tested)] if tested else []
+        versions = {**entry.host, **(tested.libraries if tested else {})}
         facts = [*about, *(f"{name} {version}" for name, version in versions.items())]
-        if moved := words.moved([entry]):
-            facts.append(f"since the last night: {moved}")
+        if drift := wording.describe_drift([entry]):
+            facts.append(f"changed since the last nightly run: {drift}")
         if facts:
-            rows.append(f"- {code(entry.name)}: {', '.join(text(fact) for fact in facts[:_FACTS] if fact)}")
-    return folded("Environment", "", "\n".join(rows)) if rows else ""
+            rows.append(f"- {code(entry.name)}: {', '.join(escape_text(fact) for fact in facts[:_FACTS] if fact)}")
+    return fold("Environment", "", "\n".join(rows)) if rows else ""

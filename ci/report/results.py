@@ -1,170 +1,222 @@
-"""Plan + result files + job conclusions + history → Results. Pure. Never green on nothing."""
+"""The result of a run as frozen records: verdicts, tests, causes. Every report is made from these records."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
-from ci.report.against import against, drift, newest_commit, reference_moves
-from ci.report.cases import judge_case, missing_case, synthetic_case
-from ci.report.causes import group_causes
-from ci.report.history import Baseline
-from ci.report.jobs import believable, ending_of, job_of, lack_of
-from ci.report.junit import Case, Junit
-from ci.report.outcome import Attempt, CaseResult, EntryResult, Job, Problem, Results, exit_code
-from ci.report.verdicts import label_of, notes_of, overall_verdict, totals_of, verdict_of
+from ci.evidence import FINGERPRINT, Evidence, FailureClass
+from ci.plan import Plan
+from ci.records import NON_FINITE
+from ci.report.junit import JunitFile
 
-if TYPE_CHECKING:
-    from ci.plan import Plan, PlanEntry
+Verdict = Literal["passed", "failed", "neutral"]
+"""`neutral`: an infrastructure problem prevented a result. It is not green, and it blames nobody."""
 
-__all__ = ["Attempt", "Job", "Problem", "Results", "exit_code", "judge_results", "split_by_entry"]
+Outcome = Literal["passed", "failed", "did_not_run", "consequence", "missing"]
+"""`consequence`: skipped because an earlier test of the same model failed. `missing`: planned, but without a result."""
 
-Found = Junit | Attempt | Mapping[str, Sequence[Attempt]]
-"""One file with every entry's tests (a laptop), or each entry's attempts (a matrix)."""
+Change = Literal["new", "known", "different", "fixed"]
+"""Compared with the baseline: new; already failing on main; failing on main in another way; fixed."""
+
+EXIT_CODES: Mapping[Verdict, int] = {"passed": 0, "failed": 1, "neutral": 3}
 
 
-def judge_results(
-    plan: Plan,
-    found: Found,
-    jobs: Mapping[str, Job] | None = None,
-    baseline: Baseline | None = None,
-    *,
-    problems: Mapping[str, Problem] | None = None,
-) -> Results:
-    """Hold what came back against the plan.
+@dataclass(frozen=True)
+class Job:
+    """The GitHub job of an entry. GitHub's answer wins over the result file.
 
-    `jobs` are the newest conclusions by entry, None where there is no such authority; `problems` say why an entry
-    never reached its tests. A planned test that did not come back is red, whatever else is green.
+    `attempt` counts from 1, `seconds` is the run time. `broke_early` names the step in which the job failed before it
+    ran any code of the subject.
     """
-    attempts = split_by_entry(plan, found) if isinstance(found, Junit | Attempt) else found
-    entries = tuple(
-        _entry(
-            entry,
-            sorted(attempts.get(entry.name, ()), key=lambda attempt: attempt.number),
-            job=job_of(jobs, entry.name),
-            problem=(problems or {}).get(entry.name),
-            baseline=baseline or Baseline(),
-            slim=index >= IN_FULL,
-        )
-        for index, entry in enumerate(plan.entries)
-    )
-    strangers = sorted(set(attempts) - {entry.name for entry in plan.entries})
-    notes = [f"results of '{name}' came back, which the plan does not hold: ignored" for name in strangers]
-    return Results(
-        plan=plan,
-        verdict=overall_verdict(entries),
-        entries=entries,
-        causes=group_causes(entries),
-        totals=totals_of(entries),
-        baseline=newest_commit(baseline),
-        notes=(*notes, *reference_moves(entries, baseline), *(baseline.problems if baseline else ())),
-    )
+
+    conclusion: str | None
+    status: str = "completed"
+    url: str = ""
+    attempt: int = 1
+    seconds: float = 0.0
+    runner: str = ""
+    note: str = ""
+    broke_early: str = ""
 
 
-IN_FULL = 24
-"""From the 25th entry on, passing tests with many measures keep the worst only, so that a report can be opened."""
+@dataclass(frozen=True)
+class Attempt:
+    """The result file of one attempt.
+
+    `running` are the ids of tests that had begun and not ended, `host` describes the machine. `ended` says why the
+    suite was stopped early, for example "time limit of 8400 s"; "" if it was not.
+    """
+
+    number: int
+    junit: JunitFile
+    running: tuple[str, ...] = ()
+    ended: str = ""
+    host: Mapping[str, str] = field(default_factory=dict)
 
 
-def split_by_entry(plan: Plan, found: Junit | Attempt) -> dict[str, tuple[Attempt, ...]]:
-    """One file of several models, by entry. What belongs to no entry (a collection error) concerns each of them."""
-    whole = found if isinstance(found, Attempt) else Attempt(1, found)
-    owner = {test: entry.name for entry in plan.entries for test in entry.tests}
-    cases: dict[str, list[Case]] = {entry.name: [] for entry in plan.entries}
-    for case in whole.junit.cases:
-        name = owner.get(case.name) or _owner_by_suffix(case.name, cases)
-        for target in [name] if name else cases:
-            cases[target].append(case)
-    parts = {name: replace(whole.junit, cases=tuple(part)) for name, part in cases.items()}
-    return {name: (replace(whole, junit=part),) for name, part in parts.items()}
+ResultFiles = JunitFile | Attempt | Mapping[str, Sequence[Attempt]]
+"""One file with the tests of every entry (a laptop), or the attempts of each entry (a matrix of jobs)."""
 
 
-def _entry(
-    entry: PlanEntry,
-    attempts: Sequence[Attempt],
-    *,
-    job: Job | None,
-    problem: Problem | None,
-    baseline: Baseline,
-    slim: bool,
-) -> EntryResult:
-    attempts, foreign = believable(attempts, job)
-    newest = attempts[-1] if attempts else None
-    if newest is not None and job is not None and job.attempt > newest.number:
-        newest = None  # the newest attempt left nothing: an older one's green says nothing about it
-    lack = lack_of(entry, newest, job, problem)
-    cases = _cases(entry, newest, attempts, lack=lack, baseline=baseline, slim=slim)
-    ending = ending_of(entry, job, cases)
-    if ending is not None:
-        cases = (*cases, ending)
-    return EntryResult(
-        name=entry.name,
-        verdict=verdict_of(cases),
-        cases=cases,
-        label=label_of(lack, cases, ending),
-        notes=(*foreign, *notes_of(cases, job)),
-        job=job,
-        attempt=newest.number if newest else job.attempt if job else 1,
-        seconds=job.seconds if job and job.seconds else sum(case.seconds for case in cases),
-        host=newest.host if newest else {},
-        drift=drift(entry.name, cases, baseline),
-    )
+@dataclass(frozen=True)
+class Problem:
+    """The known reason why an entry never reached its tests: the fetch failed, no runner took the job, …"""
+
+    failure_class: FailureClass
+    message: str
 
 
-def _cases(
-    entry: PlanEntry,
-    newest: Attempt | None,
-    attempts: Sequence[Attempt],
-    *,
-    lack: Problem | None,
-    baseline: Baseline,
-    slim: bool,
-) -> tuple[CaseResult, ...]:
-    found = _by_name(newest.junit.cases if newest else ())
-    failed = {name for name, case in found.items() if case.outcome in ("failed", "error")}
-    names = [*entry.tests, *(name for name in found if name not in entry.tests)]
-    cases = []
-    for name in names:
-        case = found.get(name)
-        if case is None:
-            running = newest.running if newest else ()
-            result = missing_case(entry, name, lack=lack, was_running=name in running)
-        else:
-            before = baseline.last(entry.name, name)
-            result = judge_case(entry, case, failed=failed, before=before, slim=slim)
-        if earlier := tuple(_earlier(name, [a for a in attempts if a is not newest])):
-            result = replace(result, earlier=earlier)
-        cases.append(against(result, entry.name, baseline))
-    if lack is not None and not any(case.outcome == "missing" for case in cases):
-        cases.append(synthetic_case(entry, "result file", lack))
-    return tuple(cases)
+@dataclass(frozen=True, slots=True)
+class CaseResult:
+    """One test of one entry. Its text is cleaned and clipped, but must still be escaped wherever it is shown.
+
+    `used` is the largest share of a tolerance that the test used (1.0 is the limit), `used_before` the baseline's
+    share. `streak` counts the nights since it began to fail on main. `bad_nights` counts the nights among the last
+    `nights` in which it failed at all: a "new" failure with some bad nights may be an old flaky test. `earlier` says
+    how older attempts of this run failed: a pass with earlier failures is flaky.
+    """
+
+    __pydantic_config__: ClassVar[Any] = NON_FINITE
+
+    name: str
+    step: str
+    outcome: Outcome
+    failure_class: FailureClass | None = None
+    infrastructure: bool = False
+    headline: str = ""
+    detail: str = ""
+    seconds: float = 0.0
+    planned: bool = True
+    evidence: Evidence | None = None
+    fingerprint: str = ""
+    used: float | None = None
+    used_before: float | None = None
+    change: Change | None = None
+    last_good: str = ""
+    first_bad: str = ""
+    streak: int = 0
+    nights: int = 0
+    bad_nights: int = 0
+    earlier: tuple[str, ...] = ()
+
+    @property
+    def red(self) -> bool:
+        """Whether the test counts against the subject."""
+        return self.outcome in ("failed", "missing") and not self.infrastructure
+
+    @property
+    def history_outcome(self) -> str:
+        """The outcome for the history: missing counts as failed, an infrastructure problem as inconclusive."""
+        if self.outcome in ("failed", "missing"):
+            return "inconclusive" if self.infrastructure else "failed"
+        return self.outcome
 
 
-def _by_name(cases: Sequence[Case]) -> dict[str, Case]:
-    """Cases by name; of two with one name the worse counts (pytest writes a failing teardown as a second one)."""
-    order = {"failed": 3, "error": 2, "skipped": 1, "passed": 0}
-    found: dict[str, Case] = {}
-    for case in cases:
-        kept = found.get(case.name)
-        if kept is None or order[case.outcome] > order[kept.outcome]:
-            found[case.name] = case if case.evidence or kept is None else replace(case, evidence=kept.evidence)
-    return found
+@dataclass(frozen=True)
+class EntryResult:
+    """One model. `label` names in a few words a problem that is not a single test's, for example "no result file"."""
+
+    name: str
+    verdict: Verdict
+    cases: tuple[CaseResult, ...]
+    label: str = ""
+    notes: tuple[str, ...] = ()
+    job: Job | None = None
+    attempt: int = 1
+    seconds: float = 0.0
+    host: Mapping[str, str] = field(default_factory=dict)
+    drift: Mapping[str, str] = field(default_factory=dict)
 
 
-def _earlier(name: str, attempts: Sequence[Attempt]) -> list[str]:
-    """How the test ended in older attempts, where it was not well: a crash leaves its name only."""
-    found = []
-    for attempt in attempts:
-        bad: list[str] = [case.outcome for case in attempt.junit.cases if case.name == name]
-        bad = [outcome for outcome in bad if outcome in ("failed", "error")]
-        bad += ["crashed"] if name in attempt.running and not bad else []
-        found += [f"attempt {attempt.number}: {outcome}" for outcome in bad]
-    return found
+@dataclass(frozen=True)
+class Cause:
+    """Failures with the same fingerprint. `cases` are (entry, test) pairs, `title` is the sentence of the first one."""
+
+    fingerprint: str
+    failure_class: FailureClass
+    title: str
+    cases: tuple[tuple[str, str], ...]
+    infrastructure: bool = False
+    planned: bool = True
+    change: Change | None = None
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The entries that have this failure, in order."""
+        return tuple(dict.fromkeys(entry for entry, _ in self.cases))
 
 
-def _owner_by_suffix(test: str, names: Mapping[str, object]) -> str | None:
-    if not test.endswith("]") or "[" not in test:
-        return None
-    parameter = test[test.index("[") + 1 : -1]
-    owners = [name for name in names if parameter == name or parameter.endswith(f"-{name}")]
-    return max(owners, key=len, default=None)
+@dataclass(frozen=True)
+class Totals:
+    """Counts over all entries. `seconds` adds up the times of the jobs, or of the tests where there is no job."""
+
+    models: int = 0
+    models_passed: int = 0
+    models_failed: int = 0
+    models_neutral: int = 0
+    tests: int = 0
+    passed: int = 0
+    failed: int = 0
+    did_not_run: int = 0
+    consequence: int = 0
+    missing: int = 0
+    flaky: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Results:
+    """The result of a run. `baseline` is the subject's commit in the newest night of the history; "" without one."""
+
+    plan: Plan
+    verdict: Verdict
+    entries: tuple[EntryResult, ...]
+    causes: tuple[Cause, ...]
+    totals: Totals
+    baseline: str = ""
+    notes: tuple[str, ...] = ()
+    schema: int = 1
+
+    def entry(self, name: str) -> EntryResult | None:
+        """Return the entry called `name`."""
+        return next((entry for entry in self.entries if entry.name == name), None)
+
+    def case(self, entry: str, test: str) -> CaseResult | None:
+        """Return one test of one entry."""
+        model = self.entry(entry)
+        return next((case for case in model.cases if case.name == test), None) if model else None
+
+    def cases_of(self, cause: Cause) -> list[CaseResult]:
+        """Return the tests that failed by `cause`, in order."""
+        members, models = set(cause.cases), set(cause.models)
+        return [
+            case
+            for entry in self.entries
+            if entry.name in models
+            for case in entry.cases
+            if (entry.name, case.name) in members and case.fingerprint == cause.fingerprint
+        ]
+
+
+def exit_code(results: Results) -> int:
+    """Return the exit code of the command line: 0 passed, 1 failed, 3 neutral (infrastructure)."""
+    return EXIT_CODES[results.verdict]
+
+
+def find_most_complete_evidence(cases: Sequence[CaseResult]) -> Evidence | None:
+    """Return the evidence with library versions and revision, if a test recorded one; else any."""
+    recorded = [case.evidence for case in cases if case.evidence]
+    return max(recorded, key=lambda evidence: (bool(evidence.libraries), bool(evidence.revision)), default=None)
+
+
+def find_reference_evidence(cases: Sequence[CaseResult]) -> Evidence | None:
+    """Return the first evidence that holds the fingerprint of Hugging Face's output."""
+    return next((case.evidence for case in cases if case.evidence and FINGERPRINT in case.evidence.figures), None)
+
+
+def find_closest_case(cases: Sequence[CaseResult]) -> CaseResult | None:
+    """Return the test that used most of its tolerance; None if nothing was measured."""
+    measured = [case for case in cases if case.used is not None]
+    return max(measured, key=lambda case: case.used or 0.0, default=None)

@@ -1,4 +1,4 @@
-"""Results → a table and the failures for a terminal, as a rich renderable. Hostile text never becomes markup. Pure."""
+"""Results → a table and the failures for a terminal, as a rich renderable. No text of a test is parsed as markup."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from ci.report import figures, words
+from ci.report import wording
 from ci.report.escape import one_line
-from ci.report.reproduce import reproduce
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from ci.report.outcome import CaseResult, Cause, EntryResult, Results
+    from ci.report.results import CaseResult, Cause, EntryResult, Results
 
 STYLES = {
     "passed": "green",
@@ -26,25 +25,25 @@ STYLES = {
     "did_not_run": "yellow",
     "consequence": "dim",
 }
+_TESTS_PER_CAUSE = 8
 
 
-def render(results: Results) -> RenderableType:
-    """Verdict first; then model, test, verdict, worst tensor, error/limit and time; then the failures by cause."""
-    reason = words.reason(results)
-    heading = f"{words.title(results)}{': ' + one_line(reason, 200) if reason else ''}"
-    parts: list[RenderableType] = [Text(heading, STYLES[results.verdict]), _table(results)]
+def render_terminal(results: Results) -> RenderableType:
+    """Return the verdict, a table of all tests, and the failures by cause."""
+    reason = wording.find_reason(results)
+    heading = f"{wording.format_title(results)}{': ' + one_line(reason, 200) if reason else ''}"
+    parts: list[RenderableType] = [Text(heading, STYLES[results.verdict]), _make_table(results)]
     for number, cause in enumerate(results.causes, start=1):
-        parts.append(_failure(results, number, cause))
-    if blame := words.blame(results):
-        parts.append(Text(f"Against {results.baseline[:12]} on main: {blame}"))
+        parts.append(_format_cause(results, number, cause))
+    if changes := wording.summarize_changes(results):
+        parts.append(Text(f"Compared with {results.baseline[:12]} on main: {changes}"))
     parts += [Text(one_line(note), "yellow") for note in results.notes]
-    parts += [
-        Text(f"{entry.name}: {one_line(note)}", "dim") for entry in results.entries for note in words.notes(entry)
-    ]
+    for entry in results.entries:
+        parts += [Text(f"{entry.name}: {one_line(note)}", "dim") for note in wording.list_notes(entry)]
     return Group(*parts)
 
 
-def _table(results: Results) -> Table:
+def _make_table(results: Results) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("model", "test", "verdict", "worst tensor"):
         table.add_column(name, overflow="fold")
@@ -52,45 +51,46 @@ def _table(results: Results) -> Table:
     table.add_column("time", justify="right", no_wrap=True)
     for entry in results.entries:
         for index, case in enumerate(entry.cases):
-            table.add_row(*_row(entry, case, first=index == 0))
+            table.add_row(*_make_row(entry, case, first=index == 0))
         if entry.label:
             table.add_row("", Text(one_line(entry.label), STYLES[entry.verdict]))
     return table
 
 
-def _row(entry: EntryResult, case: CaseResult, *, first: bool) -> list[Text]:
+def _make_row(entry: EntryResult, case: CaseResult, *, first: bool) -> list[Text]:
     worst = case.evidence.worst if case.evidence and case.used is not None else None
     return [
         Text(entry.name if first else "", "bold"),
-        Text(words.short(case.name, entry.name)),
-        Text(_outcome(case), "yellow" if case.infrastructure else STYLES[case.outcome]),
+        Text(wording.shorten_test_id(case.name, entry.name)),
+        Text(_describe_outcome(case), "yellow" if case.infrastructure else STYLES[case.outcome]),
         Text(f"{one_line(worst.tensor, 80)} ({one_line(worst.dtype, 16)})" if worst else ""),
-        Text(figures.share(case.used) if case.used is not None else ""),
-        Text(figures.duration(case.seconds)),
+        Text(wording.format_share(case.used) if case.used is not None else ""),
+        Text(wording.format_duration(case.seconds)),
     ]
 
 
-def _outcome(case: CaseResult) -> str:
+def _describe_outcome(case: CaseResult) -> str:
     if case.outcome == "failed" and case.failure_class:
-        return words.CLASSES[case.failure_class]
+        return wording.CLASSES[case.failure_class]
     if case.outcome == "consequence":
         return "skipped"
-    return "passed on retry" if case.outcome == "passed" and case.earlier else words.OUTCOMES[case.outcome]
+    return "passed on retry" if case.outcome == "passed" and case.earlier else wording.OUTCOMES[case.outcome]
 
 
-def _failure(results: Results, number: int, cause: Cause) -> Group:
-    cases = words.cases_of(results, cause)
+def _format_cause(results: Results, number: int, cause: Cause) -> Group:
+    cases = results.cases_of(cause)
     style = "yellow" if cause.infrastructure else "bold red"
     lines = [Text(f"{number}. {one_line(cause.title, 400)}", style)]
-    state = words.state(cause, cases)
-    where = [words.CLASSES[cause.failure_class], words.count(len(cause.models), "model"), state]
-    lines.append(Text(f"   {', '.join(filter(None, where))}", "dim"))
-    names = [test for _, test in cause.cases]
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    lines.append(Text(f"   {', '.join(names[:8])}{more}"))
+    models = wording.pluralize(len(cause.models), "model")
+    facts = [wording.CLASSES[cause.failure_class], models, wording.describe_cause_change(cause, cases)]
+    lines.append(Text(f"   {', '.join(filter(None, facts))}", "dim"))
+    tests = [test for _, test in cause.cases]
+    more = f" and {len(tests) - _TESTS_PER_CAUSE} more" if len(tests) > _TESTS_PER_CAUSE else ""
+    lines.append(Text(f"   {', '.join(tests[:_TESTS_PER_CAUSE])}{more}"))
     shown = max(cases, key=lambda case: case.used or 0.0)
     if shown.evidence is not None and shown.evidence.worst is not None:
         worst = shown.evidence.worst
-        lines.append(Text(f"   {one_line(worst.tensor, 80)} {one_line(figures.worst(worst), 400)}"))
-    lines.append(Text(f"   reproduce: {reproduce(results.plan, cause.cases[0][0], cases[0])}\n"))
+        lines.append(Text(f"   {one_line(worst.tensor, 80)} {one_line(wording.format_measure(worst), 400)}"))
+    command = wording.format_reproduce_command(results.plan, cause.cases[0][0], cases[0])
+    lines.append(Text(f"   reproduce: {command}\n"))
     return Group(*lines)

@@ -1,68 +1,71 @@
-"""Cases → an entry's verdict, label and notes; entries → the run's verdict and counts. Never green on nothing. Pure."""
+"""The verdict of an entry and of the run, with counts and notes. A run without results is never green."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ci.report.outcome import Totals
+from ci.report.results import Totals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ci.report.outcome import CaseResult, EntryResult, Job, Problem, Verdict
+    from ci.report.results import CaseResult, EntryResult, Job, Problem, Verdict
 
 
-def verdict_of(cases: Sequence[CaseResult]) -> Verdict:
-    """Passed only where every planned step was answered by a test that passed."""
+def find_entry_verdict(cases: Sequence[CaseResult]) -> Verdict:
+    """Return "passed" only if every planned step has a test that passed."""
     if any(case.red for case in cases):
         return "failed"
     if any(case.outcome in ("failed", "missing") for case in cases):
         return "neutral"
-    steps = {case.step for case in cases if case.planned}
-    answered = {case.step for case in cases if case.planned and case.outcome == "passed"}
-    return "passed" if steps and steps == answered else "neutral"
+    planned = {case.step for case in cases if case.planned}
+    passed = {case.step for case in cases if case.planned and case.outcome == "passed"}
+    return "passed" if planned and planned == passed else "neutral"
 
 
-def overall_verdict(entries: Sequence[EntryResult]) -> Verdict:
-    """The run's: passed only where every entry is."""
+def find_run_verdict(entries: Sequence[EntryResult]) -> Verdict:
+    """Return "passed" only if every entry passed; one failed entry makes the run fail."""
     verdicts = {entry.verdict for entry in entries}
     if "failed" in verdicts:
         return "failed"
     return "passed" if verdicts == {"passed"} else "neutral"
 
 
-def label_of(lack: Problem | None, cases: Sequence[CaseResult], ending: CaseResult | None) -> str:
-    """What is wrong with an entry beyond single tests, "" where nothing is."""
-    if lack is not None:
-        return lack.message
-    if ending is not None:
-        return ending.headline
+def describe_entry_problem(
+    missing_reason: Problem | None, cases: Sequence[CaseResult], job_failure: CaseResult | None
+) -> str:
+    """Describe what is wrong with an entry as a whole; "" if nothing is."""
+    if missing_reason is not None:
+        return missing_reason.message
+    if job_failure is not None:
+        return job_failure.headline
     missing = sum(case.outcome == "missing" for case in cases)
     planned = sum(case.planned for case in cases)
     if missing:
-        return f"{planned - missing} of {planned} planned tests came back"
-    silent = sorted({c.step for c in cases if c.planned} - {c.step for c in cases if c.outcome != "did_not_run"})
-    return f"nothing ran for {', '.join(silent)}" if silent else ""
+        return f"{planned - missing} of {planned} planned tests have a result"
+    ran = {case.step for case in cases if case.outcome != "did_not_run"}
+    not_run = sorted({case.step for case in cases if case.planned} - ran)
+    return f"no test of {', '.join(not_run)} could run" if not_run else ""
 
 
-def notes_of(cases: Sequence[CaseResult], job: Job | None) -> tuple[str, ...]:
-    """What a reader should know of an entry though it decides nothing."""
+def list_entry_notes(cases: Sequence[CaseResult], job: Job | None) -> tuple[str, ...]:
+    """List what a reader should know about an entry although it does not change the verdict."""
     notes = []
     if job is not None and job.conclusion == "success" and any(case.red for case in cases):
-        notes.append("the job says success, its result file says failed: the file counts")
+        notes.append("the job succeeded on GitHub, but its result file contains failures: the result file counts")
     if job is not None and job.note:
         notes.append(job.note)
-    mute = [c.name for c in cases if c.planned and c.outcome == "passed" and c.evidence is None]
-    if mute:
-        notes.append(f"{len(mute)} passed tests left no evidence: {', '.join(mute[:3])}")
-    extra = [case.name for case in cases if not case.planned and case.outcome == "passed"]
-    if extra:
-        notes.append(f"{len(extra)} passed tests were not planned and do not count: {', '.join(extra[:3])}")
+    silent = [c.name for c in cases if c.planned and c.outcome == "passed" and c.evidence is None]
+    if silent:
+        notes.append(f"{len(silent)} passed tests recorded no evidence: {', '.join(silent[:3])}")
+    unplanned = [case.name for case in cases if not case.planned and case.outcome == "passed"]
+    if unplanned:
+        notes.append(f"{len(unplanned)} passed tests were not planned and do not count: {', '.join(unplanned[:3])}")
     return tuple(notes)
 
 
-def totals_of(entries: Sequence[EntryResult]) -> Totals:
-    """Counts over all entries."""
+def count_totals(entries: Sequence[EntryResult]) -> Totals:
+    """Count verdicts and outcomes over all entries."""
     verdicts = [entry.verdict for entry in entries]
     cases = [case for entry in entries for case in entry.cases]
     outcomes = [case.outcome for case in cases]

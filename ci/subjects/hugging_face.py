@@ -16,6 +16,7 @@ import torch
 
 from ci.errors import HubTestsError, InfrastructureError, RequestError, SubjectError, UnsupportedError
 from ci.subjects.base import GradientRequest, GradientResult, TraceRequest, TraceResult, Variant
+from ci.subjects.float64_mode import compute_float64_throughout
 from ci.subjects.forward import (
     DTYPES,
     Feed,
@@ -65,6 +66,7 @@ class HuggingFace:
                 self._variants[key] = _variants(self._skeleton(checkpoint))
             return self._variants[key]
 
+    @compute_float64_throughout
     def trace(self, request: TraceRequest) -> TraceResult:
         """The forward pass of `request` as a trace directory; `load_seconds` is 0 where the model was loaded already.
 
@@ -83,6 +85,7 @@ class HuggingFace:
             writer = TraceWriter(Path(request.output))
             return _trace(model, request, inputs, _feed(request), writer, load_seconds)
 
+    @compute_float64_throughout
     def gradients(self, request: GradientRequest) -> GradientResult:
         """Backward pass of `request` into a directory of gradients. The model is let go: they take its weights' place.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ci.errors import InfrastructureError
-from ci.hub.header import Tensor as Entry
+from ci.hub.header import TensorInfo as Entry
 from ci.hub.header import write_header
 from ci.subjects.base import TraceResult
 from ci.subjects.tracefile import TraceWriter, check_scope

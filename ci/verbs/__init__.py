@@ -1,1 +1,1 @@
-"""What the workflows call: one verb a module, each taking what the environment said as a frozen record."""
+"""The verbs that the workflows call: one verb a module. The environment comes in as a frozen record."""

@@ -1,4 +1,4 @@
-"""`hub-tests admit`: the last look before a subject's code runs: its commit, and every byte of the checkpoint."""
+"""`hub-tests admit`: the last check before a subject's code runs: its commit, and every byte of the checkpoint."""
 
 from __future__ import annotations
 
@@ -7,21 +7,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ci.errors import InfrastructureError, RequestError
-from ci.github.handover import receive, write_entry
+from ci.github.job_outputs import verify_checkpoint, write_run_files
 from ci.subjects.base import SubjectName
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ci.github.handover import Delivery
+    from ci.github.job_outputs import FetchOutputs
     from ci.plan import Plan
+
+GIT_TIMEOUT = 60
+"""Seconds."""
 
 
 @dataclass(frozen=True)
 class Admission:
-    """What may run now: the entry, the commit checked out, and the files that pin `hub-tests run` to them.
+    """An entry that may run now: the commit that is checked out, and the files that pin `hub-tests run` to both.
 
-    `path` goes onto the subject's import path: the checkout where the reference itself is under test, else "".
+    `path` goes onto the subject's import path: the checkout if the reference itself is under test, else "".
     """
 
     entry: str
@@ -32,24 +35,30 @@ class Admission:
     registry: str
 
 
-def admit(plan: Plan, delivery: Delivery, entry: str, *, subject: Path, store: Path, out: Path) -> Admission:
-    """Raises RequestError where the checkout is not the planned commit, InfrastructureError for the checkpoint."""
-    sha = head_of(subject)
+def admit_entry(plan: Plan, outputs: FetchOutputs, entry: str, *, subject: Path, store: Path, out: Path) -> Admission:
+    """Check the commit of the checkout at `subject` and the checkpoint of `entry` in `store`.
+
+    Raises RequestError for another commit than the planned one, InfrastructureError for the checkpoint.
+    """
+    sha = read_head_commit(subject)
     if sha != plan.request.sha:
-        raise RequestError(f"{subject}: is at {sha}, planned was {plan.request.sha}: nothing of it was run")
-    checkpoints, registry = write_entry(plan, entry, receive(delivery, entry, store), out)
+        raise RequestError(f"{subject}: is at {sha}, the plan has {plan.request.sha}: nothing of it was run")
+    checkpoint = verify_checkpoint(outputs, entry, store)
+    checkpoints, registry = write_run_files(plan, entry, checkpoint, out)
     name = plan.request.subject
     path = str(subject) if name == "reference" else ""
     return Admission(entry, sha, name, path, str(checkpoints), str(registry))
 
 
-def head_of(checkout: Path) -> str:
-    """The commit of a git checkout. No hook, filter or configuration of the checkout is used."""
+def read_head_commit(checkout: Path) -> str:
+    """Read the commit of a git checkout without using its hooks, filters or configuration."""
     command = ["git", "-C", str(checkout), "-c", "core.fsmonitor=false", "rev-parse", "--verify", "HEAD^{commit}"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)  # noqa: S603
+        done = subprocess.run(  # noqa: S603
+            command, capture_output=True, text=True, check=True, timeout=GIT_TIMEOUT
+        )
     except subprocess.CalledProcessError as error:
-        raise RequestError(f"{checkout}: no git checkout: {error.stderr.strip()[:200]}") from None
+        raise RequestError(f"{checkout}: not a git checkout: {error.stderr.strip()[:200]}") from None
     except (OSError, subprocess.TimeoutExpired) as error:
         raise InfrastructureError(f"{checkout}: git does not answer: {error}") from None
-    return found.stdout.strip()
+    return done.stdout.strip()

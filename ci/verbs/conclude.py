@@ -1,4 +1,4 @@
-"""`hub-tests conclude`: the last job of a workflow. Green only if every job it needs really succeeded. Pure."""
+"""`hub-tests conclude`: the last job of a workflow. It passes only if every job that it needs really succeeded."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import json
 from ci.errors import HubTestsError, RequestError
 
 
-class NotGreenError(HubTestsError):
-    """A job failed, was cancelled, or was skipped without leave: exit code 1."""
+class JobsFailedError(HubTestsError):
+    """A job failed, was cancelled, or was skipped although it may not be: exit code 1."""
 
     exit_code = 1
 
 
-def conclude(needs: str, may_skip: frozenset[str]) -> dict[str, str]:
-    """Each job's result out of `toJSON(needs)`. Raises NotGreenError unless all succeeded or were skipped with leave.
+def check_jobs(needs: str, may_skip: frozenset[str]) -> dict[str, str]:
+    """Return each job's result from `toJSON(needs)`.
 
-    Actions counts a skipped job as passed: a condition that is wrong, or a failure further up, would read as green.
+    Raises JobsFailedError unless every job succeeded, or was skipped and is in `may_skip`. Actions itself counts a
+    skipped job as passed: then a wrong condition, or a failure in an earlier job, would look like success.
     """
     try:
         plain = json.loads(needs)
@@ -24,14 +25,14 @@ def conclude(needs: str, may_skip: frozenset[str]) -> dict[str, str]:
     except (ValueError, TypeError, KeyError, AttributeError):
         raise RequestError("NEEDS: expected toJSON(needs)") from None
     if not results:
-        raise RequestError("NEEDS: there is no job to conclude from")
+        raise RequestError("NEEDS: it names no job, so there is nothing to conclude")
     if unknown := sorted(may_skip - set(results)):
         raise RequestError(f"--may-skip {unknown[0]}: no such job among {', '.join(results)}")
-    bad = [job for job, result in results.items() if not _good(job, result, may_skip)]
-    if bad:
-        raise NotGreenError("; ".join(f"job '{job}' ended as {results[job]}" for job in bad))
+    failed = [job for job, result in results.items() if not _is_good(job, result, may_skip)]
+    if failed:
+        raise JobsFailedError("; ".join(f"job '{job}' ended as {results[job]}" for job in failed))
     return results
 
 
-def _good(job: str, result: str, may_skip: frozenset[str]) -> bool:
+def _is_good(job: str, result: str, may_skip: frozenset[str]) -> bool:
     return result == "success" or (result == "skipped" and job in may_skip)

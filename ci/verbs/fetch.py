@@ -1,4 +1,4 @@
-"""What `hub-tests fetch` adds in Actions: outputs for the jobs that test, which no test can forge."""
+"""`hub-tests fetch` in Actions: the job outputs for the jobs that test, which no test can forge."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ci.github.actions import write_outputs
-from ci.github.handover import deliver, pack
+from ci.github.job_outputs import make_fetch_outputs, pack_record
 from ci.plan import matrix
 
 if TYPE_CHECKING:
@@ -18,18 +18,22 @@ if TYPE_CHECKING:
     from ci.plan import Plan
 
 
-def hand_over(
-    plan: Plan, had: Mapping[str, Checkpoint], failed: Mapping[str, Exception], *, store: Path, output: Path
+def write_fetch_outputs(
+    plan: Plan,
+    checkpoints: Mapping[str, Checkpoint],
+    failures: Mapping[str, Exception],
+    *,
+    store: Path,
+    output: Path,
 ) -> None:
-    """The matrix of what can be tested, where its checkpoints are, and why the others are not there."""
-    ready = replace(plan, entries=tuple(entry for entry in plan.entries if entry.name in had))
-    moved = sum(checkpoint.bytes_fetched for checkpoint in had.values())
+    """Write the matrix of entries to test, their checkpoints, and why others are missing."""
+    ready = replace(plan, entries=tuple(entry for entry in plan.entries if entry.name in checkpoints))
     write_outputs(
         output,
         {
             "matrix": json.dumps(matrix(ready)),
             "count": str(len(ready.entries)),
-            "delivery": pack(deliver(had, failed, store)),
-            "moved": str(moved),
+            "delivery": pack_record(make_fetch_outputs(checkpoints, failures, store)),
+            "moved": str(sum(checkpoint.bytes_fetched for checkpoint in checkpoints.values())),
         },
     )

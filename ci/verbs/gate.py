@@ -1,4 +1,4 @@
-"""`hub-tests gate`: hear a comment, ask GitHub for the facts, decide, answer, and say what to start."""
+"""`hub-tests gate`: read a comment, ask GitHub for the facts, decide, answer, and name what to start."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ci.errors import RequestError
-from ci.github import answers, pulls, runs
+from ci.github import messages, pulls, workflow_runs
 from ci.github.actions import write_outputs
-from ci.github.board import StartedRun, read_state, write_answer, write_board
-from ci.github.branch import read_history_of
-from ci.github.checks import set_status
 from ci.github.client import Client
-from ci.github.command import parse
+from ci.github.command import parse_command
+from ci.github.commit_checks import set_status
 from ci.github.context import Context
+from ci.github.data_branch import read_nightly_history
 from ci.github.event import CommentEvent, load_event
-from ci.github.facts import Facts, House, Inquiry
-from ci.github.gate import Gate, already_started, decide, misconfigured, unheard
+from ci.github.gate import GateDecision, decide, ignore_reason, ignore_second_start, refuse_without_registry
+from ci.github.gate_input import GateInput, GitHubFacts, RepoSettings
 from ci.github.pulls import Comment
+from ci.github.status_comment import StartedRun, format_reply, format_status_comment, read_state
 from ci.models import REGISTRY, load_models
 from ci.report.history import Baseline
 
@@ -26,90 +26,94 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def gate(context: Context, event_path: Path, registry: Path | None = None) -> Gate:
-    """The decision on the comment at `event_path`, carried out on the pull request and written as outputs."""
+def run_gate(context: Context, event_path: Path, registry: Path | None = None) -> GateDecision:
+    """Decide on the comment at `event_path`, carry the decision out, and write it as outputs."""
     event = load_event("issue_comment", event_path)
     if not isinstance(event, CommentEvent):
-        raise AssertionError("load_event keeps to the name it is given")
-    why = unheard(event)
-    decision = Gate("ignored", why) if why else _hear(event, context, registry or REGISTRY)
-    if context.output:
-        write_outputs(context.output, _outputs(decision))
+        raise AssertionError("load_event returns the event that it is asked for")
+    reason = ignore_reason(event)
+    decision = GateDecision("ignored", reason) if reason else _handle_comment(event, context, registry or REGISTRY)
+    if context.output_path:
+        write_outputs(context.output_path, _format_outputs(decision))
     return decision
 
 
 @dataclass(frozen=True)
-class _Desk:
-    """One comment being dealt with."""
+class _CommentContext:
+    """One comment that is being handled. `status_comment` is the service's own on the same pull request."""
 
     event: CommentEvent
-    context: Context
+    step: Context
     client: Client
-    board: Comment | None
-    facts: Facts
+    status_comment: Comment | None
+    facts: GitHubFacts
 
 
-def _hear(event: CommentEvent, context: Context, registry: Path) -> Gate:
-    with Client(context.api) as client:
-        pulls.react(client, event.comment_id, "eyes")
-        board = pulls.find_comment(client, event.number, "board", bot=context.bot)
-        desk = _Desk(event, context, client, board, _facts(event, context, client, board))
-        house = House(context.inputs.subject, context.allowed, context.server_url)
-        baseline = read_history_of(client, context.data_branch) if _asks_for_a_plan(event) else Baseline()
+def _handle_comment(event: CommentEvent, step: Context, registry: Path) -> GateDecision:
+    with Client(step.api) as client:
+        pulls.add_reaction(client, event.comment_id, "eyes")
+        status_comment = pulls.find_comment(client, event.number, "status", bot=step.bot_login)
+        comment = _CommentContext(event, step, client, status_comment, _get_facts(event, step, client, status_comment))
+        settings = RepoSettings(step.inputs.subject, step.allowed_logins, step.server_url)
+        baseline = read_nightly_history(client, step.data_branch) if _asks_for_plan(event) else Baseline()
         try:
             models = load_models(registry)
         except RequestError as error:
-            _carry_out(misconfigured(event, desk.facts.role, house, str(error)), desk)
+            _carry_out(refuse_without_registry(event, comment.facts.role, settings, str(error)), comment)
             raise
-        return _carry_out(decide(Inquiry(event, desk.facts, models, house, baseline)), desk)
+        return _carry_out(decide(GateInput(event, comment.facts, models, settings, baseline)), comment)
 
 
-def _facts(event: CommentEvent, context: Context, client: Client, board: Comment | None) -> Facts:
-    """What GitHub says. A later attempt of this very run is not its own rival."""
-    state = read_state(board.body if board else None)
-    rivals = [run for run in state.runs if run.run_id != context.run_id]
-    return Facts(
-        role=pulls.role(client, event.login),
-        pull=pulls.pull_request(client, event.number),
-        active=tuple(run for run in rivals if runs.is_active(client, run.run_id)),
+def _get_facts(event: CommentEvent, step: Context, client: Client, status_comment: Comment | None) -> GitHubFacts:
+    """Get the facts from GitHub.
+
+    A second attempt of this very run does not count as another run.
+    """
+    state = read_state(status_comment.body if status_comment else None)
+    others = [run for run in state.runs if run.run_id != step.run_id]
+    return GitHubFacts(
+        role=pulls.get_role(client, event.login),
+        pull=pulls.get_pull_request(client, event.number),
+        active_runs=tuple(run for run in others if workflow_runs.is_active(client, run.run_id)),
         state=state,
     )
 
 
-def _asks_for_a_plan(event: CommentEvent) -> bool:
+def _asks_for_plan(event: CommentEvent) -> bool:
     with suppress(RequestError):
-        command = parse(event.body)
+        command = parse_command(event.body)
         return command is not None and command.plan
     return False
 
 
-def _carry_out(decision: Gate, desk: _Desk) -> Gate:
-    event, client = desk.event, desk.client
+def _carry_out(decision: GateDecision, comment: _CommentContext) -> GateDecision:
+    event, client = comment.event, comment.client
     if decision.decision == "run":
-        first = pulls.react(client, event.comment_id, "rocket")
-        if not first and desk.context.run_attempt == 1:
-            return already_started(decision)
-        _announce(decision, desk)
+        is_first = pulls.add_reaction(client, event.comment_id, "rocket")
+        if not is_first and comment.step.run_attempt == 1:
+            return ignore_second_start(decision)
+        _announce_run(decision, comment)
         return decision
     if decision.reaction:
-        pulls.react(client, event.comment_id, decision.reaction)
+        pulls.add_reaction(client, event.comment_id, decision.reaction)
     for run_id in decision.cancel:
-        runs.cancel(client, run_id)
-    found = pulls.find_comment(client, event.number, "answer", bot=desk.context.bot)
-    pulls.keep_comment(client, event.number, found, write_answer(decision.answer))
+        workflow_runs.cancel_run(client, run_id)
+    reply = pulls.find_comment(client, event.number, "reply", bot=comment.step.bot_login)
+    pulls.write_comment(client, event.number, reply, format_reply(decision.answer))
     return decision
 
 
-def _announce(decision: Gate, desk: _Desk) -> None:
-    """The board says that the run is under way, and the commit shows it as pending."""
-    event, context = desk.event, desk.context
-    run = StartedRun(context.run_id or 0, event.comment_id, decision.sha, decision.models, decision.layers)
-    text = answers.started(decision.sha, decision.models, event.login, run_url=context.run_url)
-    pulls.keep_comment(desk.client, event.number, desk.board, write_board(text, desk.facts.state.started(run)))
-    set_status(desk.client, decision.sha, "pending", f"testing {', '.join(decision.models)}", context.run_url)
+def _announce_run(decision: GateDecision, comment: _CommentContext) -> None:
+    """Write the run into the status comment and set the commit's status to pending."""
+    event, step = comment.event, comment.step
+    run = StartedRun(step.run_id or 0, event.comment_id, decision.sha, decision.models, decision.layers)
+    text = messages.format_running(decision.sha, decision.models, event.login, run_url=step.run_url)
+    body = format_status_comment(text, comment.facts.state.add_run(run))
+    pulls.write_comment(comment.client, event.number, comment.status_comment, body)
+    set_status(comment.client, decision.sha, "pending", f"testing {', '.join(decision.models)}", step.run_url)
 
 
-def _outputs(decision: Gate) -> dict[str, str]:
+def _format_outputs(decision: GateDecision) -> dict[str, str]:
     return {
         "decision": decision.decision,
         "sha": decision.sha,

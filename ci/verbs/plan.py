@@ -1,4 +1,4 @@
-"""`hub-tests plan`: event → RunRequest with its commit fixed → Plan, as a record and as outputs."""
+"""`hub-tests plan`: from an event to a RunRequest with a fixed commit to a Plan, as a record and as outputs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from ci.errors import RequestError
 from ci.github.actions import write_outputs
 from ci.github.command import SHA
 from ci.github.event import load_event
-from ci.github.handover import pack
-from ci.github.request import head_for, request_of, scope_of
+from ci.github.job_outputs import pack_record
+from ci.github.run_request import choose_head, choose_scope, make_run_request
 from ci.models import REGISTRY, load_models
 from ci.plan import make_plan
 
@@ -27,27 +27,30 @@ class _Commit:
     sha: str
 
 
-def plan(context: Context, event_name: str, event_path: Path, registry: Path | None = None) -> Plan:
-    """The plan of a recorded event; GitHub is asked only for a commit that nobody has named in full."""
-    request = request_of(load_event(event_name, event_path), context)
+def plan_event(context: Context, event_name: str, event_path: Path, registry: Path | None = None) -> Plan:
+    """Plan a recorded event.
+
+    GitHub is asked only for a commit that is not given in full.
+    """
+    request = make_run_request(load_event(event_name, event_path), context)
     models = load_models(registry or REGISTRY)
-    make_plan(request, models)  # a request that selects nothing is refused before GitHub is asked for its commit
-    made = make_plan(replace(request, sha=request.sha or commit_of(request, context)), models)
-    if context.output:
-        write_outputs(context.output, _outputs(made))
-    return made
+    make_plan(request, models)  # refuse a request that selects nothing before GitHub is asked for its commit
+    plan = make_plan(replace(request, sha=request.sha or resolve_commit(request, context)), models)
+    if context.output_path:
+        write_outputs(context.output_path, _format_outputs(plan))
+    return plan
 
 
-def commit_of(request: RunRequest, context: Context) -> str:
-    """The full commit of the subject under test."""
+def resolve_commit(request: RunRequest, context: Context) -> str:
+    """Return the full commit of the subject under test."""
     if SHA.fullmatch(request.subject_ref) and not request.pull_request:
         return request.subject_ref
     from ci.github.client import Client
-    from ci.github.pulls import pull_request
+    from ci.github.pulls import get_pull_request
 
     if request.pull_request:
         with Client(context.api) as client:
-            return head_for(request, pull_request(client, request.pull_request))
+            return choose_head(request, get_pull_request(client, request.pull_request))
     with Client(replace(context.api, repository=request.subject_repository)) as client:
         ref = quote(request.subject_ref or "HEAD", safe="")
         sha = client.get(_Commit, f"/commits/{ref}").sha
@@ -56,11 +59,11 @@ def commit_of(request: RunRequest, context: Context) -> str:
     return sha
 
 
-def _outputs(made: Plan) -> dict[str, str]:
+def _format_outputs(plan: Plan) -> dict[str, str]:
     return {
-        "plan": pack(made),
-        "sha": made.request.sha,
-        "subject-repository": made.request.subject_repository,
-        "scope": scope_of(made.request),
-        "count": str(len(made.entries)),
+        "plan": pack_record(plan),
+        "sha": plan.request.sha,
+        "subject-repository": plan.request.subject_repository,
+        "scope": choose_scope(plan.request),
+        "count": str(len(plan.entries)),
     }

@@ -1,4 +1,4 @@
-"""`hub-tests report`: a folder of results against the plan, on a laptop as in Actions."""
+"""`hub-tests report`: judge a folder of results against the plan, on a laptop as in Actions."""
 
 from __future__ import annotations
 
@@ -7,27 +7,28 @@ import time
 from typing import TYPE_CHECKING
 
 from ci.errors import RequestError
-from ci.report.bulk import bulk
-from ci.report.collect import collect
+from ci.report.build_results import build_results
 from ci.report.history import Baseline, read_history
-from ci.report.outcome import Problem
-from ci.report.results import judge_results
-from ci.report.write import REPORT_JSON, write_report
+from ci.report.report_files import REPORT_JSON, write_report
+from ci.report.result_files import pause_garbage_collection, read_result_files
+from ci.report.results import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from ci.github.context import Context
-    from ci.github.runs import RunJob
+    from ci.github.workflow_runs import WorkflowJob
     from ci.plan import Plan
-    from ci.report.outcome import Job, Results
+    from ci.report.results import Job, Results
 
-LAG = 4
-"""How often GitHub is asked again while it lists a test as not over."""
+MAX_LISTINGS = 5
+"""How often GitHub is asked while it lists a test job as not completed."""
+MAX_LISTING_PAUSE = 10.0
+"""Seconds between two listings."""
 
 
-def report(
+def make_report(
     plan: Plan,
     results: Path,
     out: Path,
@@ -36,71 +37,78 @@ def report(
     context: Context | None = None,
     problems: Mapping[str, Problem] | None = None,
 ) -> Results:
-    """Judge `results` and write the report to `out`.
+    """Judge the folder `results` and write the report to `out`.
 
-    With a `context` GitHub says how each entry's job ended, and the data branch what earlier nights found; without,
-    there is only the folder, and `baseline`: a history file or a folder of them.
+    With a `context`, GitHub tells how each entry's job ended, and the data branch what earlier nights found. Without
+    it there is only the folder, and `baseline`: a history file or a folder of them.
     """
-    jobs, history, untested = _from_github(plan, context) if context else (None, Baseline(), {})
-    with bulk():
+    jobs, history, untested = _ask_github(plan, context) if context else (None, Baseline(), {})
+    with pause_garbage_collection():
         history = read_baseline(baseline) if baseline else history
-        found = collect(results) if results.exists() or context is None else {}
-        judged = judge_results(plan, found, jobs, history, problems={**untested, **_waiting(jobs), **(problems or {})})
+        collected = read_result_files(results) if results.exists() or context is None else {}
+        known_problems = {**untested, **_find_waiting(jobs), **(problems or {})}
+        judged = build_results(plan, collected, jobs, history, problems=known_problems)
         write_report(judged, out)
     return judged
 
 
 def report_digest(folder: Path) -> str:
-    """SHA-256 of the folder's `report.json`, by which a later job knows it again."""
+    """Return the SHA-256 of the folder's `report.json`, by which a later job recognises it."""
     return hashlib.sha256((folder / REPORT_JSON).read_bytes()).hexdigest()
 
 
 def read_baseline(path: Path) -> Baseline:
-    """The history in a file, or in every `*.jsonl` of a folder."""
-    paths = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    """Read the history in a file, or in every `*.jsonl` of a folder."""
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     try:
-        return read_history(found.read_text(encoding="utf-8", errors="replace") for found in paths)
+        return read_history(file.read_text(encoding="utf-8", errors="replace") for file in files)
     except OSError as error:
         raise RequestError(f"{path}: cannot read the baseline: {error.strerror}") from None
 
 
-def _from_github(plan: Plan, context: Context) -> tuple[Mapping[str, Job], Baseline, dict[str, Problem]]:
+def _ask_github(plan: Plan, context: Context) -> tuple[Mapping[str, Job], Baseline, dict[str, Problem]]:
     if context.run_id is None:
         raise RequestError("GITHUB_RUN_ID is not set: outside Actions, leave --github out")
-    from ci.github import branch, runs
+    from ci.github import data_branch, workflow_runs
     from ci.github.client import Client
 
+    run_id, pause = context.run_id, min(context.poll_interval, MAX_LISTING_PAUSE)
     with Client(context.api) as client:
-        found = _ended(lambda: runs.jobs(client, context.run_id or 0), min(context.poll, 10.0))
-        history = branch.read_history_of(client, context.data_branch)
-    jobs = runs.entry_jobs(found)
-    return jobs, history, _untested(plan, jobs, runs.fetch_job(found))
+        listed = _list_completed_jobs(lambda: workflow_runs.list_jobs(client, run_id), pause)
+        history = data_branch.read_nightly_history(client, context.data_branch)
+    jobs = workflow_runs.select_entry_jobs(listed)
+    return jobs, history, _find_untested(plan, jobs, workflow_runs.find_fetch_job(listed))
 
 
-def _ended(ask: Callable[[], tuple[RunJob, ...]], pause: float) -> tuple[RunJob, ...]:
-    """The jobs once each test is over, which it is when the report begins: GitHub's listing may lag a little behind."""
-    found = ask()
-    for _ in range(LAG):
-        if all(job.status == "completed" for job in found if job.entry):
+def _list_completed_jobs(list_jobs: Callable[[], tuple[WorkflowJob, ...]], pause: float) -> tuple[WorkflowJob, ...]:
+    """List the jobs until each test is completed.
+
+    The report begins after the tests, but GitHub's listing may be a little behind.
+    """
+    jobs = list_jobs()
+    for _ in range(MAX_LISTINGS - 1):
+        if all(job.status == "completed" for job in jobs if job.entry):
             break
         time.sleep(pause)
-        found = ask()
-    return found
+        jobs = list_jobs()
+    return jobs
 
 
-def _untested(plan: Plan, jobs: Mapping[str, Job], fetch: RunJob | None) -> dict[str, Problem]:
-    """Entries for which no job was made, where it is known why: nothing of the subject was run."""
+def _find_untested(plan: Plan, jobs: Mapping[str, Job], fetch: WorkflowJob | None) -> dict[str, Problem]:
+    """Find the entries that have no job for a reason outside of the subject."""
     if fetch is None or (fetch.conclusion == "success" and jobs):
         return {}
-    ended = f"ended as {fetch.conclusion}" if fetch.conclusion else f"is {fetch.status.replace('_', ' ')}"
-    why = f"the job that fetches the checkpoints {ended}"
-    why = "the run was cancelled before the first test job" if fetch.conclusion == "success" else why
-    problem = Problem("environment", f"nothing was tested: {why}")
+    if fetch.conclusion == "success":
+        reason = "the run was cancelled before the first test job"
+    else:
+        ended = f"ended as {fetch.conclusion}" if fetch.conclusion else f"is {fetch.status.replace('_', ' ')}"
+        reason = f"the job that fetches the checkpoints {ended}"
+    problem = Problem("environment", f"nothing was tested: {reason}")
     return {entry.name: problem for entry in plan.entries if entry.name not in jobs}
 
 
-def _waiting(jobs: Mapping[str, Job] | None) -> dict[str, Problem]:
-    """Entries whose job no machine took: the runners' fault, not the subject's."""
+def _find_waiting(jobs: Mapping[str, Job] | None) -> dict[str, Problem]:
+    """Find the entries whose job no runner took: an infrastructure problem, not the subject's."""
     return {
         entry: Problem("environment", f"no machine took this job: {job.note}")
         for entry, job in (jobs or {}).items()

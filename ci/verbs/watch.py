@@ -1,64 +1,69 @@
-"""`hub-tests watch`: while tests wait for a machine, say so on the pull request, with labels and since when."""
+"""`hub-tests watch`: while jobs wait for a runner, say so on the pull request, with labels and since when."""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING
 
-from ci.github import answers, pulls, runs
-from ci.github.actions import annotation
-from ci.github.board import read_state, write_board
+from ci.github import messages, pulls, workflow_runs
+from ci.github.actions import print_annotation
 from ci.github.client import Client
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from ci.github.context import Context
-    from ci.github.runs import RunJob
+    from ci.github.workflow_runs import WorkflowJob
     from ci.plan import Plan
 
-PATIENCE = 600.0
-"""Seconds that a job may wait before it is worth a word."""
+MAX_WAIT = 600.0
+"""Seconds that a job may wait before people are told."""
 
 
-def watch(
+def watch_jobs(
     plan: Plan,
     context: Context,
     expected: Collection[str],
     *,
-    patience: float = PATIENCE,
+    patience: float = MAX_WAIT,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[str, ...]:
-    """The `expected` jobs that no machine has taken after `patience` seconds; ends as soon as each is taken.
+    """Return the `expected` jobs that no runner has taken after `patience` seconds.
 
-    Jobs go by their names in the workflow: `fetch`, `test mixtral`.
+    Ends early once each job is taken. Jobs have their names in the workflow: `fetch`, `test mixtral`.
     """
     deadline = clock() + patience
     with Client(context.api) as client:
         while True:
-            found = runs.jobs(client, context.run_id or 0)
-            mine = [job for job in found if job.own_name in expected and job.run_attempt == context.run_attempt]
-            waiting = [job for job in mine if job.waits_for_a_runner]
-            if all(job.has_begun for job in mine) and {job.own_name for job in mine} == set(expected):
+            watched = _list_watched_jobs(client, context, expected)
+            waiting = [job for job in watched if job.waits_for_runner]
+            if all(job.has_started for job in watched) and {job.short_name for job in watched} == set(expected):
                 return ()
             if clock() >= deadline:
                 break
-            sleep(min(context.poll, max(deadline - clock(), 0.0)))
+            sleep(min(context.poll_interval, max(deadline - clock(), 0.0)))
         if waiting:
-            _tell(client, plan, context, waiting)
-    return tuple(job.own_name for job in waiting)
+            _report_waiting(client, plan, context, waiting)
+    return tuple(job.short_name for job in waiting)
 
 
-def _tell(client: Client, plan: Plan, context: Context, waiting: Sequence[RunJob]) -> None:
+def _list_watched_jobs(client: Client, context: Context, expected: Collection[str]) -> list[WorkflowJob]:
+    jobs = workflow_runs.list_jobs(client, context.run_id or 0)
+    return [job for job in jobs if job.short_name in expected and job.run_attempt == context.run_attempt]
+
+
+def _report_waiting(client: Client, plan: Plan, context: Context, waiting: Sequence[WorkflowJob]) -> None:
     request = plan.request
-    text = answers.no_runner(waiting)
     labels = ", ".join(dict.fromkeys(label for job in waiting for label in job.labels))
-    print(annotation("warning", f"no runner with {labels} has taken {len(waiting)} jobs", title="hub-tests"))
+    print_annotation("warning", f"no runner with {labels} has taken {len(waiting)} jobs", title="hub-tests")
     if request.pull_request is None:
         return
-    found = pulls.find_comment(client, request.pull_request, "board", bot=context.bot)
-    names = [entry.name for entry in plan.entries]
-    body = answers.started(request.sha, names, request.actor, run_url=request.run_url, waiting=text)
-    state = read_state(found.body if found else None)
-    pulls.keep_comment(client, request.pull_request, found, write_board(body, state))
+    text = messages.format_running(
+        request.sha,
+        [entry.name for entry in plan.entries],
+        request.actor,
+        run_url=request.run_url,
+        waiting=messages.say_no_runner(waiting),
+    )
+    pulls.replace_status_text(client, request.pull_request, text, bot=context.bot_login)

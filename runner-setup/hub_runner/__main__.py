@@ -1,4 +1,4 @@
-"""The command line `hub-runner`: one verb, one function; the only reader of os.environ."""
+"""The command line `hub-runner`: one function for each verb. It passes on what it reads from the environment."""
 
 from __future__ import annotations
 
@@ -10,28 +10,32 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from ci.errors import HubTestsError
-from hub_runner.config import Config, load
+from hub_runner.config_file import load_config
 from hub_runner.layout import Layout
-from hub_runner.state import Book
+from hub_runner.slot_state import SlotStateFile
 
-USAGE: type[Exception] = typer.BadParameter.__mro__[2]
-"""ClickException, whether typer brings its own click or imports the package: both have it there."""
+if TYPE_CHECKING:
+    from hub_runner.config import Config
+
+USAGE_ERROR: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+"""typer exports no common base of its errors, and newer versions bring a click of their own."""
 
 app = typer.Typer(name="hub-runner", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-SlotNumber = Annotated[int, typer.Option("--slot", help="the slot's number")]
-Slots = Annotated[list[int] | None, typer.Argument(help="slot numbers; none means all")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be done, and do nothing")]
-AsJson = Annotated[bool, typer.Option("--json", help="for machines")]
+SlotOption = Annotated[int, typer.Option("--slot", help="the slot's number, from 0")]
+SlotArgument = Annotated[int, typer.Argument(help="the slot's number, from 0")]
+SlotArguments = Annotated[list[int] | None, typer.Argument(help="the slots' numbers, from 0; all slots without any")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="print what would be done, and do nothing")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where this host's files are, and its config once somebody asks for it."""
+class HostContext:
+    """The paths of this host, and its config, which is read when a verb needs it."""
 
     layout: Layout
     source: Path
@@ -39,32 +43,39 @@ class Place:
     @property
     def config(self) -> Config:
         """The config file, read and checked."""
-        return load(self.source)
+        return load_config(self.source)
 
-    def books(self, slots: list[int] | None = None) -> list[Book]:
-        """The pages of the slots asked for."""
-        wanted = range(len(self.config.slots)) if not slots else [self.config.slot(index).index for index in slots]
-        return [Book(self.layout.state, index) for index in wanted]
+    def state_files(self, slots: list[int] | None = None) -> list[SlotStateFile]:
+        """Return the state files of the given slots; of all slots without any."""
+        config = self.config
+        indices = [config.get_slot(index).index for index in slots] if slots else range(len(config.slots))
+        return [SlotStateFile(self.layout.state, index) for index in indices]
 
 
 @app.callback()
-def main_options(
+def set_context(
     context: typer.Context,
-    root: Annotated[Path, typer.Option(help="the host's root directory; another one for a dry run")] = Path("/"),
-    config: Annotated[Path | None, typer.Option(help="the TOML file; default /etc/hub-runner/hub-runner.toml")] = None,
+    root: Annotated[Path, typer.Option(help="the host's root directory; choose another one to try things out")] = Path(
+        "/"
+    ),
+    config: Annotated[
+        Path | None, typer.Option(help="the host's TOML file; default /etc/hub-runner/hub-runner.toml")
+    ] = None,
 ) -> None:
-    """Single-use GitHub runners on a GPU host, healthy before they are offered."""
+    """Run single-use GitHub runners on a GPU host, and examine the host before each job."""
     layout = Layout(root.absolute())
-    context.obj = Place(layout, config or layout.config)
+    context.obj = HostContext(layout, config or layout.config)
 
 
 @app.command()
-def render(context: typer.Context, out: Annotated[Path, typer.Option(help="a directory")]) -> None:
-    """Write everything that follows from the config into a directory: units, firewall, labels, Kubernetes values."""
-    from hub_runner.render import all_files
-    from hub_runner.state import write_atomically
+def render(
+    context: typer.Context, out: Annotated[Path, typer.Option(help="the directory to write the files to")]
+) -> None:
+    """Write all rendered files into a directory: units, firewall, labels, Kubernetes values."""
+    from hub_runner.files import write_atomically
+    from hub_runner.render import render_all_files
 
-    for path, file in all_files(context.obj.config).items():
+    for path, file in render_all_files(context.obj.config).items():
         (out / path).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out / path, file.text, file.mode)
         print(out / path)
@@ -72,47 +83,56 @@ def render(context: typer.Context, out: Annotated[Path, typer.Option(help="a dir
 
 @app.command()
 def check(context: typer.Context) -> None:
-    """Does what is installed match the config? Exit code 2 where it drifted."""
-    from hub_runner.install import drift
+    """Compare the installed files with the config; exit with 2 when they differ."""
+    from hub_runner.install import find_drift
 
-    found = drift(context.obj.config, context.obj.layout)
-    for each in found:
-        print(f"{each.path}: {each.what}")
-    if found:
+    drifts = find_drift(context.obj.config, context.obj.layout)
+    for drift in drifts:
+        print(f"{drift.path}: {drift.what}")
+    if drifts:
         raise typer.Exit(2)
 
 
 @app.command()
 def install(context: typer.Context, dry_run: DryRun = False) -> None:
-    """Install or update everything on this host; with --root DIR, into that directory alone."""
-    from hub_runner.install import commands, execute, preflight, require, steps, write
+    """Install or update everything on this host; with --root DIR, only write to that directory."""
+    from hub_runner.install import (
+        find_install_problems,
+        list_commands,
+        list_retired_units,
+        plan_steps,
+        raise_problems,
+        run_command,
+        write_files,
+    )
 
-    place: Place = context.obj
-    config = place.config
+    host: HostContext = context.obj
+    config = host.config
     if dry_run:
-        for sentence, command in steps(config, place.source, place.layout):
+        for sentence, command in plan_steps(config, host.source, host.layout):
             print(sentence + (f": {' '.join(command)}" if command else ""))
         return
-    if place.layout.root == Path("/"):
-        require(preflight(config))
-    write(config, place.source, place.layout)
-    for sentence, command in commands(place.layout):
+    if host.layout.root == Path("/"):
+        raise_problems(find_install_problems(config))
+    retired = list_retired_units(config, host.layout)
+    write_files(config, host.source, host.layout)
+    for sentence, command in list_commands(host.layout, retired):
         print(f"{sentence}: {' '.join(command)}")
-        execute(command)
+        run_command(command)
 
 
 @app.command()
 def status(context: typer.Context, as_json: AsJson = False) -> None:
-    """Each slot: what it does, since when, and why it is not offered. Exit code 3 while one is in quarantine."""
-    from hub_runner.report import status as tell
+    """Show what each slot does and why; exit with 3 while one is in quarantine."""
+    from hub_runner.slot_status import list_status
 
-    rows = tell(context.obj.config, context.obj.books())
-    print(json.dumps(rows, indent=2)) if as_json else _table(rows)
+    rows = list_status(context.obj.config, context.obj.state_files())
+    print(json.dumps(rows, indent=2)) if as_json else _print_table(rows)
     if any(row["phase"] == "quarantined" for row in rows):
         raise typer.Exit(3)
 
 
-def _table(rows: list[dict[str, object]]) -> None:
+def _print_table(rows: list[dict[str, object]]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -127,106 +147,106 @@ def _table(rows: list[dict[str, object]]) -> None:
 @app.command()
 def drain(
     context: typer.Context,
-    slots: Slots = None,
-    wait: Annotated[bool, typer.Option("--wait", help="return when they are empty")] = False,
-    reason: Annotated[str, typer.Option(help="for those who ask")] = "maintenance",
+    slots: SlotArguments = None,
+    wait: Annotated[bool, typer.Option("--wait", help="return only once the slots are empty")] = False,
+    reason: Annotated[str, typer.Option(help="why; kept beside the slot's state")] = "maintenance",
 ) -> None:
-    """Take no new job: idle runners go at once, running jobs end first."""
-    books = context.obj.books(slots)
-    for book in books:
-        book.drain(reason)
-    while wait and any(book.read().phase not in ("free", "quarantined") for book in books):
+    """Take no new job: idle runners are removed at once, running jobs end first."""
+    state_files = context.obj.state_files(slots)
+    for state_file in state_files:
+        state_file.drain(reason)
+    while wait and any(state_file.read().phase not in ("free", "quarantined") for state_file in state_files):
         time.sleep(2)
 
 
 @app.command()
-def resume(context: typer.Context, slots: Slots = None) -> None:
-    """Take jobs again; a slot in quarantine is examined at once."""
-    for book in context.obj.books(slots):
-        book.resume()
+def resume(context: typer.Context, slots: SlotArguments = None) -> None:
+    """Take jobs again; slots in quarantine are examined at once."""
+    for state_file in context.obj.state_files(slots):
+        state_file.resume()
 
 
 @app.command()
 def update(context: typer.Context) -> None:
-    """Fetch GitHub's newest runner, checked against its published digest."""
-    from hub_runner.update import update as fetch
+    """Download GitHub's newest runner and check it against its published digest."""
+    from hub_runner.update import update_runner
 
-    print(fetch(context.obj.layout.runners, context.obj.config.host.arch))
+    print(update_runner(context.obj.layout.runners, context.obj.config.host.arch))
 
 
 @app.command()
 def janitor(context: typer.Context, dry_run: DryRun = False) -> None:
-    """Keep the host's directories within their budgets, away from running jobs."""
-    from hub_runner.janitor import plan, prune_store, remove
+    """Delete what is over budget in the host's directories; running jobs are not touched."""
+    from hub_runner.janitor import delete, plan_removals, prune_store
 
     config, layout = context.obj.config, context.obj.layout
-    for removal in plan(config, layout, now=time.time()):
+    for removal in plan_removals(config, layout, now=time.time()):
         print(f"{'would remove' if dry_run else 'remove'} {removal.path} ({removal.size >> 20} MiB): {removal.why}")
         if not dry_run:
-            remove(removal)
+            delete(removal)
     print(prune_store(config, layout, dry_run=dry_run))
 
 
 @app.command()
-def doctor(context: typer.Context, slot: SlotNumber, as_json: AsJson = False) -> None:
-    """Is the slot fit for a job? What the supervisor asks before each one."""
+def doctor(context: typer.Context, slot: SlotOption, as_json: AsJson = False) -> None:
+    """Examine whether a slot can run a job, as the supervisor does before each one."""
     from ci.records import to_json
-    from hub_runner.examine import diagnose_slot
-    from hub_runner.mint import MintClient
+    from hub_runner.registrar import RegistrarClient
+    from hub_runner.slot_checks import diagnose_slot
 
     config, layout = context.obj.config, context.obj.layout
-    diagnosis = diagnose_slot(config, config.slot(slot), layout, MintClient(layout.socket))
+    diagnosis = diagnose_slot(config, config.get_slot(slot), layout, RegistrarClient(layout.socket))
     if as_json:
         print(to_json(diagnosis))
     else:
         from rich.console import Console
 
-        from ci.doctor.table import render as as_table
+        from ci.doctor.table import render_diagnosis
 
-        Console().print(as_table(diagnosis))
+        Console().print(render_diagnosis(diagnosis))
     raise typer.Exit(diagnosis.exit_code)
 
 
 @app.command()
-def leftovers(context: typer.Context, slot: SlotNumber) -> None:
-    """What the slot's last job left behind, as a JSON list."""
-    from hub_runner.examine import leftovers as look
+def leftovers(context: typer.Context, slot: SlotOption) -> None:
+    """Print what the slot's last job left behind, as a JSON list."""
+    from hub_runner.slot_checks import find_leftovers
 
     config = context.obj.config
-    print(json.dumps(look(config, config.slot(slot), context.obj.layout)))
+    print(json.dumps(find_leftovers(config, config.get_slot(slot), context.obj.layout)))
+
+
+@app.command(name="make-disk", hidden=True)
+def make_slot_disk(context: typer.Context, slot: SlotArgument) -> None:
+    """Make the disk of a slot; systemd calls this before a job."""
+    from hub_runner.disk import make_disk
+
+    make_disk(context.obj.config, context.obj.config.get_slot(slot), context.obj.layout)
+
+
+@app.command(name="save-logs", hidden=True)
+def save_slot_logs(context: typer.Context, slot: SlotArgument) -> None:
+    """Save the runner's logs of a slot; systemd calls this after a job."""
+    from hub_runner.disk import save_logs
+
+    layout, index = context.obj.layout, context.obj.config.get_slot(slot).index
+    print(f"kept {save_logs(layout.disk(index), layout.logs / f'slot-{index}')} logs")
 
 
 @app.command(hidden=True)
-def make_disk(context: typer.Context, slot: Annotated[int, typer.Argument()]) -> None:
-    """Called by systemd before a slot's job."""
-    from hub_runner.disk import make
-
-    make(context.obj.config, context.obj.config.slot(slot), context.obj.layout)
-
-
-@app.command(hidden=True)
-def save_logs(context: typer.Context, slot: Annotated[int, typer.Argument()]) -> None:
-    """Called by systemd after a slot's job."""
-    from hub_runner.disk import save_logs as save
-
-    layout, index = context.obj.layout, context.obj.config.slot(slot).index
-    print(f"kept {save(layout.disk(index), layout.logs / f'slot-{index}')} logs")
-
-
-@app.command(hidden=True)
-def mint(context: typer.Context) -> None:
-    """Called by systemd for each connection: one question on stdin, one answer on stdout."""
-    from hub_runner.mint import MOST, Minter
+def registrar(context: typer.Context) -> None:
+    """Answer one request on stdin; systemd calls this for each connection to the registrar's socket."""
+    from hub_runner.registrar import MAX_LINE, RegistrarService
 
     credentials = os.environ.get("CREDENTIALS_DIRECTORY")
     key = Path(credentials, "app-key") if credentials else context.obj.layout.key
-    print(Minter(context.obj.config, key).serve(sys.stdin.readline(MOST)), flush=True)
+    print(RegistrarService(context.obj.config, key).serve(sys.stdin.readline(MAX_LINE)), flush=True)
 
 
 @app.command(hidden=True)
 def supervise(context: typer.Context) -> None:
-    """The service."""
-    from hub_runner.mint import MintClient
+    """Run the supervisor service until it is stopped."""
+    from hub_runner.registrar import RegistrarClient
     from hub_runner.supervisor import Supervisor
     from hub_runner.systemd import SystemdHost
 
@@ -236,7 +256,7 @@ def supervise(context: typer.Context) -> None:
         config,
         layout,
         host=SystemdHost(layout),
-        mint=MintClient(layout.socket),
+        registrar=RegistrarClient(layout.socket),
         notify=os.environ.get("NOTIFY_SOCKET"),
     )
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -245,17 +265,17 @@ def supervise(context: typer.Context) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; an expected failure is one line on stderr and its exit code, as in `hub-tests`."""
+    """Run the command line; print an expected failure as one line and return its exit code."""
     try:
         code = app(args=argv, standalone_mode=False)
     except HubTestsError as failure:
         print(f"hub-runner: {failure}", file=sys.stderr)
         return failure.exit_code
     except PermissionError as failure:
-        print(f"hub-runner: {failure}: this needs root", file=sys.stderr)
+        print(f"hub-runner: {failure}: run it as root", file=sys.stderr)
         return 2
-    except USAGE as usage:
-        cast("Any", usage).show()
+    except USAGE_ERROR as mistake:
+        cast("Any", mistake).show()
         return 2
     except (KeyboardInterrupt, typer.Abort):
         return 130

@@ -1,28 +1,23 @@
-"""The host's one TOML file as frozen records. Everything else is derived from them."""
+"""The settings of one host as frozen records. Everything else is derived from them."""
 
 from __future__ import annotations
 
 import ipaddress
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from ci.errors import RequestError
-from ci.records import STRICT, read_dict
-from hub_runner.rules import problems
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from ci.records import STRICT
 
 SYSTEM_LABELS = ("self-hosted", "linux")
 STORE_LABEL = "hub-tests-store"
-"""A just-in-time runner has the labels that it is minted with and no others."""
+"""A just-in-time runner has the labels of its registration and no others."""
 
 
 @dataclass(frozen=True)
-class Host:
-    """The machine."""
+class HostSettings:
+    """The host and the user ids of its slots: slot N runs as `uid_base` + N."""
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
@@ -32,7 +27,7 @@ class Host:
 
 
 @dataclass(frozen=True)
-class GitHub:
+class GitHubSettings:
     """Where runners are registered: a repository or an organization, through a GitHub App."""
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -48,8 +43,8 @@ class GitHub:
 
 
 @dataclass(frozen=True)
-class Runner:
-    """What every runner of this host has."""
+class RunnerSettings:
+    """Settings that all runners of this host share."""
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
@@ -63,9 +58,9 @@ class Runner:
 
 @dataclass(frozen=True)
 class SlotSpec:
-    """Device minors (the N of /dev/nvidiaN) that a slot's jobs may open.
+    """One slot of the file: the GPUs that its jobs may open, as the N of /dev/nvidiaN.
 
-    `writes_store`: no GPU, but the store may be written: for the one job that fetches checkpoints, of trusted code.
+    `writes_store`: a slot without GPUs that may write the store. It is for the job that fetches checkpoints.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -75,8 +70,11 @@ class SlotSpec:
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What one slot's job may use. `tmp_gib` is /tmp and /dev/shm, in memory; `disk_gib` home, work and TMPDIR."""
+class JobLimits:
+    """Limits of one slot's job.
+
+    `tmp_gib`: /tmp and /dev/shm, each in memory. `disk_gib`: home, work directory and TMPDIR together.
+    """
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
@@ -88,8 +86,8 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class DoctorRules:
-    """What the doctor demands of this host before a runner is offered."""
+class DoctorSettings:
+    """What the doctor requires of this host before a runner is offered."""
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
@@ -101,8 +99,8 @@ class DoctorRules:
 
 
 @dataclass(frozen=True)
-class Allow:
-    """One way out that is open although it leads into a private network, or although the rest is closed."""
+class AllowedConnection:
+    """One address and port that jobs may connect to, in a private network or with mode "listed"."""
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
@@ -113,24 +111,27 @@ class Allow:
 
     @property
     def network(self) -> str:
-        """The address as a network, which a single address is too."""
+        """The address as a network; a single address is a network of one."""
         return str(ipaddress.ip_network(self.address))
 
 
 @dataclass(frozen=True)
-class Egress:
-    """Where jobs may connect: everywhere public, or only to the list; and host services on loopback kept from them."""
+class EgressSettings:
+    """Where jobs may connect: all public addresses, or the listed ones only.
+
+    `closed_ports`: ports of host services on loopback that jobs may not reach.
+    """
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
     mode: Literal["internet", "listed"] = "internet"
-    allow: tuple[Allow, ...] = ()
+    allow: tuple[AllowedConnection, ...] = ()
     closed_ports: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
-class Admission:
-    """Which jobs may start: checked on the runner, whatever the workflow says.
+class AdmissionSettings:
+    """Which jobs may start. The runner checks this itself, whatever the workflow says.
 
     `store_jobs`: job ids that may run where the store can be written. `workflow_shas`, where given, pins the commits
     that the workflows may come from.
@@ -148,8 +149,8 @@ class Admission:
 
 
 @dataclass(frozen=True)
-class Janitor:
-    """Budgets of the host's own directories."""
+class JanitorSettings:
+    """How much the host's own directories may hold."""
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
@@ -160,8 +161,12 @@ class Janitor:
 
 
 @dataclass(frozen=True)
-class Kubernetes:
-    """The same runners on a cluster, through actions-runner-controller."""
+class KubernetesSettings:
+    """The same runners on a cluster, through actions-runner-controller.
+
+    `sandbox`: let jobs make user namespaces, which bubblewrap needs. `seccomp_profile`: the profile of such pods, a
+    file below the kubelet's seccomp directory; without one they have none.
+    """
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
@@ -171,13 +176,15 @@ class Kubernetes:
     store_claim: str
     max_runners: int = 4
     min_runners: int = 0
+    sandbox: bool = True
+    seccomp_profile: str = ""
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: tuple[Mapping[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One place for one job: its number, its GPUs, its user and its labels."""
+    """One slot, which runs one job at a time: its number, GPUs, user and labels."""
 
     index: int
     gpus: tuple[int, ...]
@@ -187,7 +194,7 @@ class Slot:
 
     @property
     def user(self) -> str:
-        """The job's user: no shell, no home of its own, no group but its own."""
+        """The user of the job. It has no shell, no home and no group but its own."""
         return f"hub-slot-{self.index}"
 
     @property
@@ -198,55 +205,37 @@ class Slot:
 
 @dataclass(frozen=True)
 class Config:
-    """The whole file."""
+    """The whole TOML file."""
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
-    host: Host
-    github: GitHub
-    runner: Runner
+    host: HostSettings
+    github: GitHubSettings
+    runner: RunnerSettings
     slots: tuple[SlotSpec, ...]
-    limits: Limits
-    admission: Admission
-    doctor: DoctorRules = DoctorRules()
-    egress: Egress = Egress()
-    janitor: Janitor = Janitor()
-    kubernetes: Kubernetes | None = None
+    limits: JobLimits
+    admission: AdmissionSettings
+    doctor: DoctorSettings = DoctorSettings()
+    egress: EgressSettings = EgressSettings()
+    janitor: JanitorSettings = JanitorSettings()
+    kubernetes: KubernetesSettings | None = None
 
     @property
-    def places(self) -> tuple[Slot, ...]:
-        """The slots with everything that follows from their number."""
-        return tuple(self._slot(index, spec) for index, spec in enumerate(self.slots))
+    def resolved_slots(self) -> tuple[Slot, ...]:
+        """The slots with their number, user and labels."""
+        return tuple(self._resolve_slot(index, spec) for index, spec in enumerate(self.slots))
 
-    def _slot(self, index: int, spec: SlotSpec) -> Slot:
-        names = (*SYSTEM_LABELS, self.host.arch, STORE_LABEL) if spec.writes_store else self.labels(len(spec.gpus))
-        return Slot(index, spec.gpus, self.host.uid_base + index, names, spec.writes_store)
+    def _resolve_slot(self, index: int, spec: SlotSpec) -> Slot:
+        store_labels = (*SYSTEM_LABELS, self.host.arch, STORE_LABEL)
+        labels = store_labels if spec.writes_store else self.runner_labels(len(spec.gpus))
+        return Slot(index, spec.gpus, self.host.uid_base + index, labels, spec.writes_store)
 
-    def labels(self, gpus: int) -> tuple[str, ...]:
-        """The labels of a runner with so many GPUs, on this host and on the cluster alike."""
+    def runner_labels(self, gpus: int) -> tuple[str, ...]:
+        """Return the labels of a runner with `gpus` GPUs, on this host and on the cluster."""
         return (*SYSTEM_LABELS, self.host.arch, *self.runner.labels, f"gpus-{gpus}")
 
-    def slot(self, index: int) -> Slot:
-        """One slot. Raises RequestError where there is none of that number."""
+    def get_slot(self, index: int) -> Slot:
+        """Return the slot with this number. Raises RequestError when there is none."""
         if 0 <= index < len(self.slots):
-            return self.places[index]
-        raise RequestError(f"there is no slot {index}: this host has slots 0 to {len(self.slots) - 1}")
-
-
-def load(path: Path) -> Config:
-    """Read and check the file. Raises RequestError naming file, key and what is wrong."""
-    try:
-        return parse(path.read_text(encoding="utf-8"), what=str(path))
-    except (OSError, UnicodeDecodeError) as failure:
-        raise RequestError(f"{path}: {getattr(failure, 'strerror', None) or failure}") from None
-
-
-def parse(text: str, *, what: str) -> Config:
-    """TOML text to a Config; `what` names it in errors."""
-    try:
-        config = read_dict(Config, tomllib.loads(text), what=what)
-    except tomllib.TOMLDecodeError as broken:
-        raise RequestError(f"{what}: {broken}") from None
-    for problem in problems(config):
-        raise RequestError(f"{what}: {problem}")
-    return config
+            return self.resolved_slots[index]
+        raise RequestError(f"there is no slot {index}: choose one of 0 to {len(self.slots) - 1}")

@@ -1,7 +1,7 @@
-"""A slot's own file system, made anew for each job: fresh home, work directory and tmp, of a fixed size, and then gone.
+"""The disk of a slot: a file system of a fixed size with home, work directory and tmp, made anew for each job.
 
-An image file of full size is reserved first, so that a job can never fill the host's disk, nor find its own too small.
-systemd mounts it; the job, as its own user, furnishes it. Nothing here needs the right to mount.
+The image file is reserved in full first: a job can never fill the host's disk, and never has less than its own size.
+systemd mounts the image, and the job makes its directories as its own user. Nothing here needs the right to mount.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from ci.errors import InfrastructureError
-from hub_runner.examine import is_mounted
+from hub_runner.slot_checks import is_mounted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,23 +29,26 @@ LOG_FILES, LOG_BYTES = 50, 20 << 20
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
-def make(config: Config, slot: Slot, layout: Layout) -> None:
-    """Reserve the image and make a file system in it that belongs to the slot's user. Raises InfrastructureError."""
+def make_disk(config: Config, slot: Slot, layout: Layout) -> None:
+    """Reserve the image and make a file system in it for the slot's user.
+
+    Raises InfrastructureError when the disk is in use or cannot be made.
+    """
     image = layout.image(slot.index)
     if is_mounted(layout.disk(slot.index)):
-        raise InfrastructureError(f"{image} is in use")
+        raise InfrastructureError(f"{image} is in use: stop the slot's unit first")
     image.unlink(missing_ok=True)
     try:
-        _reserve(image, config.limits.disk_gib << 30)
+        _reserve_file(image, config.limits.disk_gib << 30)
         options = f"root_owner={slot.uid}:{slot.uid},lazy_itable_init=1,nodiscard"
-        # No journal: what is here need not survive a crash. No reserve for root: all of it is the job's.
-        _command("mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal", "-E", options, str(image))
+        # No journal: the files need not survive a crash. No blocks reserved for root: all of them are for the job.
+        _run_command("mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal", "-E", options, str(image))
     except InfrastructureError:
         image.unlink(missing_ok=True)
         raise
 
 
-def _reserve(image: Path, size: int) -> None:
+def _reserve_file(image: Path, size: int) -> None:
     descriptor = os.open(image, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         os.posix_fallocate(descriptor, 0, size)
@@ -56,32 +59,33 @@ def _reserve(image: Path, size: int) -> None:
 
 
 def save_logs(disk: Path, target: Path) -> int:
-    """Copy the runner's own logs out of a directory that a job could write: no link is followed, all is bounded.
+    """Copy the runner's logs out of the job's disk; return how many files were kept.
 
-    An ephemeral runner's logs exist nowhere else. Returns how many files were kept.
+    A job could write there, so no link is followed, and number and size of the files are limited. The logs of an
+    ephemeral runner exist nowhere else.
     """
     target.mkdir(parents=True, exist_ok=True, mode=0o750)
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     kept, room = 0, LOG_BYTES
     with ExitStack() as open_directories:
-        place = os.open(disk, DIRECTORY)
-        open_directories.callback(os.close, place)
+        directory = os.open(disk, DIRECTORY)
+        open_directories.callback(os.close, directory)
         for name in ("runner", "_diag"):
-            place = os.open(name, DIRECTORY, dir_fd=place)
-            open_directories.callback(os.close, place)
-        for name in sorted(os.listdir(place))[:LOG_FILES]:  # noqa: PTH208  a descriptor, not a path
-            copied = _copy_log(place, name, target / f"{stamp}-{harmless(name)}", room)
+            directory = os.open(name, DIRECTORY, dir_fd=directory)
+            open_directories.callback(os.close, directory)
+        for name in sorted(os.listdir(directory))[:LOG_FILES]:  # noqa: PTH208  a descriptor, not a path
+            copied = _copy_log(directory, name, target / f"{stamp}-{sanitize_name(name)}", room)
             kept, room = kept + bool(copied), room - copied
     return kept
 
 
-def harmless(name: str) -> str:
-    """A job chose this name."""
+def sanitize_name(name: str) -> str:
+    """Replace unusual characters in a file name that a job chose."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", name)[:100]
 
 
 def _copy_log(directory: int, name: str, target: Path, room: int) -> int:
-    """Copy a regular file of at most `room` bytes' worth; returns how many were copied."""
+    """Copy at most `room` bytes of a regular file; return how many were copied."""
     try:
         source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
     except OSError:
@@ -98,7 +102,7 @@ def _copy_log(directory: int, name: str, target: Path, room: int) -> int:
     return len(data)
 
 
-def _command(*command: str) -> None:
+def _run_command(*command: str) -> None:
     tool = shutil.which(command[0]) or f"/usr/sbin/{command[0]}"
     try:
         subprocess.run([tool, *command[1:]], check=True, capture_output=True, text=True, timeout=COMMAND_TIMEOUT)  # noqa: S603

@@ -1,6 +1,6 @@
-"""The same runners on a cluster: values for actions-runner-controller's chart gha-runner-scale-set, and a policy.
+"""Renders the runners for a cluster: values for actions-runner-controller's chart gha-runner-scale-set, and policies.
 
-One scale set for each number of GPUs, under the labels of the host's slots, so that no workflow changes in the move.
+There is one scale set for each number of GPUs, with the labels of the host's slots: so the workflows stay the same.
 https://docs.github.com/en/actions/hosting-your-own-runners/managing-self-hosted-runners-with-actions-runner-controller
 """
 
@@ -10,58 +10,59 @@ import json
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from hub_runner.admission_policy import build_policy
 from hub_runner.networks import CLOSED4, CLOSED6
-from hub_runner.policy import policy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hub_runner.config import Config, Kubernetes
+    from hub_runner.config import Config, KubernetesSettings
 
-CHART = "oci://ghcr.io/actions/actions-runner-controller-charts/gha-runner-scale-set"
 RUNNER_UID = 1001
-"""The user of GitHub's runner image."""
+"""The user id in GitHub's runner image."""
 
 APP = "hub-tests-runner"
 ADMISSION, HOOK = f"{APP}-admission", "/etc/hub-runner"
 
 
-def manifests(config: Config) -> Mapping[str, str]:
-    """Values for each scale set, and the network policy; nothing where the file has no [kubernetes]."""
+def render_manifests(config: Config) -> Mapping[str, str]:
+    """Render values for each scale set, and the policies; nothing without a [kubernetes] table."""
     cluster = config.kubernetes
     if cluster is None:
         return {}
-    sizes = sorted({len(slot.gpus) for slot in config.places if slot.gpus})
-    values = {f"values-gpus-{size}.yaml": _yaml(scale_set(config, cluster, size)) for size in sizes}
+    sizes = sorted({len(slot.gpus) for slot in config.resolved_slots if slot.gpus})
+    values = {f"values-gpus-{size}.yaml": _format_yaml(build_scale_set_values(config, cluster, size)) for size in sizes}
     return {
         **values,
-        "network-policy.yaml": _yaml(network_policy(config, cluster)),
-        "admission.yaml": _yaml(admission(config, cluster)),
+        "network-policy.yaml": _format_yaml(build_network_policy(config, cluster)),
+        "admission.yaml": _format_yaml(build_admission(config, cluster)),
     }
 
 
-def _yaml(value: Any) -> str:
-    # JSON is YAML, with everything quoted, and needs no further dependency.
+def _format_yaml(value: Any) -> str:
+    # JSON is valid YAML, and needs no further dependency.
     return "# Rendered from hub-runner.toml.\n" + json.dumps(value, indent=2) + "\n"
 
 
-def scale_set(config: Config, cluster: Kubernetes, gpus: int) -> dict[str, Any]:
-    """Values of the chart for runners with so many GPUs."""
+def build_scale_set_values(config: Config, cluster: KubernetesSettings, gpus: int) -> dict[str, Any]:
+    """Return the chart's values for runners with `gpus` GPUs."""
     where = config.github.repository or config.github.organization
     return {
         "githubConfigUrl": f"{config.github.url}/{where}",
         "githubConfigSecret": cluster.secret,
         "runnerScaleSetName": f"{config.host.name}-gpus-{gpus}",
-        "scaleSetLabels": list(config.labels(gpus)),
+        "scaleSetLabels": list(config.runner_labels(gpus)),
         "minRunners": cluster.min_runners,
         "maxRunners": cluster.max_runners,
-        "template": {"metadata": {"labels": {"app": APP}}, "spec": pod_spec(config, cluster, gpus)},
+        "template": {"metadata": {"labels": {"app": APP}}, "spec": build_pod_spec(config, cluster, gpus)},
     }
 
 
-def pod_spec(config: Config, cluster: Kubernetes, gpus: int) -> dict[str, Any]:
-    """One job's pod: what the slot's unit says, in Kubernetes' words."""
+def build_pod_spec(config: Config, cluster: KubernetesSettings, gpus: int) -> dict[str, Any]:
+    """Return the pod of one job, with the same limits as the slot's unit."""
     return {
+        # A user namespace of the pod's own: what a job may do with its sandbox never concerns the node's users.
+        **({"hostUsers": False} if cluster.sandbox else {}),
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "restartPolicy": "Never",
@@ -74,14 +75,28 @@ def pod_spec(config: Config, cluster: Kubernetes, gpus: int) -> dict[str, Any]:
             "runAsGroup": RUNNER_UID,
             "fsGroup": RUNNER_UID,
             "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
+            **_build_sandbox_permissions(cluster),
         },
-        "containers": [_container(config, cluster, gpus)],
-        "volumes": _volumes(config, cluster),
+        "containers": [_build_container(config, cluster, gpus)],
+        "volumes": _build_volumes(config, cluster),
     }
 
 
-def _container(config: Config, cluster: Kubernetes, gpus: int) -> dict[str, Any]:
+def _build_sandbox_permissions(cluster: KubernetesSettings) -> dict[str, Any]:
+    """Return the pod's seccomp and AppArmor profiles; the usual ones forbid bubblewrap's mounts.
+
+    https://kubernetes.io/docs/concepts/workloads/pods/user-namespaces/
+    """
+    if not cluster.sandbox:
+        return {"seccompProfile": {"type": "RuntimeDefault"}}
+    local = {"type": "Localhost", "localhostProfile": cluster.seccomp_profile}
+    return {
+        "seccompProfile": local if cluster.seccomp_profile else {"type": "Unconfined"},
+        "appArmorProfile": {"type": "Unconfined"},
+    }
+
+
+def _build_container(config: Config, cluster: KubernetesSettings, gpus: int) -> dict[str, Any]:
     limits = config.limits
     quantities = {
         "nvidia.com/gpu": str(gpus),
@@ -99,10 +114,12 @@ def _container(config: Config, cluster: Kubernetes, gpus: int) -> dict[str, Any]
         ],
         "resources": {"limits": quantities, "requests": quantities},
         "securityContext": {
-            # The image's user may use sudo; without new privileges it cannot.
+            # The image lets its user call sudo. This setting stops sudo from working.
             "allowPrivilegeEscalation": False,
             "privileged": False,
             "capabilities": {"drop": ["ALL"]},
+            # A sandbox may mount a /proc of its own only where the pod's /proc has nothing mounted over its parts.
+            **({"procMount": "Unmasked"} if cluster.sandbox else {}),
         },
         "volumeMounts": [
             {"name": "store", "mountPath": config.runner.store, "readOnly": True},
@@ -113,7 +130,7 @@ def _container(config: Config, cluster: Kubernetes, gpus: int) -> dict[str, Any]
     }
 
 
-def _volumes(config: Config, cluster: Kubernetes) -> list[dict[str, Any]]:
+def _build_volumes(config: Config, cluster: KubernetesSettings) -> list[dict[str, Any]]:
     memory = {"medium": "Memory", "sizeLimit": f"{config.limits.tmp_gib}Gi"}
     return [
         {"name": "store", "persistentVolumeClaim": {"claimName": cluster.store_claim, "readOnly": True}},
@@ -123,23 +140,28 @@ def _volumes(config: Config, cluster: Kubernetes) -> list[dict[str, Any]]:
     ]
 
 
-def admission(config: Config, cluster: Kubernetes) -> dict[str, Any]:
-    """The host's admission hook as a ConfigMap: the same program, the same policy. The image needs Python 3.11."""
-    hook = f"#!/bin/sh\nset -eu\nexec python3 -I {HOOK}/admit.py {HOOK}/admission.json\n"
+def build_admission(config: Config, cluster: KubernetesSettings) -> dict[str, Any]:
+    """Return a ConfigMap with the host's admission hook and policy.
+
+    The runner image needs Python 3.11 for the hook.
+    """
+    hook = f"#!/bin/sh\nset -eu\nexec python3 -I {HOOK}/admission_hook.py {HOOK}/admission.json\n"
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {"name": ADMISSION, "namespace": cluster.namespace},
         "data": {
             "job-started.sh": hook,
-            "admit.py": resources.files("hub_runner").joinpath("admit.py").read_text(encoding="utf-8"),
-            "admission.json": json.dumps(policy(config), indent=2, sort_keys=True) + "\n",
+            "admission_hook.py": resources.files("hub_runner")
+            .joinpath("admission_hook.py")
+            .read_text(encoding="utf-8"),
+            "admission.json": json.dumps(build_policy(config), indent=2, sort_keys=True) + "\n",
         },
     }
 
 
-def network_policy(config: Config, cluster: Kubernetes) -> dict[str, Any]:
-    """Nobody reaches a runner; it reaches the cluster's DNS, and what the host's firewall would let it reach."""
+def build_network_policy(config: Config, cluster: KubernetesSettings) -> dict[str, Any]:
+    """Return a policy that closes runners to others, and opens DNS and the host's egress."""
     dns = {
         "to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}],
         "ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")],
@@ -152,12 +174,12 @@ def network_policy(config: Config, cluster: Kubernetes) -> dict[str, Any]:
             "podSelector": {"matchLabels": {"app": APP}},
             "policyTypes": ["Ingress", "Egress"],
             "ingress": [],
-            "egress": [dns, *_ways_out(config)],
+            "egress": [dns, *_build_egress(config)],
         },
     }
 
 
-def _ways_out(config: Config) -> list[dict[str, Any]]:
+def _build_egress(config: Config) -> list[dict[str, Any]]:
     listed = [
         {
             "to": [{"ipBlock": {"cidr": allow.network}}],

@@ -1,4 +1,4 @@
-"""Where everything lies on the host. `root` is / on a host and any directory in a test or a dry run."""
+"""All paths on the host, below `root`: / on a host, any directory in a test or a dry run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ KEY = Path("/etc/hub-runner/app-key.pem")
 
 @dataclass(frozen=True)
 class Layout:
-    """The paths, below `root`."""
+    """The paths of a host."""
 
     root: Path = Path("/")
 
@@ -21,7 +21,7 @@ class Layout:
 
     @property
     def key(self) -> Path:
-        """The GitHub App's private key: root's, 0400."""
+        """The GitHub App's private key, readable by root only (0400)."""
         return self.root / KEY.relative_to("/")
 
     @property
@@ -31,12 +31,12 @@ class Layout:
 
     @property
     def data(self) -> Path:
-        """What survives a reboot: state, slot disks, unpacked runners."""
+        """The directory that survives a reboot: state, slot disks, unpacked runners."""
         return self.root / "var/lib/hub-runner"
 
     @property
     def state(self) -> Path:
-        """One JSON file a slot, and what the operator wants of it."""
+        """The directory of state files: one for each slot, and the operator's wishes."""
         return self.data / "state"
 
     @property
@@ -46,27 +46,27 @@ class Layout:
 
     @property
     def run(self) -> Path:
-        """What does not survive a reboot: locks, JIT configurations, status."""
+        """The directory that a reboot empties: locks, JIT configurations, metrics."""
         return self.root / "run/hub-runner"
 
     @property
     def logs(self) -> Path:
-        """What the runners of ended jobs logged."""
+        """The logs of the runners of ended jobs."""
         return self.root / "var/log/hub-runner"
 
     @property
     def socket(self) -> Path:
-        """Where the unit that holds the key listens."""
-        return self.run / "mint.sock"
+        """The socket of the registrar."""
+        return self.run / "registrar.sock"
 
-    def jit(self, slot: int) -> Path:
-        """The JIT configuration of the runner that is about to start: root's, 0400, until the runner has it."""
+    def jit_config(self, slot: int) -> Path:
+        """Return the path of the next runner's JIT configuration (root, 0400), deleted once it has started."""
         return self.run / f"jit-{slot}"
 
     def disk(self, slot: int) -> Path:
-        """Mount point of the slot's own file system."""
+        """Return the mount point of the slot's own file system."""
         return self.data / f"slots/{slot}/disk"
 
     def image(self, slot: int) -> Path:
-        """The file that holds that file system; made anew for each job."""
+        """Return the path of the image file with that file system, made anew for each job."""
         return self.data / f"slots/{slot}/disk.img"

@@ -1,9 +1,9 @@
-"""Which networks are not the internet: the one list for units, firewall and cluster."""
+"""The networks that are not the internet: one list for units, firewall and cluster."""
 
 from __future__ import annotations
 
 METADATA4, METADATA6 = ("169.254.0.0/16",), ("fe80::/10", "fd00:ec2::254/128")
-"""Link-local, where clouds answer questions about the machine's own identity, and AWS's address for it in IPv6."""
+"""Link-local networks, where clouds serve the metadata of a machine, and AWS's IPv6 address for the same."""
 
 PRIVATE4 = (
     "0.0.0.0/8",

@@ -44,6 +44,20 @@ def raising(error: BaseException) -> Any:
     return load
 
 
+@pytest.mark.parametrize("hostile", ["x\n::add-mask::hub-tests", "##[error]forged"])
+def test_no_error_message_commands_the_runner(
+    hostile: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    for error in (InfrastructureError(hostile), ValueError(hostile)):
+        monkeypatch.setattr("ci.models.load_models", raising(error))
+        cli.main(["models"])
+    err = capsys.readouterr().err
+    assert "add-mask" in err or "forged" in err
+    assert "\n::" not in err
+    assert "##[" not in err
+
+
 @pytest.mark.parametrize(
     ("error", "code", "says"),
     [

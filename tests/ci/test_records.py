@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import pytest
 
 from ci.errors import InfrastructureError, RequestError
-from ci.evidence import Evidence, Measure, from_property, to_property
+from ci.evidence import Evidence, Measure, to_property
 from ci.records import STRICT, read_json, to_json
 
 
@@ -49,7 +49,7 @@ def test_evidence_survives_its_property() -> None:
     worst = Measure("decoder.1", "float32", (2, 8, 4), float("nan"), 1e-5, worst_index=(0, 1, 2), expected=1.0)
     evidence = Evidence("mixtral", "test_conversion", worst=worst, ran={"moe": "looped"})
     name, text = to_property(evidence)
-    back = from_property(text)
+    back = read_json(Evidence, text, what="evidence")
     assert name == "hub-tests"
     assert back.worst is not None
     assert back.worst.error != back.worst.error
@@ -58,4 +58,4 @@ def test_evidence_survives_its_property() -> None:
 
 def test_hostile_evidence_is_refused() -> None:
     with pytest.raises(RequestError):
-        from_property('{"model": "m", "step": "test_everything"}')
+        read_json(Evidence, '{"model": "m", "step": "test_everything"}', what="evidence")

@@ -18,7 +18,8 @@ import pytest
 
 from ci import __main__ as cli
 from ci import run as job
-from ci.report.collect import RUNNING
+from ci.report.result_files import RUNNING
+from ci.run_options import RunOptions
 from tests.standin.models import repository
 from tests.standin.recipes import CONFIGS, RECIPES
 from tests.standin.server import HubServer
@@ -320,3 +321,19 @@ def copy_with_published_config(directory: Path, model_id: str) -> Path:
     small = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps({**published, **small}))
     return directory
+
+
+def test_the_suite_commands_no_runner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The suite prints messages of the subject. In Actions the runner ignores commands until our token comes."""
+    program = "import sys; print('::add-mask::forged', flush=True); print('##[error]forged', file=sys.stderr)"
+    monkeypatch.setattr(job, "_pytest_command", lambda *_: [sys.executable, "-c", program])
+    job.run_suite([], RunOptions(), tmp_path, {**os.environ, "GITHUB_ACTIONS": "true"})
+    out, err = capfd.readouterr()
+    assert out == ""
+    first, *printed, last = err.splitlines()
+    token = first.removeprefix("::stop-commands::")
+    assert len(token) == 32
+    assert {line for line in printed if line} == {"::add-mask::forged", "##[error]forged"}
+    assert last == f"::{token}::"

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci.evidence import Evidence, from_property
+from ci.report.evidence_parser import parse_evidence
 from ci.report.junit import read_junit
 from tests.standin.models import repository
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ci.evidence import Evidence
     from tests.standin.server import HubServer
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +54,7 @@ def run_deep_test(
     words += ["-q", "-p", "no:cacheprovider", *subject]
     done = subprocess.run([sys.executable, *words], cwd=root, env=environ, capture_output=True, text=True, check=False)
     (case,) = read_junit(tmp_path / "junit.xml").cases
-    return done.returncode, from_property(case.evidence or ""), done.stdout
+    return done.returncode, parse_evidence(case.evidence or ""), done.stdout
 
 
 def copy_with_change(tmp_path: Path, file: str, before: str, after: str) -> Path:

@@ -47,7 +47,7 @@ class Outcome:
 
 
 @dataclass
-class House:
+class WorkflowHost:
     """A machine for the workflows: repositories, artifacts, caches and a store below `root`."""
 
     root: Path

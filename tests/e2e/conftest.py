@@ -15,7 +15,7 @@ import pytest
 from ci.models import load_models
 from ci.plan import RunRequest, make_plan
 from tests.ci.report import samples
-from tests.e2e.act import HUB_TOKEN, ROOT, House, git
+from tests.e2e.act import HUB_TOKEN, ROOT, WorkflowHost, git
 from tests.e2e.contract import Contract, guarded
 from tests.standin.server import HubServer
 
@@ -69,24 +69,24 @@ class Repositories:
 class Scene:
     """Everything a test of the workflows needs."""
 
-    house: House
+    host: WorkflowHost
     contract: Contract
     commits: Repositories
     suite: Path = field(init=False)
 
     def __post_init__(self) -> None:
-        self.suite = self.house.root / "suite"
+        self.suite = self.host.root / "suite"
 
     @property
     def registry(self) -> Path:
         """The caller's own registry, as it is on the default branch."""
-        path = self.house.root / REGISTRY
+        path = self.host.root / REGISTRY
         path.write_text(OURS)
         return path
 
     @property
     def state(self) -> State:
-        return self.house.state
+        return self.host.state
 
     def prepare(self, entry: str, faults: Mapping[str, samples.Fault | None] | None = None, *, status: int = 0) -> Path:
         """What the suite leaves for `entry`, and how it ends."""
@@ -159,7 +159,7 @@ def scene(github: Contract, hub_server: HubServer, repositories: Repositories, t
     state.commits[state.repository, "HEAD"] = repositories.main
     root = tmp_path / "machine"
     furnish(root, repositories, real=False)
-    return Scene(House(root, github.url, hub_server.endpoint, state), github, repositories)
+    return Scene(WorkflowHost(root, github.url, hub_server.endpoint, state), github, repositories)
 
 
 @pytest.fixture
@@ -167,8 +167,8 @@ def real_scene(scene: Scene, tmp_path: Path) -> Scene:
     """The same, where nothing is prepared: pip installs the checkouts, and the suite runs."""
     root = tmp_path / "real"
     furnish(root, scene.commits, real=True)
-    scene.house.root = root
-    scene.house.environment |= {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "OMP_NUM_THREADS": "1"}
+    scene.host.root = root
+    scene.host.environment |= {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "OMP_NUM_THREADS": "1"}
     return scene
 
 

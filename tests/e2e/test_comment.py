@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ci.github.board import StartedRun, State, read_state, write_board
+from ci.github.status_comment import CommentState, StartedRun, format_status_comment, read_state
 from tests.ci.report import samples
 from tests.e2e import events
 from tests.e2e.fake_github import BOT
@@ -24,7 +24,7 @@ GATE_ONLY = {"gate": "success", "conclude": "success"}
 
 def say(scene: Scene, body: str, **who: str) -> Any:
     """Run the workflow on a comment."""
-    return scene.house.run(COMMENT, "issue_comment", events.comment(body, **who))
+    return scene.host.run(COMMENT, "issue_comment", events.comment(body, **who))
 
 
 def reactions(scene: Scene) -> list[str]:
@@ -54,8 +54,8 @@ def test_a_writer_starts_a_run_and_reads_its_result(scene: Scene) -> None:
         "success",
         [],
     )
-    assert (scene.house.root / "store/pull-requests/checkpoints").is_dir()
-    assert not (scene.house.root / "store/main").exists()
+    assert (scene.host.root / "store/pull-requests/checkpoints").is_dir()
+    assert not (scene.host.root / "store/main").exists()
 
 
 def test_every_way_to_fail_has_its_own_label(scene: Scene) -> None:
@@ -66,7 +66,7 @@ def test_every_way_to_fail_has_its_own_label(scene: Scene) -> None:
     (crashed / "running.txt").write_text("suite.py::test_conversion[mistral]\n")
     scene.prepare("mixtral")
     scene.prepare("qwen2-05b")
-    scene.house.environment["E2E_LOSE"] = "hub-tests-mixtral.*"
+    scene.host.environment["E2E_LOSE"] = "hub-tests-mixtral.*"
     scene.state.before = lambda request: move_head(scene) if "check-runs" not in request.path else None
     outcome = say(scene, "/run-hub-tests smollm2 mistral mixtral qwen2-05b")
     results = {name: result for name, result in outcome.jobs.items() if name.startswith("test ")}
@@ -114,16 +114,16 @@ def test_the_hub_is_down(scene: Scene, hub_server: HubServer) -> None:
     }, outcome.log
     board = scene.state.comment("board")
     assert "No answer for 1 of 1 model" in board
-    assert "infrastructure, not this change" in board
+    assert "infrastructure problem, not caused by this change" in board
     assert [s["state"] for s in scene.state.statuses] == ["pending", "error"]
 
 
 def test_checkpoints_travel_by_cache_and_a_nightly_cache_is_only_read(scene: Scene) -> None:
     scene.prepare("smollm2")
-    scene.house.variables["HUB_TESTS_STORE_MODE"] = "cache"
+    scene.host.variables["HUB_TESTS_STORE_MODE"] = "cache"
     outcome = say(scene, "/run-hub-tests smollm2")
     assert set(outcome.jobs.values()) == {"success"}, outcome.log
-    assert [path.name for path in (scene.house.root / "caches").iterdir()] == ["hub-tests-pull-requests-777-1"]
+    assert [path.name for path in (scene.host.root / "caches").iterdir()] == ["hub-tests-pull-requests-777-1"]
 
 
 @pytest.mark.parametrize(
@@ -167,16 +167,16 @@ def test_a_fork_needs_the_commit_and_gets_the_line_to_paste(scene: Scene) -> Non
 
 
 def test_a_second_attempt_counts_and_the_first_one_stays_as_evidence(scene: Scene) -> None:
-    """Both artifacts are there. act has no "re-run failed jobs": that one is in tests/ci/verbs/test_verbs.py."""
+    """Both artifacts are there. act has no "re-run failed jobs": that one is in tests/ci/verbs/test_report.py."""
     forward = "test_forward_equivalence[smollm2]"
     scene.prepare("smollm2", {forward: samples.mismatch()}, status=1)
     assert say(scene, "/run-hub-tests smollm2").jobs["test smollm2"] == "failure"
     assert "Failed: 1 of 1 model" in scene.state.comment("board")
     scene.prepare("smollm2")
-    scene.house.attempt = 2
+    scene.host.attempt = 2
     outcome = say(scene, "/run-hub-tests smollm2")
     assert set(outcome.jobs.values()) == {"success"}, outcome.log
-    assert {path.name for path in (scene.house.root / "artifacts").iterdir()} == {
+    assert {path.name for path in (scene.host.root / "artifacts").iterdir()} == {
         "hub-tests-smollm2.1",
         "hub-tests-smollm2.2",
         "report-of-hub-tests",
@@ -199,24 +199,26 @@ jobs:
 
 def test_a_callers_own_registry_is_read_from_its_default_branch(scene: Scene) -> None:
     """The pull request's branch points `ours` at another model and adds `theirs`: neither is heard of."""
-    scene.house.callers["caller.yml"] = CALLER.replace("STORE", str(scene.house.root / "store"))
+    scene.host.callers["caller.yml"] = CALLER.replace("STORE", str(scene.host.root / "store"))
     scene.prepare("ours")
     payload = events.comment("/run-hub-tests theirs")
-    outcome = scene.house.run("caller.yml", "issue_comment", payload)
+    outcome = scene.host.run("caller.yml", "issue_comment", payload)
     assert outcome.jobs == GATE_ONLY, outcome.log
     assert "no model" in scene.state.comment("answer")
-    outcome = scene.house.run("caller.yml", "issue_comment", events.comment("/run-hub-tests"))
+    outcome = scene.host.run("caller.yml", "issue_comment", events.comment("/run-hub-tests"))
     assert outcome.jobs.get("test ours") == "success", outcome.log
     assert set(outcome.jobs.values()) == {"success"}, outcome.log
-    (checkpoint,) = (scene.house.root / "store/pull-requests/checkpoints").rglob("config.json")
+    (checkpoint,) = (scene.host.root / "store/pull-requests/checkpoints").rglob("config.json")
     assert "SmolLM2" in str(checkpoint)
     assert scene.state.statuses[-1]["sha"] == scene.commits.head
     assert "`ours`" in scene.state.comment("board")
 
 
 def test_help_plan_and_cancel_start_nothing(scene: Scene) -> None:
-    running = State((StartedRun(555, 1, scene.commits.head, ("mixtral",)),))
-    scene.state.comments.append({"id": 8000, "issue": 7, "user": BOT, "body": write_board("running", running)})
+    running = CommentState((StartedRun(555, 1, scene.commits.head, ("mixtral",)),))
+    scene.state.comments.append(
+        {"id": 8000, "issue": 7, "user": BOT, "body": format_status_comment("running", running)}
+    )
     scene.state.runs[555] = {"status": "in_progress"}
     for body, said in (
         ("/run-hub-tests help", r"`@moe`"),

@@ -8,7 +8,7 @@ import pytest
 
 from ci.errors import InfrastructureError
 from ci.github import pulls
-from ci.github.api import Api, ConflictError
+from ci.github.api import ApiSettings, ConflictError
 from ci.github.client import Client
 from tests.e2e import contract as guard
 from tests.e2e.fake_github import TOKEN, State
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(bool(guard.missing()), reason=guard.missing() or
 def client(contract: Contract) -> Client:
     contract.fake.reset()
     contract.violations()
-    return Client(Api(State.repository, TOKEN, contract.url, tries=0, between_writes=0))
+    return Client(ApiSettings(State.repository, TOKEN, contract.url, max_retries=0, write_interval=0))
 
 
 @pytest.mark.parametrize(
@@ -50,5 +50,5 @@ def test_a_bad_answer_of_the_fake_is_caught(
 ) -> None:
     contract.fake.state.pulls[7] = {"state": "ajar", "sha": "a" * 40, "repository": State.repository}
     with client, pytest.raises(InfrastructureError, match="500"):
-        pulls.pull_request(client, 7)
+        pulls.get_pull_request(client, 7)
     assert contract.violations()

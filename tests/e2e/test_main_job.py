@@ -31,7 +31,7 @@ def test_a_broken_converter_is_a_new_failure_with_its_layer(real_scene: Scene) -
     scene = real_scene
     seed_history(scene)
     scene.state.pulls[7]["sha"] = scene.commits.broken
-    outcome = scene.house.run(
+    outcome = scene.host.run(
         "hub-tests-comment.yml", "issue_comment", events.comment("/run-hub-tests smollm2 --layers 2")
     )
     jobs = {"gate", "plan", "watch-fetch", "fetch", "watch", "test smollm2", "report", "conclude"}
@@ -42,7 +42,7 @@ def test_a_broken_converter_is_a_new_failure_with_its_layer(real_scene: Scene) -
         "conclude",
     }, outcome.log
     board = scene.state.comment("board")
-    (scene.house.root / "comment.md").write_text(board)  # what tests/e2e/picture.py makes a picture of
+    (scene.host.root / "comment.md").write_text(board)  # what tests/e2e/picture.py makes a picture of
     verdict = board.splitlines()[1]
     assert verdict.startswith("## ❌ Failed: 1 of 1 model"), outcome.log
     assert "layer 0" in verdict

@@ -27,7 +27,7 @@ def test_a_bad_night_opens_an_issue_and_a_good_one_closes_it(scene: Scene) -> No
         )
     )
     (bad / "exit").write_text("1")
-    outcome = scene.house.run(WORKFLOW, "schedule", events.schedule())
+    outcome = scene.host.run(WORKFLOW, "schedule", events.schedule())
     ran = {"plan", "watch-fetch", "fetch", "watch", "report", "night", "conclude", *(f"test {name}" for name in models)}
     assert outcome.jobs.keys() == ran, outcome.log
     assert {name for name, result in outcome.jobs.items() if result == "failure"} == {
@@ -42,14 +42,14 @@ def test_a_bad_night_opens_an_issue_and_a_good_one_closes_it(scene: Scene) -> No
     assert len(month.splitlines()) == len(models)
     assert [s["state"] for s in scene.state.statuses] == ["failure"]
     assert scene.state.comments == []
-    assert (scene.house.root / "store/main/checkpoints").is_dir()
+    assert (scene.host.root / "store/main/checkpoints").is_dir()
 
     (bad / "junit.xml").write_bytes(good)
     (bad / "exit").write_text("0")
-    scene.house.run_id += 1
-    for artifact in (scene.house.root / "artifacts").iterdir():
-        artifact.rename(scene.house.root / f"old-{artifact.name}")
-    outcome = scene.house.run(WORKFLOW, "schedule", events.schedule())
+    scene.host.run_id += 1
+    for artifact in (scene.host.root / "artifacts").iterdir():
+        artifact.rename(scene.host.root / f"old-{artifact.name}")
+    outcome = scene.host.run(WORKFLOW, "schedule", events.schedule())
     assert set(outcome.jobs.values()) == {"success"}, outcome.log
     assert [i["state"] for i in scene.state.issues] == ["closed"]
     (month,) = scene.state.files(DATA).values()
@@ -60,7 +60,7 @@ def test_somebody_starts_it_by_hand_for_a_branch(scene: Scene) -> None:
     scene.prepare("smollm2")
     scene.state.commits[scene.state.repository, "feature"] = scene.commits.head
     payload = events.dispatch(models="smollm2", layers="2", **{"subject-ref": "feature", "pull-request": "0"})
-    outcome = scene.house.run(WORKFLOW, "workflow_dispatch", payload)
+    outcome = scene.host.run(WORKFLOW, "workflow_dispatch", payload)
     assert outcome.jobs.keys() == {"plan", "watch-fetch", "fetch", "watch", "test smollm2", "report", "conclude"}, (
         outcome.log
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from ci.github import runs
+from ci.github import workflow_runs
 from ci.run import SECONDS_TO_WRITE
 from tests.e2e import contract, events
 from tests.e2e.act import ROOT
@@ -290,10 +290,12 @@ def test_the_job_that_runs_a_subject_has_nothing_to_lose() -> None:
 
 def test_the_names_by_which_github_tells_of_jobs_and_steps() -> None:
     every = load(WORKFLOWS["hub-tests.yml"])["jobs"]
-    assert runs.ENTRY_JOB.fullmatch(every["test"]["name"].replace("${{ matrix.name }}", "smollm2"))
-    assert every["fetch"]["name"] == runs.FETCH_JOB
+    assert workflow_runs.ENTRY_JOB.fullmatch(every["test"]["name"].replace("${{ matrix.name }}", "smollm2"))
+    assert every["fetch"]["name"] == workflow_runs.FETCH_JOB
     names = [step["name"] for step in every["test"]["steps"]]
-    for step in every["test"]["steps"][: names.index(runs.INSTALL_STEP)]:  # nothing of the subject is run in these
+    for step in every["test"]["steps"][
+        : names.index(workflow_runs.INSTALL_STEP)
+    ]:  # nothing of the subject is run in these
         assert step.get("uses") or step["run"].startswith("hub-tests admit "), step["name"]
         assert not step.get("uses", "").startswith("./subject"), step["name"]
         assert step.get("continue-on-error") is None, step["name"]

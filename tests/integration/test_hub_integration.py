@@ -57,7 +57,7 @@ def test_forward_equivalence(pipeline: ModelPipeline, record: Any, fast_llm_path
     """Every captured tensor equals Hugging Face's, in float32 and in the model's dtype."""
     with record() as note:
         judge = pipeline.judge()
-        verdicts = (judge.forward(dtype="float32", variant={}), judge.forward(dtype="model", variant={}))
+        verdicts = (judge.check_forward(dtype="float32", variant={}), judge.check_forward(dtype="model", variant={}))
         note(add_verdicts(pipeline.start_evidence("test_forward_equivalence"), verdicts))
         assert all(verdict.passed for verdict in verdicts), format_failures(verdicts)
 
@@ -91,7 +91,8 @@ def _judge_variant(pipeline: ModelPipeline, record: Any, axis: str, name: str) -
                 replace(evidence, failure_class="variant_did_not_run", diagnosis=f"{axis}={name} did not run: {reason}")
             )
             pytest.skip(f"variant did not run: {axis}={name} {reason}")
-        verdicts = tuple(pipeline.judge().forward(dtype=dtype, variant={axis: name}) for dtype in ("float32", "model"))
+        check = pipeline.judge().check_forward
+        verdicts = tuple(check(dtype=dtype, variant={axis: name}) for dtype in ("float32", "model"))
         note(add_verdicts(evidence, verdicts))
         assert all(verdict.passed for verdict in verdicts), format_failures(verdicts)
 
@@ -100,7 +101,7 @@ def test_hub_model_conversion(pipeline: ModelPipeline, record: Any, fast_llm_pat
     """A conversion to the subject and back gives the same bits, and the export still runs."""
     with record() as note:
         exported = pipeline.export()
-        verdict = pipeline.judge().round_trip(str(exported))
+        verdict = pipeline.judge().check_round_trip(str(exported))
         note(add_verdicts(pipeline.start_evidence("test_hub_model_conversion"), (verdict,)))
         assert verdict.passed, format_failures((verdict,))
 
@@ -109,7 +110,7 @@ def test_hub_model_conversion(pipeline: ModelPipeline, record: Any, fast_llm_pat
 def test_config_sensitivity(pipeline: ModelPipeline, record: Any, fast_llm_path: Path) -> None:
     """A config key that changes Hugging Face's output changes the subject's equally, or is refused."""
     with record() as note:
-        verdict = pipeline.judge().config_sensitivity()
+        verdict = pipeline.judge().check_config_sensitivity()
         note(add_verdicts(pipeline.start_evidence("test_config_sensitivity"), (verdict,)))
         assert verdict.passed, format_failures((verdict,))
 
@@ -118,7 +119,7 @@ def test_config_sensitivity(pipeline: ModelPipeline, record: Any, fast_llm_path:
 def test_weight_liveness(pipeline: ModelPipeline, record: Any, fast_llm_path: Path) -> None:
     """A changed tensor on disk changes the subject's output as it changes Hugging Face's."""
     with record() as note:
-        verdict = pipeline.judge().weight_liveness()
+        verdict = pipeline.judge().check_weight_liveness()
         note(add_verdicts(pipeline.start_evidence("test_weight_liveness"), (verdict,)))
         assert verdict.passed, format_failures((verdict,))
 
@@ -129,7 +130,7 @@ def test_gradients(pipeline: ModelPipeline, record: Any, fast_llm_path: Path) ->
     with record() as note:
         evidence = pipeline.start_evidence("test_gradients")
         try:
-            verdict = pipeline.judge().gradients()
+            verdict = pipeline.judge().check_gradients()
         except NotOfferedError as said:
             note(replace(evidence, failure_class="variant_did_not_run", diagnosis=f"did not run: {said}"))
             pytest.skip(f"did not run: {said}")

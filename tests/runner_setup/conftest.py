@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hub_runner.config import Config, parse
+from hub_runner.config_file import parse_config
 from hub_runner.layout import Layout
 from tests.runner_setup.fake_runners_api import FakeGitHub
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from hub_runner.config import Config
 
 HERE = Path(__file__).parent
 ARC_CHARTS = os.environ.get("HUB_TESTS_ARC_CHARTS")
@@ -38,7 +40,7 @@ def config_text(url: str = "https://api.github.com") -> str:
 
 @pytest.fixture
 def config(github: FakeGitHub) -> Config:
-    return parse(config_text(github.url), what="hub-runner.toml")
+    return parse_config(config_text(github.url), what="hub-runner.toml")
 
 
 @pytest.fixture(scope="session")

@@ -127,9 +127,9 @@ class FakeGitHub:
 
     def runner_list(self, _: Any, query: dict[str, list[str]]) -> tuple[int, Any]:
         name = query.get("name", [None])[0]
-        found = [each for each in self.runners.values() if name in (None, each["name"])]
+        runners = [each for each in self.runners.values() if name in (None, each["name"])]
         size, page = int(query.get("per_page", ["30"])[0]), int(query.get("page", ["1"])[0])
-        return 200, {"total_count": len(found), "runners": found[size * (page - 1) : size * page]}
+        return 200, {"total_count": len(runners), "runners": runners[size * (page - 1) : size * page]}
 
     def runner(self, _: Any, __: Any, runner_id: str) -> tuple[int, Any]:
         known = self.runners.get(int(runner_id))

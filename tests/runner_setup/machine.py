@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
 NAMESPACES = ("--mount", "--pid", "--ipc", "--uts", "--net", "--cgroup")
+SITE_PACKAGES = Path(pytest.__file__).parents[1]
 BOOT_SECONDS = 60
 
 
@@ -71,7 +71,7 @@ def booted(scratch: Path) -> Iterator[Machine]:
     """Boot it, and end it with everything in it."""
     if reason := why_not():
         pytest.skip(reason)
-    arguments = (str(scratch), str(REPOSITORY), sysconfig.get_path("purelib"), sys.base_prefix)
+    arguments = (str(scratch), str(REPOSITORY), str(SITE_PACKAGES), sys.base_prefix)
     command = ["unshare", *NAMESPACES, "--fork", "--kill-child", str(HERE / "boot.sh"), *arguments]
     log = scratch / "boot.log"
     with own_cgroup() as enter, log.open("w") as output:
@@ -111,10 +111,10 @@ def _first_process(process: subprocess.Popen[bytes], log: Path) -> int:
     end = time.monotonic() + BOOT_SECONDS
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     while process.poll() is None and time.monotonic() < end:
-        if found := children.read_text().split():
-            state = Machine(int(found[0])).run("systemctl", "is-system-running", check=False).strip()
+        if pids := children.read_text().split():
+            state = Machine(int(pids[0])).run("systemctl", "is-system-running", check=False).strip()
             if state in ("running", "degraded"):
-                return int(found[0])
+                return int(pids[0])
         time.sleep(0.2)
     if "overlay" in log.read_text():
         pytest.skip(f"no overlay of this machine's files: {log.read_text()[-300:]}")

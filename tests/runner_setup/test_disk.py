@@ -11,7 +11,7 @@ import pytest
 
 from ci.errors import InfrastructureError
 from hub_runner import disk
-from hub_runner.disk import make, save_logs
+from hub_runner.disk import make_disk, save_logs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,8 +26,8 @@ needs_mkfs = pytest.mark.skipif(MKFS is None, reason="apt-get install e2fsprogs"
 @pytest.fixture
 def small(config: Config, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> Config:
     layout.image(0).parent.mkdir(parents=True)
-    reserve = disk._reserve
-    monkeypatch.setattr(disk, "_reserve", lambda image, size: reserve(image, size >> 6))
+    reserve = disk._reserve_file
+    monkeypatch.setattr(disk, "_reserve_file", lambda image, size: reserve(image, size >> 6))
     return replace(config, limits=replace(config.limits, disk_gib=1))
 
 
@@ -35,7 +35,7 @@ def small(config: Config, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> Co
 def test_the_image_is_reserved_whole_and_belongs_to_the_slots_user(small: Config, layout: Layout) -> None:
     image = layout.image(0)
     image.write_text("of the last job")
-    make(small, small.slot(0), layout)
+    make_disk(small, small.get_slot(0), layout)
     assert image.stat().st_size == 16 << 20
     assert image.stat().st_blocks * 512 >= 16 << 20
     assert image.stat().st_mode & 0o777 == 0o600
@@ -46,7 +46,7 @@ def test_the_image_is_reserved_whole_and_belongs_to_the_slots_user(small: Config
 def test_a_disk_in_use_is_not_made_anew(small: Config, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk, "is_mounted", lambda place: place == layout.disk(0))
     with pytest.raises(InfrastructureError, match="is in use"):
-        make(small, small.slot(0), layout)
+        make_disk(small, small.get_slot(0), layout)
 
 
 def test_no_room_leaves_nothing(small: Config, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +55,7 @@ def test_no_room_leaves_nothing(small: Config, layout: Layout, monkeypatch: pyte
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(InfrastructureError, match="No space left"):
-        make(small, small.slot(0), layout)
+        make_disk(small, small.get_slot(0), layout)
     assert not layout.image(0).exists()
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hub_runner.config import Allow, Egress
-from hub_runner.render import host_files
+from hub_runner.config import AllowedConnection, EgressSettings
+from hub_runner.render import render_host_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,14 +138,14 @@ def network() -> Iterator[Network]:
 
 
 def rules(config: Config, **egress: Any) -> str:
-    changed = replace(config, egress=Egress(**egress))
-    return host_files(changed)["etc/hub-runner/firewall.nft"].text
+    changed = replace(config, egress=EgressSettings(**egress))
+    return render_host_files(changed)["etc/hub-runner/firewall.nft"].text
 
 
 @pytest.fixture
 def shut(network: Network, config: Config) -> Network:
     """The rules of the example, with one way in to the LAN and one host service closed."""
-    network.load(rules(config, allow=(Allow(ALLOWED, PORT, "a proxy"),), closed_ports=(9400,)))
+    network.load(rules(config, allow=(AllowedConnection(ALLOWED, PORT, "a proxy"),), closed_ports=(9400,)))
     return network
 
 
@@ -191,7 +191,7 @@ def test_other_users_are_not_touched(shut: Network) -> None:
 
 
 def test_listed_means_nothing_else(network: Network, config: Config) -> None:
-    network.load(rules(config, mode="listed", allow=(Allow(ALLOWED, PORT, "a proxy"),)))
+    network.load(rules(config, mode="listed", allow=(AllowedConnection(ALLOWED, PORT, "a proxy"),)))
     wanted = targets(*INTERNET, *CLOSED)
     assert network.reach(network.host, JOB, *wanted) == dict.fromkeys(wanted, False)
     assert network.reach(network.host, JOB, f"{ALLOWED}@{PORT}")[f"{ALLOWED}@{PORT}"]

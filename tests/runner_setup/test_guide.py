@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci.doctor.checks import APPLICATION_XIDS
+from ci.doctor.gpu_checks import APPLICATION_XIDS
 from hub_runner.__main__ import app
-from hub_runner.config import load
-from hub_runner.render import all_files, host_files, runs_on
-from hub_runner.report import metrics
-from hub_runner.state import Book
+from hub_runner.config_file import load_config
+from hub_runner.render import labels_by_gpu_count, render_all_files, render_host_files
+from hub_runner.slot_state import SlotStateFile
+from hub_runner.slot_status import format_metrics
 from tests.runner_setup.conftest import EXAMPLE
-from tests.runner_setup.test_units import MOST_EXPOSED
+from tests.runner_setup.test_units import MOST_EXPOSED, MOST_EXPOSED_SLOT
 
 if TYPE_CHECKING:
     from hub_runner.config import Config
@@ -26,7 +26,7 @@ GUIDE = EXAMPLE.with_name("README.md").read_text()
 
 @pytest.fixture
 def example() -> Config:
-    return load(EXAMPLE)
+    return load_config(EXAMPLE)
 
 
 def test_every_verb_is_one() -> None:
@@ -39,36 +39,36 @@ def test_every_verb_is_one() -> None:
 
 
 def test_every_unit_is_rendered(example: Config) -> None:
-    there = " ".join(host_files(example))
+    there = " ".join(render_host_files(example))
     for unit in re.findall(r"`(hub-runner-[a-z]+)(?:@|\.timer|-N|`)", GUIDE):
         assert unit in there
 
 
 def test_the_labels_are_the_examples(example: Config) -> None:
-    labels = runs_on(example)
+    labels = labels_by_gpu_count(example)
     for name, size in (("runner", "1"), ("fetch-runner", "store")):
-        found = re.search(rf"^ +{name}: '(.*)'$", GUIDE, re.MULTILINE)
-        assert found
-        assert json.loads(found[1]) == labels[size]
+        example_labels = re.search(rf"^ +{name}: '(.*)'$", GUIDE, re.MULTILINE)
+        assert example_labels
+        assert json.loads(example_labels[1]) == labels[size]
 
 
 def test_the_clusters_files_are_the_examples(example: Config) -> None:
     for name in re.findall(r"out/(kubernetes/[a-z.-]+yaml)", GUIDE):
-        assert name in all_files(example)
+        assert name in render_all_files(example)
     assert example.kubernetes
     assert f"secret generic {example.kubernetes.secret}" in GUIDE
     sizes = re.search(r"for size in ([\d ]+);", GUIDE)
     assert sizes
-    assert {f"kubernetes/values-gpus-{size}.yaml" for size in sizes[1].split()} <= set(all_files(example))
+    assert {f"kubernetes/values-gpus-{size}.yaml" for size in sizes[1].split()} <= set(render_all_files(example))
 
 
 def test_figures_and_lists_are_the_codes() -> None:
-    assert f"every unit {MOST_EXPOSED} or better" in GUIDE
+    assert f"every unit {MOST_EXPOSED} or better, and the slots {MOST_EXPOSED_SLOT}" in GUIDE
     assert f"({', '.join(map(str, sorted(APPLICATION_XIDS)))})" in GUIDE
 
 
 def test_every_metric_is_told(example: Config, layout: Layout) -> None:
-    books = [Book(layout.state, slot.index) for slot in example.places]
-    told = metrics(example, books, strangers=0, now=0.0)
+    state_files = [SlotStateFile(layout.state, slot.index) for slot in example.resolved_slots]
+    told = format_metrics(example, state_files, unknown_runners=0, now=0.0)
     for metric in re.findall(r"hub_runner_[a-z_]+", GUIDE):
         assert f"# TYPE {metric} " in told

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -11,10 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hub_runner.__main__ import main
-from hub_runner.config import parse
-from hub_runner.install import preflight
-from hub_runner.render import all_files
-from tests.runner_setup.conftest import EXAMPLE, config_text
+from hub_runner.config_file import parse_config
+from hub_runner.install import find_install_problems, list_commands, list_retired_units, write_files
+from hub_runner.layout import Layout
+from tests.runner_setup.conftest import EXAMPLE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,7 +54,7 @@ def test_a_dry_run_names_every_step_and_does_nothing(tmp_path: Path, capsys: pyt
 def test_an_empty_root_becomes_a_host(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, "install") == 0
     users = (tmp_path / "etc/passwd").read_text()
-    for slot in parse(EXAMPLE.read_text(), what="x").places:
+    for slot in parse_config(EXAMPLE.read_text(), what="x").resolved_slots:
         assert f"{slot.user}:x:{slot.uid}:{slot.uid}:" in users
         assert (tmp_path / f"var/lib/hub-runner/slots/{slot.index}/disk").stat().st_mode & 0o777 == 0o700
     assert "/usr/sbin/nologin" in users
@@ -88,58 +87,12 @@ def test_whatever_drifts_from_the_file_is_named(tmp_path: Path, capsys: pytest.C
     assert run(tmp_path, "check") == 0
 
 
-def test_everything_follows_from_the_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One more GPU, another label, another way out: each shows wherever it has to."""
-    changed = tmp_path / "changed.toml"
-    text = config_text().replace("gpus = [1, 2]", "gpus = [1, 2, 5]").replace('"h100"', '"b200"')
-    allow = '[[egress.allow]]\naddress = "10.0.0.53"\nport = 53\nprotocol = "udp"\nwhy = "resolver"\n\n[admission]'
-    changed.write_text(text.replace("[admission]", allow))
-    assert run(tmp_path, "render", "--out", str(tmp_path / "out"), config=changed) == 0
-    out = tmp_path / "out"
-    assert "DeviceAllow=/dev/nvidia5 rw" in (out / "etc/systemd/system/hub-runner-slot-1.service").read_text()
-    assert "DeviceAllow=/dev/nvidia5 rw" in (out / "etc/systemd/system/hub-runner-supervisor.service").read_text()
-    assert "IPAddressAllow=localhost 10.0.0.53" in (out / "etc/systemd/system/hub-runner-slot-0.service").read_text()
-    assert "ip daddr 10.0.0.53 udp dport 53 counter accept" in (out / "etc/hub-runner/firewall.nft").read_text()
-    labels = json.loads((out / "etc/hub-runner/labels.json").read_text())
-    assert labels["3"] == ["self-hosted", "linux", "x64", "hub-tests", "b200", "gpus-3"]
-    values = (out / "kubernetes/values-gpus-3.yaml").read_text()
-    assert '"b200"' in values
-    assert '"nvidia.com/gpu": "3"' in values
-    assert "10.0.0.53/32" in (out / "kubernetes/network-policy.yaml").read_text()
-    assert set(map(str, (path.relative_to(out) for path in out.rglob("*") if path.is_file()))) == set(
-        all_files(parse(changed.read_text(), what="x"))
-    )
-
-
 def test_what_stands_in_the_way_is_told_at_once(config: Config, tmp_path: Path) -> None:
     resolv = tmp_path / "resolv.conf"
     servers = ("127.0.0.53", "10.0.0.2", "9.9.9.9", "fe80::1%eth0")
     resolv.write_text("search lan\n" + "".join(f"nameserver {server}\n" for server in servers))
-    told = [line for line in preflight(config, resolv=resolv) if "resolver" in line]
+    told = [line for line in find_install_problems(config, resolv=resolv) if "resolver" in line]
     assert [line.split()[6].rstrip(":") for line in told] == ["10.0.0.2", "fe80::1%eth0"]
-
-
-@pytest.mark.parametrize("verb", [("bogus",), ("drain", "7"), ("doctor", "--slot", "9")])
-def test_a_wrong_request_is_one_line_and_exit_code_2(
-    verb: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(tmp_path, *verb) == 2
-    assert "Traceback" not in capsys.readouterr().err
-
-
-def test_drain_status_and_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "var/lib/hub-runner/state").mkdir(parents=True)
-    assert run(tmp_path, "drain", "1", "--wait", "--reason", "new card") == 0
-    assert run(tmp_path, "status", "--json") == 0
-    rows = json.loads(capsys.readouterr().out)
-    assert [row["drained"] for row in rows] == [False, True, False]
-    page = tmp_path / "var/lib/hub-runner/state/slot-0.json"
-    page.write_text('{"phase": "quarantined", "reason": "xid: gpu0 Xid 79"}')
-    assert run(tmp_path, "status") == 3
-    assert "Xid 79" in capsys.readouterr().out
-    assert run(tmp_path, "resume") == 0
-    assert run(tmp_path, "status", "--json") == 3
-    assert [row["drained"] for row in json.loads(capsys.readouterr().out)] == [False, False, False]
 
 
 def test_the_bootstrap_script_names_its_steps_and_its_mistakes(tmp_path: Path) -> None:
@@ -155,3 +108,21 @@ def test_the_bootstrap_script_names_its_steps_and_its_mistakes(tmp_path: Path) -
     assert not (tmp_path / "r").exists()
     for wrong in ((), ("--config", "/nonexistent"), ("--bogus",)):
         assert sh(*wrong).returncode == 2
+
+
+def test_units_of_an_earlier_version_are_stopped_and_deleted(
+    config: Config, layout: Layout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    units = layout.root / "etc/systemd/system"
+    (units / "sockets.target.wants").mkdir(parents=True)
+    for name in ("hub-runner-mint.socket", "hub-runner-mint@.service", "hub-runner-slot-9.service"):
+        (units / name).write_text("[Unit]\n")
+    link = units / "sockets.target.wants/hub-runner-mint.socket"
+    link.symlink_to("../hub-runner-mint.socket")
+    retired = list_retired_units(config, layout)
+    assert retired == ("hub-runner-mint.socket",)  # a job may run on slot 9
+    write_files(config, EXAMPLE, layout)
+    assert not link.is_symlink()
+    assert not list(units.glob("*mint*"))
+    assert ("systemctl", "stop", *retired) in dict(list_commands(Layout(), retired)).values()
+    assert ("systemctl", "stop", *retired) not in dict(list_commands(layout, retired)).values()

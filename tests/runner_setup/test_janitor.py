@@ -11,8 +11,9 @@ import pytest
 from ci.errors import InfrastructureError
 from hub_runner import janitor
 from hub_runner.__main__ import main
-from hub_runner.janitor import plan, prune_store, remove
-from hub_runner.state import Book, SlotState, lock
+from hub_runner.files import acquire_lock
+from hub_runner.janitor import delete, plan_removals, prune_store
+from hub_runner.slot_state import SlotState, SlotStateFile
 from tests.runner_setup.conftest import config_text
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from hub_runner.config import Config
     from hub_runner.layout import Layout
-    from hub_runner.state import Phase
+    from hub_runner.slot_state import Phase
 
 NOW = 2_000_000_000.0
 DAY = 86400.0
@@ -34,11 +35,11 @@ def filled(path: Path, size: int, days: float = 0.0) -> Path:
 
 
 def names(config: Config, layout: Layout) -> list[str]:
-    return [str(each.path.relative_to(layout.root)) for each in plan(config, layout, now=NOW)]
+    return [str(each.path.relative_to(layout.root)) for each in plan_removals(config, layout, now=NOW)]
 
 
 def phase(layout: Layout, slot: int, phase: Phase) -> None:
-    Book(layout.state, slot).write(SlotState(phase=phase))
+    SlotStateFile(layout.state, slot).write(SlotState(phase=phase))
 
 
 def test_old_runners_go_and_the_current_one_stays_whatever_its_number(config: Config, layout: Layout) -> None:
@@ -67,7 +68,7 @@ def test_logs_go_by_age_and_then_by_room_oldest_first(
 
 @pytest.mark.parametrize(
     ("state", "goes"),
-    [("free", True), ("quarantined", True), ("starting", False), ("running", False), ("proving", False)],
+    [("free", True), ("quarantined", True), ("starting", False), ("running", False), ("verifying_clean", False)],
 )
 def test_the_disk_of_a_slot_goes_only_at_rest(config: Config, layout: Layout, state: Phase, goes: bool) -> None:
     filled(layout.image(0), 4096)
@@ -89,7 +90,7 @@ def test_removing_removes_directories_and_files_and_follows_no_link(layout: Layo
     filled(layout.runners / "2.1.0/run.sh", 10)
     (layout.runners / "2.1.0/link").symlink_to(kept.parent)
     for path in (layout.runners / "2.1.0", filled(layout.logs / "slot-0/a.log", 1), layout.logs / "gone"):
-        remove(janitor.Removal(path, 0, ""))
+        delete(janitor.Removal(path, 0, ""))
         assert not path.exists()
     assert kept.exists()
 
@@ -104,7 +105,7 @@ def stored(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
             asked.append((verb, *more))
         return [{"bytes": 450 << 30, "state": "removed" if verb == "prune" else "complete"}, HALF]
 
-    monkeypatch.setattr(janitor, "hub_tests_cache", cache)
+    monkeypatch.setattr(janitor, "run_cache_verb", cache)
     return asked
 
 
@@ -129,7 +130,7 @@ def test_a_dry_run_prunes_nothing(config: Config, layout: Layout, stored: list[t
 
 def test_the_store_is_not_pruned_while_a_job_starts(config: Config, layout: Layout) -> None:
     with (
-        lock(layout.run / "store.lock", what="the store", shared=True),
+        acquire_lock(layout.run / "store.lock", what="the store", shared=True),
         pytest.raises(Exception, match="the store is taken"),
     ):
         prune_store(config, layout, dry_run=False)
@@ -148,7 +149,7 @@ def test_the_verb_says_what_it_does(layout: Layout, capsys: pytest.CaptureFixtur
 
 
 def test_the_store_is_asked_through_hub_tests_itself(tmp_path: Path) -> None:
-    assert janitor.hub_tests_cache("ls", tmp_path) == []
-    assert janitor.hub_tests_cache("prune", tmp_path, "--max-size", "1") == []
+    assert janitor.run_cache_verb("ls", tmp_path) == []
+    assert janitor.run_cache_verb("prune", tmp_path, "--max-size", "1") == []
     with pytest.raises(InfrastructureError, match="hub-tests cache bogus"):
-        janitor.hub_tests_cache("bogus", tmp_path)
+        janitor.run_cache_verb("bogus", tmp_path)

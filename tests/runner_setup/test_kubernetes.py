@@ -15,8 +15,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from hub_runner.kubernetes import manifests
-from hub_runner.render import host_files, runs_on
+from hub_runner.kubernetes import render_manifests
+from hub_runner.render import labels_by_gpu_count, render_host_files
 from tests.runner_setup.conftest import ARC_CHARTS
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ VERSION = kubernetes_validate.latest_version()
 
 
 def read(config: Config, name: str) -> Any:
-    return yaml.safe_load(manifests(config)[name])
+    return yaml.safe_load(render_manifests(config)[name])
 
 
 def strictly(kind: dict[str, Any]) -> None:
@@ -38,14 +38,14 @@ def pod(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_there_is_a_scale_set_for_each_size_under_the_hosts_labels(config: Config) -> None:
-    on_the_host = runs_on(config)
+    on_the_host = labels_by_gpu_count(config)
     for size in ("1", "2"):
         values = read(config, f"values-gpus-{size}.yaml")
         assert values["scaleSetLabels"] == on_the_host[size]
         assert values["githubConfigUrl"] == "https://github.com/org/repo"
         limits = values["template"]["spec"]["containers"][0]["resources"]["limits"]
         assert limits["nvidia.com/gpu"] == size
-    assert "values-gpus-0.yaml" not in manifests(config)
+    assert "values-gpus-0.yaml" not in render_manifests(config)
 
 
 def test_the_pod_the_policy_and_the_hook_are_strictly_valid(config: Config) -> None:
@@ -73,11 +73,37 @@ def test_a_job_has_no_token_no_power_and_a_read_only_store(config: Config) -> No
     assert {volume["name"] for volume in spec["volumes"]} == set(mounts)
 
 
+@pytest.mark.parametrize(
+    ("changes", "seccomp"),
+    [
+        ({}, {"type": "Unconfined"}),
+        ({"seccomp_profile": "profiles/x.json"}, {"type": "Localhost", "localhostProfile": "profiles/x.json"}),
+        ({"sandbox": False}, {"type": "RuntimeDefault"}),
+    ],
+)
+def test_a_pod_may_hold_a_sandbox_in_a_user_namespace_of_its_own(
+    config: Config, changes: dict[str, Any], seccomp: dict[str, str]
+) -> None:
+    assert config.kubernetes is not None
+    cluster = replace(config.kubernetes, **changes)
+    values = read(replace(config, kubernetes=cluster), "values-gpus-1.yaml")
+    strictly(pod(values))
+    spec = values["template"]["spec"]
+    (runner,) = spec["containers"]
+    assert spec["securityContext"]["seccompProfile"] == seccomp
+    # Never one without the other: an unmasked /proc and no AppArmor are for pods with users of their own only.
+    has_own_users = spec.get("hostUsers") is False
+    assert has_own_users == cluster.sandbox
+    assert (runner["securityContext"].get("procMount") == "Unmasked") == cluster.sandbox
+    assert ("appArmorProfile" in spec["securityContext"]) == cluster.sandbox
+    assert runner["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
 def test_the_policy_closes_what_the_firewall_closes(config: Config) -> None:
     spec = read(config, "network-policy.yaml")["spec"]
     assert (spec["ingress"], spec["policyTypes"]) == ([], ["Ingress", "Egress"])
     closed = {network for block in spec["egress"][-1]["to"] for network in block["ipBlock"]["except"]}
-    rules = host_files(config)["etc/hub-runner/firewall.nft"].text
+    rules = render_host_files(config)["etc/hub-runner/firewall.nft"].text
     assert {"169.254.0.0/16", "10.0.0.0/8", "fc00::/7"} <= closed
     assert all(network in rules for network in closed)
 
@@ -89,17 +115,17 @@ def test_listed_means_nothing_else_on_the_cluster_too(config: Config) -> None:
 
 def test_the_hook_is_the_hosts_and_runs(config: Config, tmp_path: Path) -> None:
     data = read(config, "admission.yaml")["data"]
-    assert data["admission.json"] == host_files(config)["opt/hub-runner/admission.json"].text
-    for name in ("admit.py", "admission.json"):
+    assert data["admission.json"] == render_host_files(config)["opt/hub-runner/admission.json"].text
+    for name in ("admission_hook.py", "admission.json"):
         tmp_path.joinpath(name).write_text(data[name])
-    command = [sys.executable, "-I", str(tmp_path / "admit.py"), str(tmp_path / "admission.json")]
+    command = [sys.executable, "-I", str(tmp_path / "admission_hook.py"), str(tmp_path / "admission.json")]
     answer = subprocess.run(command, env={}, capture_output=True, text=True, check=False)
     assert (answer.returncode, answer.stderr) == (1, "")
-    assert "cannot be judged" in answer.stdout
+    assert "cannot be checked" in answer.stdout
 
 
 def test_a_host_without_a_cluster_has_no_files_for_one(config: Config) -> None:
-    assert manifests(replace(config, kubernetes=None)) == {}
+    assert render_manifests(replace(config, kubernetes=None)) == {}
 
 
 # With the real chart ------------------------------------------------------------------------------------------------

@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("live")]
 
 PYTHON = "/opt/hub-runner/venv/bin/python"
-RUNNER = (
-    "#!/bin/sh\nexec /opt/hub-runner/venv/bin/python /opt/hub-runner/source/tests/runner_setup/job.py /srv/hub-tests\n"
-)
+HOSTILE_JOB = "/opt/hub-runner/source/tests/runner_setup/hostile_job.py"
+RUNNER = f"#!/bin/sh\nexec {PYTHON} {HOSTILE_JOB} /srv/hub-tests\n"
 GPU_SLOT, STORE_SLOT = 0, 2
 SMALL = (
     ("memory_gib = 96", "memory_gib = 1"),
@@ -70,7 +69,7 @@ def furnish(machine: Machine) -> None:
     machine.run("systemctl", "daemon-reload")
     serve = f"exec {PYTHON} -m tests.runner_setup.fake_runners_api /etc/hub-runner/app-key.pem 8080"
     machine.run("systemd-run", "--unit=fake-github", "--working-directory=/opt/hub-runner/source", "sh", "-c", serve)
-    machine.run("systemctl", "start", "hub-runner-mint.socket")
+    machine.run("systemctl", "start", "hub-runner-registrar.socket")
     machine.wait("GitHub on loopback", lambda: github(machine) is not None)
 
 
@@ -95,19 +94,19 @@ def phase(machine: Machine, slot: int) -> str:
 def facts(machine: Machine, slot: int) -> dict[str, Any]:
     logs = machine.run("sh", "-c", f"ls /var/log/hub-runner/slot-{slot}/").split()
     newest = [name for name in logs if name.endswith("facts.log")][-1]
-    found: dict[str, Any] = json.loads(machine.run("cat", f"/var/log/hub-runner/slot-{slot}/{newest}"))
-    return found
+    answers: dict[str, Any] = json.loads(machine.run("cat", f"/var/log/hub-runner/slot-{slot}/{newest}"))
+    return answers
 
 
 def hosted(machine: Machine, call: str) -> str:
-    """What the supervisor's hands do on slot 0."""
+    """Call a method of the supervisor's host on slot 0."""
     script = f"""
 from pathlib import Path
-from hub_runner.config import load
-from hub_runner.outside import Jit
+from hub_runner.config_file import load_config
+from hub_runner.interfaces import JitRunner
 from hub_runner.layout import Layout
 from hub_runner.systemd import SystemdHost
-slot = load(Layout().config).slot(0)
+slot = load_config(Layout().config).get_slot(0)
 print(SystemdHost(Layout()).{call})
 """
     return machine.run(PYTHON, "-I", "-c", script)
@@ -117,13 +116,13 @@ print(SystemdHost(Layout()).{call})
 def met(machine: Machine) -> dict[str, Any]:
     """One job on the GPU slot, from start to end; what it met."""
     machine.write("/srv/hub-tests/wait", "")
-    hosted(machine, "start(slot, Jit(1, 'secret'))")
+    hosted(machine, "start_runner(slot, JitRunner(1, 'secret'))")
     assert active(machine, GPU_SLOT), machine.journal()
     assert machine.run("systemctl", "is-active", "hub-runner-firewall.service").strip() == "active"
     machine.run("rm", "/srv/hub-tests/wait")
     machine.wait("the job's end", lambda: not active(machine, GPU_SLOT))
-    machine.wait("the unit's end", lambda: "active=False" in hosted(machine, "unit(slot)"))
-    hosted(machine, "stop(slot)")
+    machine.wait("the unit's end", lambda: "active=False" in hosted(machine, "read_unit(slot)"))
+    hosted(machine, "stop_runner(slot)")
     return facts(machine, GPU_SLOT)
 
 
@@ -131,7 +130,24 @@ def test_a_job_has_no_power(met: dict[str, Any]) -> None:
     assert met["uid"] == 60700
     assert met["groups"] in ([], [60700])
     assert met["status"] == {"CapEff": "0" * 16, "CapBnd": "0" * 16, "NoNewPrivs": "1", "Seccomp": "2"}
-    assert met["unshare"] == "errno 1"
+    assert met["unshare"] == {"cgroup": "errno 1", "user": "unshared"}
+
+
+def test_a_job_can_put_code_into_a_sandbox_that_sees_none_of_the_job(met: dict[str, Any]) -> None:
+    sandbox = met["sandbox"]
+    if sandbox is None:
+        pytest.skip("apt-get install bubblewrap")
+    assert isinstance(sandbox, dict), sandbox
+    assert sandbox["pid"] in sandbox["processes"]
+    assert len(sandbox["processes"]) <= 2  # itself, and bubblewrap's reaper
+    assert set(sandbox["environment"]) <= {"LC_CTYPE", "PWD"}
+    assert sandbox["network"] == ["lo"]
+    assert sandbox["CapEff"] == "0" * 16
+    assert sandbox["trace"] == "done"
+    assert sandbox["home"].startswith("errno")
+    assert sandbox["judge"] == "errno 2"
+    assert sandbox["outer proc"] == "errno 13"
+    assert met["outer proc"] == "errno 13"
 
 
 def test_a_job_writes_its_own_disk_and_memory_and_nothing_else(met: dict[str, Any]) -> None:
@@ -203,7 +219,10 @@ def test_the_supervisor_runs_jobs_one_by_one_and_survives_being_killed(service: 
     machine.wait("the next supervisor", lambda: serving(machine))
     assert phase(machine, STORE_SLOT) == "running"
 
-    for unit in ("reload-or-restart hub-runner-firewall", "restart hub-runner-mint.socket"):  # as an installation does
+    for unit in (
+        "reload-or-restart hub-runner-firewall",
+        "restart hub-runner-registrar.socket",
+    ):  # as an installation does
         machine.run("systemctl", *unit.split())
     assert active(machine, STORE_SLOT)
     hub_runner(machine, "drain", str(STORE_SLOT))

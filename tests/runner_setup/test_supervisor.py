@@ -1,11 +1,8 @@
-"""The service around the keepers: locks, sweeps, metrics, the issue, the watchdog; and the pages that it all reads."""
+"""The service around the state machines: runners that no slot knows, the issue, the watchdog, errors in one slot."""
 
 from __future__ import annotations
 
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Literal
@@ -14,22 +11,21 @@ import pytest
 
 from ci.errors import InfrastructureError
 from hub_runner import supervisor as service
-from hub_runner.mint import MintClient, Registration
-from hub_runner.outside import Jit, MintUnavailableError
-from hub_runner.report import metrics, told
-from hub_runner.state import Book, SlotState, lock, write_atomically
+from hub_runner.interfaces import JitRunner, RegistrarUnavailableError
+from hub_runner.registrar import RegistrarClient, Registration
+from hub_runner.slot_state import SlotState, SlotStateFile
 from hub_runner.supervisor import Supervisor
-from tests.runner_setup.worlds import World
+from tests.runner_setup.simulation import Simulation
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from hub_runner.config import Config, Slot
+    from hub_runner.interfaces import UnitStatus
     from hub_runner.layout import Layout
-    from hub_runner.outside import Unit
 
 
-class GitHub(MintClient):
+class GitHub(RegistrarClient):
     """GitHub as a list in memory."""
 
     def __init__(self) -> None:
@@ -38,37 +34,37 @@ class GitHub(MintClient):
         self.issue: list[str] = []
         self.down = False
 
-    def list(self) -> tuple[Registration, ...]:
+    def list_runners(self) -> tuple[Registration, ...]:
         if self.down:
-            raise MintUnavailableError("GitHub is down")
+            raise RegistrarUnavailableError("GitHub is down")
         return tuple(self.registered)
 
-    def remove(self, runner_id: int) -> Literal["removed", "busy"]:
+    def remove_runner(self, runner_id: int) -> Literal["removed", "busy"]:
         self.removed.append(runner_id)
         return "removed"
 
-    def report(self, text: str) -> str:
+    def update_issue(self, text: str) -> str:
         self.issue.append(text)
         return "opened"
 
-    def jit(self, slot: int, name: str) -> Jit:
+    def register(self, slot: int, name: str) -> JitRunner:
         self.registered.append(Registration(len(self.registered) + 1, name, online=False, busy=False))
-        return Jit(len(self.registered), "secret")
+        return JitRunner(len(self.registered), "secret")
 
 
-class Machine(World):
+class Machine(Simulation):
     """A healthy machine on which every slot's runner stays."""
 
     def __init__(self) -> None:
         super().__init__()
         self.running: set[int] = set()
 
-    def unit(self, slot: Slot) -> Unit:
-        from hub_runner.outside import Unit as Now
+    def read_unit(self, slot: Slot) -> UnitStatus:
+        from hub_runner.interfaces import UnitStatus as Now
 
         return Now(slot.index in self.running)
 
-    def start(self, slot: Slot, jit: Jit) -> None:
+    def start_runner(self, slot: Slot, jit: JitRunner) -> None:
         self.running.add(slot.index)
 
 
@@ -84,11 +80,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def supervisor(config: Config, layout: Layout, github_list: GitHub, quick: None) -> Supervisor:
-    return Supervisor(config, layout, host=Machine(), mint=github_list)
+    return Supervisor(config, layout, host=Machine(), registrar=github_list)
 
 
 def page(layout: Layout, slot: int, **state: object) -> None:
-    Book(layout.state, slot).write(SlotState(**state))  # type: ignore[arg-type]
+    SlotStateFile(layout.state, slot).write(SlotState(**state))  # type: ignore[arg-type]
 
 
 def running(supervisor: Supervisor) -> threading.Thread:
@@ -108,12 +104,12 @@ def test_every_slot_gets_its_runner_and_a_stop_leaves_the_jobs_alone(
     supervisor: Supervisor, config: Config, layout: Layout, github_list: GitHub
 ) -> None:
     thread = running(supervisor)
-    pages = [Book(layout.state, slot.index) for slot in config.places]
-    until(lambda: all(book.read().phase == "running" for book in pages))
+    pages = [SlotStateFile(layout.state, slot.index) for slot in config.resolved_slots]
+    until(lambda: all(state_file.read().phase == "running" for state_file in pages))
     until(lambda: (layout.run / "metrics.prom").exists())
     supervisor.stop()
     thread.join(10)
-    assert {book.read().phase for book in pages} == {"running"}
+    assert {state_file.read().phase for state_file in pages} == {"running"}
     assert len({each.name for each in github_list.registered}) == 3
     assert github_list.removed == []
 
@@ -123,31 +119,10 @@ def test_two_supervisors_on_one_slot(supervisor: Supervisor, config: Config, lay
     try:
         until(lambda: (layout.run / "slot-2.lock").exists())
         with pytest.raises(InfrastructureError, match="slot 0 is taken by pid"):
-            Supervisor(config, layout, host=Machine(), mint=GitHub()).run()
+            Supervisor(config, layout, host=Machine(), registrar=GitHub()).run()
     finally:
         supervisor.stop()
         thread.join(10)
-
-
-def test_a_lock_is_free_again_when_its_holder_is_killed(layout: Layout) -> None:
-    place = layout.run / "slot-0.lock"
-    script = f"""
-import time
-from pathlib import Path
-from hub_runner.state import lock
-held = lock(Path({str(place)!r}), what="slot 0")
-print("held", flush=True)
-time.sleep(60)
-"""
-    holder = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout is not None
-    with holder.stdout:
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(InfrastructureError, match=f"taken by pid {holder.pid}"):
-            lock(place, what="slot 0")
-        holder.send_signal(signal.SIGKILL)
-        holder.wait()
-    lock(place, what="slot 0").close()
 
 
 def test_a_sweep_removes_what_no_slot_knows_and_tells_of_strangers(
@@ -158,9 +133,9 @@ def test_a_sweep_removes_what_no_slot_knows_and_tells_of_strangers(
         (("host-a-0-00000001", False), ("host-a-0-00000002", False), ("host-a-1-00000003", True)), start=1
     ):
         github_list.registered.append(Registration(number, name, online, busy=False))
-    supervisor._sweep()
+    supervisor._remove_unknown_runners()
     assert github_list.removed == [2]
-    assert supervisor.strangers == 1
+    assert supervisor.unknown_runners == 1
 
 
 def test_trouble_with_github_stops_no_tick(supervisor: Supervisor, layout: Layout, github_list: GitHub) -> None:
@@ -172,12 +147,12 @@ def test_trouble_with_github_stops_no_tick(supervisor: Supervisor, layout: Layou
 def test_the_issue_follows_the_quarantine_and_is_not_repeated(
     supervisor: Supervisor, layout: Layout, github_list: GitHub
 ) -> None:
-    supervisor._report()
+    supervisor._update_issue()
     page(layout, 1, phase="quarantined", reason="xid: gpu1 Xid 79")
-    supervisor._report()
-    supervisor._report()
+    supervisor._update_issue()
+    supervisor._update_issue()
     page(layout, 1, phase="free")
-    supervisor._report()
+    supervisor._update_issue()
     assert len(github_list.issue) == 3
     assert github_list.issue[0] == github_list.issue[2] == ""
     assert "slot 1 (GPUs 1, 2): xid: gpu1 Xid 79" in github_list.issue[1]
@@ -190,12 +165,12 @@ def test_systemd_is_told_and_no_longer_once_a_slot_hangs(
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "notify"))
         listener.settimeout(5)
-        told_to = Supervisor(config, layout, host=Machine(), mint=github_list, notify=str(tmp_path / "notify"))
-        told_to.alive = {0: time.monotonic()}
-        told_to._tick()
+        watched = Supervisor(config, layout, host=Machine(), registrar=github_list, notify=str(tmp_path / "notify"))
+        watched.last_step = {0: time.monotonic()}
+        watched._tick()
         assert listener.recv(100) == b"WATCHDOG=1"
-        told_to.alive = {0: time.monotonic(), 1: time.monotonic() - service.HUNG_AFTER - 1}
-        told_to._tick()
+        watched.last_step = {0: time.monotonic(), 1: time.monotonic() - service.HUNG_AFTER - 1}
+        watched._tick()
         listener.settimeout(0.05)
         with pytest.raises(TimeoutError):
             listener.recv(100)
@@ -205,46 +180,16 @@ def test_a_bug_in_one_slot_is_told_and_the_others_go_on(
     config: Config, layout: Layout, github_list: GitHub, quick: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken(Machine):
-        def unit(self, slot: Slot) -> Unit:
+        def read_unit(self, slot: Slot) -> UnitStatus:
             if slot.index == 1:
                 raise ZeroDivisionError
-            return super().unit(slot)
+            return super().read_unit(slot)
 
-    supervisor = Supervisor(config, layout, host=Broken(), mint=github_list)
+    supervisor = Supervisor(config, layout, host=Broken(), registrar=github_list)
     thread = running(supervisor)
-    until(lambda: Book(layout.state, 0).read().phase == Book(layout.state, 2).read().phase == "running")
+    until(
+        lambda: SlotStateFile(layout.state, 0).read().phase == SlotStateFile(layout.state, 2).read().phase == "running"
+    )
     supervisor.stop()
     thread.join(10)
     assert "slot 1: a bug in hub-runner" in caplog.text
-
-
-def test_metrics_are_prometheus_text(config: Config, layout: Layout) -> None:
-    page(layout, 1, phase="quarantined", reason='quotes " and \n lines', jobs=4)
-    Book(layout.state, 2).drain("x")
-    books = [Book(layout.state, slot.index) for slot in config.places]
-    text = metrics(config, books, strangers=2, now=time.time())
-    lines = text.splitlines()
-    for line in (
-        'hub_runner_slot_phase{slot="1",phase="quarantined"} 1',
-        'hub_runner_slot_phase{slot="1",phase="free"} 0',
-        'hub_runner_jobs_total{slot="1"} 4',
-        'hub_runner_slot_drained{slot="2"} 1',
-        "hub_runner_strangers 2",
-    ):
-        assert line in lines
-    assert all(line.startswith(("# ", "hub_runner_")) for line in lines)
-    assert told(config, books).startswith("1 of 3 slots")
-
-
-def test_a_page_is_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = tmp_path / "page"
-    write_atomically(place, "before", 0o600)
-
-    def broken(_: int) -> None:
-        raise OSError(5, "I/O error")
-
-    monkeypatch.setattr("hub_runner.state.os.fsync", broken)
-    with pytest.raises(OSError, match="I/O error"):
-        write_atomically(place, "after")
-    assert place.read_text() == "before"
-    assert list(tmp_path.iterdir()) == [place]

@@ -12,7 +12,7 @@ import pytest
 from ci.doctor.probes import read_runner
 from ci.doctor.records import RunnerInstall
 from ci.errors import InfrastructureError
-from hub_runner.update import update
+from hub_runner.update import update_runner
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,9 +66,9 @@ def current(runners: Path) -> RunnerInstall:
 
 def test_the_newest_runner_becomes_the_current_one(github: FakeGitHub, runners: Path) -> None:
     publish(github, "2.335.0")
-    assert "now the current runner" in update(runners, "x64", api=github.url)
+    assert "now the current runner" in update_runner(runners, "x64", api=github.url)
     publish(github, "2.336.0")
-    update(runners, "x64", api=github.url)
+    update_runner(runners, "x64", api=github.url)
     assert (runners / "current").readlink().name == "2.336.0"
     known = current(runners)
     assert (known.version, known.published_at) == ("2.336.0", "2026-11-10T12:00:00Z")
@@ -79,28 +79,28 @@ def test_the_newest_runner_becomes_the_current_one(github: FakeGitHub, runners: 
 
 def test_looking_again_moves_nothing_and_notes_that_it_is_the_newest(github: FakeGitHub, runners: Path) -> None:
     publish(github, "2.336.0")
-    update(runners, "x64", api=github.url)
+    update_runner(runners, "x64", api=github.url)
     first = current(runners)
     github.files.clear()
-    assert "still the newest" in update(runners, "x64", api=github.url)
+    assert "still the newest" in update_runner(runners, "x64", api=github.url)
     assert current(runners).newest_at >= first.newest_at > ""
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "tampered": ({"digest": "sha256:" + "0" * 64}, "2 different digests"),
     "no asset digest agrees with none": ({"name": "other.tar.gz"}, "has no actions-runner"),
-    "absurd size": ({"size": 1 << 40}, "no size for a runner"),
+    "absurd size": ({"size": 1 << 40}, "not a plausible size"),
 }
 
 
 @pytest.mark.parametrize("fault", BAD)
 def test_a_release_that_is_not_right_changes_nothing(github: FakeGitHub, runners: Path, fault: str) -> None:
     publish(github, "2.335.0")
-    update(runners, "x64", api=github.url)
+    update_runner(runners, "x64", api=github.url)
     asset, told = BAD[fault]
     publish(github, "2.336.0", **asset)
     with pytest.raises(InfrastructureError, match=told):
-        update(runners, "x64", api=github.url)
+        update_runner(runners, "x64", api=github.url)
     assert current(runners).version == "2.335.0"
     assert sorted(path.name for path in runners.iterdir()) == ["2.335.0", "current"]
 
@@ -115,7 +115,7 @@ def test_an_archive_that_is_not_what_was_published_is_not_unpacked(
     publish(github, "2.336.0")
     github.files["/download/actions-runner-linux-x64-2.336.0.tar.gz"] = served
     with pytest.raises(InfrastructureError, match="sha256 is"):
-        update(runners, "x64", api=github.url)
+        update_runner(runners, "x64", api=github.url)
     assert list(runners.iterdir()) == []
 
 
@@ -123,27 +123,27 @@ def test_without_any_published_digest_nothing_is_installed(github: FakeGitHub, r
     publish(github, "2.336.0", digest=None)
     github.releases["body"] = ""
     with pytest.raises(InfrastructureError, match="0 different digests"):
-        update(runners, "x64", api=github.url)
+        update_runner(runners, "x64", api=github.url)
 
 
 @pytest.mark.parametrize("data", [archive("./README"), b"not a tar"], ids=["another archive", "no archive"])
 def test_what_is_no_runner_is_not_installed(github: FakeGitHub, runners: Path, data: bytes) -> None:
     publish(github, "2.336.0", data)
     with pytest.raises(InfrastructureError):
-        update(runners, "x64", api=github.url)
+        update_runner(runners, "x64", api=github.url)
     assert list(runners.iterdir()) == []
 
 
 def test_a_version_that_is_a_path_is_refused(github: FakeGitHub, runners: Path) -> None:
     publish(github, "2.336.0")
     github.releases["tag_name"] = "v../../etc"
-    with pytest.raises(InfrastructureError, match="no version"):
-        update(runners, "x64", api=github.url)
+    with pytest.raises(InfrastructureError, match="not a version"):
+        update_runner(runners, "x64", api=github.url)
 
 
 def test_github_away_is_told_in_a_line(github: FakeGitHub, runners: Path) -> None:
     with pytest.raises(InfrastructureError, match="404"):
-        update(runners, "x64", api=github.url)
+        update_runner(runners, "x64", api=github.url)
     github.down = True
     with pytest.raises(InfrastructureError):
-        update(runners, "x64", api=github.url)
+        update_runner(runners, "x64", api=github.url)

@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ci.errors import InfrastructureError, RequestError, SubjectError, UnsupportedError
-from ci.hub.header import Header, header_end, parse_header, write_header
-from ci.hub.header import Tensor as Entry
+from ci.hub.header import Header, find_header_end, parse_header, write_header
+from ci.hub.header import TensorInfo as Entry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -139,7 +139,7 @@ def _header(path: Path) -> Header:
         size = path.stat().st_size
         with path.open("rb") as file:
             first = file.read(8)
-            end = header_end(first, size, what=str(path))
+            end = find_header_end(first, size, what=str(path))
             return parse_header(first + file.read(end - 8), size, what=str(path))
     except OSError as problem:
         raise SubjectError(f"{path} cannot be read: {problem.strerror}") from None

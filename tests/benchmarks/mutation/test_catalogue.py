@@ -8,7 +8,7 @@ from collections import Counter
 from benchmarks.mutation.catalogue import catalogue
 from benchmarks.mutation.hf_injection import PORTS
 from benchmarks.mutation.tiny_models import SPECIMENS
-from ci.equivalence.diagnose import place_of
+from ci.equivalence.tensor_location import locate_tensor
 
 TENSORS = [
     *("embeddings", "final_norm", "logits"),
@@ -36,7 +36,7 @@ def test_every_bug_fits_a_specimen_and_names_one_place() -> None:
         assert any(bug.fits(specimen) for specimen in SPECIMENS.values()), bug.name
         places = [tensor for tensor in TENSORS if re.fullmatch(bug.where, tensor)]
         assert len(places) == 1, (bug.name, places)
-        assert place_of(places[0]).operation
+        assert locate_tensor(places[0]).operation
 
 
 def test_a_bug_is_planted_in_one_way() -> None:

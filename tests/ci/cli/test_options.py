@@ -10,7 +10,7 @@ import typer
 
 from ci.cli import options
 from ci.errors import RequestError
-from ci.github.handover import pack
+from ci.github.job_outputs import pack_record
 from ci.records import to_json
 from ci.run_options import RunOptions
 from tests.ci.report import samples
@@ -59,7 +59,7 @@ def test_a_plan_comes_from_a_file_or_from_the_environment(tmp_path: Path) -> Non
     plan = samples.plan_of("smollm2")
     (tmp_path / "plan.json").write_text(to_json(plan))
     assert options.plan(call_with({}), tmp_path / "plan.json") == plan
-    assert options.plan(call_with({"HUB_TESTS_PLAN": pack(plan)})) == plan
+    assert options.plan(call_with({"HUB_TESTS_PLAN": pack_record(plan)})) == plan
     with pytest.raises(RequestError, match="HUB_TESTS_PLAN is empty"):
         options.plan(call_with({}))
 

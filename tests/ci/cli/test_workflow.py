@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ci.__main__ import main
-from ci.github.handover import pack
+from ci.github.job_outputs import pack_record
 from ci.records import to_json
 from tests.ci.report import samples
 
@@ -50,7 +50,7 @@ def test_a_report_is_made_from_a_folder(
 
 
 def test_the_plan_may_come_by_the_environment(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HUB_TESTS_PLAN", pack(samples.plan_of("smollm2")))
+    monkeypatch.setenv("HUB_TESTS_PLAN", pack_record(samples.plan_of("smollm2")))
     assert main(["report", "--results", str(results / "results"), "--out", str(results / "out")]) == 0
 
 

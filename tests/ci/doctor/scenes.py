@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ci.doctor import Check, DoctorRequest, check_host
 from ci.doctor.nvml import read_nvml
 from ci.doctor.probes import find_xids
-from ci.doctor.records import GIB, Answer, Clock, Disk, HostState, KernelLog, Nvml, Operation, RunnerInstall
+from ci.doctor.records import GIB, Clock, Disk, GpuComputation, HostState, KernelLog, Nvml, ProbeAnswer, RunnerInstall
 from tests.ci.doctor.tape import Player
 
 RECORDED = Path(__file__).with_name("recorded")
@@ -43,21 +44,38 @@ def nvml(changes: dict[str, Any] | None = None, *, count: int = 4) -> Nvml:
 def state(changes: dict[str, Any] | None = None, **parts: Any) -> HostState:
     """A healthy host with four GPUs, but for the changes on NVML's tape and the other parts given."""
     seen = nvml(changes)
-    right = Operation({gpu.uuid: "" for gpu in seen.gpus}, "13.0")
+    right = GpuComputation({gpu.uuid: "" for gpu in seen.gpus}, "13.0")
     defaults: dict[str, Any] = {
         "nvml": seen,
         "pci": tuple(f"0000:0{index + 1}:00.0" for index in range(4)),
         "kernel": KernelLog(source="journal"),
-        "driver_op": right,
-        "torch_op": right,
+        "driver_computation": right,
+        "torch_computation": right,
         "disks": (Disk("/srv", 100 * GIB, 200 * GIB, 10_000_000),),
         "clock": Clock(NOW, True, 0.2),
         "runner": RunnerInstall("2.336.0", "2026-11-10T12:00:00Z", "0" * 64),
-        "store": Answer(True, "/srv/store: readable"),
-        "hub": Answer(True, "answered"),
+        "store": ProbeAnswer(True, "/srv/store: readable"),
+        "hub": ProbeAnswer(True, "answered"),
     }
     return HostState(**(defaults | parts))
 
 
 def kernel(*lines: str) -> KernelLog:
     return KernelLog(find_xids("\n".join(lines)), source="journal")
+
+
+Fault = tuple[dict[str, Any], dict[str, Any], str, str, str]
+"""Changes of NVML's tape, other parts of the state; then the check, its status, and a part of what it says."""
+
+
+def by_name(checks: tuple[Check, ...]) -> dict[str, Check]:
+    return {check.name: check for check in checks}
+
+
+def assert_own_check_fails(fault: Fault, request: DoctorRequest) -> set[str]:
+    """Assert that the fault turns its check, and return the statuses of all others."""
+    changes, parts, name, status, text = fault
+    checks = by_name(check_host(state(changes, **parts), request))
+    assert (checks[name].status, text in checks[name].value) == (status, True), checks[name]
+    assert checks[name].fix
+    return {check.status for check in checks.values() if check.name != name}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ci.doctor import cuda_probe, probes
-from ci.doctor.records import RUNNER_MANIFEST, Answer, RunnerInstall
+from ci.doctor import probes
+from ci.doctor.records import RUNNER_MANIFEST, ProbeAnswer, RunnerInstall
 from ci.records import to_json
 
 if TYPE_CHECKING:
@@ -70,9 +71,9 @@ def test_the_clock_answers() -> None:
 
 
 def test_a_runner_without_a_readable_manifest_is_unknown(tmp_path: Path) -> None:
-    assert isinstance(probes.read_runner(str(tmp_path)), Answer)
+    assert isinstance(probes.read_runner(str(tmp_path)), ProbeAnswer)
     tmp_path.joinpath(RUNNER_MANIFEST).write_text("{")
-    assert isinstance(probes.read_runner(str(tmp_path)), Answer)
+    assert isinstance(probes.read_runner(str(tmp_path)), ProbeAnswer)
     install = RunnerInstall("2.336.0", "2026-11-10T00:00:00Z", "0" * 64)
     tmp_path.joinpath(RUNNER_MANIFEST).write_text(to_json(install))
     assert probes.read_runner(str(tmp_path)) == install
@@ -148,7 +149,7 @@ def test_a_hub_that_does_not_answer_is_told(endpoint: str) -> None:
 
 
 def test_the_operation_without_a_driver_is_a_problem() -> None:
-    operation = probes.run_operation("driver", (), python=None, timeout=60)
+    operation = probes.run_computation("driver", (), python=None, timeout=60)
     assert operation.problem or operation.devices
 
 
@@ -168,21 +169,40 @@ def test_a_probe_that_dies_lies_or_hangs_is_a_problem(
     monkeypatch.setattr(probes, "PROBE", probe)
     assert (
         text
-        in probes.run_operation("driver", (), python=sys.executable, timeout=1.0 if "sleep" in script else 60).problem
+        in probes.run_computation("driver", (), python=sys.executable, timeout=1.0 if "sleep" in script else 60).problem
     )
 
 
 def test_an_interpreter_that_is_not_there_is_a_problem() -> None:
-    assert probes.run_operation("torch", (), python="/nonexistent/python", timeout=5).problem
+    assert probes.run_computation("torch", (), python="/nonexistent/python", timeout=5).problem
 
 
 def test_a_command_has_a_time_limit() -> None:
     with pytest.raises(subprocess.TimeoutExpired):
-        probes.run(["sleep", "60"], timeout=0.2)
+        probes.run_command(["sleep", "60"], timeout=0.2)
 
 
-def test_the_probe_asks_about_a_gpu_that_cuda_does_not_see() -> None:
-    assert cuda_probe._attempt(lambda *_: 0, object(), None) == "CUDA does not see this GPU"
-    assert cuda_probe._attempt(lambda *_: 3, object(), 0) == "3 numbers are wrong"
-    assert cuda_probe._attempt(lambda *_: 0, object(), 0) == ""
-    assert cuda_probe._attempt(lambda *_: 1 / 0, object(), 0) == "division by zero"
+def test_a_hub_that_speaks_no_http_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(b"nonsense\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        seen, skew = probes.read_hub(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        thread.join()
+    assert (seen.ok, skew) == (False, None)
+
+
+def test_a_journal_that_hangs_is_left_for_the_ring_buffer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journalctl = tmp_path / "journalctl"
+    journalctl.write_text("#!/bin/sh\nexec sleep 60\n")
+    journalctl.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(probes, "COMMAND_TIMEOUT", 0.2)
+    log = probes.read_kernel_log()
+    assert log.source == "/dev/kmsg" or log.problem

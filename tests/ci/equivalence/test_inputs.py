@@ -11,15 +11,15 @@ from ci.equivalence import inputs
 from ci.models import TestParams
 
 if TYPE_CHECKING:
-    from ci.equivalence.inputs import Needs
+    from ci.equivalence.inputs import InputRequirements
 
 CONFIG: dict[str, Any] = {"vocab_size": 100, "hidden_size": 32, "num_attention_heads": 4}
 PLENTY = 1 << 36
 
 
-def cases(**config: Any) -> tuple[Needs, tuple[inputs.Case, ...]]:
-    needs = inputs.needs_of({**CONFIG, **config})
-    return needs, inputs.cases(needs, TestParams(), text=torch.arange(64), free_bytes=PLENTY)
+def cases(**config: Any) -> tuple[InputRequirements, tuple[inputs.InputCase, ...]]:
+    needs = inputs.read_requirements({**CONFIG, **config})
+    return needs, inputs.build_cases(needs, TestParams(), text=torch.arange(64), free_bytes=PLENTY)
 
 
 @pytest.mark.parametrize(
@@ -33,8 +33,8 @@ def cases(**config: Any) -> tuple[Needs, tuple[inputs.Case, ...]]:
         ({"text_config": {**CONFIG, "sliding_window": 7}}, 7),
     ],
 )
-def test_the_window_that_acts(config: dict[str, Any], window: int | None) -> None:
-    assert inputs.needs_of({**CONFIG, **config}).window == window
+def test_the_window_is_read_only_where_it_acts(config: dict[str, Any], window: int | None) -> None:
+    assert inputs.read_requirements({**CONFIG, **config}).window == window
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_the_window_that_acts(config: dict[str, Any], window: int | None) -> Non
     ],
 )
 def test_the_original_length_of_a_scaled_rope(rope: dict[str, Any]) -> None:
-    assert inputs.needs_of({**CONFIG, **rope}).rope_original == 48
+    assert inputs.read_requirements({**CONFIG, **rope}).rope_original == 48
 
 
 @pytest.mark.parametrize(
@@ -61,14 +61,14 @@ def test_the_original_length_of_a_scaled_rope(rope: dict[str, Any]) -> None:
     ],
 )
 def test_where_a_scaled_rope_begins_to_act(config: dict[str, Any], original: int | None) -> None:
-    assert inputs.needs_of({**CONFIG, **config}).rope_original == original
+    assert inputs.read_requirements({**CONFIG, **config}).rope_original == original
 
 
-def test_an_input_too_short_for_padding_says_so() -> None:
-    needs = inputs.needs_of(CONFIG)
+def test_an_input_too_short_for_padding_is_not_covered() -> None:
+    needs = inputs.read_requirements(CONFIG)
     for length, said in ((2, "not covered: 2 tokens leave no room for padding"), (3, "rows of 2, 2 tokens in a batch")):
-        found = inputs.cases(needs, TestParams(sequence_length=length), text=None, free_bytes=PLENTY)
-        assert inputs.coverage(needs, found, free_bytes=PLENTY)["left padding"].startswith(said)
+        built = inputs.build_cases(needs, TestParams(sequence_length=length), text=None, free_bytes=PLENTY)
+        assert inputs.describe_coverage(needs, built, free_bytes=PLENTY)["left padding"].startswith(said)
 
 
 def test_the_batch_holds_every_kind_of_row() -> None:
@@ -77,26 +77,26 @@ def test_the_batch_holds_every_kind_of_row() -> None:
     assert batch.ids[0, :2].tolist() == [0, 99]
     assert batch.mask is not None
     assert batch.mask.sum(-1).tolist() == [64, 64, 64, 42, 21]
-    assert torch.equal(alone.ids, alone.part.of(batch.ids))
+    assert torch.equal(alone.ids, alone.part.cut(batch.ids))
     assert alone.mask is None
-    assert alone.of == "batch"
+    assert alone.part_of == "batch"
 
 
 def test_the_same_seed_gives_the_same_inputs() -> None:
     assert torch.equal(cases()[1][0].ids, cases()[1][0].ids)
 
 
-def test_other_ids_of_the_same_shape_are_described_otherwise() -> None:
-    needs, found = cases()
-    said = inputs.coverage(needs, found, free_bytes=PLENTY)["inputs"]
-    assert said == inputs.coverage(*cases(), free_bytes=PLENTY)["inputs"]
-    other = inputs.cases(needs, TestParams(), text=torch.arange(64), free_bytes=PLENTY, seed=1)
-    assert said != inputs.coverage(needs, other, free_bytes=PLENTY)["inputs"]
+def test_other_ids_of_the_same_shape_have_another_description() -> None:
+    needs, built = cases()
+    said = inputs.describe_coverage(needs, built, free_bytes=PLENTY)["inputs"]
+    assert said == inputs.describe_coverage(*cases(), free_bytes=PLENTY)["inputs"]
+    other = inputs.build_cases(needs, TestParams(), text=torch.arange(64), free_bytes=PLENTY, seed=1)
+    assert said != inputs.describe_coverage(needs, other, free_bytes=PLENTY)["inputs"]
 
 
 def test_a_short_window_is_exceeded_in_the_batch() -> None:
-    _, found = cases(sliding_window=100)
-    assert [case.ids.shape[1] > 100 for case in found] == [True, False, True]
+    _, built = cases(sliding_window=100)
+    assert [case.ids.shape[1] > 100 for case in built] == [True, False, True]
 
 
 def test_one_sequence_goes_beyond_the_tiles_of_kernels_unless_positions_end_before() -> None:
@@ -105,29 +105,29 @@ def test_one_sequence_goes_beyond_the_tiles_of_kernels_unless_positions_end_befo
 
 
 def test_a_long_window_gets_a_sequence_of_its_own() -> None:
-    needs, found = cases(sliding_window=4096)
-    assert found[-1].name == "long"
-    assert found[-1].ids.shape == (1, 4608)
-    said = inputs.coverage(needs, found, free_bytes=PLENTY)
+    needs, built = cases(sliding_window=4096)
+    assert built[-1].name == "long"
+    assert built[-1].ids.shape == (1, 4608)
+    said = inputs.describe_coverage(needs, built, free_bytes=PLENTY)
     assert said["sliding window"] == "4608 tokens > window 4096"
 
 
-def test_a_window_beyond_memory_is_said() -> None:
-    needs = inputs.needs_of({**CONFIG, "sliding_window": 4096})
-    found = inputs.cases(needs, TestParams(), text=None, free_bytes=10_000_000)
-    said = inputs.coverage(needs, found, free_bytes=10_000_000)
+def test_a_window_beyond_memory_is_not_covered() -> None:
+    needs = inputs.read_requirements({**CONFIG, "sliding_window": 4096})
+    built = inputs.build_cases(needs, TestParams(), text=None, free_bytes=10_000_000)
+    said = inputs.describe_coverage(needs, built, free_bytes=10_000_000)
     assert said["sliding window"].startswith("not covered: capped at")
     assert said["real text"].startswith("not covered")
 
 
 def test_no_tokenizer_means_no_text(tmp_path: Any) -> None:
-    assert inputs.text_ids(tmp_path, 100) is None
+    assert inputs.tokenize_text(tmp_path, 100) is None
     (tmp_path / "tokenizer.json").write_text("{}")
-    assert inputs.text_ids(tmp_path, 100) is None
+    assert inputs.tokenize_text(tmp_path, 100) is None
 
 
 def test_a_grown_batch_keeps_its_last_document() -> None:
     needs, (batch, _, _) = cases()
-    grown = inputs.grown(batch, needs, 3)
+    grown = inputs.grow_batch(batch, needs, 3)
     assert len(grown.ids) == 15
-    assert torch.equal(inputs.alone(grown).ids, inputs.alone(batch).ids)
+    assert torch.equal(inputs.extract_last_document(grown).ids, inputs.extract_last_document(batch).ids)

@@ -1,4 +1,4 @@
-"""The verdict on real small models: green when right, red with a sentence when wrong, never green by accident."""
+"""Verdicts on real small models: passed when right, failed with a sentence when wrong, never passed by accident."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.mutation.catalogue import catalogue
 from benchmarks.mutation.injection import MutantSubject
-from ci.equivalence.judge import Judge, Trial
-from ci.equivalence.truth import Truth
+from ci.equivalence.hf_reference import ReferenceRun
+from ci.equivalence.judge import ComparisonInputs, Judge
 from ci.errors import UnsupportedError
 from ci.evidence import FINGERPRINT
 from ci.records import to_json
@@ -25,12 +25,12 @@ from ci.subjects.reference.subject import ReferenceSubject
 
 if TYPE_CHECKING:
     from benchmarks.mutation.experiment import Bench
-    from ci.equivalence.verdicts import Verdict
+    from ci.equivalence.verdict import Verdict
 
 BUGS = {mutation.name: mutation for mutation in catalogue()}
 
 
-def judged(bench: Bench, name: str, *, dtype: str = "float32", path: Path | None = None) -> Verdict:
+def check(bench: Bench, name: str, *, dtype: str = "float32", path: Path | None = None) -> Verdict:
     subject = MutantSubject(BUGS[name])
     converted = path or bench.right
     if not subject.mutation.patches:
@@ -38,13 +38,16 @@ def judged(bench: Bench, name: str, *, dtype: str = "float32", path: Path | None
         shutil.rmtree(converted, ignore_errors=True)
         subject.convert(ConvertRequest(str(bench.source), str(converted), bench.specimen.model_type))
     judge = bench.judge(subject, converted)
-    judge.forward(dtype="float32", variant={})
-    return judge.forward(dtype="float32" if dtype == "float32" else "model", variant={})
+    judge.check_forward(dtype="float32", variant={})
+    return judge.check_forward(dtype="float32" if dtype == "float32" else "model", variant={})
 
 
-def test_a_right_conversion_is_green_and_its_figures_stay_visible(dense: Bench) -> None:
+def test_a_right_conversion_passes_and_its_figures_stay_visible(dense: Bench) -> None:
     judge = dense.judge(ReferenceSubject(), dense.right)
-    verdicts = judge.forward(dtype="float32", variant={}), judge.forward(dtype="model", variant={"attention": "sdpa"})
+    verdicts = (
+        judge.check_forward(dtype="float32", variant={}),
+        judge.check_forward(dtype="model", variant={"attention": "sdpa"}),
+    )
     for verdict, dtype, most in zip(verdicts, ("float32", "bfloat16"), (0.5, 0.9), strict=True):
         assert verdict.passed, verdict.diagnosis
         assert verdict.worst is not None
@@ -75,7 +78,7 @@ def test_a_right_conversion_is_green_and_its_figures_stay_visible(dense: Bench) 
 def test_a_planted_bug_is_named(
     dense: Bench, name: str, layer: int | None, operation: str, half: str, words: str
 ) -> None:
-    verdict = judged(dense, name)
+    verdict = check(dense, name)
     assert not verdict.passed
     assert (verdict.layer, verdict.operation, verdict.half) == (layer, operation, half)
     first = f"layer {layer}, {operation} [{half}]: " if layer is not None else f"{operation} [{half}]: "
@@ -85,33 +88,33 @@ def test_a_planted_bug_is_named(
 
 
 def test_what_only_low_precision_shows_is_called_a_cast(dense: Bench) -> None:
-    verdict = judged(dense, "RoPE tables computed in low precision", dtype="model")
+    verdict = check(dense, "RoPE tables computed in low precision", dtype="model")
     assert not verdict.passed
     assert verdict.half == "kernel"
     assert "bfloat16 only" in verdict.diagnosis
 
 
 def test_what_float32_shows_too_is_not_called_a_cast(dense: Bench) -> None:
-    verdict = judged(dense, "gate and up swapped", dtype="model")
+    verdict = check(dense, "gate and up swapped", dtype="model")
     assert (verdict.passed, verdict.half, verdict.layer) == (False, "conversion", 2)
     assert "only" not in verdict.diagnosis
 
 
 def test_experts_are_named(moe: Bench) -> None:
-    verdict = judged(moe, "one expert lost")
+    verdict = check(moe, "one expert lost")
     assert "only tokens of expert 5" in verdict.diagnosis
     assert verdict.coverage["experts"] == "each of 6 in every layer received a token"
     assert len(verdict.routing) > 0
 
 
-def test_without_a_third_opinion_the_converted_directory_itself_is_the_witness(dense: Bench) -> None:
+def test_without_a_cross_check_the_converted_checkpoint_itself_is_the_evidence(dense: Bench) -> None:
     for name, half in {"key and value swapped": "conversion", "softmax scaled by 1/sqrt(hidden)": "kernel"}.items():
         subject = MutantSubject(BUGS[name])
         converted = dense.workdir / "alone"
         shutil.rmtree(converted, ignore_errors=True)
         subject.convert(ConvertRequest(str(dense.source), str(converted), "llama"))
-        judge = replace(dense.judge(subject, converted), third_opinion=None)
-        assert judge.forward(dtype="float32", variant={}).half == half
+        judge = replace(dense.judge(subject, converted), cross_check=None)
+        assert judge.check_forward(dtype="float32", variant={}).half == half
 
 
 def test_the_reference_beside_the_subject_tells_the_halves_apart(dense: Bench) -> None:
@@ -125,13 +128,13 @@ def test_the_reference_beside_the_subject_tells_the_halves_apart(dense: Bench) -
         (ReferenceSubject(), wrong, "conversion", "decoder.2.mlp.layer_1.weight does not hold model.layers.2.mlp.gate"),
         (kernel, wrong, "conversion and kernel", "decoder.2.mlp.layer_1.weight does not hold model.layers.2.mlp.gate_"),
     ):
-        verdict = dense.judge(subject, path).forward(dtype="float32", variant={})
+        verdict = dense.judge(subject, path).check_forward(dtype="float32", variant={})
         assert verdict.half == half
         assert f"[{half}]" in verdict.diagnosis
         assert because in verdict.diagnosis
 
 
-class Foreign(MutantSubject):
+class WithKernelAxis(MutantSubject):
     """Has an axis that the reference knows nothing of."""
 
     def trace(self, request: TraceRequest) -> TraceResult:
@@ -142,29 +145,29 @@ class Foreign(MutantSubject):
         return told
 
 
-def test_the_third_opinion_answers_in_its_own_default_variant(dense: Bench) -> None:
-    subject = Foreign(BUGS["norm ignores epsilon"])
-    verdict = dense.judge(subject, dense.right).forward(dtype="float32", variant={"kernel": "flash"})
+def test_the_cross_check_runs_its_own_default_variant(dense: Bench) -> None:
+    subject = WithKernelAxis(BUGS["norm ignores epsilon"])
+    verdict = dense.judge(subject, dense.right).check_forward(dtype="float32", variant={"kernel": "flash"})
     assert verdict.half == "kernel"
     assert "the reference's forward over the same converted checkpoint equals Hugging Face's" in verdict.diagnosis
 
 
-def test_in_float32_each_block_is_also_judged_alone(dense: Bench) -> None:
-    verdict = dense.judge(ReferenceSubject(), dense.right).forward(dtype="float32", variant={})
+def test_in_float32_each_block_is_also_compared_alone(dense: Bench) -> None:
+    verdict = dense.judge(ReferenceSubject(), dense.right).check_forward(dtype="float32", variant={})
     assert {measure.case for measure in verdict.measures} > {"batch, block by block"}
 
 
-@pytest.mark.parametrize(("hide", "fed"), [(0.5, False), (-1.0, True)])
-def test_blocks_are_judged_alone_where_flips_excuse_too_much(
-    dense: Bench, monkeypatch: pytest.MonkeyPatch, hide: float, fed: bool
+@pytest.mark.parametrize(("share", "teacher_forced"), [(0.5, False), (-1.0, True)])
+def test_blocks_are_compared_alone_where_flips_excuse_too_much(
+    dense: Bench, monkeypatch: pytest.MonkeyPatch, share: float, teacher_forced: bool
 ) -> None:
-    monkeypatch.setattr("ci.equivalence.judge.FLIPS_HIDE", hide)
-    verdict = dense.judge(ReferenceSubject(), dense.right).forward(dtype="model", variant={})
+    monkeypatch.setattr("ci.equivalence.judge.TEACHER_FORCING_SHARE", share)
+    verdict = dense.judge(ReferenceSubject(), dense.right).check_forward(dtype="model", variant={})
     assert verdict.passed, verdict.diagnosis
-    assert {"block by block" in measure.case for measure in verdict.measures} == {fed}
+    assert {"block by block" in measure.case for measure in verdict.measures} == {teacher_forced}
 
 
-class Liar(ReferenceSubject):
+class VariantIgnorer(ReferenceSubject):
     """Runs its default whatever is asked for, as Fast-LLM's dropless does where Triton is missing."""
 
     def trace(self, request: TraceRequest) -> TraceResult:
@@ -172,13 +175,13 @@ class Liar(ReferenceSubject):
 
 
 def test_a_variant_that_did_not_run_is_never_a_pass(moe: Bench) -> None:
-    verdict = moe.judge(Liar(), moe.right).forward(dtype="float32", variant={"moe": "dropless"})
+    verdict = moe.judge(VariantIgnorer(), moe.right).check_forward(dtype="float32", variant={"moe": "dropless"})
     assert not verdict.passed
     assert verdict.failure_class == "variant_did_not_run"
     assert verdict.diagnosis == "variant did not run (moe: looped ran instead)"
 
 
-class Turncoat(ReferenceSubject):
+class VariantIgnorerWhenTeacherForced(ReferenceSubject):
     """Runs what it is asked for, but not where its blocks are fed."""
 
     def trace(self, request: TraceRequest) -> TraceResult:
@@ -186,11 +189,13 @@ class Turncoat(ReferenceSubject):
 
 
 def test_a_variant_must_run_where_blocks_are_fed_too(dense: Bench) -> None:
-    verdict = dense.judge(Turncoat(), dense.right).forward(dtype="float32", variant={"attention": "sdpa"})
+    verdict = dense.judge(VariantIgnorerWhenTeacherForced(), dense.right).check_forward(
+        dtype="float32", variant={"attention": "sdpa"}
+    )
     assert verdict.diagnosis == "variant did not run (attention: eager ran instead)"
 
 
-class Cautious(ReferenceSubject):
+class AlwaysFloat32(ReferenceSubject):
     """Computes in float32 whatever precision is asked for, and says so."""
 
     def trace(self, request: TraceRequest) -> TraceResult:
@@ -198,25 +203,25 @@ class Cautious(ReferenceSubject):
 
 
 def test_another_dtype_than_the_one_asked_for_is_never_a_pass(dense: Bench) -> None:
-    verdict = dense.judge(Cautious(), dense.right).forward(dtype="model", variant={})
+    verdict = dense.judge(AlwaysFloat32(), dense.right).check_forward(dtype="model", variant={})
     assert (verdict.passed, verdict.failure_class) == (False, "variant_did_not_run")
     assert verdict.diagnosis == "variant did not run (dtype: float32 ran instead)"
 
 
-class Sparing(ReferenceSubject):
+class WithoutContext(ReferenceSubject):
     """Says truly that it cannot capture the attention's context."""
 
     def trace(self, request: TraceRequest) -> TraceResult:
         result = super().trace(request)
-        names = {scope: [n for n in found if not n.endswith("context")] for scope, found in result.names.items()}
-        hidden = tuple(n for found in result.names.values() for n in found if n.endswith("context"))
-        less = replace(result, names={scope: tuple(found) for scope, found in names.items()}, not_captured=hidden)
+        names = {scope: [n for n in told if not n.endswith("context")] for scope, told in result.names.items()}
+        hidden = tuple(n for told in result.names.values() for n in told if n.endswith("context"))
+        less = replace(result, names={scope: tuple(kept) for scope, kept in names.items()}, not_captured=hidden)
         (Path(request.output) / "trace.json").write_text(to_json(less), encoding="utf-8")
         return less
 
 
-def test_what_was_not_compared_stands_in_a_green_verdict(dense: Bench) -> None:
-    verdict = dense.judge(Sparing(), dense.right).forward(dtype="float32", variant={})
+def test_what_was_not_compared_is_in_a_verdict_that_passed(dense: Bench) -> None:
+    verdict = dense.judge(WithoutContext(), dense.right).check_forward(dtype="float32", variant={})
     assert verdict.passed, verdict.diagnosis
     assert verdict.coverage["captures"] == "not covered: 4 tensors are not captured (attention)"
 
@@ -229,7 +234,7 @@ def test_two_bugs_in_two_layers_are_both_named(dense: Bench) -> None:
     weights["decoder.0.mlp.layer_2.weight/weights"] *= 1.5
     weights["decoder.2.mixer.query.weight/weights"] = weights["decoder.2.mixer.query.weight/weights"].flip(0)
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, file)
-    verdict = dense.judge(ReferenceSubject(), converted).forward(dtype="float32", variant={})
+    verdict = dense.judge(ReferenceSubject(), converted).check_forward(dtype="float32", variant={})
     assert verdict.diagnosis.startswith("layer 0, MLP [conversion]: scaled by 1.5: a constant factor")
     assert verdict.diagnosis.endswith("; also wrong on right input: query in layer 2")
     assert (verdict.layer, verdict.tensor) == (0, "decoder.0.mlp")
@@ -238,7 +243,7 @@ def test_two_bugs_in_two_layers_are_both_named(dense: Bench) -> None:
     assert before < 10 < after
 
 
-class Numb(HuggingFace):
+class NoisyLogits(HuggingFace):
     """A Hugging Face whose float32 kernels are broken on this machine: they answer with noise."""
 
     def trace(self, request: TraceRequest) -> TraceResult:
@@ -251,29 +256,29 @@ class Numb(HuggingFace):
         return result
 
 
-def test_no_verdict_stands_on_a_reference_that_disagrees_with_itself(dense: Bench, tmp_path: Path) -> None:
-    truth = Truth(dense.source, dense.model.test_params, Numb(), "cpu", tmp_path / "truth")
-    trial = Trial(dense.model, str(dense.source), str(dense.right), workdir=str(tmp_path))
-    judge = Judge(trial, ReferenceSubject(), Numb(), shared_truth=truth)
+def test_a_reference_that_disagrees_with_itself_is_inconclusive(dense: Bench, tmp_path: Path) -> None:
+    reference = ReferenceRun(dense.source, dense.model.test_params, NoisyLogits(), "cpu", tmp_path / "reference")
+    inputs = ComparisonInputs(dense.model, str(dense.source), str(dense.right), workdir=str(tmp_path))
+    judge = Judge(inputs, ReferenceSubject(), NoisyLogits(), shared_reference=reference)
     back = exported(dense, "back to noise")
     for verdict in (
-        judge.forward(dtype="float32", variant={}),
-        judge.round_trip(str(back)),
-        judge.config_sensitivity(),
+        judge.check_forward(dtype="float32", variant={}),
+        judge.check_round_trip(str(back)),
+        judge.check_config_sensitivity(),
     ):
         assert (verdict.passed, verdict.failure_class) == (False, "environment")
-        assert "no yardstick" in verdict.diagnosis
+        assert "inconclusive" in verdict.diagnosis
 
 
-class Forgetful(ReferenceSubject):
+class SilentlyIncomplete(ReferenceSubject):
     """Captures block outputs only, and does not say that the rest is missing."""
 
     def trace(self, request: TraceRequest) -> TraceResult:
         return super().trace(replace(request, capture="blocks"))
 
 
-def test_a_capture_that_is_missing_without_a_word_is_red(dense: Bench) -> None:
-    verdict = dense.judge(Forgetful(), dense.right).forward(dtype="float32", variant={})
+def test_a_capture_that_is_missing_without_a_word_fails(dense: Bench) -> None:
+    verdict = dense.judge(SilentlyIncomplete(), dense.right).check_forward(dtype="float32", variant={})
     assert (verdict.passed, verdict.failure_class, verdict.half) == (False, "missing_tensor", "")
     assert verdict.diagnosis == ("layer 0, norm before attention: decoder.0.norm_1 is missing from the subject's trace")
 
@@ -281,8 +286,8 @@ def test_a_capture_that_is_missing_without_a_word_is_red(dense: Bench) -> None:
 def test_traces_are_removed_even_when_the_subject_refuses(dense: Bench) -> None:
     judge = dense.judge(ReferenceSubject(), dense.right)
     with pytest.raises(UnsupportedError):
-        judge.forward(dtype="float32", variant={"attention": "flash"})
-    assert not list(Path(judge.trial.workdir).glob("traces-*"))
+        judge.check_forward(dtype="float32", variant={"attention": "flash"})
+    assert not list(Path(judge.inputs.workdir).glob("traces-*"))
 
 
 def exported(bench: Bench, name: str) -> Path:
@@ -292,7 +297,7 @@ def exported(bench: Bench, name: str) -> Path:
 
 
 def test_there_and_back(dense: Bench) -> None:
-    verdict = dense.judge(ReferenceSubject(), dense.right).round_trip(str(exported(dense, "back")))
+    verdict = dense.judge(ReferenceSubject(), dense.right).check_round_trip(str(exported(dense, "back")))
     assert verdict.passed, verdict.diagnosis
     assert "config dtype (metadata): 'bfloat16' became 'float32'" in verdict.notes
 
@@ -304,7 +309,7 @@ def test_one_bit_is_a_difference(dense: Bench) -> None:
     name = "model.layers.1.mlp.down_proj.weight"
     weights[name][3, 4] *= 1 + 2**-23
     save_file(weights, file)
-    verdict = dense.judge(ReferenceSubject(), dense.right).round_trip(str(target))
+    verdict = dense.judge(ReferenceSubject(), dense.right).check_round_trip(str(target))
     assert not verdict.passed
     assert verdict.failure_class == "numeric_mismatch"
     assert name in verdict.diagnosis
@@ -314,7 +319,7 @@ def test_a_semantic_key_is_a_difference(dense: Bench) -> None:
     target = exported(dense, "one-key")
     config = json.loads((target / "config.json").read_text())
     (target / "config.json").write_text(json.dumps({**config, "hidden_act": "relu"}))
-    verdict = dense.judge(ReferenceSubject(), dense.right).round_trip(str(target))
+    verdict = dense.judge(ReferenceSubject(), dense.right).check_round_trip(str(target))
     assert not verdict.passed
     assert verdict.failure_class == "config_mismatch"
     assert "hidden_act (semantic): 'silu' became 'relu'" in verdict.diagnosis
@@ -323,6 +328,6 @@ def test_a_semantic_key_is_a_difference(dense: Bench) -> None:
 def test_an_export_that_does_not_load_is_a_finding(dense: Bench) -> None:
     target = exported(dense, "broken")
     (target / "config.json").write_text("{}")
-    verdict = dense.judge(ReferenceSubject(), dense.right).round_trip(str(target))
+    verdict = dense.judge(ReferenceSubject(), dense.right).check_round_trip(str(target))
     assert not verdict.passed
     assert "refuses" in verdict.diagnosis

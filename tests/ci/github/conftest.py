@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci.github.api import Api
+from ci.github.api import ApiSettings
 from ci.github.client import Client
 from tests.e2e.conftest import contract, github
 from tests.e2e.fake_github import TOKEN
@@ -21,13 +21,13 @@ __all__ = ["contract", "github"]
 
 
 @pytest.fixture
-def api(github: Contract) -> Api:
+def api(github: Contract) -> ApiSettings:
     """The stand-in's address, with short waits."""
-    return Api("octo-org/framework", TOKEN, github.url, first_wait=0.01, between_writes=0.0)
+    return ApiSettings("octo-org/framework", TOKEN, github.url, first_backoff=0.01, write_interval=0.0)
 
 
 @pytest.fixture
-def client(api: Api) -> Iterator[Client]:
+def client(api: ApiSettings) -> Iterator[Client]:
     with Client(api) as made:
         yield made
 

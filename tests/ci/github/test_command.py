@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ci.errors import RequestError
-from ci.github.command import MAX_LAYERS, NAME, Command, parse
+from ci.github.command import COMMAND, MAX_LAYERS, Command, parse_command
 
 SHA = "0123456789abcdef" * 2 + "01234567"
 
@@ -29,24 +29,24 @@ runs = st.builds(
 
 @given(runs)
 def test_what_is_printed_is_read_back(command: Command) -> None:
-    assert parse(command.line()) == command
+    assert parse_command(command.format_line()) == command
 
 
 @given(runs, st.sampled_from(["\n", "\r\n", "\n\n--sha nonsense\n@someone", "  \t\n/run-hub-tests cancel"]))
 def test_only_the_first_line_counts(command: Command, tail: str) -> None:
-    assert parse(command.line() + tail) == command
+    assert parse_command(command.format_line() + tail) == command
 
 
 @given(st.text())
-@example(NAME + " \u2014layers 3")
-@example(NAME + " --sha=" + "\uff11" * 40)
-@example(NAME + " --layers \u0661")
+@example(COMMAND + " \u2014layers 3")
+@example(COMMAND + " --sha=" + "\uff11" * 40)
+@example(COMMAND + " --layers \u0661")
 def test_any_text_is_a_command_a_refusal_or_nothing(body: str) -> None:
-    for text in (body, f"{NAME} {body}"):
+    for text in (body, f"{COMMAND} {body}"):
         command = None
         with contextlib.suppress(RequestError):
-            command = parse(text)
-        assert command is None or (text.startswith(NAME) and parse(command.line()) == command)
+            command = parse_command(text)
+        assert command is None or (text.startswith(COMMAND) and parse_command(command.format_line()) == command)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_any_text_is_a_command_a_refusal_or_nothing(body: str) -> None:
     ],
 )
 def test_not_a_command(body: str) -> None:
-    assert parse(body) is None
+    assert parse_command(body) is None
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_not_a_command(body: str) -> None:
     ],
 )
 def test_meaning(words: str, command: Command) -> None:
-    assert parse(f"{NAME} {words}") == command
+    assert parse_command(f"{COMMAND} {words}") == command
 
 
 @pytest.mark.parametrize(
@@ -96,16 +96,16 @@ def test_meaning(words: str, command: Command) -> None:
         ("--plan=yes", "takes no value"),
         ("--failed mixtral", "leave the models out"),
         ("Mixtral", "names are lower-case"),
-        ("$(reboot)", "is no model name"),
-        ("mixtral; rm", "is no model name"),
-        ("../../etc", "is no model name"),
-        ("help me", "'help' stands alone"),
-        ("mixtral cancel", "'cancel' stands alone"),
+        ("$(reboot)", "is not a model name"),
+        ("mixtral; rm", "is not a model name"),
+        ("../../etc", "is not a model name"),
+        ("help me", "'help' must be the only word"),
+        ("mixtral cancel", "'cancel' must be the only word"),
         ("\u2014plan", "U+2014"),
         ("x" * 2000, "at most 2000 are read"),
     ],
 )
 def test_refused_in_one_line(words: str, said: str) -> None:
     with pytest.raises(RequestError, match=re.escape(said)) as refusal:
-        parse(f"{NAME} {words}")
+        parse_command(f"{COMMAND} {words}")
     assert "\n" not in str(refusal.value)

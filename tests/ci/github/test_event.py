@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ci.errors import RequestError
-from ci.github.event import MAX_BYTES, CommentEvent, DispatchEvent, ScheduleEvent, load_event, parse_event
+from ci.github.event import MAX_PAYLOAD_BYTES, CommentEvent, DispatchEvent, ScheduleEvent, load_event, parse_event
 from tests.e2e import events
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def bent(change: Any) -> bytes:
         (b"[" * 100_000, "not JSON"),
         (b"[]", "event: "),
         (b"{}", "action: "),
-        (b" " * (MAX_BYTES + 1), "more than GitHub sends"),
+        (b" " * (MAX_PAYLOAD_BYTES + 1), "more than GitHub sends"),
         (bent(lambda p: p["comment"].pop("body")), "comment.body"),
         (bent(lambda p: p["comment"].update(body=None)), "comment.body"),
         (bent(lambda p: p["comment"].update(user=None)), "comment.user"),
@@ -97,7 +97,7 @@ def test_anything_else_is_refused_too(payload: Any) -> None:
 
 
 def test_another_event_starts_nothing() -> None:
-    with pytest.raises(RequestError, match="'pull_request_target' starts nothing"):
+    with pytest.raises(RequestError, match="'pull_request_target' starts no run"):
         parse_event("pull_request_target", b"{}")
 
 

@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci.hub.patience import Patience
-from tests.ci.hub.samples import MODEL, make_repository
+from ci.hub.remote import HubClient
+from ci.hub.retry import RetryPolicy
+from ci.hub.store import Store
+from tests.ci.hub.samples import BIG, MODEL, make_repository
 from tests.standin.fixtures import hub, settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from ci.settings import Settings
     from tests.standin.server import HubServer
 
 __all__ = ["hub", "settings"]
@@ -28,10 +31,10 @@ def _close_connections() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many tries as in earnest, without the waits."""
-    quick = Patience(tries=4, first=0.01, longest=0.02, timeout=5.0)
-    monkeypatch.setattr("ci.hub.remote.Patience", lambda: quick)
+    quick = RetryPolicy(tries=4, first=0.01, longest=0.02, timeout=5.0)
+    monkeypatch.setattr("ci.hub.remote.RetryPolicy", lambda: quick)
 
 
 @pytest.fixture
@@ -44,3 +47,23 @@ def repository(tmp_path: Path) -> Path:
 def commit(hub: HubServer, repository: Path) -> str:
     """The model, served as `owner/model`."""
     return hub.add(MODEL, repository)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = Store(tmp_path / "store")
+    made.create_directories()
+    return made
+
+
+@pytest.fixture
+def big(repository: Path) -> bytes:
+    """A file that is long enough to be read past the HTTP library."""
+    content = bytes(range(256)) * 20_000
+    (repository / BIG).write_bytes(content)
+    return content
+
+
+@pytest.fixture
+def client(settings: Settings) -> HubClient:
+    return HubClient(settings)

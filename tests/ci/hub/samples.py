@@ -8,18 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ci.hub.fetch import Checkpoint, FetchRequest
-from ci.hub.header import DTYPE_BITS, Tensor, parse_header, write_header
+from ci.hub.header import DTYPE_BITS, TensorInfo, parse_header, write_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 MODEL = "owner/model"
+BIG = "big.safetensors"
+"""A file that is long enough for reading past the HTTP library."""
 REQUEST = FetchRequest(MODEL)
 CONFIG = {"model_type": "llama", "num_hidden_layers": 5, "hidden_size": 8, "rms_norm_eps": 1e-05}
 
 
-def layer(index: int, *, experts: int = 0, width: int = 8) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of one layer."""
+def layer_shapes(index: int, *, experts: int = 0, width: int = 8) -> dict[str, tuple[int, ...]]:
+    """Return names and shapes of one layer."""
     shapes: dict[str, tuple[int, ...]] = {
         f"model.layers.{index}.self_attn.q_proj.weight": (width, width),
         f"model.layers.{index}.input_layernorm.weight": (width,),
@@ -28,12 +30,12 @@ def layer(index: int, *, experts: int = 0, width: int = 8) -> dict[str, tuple[in
     return shapes | {f"model.layers.{index}.{name}.weight": (2 * width, width) for name in mlps}
 
 
-def shapes(layers: int = 5) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a whole model."""
-    found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (32, 8)}
+def model_shapes(layers: int = 5) -> dict[str, tuple[int, ...]]:
+    """Return names and shapes of a whole model."""
+    tensors: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (32, 8)}
     for index in range(layers):
-        found |= layer(index)
-    return found | {"model.norm.weight": (8,), "lm_head.weight": (32, 8)}
+        tensors |= layer_shapes(index)
+    return tensors | {"model.norm.weight": (8,), "lm_head.weight": (32, 8)}
 
 
 def make_repository(
@@ -45,9 +47,9 @@ def make_repository(
     dtype: str = "BF16",
     seed: int = 0,
 ) -> Path:
-    """A repository with config, weights in `shards` files (one: without an index) and small files."""
+    """Create a repository with config, weights in `shards` files (one: no index) and small files."""
     directory.mkdir(parents=True)
-    tensors = dict(tensors or shapes())
+    tensors = dict(tensors or model_shapes())
     weight_map: dict[str, str] = {}
     names = list(tensors)
     for number in range(shards):
@@ -67,48 +69,48 @@ def make_repository(
 
 
 def write_shard(path: Path, tensors: Mapping[str, tuple[int, ...]], *, dtype: str = "BF16", seed: int = 0) -> None:
-    """A safetensors file with random content."""
+    """Write a safetensors file with random content."""
     at, made = 0, []
     for name, shape in tensors.items():
         size = DTYPE_BITS[dtype] // 8
         for length in shape:
             size *= length
-        made.append(Tensor(name, dtype, shape, at, at + size))
+        made.append(TensorInfo(name, dtype, shape, at, at + size))
         at += size
     path.write_bytes(write_header(made, {"format": "pt"}) + random.Random(seed).randbytes(at))
 
 
 def read_tensors(paths: Iterable[Path]) -> dict[str, bytes]:
-    """Every tensor's bytes by name."""
-    found: dict[str, bytes] = {}
+    """Return every tensor's bytes by name."""
+    contents: dict[str, bytes] = {}
     for path in paths:
         content = path.read_bytes()
         header = parse_header(content, len(content), what=path.name)
-        found |= {t.name: content[header.data_start + t.begin : header.data_start + t.end] for t in header.tensors}
-    return found
+        contents |= {t.name: content[header.data_start + t.begin : header.data_start + t.end] for t in header.tensors}
+    return contents
 
 
 def write_json(path: Path, value: Any) -> None:
-    """As upstream's files look."""
+    """Write JSON in the style of files on the Hub."""
     path.write_text(json.dumps(value, indent=2))
 
 
-def upstream(repository: Path) -> dict[str, bytes]:
-    """Every tensor of a repository."""
+def upstream_tensors(repository: Path) -> dict[str, bytes]:
+    """Return every tensor of a repository."""
     return read_tensors(sorted(repository.glob("*.safetensors")))
 
 
-def kept(repository: Path, layers: int) -> dict[str, bytes]:
-    """Those of its tensors that belong to the first layers."""
-    return {name: data for name, data in upstream(repository).items() if name in shapes(layers)}
+def first_layers(repository: Path, layers: int) -> dict[str, bytes]:
+    """Return the tensors of a repository that belong to the first layers."""
+    return {name: data for name, data in upstream_tensors(repository).items() if name in model_shapes(layers)}
 
 
-def local(checkpoint: Checkpoint) -> dict[str, bytes]:
-    """Every tensor of what was fetched."""
+def stored_tensors(checkpoint: Checkpoint) -> dict[str, bytes]:
+    """Return every tensor of a fetched checkpoint."""
     return read_tensors(sorted(Path(checkpoint.path).glob("*.safetensors")))
 
 
-def tree(directory: Path) -> dict[str, bytes]:
-    """Every file below a directory."""
+def read_tree(directory: Path) -> dict[str, bytes]:
+    """Return every file below a directory."""
     paths = sorted(path for path in directory.rglob("*") if path.is_file())
     return {str(path.relative_to(directory)): path.read_bytes() for path in paths}

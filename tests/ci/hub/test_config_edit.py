@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ci.errors import InfrastructureError
-from ci.hub.config_edit import Edit, Keep, Replace, apply, parse
+from ci.hub.config_edit import Edit, Keep, Replace, apply_edits, parse_json
 
 TEXT = """{
   "rope_theta": 1E6,  "eps": 0.00001,
@@ -28,7 +28,7 @@ TEXT = """{
 
 
 def edited(*edits: Edit, text: str = TEXT) -> str:
-    return apply(text, parse(text, what="config.json"), edits)
+    return apply_edits(text, parse_json(text, what="config.json"), edits)
 
 
 def test_no_edit_no_change() -> None:
@@ -83,7 +83,7 @@ def test_nothing_kept_is_an_empty_container(edit: Keep, value: Any) -> None:
 )
 def test_malformed_texts_are_one_line(text: str, problem: str) -> None:
     with pytest.raises(InfrastructureError) as refused:
-        parse(text, what="m@1 config.json")
+        parse_json(text, what="m@1 config.json")
     assert problem in str(refused.value)
     assert str(refused.value).startswith("m@1 config.json: ")
     assert "\n" not in str(refused.value)
@@ -100,7 +100,7 @@ values = st.recursive(
 @given(st.dictionaries(st.text(), values, max_size=5), st.sampled_from([None, 0, 2]), st.booleans())
 def test_reads_what_json_reads(value: dict[str, Any], indent: int | None, ascii_only: bool) -> None:
     text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
-    assert parse(text, what="x").value == value
+    assert parse_json(text, what="x").value == value
 
 
 @settings(max_examples=50, deadline=None)

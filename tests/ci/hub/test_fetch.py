@@ -12,21 +12,19 @@ import pytest
 
 from ci.errors import InfrastructureError
 from ci.hub.fetch import FetchRequest, fetch
-from ci.hub.header import parse_header
-from ci.hub.manifest import MANIFEST, read_manifest
 from ci.hub.store import Store
 from ci.records import to_json
 from tests.ci.hub.samples import (
     CONFIG,
     MODEL,
     REQUEST,
-    kept,
-    layer,
-    local,
+    first_layers,
+    layer_shapes,
     make_repository,
-    shapes,
-    tree,
-    upstream,
+    model_shapes,
+    read_tree,
+    stored_tensors,
+    upstream_tensors,
     write_json,
 )
 
@@ -47,46 +45,21 @@ def test_a_standard_directory(settings: Settings, commit: str, repository: Path)
         "tokenizer.json",
         "tokenizer_config.json",
     ]
-    assert local(checkpoint) == kept(repository, 2)
+    assert stored_tensors(checkpoint) == first_layers(repository, 2)
     assert json.loads((path / "config.json").read_text()) == {**CONFIG, "num_hidden_layers": 2}
     for name in ("generation_config.json", "tokenizer.json", "tokenizer_config.json"):
         assert (path / name).read_bytes() == (repository / name).read_bytes()
-    sizes = sum(len(data) for data in kept(repository, 2).values())
+    sizes = sum(len(data) for data in first_layers(repository, 2).values())
     assert (checkpoint.revision, checkpoint.layers, checkpoint.layers_upstream) == (commit, 2, 5)
     assert (checkpoint.cache, checkpoint.bytes_kept, checkpoint.notes) == ("miss", sizes, ())
     assert checkpoint.seconds > 0
     assert json.loads(to_json(checkpoint))["model_id"] == MODEL
 
 
-def test_config_is_upstreams_text_but_for_the_depth(hub: HubServer, settings: Settings, repository: Path) -> None:
-    text = '{\n\t"num_hidden_layers":5, "rms_norm_eps": 1E-5, "z": 0.10, "auto_map": {"AutoModel": "m.M"}, "a": [1.0]}'
-    (repository / "config.json").write_text(text)
-    hub.add(MODEL, repository)
-    result = (Path(fetch(REQUEST, settings).path) / "config.json").read_text()
-    assert result == text.replace('layers":5', 'layers":2')
-
-
-def test_the_manifest_says_it_all(settings: Settings, commit: str, repository: Path) -> None:
-    checkpoint = fetch(REQUEST, settings)
-    path = Path(checkpoint.path)
-    manifest, digest = read_manifest(path)
-    assert digest == checkpoint.manifest_sha256
-    assert set(manifest.files) == {entry.name for entry in path.iterdir()} - {MANIFEST}
-    assert [entry.state for entry in Store(settings.cache).verify()] == ["complete"]
-    assert set(manifest.tensors) == set(kept(repository, 2))
-    for name, tensor in manifest.tensors.items():
-        assert tensor.begin is not None
-        content = (repository / tensor.source).read_bytes()[tensor.begin : tensor.end]
-        assert content == upstream(repository)[name]
-        assert (tensor.dtype, tensor.shape) == ("BF16", shapes()[name])
-    weight_map = json.loads((repository / "model.safetensors.index.json").read_text())["weight_map"]
-    assert set(manifest.sources) == {weight_map[name] for name in manifest.tensors}
-
-
 def test_any_machine_writes_the_same_bytes(settings: Settings, commit: str, tmp_path: Path) -> None:
     first = fetch(REQUEST, settings)
     second = fetch(REQUEST, replace(settings, cache=tmp_path / "elsewhere"))
-    assert tree(Path(first.path)) == tree(Path(second.path))
+    assert read_tree(Path(first.path)) == read_tree(Path(second.path))
     assert first.manifest_sha256 == second.manifest_sha256
 
 
@@ -105,76 +78,14 @@ def test_transformers_finds_nothing_missing_and_nothing_else(hub: HubServer, set
         assert model.config.num_hidden_layers == 2
 
 
-def test_several_files_with_an_index_when_large(
-    settings: Settings, commit: str, repository: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ci.hub.assemble.MAX_FILE", 600)
-    checkpoint = fetch(REQUEST, settings)
-    path = Path(checkpoint.path)
-    assert not (path / "model.safetensors").exists()
-    index = json.loads((path / "model.safetensors.index.json").read_text())
-    for name, file in index["weight_map"].items():
-        content = (path / file).read_bytes()
-        assert name in {tensor.name for tensor in parse_header(content, len(content), what=file).tensors}
-    assert index["metadata"]["total_size"] == checkpoint.bytes_kept
-    assert local(checkpoint) == kept(repository, 2)
-
-
-def test_a_single_file_without_an_index(hub: HubServer, settings: Settings, tmp_path: Path) -> None:
-    hub.add(MODEL, repository := make_repository(tmp_path / "single", shards=1))
-    assert local(fetch(REQUEST, settings)) == kept(repository, 2)
-
-
-@pytest.mark.parametrize("probe", [8, 9, 100, 456])
-def test_headers_longer_than_the_first_look(
-    settings: Settings, commit: str, repository: Path, monkeypatch: pytest.MonkeyPatch, probe: int
-) -> None:
-    monkeypatch.setattr("ci.hub.weights.PROBE", probe)
-    assert local(fetch(REQUEST, settings)) == kept(repository, 2)
-
-
 def test_the_whole_depth_is_the_whole_model(settings: Settings, commit: str, repository: Path) -> None:
     checkpoint = fetch(replace(REQUEST, layers=5), settings)
-    assert local(checkpoint) == upstream(repository)
+    assert stored_tensors(checkpoint) == upstream_tensors(repository)
     assert (Path(checkpoint.path) / "config.json").read_bytes() == (repository / "config.json").read_bytes()
 
 
-def test_layers_that_predict_further_tokens_go(hub: HubServer, settings: Settings, tmp_path: Path) -> None:
-    extra = {"model.layers.5.eh_proj.weight": (8, 8), "mtp.0.w": (2,)}
-    config = {**CONFIG, "num_nextn_predict_layers": 1}
-    repository = make_repository(tmp_path / "mtp", tensors={**shapes(), **extra}, config=config)
-    hub.add(MODEL, repository)
-    checkpoint = fetch(REQUEST, settings)
-    assert local(checkpoint) == kept(repository, 2)
-    assert checkpoint.notes == ("2 tensors of modules that predict further tokens (MTP) were left out",)
-    assert json.loads((Path(checkpoint.path) / "config.json").read_text())["num_nextn_predict_layers"] == 0
-
-
-def test_python_files_only_where_they_are_allowed(settings: Settings, commit: str) -> None:
-    without, with_code = fetch(REQUEST, settings), fetch(replace(REQUEST, allow_remote_code=True), settings)
-    assert not list(Path(without.path).glob("*.py"))
-    assert [path.name for path in Path(with_code.path).glob("*.py")] == ["modeling_custom.py"]
-    assert without.path != with_code.path
-
-
-def test_older_tokenizer_files_where_nothing_else_holds_the_tokenizer(
-    hub: HubServer, settings: Settings, repository: Path
-) -> None:
-    for name in ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer.model"):
-        (repository / name).write_text("x")
-    (repository / "tokenizer.json").unlink()
-    hub.add(MODEL, repository)
-    names = {path.name for path in Path(fetch(REQUEST, settings).path).iterdir()}
-    assert names >= {
-        "vocab.json",
-        "merges.txt",
-        "special_tokens_map.json",
-        "tokenizer.model",
-    }
-
-
 def test_no_byte_and_no_request_too_many(hub: HubServer, settings: Settings, tmp_path: Path) -> None:
-    tensors = {name: tuple(64 * n for n in shape) for name, shape in shapes().items()}
+    tensors = {name: tuple(64 * n for n in shape) for name, shape in model_shapes().items()}
     hub.add(MODEL, make_repository(tmp_path / "large", tensors=tensors))
     checkpoint = fetch(replace(REQUEST, layers=1), settings)
     touched = {request.file for request in hub.requests("cdn")}
@@ -215,7 +126,7 @@ def test_what_was_fetched_is_held_while_the_process_lives(settings: Settings, co
 def test_a_fetch_shows_that_it_is_alive(settings: Settings, commit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     phases: list[str] = []
     beats: list[str] = []
-    monkeypatch.setattr("ci.hub.lease.Lease.beat", lambda _: beats.append(phases[-1]))
+    monkeypatch.setattr("ci.hub.lease.Lease.renew", lambda _: beats.append(phases[-1]))
     fetch(REQUEST, settings, progress=lambda moment: phases.append(moment.phase))
     assert set(beats) == {"tensors", "files"}
 
@@ -248,7 +159,7 @@ def deepseek(hub: HubServer, tmp_path: Path) -> str:
     """Three dense layers, then two with experts."""
     tensors: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (32, 8)}
     for index in range(5):
-        tensors |= layer(index, experts=0 if index < 3 else 2)
+        tensors |= layer_shapes(index, experts=0 if index < 3 else 2)
     config = {**CONFIG, "first_k_dense_replace": 3}
     return hub.add(MODEL, make_repository(tmp_path / "deepseek", tensors=tensors, config=config))
 
@@ -272,9 +183,9 @@ def test_is_remembered(hub: HubServer, settings: Settings, deepseek: str) -> Non
 
 def test_is_the_same_checkpoint_as_the_count(settings: Settings, deepseek: str) -> None:
     counted = fetch(replace(REQUEST, layers=4), settings)
-    found = fetch(replace(REQUEST, layers="auto"), settings)
-    assert (found.path, found.cache, found.bytes_kept) == (counted.path, "hit", counted.bytes_kept)
-    assert found.bytes_fetched < 10_000
+    automatic = fetch(replace(REQUEST, layers="auto"), settings)
+    assert (automatic.path, automatic.cache, automatic.bytes_kept) == (counted.path, "hit", counted.bytes_kept)
+    assert automatic.bytes_fetched < 10_000
 
 
 def test_a_commit_that_is_there(hub: HubServer, settings: Settings, commit: str) -> None:

@@ -15,7 +15,15 @@ import pytest
 
 from ci.hub.fetch import fetch
 from ci.hub.store import Store
-from tests.ci.hub.samples import MODEL, REQUEST, kept, local, make_repository, read_tensors, shapes
+from tests.ci.hub.samples import (
+    MODEL,
+    REQUEST,
+    first_layers,
+    make_repository,
+    model_shapes,
+    read_tensors,
+    stored_tensors,
+)
 from tests.standin.wire import Fault
 
 if TYPE_CHECKING:
@@ -28,7 +36,7 @@ SCRIPT = """
 import sys
 import ci.hub.transfer
 from ci.__main__ import main
-ci.hub.transfer.PIECE = 2000
+ci.hub.transfer.PIECE_SIZE = 2000
 sys.exit(main(["fetch", "owner/model", "--cache", sys.argv[1], "--json"]))
 """
 
@@ -41,12 +49,12 @@ def spawn(settings: Settings) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=hears_interrupts,
+        preexec_fn=restore_sigint,
     )
 
 
-def hears_interrupts() -> None:
-    """A background job ignores SIGINT, and so would its children: these must hear it."""
+def restore_sigint() -> None:
+    """Restore SIGINT, which a background job and so its children ignore."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -61,7 +69,7 @@ def finish(processes: Iterable[subprocess.Popen[str]]) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def large(hub: HubServer, tmp_path: Path) -> Path:
-    tensors = {name: tuple(16 * n for n in shape) for name, shape in shapes().items()}
+    tensors = {name: tuple(16 * n for n in shape) for name, shape in model_shapes().items()}
     repository = make_repository(tmp_path / "large", tensors=tensors)
     hub.add(MODEL, repository)
     return repository
@@ -72,9 +80,9 @@ def test_at_once_all_end_right(hub: HubServer, settings: Settings, large: Path) 
     results = finish([spawn(settings) for _ in range(3)])
     assert len({result["manifest_sha256"] for result in results}) == 1
     path = Path(results[0]["path"])
-    assert read_tensors(path.glob("*.safetensors")) == kept(large, 2)
+    assert read_tensors(path.glob("*.safetensors")) == first_layers(large, 2)
     assert [entry.state for entry in Store(settings.cache).verify()] == ["complete"]
-    assert len(Store(settings.cache).entries()) == 1
+    assert len(Store(settings.cache).list_entries()) == 1
 
 
 @pytest.mark.parametrize(
@@ -90,7 +98,7 @@ def test_killed_in_the_middle_the_next_goes_on(
     says: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("ci.hub.transfer.PIECE", 2000)
+    monkeypatch.setattr("ci.hub.transfer.PIECE_SIZE", 2000)
     hub.faults.inject(Fault("slow", amount=1000, origin="cdn", skip=22, times=None))
     process = spawn(settings)
     deadline = time.monotonic() + 30
@@ -104,12 +112,12 @@ def test_killed_in_the_middle_the_next_goes_on(
     assert (process.returncode, out) == (code, "")
     assert err.startswith(says)
     assert err.count("\n") == bool(says), "one line"
-    (left,) = Store(settings.cache).entries()
+    (left,) = Store(settings.cache).list_entries()
     assert (left.state, left.in_use) == ("partial", False)
     hub.faults.clear()
     hub.log.clear()
     checkpoint = fetch(REQUEST, settings)
-    assert local(checkpoint) == kept(large, 2)
+    assert stored_tensors(checkpoint) == first_layers(large, 2)
     pieces = [request for request in hub.requests("cdn") if request.sent <= 2000]
     assert 0 < len(pieces) < checkpoint.bytes_kept / 2000 - 10, "nothing was gone on from"
-    assert [entry.state for entry in Store(settings.cache).entries()] == ["complete"]
+    assert [entry.state for entry in Store(settings.cache).list_entries()] == ["complete"]

@@ -12,17 +12,25 @@ from safetensors import SafetensorError
 from safetensors import deserialize as untyped_deserialize
 
 from ci.errors import InfrastructureError
-from ci.hub.header import DTYPE_BITS, MAX_HEADER, Tensor, header_end, parse_header, tensor_bytes, write_header
+from ci.hub.header import (
+    DTYPE_BITS,
+    MAX_HEADER,
+    TensorInfo,
+    count_tensor_bytes,
+    find_header_end,
+    parse_header,
+    write_header,
+)
 
 
 def deserialize(content: bytes) -> list[tuple[str, dict[str, Any]]]:
     """safetensors' own reading of a file."""
-    found: list[tuple[str, dict[str, Any]]] = untyped_deserialize(content)  # type: ignore[no-untyped-call]
-    return found
+    tensors: list[tuple[str, dict[str, Any]]] = untyped_deserialize(content)  # type: ignore[no-untyped-call]
+    return tensors
 
 
 def raw(header: Any, data: bytes = b"") -> bytes:
-    """A file with this header: JSON values, or bytes taken as they are."""
+    """Return a file with this header: JSON values, or bytes as they are."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + data
 
@@ -34,8 +42,8 @@ def entry(dtype: Any = "U8", shape: Any = (2,), offsets: Any = (0, 2)) -> dict[s
 HOSTILE: dict[str, tuple[bytes, str]] = {
     "empty file": (b"", "too few"),
     "half a length": (b"\x10\0\0", "too few"),
-    "length beyond the file": ((99).to_bytes(8, "little") + b"{}", "truncated"),
-    "absurd length": ((2**63).to_bytes(8, "little") + b"{}", "over the cap"),
+    "length beyond the file": ((99).to_bytes(8, "little") + b"{}", "cut short"),
+    "absurd length": ((2**63).to_bytes(8, "little") + b"{}", "over the limit"),
     "not an object": (raw(b"[1]"), "does not start"),
     "leading space": (raw(b" {}"), "does not start"),
     "not JSON": (raw(b'{"a":'), "not valid JSON"),
@@ -82,20 +90,20 @@ def test_hostile_headers_are_refused_in_one_line(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(set(HOSTILE) - {"duplicate tensor", "duplicate field", "leading space"}))
 def test_safetensors_refuses_them_too(name: str) -> None:
-    """Which keeps the list honest; the three left out its format forbids and its parser lets pass."""
+    """The list holds only what safetensors refuses, except three that its format forbids and its parser accepts."""
     with pytest.raises((SafetensorError, ValueError, OverflowError)):
         deserialize(HOSTILE[name][0])
 
 
 def test_cap_is_checked_before_anything_is_asked_for() -> None:
-    assert header_end(MAX_HEADER.to_bytes(8, "little"), 2**40, what="x") == MAX_HEADER + 8
-    with pytest.raises(InfrastructureError, match="over the cap"):
-        header_end((MAX_HEADER + 1).to_bytes(8, "little"), 2**40, what="x")
+    assert find_header_end(MAX_HEADER.to_bytes(8, "little"), 2**40, what="x") == MAX_HEADER + 8
+    with pytest.raises(InfrastructureError, match="over the limit"):
+        find_header_end((MAX_HEADER + 1).to_bytes(8, "little"), 2**40, what="x")
 
 
 tensors = st.lists(
     st.tuples(st.sampled_from(sorted(DTYPE_BITS)), st.lists(st.integers(0, 5), max_size=3)).filter(
-        lambda t: tensor_bytes(*t) is not None
+        lambda t: count_tensor_bytes(*t) is not None
     ),
     max_size=6,
 )
@@ -108,8 +116,8 @@ def test_what_is_written_reads_back_here_and_in_safetensors(
 ) -> None:
     made, at = [], 0
     for number, (dtype, shape) in enumerate(kinds):
-        size = tensor_bytes(dtype, shape) or 0
-        made.append(Tensor(f"t{number}.é", dtype, tuple(shape), at, at + size))
+        size = count_tensor_bytes(dtype, shape) or 0
+        made.append(TensorInfo(f"t{number}.é", dtype, tuple(shape), at, at + size))
         at += size
     header = write_header(made, metadata)
     content = header + bytes(at)

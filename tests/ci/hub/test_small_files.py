@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ci.hub.small_files import wanted
+from ci.hub.small_files import select_small_files
 
 LISTED = [
     *("README.md", "config.json", "generation_config.json", "merges.txt", "model.safetensors", "modeling_x.py"),
@@ -14,7 +14,7 @@ LISTED = [
 
 
 def test_a_whole_tokenizer_is_two_files() -> None:
-    assert wanted(LISTED, b'{"added_tokens_decoder": {}}', allow_remote_code=False) == [
+    assert select_small_files(LISTED, b'{"added_tokens_decoder": {}}', allow_remote_code=False) == [
         "generation_config.json",
         "tokenizer.json",
         "tokenizer_config.json",
@@ -23,7 +23,7 @@ def test_a_whole_tokenizer_is_two_files() -> None:
 
 @pytest.mark.parametrize("config", [None, b"", b"{", b"[]", b'{"model_max_length": 1}'])
 def test_what_a_tokenizer_leaves_to_other_files_is_fetched_too(config: bytes | None) -> None:
-    assert wanted(LISTED, config, allow_remote_code=False) == [
+    assert select_small_files(LISTED, config, allow_remote_code=False) == [
         "generation_config.json",
         "merges.txt",
         "special_tokens_map.json",
@@ -35,13 +35,13 @@ def test_what_a_tokenizer_leaves_to_other_files_is_fetched_too(config: bytes | N
 
 
 def test_code_only_where_it_is_allowed() -> None:
-    found = wanted(LISTED, b'{"added_tokens_decoder": {}}', allow_remote_code=True)
-    assert [name for name in found if name.endswith(".py")] == ["modeling_x.py", "sub/y.py", "tokenizer.py"]
+    selected = select_small_files(LISTED, b'{"added_tokens_decoder": {}}', allow_remote_code=True)
+    assert [name for name in selected if name.endswith(".py")] == ["modeling_x.py", "sub/y.py", "tokenizer.py"]
 
 
 @pytest.mark.parametrize("name", ["spiece.model", "sentencepiece.bpe.model", "qwen.tiktoken", "tekken.json"])
 def test_other_tokenizers(name: str) -> None:
-    assert wanted([name], None, allow_remote_code=False) == [name]
+    assert select_small_files([name], None, allow_remote_code=False) == [name]
 
 
 @pytest.mark.parametrize(
@@ -56,4 +56,4 @@ def test_other_tokenizers(name: str) -> None:
     ],
 )
 def test_nothing_else(name: str) -> None:
-    assert wanted([name], None, allow_remote_code=False) == []
+    assert select_small_files([name], None, allow_remote_code=False) == []

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ci.errors import InfrastructureError
-from ci.hub.header import Tensor
-from ci.hub.journal import JOURNAL, Journal, has_parts
-from ci.hub.ranges import OutputFile, Source, lay_out
-from ci.hub.remote import Hub
+from ci.hub.download_plan import OutputFile, TensorSource, plan_output_files
+from ci.hub.header import TensorInfo
+from ci.hub.journal import JOURNAL, Journal, has_complete_pieces
+from ci.hub.remote import HubClient
 from ci.hub.transfer import Transfer
 from tests.ci.hub.samples import MODEL, read_tensors
 from tests.standin.wire import Fault
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
     from ci.settings import Settings
     from tests.standin.server import HubServer
 
-PIECE = 10_000
+PIECE_SIZE = 10_000
 BIG = "big.bin"
 
 
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ci.hub.transfer.PIECE", PIECE)
+    monkeypatch.setattr("ci.hub.transfer.PIECE_SIZE", PIECE_SIZE)
 
 
 @pytest.fixture
 def content(repository: Path, hub: HubServer) -> bytes:
     """A file of 40 pieces, served."""
-    made = os.urandom(40 * PIECE)
+    made = os.urandom(40 * PIECE_SIZE)
     (repository / BIG).write_bytes(made)
     hub.add(MODEL, repository)
     return made
@@ -49,11 +49,13 @@ def content(repository: Path, hub: HubServer) -> bytes:
 @pytest.fixture
 def outputs() -> tuple[OutputFile, ...]:
     """Most of that file, as tensors of three pieces each, in two files."""
-    size = 3 * PIECE
+    size = 3 * PIECE_SIZE
     sources = [
-        Source(BIG, Tensor(f"t{n}", "U8", (size,), 0, size), n * size, (n + 1) * size) for n in range(13) if n != 5
+        TensorSource(BIG, TensorInfo(f"t{n}", "U8", (size,), 0, size), n * size, (n + 1) * size)
+        for n in range(13)
+        if n != 5
     ]
-    return lay_out(sources, max_file=7 * size)
+    return plan_output_files(sources, max_file_size=7 * size)
 
 
 @pytest.fixture
@@ -64,12 +66,12 @@ def target(tmp_path: Path) -> Path:
 
 
 def start(settings: Settings, outputs: tuple[OutputFile, ...], target: Path) -> Transfer:
-    hub = Hub(settings)
-    return Transfer(hub, hub.repository(MODEL, None), outputs, target)
+    hub = HubClient(settings)
+    return Transfer(hub, hub.get_repository(MODEL, None), outputs, target)
 
 
 def expected(content: bytes) -> dict[str, bytes]:
-    return {f"t{n}": content[n * 3 * PIECE : (n + 1) * 3 * PIECE] for n in range(13) if n != 5}
+    return {f"t{n}": content[n * 3 * PIECE_SIZE : (n + 1) * 3 * PIECE_SIZE] for n in range(13) if n != 5}
 
 
 def ignore(done: int, total: int) -> None:
@@ -87,7 +89,7 @@ def test_every_byte_in_its_place_and_hashed(
         for placed in output.tensors:
             name = placed.source.tensor.name
             assert digests[output.name].tensors[name] == hashlib.sha256(expected(content)[name]).hexdigest()
-    total = 12 * 3 * PIECE
+    total = 12 * 3 * PIECE_SIZE
     assert seen[-1] == (total, total)
 
 
@@ -97,14 +99,14 @@ def test_only_what_is_missing_is_fetched_again(
     hub.faults.inject(Fault("cut", origin="cdn", skip=20, times=None))
     with pytest.raises(InfrastructureError, match=r"times in a row"):
         start(settings, outputs, target).run(ignore)
-    assert has_parts(target)
+    assert has_complete_pieces(target)
     hub.faults.clear()
     hub.log.clear()
     seen: list[int] = []
     start(settings, outputs, target).run(lambda done, _: seen.append(done))
     moved = sum(request.sent for request in hub.requests("cdn"))
-    assert moved <= 12 * 3 * PIECE - 15 * PIECE, "the parts that were there were fetched again"
-    assert min(seen) >= 15 * PIECE, "they do not count as done"
+    assert moved <= 12 * 3 * PIECE_SIZE - 15 * PIECE_SIZE, "the parts that were there were fetched again"
+    assert min(seen) >= 15 * PIECE_SIZE, "they do not count as done"
     assert read_tensors(target / output.name for output in outputs) == expected(content)
 
 
@@ -115,13 +117,13 @@ def test_interrupted_by_hand(
     started = time.monotonic()
 
     def interrupt(done: int, total: int) -> None:
-        if done >= 8 * PIECE:
+        if done >= 8 * PIECE_SIZE:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         start(settings, outputs, target).run(interrupt)
     assert time.monotonic() - started < 40, "slow streams were waited for"
-    assert has_parts(target)
+    assert has_complete_pieces(target)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("hub-")]
     hub.faults.clear()
     start(settings, outputs, target).run(ignore)
@@ -131,9 +133,9 @@ def test_interrupted_by_hand(
 def test_what_is_in_the_journal_is_on_the_disk(
     settings: Settings, content: bytes, outputs: tuple[OutputFile, ...], target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A piece is noted after its file was synced, never before."""
+    """A piece is recorded after its file was synced, never before."""
     events: list[str] = []
-    sync, add = os.fdatasync, Journal.add
+    sync, add = os.fdatasync, Journal.record
 
     def noted_sync(handle: int) -> None:
         sync(handle)
@@ -144,7 +146,7 @@ def test_what_is_in_the_journal_is_on_the_disk(
         add(journal, numbers)
 
     monkeypatch.setattr(os, "fdatasync", noted_sync)
-    monkeypatch.setattr(Journal, "add", noted_add)
+    monkeypatch.setattr(Journal, "record", noted_add)
     start(settings, outputs, target).run(ignore)
     assert events[0] == "sync"
     assert "note" in events
@@ -166,7 +168,7 @@ def test_a_full_disk_is_known_before_anything_is_fetched(
     with pytest.raises(InfrastructureError, match=r"the disk is full; free some space or .* HUB_TESTS_CACHE"):
         start(settings, outputs, target).run(ignore)
     assert hub.requests("cdn") == []
-    assert not has_parts(target)
+    assert not has_complete_pieces(target)
 
 
 @pytest.mark.parametrize(("call", "good"), [("pwrite", 20), ("fdatasync", 0)])
@@ -201,11 +203,11 @@ def test_the_same_sizes_from_elsewhere_are_another_plan(
 ) -> None:
     start(settings, outputs, target).run(ignore)
     first = outputs[0].tensors[0]
-    elsewhere = replace(first.source, begin=39 * PIECE - 3 * PIECE, end=39 * PIECE)
+    elsewhere = replace(first.source, begin=39 * PIECE_SIZE - 3 * PIECE_SIZE, end=39 * PIECE_SIZE)
     moved = replace(outputs[0], tensors=(replace(first, source=elsewhere), *outputs[0].tensors[1:]))
     start(settings, (moved,), target).run(ignore)
     name = first.source.tensor.name
-    assert read_tensors([target / moved.name])[name] == content[36 * PIECE : 39 * PIECE]
+    assert read_tensors([target / moved.name])[name] == content[36 * PIECE_SIZE : 39 * PIECE_SIZE]
 
 
 def test_another_plan_starts_over(
@@ -213,12 +215,12 @@ def test_another_plan_starts_over(
 ) -> None:
     start(settings, outputs, target).run(ignore)
     (target / "left-over").mkdir()
-    fewer = lay_out([placed.source for placed in outputs[0].tensors[1:]], max_file=10**9)
-    assert start(settings, fewer, target).unreserved == fewer[0].size
+    fewer = plan_output_files([placed.source for placed in outputs[0].tensors[1:]], max_file_size=10**9)
+    assert start(settings, fewer, target).bytes_to_allocate == fewer[0].size
     assert [path.name for path in target.iterdir()] == [JOURNAL]
 
 
-def test_a_file_that_vanished_starts_over(
+def test_a_file_that_disappeared_starts_over(
     settings: Settings, content: bytes, outputs: tuple[OutputFile, ...], target: Path
 ) -> None:
     start(settings, outputs, target).run(ignore)

@@ -1,4 +1,4 @@
-"""Runs to report on, made the way real ones are: JUnit XML of a plan's tests, read back and judged."""
+"""Sample runs, made as real ones are: write JUnit XML for a plan's tests, read it back, build the results."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from xml.sax.saxutils import escape, quoteattr
 from ci.evidence import Evidence, Heat, LayerRouting, Measure, Step, to_property
 from ci.models import HubModel
 from ci.plan import Plan, RunRequest, make_plan
-from ci.report.history import Baseline, HistoryRecord, records_of
+from ci.report.build_results import build_results
+from ci.report.history import Baseline, HistoryRecord, make_history_records
 from ci.report.junit import read_junit
-from ci.report.outcome import Attempt, Job
-from ci.report.results import Problem, Results, judge_results
+from ci.report.results import Attempt, Job, Problem, Results
 
 SHA = "1a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d"
 GOOD_SHA = "99887766554433221100ffeeddccbbaa99887766"
@@ -38,9 +38,9 @@ ROTARY = (
 
 @dataclass(frozen=True)
 class Fault:
-    """How one test ends other than passed: the JUnit element's tag, message and text, and its evidence's figures.
+    """How one test does not pass: the JUnit element's tag, message and text, and changes to its evidence.
 
-    Without a tag it passes, with other evidence.
+    Without a tag the test passes, with changed evidence.
     """
 
     tag: Literal["failure", "error", "skipped"] | None = "failure"
@@ -50,7 +50,7 @@ class Fault:
 
 
 def plan_of(*names: str, models: Mapping[str, HubModel] = MODELS, **request: Any) -> Plan:
-    """A plan over `names`, all of MODELS where none is given."""
+    """Make a plan over `names`, or over all of MODELS."""
     known: dict[str, Any] = {
         "trigger": "issue_comment",
         "models": names,
@@ -64,22 +64,25 @@ def plan_of(*names: str, models: Mapping[str, HubModel] = MODELS, **request: Any
 
 
 def tensors(layers: int, *, moe: bool) -> list[str]:
-    """Names of a trace in execution order."""
+    """Return the tensor names of a trace in execution order."""
     block = (*BLOCK, *(("mlp.router_logits",) if moe else ()), "mlp", "")
     inner = [f"decoder.{layer}.{part}".rstrip(".") for layer in range(layers) for part in block]
     return ["embeddings", *inner, "final_norm", "logits"]
 
 
 def measures(*, wrong_from: str | None = None, moe: bool = False, layers: int = 2) -> tuple[Measure, ...]:
-    """Plausible measures in both dtypes; from the tensor `wrong_from` on, float32 is far beyond its limit."""
-    found = []
+    """Return plausible measures in both dtypes.
+
+    From the tensor `wrong_from` on, float32 is far above its limit.
+    """
+    measured = []
     for dtype, floor, limit in (("float32", 2e-7, 4e-6), ("bfloat16", 6e-3, 2.8e-2)):
         wrong = False
         for index, name in enumerate(tensors(layers, moe=moe)):
             wrong = wrong or (name == wrong_from)
             error = floor * (1 + (index * 7 % 5) / 4) if not wrong else limit * (4000 if dtype == "float32" else 3)
-            found.append(_measure(name, dtype, floor=floor, limit=limit, error=error))
-    return tuple(found)
+            measured.append(_measure(name, dtype, floor=floor, limit=limit, error=error))
+    return tuple(measured)
 
 
 def _measure(name: str, dtype: str, *, floor: float, limit: float, error: float) -> Measure:
@@ -100,7 +103,7 @@ def _measure(name: str, dtype: str, *, floor: float, limit: float, error: float)
 
 
 def heat(*, wrong_from: int | None = None, layers: int = 2) -> Heat:
-    """A map of blocks by token bins, hot from the layer `wrong_from` on and growing with position."""
+    """Return a heat map, above the limit from the layer `wrong_from` on and growing with position."""
     rows = ("embeddings", *(f"decoder.{i}" for i in range(layers)), "final_norm", "logits")
     columns = tuple(range(0, 64, 2))
     values = tuple(
@@ -116,7 +119,7 @@ def heat(*, wrong_from: int | None = None, layers: int = 2) -> Heat:
 
 
 def routing(large: int = 0) -> tuple[LayerRouting, ...]:
-    """Two layers' routing with `large` unexcused flips in the second."""
+    """Return the routing of two layers with `large` large flips in the second."""
     return (
         LayerRouting(0, 128, 1, 0, 2.1e-7, 4.4e-8, "random", "float32"),
         LayerRouting(1, 128, 2, large, 0.31 if large else 3.0e-7, 1.2e-7, "random", "float32"),
@@ -124,7 +127,7 @@ def routing(large: int = 0) -> tuple[LayerRouting, ...]:
 
 
 def evidence_of(test: str, entry: str, **changes: Any) -> Evidence:
-    """What the suite records for a test."""
+    """Return the evidence that the suite records for a test."""
     step: Step = test.split("[")[0]  # type: ignore[assignment]
     moe = "moe" in step or entry == "mixtral"
     judged = changes.get("failure_class") in (None, "numeric_mismatch") and step in (
@@ -152,7 +155,7 @@ def evidence_of(test: str, entry: str, **changes: Any) -> Evidence:
 
 
 def wrong_forward(*, moe: bool = False, operation: str = "attention", half: str = "conversion") -> dict[str, Any]:
-    """The evidence of a forward pass that is wrong from the second layer's query on."""
+    """Return changes to the evidence: the forward pass is wrong from the second layer's query on."""
     shown = measures(wrong_from="decoder.1.mixer.query", moe=moe)
     return {
         "failure_class": "numeric_mismatch",
@@ -168,7 +171,10 @@ def wrong_forward(*, moe: bool = False, operation: str = "attention", half: str 
 
 
 def junit(plan: Plan, faults: Mapping[str, Fault | None] | None = None, *, only: str | None = None) -> bytes:
-    """The XML that pytest would write for the plan's tests; a fault of None leaves the test out."""
+    """Return the XML that pytest writes for the plan's tests.
+
+    A fault of None leaves the test out.
+    """
     faults = faults or {}
     cases = []
     for entry in plan.entries:
@@ -182,7 +188,7 @@ def junit(plan: Plan, faults: Mapping[str, Fault | None] | None = None, *, only:
 
 
 def document(cases: str) -> bytes:
-    """A JUnit document around `<testcase>` elements."""
+    """Return a JUnit document around `<testcase>` elements."""
     start = '<?xml version="1.0" encoding="utf-8"?><testsuites><testsuite name="pytest">'
     return f"{start}{cases}</testsuite></testsuites>".encode()
 
@@ -206,28 +212,28 @@ def _case(test: str, entry: str, fault: Fault | None, *, seconds: float) -> str:
 
 
 def with_property(test: str, value: str, inner: str = "", *, seconds: float = 1.0) -> str:
-    """A `<testcase>` that carries `value` as its evidence; none where it is empty."""
+    """Return a `<testcase>` with `value` as its evidence, or without evidence for ""."""
     kept = f'<properties><property name="hub-tests" value={quoteattr(value)}/></properties>' if value else ""
     return f'<testcase classname="suite" name={quoteattr(test)} time="{seconds}">{kept}{inner}</testcase>'
 
 
 def chain(entry: str, failed: str, reason: str, *, steps: tuple[str, ...]) -> dict[str, Fault]:
-    """The skips that follow when `failed` fails, for the tests `steps` of the entry."""
+    """Return the skips of the tests `steps` after `failed` fails."""
     message = f"{failed}[{entry}] failed: {reason}"
     return {step: Fault("skipped", message, message, {"failure_class": "dependency"}) for step in steps}
 
 
 def judged(plan: Plan, faults: Mapping[str, Fault | None] | None = None, **more: Any) -> Results:
-    """The results of a run in one file."""
-    return judge_results(plan, read_junit(junit(plan, faults)), **more)
+    """Return the results of a run in one file."""
+    return build_results(plan, read_junit(junit(plan, faults)), **more)
 
 
 def nights(plan: Plan, *runs: Mapping[str, Fault | None], sha: str = GOOD_SHA) -> Baseline:
-    """A baseline of one night a run, oldest first, each with the faults given."""
+    """Return a baseline with one night for each run, oldest first."""
     records: dict[str, list[HistoryRecord]] = {}
     for day, faults in enumerate(runs, start=1):
         night = replace(plan, request=replace(plan.request, sha=f"{day:02d}{sha[2:]}", trigger="schedule"))
-        for record in records_of(judged(night, faults), f"2026-08-{day:02d}T03:17:00Z"):
+        for record in make_history_records(judged(night, faults), f"2026-08-{day:02d}T03:17:00Z"):
             records.setdefault(record.entry, []).append(record)
     return Baseline({name: tuple(known) for name, known in records.items()})
 
@@ -243,7 +249,7 @@ tests/integration/test_hub_integration.py:69: AssertionError"""
 
 
 def mismatch(*, moe: bool = False) -> Fault:
-    """A forward pass that is wrong in the rotary embedding."""
+    """Return the fault of a wrong rotary embedding."""
     return Fault("failure", f"AssertionError: {ROTARY}", TRACEBACK, wrong_forward(moe=moe))
 
 
@@ -251,13 +257,13 @@ def mismatch(*, moe: bool = False) -> Fault:
 
 
 def passing() -> Results:
-    """Everything planned came back green, and the margins are known from before."""
+    """Return a run that passed, with a baseline."""
     plan = plan_of()
     return judged(plan, baseline=nights(plan, {}, {}))
 
 
 def failing() -> Results:
-    """Three models, one cause, new since last night."""
+    """Return a run of three models that fail by one new cause."""
     plan = plan_of()
     faults = {f"test_forward_equivalence[{name}]": mismatch(moe=name == "mixtral") for name in MODELS}
     faults |= {test: mismatch(moe=True) for test in plan.entries[2].tests if test.startswith("test_moe_implementation")}
@@ -265,7 +271,7 @@ def failing() -> Results:
 
 
 def mixed() -> Results:
-    """One new failure with what follows from it, one known from main, one fixed, a variant that did not run."""
+    """Return a run with a new, a known and a fixed failure, skips, and a variant that did not run."""
     plan = plan_of()
     known = Fault("failure", "AssertionError: tensor lm_head.weight is missing", "E  AssertionError: missing tensor")
     known = replace(known, evidence={"failure_class": "missing_tensor", "diagnosis": "lm_head.weight is missing"})
@@ -287,24 +293,24 @@ def mixed() -> Results:
 
 
 def crashed() -> Results:
-    """A worker died under one test, another job left nothing, a third file is cut off."""
+    """Return a run with a dead worker, a missing result file and one that is cut off."""
     plan = plan_of()
     died = "worker 'gw0' crashed while running 'test_hub_integration.py::test_forward_equivalence[smollm2]'"
     crash = Fault("error", f'failed on setup with "{died}"', died, {"raw": ""})
     whole = junit(plan, {"test_forward_equivalence[smollm2]": crash}, only="smollm2")
     cut = junit(plan, only="mistral")
-    found = {
+    files = {
         "smollm2": (Attempt(1, read_junit(whole)),),
         "mistral": (
             Attempt(1, read_junit(cut[: len(cut) // 2]), running=("test_implementation[attention-sdpa-mistral]",)),
         ),
     }
     jobs = {name: Job("failure", url=f"{RUN_URL}/job/{n}", seconds=61.0) for n, name in enumerate(MODELS, start=1)}
-    return judge_results(plan, found, jobs)
+    return build_results(plan, files, jobs)
 
 
 def neutral() -> Results:
-    """The Hub was down for one model, another is gated: nobody's fault, and not green."""
+    """Return a neutral run: the Hub was down for one model, another model is gated."""
     plan = plan_of("smollm2", "mistral", "mixtral")
     down = "the Hub answered 503 for HuggingFaceTB/SmolLM2-135M five times: try again later"
     faults: dict[str, Fault | None] = {
@@ -318,7 +324,7 @@ def neutral() -> Results:
         "mixtral": (Attempt(1, read_junit(junit(plan, only="mixtral")), host={"gpu0": "NVIDIA H100 80GB HBM3"}),),
     }
     gated = Problem("gated", "mistralai/Mistral-7B-v0.1 is gated: accept its terms and set HF_TOKEN")
-    return judge_results(plan, files, problems={"mistral": gated})
+    return build_results(plan, files, problems={"mistral": gated})
 
 
 HOSTILE = (
@@ -330,7 +336,7 @@ HOSTILE = (
 
 
 def hostile() -> Results:
-    """A test's every text tries to break out of the place where it is shown."""
+    """Return a run in which every text of a test is an attack on the report."""
     plan = plan_of("smollm2", "mixtral")
     text = HOSTILE.replace("\x1b", "#x1B")
     wrong = wrong_forward()
@@ -350,7 +356,7 @@ def hostile() -> Results:
 
 
 def huge(models: int = 256) -> Results:
-    """More failures than a comment holds, each with a message of its own."""
+    """Return a run with more failures than fit into a comment, each with its own message."""
     known = {
         f"model-{index:03d}-{'x' * 40}": replace(
             MODELS["mixtral"], name=f"model-{index:03d}-{'x' * 40}", model_id=f"org/m{index}"
@@ -367,5 +373,5 @@ def huge(models: int = 256) -> Results:
 
 
 def word(number: int) -> str:
-    """A word without digits for a number, so that fingerprints differ."""
+    """Return a word without digits for a number, so that fingerprints differ."""
     return "".join("abcdefghij"[int(digit)] for digit in str(number))

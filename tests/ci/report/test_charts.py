@@ -1,4 +1,4 @@
-"""What the pictures say: points in order and within the frame, growth along the residual stream, NaN at the top."""
+"""The drawings: points in order and within the frame, the error along the residual stream, NaN at the top."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from ci.evidence import Heat
 from ci.report import charts
 from tests.ci.report.samples import heat, measures
 
@@ -16,12 +17,12 @@ UPPER, LOWER = charts.TOP, charts.HEIGHT - charts.BOTTOM
 
 def points(svg: str, kind: str) -> list[tuple[float, float]]:
     """The corners of a line of the chart."""
-    found = re.search(rf'<polyline class="{kind}" points="([^"]*)"', svg)
-    return [(float(x), float(y)) for x, y in (pair.split(",") for pair in found[1].split())] if found else []
+    line = re.search(rf'<polyline class="{kind}" points="([^"]*)"', svg)
+    return [(float(x), float(y)) for x, y in (pair.split(",") for pair in line[1].split())] if line else []
 
 
-def test_points_stand_in_order_within_the_frame() -> None:
-    svg = charts.error_chart(FLOAT32)
+def test_points_are_in_order_and_within_the_frame() -> None:
+    svg = charts.draw_error_chart(FLOAT32)
     for kind in ("floor", "limit"):
         drawn = points(svg, kind)
         assert len(drawn) == len(FLOAT32)
@@ -34,7 +35,7 @@ def test_points_stand_in_order_within_the_frame() -> None:
 
 def test_growth_follows_the_residual_stream_only() -> None:
     stream = [m for m in FLOAT32 if m.tensor in ("embeddings", "decoder.0", "decoder.1", "final_norm", "logits")]
-    assert len(points(charts.error_chart(FLOAT32), "growth")) == len(stream) == 5
+    assert len(points(charts.draw_error_chart(FLOAT32), "growth")) == len(stream) == 5
 
 
 def test_a_decade_is_as_high_as_any_other() -> None:
@@ -47,18 +48,18 @@ def test_a_decade_is_as_high_as_any_other() -> None:
 @pytest.mark.parametrize(
     ("value", "y"), [(0.0, LOWER), (-1.0, LOWER), (float("inf"), UPPER), (float("nan"), UPPER), (1e9, UPPER)]
 )
-def test_what_is_off_the_scale_stands_on_the_edge_that_it_belongs_to(value: float, y: float) -> None:
+def test_a_value_outside_of_the_scale_is_drawn_at_its_edge(value: float, y: float) -> None:
     assert charts.Scale(-8, 0).y(value) == y
 
 
 @pytest.mark.parametrize(("low", "most"), [(1e-7, 9), (1e-30, 9)])
 def test_the_axis_names_few_decades(low: float, most: int) -> None:
-    svg = charts.error_chart([replace(FLOAT32[0], error=low), replace(FLOAT32[1], error=1.0)])
+    svg = charts.draw_error_chart([replace(FLOAT32[0], error=low), replace(FLOAT32[1], error=1.0)])
     assert 2 <= len(re.findall(r">1e-?\d+</text>", svg)) <= most
 
 
 def test_layers_are_named_where_they_begin() -> None:
-    svg = charts.error_chart(FLOAT32)
+    svg = charts.draw_error_chart(FLOAT32)
     names = re.findall(r'<text x="([\d.]+)"[^>]*>(L0|L1|out)</text>', svg)
     assert [name for _, name in names] == ["L0", "L1", "out"]
     assert sorted(float(x) for x, _ in names) == [float(x) for x, _ in names]
@@ -66,7 +67,7 @@ def test_layers_are_named_where_they_begin() -> None:
 
 def test_every_cell_of_a_heat_map_is_inside_it() -> None:
     known = heat(wrong_from=2)
-    svg = charts.heat_chart(known)
+    svg = charts.draw_heat_map(known)
     frame = re.search(r'viewBox="0 0 (\d+) (\d+)"', svg)
     assert frame is not None
     cells = [(int(x), int(y), int(w), int(h)) for x, y, w, h in re.findall(r"M(\d+) (\d+)h(\d+)v(\d+)", svg)]
@@ -74,3 +75,36 @@ def test_every_cell_of_a_heat_map_is_inside_it() -> None:
     assert max(x + w for x, _, w, _ in cells) <= int(frame[1])
     assert max(y + h for _, y, _, h in cells) <= int(frame[2]) - 14
     assert len(set(cells)) == len(cells)
+
+
+def test_a_chart_marks_errors_above_their_limit() -> None:
+    svg = charts.draw_error_chart(measures(wrong_from="decoder.1.mixer.query")[:23])
+    assert svg.count('class="bad"') == 11
+    assert svg.count('class="good"') == 12
+    assert 'class="floor"' in svg
+    assert 'class="limit"' in svg
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-300, 1e300, float("inf"), float("nan"), -1.0])
+def test_a_chart_takes_any_number(value: float) -> None:
+    known = measures()[:3]
+    svg = charts.draw_error_chart((*known, replace(known[0], error=value, limit=value, floor=value)))
+    assert "nan" not in re.sub(r"<title>.*?</title>", "", svg)
+    assert all(0 <= float(y) <= charts.HEIGHT for y in re.findall(r'cy="([^"]*)"', svg))
+    assert charts.draw_error_chart((replace(known[0], error=value, limit=value, floor=None),))
+
+
+def test_a_heat_map_takes_any_shape() -> None:
+    nan = float("nan")
+    for heat_map in (
+        Heat("c", "float32", ("a",), (0,), ((nan,),)),
+        Heat("c", "float32", ("a", "b"), (0, 1), ((1.0,),)),
+        Heat("<b>", "<i>", ("<x>",) * 500, tuple(range(500)), ((float("inf"),) * 500,) * 500),
+    ):
+        svg = charts.draw_heat_map(heat_map)
+        assert "<x>" not in svg
+        assert svg.count("<text") < 60
+
+
+def test_heat_turns_red_at_the_limit() -> None:
+    assert [charts.choose_heat_level(value) for value in (-9.0, -0.01, 0.0, 9.0, float("nan"))] == [0, 4, 5, 8, 8]

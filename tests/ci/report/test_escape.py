@@ -6,8 +6,21 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ci.report.escape import REDACTED, cell, clean, clip, code, fence, html, one_line, redact, text
-from tests.ci.report.alive import rendered, tags_and_text
+from ci.report.escape import (
+    REDACTED,
+    cell,
+    clean,
+    clip,
+    code,
+    code_block,
+    escape_html,
+    escape_text,
+    is_safe_url,
+    link,
+    one_line,
+    redact,
+)
+from tests.ci.report.github_markdown import parse_markdown, split_html
 
 FRAGMENTS = (
     *("@octocat", "@org/team", "#1", "org/repo#7", "GH-12", "fixes #1", "ABC-123", "1a2b3c4d5e6f708192a3b4c5d6e7f809"),
@@ -59,7 +72,7 @@ SECRETS = (
 
 
 @pytest.mark.parametrize("secret", SECRETS)
-def test_secrets_are_redacted_wherever_they_stand(secret: str) -> None:
+def test_secrets_are_redacted_at_any_place(secret: str) -> None:
     for around in ("{}", "token {} end", '"{}"', "a={}&b", "({})", "x\n{}\ny"):
         assert secret not in redact(around.format(secret))
         assert REDACTED in redact(around.format(secret))
@@ -94,7 +107,7 @@ def test_credentials_in_context_are_redacted(before: str, after: str) -> None:
         "set HF_TOKEN and accept the terms",
     ],
 )
-def test_ordinary_messages_are_left_alone(harmless: str) -> None:
+def test_ordinary_messages_are_not_changed(harmless: str) -> None:
     assert redact(harmless) == harmless
 
 
@@ -126,13 +139,13 @@ def test_terminal_sequences_are_removed(ansi: str) -> None:
 @settings(deadline=None, max_examples=200)
 @given(hostile)
 @example("#x1B#x1B7sIG=@octocat")
-def test_what_is_clean_stays_as_it_is(raw: str) -> None:
+def test_clean_text_is_not_changed(raw: str) -> None:
     assert clean(clean(raw)) == clean(raw)
 
 
 def test_plain_words_stay_readable() -> None:
     sentence = "query [conversion]: query and key (the reference's) leave the floor by 4,000 x: 43 % of it!"
-    assert text(sentence) == sentence
+    assert escape_text(sentence) == sentence
 
 
 @pytest.mark.parametrize(
@@ -143,8 +156,8 @@ def test_plain_words_stay_readable() -> None:
     ],
 )
 def test_a_dangerous_word_becomes_code(word: str) -> None:
-    assert text(f"see {word} now") == f"see {code(word)} now"
-    assert rendered(text(f"see {word} now")).code == [word]
+    assert escape_text(f"see {word} now") == f"see {code(word)} now"
+    assert parse_markdown(escape_text(f"see {word} now")).code == [word]
 
 
 @pytest.mark.parametrize(
@@ -161,22 +174,22 @@ def test_a_dangerous_word_becomes_code(word: str) -> None:
         ("_,", "`_`,"),
     ],
 )
-def test_punctuation_stands_outside_of_code_but_where_it_may_mean_something(word: str, shown: str) -> None:
-    assert text(f"see {word} now") == f"see {shown} now"
-    assert not rendered(text(f"see {word} now")).alive
+def test_punctuation_is_outside_of_code_unless_it_has_a_meaning(word: str, shown: str) -> None:
+    assert escape_text(f"see {word} now") == f"see {shown} now"
+    assert not parse_markdown(escape_text(f"see {word} now")).active
 
 
-def test_code_outlasts_any_run_of_backticks() -> None:
+def test_a_code_span_is_not_closed_by_backticks_inside() -> None:
     assert code("a`b``c") == "```a`b``c```"
     assert code("`") == "`` ` ``"
     assert code("") == ""
 
 
-def test_fence_outlasts_any_fence_inside() -> None:
-    assert fence("```\nx\n`````") == "``````\n```\nx\n`````\n``````"
+def test_a_code_block_is_not_closed_by_a_fence_inside() -> None:
+    assert code_block("```\nx\n`````") == "``````\n```\nx\n`````\n``````"
 
 
-def test_clip_says_that_there_was_more() -> None:
+def test_clip_marks_the_cut() -> None:
     assert clip("abcdef", 4) == "abc…"
     assert clip("abcd", 4) == "abcd"
     assert clip("abcd", 0) == ""
@@ -184,9 +197,9 @@ def test_clip_says_that_there_was_more() -> None:
 
 @settings(deadline=None, max_examples=120)
 @given(hostile)
-def test_running_text_never_comes_to_life_and_loses_nothing(raw: str) -> None:
-    shown = rendered(f"Reason: {text(raw)} - end")
-    assert not shown.alive
+def test_running_text_has_no_active_content_and_loses_nothing(raw: str) -> None:
+    shown = parse_markdown(f"Reason: {escape_text(raw)} - end")
+    assert not shown.active
     assert not shown.links
     assert not shown.html
     assert not shown.images
@@ -196,9 +209,9 @@ def test_running_text_never_comes_to_life_and_loses_nothing(raw: str) -> None:
 
 @settings(deadline=None, max_examples=120)
 @given(hostile)
-def test_text_stays_dead_where_a_line_begins(raw: str) -> None:
-    shown = rendered(f"- {text(raw)}\n\n{text(raw)}")
-    assert not shown.alive
+def test_text_has_no_active_content_at_the_beginning_of_a_line(raw: str) -> None:
+    shown = parse_markdown(f"- {escape_text(raw)}\n\n{escape_text(raw)}")
+    assert not shown.active
     assert not shown.links
     assert not shown.html
     assert not shown.fences
@@ -207,7 +220,7 @@ def test_text_stays_dead_where_a_line_begins(raw: str) -> None:
 @settings(deadline=None, max_examples=120)
 @given(hostile)
 def test_a_code_span_holds_exactly_the_text(raw: str) -> None:
-    shown = rendered(f"x {code(raw)} y")
+    shown = parse_markdown(f"x {code(raw)} y")
     assert shown.code == ([one_line(raw)] if one_line(raw) else [])
     assert not shown.links
     assert not shown.html
@@ -216,10 +229,10 @@ def test_a_code_span_holds_exactly_the_text(raw: str) -> None:
 @settings(deadline=None, max_examples=120)
 @given(hostile, hostile)
 def test_a_table_keeps_its_cells(one: str, two: str) -> None:
-    row = f"| {cell(code(one))} | {cell(text(two))} |"
-    shown = rendered(f"| a | b |\n| --- | --- |\n{row}\n| c | d |")
+    row = f"| {cell(code(one))} | {cell(escape_text(two))} |"
+    shown = parse_markdown(f"| a | b |\n| --- | --- |\n{row}\n| c | d |")
     assert shown.cells == 6
-    assert not shown.alive
+    assert not shown.active
     assert not shown.html
     assert not shown.links
 
@@ -227,7 +240,7 @@ def test_a_table_keeps_its_cells(one: str, two: str) -> None:
 @settings(deadline=None, max_examples=120)
 @given(hostile)
 def test_a_fence_holds_every_line(raw: str) -> None:
-    shown = rendered(f"before\n\n{fence(raw)}\n\nafter")
+    shown = parse_markdown(f"before\n\n{code_block(raw)}\n\nafter")
     assert len(shown.fences) == 1
     assert shown.fences[0].rstrip("\n") == clean(raw).expandtabs(4).strip("\n").rstrip("\n")
     assert not shown.html
@@ -237,7 +250,7 @@ def test_a_fence_holds_every_line(raw: str) -> None:
 @settings(deadline=None, max_examples=100)
 @given(hostile)
 def test_html_holds_exactly_the_text(raw: str) -> None:
-    tags, content = tags_and_text(f'<p title="{html(raw)}">{html(raw)}</p>')
+    tags, content = split_html(f'<p title="{escape_html(raw)}">{escape_html(raw)}</p>')
     assert len(tags) == 2
     assert content == clean(raw)
 
@@ -254,3 +267,23 @@ def test_one_line_keeps_its_limit(raw: str, limit: int) -> None:
     line = one_line(raw, limit)
     assert len(line) <= limit
     assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("url", "good"),
+    [
+        ("https://github.com/org/repo/actions/runs/1/job/2#step:3:4", False),
+        ("https://github.com/org/repo/actions/runs/1/job/2", True),
+        ("https://ghe.example:8443/a/b?c=d&e=f", True),
+        ("http://github.com", False),
+        ("https://a b", False),
+        ("https://a/)[x](y", False),
+        ("https://u:p@a/", False),
+        ("javascript:alert(1)", False),
+        ('https://a/"onclick=', False),
+        ("", False),
+    ],
+)
+def test_links(url: str, good: bool) -> None:
+    assert is_safe_url(url) == good
+    assert link("x", url) == (f"[x]({url})" if good else "")

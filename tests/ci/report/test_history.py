@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ci.report.history import HistoryCase, HistoryRecord, history_line, read_history, records_of
+from ci.report.history import HistoryCase, HistoryRecord, history_line, make_history_records, read_history
 from tests.ci.report.samples import Fault, judged, mismatch, nights, plan_of
 
 FORWARD = "test_forward_equivalence[smollm2]"
@@ -29,7 +29,7 @@ def test_a_record_is_one_line_and_survives() -> None:
 def test_nights_are_ordered_by_date_across_files() -> None:
     baseline = read_history([lines(record(3)), lines(record(1), record(2))])
     assert [night.date[8:10] for night in baseline.records["smollm2"]] == ["01", "02", "03"]
-    latest = baseline.latest("smollm2")
+    latest = baseline.latest_record("smollm2")
     assert latest is not None
     assert latest.date.startswith("2026-08-03")
 
@@ -47,7 +47,7 @@ def test_a_record_of_a_later_schema_is_still_read() -> None:
 
 
 def test_the_last_good_and_the_first_bad() -> None:
-    then = read_history([lines(record(1), record(2), record(3, "failed"), record(4, "failed"))]).then(
+    then = read_history([lines(record(1), record(2), record(3, "failed"), record(4, "failed"))]).history_of(
         "smollm2", FORWARD
     )
     assert then is not None
@@ -55,24 +55,24 @@ def test_the_last_good_and_the_first_bad() -> None:
     assert (int(then.last_good), int(then.first_bad), int(then.sha)) == (2, 3, 4)
 
 
-def test_an_inconclusive_night_is_no_word_about_a_test() -> None:
+def test_an_inconclusive_night_does_not_count_for_a_test() -> None:
     baseline = read_history([lines(record(1), record(2, "inconclusive"), record(3, "consequence"))])
-    last = baseline.last("smollm2", FORWARD)
+    last = baseline.last_case("smollm2", FORWARD)
     assert last is not None
     assert last.used == 0.1
-    assert baseline.then("smollm2", "test_other[smollm2]") is None
-    assert baseline.last("other", FORWARD) is None
+    assert baseline.history_of("smollm2", "test_other[smollm2]") is None
+    assert baseline.last_case("other", FORWARD) is None
 
 
 def test_time_is_estimated_by_the_median_of_the_last_conclusive_nights() -> None:
     days = [record(day) for day in range(1, 10)]
     baseline = read_history([lines(*days, record(10, verdict="neutral"), record(11, seconds=0.0))])
-    assert baseline.seconds("smollm2") == 60.0 * 6
-    assert baseline.seconds("smollm2", nights=1) == 60.0 * 9
-    assert baseline.seconds("unknown") is None
+    assert baseline.median_seconds("smollm2") == 60.0 * 6
+    assert baseline.median_seconds("smollm2", nights=1) == 60.0 * 9
+    assert baseline.median_seconds("unknown") is None
 
 
-def test_of_a_nights_attempts_the_newest_counts() -> None:
+def test_only_the_newest_attempt_of_a_run_counts() -> None:
     url = "https://github.com/o/r/actions/runs/1"
     first, second = record(1, verdict="failed", run_url=url), record(3, run_url=url)
     baseline = read_history([lines(first, record(2, run_url=url + "2"), second)])
@@ -83,7 +83,9 @@ def test_of_a_nights_attempts_the_newest_counts() -> None:
 def test_a_run_becomes_one_record_an_entry() -> None:
     plan = plan_of("smollm2", "mixtral")
     down = Fault("failure", "x", "x", {"failure_class": "hub_unavailable"})
-    smollm2, mixtral = records_of(judged(plan, {FORWARD: mismatch(), "test_conversion[mixtral]": down}), "2026-08-01")
+    smollm2, mixtral = make_history_records(
+        judged(plan, {FORWARD: mismatch(), "test_conversion[mixtral]": down}), "2026-08-01"
+    )
     assert (smollm2.verdict, smollm2.sha, smollm2.model_id) == (
         "failed",
         plan.request.sha,
@@ -97,8 +99,8 @@ def test_a_run_becomes_one_record_an_entry() -> None:
 
 
 def test_a_missing_test_counts_as_failed_in_history() -> None:
-    found = records_of(judged(plan_of("smollm2"), {FORWARD: None}), "2026-08-01")[0]
-    assert {case.name: case.outcome for case in found.cases}[FORWARD] == "failed"
+    (smollm2,) = make_history_records(judged(plan_of("smollm2"), {FORWARD: None}), "2026-08-01")
+    assert {case.name: case.outcome for case in smollm2.cases}[FORWARD] == "failed"
 
 
 def test_an_empty_baseline_is_false() -> None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci.report.junit import Case, read_junit
+from ci.report.junit import JunitCase, read_junit
 from ci.report.limits import InputLimits
 from tests.ci.report.samples import document
 
@@ -33,7 +33,7 @@ def test_outcomes_as_pytest_writes_them() -> None:
     assert (junit.cases[1].message, junit.cases[1].detail) == ("AssertionError: no", "E  no")
 
 
-def test_what_an_interrupted_pytest_leaves_without_a_name_is_no_test() -> None:
+def test_a_case_without_a_name_from_an_interrupted_pytest_is_not_a_test() -> None:
     junit = read_junit(document(CASE + "<testcase time='0.1'/><testcase name=''/>"))
     assert [case.name for case in junit.cases] == ["test_a[x]"]
 
@@ -81,10 +81,10 @@ def test_hostile_content_is_a_problem_and_never_an_exception(content: bytes, pro
     assert problem in junit.problem
 
 
-def test_billion_laughs_are_refused_before_the_first_one() -> None:
+def test_an_entity_bomb_is_refused_before_it_is_expanded() -> None:
     entities = "".join(f'<!ENTITY l{n} "{"&l" + str(n - 1) + ";" if n else "ha"}{"x" * 10}">' for n in range(50))
     junit = read_junit(f"<!DOCTYPE l [{entities}]><testsuites>&l49;</testsuites>".encode())
-    assert junit.problem == "result file brings a document type or entities"
+    assert junit.problem == "result file contains a document type or entities"
 
 
 @pytest.mark.parametrize(
@@ -121,8 +121,8 @@ def test_texts_are_cleaned_and_clipped() -> None:
 @pytest.mark.parametrize(
     ("text", "seconds"), [("1.5", 1.5), ("1,234.5", 1234.5), ("nan", 0), ("-1", 0), ("1e99", 0), ("x", 0)]
 )
-def test_times_are_sane(text: str, seconds: float) -> None:
-    assert read_junit(document(f'<testcase name="a" time="{text}"/>')).cases == (Case("a", "passed", seconds),)
+def test_impossible_times_count_as_zero(text: str, seconds: float) -> None:
+    assert read_junit(document(f'<testcase name="a" time="{text}"/>')).cases == (JunitCase("a", "passed", seconds),)
 
 
 def test_files(tmp_path: Path) -> None:

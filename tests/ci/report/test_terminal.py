@@ -7,21 +7,23 @@ import pytest
 from rich.console import Console
 
 from ci.evidence import to_property
-from ci.report import html, markdown, words
+from ci.report import wording
+from ci.report.build_results import build_results
+from ci.report.html_page import render_html
 from ci.report.junit import read_junit
-from ci.report.results import judge_results
-from ci.report.terminal import render
+from ci.report.markdown import render_markdown
+from ci.report.terminal import render_terminal
 from tests.ci.report import samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ci.report.outcome import Results
+    from ci.report.results import Results
 
 
 def shown(results: Results, width: int = 150, **options: object) -> str:
     out = io.StringIO()
-    Console(file=out, width=width, **options).print(render(results))  # type: ignore[arg-type]
+    Console(file=out, width=width, **options).print(render_terminal(results))  # type: ignore[arg-type]
     return out.getvalue()
 
 
@@ -34,8 +36,8 @@ def test_a_failing_run_says_what_where_and_how_to_reproduce() -> None:
     assert "decoder.1.mixer.query float32 (2, 64, 576), input random: error 1.6e-02, limit 4.0e-06" in text
     assert "expected 0.123457, got 0.139457" in text
     assert "reproduce: hub-tests run smollm2 --layers 2 --subject reference --device cuda" in text
-    assert "numeric mismatch, 3 models, new, last good" in text
-    assert "Against 028877665544 on main: 5 tests new" in text
+    assert "numeric mismatch, 3 models, newly failing, last good" in text
+    assert "Compared with 028877665544 on main: 5 tests newly failing" in text
 
 
 def test_a_passing_run_is_a_table_with_margins() -> None:
@@ -51,7 +53,7 @@ def test_every_test_has_its_line(name: str) -> None:
     text = shown(results, 1000)
     for entry in results.entries:
         for case in entry.cases:
-            assert words.short(case.name, entry.name) in text
+            assert wording.shorten_test_id(case.name, entry.name) in text
 
 
 def test_hostile_text_is_neither_markup_nor_control() -> None:
@@ -64,11 +66,11 @@ def test_hostile_text_is_neither_markup_nor_control() -> None:
 
 
 def test_a_label_and_a_note_are_shown() -> None:
-    assert "no result file, the job ended as failure" in shown(samples.crashed(), 300)
+    assert "no result file, the job's conclusion is 'failure'" in shown(samples.crashed(), 300)
 
 
 @pytest.mark.parametrize("render_as", ["terminal", "markdown", "html"])
-def test_what_the_fetch_has_to_say_is_in_the_summary(render_as: str) -> None:
+def test_notes_of_the_download_are_in_every_report(render_as: str) -> None:
     plan = samples.plan_of("smollm2")
     moved = {"notes": ("whole files were moved", *(f"note {n}" for n in range(50)))}
     told = {
@@ -76,8 +78,8 @@ def test_what_the_fetch_has_to_say_is_in_the_summary(render_as: str) -> None:
         for test in plan.entries[0].tests
     }
     cases = (samples.with_property(test, to_property(evidence)[1]) for test, evidence in told.items())
-    results = judge_results(plan, read_junit(samples.document("".join(cases))))
-    say: dict[str, Callable[[Results], str]] = {"terminal": shown, "markdown": markdown.render, "html": html.render}
+    results = build_results(plan, read_junit(samples.document("".join(cases))))
+    say: dict[str, Callable[[Results], str]] = {"terminal": shown, "markdown": render_markdown, "html": render_html}
     text = say[render_as](results)
     assert "whole files were moved" in text
     assert "note 6" in text

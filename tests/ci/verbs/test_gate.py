@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ci.errors import RequestError
-from ci.github.board import read_state
+from ci.github.status_comment import read_state
 from ci.report.history import history_line
-from ci.verbs.gate import gate
+from ci.verbs.gate import run_gate
 from tests.ci.github.test_actions import runner_reads
 from tests.ci.report import samples
 from tests.e2e import events
@@ -38,12 +38,12 @@ def pull(state: State) -> State:
 def hear(context: Context, tmp_path: Path, body: str, registry: Path | None = None, **who: str) -> Any:
     event = tmp_path / "event.json"
     event.write_text(json.dumps(events.comment(body, **who)))
-    return gate(context, event, registry)
+    return run_gate(context, event, registry)
 
 
 def outputs(context: Context) -> dict[str, str]:
-    assert context.output is not None
-    return dict(runner_reads(context.output.read_text()))
+    assert context.output_path is not None
+    return dict(runner_reads(context.output_path.read_text()))
 
 
 def test_a_run_is_announced_and_handed_on(context: Context, pull: State, tmp_path: Path) -> None:

@@ -1,0 +1,185 @@
+"""Tests whether every config key is honoured: where a change moves Hugging Face's answer, it must move the subject's.
+
+A conversion that drops a key keeps every weight bit for bit, and answers as if the key were not there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ci.equivalence import config_changes
+from ci.equivalence.config_changes import ConfigChange
+from ci.equivalence.hf_reference import ReferenceRun
+from ci.equivalence.round_trip import resolve_config
+from ci.equivalence.tensor_location import LOGITS
+from ci.equivalence.trace_compare import compare_logits
+from ci.equivalence.verdict import Verdict, build_inconclusive_verdict
+from ci.errors import HubTestsError, InfrastructureError
+from ci.subjects.base import ConvertRequest, Subject, TraceRequest
+from ci.subjects.tracefile import TraceReader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ci.equivalence.inputs import InputCase
+
+KeyOutcome = Literal["alike", "refused", "inert", "not legal", "silently ignored", "differs"]
+WRONG: tuple[KeyOutcome, ...] = ("silently ignored", "differs")
+UNCHANGED = "the unchanged config"
+
+
+@dataclass(frozen=True)
+class KeyResult:
+    """The outcome of one change. `error` and `limit` are of the logits, relative L2; `acts_as` another change's name.
+
+    `message` is the refusal of the subject or of transformers.
+    """
+
+    change: ConfigChange
+    outcome: KeyOutcome
+    error: float = 0.0
+    limit: float = 0.0
+    acts_as: str = ""
+    message: str = ""
+
+    def __str__(self) -> str:
+        name = self.change.name
+        if self.outcome == "silently ignored":
+            return f"{name} is silently ignored"
+        if self.outcome == "differs":
+            instead = f", it answers as {self.acts_as} would" if self.acts_as else ""
+            return f"{name} is converted to something else{instead}: logits off by {self.error:.2g}"
+        return f"{name}: {self.outcome}{f' ({self.message})' if self.message else ''}"
+
+
+@dataclass
+class ConfigSensitivity:
+    """Tries every change of config.json. Weights are linked, not copied; one converted copy is on disk at a time."""
+
+    reference: ReferenceRun
+    subject: Subject
+    formats: tuple[str, str]
+    workdir: Path
+    _answers: dict[str, TraceReader] = field(default_factory=dict)
+
+    def try_changes(self) -> Iterator[KeyResult]:
+        """Yield one result a change; answers that differ come last, when every other answer is known."""
+        config, resolved = self.reference.config, resolve_config(self.reference.checkpoint)
+        different: list[KeyResult] = []
+        self._answers[UNCHANGED] = self.reference.get_expected_trace(self._case)
+        for number, change in enumerate(config_changes.list_changes(config, resolved)):
+            with self._edit_checkpoint(change, number) as directory:
+                result = self._try_change(change, directory)
+            if result.outcome != "differs":
+                yield result
+            else:
+                different.append(result)
+        yield from map(self._recognize, different)
+
+    @property
+    def _case(self) -> InputCase:
+        return self.reference.cases[0]
+
+    @property
+    def _limit(self) -> float:
+        """The error limit of the logits in float32."""
+        return self.reference.get_tolerances(self._case, "float32").get_error_limit(LOGITS)
+
+    @contextmanager
+    def _edit_checkpoint(self, change: ConfigChange, number: int) -> Iterator[Path]:
+        """Make a directory with the same weights and the changed config for the block."""
+        directory = self.workdir / f"edited-{number}"
+        directory.mkdir(parents=True)
+        try:
+            for file in self.reference.checkpoint.glob("*.safetensors*"):
+                (directory / file.name).symlink_to(file.resolve())
+            edited = {**self.reference.config, **change.keys}
+            (directory / "config.json").write_text(json.dumps(edited), encoding="utf-8")
+            yield directory
+        finally:
+            shutil.rmtree(directory)
+
+    def _try_change(self, change: ConfigChange, directory: Path) -> KeyResult:
+        try:
+            answer = self.reference.run_trace(
+                self._case,
+                self.reference.expected_dtype,
+                {"attention": "eager", "batch": "together"},
+                f"answer-{len(self._answers)}",
+                checkpoint=directory,
+            )
+        except InfrastructureError:
+            raise
+        except HubTestsError as illegal:
+            return KeyResult(change, "not legal", message=str(illegal)[-200:])
+        moved = self._compare_logits(answer, UNCHANGED)
+        if not moved > self._limit or math.isinf(moved):
+            shutil.rmtree(answer.path)
+            return KeyResult(change, "not legal" if math.isinf(moved) else "inert")
+        self._answers[change.name] = answer
+        try:
+            return self._compare_answer(change, self._run_subject(directory, change.name))
+        except InfrastructureError:
+            raise
+        except HubTestsError as refused:
+            return KeyResult(change, "refused", message=str(refused)[:200])
+
+    def _run_subject(self, directory: Path, name: str) -> TraceReader:
+        converted, output = self.workdir / "converted", self._subject_output(name)
+        shutil.rmtree(converted, ignore_errors=True)
+        try:
+            self.subject.convert(ConvertRequest(str(directory), str(converted), *self.formats))
+            inputs = str(self.reference.write_inputs(self._case))
+            self.reference.lease.acquire(self.subject)
+            self.subject.trace(TraceRequest(str(converted), inputs, str(output), device=self.reference.device))
+        finally:
+            shutil.rmtree(converted, ignore_errors=True)
+        return TraceReader(output)
+
+    def _subject_output(self, name: str) -> Path:
+        return self.workdir / f"answer to {name}"
+
+    def _compare_answer(self, change: ConfigChange, actual: TraceReader) -> KeyResult:
+        """Compare the subject's answer with Hugging Face's; one that differs is kept, to be recognized later."""
+        limit, error = self._limit, self._compare_logits(actual, change.name)
+        if error > limit and self._compare_logits(actual, UNCHANGED) > limit:
+            return KeyResult(change, "differs", error, limit)
+        shutil.rmtree(actual.path)
+        return KeyResult(change, "alike" if error <= limit else "silently ignored", error, limit)
+
+    def _recognize(self, result: KeyResult) -> KeyResult:
+        """Find the change whose right answer the subject gave instead."""
+        actual = TraceReader(self._subject_output(result.change.name))
+        errors = {name: self._compare_logits(actual, name) for name in self._answers}
+        return replace(result, acts_as=next((name for name, error in errors.items() if error <= result.limit), ""))
+
+    def _compare_logits(self, actual: TraceReader, name: str) -> float:
+        return compare_logits(actual, self._answers[name], self._case.keep)
+
+
+def build_sensitivity_verdict(results: Sequence[KeyResult]) -> Verdict:
+    """Build the verdict: failed where a key is ignored or converted to something else.
+
+    It is inconclusive where no change moves Hugging Face's answer.
+    """
+    wrong = [result for result in results if result.outcome in WRONG]
+    counts = Counter(result.outcome for result in results)
+    if not wrong and not counts["alike"] + counts["refused"]:
+        reason = "inconclusive: no config key that was tried changes Hugging Face's own answer"
+        return build_inconclusive_verdict(reason, {})
+    return Verdict(
+        passed=not wrong,
+        failure_class="config_mismatch" if wrong else None,
+        diagnosis="; ".join(map(str, wrong)),
+        half="conversion" if wrong else "",
+        coverage={f"config key {result.change.name}": result.outcome for result in results},
+        figures={f"config_keys_{outcome.replace(' ', '_')}": float(count) for outcome, count in counts.items()},
+        notes=tuple(str(result) for result in results if result.outcome == "refused"),
+    )

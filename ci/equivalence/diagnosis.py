@@ -1,0 +1,225 @@
+"""From the first wrong tensor and the shape of its error to one sentence that names a suspect."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ci.equivalence.tensor_location import (
+    CONTEXT,
+    EMBEDDINGS,
+    FINAL_NORM,
+    KEY,
+    LOGITS,
+    MIXER,
+    MLP,
+    NORM_1,
+    NORM_2,
+    QUERY,
+    ROUTER_LOGITS,
+    ROUTER_SCORES,
+    TOP_EXPERTS,
+    VALUE,
+    TensorLocation,
+    is_block_level,
+    layer_of,
+    operation_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ci.equivalence.error_signature import ErrorSignature
+    from ci.evidence import Measure
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The parts of the sentence. `floors_off` is the error in noise floors, `half` the wrong one with its `reason`.
+
+    `others` are further locations that are wrong although their input was right.
+    """
+
+    location: TensorLocation
+    suspect: str
+    floors_off: float
+    half: str = ""
+    reason: str = ""
+    others: tuple[TensorLocation, ...] = ()
+
+    def __str__(self) -> str:
+        half = f" [{self.half}]" if self.half else ""
+        reason = f"; {self.reason}" if self.reason else ""
+        others = f"; also wrong on right input: {_group_by_operation(self.others)}" if self.others else ""
+        tensor = self.location.tensor
+        off = f"; {tensor} is {self.floors_off:.3g} noise floors off" if math.isfinite(self.floors_off) else ""
+        return f"{self.location}{half}: {self.suspect}{off}{reason}{others}"
+
+
+def _group_by_operation(locations: Sequence[TensorLocation]) -> str:
+    """Return text such as `query in layer 1, 2, 3, final norm`."""
+    layers: dict[str, list[int]] = {}
+    for location in locations:
+        layers.setdefault(location.operation, []).extend([] if location.layer is None else [location.layer])
+    return ", ".join(f"{name} in layer {_join(numbers)}" if numbers else name for name, numbers in layers.items())
+
+
+def first_failure_per_block(measures: Sequence[Measure]) -> list[Measure]:
+    """Return the first failed tensor of each teacher-forced block, of the embeddings and of the head."""
+    first: dict[int | str, Measure] = {}
+    for measure in measures:
+        if not measure.passed:
+            layer = layer_of(measure.tensor)
+            outside = EMBEDDINGS if measure.tensor == EMBEDDINGS else "head"
+            first.setdefault(outside if layer is None else layer, measure)
+    return list(first.values())
+
+
+def describe_growth(measures: Sequence[Measure]) -> str:
+    """Return the curve of error over floor by block.
+
+    A jump is a fault, a slow rise is noise.
+    """
+    blocks = [measure for measure in measures if is_block_level(measure.tensor)]
+    step = max(1, len(blocks) // 12)
+    return "error over floor by layer: " + " ".join(f"{m.ratio or 0:.2g}" for m in blocks[::step])
+
+
+def describe_suspect(tensor: str, signature: ErrorSignature, *, only_low_precision: str = "") -> str:
+    """Say what most likely went wrong in a tensor, from the shape of its error.
+
+    `only_low_precision` is the dtype where the same checkpoint is right in float32, else empty.
+    """
+    if only_low_precision:
+        return f"wrong in {only_low_precision} only: the order of casts, or an accumulation in {only_low_precision}"
+    if signature.same_as:
+        return f"it equals the reference's {signature.same_as}: two tensors were swapped or one was loaded twice"
+    return _SUSPECTS.get(operation_of(tensor), _suspect_anything)(signature)
+
+
+def _suspect_norm(signature: ErrorSignature) -> str:
+    if signature.scale is not None:
+        return f"scaled by {signature.scale:.6g}: a constant factor on the norm"
+    if signature.token_scale:
+        return "each token is scaled by its own factor: the norm's epsilon, or what it averages over"
+    if signature.channel_scale:
+        return "each channel is scaled by its own factor: the norm's weight (another norm's, skipped, or 1 + weight)"
+    return _suspect_anything(signature)
+
+
+def _suspect_rope(signature: ErrorSignature) -> str:
+    if signature.first_wrong > 0:
+        return "exact at position 0 and wrong after it: RoPE (base, scaling, or position numbering)"
+    if signature.scale is not None:
+        return f"scaled by {signature.scale:.6g}: RoPE's attention factor or a scale folded into the projection"
+    if signature.reordered:
+        return "the right values in another order at position 0: row order of the projection (RoPE layout or heads)"
+    return _suspect_projection(signature)
+
+
+def _suspect_projection(signature: ErrorSignature) -> str:
+    if signature.scale is not None:
+        return f"scaled by {signature.scale:.6g}: a constant factor"
+    if signature.offset:
+        return "off by the same vector for every token: the projection's bias"
+    if signature.reordered:
+        return "the right values in another order: row order of the projection or heads"
+    if signature.heads:
+        return f"only heads {_join(signature.heads)}: the rows of these heads"
+    return _describe_channels(signature) or "the projection's weight"
+
+
+def _suspect_attention(signature: ErrorSignature) -> str:
+    if signature.padded_only:
+        return "only documents behind padding: the padding mask or document boundaries"
+    if signature.beyond_window:
+        return f"exact up to position {signature.first_wrong - 1}, wrong beyond the window: the sliding window"
+    if signature.first_wrong > 1:
+        return f"exact up to position {signature.first_wrong - 1}: a sliding window of another length, or none"
+    if signature.first_wrong == 1:
+        return "exact at position 0 where only one key is seen: the softmax's scale, or the causal mask"
+    if signature.reordered:
+        return "the right values in another order: which key-value head serves which query head"
+    return "wrong from position 0 on right queries, keys and values: key-value head grouping, or the mask"
+
+
+def _suspect_mlp(signature: ErrorSignature) -> str:
+    if signature.experts:
+        return f"only tokens of expert {_join(signature.experts)}: that expert's weights or place"
+    if signature.scale is not None:
+        return f"scaled by {signature.scale:.6g}: a constant factor"
+    if signature.token_scale:
+        return "each token is scaled by its own factor: how the experts' answers are weighted"
+    if signature.offset:
+        return "off by the same vector for every token: the down projection's bias"
+    return _describe_channels(signature) or "gate, up or down projection, or the activation"
+
+
+def _suspect_router(signature: ErrorSignature) -> str:
+    if signature.reordered:
+        return "the right logits in another order: experts are numbered differently"
+    if signature.channels:
+        return f"only expert {_join(signature.channels)}: the router's rows"
+    return _suspect_projection(signature)
+
+
+def _suspect_top_k(_: ErrorSignature) -> str:
+    return "other experts on right router logits: how the top k is taken (k, order, groups, or a bias on the choice)"
+
+
+def _suspect_scores(signature: ErrorSignature) -> str:
+    if signature.scale is not None or signature.token_scale:
+        return "each token's scores are scaled: normalisation over the top k (norm_topk_prob), or a routing factor"
+    return "weights of right choices are wrong: softmax before or after the choice"
+
+
+def _suspect_embeddings(signature: ErrorSignature) -> str:
+    if signature.scale is not None:
+        return f"scaled by {signature.scale:.6g}: the embedding's scale"
+    return _describe_channels(signature) or "rows of the embedding table, or token ids shifted"
+
+
+def _suspect_head(signature: ErrorSignature) -> str:
+    if signature.scale is not None:
+        return f"scaled by {signature.scale:.6g}: the logits' scale"
+    if signature.channels:
+        return f"only vocabulary columns {_join(signature.channels)}: padding or rows of the head"
+    if signature.reordered:
+        return "the right logits in another order: rows of the head"
+    return "the head's weight: tying, or a cap on the logits"
+
+
+def _suspect_anything(signature: ErrorSignature) -> str:
+    if signature.scale is not None:
+        return f"scaled by {signature.scale:.6g}: a constant factor"
+    if signature.offset:
+        return "off by the same vector for every token"
+    return _describe_channels(signature) or "no simple relation to the right answer"
+
+
+def _describe_channels(signature: ErrorSignature) -> str:
+    return f"only channels {_join(signature.channels)}" if signature.channels else ""
+
+
+def _join(numbers: Sequence[int]) -> str:
+    shown = ", ".join(map(str, numbers[:6]))
+    return f"{shown}, … ({len(numbers)})" if len(numbers) > 6 else shown
+
+
+_SUSPECTS: dict[str, Callable[[ErrorSignature], str]] = {
+    NORM_1: _suspect_norm,
+    NORM_2: _suspect_norm,
+    FINAL_NORM: _suspect_norm,
+    QUERY: _suspect_rope,
+    KEY: _suspect_rope,
+    VALUE: _suspect_projection,
+    CONTEXT: _suspect_attention,
+    MIXER: _suspect_projection,
+    MLP: _suspect_mlp,
+    ROUTER_LOGITS: _suspect_router,
+    TOP_EXPERTS: _suspect_top_k,
+    ROUTER_SCORES: _suspect_scores,
+    EMBEDDINGS: _suspect_embeddings,
+    LOGITS: _suspect_head,
+}

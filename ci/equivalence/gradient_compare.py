@@ -1,0 +1,145 @@
+"""Gradients by Hugging Face's parameter names, under the same tolerances as the forward pass.
+
+They catch what no forward pass shows: a detached path, a wrong recomputation, a tied gradient that is not summed, an
+expert's gradient in another one's buffer.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ci.equivalence.case_result import MAX_MEASURES
+from ci.equivalence.checkpoint_tensors import CheckpointTensors
+from ci.equivalence.hf_reference import ReferenceRun
+from ci.equivalence.tolerances import MAX_GRADIENT_NOISE, NoiseFloor, Tolerances
+from ci.equivalence.verdict import Verdict
+from ci.errors import InfrastructureError, SubjectError
+from ci.evidence import Measure
+from ci.subjects.base import Differentiable, DType, GradientRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+
+    from ci.equivalence.inputs import InputCase
+
+
+@dataclass
+class GradientComparison:
+    """The backward pass over the longest single sequence, in float32, against Hugging Face's in float64."""
+
+    reference: ReferenceRun
+    subject: Differentiable
+    subject_path: str
+    formats: tuple[str, str]
+    workdir: Path
+
+    def measure(self) -> tuple[Measure, ...]:
+        """Compare every parameter's gradient.
+
+        Raises SubjectError where one has no counterpart, InfrastructureError where Hugging Face disagrees with itself.
+        """
+        expected = self._run_reference("expected", self.reference.gradient_dtype, {"attention": "eager"})
+        floors = self._measure_floors(expected)
+        actual = self.workdir / "actual"
+        self.reference.lease.acquire(self.subject)
+        self.subject.gradients(self._build_request(self.subject_path, actual, "float32", {}))
+        if unknown := list_unexpected(actual, expected):
+            raise SubjectError(f"gradient of a parameter that Hugging Face does not have: {unknown[0]}")
+        tolerances = Tolerances("float32", floors, self.reference.params.compare_factor)
+        return tuple(measure_gradients(actual, expected, tolerances))
+
+    @property
+    def _case(self) -> InputCase:
+        """One sequence without padding: the long one where there is one, else the last document."""
+        return self.reference.cases[-1]
+
+    def _measure_floors(self, expected: Path) -> dict[str, NoiseFloor]:
+        """Return the largest error of Hugging Face's float32 variants, by parameter."""
+        floors: dict[str, NoiseFloor] = {}
+        for variant in self.reference.list_variants(self._case):
+            noisy = self._run_reference("noise", "float32", {**variant, "batch": "together"})
+            for name, error in compute_errors(noisy, expected).items():
+                if not error < MAX_GRADIENT_NOISE:
+                    raise InfrastructureError(
+                        f"inconclusive: Hugging Face's own gradients of {name} differ by {error:.2g} from float32 to "
+                        f"{self.reference.gradient_dtype}"
+                    )
+                floors[name] = NoiseFloor(max(floors.get(name, NoiseFloor()).error, error))
+            shutil.rmtree(noisy)
+        return floors
+
+    def _run_reference(self, name: str, dtype: DType, variant: dict[str, str]) -> Path:
+        checkpoint = str(self.reference.checkpoint)
+        return self.reference.run_gradients(self._build_request(checkpoint, self.workdir / name, dtype, variant))
+
+    def _build_request(self, checkpoint: str, output: Path, dtype: DType, variant: dict[str, str]) -> GradientRequest:
+        inputs = str(self.reference.write_inputs(self._case))
+        checkpoint_format, model_config = self.formats
+        return GradientRequest(
+            checkpoint, inputs, str(output), checkpoint_format, model_config, dtype, self.reference.device, variant
+        )
+
+
+def compute_errors(actual: Path, expected: Path) -> dict[str, float]:
+    """Return the relative L2 error of each parameter's gradient; infinite where it is missing or misshapen."""
+    actual_tensors, expected_tensors = CheckpointTensors(actual), CheckpointTensors(expected)
+    return {
+        name: _compute_error(actual_tensors.read(name) if name in actual_tensors else None, expected_tensors.read(name))
+        for name in expected_tensors.files
+    }
+
+
+def list_unexpected(actual: Path, expected: Path) -> list[str]:
+    """List the gradients of parameters that Hugging Face does not have."""
+    known = CheckpointTensors(expected)
+    return [name for name in CheckpointTensors(actual).files if name not in known]
+
+
+def measure_gradients(actual: Path, expected: Path, tolerances: Tolerances) -> Iterator[Measure]:
+    """Yield each parameter's gradient against its limit, in the order of the file."""
+    for name, error in compute_errors(actual, expected).items():
+        floor, limit = tolerances.get_floor(name).error, tolerances.get_error_limit(name)
+        yield Measure(
+            tensor=f"gradient of {name}",
+            dtype=tolerances.dtype,
+            shape=tuple(CheckpointTensors(expected).read(name).shape),
+            error=error,
+            limit=limit,
+            floor=floor,
+            ratio=error / floor,
+            passed=error <= limit,
+            case="gradients",
+        )
+
+
+def build_gradient_verdict(measures: Sequence[Measure]) -> Verdict:
+    """Build the verdict; it names the last wrong gradient in the order of the forward.
+
+    That is where the backward pass went wrong. Raises ValueError without any measure.
+    """
+    wrong = [measure for measure in measures if not measure.passed]
+    worst = max(measures, key=lambda measure: measure.used)
+    first = f"{wrong[-1].tensor} [kernel] is {wrong[-1].ratio:.3g} noise floors off" if wrong else ""
+    more = f", as are {len(wrong) - 1} more" if len(wrong) > 1 else ""
+    return Verdict(
+        passed=not wrong,
+        failure_class="numeric_mismatch" if wrong else None,
+        diagnosis=f"backward pass: {first}{more}" if wrong else "",
+        measures=tuple(sorted(measures, key=lambda measure: -measure.used)[:MAX_MEASURES]),
+        worst=worst,
+        half="kernel" if wrong else "",
+        figures={"gradients.used": worst.used, "gradients.ratio": worst.ratio or 0.0},
+    )
+
+
+def _compute_error(actual: Tensor | None, expected: Tensor) -> float:
+    if actual is None or actual.shape != expected.shape or not bool(actual.isfinite().all()):
+        return float("inf")
+    wanted = expected.double()
+    norm, delta = float(wanted.norm()), float((actual.double() - wanted).norm())
+    return delta / norm if norm else (float("inf") if delta else 0.0)

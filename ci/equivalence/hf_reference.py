@@ -1,0 +1,299 @@
+"""Hugging Face's side of the comparison: inputs, expected traces, and its own noise in each dtype.
+
+All of it is measured once for a model. Each further variant of the subject costs only its own forward pass.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+
+from ci.equivalence import expert_routing, inputs
+from ci.equivalence.device_usage import CostMeter, DeviceLease
+from ci.equivalence.inputs import InputCase, InputRequirements
+from ci.equivalence.noise_floor import combine_variants, explain_untrusted, measure_floors
+from ci.equivalence.tensor_location import LOGITS, TOP_EXPERTS
+from ci.equivalence.tolerances import EAGER_MEMORY_SHARE, FLOAT64_MEMORY_SHARE, Tolerances
+from ci.equivalence.trace_compare import TraceComparison, TraceDiff, extract_teacher_trace
+from ci.errors import RequestError, SubjectError
+from ci.models import TestParams
+from ci.subjects.base import DType, TraceRequest
+from ci.subjects.hugging_face import HuggingFace
+from ci.subjects.memory import free_memory, weight_bytes
+from ci.subjects.tracefile import TraceReader
+
+if TYPE_CHECKING:
+    from ci.subjects.base import GradientRequest
+
+BATCH_GROWTH = (2, 4, 8)
+"""The factors by which the batch grows, in turn, until every expert has received a token."""
+BATCHED_EXPERTS = "batched_mm"
+"""Copies the experts for each token: too large for a production model, so it is no noise variant here."""
+
+
+@dataclass
+class ReferenceRun:
+    """Runs Hugging Face over one checkpoint directory, each trace on first use; traces stay in `workdir`."""
+
+    checkpoint: Path
+    params: TestParams
+    hugging_face: HuggingFace
+    device: str
+    workdir: Path
+    seed: int = inputs.SEED
+    costs: CostMeter = field(default_factory=CostMeter)
+    lease: DeviceLease = field(init=False)
+    _expected: dict[str, TraceReader] = field(default_factory=dict)
+    _teacher: dict[str, TraceReader] = field(default_factory=dict)
+    _tolerances: dict[tuple[str, DType, bool], Tolerances] = field(default_factory=dict)
+    _cases: tuple[InputCase, ...] = ()
+    _idle_experts: int | None = None
+    _missing_variants: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Run nothing yet."""
+        self.lease = DeviceLease(self.device)
+
+    def for_checkpoint(self, checkpoint: Path, workdir: Path) -> ReferenceRun:
+        """Return a run over another checkpoint of the same model.
+
+        Device and inputs stay the same.
+        """
+        return ReferenceRun(checkpoint, self.params, self.hugging_face, self.device, workdir, seed=self.seed)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The checkpoint's config.json."""
+        try:
+            return dict(json.loads((self.checkpoint / "config.json").read_bytes()))
+        except (OSError, ValueError) as problem:
+            raise RequestError(f"{self.checkpoint / 'config.json'}: cannot be read: {problem}") from None
+
+    @cached_property
+    def requirements(self) -> InputRequirements:
+        """What the inputs must reach."""
+        return inputs.read_requirements(self.config)
+
+    @cached_property
+    def model_dtype(self) -> DType:
+        """The dtype that the checkpoint was published in."""
+        return inputs.read_published_dtype(self.config)
+
+    @cached_property
+    def expected_dtype(self) -> DType:
+        """float64 where the float64 weights fit their share of the free memory, else float32."""
+        return "float64" if self.float64_bytes < FLOAT64_MEMORY_SHARE * self.free_bytes else "float32"
+
+    @property
+    def gradient_dtype(self) -> DType:
+        """The same for gradients: they take as much memory again as the weights."""
+        return "float64" if 2 * self.float64_bytes < FLOAT64_MEMORY_SHARE * self.free_bytes else "float32"
+
+    @cached_property
+    def float64_bytes(self) -> int:
+        """Bytes of the weights in float64, computed from their bytes on disk in the published dtype."""
+        return weight_bytes(self.checkpoint, 8, stored=4 if self.model_dtype == "float32" else 2)
+
+    @cached_property
+    def free_bytes(self) -> int:
+        """Free memory of the device before anything was loaded."""
+        return free_memory(self.device)
+
+    @cached_property
+    def fingerprint(self) -> float | None:
+        """One number for the direction of the expected logits; None where these are float32, so noisy themselves.
+
+        It changes when Hugging Face's answer to the same inputs does.
+        """
+        if self.expected_dtype != "float64":
+            return None
+        logits = self.get_expected_trace(self.cases[0]).tensor(LOGITS)[self.cases[0].keep].double()
+        tokens, words = (torch.arange(size, dtype=torch.float64).cos() for size in logits.shape)
+        return float(tokens @ logits @ words / logits.norm())
+
+    @property
+    def cases(self) -> tuple[InputCase, ...]:
+        """The inputs; the batch is grown until every expert has received a token."""
+        if not self._cases:
+            text = inputs.tokenize_text(self.checkpoint, self.requirements.vocabulary)
+            cases = inputs.build_cases(
+                self.requirements, self.params, text=text, free_bytes=self.free_bytes, seed=self.seed
+            )
+            self._cases = self._grow_for_experts(cases) if self.requirements.experts else cases
+        return self._cases
+
+    def describe_coverage(self) -> dict[str, str]:
+        """Say what the inputs and the reference run reach, and what they do not."""
+        coverage = inputs.describe_coverage(self.requirements, self.cases, free_bytes=self.free_bytes)
+        if self.requirements.experts:
+            coverage["experts"] = self._describe_experts()
+        if self._missing_variants:
+            missing = "; ".join(self._missing_variants)
+            coverage["noise"] = f"Hugging Face does not run {missing} here: its noise is not in the floor"
+        coverage["oracle"] = f"Hugging Face in {self.expected_dtype}, transformers {version('transformers')}"
+        if self.expected_dtype != "float64":
+            coverage["oracle"] += f": float64 does not fit in {self.free_bytes / 1e9:.1f} GB of free memory"
+        return coverage
+
+    def write_inputs(self, case: InputCase) -> Path:
+        """Write the case as the inputs file of a TraceRequest, once."""
+        file = self.workdir / f"{case.name}-{case.ids.shape[0]}.safetensors"
+        if not file.exists():
+            self.workdir.mkdir(parents=True, exist_ok=True)
+            tensors = {"input_ids": case.ids, **({} if case.mask is None else {"attention_mask": case.mask})}
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+        return file
+
+    def get_expected_trace(self, case: InputCase) -> TraceReader:
+        """Return the trace that a subject is compared with.
+
+        A part of another case shares that case's trace.
+        """
+        name = case.part_of or case.name
+        if name not in self._expected:
+            whole = next(c for c in self._cases if c.name == name) if case.part_of else case
+            variant = {"attention": "eager" if self._eager_fits(whole) else "sdpa", "batch": "together"}
+            self._expected[name] = self.run_trace(whole, self.expected_dtype, variant, f"expected-{name}")
+        return self._expected[name]
+
+    def get_teacher_trace(self, case: InputCase) -> TraceReader:
+        """Return the expected trace that teacher forcing feeds to a subject: of a part, that part."""
+        if not case.part_of:
+            return self.get_expected_trace(case)
+        if case.name not in self._teacher:
+            target = self.workdir / f"teacher-{case.name}"
+            self._teacher[case.name] = extract_teacher_trace(self.get_expected_trace(case), case.part, target)
+        return self._teacher[case.name]
+
+    def get_tolerances(self, case: InputCase, dtype: DType, *, teacher_forced: bool = False) -> Tolerances:
+        """Return the tolerances of a case in a dtype, of teacher-forced blocks where asked."""
+        if (case.name, dtype, teacher_forced) not in self._tolerances:
+            whole = next(c for c in self.cases if c.name == (case.part_of or case.name))
+            group = [c for c in self.cases if whole.name in (c.name, c.part_of)]
+            noise = self._measure_noise(whole, group, dtype, teacher_forced=teacher_forced)
+            for name, diffs in noise.items():
+                together = [*diffs, *noise[whole.name]]  # a part alone is too small a sample of the noise
+                self._tolerances[name, dtype, teacher_forced] = Tolerances(
+                    dtype, measure_floors(together), self.params.compare_factor, explain_untrusted(together, dtype)
+                )
+        return self._tolerances[case.name, dtype, teacher_forced]
+
+    def list_variants(self, case: InputCase) -> tuple[dict[str, str], ...]:
+        """List the Hugging Face variants that make the noise floor of a case."""
+        offered = [v for v in self.hugging_face.variants(str(self.checkpoint)) if v.name != BATCHED_EXPERTS]
+        if not self._eager_fits(case):
+            offered = [v for v in offered if v.name != "eager" or v.axis != "attention"]
+        return combine_variants(offered)
+
+    def run_trace(
+        self,
+        case: InputCase,
+        dtype: DType,
+        variant: dict[str, str],
+        name: str,
+        *,
+        teacher: TraceReader | None = None,
+        checkpoint: Path | None = None,
+    ) -> TraceReader:
+        """Run one forward pass of Hugging Face, of this checkpoint or another, into `workdir`/`name`."""
+        output = self.workdir / name
+        shutil.rmtree(output, ignore_errors=True)
+        request = TraceRequest(
+            checkpoint=str(checkpoint or self.checkpoint),
+            inputs=str(self.write_inputs(case)),
+            output=str(output),
+            dtype=dtype,
+            device=self.device,
+            variant=variant,
+            capture="all",
+            feed=str(teacher.path) if teacher else None,
+        )
+        self.lease.acquire(self.hugging_face)
+        self.costs.add_trace(self.hugging_face.trace(request))
+        return TraceReader(output)
+
+    def run_gradients(self, request: GradientRequest) -> Path:
+        """Run one backward pass of Hugging Face; return the directory of gradients."""
+        self.lease.acquire(self.hugging_face)
+        self.hugging_face.gradients(request)
+        return Path(request.output)
+
+    def _measure_noise(
+        self, whole: InputCase, group: list[InputCase], dtype: DType, *, teacher_forced: bool
+    ) -> dict[str, list[TraceDiff]]:
+        """Compare each variant with the expected trace, over the case and its parts.
+
+        One trace is on disk at a time.
+        """
+        expected = self.get_expected_trace(whole)
+        diffs: dict[str, list[TraceDiff]] = {case.name: [] for case in group}
+        for variant in self.list_variants(whole):
+            try:
+                trace = self.run_trace(whole, dtype, variant, "noise", teacher=expected if teacher_forced else None)
+            except SubjectError as refused:  # a kernel that this device or dtype lacks is one noise less
+                name = ", ".join(f"{axis}={choice}" for axis, choice in variant.items())
+                self._missing_variants[name] = str(refused)[-120:]
+                continue
+            for case in group:
+                comparison = TraceComparison(
+                    *(trace, expected, case.keep),
+                    expected_slice=case.part,
+                    actual_slice=case.part,
+                    all_figures=False,
+                    carry_flips=not teacher_forced,
+                    device=self.device,
+                )
+                with self.costs.time_comparison():
+                    diffs[case.name].append(comparison.run())
+            shutil.rmtree(trace.path)
+        if not any(diffs.values()):
+            reasons = "; ".join(self._missing_variants.values())
+            raise SubjectError(f"Hugging Face: no variant runs in {dtype}: {reasons}")
+        return diffs
+
+    def _eager_fits(self, case: InputCase) -> bool:
+        """Return whether eager attention's scores fit their share of the free memory.
+
+        They are one (T, T) matrix a row and head, three times in float64.
+        """
+        rows, length = case.ids.shape
+        return 24 * rows * self.requirements.heads * length**2 < EAGER_MEMORY_SHARE * self.free_bytes
+
+    def _grow_for_experts(self, cases: tuple[InputCase, ...]) -> tuple[InputCase, ...]:
+        """Grow the batch until no expert is idle in the expected trace.
+
+        The batch stops growing once it has more than BATCH_TOKENS tokens.
+        """
+        batch, *rest = cases
+        for factor in (1, *BATCH_GROWTH):
+            self._expected.pop("batch", None)
+            grown = inputs.grow_batch(batch, self.requirements, factor) if factor > 1 else batch
+            self._idle_experts = self._count_idle_experts(self.get_expected_trace(grown), grown.keep)
+            if not self._idle_experts or grown.ids.numel() > inputs.BATCH_TOKENS:
+                break
+        alone = inputs.extract_last_document(grown)
+        return (grown, *(alone if case.name == alone.name else case for case in rest))
+
+    def _count_idle_experts(self, expected: TraceReader, keep: torch.Tensor) -> int | None:
+        """Count the experts of all layers that received no token.
+
+        None where the routing was not captured.
+        """
+        choices = [expected.tensor(name) for name in expected if name.endswith(TOP_EXPERTS)]
+        counts = [expert_routing.count_expert_tokens(c, self.requirements.experts, keep=keep) for c in choices]
+        return sum(int((count == 0).sum()) for count in counts) if counts else None
+
+    def _describe_experts(self) -> str:
+        if self._idle_experts is None:
+            return "not covered: Hugging Face's choice of experts is not captured, so nobody knows which were used"
+        if self._idle_experts:
+            return f"not covered: {self._idle_experts} received no token"
+        return f"each of {self.requirements.experts} in every layer received a token"

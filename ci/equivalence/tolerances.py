@@ -1,0 +1,150 @@
+"""Every constant that decides a verdict, and the one rule that turns a noise floor into a limit.
+
+docs/numerics.md explains each constant with its source and its evidence; tests/test_numerics.py keeps both in step.
+
+The rule, for a tensor with the measured noise floor F in a dtype:
+
+    error limit  = tolerance x max(F, MIN_FLOOR) x compare_factor
+    token limit  = the same with the floor of the worst token, x TOKEN_SLACK
+
+where the tolerance is FLOAT32_TOLERANCE in float32 and NATIVE_DTYPE_TOLERANCE in the dtype that the model was
+published in. All errors are relative L2 norms, dimensionless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ci.equivalence.tensor_location import ROUTER_LOGITS, TOP_EXPERTS
+from ci.subjects.base import DType
+
+# The tolerances.
+
+FLOAT32_TOLERANCE = 10.0
+"""Noise floors that pass in float32. Right implementations measure about 1, at most 1.4; the weakest planted bug 19."""
+NATIVE_DTYPE_TOLERANCE = 2.0
+"""Noise floors that pass in bfloat16 and float16: FlashAttention's rule, at the level of a model.
+
+https://github.com/Dao-AILab/flash-attention/blob/main/tests/test_flash_attn.py
+"""
+MIN_FLOOR: dict[str, float] = {"float64": 6e-17, "float32": 3e-8, "float16": 2.0**-12, "bfloat16": 2.0**-9}
+"""The least floor of a tensor: half a unit roundoff, the relative L2 error of one rounding of random values."""
+TOKEN_SLACK: dict[str, float] = {"float64": 1.0, "float32": 1.0, "float16": 2.0, "bfloat16": 2.0}
+"""Widens the limit of the worst token: a maximum scatters more than a mean, and a tolerance of 2 has no room."""
+TOKEN_SCALE_FLOOR = 1e-2
+"""A token's error is relative to its own norm, but at least to this share of the typical norm of a token."""
+FLUSH_TO_ZERO: dict[str, float] = {
+    "float64": 2.0**-1022,
+    "float32": 2.0**-126,
+    "float16": 2.0**-24,
+    "bfloat16": 2.0**-126,
+}
+"""Values below may be flushed to zero: the smallest normal number; float16's denormals are kept everywhere."""
+
+# When nothing can be said.
+
+MAX_REFERENCE_NOISE = 1e-3
+"""Where Hugging Face's float32 variants differ by more than this, some of them is wrong: the check is inconclusive."""
+MAX_GRADIENT_NOISE = 1 / FLOAT32_TOLERANCE
+"""The same for gradients: with more noise a gradient of zeros, error 1, would pass the float32 tolerance."""
+TEACHER_FORCING_SHARE = 0.5
+"""Where rounding flips excuse more than this share of the tokens, each block is compared on the expected input."""
+INCONCLUSIVE_SHARE = 0.95
+"""Where rounding flips excuse more than this share of a tensor's tokens, the tensor counts as not compared."""
+
+# Choices of experts.
+
+FLIP_GAP_FACTOR = 2.0
+"""Two router logits may each be off by the token limit, so rounding can flip a choice over twice that gap."""
+
+# What is compared: shares of the free memory.
+
+FLOAT64_MEMORY_SHARE = 0.5
+"""The expected trace is float64 where the float64 weights take less than this; for gradients, with the gradients."""
+EAGER_MEMORY_SHARE = 0.1
+"""Eager attention is a noise variant, and the expected trace's, where its (T, T) scores take less than this."""
+LONG_INPUT_MEMORY_SHARE = 0.25
+"""The long input is as long as its logits, activations and attention masks fit this."""
+
+# Config sensitivity and weight perturbation.
+
+ROPE_THETA_FACTOR = 3.0
+"""Multiplies the RoPE base."""
+EPSILON_FACTOR = 100.0
+"""Multiplies a norm's epsilon."""
+FLOAT_FACTOR = 1.5
+"""Multiplies any other float of a config."""
+ZERO_REPLACEMENT = 0.5
+"""Replaces a float that is zero."""
+PERTURBATION = 0.1
+"""Noise added to each weight, relative to its tensor's RMS: far above the noise, yet the model stays the same model."""
+
+# Diagnosis: what the error looks like, and where it comes from.
+
+EXPLAINED_RESIDUAL = 0.05
+"""A simple relation explains an error where it leaves less than this share of its norm."""
+FEW_SHARE = 0.1
+"""Channels are few where they are at most this share of all channels."""
+FEW_RESIDUAL = 1e-3
+"""Few channels carry an error where the others hold less than this share of its energy."""
+HEAD_SHARE = 1e-6
+"""A head is wrong where it holds more than this share of the error's energy."""
+ROUNDED_WEIGHT = 2e-2
+"""A converted weight counts as rounded where each value is within this relative distance."""
+CONFIG_ROUNDING = 1e-12
+"""Two floats of a config are equal within this relative distance: they went through decimal text."""
+
+# Reported beside the verdict.
+
+RMS_EPSILON = 1e-4
+"""Regularises the scale of relative figures (Fast-LLM's `CompareConfig.rms_eps`)."""
+SPECIFICATION_LIMITS = {"rms_rel": 3e-3, "rms_abs": 5e-4, "max_rel": 1.5e-2, "max_abs": 5e-3}
+"""The fixed thresholds of the specification (Fast-LLM's `CompareConfig`): reported, they decide nothing."""
+
+
+@dataclass(frozen=True)
+class NoiseFloor:
+    """Hugging Face's own noise in one tensor: relative L2 error, and that of the worst token."""
+
+    error: float = 0.0
+    token_error: float = 0.0
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """The largest errors that pass, for every tensor of one input case in one dtype.
+
+    `untrusted` says why the floors give no verdict, where Hugging Face disagrees with itself; else it is empty.
+    """
+
+    dtype: DType
+    floors: Mapping[str, NoiseFloor]
+    compare_factor: float = 1.0
+    untrusted: str = ""
+
+    @property
+    def factor(self) -> float:
+        """How many noise floors pass."""
+        exact = self.dtype in ("float32", "float64")
+        return (FLOAT32_TOLERANCE if exact else NATIVE_DTYPE_TOLERANCE) * self.compare_factor
+
+    def get_floor(self, name: str) -> NoiseFloor:
+        """Return the noise floor of a tensor, at least one rounding of the dtype."""
+        floor, least = self.floors.get(name, NoiseFloor()), MIN_FLOOR[self.dtype]
+        return NoiseFloor(max(floor.error, least), max(floor.token_error, least))
+
+    def get_error_limit(self, name: str) -> float:
+        """Return the largest relative L2 error that passes."""
+        return self.factor * self.get_floor(name).error
+
+    def get_token_limit(self, name: str) -> float:
+        """Return the largest error of a single token that passes."""
+        return self.factor * TOKEN_SLACK[self.dtype] * self.get_floor(name).token_error
+
+    def get_flip_gap_limit(self, name: str) -> float:
+        """Return the largest gap over which rounding may flip a choice of experts.
+
+        `name` is that of the choice or of its router logits; the gap is relative to the token's norm of these logits.
+        """
+        return FLIP_GAP_FACTOR * self.get_token_limit(name.replace(TOP_EXPERTS, ROUTER_LOGITS))

@@ -1,0 +1,134 @@
+"""The one issue about the nightly run: opened at the first failure, updated each night, closed when a night passes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ci.report.escape import cell, code, escape_text, link
+from ci.report.history import HistoryRecord
+from ci.report.limits import COMMENT_CHARS
+from ci.report.markdown import render_markdown
+from ci.report.truncate_markdown import count_characters
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ci.github.client import Client
+    from ci.report.history import Baseline
+    from ci.report.results import Results
+
+MARKER = "<!-- hub-tests:nightly -->"
+TITLE = "hub-tests: the nightly run fails"
+LABEL = "hub-tests"
+MAX_TABLE_CHARS = 24_000
+"""The share of the issue's body for the table of failing models."""
+
+
+@dataclass(frozen=True)
+class FailureStreak:
+    """How long an entry has been failing.
+
+    `failed_nights` are oldest first, tonight last; `last_passed` is the last night that passed.
+    """
+
+    entry: str
+    failed_nights: tuple[HistoryRecord, ...]
+    last_passed: HistoryRecord | None
+
+
+@dataclass(frozen=True)
+class Issue:
+    """An issue as the API lists it. It lists pull requests too, with `pull_request` set."""
+
+    number: int
+    state: str
+    html_url: str = ""
+    body: str | None = None
+    pull_request: Mapping[str, object] | None = None
+
+
+def find_streaks(baseline: Baseline, tonight: Sequence[HistoryRecord]) -> tuple[FailureStreak, ...]:
+    """Find the entries that fail tonight, each with its conclusive nights since it last passed."""
+    streaks = []
+    for record in tonight:
+        if record.verdict != "failed":
+            continue
+        nights = baseline.records.get(record.entry, ())
+        earlier = [night for night in nights if night.verdict != "neutral" and night.run_url != record.run_url]
+        passed = [index for index, night in enumerate(earlier) if night.verdict == "passed"]
+        first_failed = passed[-1] + 1 if passed else 0
+        last_passed = earlier[passed[-1]] if passed else None
+        streaks.append(FailureStreak(record.entry, (*earlier[first_failed:], record), last_passed))
+    return tuple(streaks)
+
+
+def format_issue(results: Results, streaks: Sequence[FailureStreak]) -> str:
+    """Format the issue's body: which entries fail since when, what changed, and tonight's report.
+
+    If many entries fail, the column of changes is left out, and then all columns but the names.
+    """
+    top = f"{MARKER}\nhub-tests updates this issue and closes it after the first night that passes.\n\n"
+    tables = (
+        _format_table(streaks, changes=True),
+        _format_table(streaks, changes=False),
+        ", ".join(code(streak.entry) for streak in streaks),
+    )
+    table = next((text for text in tables if count_characters(text) <= MAX_TABLE_CHARS), tables[-1])
+    head = f"{top}{table}\n\n"
+    return head + render_markdown(results, COMMENT_CHARS - count_characters(head) - 100)
+
+
+def update_issue(client: Client, results: Results, streaks: Sequence[FailureStreak], *, bot: str) -> str:
+    """Open, update or close the issue and return what was done. A neutral night changes nothing."""
+    issue = _find_open_issue(client, bot)
+    if results.verdict == "failed":
+        body = format_issue(results, streaks)
+        if issue is None:
+            created = client.write(Issue, "POST", "/issues", {"title": TITLE, "body": body, "labels": [LABEL]})
+            return f"opened #{created.number}"
+        client.write(Issue, "PATCH", f"/issues/{issue.number}", {"title": TITLE, "body": body})
+        return f"updated #{issue.number}"
+    if results.verdict == "passed" and issue is not None:
+        note = f"The nightly run passes again: {link('run', results.plan.request.run_url) or 'the last run'}."
+        client.send("POST", f"/issues/{issue.number}/comments", body={"body": note})
+        client.write(Issue, "PATCH", f"/issues/{issue.number}", {"state": "closed", "state_reason": "completed"})
+        return f"closed #{issue.number}"
+    return "nothing to do"
+
+
+def _find_open_issue(client: Client, bot: str) -> Issue | None:
+    """Find the oldest open issue of the service, by author, label and marker."""
+    issues = client.paginate(Issue, "/issues", creator=bot, labels=LABEL, state="open", sort="created", direction="asc")
+    return next((i for i in issues if not i.pull_request and (i.body or "").startswith(MARKER)), None)
+
+
+def _format_table(streaks: Sequence[FailureStreak], *, changes: bool) -> str:
+    names = ["model", "nights", "first failed", "last passed", *(["changed since then"] if changes else [])]
+    rule = ["---", "--:", "---", "---", *(["---"] if changes else [])]
+    rows = [" | ".join(names), " | ".join(rule), *(" | ".join(_format_row(s, changes=changes)) for s in streaks)]
+    return "\n".join(f"| {row} |" for row in rows)
+
+
+def _format_row(streak: FailureStreak, *, changes: bool) -> list[str]:
+    first, tonight, passed = streak.failed_nights[0], streak.failed_nights[-1], streak.last_passed
+    row = [
+        cell(code(streak.entry)),
+        str(len(streak.failed_nights)),
+        _format_night(first),
+        _format_night(passed) if passed else "never",
+    ]
+    return [*row, cell(escape_text(_describe_changes(passed, tonight), 600)) if passed else ""] if changes else row
+
+
+def _format_night(record: HistoryRecord) -> str:
+    return cell(f"{code(record.sha[:12])} {escape_text(record.date[:10])}")
+
+
+def _describe_changes(before: HistoryRecord, now: HistoryRecord) -> str:
+    """Describe what changed outside of the subject since `before`: Hub revision, device, libraries."""
+    pairs = {"Hub revision": (before.revision[:12], now.revision[:12]), "device": (before.device, now.device)}
+    pairs |= {name: (before.libraries.get(name, ""), version) for name, version in now.libraries.items()}
+    changes = [f"{name} {old} → {new}" for name, (old, new) in pairs.items() if old != new and new]
+    return ", ".join(changes) or "nothing outside of the subject"

@@ -1,0 +1,126 @@
+"""The comments that the service keeps on a pull request, and the state that it stores in one of them.
+
+Two comments, each found by its marker *and* its author, each edited in place: the status comment (the runs and their
+result) and the reply (help, plans, refusals). They are apart so that a user who may not start a run cannot overwrite a
+result. The status comment holds the started runs and the last result in a hidden, packed HTML comment. No output of a
+test can end it, and only the bot and the repository's writers can change it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import zlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from ci.errors import RequestError
+from ci.records import read_json, to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+CommentKind = Literal["status", "reply"]
+MARKERS: dict[CommentKind, str] = {"status": "<!-- hub-tests:board -->", "reply": "<!-- hub-tests:answer -->"}
+"""The first line of each comment. Comments on GitHub have these texts: with others, they would not be found again."""
+
+KEPT_RUNS = 20
+MAX_STATE_CHARS = 12_000
+"""The hidden part's share of the 65,536 characters of a comment."""
+MAX_STATE_BYTES = 2**20
+
+_STATE = re.compile(r"<!-- hub-tests:state ([A-Za-z0-9+/=]*) -->")
+
+
+@dataclass(frozen=True)
+class StartedRun:
+    """A run that a comment on this pull request started."""
+
+    run_id: int
+    comment_id: int
+    sha: str
+    models: tuple[str, ...]
+    layers: int | Literal["auto"] | None = None
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal for two runs that test the same models, with the same layers, at the same commit."""
+        return (self.sha, tuple(sorted(self.models)), self.layers)
+
+
+@dataclass(frozen=True)
+class LastResult:
+    """The last finished run: the entries that it tested, those that failed, and the layers that were asked for.
+
+    `unsettled` are entries that failed before at the same commit and were not tested again in this run.
+    """
+
+    run_id: int
+    sha: str
+    models: tuple[str, ...]
+    failed: tuple[str, ...]
+    layers: int | Literal["auto"] | None = None
+    unsettled: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CommentState:
+    """The state stored in the status comment of a pull request."""
+
+    runs: tuple[StartedRun, ...] = ()
+    last: LastResult | None = None
+    schema: int = 1
+
+    def add_run(self, run: StartedRun) -> CommentState:
+        """Return a copy with `run` as the newest; only the newest `KEPT_RUNS` are kept."""
+        others = [other for other in self.runs if other.run_id != run.run_id]
+        return replace(self, runs=(*others, run)[-KEPT_RUNS:])
+
+    def set_result(self, result: LastResult) -> CommentState:
+        """Return a copy with `result` as the last one and its run no longer started."""
+        return replace(self, runs=tuple(run for run in self.runs if run.run_id != result.run_id), last=result)
+
+    def find_unsettled(self, sha: str, tested: Collection[str]) -> tuple[str, ...]:
+        """Return the entries that failed at the commit `sha` before and are not in `tested`."""
+        if self.last is None or self.last.sha != sha:
+            return ()
+        return tuple(name for name in (*self.last.failed, *self.last.unsettled) if name not in tested)
+
+
+def format_status_comment(text: str, state: CommentState) -> str:
+    """Format the body of the status comment: marker, text for people, hidden state."""
+    return f"{MARKERS['status']}\n{text.strip()}\n\n{_format_state(state)}\n"
+
+
+def format_reply(text: str) -> str:
+    """Format the body of the reply: marker and text."""
+    return f"{MARKERS['reply']}\n{text.strip()}\n"
+
+
+def read_state(body: str | None) -> CommentState:
+    """Read the state from the body of a status comment.
+
+    The state is empty if there is none, or if it is damaged.
+    """
+    packed = _STATE.findall(body or "")
+    if not packed:
+        return CommentState()
+    try:
+        plain = zlib.decompressobj().decompress(base64.b64decode(packed[-1], validate=True), MAX_STATE_BYTES)
+        return read_json(CommentState, plain, what="state of the pull request's comment")
+    except (RequestError, zlib.error, binascii.Error, ValueError):
+        return CommentState()
+
+
+def _format_state(state: CommentState) -> str:
+    """Format the state as a hidden comment.
+
+    If it is too large, started runs are dropped, the oldest first, then the last result.
+    """
+    packed = base64.b64encode(zlib.compress(to_json(state).encode(), 9)).decode()
+    if len(packed) > MAX_STATE_CHARS and state.runs:
+        return _format_state(replace(state, runs=state.runs[1:]))
+    if len(packed) > MAX_STATE_CHARS and state.last:
+        return _format_state(replace(state, last=None))
+    return f"<!-- hub-tests:state {packed} -->"

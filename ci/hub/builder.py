@@ -1,0 +1,255 @@
+"""Build a truncated checkpoint in a directory: tensors, config.json, index, small files, and the manifest last."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ci.errors import InfrastructureError
+from ci.hub import small_files
+from ci.hub.download_plan import OutputFile, PlacedTensor, TensorSource, build_weight_map, plan_output_files
+from ci.hub.header import TensorInfo
+from ci.hub.layers import LayerChoice, find_layers
+from ci.hub.manifest import MANIFEST, RULES_VERSION, SCHEMA, FileEntry, Manifest, TensorEntry, encode_manifest
+from ci.hub.model_config import parse_config
+from ci.hub.transfer import Digests, Transfer
+from ci.hub.truncation import truncate_config
+from ci.hub.weights import (
+    SAFETENSORS_INDEX,
+    RemoteModel,
+    TensorSelection,
+    choose_layers,
+    find_weight_files,
+    make_missing_tensor_error,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from ci.hub.layers import LayerRequest
+    from ci.hub.remote import HubClient
+    from ci.hub.repository import Repository
+
+MAX_FILE_SIZE = 5_000_000_000
+"""Bytes of tensors in one file, unless a single tensor is larger; about what transformers writes."""
+MAX_CONFIG_SIZE = 1024**2
+DOWNLOADS = "downloads"
+"""Folder in a partial directory for whole `.bin` files, until their tensors are written."""
+
+
+@dataclass(frozen=True)
+class BuildTarget:
+    """The directory that becomes a checkpoint.
+
+    `check_free_space(bytes)` raises when the disk has less. `on_progress(phase, done, total)` is called often during
+    the build; it also renews the lease of the directory.
+    """
+
+    directory: Path
+    check_free_space: Callable[[int], None]
+    on_progress: Callable[[str, int, int], None]
+
+
+def inspect_model(
+    hub: HubClient, repository: Repository, layers: LayerRequest, *, allow_remote_code: bool
+) -> RemoteModel:
+    """Read config.json and the index of a repository.
+
+    Raises RequestError for a model that cannot be truncated to `layers`, before any tensor is downloaded.
+    """
+    what = repository.label(small_files.CONFIG)
+    content = hub.read_file(repository, small_files.CONFIG, limit=MAX_CONFIG_SIZE)
+    try:
+        config = parse_config(content.decode("utf-8"), what=what)
+    except UnicodeDecodeError:
+        raise InfrastructureError(f"{what}: not UTF-8 text; report it to the owner of the model") from None
+    truncate_config(config, config.depth if layers == "auto" else layers)
+    return RemoteModel(hub, repository, config, find_weight_files(hub, repository), allow_remote_code)
+
+
+def build_checkpoint(model: RemoteModel, selection: TensorSelection, target: BuildTarget) -> None:
+    """Download the selected tensors, then write every other file of the checkpoint."""
+    outputs = plan_output_files(selection.sources, max_file_size=MAX_FILE_SIZE)
+    transfer = Transfer(model.hub, model.repository, outputs, target.directory)
+    target.check_free_space(transfer.bytes_to_allocate)
+    digests = transfer.run(partial(target.on_progress, "tensors"))
+    transfer.remove_journal()
+    _write_other_files(model, selection, target, outputs, digests)
+
+
+def build_from_torch_bin(model: RemoteModel, layers: LayerRequest, target: BuildTarget) -> TensorSelection:
+    """Build the checkpoint from whole `.bin` files; what is kept is known only after their download."""
+    from ci.hub.torch_bin import TorchBinFiles
+
+    downloads = [_plan_whole_file(model.repository, file) for file in _list_needed_files(model, layers)]
+    transfer = Transfer(model.hub, model.repository, downloads, target.directory)
+    target.check_free_space(2 * transfer.bytes_to_allocate)
+    for name, digest in transfer.run(partial(target.on_progress, "tensors")).items():
+        _delete_wrong_download(model.repository, target.directory / name, name.removeprefix(f"{DOWNLOADS}/"), digest)
+    files = TorchBinFiles({output.tensors[0].source.shard: target.directory / output.name for output in downloads})
+    selection = _select_from_torch_bin(model, layers, files.list_tensors())
+    outputs = plan_output_files(selection.sources, max_file_size=MAX_FILE_SIZE)
+    digests = files.write_files(outputs, target.directory, partial(target.on_progress, "writing"))
+    del files  # unmaps the downloads
+    shutil.rmtree(target.directory / DOWNLOADS)
+    transfer.remove_journal()
+    _write_other_files(model, selection, target, outputs, digests)
+    return selection
+
+
+def _list_needed_files(model: RemoteModel, layers: LayerRequest) -> list[str]:
+    files = model.weights.weight_map
+    if files is None or layers == "auto":
+        return list(model.weights.files)
+    prefixes = find_layers(files, model.config.stacks, what=model.config.what)
+    return sorted({file for name, file in files.items() if prefixes.keeps(name, layers)})
+
+
+def _plan_whole_file(repository: Repository, file: str) -> OutputFile:
+    """Describe a whole upstream file as an output, for a resumable transfer."""
+    size = repository.get_file(file).size
+    source = TensorSource(file, TensorInfo(file, "U8", (size,), 0, size), 0, size)
+    return OutputFile(f"{DOWNLOADS}/{file}", b"", (PlacedTensor(source, 0),), size)
+
+
+def _delete_wrong_download(repository: Repository, path: Path, file: str, digests: Digests) -> None:
+    """Delete a file that does not match the digest in the listing, and raise InfrastructureError.
+
+    It is deleted so that the next fetch does not resume from wrong bytes.
+    """
+    if repository.get_file(file).sha256 not in (None, digests.file):
+        path.unlink()
+        raise InfrastructureError(f"{repository.label(file)}: content does not match its digest; run the fetch again")
+
+
+def _select_from_torch_bin(
+    model: RemoteModel, layers: LayerRequest, tensors: Mapping[str, tuple[str, TensorInfo]]
+) -> TensorSelection:
+    """Select the kept tensors of the downloaded files.
+
+    The index may name tensors of other files too.
+    """
+    files = model.weights.weight_map or dict.fromkeys(tensors, model.weights.files[0])
+    prefixes = find_layers(files, model.config.stacks, what=model.config.what)
+    by_name = {name: tensor for name, (_, tensor) in tensors.items()}
+    choice = choose_layers(prefixes, model.config, by_name) if layers == "auto" else LayerChoice(layers)
+    kept = [name for name in files if prefixes.keeps(name, choice.layers)]
+    for name in kept:
+        if name not in tensors:
+            raise make_missing_tensor_error(model.repository, files[name], name)
+    entries = (tensors[name] for name in kept)
+    sources = (TensorSource(file, tensor, tensor.begin, tensor.end) for file, tensor in entries)
+    return TensorSelection(choice, tuple(sources), prefixes.count_mtp_tensors(files))
+
+
+def _write_other_files(
+    model: RemoteModel,
+    selection: TensorSelection,
+    target: BuildTarget,
+    outputs: Sequence[OutputFile],
+    digests: Mapping[str, Digests],
+) -> None:
+    """Write everything except the tensor files; the manifest comes last."""
+    files = {output.name: FileEntry(output.size, digests[output.name].file) for output in outputs}
+    for name, content in _iter_other_files(model, selection, outputs):
+        target.on_progress("files", len(files), 0)
+        _write_synced(target.directory / name, content)
+        files[name] = FileEntry(len(content), hashlib.sha256(content).hexdigest())
+    manifest = _make_manifest(model, selection, outputs, digests, files)
+    draft = target.directory / f"{MANIFEST}.draft"
+    _write_synced(draft, encode_manifest(manifest))
+    draft.rename(target.directory / MANIFEST)
+
+
+def _make_manifest(
+    model: RemoteModel,
+    selection: TensorSelection,
+    outputs: Iterable[OutputFile],
+    digests: Mapping[str, Digests],
+    files: Mapping[str, FileEntry],
+) -> Manifest:
+    shards = sorted({source.shard for source in selection.sources})
+    return Manifest(
+        schema=SCHEMA,
+        model_id=model.repository.model_id,
+        commit=model.repository.commit,
+        rules=RULES_VERSION,
+        layers=selection.choice.layers,
+        layers_upstream=model.config.depth,
+        remote_code=model.allow_remote_code,
+        bytes_kept=selection.size,
+        sources={shard: _describe_upstream_file(model.repository, shard) for shard in shards},
+        tensors=_list_tensor_entries(outputs, digests, is_torch_bin=model.weights.is_torch_bin),
+        files=dict(sorted(files.items())),
+        notes=_list_notes(model, selection),
+    )
+
+
+def _iter_other_files(
+    model: RemoteModel, selection: TensorSelection, outputs: Sequence[OutputFile]
+) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of every file that holds no tensors, one at a time."""
+    yield small_files.CONFIG, truncate_config(model.config, selection.choice.layers).encode()
+    if len(outputs) > 1:
+        index = {"metadata": {"total_size": selection.size}, "weight_map": build_weight_map(outputs)}
+        yield SAFETENSORS_INDEX, json.dumps(index, indent=1).encode()
+    yield from _iter_small_files(model)
+
+
+def _iter_small_files(model: RemoteModel) -> Iterator[tuple[str, bytes]]:
+    def read(name: str) -> bytes:
+        return model.hub.read_file(model.repository, name, limit=small_files.MAX_SMALL_FILE)
+
+    listed = [name for name in model.repository.files if "/" not in name or name.endswith(".py")]
+    tokenizer_config = read(small_files.TOKENIZER_CONFIG) if small_files.TOKENIZER_CONFIG in listed else None
+    names = small_files.select_small_files(listed, tokenizer_config, allow_remote_code=model.allow_remote_code)
+    for name in names:
+        known = tokenizer_config if name == small_files.TOKENIZER_CONFIG else None
+        yield name, read(name) if known is None else known
+
+
+def _list_tensor_entries(
+    outputs: Iterable[OutputFile], digests: Mapping[str, Digests], *, is_torch_bin: bool
+) -> dict[str, TensorEntry]:
+    entries = {}
+    for output in outputs:
+        for placed in output.tensors:
+            source, tensor = placed.source, placed.source.tensor
+            begin, end = (None, None) if is_torch_bin else (source.begin, source.end)
+            sha256 = digests[output.name].tensors[tensor.name]
+            entries[tensor.name] = TensorEntry(
+                tensor.dtype, tensor.shape, sha256, output.name, source.shard, begin, end
+            )
+    return dict(sorted(entries.items()))
+
+
+def _describe_upstream_file(repository: Repository, file: str) -> FileEntry:
+    listed = repository.get_file(file)
+    return FileEntry(listed.size, listed.sha256)
+
+
+def _list_notes(model: RemoteModel, selection: TensorSelection) -> tuple[str, ...]:
+    notes = []
+    if model.weights.is_torch_bin:
+        notes.append(
+            "the repository has no safetensors files, so whole .bin files (with auto all of them) were downloaded and "
+            "their tensors were written as safetensors"
+        )
+    if selection.mtp_tensors:
+        notes.append(f"{selection.mtp_tensors} tensors of multi-token prediction (MTP) modules were left out")
+    return tuple(notes)
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,292 @@
+"""Results → `report.html`: one page without scripts, and without requests to the network.
+
+Every text is cleaned and then escaped by Jinja. Only the SVG of `ci.report.charts`, which escapes by itself, and the
+style sheet go in as they are.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from ci.evidence import LayerRouting, Measure
+from ci.report import charts, wording
+from ci.report.escape import clean, is_safe_url
+from ci.report.results import EntryResult, find_closest_case, find_most_complete_evidence
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jinja2 import Environment
+
+    from ci.evidence import Evidence
+    from ci.report.results import CaseResult, Cause, Results
+
+TEMPLATES = Path(__file__).with_name("page")
+MODELS_WITH_CHARTS = 24
+CHARTS_PER_MODEL = 40
+MODELS_ALWAYS_OPEN = 2
+"""A report of at most this many models shows all of them unfolded."""
+CAUSES = 200
+TESTS_PER_CAUSE = 60
+JOBS_PER_CAUSE = 20
+ROUTING_ROWS = 200
+DETAIL_CHARS = 6_000
+
+
+@dataclass(frozen=True)
+class CauseSection:
+    """One cause on the page. `chips` are (style class, label), `jobs` (model, URL)."""
+
+    title: str
+    rest: str
+    chips: list[tuple[str, str]]
+    worst: Measure | None
+    tests: list[str]
+    more: int
+    reproduce: str
+    jobs: list[tuple[str, str]]
+    detail: str
+    detail_of: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing with its caption."""
+
+    svg: Markup
+    caption: str
+
+
+@dataclass(frozen=True)
+class ModelSection:
+    """One model on the page: its row in the table of models, and its tests and charts below."""
+
+    index: int
+    entry: EntryResult
+    unfolded: bool
+    notes: tuple[str, ...]
+    gaps: str
+    checkpoint: str
+    passed: int
+    used: float | None
+    used_before: float | None
+    drift: str
+    charts: list[Figure]
+    heat_map: Figure | None
+    routing: list[LayerRouting]
+    routing_summary: str
+    environment: list[tuple[str, str]]
+
+
+def render_html(results: Results) -> str:
+    """Return the page as text.
+
+    Charts are drawn for the first 24 models, failing ones first. Every model has a row in the table of models. The
+    tests are listed for the models with charts and for all that did not pass.
+    """
+    drawn = sorted(results.entries, key=lambda entry: entry.verdict == "passed")[:MODELS_WITH_CHARTS]
+    charted = {entry.name for entry in drawn}
+    few = len(results.entries) <= MODELS_ALWAYS_OPEN
+    models = [
+        _make_model_section(index, entry, with_charts=entry.name in charted, unfolded=few or entry.verdict != "passed")
+        for index, entry in enumerate(results.entries)
+    ]
+    style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
+    return (
+        _make_environment()
+        .get_template("report.html.j2")
+        .render(
+            results=results,
+            title=wording.format_title(results),
+            reason=wording.split_diagnosis(wording.find_reason(results), wording.TITLE)[0],
+            changes_summary=wording.summarize_changes(results),
+            verdict_icon=wording.SIGNS[results.verdict],
+            facts=_list_facts(results),
+            run_url=results.plan.request.run_url if is_safe_url(results.plan.request.run_url) else "",
+            causes=[_make_cause_section(results, cause) for cause in results.causes[:CAUSES]],
+            more_causes=max(len(results.causes) - CAUSES, 0),
+            models=models,
+            listed=charted | {entry.name for entry in results.entries if entry.verdict != "passed"},
+            with_charts=len(charted),
+            without_charts=len(results.entries) - len(charted),
+            heat_legend=_draw_heat_legend(),
+            style=_mark_safe(style),
+            style_hash="sha256-" + base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        )
+    )
+
+
+@cache
+def _make_environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=lambda value: clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
+    )
+    environment.globals |= {
+        "signs": wording.SIGNS,
+        "outcomes": wording.OUTCOMES,
+        "classes": wording.CLASSES,
+        "changes": wording.CHANGES,
+        "pluralize": wording.pluralize,
+        "shorten_test_id": wording.shorten_test_id,
+        "first_clauses": lambda sentence: wording.split_diagnosis(sentence, wording.TITLE)[0],
+        "format_share": wording.format_share,
+        "format_number": wording.format_number,
+        "format_duration": wording.format_duration,
+        "meter_value": lambda used: f"{min(used, 1.0):.4f}" if math.isfinite(used) else "1",
+    }
+    return environment
+
+
+def _mark_safe(text: str) -> Markup:
+    return Markup(text)  # noqa: S704 -- our own style sheet, or a chart whose texts are escaped
+
+
+def _list_facts(results: Results) -> list[tuple[str, str]]:
+    request, totals = results.plan.request, results.totals
+    subject = f"{request.subject} {request.sha[:12] or request.subject_ref}".strip()
+    counts = [(label, str(number)) for number, label in wording.list_not_passed(totals) if number]
+    origin = f"#{request.pull_request}" if request.pull_request else request.trigger.replace("_", " ")
+    return [
+        ("subject", subject),
+        ("passed", f"{totals.passed} of {wording.pluralize(totals.tests, 'test')}"),
+        *counts,
+        ("time", wording.format_duration(totals.seconds)),
+        ("requested by", f"{origin} {request.actor}".strip()),
+    ]
+
+
+def _make_cause_section(results: Results, cause: Cause) -> CauseSection:
+    cases = results.cases_of(cause)
+    shown = max(cases, key=lambda case: case.used or 0.0)
+    with_detail = next((case for case in cases if case.detail.strip()), None)
+    tests = [test for _, test in cause.cases]
+    title, rest = wording.split_diagnosis(cause.title, wording.TITLE)
+    return CauseSection(
+        title=title,
+        rest=rest,
+        chips=_make_chips(cause, cases),
+        worst=shown.evidence.worst if shown.evidence else None,
+        tests=tests[:TESTS_PER_CAUSE],
+        more=max(len(tests) - TESTS_PER_CAUSE, 0),
+        reproduce=wording.format_reproduce_command(results.plan, cause.cases[0][0], cases[0]),
+        jobs=[
+            (name, entry.job.url)
+            for name in cause.models[:JOBS_PER_CAUSE]
+            if (entry := results.entry(name)) and entry.job and is_safe_url(entry.job.url)
+        ],
+        detail=with_detail.detail[-DETAIL_CHARS:] if with_detail else "",
+        detail_of=with_detail.name if with_detail else "",
+    )
+
+
+def _make_chips(cause: Cause, cases: Sequence[CaseResult]) -> list[tuple[str, str]]:
+    change = wording.describe_cause_change(cause, cases)
+    chips = [
+        ("", wording.CLASSES[cause.failure_class]),
+        ("", wording.pluralize(len(cause.models), "model")),
+        ("", wording.pluralize(len(cause.cases), "test")),
+    ]
+    chips += [(cause.change or "", change)] if change else []
+    return chips + ([("neutral", wording.NOT_THE_CHANGE)] if cause.infrastructure else [])
+
+
+def _make_model_section(index: int, entry: EntryResult, *, with_charts: bool, unfolded: bool) -> ModelSection:
+    tested = find_most_complete_evidence(entry.cases)
+    closest = find_closest_case(entry.cases)
+    worst = _find_worst_case(entry) if with_charts else None
+    routing = worst.evidence.routing if worst and worst.evidence else ()
+    flipped = [layer for layer in routing if layer.small_flips or layer.large_flips]
+    gaps = len(wording.list_coverage_gaps(entry))
+    return ModelSection(
+        index=index,
+        entry=entry,
+        unfolded=unfolded,
+        notes=wording.list_notes(entry),
+        gaps=wording.pluralize(gaps, "coverage gap") if gaps else "",
+        checkpoint=wording.describe_checkpoint(tested) if tested else "",
+        passed=sum(case.outcome == "passed" for case in entry.cases),
+        used=closest.used if closest else None,
+        used_before=closest.used_before if closest else None,
+        drift=wording.describe_drift([entry]),
+        charts=_draw_error_charts(entry) if with_charts else [],
+        heat_map=_draw_heat_map(worst, entry.name) if worst else None,
+        routing=sorted(flipped, key=lambda layer: not layer.large_flips)[:ROUTING_ROWS],
+        routing_summary=_summarize_routing(routing, len(flipped)),
+        environment=_list_environment(entry, tested),
+    )
+
+
+def _find_worst_case(entry: EntryResult) -> CaseResult | None:
+    """Return the failing test, or else the test closest to its limit, for the heat map."""
+    with_heat = [case for case in entry.cases if case.evidence and (case.evidence.heat or case.evidence.routing)]
+    return max(with_heat, key=lambda case: (case.outcome == "failed", case.used or 0.0), default=None)
+
+
+def _draw_error_charts(entry: EntryResult) -> list[Figure]:
+    """Draw one chart for each test and dtype that was measured, failing tests first."""
+    figures: list[Figure] = []
+    for case in sorted(entry.cases, key=lambda case: case.outcome == "passed"):
+        measures = case.evidence.measures if case.evidence and len(figures) < CHARTS_PER_MODEL else ()
+        for dtype in dict.fromkeys(measure.dtype for measure in measures):
+            of_dtype = [measure for measure in measures if measure.dtype == dtype]
+            if len(of_dtype) > 1:
+                red = sum(not measure.passed for measure in of_dtype)
+                state = f"{red} above the limit" if red else "all within the limit"
+                name, tensors = wording.shorten_test_id(case.name, entry.name), len(of_dtype)
+                caption = f"{name}, {dtype}: {wording.pluralize(tensors, 'tensor')}, {state}"
+                figures.append(Figure(_mark_safe(charts.draw_error_chart(of_dtype)), caption))
+    return figures
+
+
+def _draw_heat_map(case: CaseResult, entry: str) -> Figure | None:
+    heat = case.evidence.heat if case.evidence else None
+    if heat is None or not heat.rows or not heat.columns:
+        return None
+    name = wording.shorten_test_id(case.name, entry)
+    caption = f"{name}, input {heat.case}, {heat.dtype}: the largest error / limit in each group of tokens"
+    return Figure(_mark_safe(charts.draw_heat_map(heat)), caption)
+
+
+def _summarize_routing(layers: Sequence[LayerRouting], flipped: int) -> str:
+    """Summarize in how many comparisons a token chose other experts than in the reference."""
+    if not layers:
+        return ""
+    total = f"{len(layers)} comparisons (one for each layer, input and dtype)"
+    flips = f"{flipped} of {total} have a routing flip"
+    hidden = flipped - ROUTING_ROWS
+    more = f"; {hidden} of them are only in report.json" if hidden > 0 else ""
+    margin = wording.format_number(min(layer.smallest_margin for layer in layers))
+    return f"{flips}{more}. The smallest margin between two experts: {margin} (difference of router logits)."
+
+
+def _draw_heat_legend() -> Markup:
+    borders = charts.HEAT_STEPS
+    cells = [f'<path class="heat{level}" d="M{level * 60} 0h60v10h-60z"/>' for level in range(len(borders) + 1)]
+    labels = [
+        f'<text x="{(i + 1) * 60}" y="22" text-anchor="middle">{10**b:.3g}{" = limit" * (b == 0)}</text>'
+        for i, b in enumerate(borders)
+    ]
+    body = "".join(cells + labels)
+    return _mark_safe(f'<svg class="legend" viewBox="0 0 560 26" role="img" aria-label="error / limit">{body}</svg>')
+
+
+def _list_environment(entry: EntryResult, tested: Evidence | None) -> list[tuple[str, str]]:
+    host = list(entry.host.items())
+    if tested is None:
+        return host
+    subject = [("subject", wording.describe_subject(tested)), ("device", tested.device)]
+    coverage = [(f"coverage: {name}", value) for name, value in tested.coverage.items()]
+    return [*subject, *tested.libraries.items(), *host, *coverage]

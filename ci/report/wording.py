@@ -1,0 +1,279 @@
+"""The words of every report: verdicts, failure classes, measured values, times. Not escaped yet for any format.
+
+Plain functions without I/O.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from typing import TYPE_CHECKING
+
+from ci.evidence import NOT_COVERED
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ci.evidence import Evidence, Measure
+    from ci.plan import Plan
+    from ci.report.results import CaseResult, Cause, EntryResult, Results, Totals
+
+ICONS = {"passed": "✅", "failed": "❌", "neutral": "⚠️"}
+OUTCOMES = {
+    "passed": "passed",
+    "failed": "failed",
+    "did_not_run": "did not run",
+    "consequence": "skipped because an earlier test failed",
+    "missing": "missing",
+}
+OUTCOME_ICONS = {"passed": "✅", "failed": "❌", "did_not_run": "⚪", "consequence": "⏭️", "missing": "❓"}
+SIGNS = {"passed": "✓", "failed": "✗", "neutral": "!", "did_not_run": "○", "consequence": "↷", "missing": "?"}
+"""The same without emoji, for pages that must look the same with any font."""
+
+CLASSES = {
+    "numeric_mismatch": "numeric mismatch",
+    "non_finite": "NaN or infinity",
+    "missing_tensor": "missing tensor",
+    "unexpected_tensor": "unexpected tensor",
+    "shape_mismatch": "shape mismatch",
+    "config_mismatch": "config mismatch",
+    "variant_did_not_run": "variant did not run",
+    "unsupported": "unsupported",
+    "out_of_memory": "out of memory",
+    "hub_unavailable": "Hub unavailable",
+    "gated": "gated model",
+    "timeout": "timeout",
+    "crash": "crash",
+    "collection": "collection error",
+    "environment": "machine or service problem",
+    "dependency": "earlier test failed",
+    "missing_result": "missing result",
+    "other": "other error",
+}
+CHANGES = {
+    "new": "newly failing",
+    "known": "already failing on main",
+    "different": "failing in another way than on main",
+    "fixed": "fixed",
+}
+NOT_THE_CHANGE = "infrastructure problem, not caused by this change"
+
+DOWNLOAD_STEP = "test_download_and_truncate"
+NOTES = 8
+"""How many notes of a download, and how many coverage gaps of an entry, are shown."""
+TITLE = 200
+"""Characters of a diagnosis in a heading; its other clauses are shown below."""
+
+_DEVICE = re.compile(r"cpu|cuda")
+
+
+def format_title(results: Results) -> str:
+    """Return the verdict in a few words.
+
+    For example `Failed: 2 of 3 models, 1 cause (none new)`.
+    """
+    totals = results.totals
+    models = pluralize(totals.models, "model")
+    if results.verdict == "passed":
+        not_run = f", {pluralize(totals.did_not_run, 'variant')} did not run" if totals.did_not_run else ""
+        return f"Passed: {models}, {pluralize(totals.passed, 'test')}{not_run}"
+    if results.verdict == "neutral":
+        return f"No answer for {totals.models_neutral} of {models}"
+    causes = [cause for cause in results.causes if not cause.infrastructure]
+    new = sum(cause.change != "known" for cause in causes)
+    news = f" ({new or 'none'} new)" if results.baseline else ""
+    return f"Failed: {totals.models_failed} of {models}, {pluralize(len(causes), 'cause')}{news}"
+
+
+def find_reason(results: Results) -> str:
+    """Return the first cause's sentence, for a report's first line; "" if all passed."""
+    if results.causes:
+        return results.causes[0].title
+    labels = [entry.label for entry in results.entries if entry.verdict != "passed" and entry.label]
+    return labels[0] if labels else ""
+
+
+def split_diagnosis(sentence: str, limit: int) -> tuple[str, str]:
+    """Split a diagnosis into the first clauses that fit into `limit` characters, and the rest.
+
+    Clauses are separated by "; ". The first one is always kept whole.
+    """
+    clauses = sentence.split("; ")
+    taken = 1
+    while taken < len(clauses) and len("; ".join(clauses[: taken + 1])) <= limit:
+        taken += 1
+    return "; ".join(clauses[:taken]), "; ".join(clauses[taken:])
+
+
+def summarize_changes(results: Results) -> str:
+    """Summarize the changes since the baseline; "" without a baseline.
+
+    For example `2 tests newly failing · 1 already failing on main`.
+    """
+    if not results.baseline:
+        return ""
+    changes: list[str] = [case.change for entry in results.entries for case in entry.cases if case.change]
+    counted = [(changes.count(kind), CHANGES[kind]) for kind in CHANGES if kind in changes]
+    parts = [
+        f"{number if index else pluralize(number, 'test')} {change}" for index, (number, change) in enumerate(counted)
+    ]
+    return " · ".join(parts) or "nothing changed"
+
+
+def list_fixed_tests(results: Results) -> list[str]:
+    """List the tests that failed in the newest night and pass now."""
+    return [case.name for entry in results.entries for case in entry.cases if case.change == "fixed"]
+
+
+def list_not_passed(totals: Totals) -> list[tuple[int, str]]:
+    """List how many tests did not simply pass, each with what they did."""
+    return [
+        (totals.failed, "failed"),
+        (totals.missing, "missing"),
+        (totals.consequence, OUTCOMES["consequence"]),
+        (totals.did_not_run, "did not run"),
+        (totals.flaky, "passed only on a later attempt"),
+    ]
+
+
+def describe_change(case: CaseResult) -> str:
+    """Describe how a test changed since the baseline.
+
+    For example `already failing on main for 3 nights, last good 1a2b3c4`.
+    """
+    if case.change is None:
+        return ""
+    nights = f" for {pluralize(case.streak, 'night')}" if case.streak and case.change == "known" else ""
+    good = f", last good {case.last_good[:12]}" if case.last_good else ""
+    flaky = case.change == "new" and case.bad_nights
+    before = f", failed in {case.bad_nights} of the last {pluralize(case.nights, 'night')}" if flaky else ""
+    return f"{CHANGES[case.change]}{nights}{good}{before}"
+
+
+def describe_cause_change(cause: Cause, cases: Sequence[CaseResult]) -> str:
+    """Describe how a cause changed, from the first of its tests with the same change."""
+    return next((describe_change(case) for case in cases if case.change == cause.change), "")
+
+
+def describe_drift(entries: Sequence[EntryResult]) -> str:
+    """Describe what changed outside of the subject, from the first entry with such a change."""
+    drift = next((entry.drift for entry in entries if entry.drift), {})
+    return "; ".join(f"{name} {step}" for name, step in drift.items())
+
+
+def describe_checkpoint(evidence: Evidence) -> str:
+    """Describe the tested checkpoint: `org/model@1a2b3c4d5e6f with 2 layers`."""
+    if not evidence.revision:
+        return evidence.model_id
+    return f"{evidence.model_id}@{evidence.revision[:12]} with {pluralize(evidence.layers, 'layer')}"
+
+
+def describe_subject(evidence: Evidence) -> str:
+    """Describe the tested subject: `fast_llm 0.3.0 1a2b3c4d5e6f`."""
+    commit = (evidence.subject_commit or "")[:12]
+    return " ".join(filter(None, [evidence.subject, evidence.subject_version, commit]))
+
+
+def shorten_test_id(test: str, entry: str) -> str:
+    """Shorten a test id that is shown beside its model.
+
+    `test_moe_implementation[dropless-mixtral]` → `moe_implementation dropless`
+    """
+    step, _, parameter = test.removeprefix("test_").partition("[")
+    variant = parameter.removesuffix("]").removesuffix(entry).removesuffix("-")
+    return f"{step} {variant}".rstrip()
+
+
+def list_notes(entry: EntryResult) -> tuple[str, ...]:
+    """List all notes of an entry: about its results, its coverage gaps, its download."""
+    downloads = [case.evidence for case in entry.cases if case.step == DOWNLOAD_STEP and case.evidence]
+    notes = (note for evidence in downloads for note in evidence.notes[:NOTES])
+    return (*entry.notes, *list_coverage_gaps(entry), *notes)
+
+
+def list_coverage_gaps(entry: EntryResult) -> tuple[str, ...]:
+    """List what an entry's inputs did not reach: `sliding window not covered: capped at 128 tokens`."""
+    coverages = [case.evidence.coverage for case in entry.cases if case.evidence]
+    gaps = {
+        f"{key} {why}": None for coverage in coverages for key, why in coverage.items() if why.startswith(NOT_COVERED)
+    }
+    return tuple(gaps)[:NOTES]
+
+
+def format_reproduce_command(plan: Plan, entry: str, case: CaseResult) -> str:
+    """Return the command `hub-tests run …` that runs the entry again.
+
+    People paste it into a shell, so it is made from the plan, and not from the line that the test itself wrote (that
+    comes from the pull request's job). Only the device comes from the evidence, and only if it is a known one.
+    """
+    planned = plan.entry(entry)
+    layers = planned.model.num_layers_to_keep if planned else None
+    command = ["hub-tests run", entry]
+    command += [f"--layers {layers}"] if layers is not None else []
+    command += [f"--subject {plan.request.subject}"]
+    evidence = case.evidence
+    if evidence is not None and _DEVICE.fullmatch(evidence.device):
+        command.append(f"--device {evidence.device}")
+    command += ["--deep"] if plan.request.deep else []
+    return " ".join([*command, *map(shlex.quote, plan.request.options)])
+
+
+def pluralize(number: int, noun: str) -> str:
+    """Return the number with its noun: `1 model`, `3 models`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def format_share(used: float | None) -> str:
+    """Format a share of the tolerance: `10 %`, from ten times the limit on `12 x`."""
+    if used is None:
+        return "-"
+    if not math.isfinite(used):
+        return "∞"
+    if used >= 10:
+        return f"{used:,.0f} x" if used < 1e6 else f"{used:.1e} x"
+    return f"{used * 100:.0f} %" if used >= 0.01 else "<1 %"
+
+
+def format_used_tolerance(used: float | None, before: float | None) -> str:
+    """Format the used share in words.
+
+    `used 10 % of the tolerance, was 4 %`, or `4,000 x the tolerance`.
+    """
+    if used is None:
+        return ""
+    was = f", was {format_share(before)}" if before is not None else ""
+    return (
+        f"{format_share(used)} the tolerance{was}" if used >= 10 else f"used {format_share(used)} of the tolerance{was}"
+    )
+
+
+def format_number(value: float | str | None) -> str:
+    """Format a measured value: short, or as text if it is not a number."""
+    return f"{value:.6g}" if isinstance(value, int | float) else str(value)
+
+
+def format_measure(measure: Measure) -> str:
+    """Format one measure in one line.
+
+    `float32 (2, 32): error 3.1e-01, limit 7.8e-05, noise floor 2.0e-07; at (0, 3) expected 0.12, got -0.4`
+    """
+    shape = ", ".join(map(str, measure.shape))
+    floor = f", noise floor {measure.floor:.1e}" if measure.floor is not None else ""
+    where = ", ".join(map(str, measure.worst_index))
+    values = f"; at ({where}) expected {format_number(measure.expected)}, got {format_number(measure.actual)}"
+    case = f", input {measure.case}" if measure.case else ""
+    return (
+        f"{measure.dtype} ({shape}){case}: error {measure.error:.1e}, limit {measure.limit:.1e}{floor}"
+        f"{values if measure.worst_index else ''}"
+    )
+
+
+def format_duration(seconds: float) -> str:
+    """Format a time: `0.4 s`, `42 s`, `3 min`, `2 h 05 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,114 @@
+"""Checks of one slot: the doctor before a job, and a search for leftovers after it.
+
+The supervisor runs them in processes of their own: a faulty GPU driver can hang or kill the process that calls it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ci.doctor import Diagnosis, DoctorRequest, diagnose, probe_host
+from ci.doctor.gpu_checks import select_gpus
+from ci.doctor.host_checks import MAX_SKEW
+from ci.doctor.nvml import read_nvml
+from ci.doctor.records import GIB, MIB
+from hub_runner.files import write_atomically
+
+if TYPE_CHECKING:
+    from ci.doctor.records import Clock, Gpu
+    from hub_runner.config import Config, Slot
+    from hub_runner.layout import Layout
+    from hub_runner.registrar import RegistrarClient
+
+HUB = "https://huggingface.co"
+
+
+def build_doctor_request(config: Config, slot: Slot, layout: Layout) -> DoctorRequest:
+    """Return what must be true of `slot` before a runner is offered.
+
+    The request is strict: a question without an answer counts as a failure.
+    """
+    rules = config.doctor
+    return DoctorRequest(
+        gpus=None if slot.gpus else 0,
+        only=slot.gpus,
+        min_driver=rules.min_driver,
+        max_memory_used=rules.max_gpu_memory_used_mib * MIB,
+        paths=(str(layout.data), config.runner.store),
+        min_free=rules.min_free_gib * GIB,
+        runner=str(layout.runners / "current"),
+        store=None if slot.writes_store else config.runner.store,
+        job_user=slot.user,
+        endpoint=HUB,
+        offline=True,
+        strict=True,
+        python=rules.python,
+    )
+
+
+def diagnose_slot(config: Config, slot: Slot, layout: Layout, registrar: RegistrarClient) -> Diagnosis:
+    """Run the doctor on one slot.
+
+    The registrar asks the Hub, because the supervisor has no network.
+    """
+    request = build_doctor_request(config, slot, layout)
+    state = probe_host(request)
+    if not config.doctor.offline:
+        hub, skew = registrar.check_hub(request.endpoint)
+        request = replace(request, offline=False)
+        state = replace(state, hub=hub, clock=replace(state.clock, skew=skew))
+    return diagnose(replace(state, clock=reject_backward_clock(state.clock, layout.state / "clock")), request)
+
+
+def reject_backward_clock(clock: Clock, mark: Path) -> Clock:
+    """Return a clock that never runs backwards: else an old runner would look new.
+
+    The file `mark` keeps the latest time that a time service or a server confirmed.
+    """
+    confirmed = clock.synchronised or (clock.skew is not None and abs(clock.skew) <= MAX_SKEW)
+    try:
+        latest = float(mark.read_text())
+    except (OSError, ValueError):
+        latest = 0.0
+    if confirmed:
+        write_atomically(mark, f"{clock.now}\n")
+        return clock
+    return replace(clock, now=max(clock.now, latest))
+
+
+def find_leftovers(config: Config, slot: Slot, layout: Layout) -> tuple[str, ...]:
+    """Find processes of the slot's user, processes and memory on its GPUs, and its disk."""
+    gpus = select_gpus(read_nvml().gpus, slot.gpus) if slot.gpus else ()
+    disk = layout.disk(slot.index)
+    return (
+        *find_processes(slot.uid),
+        *(text for gpu in gpus for text in _find_gpu_use(gpu, config.doctor.max_gpu_memory_used_mib * MIB)),
+        *((f"{disk} is still mounted",) if is_mounted(disk) else ()),
+    )
+
+
+def find_processes(uid: int, proc: Path = Path("/proc")) -> tuple[str, ...]:
+    """Find living processes by real, effective, saved or file-system user id, in any cgroup."""
+    processes = []
+    for status in proc.glob("[0-9]*/status"):
+        try:
+            fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+        except (OSError, UnicodeDecodeError):
+            continue  # it ended meanwhile
+        if str(uid) in fields["Uid"].split() and not fields["State"].strip().startswith(("Z", "X")):
+            processes.append(f"pid {status.parent.name} {fields['Name'].strip()}")
+    return tuple(sorted(processes))
+
+
+def _find_gpu_use(gpu: Gpu, allowed: int) -> list[str]:
+    uses = [f"pid {p.pid} {p.name or '?'} on gpu{gpu.index}" for p in gpu.processes]
+    if gpu.memory_used is not None and gpu.memory_used > allowed:
+        uses.append(f"{gpu.memory_used // MIB} MiB in use on gpu{gpu.index}")
+    return uses
+
+
+def is_mounted(place: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
+    """Return whether a file system is mounted at `place`: the fifth field of mountinfo(5)."""
+    return any(line.split()[4] == str(place) for line in mounts.read_text().splitlines())

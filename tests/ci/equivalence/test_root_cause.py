@@ -1,0 +1,79 @@
+"""The analysis of a failed case: which runs it asks for, and what it makes of their answers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ci.equivalence.root_cause import ForwardSpec, RootCauseAnalysis
+from ci.equivalence.tensor_compare import TensorProblem
+from ci.errors import SubjectError
+from ci.subjects.reference.subject import ReferenceSubject
+from tests.ci.equivalence.comparisons import compared
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from benchmarks.mutation.experiment import Bench
+    from ci.equivalence.case_result import CaseComparison
+
+BROKEN = TensorProblem("non_finite", "logits", "logits is nan")
+FAILED, PASSED = compared(1.0, diff={"problems": (BROKEN,)}), compared(1.0)
+
+
+class Runs:
+    """Answers each run by its subject and directory, and remembers what was asked for."""
+
+    def __init__(self, **failed: bool) -> None:
+        self.failed, self.specs = failed, list[ForwardSpec]()
+
+    def __call__(self, spec: ForwardSpec, like: CaseComparison, *, teacher_forced: bool) -> CaseComparison:
+        self.specs.append(spec)
+        key = "cross_check" if isinstance(spec.subject, CrossCheck) else "subject"
+        if key not in self.failed:
+            raise SubjectError("does not run")
+        return FAILED if self.failed[key] else PASSED
+
+
+class CrossCheck(ReferenceSubject):
+    """Another implementation."""
+
+
+def analysis(bench: Bench, workdir: Path, runs: Runs, **changes: Any) -> RootCauseAnalysis:
+    spec = ForwardSpec(ReferenceSubject(), str(bench.right), {"attention": "sdpa"})
+    base = RootCauseAnalysis(bench.truth, FAILED, None, spec, CrossCheck(), ("llama", "gpt"), runs, workdir)
+    return replace(base, **changes)
+
+
+@pytest.mark.parametrize(
+    ("runs", "half"),
+    [
+        (Runs(cross_check=False), "kernel"),
+        (Runs(cross_check=True, subject=False), "conversion"),
+        (Runs(cross_check=True, subject=True), "conversion and kernel"),
+        (Runs(cross_check=True), "conversion"),
+        (Runs(), "kernel"),
+    ],
+)
+def test_other_runs_decide_which_half_is_wrong(dense: Bench, tmp_path: Path, runs: Runs, half: str) -> None:
+    diagnosis = analysis(dense, tmp_path, runs).diagnose()
+    assert str(diagnosis).startswith(f"output head [{half}]: logits is nan; ")
+    assert all(spec.variant == {} for spec in runs.specs), "each in its own default variant"
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_passed_in_float32_is_the_kernel_without_another_run(dense: Bench, tmp_path: Path) -> None:
+    runs = Runs()
+    diagnosis = analysis(dense, tmp_path, runs, passed_in_float32=True).diagnose()
+    assert (diagnosis.half, diagnosis.reason) == ("kernel", "the same checkpoint is right in float32")
+    assert not runs.specs
+
+
+def test_an_incomplete_trace_says_nothing_about_halves(dense: Bench, tmp_path: Path) -> None:
+    problem = TensorProblem("missing_tensor", "decoder.1.mlp", "decoder.1.mlp is missing")
+    runs = Runs()
+    diagnosis = analysis(dense, tmp_path, runs, failed=compared(1.0, diff={"problems": (problem,)})).diagnose()
+    assert str(diagnosis) == "layer 1, MLP: decoder.1.mlp is missing"
+    assert not runs.specs

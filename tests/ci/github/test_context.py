@@ -1,0 +1,39 @@
+"""The context of a step, from the environment and the inputs of its workflow."""
+
+from __future__ import annotations
+
+import pytest
+
+from ci.errors import RequestError
+from ci.github.context import read_context, read_inputs
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "not JSON"),
+        ("[]", "expected an object"),
+        ('{"subject": "x"}', "subject"),
+        ('{"pull-request": "x"}', "pull_"),
+    ],
+)
+def test_inputs_that_are_none(text: str, said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        read_inputs(text)
+
+
+def test_inputs_of_other_matters_are_passed_over_and_variables_fill_in() -> None:
+    found = read_inputs('{"runner": "[]", "subject": "", "models": null}', {"subject": "reference"})
+    assert (found.subject, found.models) == ("reference", ())
+    assert read_inputs("null").subject == "fast_llm"
+
+
+def test_the_environment() -> None:
+    found = read_context(
+        {"HUB_TESTS_ALLOWED": " ann, bob\ncarl ", "GITHUB_SERVER_URL": "https://ghe/", "GITHUB_TOKEN": "t"}
+    )
+    assert found.allowed_logins == ("ann", "bob", "carl")
+    assert (found.server_url, found.run_url, found.output_path) == ("https://ghe", "", None)
+    assert "'t'" not in repr(found)
+    with pytest.raises(RequestError, match="GITHUB_RUN_ID: expected a number"):
+        read_context({"GITHUB_RUN_ID": "x"})

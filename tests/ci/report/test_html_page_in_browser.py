@@ -1,0 +1,181 @@
+"""`report.html` in a real browser: drawn in the light, in the dark and on paper, it asks the network for nothing."""
+
+from __future__ import annotations
+
+import http.server
+import shutil
+import struct
+import subprocess
+import threading
+import zlib
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ci.report.html_page import render_html
+from tests.ci.report import samples
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(BROWSER is None, reason="no chromium here: apt-get install chromium draws the page"),
+    pytest.mark.xdist_group("browser"),
+]
+FORWARD = "test_forward_equivalence[mixtral]"
+DARK = "--blink-settings=preferredColorScheme=0"
+LIGHT = "--blink-settings=preferredColorScheme=1"
+
+
+def browse(tmp_path: Path, *options: str) -> str:
+    """Runs the browser once, headless, and returns what it printed."""
+    assert BROWSER is not None
+    profile = tmp_path / "profile"
+    common = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
+    quiet = ("--disable-component-update", "--disable-sync", "--hide-scrollbars", f"--user-data-dir={profile}")
+    command = [BROWSER, *common, *quiet, *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout
+
+
+def pixels(png: bytes) -> list[bytes]:
+    """Distinct colours of a PNG as browsers write it (8 bits, RGB or RGBA, not interlaced): its unfiltered rows."""
+    width, height, depth, kind = struct.unpack(">IIBB", png[16:26])
+    assert (depth, kind) in ((8, 2), (8, 6))
+    step = 3 if kind == 2 else 4
+    data, at = b"", 8
+    while at < len(png):
+        (length,) = struct.unpack(">I", png[at : at + 4])
+        if png[at + 4 : at + 8] == b"IDAT":
+            data += png[at + 8 : at + 8 + length]
+        at += 12 + length
+    return _unfiltered(zlib.decompress(data), width * step, height, step)
+
+
+def _unfiltered(raw: bytes, stride: int, height: int, step: int) -> list[bytes]:
+    rows, above = [], bytearray(stride)
+    for row in range(height):
+        start = row * (stride + 1)
+        kind, line = raw[start], bytearray(raw[start + 1 : start + 1 + stride])
+        for i in range(stride):
+            left = line[i - step] if i >= step else 0
+            corner = above[i - step] if i >= step else 0
+            line[i] = (line[i] + _predicted(kind, left, above[i], corner)) & 255
+        rows.append(bytes(line))
+        above = line
+    return rows
+
+
+def _predicted(kind: int, left: int, up: int, corner: int) -> int:
+    if kind == 4:
+        guess = left + up - corner
+        return min((left, up, corner), key=lambda value: abs(guess - value))
+    return (0, left, up, (left + up) // 2)[kind]
+
+
+def brightness(rows: list[bytes]) -> float:
+    """Mean of all channels, 0 to 255."""
+    return sum(map(sum, rows)) / sum(map(len, rows))
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    path = tmp_path / "report.html"
+    path.write_text(render_html(samples.failing()), encoding="utf-8")
+    return path
+
+
+def shot(page: Path, *options: str) -> list[bytes]:
+    """The rows of pixels of a small window on the page."""
+    out = page.with_name("shot.png")
+    browse(page.parent, "--window-size=300,160", f"--screenshot={out}", *options, page.as_uri())
+    return pixels(out.read_bytes())
+
+
+def test_it_is_drawn_in_the_light_and_in_the_dark(page: Path) -> None:
+    light, dark = shot(page, LIGHT), shot(page, DARK)
+    assert len(set(light)) > 30
+    assert brightness(light) > 200
+    assert brightness(dark) < 80
+
+
+def test_it_is_printed_with_its_folds_open(page: Path) -> None:
+    out = page.with_name("report.pdf")
+    browse(page.parent, f"--print-to-pdf={out}", "--no-pdf-header-footer", page.as_uri())
+    content = out.read_bytes()
+    assert content.startswith(b"%PDF-")
+    assert content.count(b"/Type /Page\n") >= 3
+
+
+def test_its_parts_are_there_after_the_browser_has_read_it(page: Path) -> None:
+    text = browse(page.parent, "--dump-dom", page.as_uri())
+    assert text.count("<svg") > 10
+    assert text.count("<figure>") == text.count("</figure>") > 10
+    assert "decoder.1.mixer.query" in text
+
+
+class Witness(http.server.BaseHTTPRequestHandler):
+    """Serves the page and notes every request."""
+
+    seen: list[str]
+    page: bytes
+    around: bytes
+
+    def do_GET(self) -> None:
+        self.seen.append(self.path)
+        known = {"/report.html": self.page, "/phone": self.around}
+        self.send_response(200 if self.path in known else 404)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.end_headers()
+        self.wfile.write(known.get(self.path, b""))
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def witness() -> Iterator[http.server.HTTPServer]:
+    server = http.server.HTTPServer(("127.0.0.1", 0), type("Own", (Witness,), {"seen": [], "page": b"", "around": b""}))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_it_asks_for_nothing_but_itself_even_when_hostile(tmp_path: Path, witness: http.server.HTTPServer) -> None:
+    origin = f"http://127.0.0.1:{witness.server_port}"
+    handler = witness.RequestHandlerClass
+    handler.page = (  # type: ignore[attr-defined]
+        render_html(samples.hostile())
+        .replace("</main>", f'<img src="{origin}/img"><script>fetch("{origin}/js")</script></main>')
+        .encode()
+    )
+    browse(tmp_path, "--virtual-time-budget=1500", "--dump-dom", f"{origin}/report.html")
+    assert set(handler.seen) - {"/favicon.ico"} == {"/report.html"}  # type: ignore[attr-defined]
+
+
+LONG = "model.layers.2.block_sparse_moe.experts.5.w1.weight" * 3
+PHONE = """<!doctype html><iframe id="page" src="report.html" style="width: 400px; height: 900px; border: 0"></iframe>
+<p id="width"></p><script>page.onload = () => {
+  const root = page.contentDocument.documentElement; width.textContent = `${root.scrollWidth} in ${root.clientWidth}`;
+}</script>"""
+
+
+@pytest.mark.parametrize("run", ["failing", "passing", "long"])
+def test_it_fits_a_phone(tmp_path: Path, witness: http.server.HTTPServer, run: str) -> None:
+    wrong = samples.mismatch(moe=True)
+    long = replace(wrong, evidence={**wrong.evidence, "diagnosis": f"layer 1, MLP: it does not hold {LONG}; {LONG}"})
+    results = samples.judged(samples.plan_of("mixtral"), {FORWARD: long}) if run == "long" else getattr(samples, run)()
+    handler = witness.RequestHandlerClass
+    handler.page = render_html(results).encode()  # type: ignore[attr-defined]
+    handler.around = PHONE.encode()  # type: ignore[attr-defined]
+    text = browse(tmp_path, "--virtual-time-budget=1500", "--dump-dom", f"http://127.0.0.1:{witness.server_port}/phone")
+    needed, given = text.split('id="width">')[1].split("</p>")[0].split(" in ")
+    assert 300 < int(given) <= 400
+    assert int(needed) <= int(given)

@@ -1,0 +1,75 @@
+"""The verdict of entries and runs: neutral, red, and never green without results."""
+
+from __future__ import annotations
+
+import pytest
+
+from ci.report import wording
+from ci.report.build_results import build_results
+from ci.report.junit import read_junit
+from ci.report.results import Job, exit_code
+from tests.ci.report.samples import Fault, judged, junit, mismatch, plan_of
+from tests.ci.report.single_model import CONVERSION, FORWARD, find_case, make_attempt, run_attempts, run_file
+
+
+@pytest.mark.parametrize("test", plan_of("smollm2").entries[0].tests)
+def test_any_planned_test_that_is_missing_is_red(test: str) -> None:
+    results = run_file({test: None})
+    assert (results.verdict, exit_code(results)) == ("failed", 1)
+    assert find_case(results, test).outcome == "missing"
+    assert results.entries[0].label == "6 of 7 planned tests have a result"
+
+
+def test_a_variant_that_did_not_run_is_shown_and_does_not_count_as_a_pass() -> None:
+    fault = Fault("skipped", "variant did not run: x", "", {"failure_class": "variant_did_not_run"})
+    tests = [test for test in plan_of("smollm2").entries[0].tests if "implementation" in test]
+    some = run_file({tests[0]: fault})
+    assert (exit_code(some), find_case(some, tests[0]).outcome) == (0, "did_not_run")
+    assert "did not run" in wording.format_title(some)
+    none = run_file(dict.fromkeys(tests, fault))
+    assert exit_code(none) == 3
+    assert none.entries[0].label == "no test of test_implementation could run"
+
+
+@pytest.mark.parametrize(
+    ("failure_class", "code"),
+    [
+        *(("hub_unavailable", 3), ("gated", 3), ("environment", 3), ("crash", 1)),
+        *(("timeout", 1), ("out_of_memory", 1), ("unsupported", 1), ("other", 1)),
+    ],
+)
+def test_infrastructure_is_neutral_and_all_else_is_red(failure_class: str, code: int) -> None:
+    results = run_file({FORWARD: Fault("failure", "x", "x", {"failure_class": failure_class})})
+    assert exit_code(results) == code
+    assert find_case(results, FORWARD).infrastructure == (code == 3)
+
+
+def test_a_real_failure_beside_an_infrastructure_one_is_red() -> None:
+    down = Fault("failure", "x", "x", {"failure_class": "hub_unavailable"})
+    assert exit_code(run_file({FORWARD: mismatch(), CONVERSION: down})) == 1
+    assert exit_code(judged(plan_of(), {FORWARD: down, "test_conversion[mistral]": mismatch()})) == 1
+
+
+def test_a_model_without_an_answer_beside_one_that_passed_is_not_green() -> None:
+    down = Fault("failure", "x", "x", {"failure_class": "hub_unavailable"})
+    results = judged(plan_of("smollm2", "mistral"), {FORWARD: down})
+    assert [entry.verdict for entry in results.entries] == ["neutral", "passed"]
+    assert (results.verdict, exit_code(results)) == ("neutral", 3)
+    assert wording.format_title(results) == "No answer for 1 of 2 models"
+
+
+def test_an_unplanned_pass_counts_for_nothing_and_an_unplanned_failure_counts() -> None:
+    extra = "test_mine[smollm2]"
+    passed = junit(plan_of("smollm2")).replace(b"</testsuite>", f'<testcase name="{extra}"/></testsuite>'.encode())
+    results = build_results(plan_of("smollm2"), read_junit(passed))
+    assert exit_code(results) == 0
+    assert "not planned" in results.entries[0].notes[0]
+    assert exit_code(run_file({extra: Fault(evidence={"raw": ""})})) == 1
+
+
+def test_a_successful_job_with_a_red_file_is_noted() -> None:
+    results = run_attempts(make_attempt({FORWARD: mismatch()}), job=Job("success"))
+    assert exit_code(results) == 1
+    assert results.entries[0].notes == (
+        "the job succeeded on GitHub, but its result file contains failures: the result file counts",
+    )

