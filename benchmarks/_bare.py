@@ -1,4 +1,4 @@
-"""The bare script that the suite is held against: each model loaded once, the same forwards, nothing else."""
+"""The bare script that the suite is compared with: each model loaded once, the same forward passes, nothing else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def main(forwards: str, hf: str, converted: str) -> None:
-    """Make the forwards in the file `forwards`, over the Hugging Face directory and its conversion."""
+    """Run the passes in the file `forwards` on the Hugging Face directory and its conversion."""
     listed = json.loads(Path(forwards).read_text())
     with torch.inference_mode():
         for (who, _, dtype), group in groupby(sorted(listed, key=same_model), key=same_model):
@@ -30,12 +30,12 @@ def main(forwards: str, hf: str, converted: str) -> None:
 
 
 def same_model(forward: dict[str, Any]) -> tuple[str, str, str]:
-    """What has to be loaded for it."""
+    """Return the side, checkpoint and dtype that must be loaded for a forward pass."""
     return forward["who"], forward["checkpoint"], forward["dtype"]
 
 
 def hugging_face(path: str, dtype: torch.dtype, forwards: list[dict[str, Any]]) -> None:
-    """Stock transformers."""
+    """Run the forward passes with stock transformers."""
     model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="eager").eval()
     for forward in forwards:
         model.set_attn_implementation(forward["ran"]["attention"])
@@ -46,7 +46,7 @@ def hugging_face(path: str, dtype: torch.dtype, forwards: list[dict[str, Any]]) 
 
 
 def reference(path: str, dtype: torch.dtype, forwards: list[dict[str, Any]]) -> None:
-    """The reference subject's own model, without taps."""
+    """Run the forward passes with the reference's own model, capturing nothing."""
     checkpoint = read_fast_llm(Path(path))
     model = load(checkpoint, dtype, "cpu")
     for forward in forwards:
@@ -61,7 +61,7 @@ def reference(path: str, dtype: torch.dtype, forwards: list[dict[str, Any]]) -> 
 
 
 def ignore(name: str, tensor: torch.Tensor) -> None:
-    """A tap that captures nothing."""
+    """Capture nothing."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One download in a process of its own, so that its time and memory are its alone. Started by `run_client`."""
+"""One download in a process of its own, to measure its time and memory alone. Started by `run_client`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ def run_client(client: Client, endpoint: str, model_id: str, layers: int, target
 
 
 def peak() -> int:
-    """This process's peak resident bytes. Linux carries ru_maxrss over from the parent, VmHWM not."""
+    """Return the peak resident bytes of this process.
+
+    Read from VmHWM where there is one: on Linux ru_maxrss starts at the parent's peak.
+    """
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
@@ -51,7 +54,7 @@ def peak() -> int:
 
 
 def prepare(client: Client, endpoint: str, model_id: str, layers: int, target: Path) -> Callable[[], object]:
-    """The download, everything imported."""
+    """Import everything and return the download as a function."""
     if client == "fetch":
         from ci.hub.fetch import FetchRequest, fetch
         from ci.settings import Settings

@@ -1,4 +1,4 @@
-"""A pytest plugin that notes each forward pass of the suite, so that `_bare` can make them again."""
+"""A pytest plugin that records each forward pass of the suite, so that `_bare` can repeat them."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ FORWARDS: list[dict[str, Any]] = []
 
 
 def pytest_configure() -> None:
-    """Listen at both sides' trace."""
+    """Record the traces of both sides."""
     from ci.subjects.hugging_face import HuggingFace
     from ci.subjects.reference.subject import ReferenceSubject
 
-    HuggingFace.trace = noted("hugging_face", HuggingFace.trace)  # type: ignore[method-assign]
-    ReferenceSubject.trace = noted("reference", ReferenceSubject.trace)  # type: ignore[method-assign]
+    HuggingFace.trace = recorded("hugging_face", HuggingFace.trace)  # type: ignore[method-assign]
+    ReferenceSubject.trace = recorded("reference", ReferenceSubject.trace)  # type: ignore[method-assign]
 
 
 def pytest_sessionfinish() -> None:
-    """Write what was heard."""
+    """Write the recorded forward passes."""
     Path(os.environ[TARGET]).write_text(json.dumps(FORWARDS))
 
 
-def noted(who: str, trace: Callable[..., Any]) -> Callable[..., Any]:
-    """`trace`, with its forwards added to the list once it has run."""
+def recorded(who: str, trace: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `trace` with each successful forward pass added to FORWARDS."""
 
     @wraps(trace)
-    def listening(subject: Any, request: TraceRequest) -> Any:
+    def recording(subject: Any, request: TraceRequest) -> Any:
         result = trace(subject, request)
         known = {"who": who, "checkpoint": request.checkpoint, "dtype": request.dtype, "ran": dict(result.ran)}
         FORWARDS.append({**known, "shapes": shapes(Path(request.inputs), result.ran.get("batch") == "row_by_row")})
         return result
 
-    return listening
+    return recording
 
 
 def shapes(inputs: Path, by_row: bool) -> list[tuple[int, int]]:
-    """(rows, tokens) of each call: the batch at once, or every row alone and without its padding."""
+    """Return (rows, tokens) of each call: the batch at once, or each row alone without padding."""
     tensors = load_file(inputs)
     rows, tokens = tensors["input_ids"].shape
     if not by_row:

@@ -21,7 +21,7 @@ LAYER_BYTES = 134_225_920
 
 
 def config(layers: int) -> dict[str, Any]:
-    """A Llama of 134 MB a layer and 131 MB each of embeddings and head."""
+    """Return a Llama config: 134 MB a layer, 131 MB each for embeddings and head."""
     sizes = {"hidden_size": 2048, "intermediate_size": 8192, "vocab_size": 32000, "num_attention_heads": 16}
     return {
         **RECIPES["stand-in/llama"].config,
@@ -33,12 +33,15 @@ def config(layers: int) -> dict[str, Any]:
 
 
 def layers_for(size: int) -> int:
-    """How many layers bring the repository to about `size` bytes."""
+    """Return the number of layers that makes a repository of about `size` bytes."""
     return max(round((size - 2 * 131_072_000) / LAYER_BYTES), 1)
 
 
 def add_sparse(hub: HubServer, directory: Path, layers: int, shard_bytes: int) -> int:
-    """Serve config, index and shards of holes (disks do not store them, sockets carry them); the tensors' bytes."""
+    """Serve config, index and sparse shards; return the bytes of the tensors.
+
+    The disk stores no sparse bytes, but the socket carries them.
+    """
     directory.mkdir(parents=True)
     (directory / "config.json").write_text(json.dumps(config(layers), indent=2))
     shapes = tensor_shapes(config(layers))

@@ -1,4 +1,4 @@
-"""One whole verdict, both gates, in a process of its own: what `verdict_cost` times."""
+"""One whole verdict with both tolerances in a process of its own, which `verdict_cost` times."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks._recorder import FORWARDS, noted
+from benchmarks._recorder import FORWARDS, recorded
 from ci.equivalence.judge import ComparisonInputs, Judge
 from ci.models import HubModel
 from ci.subjects.hugging_face import HuggingFace
@@ -15,13 +15,14 @@ from ci.subjects.reference.subject import ReferenceSubject
 
 
 def main(forwards: str, hugging_face: str, converted: str) -> None:
-    """Judge the conversion `converted` of `hugging_face`; note each forward pass in the file `forwards`."""
-    HuggingFace.trace = noted("hugging_face", HuggingFace.trace)  # type: ignore[method-assign]
-    ReferenceSubject.trace = noted("reference", ReferenceSubject.trace)  # type: ignore[method-assign]
+    """Judge the conversion `converted` of `hugging_face`; record each forward pass in the file `forwards`."""
+    HuggingFace.trace = recorded("hugging_face", HuggingFace.trace)  # type: ignore[method-assign]
+    ReferenceSubject.trace = recorded("reference", ReferenceSubject.trace)  # type: ignore[method-assign]
     model = HubModel("model", "org/model", json.loads((Path(hugging_face) / "config.json").read_text())["model_type"])
     with tempfile.TemporaryDirectory() as workdir:
-        inputs = ComparisonInputs(model, hugging_face, converted, workdir=workdir)
-        judge = Judge(inputs, ReferenceSubject(), HuggingFace())
+        judge = Judge(
+            ComparisonInputs(model, hugging_face, converted, workdir=workdir), ReferenceSubject(), HuggingFace()
+        )
         verdicts = judge.check_forward(dtype="float32", variant={}), judge.check_forward(dtype="model", variant={})
     if not all(verdict.passed for verdict in verdicts):
         sys.exit("; ".join(verdict.diagnosis for verdict in verdicts))

@@ -50,7 +50,7 @@ class Usage:
 
 @contextmanager
 def watched(period: float = 0.1) -> Iterator[Usage]:
-    """Samples the first GPU through NVML until the context ends."""
+    """Sample the first GPU through NVML until the context ends."""
     import pynvml  # type: ignore[import-untyped]
 
     pynvml.nvmlInit()
@@ -72,9 +72,9 @@ def watched(period: float = 0.1) -> Iterator[Usage]:
 
 
 def read_seconds(directory: Path) -> tuple[float, float]:
-    """Reading a checkpoint's shards into GPU memory, what the job cannot do without: from the disk, and from its cache.
+    """Return the seconds to read the shards into GPU memory, from disk and from cache.
 
-    The disk's cache is asked to forget the files first; the second figure is the best of three.
+    The cache of the disk is asked to forget the files first; the second figure is the best of three.
     """
     import torch
     from safetensors.torch import load_file
@@ -107,10 +107,10 @@ class Job:
 
 
 def job(name: str, options: argparse.Namespace, hub: HubServer, scratch: Path) -> Job:
-    """Generate, serve, run."""
+    """Generate the checkpoint of a model, serve it and run the job."""
     model = load_models()[name]
     directory = build_full_size(model.model_id.split("/")[1], scratch / name, device="cuda")
-    _say_aloud(directory / "config.json", dict(pair.split("=", 1) for pair in options.config))
+    _write_defaults(directory / "config.json", dict(pair.split("=", 1) for pair in options.config))
     hub.add(model.model_id, directory)
     _free_gpu_memory()
     seconds_to_read = read_seconds(directory)
@@ -130,8 +130,8 @@ def job(name: str, options: argparse.Namespace, hub: HubServer, scratch: Path) -
     return Job(name, results, seconds, usage, seconds_to_read, code)
 
 
-def _say_aloud(config: Path, keys: dict[str, str]) -> None:
-    """Write down what a config leaves to defaults, for a subject that refuses the production file as it is."""
+def _write_defaults(config: Path, keys: dict[str, str]) -> None:
+    """Add keys to a config for a subject that refuses it as published."""
     if keys:
         content = json.loads(config.read_bytes()) | {key: json.loads(value) for key, value in keys.items()}
         config.write_text(json.dumps(content, indent=2), encoding="utf-8")
@@ -155,23 +155,23 @@ SPENT = (
 
 
 def rows(done: Job) -> Iterator[str]:
-    """Markdown: one row a test."""
+    """Yield a Markdown row for each test."""
     for entry in done.results["entries"]:
         for case in entry["cases"]:
             evidence = case.get("evidence") or {}
-            worst, found = evidence.get("worst") or {}, evidence.get("figures", {})
+            worst, timings = evidence.get("worst") or {}, evidence.get("figures", {})
             numbers = [_number(worst.get(key)) for key in ("error", "floor", "ratio", "limit")]
             tensor = f"{worst['tensor']} ({worst['dtype']})" if worst else ""
-            spent = [_summed(found, f"{what}_seconds") for what in SPENT]
-            peak = max((value for key, value in found.items() if key.endswith("peak_device_bytes")), default=0)
+            spent = [_summed(timings, f"{what}_seconds") for what in SPENT]
+            peak = max((value for key, value in timings.items() if key.endswith("peak_device_bytes")), default=0)
             told = [case["name"], case["outcome"], tensor, *numbers, f"{case.get('seconds', 0):.1f}", *spent]
             yield "| " + " | ".join([*told, f"{peak / 1e9:.1f}" if peak else ""]) + " |"
 
 
 def _summed(figures: dict[str, float], end: str) -> str:
-    """Over both dtypes of a test."""
-    found = [value for key, value in figures.items() if key.endswith(end)]
-    return f"{sum(found):.1f}" if found else ""
+    """Sum over both dtypes of a test."""
+    seconds = [value for key, value in figures.items() if key.endswith(end)]
+    return f"{sum(seconds):.1f}" if seconds else ""
 
 
 def _number(value: object) -> str:
@@ -179,7 +179,7 @@ def _number(value: object) -> str:
 
 
 def report(jobs: list[Job]) -> str:
-    """The whole table."""
+    """Return the whole table as Markdown."""
     spent = " | ".join(what.replace("hugging_face", "HF").replace(".", " ") for what in SPENT)
     head = f"| test | outcome | worst tensor | error | floor | ratio | limit | seconds | {spent} | peak GB |"
     rule = "|---" * 3 + "|---:" * (6 + len(SPENT)) + "|"
@@ -196,7 +196,7 @@ def report(jobs: list[Job]) -> str:
 
 
 def measure(options: argparse.Namespace) -> list[Job]:
-    """Every model's job, one after the other; each checkpoint is removed before the next is made."""
+    """Run the job of each model in turn; each checkpoint is removed before the next."""
     jobs = []
     for name in options.model:
         with tempfile.TemporaryDirectory(prefix="hub-tests-gpu-") as scratch, HubServer() as hub:
@@ -205,7 +205,7 @@ def measure(options: argparse.Namespace) -> list[Job]:
 
 
 def main() -> list[Figure]:
-    """The job of each model against reading its bytes, for `python -m benchmarks`; nothing without a GPU."""
+    """Compare the job of each model with reading its bytes. Return nothing without a GPU."""
     import torch
 
     if not torch.cuda.is_available():

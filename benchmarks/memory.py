@@ -15,7 +15,7 @@ MB = 10**6
 
 
 def figures() -> list[Figure]:
-    """Every layer kept, of a repository of 1 GB and of one of 4 GB."""
+    """Fetch all layers of a repository of 1 GB and of one of 4 GB."""
     return [_measure(size) for size in (10**9, 4 * 10**9)]
 
 

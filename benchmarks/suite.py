@@ -37,9 +37,10 @@ NEEDED = 16 * 10**9
 
 
 def figures() -> list[Figure]:
-    """The reference subject over two layers of SmolLM2, of the stand-in's small Mixtral, and of a 7B Mistral's shapes.
+    """Measure the reference subject on SmolLM2, on the stand-in's small Mixtral and on Mistral-7B's shapes.
 
-    What is not a forward pass weighs less the wider a model is: a captured value costs a product as long as the width.
+    Two layers each. The wider a model, the smaller the share of everything that is not a forward pass: each captured
+    value costs a dot product as long as the width.
     """
     registry = load_models()
     with HubServer() as hub:

@@ -21,7 +21,10 @@ MEMORY = Path("/dev/shm")
 
 
 def figures() -> list[Figure]:
-    """Both clients in turn, every layer kept so that both write the same bytes; the ratio of the medians."""
+    """Run both clients in turn and return the ratio of the medians.
+
+    Every layer is kept, so that both write the same bytes.
+    """
     in_memory = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 4 * SIZE
     with tempfile.TemporaryDirectory(dir=MEMORY if in_memory else None) as scratch, HubServer() as hub:
         layers = layers_for(SIZE)

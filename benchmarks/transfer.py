@@ -1,4 +1,4 @@
-"""What a fetch moves and asks: bytes ÷ bytes kept, and requests to the Hub's own origin."""
+"""What a fetch transfers: bytes moved ÷ bytes kept, and the number of requests to the Hub."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PROBE = 128 * 1024
 
 
 def figures() -> list[Figure]:
-    """Two layers of a 4 GB repository, of the trained SmolLM2 and of a small Mixtral."""
+    """Fetch two layers of a 4 GB repository, of SmolLM2 and of a small Mixtral."""
     with tempfile.TemporaryDirectory() as scratch, HubServer() as hub:
         add_sparse(hub, Path(scratch) / "repository", layers_for(4 * 10**9), 10**9)
         add_trained(hub)

@@ -1,4 +1,4 @@
-"""What judging costs beside the forward passes that it cannot do without: both gates against a bare script."""
+"""What a verdict with both tolerances costs, against a bare script with the same forward passes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ MINE = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_
 
 
 def figures() -> list[Figure]:
-    """Processor time of both gates over that of the same forwards, one thread each."""
+    """Compare the processor time of a verdict with that of the same forward passes.
+
+    Each side has one thread.
+    """
     registry = load_models()
     with HubServer() as hub, tempfile.TemporaryDirectory() as scratch:
         add_trained(hub)
@@ -55,7 +58,7 @@ def _measure(model: HubModel, layers: int, settings: Settings, scratch: Path) ->
 
 
 def _seconds(module: str, arguments: list[str]) -> float:
-    """Processor time of a child process, which a busy machine does not stretch."""
+    """Return the processor time of a child process, which hardly depends on other load."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     command = [sys.executable, "-m", module, *arguments]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=CHECKOUT, env={**os.environ, **MINE})

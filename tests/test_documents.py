@@ -1,4 +1,4 @@
-"""What the documents say of the code, held against the code."""
+"""What the documents say of the code, compared with the code."""
 
 import re
 import tomllib
@@ -7,28 +7,57 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 
+from benchmarks import report, startup
 from ci import __main__ as cli
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "runner-setup/README.md")
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.md"))
+RESULTS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("benchmarks/*.md"))
+DOCUMENTS = (
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "runner-setup/README.md"),
+    *PAGES,
+    *RESULTS,
+)
+README_WORDS = 1500
+SERVICE = ("hub-tests.yml", "hub-tests-comment.yml")
 
 
 def text(document: str) -> str:
     return (ROOT / document).read_text(encoding="utf-8")
 
 
-def test_the_table_of_dependencies_is_what_is_declared() -> None:
-    rows = re.findall(r"^\| (.+?) \| .+ \| (.+?) \|$", text("README.md").split("## Dependencies")[1], re.MULTILINE)
-    told = {
-        (name, extra)
-        for names, extras in rows[1:]
-        for name in names.split(", ")
-        for extra in extras.replace("`", "").split(", ")
-    }
-    project = tomllib.loads(text("pyproject.toml"))["project"]
-    declared = {"base": project["dependencies"], **project["optional-dependencies"]}
-    assert told == {(re.split("[<>=]", word)[0], extra) for extra, words in declared.items() for word in words}
+def workflow(name: str) -> dict[Any, Any]:
+    loaded: dict[Any, Any] = yaml.safe_load(text(f".github/workflows/{name}"))
+    return loaded
+
+
+def table(document: str, first_column: str) -> list[dict[str, str]]:
+    """The rows, by column, of the table whose first column has this name."""
+    (block,) = re.findall(rf"^\| {first_column} \|.*(?:\n\|.*)*", text(document), re.MULTILINE)
+    names, _, *rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in block.splitlines()]
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+# The README is short, and leads to everything else.
+
+
+def test_the_readme_is_for_the_first_five_minutes() -> None:
+    assert len(text("README.md").split()) <= README_WORDS
+
+
+def test_the_readme_shows_a_real_output_and_the_comment_before_anything_is_installed() -> None:
+    start = text("README.md").split("## Use it on your machine")[0]
+    assert "$ hub-tests run smollm2 --subject reference" in start
+    assert "](docs/comment.png)" in start
+
+
+def test_the_readme_names_every_page() -> None:
+    assert not [page for page in PAGES if page not in text("README.md")]
+
+
+# Names and links.
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -40,6 +69,27 @@ def test_links_within_the_repository_lead_somewhere(document: str) -> None:
         if anchor:
             headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
             assert anchor in {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}, link
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_files_of_this_repository_exist(document: str) -> None:
+    told = re.findall(r"`((?:ci|tests|benchmarks|runner-setup|\.github)/[\w/.-]*)`", text(document))
+    assert not [path for path in told if not (ROOT / path).exists() and path != CALLER]
+
+
+CALLER = ".github/workflows/hub-tests.yml"
+"""The file of the same name in the repository that adopts the service."""
+
+
+def test_this_repositorys_owner_is_a_placeholder_everywhere() -> None:
+    templates = [path.relative_to(ROOT).as_posix() for path in ROOT.glob(".github/ISSUE_TEMPLATE/*")]
+    for name in (*DOCUMENTS, "pyproject.toml", *templates):
+        owners = re.findall(r"(?:github\.com/|uses: )([\w-]+)/hub-tests\b", text(name))
+        assert set(owners) <= {"OWNER"}, name
+    assert set(re.findall(r"@(\S+)", text(".github/CODEOWNERS"))) == {"OWNER"}
+
+
+# Commands.
 
 
 def options(command: Any) -> set[str]:
@@ -61,9 +111,100 @@ def test_commands_have_the_options_that_are_told(document: str) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_in_code_are_verbs(document: str) -> None:
+    """In a code block or in backticks, `hub-tests` is followed by a verb or an option of the program."""
+    root: Any = typer.main.get_command(cli.app)
+    code = [
+        *re.findall(r"```(?:bash|text)\n(.*?)```", text(document), re.DOTALL),
+        *re.findall(r"`(hub-tests [^`]*)`", text(document)),
+    ]
+    told = {verb for block in code for verb in re.findall(r"^(?:\$ )?hub-tests (\S+)", block, re.MULTILINE)}
+    assert {verb for verb in told if not verb.startswith("-")} <= {*root.commands, "…"}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_make_has_the_targets_that_are_told(document: str) -> None:
     targets = set(re.findall(r"^([a-z-]+):", text("Makefile"), re.MULTILINE))
     assert set(re.findall(r"(?:`|^)make ([a-z-]+)", text(document), re.MULTILINE)) <= targets
+
+
+def test_pytest_finds_the_tests_that_are_told() -> None:
+    suite = text("tests/integration/test_hub_integration.py")
+    for document in DOCUMENTS:
+        for name in re.findall(r"pytest .*?(test_\w+)(?!\w|\.py)", text(document)):
+            assert f"def {name}(" in suite or (ROOT / "tests/integration" / f"{name}.py").exists(), name
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_variables_are_read_by_the_code(document: str) -> None:
+    sources = "".join(
+        path.read_text(encoding="utf-8") for path in [*ROOT.glob("ci/**/*.py"), *ROOT.glob("tests/**/*.py")]
+    )
+    sources += "".join(text(f".github/workflows/{name}") for name in SERVICE)
+    assert not [name for name in re.findall(r"`(HUB_TESTS?_\w+)`", text(document)) if name not in sources]
+
+
+# The guide to the service.
+
+
+def test_the_inputs_of_the_service_are_as_told() -> None:
+    inputs = workflow("hub-tests.yml")[True]["workflow_call"]["inputs"]
+    for row in table("docs/adopt.md", "input"):
+        names = re.findall(r"`([^`]+)`", row["input"])
+        assert re.findall(r"`([^`]+)`", row["default"]) == [inputs[name]["default"] for name in names]
+
+
+def granted(words: str) -> dict[str, str]:
+    """What a cell says of a job's permissions, like "actions: read; checks, statuses: write"."""
+    plain = re.sub(r" \([^)]*\)", "", words)
+    pairs = re.findall(r"((?:[a-z-]+, )*[a-z-]+): (read|write)", plain)
+    return {scope: level for scopes, level in pairs for scope in scopes.split(", ")}
+
+
+@pytest.mark.parametrize(
+    ("document", "column"), [("docs/adopt.md", "permissions"), ("docs/security.md", "token permissions")]
+)
+def test_each_job_takes_the_permissions_that_are_told(document: str, column: str) -> None:
+    jobs = {name: job for file in SERVICE for name, job in workflow(file)["jobs"].items() if "uses" not in job}
+    rows = {name: row for row in table(document, "job") for name in re.sub(r" \(.*\)", "", row["job"]).split(", ")}
+    assert set(rows) == set(jobs)
+    for name, job in jobs.items():
+        assert granted(rows[name][column]) == (job["permissions"] or {}), name
+        secrets = "`HF_TOKEN`" if "secrets.HF_TOKEN" in str(job) else "none"
+        assert rows[name]["secrets"].strip("*") == secrets, name
+
+
+# Tables that repeat what the code says.
+
+
+def test_the_table_of_dependencies_is_what_is_declared() -> None:
+    rows = re.findall(r"^\| (.+?) \| .+ \| (.+?) \|$", text("docs/dependencies.md"), re.MULTILINE)
+    told = {
+        (name, extra)
+        for names, extras in rows[1:]
+        for name in names.split(", ")
+        for extra in extras.replace("`", "").split(", ")
+    }
+    project = tomllib.loads(text("pyproject.toml"))["project"]
+    declared = {"base": project["dependencies"], **project["optional-dependencies"]}
+    assert told == {(re.split("[<>=]", word)[0], extra) for extra, words in declared.items() for word in words}
+
+
+def test_the_targets_of_the_figures_are_those_of_the_benchmarks() -> None:
+    targets = {row["figure"]: row["target"] for row in table("docs/figures.md", "figure")}
+    for what, target in (
+        ("--help", startup.TARGET),
+        ("plan of", report.PLAN_TARGET),
+        ("report of", report.REPORT_TARGET),
+    ):
+        (told,) = [bound for figure, bound in targets.items() if what in figure and "÷" in figure]
+        assert told == f"≤ {target:g}"
+
+
+def test_the_classifiers_name_the_pythons_that_are_supported() -> None:
+    project = tomllib.loads(text("pyproject.toml"))["project"]
+    named = {word.rsplit(" ", 1)[1] for word in project["classifiers"] if re.search(r":: 3\.\d+$", word)}
+    assert named == set(workflow("ci.yml")["jobs"]["test"]["strategy"]["matrix"]["python"])
 
 
 def test_every_room_of_the_house_is_in_the_guide() -> None:

@@ -1,4 +1,4 @@
-"""Which specimens a bug exists in."""
+"""Which tiny models a bug can exist in."""
 
 from __future__ import annotations
 
@@ -7,49 +7,54 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from benchmarks.mutation.tiny_models import Specimen
+    from benchmarks.mutation.tiny_models import TinyModel
 
 
-def moe(specimen: Specimen) -> bool:
-    """Mixtures of experts."""
-    return specimen.model_type == "mixtral"
+def is_moe(model: TinyModel) -> bool:
+    """Return whether the model is a mixture of experts."""
+    return model.model_type == "mixtral"
 
 
-def dense(specimen: Specimen) -> bool:
-    """Models with one MLP a layer."""
-    return not moe(specimen)
+def is_dense(model: TinyModel) -> bool:
+    """Return whether each layer has one MLP."""
+    return not is_moe(model)
 
 
-def all_biases(specimen: Specimen) -> bool:
-    """Every linear layer has a bias."""
-    return bool(specimen.changes.get("mlp_bias"))
+def has_all_biases(model: TinyModel) -> bool:
+    """Return whether every linear layer has a bias."""
+    return bool(model.config_changes.get("mlp_bias"))
 
 
-def query_bias(specimen: Specimen) -> bool:
-    """Queries, keys and values have a bias."""
-    return bool(specimen.changes.get("attention_bias")) or specimen.model_type == "qwen2"
+def has_query_bias(model: TinyModel) -> bool:
+    """Return whether queries, keys and values have a bias."""
+    return bool(model.config_changes.get("attention_bias")) or model.model_type == "qwen2"
 
 
-def square_output(specimen: Specimen) -> bool:
-    """The output projection is square."""
-    return "head_dim" not in specimen.changes
+def has_square_output(model: TinyModel) -> bool:
+    """Return whether the output projection of the attention is square."""
+    return "head_dim" not in model.config_changes
 
 
-def untied(specimen: Specimen) -> bool:
-    """The head has weights of its own."""
-    return not specimen.changes.get("tie_word_embeddings")
+def is_untied(model: TinyModel) -> bool:
+    """Return whether the head has weights of its own."""
+    return not model.config_changes.get("tie_word_embeddings")
 
 
-def windowed(specimen: Specimen) -> bool:
-    """Attention slides."""
-    return bool(specimen.changes.get("sliding_window"))
+def has_window(model: TinyModel) -> bool:
+    """Return whether the attention has a sliding window."""
+    return bool(model.config_changes.get("sliding_window"))
 
 
-def rope_is(kind: str) -> Callable[[Specimen], bool]:
-    """RoPE is scaled in this way."""
-    return lambda specimen: specimen.changes.get("rope_parameters", {}).get("rope_type") == kind
+def has_no_window(model: TinyModel) -> bool:
+    """Return whether the attention sees all earlier tokens."""
+    return not has_window(model)
 
 
-def named(*names: str) -> Callable[[Specimen], bool]:
-    """These specimens only."""
-    return lambda specimen: specimen.name in names
+def has_rope_type(kind: str) -> Callable[[TinyModel], bool]:
+    """Return a test for models with this RoPE scaling."""
+    return lambda model: model.config_changes.get("rope_parameters", {}).get("rope_type") == kind
+
+
+def is_named(*names: str) -> Callable[[TinyModel], bool]:
+    """Return a test for the models with these names."""
+    return lambda model: model.name in names

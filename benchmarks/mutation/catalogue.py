@@ -1,4 +1,4 @@
-"""The planted bugs: each stands for conversion or kernel bugs that real projects have shipped.
+"""The catalogue of bugs: each stands for conversion or kernel bugs that real projects have shipped.
 
 Classes follow public issue threads: RoPE layout, lost biases, swapped norms, expert order, window off by one, …
 """
@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from benchmarks.mutation.kernels import CASTS, KERNELS
-from benchmarks.mutation.keys import KEYS
-from benchmarks.mutation.tensors import TENSORS
+from benchmarks.mutation.config_mutations import KEYS
+from benchmarks.mutation.kernel_mutations import CASTS, KERNELS
+from benchmarks.mutation.tensor_mutations import TENSORS
 
 if TYPE_CHECKING:
     from benchmarks.mutation.injection import Mutation
 
 
 def catalogue() -> tuple[Mutation, ...]:
-    """Every mutation, conversion first."""
+    """Return every mutation, those of the conversion first."""
     return (*TENSORS, *KEYS, *KERNELS, *CASTS)

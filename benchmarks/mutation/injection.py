@@ -1,7 +1,7 @@
-"""Planting a bug: patches on the reference subject's functions, or edits of what its conversion wrote.
+"""Bug injection: patches on the reference subject's functions, or edits of the checkpoint that it converted.
 
-A mutant behaves as the broken code would: the patched function runs in place of the right one for the length of a
-call, and the edited directory is what a wrong conversion would have left.
+A mutant behaves as the broken code would: the patched function runs instead of the correct one during a call, and
+the edited directory is what a wrong conversion would have written.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from safetensors.torch import load_file, save_file
 
-from benchmarks.mutation.tiny_models import Specimen
+from benchmarks.mutation.tiny_models import TinyModel
 from ci.subjects.reference.config import Architecture
 from ci.subjects.reference.directories import METADATA, read_fast_llm
 from ci.subjects.reference.metadata_write import write_base_model
@@ -43,17 +43,18 @@ Weights = dict[str, "Tensor"]
 """Fast-LLM's parameters by name, without the shard."""
 
 
-class Current:
-    """Which block runs now, on either side: patches that belong to one layer ask."""
+class CurrentLayer:
+    """The index of the block that runs now, on either side. Patches of one layer read it."""
 
-    layer: int | None = None
+    index: int | None = None
 
 
 @dataclass(frozen=True)
 class Patch:
-    """Replace the function `name` of `module` (or the entry `key` of the mapping of that name) by `make(original)`.
+    """A replacement of the function `name` of `module` by `make(original)`.
 
-    `layer`: only while that block runs (HEAD: the head), else everywhere.
+    With `key`, `name` is a mapping and its entry `key` is replaced. With `layer`, the replacement runs only in that
+    block (HEAD: in the final norm and the head); otherwise in all.
     """
 
     module: str
@@ -63,65 +64,65 @@ class Patch:
     layer: int | None = None
 
     @contextmanager
-    def planted(self) -> Iterator[None]:
-        """In force for the length of the block."""
+    def injected(self) -> Iterator[None]:
+        """Put the replacement in place within the `with` block."""
         owner: Any = import_module(self.module)
         holder = getattr(owner, self.name) if self.key else vars(owner)
         key = self.key or self.name
         original = holder[key]
-        holder[key] = self._chosen(original)
+        holder[key] = self._limit_to_layer(original)
         try:
             yield
         finally:
             holder[key] = original
 
-    def _chosen(self, original: Any) -> Any:
+    def _limit_to_layer(self, original: Any) -> Any:
         mutated = self.make(original)
         if self.layer is None:
             return mutated
-        return lambda *args, **kwargs: (mutated if Current.layer == self.layer else original)(*args, **kwargs)
+        return lambda *args, **kwargs: (mutated if CurrentLayer.index == self.layer else original)(*args, **kwargs)
 
 
 @dataclass(frozen=True)
 class Mutation:
-    """One planted bug. `where` is a pattern of the tensor that must be named as the first wrong one.
+    """One bug. `location` is a pattern of the tensor that must be named as the first wrong one.
 
-    A conversion mutant edits `weights` in place or replaces the `architecture`; a kernel mutant has `patches`, and
-    `ports` name the functions to transplant into Hugging Face to plant it there too. `lossy`: the way back cannot
-    undo it, so that a round trip sees it. `fits` says for which specimens it is a bug at all.
+    A conversion bug edits `weights` in place or replaces the `architecture`. A kernel bug has `patches`, and
+    `hf_targets` name the functions of Hugging Face to replace so that it has the bug too. `lossy`: the export cannot
+    undo it, so that a round trip sees it. `applies_to`: the tiny models in which it is a bug at all.
     """
 
     name: str
     bug_class: str
-    where: str
+    location: str
     weights: Callable[[Weights, Architecture], None] | None = None
     architecture: Callable[[Architecture], Architecture] | None = None
     patches: tuple[Patch, ...] = ()
-    ports: tuple[str, ...] = ()
-    fits: Callable[[Specimen], bool] = lambda _: True
+    hf_targets: tuple[str, ...] = ()
+    applies_to: Callable[[TinyModel], bool] = lambda _: True
     lossy: bool = False
     variant: Mapping[str, str] = field(default_factory=dict)
     low_precision: bool = False
 
     @property
-    def half(self) -> str:
-        """Which half the bug is in."""
+    def component(self) -> str:
+        """The faulty component: "kernel" or "conversion"."""
         return "kernel" if self.patches else "conversion"
 
-    def is_at(self, tensor: str) -> bool:
-        """Whether a tensor named as the first wrong one is the right place."""
-        return re.fullmatch(self.where, tensor) is not None
+    def matches_location(self, tensor: str) -> bool:
+        """Return whether `tensor`, named as the first wrong one, is the place of the bug."""
+        return re.fullmatch(self.location, tensor) is not None
 
     @contextmanager
-    def planted(self) -> Iterator[None]:
-        """The kernel's patches in force; nothing for a conversion mutant."""
+    def injected(self) -> Iterator[None]:
+        """Put the patches in place within the `with` block. A conversion bug has none."""
         with ExitStack() as stack:
             for patch in self.patches:
-                stack.enter_context(patch.planted())
+                stack.enter_context(patch.injected())
             yield
 
-    def edit(self, directory: Path) -> None:
-        """Make a right conversion in `directory` the wrong one."""
+    def edit_checkpoint(self, directory: Path) -> None:
+        """Turn the correct conversion in `directory` into the wrong one."""
         architecture = read_fast_llm(directory).architecture
         if self.weights:
             for file in directory.glob("*.safetensors"):
@@ -136,26 +137,26 @@ class Mutation:
 
 
 @contextmanager
-def layers_counted() -> Iterator[None]:
-    """`Current.layer` follows the reference's blocks."""
+def current_layer_tracked() -> Iterator[None]:
+    """Keep `CurrentLayer.index` at the block of the reference that runs, within the `with` block."""
     block, head = Model.block, Model.head
 
-    def counted_block(self: Model, index: int, *args: Any) -> Any:
-        Current.layer = index
+    def tracked_block(self: Model, index: int, *args: Any) -> Any:
+        CurrentLayer.index = index
         return block(self, index, *args)
 
-    def counted_head(self: Model, *args: Any) -> Any:
-        Current.layer = HEAD
+    def tracked_head(self: Model, *args: Any) -> Any:
+        CurrentLayer.index = HEAD
         return head(self, *args)
 
-    setattr(Model, "block", counted_block)  # noqa: B010 (a method of a class under mutation)
-    setattr(Model, "head", counted_head)  # noqa: B010
+    setattr(Model, "block", tracked_block)  # noqa: B010 (a method of a class under mutation)
+    setattr(Model, "head", tracked_head)  # noqa: B010
     try:
         yield
     finally:
         setattr(Model, "block", block)  # noqa: B010
         setattr(Model, "head", head)  # noqa: B010
-        Current.layer = None
+        CurrentLayer.index = None
 
 
 @dataclass
@@ -166,28 +167,28 @@ class MutantSubject:
     inner: ReferenceSubject = field(default_factory=ReferenceSubject)
 
     def describe(self) -> Description:
-        """Who answers."""
+        """Describe the reference."""
         return self.inner.describe()
 
     def variants(self, checkpoint: str) -> tuple[Variant, ...]:
-        """As the reference."""
+        """Return the variants of the reference."""
         return self.inner.variants(checkpoint)
 
     def convert(self, request: ConvertRequest) -> ConvertResult:
-        """As the reference, then made wrong where the conversion is the mutant."""
+        """Convert as the reference does, then edit the result if the bug is in the conversion."""
         result = self.inner.convert(request)
-        self.mutation.edit(Path(request.target))
+        self.mutation.edit_checkpoint(Path(request.target))
         return result
 
     def trace(self, request: TraceRequest) -> TraceResult:
-        """The reference's forward with the mutant's patches in force."""
-        with layers_counted(), self.mutation.planted():
+        """Run the reference's forward pass with the patches in place."""
+        with current_layer_tracked(), self.mutation.injected():
             return self.inner.trace(request)
 
     def export(self, request: ExportRequest) -> ConvertResult:
-        """As the reference."""
+        """Export as the reference does."""
         return self.inner.export(request)
 
     def release(self) -> None:
-        """As the reference."""
+        """Release the model of the reference."""
         self.inner.release()

@@ -1,10 +1,10 @@
-"""The mutation score: what share of planted bugs the gates catch, locate and attribute, and that they never cry wolf.
+"""The mutation score: how many injected bugs are caught, located and attributed, and how many false alarms there are.
 
     python -m benchmarks mutation
 
-Every bug of the catalogue is planted alone in every specimen that can have it. One that does not move Hugging Face's
-own answer is equivalent and does not count. Beside our gates stand the published rules of other projects, on the same
-bugs. The negative control judges right conversions: seeds x specimens x dtypes x variants.
+Each bug of the catalogue is injected alone into each tiny model that can have it. A bug that does not change Hugging
+Face's own logits is an equivalent mutant and does not count. The published rules of other projects are applied to the
+same bugs. The negative control judges correct conversions: seeds x tiny models x dtypes x variants.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from benchmarks.mutation.experiment import Outcome
+from benchmarks.mutation.experiment import MutationResult
 from ci.errors import RequestError
 
-GATES = ("hub-tests: Gate A, float32", "hub-tests: Gate B, the model's dtype", "hub-tests: both gates")
+TOLERANCES = ("hub-tests: float32 tolerance", "hub-tests: native-dtype tolerance", "hub-tests: both tolerances")
+Predicate = Callable[[MutationResult], bool]
 CHUNKS = 3
-"""A specimen's bugs are divided over this many tasks, each of which measures the truth for itself."""
+"""The bugs of a tiny model are divided over this many tasks. Each makes its own reference run."""
 
 
 @dataclass(frozen=True)
 class MutationOptions:
-    """Which specimens (all), how many processes, how many seeds of the negative control, and where to work."""
+    """The tiny models (default: all), the number of processes, and the seeds of the negative control."""
 
-    specimens: tuple[str, ...] = ()
+    tiny_models: tuple[str, ...] = ()
     jobs: int = 1
     seeds: int = 25
     device: str = "cpu"
@@ -38,79 +39,84 @@ class MutationOptions:
 
 @dataclass(frozen=True)
 class Control:
-    """A right conversion that was judged. `used` is the share of its tolerance that the worst tensor used."""
+    """A correct conversion that was judged. `used`: the share of its tolerance that the worst tensor used."""
 
-    specimen: str
+    tiny_model: str
     seed: int
     dtype: str
     variant: str
     passed: bool
     used: float
-    said: str = ""
+    diagnosis: str = ""
 
 
 @dataclass(frozen=True)
 class MutationScore:
-    """Everything that was planted and judged. `rule_alarms`: published rules that fail a right conversion."""
+    """All mutation results and controls. `rule_false_alarms`: how often each published rule rejects a correct one."""
 
-    outcomes: tuple[Outcome, ...]
+    results: tuple[MutationResult, ...]
     controls: tuple[Control, ...] = ()
-    rule_alarms: Mapping[str, int] = field(default_factory=dict)
+    rule_false_alarms: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
-    def real(self) -> tuple[Outcome, ...]:
-        """The planted bugs that change Hugging Face's answer."""
-        return tuple(outcome for outcome in self.outcomes if not outcome.equivalent)
+    def real(self) -> tuple[MutationResult, ...]:
+        """The injected bugs that change the logits of Hugging Face."""
+        return tuple(result for result in self.results if not result.equivalent)
 
     @property
     def caught(self) -> int:
-        """How many real ones either gate caught."""
-        return sum(outcome.caught for outcome in self.real)
+        """How many of the real bugs either tolerance caught."""
+        return sum(result.caught for result in self.real)
 
     @property
     def located(self) -> int:
-        """How many were named by the right layer and module."""
-        return sum(outcome.located for outcome in self.real)
+        """How many of the real bugs were located in the correct layer and module."""
+        return sum(result.located for result in self.real)
 
     @property
-    def half_right(self) -> int:
-        """How many of the caught ones were laid to the right half."""
-        return sum(outcome.caught and outcome.half_named == outcome.half for outcome in self.real)
+    def attributed(self) -> int:
+        """How many of the caught bugs were attributed to the correct component."""
+        return sum(result.caught and result.attributed_to == result.component for result in self.real)
 
     @property
     def false_alarms(self) -> tuple[Control, ...]:
-        """The right conversions that were called wrong."""
+        """The correct conversions that were judged wrong."""
         return tuple(control for control in self.controls if not control.passed)
 
 
 def run_mutation_score(options: MutationOptions, *, progress: Callable[[str], None] = lambda _: None) -> MutationScore:
-    """Plant, judge, count. `progress` hears one line a finished task. Raises RequestError for an unknown specimen."""
-    names = _specimens(options.specimens)
+    """Inject, judge and count. Call `progress` with one line for each finished task.
+
+    Raises RequestError for an unknown tiny model.
+    """
+    names = _select_tiny_models(options.tiny_models)
     started = time.monotonic()
     tasks: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
-        (_plant, (name, chunk, options.device)) for name in names for chunk in range(CHUNKS)
+        (_inject_bugs, (name, chunk, options.device)) for name in names for chunk in range(CHUNKS)
     ]
-    tasks += [(_control, (name, seed, options.device)) for seed in range(options.seeds) for name in names]
-    outcomes: list[Outcome] = []
+    tasks += [(_run_control, (name, seed, options.device)) for seed in range(options.seeds) for name in names]
+    results: list[MutationResult] = []
     controls: list[Control] = []
     alarms: dict[str, int] = {}
-    for (work, arguments), found in zip(tasks, _run(tasks, options.jobs), strict=True):
-        if work is _plant:
-            outcomes += found[0]
-            alarms = {rule: alarms.get(rule, 0) + count for rule, count in found[1].items()}
-            progress(f"{arguments[0]}: {len(found[0])} bugs planted, part {arguments[1] + 1} of {CHUNKS}")
+    for (work, arguments), answer in zip(tasks, _run(tasks, options.jobs), strict=True):
+        if work is _inject_bugs:
+            results += answer[0]
+            alarms = {rule: alarms.get(rule, 0) + count for rule, count in answer[1].items()}
+            progress(f"{arguments[0]}: {len(answer[0])} bugs injected, part {arguments[1] + 1} of {CHUNKS}")
         else:
-            controls += found
-            progress(f"{arguments[0]}, seed {arguments[1]}: {len(found)} right conversions judged")
-    return MutationScore(tuple(outcomes), tuple(controls), alarms, time.monotonic() - started)
+            controls += answer
+            progress(f"{arguments[0]}, seed {arguments[1]}: {len(answer)} correct conversions judged")
+    return MutationScore(tuple(results), tuple(controls), alarms, time.monotonic() - started)
 
 
-def markdown(score: MutationScore) -> str:
-    """The table for the README: rules down, kinds of model across, caught of planted."""
-    groups = {specimen: [o for o in score.real if o.specimen == specimen] for specimen in _order(score.real)}
-    head = ["rule", *(f"{name} ({len(found)})" for name, found in groups.items()), f"all ({len(score.real)})"]
-    rows = [[name, *_counts(groups, score.real, sees)] for name, sees in _rules(score)]
+def to_markdown(score: MutationScore) -> str:
+    """Return the table for docs/figures.md: a row for each rule, a column for each tiny model."""
+    groups = {
+        tiny_model: [o for o in score.real if o.tiny_model == tiny_model] for tiny_model in _names_in_order(score.real)
+    }
+    head = ["rule", *(f"{name} ({len(group)})" for name, group in groups.items()), f"all ({len(score.real)})"]
+    rows = [[name, *_counts(groups, score.real, catches)] for name, catches in _rules(score)]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows]
     return "\n".join([*lines, "", *_sentences(score)])
@@ -118,50 +124,57 @@ def markdown(score: MutationScore) -> str:
 
 def _sentences(score: MutationScore) -> list[str]:
     real, caught = len(score.real), score.caught
-    alarms = [f"{rule} fails {count}" for rule, count in score.rule_alarms.items() if count]
+    alarms = [f"{rule} fails {count}" for rule, count in score.rule_false_alarms.items() if count]
     used = max((control.used for control in score.controls), default=0.0)
-    located, half = _share(score.located, real), _share(score.half_right, caught)
+    located, component = _share(score.located, real), _share(score.attributed, caught)
     lines = [
-        f"{real} planted bugs count; {len(score.outcomes) - real} more do not change Hugging Face's answer.",
-        f"Caught {caught}. Located in the right layer and module: {located}. Laid to the right half: {half}.",
-        f"{len(score.controls)} right conversions judged: {len(score.false_alarms)} false alarms.",
-        f"The tensor of theirs that came closest to its limit used {used:.0%} of it.",
+        f"{real} injected bugs count; {len(score.results) - real} more do not change Hugging Face's logits.",
+        f"Caught {caught}. Located in the correct layer and module: {located}. Correct component: {component}.",
+        f"{len(score.controls)} correct conversions judged: {len(score.false_alarms)} false alarms.",
+        f"Their worst tensor used {used:.0%} of its tolerance.",
     ]
-    return lines + [f"Of {CHUNKS * len(_order(score.outcomes))} right conversions, {'; '.join(alarms)}."] * bool(alarms)
+    return lines + [
+        f"Of {CHUNKS * len(_names_in_order(score.results))} correct conversions, {'; '.join(alarms)}."
+    ] * bool(alarms)
 
 
-def _rules(score: MutationScore) -> Iterator[tuple[str, Callable[[Outcome], bool]]]:
-    published = list(dict.fromkeys(rule for outcome in score.real for rule in outcome.rules))
+def _rules(score: MutationScore) -> Iterator[tuple[str, Predicate]]:
+    published = list(dict.fromkeys(rule for result in score.real for rule in result.rules))
     for rule in published:
-        yield rule, lambda outcome, rule=rule: outcome.rules.get(rule, False)  # type: ignore[misc]
-    yield GATES[0], lambda outcome: outcome.gate_a
-    yield GATES[1], lambda outcome: outcome.gate_b
-    yield f"**{GATES[2]}**", lambda outcome: outcome.caught
+        yield rule, lambda result, rule=rule: result.rules.get(rule, False)  # type: ignore[misc]
+    yield TOLERANCES[0], lambda result: result.caught_float32
+    yield TOLERANCES[1], lambda result: result.caught_native_dtype
+    yield f"**{TOLERANCES[2]}**", lambda result: result.caught
 
 
-def _counts(groups: Mapping[str, list[Outcome]], real: Sequence[Outcome], sees: Callable[[Outcome], bool]) -> list[int]:
-    return [sum(map(sees, found)) for found in (*groups.values(), real)]
+def _counts(
+    groups: Mapping[str, list[MutationResult]], real: Sequence[MutationResult], catches: Predicate
+) -> list[int]:
+    return [sum(map(catches, group)) for group in (*groups.values(), real)]
 
 
-def _order(outcomes: Sequence[Outcome]) -> list[str]:
-    return list(dict.fromkeys(outcome.specimen for outcome in outcomes))
+def _names_in_order(results: Sequence[MutationResult]) -> list[str]:
+    return list(dict.fromkeys(result.tiny_model for result in results))
 
 
 def _share(part: int, whole: int) -> str:
     return f"{part} of {whole} ({part / whole:.1%})" if whole else "none"
 
 
-def _specimens(wanted: Sequence[str]) -> tuple[str, ...]:
-    from benchmarks.mutation.tiny_models import SPECIMENS
+def _select_tiny_models(wanted: Sequence[str]) -> tuple[str, ...]:
+    from benchmarks.mutation.tiny_models import TINY_MODELS
 
-    unknown = [name for name in wanted if name not in SPECIMENS]
+    unknown = [name for name in wanted if name not in TINY_MODELS]
     if unknown:
-        raise RequestError(f"no specimen '{unknown[0]}'; choose from {', '.join(SPECIMENS)}")
-    return tuple(wanted) or tuple(SPECIMENS)
+        raise RequestError(f"no tiny model '{unknown[0]}'; choose from {', '.join(TINY_MODELS)}")
+    return tuple(wanted) or tuple(TINY_MODELS)
 
 
 def _run(tasks: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]], jobs: int) -> Iterator[Any]:
-    """The results in the order of the tasks; processes are spawned, because torch does not survive a fork."""
+    """Yield the results in the order of the tasks.
+
+    Processes are spawned, because torch does not survive a fork.
+    """
     if jobs < 2:
         yield from (work(*arguments) for work, arguments in tasks)
         return
@@ -176,27 +189,29 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _plant(name: str, chunk: int, device: str) -> tuple[list[Outcome], dict[str, int]]:
-    """Every CHUNKS-th bug that fits a specimen; and which published rules fail the right conversion."""
+def _inject_bugs(name: str, chunk: int, device: str) -> tuple[list[MutationResult], dict[str, int]]:
+    """Run every CHUNKS-th bug of a tiny model, and the published rules on its correct conversion."""
     from benchmarks.mutation.catalogue import catalogue
-    from benchmarks.mutation.experiment import Bench
-    from benchmarks.mutation.tiny_models import SPECIMENS
+    from benchmarks.mutation.experiment import Experiment
+    from benchmarks.mutation.tiny_models import TINY_MODELS
 
     with tempfile.TemporaryDirectory() as workdir:
-        bench = Bench(SPECIMENS[name], Path(workdir), seed=chunk, device=device)
-        fitting = [mutation for mutation in catalogue() if mutation.fits(bench.specimen)]
-        return [bench.outcome(mutation) for mutation in fitting[chunk::CHUNKS]], bench.rule_alarms()
+        experiment = Experiment(TINY_MODELS[name], Path(workdir), seed=chunk, device=device)
+        applicable = [mutation for mutation in catalogue() if mutation.applies_to(experiment.tiny_model)]
+        return [
+            experiment.run_mutation(mutation) for mutation in applicable[chunk::CHUNKS]
+        ], experiment.find_rule_false_alarms()
 
 
-def _control(name: str, seed: int, device: str) -> list[Control]:
-    """The right conversion of a specimen with other weights and inputs, in every dtype and variant."""
-    from benchmarks.mutation.experiment import Bench
-    from benchmarks.mutation.tiny_models import SPECIMENS
+def _run_control(name: str, seed: int, device: str) -> list[Control]:
+    """Judge a correct conversion with weights and inputs of this seed, in each dtype and variant."""
+    from benchmarks.mutation.experiment import Experiment
+    from benchmarks.mutation.tiny_models import TINY_MODELS
 
     with tempfile.TemporaryDirectory() as workdir:
-        bench = Bench(SPECIMENS[name], Path(workdir), seed=1000 + seed, device=device)
+        experiment = Experiment(TINY_MODELS[name], Path(workdir), seed=1000 + seed, device=device)
         return [
             Control(name, seed, dtype, variant, verdict.passed, verdict.worst.used, verdict.diagnosis)
-            for dtype, variant, verdict in bench.clean_verdicts()
+            for dtype, variant, verdict in experiment.judge_correct_conversion()
             if verdict.worst
         ]

@@ -1,7 +1,7 @@
-"""Small models in which no bug can hide: awkward unequal sizes, weights of which none is neutral.
+"""Small models that hide no bug: odd, unequal sizes, and weights that all have an effect.
 
-Hugging Face's own initialisation (norms of one, biases of zero, small weights) makes whole classes of bugs invisible,
-whatever the tolerance: linear weights ~ N(0, 1 / fan_in), norms 1 + 0.3 N, biases 0.3 N, embeddings N(0, 1) do not.
+Hugging Face's own initialisation (norms of one, biases of zero, small weights) hides whole classes of bugs, whatever
+the tolerance. These weights do not: linear ~ N(0, 1 / fan_in), norms 1 + 0.3 N, biases 0.3 N, embeddings N(0, 1).
 """
 
 from __future__ import annotations
@@ -51,45 +51,45 @@ YARN: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Specimen:
-    """A model by name: its Hugging Face type, what differs from SIZES, and the dtype it is published in."""
+class TinyModel:
+    """A named model: its Hugging Face type, what differs from SIZES in its config, and its native dtype."""
 
     name: str
     model_type: str
-    changes: Mapping[str, Any] = field(default_factory=dict)
+    config_changes: Mapping[str, Any] = field(default_factory=dict)
     dtype: DType = "bfloat16"
 
 
-SPECIMENS: dict[str, Specimen] = {
-    specimen.name: specimen
-    for specimen in (
-        Specimen("dense", "llama", {"head_dim": 10}),
-        Specimen("biased", "llama", {"attention_bias": True, "mlp_bias": True, "rope_parameters": LLAMA3}),
-        Specimen("window", "mistral", {"sliding_window": 20, "head_dim": 12}),
-        Specimen("moe", "mixtral", {"num_local_experts": 6, "num_experts_per_tok": 2, "head_dim": 12}),
-        Specimen("tied", "qwen2", {"tie_word_embeddings": True}),
-        Specimen("yarn", "llama", {"rope_parameters": YARN, "head_dim": 16}),
-        Specimen("float32", "mistral", {"sliding_window": None}, dtype="float32"),
+TINY_MODELS: dict[str, TinyModel] = {
+    tiny_model.name: tiny_model
+    for tiny_model in (
+        TinyModel("dense", "llama", {"head_dim": 10}),
+        TinyModel("biased", "llama", {"attention_bias": True, "mlp_bias": True, "rope_parameters": LLAMA3}),
+        TinyModel("window", "mistral", {"sliding_window": 20, "head_dim": 12}),
+        TinyModel("moe", "mixtral", {"num_local_experts": 6, "num_experts_per_tok": 2, "head_dim": 12}),
+        TinyModel("tied", "qwen2", {"tie_word_embeddings": True}),
+        TinyModel("yarn", "llama", {"rope_parameters": YARN, "head_dim": 16}),
+        TinyModel("float32", "mistral", {"sliding_window": None}, dtype="float32"),
     )
 }
 
 
-def config_of(specimen: Specimen) -> Any:
-    """Its transformers configuration."""
+def make_config(tiny_model: TinyModel) -> Any:
+    """Return the transformers configuration of a tiny model."""
     from transformers import AutoConfig
 
-    return AutoConfig.for_model(specimen.model_type, **{**SIZES, **specimen.changes})
+    return AutoConfig.for_model(tiny_model.model_type, **{**SIZES, **tiny_model.config_changes})
 
 
-def write(specimen: Specimen, directory: Path, *, seed: int = 0) -> Path:
-    """A Hugging Face directory with weights drawn from `seed`."""
+def write_tiny_model(tiny_model: TinyModel, directory: Path, *, seed: int = 0) -> Path:
+    """Write a Hugging Face checkpoint directory with weights drawn from `seed`."""
     from transformers import AutoModelForCausalLM
 
     generator = torch.Generator().manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config_of(specimen), dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(make_config(tiny_model), dtype=torch.float32)
     for name, parameter in model.named_parameters():
         parameter.data = _draw(name, parameter.shape, generator)
-    model.to(DTYPES[specimen.dtype]).save_pretrained(directory)
+    model.to(DTYPES[tiny_model.dtype]).save_pretrained(directory)
     return directory
 
 

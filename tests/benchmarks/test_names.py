@@ -1,4 +1,4 @@
-"""Every benchmark that the README names exists, and every name has figures to show."""
+"""Every benchmark that a document names exists, and every name has figures to show."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_a_name_is_a_module_with_figures(name: str) -> None:
 
 
 def test_what_the_documents_name_is_there() -> None:
-    text = "".join(path.read_text(encoding="utf-8") for path in [*ROOT.glob("*.md"), *ROOT.glob("benchmarks/*.md")])
+    text = "".join(path.read_text(encoding="utf-8") for path in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")])
     assert {*re.findall(r"python -m benchmarks ([a-z_]+)", text)} <= {*NAMES, *LONG}
     assert all(find_spec(name) for name in re.findall(r"python -m (benchmarks\.[a-z_]+)", text))
 

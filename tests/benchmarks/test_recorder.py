@@ -1,4 +1,4 @@
-"""The recorder hears the forwards that the bare script makes again."""
+"""The recorder lists the forward passes that the bare script repeats."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_rows_count_without_their_padding(inputs: Path) -> None:
     assert _recorder.shapes(inputs, by_row=True) == [(1, 8), (1, 5)]
 
 
-def test_a_forward_that_fails_is_not_heard(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forward_that_fails_is_not_recorded(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_recorder, "FORWARDS", [])
     request = SimpleNamespace(checkpoint="model", dtype="float32", inputs=str(inputs))
 
@@ -37,8 +37,8 @@ def test_a_forward_that_fails_is_not_heard(inputs: Path, monkeypatch: pytest.Mon
             raise RuntimeError("out of memory")
         return SimpleNamespace(ran={"attention": "eager"})
 
-    listening = _recorder.noted("reference", trace)
-    listening(object(), request)
+    recording = _recorder.recorded("reference", trace)
+    recording(object(), request)
     with pytest.raises(RuntimeError):
-        listening(None, request)
+        recording(None, request)
     assert [(f["who"], f["shapes"]) for f in _recorder.FORWARDS] == [("reference", [(2, 8)])]

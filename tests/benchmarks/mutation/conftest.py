@@ -1,4 +1,4 @@
-"""The small models of the equivalence tests: the harness plants its bugs in the same ones."""
+"""The small models of the equivalence tests: the harness injects its bugs into the same ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The catalogue is big enough, unambiguous, and every bug can live somewhere."""
+"""The catalogue is big enough, unambiguous, and every bug applies to some tiny model."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 from collections import Counter
 
 from benchmarks.mutation.catalogue import catalogue
-from benchmarks.mutation.hf_injection import PORTS
-from benchmarks.mutation.tiny_models import SPECIMENS
+from benchmarks.mutation.hf_injection import HF_INJECTORS
+from benchmarks.mutation.tiny_models import TINY_MODELS
 from ci.equivalence.tensor_location import locate_tensor
 
 TENSORS = [
@@ -25,23 +25,23 @@ TENSORS = [
 
 def test_there_are_enough_bugs_and_each_has_a_name() -> None:
     bugs = catalogue()
-    planted = [(bug.name, name) for bug in bugs for name, specimen in SPECIMENS.items() if bug.fits(specimen)]
-    assert len(planted) >= 60
-    assert max(Counter(planted).values()) == 1
-    assert {bug.half for bug in bugs} == {"conversion", "kernel"}
+    pairs = [(bug.name, name) for bug in bugs for name, model in TINY_MODELS.items() if bug.applies_to(model)]
+    assert len(pairs) >= 60
+    assert max(Counter(pairs).values()) == 1
+    assert {bug.component for bug in bugs} == {"conversion", "kernel"}
 
 
-def test_every_bug_fits_a_specimen_and_names_one_place() -> None:
+def test_every_bug_applies_to_a_tiny_model_and_names_one_place() -> None:
     for bug in catalogue():
-        assert any(bug.fits(specimen) for specimen in SPECIMENS.values()), bug.name
-        places = [tensor for tensor in TENSORS if re.fullmatch(bug.where, tensor)]
+        assert any(bug.applies_to(tiny_model) for tiny_model in TINY_MODELS.values()), bug.name
+        places = [tensor for tensor in TENSORS if re.fullmatch(bug.location, tensor)]
         assert len(places) == 1, (bug.name, places)
         assert locate_tensor(places[0]).operation
 
 
-def test_a_bug_is_planted_in_one_way() -> None:
+def test_a_bug_is_injected_in_one_way() -> None:
     for bug in catalogue():
         ways = (bug.weights is not None, bug.architecture is not None, bool(bug.patches))
         assert sum(ways) == 1, bug.name
-        assert bool(bug.ports) == bool(bug.patches), bug.name
-        assert set(bug.ports) <= set(PORTS)
+        assert bool(bug.hf_targets) == bool(bug.patches), bug.name
+        assert set(bug.hf_targets) <= set(HF_INJECTORS)

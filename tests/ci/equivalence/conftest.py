@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from benchmarks.mutation.experiment import Bench
-from benchmarks.mutation.tiny_models import SPECIMENS
+from benchmarks.mutation.experiment import Experiment
+from benchmarks.mutation.tiny_models import TINY_MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,12 +23,12 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def dense(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def dense(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     """A llama with odd sizes, published in bfloat16."""
-    return Bench(SPECIMENS["dense"], tmp_path_factory.mktemp("dense"))
+    return Experiment(TINY_MODELS["dense"], tmp_path_factory.mktemp("dense"))
 
 
 @pytest.fixture(scope="session")
-def moe(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def moe(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     """A mixtral of six experts."""
-    return Bench(SPECIMENS["moe"], tmp_path_factory.mktemp("moe"))
+    return Experiment(TINY_MODELS["moe"], tmp_path_factory.mktemp("moe"))

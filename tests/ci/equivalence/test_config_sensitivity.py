@@ -17,7 +17,7 @@ from ci.subjects.reference.directories import METADATA
 from ci.subjects.reference.subject import ReferenceSubject
 
 if TYPE_CHECKING:
-    from benchmarks.mutation.experiment import Bench
+    from benchmarks.mutation.experiment import Experiment
     from ci.subjects.base import ConvertRequest, ConvertResult, TraceRequest, TraceResult
 
 
@@ -44,9 +44,11 @@ def only(wanted: tuple[str, ...]) -> Any:
     return list_changes
 
 
-def test_a_dropped_key_is_named_and_so_is_what_it_was_taken_for(dense: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dropped_key_is_named_and_so_is_what_it_was_taken_for(
+    dense: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(config_changes, "list_changes", only(WANTED))
-    verdict = dense.judge(Dropper(), dense.right).check_config_sensitivity()
+    verdict = dense.judge(Dropper(), dense.converted).check_config_sensitivity()
     assert not verdict.passed
     assert verdict.failure_class == "config_mismatch"
     assert "rms_norm_eps=0.001 is silently ignored" in verdict.diagnosis
@@ -57,9 +59,9 @@ def test_a_dropped_key_is_named_and_so_is_what_it_was_taken_for(dense: Bench, mo
     assert verdict.coverage["config key rope_theta=30000"] == "alike"
 
 
-def test_honoured_keys_are_green(dense: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_honoured_keys_are_green(dense: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config_changes, "list_changes", only(WANTED))
-    verdict = dense.judge(ReferenceSubject(), dense.right).check_config_sensitivity()
+    verdict = dense.judge(ReferenceSubject(), dense.converted).check_config_sensitivity()
     assert verdict.passed, verdict.diagnosis
     assert verdict.figures["config_keys_alike"] == 4
 
@@ -77,11 +79,11 @@ class Lost(HuggingFace):
 
 
 def test_a_key_that_makes_hugging_face_answer_nothing_is_not_legal(
-    dense: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dense: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(config_changes, "list_changes", only(("rope_theta=30000",)))
     reference = ReferenceRun(dense.source, dense.model.test_params, Lost(), "cpu", tmp_path / "reference")
-    check = ConfigSensitivity(reference, ReferenceSubject(), (dense.specimen.model_type, "gpt"), tmp_path / "keys")
+    check = ConfigSensitivity(reference, ReferenceSubject(), (dense.tiny_model.model_type, "gpt"), tmp_path / "keys")
     assert [result.outcome for result in check.try_changes()] == ["not legal"]
 
 

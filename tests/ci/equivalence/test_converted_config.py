@@ -13,16 +13,16 @@ from ci.subjects.reference.config import Llama3Rope, YarnRope
 from ci.subjects.reference.directories import read_fast_llm
 
 if TYPE_CHECKING:
-    from benchmarks.mutation.experiment import Bench
+    from benchmarks.mutation.experiment import Experiment
 
 
-def test_a_right_conversion_has_no_wrong_key(dense: Bench, moe: Bench) -> None:
+def test_a_right_conversion_has_no_wrong_key(dense: Experiment, moe: Experiment) -> None:
     for bench in (dense, moe):
-        assert find_wrong_keys(resolve_config(bench.source), read_fast_llm(bench.right).architecture) == ()
+        assert find_wrong_keys(resolve_config(bench.source), read_fast_llm(bench.converted).architecture) == ()
 
 
-def test_a_wrong_key_is_named_with_its_layer(dense: Bench) -> None:
-    architecture: Any = read_fast_llm(dense.right).architecture
+def test_a_wrong_key_is_named_with_its_layer(dense: Experiment) -> None:
+    architecture: Any = read_fast_llm(dense.converted).architecture
     blocks = list(architecture.blocks)
     blocks[2] = replace(blocks[2], attention=replace(blocks[2].attention, window=7))
     wrong = find_wrong_keys(resolve_config(dense.source), replace(architecture, blocks=tuple(blocks), tied=True))
@@ -36,8 +36,8 @@ def test_a_wrong_key_is_named_with_its_layer(dense: Bench) -> None:
         (YarnRope(10000.0, 4.0, 1.1, 32.0, 1.0, 64), {"rope", "rope factor", "rope original length"}),
     ],
 )
-def test_another_rope_is_wrong_in_its_type_and_its_own_keys(dense: Bench, rope: Any, wrong: set[str]) -> None:
-    architecture: Any = read_fast_llm(dense.right).architecture
+def test_another_rope_is_wrong_in_its_type_and_its_own_keys(dense: Experiment, rope: Any, wrong: set[str]) -> None:
+    architecture: Any = read_fast_llm(dense.converted).architecture
     block = architecture.blocks[0]
     block = replace(block, attention=replace(block.attention, rope=rope))
     parameters = {"rope_theta": 10000.0, "factor": 2.0, "original_max_position_embeddings": 32}

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from benchmarks.mutation.experiment import Bench
+    from benchmarks.mutation.experiment import Experiment
 
 Weights = dict[str, Any]
 
 
-def changed(bench: Bench, target: Path, change: Callable[[Weights], object]) -> Path:
+def changed(bench: Experiment, target: Path, change: Callable[[Weights], object]) -> Path:
     """A copy of the right conversion with changed tensors."""
-    shutil.copytree(bench.right, target)
+    shutil.copytree(bench.converted, target)
     file = next(target.glob("*.safetensors"))
     weights = load_file(file)
     change(weights)
@@ -29,9 +29,9 @@ def changed(bench: Bench, target: Path, change: Callable[[Weights], object]) -> 
     return target
 
 
-def test_a_right_conversion_has_no_wrong_tensor(dense: Bench, moe: Bench) -> None:
+def test_a_right_conversion_has_no_wrong_tensor(dense: Experiment, moe: Experiment) -> None:
     for bench in (dense, moe):
-        assert find_wrong_tensors(bench.source, bench.right) == []
+        assert find_wrong_tensors(bench.source, bench.converted) == []
 
 
 def swap_halves(weights: Weights) -> None:
@@ -65,13 +65,13 @@ def drop_rows(weights: Weights) -> None:
     ],
 )
 def test_a_wrong_tensor_is_named(
-    dense: Bench, tmp_path: Path, change: Callable[[Weights], object], message: str
+    dense: Experiment, tmp_path: Path, change: Callable[[Weights], object], message: str
 ) -> None:
     (problem,) = find_wrong_tensors(dense.source, changed(dense, tmp_path / "wrong", change)) or []
     assert problem.startswith(message)
 
 
-def test_an_unknown_layout_gives_no_answer(dense: Bench, tmp_path: Path) -> None:
+def test_an_unknown_layout_gives_no_answer(dense: Experiment, tmp_path: Path) -> None:
     def rename(weights: Weights) -> None:
         weights["decoder.0.mixer.fused.weight/weights"] = weights.pop("decoder.0.mixer.query.weight/weights")
 

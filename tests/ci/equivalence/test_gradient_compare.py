@@ -24,7 +24,7 @@ from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.reference.subject import ReferenceSubject
 
 if TYPE_CHECKING:
-    from benchmarks.mutation.experiment import Bench
+    from benchmarks.mutation.experiment import Experiment
     from ci.subjects.base import GradientRequest, GradientResult
 
 
@@ -40,11 +40,11 @@ class GradientHalver(ReferenceSubject):
         return result
 
 
-def test_gradients_are_compared_by_name(moe: Bench, dense: Bench) -> None:
-    right = moe.judge(ReferenceSubject(), moe.right).check_gradients()
+def test_gradients_are_compared_by_name(moe: Experiment, dense: Experiment) -> None:
+    right = moe.judge(ReferenceSubject(), moe.converted).check_gradients()
     assert right.passed, right.diagnosis
     assert right.figures["gradients.ratio"] < 5
-    wrong = dense.judge(GradientHalver(), dense.right).check_gradients()
+    wrong = dense.judge(GradientHalver(), dense.converted).check_gradients()
     assert not wrong.passed
     assert "gradient of model.layers.2.mlp.up_proj.weight [kernel]" in wrong.diagnosis
 
@@ -62,16 +62,16 @@ class BrokenBackward(HuggingFace):
         return result
 
 
-def test_a_broken_reference_gradient_is_inconclusive(dense: Bench, tmp_path: Path) -> None:
+def test_a_broken_reference_gradient_is_inconclusive(dense: Experiment, tmp_path: Path) -> None:
     reference = ReferenceRun(dense.source, dense.model.test_params, BrokenBackward(), "cpu", tmp_path / "reference")
-    inputs = ComparisonInputs(dense.model, str(dense.source), str(dense.right), workdir=str(tmp_path))
+    inputs = ComparisonInputs(dense.model, str(dense.source), str(dense.converted), workdir=str(tmp_path))
     judge = Judge(inputs, ReferenceSubject(), BrokenBackward(), shared_reference=reference)
     with pytest.raises(InfrastructureError, match=r"own gradients of model.layers.2.mlp.up_proj.weight differ by inf"):
         judge.check_gradients()
 
 
-def test_gradients_that_do_not_fit_in_float64_are_compared_with_float32(dense: Bench, tmp_path: Path) -> None:
-    reference = dense.truth.for_checkpoint(dense.source, tmp_path / "reference")
+def test_gradients_that_do_not_fit_in_float64_are_compared_with_float32(dense: Experiment, tmp_path: Path) -> None:
+    reference = dense.reference.for_checkpoint(dense.source, tmp_path / "reference")
     on_disk = sum(file.stat().st_size for file in dense.source.glob("*.safetensors"))
     for free, dtype in ((17 * on_disk, "float64"), (15 * on_disk, "float32")):
         reference.__dict__["free_bytes"] = free
@@ -96,10 +96,10 @@ class Inference:
     """A subject that cannot train."""
 
 
-def test_a_subject_without_gradients_is_no_pass(dense: Bench) -> None:
+def test_a_subject_without_gradients_is_no_pass(dense: Experiment) -> None:
     subject: Any = Inference()
     with pytest.raises(NotOfferedError, match="does not offer gradients"):
-        dense.judge(subject, dense.right).check_gradients()
+        dense.judge(subject, dense.converted).check_gradients()
 
 
 def gradient(name: str, error: float) -> Measure:

@@ -18,11 +18,11 @@ from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.reference.subject import ReferenceSubject
 
 if TYPE_CHECKING:
-    from benchmarks.mutation.experiment import Bench
+    from benchmarks.mutation.experiment import Experiment
     from ci.subjects.base import TraceRequest, TraceResult
 
 
-def reference_run(bench: Bench, hugging_face: HuggingFace, workdir: Path) -> ReferenceRun:
+def reference_run(bench: Experiment, hugging_face: HuggingFace, workdir: Path) -> ReferenceRun:
     return ReferenceRun(bench.source, bench.model.test_params, hugging_face, "cpu", workdir / "truth")
 
 
@@ -38,9 +38,9 @@ class WithoutChoices(HuggingFace):
         return less
 
 
-def test_experts_are_not_covered_where_the_choice_is_not_captured(moe: Bench, tmp_path: Path) -> None:
-    assert moe.truth.cases
-    assert moe.truth.describe_coverage()["experts"] == "each of 6 in every layer received a token"
+def test_experts_are_not_covered_where_the_choice_is_not_captured(moe: Experiment, tmp_path: Path) -> None:
+    assert moe.reference.cases
+    assert moe.reference.describe_coverage()["experts"] == "each of 6 in every layer received a token"
     unseen = reference_run(moe, WithoutChoices(), tmp_path)
     assert unseen.cases
     assert unseen.describe_coverage()["experts"].startswith(
@@ -48,9 +48,9 @@ def test_experts_are_not_covered_where_the_choice_is_not_captured(moe: Bench, tm
     )
 
 
-def test_captures_that_hugging_face_lacks_are_in_the_verdict(moe: Bench, tmp_path: Path) -> None:
+def test_captures_that_hugging_face_lacks_are_in_the_verdict(moe: Experiment, tmp_path: Path) -> None:
     judge = replace(
-        moe.judge(ReferenceSubject(), moe.right), shared_reference=reference_run(moe, WithoutChoices(), tmp_path)
+        moe.judge(ReferenceSubject(), moe.converted), shared_reference=reference_run(moe, WithoutChoices(), tmp_path)
     )
     verdict = judge.check_forward(dtype="float32", variant={})
     assert verdict.passed, verdict.diagnosis
@@ -66,7 +66,7 @@ def idle(reference: ReferenceRun) -> int:
     return sum(int((load == 0).sum()) for load in used)
 
 
-def test_a_batch_grows_until_every_expert_has_a_token(moe: Bench, tmp_path: Path) -> None:
+def test_a_batch_grows_until_every_expert_has_a_token(moe: Experiment, tmp_path: Path) -> None:
     few = ReferenceRun(moe.source, TestParams(batch_size=1, sequence_length=3), HuggingFace(), "cpu", tmp_path)
     assert len(few.cases[0].ids) > 3
     assert idle(few) == 0
@@ -74,7 +74,9 @@ def test_a_batch_grows_until_every_expert_has_a_token(moe: Bench, tmp_path: Path
     assert few.cases[1].part_of == "batch"
 
 
-def test_experts_that_no_batch_reaches_are_counted(moe: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_experts_that_no_batch_reaches_are_counted(
+    moe: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(hf_reference, "BATCH_GROWTH", ())
     few = ReferenceRun(moe.source, TestParams(batch_size=1, sequence_length=2), HuggingFace(), "cpu", tmp_path)
     assert idle(few) > 0
@@ -83,7 +85,7 @@ def test_experts_that_no_batch_reaches_are_counted(moe: Bench, tmp_path: Path, m
 
 @pytest.mark.parametrize(("published", "wider"), [("bfloat16", 4), ("float32", 2)])
 def test_the_expected_trace_is_float64_where_it_fits_in_half_of_the_memory(
-    dense: Bench, tmp_path: Path, published: str, wider: int
+    dense: Experiment, tmp_path: Path, published: str, wider: int
 ) -> None:
     on_disk = sum(file.stat().st_size for file in dense.source.glob("*.safetensors"))
     for free, dtype in ((2 * wider * on_disk + 8, "float64"), (2 * wider * on_disk - 8, "float32")):
@@ -106,14 +108,14 @@ def test_the_expected_trace_is_float64_where_it_fits_in_half_of_the_memory(
     ],
 )
 def test_the_dtype_that_a_checkpoint_was_published_in(
-    dense: Bench, tmp_path: Path, config: dict[str, object], dtype: str
+    dense: Experiment, tmp_path: Path, config: dict[str, object], dtype: str
 ) -> None:
     reference = reference_run(dense, HuggingFace(), tmp_path)
     reference.__dict__["config"] = config
     assert reference.model_dtype == dtype
 
 
-def test_a_config_that_cannot_be_read_is_said(dense: Bench, tmp_path: Path) -> None:
+def test_a_config_that_cannot_be_read_is_said(dense: Experiment, tmp_path: Path) -> None:
     reference = replace(reference_run(dense, HuggingFace(), tmp_path), checkpoint=tmp_path)
     with pytest.raises(RequestError, match=r"config\.json: cannot be read"):
         _ = reference.config
@@ -128,7 +130,7 @@ class EagerOnly(HuggingFace):
         return super().trace(request)
 
 
-def test_a_variant_that_the_device_lacks_is_left_out_of_the_noise_and_named(dense: Bench, tmp_path: Path) -> None:
+def test_a_variant_that_the_device_lacks_is_left_out_of_the_noise_and_named(dense: Experiment, tmp_path: Path) -> None:
     reference = reference_run(dense, EagerOnly(), tmp_path)
     assert reference.get_tolerances(reference.cases[0], "float32").floors["logits"].error > 0
     assert "no kernel" not in reference.describe_coverage()["noise"]
@@ -144,13 +146,13 @@ class Float64Only(HuggingFace):
         return super().trace(request)
 
 
-def test_without_any_variant_there_is_no_limit(dense: Bench, tmp_path: Path) -> None:
+def test_without_any_variant_there_is_no_limit(dense: Experiment, tmp_path: Path) -> None:
     reference = reference_run(dense, Float64Only(), tmp_path)
     with pytest.raises(SubjectError, match=r"no variant runs in float32: .*not implemented"):
         reference.get_tolerances(reference.cases[0], "float32")
 
 
-def test_eager_attention_beyond_memory_is_left_out_of_the_noise(dense: Bench, tmp_path: Path) -> None:
+def test_eager_attention_beyond_memory_is_left_out_of_the_noise(dense: Experiment, tmp_path: Path) -> None:
     reference = reference_run(dense, HuggingFace(), tmp_path)
     case = reference.cases[0]
     assert {variant["attention"] for variant in reference.list_variants(case)} == {"eager", "sdpa"}

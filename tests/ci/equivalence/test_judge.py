@@ -24,26 +24,26 @@ from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.reference.subject import ReferenceSubject
 
 if TYPE_CHECKING:
-    from benchmarks.mutation.experiment import Bench
+    from benchmarks.mutation.experiment import Experiment
     from ci.equivalence.verdict import Verdict
 
 BUGS = {mutation.name: mutation for mutation in catalogue()}
 
 
-def check(bench: Bench, name: str, *, dtype: str = "float32", path: Path | None = None) -> Verdict:
+def check(bench: Experiment, name: str, *, dtype: str = "float32", path: Path | None = None) -> Verdict:
     subject = MutantSubject(BUGS[name])
-    converted = path or bench.right
+    converted = path or bench.converted
     if not subject.mutation.patches:
         converted = bench.workdir / "wrong"
         shutil.rmtree(converted, ignore_errors=True)
-        subject.convert(ConvertRequest(str(bench.source), str(converted), bench.specimen.model_type))
+        subject.convert(ConvertRequest(str(bench.source), str(converted), bench.tiny_model.model_type))
     judge = bench.judge(subject, converted)
     judge.check_forward(dtype="float32", variant={})
     return judge.check_forward(dtype="float32" if dtype == "float32" else "model", variant={})
 
 
-def test_a_right_conversion_passes_and_its_figures_stay_visible(dense: Bench) -> None:
-    judge = dense.judge(ReferenceSubject(), dense.right)
+def test_a_right_conversion_passes_and_its_figures_stay_visible(dense: Experiment) -> None:
+    judge = dense.judge(ReferenceSubject(), dense.converted)
     verdicts = (
         judge.check_forward(dtype="float32", variant={}),
         judge.check_forward(dtype="model", variant={"attention": "sdpa"}),
@@ -56,7 +56,7 @@ def test_a_right_conversion_passes_and_its_figures_stay_visible(dense: Bench) ->
         assert verdict.heat is not None
         assert len(verdict.heat.values) == len(verdict.heat.rows) <= 66
         assert json.loads(to_json(verdict))["passed"] is True
-        assert verdict.figures[FINGERPRINT] == dense.truth.fingerprint
+        assert verdict.figures[FINGERPRINT] == dense.reference.fingerprint
         assert verdict.coverage["inputs"].startswith(
             "batch: 4 x 64 (random, random, document of 42, document of 21, ids "
         )
@@ -76,7 +76,7 @@ def test_a_right_conversion_passes_and_its_figures_stay_visible(dense: Bench) ->
     ],
 )
 def test_a_planted_bug_is_named(
-    dense: Bench, name: str, layer: int | None, operation: str, half: str, words: str
+    dense: Experiment, name: str, layer: int | None, operation: str, half: str, words: str
 ) -> None:
     verdict = check(dense, name)
     assert not verdict.passed
@@ -87,27 +87,27 @@ def test_a_planted_bug_is_named(
     assert "\n" not in verdict.diagnosis
 
 
-def test_what_only_low_precision_shows_is_called_a_cast(dense: Bench) -> None:
+def test_what_only_low_precision_shows_is_called_a_cast(dense: Experiment) -> None:
     verdict = check(dense, "RoPE tables computed in low precision", dtype="model")
     assert not verdict.passed
     assert verdict.half == "kernel"
     assert "bfloat16 only" in verdict.diagnosis
 
 
-def test_what_float32_shows_too_is_not_called_a_cast(dense: Bench) -> None:
+def test_what_float32_shows_too_is_not_called_a_cast(dense: Experiment) -> None:
     verdict = check(dense, "gate and up swapped", dtype="model")
     assert (verdict.passed, verdict.half, verdict.layer) == (False, "conversion", 2)
     assert "only" not in verdict.diagnosis
 
 
-def test_experts_are_named(moe: Bench) -> None:
+def test_experts_are_named(moe: Experiment) -> None:
     verdict = check(moe, "one expert lost")
     assert "only tokens of expert 5" in verdict.diagnosis
     assert verdict.coverage["experts"] == "each of 6 in every layer received a token"
     assert len(verdict.routing) > 0
 
 
-def test_without_a_cross_check_the_converted_checkpoint_itself_is_the_evidence(dense: Bench) -> None:
+def test_without_a_cross_check_the_converted_checkpoint_itself_is_the_evidence(dense: Experiment) -> None:
     for name, half in {"key and value swapped": "conversion", "softmax scaled by 1/sqrt(hidden)": "kernel"}.items():
         subject = MutantSubject(BUGS[name])
         converted = dense.workdir / "alone"
@@ -117,14 +117,19 @@ def test_without_a_cross_check_the_converted_checkpoint_itself_is_the_evidence(d
         assert judge.check_forward(dtype="float32", variant={}).half == half
 
 
-def test_the_reference_beside_the_subject_tells_the_halves_apart(dense: Bench) -> None:
+def test_the_reference_beside_the_subject_tells_the_halves_apart(dense: Experiment) -> None:
     wrong = dense.workdir / "two halves"
     MutantSubject(BUGS["gate and up swapped"]).convert(
-        ConvertRequest(str(dense.source), str(wrong), dense.specimen.model_type)
+        ConvertRequest(str(dense.source), str(wrong), dense.tiny_model.model_type)
     )
     kernel = MutantSubject(BUGS["norm ignores epsilon"])
     for subject, path, half, because in (
-        (kernel, dense.right, "kernel", "the reference's forward over the same converted checkpoint equals Hugging Fa"),
+        (
+            kernel,
+            dense.converted,
+            "kernel",
+            "the reference's forward over the same converted checkpoint equals",
+        ),
         (ReferenceSubject(), wrong, "conversion", "decoder.2.mlp.layer_1.weight does not hold model.layers.2.mlp.gate"),
         (kernel, wrong, "conversion and kernel", "decoder.2.mlp.layer_1.weight does not hold model.layers.2.mlp.gate_"),
     ):
@@ -145,24 +150,24 @@ class WithKernelAxis(MutantSubject):
         return told
 
 
-def test_the_cross_check_runs_its_own_default_variant(dense: Bench) -> None:
+def test_the_cross_check_runs_its_own_default_variant(dense: Experiment) -> None:
     subject = WithKernelAxis(BUGS["norm ignores epsilon"])
-    verdict = dense.judge(subject, dense.right).check_forward(dtype="float32", variant={"kernel": "flash"})
+    verdict = dense.judge(subject, dense.converted).check_forward(dtype="float32", variant={"kernel": "flash"})
     assert verdict.half == "kernel"
     assert "the reference's forward over the same converted checkpoint equals Hugging Face's" in verdict.diagnosis
 
 
-def test_in_float32_each_block_is_also_compared_alone(dense: Bench) -> None:
-    verdict = dense.judge(ReferenceSubject(), dense.right).check_forward(dtype="float32", variant={})
+def test_in_float32_each_block_is_also_compared_alone(dense: Experiment) -> None:
+    verdict = dense.judge(ReferenceSubject(), dense.converted).check_forward(dtype="float32", variant={})
     assert {measure.case for measure in verdict.measures} > {"batch, block by block"}
 
 
 @pytest.mark.parametrize(("share", "teacher_forced"), [(0.5, False), (-1.0, True)])
 def test_blocks_are_compared_alone_where_flips_excuse_too_much(
-    dense: Bench, monkeypatch: pytest.MonkeyPatch, share: float, teacher_forced: bool
+    dense: Experiment, monkeypatch: pytest.MonkeyPatch, share: float, teacher_forced: bool
 ) -> None:
     monkeypatch.setattr("ci.equivalence.judge.TEACHER_FORCING_SHARE", share)
-    verdict = dense.judge(ReferenceSubject(), dense.right).check_forward(dtype="model", variant={})
+    verdict = dense.judge(ReferenceSubject(), dense.converted).check_forward(dtype="model", variant={})
     assert verdict.passed, verdict.diagnosis
     assert {"block by block" in measure.case for measure in verdict.measures} == {teacher_forced}
 
@@ -174,8 +179,8 @@ class VariantIgnorer(ReferenceSubject):
         return super().trace(replace(request, variant={}))
 
 
-def test_a_variant_that_did_not_run_is_never_a_pass(moe: Bench) -> None:
-    verdict = moe.judge(VariantIgnorer(), moe.right).check_forward(dtype="float32", variant={"moe": "dropless"})
+def test_a_variant_that_did_not_run_is_never_a_pass(moe: Experiment) -> None:
+    verdict = moe.judge(VariantIgnorer(), moe.converted).check_forward(dtype="float32", variant={"moe": "dropless"})
     assert not verdict.passed
     assert verdict.failure_class == "variant_did_not_run"
     assert verdict.diagnosis == "variant did not run (moe: looped ran instead)"
@@ -188,8 +193,8 @@ class VariantIgnorerWhenTeacherForced(ReferenceSubject):
         return super().trace(replace(request, variant={}) if request.feed else request)
 
 
-def test_a_variant_must_run_where_blocks_are_fed_too(dense: Bench) -> None:
-    verdict = dense.judge(VariantIgnorerWhenTeacherForced(), dense.right).check_forward(
+def test_a_variant_must_run_where_blocks_are_fed_too(dense: Experiment) -> None:
+    verdict = dense.judge(VariantIgnorerWhenTeacherForced(), dense.converted).check_forward(
         dtype="float32", variant={"attention": "sdpa"}
     )
     assert verdict.diagnosis == "variant did not run (attention: eager ran instead)"
@@ -202,8 +207,8 @@ class AlwaysFloat32(ReferenceSubject):
         return super().trace(replace(request, dtype="float32"))
 
 
-def test_another_dtype_than_the_one_asked_for_is_never_a_pass(dense: Bench) -> None:
-    verdict = dense.judge(AlwaysFloat32(), dense.right).check_forward(dtype="model", variant={})
+def test_another_dtype_than_the_one_asked_for_is_never_a_pass(dense: Experiment) -> None:
+    verdict = dense.judge(AlwaysFloat32(), dense.converted).check_forward(dtype="model", variant={})
     assert (verdict.passed, verdict.failure_class) == (False, "variant_did_not_run")
     assert verdict.diagnosis == "variant did not run (dtype: float32 ran instead)"
 
@@ -220,15 +225,15 @@ class WithoutContext(ReferenceSubject):
         return less
 
 
-def test_what_was_not_compared_is_in_a_verdict_that_passed(dense: Bench) -> None:
-    verdict = dense.judge(WithoutContext(), dense.right).check_forward(dtype="float32", variant={})
+def test_what_was_not_compared_is_in_a_verdict_that_passed(dense: Experiment) -> None:
+    verdict = dense.judge(WithoutContext(), dense.converted).check_forward(dtype="float32", variant={})
     assert verdict.passed, verdict.diagnosis
     assert verdict.coverage["captures"] == "not covered: 4 tensors are not captured (attention)"
 
 
-def test_two_bugs_in_two_layers_are_both_named(dense: Bench) -> None:
+def test_two_bugs_in_two_layers_are_both_named(dense: Experiment) -> None:
     converted = dense.workdir / "two bugs"
-    shutil.copytree(dense.right, converted)
+    shutil.copytree(dense.converted, converted)
     file = next(converted.glob("*.safetensors"))
     weights = load_file(file)
     weights["decoder.0.mlp.layer_2.weight/weights"] *= 1.5
@@ -256,9 +261,9 @@ class NoisyLogits(HuggingFace):
         return result
 
 
-def test_a_reference_that_disagrees_with_itself_is_inconclusive(dense: Bench, tmp_path: Path) -> None:
+def test_a_reference_that_disagrees_with_itself_is_inconclusive(dense: Experiment, tmp_path: Path) -> None:
     reference = ReferenceRun(dense.source, dense.model.test_params, NoisyLogits(), "cpu", tmp_path / "reference")
-    inputs = ComparisonInputs(dense.model, str(dense.source), str(dense.right), workdir=str(tmp_path))
+    inputs = ComparisonInputs(dense.model, str(dense.source), str(dense.converted), workdir=str(tmp_path))
     judge = Judge(inputs, ReferenceSubject(), NoisyLogits(), shared_reference=reference)
     back = exported(dense, "back to noise")
     for verdict in (
@@ -277,57 +282,57 @@ class SilentlyIncomplete(ReferenceSubject):
         return super().trace(replace(request, capture="blocks"))
 
 
-def test_a_capture_that_is_missing_without_a_word_fails(dense: Bench) -> None:
-    verdict = dense.judge(SilentlyIncomplete(), dense.right).check_forward(dtype="float32", variant={})
+def test_a_capture_that_is_missing_without_a_word_fails(dense: Experiment) -> None:
+    verdict = dense.judge(SilentlyIncomplete(), dense.converted).check_forward(dtype="float32", variant={})
     assert (verdict.passed, verdict.failure_class, verdict.half) == (False, "missing_tensor", "")
     assert verdict.diagnosis == ("layer 0, norm before attention: decoder.0.norm_1 is missing from the subject's trace")
 
 
-def test_traces_are_removed_even_when_the_subject_refuses(dense: Bench) -> None:
-    judge = dense.judge(ReferenceSubject(), dense.right)
+def test_traces_are_removed_even_when_the_subject_refuses(dense: Experiment) -> None:
+    judge = dense.judge(ReferenceSubject(), dense.converted)
     with pytest.raises(UnsupportedError):
         judge.check_forward(dtype="float32", variant={"attention": "flash"})
     assert not list(Path(judge.inputs.workdir).glob("traces-*"))
 
 
-def exported(bench: Bench, name: str) -> Path:
+def exported(bench: Experiment, name: str) -> Path:
     target = bench.workdir / name
-    ReferenceSubject().export(ExportRequest(str(bench.right), str(target), bench.specimen.model_type))
+    ReferenceSubject().export(ExportRequest(str(bench.converted), str(target), bench.tiny_model.model_type))
     return target
 
 
-def test_there_and_back(dense: Bench) -> None:
-    verdict = dense.judge(ReferenceSubject(), dense.right).check_round_trip(str(exported(dense, "back")))
+def test_there_and_back(dense: Experiment) -> None:
+    verdict = dense.judge(ReferenceSubject(), dense.converted).check_round_trip(str(exported(dense, "back")))
     assert verdict.passed, verdict.diagnosis
     assert "config dtype (metadata): 'bfloat16' became 'float32'" in verdict.notes
 
 
-def test_one_bit_is_a_difference(dense: Bench) -> None:
+def test_one_bit_is_a_difference(dense: Experiment) -> None:
     target = exported(dense, "one-bit")
     file = next(target.glob("*.safetensors"))
     weights = load_file(file)
     name = "model.layers.1.mlp.down_proj.weight"
     weights[name][3, 4] *= 1 + 2**-23
     save_file(weights, file)
-    verdict = dense.judge(ReferenceSubject(), dense.right).check_round_trip(str(target))
+    verdict = dense.judge(ReferenceSubject(), dense.converted).check_round_trip(str(target))
     assert not verdict.passed
     assert verdict.failure_class == "numeric_mismatch"
     assert name in verdict.diagnosis
 
 
-def test_a_semantic_key_is_a_difference(dense: Bench) -> None:
+def test_a_semantic_key_is_a_difference(dense: Experiment) -> None:
     target = exported(dense, "one-key")
     config = json.loads((target / "config.json").read_text())
     (target / "config.json").write_text(json.dumps({**config, "hidden_act": "relu"}))
-    verdict = dense.judge(ReferenceSubject(), dense.right).check_round_trip(str(target))
+    verdict = dense.judge(ReferenceSubject(), dense.converted).check_round_trip(str(target))
     assert not verdict.passed
     assert verdict.failure_class == "config_mismatch"
     assert "hidden_act (semantic): 'silu' became 'relu'" in verdict.diagnosis
 
 
-def test_an_export_that_does_not_load_is_a_finding(dense: Bench) -> None:
+def test_an_export_that_does_not_load_is_a_finding(dense: Experiment) -> None:
     target = exported(dense, "broken")
     (target / "config.json").write_text("{}")
-    verdict = dense.judge(ReferenceSubject(), dense.right).check_round_trip(str(target))
+    verdict = dense.judge(ReferenceSubject(), dense.converted).check_round_trip(str(target))
     assert not verdict.passed
     assert "refuses" in verdict.diagnosis

@@ -16,7 +16,7 @@ from tests.ci.equivalence.comparisons import compared
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from benchmarks.mutation.experiment import Bench
+    from benchmarks.mutation.experiment import Experiment
     from ci.equivalence.case_result import CaseComparison
 
 BROKEN = TensorProblem("non_finite", "logits", "logits is nan")
@@ -41,9 +41,9 @@ class CrossCheck(ReferenceSubject):
     """Another implementation."""
 
 
-def analysis(bench: Bench, workdir: Path, runs: Runs, **changes: Any) -> RootCauseAnalysis:
-    spec = ForwardSpec(ReferenceSubject(), str(bench.right), {"attention": "sdpa"})
-    base = RootCauseAnalysis(bench.truth, FAILED, None, spec, CrossCheck(), ("llama", "gpt"), runs, workdir)
+def analysis(bench: Experiment, workdir: Path, runs: Runs, **changes: Any) -> RootCauseAnalysis:
+    spec = ForwardSpec(ReferenceSubject(), str(bench.converted), {"attention": "sdpa"})
+    base = RootCauseAnalysis(bench.reference, FAILED, None, spec, CrossCheck(), ("llama", "gpt"), runs, workdir)
     return replace(base, **changes)
 
 
@@ -57,21 +57,21 @@ def analysis(bench: Bench, workdir: Path, runs: Runs, **changes: Any) -> RootCau
         (Runs(), "kernel"),
     ],
 )
-def test_other_runs_decide_which_half_is_wrong(dense: Bench, tmp_path: Path, runs: Runs, half: str) -> None:
+def test_other_runs_decide_which_half_is_wrong(dense: Experiment, tmp_path: Path, runs: Runs, half: str) -> None:
     diagnosis = analysis(dense, tmp_path, runs).diagnose()
     assert str(diagnosis).startswith(f"output head [{half}]: logits is nan; ")
     assert all(spec.variant == {} for spec in runs.specs), "each in its own default variant"
     assert not list(tmp_path.iterdir())
 
 
-def test_what_passed_in_float32_is_the_kernel_without_another_run(dense: Bench, tmp_path: Path) -> None:
+def test_what_passed_in_float32_is_the_kernel_without_another_run(dense: Experiment, tmp_path: Path) -> None:
     runs = Runs()
     diagnosis = analysis(dense, tmp_path, runs, passed_in_float32=True).diagnose()
     assert (diagnosis.half, diagnosis.reason) == ("kernel", "the same checkpoint is right in float32")
     assert not runs.specs
 
 
-def test_an_incomplete_trace_says_nothing_about_halves(dense: Bench, tmp_path: Path) -> None:
+def test_an_incomplete_trace_says_nothing_about_halves(dense: Experiment, tmp_path: Path) -> None:
     problem = TensorProblem("missing_tensor", "decoder.1.mlp", "decoder.1.mlp is missing")
     runs = Runs()
     diagnosis = analysis(dense, tmp_path, runs, failed=compared(1.0, diff={"problems": (problem,)})).diagnose()

@@ -17,11 +17,11 @@ from ci.errors import UnsupportedError
 from ci.subjects.reference.subject import ReferenceSubject
 
 if TYPE_CHECKING:
-    from benchmarks.mutation.experiment import Bench
+    from benchmarks.mutation.experiment import Experiment
     from ci.subjects.base import ConvertRequest, ConvertResult
 
 
-def test_every_tensor_gets_noise_and_keeps_its_dtype(dense: Bench, tmp_path: Path) -> None:
+def test_every_tensor_gets_noise_and_keeps_its_dtype(dense: Experiment, tmp_path: Path) -> None:
     perturbed = perturb_checkpoint(dense.source, tmp_path / "perturbed")
     before, after = CheckpointTensors(dense.source), CheckpointTensors(perturbed)
     assert before.files.keys() == after.files.keys()
@@ -45,18 +45,18 @@ class NormIgnorer(ReferenceSubject):
         return result
 
 
-def test_a_weight_that_is_not_read_is_named(dense: Bench) -> None:
-    assert dense.judge(ReferenceSubject(), dense.right).check_weight_liveness().passed
-    verdict = replace(dense.judge(NormIgnorer(), dense.right), cross_check=None).check_weight_liveness()
+def test_a_weight_that_is_not_read_is_named(dense: Experiment) -> None:
+    assert dense.judge(ReferenceSubject(), dense.converted).check_weight_liveness().passed
+    verdict = replace(dense.judge(NormIgnorer(), dense.converted), cross_check=None).check_weight_liveness()
     assert not verdict.passed
     assert verdict.diagnosis.startswith("layer 1, norm before the MLP [conversion]: ")
     assert "model.layers.1.post_attention_layernorm.weight" in verdict.diagnosis
 
 
-def test_a_refusal_at_conversion_is_the_subjects_own_error(dense: Bench) -> None:
+def test_a_refusal_at_conversion_is_the_subjects_own_error(dense: Experiment) -> None:
     class Refuser(ReferenceSubject):
         def convert(self, request: ConvertRequest) -> ConvertResult:
             raise UnsupportedError("not today")
 
     with pytest.raises(UnsupportedError, match="not today"):
-        dense.judge(Refuser(), dense.right).check_weight_liveness()
+        dense.judge(Refuser(), dense.converted).check_weight_liveness()

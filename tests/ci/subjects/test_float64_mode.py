@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.mutation.tiny_models import SPECIMENS, write
+from benchmarks.mutation.tiny_models import TINY_MODELS, write_tiny_model
 from ci.subjects.base import TraceRequest
 from ci.subjects.float64_mode import Float64Mode
 from ci.subjects.hugging_face import HuggingFace
@@ -34,9 +34,9 @@ class RecordResults(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("name", SPECIMENS)
+@pytest.mark.parametrize("name", TINY_MODELS)
 def test_a_float64_run_computes_nothing_in_float32(tmp_path: Path, name: str) -> None:
-    source = write(SPECIMENS[name], tmp_path / "model", seed=0)
+    source = write_tiny_model(TINY_MODELS[name], tmp_path / "model", seed=0)
     ids = torch.randint(0, 50, (2, 40), generator=torch.Generator().manual_seed(0))
     mask = torch.ones_like(ids)
     mask[0, :9] = 0

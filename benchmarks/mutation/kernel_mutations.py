@@ -12,7 +12,7 @@ from torch.nn.functional import gelu, sigmoid
 
 from benchmarks.mutation import applicability
 from benchmarks.mutation.injection import HEAD, Mutation, Patch
-from benchmarks.mutation.places import FIRST, HERE, LAYER
+from benchmarks.mutation.locations import IN_LAYER, IN_LAYER_0, LAYER
 from ci.subjects.reference.attention import Visibility
 from ci.subjects.reference.moe import Routing
 
@@ -141,7 +141,7 @@ def _third(routing: Routing) -> Routing:
 
 
 def _dropping(dropless: Any) -> Any:
-    """The last token of the fullest expert finds no room."""
+    """Drop the last token of the expert that has the most."""
 
     def run(tokens: Tensor, routing: Routing, experts: Any, ran: Any) -> Any:
         fullest = int(routing.experts.flatten().bincount().argmax())
@@ -188,128 +188,136 @@ def _low_norm(norm: Any) -> Any:
     return run
 
 
-CONTEXT, CONTEXT_HERE = rf"{FIRST}\.mixer\.context", rf"{HERE}\.mixer\.context"
+CONTEXT_IN_LAYER_0, CONTEXT_IN_LAYER = rf"{IN_LAYER_0}\.mixer\.context", rf"{IN_LAYER}\.mixer\.context"
 KERNELS: tuple[Mutation, ...] = (
     Mutation(
         "norm ignores epsilon",
         "norm epsilon",
-        rf"{FIRST}\.norm_1",
+        rf"{IN_LAYER_0}\.norm_1",
         patches=_norm(lambda norm: lambda h, w, _: norm(h, w, 0.0)),
-        ports=("norm",),
+        hf_targets=("norm",),
     ),
     Mutation(
         "epsilon added to the root",
         "norm epsilon",
-        rf"{FIRST}\.norm_1",
+        rf"{IN_LAYER_0}\.norm_1",
         patches=_norm(_epsilon_outside),
-        ports=("norm",),
+        hf_targets=("norm",),
     ),
     Mutation(
         "norm subtracts the mean",
         "norm",
-        rf"{HERE}\.norm_1",
+        rf"{IN_LAYER}\.norm_1",
         patches=_norm(lambda norm: lambda h, w, e: norm(h - h.mean(-1, keepdim=True), w, e), LAYER),
-        ports=("norm",),
+        hf_targets=("norm",),
     ),
     Mutation(
-        "final norm skipped", "norm", "final_norm", patches=_norm(lambda _: lambda h, *__: h, HEAD), ports=("norm",)
+        "final norm skipped",
+        "norm",
+        "final_norm",
+        patches=_norm(lambda _: lambda h, *__: h, HEAD),
+        hf_targets=("norm",),
     ),
     Mutation(
         "softmax scaled by 1/sqrt(hidden)",
         "softmax scale",
-        CONTEXT_HERE,
+        CONTEXT_IN_LAYER,
         patches=_attention(_query_times(0.45), LAYER),
-        ports=("attention",),
+        hf_targets=("attention",),
     ),
     Mutation(
         "softmax scale applied twice",
         "softmax scale",
-        CONTEXT,
+        CONTEXT_IN_LAYER_0,
         patches=_attention(_query_times(0.3)),
-        ports=("attention",),
+        hf_targets=("attention",),
     ),
     Mutation(
-        "scores capped by tanh", "softcap", CONTEXT_HERE, patches=_attention(_capped, LAYER), ports=("attention",)
+        "scores capped by tanh",
+        "softcap",
+        CONTEXT_IN_LAYER,
+        patches=_attention(_capped, LAYER),
+        hf_targets=("attention",),
     ),
     Mutation(
         "kernel's window one too long",
         "sliding window",
-        CONTEXT,
+        CONTEXT_IN_LAYER_0,
         patches=_attention(_seen(lambda v: replace(v, window=v.window + 1))),
-        ports=("attention",),
-        fits=applicability.windowed,
+        hf_targets=("attention",),
+        applies_to=applicability.has_window,
     ),
     Mutation(
         "kernel ignores the window",
         "sliding window",
-        CONTEXT,
+        CONTEXT_IN_LAYER_0,
         patches=_attention(_seen(lambda v: replace(v, window=None))),
-        ports=("attention",),
-        fits=applicability.windowed,
+        hf_targets=("attention",),
+        applies_to=applicability.has_window,
     ),
     Mutation(
         "mask shows the next token",
         "causal mask",
-        CONTEXT_HERE,
+        CONTEXT_IN_LAYER,
         patches=_attention(_seen(_NextSeen.of), LAYER),
-        ports=("attention",),
+        hf_targets=("attention",),
     ),
     Mutation(
         "padding is attended to",
         "document boundaries",
-        CONTEXT,
+        CONTEXT_IN_LAYER_0,
         patches=_attention(_seen(lambda v: replace(v, documents=None))),
-        ports=("attention",),
+        hf_targets=("attention",),
     ),
     Mutation(
         "key-value heads repeated, not interleaved",
         "GQA grouping",
-        CONTEXT_HERE,
+        CONTEXT_IN_LAYER,
         patches=_attention(_repeated, LAYER),
-        ports=("attention",),
+        hf_targets=("attention",),
     ),
     Mutation(
         "output heads in reverse",
         "GQA grouping",
-        CONTEXT_HERE,
+        CONTEXT_IN_LAYER,
         patches=_attention(_heads_out_reversed, LAYER),
-        ports=("attention",),
+        hf_targets=("attention",),
     ),
     Mutation(
         "RoPE turns neighbouring pairs",
         "RoPE layout",
-        rf"{FIRST}\.mixer\.query",
+        rf"{IN_LAYER_0}\.mixer\.query",
         patches=(Patch(MODEL, "turned", lambda _: _turned_pairs),),
-        ports=("rope",),
+        hf_targets=("rope",),
     ),
     Mutation(
         "RoPE turns backwards",
         "RoPE",
-        rf"{FIRST}\.mixer\.query",
+        rf"{IN_LAYER_0}\.mixer\.query",
         patches=(Patch(MODEL, "turned", lambda turned: lambda t, c, s: turned(t, c, -s)),),
-        ports=("rope",),
+        hf_targets=("rope",),
     ),
     Mutation(
         "RoPE skipped in one layer",
         "RoPE",
-        rf"{HERE}\.mixer\.query",
+        rf"{IN_LAYER}\.mixer\.query",
         patches=(Patch(MODEL, "turned", lambda _: lambda t, *__: t, layer=LAYER),),
-        ports=("rope",),
+        hf_targets=("rope",),
     ),
     Mutation(
         "RoPE table ends at 128 positions",
         "RoPE",
-        rf"{FIRST}\.mixer\.query",
+        rf"{IN_LAYER_0}\.mixer\.query",
         patches=(Patch(MODEL, "tables", lambda tables: lambda r, d, p, t: tables(r, d, p.clamp(max=128), t)),),
-        ports=("rope",),
+        hf_targets=("rope",),
     ),
     Mutation(
         "biases of one layer ignored",
         "lost bias",
-        rf"{HERE}\.mixer\.query",
+        rf"{IN_LAYER}\.mixer\.query",
         patches=(Patch(MODEL, "linear", lambda linear: lambda x, w, _=None: linear(x, w), layer=LAYER),),
-        ports=("linear",),
-        fits=applicability.query_bias,
+        hf_targets=("linear",),
+        applies_to=applicability.has_query_bias,
     ),
     Mutation(
         "logits capped by tanh",
@@ -323,59 +331,59 @@ KERNELS: tuple[Mutation, ...] = (
                 layer=HEAD,
             ),
         ),
-        ports=("head",),
+        hf_targets=("head",),
     ),
     Mutation(
         "one logit is NaN",
         "non-finite",
         "logits",
         patches=(Patch(MODEL, "linear", _one_nan, layer=HEAD),),
-        ports=("head",),
+        hf_targets=("head",),
     ),
     Mutation(
         "activation is a sigmoid approximation",
         "activation",
-        rf"{FIRST}\.mlp",
+        rf"{IN_LAYER_0}\.mlp",
         patches=(Patch(MODEL, "ACTIVATIONS", lambda _: lambda x: x * sigmoid(1.02 * x), key="silu"),),
-        ports=("activation",),
+        hf_targets=("activation",),
     ),
     Mutation(
         "activation is gelu",
         "activation",
-        rf"{FIRST}\.mlp",
+        rf"{IN_LAYER_0}\.mlp",
         patches=(Patch(MODEL, "ACTIVATIONS", lambda _: gelu, key="silu"),),
-        ports=("activation",),
+        hf_targets=("activation",),
     ),
     Mutation(
         "router scores not normalised",
         "router",
-        rf"{HERE}\.mlp\.router_scores",
+        rf"{IN_LAYER}\.mlp\.router_scores",
         patches=_route(
             lambda r: replace(r, scores=r.scores * r.logits.softmax(-1).gather(-1, r.experts).sum(-1, keepdim=True))
         ),
-        ports=("route",),
-        fits=applicability.moe,
+        hf_targets=("route",),
+        applies_to=applicability.is_moe,
     ),
     Mutation(
         "router scores in reverse",
         "router",
-        rf"{HERE}\.mlp\.router_scores",
+        rf"{IN_LAYER}\.mlp\.router_scores",
         patches=_route(lambda r: replace(r, scores=r.scores.flip(-1))),
-        ports=("route",),
-        fits=applicability.moe,
+        hf_targets=("route",),
+        applies_to=applicability.is_moe,
     ),
     Mutation(
         "second choice replaced by the third",
         "router",
-        rf"{HERE}\.mlp\.router_top_experts",
+        rf"{IN_LAYER}\.mlp\.router_top_experts",
         patches=_route(_third),
-        ports=("route",),
-        fits=applicability.moe,
+        hf_targets=("route",),
+        applies_to=applicability.is_moe,
     ),
     Mutation(
         "experts' answers not weighted",
         "router",
-        rf"{HERE}\.mlp",
+        rf"{IN_LAYER}\.mlp",
         patches=(
             Patch(
                 MOE,
@@ -385,63 +393,63 @@ KERNELS: tuple[Mutation, ...] = (
                 layer=LAYER,
             ),
         ),
-        ports=("moe",),
-        fits=applicability.moe,
+        hf_targets=("moe",),
+        applies_to=applicability.is_moe,
     ),
     Mutation(
         "dropless drops a token over capacity",
         "kernel variant",
-        rf"{FIRST}\.mlp",
+        rf"{IN_LAYER_0}\.mlp",
         patches=(Patch(MOE, "MOE", _dropping, key="dropless"),),
-        ports=("moe",),
-        fits=applicability.moe,
+        hf_targets=("moe",),
+        applies_to=applicability.is_moe,
         variant={"moe": "dropless"},
     ),
     Mutation(
         "sdpa forgets causality",
         "kernel variant",
-        CONTEXT,
+        CONTEXT_IN_LAYER_0,
         patches=_attention(_seen(_AllSeen.of), variant="sdpa"),
-        ports=("attention",),
+        hf_targets=("attention",),
         variant={"attention": "sdpa"},
     ),
     Mutation(
         "blockwise loses its first tile",
         "kernel variant",
-        CONTEXT,
+        CONTEXT_IN_LAYER_0,
         patches=_attention(_first_tile_lost, variant="blockwise"),
-        ports=("attention",),
+        hf_targets=("attention",),
         variant={"attention": "blockwise"},
-        fits=lambda specimen: not applicability.windowed(specimen),
+        applies_to=applicability.has_no_window,
     ),
 )
 """Bugs of the forward pass."""
 
 
-ROTATED, MIXED, NORMED = rf"{FIRST}\.mixer\.query", rf"{FIRST}\.mixer\.context", rf"{FIRST}\.norm_1"
+QUERY_IN_LAYER_0, NORM_IN_LAYER_0 = rf"{IN_LAYER_0}\.mixer\.query", rf"{IN_LAYER_0}\.norm_1"
 CASTS: tuple[Mutation, ...] = (
     Mutation(
         "RoPE tables computed in low precision",
         "cast order",
-        ROTATED,
+        QUERY_IN_LAYER_0,
         patches=(Patch(MODEL, "tables", _low_tables),),
-        ports=("rope",),
+        hf_targets=("rope",),
         low_precision=True,
     ),
     Mutation(
         "scores and softmax rounded to 4 bits",
         "cast order",
-        MIXED,
+        CONTEXT_IN_LAYER_0,
         patches=_attention(_low_softmax),
-        ports=("attention",),
+        hf_targets=("attention",),
         low_precision=True,
     ),
     Mutation(
         "norm accumulated in low precision",
         "cast order",
-        NORMED,
+        NORM_IN_LAYER_0,
         patches=_norm(_low_norm),
-        ports=("norm",),
+        hf_targets=("norm",),
         low_precision=True,
     ),
 )

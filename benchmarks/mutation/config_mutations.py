@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.mutation import applicability
 from benchmarks.mutation.injection import Mutation
-from benchmarks.mutation.places import FIRST, HERE, LAYER
+from benchmarks.mutation.locations import IN_LAYER, IN_LAYER_0, LAYER
 from ci.subjects.reference.config import Architecture, DefaultRope
 
 if TYPE_CHECKING:
@@ -40,55 +40,55 @@ KEYS: tuple[Mutation, ...] = (
     Mutation(
         "RoPE base times 1.5",
         "RoPE base",
-        rf"{FIRST}\.mixer\.query",
+        rf"{IN_LAYER_0}\.mixer\.query",
         architecture=_rope(lambda r: replace(r, theta=r.theta * 1.5)),
     ),
     Mutation(
         "RoPE scaling dropped",
         "RoPE scaling",
-        rf"{FIRST}\.mixer\.query",
+        rf"{IN_LAYER_0}\.mixer\.query",
         architecture=_rope(lambda r: DefaultRope(r.theta)),
-        fits=applicability.named("biased", "yarn"),
+        applies_to=applicability.is_named("biased", "yarn"),
     ),
     Mutation(
         "YaRN attention factor dropped",
         "RoPE scaling",
-        rf"{FIRST}\.mixer\.query",
+        rf"{IN_LAYER_0}\.mixer\.query",
         architecture=_rope(lambda r: replace(r, attention_factor=1.0)),
-        fits=applicability.rope_is("yarn"),
+        applies_to=applicability.has_rope_type("yarn"),
     ),
     Mutation(
         "YaRN beta_fast taken from beta_slow",
         "RoPE scaling",
-        rf"{FIRST}\.mixer\.query",
+        rf"{IN_LAYER_0}\.mixer\.query",
         architecture=_rope(lambda r: replace(r, beta_fast=r.beta_slow + 1, beta_slow=r.beta_slow)),
-        fits=applicability.rope_is("yarn"),
+        applies_to=applicability.has_rope_type("yarn"),
     ),
     Mutation(
         "YaRN factor inverted",
         "RoPE scaling",
-        rf"{FIRST}\.mixer\.query",
+        rf"{IN_LAYER_0}\.mixer\.query",
         architecture=_rope(lambda r: replace(r, scale_factor=1 / r.scale_factor)),
-        fits=applicability.rope_is("yarn"),
+        applies_to=applicability.has_rope_type("yarn"),
     ),
     Mutation(
         "original RoPE length replaced by the maximum",
         "RoPE scaling",
-        rf"{FIRST}\.mixer\.query",
+        rf"{IN_LAYER_0}\.mixer\.query",
         architecture=_rope(lambda r: replace(r, original_context_length=320)),
-        fits=applicability.named("biased", "yarn"),
+        applies_to=applicability.is_named("biased", "yarn"),
     ),
     Mutation(
         "llama3 low frequency factor doubled",
         "RoPE scaling",
-        rf"{FIRST}\.mixer\.query",
+        rf"{IN_LAYER_0}\.mixer\.query",
         architecture=_rope(lambda r: replace(r, low_frequency_factor=r.low_frequency_factor * 2)),
-        fits=applicability.rope_is("llama3"),
+        applies_to=applicability.has_rope_type("llama3"),
     ),
     Mutation(
         "norm epsilon 1e-5 became 1e-6",
         "norm epsilon",
-        rf"{FIRST}\.norm_1",
+        rf"{IN_LAYER_0}\.norm_1",
         architecture=lambda a: _blocks(replace(a, epsilon=1e-6), lambda b: replace(b, epsilon=1e-6)),
     ),
     Mutation(
@@ -100,50 +100,50 @@ KEYS: tuple[Mutation, ...] = (
     Mutation(
         "window one longer",
         "sliding window",
-        rf"{FIRST}\.mixer\.context",
+        rf"{IN_LAYER_0}\.mixer\.context",
         architecture=_window(lambda w: w + 1),
-        fits=applicability.windowed,
+        applies_to=applicability.has_window,
     ),
     Mutation(
         "window one shorter",
         "sliding window",
-        rf"{FIRST}\.mixer\.context",
+        rf"{IN_LAYER_0}\.mixer\.context",
         architecture=_window(lambda w: w - 1),
-        fits=applicability.windowed,
+        applies_to=applicability.has_window,
     ),
     Mutation(
         "window lost",
         "sliding window",
-        rf"{FIRST}\.mixer\.context",
+        rf"{IN_LAYER_0}\.mixer\.context",
         architecture=_window(lambda _: None),
-        fits=applicability.windowed,
+        applies_to=applicability.has_window,
     ),
     Mutation(
         "window lost in one layer",
         "sliding window",
-        rf"{HERE}\.mixer\.context",
+        rf"{IN_LAYER}\.mixer\.context",
         architecture=_one_window_lost,
-        fits=applicability.windowed,
+        applies_to=applicability.has_window,
     ),
     Mutation(
         "window invented",
         "sliding window",
-        rf"{FIRST}\.mixer\.context",
+        rf"{IN_LAYER_0}\.mixer\.context",
         architecture=_window(lambda _: 50),
-        fits=applicability.named("moe", "tied", "float32"),
+        applies_to=applicability.is_named("moe", "tied", "float32"),
     ),
     Mutation(
         "activation became tanh gelu",
         "activation",
-        rf"{FIRST}\.mlp",
+        rf"{IN_LAYER_0}\.mlp",
         architecture=lambda a: _blocks(a, lambda b: replace(b, mlp=replace(b.mlp, activation="gelu"))),
     ),
     Mutation(
         "one expert fewer per token",
         "router",
-        rf"{FIRST}\.mlp\.router_top_experts",
+        rf"{IN_LAYER_0}\.mlp\.router_top_experts",
         architecture=lambda a: _blocks(a, lambda b: replace(b, mlp=replace(b.mlp, experts_per_token=1))),
-        fits=applicability.moe,
+        applies_to=applicability.is_moe,
     ),
 )
 """Bugs in the config keys of a conversion."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.mutation import applicability
 from benchmarks.mutation.injection import Mutation, Weights
-from benchmarks.mutation.places import AT, FIRST, HERE, LAYER
+from benchmarks.mutation.locations import IN_LAYER, IN_LAYER_0, LAYER, LAYER_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,19 +61,19 @@ def _first_row_zero(tensor: Tensor) -> Tensor:
 
 
 def _rounded(tensor: Tensor) -> Tensor:
-    """The value half through 5 significant bits."""
+    """Round the value part (the second of key and value) to 5 significant bits."""
     key, value = tensor.chunk(2)
     mantissa, exponent = value.frexp()
     return torch.cat([key, torch.ldexp((mantissa * 32).round() / 32, exponent)])
 
 
 def _split(rows: Tensor, count: int) -> Tensor:
-    """(count * n, …) as (count, n, …)."""
+    """Reshape (count * n, …) to (count, n, …)."""
     return rows.reshape(count, -1, *rows.shape[1:])
 
 
 def _interleaved(rows: Tensor, heads: int) -> Tensor:
-    """(heads * D, …) from halves to pairs: row i and i + D / 2 become neighbours."""
+    """Reorder (heads * D, …) from halves to pairs: rows i and i + D / 2 become neighbours."""
     by_head = rows.reshape(heads, 2, -1, *rows.shape[1:])
     return by_head.transpose(1, 2).reshape(rows.shape)
 
@@ -90,7 +90,7 @@ def _interleave_all(weights: Weights, architecture: Architecture) -> None:
 def _interleave_key(weights: Weights, architecture: Architecture) -> None:
     heads = architecture.blocks[LAYER].attention.kv_heads
     for kind in ("weight", "bias"):
-        _key_rows(weights, f"{AT}.mixer.key_value.{kind}", lambda key: _interleaved(key, heads))
+        _key_rows(weights, f"{LAYER_PREFIX}.mixer.key_value.{kind}", lambda key: _interleaved(key, heads))
 
 
 def _key_rows(weights: Weights, name: str, change: Callable[[Tensor], Tensor]) -> None:
@@ -117,7 +117,7 @@ def _heads_reversed(weights: Weights, architecture: Architecture) -> None:
     heads = 2 * architecture.blocks[LAYER].attention.kv_heads
     order = [*reversed(range(heads // 2)), *reversed(range(heads // 2, heads))]
     for kind in ("weight", "bias"):
-        if (name := f"{AT}.mixer.key_value.{kind}") in weights:
+        if (name := f"{LAYER_PREFIX}.mixer.key_value.{kind}") in weights:
             weights[name] = _split(weights[name], heads)[order].flatten(0, 1)
 
 
@@ -125,20 +125,20 @@ def _query_heads_regrouped(weights: Weights, architecture: Architecture) -> None
     attention = architecture.blocks[LAYER].attention
     order = torch.arange(attention.heads).reshape(attention.kv_heads, -1).t().flatten().tolist()
     for kind in ("weight", "bias"):
-        if (name := f"{AT}.mixer.query.{kind}") in weights:
+        if (name := f"{LAYER_PREFIX}.mixer.query.{kind}") in weights:
             weights[name] = _split(weights[name], attention.heads)[order].flatten(0, 1)
 
 
 def _one_head_negated(weights: Weights, architecture: Architecture) -> None:
-    changed = weights[f"{AT}.mixer.query.weight"].clone()
+    changed = weights[f"{LAYER_PREFIX}.mixer.query.weight"].clone()
     changed[: architecture.blocks[LAYER].attention.head_dim] *= -1
-    weights[f"{AT}.mixer.query.weight"] = changed
+    weights[f"{LAYER_PREFIX}.mixer.query.weight"] = changed
 
 
 def _by_expert(weights: Weights, architecture: Architecture, change: Callable[[Tensor], Tensor]) -> None:
     count = architecture.blocks[LAYER].mlp.experts or 0
     for layer in ("layer_1", "layer_2"):
-        name = f"{AT}.mlp.{layer}.weight"
+        name = f"{LAYER_PREFIX}.mlp.{layer}.weight"
         weights[name] = change(_split(weights[name], count).clone()).flatten(0, 1)
 
 
@@ -155,7 +155,7 @@ def _expert_twice(weights: Weights, architecture: Architecture) -> None:
 
 
 def _expert_gate_up(weights: Weights, architecture: Architecture) -> None:
-    name, count = f"{AT}.mlp.layer_1.weight", architecture.blocks[LAYER].mlp.experts or 0
+    name, count = f"{LAYER_PREFIX}.mlp.layer_1.weight", architecture.blocks[LAYER].mlp.experts or 0
     experts = _split(weights[name], count).clone()
     experts[1] = _halves(experts[1])
     weights[name] = experts.flatten(0, 1)
@@ -165,36 +165,36 @@ TENSORS: tuple[Mutation, ...] = (
     Mutation(
         "gate and up swapped",
         "gate/up order",
-        rf"{HERE}\.mlp",
-        weights=_edit(f"{AT}.mlp.layer_1.weight", _halves),
-        fits=applicability.dense,
+        rf"{IN_LAYER}\.mlp",
+        weights=_edit(f"{LAYER_PREFIX}.mlp.layer_1.weight", _halves),
+        applies_to=applicability.is_dense,
     ),
     Mutation(
         "gate and up biases swapped",
         "gate/up order",
-        rf"{HERE}\.mlp",
-        weights=_edit(f"{AT}.mlp.layer_1.bias", _halves),
-        fits=applicability.all_biases,
+        rf"{IN_LAYER}\.mlp",
+        weights=_edit(f"{LAYER_PREFIX}.mlp.layer_1.bias", _halves),
+        applies_to=applicability.has_all_biases,
     ),
     Mutation(
         "key and value swapped",
         "key/value order",
-        rf"{HERE}\.mixer\.key",
-        weights=_edit(f"{AT}.mixer.key_value.weight", _halves),
+        rf"{IN_LAYER}\.mixer\.key",
+        weights=_edit(f"{LAYER_PREFIX}.mixer.key_value.weight", _halves),
     ),
-    Mutation("query and key rows interleaved", "RoPE layout", rf"{FIRST}\.mixer\.query", weights=_interleave_all),
-    Mutation("key rows interleaved in one layer", "RoPE layout", rf"{HERE}\.mixer\.key", weights=_interleave_key),
+    Mutation("query and key rows interleaved", "RoPE layout", rf"{IN_LAYER_0}\.mixer\.query", weights=_interleave_all),
+    Mutation("key rows interleaved in one layer", "RoPE layout", rf"{IN_LAYER}\.mixer\.key", weights=_interleave_key),
     Mutation(
         "norms of a layer swapped",
         "norm mapping",
-        rf"{HERE}\.norm_1",
-        weights=_swap(f"{AT}.norm_1.weight", f"{AT}.norm_2.weight"),
+        rf"{IN_LAYER}\.norm_1",
+        weights=_swap(f"{LAYER_PREFIX}.norm_1.weight", f"{LAYER_PREFIX}.norm_2.weight"),
     ),
     Mutation(
         "norm weight stored as 1 + w",
         "zero-centred norm",
-        rf"{HERE}\.norm_2",
-        weights=_edit(f"{AT}.norm_2.weight", lambda w: w + 1),
+        rf"{IN_LAYER}\.norm_2",
+        weights=_edit(f"{LAYER_PREFIX}.norm_2.weight", lambda w: w + 1),
     ),
     Mutation(
         "final norm left at ones",
@@ -206,68 +206,73 @@ TENSORS: tuple[Mutation, ...] = (
     Mutation(
         "query bias dropped",
         "lost bias",
-        rf"{HERE}\.mixer\.query",
-        weights=_edit(f"{AT}.mixer.query.bias", torch.zeros_like),
-        fits=applicability.query_bias,
+        rf"{IN_LAYER}\.mixer\.query",
+        weights=_edit(f"{LAYER_PREFIX}.mixer.query.bias", torch.zeros_like),
+        applies_to=applicability.has_query_bias,
         lossy=True,
     ),
     Mutation(
         "value bias dropped",
         "lost bias",
-        rf"{HERE}\.mixer\.value",
-        weights=_edit(f"{AT}.mixer.key_value.bias", _second_half_zero),
-        fits=applicability.query_bias,
+        rf"{IN_LAYER}\.mixer\.value",
+        weights=_edit(f"{LAYER_PREFIX}.mixer.key_value.bias", _second_half_zero),
+        applies_to=applicability.has_query_bias,
         lossy=True,
     ),
     Mutation(
         "key bias dropped",
         "lost bias",
-        rf"{HERE}\.mixer\.key",
-        weights=_edit(f"{AT}.mixer.key_value.bias", _first_half_zero),
-        fits=applicability.query_bias,
+        rf"{IN_LAYER}\.mixer\.key",
+        weights=_edit(f"{LAYER_PREFIX}.mixer.key_value.bias", _first_half_zero),
+        applies_to=applicability.has_query_bias,
         lossy=True,
     ),
     Mutation(
         "output projection bias dropped",
         "lost bias",
-        rf"{HERE}\.mixer",
-        weights=_edit(f"{AT}.mixer.dense.bias", torch.zeros_like),
-        fits=applicability.all_biases,
+        rf"{IN_LAYER}\.mixer",
+        weights=_edit(f"{LAYER_PREFIX}.mixer.dense.bias", torch.zeros_like),
+        applies_to=applicability.has_all_biases,
         lossy=True,
     ),
     Mutation(
         "down projection bias dropped",
         "lost bias",
-        rf"{HERE}\.mlp",
-        weights=_edit(f"{AT}.mlp.layer_2.bias", torch.zeros_like),
-        fits=applicability.all_biases,
+        rf"{IN_LAYER}\.mlp",
+        weights=_edit(f"{LAYER_PREFIX}.mlp.layer_2.bias", torch.zeros_like),
+        applies_to=applicability.has_all_biases,
         lossy=True,
     ),
     Mutation(
         "square output projection transposed both ways",
         "transpose",
-        rf"{HERE}\.mixer",
-        weights=_edit(f"{AT}.mixer.dense.weight", lambda w: w.t()),
-        fits=applicability.square_output,
+        rf"{IN_LAYER}\.mixer",
+        weights=_edit(f"{LAYER_PREFIX}.mixer.dense.weight", lambda w: w.t()),
+        applies_to=applicability.has_square_output,
     ),
     Mutation("one layer loaded twice", "layer mapping", r"decoder\.3\.norm_1", weights=_layer_twice, lossy=True),
     Mutation("two layers swapped", "layer mapping", r"decoder\.1\.norm_1", weights=_layers_swapped),
     Mutation(
-        "head taken from the embeddings", "tying", "logits", weights=_head_tied, fits=applicability.untied, lossy=True
+        "head taken from the embeddings",
+        "tying",
+        "logits",
+        weights=_head_tied,
+        applies_to=applicability.is_untied,
+        lossy=True,
     ),
     Mutation(
         "head rows shifted by one",
         "vocabulary",
         "logits",
         weights=_edit("head.output_weights", lambda w: w.roll(1, 0)),
-        fits=applicability.untied,
+        applies_to=applicability.is_untied,
     ),
     Mutation(
         "last vocabulary rows lost to padding",
         "vocabulary",
         "logits",
         weights=_edit("head.output_weights", _last_rows_zero),
-        fits=applicability.untied,
+        applies_to=applicability.is_untied,
         lossy=True,
     ),
     Mutation(
@@ -283,73 +288,78 @@ TENSORS: tuple[Mutation, ...] = (
         "embeddings",
         weights=_edit("embeddings.word_embeddings_weight", lambda w: w * math.sqrt(w.shape[1])),
     ),
-    Mutation("key-value heads reversed", "GQA grouping", rf"{HERE}\.mixer\.key", weights=_heads_reversed),
+    Mutation("key-value heads reversed", "GQA grouping", rf"{IN_LAYER}\.mixer\.key", weights=_heads_reversed),
     Mutation(
         "query heads interleaved over groups",
         "GQA grouping",
-        rf"{HERE}\.mixer\.query",
+        rf"{IN_LAYER}\.mixer\.query",
         weights=_query_heads_regrouped,
     ),
-    Mutation("one query head negated", "sign", rf"{HERE}\.mixer\.query", weights=_one_head_negated),
+    Mutation("one query head negated", "sign", rf"{IN_LAYER}\.mixer\.query", weights=_one_head_negated),
     Mutation(
         "one row of the down projection lost",
         "lost rows",
-        rf"{HERE}\.mlp",
-        weights=_edit(f"{AT}.mlp.layer_2.weight", _first_row_zero),
+        rf"{IN_LAYER}\.mlp",
+        weights=_edit(f"{LAYER_PREFIX}.mlp.layer_2.weight", _first_row_zero),
         lossy=True,
     ),
     Mutation(
         "one weight matrix rounded to 5 bits",
         "precision of storage",
-        rf"{HERE}\.mixer\.value",
-        weights=_edit(f"{AT}.mixer.key_value.weight", _rounded),
+        rf"{IN_LAYER}\.mixer\.value",
+        weights=_edit(f"{LAYER_PREFIX}.mixer.key_value.weight", _rounded),
         lossy=True,
     ),
     Mutation(
         "weights through bfloat16",
         "precision of storage",
-        rf"{HERE}\.mixer",
-        weights=_edit(f"{AT}.mixer.dense.weight", lambda w: w.bfloat16().float()),
-        fits=applicability.named("float32"),
+        rf"{IN_LAYER}\.mixer",
+        weights=_edit(f"{LAYER_PREFIX}.mixer.dense.weight", lambda w: w.bfloat16().float()),
+        applies_to=applicability.is_named("float32"),
         lossy=True,
     ),
     Mutation(
         "two experts swapped without the router",
         "expert order",
-        rf"{HERE}\.mlp",
+        rf"{IN_LAYER}\.mlp",
         weights=_experts_swapped,
-        fits=applicability.moe,
+        applies_to=applicability.is_moe,
     ),
     Mutation(
         "router rows rotated without the experts",
         "expert order",
-        rf"{HERE}\.mlp\.router_logits",
-        weights=_edit(f"{AT}.mlp.router.weight", lambda w: w.roll(1, 0)),
-        fits=applicability.moe,
+        rf"{IN_LAYER}\.mlp\.router_logits",
+        weights=_edit(f"{LAYER_PREFIX}.mlp.router.weight", lambda w: w.roll(1, 0)),
+        applies_to=applicability.is_moe,
     ),
     Mutation(
-        "one expert lost", "lost expert", rf"{HERE}\.mlp", weights=_expert_lost, fits=applicability.moe, lossy=True
+        "one expert lost",
+        "lost expert",
+        rf"{IN_LAYER}\.mlp",
+        weights=_expert_lost,
+        applies_to=applicability.is_moe,
+        lossy=True,
     ),
     Mutation(
         "one expert loaded twice",
         "lost expert",
-        rf"{HERE}\.mlp",
+        rf"{IN_LAYER}\.mlp",
         weights=_expert_twice,
-        fits=applicability.moe,
+        applies_to=applicability.is_moe,
         lossy=True,
     ),
     Mutation(
         "w1 and w3 of one expert swapped",
         "gate/up order",
-        rf"{HERE}\.mlp",
+        rf"{IN_LAYER}\.mlp",
         weights=_expert_gate_up,
-        fits=applicability.moe,
+        applies_to=applicability.is_moe,
     ),
     Mutation(
         "norm weight multiplied into the wrong projection",
         "fusing",
-        rf"{HERE}\.mixer\.query",
-        weights=_edit(f"{AT}.mixer.query.weight", lambda w: w * 1.001),
+        rf"{IN_LAYER}\.mixer\.query",
+        weights=_edit(f"{LAYER_PREFIX}.mixer.query.weight", lambda w: w * 1.001),
     ),
 )
 """Bugs in the tensors of a conversion."""

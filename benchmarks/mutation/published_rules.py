@@ -1,6 +1,6 @@
-"""What other projects would have said: their published pass rules, on the inputs they use, as data.
+"""The published pass rules of other projects, on inputs as long as those projects use.
 
-Each rule sees the prefix of a longer sequence where its project feeds a short one: a causal model answers the same.
+Where a project feeds a short sequence, its rule sees the prefix of a longer one: a causal model answers the same.
 """
 
 from __future__ import annotations
@@ -21,54 +21,54 @@ GREEDY_PROMPT, GREEDY = 8, 32
 
 
 @dataclass(frozen=True)
-class Sides:
+class RuleTraces:
     """Hugging Face's trace and the subject's: `long` in float32; `greedy`, over a continuation, in bfloat16."""
 
     long: tuple[TraceReader, TraceReader]
     greedy: tuple[TraceReader, TraceReader]
 
     def logits(self, length: int, rows: int = PROMPTS) -> tuple[Tensor, Tensor]:
-        """Float32 logits (rows, length, vocabulary) of both, Hugging Face's first."""
+        """Return float32 logits (rows, length, vocabulary) of both sides, Hugging Face first."""
         theirs, ours = (trace.tensor("logits")[:rows, :length].float() for trace in self.long)
         return theirs, ours
 
     def greedy_logits(self) -> tuple[Tensor, Tensor]:
-        """bfloat16 logits over prompts and their greedy continuation, as float32."""
+        """Return bfloat16 logits over prompts and their greedy continuation, as float32."""
         theirs, ours = (trace.tensor("logits").float() for trace in self.greedy)
         return theirs, ours
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A project's rule: `passes` is true where it would have seen nothing wrong."""
+    """The rule of a project: `passes` is true where it would have found nothing wrong."""
 
     name: str
-    passes: Callable[[Sides], bool]
+    passes: Callable[[RuleTraces], bool]
 
 
-def _cosine(sides: Sides) -> bool:
-    theirs, ours = (logits[:, GREEDY_PROMPT - 1] for logits in sides.greedy_logits())
+def _cosine(traces: RuleTraces) -> bool:
+    theirs, ours = (logits[:, GREEDY_PROMPT - 1] for logits in traces.greedy_logits())
     close = torch.cosine_similarity(theirs, ours, dim=-1) >= 0.99
     return bool((close & (theirs.argmax(-1) == ours.argmax(-1))).all())
 
 
 def _kl(theirs: Tensor, ours: Tensor) -> Tensor:
-    """KL(theirs || ours) by token, in nats."""
+    """Return KL(theirs || ours) by token, in nats."""
     log_theirs = theirs.log_softmax(-1)
     return (log_theirs.exp() * (log_theirs - ours.log_softmax(-1))).sum(-1)
 
 
-def _max_kl(length: int, limit: float, *, last: bool = False) -> Callable[[Sides], bool]:
-    def passes(sides: Sides) -> bool:
-        nats = _kl(*sides.logits(length))
+def _max_kl(length: int, limit: float, *, last: bool = False) -> Callable[[RuleTraces], bool]:
+    def passes(traces: RuleTraces) -> bool:
+        nats = _kl(*traces.logits(length))
         return bool((nats[:, -1:] if last else nats).max() <= limit)
 
     return passes
 
 
-def _top_five(sides: Sides) -> bool:
-    """At the first token on which both disagree, each one's choice must be among the other's five best; then stop."""
-    for theirs, ours in zip(*sides.greedy_logits(), strict=True):
+def _top_five(traces: RuleTraces) -> bool:
+    """Return whether, at the first token that differs, each choice is among the other's five best."""
+    for theirs, ours in zip(*traces.greedy_logits(), strict=True):
         one, other = theirs[GREEDY_PROMPT - 1 :], ours[GREEDY_PROMPT - 1 :]
         differing = (one.argmax(-1) != other.argmax(-1)).nonzero().flatten()
         if len(differing):
@@ -81,17 +81,17 @@ def _top_five(sides: Sides) -> bool:
     return True
 
 
-def _all_close(length: int, rtol: float, atol: float) -> Callable[[Sides], bool]:
-    def passes(sides: Sides) -> bool:
-        theirs, ours = sides.logits(length, rows=1)
+def _all_close(length: int, rtol: float, atol: float) -> Callable[[RuleTraces], bool]:
+    def passes(traces: RuleTraces) -> bool:
+        theirs, ours = traces.logits(length, rows=1)
         return torch.allclose(ours, theirs, rtol=rtol, atol=atol)
 
     return passes
 
 
-def _compare_config(sides: Sides) -> bool:
-    """Fast-LLM's CompareConfig over 100 tokens: hidden states but the last block's, final norm and logits."""
-    theirs, ours = sides.long
+def _compare_config(traces: RuleTraces) -> bool:
+    """Apply Fast-LLM's CompareConfig to 100 tokens: hidden states except the last block's, final norm, logits."""
+    theirs, ours = traces.long
     blocks = [name for name in theirs if "." not in name.removeprefix("decoder.")]
     return all(_within(theirs.tensor(name)[:, :100], ours.tensor(name)[:, :100]) for name in blocks)
 
@@ -100,8 +100,8 @@ def _within(theirs: Tensor, ours: Tensor) -> bool:
     delta = (ours - theirs).abs()
     scale = torch.hypot(theirs.square().mean().sqrt(), torch.tensor(1e-4))
     rms, largest = delta.square().mean().sqrt(), delta.max()
-    found = {"rms_abs": rms, "rms_rel": rms / scale, "max_abs": largest, "max_rel": largest / scale}
-    return not any(bool(value > SPECIFICATION_LIMITS[key]) for key, value in found.items())
+    errors = {"rms_abs": rms, "rms_rel": rms / scale, "max_abs": largest, "max_rel": largest / scale}
+    return not any(bool(value > SPECIFICATION_LIMITS[key]) for key, value in errors.items())
 
 
 RULES: tuple[Rule, ...] = (
