@@ -8,6 +8,7 @@ READY := $(VENV)/.ready
 
 PYTEST := OMP_NUM_THREADS=1 $(RUN)/python -m pytest -q
 PARALLEL := -n auto --dist loadgroup
+
 help:   ## what can be made
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
