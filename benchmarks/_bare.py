@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from ci.subjects.forward import DTYPES
 from ci.subjects.reference.directories import read_fast_llm
 from ci.subjects.reference.model import Context
-from ci.subjects.reference.trace import load
+from ci.subjects.reference.trace import load_model
 
 if TYPE_CHECKING:
     from ci.subjects.base import DType
@@ -48,7 +48,7 @@ def hugging_face(path: str, dtype: torch.dtype, forwards: list[dict[str, Any]]) 
 def reference(path: str, dtype: torch.dtype, forwards: list[dict[str, Any]]) -> None:
     """Run the forward passes with the reference's own model, capturing nothing."""
     checkpoint = read_fast_llm(Path(path))
-    model = load(checkpoint, dtype, "cpu")
+    model = load_model(checkpoint, dtype, "cpu")
     for forward in forwards:
         ran = forward["ran"]
         for rows, tokens in forward["shapes"]:
@@ -56,8 +56,8 @@ def reference(path: str, dtype: torch.dtype, forwards: list[dict[str, Any]]) -> 
             context = Context(positions, attention=ran["attention"], moe=ran.get("moe", "looped"))
             hidden = model.embed(torch.ones(rows, tokens, dtype=torch.long))
             for index in range(len(checkpoint.architecture.blocks)):
-                hidden = model.block(index, hidden, context, ignore)
-            model.head(hidden, ignore)
+                hidden = model.run_block(index, hidden, context, ignore)
+            model.run_head(hidden, ignore)
 
 
 def ignore(name: str, tensor: torch.Tensor) -> None:

@@ -21,16 +21,17 @@ from benchmarks._figure import Figure, show
 from benchmarks.mutation.catalogue import catalogue
 from benchmarks.mutation.injection import Mutation
 from benchmarks.mutation.tiny_models import SIZES, TINY_MODELS, TinyModel, write_tiny_model
-from ci.equivalence.tensor_location import BLOCK_OPERATIONS, locate_tensor
+from ci.equivalence.tensor_location import locate_tensor
+from ci.tensor_names import BLOCK_OPERATIONS
 from tests.standin.server import HubServer
 
 CHECKOUT = Path(__file__).parents[1]
 LAYERS = int(SIZES["num_hidden_layers"])
-CREATE, CORRECT = "def create(name: str) -> Subject:", "        return ReferenceSubject()\n"
-MUTATED = """        from benchmarks.mutation.catalogue import catalogue
-        from benchmarks.mutation.injection import MutantSubject
+CREATE, CORRECT = "def _create_reference() -> Subject:", "    return ReferenceSubject()\n"
+MUTATED = """    from benchmarks.mutation.catalogue import catalogue
+    from benchmarks.mutation.injection import MutantSubject
 
-        return MutantSubject(next(bug for bug in catalogue() if bug.name == {name!r}))
+    return MutantSubject(next(bug for bug in catalogue() if bug.name == {name!r}))
 """
 
 
@@ -52,7 +53,8 @@ class ClassResult:
     @property
     def _places(self) -> set[str]:
         names = ["embeddings", "final_norm", "logits"]
-        names += [f"decoder.{n}.{operation}".rstrip(".") for n in range(LAYERS) for operation in BLOCK_OPERATIONS]
+        operations = (*BLOCK_OPERATIONS, "")
+        names += [f"decoder.{n}.{operation}".rstrip(".") for n in range(LAYERS) for operation in operations]
         return {str(locate_tensor(name)) for name in names if self.mutation.matches_location(name)}
 
 
@@ -100,7 +102,7 @@ def _run(endpoint: str, scratch: Path, mutation: Mutation, tiny_model: TinyModel
 def _copy_with_bug(root: Path, mutation: Mutation) -> Path:
     """Write a checkout of this package in which the reference subject has the bug."""
     shutil.copytree(CHECKOUT / "ci", root / "ci", ignore=shutil.ignore_patterns("__pycache__"))
-    source = root / "ci" / "subjects" / "open.py"
+    source = root / "ci" / "subjects" / "registry.py"
     head, _, body = source.read_text(encoding="utf-8").partition(CREATE)
     if CORRECT not in body:
         raise AssertionError(

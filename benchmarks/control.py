@@ -18,7 +18,7 @@ from benchmarks._figure import Figure, show
 from benchmarks.mutation.experiment import Experiment
 from benchmarks.mutation.tiny_models import TINY_MODELS
 from ci.subjects.base import ConvertRequest
-from ci.subjects.open import open_subject
+from ci.subjects.open_subject import open_subject
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from ci.errors import RequestError
 from ci.models import HubModel, select_models
 from ci.records import STRICT, to_json
-from ci.subjects.base import SubjectName
-from ci.subjects.catalog import expected_tests
+from ci.subjects.registry import SubjectName
+from ci.suite_tests import expected_tests
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -25,6 +25,7 @@ from ci.report.build_results import build_results
 from ci.report.report_files import REPORT_HTML, REPORT_JSON, REPORT_MD, write_report
 from ci.report.result_files import ENDED, HOST, JUNIT, RUNNING, read_result_files
 from ci.run_options import RunOptions, make_pytest_arguments, make_reproduction_arguments
+from ci.subjects.registry import is_importable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -174,9 +175,9 @@ def _check_subject(options: RunOptions) -> None:
     python = options.subject_python
     if python is None and options.subject_path:
         raise RequestError("--subject-path needs --subject-python: it adds to the import path of that interpreter")
-    if python is None and options.subject == "fast_llm" and not find_spec("fast_llm"):
+    if python is None and options.subject and not is_importable(options.subject):
         raise RequestError(
-            "--subject fast_llm: cannot be imported here; name an interpreter that has it: --subject-python"
+            f"--subject {options.subject}: cannot be imported here; name an interpreter that has it: --subject-python"
         )
     if python is not None and not (python.is_file() and os.access(python, os.X_OK)):
         raise RequestError(

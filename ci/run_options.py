@@ -7,7 +7,6 @@ line that starts the suite, and the words that run a test again. A new option is
 from __future__ import annotations
 
 import argparse
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,7 +14,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from ci.errors import RequestError
-from ci.subjects.base import SubjectName
+from ci.subjects.registry import SUBJECT_NAMES, SubjectName, choose_default_subject
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,7 +56,7 @@ class RunOptions:
 
     subject: Annotated[
         SubjectName | None,
-        Declaration("fast_llm or reference; default: fast_llm if it can be imported", reproduces=True),
+        Declaration(f"{' or '.join(SUBJECT_NAMES)}; default: the first that can be imported", reproduces=True),
     ] = None
     subject_python: Annotated[Path | None, Declaration("Python interpreter that has the subject", reproduces=True)] = (
         None
@@ -100,10 +99,8 @@ class RunOptions:
     subject_logs: Annotated[Path | None, Declaration("directory for the subject's output", cli=None)] = None
 
     def subject_or_default(self) -> SubjectName:
-        """Return the subject; by default Fast-LLM where it can be had, else the reference."""
-        if self.subject:
-            return self.subject
-        return "fast_llm" if self.subject_python or importlib.util.find_spec("fast_llm") else "reference"
+        """Return the subject, or the default one of the machine where this is called."""
+        return self.subject or choose_default_subject(self.subject_python)
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ class ModelPipeline:
     def start_subject(self) -> Subject:
         """Return the subject; start it on first use."""
         if self._subject is None:
-            from ci.subjects.open import open_subject
+            from ci.subjects.open_subject import open_subject
 
             logs = self.options.subject_logs
             self._subject = self._stack.enter_context(

@@ -25,7 +25,7 @@ from ci.subjects.base import ConvertRequest, DType, ExportRequest, Subject, Trac
 from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.reference.directories import read_fast_llm
 from ci.subjects.reference.subject import ReferenceSubject
-from ci.subjects.tracefile import TraceReader
+from ci.subjects.trace_files import TraceReader
 
 if TYPE_CHECKING:
     from pathlib import Path

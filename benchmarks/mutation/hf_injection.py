@@ -18,8 +18,8 @@ import torch
 from benchmarks.mutation.injection import HEAD, CurrentLayer, Mutation
 from ci.subjects.forward import Inputs, read_inputs
 from ci.subjects.hugging_face import HuggingFace
-from ci.subjects.hugging_face_taps import decoder_blocks
-from ci.subjects.reference.attention import ATTENTION, Ran, Visibility
+from ci.subjects.hugging_face.hooks import find_decoder_blocks
+from ci.subjects.reference.attention import ATTENTION, AttentionMask, ImplementationLog
 from ci.subjects.reference.config import Architecture
 from ci.subjects.reference.moe import MOE, Experts, Routing
 
@@ -73,13 +73,13 @@ class MutantHuggingFace(HuggingFace):
 
 
 def _track_current_layer(model: Any) -> None:
-    for index, block in enumerate(decoder_blocks(model)):
+    for index, block in enumerate(find_decoder_blocks(model)):
         block.register_forward_pre_hook(lambda *_, index=index: setattr(CurrentLayer, "index", index))
     model.model.norm.register_forward_pre_hook(lambda *_: setattr(CurrentLayer, "index", HEAD))
 
 
 def _blocks(model: Any) -> list[Any]:
-    return list(decoder_blocks(model))
+    return list(find_decoder_blocks(model))
 
 
 def _norm(model: Any, _: HFInjection) -> None:
@@ -113,7 +113,7 @@ def _attention(model: Any, injection: HFInjection) -> None:
     def run(module: Any, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
         window = injection.architecture.blocks[module.layer_idx].attention.window
         query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
-        mixed = ATTENTION[name](query, key, value, Visibility(injection.documents, window), Ran())
+        mixed = ATTENTION[name](query, key, value, AttentionMask(injection.documents, window), ImplementationLog())
         return mixed.reshape(*query.shape[:3], -1), None
 
     _replace_global(model, "eager_attention_forward", run)
@@ -123,9 +123,9 @@ def _rope(model: Any, injection: HFInjection) -> None:
     def run(query: Tensor, key: Tensor, *_: Any, **__: Any) -> tuple[Tensor, ...]:
         attention = injection.architecture.blocks[CurrentLayer.index or 0].attention
         positions = injection.positions(query.shape[2])
-        cos, sin = reference.tables(attention.rope, attention.head_dim, positions, query.dtype)
-        turned = (reference.turned(tensor.transpose(1, 2), cos, sin).transpose(1, 2) for tensor in (query, key))
-        return tuple(turned)
+        cos, sin = reference.rotary_tables(attention.rope, attention.head_dim, positions, query.dtype)
+        rotated = (reference.apply_rotary(tensor.transpose(1, 2), cos, sin).transpose(1, 2) for tensor in (query, key))
+        return tuple(rotated)
 
     _replace_global(model, "apply_rotary_pos_emb", run)
 
@@ -146,7 +146,7 @@ def _moe(model: Any, injection: HFInjection) -> None:
 
         def forward(tokens: Tensor, chosen: Tensor, scores: Tensor, held: Any = block.mlp.experts) -> Tensor:
             experts = Experts(held.gate_up_proj, held.down_proj.transpose(1, 2), held.act_fn)
-            return MOE[name](tokens, Routing(scores, chosen, scores), experts, Ran())
+            return MOE[name](tokens, Routing(scores, chosen, scores), experts, ImplementationLog())
 
         block.mlp.experts.forward = forward
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from benchmarks.mutation.tiny_models import TinyModel
 from ci.subjects.reference.config import Architecture
 from ci.subjects.reference.directories import METADATA, read_fast_llm
-from ci.subjects.reference.metadata_write import write_base_model
+from ci.subjects.reference.metadata_yaml_write import write_base_model
 from ci.subjects.reference.model import Model
 from ci.subjects.reference.subject import ReferenceSubject
 
@@ -139,7 +139,7 @@ class Mutation:
 @contextmanager
 def current_layer_tracked() -> Iterator[None]:
     """Keep `CurrentLayer.index` at the block of the reference that runs, within the `with` block."""
-    block, head = Model.block, Model.head
+    block, head = Model.run_block, Model.run_head
 
     def tracked_block(self: Model, index: int, *args: Any) -> Any:
         CurrentLayer.index = index
@@ -149,13 +149,13 @@ def current_layer_tracked() -> Iterator[None]:
         CurrentLayer.index = HEAD
         return head(self, *args)
 
-    setattr(Model, "block", tracked_block)  # noqa: B010 (a method of a class under mutation)
-    setattr(Model, "head", tracked_head)  # noqa: B010
+    setattr(Model, "run_block", tracked_block)  # noqa: B010 (a method of a class under mutation)
+    setattr(Model, "run_head", tracked_head)  # noqa: B010
     try:
         yield
     finally:
-        setattr(Model, "block", block)  # noqa: B010
-        setattr(Model, "head", head)  # noqa: B010
+        setattr(Model, "run_block", block)  # noqa: B010
+        setattr(Model, "run_head", head)  # noqa: B010
         CurrentLayer.index = None
 
 

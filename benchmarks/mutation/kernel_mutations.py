@@ -13,7 +13,7 @@ from torch.nn.functional import gelu, sigmoid
 from benchmarks.mutation import applicability
 from benchmarks.mutation.injection import HEAD, Mutation, Patch
 from benchmarks.mutation.locations import IN_LAYER, IN_LAYER_0, LAYER
-from ci.subjects.reference.attention import Visibility
+from ci.subjects.reference.attention import AttentionMask
 from ci.subjects.reference.moe import Routing
 
 if TYPE_CHECKING:
@@ -50,36 +50,36 @@ def _seen(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda attention: lambda q, k, v, seen, ran: attention(q, k, v, change(seen), ran)
 
 
-class _NextSeen(Visibility):
+class _NextSeen(AttentionMask):
     """A causal mask that is off by one."""
 
     @classmethod
-    def of(cls, right: Visibility) -> _NextSeen:
+    def of(cls, right: AttentionMask) -> _NextSeen:
         return cls(right.documents, right.window)
 
-    def mask(self, queries: range, keys: range, device: torch.device) -> Tensor:
-        seen = super().mask(queries, keys, device)
+    def to_matrix(self, queries: range, keys: range, device: torch.device) -> Tensor:
+        seen = super().to_matrix(queries, keys, device)
         after = torch.arange(keys.start, keys.stop)[None, :] == torch.arange(queries.start, queries.stop)[:, None] + 1
         return seen | after.to(device)
 
 
-class _AllSeen(Visibility):
+class _AllSeen(AttentionMask):
     """No mask but the documents'."""
 
     @classmethod
-    def of(cls, right: Visibility) -> _AllSeen:
+    def of(cls, right: AttentionMask) -> _AllSeen:
         return cls(right.documents, right.window)
 
     @property
-    def is_plain(self) -> bool:
+    def is_causal_only(self) -> bool:
         return False
 
-    def mask(self, queries: range, keys: range, device: torch.device) -> Tensor:
-        return torch.ones_like(super().mask(queries, keys, device))
+    def to_matrix(self, queries: range, keys: range, device: torch.device) -> Tensor:
+        return torch.ones_like(super().to_matrix(queries, keys, device))
 
 
 def _repeated(attention: Any) -> Any:
-    def run(query: Tensor, key: Tensor, value: Tensor, seen: Visibility, ran: Any) -> Any:
+    def run(query: Tensor, key: Tensor, value: Tensor, seen: AttentionMask, ran: Any) -> Any:
         group = query.shape[2] // key.shape[2]
         return attention(query, key.repeat(1, 1, group, 1), value.repeat(1, 1, group, 1), seen, ran)
 
@@ -95,13 +95,13 @@ def _heads_out_reversed(attention: Any) -> Any:
 
 
 def _capped(_: Any) -> Any:
-    def run(query: Tensor, key: Tensor, value: Tensor, seen: Visibility, ran: Any) -> Tensor:
-        ran.note("attention", "eager")
+    def run(query: Tensor, key: Tensor, value: Tensor, seen: AttentionMask, ran: Any) -> Tensor:
+        ran.add("attention", "eager")
         group, length = query.shape[2] // key.shape[2], query.shape[1]
         key, value = key.repeat_interleave(group, 2), value.repeat_interleave(group, 2)
         scores = torch.einsum("bqhd,bkhd->bhqk", query, key) * query.shape[-1] ** -0.5
         scores = 5 * torch.tanh(scores / 5)
-        scores = scores.masked_fill(~seen.mask(range(length), range(length), query.device), float("-inf"))
+        scores = scores.masked_fill(~seen.to_matrix(range(length), range(length), query.device), float("-inf"))
         weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
         return torch.einsum("bhqk,bkhd->bqhd", weights, value).flatten(2)
 
@@ -109,11 +109,11 @@ def _capped(_: Any) -> Any:
 
 
 def _first_tile_lost(attention: Any) -> Any:
-    def run(query: Tensor, key: Tensor, value: Tensor, seen: Visibility, ran: Any) -> Any:
+    def run(query: Tensor, key: Tensor, value: Tensor, seen: AttentionMask, ran: Any) -> Any:
         right = attention(query, key, value, seen, ran)
         if query.shape[1] <= 256:
             return right
-        late = attention(query[:, 128:], key[:, 128:], value[:, 128:], Visibility(None, seen.window), ran)
+        late = attention(query[:, 128:], key[:, 128:], value[:, 128:], AttentionMask(None, seen.window), ran)
         return torch.cat([right[:, :256], late[:, 128:]], dim=1)
 
     return run
@@ -157,9 +157,9 @@ def _low_tables(tables: Any) -> Any:
     def run(rope: Any, head_dim: int, positions: Tensor, dtype: torch.dtype) -> Any:
         if dtype != torch.bfloat16:
             return tables(rope, head_dim, positions, dtype)
-        from ci.subjects.reference.rope import frequencies
+        from ci.subjects.reference.rope import compute_frequencies
 
-        inverse, scale = frequencies(rope, head_dim)
+        inverse, scale = compute_frequencies(rope, head_dim)
         angles = positions[..., None, None].to(dtype) * inverse.to(dtype)
         return angles.cos() * scale, angles.sin() * scale
 
@@ -167,7 +167,7 @@ def _low_tables(tables: Any) -> Any:
 
 
 def _low_softmax(attention: Any) -> Any:
-    def run(query: Tensor, key: Tensor, value: Tensor, seen: Visibility, ran: Any) -> Any:
+    def run(query: Tensor, key: Tensor, value: Tensor, seen: AttentionMask, ran: Any) -> Any:
         if query.dtype != torch.bfloat16:
             return attention(query, key, value, seen, ran)
         coarse = (tensor.to(torch.float8_e4m3fn).to(query.dtype) for tensor in (query, key, value))
@@ -287,28 +287,28 @@ KERNELS: tuple[Mutation, ...] = (
         "RoPE turns neighbouring pairs",
         "RoPE layout",
         rf"{IN_LAYER_0}\.mixer\.query",
-        patches=(Patch(MODEL, "turned", lambda _: _turned_pairs),),
+        patches=(Patch(MODEL, "apply_rotary", lambda _: _turned_pairs),),
         hf_targets=("rope",),
     ),
     Mutation(
         "RoPE turns backwards",
         "RoPE",
         rf"{IN_LAYER_0}\.mixer\.query",
-        patches=(Patch(MODEL, "turned", lambda turned: lambda t, c, s: turned(t, c, -s)),),
+        patches=(Patch(MODEL, "apply_rotary", lambda rotate: lambda t, c, s: rotate(t, c, -s)),),
         hf_targets=("rope",),
     ),
     Mutation(
         "RoPE skipped in one layer",
         "RoPE",
         rf"{IN_LAYER}\.mixer\.query",
-        patches=(Patch(MODEL, "turned", lambda _: lambda t, *__: t, layer=LAYER),),
+        patches=(Patch(MODEL, "apply_rotary", lambda _: lambda t, *__: t, layer=LAYER),),
         hf_targets=("rope",),
     ),
     Mutation(
         "RoPE table ends at 128 positions",
         "RoPE",
         rf"{IN_LAYER_0}\.mixer\.query",
-        patches=(Patch(MODEL, "tables", lambda tables: lambda r, d, p, t: tables(r, d, p.clamp(max=128), t)),),
+        patches=(Patch(MODEL, "rotary_tables", lambda tables: lambda r, d, p, t: tables(r, d, p.clamp(max=128), t)),),
         hf_targets=("rope",),
     ),
     Mutation(
@@ -432,7 +432,7 @@ CASTS: tuple[Mutation, ...] = (
         "RoPE tables computed in low precision",
         "cast order",
         QUERY_IN_LAYER_0,
-        patches=(Patch(MODEL, "tables", _low_tables),),
+        patches=(Patch(MODEL, "rotary_tables", _low_tables),),
         hf_targets=("rope",),
         low_precision=True,
     ),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ci.equivalence.tolerances import SPECIFICATION_LIMITS
-from ci.subjects.tracefile import TraceReader
+from ci.subjects.trace_files import TraceReader
 
 PROMPTS, LONG = 3, 490
 """Random prompts, and the length that the longest rule needs."""

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ci.equivalence.inputs import InputCase
-from ci.equivalence.tensor_location import execution_order, is_block_level
 from ci.equivalence.tolerances import INCONCLUSIVE_SHARE, Tolerances
 from ci.equivalence.trace_compare import TraceDiff
 from ci.evidence import Measure
+from ci.tensor_names import execution_order, is_block_level
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -18,12 +18,12 @@ from ci.equivalence import config_changes
 from ci.equivalence.config_changes import ConfigChange
 from ci.equivalence.hf_reference import ReferenceRun
 from ci.equivalence.round_trip import resolve_config
-from ci.equivalence.tensor_location import LOGITS
 from ci.equivalence.trace_compare import compare_logits
 from ci.equivalence.verdict import Verdict, build_inconclusive_verdict
 from ci.errors import HubTestsError, InfrastructureError
 from ci.subjects.base import ConvertRequest, Subject, TraceRequest
-from ci.subjects.tracefile import TraceReader
+from ci.subjects.trace_files import TraceReader
+from ci.tensor_names import LOGITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

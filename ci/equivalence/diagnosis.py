@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ci.equivalence.tensor_location import (
+from ci.equivalence.tensor_location import TensorLocation
+from ci.tensor_names import (
     CONTEXT,
     EMBEDDINGS,
     FINAL_NORM,
@@ -21,7 +22,6 @@ from ci.equivalence.tensor_location import (
     ROUTER_SCORES,
     TOP_EXPERTS,
     VALUE,
-    TensorLocation,
     is_block_level,
     layer_of,
     operation_of,

@@ -20,7 +20,6 @@ from ci.equivalence import expert_routing, inputs
 from ci.equivalence.device_usage import CostMeter, DeviceLease
 from ci.equivalence.inputs import InputCase, InputRequirements
 from ci.equivalence.noise_floor import combine_variants, explain_untrusted, measure_floors
-from ci.equivalence.tensor_location import LOGITS, TOP_EXPERTS
 from ci.equivalence.tolerances import EAGER_MEMORY_SHARE, FLOAT64_MEMORY_SHARE, Tolerances
 from ci.equivalence.trace_compare import TraceComparison, TraceDiff, extract_teacher_trace
 from ci.errors import RequestError, SubjectError
@@ -28,7 +27,8 @@ from ci.models import TestParams
 from ci.subjects.base import DType, TraceRequest
 from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.memory import free_memory, weight_bytes
-from ci.subjects.tracefile import TraceReader
+from ci.subjects.trace_files import TraceReader
+from ci.tensor_names import LOGITS, TOP_EXPERTS
 
 if TYPE_CHECKING:
     from ci.subjects.base import GradientRequest

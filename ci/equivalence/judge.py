@@ -33,7 +33,7 @@ from ci.evidence import FINGERPRINT
 from ci.models import HubModel
 from ci.subjects.base import NO_GRADIENTS, ConvertRequest, Differentiable, DType, Subject, TraceRequest, TraceResult
 from ci.subjects.hugging_face import HuggingFace
-from ci.subjects.tracefile import TraceReader
+from ci.subjects.trace_files import TraceReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -16,7 +16,11 @@ from ci.equivalence.diagnosis import Diagnosis, describe_suspect, first_failure_
 from ci.equivalence.error_signature import ErrorSignature, WrongTensor, compute_signature
 from ci.equivalence.hf_reference import ReferenceRun
 from ci.equivalence.round_trip import resolve_config
-from ci.equivalence.tensor_location import (
+from ci.equivalence.tensor_location import locate_tensor
+from ci.errors import HubTestsError
+from ci.subjects.base import ConvertRequest, Subject
+from ci.subjects.trace_files import TraceReader
+from ci.tensor_names import (
     KEY,
     MLP,
     NORM_1,
@@ -25,12 +29,9 @@ from ci.equivalence.tensor_location import (
     TOP_EXPERTS,
     VALUE,
     layer_of,
-    locate_tensor,
     operation_of,
+    scope_of,
 )
-from ci.errors import HubTestsError
-from ci.subjects.base import ConvertRequest, Subject
-from ci.subjects.tracefile import TraceReader, scope_of
 
 if TYPE_CHECKING:
     from torch import Tensor

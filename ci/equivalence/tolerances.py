@@ -16,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ci.equivalence.tensor_location import ROUTER_LOGITS, TOP_EXPERTS
 from ci.subjects.base import DType
+from ci.tensor_names import ROUTER_LOGITS, TOP_EXPERTS
 
 # The tolerances.
 

@@ -19,10 +19,10 @@ from ci.equivalence.tensor_compare import (
     find_mismatch,
     find_non_finite,
 )
-from ci.equivalence.tensor_location import CONTEXT, LOGITS, ROUTER_LOGITS, TOP_EXPERTS, layer_of
 from ci.evidence import LayerRouting
 from ci.subjects.forward import DTYPES
-from ci.subjects.tracefile import TraceReader, TraceWriter, mandatory
+from ci.subjects.trace_files import TraceReader, TraceWriter
+from ci.tensor_names import CONTEXT, LOGITS, ROUTER_LOGITS, TOP_EXPERTS, layer_of, list_mandatory_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,7 +118,7 @@ class TraceComparison:
 
     @contextmanager
     def _open_scope(self, trace: TraceReader, part: BatchSlice, scope: str) -> Iterator[ReadTensor]:
-        with trace.opened(scope, device=self.device) as read:
+        with trace.open_scope(scope, device=self.device) as read:
             yield lambda name: part.cut(read(name))
 
     def _compare_tensor(self, name: str, read_actual: ReadTensor, read_expected: ReadTensor) -> TensorProblem | None:
@@ -176,8 +176,8 @@ def extract_teacher_trace(trace: TraceReader, part: BatchSlice, path: Path) -> T
     """
     writer = TraceWriter(path)
     for scope in trace.scopes:
-        names = [name for name in mandatory(dict.fromkeys(trace.scopes)) if name in trace.names(scope)]
-        writer.scope(scope, {name: part.cut(trace.tensor(name)) for name in names})
+        names = [name for name in list_mandatory_tensors(trace.scopes) if name in trace.names(scope)]
+        writer.write_scope(scope, {name: part.cut(trace.tensor(name)) for name in names})
     result = trace.result
     writer.finish(ran=result.ran, dtype=result.dtype, device=result.device, seconds=0.0)
     return TraceReader(path)
@@ -185,7 +185,7 @@ def extract_teacher_trace(trace: TraceReader, part: BatchSlice, path: Path) -> T
 
 def _find_structure_problems(actual: TraceReader, expected: TraceReader) -> Iterator[TensorProblem]:
     """Yield missing tensors that were not declared so, and unknown blocks."""
-    always = mandatory(dict.fromkeys(expected.scopes))
+    always = list_mandatory_tensors(expected.scopes)
     for name in expected:
         if name not in actual and (name in always or name not in actual.result.not_captured):
             yield TensorProblem("missing_tensor", name, f"{name} is missing from the subject's trace")

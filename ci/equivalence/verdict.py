@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from ci.equivalence.case_result import CaseComparison, keep_worst_per_tensor, limit_measures
 from ci.equivalence.diagnosis import describe_growth
-from ci.equivalence.tensor_location import LOGITS, is_block_level, locate_tensor
+from ci.equivalence.tensor_location import locate_tensor
 from ci.equivalence.tolerances import SPECIFICATION_LIMITS
 from ci.evidence import FailureClass, Heat, LayerRouting, Measure
+from ci.tensor_names import LOGITS, is_block_level
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ci.errors import RequestError
 from ci.github.api import ApiSettings
 from ci.records import read_dict
-from ci.subjects.base import SubjectName
+from ci.subjects.registry import SubjectName
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,7 +9,7 @@ from ci.github.event import CommentEvent
 from ci.github.status_comment import CommentState, StartedRun
 from ci.models import HubModel
 from ci.report.history import Baseline
-from ci.subjects.base import SubjectName
+from ci.subjects.registry import SubjectName
 
 WRITE_ROLES = frozenset({"write", "maintain", "admin"})
 STANDARD_ROLES = WRITE_ROLES | {"none", "read", "triage"}

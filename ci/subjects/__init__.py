@@ -1,1 +1,1 @@
-"""What can be under test, spoken to file to file."""
+"""What can be under test, and Hugging Face's side: requests and results are files and records."""

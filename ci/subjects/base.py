@@ -1,17 +1,18 @@
-"""The protocol of a subject: describe, variants, convert, trace, export. Everything crosses as files and records.
+"""The protocol of a subject: describe, variants, convert, trace, export. Requests and results are files and records.
 
-A subject may live in an interpreter of its own, so these records are stdlib dataclasses with JSON values only, and
+A subject may run in an interpreter of its own, so these records are standard dataclasses with JSON values only, and
 this module imports nothing heavy.
 
 A *trace* is a directory. Each scope of the forward pass is one safetensors file, written as soon as the scope
-has run so that no more than one layer's tensors are ever held:
+has run, so that no more than one layer's tensors are ever in memory:
 
     embeddings.safetensors      embeddings
     decoder.<i>.safetensors     decoder.<i>.norm_1, .mixer.query, … , decoder.<i>   (block i of 0..N-1)
     head.safetensors            final_norm, logits
-    trace.json                  the TraceResult, written last: a directory without it is no trace
+    trace.json                  the TraceResult, written last: without it a trace is not finished
 
-Tensor names are Fast-LLM's names for hidden states, shapes are (batch, sequence, …) in the trace's dtype:
+Tensor names are Fast-LLM's names for hidden states (`ci.tensor_names`). Shapes are (batch, sequence, …), in the trace's
+dtype:
 
     embeddings                      (B, T, hidden)
     decoder.<i>.norm_1              (B, T, hidden)      input of the attention
@@ -30,7 +31,7 @@ Tensor names are Fast-LLM's names for hidden states, shapes are (batch, sequence
     final_norm                      (B, T, hidden)
     logits                          (B, T, vocab)
 
-A subject that cannot capture a name leaves it out and says so in `TraceResult.not_captured`; `logits`,
+A subject that cannot capture a tensor lists it in `TraceResult.not_captured`; `logits`,
 `embeddings`, each `decoder.<i>` and `final_norm` are mandatory.
 """
 
@@ -40,14 +41,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
-SubjectName = Literal["fast_llm", "reference"]
 NO_GRADIENTS = "the subject does not offer gradients"
 DType = Literal["float32", "bfloat16", "float16", "float64"]
 
 
 @dataclass(frozen=True)
 class Description:
-    """Who answers: the subject, its version and commit (None where unknown), its libraries, its formats."""
+    """A subject: its name, version and commit (None where unknown), libraries and formats."""
 
     subject: str
     version: str
@@ -61,8 +61,8 @@ class Description:
 class Variant:
     """One implementation choice: `axis` is "moe", "attention", …; the default of each axis is marked.
 
-    `needs` names what the variant cannot run without here ("cuda", "triton"), else None. A variant with an unmet
-    need is still listed: the suite must say that it did not run.
+    `needs` names what is missing here to run the variant ("cuda", "triton"), else None. A variant with an unmet need is
+    still listed: the suite must say that it did not run.
     """
 
     axis: str
@@ -98,9 +98,9 @@ class TraceRequest:
 
     `inputs` is a safetensors file: `input_ids` int64 (B, T), optionally `attention_mask` int64 (B, T) of 0 and 1,
     left padded. `variant` maps axis to name; an axis not named runs its default. `capture` is "blocks" (embeddings,
-    block outputs, final_norm, logits) or "all" (every name above). `feed` is another trace directory whose
-    `embeddings` and block outputs replace this model's block inputs (teacher forcing), so that each block is judged
-    alone. `eval` mode, no gradients, TF32 and reduced-precision reductions off.
+    block outputs, final_norm, logits) or "all" (every name above). `feed` is another trace directory: its `embeddings`
+    and block outputs replace this model's block inputs (teacher forcing), so that each block is compared alone. The
+    model runs in `eval` mode, without gradients, TF32 and reduced-precision reductions.
     """
 
     checkpoint: str
@@ -115,7 +115,7 @@ class TraceRequest:
 
 @dataclass(frozen=True)
 class ConvertResult:
-    """What convert or export wrote: file names relative to the target, bytes, and seconds taken."""
+    """Files that convert or export wrote: names relative to the target, bytes, and seconds taken."""
 
     files: tuple[str, ...]
     bytes_written: int
@@ -124,7 +124,7 @@ class ConvertResult:
 
 @dataclass(frozen=True)
 class TraceResult:
-    """What ran. `ran` maps each axis to the implementation that executed, as the subject observed it.
+    """A finished forward pass. `ran` maps each axis to the implementation that executed, as the subject observed it.
 
     `scopes` lists the safetensors files' stems in execution order; `names` each file's tensors in execution order.
     `peak_device_bytes` is the device's peak allocation during the forward, 0 on CPU; `seconds` the forward alone,
@@ -171,30 +171,30 @@ class GradientResult:
 
 
 class Subject(Protocol):
-    """What can be under test. Refusals are UnsupportedError by name; anything else raised is a crash."""
+    """What can be under test. A refusal is an UnsupportedError with its reason; any other exception is a crash."""
 
     def describe(self) -> Description:
-        """Who answers."""
+        """Return the subject's name, version, commit, libraries and formats."""
         ...
 
     def variants(self, checkpoint: str) -> tuple[Variant, ...]:
-        """The implementation choices that matter for the converted `checkpoint` directory."""
+        """Return the implementations that can be chosen for the converted `checkpoint` directory."""
         ...
 
     def convert(self, request: ConvertRequest) -> ConvertResult:
-        """Hugging Face directory to the subject's checkpoint directory."""
+        """Convert a Hugging Face directory to the subject's checkpoint directory."""
         ...
 
     def trace(self, request: TraceRequest) -> TraceResult:
-        """Forward pass of a converted checkpoint into a trace directory."""
+        """Run the forward pass of a converted checkpoint and write a trace directory."""
         ...
 
     def export(self, request: ExportRequest) -> ConvertResult:
-        """The subject's checkpoint directory back to a Hugging Face directory."""
+        """Convert the subject's checkpoint directory back to a Hugging Face directory."""
         ...
 
     def release(self) -> None:
-        """Let go of a model that was kept loaded for the next trace: the device is somebody else's now."""
+        """Unload the model that was kept for the next trace: another process needs the device now."""
         ...
 
 
@@ -203,9 +203,9 @@ class Differentiable(Protocol):
     """A subject that can also train: an optional part of the protocol."""
 
     def gradients(self, request: GradientRequest) -> GradientResult:
-        """Forward and backward pass of a converted checkpoint into a directory of gradients."""
+        """Run the forward and backward pass of a converted checkpoint and write its gradients."""
         ...
 
     def release(self) -> None:
-        """As a Subject."""
+        """Unload the model, as a Subject does."""
         ...

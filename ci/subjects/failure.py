@@ -1,9 +1,11 @@
-"""What went wrong with a subject: a class for machines and one line for people. Standard library only."""
+"""Describes a subject's failure: a class for machines and one line for people. Standard library only."""
 
 from __future__ import annotations
 
 import errno
+import linecache
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -21,7 +23,7 @@ Failure = Literal[
     "infrastructure",
 ]
 FAILURES: tuple[Failure, ...] = get_args(Failure)
-LONGEST = 600
+MAX_LINE = 600
 
 
 class SubjectCrashError(SubjectError):
@@ -43,7 +45,7 @@ class SubjectOutOfMemoryError(SubjectError):
 
 
 class SubjectProtocolError(SubjectError):
-    """The subject's process answered nonsense."""
+    """The subject's process sent an invalid response."""
 
     failure = "protocol"
 
@@ -61,8 +63,11 @@ ERRORS: dict[Failure, type[HubTestsError]] = {
 }
 
 
-def failure_of(error: BaseException) -> Failure:
-    """The class of an exception. Out of memory goes by the name of torch's exception, to do without torch here."""
+def classify_error(error: BaseException) -> Failure:
+    """Return the class of an exception.
+
+    Out of memory is recognised by the name of torch's exception, so that torch is not imported here.
+    """
     if isinstance(error, HubTestsError):
         return next((failure for failure, kind in ERRORS.items() if type(error) is kind), "error")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -72,24 +77,43 @@ def failure_of(error: BaseException) -> Failure:
     return "unsupported" if isinstance(error, NotImplementedError) else "error"
 
 
-def line_of(error: BaseException, *, within: str = "") -> str:
-    """An exception as one line: ours as it is; another with its type and the innermost place in package `within`."""
+def format_error(error: BaseException, *, within: str = "") -> str:
+    """Return an exception as one line.
+
+    An error of ours is its message. Any other also has its type and the innermost place in the package `within`.
+    """
     if isinstance(error, HubTestsError):
-        return one_line(str(error))
-    frames = [
-        frame for frame in traceback.extract_tb(error.__traceback__) if within and within in Path(frame.filename).parts
-    ]
-    message = str(error) or (frames[-1].line if frames else "") or "no message"
-    place = f" ({_place(frames[-1], within)})" if frames else ""
-    return one_line(f"{type(error).__name__}: {message}", LONGEST - len(place)) + place
+        return to_one_line(str(error))
+    place = _find_place(error, within)
+    message = str(error) or (place.source if place else "") or "no message"
+    suffix = f" ({place.file}:{place.line})" if place else ""
+    return to_one_line(f"{type(error).__name__}: {message}", MAX_LINE - len(suffix)) + suffix
 
 
-def one_line(text: str, longest: int = LONGEST) -> str:
-    """Printable characters only, runs of white space as one space, shortened in the middle."""
+def to_one_line(text: str, longest: int = MAX_LINE) -> str:
+    """Return printable text on one line, with single spaces, shortened in the middle to `longest` characters."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= longest else f"{line[: longest * 2 // 3]} … {line[-longest // 4 :]}"
 
 
-def _place(frame: traceback.FrameSummary, within: str) -> str:
-    parts = Path(frame.filename).parts
-    return f"{'/'.join(parts[parts.index(within) :])}:{frame.lineno}"
+@dataclass(frozen=True)
+class _Place:
+    """A line of code: the file from its package on, the line's number and its text."""
+
+    file: str
+    line: int
+    source: str
+
+
+def _find_place(error: BaseException, package: str) -> _Place | None:
+    """Return the innermost place of the traceback in a top-level package.
+
+    Modules are compared by name: a path may contain the package's name for another reason, as that of our adapter does.
+    """
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        names = str(frame.f_globals.get("__name__", "")).split(".")
+        if names[0] == package:
+            path = Path(frame.f_code.co_filename)
+            depth = len(names) + (path.name == "__init__.py")
+            return _Place("/".join(path.parts[-depth:]), line, linecache.getline(str(path), line).strip())
+    return None

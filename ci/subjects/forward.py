@@ -1,4 +1,4 @@
-"""What every traced forward pass shares: its inputs, exact arithmetic, and captures held one scope at a time."""
+"""Shared by every traced forward pass: inputs, exact arithmetic, recording scope by scope, teacher forcing, cost."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -13,13 +14,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ci.errors import RequestError, SubjectError
-from ci.subjects.tracefile import TraceReader, scope_of
+from ci.subjects.trace_files import TraceReader
+from ci.tensor_names import EMBEDDINGS, block_name, is_block_level, layer_of, scope_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
-    from ci.subjects.base import DType
+    from ci.subjects.base import DType, TraceRequest
 
 DTYPES: dict[DType, torch.dtype] = {
     "float32": torch.float32,
@@ -37,37 +38,48 @@ class Inputs:
     mask: Tensor | None = None
 
     def position_ids(self) -> Tensor | None:
-        """Positions that start at 0 on each row's first real token; None without a mask."""
+        """Return positions that start at 0 on each row's first real token, None without a mask."""
         return None if self.mask is None else (self.mask.cumsum(-1) - 1).clamp(min=0)
 
-    def padding(self, row: int) -> int:
-        """How many tokens of padding a row starts with."""
+    def count_padding(self, row: int) -> int:
+        """Return the number of padding tokens at the start of a row."""
         return 0 if self.mask is None else int((self.mask[row] == 0).sum())
 
-    def row(self, row: int) -> Inputs:
-        """One row alone, without its padding: ids (1, T - padding)."""
-        return Inputs(self.ids[row : row + 1, self.padding(row) :])
+    def select_row(self, row: int) -> Inputs:
+        """Return one row alone, without its padding: ids (1, T - padding)."""
+        return Inputs(self.ids[row : row + 1, self.count_padding(row) :])
+
+    def check_vocabulary(self, size: int) -> None:
+        """Raise RequestError for an id that is not below `size`.
+
+        On a GPU the model itself would end the whole process.
+        """
+        if (highest := int(self.ids.max())) >= size:
+            raise RequestError(f"input_ids contain {highest}, but the model's vocabulary ends at {size - 1}")
 
     def to(self, device: str) -> Inputs:
-        """The same inputs on a device."""
+        """Return the same inputs on a device."""
         return Inputs(self.ids.to(device), None if self.mask is None else self.mask.to(device))
 
 
 def read_inputs(path: Path) -> Inputs:
-    """Read and check the inputs file of a TraceRequest; a mask of ones is no mask. Raises RequestError."""
+    """Read and check the inputs file of a TraceRequest. Raises RequestError.
+
+    A mask of ones becomes no mask.
+    """
     try:
         with safe_open(path, framework="pt") as file:
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (OSError, SafetensorError) as problem:
         raise RequestError(f"inputs {path} cannot be read: {problem}") from None
-    ids, mask = found.pop("input_ids", None), found.pop("attention_mask", None)
-    if problem_found := _problem(ids, mask) or (f"unknown tensors {sorted(found)}" if found else None):
-        raise RequestError(f"inputs {path}: {problem_found}")
+    ids, mask = tensors.pop("input_ids", None), tensors.pop("attention_mask", None)
+    if wrong := _find_problem(ids, mask) or (f"unknown tensors {sorted(tensors)}" if tensors else None):
+        raise RequestError(f"inputs {path}: {wrong}")
     assert ids is not None  # noqa: S101 (narrowing only)
     return Inputs(ids, None if mask is None or bool(mask.all()) else mask)
 
 
-def _problem(ids: Tensor | None, mask: Tensor | None) -> str | None:
+def _find_problem(ids: Tensor | None, mask: Tensor | None) -> str | None:
     if ids is None or ids.dtype != torch.int64 or ids.ndim != 2 or not ids.numel() or int(ids.min()) < 0:
         return "input_ids must be int64 (batch, sequence), not empty, not negative"
     if mask is None:
@@ -79,65 +91,71 @@ def _problem(ids: Tensor | None, mask: Tensor | None) -> str | None:
         or bool((mask.diff(dim=-1) < 0).any())
         or not bool(mask[:, -1].all())
     ):
-        return "attention_mask must be 0 then 1 in each row (left padding), with one real token at least"
+        return "attention_mask must be 0 then 1 in each row (left padding), with at least one real token"
     return None
 
 
-class ScopeSink(Protocol):
-    """Where captures go, scope by scope."""
+class ScopeWriter(Protocol):
+    """Writes recorded tensors scope by scope."""
 
-    def scope(self, scope: str, tensors: Mapping[str, Tensor]) -> None:
-        """Take one finished scope."""
+    def write_scope(self, scope: str, tensors: Mapping[str, Tensor]) -> None:
+        """Write one finished scope."""
         ...
 
 
 @dataclass
-class Recorder:
-    """Holds the captures of one scope and flushes them to the trace: never more than one layer's tensors at a time.
+class TraceRecorder:
+    """Records the tensors of a forward pass, and writes each scope to the trace when it is finished.
 
-    Tensors are copied when put, because the code under test may go on to change them in place. Positions of padding
-    hold zeros in the trace: what a model computes there has no meaning. `seconds` is the time spent on recording,
-    which is not the forward's.
+    It never holds more than one layer's tensors. They are copied, because the code under test may change them in place
+    later. At positions of padding a trace holds zeros: what a model computes there has no meaning. `seconds` is the
+    time spent on recording, which does not count as the forward pass's.
     """
 
-    writer: ScopeSink
+    writer: ScopeWriter
     inputs: Inputs
     dtype: torch.dtype
     seconds: float = 0.0
     written: list[str] = field(default_factory=list)
-    _held: dict[str, Tensor] = field(default_factory=dict)
+    _tensors: dict[str, Tensor] = field(default_factory=dict)
 
-    def put(self, name: str, tensor: Tensor, *, ours: bool = False) -> None:
-        """Keep a copy of `tensor`, (B, T, …) or flattened (B * T, …), in the trace's dtype (integers as int64).
+    def record(self, name: str, tensor: Tensor, *, copy: bool = True) -> None:
+        """Keep a tensor in the trace's dtype (integers as int64).
 
-        With `ours` nobody else will read or change it any more, so that it is kept itself. Raises SubjectError for a
-        block that answers in another dtype than the one asked for: cast here, it would look as if it had been right.
+        It is (B, T, …) or flattened (B * T, …).
+        Without `copy` the caller promises that nothing reads or changes the tensor later. Raises SubjectError for a
+        block output in another dtype than the requested one: a cast here would hide that.
         """
         started = time.perf_counter()
-        if tensor.is_floating_point() and tensor.dtype != self.dtype and scope_of(name) == name != "embeddings":
+        if (
+            tensor.is_floating_point()
+            and tensor.dtype != self.dtype
+            and layer_of(name) is not None
+            and is_block_level(name)
+        ):
             raise SubjectError(f"{name} was computed in {tensor.dtype}, not in {self.dtype}".replace("torch.", ""))
         batch, length = self.inputs.ids.shape
         if tensor.shape[:2] != (batch, length):
             tensor = tensor.reshape(batch, length, *tensor.shape[1:])
         dtype = self.dtype if tensor.is_floating_point() else torch.int64
-        copy = tensor.detach().to(dtype, copy=not ours)
+        kept = tensor.detach().to(dtype, copy=copy)
         if self.inputs.mask is not None:
-            copy[self.inputs.mask.to(copy.device) == 0] = 0
-        self._held[name] = copy
+            kept[self.inputs.mask.to(kept.device) == 0] = 0
+        self._tensors[name] = kept
         self.seconds += time.perf_counter() - started
 
     def flush(self) -> None:
-        """Write what is held as one scope's file and let it go."""
+        """Write the recorded tensors as one scope's file and forget them."""
         started = time.perf_counter()
-        self.writer.scope(scope_of(next(iter(self._held))), self._held)
-        self.written += self._held
-        self._held = {}
+        self.writer.write_scope(scope_of(next(iter(self._tensors))), self._tensors)
+        self.written += self._tensors
+        self._tensors = {}
         self.seconds += time.perf_counter() - started
 
 
 @dataclass(frozen=True)
-class Feed:
-    """Teacher forcing: what goes into block i, read from another trace when it is needed; optionally of one row."""
+class TeacherForcing:
+    """Block inputs from another trace, read when they are needed; optionally those of one row."""
 
     trace: TraceReader
     dtype: torch.dtype
@@ -145,35 +163,48 @@ class Feed:
     row: int | None = None
     padding: int = 0
 
-    def into(self, block: int) -> Tensor:
-        """(B, T, hidden) that replaces the input of block `block` (of the head, when it is the number of blocks)."""
-        tensor = self.trace.tensor(f"decoder.{block - 1}" if block else "embeddings")
+    @classmethod
+    def of_request(cls, request: TraceRequest) -> TeacherForcing | None:
+        """Return the teacher forcing that a request asks for, None where it asks for none."""
+        if request.feed is None:
+            return None
+        return cls(TraceReader(Path(request.feed)), DTYPES[request.dtype], request.device)
+
+    def read_block_input(self, block: int) -> Tensor:
+        """Return the input (B, T, hidden) of block `block`.
+
+        The number of blocks stands for the head.
+        """
+        tensor = self.trace.tensor(block_name(block - 1) if block else EMBEDDINGS)
         if self.row is not None:
             tensor = tensor[self.row : self.row + 1, self.padding :]
         return tensor.to(self.device, self.dtype)
 
-    def of_row(self, row: int, padding: int) -> Feed:
-        """The same for one row of the batch alone, without its padding."""
+    def select_row(self, row: int, padding: int) -> TeacherForcing:
+        """Return the same for one row of the batch alone, without its padding."""
         return replace(self, row=row, padding=padding)
 
 
-def by_score(experts: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """A routing (N, k) of expert ids and their scores, sorted by score, highest first; ties keep their order."""
+def sort_by_score(experts: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Sort expert ids and their scores (N, k) by score, highest first; ties keep their order."""
     scores, order = scores.sort(dim=-1, descending=True, stable=True)
     return experts.gather(-1, order), scores
 
 
 @dataclass
 class Cost:
-    """Seconds of wall time and, on CUDA, the peak of bytes allocated; filled when the measured block has ended."""
+    """Seconds of wall time and, on CUDA, the peak of allocated bytes; filled in at the end of the measured block."""
 
     seconds: float = 0.0
     peak_device_bytes: int = 0
 
 
 @contextmanager
-def measured(device: str) -> Iterator[Cost]:
-    """Measure a block of work on `device`, waiting for the device at both ends."""
+def measure_cost(device: str) -> Iterator[Cost]:
+    """Measure the cost of a block of work on `device`.
+
+    Waits for the device at both ends.
+    """
     cost, cuda = Cost(), device.startswith("cuda")
     if cuda:
         torch.cuda.synchronize(device)
@@ -190,10 +221,10 @@ def measured(device: str) -> Iterator[Cost]:
 
 @contextmanager
 def exact_arithmetic() -> Iterator[None]:
-    """No TF32 and no reduced-precision reductions: float32 has to mean float32 everywhere, in Triton too.
+    """Switch TF32 and reduced-precision reductions off for the length of the context, in Triton too.
 
     https://docs.pytorch.org/docs/stable/notes/numerical_accuracy.html
-    Triton's `tl.dot` multiplies float32 in TF32 unless told otherwise, and asks its environment when it compiles:
+    Triton's `tl.dot` multiplies float32 in TF32 by default, and reads the environment when it compiles:
     https://triton-lang.org/main/python-api/generated/triton.language.dot.html
     """
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
@@ -205,15 +236,18 @@ def exact_arithmetic() -> Iterator[None]:
     )
     _set_arithmetic("highest", False, False, False)
     try:
-        with _environment(TRITON_F32_DEFAULT="ieee"):
+        with _set_environment(TRITON_F32_DEFAULT="ieee"):
             yield
     finally:
         _set_arithmetic(*before)
 
 
 @contextmanager
-def _environment(**variables: str) -> Iterator[None]:
-    """Variables that a library reads later than at its import, for the length of the block."""
+def _set_environment(**variables: str) -> Iterator[None]:
+    """Set variables for the length of the context.
+
+    For a library that reads them after its import.
+    """
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

@@ -1,4 +1,4 @@
-"""Where a package under test comes from: versions of libraries, and the commit of the tree it is imported from."""
+"""Finds where a package comes from: versions of libraries, and the commit of the checkout it is imported from."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-SECONDS = 20
+GIT_SECONDS = 20
 
 
 def python_version() -> str:
-    """The running interpreter's version, `3.12.1`."""
+    """Return the running interpreter's version, such as `3.12.1`."""
     return platform.python_version()
 
 
-def libraries(names: tuple[str, ...]) -> dict[str, str]:
-    """Versions of those of `names` (distributions) that are installed."""
-    found = {}
+def installed_versions(names: tuple[str, ...]) -> dict[str, str]:
+    """Return the versions of those distributions in `names` that are installed."""
+    versions = {}
     for name in names:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
-def commit_of(package: Path, name: str) -> str | None:
-    """The commit of the checkout that holds the directory `package`, `-dirty` when changed; None where unknown.
+def find_commit(package: Path, name: str) -> str | None:
+    """Return the commit of the checkout of `package` (with `-dirty` when changed), None where unknown.
 
-    The checkout is the directory right above, lest an environment inside some other repository answer for it.
+    The checkout must be the directory directly above: an environment may lie inside an unrelated repository.
     A package installed from git names its commit in direct_url.json:
     https://packaging.python.org/en/latest/specifications/direct-url/
     """
     if (package.parent / ".git").exists():
-        return _described(package.parent)
+        return _git_describe(package.parent)
     try:
         origin = json.loads(distribution(name).read_text("direct_url.json") or "{}")
     except (PackageNotFoundError, ValueError):
@@ -47,11 +47,11 @@ def commit_of(package: Path, name: str) -> str | None:
     return commit if isinstance(commit, str) else None
 
 
-def _described(checkout: Path) -> str | None:
+def _git_describe(checkout: Path) -> str | None:
     command = ["git", "-c", "safe.directory=*", "-C", str(checkout)]
     describe = [*command, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        answer = subprocess.run(describe, capture_output=True, text=True, timeout=SECONDS, check=True)  # noqa: S603
+        answer = subprocess.run(describe, capture_output=True, text=True, timeout=GIT_SECONDS, check=True)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip() or None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ci.errors import InfrastructureError, RequestError
 from ci.github.job_outputs import verify_checkpoint, write_run_files
-from ci.subjects.base import SubjectName
+from ci.subjects.registry import SubjectName, find_offer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +46,7 @@ def admit_entry(plan: Plan, outputs: FetchOutputs, entry: str, *, subject: Path,
     checkpoint = verify_checkpoint(outputs, entry, store)
     checkpoints, registry = write_run_files(plan, entry, checkpoint, out)
     name = plan.request.subject
-    path = str(subject) if name == "reference" else ""
+    path = str(subject) if find_offer(name).in_this_package else ""
     return Admission(entry, sha, name, path, str(checkpoints), str(registry))
 
 

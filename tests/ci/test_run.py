@@ -116,8 +116,8 @@ def test_an_installed_suite_runs_as_that_of_a_checkout(hub: HubServer, tmp_path:
     assert "Warning" not in done.stderr
 
 
-GATE_THEN_UP = 'gate_up = (f"{theirs}.gate_proj", f"{theirs}.up_proj")'
-UP_THEN_GATE = 'gate_up = (f"{theirs}.up_proj", f"{theirs}.gate_proj")'
+GATE_THEN_UP = 'gate_up = (f"{hugging_face}.gate_proj", f"{hugging_face}.up_proj")'
+UP_THEN_GATE = 'gate_up = (f"{hugging_face}.up_proj", f"{hugging_face}.gate_proj")'
 
 
 def test_gate_and_up_swapped_in_the_converter_is_red_and_names_the_layer(hub: HubServer, tmp_path: Path) -> None:

@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pytest
 
-from ci import settings
+from ci import settings, suite_tests
 from ci.checkpoints import FetchResults, read_checkpoints
 from ci.devices import check_device, list_visible_gpus
 from ci.errors import HubTestsError
 from ci.evidence import Evidence, Step, to_property
 from ci.models import HUB_TEST_CONFIGS, HubModel, load_models
 from ci.run_options import RunOptions, add_pytest_options, make_reproduction_arguments, read_pytest_options
-from ci.subjects import catalog
 from ci.suite import ModelPipeline, StepFailedError, classify_failure
 
 if TYPE_CHECKING:
@@ -113,7 +112,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if name := _model_of(item):
             item.add_marker(pytest.mark.xdist_group(name))
     places = [index for index, item in enumerate(items) if _model_of(item) and here in item.path.parents]
-    steps, models = [*catalog.CHAIN, *catalog.DEEP], list(HUB_TEST_CONFIGS)
+    steps, models = [*suite_tests.CHAIN, *suite_tests.DEEP], list(HUB_TEST_CONFIGS)
     ours = sorted(
         (items[index] for index in places),
         key=lambda item: (models.index(_model_of(item)), steps.index(cast("Any", item).originalname), item.name),
@@ -148,8 +147,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def _variants(kind: str, subject: str, model: HubModel) -> list[tuple[tuple[str, str], str]]:
     if kind == "moe_implementation":
-        return [(("moe", v), v) for v in catalog.moe_variants(subject, model.checkpoint_format)]
-    return [((axis, v), f"{axis}-{v}") for axis, v in catalog.other_variants(subject, model.checkpoint_format)]
+        return [(("moe", v), v) for v in suite_tests.moe_variants(subject, model.checkpoint_format)]
+    return [((axis, v), f"{axis}-{v}") for axis, v in suite_tests.other_variants(subject, model.checkpoint_format)]
 
 
 def _chosen_models(config: pytest.Config) -> dict[str, HubModel]:
@@ -238,7 +237,7 @@ def _variant_path(variant: str) -> Any:
     return path
 
 
-for _variant in [name for names in catalog.id_tables().values() for name in names]:
+for _variant in [name for names in suite_tests.variant_names().values() for name in names]:
     globals()[f"fast_llm_path_{_variant}"] = _variant_path(_variant)
 
 

@@ -1,7 +1,7 @@
-"""Grouped-query attention in three ways that share no arithmetic: eager, sdpa and blockwise.
+"""Grouped-query attention in three implementations that share no arithmetic: eager, sdpa and blockwise.
 
-Each takes query (B, T, heads, D), key and value (B, T, kv_heads, D) and answers (B, T, heads * D). Each notes in
-`ran` that it ran, where it does its work.
+Each takes query (B, T, heads, D), key and value (B, T, kv_heads, D) and returns (B, T, heads * D). Each adds itself to
+the log `ran` when it runs.
 """
 
 from __future__ import annotations
@@ -16,93 +16,100 @@ from torch.nn.functional import scaled_dot_product_attention
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Implementation = Callable[[Tensor, Tensor, Tensor, "Visibility", "Ran"], Tensor]
+    Implementation = Callable[[Tensor, Tensor, Tensor, "AttentionMask", "ImplementationLog"], Tensor]
 
 CHUNK: Final = 128
-"""Queries and keys that `blockwise` takes at a time."""
+"""Queries and keys in one chunk of `blockwise`."""
 
 
 @dataclass(frozen=True)
-class Visibility:
-    """Which keys a query sees: no later one, none of another document, with a window none further back.
+class AttentionMask:
+    """The keys that a query attends to: none after it, none of another document, with a window none further back.
 
-    `documents` (B, T) numbers each row's documents (the padding before a row is one of its own); None: one a row.
+    `documents` (B, T) numbers each row's documents; the padding before a row is a document of its own. None: each row
+    is one document.
     """
 
     documents: Tensor | None = None
     window: int | None = None
 
     @property
-    def is_plain(self) -> bool:
-        """Whether causality is all there is to it."""
+    def is_causal_only(self) -> bool:
+        """Whether the mask is causal and nothing else."""
         return self.documents is None and self.window is None
 
-    def mask(self, queries: range, keys: range, device: torch.device) -> Tensor:
-        """True where seen: (B or 1, 1, queries, keys)."""
+    def to_matrix(self, queries: range, keys: range, device: torch.device) -> Tensor:
+        """Return the mask (B or 1, 1, queries, keys).
+
+        True where a query attends to a key.
+        """
         query = torch.arange(queries.start, queries.stop, device=device)[:, None]
         key = torch.arange(keys.start, keys.stop, device=device)[None, :]
-        seen = key <= query
+        allowed = key <= query
         if self.window is not None:
-            seen = seen & (query - key < self.window)
+            allowed = allowed & (query - key < self.window)
         if self.documents is None:
-            return seen[None, None]
-        of_query = self.documents[:, queries.start : queries.stop, None]
-        of_key = self.documents[:, None, keys.start : keys.stop]
-        return (seen & (of_query == of_key))[:, None]
+            return allowed[None, None]
+        query_document = self.documents[:, queries.start : queries.stop, None]
+        key_document = self.documents[:, None, keys.start : keys.stop]
+        return (allowed & (query_document == key_document))[:, None]
 
 
-class Ran(dict[str, str]):
-    """Axis → the implementation that executed. A second one on the same axis shows as `first+second`."""
+class ImplementationLog(dict[str, str]):
+    """Axis → the implementation that executed. A second one on the same axis is joined as `first+second`."""
 
-    def note(self, axis: str, name: str) -> None:
-        """Called by an implementation from within."""
+    def add(self, axis: str, name: str) -> None:
+        """Add an implementation; each one calls this itself when it runs."""
         if name not in self.setdefault(axis, name).split("+"):
             self[axis] += f"+{name}"
 
 
-def eager(query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, ran: Ran) -> Tensor:
-    """softmax(Q K^T / sqrt(D)) V with the whole matrix of scores; softmax in float32 at least."""
-    ran.note("attention", "eager")
+def eager(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, ran: ImplementationLog) -> Tensor:
+    """Compute softmax(QKᵀ / sqrt(D)) V with the whole matrix of scores.
+
+    The softmax is in float32 at least.
+    """
+    ran.add("attention", "eager")
     length = query.shape[1]
-    query, key, value = _by_head(query, key, value)
+    query, key, value = _split_heads(query, key, value)
     scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
-    mask = visibility.mask(range(length), range(length), query.device)
-    scores = scores.masked_fill(~mask, float("-inf"))
+    allowed = mask.to_matrix(range(length), range(length), query.device)
+    scores = scores.masked_fill(~allowed, float("-inf"))
     weights = torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
-    return _by_token(weights.to(value.dtype) @ value)
+    return _merge_heads(weights.to(value.dtype) @ value)
 
 
-def sdpa(query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, ran: Ran) -> Tensor:
-    """PyTorch's fused attention; a mask is only made where causality is not all."""
-    ran.note("attention", "sdpa")
+def sdpa(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, ran: ImplementationLog) -> Tensor:
+    """Run PyTorch's fused attention; a mask matrix is built only where it is more than causal."""
+    ran.add("attention", "sdpa")
     length = query.shape[1]
-    plain = visibility.is_plain
-    mask = None if plain else visibility.mask(range(length), range(length), query.device)
-    query, key, value = _by_head(query, key, value)
-    return _by_token(scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=plain))
+    causal = mask.is_causal_only
+    matrix = None if causal else mask.to_matrix(range(length), range(length), query.device)
+    query, key, value = _split_heads(query, key, value)
+    return _merge_heads(scaled_dot_product_attention(query, key, value, attn_mask=matrix, is_causal=causal))
 
 
-def blockwise(query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, ran: Ran) -> Tensor:
-    """Online softmax over chunks of keys, accumulated in float32 at least: https://arxiv.org/abs/1805.02867."""
-    ran.note("attention", "blockwise")
+def blockwise(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, ran: ImplementationLog) -> Tensor:
+    """Compute an online softmax over chunks of keys, in float32 at least: https://arxiv.org/abs/1805.02867."""
+    ran.add("attention", "blockwise")
     dtype = torch.promote_types(query.dtype, torch.float32)
-    answer_dtype, length = query.dtype, query.shape[1]
-    query, key, value = _by_head(query.to(dtype), key.to(dtype), value.to(dtype))
+    result_dtype, length = query.dtype, query.shape[1]
+    query, key, value = _split_heads(query.to(dtype), key.to(dtype), value.to(dtype))
     starts = range(0, length, CHUNK)
-    chunks = [_online(query, key, value, visibility, range(at, min(at + CHUNK, length))) for at in starts]
-    return _by_token(torch.cat(chunks, dim=2).to(answer_dtype))
+    chunks = [_attend_chunk(query, key, value, mask, range(at, min(at + CHUNK, length))) for at in starts]
+    return _merge_heads(torch.cat(chunks, dim=2).to(result_dtype))
 
 
-def _online(query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, queries: range) -> Tensor:
-    """One chunk of queries against every chunk of keys that it can see, the nearest first."""
-    mine = query[:, :, queries.start : queries.stop] * query.shape[-1] ** -0.5
-    total, weighted = mine.new_zeros(mine.shape[:-1]), torch.zeros_like(mine)
+def _attend_chunk(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, queries: range) -> Tensor:
+    """Attend from one chunk of queries to every allowed chunk of keys, the nearest first."""
+    chunk = query[:, :, queries.start : queries.stop] * query.shape[-1] ** -0.5
+    total, weighted = chunk.new_zeros(chunk.shape[:-1]), torch.zeros_like(chunk)
     highest = torch.full_like(total, float("-inf"))
-    first = 0 if visibility.window is None else max(0, queries.start - visibility.window + 1)
+    first = 0 if mask.window is None else max(0, queries.start - mask.window + 1)
     for begin in range(queries.start, first // CHUNK * CHUNK - 1, -CHUNK):
         keys = range(begin, min(begin + CHUNK, queries.stop))
-        scores = mine @ key[:, :, keys.start : keys.stop].transpose(-1, -2)
-        scores = scores.masked_fill(~visibility.mask(queries, keys, query.device), float("-inf"))
+        scores = chunk @ key[:, :, keys.start : keys.stop].transpose(-1, -2)
+        scores = scores.masked_fill(~mask.to_matrix(queries, keys, query.device), float("-inf"))
         new_highest = torch.maximum(highest, scores.amax(-1))
         shrink, weights = (highest - new_highest).exp(), (scores - new_highest[..., None]).exp()
         total = total * shrink + weights.sum(-1)
@@ -111,14 +118,17 @@ def _online(query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, q
     return weighted.div(total[..., None])
 
 
-def _by_head(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, heads, T, D) each; a key-value head serves `heads / kv_heads` query heads that follow one another."""
+def _split_heads(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return each tensor as (B, heads, T, D).
+
+    A key-value head is repeated for `heads / kv_heads` adjacent query heads.
+    """
     group = query.shape[2] // key.shape[2]
     key, value = (tensor.repeat_interleave(group, dim=2) for tensor in (key, value))
     return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
 
 
-def _by_token(tensor: Tensor) -> Tensor:
+def _merge_heads(tensor: Tensor) -> Tensor:
     return tensor.transpose(1, 2).flatten(2)
 
 

@@ -1,6 +1,6 @@
-"""What a model is, in our own words: the meeting point of config.json, Fast-LLM's metadata.yaml and the forward pass.
+"""The architecture of a model: read from config.json or from Fast-LLM's metadata.yaml, and run by the forward pass.
 
-Whatever changes the forward pass of a supported model is a field here; nothing else is.
+Everything that changes the forward pass of a supported model is a field here, and nothing else is.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ Rope = DefaultRope | Llama3Rope | YarnRope
 
 @dataclass(frozen=True)
 class Attention:
-    """Causal grouped-query attention; `window` is how many tokens a query sees, itself included (None: all)."""
+    """Causal grouped-query attention; `window` is how many tokens a query attends to, itself included (None: all)."""
 
     heads: int
     kv_heads: int
@@ -63,7 +63,7 @@ class Attention:
 
 @dataclass(frozen=True)
 class Mlp:
-    """Gated MLP; with `experts`, a mixture of them of which `experts_per_token` answer, weighted to a sum of one."""
+    """Gated MLP; with `experts` a mixture: `experts_per_token` of them run, with weights that sum to one."""
 
     intermediate: int
     bias: bool

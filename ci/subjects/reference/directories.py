@@ -1,4 +1,4 @@
-"""The two kinds of checkpoint directory: Hugging Face's, and Fast-LLM's `fast_llm` format."""
+"""Reads and writes checkpoint directories: Hugging Face's, and Fast-LLM's `fast_llm` format."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ import yaml
 
 from ci.errors import InfrastructureError, SubjectError, UnsupportedError
 from ci.hub.strict_json import parse_object
-from ci.subjects.reference.checkpoint import (
-    Planned,
-    Tensors,
+from ci.subjects.reference.config import Architecture
+from ci.subjects.reference.config_json import read_config
+from ci.subjects.reference.convert import HF_EMBEDDINGS, HF_HEAD, Parameter, list_parameters, stored_name
+from ci.subjects.reference.metadata_yaml import read_base_model
+from ci.subjects.reference.metadata_yaml_write import write_base_model
+from ci.subjects.reference.tensor_files import (
+    PlannedTensor,
+    TensorFiles,
     check_tensors,
     open_tensors,
     split_files,
     write_tensors,
 )
-from ci.subjects.reference.config import Architecture
-from ci.subjects.reference.convert import HF_EMBEDDINGS, HF_HEAD, Parameter, parameters, weights_key
-from ci.subjects.reference.huggingface import read_config
-from ci.subjects.reference.metadata import read_base_model
-from ci.subjects.reference.metadata_write import write_base_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
 VERSION: Final = "0.4.0"
-"""Version of Fast-LLM whose format is written; Fast-LLM refuses a checkpoint newer than itself."""
+"""The Fast-LLM version of the written format; Fast-LLM refuses a checkpoint that is newer than itself."""
 
 FILE_ELEMENTS: Final = 2**32
 """Fast-LLM's parameters_per_file."""
@@ -40,14 +40,14 @@ SHARD_BYTES: Final = 5 * 10**9
 INDEX: Final = "model.safetensors.index.json"
 SINGLE: Final = "model.safetensors"
 METADATA: Final = "metadata.yaml"
-OK: Final = "ok"
+OK_FILE: Final = "ok"
 LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 DUMPER: Final = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a directory holds: the architecture, its parameters, and the config.json it stems from ({}: unknown)."""
+    """The contents of a directory: architecture, parameters, and the original config.json ({}: unknown)."""
 
     path: Path
     architecture: Architecture
@@ -56,54 +56,60 @@ class Checkpoint:
     @property
     def parameters(self) -> tuple[Parameter, ...]:
         """Every Fast-LLM parameter, in execution order."""
-        return tuple(parameters(self.architecture))
+        return tuple(list_parameters(self.architecture))
 
 
 def read_huggingface(path: Path, checkpoint_format: str) -> Checkpoint:
-    """Read config.json. Raises SubjectError or UnsupportedError in one line."""
-    config = _json(path / "config.json")
+    """Read config.json. Raises SubjectError or UnsupportedError."""
+    config = _read_json(path / "config.json")
     return Checkpoint(path, read_config(config, checkpoint_format, where=f"{path.name}/config.json"), config)
 
 
-def open_huggingface(checkpoint: Checkpoint) -> Tensors:
-    """The tensors of a Hugging Face directory, checked to be exactly the architecture's."""
+def open_huggingface(checkpoint: Checkpoint) -> TensorFiles:
+    """Open the tensors of a Hugging Face directory; checks that they are exactly the architecture's."""
     path = checkpoint.path
-    tensors = open_tensors(path, [SINGLE] if (path / SINGLE).is_file() else _indexed(path))
+    tensors = open_tensors(path, [SINGLE] if (path / SINGLE).is_file() else _read_index(path))
     expected = {part.name: part.shape for p in checkpoint.parameters for part in p.parts}
     stored = {name: at for name, at in tensors.stored.items() if not _is_rotary_buffer(name, checkpoint.architecture)}
     redundant = {HF_HEAD: expected[HF_EMBEDDINGS]} if checkpoint.architecture.tied and HF_HEAD in stored else {}
-    check_tensors(Tensors(stored), expected | redundant, path)
+    check_tensors(TensorFiles(stored), expected | redundant, path)
     if redundant:
         _check_tied(tensors, path)
-    return Tensors({name: at for name, at in stored.items() if name not in redundant})
+    return TensorFiles({name: at for name, at in stored.items() if name not in redundant})
 
 
-def _indexed(path: Path) -> set[str]:
+def _read_index(path: Path) -> set[str]:
     if not (path / INDEX).is_file():
-        raise SubjectError(f"{path} holds neither {SINGLE} nor {INDEX}")
-    weight_map = _json(path / INDEX).get("weight_map")
+        raise SubjectError(f"{path} has neither {SINGLE} nor {INDEX}")
+    weight_map = _read_json(path / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise SubjectError(f"{path / INDEX}: weight_map must map tensors to files")
     return {*weight_map.values()}
 
 
 def _is_rotary_buffer(name: str, architecture: Architecture) -> bool:
-    """A table of frequencies that old transformers saved with each layer, and that no version of it reads."""
+    """Return whether a tensor is a frequency table of old transformers.
+
+    They saved one in each layer; no version reads it.
+    """
     layers = range(len(architecture.blocks))
     return any(name == f"model.layers.{layer}.self_attn.rotary_emb.inv_freq" for layer in layers)
 
 
-def _check_tied(tensors: Tensors, path: Path) -> None:
-    """transformers drops a stored head where embeddings are tied and both are equal, and unties them otherwise."""
+def _check_tied(tensors: TensorFiles, path: Path) -> None:
+    """Raise UnsupportedError for a tied head that differs from the embeddings.
+
+    transformers drops a stored head that equals the tied embeddings, and unties them otherwise.
+    """
     with tensors:
-        pairs = zip(tensors.blocks(HF_EMBEDDINGS), tensors.blocks(HF_HEAD), strict=True)
+        pairs = zip(tensors.read_blocks(HF_EMBEDDINGS), tensors.read_blocks(HF_HEAD), strict=True)
         if not all(bool((embeddings == head).all()) for embeddings, head in pairs):
             raise UnsupportedError(f"{path}: tie_word_embeddings is true, but {HF_HEAD!r} differs from the embeddings")
 
 
 def read_fast_llm(path: Path) -> Checkpoint:
-    """Read metadata.yaml of a finished `fast_llm` directory. Raises SubjectError or UnsupportedError in one line."""
-    tree = _metadata(path)
+    """Read metadata.yaml of a finished `fast_llm` directory. Raises SubjectError or UnsupportedError."""
+    tree = _read_metadata(path)
     if tree.get("format") != "fast_llm" or tree.get("model") != "gpt":
         raise UnsupportedError(f"{path / METADATA}: format {tree.get('format')!r} of model {tree.get('model')!r}")
     config = tree.get("config")
@@ -114,24 +120,27 @@ def read_fast_llm(path: Path) -> Checkpoint:
     return Checkpoint(path, architecture, original if isinstance(original, dict) else {})
 
 
-def open_fast_llm(checkpoint: Checkpoint) -> Tensors:
-    """The weights of a `fast_llm` directory, checked to be exactly the architecture's; optimizer state is let be."""
+def open_fast_llm(checkpoint: Checkpoint) -> TensorFiles:
+    """Open the weights of a `fast_llm` directory; checks that they are exactly the architecture's.
+
+    Optimizer state is ignored.
+    """
     path = checkpoint.path
-    index = (_metadata(path).get("metadata") or {}).get("state_index")
+    index = (_read_metadata(path).get("metadata") or {}).get("state_index")
     if not isinstance(index, dict) or not index or not all(isinstance(name, str) for name in index.values()):
         raise SubjectError(f"{path / METADATA}: metadata.state_index must map tensors to files")
     stored = open_tensors(path, index.values()).stored
     for name, at in stored.items():
         if index.get(name) != at.path.name:
             raise SubjectError(f"{path / METADATA}: state_index says {index.get(name)} for {name!r} in {at.path.name}")
-    tensors = Tensors({name: at for name, at in stored.items() if name.endswith("/weights")})
-    check_tensors(tensors, {weights_key(p): p.shape for p in checkpoint.parameters}, path)
+    tensors = TensorFiles({name: at for name, at in stored.items() if name.endswith("/weights")})
+    check_tensors(tensors, {stored_name(p): p.shape for p in checkpoint.parameters}, path)
     return tensors
 
 
-def _metadata(path: Path) -> dict[str, Any]:
-    if not (path / OK).is_file():
-        raise SubjectError(f"{path} is no finished checkpoint: it has no {OK!r} file")
+def _read_metadata(path: Path) -> dict[str, Any]:
+    if not (path / OK_FILE).is_file():
+        raise SubjectError(f"{path} is not a finished checkpoint: it has no {OK_FILE!r} file")
     try:
         tree = yaml.load((path / METADATA).read_text(encoding="utf-8"), Loader=LOADER)  # noqa: S506 (a safe one)
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as problem:
@@ -141,7 +150,7 @@ def _metadata(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         return parse_object(path.read_bytes(), what=str(path))
     except OSError as problem:
@@ -150,8 +159,8 @@ def _json(path: Path) -> dict[str, Any]:
         raise SubjectError(str(problem)) from None
 
 
-def write_fast_llm(path: Path, checkpoint: Checkpoint, planned: Iterable[Planned]) -> None:
-    """Fill the directory `path` in Fast-LLM's own layout: float32 weights, metadata.yaml, then the empty `ok`."""
+def write_fast_llm(path: Path, checkpoint: Checkpoint, planned: Iterable[PlannedTensor]) -> None:
+    """Write a checkpoint in Fast-LLM's own layout: float32 weights, metadata.yaml, then the empty `ok`."""
     index: dict[str, str] = {}
     for number, file in enumerate(split_files(planned, FILE_ELEMENTS)):
         name = f"model_{number}.safetensors"
@@ -166,11 +175,14 @@ def write_fast_llm(path: Path, checkpoint: Checkpoint, planned: Iterable[Planned
         "shards": ["weights"],
     }
     (path / METADATA).write_text(yaml.dump(tree, Dumper=DUMPER), encoding="utf-8")
-    (path / OK).touch()
+    (path / OK_FILE).touch()
 
 
-def write_huggingface(path: Path, config: Mapping[str, Any], planned: Iterable[Planned], dtype: str) -> None:
-    """Fill the directory `path` as transformers lays it out: one file up to SHARD_BYTES, else shards and an index."""
+def write_huggingface(path: Path, config: Mapping[str, Any], planned: Iterable[PlannedTensor], dtype: str) -> None:
+    """Write a checkpoint in the layout of transformers.
+
+    One file up to SHARD_BYTES, else shards and an index.
+    """
     files = split_files(planned, SHARD_BYTES // (4 if dtype == "F32" else 2))
     if len(files) == 1:
         write_tensors(path / SINGLE, files[0], dtype)
@@ -179,7 +191,7 @@ def write_huggingface(path: Path, config: Mapping[str, Any], planned: Iterable[P
     (path / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_shards(path: Path, files: list[list[Planned]], dtype: str) -> None:
+def _write_shards(path: Path, files: list[list[PlannedTensor]], dtype: str) -> None:
     weight_map: dict[str, str] = {}
     size = 0
     for number, file in enumerate(files, 1):

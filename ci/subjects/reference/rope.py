@@ -1,6 +1,6 @@
-"""Rotary position embeddings: the tables of each kind, and how a query or a key is turned.
+"""Rotary position embeddings: the cos and sin tables of each kind, and their application to queries and keys.
 
-Tables are computed in float32 whatever the model's dtype, as transformers does: they are part of what the model is.
+Tables are computed in float32 whatever the model's dtype is, as in transformers: they are a part of the model.
 """
 
 from __future__ import annotations
@@ -17,21 +17,30 @@ if TYPE_CHECKING:
     from ci.subjects.reference.config import Rope
 
 
-def tables(rope: Rope, head_dim: int, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin (B, T, 1, head_dim / 2) in `dtype` for integer positions (B, T)."""
-    inverse, scale = frequencies(rope, head_dim)
+def rotary_tables(rope: Rope, head_dim: int, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return cos and sin in `dtype` for integer positions (B, T).
+
+    Their shape is (B, T, 1, head_dim / 2).
+    """
+    inverse, scale = compute_frequencies(rope, head_dim)
     angles = positions[..., None, None].float() * inverse.to(positions.device)
     return (angles.cos() * scale).to(dtype), (angles.sin() * scale).to(dtype)
 
 
-def turned(tensor: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate (B, T, heads, head_dim): dimension i pairs with i + head_dim / 2, as in Llama's Hugging Face layout."""
+def apply_rotary(tensor: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate queries or keys (B, T, heads, head_dim).
+
+    Dimension i pairs with i + head_dim / 2, as in Llama's Hugging Face layout.
+    """
     first, second = tensor.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
-def frequencies(rope: Rope, head_dim: int) -> tuple[Tensor, float]:
-    """Inverse frequencies (head_dim / 2) in float32 on the CPU, and the factor of cos and sin."""
+def compute_frequencies(rope: Rope, head_dim: int) -> tuple[Tensor, float]:
+    """Return the inverse frequencies, and the scale of cos and sin.
+
+    Frequencies are (head_dim / 2), in float32 on the CPU.
+    """
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
     inverse = 1.0 / (rope.theta**exponents)
     if isinstance(rope, Llama3Rope):
@@ -42,18 +51,26 @@ def frequencies(rope: Rope, head_dim: int) -> tuple[Tensor, float]:
 
 
 def _llama3(rope: Llama3Rope, inverse: Tensor) -> Tensor:
-    """Blend by how often a frequency turns within the original context: below low divided, above high kept."""
-    turns = rope.original_context_length * inverse / (2 * math.pi)
-    kept = (turns - rope.low_frequency_factor) / (rope.high_frequency_factor - rope.low_frequency_factor)
+    """Blend by the rotations of a frequency within the original context.
+
+    Below the low factor frequencies are divided, above the high factor they are kept.
+    """
+    rotations = rope.original_context_length * inverse / (2 * math.pi)
+    kept = (rotations - rope.low_frequency_factor) / (rope.high_frequency_factor - rope.low_frequency_factor)
     kept = kept.clamp(0, 1)
     return (1 - kept) * inverse / rope.scale_factor + kept * inverse
 
 
 def _yarn(rope: YarnRope, inverse: Tensor, head_dim: int) -> Tensor:
-    """Blend by dimension: a ramp from the one that turns `beta_fast` times in the original context to `beta_slow`."""
+    """Blend by dimension, with a linear ramp.
 
-    def dimension(turns: float) -> float:
-        return head_dim * math.log(rope.original_context_length / (turns * 2 * math.pi)) / (2 * math.log(rope.theta))
+    It goes from the dimension that rotates `beta_fast` times in the original context to that of `beta_slow`.
+    """
+
+    def dimension(rotations: float) -> float:
+        return (
+            head_dim * math.log(rope.original_context_length / (rotations * 2 * math.pi)) / (2 * math.log(rope.theta))
+        )
 
     low = max(math.floor(dimension(rope.beta_fast)), 0)
     high = min(math.ceil(dimension(rope.beta_slow)), head_dim - 1)

@@ -1,4 +1,4 @@
-"""From a TraceRequest to a trace directory: load, run block by block, flush each scope as it is done."""
+"""Runs a traced forward pass: loads the model, runs block by block, and writes each scope when it is finished."""
 
 from __future__ import annotations
 
@@ -7,73 +7,77 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from ci.errors import RequestError, UnsupportedError
-from ci.subjects.failure import SubjectOutOfMemoryError, one_line
+from ci.errors import UnsupportedError
+from ci.subjects.failure import SubjectOutOfMemoryError, to_one_line
 from ci.subjects.forward import (
     DTYPES,
-    Feed,
     Inputs,
-    Recorder,
+    TeacherForcing,
+    TraceRecorder,
     exact_arithmetic,
-    measured,
+    measure_cost,
     read_inputs,
 )
 from ci.subjects.memory import weight_bytes
+from ci.subjects.model_cache import ModelCache, checkpoint_key
 from ci.subjects.reference.attention import ATTENTION
-from ci.subjects.reference.convert import Parameter, weights_key
+from ci.subjects.reference.convert import Parameter, stored_name
 from ci.subjects.reference.directories import Checkpoint, open_fast_llm, read_fast_llm
-from ci.subjects.reference.model import Context, Model, Tap
+from ci.subjects.reference.model import Context, Model, RecordTensor
 from ci.subjects.reference.moe import MOE
-from ci.subjects.resident import Resident, content_key
-from ci.subjects.tracefile import TraceReader, TraceWriter
+from ci.subjects.trace_files import TraceWriter
+from ci.tensor_names import EMBEDDINGS, LOGITS, is_block_level
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ci.subjects.base import TraceRequest, TraceResult
-    from ci.subjects.reference.checkpoint import Tensors
+    from ci.subjects.reference.tensor_files import TensorFiles
 
 AXES: Final = {"attention": tuple(ATTENTION), "moe": tuple(MOE)}
 """Every variant of each axis, the default first."""
 
 
-def axes(checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
-    """The axes that matter for a checkpoint: "moe" only where it has experts."""
+def list_variants(checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
+    """Return a checkpoint's variants by axis, the default first.
+
+    "moe" only where it has experts.
+    """
     experts = any(block.mlp.experts is not None for block in checkpoint.architecture.blocks)
     return {axis: names for axis, names in AXES.items() if axis != "moe" or experts}
 
 
-def run_trace(request: TraceRequest, resident: Resident[Model]) -> TraceResult:
-    """Answer a TraceRequest; the model stays `resident`. Raises RequestError, SubjectError, UnsupportedError."""
+def run_trace(request: TraceRequest, cache: ModelCache[Model]) -> TraceResult:
+    """Run a forward pass and write its trace; the model stays in `cache`.
+
+    Raises RequestError, SubjectError, UnsupportedError.
+    """
     checkpoint, inputs = read_fast_llm(Path(request.checkpoint)), read_inputs(Path(request.inputs))
-    _check_ids(inputs, checkpoint)
+    inputs.check_vocabulary(checkpoint.architecture.vocabulary)
     inputs = inputs.to(request.device)
-    context = context_of(request, checkpoint, inputs)
+    context = make_context(request, checkpoint, inputs)
     try:
         with exact_arithmetic(), torch.inference_mode():
-            return _trace(request, checkpoint, inputs, context, resident)
+            return _trace(request, checkpoint, inputs, context, cache)
     except torch.OutOfMemoryError as problem:
-        resident.release()
+        cache.release()
         raise SubjectOutOfMemoryError(
             f"reference, {request.checkpoint}: out of memory on {request.device}; reduce batch_size, sequence_length "
-            f"or layers ({one_line(str(problem), 200)})"
+            f"or layers ({to_one_line(str(problem), 200)})"
         ) from problem
 
 
-def _check_ids(inputs: Inputs, checkpoint: Checkpoint) -> None:
-    highest, vocabulary = int(inputs.ids.max()), checkpoint.architecture.vocabulary
-    if highest >= vocabulary:
-        raise RequestError(f"input_ids hold {highest}, the model's vocabulary ends at {vocabulary - 1}")
+def make_context(request: TraceRequest, checkpoint: Checkpoint, inputs: Inputs) -> Context:
+    """Return what the blocks of this request share.
 
+    Raises UnsupportedError for a variant that the model lacks.
 
-def context_of(request: TraceRequest, checkpoint: Checkpoint, inputs: Inputs) -> Context:
-    """What the blocks of this request share. Raises UnsupportedError for a variant that the model does not have.
-
-    Padding is a document of its own that nobody else sees; positions start at 0 after it, as in transformers."""
-    offered = axes(checkpoint)
+    Padding is a document of its own, to which no real token attends; positions start at 0 after it, as in transformers.
+    """
+    offered = list_variants(checkpoint)
     for axis, name in request.variant.items():
         if name not in offered.get(axis, ()):
-            raise UnsupportedError(f"reference, {request.checkpoint}: no variant {axis}={name} of this model")
+            raise UnsupportedError(f"reference, {request.checkpoint}: this model has no variant {axis}={name}")
     positions = inputs.position_ids()
     if positions is None:
         positions = torch.arange(inputs.ids.shape[1], device=inputs.ids.device)[None]
@@ -82,20 +86,20 @@ def context_of(request: TraceRequest, checkpoint: Checkpoint, inputs: Inputs) ->
 
 
 def _trace(
-    request: TraceRequest, checkpoint: Checkpoint, inputs: Inputs, context: Context, resident: Resident[Model]
+    request: TraceRequest, checkpoint: Checkpoint, inputs: Inputs, context: Context, cache: ModelCache[Model]
 ) -> TraceResult:
     dtype = DTYPES[request.dtype]
-    feed = None if request.feed is None else Feed(TraceReader(Path(request.feed)), dtype, request.device)
-    recorder = Recorder(writer := TraceWriter(Path(request.output)), inputs, dtype)
-    key = (*content_key(request.checkpoint), dtype, request.device)
-    model, load_seconds = resident.get(
+    feed = TeacherForcing.of_request(request)
+    recorder = TraceRecorder(writer := TraceWriter(Path(request.output)), inputs, dtype)
+    key = (*checkpoint_key(request.checkpoint), dtype, request.device)
+    model, load_seconds = cache.get(
         key,
-        lambda: load(checkpoint, dtype, request.device),
+        lambda: load_model(checkpoint, dtype, request.device),
         device=request.device,
         size=weight_bytes(Path(request.checkpoint), dtype.itemsize),
     )
-    with measured(request.device) as cost:
-        forward(model, inputs, context, recorder, feed=feed, everything=request.capture == "all")
+    with measure_cost(request.device) as cost:
+        run_forward(model, inputs, context, recorder, feed=feed, capture_all=request.capture == "all")
     return writer.finish(
         ran=context.ran,
         dtype=request.dtype,
@@ -106,39 +110,58 @@ def _trace(
     )
 
 
-def load(checkpoint: Checkpoint, dtype: torch.dtype, device: str) -> Model:
-    """The model on a device: each parameter is allocated there once and filled block by block from its file."""
+def load_model(checkpoint: Checkpoint, dtype: torch.dtype, device: str) -> Model:
+    """Load a model to a device.
+
+    Each parameter is allocated there once and filled block by block.
+    """
     with open_fast_llm(checkpoint) as tensors:
-        weights = {p.name: _loaded(p, tensors, dtype, device) for p in checkpoint.parameters}
+        weights = {p.name: _load_parameter(p, tensors, dtype, device) for p in checkpoint.parameters}
     return Model(checkpoint.architecture, weights)
 
 
-def _loaded(parameter: Parameter, tensors: Tensors, dtype: torch.dtype, device: str) -> Tensor:
+def _load_parameter(parameter: Parameter, tensors: TensorFiles, dtype: torch.dtype, device: str) -> Tensor:
     if device != "cpu":
-        return tensors.whole(weights_key(parameter), device).to(dtype)
+        return tensors.read_tensor(stored_name(parameter), device).to(dtype)
     loaded, at = torch.empty(parameter.shape, dtype=dtype), 0
-    for block in tensors.blocks(weights_key(parameter)):
+    for block in tensors.read_blocks(stored_name(parameter)):
         loaded[at : at + len(block)].copy_(block)
         at += len(block)
     return loaded
 
 
-def forward(
-    model: Model, inputs: Inputs, context: Context, recorder: Recorder, *, feed: Feed | None, everything: bool
+def run_forward(
+    model: Model,
+    inputs: Inputs,
+    context: Context,
+    recorder: TraceRecorder,
+    *,
+    feed: TeacherForcing | None,
+    capture_all: bool,
 ) -> None:
-    """The whole pass, each scope flushed when it is done; with `feed`, each block starts from the other trace."""
-    tap, blocks = _tap(recorder, everything=everything), len(model.architecture.blocks)
+    """Run the whole pass and write each scope when it is finished.
+
+    With `feed` each block starts from the other trace.
+    """
+    record, blocks = _select_tensors(recorder, capture_all=capture_all), len(model.architecture.blocks)
     hidden = model.embed(inputs.ids)
-    recorder.put("embeddings", hidden)
+    recorder.record(EMBEDDINGS, hidden)
     recorder.flush()
     for index in range(blocks):
-        hidden = model.block(index, feed.into(index) if feed else hidden, context, tap)
+        hidden = model.run_block(index, feed.read_block_input(index) if feed else hidden, context, record)
         recorder.flush()
-    model.head(feed.into(blocks) if feed else hidden, tap)
+    model.run_head(feed.read_block_input(blocks) if feed else hidden, record)
     recorder.flush()
 
 
-def _tap(recorder: Recorder, *, everything: bool) -> Tap:
-    """All names, or those above a block's operations: `decoder.3` but not `decoder.3.mlp`."""
-    wanted = (lambda _: True) if everything else (lambda name: name.count(".") < 2)
-    return lambda name, tensor: recorder.put(name, tensor, ours=name == "logits") if wanted(name) else None
+def _select_tensors(recorder: TraceRecorder, *, capture_all: bool) -> RecordTensor:
+    """Return a function that records tensors.
+
+    Without `capture_all` it leaves out those inside a block.
+    """
+
+    def record(name: str, tensor: Tensor) -> None:
+        if capture_all or is_block_level(name):
+            recorder.record(name, tensor, copy=name != LOGITS)
+
+    return record

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from ci.equivalence.case_result import MAX_MEASURES, keep_worst_per_tensor, limit_measures
-from ci.equivalence.tensor_location import TOP_EXPERTS, execution_order
 from ci.equivalence.tolerances import FLOAT32_TOLERANCE, INCONCLUSIVE_SHARE
 from ci.evidence import Measure
+from ci.tensor_names import TOP_EXPERTS, execution_order
 from tests.ci.equivalence.comparisons import FLOOR, TOKENS, compared
 
 FLIPS = f"decoder.0.{TOP_EXPERTS}"

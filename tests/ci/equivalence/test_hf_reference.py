@@ -10,12 +10,12 @@ import pytest
 
 from ci.equivalence import expert_routing, hf_reference
 from ci.equivalence.hf_reference import ReferenceRun
-from ci.equivalence.tensor_location import TOP_EXPERTS
 from ci.errors import RequestError, SubjectError
 from ci.models import TestParams
 from ci.records import to_json
 from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.reference.subject import ReferenceSubject
+from ci.tensor_names import TOP_EXPERTS
 
 if TYPE_CHECKING:
     from benchmarks.mutation.experiment import Experiment

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ci.subjects.tracefile import TraceReader, TraceWriter, scope_of
+from ci.subjects.trace_files import TraceReader, TraceWriter
+from ci.tensor_names import scope_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,6 +51,6 @@ def trace(path: Path, found: Tensors, *, dtype: DType = "float32", not_captured:
     """Write `found` as a trace directory and open it."""
     writer = TraceWriter(path)
     for scope in dict.fromkeys(map(scope_of, found)):
-        writer.scope(scope, {name: tensor for name, tensor in found.items() if scope_of(name) == scope})
+        writer.write_scope(scope, {name: tensor for name, tensor in found.items() if scope_of(name) == scope})
     writer.finish(ran={}, dtype=dtype, device="cpu", seconds=0.0, not_captured=not_captured)
     return TraceReader(path)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci.subjects.open import open_subject
+from ci.subjects.open_subject import open_subject
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

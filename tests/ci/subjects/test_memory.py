@@ -73,19 +73,19 @@ def test_weights_are_counted_as_they_will_lie_in_memory(tmp_path: Path) -> None:
 
 RELEASED = """
 import torch
-from ci.subjects.memory import give_back_memory, set_workspace_apart
+from ci.subjects.memory import release_unused_memory, allocate_cublas_workspace
 {first}
 warm = torch.empty(1 << 28, dtype=torch.uint8, device="cuda")  # as transformers does before it loads
 del warm
 torch.ones(64, 64, device="cuda") @ torch.ones(64, 64, device="cuda")
-give_back_memory()
+release_unused_memory()
 print(torch.cuda.memory_reserved())
 """
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(
-    ("first", "least", "most"), [("", 1 << 28, 1 << 30), ('set_workspace_apart("cuda")', 0, 1 << 26)]
+    ("first", "least", "most"), [("", 1 << 28, 1 << 30), ('allocate_cublas_workspace("cuda")', 0, 1 << 26)]
 )
 def test_a_model_s_memory_goes_back_whole(first: str, least: int, most: int) -> None:
     done = subprocess.run(

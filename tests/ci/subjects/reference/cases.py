@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from ci.subjects.base import ConvertRequest, TraceRequest
-from ci.subjects.tracefile import TraceReader
+from ci.subjects.trace_files import TraceReader
 from tests.standin.models import build, write_json
 from tests.standin.recipes import DENSE, LLAMA, LLAMA3, MOE, YARN, Recipe
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ci.errors import HubTestsError
 from ci.subjects.base import ConvertRequest, TraceRequest
-from ci.subjects.fast_llm import FastLLMSubject
+from ci.subjects.fast_llm.subject import FastLLMSubject
 
 
 def answer(subject: FastLLMSubject, do: str, request: dict[str, Any]) -> str | None:

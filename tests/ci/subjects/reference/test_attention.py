@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from ci.subjects.reference import attention
-from ci.subjects.reference.attention import ATTENTION, Ran, Visibility
+from ci.subjects.reference.attention import ATTENTION, AttentionMask, ImplementationLog
 
 
-def by_hand(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visibility: Visibility) -> torch.Tensor:
+def by_hand(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visibility: AttentionMask) -> torch.Tensor:
     """Query by query, head by head."""
     batch, length, heads, size = query.shape
     answer = torch.zeros(batch, length, heads, size, dtype=query.dtype)
@@ -40,19 +40,19 @@ def test_each_implementation_is_attention(
     generator, length = torch.Generator().manual_seed(3), 22
     query, key, value = (torch.randn(2, length, h, 8, generator=generator, dtype=torch.float64) for h in (6, 2, 2))
     documents = (torch.arange(length)[None] >= torch.tensor([[11], [0]])).long() if packed else None
-    visibility, ran = Visibility(documents, window), Ran()
+    visibility, ran = AttentionMask(documents, window), ImplementationLog()
     answer = ATTENTION[name](query, key, value, visibility, ran)
     torch.testing.assert_close(answer, by_hand(query, key, value, visibility), rtol=1e-10, atol=1e-12)
     assert ran == {"attention": name}
 
 
 def test_the_window_counts_the_query_itself() -> None:
-    mask = Visibility(window=2).mask(range(4), range(4), torch.device("cpu"))[0, 0]
+    mask = AttentionMask(window=2).to_matrix(range(4), range(4), torch.device("cpu"))[0, 0]
     assert mask.int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
 
 
 def test_two_implementations_on_one_axis_show() -> None:
-    ran = Ran()
+    ran = ImplementationLog()
     for name in ("eager", "sdpa", "eager"):
-        ran.note("attention", name)
+        ran.add("attention", name)
     assert ran == {"attention": "eager+sdpa"}

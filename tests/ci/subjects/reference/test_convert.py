@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ci.subjects.reference.convert import parameters
+from ci.subjects.reference.convert import list_parameters
 from tests.ci.subjects.reference.cases import RECIPES
-from tests.ci.subjects.reference.test_huggingface import read
+from tests.ci.subjects.reference.test_config_json import read
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,7 +57,7 @@ def test_experts_follow_one_another(workshop: Workshop) -> None:
 @pytest.mark.parametrize("case", RECIPES)
 def test_the_table_names_exactly_what_is_on_disk(workshop: Workshop, case: str) -> None:
     stored = {name: tuple(t.shape) for name, t in tensors(workshop.source(case)).items()}
-    table = [part for parameter in parameters(read(case)) for part in parameter.parts]
+    table = [part for parameter in list_parameters(read(case)) for part in parameter.parts]
     assert {part.name: part.shape for part in table} == stored
     assert len(table) == len(stored)
 

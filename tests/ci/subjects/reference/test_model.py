@@ -7,20 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
-from ci.subjects.reference.directories import read_fast_llm
-from ci.subjects.reference.model import Context, Model
-from ci.subjects.reference.trace import load
-from ci.subjects.tracefile import TraceReader
+from ci.subjects.trace_files import TraceReader
 from tests.ci.subjects.reference.cases import MOE_CASES, RECIPES, errors, trace_request
-from tests.ci.subjects.reference.test_convert import tensors
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ci.subjects.base import DType
-    from ci.subjects.reference.convert import Parameter
     from tests.ci.subjects.reference.conftest import Workshop
 
 
@@ -58,60 +52,6 @@ def test_float64_is_closer_than_float32(workshop: Workshop, name: str) -> None:
     truth = workshop.truth(name, "float64")
     double, single = (max(errors(workshop.trace(name, dtype), truth).values()) for dtype in ("float64", "float32"))
     assert double < single < 1e-6
-
-
-@pytest.mark.parametrize(
-    ("name", "variant"),
-    [
-        ("llama-biases", {}),
-        ("llama-tied", {"attention": "blockwise"}),
-        ("mixtral-window", {"attention": "sdpa", "moe": "looped"}),
-        ("mixtral-window", {"moe": "dropless"}),
-    ],
-)
-def test_gradients_equal_transformers(workshop: Workshop, tmp_path: Path, name: str, variant: dict[str, str]) -> None:
-    """No path is detached, no tied gradient lost: each parameter by its Hugging Face name."""
-    ids = torch.randint(0, 331, (1, 60), generator=torch.Generator().manual_seed(1))
-    theirs = hugging_face_gradients(workshop.source(name), ids, tmp_path / "gradients")
-    ours = reference_gradients(workshop.converted(name), ids, variant)
-    assert ours.keys() == theirs.keys()
-    found = {key: float((ours[key] - theirs[key]).norm() / theirs[key].norm()) for key in theirs}
-    assert max(found.values()) <= 3e-6, found
-
-
-def hugging_face_gradients(source: Path, ids: torch.Tensor, output: Path) -> dict[str, torch.Tensor]:
-    """By the names on disk: transformers fuses the experts in memory, their gradients go out as weights do."""
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, attn_implementation="eager")
-    model(input_ids=ids, labels=ids).loss.backward()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(parameter.grad)
-    model.save_pretrained(output)
-    return tensors(output)
-
-
-def reference_gradients(converted: Path, ids: torch.Tensor, variant: dict[str, str]) -> dict[str, torch.Tensor]:
-    checkpoint = read_fast_llm(converted)
-    model = load(checkpoint, torch.float32, "cpu")
-    context = Context(torch.arange(ids.shape[1])[None], **variant)  # type: ignore[arg-type]
-    for weight in model.weights.values():
-        weight.requires_grad_()
-    hidden = model.embed(ids)
-    for index in range(len(checkpoint.architecture.blocks)):
-        hidden = model.block(index, hidden, context, lambda *_: None)
-    logits = model.head(hidden, lambda *_: None)
-    torch.autograd.backward(torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:]))
-    return {
-        part.name: rows.t() if part.transposed else rows
-        for parameter in checkpoint.parameters
-        for part, rows in zip(parameter.parts, gradient_rows(model, parameter), strict=True)
-    }
-
-
-def gradient_rows(model: Model, parameter: Parameter) -> tuple[torch.Tensor, ...]:
-    gradient = model.weights[parameter.name].grad
-    assert gradient is not None, parameter.name
-    return gradient.split_with_sizes([part.rows for part in parameter.parts])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

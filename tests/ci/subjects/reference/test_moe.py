@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import silu
 
-from ci.subjects.reference.attention import Ran
+from ci.subjects.reference.attention import ImplementationLog
 from ci.subjects.reference.moe import MOE, Experts, Routing, route
 
 
@@ -18,7 +18,7 @@ def draw(*shape: int) -> torch.Tensor:
 @pytest.mark.parametrize(("count", "per_token", "tokens"), [(5, 2, 33), (4, 4, 7), (8, 1, 3), (3, 2, 1)])
 def test_each_implementation_sums_the_chosen_experts(name: str, count: int, per_token: int, tokens: int) -> None:
     hidden, experts = draw(tokens, 12), Experts(draw(count, 20, 12), draw(count, 10, 12), silu)
-    routing, ran = route(hidden, draw(count, 12), per_token), Ran()
+    routing, ran = route(hidden, draw(count, 12), per_token), ImplementationLog()
     every = torch.stack([experts.run(expert, hidden) for expert in range(count)], dim=1)
     weights = torch.zeros(tokens, count, dtype=torch.float64).scatter(1, routing.experts, routing.scores)
     answer = MOE[name](hidden, routing, experts, ran)
@@ -30,7 +30,7 @@ def test_each_implementation_sums_the_chosen_experts(name: str, count: int, per_
 def test_an_expert_that_nobody_chose_is_no_problem(name: str) -> None:
     hidden, experts = draw(6, 12), Experts(draw(4, 20, 12), draw(4, 10, 12), silu)
     routing = Routing(draw(6, 4), torch.full((6, 1), 2), torch.ones(6, 1, dtype=torch.float64))
-    assert MOE[name](hidden, routing, experts, Ran()).allclose(experts.run(2, hidden))
+    assert MOE[name](hidden, routing, experts, ImplementationLog()).allclose(experts.run(2, hidden))
 
 
 def test_scores_are_of_the_top_experts_highest_first_and_sum_to_one() -> None:

@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM
 
 from ci.errors import HubTestsError, RequestError, SubjectError, UnsupportedError
 from ci.subjects.base import ExportRequest, Subject
-from ci.subjects.catalog import moe_variants, other_variants
 from ci.subjects.reference import directories
+from ci.subjects.reference.offer import OFFER
 from ci.subjects.reference.subject import ReferenceSubject
 from tests.ci.subjects.reference.cases import RECIPES, convert_request, format_of, model
 from tests.ci.subjects.reference.test_convert import tensors
@@ -63,30 +63,6 @@ def test_transformers_loads_the_export_exactly(workshop: Workshop, tmp_path: Pat
     assert not any(info.values())
 
 
-def test_large_exports_are_sharded(workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(directories, "SHARD_BYTES", 10**6)
-    back = export(workshop.converted("mixtral"), tmp_path / "back", "mixtral")
-    index = read_json(back / "model.safetensors.index.json")
-    files = sorted(path.name for path in back.glob("model-*.safetensors"))
-    assert len(files) > 2
-    assert files == sorted({*index["weight_map"].values()})
-    assert tensors(back).keys() == index["weight_map"].keys()
-    assert not any(AutoModelForCausalLM.from_pretrained(back, output_loading_info=True)[1].values())
-    again = tmp_path / "again"
-    SUBJECT.convert(convert_request(back, again, "mixtral"))
-    assert all(t.equal(tensors(workshop.converted("mixtral"))[name]) for name, t in tensors(again).items())
-
-
-def test_large_conversions_are_spread_over_files(
-    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(directories, "FILE_ELEMENTS", 10**5)
-    SUBJECT.convert(convert_request(workshop.source("qwen2"), tmp_path / "target", "qwen2"))
-    assert len(list((tmp_path / "target").glob("model_*.safetensors"))) > 2
-    back = export(tmp_path / "target", tmp_path / "back", "qwen2")
-    assert all(t.equal(tensors(workshop.source("qwen2"))[name]) for name, t in tensors(back).items())
-
-
 def test_without_the_original_every_key_is_spelled_out(workshop: Workshop, tmp_path: Path) -> None:
     """A checkpoint that Fast-LLM wrote knows no config.json."""
     source = tmp_path / "fast_llm"
@@ -111,10 +87,9 @@ def test_it_says_who_it_is() -> None:
 
 
 @pytest.mark.parametrize("name", ["llama", "mixtral"])
-def test_variants_are_those_of_the_catalog(workshop: Workshop, name: str) -> None:
+def test_variants_are_those_of_the_offer(workshop: Workshop, name: str) -> None:
     variants = SUBJECT.variants(str(workshop.converted(name)))
-    promised = [*other_variants("reference", name), *(("moe", moe) for moe in moe_variants("reference", name))]
-    assert [(variant.axis, variant.name) for variant in variants] == promised
+    assert variants == OFFER.variants_of(name)
     assert [variant.name for variant in variants if variant.default] == ["eager", "looped"][: 1 + (name == "mixtral")]
 
 
@@ -149,13 +124,13 @@ Q_PROJ, QUERY = "model.layers.0.self_attn.q_proj.weight", "decoder.0.mixer.query
     ("damage", "message"),
     [
         (without("config.json"), r"config\.json cannot be read"),
-        (without("model.safetensors"), r"holds neither model\.safetensors nor"),
+        (without("model.safetensors"), r"has neither model\.safetensors nor"),
         (lambda path: (path / "config.json").write_text("{"), r"config\.json: not valid JSON"),
         (rewritten(lambda found: found.pop(Q_PROJ)), f"'{Q_PROJ}' is missing"),
         (rewritten(renamed(Q_PROJ, "model.layers.0.attn.q.weight")), f"'{Q_PROJ}' is missing"),
         (rewritten(lambda found: found.update(extra=torch.zeros(1))), "'extra' is unexpected"),
         (rewritten(lambda found: found.update({Q_PROJ: torch.zeros(96, 97)})), "has shape"),
-        (rewritten(lambda found: found.update({"model.norm.weight": NAN})), r"'model\.norm\.weight' holds NaN"),
+        (rewritten(lambda found: found.update({"model.norm.weight": NAN})), r"'model\.norm\.weight' contains NaN"),
     ],
 )
 def test_a_bad_hugging_face_directory_leaves_nothing(tmp_path: Path, damage: Any, message: str) -> None:
@@ -178,7 +153,7 @@ def merge(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (without("ok"), "no finished checkpoint"),
+        (without("ok"), "not a finished checkpoint"),
         (without("metadata.yaml"), r"metadata\.yaml cannot be read"),
         (without("model_0.safetensors"), r"model_0\.safetensors cannot be read"),
         (lambda path: (path / "metadata.yaml").write_text("a: [1"), r"metadata\.yaml cannot be read"),
@@ -186,7 +161,7 @@ def merge(directory: Path) -> None:
         (rewritten(lambda found: found.pop(QUERY)), f"'{QUERY}' is missing"),
         (rewritten(renamed(QUERY, "decoder.0.mixer.q/weights")), "state_index says None"),
         (rewritten(lambda found: found.update({QUERY: torch.zeros(1)})), "has shape"),
-        (rewritten(lambda found: found.update({"head.final_norm.weight/weights": NAN})), "holds NaN"),
+        (rewritten(lambda found: found.update({"head.final_norm.weight/weights": NAN})), "contains NaN"),
         (lambda path: edit_metadata(path, lambda tree: tree.update(format="distributed")), "format 'distributed'"),
         (lambda path: edit_metadata(path, lambda tree: tree["metadata"].pop("state_index")), "state_index must map"),
         (
@@ -203,34 +178,6 @@ def test_a_bad_fast_llm_directory_leaves_nothing(workshop: Workshop, tmp_path: P
         export(source, tmp_path / "target", "llama")
     assert "\n" not in str(caught.value)
     assert {path.name for path in tmp_path.iterdir()} <= {"fast_llm", "home"}
-
-
-def test_optimizer_state_is_let_be(workshop: Workshop, tmp_path: Path) -> None:
-    source, shard = tmp_path / "fast_llm", "decoder.0.norm_1.weight/exp_avgs"
-    shutil.copytree(workshop.converted("llama"), source)
-    rewritten(lambda found: found.update({shard: NAN}))(source)
-    edit_metadata(source, lambda tree: tree["metadata"]["state_index"].update({shard: "model_0.safetensors"}))
-    assert tensors(export(source, tmp_path / "back", "llama")).keys() == tensors(workshop.source("llama")).keys()
-
-
-@pytest.mark.parametrize("equal", [True, False])
-def test_a_stored_head_of_tied_embeddings_must_be_the_embeddings(tmp_path: Path, equal: bool) -> None:
-    source = model("llama-tied", tmp_path / "hf")
-    merge(source)
-    rewritten(lambda found: found.update({"lm_head.weight": found["model.embed_tokens.weight"] + (not equal)}))(source)
-    request = convert_request(source, tmp_path / "target", "llama")
-    if equal:
-        assert SUBJECT.convert(request).files
-    else:
-        with pytest.raises(UnsupportedError, match=r"tie_word_embeddings is true, but 'lm_head\.weight' differs"):
-            SUBJECT.convert(request)
-
-
-def test_saved_rotary_buffers_are_let_be(tmp_path: Path) -> None:
-    source = model("llama", tmp_path / "hf")
-    merge(source)
-    rewritten(lambda found: found.update({"model.layers.2.self_attn.rotary_emb.inv_freq": torch.ones(8)}))(source)
-    assert SUBJECT.convert(convert_request(source, tmp_path / "target", "llama")).files
 
 
 def test_requests_that_cannot_be_met_are_named(workshop: Workshop, tmp_path: Path) -> None:

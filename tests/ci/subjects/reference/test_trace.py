@@ -14,8 +14,8 @@ from ci.subjects.forward import read_inputs
 from ci.subjects.reference import moe
 from ci.subjects.reference.directories import read_fast_llm
 from ci.subjects.reference.model import Context
-from ci.subjects.reference.trace import load
-from ci.subjects.tracefile import TraceReader
+from ci.subjects.reference.trace import load_model
+from ci.subjects.trace_files import TraceReader
 from tests.ci.subjects.reference.cases import save_inputs, trace_request
 
 if TYPE_CHECKING:
@@ -75,11 +75,11 @@ def test_feeding_isolates_each_block(workshop: Workshop, tmp_path: Path) -> None
     fed = TraceReader(tmp_path / "trace")
     checkpoint = read_fast_llm(converted)
     inputs = read_inputs(workshop.inputs)
-    model = load(checkpoint, torch.float32, "cpu")
+    model = load_model(checkpoint, torch.float32, "cpu")
     positions = inputs.position_ids()
     assert positions is not None
     context = Context(positions, inputs.mask)
-    expected = model.block(2, TraceReader(other).tensor("decoder.1"), context, lambda *_: None)
+    expected = model.run_block(2, TraceReader(other).tensor("decoder.1"), context, lambda *_: None)
     real = load_file(workshop.inputs)["attention_mask"].bool()
     assert fed.tensor("decoder.2")[real].equal(expected[real])
     assert fed.tensor("embeddings").equal(TraceReader(workshop.trace("llama")).tensor("embeddings"))
@@ -121,9 +121,9 @@ def test_a_later_token_changes_nothing_before_it(workshop: Workshop, tmp_path: P
     ("change", "error", "message"),
     [
         ({"variant": {"attention": "flash"}}, UnsupportedError, "no variant attention=flash"),
-        ({"variant": {"moe": "looped"}}, UnsupportedError, "no variant moe=looped of this model"),
-        ({"checkpoint": "nowhere"}, SubjectError, "no finished checkpoint"),
-        ({"feed": "nowhere"}, SubjectError, "is no trace"),
+        ({"variant": {"moe": "looped"}}, UnsupportedError, "this model has no variant moe=looped"),
+        ({"checkpoint": "nowhere"}, SubjectError, "not a finished checkpoint"),
+        ({"feed": "nowhere"}, SubjectError, "is not a finished trace"),
     ],
 )
 def test_requests_that_cannot_be_met(
@@ -138,7 +138,7 @@ def test_requests_that_cannot_be_met(
 def test_an_id_beyond_the_vocabulary_is_refused(workshop: Workshop, tmp_path: Path) -> None:
     save_file({"input_ids": torch.tensor([[1, 331]])}, tmp_path / "inputs.safetensors")
     request = trace_request(workshop.converted("llama"), tmp_path / "inputs.safetensors", tmp_path / "trace")
-    with pytest.raises(RequestError, match="input_ids hold 331, the model's vocabulary ends at 330"):
+    with pytest.raises(RequestError, match="input_ids contain 331, but the model's vocabulary ends at 330"):
         workshop.subject.trace(request)
 
 

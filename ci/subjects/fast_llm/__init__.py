@@ -1,0 +1,1 @@
+"""The adapter to the real Fast-LLM: https://github.com/ServiceNow/Fast-LLM."""

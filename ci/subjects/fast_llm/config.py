@@ -1,0 +1,167 @@
+"""Reads the configuration of a Fast-LLM checkpoint, and chooses the implementations that it runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ci.errors import RequestError, UnsupportedError
+from ci.subjects.base import TraceRequest, Variant
+from ci.subjects.fast_llm.offer import OFFER
+from ci.subjects.provenance import installed_versions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ATTENTION, MOE = OFFER.names("attention"), OFFER.names("moe")
+CUDA_ONLY = tuple(variant.name for variant in OFFER.variants if variant.needs == "cuda")
+COMPILE = ("eager", "inductor")
+CHOICES = {"attention": ATTENTION, "moe": MOE, "compile": COMPILE}
+LOW_PRECISION = ("bfloat16", "float16")
+
+Blocks = list[tuple[tuple[str, ...], Any]]
+
+
+def find_model_class(name: str) -> Any:
+    """Return Fast-LLM's configuration class of a model type such as "gpt". Raises UnsupportedError."""
+    import fast_llm.models.auto  # noqa: F401 (registers the model classes)
+    from fast_llm.engine.multi_stage.config import FastLLMModelConfig
+
+    try:
+        return FastLLMModelConfig.get_subclass(name)
+    except KeyError:
+        raise UnsupportedError(f"Fast-LLM has no model class {name!r}") from None
+
+
+def find_format(model: Any, name: str) -> Any:
+    """Return the checkpoint format `name` of a configuration class. Raises UnsupportedError."""
+    formats = {format_.name: format_ for format_ in model.checkpoint_formats}
+    if name not in formats:
+        raise UnsupportedError(f"Fast-LLM does not convert the format {name!r}; it knows {', '.join(sorted(formats))}")
+    return formats[name]
+
+
+def read_model_config(checkpoint: Path) -> Any:
+    """Read the model configuration of a Fast-LLM checkpoint; `metadata.yaml` names its class."""
+    import yaml
+    from fast_llm.engine.checkpoint.config import CheckpointLoadMetadataConfig, FastLLMCheckpointFormat
+
+    try:
+        model = yaml.safe_load((checkpoint / "metadata.yaml").read_text(encoding="utf-8"))["model"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as problem:
+        raise RequestError(f"{checkpoint} is not a Fast-LLM checkpoint: metadata.yaml: {problem}") from None
+    load = CheckpointLoadMetadataConfig(path=checkpoint, format=FastLLMCheckpointFormat)
+    return find_model_class(model).from_pretrained(load)
+
+
+def list_variants(config: Any) -> tuple[Variant, ...]:
+    """Return the MoE and attention implementations; the default is what `auto` means here for float32."""
+    blocks = _list_blocks(config)
+    variants = [Variant("attention", name, needs=_find_attention_need(name, blocks)) for name in ATTENTION]
+    if _has_experts(blocks):
+        variants += [Variant("moe", name, needs=_find_moe_need(name)) for name in MOE]
+    defaults = {
+        "attention": _choose_default_attention(blocks),
+        "moe": "looped" if _find_moe_need("dropless") else "dropless",
+    }
+    return tuple(Variant(v.axis, v.name, defaults[v.axis] == v.name, v.needs) for v in variants)
+
+
+def make_variant_updates(request: TraceRequest, config: Any) -> dict[tuple[str, ...], str]:
+    """Return the config updates that choose the request's variant.
+
+    For example `("base_model", "decoder", "block", "mlp", "implementation"): "looped"`.
+    """
+    for axis, name in request.variant.items():
+        if name not in CHOICES.get(axis, ()):
+            raise UnsupportedError(f"Fast-LLM has no variant {axis}={name}")
+    blocks = _list_blocks(config)
+    updates: dict[tuple[str, ...], str] = {}
+    if attention := request.variant.get("attention"):
+        _check_attention(attention, request, blocks)
+        updates |= {(*path, "mixer", "implementation"): attention for path, block in blocks if _is_attention(block)}
+    if moe := request.variant.get("moe"):
+        if not _has_experts(blocks):
+            raise UnsupportedError(f"Fast-LLM has no variant moe={moe} for a model without experts")
+        updates |= {
+            (*path, *experts, "implementation"): moe for path, block in blocks if (experts := _experts_path(block))
+        }
+    return updates
+
+
+def _check_attention(name: str, request: TraceRequest, blocks: Blocks) -> None:
+    """Raise UnsupportedError early, where Fast-LLM would fail in the middle of the forward pass."""
+    needs = _find_attention_need(name, blocks)
+    if request.device == "cpu" and name in CUDA_ONLY:
+        needs = "cuda"
+    if name == "flash" and request.dtype not in LOW_PRECISION:
+        needs = needs or f"{' or '.join(LOW_PRECISION)}, not {request.dtype}"
+    if needs:
+        raise UnsupportedError(f"Fast-LLM: attention={name} needs {needs}")
+
+
+def loops_over_experts(request: TraceRequest, config: Any) -> bool:
+    """Return whether some block loops over its experts.
+
+    That reads gradient buffers, so it needs training mode.
+    """
+    if not _has_experts(_list_blocks(config)):
+        return False
+    return request.variant.get("moe") == "looped" or _find_moe_need("dropless") is not None
+
+
+def choose_compiler(request: TraceRequest) -> str:
+    """Return what runs the `torch.compile`d functions: by default "eager" on the CPU, "inductor" on CUDA."""
+    return request.variant.get("compile", "eager" if request.device == "cpu" else "inductor")
+
+
+def _list_blocks(config: Any) -> Blocks:
+    """Return each block configuration of the decoder with its path.
+
+    A fixed sequence has one, a pattern has one for each name.
+    """
+    decoder, path = config.base_model.decoder, ("base_model", "decoder")
+    if hasattr(decoder, "blocks"):
+        return [((*path, "blocks", name), block) for name, block in decoder.blocks.items()]
+    return [((*path, "block"), decoder.block)]
+
+
+def _has_experts(blocks: Blocks) -> bool:
+    return any(_experts_path(block) for _, block in blocks)
+
+
+def _experts_path(block: Any) -> tuple[str, ...]:
+    """Return the path of the mixture of experts below its block, () where it has none."""
+    if hasattr(block.mlp, "routed"):
+        return ("mlp", "routed")
+    return ("mlp",) if hasattr(block.mlp, "experts") else ()
+
+
+def _is_attention(block: Any) -> bool:
+    return hasattr(block.mixer, "implementation")
+
+
+def _find_attention_need(name: str, blocks: Blocks) -> str | None:
+    import torch
+
+    if name not in CUDA_ONLY:
+        return None
+    if not torch.cuda.is_available():
+        return "cuda"
+    if name == "flash":
+        return None if installed_versions(("flash-attn",)) else "flash-attn"
+    windowed = any(getattr(block.mixer, "window_size", None) is not None for _, block in blocks)
+    return "attention without a window" if windowed else None
+
+
+def _choose_default_attention(blocks: Blocks) -> str:
+    return "sdpa_dense" if _find_attention_need("sdpa_nested", blocks) else "sdpa_nested"
+
+
+def _find_moe_need(name: str) -> str | None:
+    if name == "looped":
+        return None
+    from fast_llm.functional import triton
+
+    if isinstance(triton.triton, triton.InvalidObject):
+        return "triton"
+    return None if triton.triton_available else "cuda"

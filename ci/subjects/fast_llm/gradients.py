@@ -1,0 +1,114 @@
+"""Computes Fast-LLM's gradients under Hugging Face's names: one step of its own schedule, without an optimizer."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from ci.subjects.base import GradientRequest, GradientResult, TraceRequest
+from ci.subjects.fast_llm.config import (
+    choose_compiler,
+    find_format,
+    find_model_class,
+    make_variant_updates,
+    read_model_config,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LOSS = "lm_head_loss"
+
+
+def run_gradients(request: GradientRequest) -> GradientResult:
+    """Load in training mode, run one step, and export the gradients as weights are exported."""
+    from safetensors.torch import save_file
+
+    from ci.subjects.forward import measure_cost, read_inputs
+
+    variant_request = make_trace_request(request)
+    model = _load(request, variant_request)
+    with measure_cost(request.device) as cost:
+        losses = _run_step(model, read_inputs(Path(request.inputs)).ids[0])
+    started = time.perf_counter()
+    gradients = _export_gradients(model, request)
+    Path(request.output).mkdir(parents=True)
+    save_file(gradients, Path(request.output) / "model.safetensors")
+    seconds = cost.seconds + time.perf_counter() - started
+    return GradientResult(loss=float(losses[LOSS]), ran={"compile": choose_compiler(variant_request)}, seconds=seconds)
+
+
+def make_trace_request(request: GradientRequest) -> TraceRequest:
+    """Return a TraceRequest with the fields that decide about variants."""
+    return TraceRequest(
+        request.checkpoint, request.inputs, request.output, request.dtype, request.device, request.variant
+    )
+
+
+def _load(request: GradientRequest, variant_request: TraceRequest) -> Any:
+    from fast_llm.engine.checkpoint.config import CheckpointLoadConfig, FastLLMCheckpointFormat
+    from fast_llm.engine.multi_stage.config import StageMode
+
+    path = Path(request.checkpoint)
+    config = read_model_config(path)
+    updates = {
+        ("distributed", "use_cuda"): request.device != "cpu",
+        ("distributed", "compute_dtype"): request.dtype,
+        **_disable_auxiliary_loss(config),
+        **make_variant_updates(variant_request, config),
+    }
+    load = CheckpointLoadConfig(path=path, format=FastLLMCheckpointFormat)
+    return type(config).get_model_class().from_pretrained(load, updates, mode=StageMode.training)
+
+
+def _disable_auxiliary_loss(config: Any) -> dict[tuple[str, ...], float]:
+    """Return config updates that switch a mixture's balancing loss off.
+
+    The loss is a choice of training, not a part of the model.
+    """
+    decoder, path = config.base_model.decoder, ("base_model", "decoder")
+    named = getattr(decoder, "blocks", None)
+    blocks = {("blocks", name): block for name, block in named.items()} if named else {("block",): decoder.block}
+    return {
+        (*path, *at, "mlp", "auxiliary_loss_coefficient"): 0.0
+        for at, block in blocks.items()
+        if hasattr(block.mlp, "auxiliary_loss_coefficient")
+    }
+
+
+def _run_step(model: Any, ids: Tensor) -> dict[str, float]:
+    """Run forward and backward over one document; the gradients stay in the model.
+
+    The optimizer does nothing.
+    """
+    from fast_llm.data.document.language_model import LanguageModelBatch
+    from fast_llm.engine.distributed.config import PhaseType
+    from fast_llm.engine.schedule.config import ScheduleConfig
+    from fast_llm.engine.schedule.runner import ScheduleRunner
+    from fast_llm.engine.schedule.schedule import Schedule
+
+    config, distributed = ScheduleConfig(), model.config.distributed
+    runner = ScheduleRunner(config=config, multi_stage=model, distributed_config=distributed)
+    runner.setup(model.distributed, optimizer=SimpleNamespace(grad_scale=1.0, step=lambda _metrics: False))
+    preprocessing = model.get_preprocessing_config(PhaseType.training)
+    schedule = Schedule(
+        config,
+        multi_stage=model,
+        batch_meta=preprocessing.get_input_meta(len(ids) - 1),
+        distributed_config=distributed,
+        phase=PhaseType.training,
+    )
+    inputs = LanguageModelBatch(tokens=ids, lengths=[len(ids)]).get_model_inputs(preprocessing)
+    type(inputs[0]).share_batch_data(inputs, model.distributed)
+    losses, *_ = runner.run_step(iter((tuple(inputs),)), schedule, iteration=1)
+    return dict(losses)
+
+
+def _export_gradients(model: Any, request: GradientRequest) -> dict[str, Tensor]:
+    """Return the gradients, converted by the exporters of the checkpoint format."""
+    handler = find_format(find_model_class(request.model_config), request.checkpoint_format).get_handler_class()(model)
+    state = {name: tensor.clone() for name, _, tensor in model.get_state_tensor_iterator(("grads",))}
+    converted = handler._convert_state_dict(state, True)
+    return {name: tensor[:].detach().cpu().contiguous().clone() for name, tensor in converted.items()}

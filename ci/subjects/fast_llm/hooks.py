@@ -1,0 +1,213 @@
+"""Hooks on Fast-LLM's decoder: record each operation and replace block inputs, one block at a time.
+
+Fast-LLM's stages call a block's `forward` directly, so module hooks are not called; `forward` is wrapped on each block
+instead. Inside a block, Fast-LLM puts every hidden state that matches `output_hidden_states` into a dictionary. Here
+the block gets a dictionary that records each one at once and keeps nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ci.errors import UnsupportedError
+from ci.subjects.forward import Inputs, TeacherForcing, TraceRecorder, sort_by_score
+from ci.tensor_names import (
+    BLOCK_OPERATIONS,
+    EMBEDDINGS,
+    KEY,
+    MIXER,
+    QUERY,
+    ROUTER_LOGITS,
+    ROUTER_SCORES,
+    TOP_EXPERTS,
+    block_name,
+    is_router,
+    list_block_operations,
+    tensor_name,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+HIDDEN_STATES = {
+    **{name: name for name in BLOCK_OPERATIONS if name not in (MIXER, ROUTER_LOGITS)},
+    "mixer_output": MIXER,  # Fast-LLM's own `mixer` is without the bias
+}
+"""Fast-LLM's name of a hidden state in a block → the trace's.
+
+The router's logits are read by a module hook: Fast-LLM's own hidden state of them fails its shape check.
+"""
+
+ROTATED = frozenset({QUERY, KEY})
+"""Operations that Fast-LLM rotates by the position in the packed batch, and a trace by the position in the row.
+
+(Attention depends on differences of positions only.)
+"""
+
+
+@dataclass
+class ForwardHooks:
+    """The hooks of one forward pass of `model`, a HuggingfaceGPTModelForCausalLM.
+
+    `operations` are recorded in each block beside its output; `rotary` is the key under which Fast-LLM passes a block
+    its rotary frequencies.
+    """
+
+    model: Any
+    recorder: TraceRecorder
+    operations: frozenset[str] = frozenset()
+    feed: TeacherForcing | None = None
+    rotary: str = ""
+    _routing: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def blocks(self) -> list[Any]:
+        """The decoder's blocks (Fast-LLM's sequence cannot be sliced)."""
+        return list(self.model.fast_llm_base_model.decoder)
+
+    def hidden_state_patterns(self) -> list[str]:
+        """Return regular expressions for `output_hidden_states`: the final norm and the operations in each block."""
+        final = re.escape(self.model.fast_llm_base_model.head.final_norm.module_name) + "$"
+        names = "|".join(re.escape(name) for name, operation in HIDDEN_STATES.items() if operation in self.operations)
+        if not names:
+            return [final]
+        return [final, *(rf"{re.escape(block.module_name)}\.(?:{names})$" for block in self.blocks)]
+
+    def list_expected(self) -> tuple[str, ...]:
+        """Return every name of an operation that the trace should hold, in execution order."""
+        return tuple(
+            tensor_name(index, name)
+            for index, block in enumerate(self.blocks)
+            for name in list_operations(block)
+            if name in self.operations
+        )
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Wrap the blocks for the length of the context."""
+        with ExitStack() as stack:
+            for index, block in enumerate(self.blocks):
+                stack.enter_context(self._wrap_block(index, block))
+                router = getattr(find_mixture(block), "router", None)
+                if ROUTER_LOGITS in self.operations and router is not None:
+                    stack.callback(router.register_forward_hook(self._record_router_logits(index)).remove)
+            yield
+
+    @contextmanager
+    def _wrap_block(self, index: int, block: Any) -> Iterator[None]:
+        forward = block.forward
+        block.forward = self._make_forward(index, block, forward)
+        try:
+            yield
+        finally:
+            del block.forward
+
+    def _make_forward(self, index: int, block: Any, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def run(input_: Tensor, kwargs: dict[str, Any], *args: Any, **rest: Any) -> Tensor:
+            if index == 0:
+                self.recorder.record(EMBEDDINGS, input_)
+                self.recorder.flush()
+                input_ = self._force_input(0, input_)
+            record = partial(self._record, index, kwargs.get(self.rotary))
+            states = _RecordingDict(lambda name, tensor: record(name.removeprefix(f"{block.module_name}."), tensor))
+            output = forward(input_, {**kwargs, "hidden_states": states}, *args, **rest)
+            if output.ndim != input_.ndim:
+                raise UnsupportedError("Fast-LLM: tracing a model with several prediction heads is not supported")
+            self.recorder.record(block_name(index), output)
+            self.recorder.flush()
+            return self._force_input(index + 1, output)
+
+        return run
+
+    def _force_input(self, block: int, tensor: Tensor) -> Tensor:
+        return tensor if self.feed is None else self.feed.read_block_input(block).reshape(tensor.shape).to(tensor.dtype)
+
+    def _record(self, index: int, frequencies: Tensor | None, name: str, tensor: Tensor) -> None:
+        operation = HIDDEN_STATES.get(name)
+        if operation is None:
+            return
+        if is_router(operation):
+            self._record_routing(index, operation, tensor)
+            return
+        if operation in ROTATED and frequencies is not None:
+            tensor = rotate_to_row_start(tensor, frequencies, self.recorder.inputs)
+        self.recorder.record(tensor_name(index, operation), tensor)
+
+    def _record_routing(self, index: int, operation: str, tensor: Tensor) -> None:
+        """Wait until both the chosen experts and their scores are there, then sort them together."""
+        self._routing[operation] = tensor
+        if len(self._routing) == 2:
+            experts, scores = sort_by_score(self._routing[TOP_EXPERTS], self._routing[ROUTER_SCORES])
+            self.recorder.record(tensor_name(index, TOP_EXPERTS), experts)
+            self.recorder.record(tensor_name(index, ROUTER_SCORES), scores)
+            self._routing.clear()
+
+    def _record_router_logits(self, index: int) -> Callable[..., None]:
+        def hook(_: Any, __: Any, logits: Tensor) -> None:
+            self.recorder.record(tensor_name(index, ROUTER_LOGITS), logits)
+
+        return hook
+
+
+class _RecordingDict(dict[str, Any]):
+    """A dictionary for Fast-LLM's hidden states, name → (meta, tensor), that passes each one on and keeps nothing."""
+
+    def __init__(self, record: Callable[[str, Tensor], None]) -> None:
+        super().__init__()
+        self._record = record
+
+    def __setitem__(self, name: str, value: tuple[Any, Tensor]) -> None:
+        self._record(name, value[1])
+
+
+def rotate_to_row_start(tensor: Tensor, frequencies: Tensor, inputs: Inputs) -> Tensor:
+    """Rotate queries or keys back by the angle of their row's first token.
+
+    The tensor is (B * T, heads, head_dim).
+    `frequencies` (B * T, 1, head_dim) are the ones that Fast-LLM rotated by: cosines, then sines, of one scale. A wrong
+    rotation stays wrong, and the first row stays as it is.
+    """
+    batch, length = inputs.ids.shape
+    starts = torch.tensor([row * length + inputs.count_padding(row) for row in range(batch)], device=frequencies.device)
+    wide = torch.promote_types(tensor.dtype, torch.float32)
+    cos, sin = frequencies[starts].to(wide)[:, None].chunk(2, dim=-1)
+    scale = torch.hypot(cos, sin)
+    cos, sin = cos / scale, sin / scale
+    real, imaginary = tensor.to(wide).reshape(batch, length, *tensor.shape[1:]).chunk(2, dim=-1)
+    rotated = torch.cat([real * cos + imaginary * sin, imaginary * cos - real * sin], dim=-1)
+    return rotated.to(tensor.dtype).reshape(tensor.shape)
+
+
+def find_mixture(block: Any) -> Any:
+    """Return the block's mixture of experts, None where it has none.
+
+    It may be beside a dense MLP.
+    """
+    mlp = getattr(block.mlp, "routed", block.mlp)
+    return mlp if hasattr(mlp, "_mlp_forward") else None
+
+
+def read_implementations(blocks: list[Any]) -> dict[str, str]:
+    """Return axis → the implementation that the blocks run, as Fast-LLM resolved it.
+
+    Several are joined by `+`.
+    """
+    mixers = [block.mixer for block in blocks]
+    experts = [find_mixture(block) for block in blocks]
+    names_by_axis = {
+        "attention": {str(mixer._implementation) for mixer in mixers if hasattr(mixer, "_implementation")},
+        "moe": {mlp._mlp_forward.__name__.removeprefix("_forward_") for mlp in experts if mlp is not None},
+    }
+    return {axis: "+".join(sorted(names)) for axis, names in names_by_axis.items() if names}
+
+
+def list_operations(block: Any) -> tuple[str, ...]:
+    """Return the operations of a block in execution order, the router's only where it has one."""
+    return list_block_operations(experts=find_mixture(block) is not None)

@@ -1,0 +1,241 @@
+"""The adapter to the real Fast-LLM, through its public API: https://github.com/ServiceNow/Fast-LLM
+
+Fast-LLM is imported when it is first needed, because it runs in an interpreter of its own (Python 3.12 or newer).
+On the CPU its `torch.compile`d functions run eagerly, because compiling them takes up to half a minute for each model;
+`variant={"compile": "inductor"}` compiles them there too. On CUDA they are compiled, as in production.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ci.errors import RequestError, UnsupportedError
+from ci.subjects.base import (
+    ConvertRequest,
+    ConvertResult,
+    Description,
+    ExportRequest,
+    GradientRequest,
+    GradientResult,
+    TraceRequest,
+    TraceResult,
+    Variant,
+)
+from ci.subjects.fast_llm.config import (
+    choose_compiler,
+    find_format,
+    find_model_class,
+    list_variants,
+    loops_over_experts,
+    make_variant_updates,
+    read_model_config,
+)
+from ci.subjects.fast_llm.errors import translate_errors
+from ci.subjects.model_cache import ModelCache, checkpoint_key
+from ci.subjects.provenance import find_commit, installed_versions, python_version
+from ci.tensor_names import BLOCK_OPERATIONS, FINAL_NORM, LOGITS
+
+if TYPE_CHECKING:
+    from ci.subjects.forward import Inputs, TeacherForcing
+
+LIBRARIES = ("torch", "transformers", "safetensors", "triton", "flash-attn", "numpy")
+
+
+@dataclass(frozen=True)
+class FastLLMSubject:
+    """Fast-LLM behind the subject protocol. Its exceptions become errors of one line that end with the place.
+
+    The last traced model stays loaded, with its variant, until another one is needed or `release`.
+    """
+
+    _cache: ModelCache[Any] = field(default_factory=ModelCache, init=False, repr=False, compare=False)
+
+    def describe(self) -> Description:
+        """Return version, commit of the checkout it is imported from, libraries, and the formats it converts."""
+        with translate_errors("import"):
+            import fast_llm
+
+            formats = find_model_class("gpt").checkpoint_formats
+            return Description(
+                subject="fast_llm",
+                version=fast_llm.__version__,
+                commit=find_commit(Path(fast_llm.__file__).parent, "fast_llm"),
+                python=python_version(),
+                libraries=installed_versions(LIBRARIES),
+                formats=tuple(format_.name for format_ in formats),
+            )
+
+    def variants(self, checkpoint: str) -> tuple[Variant, ...]:
+        """Return the MoE and attention implementations; the default is what `auto` means here for float32."""
+        with translate_errors(f"variants of {checkpoint}"):
+            return list_variants(read_model_config(Path(checkpoint)))
+
+    def convert(self, request: ConvertRequest) -> ConvertResult:
+        """Import a Hugging Face directory into Fast-LLM's own format, on the CPU."""
+        return _convert(request, (request.checkpoint_format, "fast_llm"), {})
+
+    def export(self, request: ExportRequest) -> ConvertResult:
+        """Export a Fast-LLM checkpoint to a Hugging Face directory in `request.dtype`, on the CPU."""
+        return _convert(request, ("fast_llm", request.checkpoint_format), {"data_type": request.dtype})
+
+    def trace(self, request: TraceRequest) -> TraceResult:
+        """Run the forward pass in inference phase; `ran` is what the model's blocks really use."""
+        from ci.subjects.forward import exact_arithmetic
+
+        if request.device not in ("cpu", "cuda", "cuda:0"):
+            raise UnsupportedError(
+                f"Fast-LLM runs on the first visible GPU, not on {request.device}: set CUDA_VISIBLE_DEVICES"
+            )
+        try:
+            with (
+                translate_errors(f"trace of {request.checkpoint}"),
+                exact_arithmetic(),
+                _compile_stance(choose_compiler(request)),
+            ):
+                return _trace(request, self._cache)
+        except BaseException:
+            self.release()  # a model after a failed forward pass is not used again
+            raise
+
+    def release(self) -> None:
+        """Unload the model."""
+        self._cache.release()
+
+    def gradients(self, request: GradientRequest) -> GradientResult:
+        """Run one training step and write its gradients under Hugging Face's names."""
+        from ci.subjects.fast_llm.gradients import make_trace_request, run_gradients
+        from ci.subjects.forward import exact_arithmetic
+
+        self.release()
+        with (
+            translate_errors(f"gradients of {request.checkpoint}"),
+            exact_arithmetic(),
+            _compile_stance(choose_compiler(make_trace_request(request))),
+        ):
+            return run_gradients(request)
+
+
+def _trace(request: TraceRequest, cache: ModelCache[Any]) -> TraceResult:
+    import torch
+
+    from ci.subjects.forward import TeacherForcing, read_inputs
+
+    inputs = read_inputs(Path(request.inputs)).to(request.device)
+    key = (*checkpoint_key(request.checkpoint), request.dtype, request.device, tuple(sorted(request.variant.items())))
+    model, load_seconds = cache.get(key, lambda: _load(request), device=request.device)
+    inputs.check_vocabulary(model.config.fast_llm_config.base_model.embeddings.vocab_size)
+    feed = TeacherForcing.of_request(request)
+    operations = frozenset(BLOCK_OPERATIONS) if request.capture == "all" else frozenset()
+    with torch.inference_mode():
+        return _ForwardRun(model, request, load_seconds).write_trace(inputs, feed, operations)
+
+
+@dataclass(frozen=True)
+class _ForwardRun:
+    """A loaded model and the request it was loaded for."""
+
+    model: Any
+    request: TraceRequest
+    load_seconds: float
+
+    def write_trace(self, inputs: Inputs, feed: TeacherForcing | None, operations: frozenset[str]) -> TraceResult:
+        """Run the forward pass of `inputs` and write the requested trace."""
+        from fast_llm.layers.attention.config import AttentionKwargs
+
+        from ci.subjects.fast_llm.hooks import ForwardHooks, read_implementations
+        from ci.subjects.forward import DTYPES, TraceRecorder, measure_cost
+        from ci.subjects.trace_files import TraceWriter
+
+        request = self.request
+        recorder = TraceRecorder(writer := TraceWriter(Path(request.output)), inputs, DTYPES[request.dtype])
+        hooks = ForwardHooks(self.model, recorder, operations, feed, AttentionKwargs.rotary_freq)
+        with measure_cost(request.device) as cost, hooks.installed():
+            output = self.model(
+                inputs.ids,
+                attention_mask=inputs.mask,
+                use_cache=False,
+                output_hidden_states=hooks.hidden_state_patterns(),
+                return_dict=True,
+            )
+        seconds = cost.seconds - recorder.seconds
+        (final_norm,) = output.hidden_states.values()
+        recorder.record(FINAL_NORM, final_norm)
+        recorder.record(LOGITS, output.logits, copy=False)
+        recorder.flush()
+        written = set(recorder.written)
+        return writer.finish(
+            ran={**read_implementations(hooks.blocks), "compile": choose_compiler(request)},
+            dtype=request.dtype,
+            device=request.device,
+            seconds=seconds,
+            load_seconds=self.load_seconds,
+            peak_device_bytes=cost.peak_device_bytes,
+            not_captured=tuple(name for name in hooks.list_expected() if name not in written),
+        )
+
+
+def _load(request: TraceRequest) -> Any:
+    """Load the checkpoint as Fast-LLM's Hugging Face wrapper, with the request's variant set in each block."""
+    from fast_llm.engine.checkpoint.config import CheckpointLoadConfig, FastLLMCheckpointFormat
+    from fast_llm.engine.multi_stage.config import StageMode
+
+    path = Path(request.checkpoint)
+    config = read_model_config(path)
+    updates = {
+        ("distributed", "use_cuda"): request.device != "cpu",
+        ("distributed", "compute_dtype"): request.dtype,
+        **make_variant_updates(request, config),
+    }
+    wrapper = type(config).get_huggingface_model_for_causal_lm_class()
+    load = CheckpointLoadConfig(path=path, format=FastLLMCheckpointFormat)
+    mode = StageMode.training if loops_over_experts(request, config) else StageMode.inference
+    return wrapper.from_pretrained(load, updates, mode=mode).eval()
+
+
+def _convert(request: ConvertRequest | ExportRequest, formats: tuple[str, str], save: dict[str, Any]) -> ConvertResult:
+    """Convert into a directory beside the target, then rename it: a target that exists is complete."""
+    source, target = Path(request.source), Path(request.target)
+    if target.exists():
+        raise RequestError(f"{target} exists; name a directory that does not")
+    part = target.with_name(f".{target.name}.part")
+    started = time.perf_counter()
+    try:
+        with translate_errors(f"{formats[0]} to {formats[1]}"):
+            _run_conversion(find_model_class(request.model_config), (source, part), formats, save)
+        part.rename(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    files = sorted(path for path in target.rglob("*") if path.is_file())
+    return ConvertResult(
+        files=tuple(str(path.relative_to(target)) for path in files),
+        bytes_written=sum(path.stat().st_size for path in files),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _run_conversion(model: Any, paths: tuple[Path, Path], formats: tuple[str, str], save: dict[str, Any]) -> None:
+    from fast_llm.engine.checkpoint.config import CheckpointLoadConfig, CheckpointSaveConfig
+    from fast_llm.engine.checkpoint.convert import ConvertConfig
+
+    load, store = (find_format(model, name) for name in formats)
+    ConvertConfig(
+        model=model,
+        input=CheckpointLoadConfig(path=paths[0], format=load),
+        output=CheckpointSaveConfig(path=paths[1], format=store, **save),
+        use_cpu=True,
+    ).run()
+
+
+def _compile_stance(compiler: str) -> Any:
+    """Return a context in which compiled functions run eagerly, for the compiler "eager".
+
+    https://docs.pytorch.org/docs/stable/generated/torch.compiler.set_stance.html
+    """
+    import torch
+
+    return torch.compiler.set_stance("force_eager") if compiler == "eager" else nullcontext()

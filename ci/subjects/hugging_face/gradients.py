@@ -1,0 +1,53 @@
+"""Computes the gradients of a transformers model, under the names that its parameters have on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from ci.errors import SubjectError
+from ci.subjects.base import GradientRequest, GradientResult
+from ci.subjects.forward import measure_cost, read_inputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FILE = "model.safetensors"
+
+
+def write_gradients(model: Any, request: GradientRequest, ran: dict[str, str]) -> GradientResult:
+    """Run the forward and backward pass and write the gradients, which overwrite the model's weights.
+
+    transformers fuses experts in memory; `save_pretrained` converts them to the names and shapes on disk. So the
+    gradients are saved as if they were weights.
+    """
+    ids = read_inputs(Path(request.inputs)).ids.to(request.device)
+    with measure_cost(request.device) as cost:
+        loss = compute_loss(model(input_ids=ids, use_cache=False).logits, ids)
+        torch.autograd.backward(loss)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.grad is None:
+                raise SubjectError(f"Hugging Face, {request.checkpoint}: no gradient reaches {name}")
+            parameter.copy_(parameter.grad)
+    model.save_pretrained(request.output)
+    merge_shards(Path(request.output))
+    return GradientResult(loss=loss.detach().item(), ran=ran, seconds=cost.seconds)
+
+
+def compute_loss(logits: Tensor, ids: Tensor) -> Tensor:
+    """Return the mean cross entropy in nats of logits (1, T, vocabulary) for the next tokens."""
+    return torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:])
+
+
+def merge_shards(directory: Path) -> None:
+    """Merge all shards of a directory into model.safetensors."""
+    shards = sorted(directory.glob("*.safetensors"))
+    if [shard.name for shard in shards] != [FILE]:
+        tensors = {name: tensor for shard in shards for name, tensor in load_file(shard).items()}
+        save_file(tensors, directory / FILE)
+        for shard in shards:
+            shard.unlink()

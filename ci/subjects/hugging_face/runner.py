@@ -1,0 +1,258 @@
+"""Runs a Hugging Face checkpoint through transformers: its forward pass as a trace, its backward pass as gradients.
+
+Its variants are implementations that are all correct; they differ by numerical noise. With `dtype="float64"` the
+weights are double and padded rows run one by one.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+
+from ci.errors import HubTestsError, InfrastructureError, SubjectError, UnsupportedError
+from ci.subjects.base import GradientRequest, GradientResult, TraceRequest, TraceResult, Variant
+from ci.subjects.forward import (
+    DTYPES,
+    Inputs,
+    TeacherForcing,
+    TraceRecorder,
+    exact_arithmetic,
+    measure_cost,
+    read_inputs,
+)
+from ci.subjects.hugging_face.float64_mode import compute_float64_throughout
+from ci.subjects.hugging_face.gradients import write_gradients
+from ci.subjects.hugging_face.hooks import ForwardHooks, has_experts
+from ci.subjects.model_cache import Key, ModelCache, checkpoint_key
+from ci.subjects.trace_files import TraceWriter
+from ci.subjects.trace_rows import BatchTraceWriter, RowTraceWriter
+from ci.tensor_names import LOGITS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ATTENTION = ("eager", "sdpa")
+EXPERTS = ("eager", "batched_mm", "grouped_mm")
+BATCH = ("together", "row_by_row")
+
+
+@dataclass
+class HuggingFace:
+    """Runs Hugging Face checkpoints. The last model stays loaded for its next trace, until `release`."""
+
+    trust_remote_code: bool = False
+    _cache: ModelCache[Any] = field(default_factory=ModelCache, init=False, repr=False)
+    _variants: dict[Key, tuple[Variant, ...]] = field(default_factory=dict, init=False, repr=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Unload the model and return its memory to the device."""
+        self._cache.release()
+
+    def variants(self, checkpoint: str) -> tuple[Variant, ...]:
+        """Return the implementations that the model in `checkpoint` can run, each axis's default first."""
+        with _translate_errors(checkpoint, "cannot be read"):
+            key = checkpoint_key(checkpoint)
+            if key not in self._variants:
+                self._variants[key] = _list_variants(self._build_without_weights(checkpoint))
+            return self._variants[key]
+
+    @compute_float64_throughout
+    def trace(self, request: TraceRequest) -> TraceResult:
+        """Run the forward pass and write a trace.
+
+        `load_seconds` is 0 where the model was loaded already.
+
+        Raises SubjectError where the checkpoint does not load completely and exactly, or the forward fails;
+        UnsupportedError for a variant the model does not have; InfrastructureError when the device is out of memory.
+        """
+        inputs = read_inputs(Path(request.inputs)).to(request.device)
+        with _translate_errors(request.checkpoint, "does not load"):
+            model, load_seconds = self._load(request)
+        variant = self._choose_variant(request, padded=inputs.mask is not None)
+        inputs.check_vocabulary(model.get_input_embeddings().num_embeddings)
+        with _translate_errors(request.checkpoint, "forward fails"), exact_arithmetic(), torch.inference_mode():
+            _set_implementations(model, variant)
+            if variant["batch"] == "row_by_row":
+                return _trace_rows(model, request, inputs, load_seconds)
+            writer = TraceWriter(Path(request.output))
+            return _trace(model, request, inputs, TeacherForcing.of_request(request), writer, load_seconds)
+
+    @compute_float64_throughout
+    def gradients(self, request: GradientRequest) -> GradientResult:
+        """Run the backward pass and write a directory of gradients. Raises as `trace` does.
+
+        The model is unloaded afterwards, because the gradients overwrite its weights.
+        """
+        traced = TraceRequest(request.checkpoint, request.inputs, "", request.dtype, request.device, request.variant)
+        with _translate_errors(request.checkpoint, "does not load"):
+            model, _ = self._load(traced)
+        variant = self._choose_variant(traced, padded=False)
+        try:
+            with _translate_errors(request.checkpoint, "backward fails"), exact_arithmetic(), _silence_loading():
+                _set_implementations(model, variant)
+                return write_gradients(model, request, variant)
+        finally:
+            del model
+            self.release()
+
+    def _build_without_weights(self, checkpoint: str) -> Any:
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=self.trust_remote_code, local_files_only=True)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=self.trust_remote_code)
+
+    def _choose_variant(self, request: TraceRequest, *, padded: bool) -> dict[str, str]:
+        """Return axis → name for every axis of the model: the request's, else the default.
+
+        In float64 padded rows run alone unless asked otherwise: eager attention casts its mask's float64 minimum to
+        float32 before the softmax, where it is -inf; a row of padding becomes NaN, which spreads.
+        """
+        known = self.variants(request.checkpoint)
+        for axis, name in request.variant.items():
+            if not any((v.axis, v.name) == (axis, name) for v in known):
+                raise UnsupportedError(f"Hugging Face, {request.checkpoint}: this model has no variant {axis}={name}")
+        defaults = {v.axis: v.name for v in known if v.default}
+        if padded and request.dtype == "float64":
+            defaults["batch"] = "row_by_row"
+        return defaults | dict(request.variant)
+
+    def _load(self, request: TraceRequest) -> tuple[Any, float]:
+        """Return the model and the seconds that loading took; keeps the list of its variants."""
+        content = checkpoint_key(request.checkpoint)
+        key = (*content, request.dtype, request.device)
+        model, seconds = self._cache.get(key, lambda: self._from_pretrained(request).eval(), device=request.device)
+        if content not in self._variants:
+            self._variants[content] = _list_variants(model)
+        return model, seconds
+
+    def _from_pretrained(self, request: TraceRequest) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        with _silence_loading():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                request.checkpoint,
+                dtype=DTYPES[request.dtype],
+                attn_implementation="eager",
+                trust_remote_code=self.trust_remote_code,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,  # the loading info then names them
+                output_loading_info=True,
+                device_map=None if request.device == "cpu" else {"": request.device},  # load directly onto the device
+            )
+        problems = {kind: sorted(map(str, names)) for kind, names in info.items() if names}
+        if problems:
+            raise SubjectError(f"{request.checkpoint} does not load into {type(model).__name__} exactly: {problems}")
+        return model
+
+
+def _list_variants(model: Any) -> tuple[Variant, ...]:
+    axes = {"attention": ATTENTION, "experts": EXPERTS, "batch": BATCH}
+    if not has_experts(model):
+        del axes["experts"]
+    return tuple(Variant(axis, name, default=name == names[0]) for axis, names in axes.items() for name in names)
+
+
+def _set_implementations(model: Any, variant: dict[str, str]) -> None:
+    model.set_attn_implementation(variant["attention"])
+    if "experts" in variant:
+        model.set_experts_implementation(variant["experts"])
+
+
+def _trace(
+    model: Any,
+    request: TraceRequest,
+    inputs: Inputs,
+    feed: TeacherForcing | None,
+    writer: TraceWriter | RowTraceWriter,
+    load_seconds: float = 0.0,
+) -> TraceResult:
+    recorder = TraceRecorder(writer, inputs, DTYPES[request.dtype])
+    hooks = ForwardHooks(model, recorder, capture_all=request.capture == "all", feed=feed)
+    with measure_cost(request.device) as cost, hooks.installed():
+        kwargs = {} if inputs.mask is None else {"attention_mask": inputs.mask, "position_ids": inputs.position_ids()}
+        logits = model(input_ids=inputs.ids, use_cache=False, **kwargs).logits
+    seconds = cost.seconds - recorder.seconds
+    recorder.record(LOGITS, logits, copy=False)
+    recorder.flush()
+    expected = hooks.list_expected() if hooks.capture_all else ()
+    written = set(recorder.written)
+    return writer.finish(
+        ran={**hooks.ran, "batch": "together"},
+        dtype=request.dtype,
+        device=request.device,
+        seconds=seconds,
+        load_seconds=load_seconds,
+        peak_device_bytes=cost.peak_device_bytes,
+        not_captured=tuple(name for name in expected if name not in written),
+    )
+
+
+def _trace_rows(model: Any, request: TraceRequest, inputs: Inputs, load_seconds: float) -> TraceResult:
+    """Run each row alone and unpadded, and write one trace of the batch."""
+    batch, length = inputs.ids.shape
+    writer, feed = (
+        BatchTraceWriter(Path(request.output), batch=batch, length=length),
+        TeacherForcing.of_request(request),
+    )
+    results = []
+    for row in range(batch):
+        padding = inputs.count_padding(row)
+        row_feed = feed and feed.select_row(row, padding)
+        results.append(_trace(model, request, inputs.select_row(row), row_feed, writer.row_writer(row, padding)))
+    return writer.finish(
+        ran={**results[0].ran, "batch": "row_by_row"},
+        dtype=request.dtype,
+        device=request.device,
+        seconds=sum(result.seconds for result in results),
+        load_seconds=load_seconds,
+        peak_device_bytes=max(result.peak_device_bytes for result in results),
+        not_captured=results[0].not_captured,
+    )
+
+
+@contextmanager
+def _translate_errors(checkpoint: str, what: str) -> Iterator[None]:
+    """Turn an exception of transformers into an error of one line."""
+    try:
+        yield
+    except HubTestsError:
+        raise
+    except torch.cuda.OutOfMemoryError as problem:
+        raise InfrastructureError(
+            f"Hugging Face, {checkpoint}: out of memory on the device; reduce batch_size, sequence_length or layers "
+            f"({_first_line(problem)})"
+        ) from problem
+    except Exception as problem:
+        reason = f"{type(problem).__name__}: {_first_line(problem)}"
+        raise SubjectError(f"Hugging Face, {checkpoint} {what}: {reason}") from problem
+
+
+def _first_line(problem: BaseException) -> str:
+    return " ".join(str(problem).split())[:300]
+
+
+@contextmanager
+def _silence_loading() -> Iterator[None]:
+    """Switch the progress bar and the loading report off: the loading info is checked here."""
+    from transformers.utils import logging
+
+    bar, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()

@@ -1,0 +1,60 @@
+"""Keeps models loaded between two calls, because loading costs more than most forward passes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Model = TypeVar("Model")
+Key = tuple[object, ...]
+
+FREE_MEMORY_FACTOR = 3
+"""Free memory needed to keep other models, in sizes of the model to load: itself, its forward pass, the traces."""
+
+
+@dataclass
+class ModelCache(Generic[Model]):
+    """Up to `capacity` models. One model too many, or one that does not fit beside the others, unloads them all."""
+
+    capacity: int = 1
+    _models: dict[Key, Model] = field(default_factory=dict)
+
+    def get(self, key: Key, load: Callable[[], Model], *, device: str, size: int = 0) -> tuple[Model, float]:
+        """Return the model of `key` and the seconds that `load` took.
+
+        The seconds are 0 where the model was loaded already.
+        `size` is the model's size in bytes: three times that must be free for the other models to stay.
+        """
+        from ci.subjects.forward import measure_cost  # imports torch, so only with the first model
+        from ci.subjects.memory import allocate_cublas_workspace, free_memory
+
+        if key in self._models:
+            return self._models[key], 0.0
+        if len(self._models) >= self.capacity or free_memory(device) < FREE_MEMORY_FACTOR * size:
+            self.release()
+        allocate_cublas_workspace(device)
+        with measure_cost(device) as cost:
+            model = load()
+        self._models[key] = model
+        return model, cost.seconds
+
+    def release(self) -> None:
+        """Unload every model and return its memory to the device."""
+        if self._models:
+            from ci.subjects.memory import release_unused_memory
+
+            self._models.clear()
+            release_unused_memory()
+
+
+def checkpoint_key(checkpoint: str) -> Key:
+    """Return a key of a directory and its files.
+
+    A directory that was written again is another checkpoint.
+    """
+    files = sorted(path for path in Path(checkpoint).iterdir() if path.is_file())
+    return checkpoint, *((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)

@@ -1,0 +1,38 @@
+"""What a subject offers, known before anything heavy is imported: the plan and the test ids are made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ci.subjects.base import Variant
+
+
+@dataclass(frozen=True)
+class SubjectOffer:
+    """The checkpoint formats of a subject, its variants, and the package that must be importable to run it.
+
+    `variants` lists each axis's default first where the default is fixed, and `needs` of a Variant names what it cannot
+    run without on any machine ("cuda", …). `axis_formats` names the formats of an axis that only some formats have.
+    With `in_this_package` the subject's code is a part of `ci`: a checkout of it brings its own worker program.
+    What holds for one checkpoint on one machine is answered by `Subject.variants`; a test compares the two.
+    """
+
+    name: str
+    package: str
+    formats: tuple[str, ...]
+    variants: tuple[Variant, ...]
+    axis_formats: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    in_this_package: bool = False
+
+    def names(self, axis: str) -> tuple[str, ...]:
+        """Return the names of every variant on an axis."""
+        return tuple(variant.name for variant in self.variants if variant.axis == axis)
+
+    def variants_of(self, checkpoint_format: str) -> tuple[Variant, ...]:
+        """Return the variants that a model of this format has."""
+        return tuple(
+            variant
+            for variant in self.variants
+            if variant.axis not in self.axis_formats or checkpoint_format in self.axis_formats[variant.axis]
+        )

@@ -1,0 +1,49 @@
+"""Opens a subject by name: in this process, or in an interpreter of its own."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ci.errors import RequestError
+from ci.subjects.registry import SubjectName, create_subject
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from ci.subjects.base import Subject
+
+TIMEOUT = 1800.0
+"""Seconds that one call may take; the first call includes the subject's imports."""
+
+
+@contextmanager
+def open_subject(
+    name: SubjectName,
+    *,
+    python: Path | None = None,
+    path: tuple[Path, ...] = (),
+    timeout: float = TIMEOUT,
+    log: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Iterator[Subject]:
+    """Open a subject for the length of the context, in a worker when `python` is given.
+
+    `path` goes before the worker's own import path (a checkout of the subject, for example). It needs `python`, since
+    code under test must not get into this process's path. `log` is the file for what the worker prints. Of `environ`
+    (this process's by default) the worker gets a list of allowed variables, without any secret.
+    Raises RequestError for an unknown name or an interpreter that is not there.
+    """
+    if python is None:
+        if path:
+            raise RequestError("--subject-path needs --subject-python: it is the import path of that interpreter")
+        yield create_subject(name)
+        return
+    from ci.subjects.worker_process import WorkerLaunch
+    from ci.subjects.worker_subject import WorkerSubject
+
+    launch = WorkerLaunch(name, python, path, os.environ if environ is None else environ, log)
+    with WorkerSubject(launch, timeout) as subject:
+        yield subject

@@ -1,0 +1,211 @@
+"""Reads metadata.yaml of Fast-LLM's checkpoint format as an Architecture.
+
+The tree is Fast-LLM's GPTBaseModelConfig (fast_llm/models/gpt/config.py of version 0.4). A missing key has the default
+of Fast-LLM's configuration class.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Final
+
+from ci.subjects.reference.config import (
+    Activation,
+    Architecture,
+    Attention,
+    Block,
+    DefaultRope,
+    Llama3Rope,
+    Mlp,
+    Rope,
+    YarnRope,
+)
+from ci.subjects.reference.config_section import ConfigSection
+
+ROPES: Final[dict[str, type[Rope]]] = {"default": DefaultRope, "llama3": Llama3Rope, "yarn": YarnRope}
+ACTIVATIONS: Final[tuple[Activation, ...]] = ("silu", "gelu", "relu")
+LAYERS: Final = ("query_layer", "key_layer", "value_layer", "dense_layer")
+
+
+def read_base_model(tree: object, *, where: str = "metadata.yaml") -> Architecture:
+    """Read `config.base_model`. Raises SubjectError for a malformed tree, UnsupportedError for an unknown feature."""
+    section = ConfigSection(f"{where}: base_model", tree)
+    section.ignore("type", "lr_scale", "use_megatron_initialization")
+    peft = section.take_section("peft")
+    peft.allow("type", "none")
+    peft.finish()
+    embeddings, head = section.take_section("embeddings"), section.take_section("head")
+    architecture = Architecture(
+        vocabulary=_read_embeddings(embeddings),
+        hidden=section.take_positive("hidden_size", 1024),
+        blocks=_read_decoder(section.take_section("decoder")),
+        epsilon=_read_head(head),
+        tied=section.take("tied_embedding_weight", bool, False),
+    )
+    section.finish()
+    return architecture
+
+
+def _read_embeddings(section: ConfigSection) -> int:
+    vocabulary = section.take_positive("vocab_size", 49152)
+    _refuse_optional(section, "position_embeddings")
+    section.allow("embedding_scale", 1.0)
+    section.allow("full_precision_residual", False)
+    section.ignore("type", "lr_scale", "word_embeddings", "num_position_embeddings", "dropout", "vocab_parallel")
+    section.finish()
+    return vocabulary
+
+
+def _read_head(section: ConfigSection) -> float:
+    epsilon = _read_norm(section.take_section("normalization"))
+    section.allow("prediction_heads", 1)
+    section.allow("final_logit_softcap", None)
+    section.allow("logits_scale_factor", 1.0)
+    section.ignore("type", "lr_scale", "output_weight", "cross_entropy_splits")
+    section.ignore("losses", "loss_implementation", "prediction_loss_coefficient")
+    section.finish()
+    return epsilon
+
+
+def _read_norm(section: ConfigSection) -> float:
+    if (kind := section.take("type", str, "layer_norm")) != "rms_norm":
+        raise section.refusal("type", kind)
+    epsilon = section.take("epsilon", float, 1e-5)
+    section.allow("zero_centered", False)
+    section.ignore("weight", "lr_scale", "implementation")
+    section.finish()
+    return epsilon
+
+
+def _read_decoder(section: ConfigSection) -> tuple[Block, ...]:
+    """Read the blocks.
+
+    `fixed` repeats one block, `pattern` a list of named ones, both up to `num_blocks`.
+    """
+    kind, count = section.take("type", str, "fixed"), section.take_positive("num_blocks", 12)
+    section.ignore("lr_scale")
+    if kind == "fixed":
+        blocks, pattern = {"": section.take("block", dict)}, [""]
+    elif kind == "pattern":
+        blocks, pattern = section.take("blocks", dict), section.take("pattern", list)
+    else:
+        raise section.refusal("type", kind)
+    section.finish()
+    if not pattern or not {*pattern} <= {*blocks}:
+        raise section.refusal("pattern", pattern)
+    read = {
+        name: _read_block(ConfigSection(f"{section.where}: block {name}".rstrip(), blocks[name])) for name in blocks
+    }
+    return tuple(read[pattern[i % len(pattern)]] for i in range(count))
+
+
+def _read_block(section: ConfigSection) -> Block:
+    section.allow("type", "decoder")
+    for place in ("pre_mixer", "pre_mlp", "post_mixer", "post_mlp"):
+        section.allow(f"{place}_normalization", None)
+    _refuse_optional(section, "output_scale")
+    block = Block(
+        attention=_read_attention(section.take_section("mixer")),
+        mlp=_read_mlp(section.take_section("mlp")),
+        epsilon=_read_norm(section.take_section("normalization")),
+    )
+    section.ignore("lr_scale", "dropout", "distillation_model", "distillation_loss_weight")
+    section.finish()
+    return block
+
+
+def _read_attention(section: ConfigSection) -> Attention:
+    section.allow("type", "attention")
+    default = section.take("add_linear_biases", bool, True)
+    query, key, value, dense = (_read_bias(section.take_section(layer), default) for layer in LAYERS)
+    if not query == key == value:
+        raise section.refusal("key_layer", f"bias {key}, query_layer {query}, value_layer {value}")
+    section.allow("causal", True)
+    section.allow("softmax_scale_power", 0.5)
+    section.allow("shared_key_value", False)
+    for norm in ("query_norm", "key_norm", "value_norm"):
+        section.allow(norm, None)
+    attention = Attention(
+        heads=section.take_positive("heads", 8),
+        kv_heads=section.take_positive("head_groups", 1),
+        head_dim=section.take_positive("head_size", 128),
+        window=section.take_optional_positive("window_size"),
+        qkv_bias=query,
+        output_bias=dense,
+        rope=_read_rope(section.take_section("rotary")),
+    )
+    if attention.heads % attention.kv_heads or attention.head_dim % 2:
+        raise section.refusal("head_groups", f"{attention.kv_heads} of {attention.heads} x {attention.head_dim}")
+    section.ignore("lr_scale", "dropout", "use_flash_attention", "implementation")
+    section.finish()
+    return attention
+
+
+def _read_rope(section: ConfigSection) -> Rope:
+    kind = section.take("type", str, "none")
+    if kind not in ROPES:
+        raise section.refusal("type", kind)
+    values: dict[str, Any] = {
+        field.name: section.take(field.name, int if field.type == "int" else float)
+        for field in dataclasses.fields(ROPES[kind])
+    }
+    rope = ROPES[kind](**values)
+    section.finish()
+    return rope
+
+
+def _read_mlp(section: ConfigSection) -> Mlp:
+    kind, default = section.take("type", str, "mlp"), section.take("add_linear_biases", bool, True)
+    first, second = (_read_bias(section.take_section(layer), default) for layer in ("layer_1", "layer_2"))
+    if kind not in ("mlp", "moe") or first != second or (kind == "moe" and first):
+        raise section.refusal("type", f"{kind} with biases {first}, {second}")
+    section.allow("pre_norm", None)
+    section.allow("post_norm", None)
+    if not section.take("gated", bool, False):
+        raise section.refusal("gated", False)
+    name = section.take("activation", str, "silu")
+    activation = next((known for known in ACTIVATIONS if known == name), None)
+    if activation is None:
+        raise section.refusal("activation", name)
+    intermediate = section.take_positive("intermediate_size", 4096)
+    experts, per_token = _read_experts(section) if kind == "moe" else (None, None)
+    section.ignore("lr_scale", "recompute_level")
+    section.finish()
+    return Mlp(intermediate, first, activation, experts, per_token)
+
+
+def _read_experts(section: ConfigSection) -> tuple[int, int]:
+    router = section.take_section("router")
+    router.ignore("weight", "lr_scale", "apply_peft")
+    router.finish()
+    section.allow("router_normalization", None)
+    section.allow("router_input_scale", 1.0)
+    _refuse_optional(section, "router_scale")
+    _refuse_optional(section, "router_per_expert_scale")
+    section.allow("shared_experts", 0)
+    section.allow("routing", "aux_loss")  # Fast-LLM's name for top-k
+    section.ignore("auxiliary_loss_coefficient", "z_loss_coefficient", "jitter_eps")
+    section.ignore("implementation", "dropless_dynamic_shape")
+    experts, per_token = section.take_positive("experts", 2), section.take_positive("experts_per_token", 1)
+    if per_token > experts:
+        raise section.refusal("experts_per_token", f"{per_token} of {experts}")
+    return experts, per_token
+
+
+def _read_bias(layer: ConfigSection, default: bool) -> bool:
+    """Return whether a linear layer has a bias: its own setting, else its parent's."""
+    bias = layer.take_section("bias")
+    enabled = bias.take_optional("enabled", bool)
+    bias.ignore("initialization", "lr_scale", "weight_decay")
+    bias.finish()
+    layer.ignore("weight", "lr_scale", "apply_peft")
+    layer.finish()
+    return default if enabled is None else enabled
+
+
+def _refuse_optional(section: ConfigSection, key: str) -> None:
+    """Refuse an optional parameter of Fast-LLM that is enabled."""
+    parameter = section.take_section(key)
+    parameter.allow("enabled", None, False)
+    parameter.ignore("initialization", "lr_scale", "weight_decay")
+    parameter.finish()

@@ -1,0 +1,83 @@
+"""The one list of subjects: each adapter's name, its offer, and how it is made. Light until a subject is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Final, Literal
+
+from ci.errors import RequestError
+from ci.subjects.base import Subject
+from ci.subjects.fast_llm.offer import OFFER as FAST_LLM_OFFER
+from ci.subjects.offer import SubjectOffer
+from ci.subjects.reference.offer import OFFER as REFERENCE_OFFER
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SubjectName = Literal["fast_llm", "reference"]
+"""The names of `ADAPTERS`, as a type; a test keeps both alike."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A subject's offer, and the function that makes the subject in this process."""
+
+    offer: SubjectOffer
+    create: Callable[[], Subject]
+
+
+def _create_fast_llm() -> Subject:
+    from ci.subjects.fast_llm.subject import FastLLMSubject
+
+    return FastLLMSubject()
+
+
+def _create_reference() -> Subject:
+    from ci.subjects.reference.subject import ReferenceSubject
+
+    return ReferenceSubject()
+
+
+ADAPTERS: Final[Mapping[SubjectName, Adapter]] = {
+    "fast_llm": Adapter(FAST_LLM_OFFER, _create_fast_llm),
+    "reference": Adapter(REFERENCE_OFFER, _create_reference),
+}
+"""Every subject by name, in the order in which a default is looked for."""
+
+SUBJECT_NAMES: Final[tuple[SubjectName, ...]] = tuple(ADAPTERS)
+
+
+def find_adapter(name: str) -> Adapter:
+    """Return the adapter of a subject. Raises RequestError for an unknown name."""
+    for known, adapter in ADAPTERS.items():
+        if known == name:
+            return adapter
+    raise RequestError(f"unknown subject {name!r}; choose one of {', '.join(ADAPTERS)}")
+
+
+def find_offer(name: str) -> SubjectOffer:
+    """Return what a subject offers. Raises RequestError for an unknown name."""
+    return find_adapter(name).offer
+
+
+def create_subject(name: str) -> Subject:
+    """Make the subject `name` in this process. Raises RequestError for an unknown name.
+
+    What the subject stands on is imported when it is first needed.
+    """
+    return find_adapter(name).create()
+
+
+def is_importable(name: str) -> bool:
+    """Return whether this interpreter has the package that the subject needs."""
+    return find_spec(find_offer(name).package) is not None
+
+
+def choose_default_subject(python: Path | None) -> SubjectName:
+    """Return the first subject that can run.
+
+    With an interpreter of its own any subject can; otherwise it must be importable here.
+    """
+    return next(name for name in SUBJECT_NAMES if python or is_importable(name))

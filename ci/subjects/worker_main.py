@@ -1,0 +1,116 @@
+"""The worker's program: one subject that answers one request per line until its pipe is closed.
+
+It runs in the subject's interpreter, which needs nothing of ours except this package's directory: it is started as a
+file and loads the package `ci` from its place, so that neither our site-packages nor anything beside `ci` can be
+imported. A request is `{"id", "method", "arguments"}`, a response `{"id", "result"}` or `{"id", "failure", "message"}`,
+each one line of JSON on a pipe of its own. What the subject prints goes to the log, so it cannot pass as a response.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ci.subjects.base import Subject
+
+
+def expose_package() -> None:
+    """Make `ci` importable from its own directory alone."""
+    directory = Path(__file__).resolve().parents[1]
+    spec = importlib.util.spec_from_file_location(
+        directory.name, directory / "__init__.py", submodule_search_locations=[str(directory)]
+    )
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{directory} is not a package")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[directory.name] = module
+    spec.loader.exec_module(module)
+
+
+def main(arguments: list[str]) -> None:
+    """Run `worker_main.py SUBJECT READ_FD WRITE_FD`: answer requests until the other side closes its end."""
+    from ci.subjects.registry import create_subject
+
+    name, read, write = arguments[0], int(arguments[1]), int(arguments[2])
+    for descriptor in (read, write):
+        os.set_inheritable(descriptor, False)  # the subject's children must not keep the pipes open
+    subject = create_subject(name)
+    with os.fdopen(read, encoding="utf-8") as requests, os.fdopen(write, "w", encoding="utf-8") as responses:
+        for line in requests:
+            response = handle_request(subject, json.loads(line))
+            release_memory(collect="failure" in response)
+            responses.write(json.dumps(response) + "\n")
+            responses.flush()
+
+
+def handle_request(subject: Subject, request: dict[str, Any]) -> dict[str, Any]:
+    """Call the subject and return the response.
+
+    An exception becomes a failure; its traceback goes to the log.
+    """
+    from ci.subjects.failure import classify_error, format_error
+
+    try:
+        return {"id": request["id"], "result": call_method(subject, request["method"], request["arguments"])}
+    except (Exception, SystemExit) as error:
+        traceback.print_exc()
+        return {"id": request["id"], "failure": classify_error(error), "message": format_error(error)}
+    finally:
+        sys.stdout.flush()
+
+
+def release_memory(*, collect: bool) -> None:
+    """Return unused device memory, so that the other side can use it.
+
+    `collect` after a failed call: its traceback may have kept tensors until now.
+    """
+    if "torch" in sys.modules:
+        from ci.subjects.memory import release_unused_memory
+
+        release_unused_memory(collect=collect)
+
+
+def call_method(subject: Subject, method: str, arguments: dict[str, Any]) -> Any:
+    """Call one method of the protocol; records go in and come out as plain values."""
+    from ci.errors import NotOfferedError
+    from ci.records import to_dict
+    from ci.subjects.base import (
+        NO_GRADIENTS,
+        ConvertRequest,
+        Differentiable,
+        ExportRequest,
+        GradientRequest,
+        TraceRequest,
+    )
+
+    if method == "describe":
+        return to_dict(subject.describe())
+    if method == "variants":
+        return [to_dict(variant) for variant in subject.variants(arguments["checkpoint"])]
+    if method == "convert":
+        return to_dict(subject.convert(ConvertRequest(**arguments)))
+    if method == "export":
+        return to_dict(subject.export(ExportRequest(**arguments)))
+    if method == "trace":
+        return to_dict(subject.trace(TraceRequest(**arguments)))
+    if method == "release":
+        subject.release()
+        return True
+    if method == "gradients":
+        if not isinstance(subject, Differentiable):
+            raise NotOfferedError(NO_GRADIENTS)
+        return to_dict(subject.gradients(GradientRequest(**arguments)))
+    raise ValueError(f"unknown method {method!r}")
+
+
+if __name__ == "__main__":
+    expose_package()
+    from ci.subjects.worker_main import main as serve
+
+    serve(sys.argv[1:])

@@ -1,0 +1,194 @@
+"""One worker process: started, asked with a limit of time and size, and ended with everything that it started."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from ci.errors import InfrastructureError, RequestError
+from ci.subjects.registry import SubjectName, find_offer
+
+WORKER_MAIN = Path("ci/subjects/worker_main.py")
+"""The worker's program, in a checkout of this project."""
+
+MAX_RESPONSE_BYTES = 8 * 2**20
+LOG_TAIL_BYTES = 64 * 2**10
+POLL_SECONDS = 0.2
+EXIT_SECONDS = 2.0
+"""How long a process that closed its pipe may take to exit."""
+
+INHERITED_VARIABLES = (
+    *("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "CC", "CXX"),
+    *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_HOME", "CUDA_PATH"),
+    *("NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"),
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"),
+    *("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TRITON_INTERPRET", "FAST_LLM_SKIP_TRITON_AUTOTUNE"),
+)
+"""The variables that a worker inherits. No token is among them. HOME, where files with tokens are, is its own."""
+
+FIXED_VARIABLES = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONFAULTHANDLER": "1",
+    "PYTHONHASHSEED": "0",
+    "PYTHONUNBUFFERED": "1",
+}
+
+
+class WorkerTimeout(Exception):  # noqa: N818 (the caller makes an error of ours from it)
+    """No response within the limit of time."""
+
+
+class WorkerDied(Exception):  # noqa: N818
+    """The process ended without a response; the message says how."""
+
+
+class InvalidResponse(Exception):  # noqa: N818
+    """The response is too large, or there are several; the message says which."""
+
+
+@dataclass(frozen=True)
+class WorkerLaunch:
+    """How a worker is started: its subject, interpreter, import path, environment and log."""
+
+    subject: SubjectName
+    python: Path
+    path: tuple[Path, ...]
+    environ: Mapping[str, str] = field(repr=False)
+    log: Path | None = None
+
+    @property
+    def program(self) -> Path:
+        """The program to run: that of a checkout of this package where one is under test, else this package's own."""
+        checkouts = self.path if find_offer(self.subject).in_this_package else ()
+        programs = [entry.absolute() / WORKER_MAIN for entry in checkouts]
+        return next((program for program in programs if program.is_file()), Path(__file__).with_name(WORKER_MAIN.name))
+
+    def make_environment(self, home: Path) -> dict[str, str]:
+        """Return all environment variables of the worker."""
+        inherited = {name: self.environ[name] for name in INHERITED_VARIABLES if name in self.environ}
+        path = os.pathsep.join(str(entry.absolute()) for entry in self.path)
+        return {**inherited, **FIXED_VARIABLES, "HOME": str(home), **({"PYTHONPATH": path} if path else {})}
+
+
+@dataclass
+class WorkerProcess:
+    """A running worker, its two pipes and its log."""
+
+    log: Path
+    _popen: subprocess.Popen[bytes]
+    _requests: int
+    _responses: int
+    _log_start: int
+
+    @classmethod
+    def start(cls, launch: WorkerLaunch, home: Path) -> Self:
+        """Start the worker's program in the subject's interpreter, as the leader of a new process group."""
+        read_request, write_request = os.pipe()
+        read_response, write_response = os.pipe()
+        log = launch.log or Path(tempfile.mkstemp(prefix="worker.", suffix=".log", dir=home)[1])
+        pipes = (str(read_request), str(write_response))
+        command = [str(launch.python), "-P", str(launch.program), launch.subject, *pipes]
+        try:
+            popen, log_start = _spawn(command, launch.make_environment(home), log, (read_request, write_response))
+        except BaseException:
+            os.close(write_request)
+            os.close(read_response)
+            raise
+        finally:
+            os.close(read_request)
+            os.close(write_response)
+        return cls(log, popen, write_request, read_response, log_start)
+
+    def send_request(self, line: bytes, seconds: float) -> bytes:
+        """Send one line and return the response's. Raises WorkerTimeout, WorkerDied or InvalidResponse."""
+        deadline = time.monotonic() + seconds
+        with suppress(BrokenPipeError):  # reading the response says how it died
+            os.write(self._requests, line + b"\n")
+        response = bytearray()
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._responses, selectors.EVENT_READ)
+            while not response.endswith(b"\n"):
+                response += self._read_some(selector, deadline)
+                if len(response) > MAX_RESPONSE_BYTES:
+                    raise InvalidResponse(f"its response is longer than {MAX_RESPONSE_BYTES} bytes")
+        if response.count(b"\n") > 1:
+            raise InvalidResponse("it sent several responses to one request")
+        return bytes(response)
+
+    def kill(self) -> str:
+        """Kill the whole process group, close the pipes and return the last line that was printed."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._popen.pid, signal.SIGKILL)
+        self._popen.wait()
+        for descriptor in (self._requests, self._responses):
+            os.close(descriptor)
+        return self._read_last_line()
+
+    def _read_some(self, selector: selectors.BaseSelector, deadline: float) -> bytes:
+        """Read some bytes of the response.
+
+        The process is watched too, because its children may hold the pipe open after it has died.
+        """
+        while True:
+            dead = self._popen.poll() is not None
+            if selector.select(0 if dead else POLL_SECONDS):
+                if read := os.read(self._responses, 65536):
+                    return read
+                raise WorkerDied(self._describe_death())
+            if dead:
+                raise WorkerDied(self._describe_death())
+            if time.monotonic() > deadline:
+                raise WorkerTimeout
+
+    def _describe_death(self) -> str:
+        try:
+            code = self._popen.wait(EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            return "closed its pipe without a response"
+        if code >= 0:
+            return f"exited with code {code} without a response"
+        name = signal.Signals(-code).name
+        return f"was killed by {name}" + (", probably out of memory" if name == "SIGKILL" else "")
+
+    def _read_last_line(self) -> str:
+        with self.log.open("rb") as log:
+            size = log.seek(0, os.SEEK_END)
+            log.seek(max(self._log_start, size - LOG_TAIL_BYTES))
+            lines = log.read().decode("utf-8", "replace").splitlines()
+        return next((line for line in reversed(lines) if line.strip()), "")
+
+
+def _spawn(
+    command: list[str], environment: dict[str, str], log: Path, descriptors: tuple[int, int]
+) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a process that appends to `log`; also return where in the log it begins."""
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            start = output.tell()
+            popen = subprocess.Popen(  # noqa: S603 (the interpreter is the user's choice)
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=environment,
+                pass_fds=descriptors,
+                start_new_session=True,
+            )
+            return popen, start
+    except (FileNotFoundError, PermissionError) as problem:
+        raise RequestError(f"cannot start the subject's interpreter: {problem.filename}: {problem.strerror}") from None
+    except OSError as problem:
+        raise InfrastructureError(f"cannot start the subject's interpreter {command[0]}: {problem}") from None

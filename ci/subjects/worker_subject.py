@@ -1,0 +1,196 @@
+"""A subject that runs in an interpreter of its own. Every response is untrusted until it is validated.
+
+There is one process at a time: the first call starts it, and so does the first call after it died. Each failure is one
+line and a class (`ci.subjects.failure`). The worker's whole process group ends with the subject.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+
+from ci.errors import SubjectError
+from ci.records import STRICT, read_dict, read_json, to_dict
+from ci.subjects.base import (
+    ConvertRequest,
+    ConvertResult,
+    Description,
+    ExportRequest,
+    GradientRequest,
+    GradientResult,
+    TraceRequest,
+    TraceResult,
+    Variant,
+)
+from ci.subjects.failure import (
+    ERRORS,
+    Failure,
+    SubjectCrashError,
+    SubjectProtocolError,
+    SubjectTimeoutError,
+    to_one_line,
+)
+from ci.subjects.trace_files import TRACE_JSON, TraceReader
+from ci.subjects.worker_process import (
+    MAX_RESPONSE_BYTES,
+    InvalidResponse,
+    WorkerDied,
+    WorkerLaunch,
+    WorkerProcess,
+    WorkerTimeout,
+)
+
+if TYPE_CHECKING:
+    from ci.subjects.registry import SubjectName
+
+Result = TypeVar("Result")
+WorkerError = TypeVar("WorkerError", bound=SubjectError)
+
+
+@dataclass(frozen=True)
+class Response:
+    """A line of the worker: a result, or a failure and its message."""
+
+    __pydantic_config__: ClassVar = STRICT
+    id: int
+    result: Any = None
+    failure: Failure | None = None
+    message: str = ""
+
+
+@dataclass
+class WorkerSubject:
+    """The Subject protocol over pipes; a context manager that ends the worker."""
+
+    launch: WorkerLaunch
+    timeout: float
+    _process: WorkerProcess | None = field(default=None, init=False)
+    _home: tempfile.TemporaryDirectory[str] = field(init=False)
+    _calls: int = field(default=0, init=False)
+
+    def __enter__(self) -> Self:
+        """Return the subject; its process starts with the first call."""
+        self._home = tempfile.TemporaryDirectory(prefix="hub-tests-worker.")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the process and everything it started."""
+        self._end_process()
+        self._home.cleanup()
+
+    @property
+    def name(self) -> SubjectName:
+        """The subject's name."""
+        return self.launch.subject
+
+    def describe(self) -> Description:
+        """Return the subject's name, version, commit, libraries and formats."""
+        return self._call("describe", {}, Description)
+
+    def variants(self, checkpoint: str) -> tuple[Variant, ...]:
+        """Return the implementations that can be chosen for a converted checkpoint."""
+        return self._call("variants", {"checkpoint": checkpoint}, tuple[Variant, ...])
+
+    def convert(self, request: ConvertRequest) -> ConvertResult:
+        """Convert a Hugging Face directory; check that every file it names is there."""
+        return self._check_files(request, self._call("convert", to_dict(request), ConvertResult))
+
+    def export(self, request: ExportRequest) -> ConvertResult:
+        """Export to a Hugging Face directory; check that every file it names is there."""
+        return self._check_files(request, self._call("export", to_dict(request), ConvertResult))
+
+    def trace(self, request: TraceRequest) -> TraceResult:
+        """Run a forward pass into a trace directory; check that its trace.json equals the response."""
+        result = self._call("trace", to_dict(request), TraceResult)
+        try:
+            if (Path(request.output) / TRACE_JSON).stat().st_size > MAX_RESPONSE_BYTES:
+                raise self._protocol_error("trace", f"{TRACE_JSON} is longer than {MAX_RESPONSE_BYTES} bytes")
+            written = TraceReader(Path(request.output)).result
+        except OSError as problem:
+            raise self._protocol_error("trace", f"{problem.filename}: {problem.strerror}") from None
+        except SubjectProtocolError:
+            raise
+        except SubjectError as problem:
+            raise self._protocol_error("trace", str(problem)) from None
+        if written != result:
+            raise self._protocol_error("trace", f"its response differs from {TRACE_JSON} in {request.output}")
+        return result
+
+    def gradients(self, request: GradientRequest) -> GradientResult:
+        """Run a backward pass into a directory of gradients; check that their file is there."""
+        result = self._call("gradients", to_dict(request), GradientResult)
+        if not (Path(request.output) / "model.safetensors").is_file():
+            raise self._protocol_error("gradients", f"it wrote no model.safetensors in {request.output}")
+        return result
+
+    def release(self) -> None:
+        """Unload the worker's model; a worker that is not running has none."""
+        if self._process is not None:
+            self._call("release", {}, bool)
+
+    def _call(self, method: str, arguments: dict[str, Any], kind: type[Result]) -> Result:
+        """Send a request and return the validated result.
+
+        After a plain refusal the worker is used again; after any other failure it is ended.
+        """
+        process = self._running_process()
+        self._calls += 1
+        line = json.dumps({"id": self._calls, "method": method, "arguments": arguments})
+        try:
+            response = self._read_response(method, process.send_request(line.encode(), self.timeout))
+            if response.failure is None:
+                what = f"{self.name}, response to {method}"
+                return read_dict(kind, response.result, what=what, error=SubjectProtocolError)
+        except WorkerTimeout:
+            reason = f"{method} took longer than {self.timeout:g} s, killed"
+            raise self._end_with_error(SubjectTimeoutError, reason) from None
+        except WorkerDied as death:
+            raise self._end_with_error(SubjectCrashError, f"{method}: the worker {death}") from None
+        except InvalidResponse as invalid:
+            raise self._protocol_error(method, str(invalid)) from None
+        except SubjectProtocolError:
+            self._end_process()
+            raise
+        if response.failure in ("out_of_memory", "crash", "protocol", "timeout"):
+            self._end_process()
+        message = to_one_line(response.message) or f"{self.name}: {method} failed without a message"
+        raise ERRORS[response.failure](message)
+
+    def _read_response(self, method: str, line: bytes) -> Response:
+        response = read_json(Response, line, what=f"{self.name}, response to {method}", error=SubjectProtocolError)
+        if response.id != self._calls:
+            raise self._protocol_error(method, f"it answers request {response.id}, not {self._calls}")
+        return response
+
+    def _check_files(self, request: ConvertRequest | ExportRequest, result: ConvertResult) -> ConvertResult:
+        target = Path(request.target).resolve()
+        for file in result.files:
+            path = (target / file).resolve()
+            if not path.is_relative_to(target) or not path.is_file():
+                reason = f"it names a file that is not in {target}: {to_one_line(file, 100)}"
+                raise self._protocol_error("convert", reason)
+        return result
+
+    def _running_process(self) -> WorkerProcess:
+        if self._process is None:
+            self._process = WorkerProcess.start(self.launch, Path(self._home.name))
+        return self._process
+
+    def _protocol_error(self, method: str, reason: str) -> SubjectProtocolError:
+        return self._end_with_error(SubjectProtocolError, f"{method}: {reason}")
+
+    def _end_with_error(self, kind: type[WorkerError], reason: str) -> WorkerError:
+        """End the process and return the error, with the last line that the worker printed."""
+        process, self._process = self._process, None
+        printed = process.kill() if process else ""
+        tail = f'; it last printed "{to_one_line(printed, 200)}"' if printed else ""
+        where = f" (log: {process.log})" if process and self.launch.log else ""
+        return kind(f"{self.name}: {to_one_line(reason)}{tail}{where}")
+
+    def _end_process(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()

@@ -1,0 +1,104 @@
+"""Names of the tensors in a trace, and what a name says: its block, its operation, its scope. Standard library only.
+
+The names are Fast-LLM's names for hidden states. `ci.subjects.base` lists each one with its shape.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+EMBEDDINGS, FINAL_NORM, LOGITS = "embeddings", "final_norm", "logits"
+NORM_1, NORM_2 = "norm_1", "norm_2"
+QUERY, KEY, VALUE, CONTEXT, MIXER = "mixer.query", "mixer.key", "mixer.value", "mixer.context", "mixer"
+MIXER_RESIDUAL = "mixer_residual"
+ROUTER_LOGITS, TOP_EXPERTS, ROUTER_SCORES = "mlp.router_logits", "mlp.router_top_experts", "mlp.router_scores"
+MLP = "mlp"
+
+ROUTER_OPERATIONS = (ROUTER_LOGITS, TOP_EXPERTS, ROUTER_SCORES)
+"""The operations that only a mixture of experts has."""
+BLOCK_OPERATIONS = (
+    *(NORM_1, QUERY, KEY, VALUE, CONTEXT, MIXER, MIXER_RESIDUAL, NORM_2),
+    *ROUTER_OPERATIONS,
+    MLP,
+)
+"""The operations of a block in execution order; the block's output follows them under the block's own name."""
+
+EMBEDDINGS_SCOPE, HEAD_SCOPE = "embeddings", "head"
+"""The scopes outside the blocks; each block is a scope of its own."""
+
+_BLOCK = re.compile(r"decoder\.(0|[1-9][0-9]{0,5})(?=\.|$)")
+_ORDER = {operation: number for number, operation in enumerate((*BLOCK_OPERATIONS, ""))}
+
+
+def block_name(layer: int) -> str:
+    """Return the name of block `layer` (0 is the first).
+
+    It is the name of its scope and of its output.
+    """
+    return f"decoder.{layer}"
+
+
+def tensor_name(layer: int, operation: str) -> str:
+    """Return the name of an operation's tensor in block `layer`."""
+    return f"decoder.{layer}.{operation}"
+
+
+def layer_of(name: str) -> int | None:
+    """Return the number of the block that a tensor belongs to, None outside the blocks."""
+    block = _BLOCK.match(name)
+    return int(block[1]) if block else None
+
+
+def operation_of(name: str) -> str:
+    """Return the operation in a tensor's name: `mixer.query` of `decoder.3.mixer.query`.
+
+    It is empty for a block's output, and the whole name outside the blocks.
+    """
+    block = _BLOCK.match(name)
+    return name[block.end() :].removeprefix(".") if block else name
+
+
+def scope_of(name: str) -> str:
+    """Return the scope (the file's stem) that holds a tensor: `decoder.3` for `decoder.3.mixer.query`."""
+    block = _BLOCK.match(name)
+    if block:
+        return block.group()
+    return EMBEDDINGS_SCOPE if name == EMBEDDINGS else HEAD_SCOPE
+
+
+def is_scope(name: str) -> bool:
+    """Return whether a trace can have a scope of this name."""
+    return name in (EMBEDDINGS_SCOPE, HEAD_SCOPE) or _BLOCK.fullmatch(name) is not None
+
+
+def is_block_level(name: str) -> bool:
+    """Return whether a tensor is a block's output or stands outside the blocks."""
+    return layer_of(name) is None or not operation_of(name)
+
+
+def is_router(operation: str) -> bool:
+    """Return whether only a mixture of experts has this operation of a block."""
+    return operation in ROUTER_OPERATIONS
+
+
+def list_block_operations(*, experts: bool) -> tuple[str, ...]:
+    """Return a block's operations in execution order, the router's only with `experts`."""
+    return tuple(name for name in BLOCK_OPERATIONS if experts or not is_router(name))
+
+
+def list_mandatory_tensors(scopes: Iterable[str]) -> tuple[str, ...]:
+    """Return the tensors that a trace of these scopes must hold, in execution order."""
+    blocks = sum(layer_of(scope) is not None for scope in scopes)
+    return (EMBEDDINGS, *map(block_name, range(blocks)), FINAL_NORM, LOGITS)
+
+
+def execution_order(name: str) -> tuple[int, int]:
+    """Return a key that sorts tensors by the order in which they are computed."""
+    layer = layer_of(name)
+    if layer is None:
+        return (-1, 0) if name == EMBEDDINGS else (1 << 30, int(name == LOGITS))
+    return layer, _ORDER.get(operation_of(name), len(_ORDER))

@@ -1,0 +1,46 @@
+"""Fast-LLM's gradients against transformers' own, where there is a Fast-LLM."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ci.subjects.base import ConvertRequest, Differentiable, GradientRequest
+from ci.subjects.fast_llm.gradients import make_trace_request
+from ci.subjects.hugging_face import HuggingFace
+from tests.ci.subjects.tiny import relative_error, save_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ci.subjects.base import Subject
+
+
+@pytest.mark.parametrize("name", ["llama", "mixtral"])
+def test_every_gradient_is_as_right_as_hugging_face(name: str, fast_llm: Subject, tmp_path: Path) -> None:
+    assert isinstance(fast_llm, Differentiable)
+    source, converted = save_model(name, tmp_path / name), tmp_path / "converted"
+    fast_llm.convert(ConvertRequest(str(source), str(converted), name))
+    inputs = tmp_path / "inputs.safetensors"
+    save_file({"input_ids": torch.randint(0, 211, (1, 24), generator=torch.Generator().manual_seed(1))}, inputs)
+    theirs = fast_llm.gradients(GradientRequest(str(converted), str(inputs), str(tmp_path / "theirs"), name))
+    with HuggingFace() as hugging_face:
+        truth = hugging_face.gradients(GradientRequest(str(source), str(inputs), str(tmp_path / "truth"), name))
+    assert theirs.loss == pytest.approx(truth.loss, rel=1e-5)
+    actual, expected = (load_file(tmp_path / side / "model.safetensors") for side in ("theirs", "truth"))
+    assert actual.keys() == expected.keys()
+    assert max(relative_error(actual[key], expected[key]) for key in expected) < 1e-4
+
+
+def test_the_variant_is_that_of_the_request() -> None:
+    request = GradientRequest("checkpoint", "inputs", "output", "llama", dtype="bfloat16", variant={"moe": "looped"})
+    made = make_trace_request(request)
+    assert (made.checkpoint, made.dtype, made.device, made.variant) == (
+        "checkpoint",
+        "bfloat16",
+        "cpu",
+        {"moe": "looped"},
+    )

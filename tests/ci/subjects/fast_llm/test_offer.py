@@ -1,0 +1,27 @@
+"""What Fast-LLM is said to offer, against the real one where there is one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ci.subjects.base import ConvertRequest
+from ci.subjects.fast_llm.offer import OFFER
+from tests.ci.subjects.tiny import save_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ci.subjects.base import Subject
+
+
+def test_its_formats_and_variants_are_those_of_the_real_one(fast_llm: Subject, tmp_path: Path) -> None:
+    assert set(OFFER.formats) <= set(fast_llm.describe().formats)
+    for name in ("llama", "mixtral"):
+        source, converted = save_model(name, tmp_path / name), tmp_path / f"{name}.fast_llm"
+        fast_llm.convert(ConvertRequest(str(source), str(converted), name))
+        offered = [(variant.axis, variant.name) for variant in OFFER.variants_of(name)]
+        assert [(variant.axis, variant.name) for variant in fast_llm.variants(str(converted))] == offered
+
+
+def test_variants_that_always_need_a_gpu_say_so() -> None:
+    assert {variant.name for variant in OFFER.variants if variant.needs == "cuda"} == {"sdpa_nested", "flash"}

@@ -1,0 +1,105 @@
+"""Fast-LLM's configuration tree: what is written reads back, what would change the forward is refused by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ci.errors import SubjectError, UnsupportedError
+from ci.subjects.reference.metadata_yaml import read_base_model
+from ci.subjects.reference.metadata_yaml_write import write_base_model
+from tests.ci.subjects.reference.test_config_json import read
+
+BLOCK = ("decoder", "block")
+MIXER, MLP = (*BLOCK, "mixer"), (*BLOCK, "mlp")
+
+
+def changed(tree: dict[str, Any], path: tuple[str, ...], value: object) -> dict[str, Any]:
+    """A copy of a tree with one value set."""
+    key, *rest = path
+    return {**tree, key: changed(tree.get(key, {}), tuple(rest), value) if rest else value}
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ((*MIXER, "causal"), False),
+        ((*MIXER, "softmax_scale_power"), 1.0),
+        ((*MIXER, "query_norm"), {"type": "rms_norm"}),
+        ((*MIXER, "shared_key_value"), True),
+        ((*MIXER, "type"), "mamba"),
+        ((*MIXER, "rotary", "type"), "none"),
+        ((*MIXER, "rotary", "partial_rotary_factor"), 0.5),
+        ((*MIXER, "key_layer", "bias", "enabled"), True),
+        ((*MLP, "gated"), False),
+        ((*MLP, "activation"), "squared_relu"),
+        ((*MLP, "type"), "hybrid_moe"),
+        ((*MLP, "pre_norm"), {"type": "rms_norm"}),
+        ((*BLOCK, "normalization", "type"), "layer_norm"),
+        ((*BLOCK, "normalization", "zero_centered"), True),
+        ((*BLOCK, "post_mlp_normalization"), {"type": "rms_norm"}),
+        ((*BLOCK, "output_scale", "enabled"), True),
+        (("decoder", "type"), "spiral"),
+        (("embeddings", "embedding_scale"), 2.0),
+        (("embeddings", "position_embeddings", "enabled"), True),
+        (("embeddings", "full_precision_residual"), True),
+        (("head", "final_logit_softcap"), 30.0),
+        (("head", "prediction_heads"), 2),
+        (("head", "logits_scale_factor"), 0.5),
+        (("peft", "type"), "lora"),
+        (("vision_encoder",), {}),
+    ],
+)
+def test_what_would_change_the_forward_is_refused_by_name(path: tuple[str, ...], value: object) -> None:
+    with pytest.raises(UnsupportedError, match=path[-1] if path[-1] != "enabled" else "enabled|bias"):
+        read_base_model(changed(write_base_model(read("llama")), path, value))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ((*MLP, "shared_experts"), 1),
+        ((*MLP, "routing"), "sinkhorn"),
+        ((*MLP, "router_normalization"), {"type": "rms_norm"}),
+        ((*MLP, "router_input_scale"), 0.1),
+        ((*MLP, "router_scale", "enabled"), True),
+        ((*MLP, "experts_per_token"), 99),
+        ((*MLP, "router", "bias"), {}),
+    ],
+)
+def test_routing_of_another_kind_is_refused_by_name(path: tuple[str, ...], value: object) -> None:
+    with pytest.raises(UnsupportedError, match=path[-1]):
+        read_base_model(changed(write_base_model(read("mixtral")), path, value))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ((*MIXER, "implementation"), "flash"),
+        ((*MIXER, "dropout"), 0.1),
+        ((*MLP, "recompute_level"), "full"),
+        ((*MLP, "layer_1"), {"weight": {"lr_scale": 2.0}, "lr_scale": 0.0}),
+        ((*BLOCK, "lr_scale"), 0.5),
+        (("head", "cross_entropy_splits"), 4),
+        (("embeddings", "word_embeddings"), {"initialization": {"type": "normal"}}),
+    ],
+)
+def test_what_only_acts_in_training_is_inert(path: tuple[str, ...], value: object) -> None:
+    tree = write_base_model(read("llama"))
+    assert read_base_model(changed(tree, path, value)) == read_base_model(tree)
+
+
+def test_biases_by_layer_and_by_default_are_the_same() -> None:
+    architecture = read("llama-biases")
+    tree = changed(write_base_model(architecture), (*MIXER, "add_linear_biases"), False)
+    for layer in ("query_layer", "key_layer", "value_layer", "dense_layer"):
+        tree = changed(tree, (*MIXER, layer, "bias", "enabled"), True)
+    assert read_base_model(tree) == architecture
+
+
+@pytest.mark.parametrize("tree", [None, [], "gpt", {"hidden_size": "96"}])
+def test_a_malformed_tree_is_one_line(tree: object) -> None:
+    with pytest.raises((SubjectError, UnsupportedError)) as caught:
+        read_base_model(tree)
+    assert "\n" not in str(caught.value)

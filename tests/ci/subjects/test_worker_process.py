@@ -1,0 +1,70 @@
+"""The worker's process by itself: its program, its environment, and the three ways in which it gives no response."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from ci.subjects import worker_main, worker_process
+from ci.subjects.worker_process import InvalidResponse, WorkerDied, WorkerLaunch, WorkerProcess, WorkerTimeout
+
+
+def launch(path: tuple[Path, ...] = (), python: Path = Path(sys.executable), **environ: str) -> WorkerLaunch:
+    return WorkerLaunch("reference", python, path, environ)
+
+
+def test_a_checkout_of_this_package_brings_its_own_program(tmp_path: Path) -> None:
+    assert launch().program == Path(worker_main.__file__)
+    program = tmp_path / worker_process.WORKER_MAIN
+    assert launch((tmp_path,)).program == Path(worker_main.__file__)
+    program.parent.mkdir(parents=True)
+    program.touch()
+    assert launch((tmp_path,)).program == program
+    assert WorkerLaunch("fast_llm", Path("python"), (tmp_path,), {}).program == Path(worker_main.__file__)
+
+
+def test_the_environment_is_allowed_variables_and_fixed_ones(tmp_path: Path) -> None:
+    made = launch((tmp_path,), CUDA_VISIBLE_DEVICES="1", HF_TOKEN="secret", HF_HUB_OFFLINE="0").make_environment(
+        tmp_path
+    )
+    assert "HF_TOKEN" not in made
+    assert (made["CUDA_VISIBLE_DEVICES"], made["HF_HUB_OFFLINE"], made["PYTHONPATH"]) == ("1", "1", str(tmp_path))
+    assert made["HOME"] == str(tmp_path)
+    assert "PYTHONPATH" not in launch().make_environment(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "says"),
+    [
+        ("time.sleep(60)", WorkerTimeout, "^$"),
+        ("print('last words'); sys.exit(3)", WorkerDied, "exited with code 3"),
+        ("os.write(write, b'1\\n2\\n')", InvalidResponse, "several responses"),
+    ],
+)
+def test_a_process_without_one_response(code: str, error: type[Exception], says: str, tmp_path: Path) -> None:
+    process = WorkerProcess.start(launch(python=interpreter(tmp_path, code)), tmp_path)
+    with pytest.raises(error, match=says):
+        process.send_request(b"{}", 2.0)
+    assert process.kill() == ("last words" if "print" in code else "")
+
+
+def test_one_line_is_the_response(tmp_path: Path) -> None:
+    process = WorkerProcess.start(
+        launch(python=interpreter(tmp_path, "os.write(write, b'{}\\n'); time.sleep(60)")), tmp_path
+    )
+    assert process.send_request(b"{}", 30.0) == b"{}\n"
+    process.kill()
+
+
+def interpreter(directory: Path, code: str) -> Path:
+    script = directory / "interpreter"
+    head = "import os, sys, time\nread, write = int(sys.argv[-2]), int(sys.argv[-1])\nos.read(read, 1 << 20)\n"
+    script.write_text(f"#!{sys.executable}\n{head}{textwrap.dedent(code)}\n")
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    assert os.access(script, os.X_OK)
+    return script

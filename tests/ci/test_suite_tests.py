@@ -1,0 +1,47 @@
+"""The test ids of a model, by subject and format."""
+
+from __future__ import annotations
+
+from ci.suite_tests import CHAIN, DEEP, expected_tests, moe_variants, other_variants, variant_names
+
+
+def test_a_dense_model_has_no_test_of_mixtures() -> None:
+    assert expected_tests("reference", "tiny", "llama") == (
+        "test_download_and_truncate[tiny]",
+        "test_conversion[tiny]",
+        "test_forward_equivalence[tiny]",
+        "test_implementation[attention-eager-tiny]",
+        "test_implementation[attention-sdpa-tiny]",
+        "test_implementation[attention-blockwise-tiny]",
+        "test_hub_model_conversion[tiny]",
+    )
+
+
+def test_a_mixture_has_one_test_an_implementation() -> None:
+    tests = expected_tests("fast_llm", "mix", "mixtral")
+    assert [test for test in tests if "moe" in test] == [
+        "test_moe_implementation[looped-mix]",
+        "test_moe_implementation[dropless-mix]",
+    ]
+    assert [test for test in tests if test.startswith("test_implementation")] == [
+        f"test_implementation[attention-{name}-mix]" for name in ("backup", "sdpa_dense", "sdpa_nested", "flash")
+    ]
+
+
+def test_deep_tests_come_last_and_on_request() -> None:
+    plain, deep = (expected_tests("reference", "tiny", "llama", deep=deep) for deep in (False, True))
+    assert deep == (*plain, *(f"{name}[tiny]" for name in DEEP))
+    assert not set(CHAIN) & set(DEEP)
+
+
+def test_variants_are_split_by_the_test_that_runs_them() -> None:
+    assert moe_variants("reference", "mixtral") == ("looped", "dropless")
+    assert moe_variants("reference", "llama") == ()
+    assert {axis for axis, _ in other_variants("reference", "mixtral")} == {"attention"}
+
+
+def test_names_of_every_subject_are_listed_once() -> None:
+    assert variant_names() == {
+        "attention": ("backup", "sdpa_dense", "sdpa_nested", "flash", "eager", "sdpa", "blockwise"),
+        "moe": ("looped", "dropless"),
+    }

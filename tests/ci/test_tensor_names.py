@@ -1,0 +1,86 @@
+"""Names of a trace's tensors: the parts of a name, and the order of execution."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from ci import tensor_names
+from ci.subjects import base
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "operation", "scope"),
+    [
+        ("embeddings", None, "embeddings", "embeddings"),
+        ("decoder.0", 0, "", "decoder.0"),
+        ("decoder.12.mixer.query", 12, "mixer.query", "decoder.12"),
+        ("decoder.3.mlp.router_scores", 3, "mlp.router_scores", "decoder.3"),
+        ("final_norm", None, "final_norm", "head"),
+        ("logits", None, "logits", "head"),
+        ("decoder.01", None, "decoder.01", "head"),
+        ("decoder.1x", None, "decoder.1x", "head"),
+    ],
+)
+def test_a_name_says_its_block_its_operation_and_its_scope(
+    name: str, layer: int | None, operation: str, scope: str
+) -> None:
+    assert tensor_names.layer_of(name) == layer
+    assert tensor_names.operation_of(name) == operation
+    assert tensor_names.scope_of(name) == scope
+
+
+def test_names_are_made_from_the_same_parts() -> None:
+    name = tensor_names.tensor_name(7, tensor_names.TOP_EXPERTS)
+    assert (tensor_names.layer_of(name), tensor_names.operation_of(name)) == (7, tensor_names.TOP_EXPERTS)
+    assert tensor_names.scope_of(name) == tensor_names.block_name(7)
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        *(("embeddings", True), ("head", True), ("decoder.0", True), ("decoder.00", False), ("decoder.1.mlp", False)),
+        *(("final_norm", False), ("decoder.1234567", False), ("../head", False)),
+    ],
+)
+def test_scopes_are_known_by_name(name: str, known: bool) -> None:
+    assert tensor_names.is_scope(name) == known
+
+
+def test_every_tensor_sorts_into_the_order_of_execution() -> None:
+    blocks = [
+        name
+        for layer in (0, 1, 10)
+        for name in (
+            *(tensor_names.tensor_name(layer, operation) for operation in tensor_names.BLOCK_OPERATIONS),
+            tensor_names.block_name(layer),
+        )
+    ]
+    names = ["embeddings", *blocks, "final_norm", "logits"]
+    assert sorted(set(names), key=tensor_names.execution_order) == names
+
+
+def test_only_a_mixture_has_the_routers_operations() -> None:
+    dense = tensor_names.list_block_operations(experts=False)
+    assert not [operation for operation in dense if tensor_names.is_router(operation)]
+    assert tensor_names.list_block_operations(experts=True) == tensor_names.BLOCK_OPERATIONS
+
+
+def test_a_trace_must_hold_what_every_subject_can_capture() -> None:
+    mandatory = tensor_names.list_mandatory_tensors(["embeddings", "decoder.0", "decoder.1", "head"])
+    assert mandatory == ("embeddings", "decoder.0", "decoder.1", "final_norm", "logits")
+    assert all(map(tensor_names.is_block_level, mandatory))
+    assert not tensor_names.is_block_level("decoder.0.mlp")
+
+
+def test_the_protocol_lists_every_name() -> None:
+    documented = base.__doc__ or ""
+    listed = [f"decoder.<i>.{operation} " for operation in tensor_names.BLOCK_OPERATIONS]
+    assert [name for name in [*listed, "embeddings ", "final_norm ", "logits "] if name not in documented] == []
+
+
+def test_it_needs_the_standard_library_only() -> None:
+    code = "import runpy, sys; runpy.run_path(sys.argv[1])"
+    subprocess.run([sys.executable, "-I", "-S", "-c", code, tensor_names.__file__], check=True)
