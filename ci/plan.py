@@ -11,7 +11,7 @@ from ci.errors import RequestError
 from ci.models import HubModel, select_models
 from ci.records import STRICT, to_json
 from ci.subjects.registry import SubjectName
-from ci.suite_tests import expected_tests
+from ci.suite_tests import list_expected_tests
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -120,5 +120,5 @@ def matrix(plan: Plan) -> dict[str, list[dict[str, str]]]:
 def _make_entry(model: HubModel, request: RunRequest) -> PlanEntry:
     if request.layers is not None:
         model = replace(model, num_layers_to_keep=request.layers)
-    tests = expected_tests(request.subject, model.name, model.checkpoint_format, deep=request.deep)
+    tests = list_expected_tests(request.subject, model.name, model.checkpoint_format, deep=request.deep)
     return PlanEntry(name=model.name, model=model, tests=tests)

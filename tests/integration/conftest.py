@@ -112,7 +112,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if name := _model_of(item):
             item.add_marker(pytest.mark.xdist_group(name))
     places = [index for index, item in enumerate(items) if _model_of(item) and here in item.path.parents]
-    steps, models = [*suite_tests.CHAIN, *suite_tests.DEEP], list(HUB_TEST_CONFIGS)
+    steps, models = [*suite_tests.DEFAULT_TESTS, *suite_tests.DEEP_TESTS], list(HUB_TEST_CONFIGS)
     ours = sorted(
         (items[index] for index in places),
         key=lambda item: (models.index(_model_of(item)), steps.index(cast("Any", item).originalname), item.name),
@@ -147,8 +147,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def _variants(kind: str, subject: str, model: HubModel) -> list[tuple[tuple[str, str], str]]:
     if kind == "moe_implementation":
-        return [(("moe", v), v) for v in suite_tests.moe_variants(subject, model.checkpoint_format)]
-    return [((axis, v), f"{axis}-{v}") for axis, v in suite_tests.other_variants(subject, model.checkpoint_format)]
+        return [(("moe", v), v) for v in suite_tests.list_moe_variants(subject, model.checkpoint_format)]
+    return [((axis, v), f"{axis}-{v}") for axis, v in suite_tests.list_other_variants(subject, model.checkpoint_format)]
 
 
 def _chosen_models(config: pytest.Config) -> dict[str, HubModel]:
@@ -237,7 +237,7 @@ def _variant_path(variant: str) -> Any:
     return path
 
 
-for _variant in [name for names in suite_tests.variant_names().values() for name in names]:
+for _variant in [name for names in suite_tests.list_variant_names().values() for name in names]:
     globals()[f"fast_llm_path_{_variant}"] = _variant_path(_variant)
 
 
