@@ -98,8 +98,11 @@ class RowRemap:
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU as NVML sees it. None: this card does not have the value. `errors`: asked for and answered with an error
-    (what nvidia-smi prints as ERR!), by name. Memory in bytes; ECC counts are double-bit (uncorrected) errors."""
+    """One GPU as NVML sees it. None: this card does not have the value.
+
+    `errors` are the values that NVML answered with an error (nvidia-smi prints ERR!), by name. Memory is in bytes; ECC
+    counts are double-bit (uncorrected) errors.
+    """
 
     index: int
     minor: int | None = None

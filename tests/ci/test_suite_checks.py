@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ci.equivalence.judge import Verdict
+from ci.evidence import Measure
+from ci.hub.fetch import Checkpoint
+from ci.suite_checks import find_checkpoint_problems, format_failures
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NAMES = ("model.embed_tokens.weight", "model.layers.0.q.weight", "model.layers.1.q.weight", "vision.layers.7.q.weight")
+
+
+def checkpoint_in(folder: Path, depth: int = 2, names: tuple[str, ...] = NAMES) -> Checkpoint:
+    (folder / "config.json").write_text(json.dumps({"num_hidden_layers": depth}))
+    (folder / "weights").write_bytes(b"1234")
+    manifest = {"files": {"weights": {"size": 4}}, "tensors": {name: {} for name in names}}
+    (folder / "hub-tests.json").write_text(json.dumps(manifest))
+    return Checkpoint("o/n", "f" * 40, 2, str(folder), "hit", 10, 0, 0, 0.1, "a" * 64, 30)
+
+
+def test_a_sound_checkpoint_has_no_problem(tmp_path: Path) -> None:
+    assert find_checkpoint_problems(checkpoint_in(tmp_path)) == []
+
+
+def test_depth_of_a_text_config_counts(tmp_path: Path) -> None:
+    checkpoint = checkpoint_in(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": {"n_layer": 3}}))
+    assert find_checkpoint_problems(checkpoint) == ["config.json says 3 layers, kept are 2"]
+
+
+@pytest.mark.parametrize("names", [NAMES[:2], (*NAMES, "model.layers.2.q.weight")])
+def test_a_missing_or_extra_layer_is_a_problem(tmp_path: Path, names: tuple[str, ...]) -> None:
+    (problem,) = find_checkpoint_problems(checkpoint_in(tmp_path, names=names))
+    assert problem.startswith("layers on disk are ")
+    assert problem.endswith(", expected [0, 1]")
+
+
+def test_a_file_of_another_size_is_a_problem(tmp_path: Path) -> None:
+    checkpoint = checkpoint_in(tmp_path)
+    (tmp_path / "weights").write_bytes(b"12")
+    assert find_checkpoint_problems(checkpoint) == ["weights is missing or not 4 bytes long"]
+
+
+def test_only_failed_verdicts_are_printed_with_their_worst_tensor() -> None:
+    worst = Measure("logits", "float32", (2, 3), 0.5, 0.1, floor=0.01, worst_index=(1, 2), expected=1.0, actual=2.0)
+    failed = Verdict(passed=False, failure_class="numeric_mismatch", diagnosis="wrong by a half", worst=worst)
+    assert format_failures((Verdict(passed=True), failed)).splitlines() == [
+        "wrong by a half",
+        "logits (float32): error 5.00e-01, limit 1.00e-01, floor 1.00e-02; at [1, 2] expected 1.0, got 2.0",
+    ]
+    assert format_failures((Verdict(passed=True),)) == ""
