@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from ci.errors import RequestError
-from ci.models import suggestion
+from ci.models import suggest_name
 from ci.records import STRICT, read_dict, to_dict
 
 SHIPPED = Path(__file__).parent
@@ -57,7 +57,7 @@ def load_description(name_or_path: str) -> EnvironmentDescription:
         path = SHIPPED / f"{name_or_path}.toml"
         if not path.is_file():
             known = shipped_descriptions()
-            hint = suggestion(name_or_path, known)
+            hint = suggest_name(name_or_path, known)
             raise RequestError(f"environment '{name_or_path}': expected {', '.join(known)} or a TOML file.{hint}")
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))

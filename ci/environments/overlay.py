@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ci.environments.base import BaseEnvironment
 from ci.errors import InfrastructureError, RequestError
-from ci.subjects.failure import SubjectCrashError, SubjectTimeoutError, one_line
+from ci.subjects.failure import SubjectCrashError, SubjectTimeoutError, to_one_line
 from ci.subjects.sandbox import Isolation, SandboxPolicy, interpreter_directories, own_writable, sandbox_command
 
 if TYPE_CHECKING:
@@ -49,7 +49,9 @@ def build_overlay(base: BaseEnvironment, source: Path, target: Path, isolation: 
         shutil.copytree(source, copy, symlinks=True, ignore=LEFT_OUT)
         site.mkdir()
     except (OSError, shutil.Error) as problem:
-        raise InfrastructureError(f"{target}: the checkout cannot be copied: {one_line(str(problem), 200)}") from None
+        raise InfrastructureError(
+            f"{target}: the checkout cannot be copied: {to_one_line(str(problem), 200)}"
+        ) from None
     _give_away(isolation, target)
     description = base.manifest.description
     editable = description.install == "editable"
@@ -95,7 +97,7 @@ def _cause_in(log: Path) -> str:
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace")[-65536:].splitlines() if line.strip()]
     causes = [line for line in lines if CAUSE.search(line)]
     errors = [line for line in lines if "error" in line.lower()]
-    return one_line(next(iter([*causes[:1], *errors[-1:], *lines[-1:]]), "no output"), 300)
+    return to_one_line(next(iter([*causes[:1], *errors[-1:], *lines[-1:]]), "no output"), 300)
 
 
 def _give_away(isolation: Isolation, target: Path) -> None:

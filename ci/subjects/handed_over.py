@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 
 from ci.errors import InfrastructureError
-from ci.subjects.failure import SubjectProtocolError, one_line
+from ci.subjects.failure import SubjectProtocolError, to_one_line
 
 MAX_FILES = 4096
 MAX_NAME = 200
@@ -87,9 +87,9 @@ def _open(path: Path, flags: int, directory: int | None, *, shown: Path | None =
     try:
         return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags, dir_fd=directory)
     except OSError as problem:
-        raise SubjectProtocolError(f"{one_line(str(shown or path))}: cannot be read: {problem.strerror}") from None
+        raise SubjectProtocolError(f"{to_one_line(str(shown or path))}: cannot be read: {problem.strerror}") from None
 
 
 def _check_plain(status: os.stat_result, path: Path) -> None:
     if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-        raise SubjectProtocolError(f"{one_line(str(path))}: not a plain file of its own")
+        raise SubjectProtocolError(f"{to_one_line(str(path))}: not a plain file of its own")

@@ -176,7 +176,7 @@ def _version_of(program: Path) -> tuple[int, ...]:
 
 
 def _namespaces(isolation: Isolation) -> list[str]:
-    """A root that changes its user needs no user namespace; anybody else has no other way."""
+    """Choose namespaces: root changes its user instead of making a user namespace; others have no other way."""
     words = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
     words += ["--hostname", "localhost", "--die-with-parent", "--new-session"]
     if isolation.as_root:
