@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ci.environments.base import BaseEnvironment
 from ci.errors import InfrastructureError, RequestError
 from ci.subjects.failure import SubjectCrashError, SubjectTimeoutError, to_one_line
-from ci.subjects.sandbox import Isolation, SandboxPolicy, interpreter_directories, own_writable, sandbox_command
+from ci.subjects.sandbox import Isolation, SandboxPolicy, interpreter_directories, make_accessible, sandbox_command
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,4 +103,4 @@ def _cause_in(log: Path) -> str:
 def _give_away(isolation: Isolation, target: Path) -> None:
     for path in (target, *target.rglob("*")):
         if not path.is_symlink():
-            own_writable(isolation, path)
+            make_accessible(isolation, path)

@@ -132,8 +132,8 @@ def sandbox_command(
     ]
 
 
-def own_writable(isolation: Isolation, directory: Path) -> None:
-    """Make `directory` writable for the sandbox's user. Only root runs the sandbox as another user."""
+def make_accessible(isolation: Isolation, directory: Path) -> None:
+    """Give a directory to the sandbox's user. Only root runs the sandbox as another user."""
     if isolation.applied and isolation.as_root:
         os.chown(directory, USER, USER)
 

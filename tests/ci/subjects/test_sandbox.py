@@ -19,7 +19,7 @@ from ci.subjects.sandbox import (
     choose_isolation,
     detect_isolation,
     interpreter_directories,
-    own_writable,
+    make_accessible,
     sandbox_command,
 )
 
@@ -71,7 +71,7 @@ def test_it_sees_only_the_directories_of_its_policy(tmp_path: Path) -> None:
     for name in ("secret", "readable", "writable"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text(name)
-    own_writable(ISOLATION, tmp_path / "writable")
+    make_accessible(ISOLATION, tmp_path / "writable")
     binds = {"readable": (tmp_path / "readable",), "writable": (tmp_path / "writable",)}
     assert run_inside(f"import os; print(sorted(os.listdir({str(tmp_path)!r})))", **binds) == "['readable', 'writable']"
     assert run_inside(f"print(open('{tmp_path}/readable/file').read())", **binds) == "readable"
@@ -105,7 +105,7 @@ def test_its_temporary_files_have_a_limit() -> None:
 def test_what_it_left_running_ends_with_it(tmp_path: Path) -> None:
     beat = tmp_path / "beat"
     beat.mkdir()
-    own_writable(ISOLATION, beat)
+    make_accessible(ISOLATION, beat)
     loop = f"while true; do date +%N > {beat}/alive; sleep 0.05; done"
     policy = SandboxPolicy(writable=(beat,))
     command = sandbox_command(
