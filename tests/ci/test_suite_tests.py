@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ci.suite_tests import (
-    DEFAULT_TESTS,
     DEEP_TESTS,
+    DEFAULT_TESTS,
     list_expected_tests,
     list_moe_variants,
     list_other_variants,
