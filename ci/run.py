@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from ci.report.report_files import REPORT_HTML, REPORT_JSON, REPORT_MD, write_re
 from ci.report.result_files import ENDED, HOST, JUNIT, RUNNING, read_result_files
 from ci.run_options import RunOptions, make_pytest_arguments, make_reproduction_arguments
 from ci.subjects.registry import is_importable
+from ci.subjects.sandbox import choose_isolation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -44,6 +46,12 @@ SUITE_NEEDS = ("accelerate", "numpy", "pytest", "safetensors", "torch", "transfo
 
 PYTEST_ENVIRONMENT = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 """Installed plugins may reorder, retry or slow tests; the suite loads the ones that it needs."""
+
+START_PYTEST = "import sys; sys.path.insert(0, sys.argv.pop(1)); import pytest; sys.exit(pytest.main())"
+"""Starts pytest in an isolated interpreter, with this very package before all others."""
+
+DROPPED_VARIABLES = re.compile(r"(?:GITHUB|ACTIONS|RUNNER|INPUT|PYTHON|PYTEST)_?[A-Z_]*|LD_(?:PRELOAD|AUDIT)|BASH_ENV")
+"""Variables that could change what the judge runs (an earlier step can set them in Actions), or that hold tokens."""
 
 PYTEST_PLUGINS = ("-p", "no:cacheprovider", "-p", "no:unraisableexception", "-p", "xdist.plugin")
 """No cache directory beside an installed suite, and no five garbage collections in a process that is about to end."""
@@ -69,12 +77,17 @@ def run_suite(models: Sequence[HubModel], options: RunOptions, report: Path, env
     with (
         pause_commands(environ, STDERR),  # the suite prints what the subject says
         subprocess.Popen(  # noqa: S603  our own interpreter
-            command, env={**environ, **PYTEST_ENVIRONMENT}, cwd=cwd, stdout=STDERR, preexec_fn=_accept_interrupts
+            command, env=_make_suite_environment(environ), cwd=cwd, stdout=STDERR, preexec_fn=_accept_interrupts
         ) as suite,
     ):
         if _wait_for_suite(suite, options.time_limit):
             (report / ENDED).write_text(f"time limit of {options.time_limit:.0f} s\n", encoding="utf-8")
     return time.monotonic() - started
+
+
+def _make_suite_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    kept = {name: value for name, value in environ.items() if not DROPPED_VARIABLES.fullmatch(name)}
+    return {**kept, **PYTEST_ENVIRONMENT}
 
 
 def _accept_interrupts() -> None:
@@ -109,9 +122,7 @@ def _wait_for_suite(suite: subprocess.Popen[bytes], time_limit: float | None) ->
 
 def _pytest_command(models: Sequence[HubModel], options: RunOptions, report: Path) -> list[str]:
     return [
-        sys.executable,
-        "-m",
-        "pytest",
+        *(sys.executable, "-I", "-c", START_PYTEST, str(Path(__file__).parents[1])),
         str(find_suite()),
         "--run-extra-slow",
         "--tb=short",
@@ -145,6 +156,7 @@ def run(
     _check_suite()
     options = replace(options, subject=options.subject_or_default(), subject_logs=report / "logs")
     _check_subject(options)
+    choose_isolation(options.isolation)
     read_checkpoints(options.checkpoints)
     if options.workers is None:
         options = replace(options, workers=choose_worker_count(len(models), options.device, environ))

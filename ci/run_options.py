@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 
 from ci.errors import RequestError
 from ci.subjects.registry import SUBJECT_NAMES, SubjectName, choose_default_subject
+from ci.subjects.sandbox import IsolationMode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -81,6 +82,10 @@ class RunOptions:
             reproduces=True,
         ),
     ] = None
+    isolation: Annotated[
+        IsolationMode,
+        Declaration("sandbox for the subject: required, auto (where it can be had) or none", reproduces=False),
+    ] = "auto"
     registry: Annotated[Path | None, Declaration("another models.toml", reproduces=True)] = None
     checkpoints: Annotated[
         Path | None, Declaration("output of `hub-tests fetch --json`: test exactly these checkpoints")
@@ -171,7 +176,8 @@ def _pytest_parser(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 def _make_option(name: str, default: Any, hint: Any) -> Option:
     annotated, declared = get_args(hint)
     repeated = get_origin(annotated) is tuple
-    kinds = [kind for kind in get_args(annotated) if kind not in (NoneType, Ellipsis)] or [annotated]
+    parts = () if get_origin(annotated) is Literal else get_args(annotated)
+    kinds = [kind for kind in parts if kind not in (NoneType, Ellipsis)] or [annotated]
     choices = get_args(kinds[0]) if get_origin(kinds[0]) is Literal else ()
     cli, pytest = (f"--{name.replace('_', '-')}" if word == SAME else word for word in (declared.cli, declared.pytest))
     value_type = str if choices or declared.parse else kinds[0]

@@ -67,6 +67,7 @@ def test_the_names_are_those_that_people_use() -> None:
         "--subject-path",
         "--device",
         "--layers",
+        "--isolation",
         "--registry",
         "--checkpoints",
         "--timeout",

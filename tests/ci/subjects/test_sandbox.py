@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from ci.errors import InfrastructureError
+from ci.errors import InfrastructureError, RequestError
 from ci.subjects import sandbox
 from ci.subjects.sandbox import (
     Isolation,
     SandboxPolicy,
+    check_readable,
     choose_isolation,
     detect_isolation,
     interpreter_directories,
@@ -159,6 +160,16 @@ def test_a_required_sandbox_that_cannot_be_had_is_an_error(monkeypatch: pytest.M
     assert "--isolation none" in choose_isolation("none").description
 
 
+def test_what_the_sandboxes_user_may_not_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "private").mkdir(mode=0o700)
+    as_root, as_user = (Isolation(Path("bwrap"), "", as_root=value) for value in (True, False))
+    with pytest.raises(RequestError, match=r"chmod -R o\+rX"):
+        check_readable(as_root, [tmp_path / "private"])
+    check_readable(as_user, [tmp_path / "private"])
+    (tmp_path / "private").chmod(0o755)
+    check_readable(as_root, [tmp_path / "private"])
+
+
 def test_an_environments_interpreter_and_editable_checkouts_are_listed(tmp_path: Path) -> None:
     base, environment, checkout = tmp_path / "base", tmp_path / "environment", tmp_path / "checkout"
     for directory in (base / "bin", environment / "bin", checkout):
@@ -172,4 +183,9 @@ def test_an_environments_interpreter_and_editable_checkouts_are_listed(tmp_path:
     (site / "subject-1.dist-info/direct_url.json").write_text(
         f'{{"url": "file://{checkout}", "dir_info": {{"editable": true}}}}'
     )
-    assert interpreter_directories(environment / "bin/python") == (base, environment, checkout)
+    parts = (base / "bin", environment / "bin", environment / "lib", environment / "pyvenv.cfg")
+    assert interpreter_directories(environment / "bin/python") == (*parts, base, checkout)
+    wrapper = tmp_path / "wrapper" / "python"
+    wrapper.parent.mkdir()
+    wrapper.write_text(f"#!{environment}/bin/python\n")
+    assert interpreter_directories(wrapper) == (wrapper.parent, *parts, base, checkout)
