@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from ci.checkpoints import CHECKPOINTS_JSON, FetchResults, fetch_checkpoints, read_checkpoints, write_checkpoints
 from ci.devices import choose_worker_count
 from ci.doctor.identity import read_host_identity
+from ci.environments.prepare import prepared_subject
 from ci.errors import GatedError, RequestError, TerminatedError
 from ci.github.actions import pause_commands
 from ci.plan import Plan, RunRequest, make_plan
@@ -154,9 +155,26 @@ def run(
     be written, or if every model was requested wrongly.
     """
     _check_suite()
+    choose_isolation(options.isolation)
+    with prepared_subject(options, settings, environ, report, _say) as prepared:
+        return _run_prepared(models, prepared, settings, report=report, environ=environ, progress=progress)
+
+
+def _say(line: str) -> None:
+    print(f"hub-tests: {line}", file=sys.stderr, flush=True)
+
+
+def _run_prepared(
+    models: Sequence[HubModel],
+    options: RunOptions,
+    settings: Settings,
+    *,
+    report: Path,
+    environ: Mapping[str, str],
+    progress: Callable[[str, Progress], None] | None,
+) -> Results:
     options = replace(options, subject=options.subject_or_default(), subject_logs=report / "logs")
     _check_subject(options)
-    choose_isolation(options.isolation)
     read_checkpoints(options.checkpoints)
     if options.workers is None:
         options = replace(options, workers=choose_worker_count(len(models), options.device, environ))

@@ -69,6 +69,22 @@ class RunOptions:
             reproduces=True,
         ),
     ] = ()
+    environment: Annotated[
+        str | None,
+        Declaration(
+            "environment that has what the subject needs: fast_llm, reference or a TOML file; built if it is missing",
+            pytest=None,
+            reproduces=True,
+        ),
+    ] = None
+    subject_source: Annotated[
+        str | None,
+        Declaration(
+            "the subject's code to build over it: a checkout, or an address like https://host/owner/name@COMMIT",
+            pytest=None,
+            reproduces=True,
+        ),
+    ] = None
     device: Annotated[
         Literal["cpu", "cuda"] | None,
         Declaration("cpu or cuda; default: cuda if torch sees a GPU", reproduces=True),
@@ -101,6 +117,8 @@ class RunOptions:
     ] = None
     deep: Annotated[bool, Declaration("also test every config key, weight and gradient", reproduces=True)] = False
     verbose: Annotated[bool, Declaration("print one line for each test", pytest=None, short="-v")] = False
+    subject_commit: Annotated[str | None, Declaration("commit of the subject that was built", cli=None)] = None
+    subject_failure: Annotated[str | None, Declaration("why the subject could not be built", cli=None)] = None
     subject_logs: Annotated[Path | None, Declaration("directory for the subject's output", cli=None)] = None
 
     def subject_or_default(self) -> SubjectName:

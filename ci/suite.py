@@ -18,6 +18,7 @@ from ci.errors import GatedError, HubTestsError, InfrastructureError, SubjectErr
 from ci.evidence import NOT_ISOLATED, Evidence, FailureClass, Step
 from ci.hub.fetch import Checkpoint, FetchRequest, fetch
 from ci.subjects.base import ConvertRequest, ConvertResult, Description, ExportRequest, Subject
+from ci.subjects.failure import SubjectCrashError
 from ci.subjects.registry import find_offer
 from ci.subjects.sandbox import choose_isolation
 
@@ -125,9 +126,12 @@ class ModelPipeline:
         return self._judge_step.run(self._judge)
 
     def start_subject(self) -> Subject:
-        """Return the subject; start it on first use."""
+        """Return the subject; start it on first use. Raises SubjectCrashError where it could not be built."""
         if self._subject is None:
             from ci.subjects.open_subject import open_subject
+
+            if self.options.subject_failure:
+                raise SubjectCrashError(self.options.subject_failure)
 
             logs = self.options.subject_logs
             self._subject = self._stack.enter_context(
@@ -180,7 +184,7 @@ class ModelPipeline:
             evidence = replace(
                 evidence,
                 subject_version=subject.version,
-                subject_commit=subject.commit,
+                subject_commit=self.options.subject_commit or subject.commit,
                 libraries=dict(subject.libraries),
             )
         return evidence

@@ -65,6 +65,8 @@ def test_the_names_are_those_that_people_use() -> None:
         "--subject",
         "--subject-python",
         "--subject-path",
+        "--environment",
+        "--subject-source",
         "--device",
         "--layers",
         "--isolation",
@@ -79,6 +81,8 @@ def test_the_names_are_those_that_people_use() -> None:
     assert {option.pytest for option in OPTIONS if option.pytest and option.pytest != option.cli} == {
         "--subject-timeout",
         "--subject-logs",
+        "--subject-commit",
+        "--subject-failure",
     }
 
 
