@@ -24,8 +24,9 @@ from ci.github.actions import pause_commands
 from ci.plan import Plan, RunRequest, make_plan
 from ci.records import to_json
 from ci.report.build_results import build_results
-from ci.report.report_files import REPORT_HTML, REPORT_JSON, REPORT_MD, write_report
+from ci.report.report_files import write_report
 from ci.report.result_files import ENDED, HOST, JUNIT, RUNNING, read_result_files
+from ci.report_folder import own_report_folder
 from ci.run_options import RunOptions, make_pytest_arguments, make_reproduction_arguments
 from ci.subjects.registry import is_importable
 from ci.subjects.sandbox import choose_isolation
@@ -156,8 +157,10 @@ def run(
     """
     _check_suite()
     choose_isolation(options.isolation)
-    with prepared_subject(options, settings, environ, report, _say) as prepared:
-        return _run_prepared(models, prepared, settings, report=report, environ=environ, progress=progress)
+    with own_report_folder(report), prepared_subject(options, settings, environ, report, _say) as prepared:
+        return _run_prepared(
+            models, prepared, settings, asked=options, report=report, environ=environ, progress=progress
+        )
 
 
 def _say(line: str) -> None:
@@ -169,16 +172,17 @@ def _run_prepared(
     options: RunOptions,
     settings: Settings,
     *,
+    asked: RunOptions,
     report: Path,
     environ: Mapping[str, str],
     progress: Callable[[str, Progress], None] | None,
 ) -> Results:
+    """Run with a subject that can be started; the plan names what was `asked`, which can be run again."""
     options = replace(options, subject=options.subject_or_default(), subject_logs=report / "logs")
     _check_subject(options)
     read_checkpoints(options.checkpoints)
     if options.workers is None:
         options = replace(options, workers=choose_worker_count(len(models), options.device, environ))
-    _prepare_report_folder(report)
     if options.checkpoints is None:
         results = fetch_checkpoints(models, settings, layers=options.layers, progress=progress)
         _check_requested_models(results)
@@ -188,7 +192,7 @@ def _run_prepared(
     try:
         run_suite(models, options, report, environ)
     finally:  # also after an interruption: the report says what there is, and a missing result is red
-        plan = _write_plan(models, options, report)
+        plan = _write_plan(models, replace(asked, subject=options.subject), report)
         judged = build_results(plan, read_result_files(report))
         write_report(judged, report)
     return judged
@@ -224,16 +228,6 @@ def _check_requested_models(results: FetchResults) -> None:
     wrong = [error for error in errors if isinstance(error, RequestError) and not isinstance(error, GatedError)]
     if not results.checkpoints and len(wrong) == len(errors):
         raise RequestError("; ".join(map(str, wrong)))
-
-
-def _prepare_report_folder(report: Path) -> None:
-    """Create the report's folder, and remove the files of an earlier run from it."""
-    try:
-        (report / "logs").mkdir(parents=True, exist_ok=True)
-        for old in (JUNIT, RUNNING, ENDED, REPORT_MD, REPORT_JSON, REPORT_HTML):
-            (report / old).unlink(missing_ok=True)  # an old report must not stand in for a run that died
-    except OSError as error:
-        raise RequestError(f"--report {report}: cannot be written: {error.strerror}") from None
 
 
 def _write_plan(models: Sequence[HubModel], options: RunOptions, report: Path) -> Plan:

@@ -238,6 +238,11 @@ def make_pytest_arguments(options: RunOptions) -> list[str]:
 
 
 def make_reproduction_arguments(options: RunOptions, *, leave_out: Iterable[str] = ()) -> list[str]:
-    """Return the words without which the same test would run differently, or not at all."""
+    """Return the words for `hub-tests run` without which the same test would run differently, or not at all."""
     known = frozenset(leave_out)
     return format_arguments(options, (o for o in OPTIONS if o.declared.reproduces and o.name not in known))
+
+
+def make_pytest_reproduction_arguments(options: RunOptions) -> list[str]:
+    """Return the same words for pytest, which builds no subject: of a built one they name the interpreter and path."""
+    return format_arguments(options, (option for option in OPTIONS if option.declared.reproduces and option.pytest))
