@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from ci.checkpoints import CHECKPOINTS_JSON, FetchResults, fetch_checkpoints, read_checkpoints, write_checkpoints
 from ci.devices import choose_worker_count
 from ci.doctor.identity import read_host_identity
-from ci.environments.prepare import prepared_subject
+from ci.environments.prepare import check_options, prepared_subject
 from ci.errors import GatedError, RequestError, TerminatedError
 from ci.github.actions import pause_commands
 from ci.plan import Plan, RunRequest, make_plan
@@ -157,6 +157,10 @@ def run(
     """
     _check_suite()
     choose_isolation(options.isolation)
+    check_options(options)
+    if options.environment is None:
+        _check_subject(replace(options, subject=options.subject_or_default()))
+    read_checkpoints(options.checkpoints)
     with own_report_folder(report), prepared_subject(options, settings, environ, report, _say) as prepared:
         return _run_prepared(
             models, prepared, settings, asked=options, report=report, environ=environ, progress=progress
@@ -180,7 +184,6 @@ def _run_prepared(
     """Run with a subject that can be started; the plan names what was `asked`, which can be run again."""
     options = replace(options, subject=options.subject_or_default(), subject_logs=report / "logs")
     _check_subject(options)
-    read_checkpoints(options.checkpoints)
     if options.workers is None:
         options = replace(options, workers=choose_worker_count(len(models), options.device, environ))
     if options.checkpoints is None:

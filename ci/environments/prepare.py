@@ -12,7 +12,7 @@ from ci.environments.base import BaseEnvironment, build_base, find_base, mark_us
 from ci.environments.description import EnvironmentDescription, load_description
 from ci.environments.installer import find_installer
 from ci.environments.overlay import build_overlay
-from ci.environments.source import SubjectSource, fetch_source, is_git_address, read_commit
+from ci.environments.source import SubjectSource, fetch_source, is_git_address, read_commit, split_address
 from ci.errors import RequestError, SubjectError
 from ci.subjects.registry import find_offer
 from ci.subjects.sandbox import choose_isolation
@@ -36,8 +36,7 @@ def prepared_subject(
     A subject whose own build fails is no error here: the suite's tests say so. Raises RequestError for options that
     do not fit together, InfrastructureError where the environment cannot be built or the source not be fetched.
     """
-    if options.environment and options.subject_python:
-        raise RequestError("--environment and --subject-python: name one of them, each brings an interpreter")
+    check_options(options)
     description = PREPARED
     if options.environment:
         description = load_description(options.environment)
@@ -46,13 +45,28 @@ def prepared_subject(
     if options.subject_source is None:
         yield options
         return
-    if options.subject_python is None:
-        raise RequestError("--subject-source needs --environment or --subject-python: what the subject runs in")
     with TemporaryDirectory(prefix="hub-tests-subject.", ignore_cleanup_errors=True) as directory:
         Path(directory).chmod(0o755)
         source = _find_source(options.subject_source, Path(directory) / "checkout", environ)
         progress(f"building the subject at {source.commit or source.path}")
         yield _install(options, description, source, Path(directory), report)
+
+
+def check_options(options: RunOptions) -> None:
+    """Raise RequestError for options that do not fit together, or that name nothing."""
+    if options.environment and options.subject_python:
+        raise RequestError("--environment and --subject-python: name one of them, each brings an interpreter")
+    if options.environment:
+        load_description(options.environment)
+    source = options.subject_source
+    if source is None:
+        return
+    if not options.environment and not options.subject_python:
+        raise RequestError("--subject-source needs --environment or --subject-python: what the subject runs in")
+    if is_git_address(source):
+        split_address(source)
+    elif not Path(source).is_dir():
+        raise RequestError(f"--subject-source {source}: not a directory; expected a checkout or an address")
 
 
 def provide_base(
@@ -76,8 +90,6 @@ def _find_source(source: str, target: Path, environ: Mapping[str, str]) -> Subje
     if is_git_address(source):
         return fetch_source(source, target, environ)
     path = Path(source).absolute()
-    if not path.is_dir():
-        raise RequestError(f"--subject-source {source}: not a directory; expected a checkout or an address")
     return SubjectSource(path, read_commit(path, environ))
 
 

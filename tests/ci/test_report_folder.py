@@ -64,6 +64,7 @@ except RequestError:
 """
 
 
+@pytest.mark.long
 def test_of_many_runs_at_once_none_reads_anothers_result(tmp_path: Path) -> None:
     def run(word: int) -> str:
         done = subprocess.run([sys.executable, "-c", WRITE, str(tmp_path), str(word)], capture_output=True, text=True)
