@@ -106,7 +106,7 @@ def _iterate_testcases(text: str, limits: InputLimits) -> Iterator[ET.Element]:
     before 2.6 reads an unfinished tag or comment again with every piece (https://github.com/libexpat/libexpat/pull/789).
     """
     parser: ET.XMLPullParser[ET.Element] = ET.XMLPullParser(("start", "end"))
-    depth = count = at = 0
+    depth = count = elements = at = 0
     size, ended = _CHUNK, False
     while not ended:
         ended = at >= len(text)
@@ -116,6 +116,9 @@ def _iterate_testcases(text: str, limits: InputLimits) -> Iterator[ET.Element]:
             size = _CHUNK
             if event == "start":
                 depth += 1
+                elements += 1
+                if elements > limits.elements:
+                    raise _RefusedError(f"result file contains more than {limits.elements} elements")
                 _check_limits(element, depth, limits)
                 continue
             depth -= 1

@@ -55,6 +55,7 @@ hostile = st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.text(max_size=8)), m
     st.sampled_from(FRAGMENTS), max_size=12
 ).map(" ".join)
 
+
 def test_no_invisible_character_of_unicode_survives() -> None:
     planes = (range(0xE000), range(0xF900, 0xF0000), (0xD800, 0xDFFF, 0xE000, 0xF8FF, 0xF0000, 0x10FFFD))
     for point in (point for plane in planes for point in plane):
