@@ -273,7 +273,7 @@ INNOCENT = (
     "missing token: model.layers.10.self_attn.q_proj.weight",
     "fast_llm.models.gpt.conversion.llama.LlamaAttentionConverter_v2.import_config",
     "truncated_hf_path, fast_llm_path_seq_tp2, hf_model_config, hf_hub_download_with_retries_v2",
-    "task-implementation-of-attention-v2 risk-aware disk-cache-for-checkpoints-2 mask-attention0123456789",
+    "task-implementation-of-attention-v2 risk-aware disk-cache-for-checkpoints-2 mask-attention01234567890123",
     "ghs_path highs_and_lows_of_the_model_2 lengths_per_sequence_and_batch",
     "remat_policy=nothing_saveable sig=0.0000001 signature=(x: int, y: int)",
     "Enter password: correct, then token: none; passwd: files systemd; password=None",
@@ -306,7 +306,7 @@ def test_nothing_of_this_repository_looks_like_a_secret() -> None:
     changed = {
         (path.name, line)
         for path, text in texts.items()
-        if path.name not in EXAMPLES
+        if path.name not in EXAMPLES and redact(text) != text
         for line in text.splitlines()
         if redact(line) != line
     }
