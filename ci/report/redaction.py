@@ -32,7 +32,7 @@ _AFTER_ESCAPE = (r"\\[nrt]", "%[0-9A-Fa-f]{2}", r"\\x[0-9a-f]{2}", r"\\u[0-9a-f]
 
 
 def _begin_word(first: str) -> str:
-    r"""Write an expression for `first` at the beginning of a word, which may follow an escape such as `\n` or `%3D`."""
+    r"""Write an expression for `first` where a word begins, also after `\n` or `%3D`."""
     return f"{first}(?:(?<![A-Za-z0-9]{first})" + "".join(f"|(?<={escape}{first})" for escape in _AFTER_ESCAPE) + ")"
 
 
@@ -166,7 +166,7 @@ def _keep_before(match: re.Match[str]) -> str:
 
 
 def _redact_private_keys(text: str) -> str:
-    """Redact whole keys, keys without an end, and the rest of keys that lost their beginning to a cut."""
+    """Redact keys, also those that a cut left without beginning or end."""
     text = _PRIVATE_KEY.sub(REDACTED, text)
     *pieces, last = _PRIVATE_KEY_END.split(text)
     return "".join(_drop_key_body(piece) + REDACTED for piece in pieces) + last
@@ -182,7 +182,7 @@ def _redact_json_web_tokens(text: str) -> str:
 
 
 def _redact_from_token(word: str) -> str:
-    """Redact `word` from a segment that begins as base64 of `{"` and has another one after it."""
+    """Redact `word` from the first segment with base64 of `{"` and a segment after it."""
     at = 0
     for segment, following in itertools.pairwise(word.split(".")):
         begin = segment.find("eyJ")
@@ -197,7 +197,10 @@ def _redact_azure_keys(text: str) -> str:
 
 
 def _redact_named(text: str) -> str:
-    """Redact the random values of names such as `token`. A value that is not random may contain the next name."""
+    """Redact the random values of names such as `token`.
+
+    A value that is not random may end with the next name.
+    """
     folded = text.replace("\N{LATIN CAPITAL LETTER I WITH DOT ABOVE}", "I").lower()  # the only one that gets longer
     parts, done, at = [], 0, 0
     while match := _NAMED.search(folded, at):
@@ -227,7 +230,7 @@ def _replace_signature(match: re.Match[str]) -> str:
 
 
 def _replace_password(match: re.Match[str]) -> str:
-    """Take every quoted value, and others but for plain words after a colon, names, and calls in a line of code."""
+    """Redact a password, unless it is a word of running text or a name in a line of code."""
     value = match["value"]
     in_prose = match["separator"] == ":" and value.isalpha()
     in_code = _ORDINARY.fullmatch(value) or match.string[match.end() : match.end() + 1] == "("
@@ -236,7 +239,7 @@ def _replace_password(match: re.Match[str]) -> str:
 
 
 def _is_random(value: str) -> bool:
-    """Return whether a value looks drawn by chance: letters with digits or of both cases, no name, no path."""
+    """Return whether a value looks random: many different letters and digits, no name, no path."""
     sample = value[:256]
     different = len(set(sample))
     if len(sample) < 16 or different < _MIN_DIFFERENT or _LETTER.search(sample) is None or _ORDINARY.fullmatch(value):
