@@ -86,12 +86,10 @@ def _check_proc(sandbox: SandboxState, bad: Status) -> Check:
     name, expected = "/proc", "can be mounted anew"
     if not sandbox.covered:
         return Check(name, "ok", "nothing covers it", expected)
-    covered = f"{len(sandbox.covered)} mounts over it, as {sandbox.covered[0]}"
+    covered = f"covered by {', '.join(sandbox.covered[:2])}{', …' if len(sandbox.covered) > 2 else ''}"
     if sandbox.as_root or sandbox.start.ok:
         return Check(name, "ok", f"{covered}: harmless here", expected)
-    fix = (
-        "let the container show all of /proc (pod: procMount: Unmasked, docker: --security-opt systempaths=unconfined)"
-    )
+    fix = "uncover it (pod: procMount: Unmasked; docker: --security-opt systempaths=unconfined)"
     return Check(name, bad, covered, expected, fix)
 
 

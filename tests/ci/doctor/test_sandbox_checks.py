@@ -49,7 +49,7 @@ SANDBOX_FAULTS: dict[str, tuple[dict[str, Any], set[str], str, str]] = {
     "covered /proc": (
         {"start": REFUSED, "covered": ("/proc/acpi", "/proc/kcore")},
         {"sandbox", "/proc"},
-        "2 mounts over it, as /proc/acpi",
+        "covered by /proc/acpi, /proc/kcore",
         "procMount: Unmasked",
     ),
 }
