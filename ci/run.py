@@ -22,7 +22,8 @@ from ci.plan import Plan, RunRequest, make_plan
 from ci.records import to_dict, to_json
 from ci.report.build_results import build_results
 from ci.report.report_files import REPORT_HTML, REPORT_JSON, REPORT_MD, write_report
-from ci.report.result_files import ENDED, HOST, JUNIT, RUNNING, read_result_files
+from ci.report.result_files import ENDED, EXIT_CODE, HOST, JUNIT, RUNNING, read_result_files
+from ci.report.run_files import record_suite_end, write_ended, write_host
 from ci.subjects.registry import SubjectName, choose_default_subject, is_importable
 from ci.suite_options import default_device, read_checkpoints, visible_gpus
 
@@ -122,9 +123,10 @@ def run_suite(models: Sequence[HubModel], options: RunOptions, report: Path, env
         subprocess.Popen(  # noqa: S603  our own interpreter
             command, env={**environ, **ALONE}, cwd=cwd, stdout=STDERR, preexec_fn=_interruptible
         ) as suite,
+        record_suite_end(report, suite),
     ):
         if _wait(suite, options.time_limit):
-            (report / ENDED).write_text(f"time limit of {options.time_limit:.0f} s\n", encoding="utf-8")
+            write_ended(report, f"time limit of {options.time_limit:.0f} s")
     return time.monotonic() - started
 
 
@@ -211,12 +213,12 @@ def run(
         _check_asked(had, failed)
         options = replace(options, checkpoints=report / "checkpoints.json")
         write_checkpoints(had, failed, report / "checkpoints.json")
-    (report / HOST).write_text(json.dumps(dict(read_host_identity()), indent=2), encoding="utf-8")
+    write_host(report, read_host_identity())
     try:
         run_suite(models, options, report, environ)
     finally:  # interrupted or not, what there is gets told; what did not come back is red
         plan = _plan(models, options, report)
-        results = build_results(plan, read_result_files(report))
+        results = build_results(plan, read_result_files(report), fetched=_read_fetched(options.checkpoints))
         write_report(results, report)
     return results
 
@@ -254,10 +256,15 @@ def _make_room(report: Path) -> None:
     """The folder for the report, with nothing of an earlier run in it."""
     try:
         (report / "logs").mkdir(parents=True, exist_ok=True)
-        for old in (JUNIT, RUNNING, ENDED, REPORT_MD, REPORT_JSON, REPORT_HTML):
+        for old in (JUNIT, RUNNING, ENDED, EXIT_CODE, HOST, REPORT_MD, REPORT_JSON, REPORT_HTML):
             (report / old).unlink(missing_ok=True)  # yesterday's must never stand in for a run that died
     except OSError as error:
         raise RequestError(f"--report {report}: cannot be written: {error.strerror}") from None
+
+
+def _read_fetched(path: Path | None) -> dict[str, Checkpoint]:
+    """Return the checkpoints that the suite was given; one that could not be fetched is not among them."""
+    return {name: one for name, one in read_checkpoints(path).items() if isinstance(one, Checkpoint)}
 
 
 def _plan(models: Sequence[HubModel], options: RunOptions, report: Path) -> Plan:

@@ -154,8 +154,9 @@ def _find_worst_result(element: ET.Element) -> Failure | Error | Skipped | None:
 
 
 def _find_evidence(element: ET.Element) -> str | None:
+    """Return the evidence as text. Two are joined, which is no JSON: the suite records one, so one was added."""
     values = [node.get("value") or node.text or "" for node in element.iter("property") if node.get("name") == PROPERTY]
-    return values[-1] if values else None
+    return "\n".join(values) if values else None
 
 
 def _parse_seconds(text: str | None) -> float:

@@ -30,7 +30,7 @@ _TESTS_PER_CAUSE = 8
 
 def render_terminal(results: Results) -> RenderableType:
     """Return the verdict, a table of all tests, and the failures by cause."""
-    reason = wording.find_reason(results)
+    reason = wording.format_reason(results)
     heading = f"{wording.format_title(results)}{': ' + one_line(reason, 200) if reason else ''}"
     parts: list[RenderableType] = [Text(heading, STYLES[results.verdict]), _make_table(results)]
     for number, cause in enumerate(results.causes, start=1):
@@ -80,14 +80,16 @@ def _describe_outcome(case: CaseResult) -> str:
 def _format_cause(results: Results, number: int, cause: Cause) -> Group:
     cases = results.cases_of(cause)
     style = "yellow" if cause.infrastructure else "bold red"
-    lines = [Text(f"{number}. {one_line(cause.title, 400)}", style)]
+    figure = wording.find_figure(cases)
+    lines = [Text(f"{number}. {one_line(cause.title, 400)}{f' ({figure})' if figure else ''}", style)]
     models = wording.pluralize(len(cause.models), "model")
-    facts = [wording.CLASSES[cause.failure_class], models, wording.describe_cause_change(cause, cases)]
+    blame = wording.describe_blame(cause)
+    facts = [wording.CLASSES[cause.failure_class], models, wording.describe_cause_change(cause, cases), blame]
     lines.append(Text(f"   {', '.join(filter(None, facts))}", "dim"))
     tests = [test for _, test in cause.cases]
     more = f" and {len(tests) - _TESTS_PER_CAUSE} more" if len(tests) > _TESTS_PER_CAUSE else ""
     lines.append(Text(f"   {', '.join(tests[:_TESTS_PER_CAUSE])}{more}"))
-    shown = max(cases, key=lambda case: case.used or 0.0)
+    shown = wording.find_shown_case(cases)
     if shown.evidence is not None and shown.evidence.worst is not None:
         worst = shown.evidence.worst
         lines.append(Text(f"   {one_line(worst.tensor, 80)} {one_line(wording.format_measure(worst), 400)}"))

@@ -15,7 +15,7 @@ import pytest
 
 from ci.errors import NotOfferedError
 from ci.suite import Chain, with_verdicts
-from ci.suite_checks import checkpoint_problems, verdict_text
+from ci.suite_checks import checkpoint_problems, published_dtype, verdict_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +36,8 @@ def test_download_and_truncate(chain: Chain, record: Any) -> None:
         }
         missed = (f"two layers would have missed {kind}" for kind in checkpoint.kinds_missed)
         notes = (*checkpoint.notes, *missed)
-        note(replace(chain.evidence("test_download_and_truncate"), figures=figures, notes=notes))
+        evidence = replace(chain.evidence("test_download_and_truncate"), published_dtype=published_dtype(checkpoint))
+        note(replace(evidence, figures=figures, notes=notes))
         problems = checkpoint_problems(checkpoint)
         assert not problems, "; ".join(problems)
 
@@ -85,9 +86,9 @@ def _judge_variant(chain: Chain, record: Any, axis: str, name: str) -> None:
             reason = (
                 f"needs {variant.needs}" if variant else f"{chain.options.subject} does not offer it for this model"
             )
-            note(
-                replace(evidence, failure_class="variant_did_not_run", diagnosis=f"{axis}={name} did not run: {reason}")
-            )
+            did_not_run = replace(evidence, unmet_need=(variant.needs if variant else None) or "")
+            said = f"{axis}={name} did not run: {reason}"
+            note(replace(did_not_run, failure_class="variant_did_not_run", diagnosis=said))
             pytest.skip(f"variant did not run: {axis}={name} {reason}")
         check = chain.judge().check_forward
         verdicts = tuple(check(dtype=dtype, variant={axis: name}) for dtype in ("float32", "model"))
