@@ -7,6 +7,7 @@ measured numbers. Each limit is computed again from its noise floor.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +19,7 @@ from ci.suite_tests import list_variant_tests
 from ci.tensor_names import EMBEDDINGS, FINAL_NORM, LOGITS, block_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from ci.evidence import Evidence
     from ci.hub.fetch import Checkpoint
@@ -94,7 +95,10 @@ class EntryFacts:
 def collect_facts(
     entry: PlanEntry, request: RunRequest, fetched: Checkpoint | None, download: Evidence | None
 ) -> EntryFacts:
-    """Collect the facts of an entry. What is trusted most counts: the fetch, then the plan, then the download's test."""
+    """Collect the facts of an entry.
+
+    What is trusted most counts: the fetch, then the plan, then the download's test.
+    """
     planned, offer = entry.model, find_offer(request.subject)
     planned_layers = planned.num_layers_to_keep if isinstance(planned.num_layers_to_keep, int) else None
     planned_revision = planned.revision if planned.revision and len(planned.revision) == 40 else ""
@@ -117,7 +121,11 @@ def find_unproven(facts: EntryFacts, test: str, evidence: Evidence | None) -> st
     """Return why the evidence of a passed test does not prove the pass; "" if it does."""
     if evidence is None:
         return "it recorded no evidence"
-    problems = (_list_foreign(facts, test, evidence), _list_failures(facts, evidence), _list_missing(facts, test, evidence))
+    problems = (
+        _list_foreign(facts, test, evidence),
+        _list_failures(facts, evidence),
+        _list_missing(facts, test, evidence),
+    )
     return next((problem for group in problems for problem in group), "")
 
 

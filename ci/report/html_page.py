@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from ci.evidence import LayerRouting, Measure
+from ci.evidence import LayerRouting, Measure, format_share
 from ci.report import charts, wording
 from ci.report.escape import clean, is_safe_url
 from ci.report.results import EntryResult, find_closest_case, find_most_complete_evidence, group_by_causes
@@ -168,7 +168,7 @@ def _make_environment() -> Environment:
         "pluralize": wording.pluralize,
         "shorten_test_id": wording.shorten_test_id,
         "first_clauses": lambda sentence: wording.split_diagnosis(sentence, wording.TITLE)[0],
-        "format_share": wording.format_share,
+        "format_share": format_share,
         "format_number": wording.format_number,
         "format_duration": wording.format_duration,
         "meter_value": lambda used: f"{min(used, 1.0):.4f}" if math.isfinite(used) else "1",
@@ -204,7 +204,7 @@ def _make_cause_section(results: Results, cause: Cause) -> CauseSection:
         title=f"{title} ({figure})" if (figure := wording.find_figure(cases)) else title,
         rest=rest,
         chips=_make_chips(cause, cases),
-        worst=shown.evidence.worst if shown.evidence else None,
+        worst=shown.evidence.worst if shown.evidence and shown.used is not None else None,
         tests=tests[:TESTS_PER_CAUSE],
         more=max(len(tests) - TESTS_PER_CAUSE, 0),
         reproduce=wording.format_reproduce_command(results.plan, cause.cases[0][0], cases[0]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ci.evidence import format_share
 from ci.report import wording
 from ci.report.escape import cell, clip, code, escape_text, link
 from ci.report.limits import COMMENT_CHARS
@@ -28,8 +29,7 @@ def render_markdown(
     failing models, table of models, figures of the causes. The verdict and the failing names always stay: each test,
     or if that is too long each model with its failing steps, or at last each model with a count.
     """
-    top = [Block(_format_heading(results)), Block(_format_whole_reason(results), 1), Block(_list_facts(results), 1)]
-    top = [block for block in top if block.text]
+    top = [Block(_format_heading(results)), Block(_list_facts(results), 1)]
     details = _list_details(results)
     for list_failures in (list_causes, list_failing_steps, list_failure_counts):
         blocks = [*top, *list_failures(results), *details]
@@ -41,12 +41,6 @@ def render_markdown(
 def _format_heading(results: Results, limit: int = wording.REASON) -> str:
     reason = escape_text(wording.format_reason(results, limit), limit + 40) if limit else ""
     return f"## {wording.ICONS[results.verdict]} {wording.format_title(results)}{': ' + reason if reason else ''}"
-
-
-def _format_whole_reason(results: Results) -> str:
-    """Return the first cause in full where the heading has not all of it."""
-    reason = wording.find_reason(results)
-    return escape_text(reason, 400) if len(reason) > wording.REASON else ""
 
 
 def _list_facts(results: Results) -> str:
@@ -104,8 +98,8 @@ def _make_models_table(entries: Sequence[EntryResult]) -> str:
 def _format_used(case: CaseResult | None) -> str:
     if case is None:
         return "-"
-    was = f", was {wording.format_share(case.used_before)}" if case.used_before is not None else ""
-    return f"{wording.format_share(case.used)}{was}"
+    was = f", was {format_share(case.used_before)}" if case.used_before is not None else ""
+    return f"{format_share(case.used)}{was}"
 
 
 def _make_group_table(entries: Sequence[EntryResult]) -> str:

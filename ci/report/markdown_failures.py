@@ -50,7 +50,7 @@ def _list_cause_figures(results: Results, cause: Cause, cases: Sequence[CaseResu
     rest = wording.split_diagnosis(cause.title, wording.TITLE)[1]
     lines = [f"- {escape_text(rest, 400)}"] if rest else []
     shown = wording.find_shown_case(cases)
-    if shown.evidence is not None and shown.evidence.worst is not None:
+    if shown.used is not None and shown.evidence is not None and shown.evidence.worst is not None:
         worst = shown.evidence.worst
         lines.append(f"- worst tensor {code(worst.tensor)} {escape_text(wording.format_measure(worst), 400)}")
     if shown.used is not None:

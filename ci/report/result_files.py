@@ -10,8 +10,8 @@
 Beside `junit.xml` there may be `running.txt` (ids of the tests that had begun and not ended, one in each line: after a
 crash it names the test that was running), `ended.txt` (why the suite was stopped early, one line: `time limit of N s`
 or `interrupted`), `exit_code.txt` (the suite's exit code, a number; negative if a signal killed it) and `host.json` (a
-description of the machine, a flat object). Where `host.json` has `"results_format": "2"`, `exit_code.txt` must be there:
-`hub-tests run` writes the one before the suite and the other after it. Links are never followed.
+description of the machine, a flat object). Where `host.json` has `"results_format": "2"`, `exit_code.txt` must be
+there: `hub-tests run` writes the one before the suite and the other after it. Links are never followed.
 """
 
 from __future__ import annotations

@@ -20,7 +20,14 @@ INTERRUPTED_CODES = frozenset({2, 130, -signal.SIGINT, -signal.SIGTERM})
 
 https://docs.pytest.org/en/stable/reference/exit-codes.html
 """
-_MEANINGS = {1: "tests failed", 2: "interrupted", 3: "internal error", 4: "wrong usage", 5: "no tests", 130: "interrupted"}
+_MEANINGS = {
+    1: "tests failed",
+    2: "interrupted",
+    3: "internal error",
+    4: "wrong usage",
+    5: "no tests",
+    130: "interrupted",
+}
 
 
 def is_interrupted(attempt: Attempt) -> bool:

@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from ci.evidence import format_share
 from ci.report import wording
 from ci.report.escape import one_line
 
@@ -64,7 +65,7 @@ def _make_row(entry: EntryResult, case: CaseResult, *, first: bool) -> list[Text
         Text(wording.shorten_test_id(case.name, entry.name)),
         Text(_describe_outcome(case), "yellow" if case.infrastructure else STYLES[case.outcome]),
         Text(f"{one_line(worst.tensor, 80)} ({one_line(worst.dtype, 16)})" if worst else ""),
-        Text(wording.format_share(case.used) if case.used is not None else ""),
+        Text(format_share(case.used) if case.used is not None else ""),
         Text(wording.format_duration(case.seconds)),
     ]
 
@@ -90,7 +91,7 @@ def _format_cause(results: Results, number: int, cause: Cause) -> Group:
     more = f" and {len(tests) - _TESTS_PER_CAUSE} more" if len(tests) > _TESTS_PER_CAUSE else ""
     lines.append(Text(f"   {', '.join(tests[:_TESTS_PER_CAUSE])}{more}"))
     shown = wording.find_shown_case(cases)
-    if shown.evidence is not None and shown.evidence.worst is not None:
+    if shown.used is not None and shown.evidence is not None and shown.evidence.worst is not None:
         worst = shown.evidence.worst
         lines.append(Text(f"   {one_line(worst.tensor, 80)} {one_line(wording.format_measure(worst), 400)}"))
     command = wording.format_reproduce_command(results.plan, cause.cases[0][0], cases[0])

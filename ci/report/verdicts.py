@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ci.report.results import Totals
-from ci.report.suite_exit import describe_exit, find_exit_note
+from ci.report.suite_exit import describe_exit, find_exit_note, is_interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -66,7 +66,8 @@ def _list_disagreements(cases: Sequence[CaseResult], attempt: Attempt) -> Iterat
     """List what the suite's exit code and the machine's description say otherwise than the tests."""
     if note := find_exit_note(attempt):
         yield note
-    if any(case.outcome == "missing" for case in cases) and attempt.exit_code not in (None, 0, 1):
+    explained = attempt.ended or is_interrupted(attempt) or attempt.exit_code in (None, 0, 1)
+    if attempt.exit_code and not explained and any(case.outcome == "missing" for case in cases):
         yield describe_exit(attempt.exit_code)
     devices = {case.evidence.device for case in cases if case.evidence}
     if any(device.startswith("cuda") for device in devices) and attempt.host.get("gpus"):

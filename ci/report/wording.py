@@ -5,7 +5,6 @@ Plain functions without I/O.
 
 from __future__ import annotations
 
-import math
 import re
 import shlex
 from typing import TYPE_CHECKING

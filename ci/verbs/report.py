@@ -41,8 +41,9 @@ def make_report(
 ) -> Results:
     """Judge the folder `results` and write the report to `out`.
 
-    `fetched` are the checkpoints that the tests were given. With a `context`, GitHub tells how each entry's job ended, and the data branch what earlier nights found. Without
-    it there is only the folder, and `baseline`: a history file or a folder of them.
+    `fetched` are the checkpoints that the tests were given. With a `context`, GitHub tells how each entry's job ended,
+    and the data branch what earlier nights found. Without it there is only the folder, and `baseline`: a history file
+    or a folder of them.
     """
     jobs, history, untested = _ask_github(plan, context) if context else (None, Baseline(), {})
     with pause_garbage_collection():

@@ -31,8 +31,8 @@ MODELS = {
 }
 BLOCK = ("norm_1", "mixer.query", "mixer.key", "mixer.value", "mixer.context", "mixer", "mixer_residual", "norm_2")
 ROTARY = (
-    "layer 1, attention: query and key leave the reference's noise first, growing with position: "
-    "the rotary embedding is wrong in the conversion"
+    "layer 1, attention [conversion]: the rotary embedding is wrong; "
+    "query and key leave the reference's noise first, growing with position"
 )
 
 
@@ -137,7 +137,7 @@ FIGURES = {
 INPUTS = {"inputs": "batch: 4 x 64 (random, ids 0a1b2c3d)"}
 
 
-def evidence_of(test: str, entry: str, *, plan: Plan | None = None, **changes: Any) -> Evidence:
+def evidence_of(test: str, entry: str, plan: Plan | None = None, /, **changes: Any) -> Evidence:
     """Return the evidence that the suite records for a test of an entry, of its plan's where one is given."""
     step: Step = test.split("[")[0]  # type: ignore[assignment]
     planned = plan.entry(entry) if plan else None
@@ -237,7 +237,7 @@ def _case(test: str, entry: str, fault: Fault | None, *, plan: Plan, seconds: fl
     changes = dict(fault.evidence) if fault else {}
     value = changes.pop("raw", None)
     if value is None:
-        value = to_property(evidence_of(test, entry, plan=plan, **changes))[1]
+        value = to_property(evidence_of(test, entry, plan, **changes))[1]
     inner = (
         f"<{fault.tag} message={quoteattr(fault.message)}>{escape(fault.text)}</{fault.tag}>"
         if fault and fault.tag
@@ -277,7 +277,7 @@ TRACEBACK = """\
     def test_forward_equivalence(chain: Chain, record: Any, fast_llm_path: Path) -> None:
         with record() as note:
 >           assert all(verdict.passed for verdict in verdicts), verdict_text(verdicts)
-E           AssertionError: layer 1, attention: query and key leave the reference's noise first
+E           AssertionError: layer 1, attention [conversion]: the rotary embedding is wrong; query and key leave the
 E           decoder.1.mixer.query (float32): error 1.60e-02, limit 4.00e-06, floor 4.00e-07
 
 tests/integration/test_hub_integration.py:69: AssertionError"""
@@ -286,6 +286,12 @@ tests/integration/test_hub_integration.py:69: AssertionError"""
 def mismatch(*, moe: bool = False) -> Fault:
     """Return the fault of a wrong rotary embedding."""
     return Fault("failure", f"AssertionError: {ROTARY}", TRACEBACK, wrong_forward(moe=moe))
+
+
+def did_not_run(variant: str, need: str) -> Fault:
+    """Return the skip of a variant whose subject lacks something."""
+    said = {"failure_class": "variant_did_not_run", "diagnosis": f"{variant} did not run: needs {need}"}
+    return Fault("skipped", f"variant did not run: {variant} needs {need}", "", {**said, "unmet_need": need})
 
 
 # The runs of the golden reports
@@ -307,7 +313,7 @@ def failing() -> Results:
 
 def mixed() -> Results:
     """Return a run with a new, a known and a fixed failure, skips, and a variant that did not run."""
-    plan = plan_of()
+    plan = plan_of(subject="fast_llm")
     known = Fault("failure", "AssertionError: tensor lm_head.weight is missing", "E  AssertionError: missing tensor")
     known = replace(known, evidence={"failure_class": "missing_tensor", "diagnosis": "lm_head.weight is missing"})
     oom = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 896.00 MiB"
@@ -316,12 +322,7 @@ def mixed() -> Results:
         "test_hub_model_conversion[smollm2]": known,
         "test_conversion[mixtral]": Fault("failure", oom, f"E  {oom}", {"failure_class": "out_of_memory"}),
         **chain("mixtral", "test_conversion", oom, steps=later),
-        "test_implementation[attention-blockwise-mistral]": Fault(
-            "skipped",
-            "variant did not run: attention=blockwise needs cuda",
-            "",
-            {"failure_class": "variant_did_not_run", "diagnosis": "attention=blockwise did not run: needs cuda"},
-        ),
+        "test_implementation[attention-flash-mistral]": did_not_run("attention=flash", "flash-attn"),
     }
     before = {"test_hub_model_conversion[smollm2]": known, "test_conversion[mistral]": mismatch()}
     return judged(plan, faults, baseline=nights(plan, {}, before, before))
