@@ -53,8 +53,11 @@ def find_missing_reason(
     if problem is not None:
         return problem
     file_problem = (newest.junit.problem if newest else None) or "no result file"
-    if job is None:
-        return Problem("missing_result", file_problem)
+    return _explain_by_job(job, file_problem) if job else Problem("missing_result", file_problem)
+
+
+def _explain_by_job(job: Job, file_problem: str) -> Problem:
+    """Return why a result file is missing or not complete, as its job tells."""
     if job.status != "completed":
         return Problem("environment", _describe_open_job(job))
     if job.broke_early:

@@ -74,12 +74,12 @@ def test_the_first_line_names_layer_operation_component_and_figure() -> None:
 
 
 def test_a_long_cause_is_cut_in_headings_and_told_in_full_once() -> None:
-    said = "layer 3, MLP: " + "the gate and the up projection have changed places in every expert, " * 5
+    said = "layer 3, MLP: " + "the gate and the up projection have changed places in every expert, " * 3 + "the end"
     wrong = {**samples.wrong_forward(), "diagnosis": said}
     text = render_markdown(judged(plan_of("smollm2"), {FORWARD: Fault("failure", "x", "x", wrong)}))
     heading, cause = (line for line in text.splitlines() if "4,000 x the limit)" in line)
     assert max(len(heading), len(cause.split("<br>")[0])) < 160, "no heading of more than two lines"
-    assert text.count("in every expert, the gate and the up projection have changed places in every expert,") == 1
+    assert text.count("the end") == 1
 
 
 def test_models_that_fail_by_the_same_cause_are_one_row_to_open() -> None:
