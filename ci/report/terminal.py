@@ -82,7 +82,9 @@ def _format_cause(results: Results, number: int, cause: Cause) -> Group:
     cases = results.cases_of(cause)
     style = "yellow" if cause.infrastructure else "bold red"
     figure = wording.find_figure(cases)
-    lines = [Text(f"{number}. {one_line(cause.title, 400)}{f' ({figure})' if figure else ''}", style)]
+    title, rest = wording.split_diagnosis(cause.title, wording.TITLE)
+    lines = [Text(f"{number}. {one_line(title, 400)}{f' ({figure})' if figure else ''}", style)]
+    lines += [Text(f"   {one_line(rest, 400)}")] if rest else []
     models = wording.pluralize(len(cause.models), "model")
     blame = wording.describe_blame(cause)
     facts = [wording.CLASSES[cause.failure_class], models, wording.describe_cause_change(cause, cases), blame]

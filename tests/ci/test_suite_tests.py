@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from ci.suite_tests import CHAIN, DEEP, expected_tests, moe_variants, other_variants, variant_names
+from ci.suite_tests import (
+    CHAIN,
+    DEEP,
+    expected_tests,
+    list_variant_tests,
+    moe_variants,
+    other_variants,
+    variant_names,
+)
 
 
 def test_a_dense_model_has_no_test_of_mixtures() -> None:
@@ -45,3 +53,10 @@ def test_names_of_every_subject_are_listed_once() -> None:
         "attention": ("backup", "sdpa_dense", "sdpa_nested", "flash", "eager", "sdpa", "blockwise"),
         "moe": ("looped", "dropless"),
     }
+
+
+def test_each_variant_is_known_by_the_id_of_its_test() -> None:
+    for subject in ("fast_llm", "reference"):
+        planned = [test for test in expected_tests(subject, "mix", "mixtral") if "implementation" in test]
+        assert set(list_variant_tests(subject, "mix", "mixtral")) == set(planned)
+    assert list_variant_tests("fast_llm", "mix", "mixtral")["test_moe_implementation[dropless-mix]"].needs == "triton"
