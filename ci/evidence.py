@@ -127,7 +127,10 @@ def _divide(error: float, limit: float) -> float:
 
 
 def format_share(used: float | None) -> str:
-    """Format error / limit, the one figure of a comparison: `10 %`, from ten times the limit on `12 x`."""
+    """Format error / limit: `10 %`, from ten times the limit on `12 x`.
+
+    It is the one figure of a comparison, the same in titles, tables, pages and terminals.
+    """
     if used is None:
         return "-"
     if not math.isfinite(used):

@@ -51,7 +51,7 @@ def expected_tests(subject: str, name: str, checkpoint_format: str, *, deep: boo
 
 
 def list_variant_tests(subject: str, name: str, checkpoint_format: str) -> dict[str, Variant]:
-    """Return the planned variants of the registry entry `name` by the id of the test that runs each."""
+    """Return the variants of the registry entry `name` by test id."""
     tests = {}
     for variant in find_offer(subject).variants_of(checkpoint_format):
         if variant.axis == MOE_AXIS:

@@ -79,7 +79,6 @@ class EntryFacts:
     test id.
     """
 
-    model: str
     model_id: str
     subject: str
     commit: str
@@ -103,7 +102,6 @@ def collect_facts(
     planned_layers = planned.num_layers_to_keep if isinstance(planned.num_layers_to_keep, int) else None
     planned_revision = planned.revision if planned.revision and len(planned.revision) == 40 else ""
     return EntryFacts(
-        model=entry.name,
         model_id=planned.model_id,
         subject=request.subject,
         commit=request.sha,
@@ -118,7 +116,7 @@ def collect_facts(
 
 
 def find_unproven(facts: EntryFacts, test: str, evidence: Evidence | None) -> str:
-    """Return why the evidence of a passed test does not prove the pass; "" if it does."""
+    """Return why the evidence does not prove a pass; "" if it does."""
     if evidence is None:
         return "it recorded no evidence"
     problems = (
@@ -130,7 +128,7 @@ def find_unproven(facts: EntryFacts, test: str, evidence: Evidence | None) -> st
 
 
 def find_unexplained_skip(facts: EntryFacts, test: str, evidence: Evidence) -> str:
-    """Return why a variant that its subject did not run could have run; "" if it could not.
+    """Return why a skipped variant could have run; "" if it could not.
 
     The subject names what it lacks. Only a need that its offer knows counts, on a device that does not meet it.
     """
@@ -170,11 +168,11 @@ def _compute_largest_limit(measure: Measure, compare_factor: float) -> float:
 
 
 def _list_foreign(facts: EntryFacts, test: str, evidence: Evidence) -> Iterator[str]:
-    """Yield what shows that the evidence is of another test, model, subject, checkpoint or device."""
+    """Yield what shows that the evidence is of another variant, model, subject, checkpoint or device.
+
+    That it is of another test is known before: `ci.report.case_results` drops it then.
+    """
     variant = facts.variants.get(test)
-    step = test.split("[", 1)[0]
-    if evidence.model != facts.model or evidence.step != step:
-        yield f"its evidence belongs to {evidence.step}[{evidence.model}]"
     asked = f"{variant.axis}={variant.name}" if variant else None
     pairs = (
         ("variant", evidence.variant, asked, True),

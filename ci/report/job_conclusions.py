@@ -43,17 +43,28 @@ def find_missing_reason(
     entry: PlanEntry, newest: Attempt | None, job: Job | None, problem: Problem | None
 ) -> Problem | None:
     """Return why the entry's result file is missing or not complete; None if it is complete."""
-    if newest is not None and not {case.name for case in newest.junit.cases}.issuperset(entry.tests):
-        if is_interrupted(newest):
-            return Problem("interrupted", "the run was interrupted")
-        if newest.ended:
-            return Problem("timeout", f"the suite ran out of time: {newest.ended}")
+    if newest is not None and (ended := _find_early_end(entry, newest, job)):
+        return ended
     if newest is not None and newest.junit.problem is None:
         return None
     if problem is not None:
         return problem
     file_problem = (newest.junit.problem if newest else None) or "no result file"
     return _explain_by_job(job, file_problem) if job else Problem("missing_result", file_problem)
+
+
+def _find_early_end(entry: PlanEntry, newest: Attempt, job: Job | None) -> Problem | None:
+    """Return why the suite ended before all planned tests had a result; None if it did not.
+
+    A job that takes too long is interrupted by GitHub, which the suite cannot tell from a user.
+    """
+    if {case.name for case in newest.junit.cases}.issuperset(entry.tests):
+        return None
+    if is_interrupted(newest) and job is not None and job.conclusion == "timed_out":
+        return Problem("timeout", "the job ran out of time")
+    if is_interrupted(newest):
+        return Problem("interrupted", "the run was interrupted")
+    return Problem("timeout", f"the suite ran out of time: {newest.ended}") if newest.ended else None
 
 
 def _explain_by_job(job: Job, file_problem: str) -> Problem:

@@ -230,7 +230,7 @@ def find_closest_case(cases: Sequence[CaseResult]) -> CaseResult | None:
 
 
 def find_worst_measure(evidence: Evidence | None) -> Measure | None:
-    """Return the measure with the largest error / limit, failed ones first; None if nothing was measured.
+    """Return the measure with the largest error / limit; None if nothing was measured.
 
     Every view of a test names this measure and this figure.
     """
@@ -241,7 +241,7 @@ def find_worst_measure(evidence: Evidence | None) -> Measure | None:
 
 
 def group_by_causes(results: Results) -> list[tuple[EntryResult, ...]]:
-    """Group the models that did not pass by their causes: a reader opens one of each group."""
+    """Group the models that did not pass by their causes."""
     groups: dict[tuple[Verdict, frozenset[str]], list[EntryResult]] = {}
     for entry in results.entries:
         causes = frozenset(case.fingerprint for case in entry.cases if case.outcome in ("failed", "missing"))

@@ -26,7 +26,7 @@ def write_ended(report: Path, reason: str) -> None:
 
 @contextmanager
 def record_suite_end(report: Path, suite: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Record how the suite ends: its exit code, and that a user or a cancelled job interrupted it."""
+    """Record how the suite ends: its exit code, and an interruption."""
     try:
         yield
     except KeyboardInterrupt:

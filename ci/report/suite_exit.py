@@ -31,7 +31,10 @@ _MEANINGS = {
 
 
 def is_interrupted(attempt: Attempt) -> bool:
-    """Return whether a user or a cancelled job ended the suite. Its time limit, or broken test files, are neither."""
+    """Return whether a user or a cancelled job ended the suite.
+
+    Its time limit, or broken test files, are neither.
+    """
     if attempt.ended:
         return attempt.ended == INTERRUPTED
     collected = not any(case.message == "collection failure" for case in attempt.junit.cases)
@@ -39,7 +42,7 @@ def is_interrupted(attempt: Attempt) -> bool:
 
 
 def find_exit_problem(attempt: Attempt) -> Problem | None:
-    """Return how the exit code contradicts a result file in which no test failed; None if it does not.
+    """Return how the exit code contradicts a file in which no test failed.
 
     It must be asked of a whole file, before that is split by model: one failed test explains the exit code of all.
     """
@@ -56,7 +59,7 @@ def find_exit_problem(attempt: Attempt) -> Problem | None:
 
 
 def find_exit_failure(entry: PlanEntry, attempt: Attempt | None, cases: Sequence[CaseResult]) -> CaseResult | None:
-    """Return a failure of the whole entry for an exit code that contradicts it, where no test failed or is missing."""
+    """Return a failure for an exit code that contradicts an entry without failures."""
     if attempt is None or any(case.outcome in ("failed", "missing") for case in cases):
         return None
     problem = attempt.problem if attempt.is_part else find_exit_problem(attempt)
@@ -64,7 +67,7 @@ def find_exit_failure(entry: PlanEntry, attempt: Attempt | None, cases: Sequence
 
 
 def find_exit_note(attempt: Attempt) -> str:
-    """Return how the exit code contradicts a result file with failures, which stay red; "" if it does not."""
+    """Return how the exit code contradicts a file with failures, which stay red."""
     failed = any(case.outcome in ("failed", "error") for case in attempt.junit.cases)
     if failed and attempt.exit_code == 0:
         return "the suite's exit code is 0, but its result file contains failures: the result file counts"

@@ -106,18 +106,18 @@ def find_reason(results: Results) -> str:
 
 
 def format_reason(results: Results, limit: int = REASON) -> str:
-    """Return the first cause for a report's first line: shortened, and how far beyond the limit; "" if all passed."""
+    """Return the first cause, shortened and with its figure; "" if all passed."""
     figure = find_figure(results.cases_of(results.causes[0])) if results.causes else ""
     return f"{split_diagnosis(find_reason(results), limit)[0]}{f' ({figure})' if figure else ''}"
 
 
 def find_shown_case(cases: Sequence[CaseResult]) -> CaseResult:
-    """Return the test of a cause that is farthest beyond its limit: the one with the figures that are shown."""
+    """Return the test of a cause that is farthest beyond its limit."""
     return max(cases, key=lambda case: case.used or 0.0)
 
 
 def find_figure(cases: Sequence[CaseResult]) -> str:
-    """Return how far a cause is beyond the limit: `4,000 x the limit`; "" if no limit was exceeded."""
+    """Return how far a cause is beyond the limit: `4,000 x the limit`, or ""."""
     used = find_shown_case(cases).used
     return format_share_of_limit(used) if used is not None and used > 1 else ""
 
@@ -265,7 +265,10 @@ def pluralize(number: int, noun: str) -> str:
 
 
 def format_used_tolerance(used: float | None, before: float | None) -> str:
-    """Format error / limit in words, with the baseline's: `10 % of the limit, was 4 %`, or `4,000 x the limit`."""
+    """Format error / limit in words, with the baseline's.
+
+    `10 % of the limit, was 4 %`, or `4,000 x the limit`.
+    """
     if used is None:
         return ""
     was = f", was {format_share(before)}" if before is not None else ""

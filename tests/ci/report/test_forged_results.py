@@ -217,6 +217,16 @@ def test_evidence_of_another_request_is_red_even_if_all_of_it_agrees(plan: Plan)
     assert results.totals.passed == 0
 
 
+@pytest.mark.parametrize("unnamed", [{"revision": ""}, {"layers": 0}])
+def test_evidence_that_names_no_checkpoint_is_red_where_nothing_else_names_it(unnamed: dict[str, Any]) -> None:
+    models = {"smollm2": replace(samples.MODELS["smollm2"], revision=None, num_layers_to_keep="auto")}
+    plan = plan_of("smollm2", models=models)
+    faults = {test: Fault(None, evidence=unnamed) for test in plan.entries[0].tests}
+    results = build_results(plan, read_junit(junit(plan, faults)))
+    assert "it recorded no revision, or no layers" in results.causes[0].title
+    assert build_results(plan, read_junit(junit(plan))).verdict == "passed"
+
+
 def test_a_checkpoint_that_was_not_fetched_is_red_even_if_all_evidence_agrees() -> None:
     other = replace(FETCHED, revision="d" * 40)
     results = build_results(deep_plan(), read_junit(junit(deep_plan())), fetched={"smollm2": other})
@@ -391,6 +401,12 @@ def test_an_interrupted_job_is_interrupted(job: Job) -> None:
     attempt = Attempt(1, read_junit(junit(deep_plan(), LEFT)), ended="interrupted", exit_code=2)
     results = build_results(deep_plan(), {"smollm2": (attempt,)}, {"smollm2": job})
     assert {cause.failure_class for cause in results.causes} == {"interrupted"}
+
+
+def test_a_job_that_github_ended_for_its_time_is_not_interrupted() -> None:
+    attempt = Attempt(1, read_junit(junit(deep_plan(), LEFT)), ended="interrupted", exit_code=2)
+    results = build_results(deep_plan(), {"smollm2": (attempt,)}, {"smollm2": Job("timed_out")})
+    assert (results.verdict, {cause.failure_class for cause in results.causes}) == ("failed", {"timeout"})
 
 
 @pytest.mark.parametrize(
