@@ -4,13 +4,17 @@ VENV := .venv
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help test check demo bench clean
+.PHONY: help lint check test test-long room demo bench clean
+
+PYTEST := OMP_NUM_THREADS=1 $(RUN)/python -m pytest -q
+PARALLEL := -n auto --dist loadgroup
+
 help:   ## what can be made
-	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
-	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[suite,dev]'
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[suite,environments,dev]'
 	touch $@
 
 # GitHub's parser, evaluator and API description, for the tests of the workflows; without npm those say that they skip.
@@ -18,13 +22,24 @@ NODE_READY := tests/e2e/node_modules/.ready
 $(NODE_READY): tests/e2e/package.json tests/e2e/package-lock.json
 	if command -v npm >/dev/null && npm ci --prefix tests/e2e --silent; then touch $@; fi
 
-check: $(READY) ## ruff and mypy --strict over package, tests and benchmarks
+lint: $(READY) ## ruff alone: seconds
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
+
+check: lint ## ruff, and mypy --strict over package, tests and benchmarks
 	$(RUN)/mypy
 
-test: check $(NODE_READY) ## every check of this repository, then its tests
-	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n auto --dist loadgroup -q
+test: check ## ruff, mypy and every test but the long ones: minutes
+	$(PYTEST) $(PARALLEL) -m "not long"
+
+test-long: $(READY) $(NODE_READY) ## the tests that start many processes: workflows, whole runs of the suite, machines
+	$(PYTEST) $(PARALLEL) -m long
+
+# The tests of one room: tests/ci/ROOM, tests/ROOM* (runner: tests/runner_setup) and tests/ci/test_ROOM*.py.
+ROOM_TESTS = $(wildcard tests/ci/$(ROOM) tests/$(ROOM)* tests/ci/test_$(ROOM)*.py)
+room: $(READY) ## the quick tests of one room: make room ROOM=hub
+	@test -n "$(ROOM)" && test -n "$(ROOM_TESTS)" || { echo "no tests of a room '$(ROOM)'; call it like: make room ROOM=hub"; exit 2; }
+	$(PYTEST) -m "not long" $(ROOM_TESTS)
 
 demo: $(READY) ## the main job on a real model: the Hub when it answers, the stand-in otherwise
 	$(RUN)/python -m tests.standin.demo

@@ -17,7 +17,7 @@ from benchmarks._figure import Figure, show
 from benchmarks._recorder import TARGET
 from ci.hub.fetch import FetchRequest, fetch
 from ci.models import load_models
-from ci.run import ALONE, PLUGINS
+from ci.run import PYTEST_ENVIRONMENT, PYTEST_PLUGINS
 from ci.settings import Settings
 from ci.subjects.base import ConvertRequest
 from ci.subjects.memory import free_memory
@@ -64,9 +64,14 @@ def _measure(hub: HubServer, model: HubModel) -> Figure:
         forwards, converted = Path(scratch) / "forwards.json", Path(scratch) / "converted"
         request = ConvertRequest(checkpoint.path, str(converted), model.checkpoint_format, model.model_config)
         ReferenceSubject().convert(request)
-        environ = {**ALONE, "HF_ENDPOINT": hub.endpoint, "HUB_TESTS_CACHE": str(settings.cache), TARGET: str(forwards)}
+        environ = {
+            **PYTEST_ENVIRONMENT,
+            "HF_ENDPOINT": hub.endpoint,
+            "HUB_TESTS_CACHE": str(settings.cache),
+            TARGET: str(forwards),
+        }
         words = ["tests/integration", "--run-extra-slow", f"--hub-model={model.name}", "--subject=reference"]
-        suite = _cost(["pytest", "-q", *PLUGINS, "-p", "benchmarks._recorder", *words], environ)
+        suite = _cost(["pytest", "-q", *PYTEST_PLUGINS, "-p", "benchmarks._recorder", *words], environ)
         quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         bare = _cost(["benchmarks._bare", str(forwards), checkpoint.path, str(converted)], quiet)
         passes = json.loads(forwards.read_text())

@@ -190,6 +190,7 @@ class Evidence:
     `half` is the faulty component (conversion, kernel, both, or unknown), `operation` the faulty operation in `layer`.
     `published_dtype` is the dtype that the model was published in, recorded once, by the download. `unmet_need` names
     what a variant that did not run needs and lacks here, as its subject says ("cuda", "flash-attn", …).
+    `isolation` says how the subject's code was kept apart from the judge that wrote this.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -222,10 +223,13 @@ class Evidence:
     reproduce: str = ""
     published_dtype: str = ""
     unmet_need: str = ""
+    isolation: str = ""
 
 
 FINGERPRINT = "reference_fingerprint"
 """Key in `figures`: one number that represents Hugging Face's own output for the inputs."""
+NOT_ISOLATED = "none: "
+"""How `Evidence.isolation` begins where the subject could have reached the judge; the reason follows."""
 NOT_COVERED = "not covered: "
 """Prefix of a value in `coverage` that says what the inputs did not reach."""
 

@@ -1,4 +1,4 @@
-"""The registry: `models.toml` read into frozen, validated records."""
+"""The registry of models: `models.toml` read into frozen, validated records."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ class HubModel:
 
 
 def load_models(path: Path = REGISTRY) -> dict[str, HubModel]:
-    """The registry at `path`, by name, in the file's order.
+    """Read the registry at `path`: models by name, in the file's order.
 
-    Raises RequestError in one line that names file, entry, key and, where it can, the likely correction.
+    Raises RequestError that names file, entry and key, and a close spelling where there is one.
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -64,118 +64,118 @@ def load_models(path: Path = REGISTRY) -> dict[str, HubModel]:
         raise RequestError(f"{path}: cannot read the registry: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RequestError(f"{path}: not valid TOML: {error}") from None
-    models = {name: model_from(name, table, where=str(path)) for name, table in tables.items()}
-    _no_twins(models.values(), where=str(path))
+    models = {name: parse_model(name, table, where=str(path)) for name, table in tables.items()}
+    _check_duplicates(models.values(), where=str(path))
     return models
 
 
-def model_from(name: str, table: Any, *, where: str = "HUB_TEST_CONFIGS") -> HubModel:
-    """One entry from a table. A class, or a class's name, where a subject's name is wanted counts as that name.
+def parse_model(name: str, table: Any, *, where: str = "HUB_TEST_CONFIGS") -> HubModel:
+    """Read one entry from a table.
 
-    The specification writes `"checkpoint_format": LlamaCheckpointFormat, "model_config": GPTModelConfig`:
-    Fast-LLM's classes carry their registry names as `name` and `model_name`. Where Fast-LLM cannot be imported the
-    names of the classes do: `"LlamaCheckpointFormat"` is "llama", `"GPTModelConfig"` is "gpt".
+    A class, or the name of a class, counts as the subject's name for it. The specification writes
+    `"checkpoint_format": LlamaCheckpointFormat, "model_config": GPTModelConfig`, and Fast-LLM's classes have these
+    names as attributes `name` and `model_name`. Where Fast-LLM cannot be imported, the name is made from the class's:
+    `"LlamaCheckpointFormat"` is "llama", `"GPTModelConfig"` is "gpt".
     """
     where = f"{where}: [{name}]"
     if not NAME.fullmatch(name):
         raise RequestError(f"{where}: a name is lower-case letters, digits, '_' and '-', like 'qwen2-7b'")
     if not hasattr(table, "keys"):
         raise RequestError(f"{where}: expected a table of keys, got {table!r}")
-    entry = {key: _name_of(value) if key in _CLASS_KEYS else value for key, value in table.items()}
-    _known(entry, HubModel, where=where, hidden={"name"})
-    _known(entry.get("test_params", {}), TestParams, where=f"{where} test_params")
-    model = _typed({**entry, "name": name}, where=where)
-    _possible(model, where=where)
+    entry = {key: _subject_name_of(value) if key in _CLASS_KEYS else value for key, value in table.items()}
+    _check_keys(entry, HubModel, where=where, hidden={"name"})
+    _check_keys(entry.get("test_params", {}), TestParams, where=f"{where} test_params")
+    model = _validate({**entry, "name": name}, where=where)
+    _check_values(model, where=where)
     return model
 
 
-def select(models: Mapping[str, HubModel], wanted: Iterable[str]) -> tuple[HubModel, ...]:
-    """The entries that names, globs (`mistral*`) and groups (`@moe`) choose, in the registry's order.
+def select_models(models: Mapping[str, HubModel], words: Iterable[str]) -> tuple[HubModel, ...]:
+    """Select entries by name, pattern (`mistral*`) or group (`@moe`), in the registry's order.
 
-    Nothing wanted means the default group. Raises RequestError for a word that chooses nothing.
+    No words mean the default group. Raises RequestError for a word that selects nothing.
     """
-    words = tuple(wanted) or (f"@{DEFAULT_GROUP}",)
-    chosen = {name for word in words for name in _matching(models, word)}
+    words = tuple(words) or (f"@{DEFAULT_GROUP}",)
+    chosen = {name for word in words for name in _match_names(models, word)}
     return tuple(model for name, model in models.items() if name in chosen)
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """` Did you mean 'x'?` where something known is close, else nothing."""
+def suggest_name(word: str, known: Iterable[str]) -> str:
+    """Return ` Did you mean 'x'?` where a known name is close, else an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
 _CLASS_KEYS = ("checkpoint_format", "model_config")
 _CLASS_NAME = re.compile(r"([A-Z]\w*?)(?:CheckpointFormat|ModelConfig)")
-_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_WORD_BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
-def _matching(models: Mapping[str, HubModel], word: str) -> list[str]:
-    groups = sorted({group for model in models.values() for group in model.groups})
+def _match_names(models: Mapping[str, HubModel], word: str) -> list[str]:
     if word.startswith("@"):
-        found = [name for name, model in models.items() if word[1:] in model.groups]
-        known = [f"@{group}" for group in groups]
+        names = [name for name, model in models.items() if word[1:] in model.groups]
+        known = [f"@{group}" for group in sorted({group for model in models.values() for group in model.groups})]
     else:
-        found = [name for name in models if fnmatch.fnmatchcase(name, word)]
+        names = [name for name in models if fnmatch.fnmatchcase(name, word)]
         known = list(models)
-    if not found:
+    if not names:
         kind = "group" if word.startswith("@") else "model"
-        raise RequestError(f"no {kind} '{word}'.{suggestion(word, known)} Known: {', '.join(known)}")
-    return found
+        raise RequestError(f"no {kind} '{word}'.{suggest_name(word, known)} Known: {', '.join(known)}")
+    return names
 
 
-def _name_of(value: Any) -> Any:
+def _subject_name_of(value: Any) -> Any:
     if isinstance(value, type):
-        return getattr(value, "name", None) or getattr(value, "model_name", None) or _name_of(value.__name__)
+        return getattr(value, "name", None) or getattr(value, "model_name", None) or _subject_name_of(value.__name__)
     if isinstance(value, str) and (named := _CLASS_NAME.fullmatch(value)):
-        return _WORDS.sub("_", named[1]).lower()
+        return _WORD_BOUNDARY.sub("_", named[1]).lower()
     return value
 
 
-def _known(table: Any, record: type, *, where: str, hidden: frozenset[str] | set[str] = frozenset()) -> None:
+def _check_keys(table: Any, record: type, *, where: str, hidden: frozenset[str] | set[str] = frozenset()) -> None:
     known = {f.name for f in fields(record)} - hidden
     for key in table if hasattr(table, "keys") else ():
         if key not in known:
-            hint = suggestion(str(key), known) or f" Known keys: {', '.join(sorted(known))}."
+            hint = suggest_name(str(key), known) or f" Known keys: {', '.join(sorted(known))}."
             raise RequestError(f"{where}: unknown key '{key}'.{hint}")
 
 
-def _typed(entry: dict[str, Any], *, where: str) -> HubModel:
+def _validate(entry: dict[str, Any], *, where: str) -> HubModel:
     from pydantic import TypeAdapter, ValidationError
 
     from ci.records import first_problem
 
-    try:  # through JSON: strict about types, yet an array is a tuple and 2 is a float, as TOML's authors mean them
+    try:  # strict JSON mode refuses "2" for a number, but takes an array as a tuple and 2 as a float
         checked: HubModel = TypeAdapter(HubModel).validate_json(json.dumps(entry, default=repr), strict=True)
     except ValidationError as invalid:
         raise RequestError(f"{where}: {first_problem(invalid)}") from None
     return checked
 
 
-def _possible(model: HubModel, *, where: str) -> None:
+def _check_values(model: HubModel, *, where: str) -> None:
     params = model.test_params
     problems = {
-        f"model_id: '{model.model_id}' is not a Hub id, expected 'org/name'": not MODEL_ID.fullmatch(model.model_id),
-        f'num_layers_to_keep: {model.num_layers_to_keep} is impossible, expected 1 or more, or "auto"': (
+        f"model_id: '{model.model_id}' is not a Hub id; expected 'org/name'": not MODEL_ID.fullmatch(model.model_id),
+        f'num_layers_to_keep: {model.num_layers_to_keep} is not possible; expected 1 or more, or "auto"': (
             model.num_layers_to_keep != "auto" and model.num_layers_to_keep < 1
         ),
-        f"test_params.batch_size: {params.batch_size}, expected 1 or more": params.batch_size < 1,
-        f"test_params.sequence_length: {params.sequence_length}, expected 2 or more": params.sequence_length < 2,
-        f"test_params.compare_factor: {params.compare_factor}, expected 1.0 to 2.0": (
+        f"test_params.batch_size: {params.batch_size}; expected 1 or more": params.batch_size < 1,
+        f"test_params.sequence_length: {params.sequence_length}; expected 2 or more": params.sequence_length < 2,
+        f"test_params.compare_factor: {params.compare_factor}; expected 1.0 to 2.0": (
             not 1 <= params.compare_factor <= 2
         ),
     }
-    for problem, found in problems.items():
-        if found:
+    for problem, present in problems.items():
+        if present:
             raise RequestError(f"{where}: {problem}")
 
 
-def _no_twins(models: Iterable[HubModel], *, where: str) -> None:
+def _check_duplicates(models: Iterable[HubModel], *, where: str) -> None:
     seen: dict[tuple[object, ...], str] = {}
     for model in models:
         key = (model.model_id, model.revision, model.checkpoint_format, model.num_layers_to_keep)
-        if twin := seen.get(key):
-            raise RequestError(f"{where}: [{model.name}] duplicates [{twin}]: same model_id, revision and layers")
+        if other := seen.get(key):
+            raise RequestError(f"{where}: [{model.name}] duplicates [{other}]: same model_id, revision and layers")
         seen[key] = model.name
 
 
@@ -183,14 +183,14 @@ class Registry(dict[str, Any]):
     """`HUB_TEST_CONFIGS`: name to table, so that `HUB_TEST_CONFIGS["name"] = {…}` in Python works too."""
 
     def model(self, name: str) -> HubModel:
-        """The validated record of the entry `name`."""
+        """Return the validated record of the entry `name`."""
         if name not in self:
-            raise RequestError(f"no model '{name}'.{suggestion(name, self)} Known: {', '.join(self)}")
+            raise RequestError(f"no model '{name}'.{suggest_name(name, self)} Known: {', '.join(self)}")
         value = self[name]
-        return value if isinstance(value, HubModel) else model_from(name, value)
+        return value if isinstance(value, HubModel) else parse_model(name, value)
 
     def models(self) -> dict[str, HubModel]:
-        """Every entry as a validated record."""
+        """Return every entry as a validated record."""
         return {name: self.model(name) for name in self}
 
 

@@ -1,4 +1,4 @@
-"""RunRequest + registry → Plan: what is tested, and the tests that must come back. Pure."""
+"""From a RunRequest and the registry to a Plan: the models, and the tests that must report a result. No I/O."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ci.errors import RequestError
-from ci.models import HubModel, select
+from ci.models import HubModel, select_models
 from ci.records import STRICT, to_json
 from ci.subjects.registry import SubjectName
-from ci.suite_tests import expected_tests
+from ci.suite_tests import list_expected_tests
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,11 +25,11 @@ Layers = int | Literal["auto"]
 
 @dataclass(frozen=True)
 class RunRequest:
-    """Who asks for what. `models` are words of the registry: names, globs, @groups; none means the default group.
+    """Who asks for which run. `models` are names, patterns or @groups; none means the default group.
 
-    `sha` is the full commit of the subject under test, fixed when the request was made; `subject_ref` the name it
-    was asked by. `layers` overrides the registry. `run_id` and `comment_id` tie the answer to GitHub. `options` is what
-    else a command line said that makes the run what it is: where the subject lives, another registry.
+    `sha` is the subject's full commit, fixed when the request was made; `subject_ref` is the branch or tag that was
+    asked for. `layers` overrides the registry. `run_id` and `comment_id` say where on GitHub the answer goes. `options`
+    are further words of the command line that reproduces the run, such as --subject-path or --registry.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -55,7 +55,7 @@ class RunRequest:
 
 @dataclass(frozen=True)
 class PlanEntry:
-    """One job of the matrix: a registry entry with the request's layers, and the test ids that must come back."""
+    """One job of the matrix: a registry entry with the request's layers, and the ids of its tests."""
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
@@ -66,7 +66,7 @@ class PlanEntry:
 
 @dataclass(frozen=True)
 class Plan:
-    """The manifest that the report holds the results against. `registry` is the digest of the whole registry."""
+    """The tests that a report expects results for. `registry` is the digest of the whole registry."""
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
@@ -77,37 +77,38 @@ class Plan:
     notes: tuple[str, ...] = field(default=())
 
     def entry(self, name: str) -> PlanEntry | None:
-        """The entry called `name`, None where the plan has none."""
+        """Return the entry called `name`, None where the plan has none."""
         return next((entry for entry in self.entries if entry.name == name), None)
 
 
 def make_plan(request: RunRequest, models: Mapping[str, HubModel]) -> Plan:
-    """The plan of `request` over the registry `models`, entries in the registry's order.
+    """Make the plan of `request` over the registry `models`, in the registry's order.
 
-    Raises RequestError for a word that chooses nothing, an empty selection, more than 256 entries, and two entries
-    whose jobs could not be told apart.
+    Raises RequestError for a word that selects nothing, an empty selection, more than 256 entries, and two names that
+    differ only in case: their jobs would have the same name.
     """
-    chosen = select(models, request.models)
-    if not chosen:
+    selected = select_models(models, request.models)
+    if not selected:
         raise RequestError("the request selects no model: name one, or give the default group some members")
-    if len(chosen) > MAX_ENTRIES:
+    if len(selected) > MAX_ENTRIES:
         raise RequestError(
-            f"the request selects {len(chosen)} models, one run takes at most {MAX_ENTRIES}: ask for fewer, or by group"
+            f"the request selects {len(selected)} models, "
+            f"one run takes at most {MAX_ENTRIES}: ask for fewer, or by group"
         )
-    twins = [name for name, count in Counter(model.name.casefold() for model in chosen).items() if count > 1]
-    if twins:
-        raise RequestError(f"two entries are called '{twins[0]}': names must differ in more than case")
-    entries = tuple(_entry(model, request) for model in chosen)
+    duplicates = [name for name, count in Counter(model.name.casefold() for model in selected).items() if count > 1]
+    if duplicates:
+        raise RequestError(f"two entries are called '{duplicates[0]}': names must differ in more than case")
+    entries = tuple(_make_entry(model, request) for model in selected)
     return Plan(request=request, entries=entries, registry=registry_digest(models))
 
 
 def registry_digest(models: Mapping[str, HubModel]) -> str:
-    """sha256 of the registry's content: two plans with the same digest were made from the same entries."""
+    """Return the sha256 of the registry's content: equal digests mean equal entries."""
     return hashlib.sha256(to_json([models[name] for name in sorted(models)]).encode()).hexdigest()
 
 
 def matrix(plan: Plan) -> dict[str, list[dict[str, str]]]:
-    """The value of a job's `strategy.matrix`: one job an entry."""
+    """Return the value of a job's `strategy.matrix`: one job for each entry."""
     return {
         "include": [
             {"name": e.name, "model_id": e.model.model_id, "layers": str(e.model.num_layers_to_keep)}
@@ -116,8 +117,8 @@ def matrix(plan: Plan) -> dict[str, list[dict[str, str]]]:
     }
 
 
-def _entry(model: HubModel, request: RunRequest) -> PlanEntry:
+def _make_entry(model: HubModel, request: RunRequest) -> PlanEntry:
     if request.layers is not None:
         model = replace(model, num_layers_to_keep=request.layers)
-    tests = expected_tests(request.subject, model.name, model.checkpoint_format, deep=request.deep)
+    tests = list_expected_tests(request.subject, model.name, model.checkpoint_format, deep=request.deep)
     return PlanEntry(name=model.name, model=model, tests=tests)

@@ -1,4 +1,4 @@
-"""What the environment says, read once into a frozen record. Only entry points call this."""
+"""Settings from environment variables, read once by the entry points into a frozen record."""
 
 from __future__ import annotations
 
@@ -18,25 +18,32 @@ TRUE = {"1", "true", "yes", "on"}
 
 @dataclass(frozen=True)
 class Settings:
-    """`HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE` and `HUB_TESTS_CACHE`, with their defaults."""
+    """`HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`, `HUB_TESTS_CACHE`, `HUB_TESTS_ENVIRONMENTS`, with their defaults."""
 
     cache: Path
     endpoint: str = DEFAULT_ENDPOINT
     token: str | None = field(default=None, repr=False)
     offline: bool = False
+    environments: Path | None = None
+
+    @property
+    def environments_root(self) -> Path:
+        """The directory of the subjects' base environments."""
+        return self.environments or self.cache / "environments"
 
 
 def from_environ(environ: Mapping[str, str]) -> Settings:
-    """The settings that `environ` describes. Raises RequestError for an endpoint that is no URL."""
+    """Read the settings from `environ`. Raises RequestError for an endpoint that is not a URL."""
     return Settings(
-        cache=_cache(environ),
-        endpoint=_endpoint(environ),
+        cache=_read_cache(environ),
+        endpoint=_read_endpoint(environ),
         token=environ.get("HF_TOKEN") or None,
         offline=environ.get("HF_HUB_OFFLINE", "").strip().lower() in TRUE,
+        environments=Path(chosen).expanduser() if (chosen := environ.get("HUB_TESTS_ENVIRONMENTS")) else None,
     )
 
 
-def _endpoint(environ: Mapping[str, str]) -> str:
+def _read_endpoint(environ: Mapping[str, str]) -> str:
     endpoint = (environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -44,7 +51,7 @@ def _endpoint(environ: Mapping[str, str]) -> str:
     return endpoint
 
 
-def _cache(environ: Mapping[str, str]) -> Path:
+def _read_cache(environ: Mapping[str, str]) -> Path:
     if chosen := environ.get("HUB_TESTS_CACHE"):
         return Path(chosen).expanduser()
     from platformdirs import user_cache_path

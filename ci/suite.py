@@ -1,50 +1,40 @@
-"""One model's walk through the suite: each step done at most once, its outcome kept for the tests that build on it.
+"""The suite's steps for one model: each runs at most once, and the tests that build on it share its result.
 
-No pytest in here: `tests/integration/` turns outcomes into verdicts, skips and JUnit properties.
+No pytest here: `tests/integration/` turns results into outcomes, skips and JUnit properties.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
-from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
+from ci.devices import default_device
 from ci.errors import GatedError, HubTestsError, InfrastructureError, SubjectError
-from ci.evidence import Evidence, FailureClass, Step
+from ci.evidence import NOT_ISOLATED, Evidence, FailureClass, Step
 from ci.hub.fetch import Checkpoint, FetchRequest, fetch
 from ci.subjects.base import ConvertRequest, ConvertResult, Description, ExportRequest, Subject
-from ci.subjects.registry import SubjectName
+from ci.subjects.failure import SubjectCrashError
+from ci.subjects.registry import find_offer
+from ci.subjects.sandbox import choose_isolation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ci.equivalence.judge import Judge, Verdict
     from ci.models import HubModel
+    from ci.run_options import RunOptions
     from ci.settings import Settings
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class SuiteOptions:
-    """How the suite runs here. `layers` overrides the registry; `checkpoints` pins models to fetched revisions."""
-
-    subject: SubjectName = "reference"
-    subject_python: Path | None = None
-    subject_path: tuple[Path, ...] = ()
-    device: Literal["cpu", "cuda"] = "cpu"
-    layers: int | Literal["auto"] | None = None
-    timeout: float = 1800.0
-    log_dir: Path | None = None
-    checkpoints: Mapping[str, Checkpoint | HubTestsError] = field(default_factory=dict)
-
-
 class StepFailedError(Exception):
-    """An earlier step of the chain failed; `step` and `error` say which and why."""
+    """An earlier step failed; `step` and `error` say which and why."""
 
     def __init__(self, step: Step, error: Exception) -> None:
         """Keep which step failed and its error."""
@@ -53,99 +43,154 @@ class StepFailedError(Exception):
         self.error = error
 
 
-class Chain:
-    """The steps of one model: fetch, convert, judge, export. Use as a context manager: it ends the subject."""
+class CachedStep(Generic[T]):
+    """A step that runs on first use; its value, or its failure, is kept for later uses."""
 
-    def __init__(self, model: HubModel, options: SuiteOptions, settings: Settings, workdir: Path) -> None:
-        """Nothing runs yet; every step starts with the first test that needs it."""
+    def __init__(self, step: Step) -> None:
+        """Keep the step's name only: kept work would make a reference cycle with the pipeline."""
+        self.value: T | None = None
+        self._failure: StepFailedError | None = None
+        self._step = step
+
+    def run(self, work: Callable[[], T]) -> T:
+        """Return the step's value; call `work` on first use.
+
+        Raises StepFailedError if this step, or one that it needs, failed.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if self.value is None:
+            try:
+                self.value = work()
+            except StepFailedError as earlier:
+                self._failure = earlier
+                raise
+            except Exception as error:  # kept, and raised again for each test that needs the step
+                self._failure = StepFailedError(self._step, error)
+                raise self._failure from error
+        return self.value
+
+
+class ModelPipeline:
+    """The steps of one model: fetch, convert, judge, export. Use as a context manager: it ends the subject.
+
+    `fetched` is what an earlier fetch of this model gave: its checkpoint, or the error that ended it.
+    """
+
+    def __init__(
+        self,
+        model: HubModel,
+        options: RunOptions,
+        settings: Settings,
+        workdir: Path,
+        *,
+        fetched: Checkpoint | HubTestsError | None = None,
+    ) -> None:
+        """Run nothing yet: each step starts with the first test that needs it."""
         self.model = model
         self.options = options
+        self.subject_name = options.subject_or_default()
+        self.device = options.device or default_device()
         self._settings = settings
         self._workdir = workdir
-        self._outcomes: dict[Step, Any] = {}
+        self._fetched = fetched
         self._stack = ExitStack()
         self._subject: Subject | None = None
+        self._fetch_step = CachedStep[Checkpoint]("test_download_and_truncate")
+        self._convert_step = CachedStep[tuple[Path, ConvertResult]]("test_conversion")
+        self._export_step = CachedStep[Path]("test_hub_model_conversion")
+        self._judge_step: CachedStep[Judge] = CachedStep("test_forward_equivalence")
 
     def __enter__(self) -> Self:
-        """The chain itself."""
+        """Return the pipeline itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the subject's worker and give its memory back."""
+        """End the subject's worker and free its memory."""
         self._stack.close()
 
-    def checkpoint(self) -> Checkpoint:
-        """The truncated checkpoint in the store, fetched if need be."""
-        return self._once("test_download_and_truncate", self._fetch)
+    def fetch_checkpoint(self) -> Checkpoint:
+        """Return the truncated checkpoint in the store; fetch it if it is missing."""
+        return self._fetch_step.run(self._fetch)
 
-    def converted(self) -> tuple[Path, ConvertResult]:
-        """The subject's checkpoint directory, and what converting it took."""
-        return self._once("test_conversion", self._convert)
+    def convert(self) -> tuple[Path, ConvertResult]:
+        """Return the directory of the subject's checkpoint, and what the conversion reported."""
+        return self._convert_step.run(self._convert)
 
-    def exported(self) -> Path:
-        """The Hugging Face directory that the subject's checkpoint was exported to."""
-        return self._once("test_hub_model_conversion", self._export)
+    def export(self) -> Path:
+        """Return the Hugging Face directory to which the subject's checkpoint was exported."""
+        return self._export_step.run(self._export)
 
     def judge(self) -> Judge:
-        """Holds the subject against Hugging Face; reference traces and floors are shared between the tests."""
-        return self._once("test_forward_equivalence", self._judge)
+        """Return the comparison with Hugging Face; the tests share its reference traces and noise floors."""
+        return self._judge_step.run(self._judge)
 
-    def subject(self) -> Subject:
-        """The subject, started on first use."""
+    def start_subject(self) -> Subject:
+        """Return the subject; start it on first use. Raises SubjectCrashError where it could not be built."""
         if self._subject is None:
             from ci.subjects.open_subject import open_subject
 
-            options = self.options
+            if self.options.subject_failure:
+                raise SubjectCrashError(self.options.subject_failure)
+
+            logs = self.options.subject_logs
             self._subject = self._stack.enter_context(
                 open_subject(
-                    options.subject,
-                    python=options.subject_python,
-                    path=options.subject_path,
-                    timeout=options.timeout,
-                    log=options.log_dir / f"{self.model.name}-{options.subject}.log" if options.log_dir else None,
+                    self.subject_name,
+                    python=self._python,
+                    path=self.options.subject_path,
+                    timeout=self.options.timeout,
+                    log=logs / f"{self.model.name}-{self.subject_name}.log" if logs else None,
+                    isolation=choose_isolation(self.options.isolation),
+                    readable=(Path(self.fetch_checkpoint().path),),
                 )
             )
         return self._subject
 
-    def describe(self) -> Description:
-        """Who is under test."""
-        return self.subject().describe()
+    @property
+    def _python(self) -> Path | None:
+        """The subject's interpreter: this one where a subject that is installed here runs in a sandbox."""
+        sandboxed = (
+            choose_isolation(self.options.isolation).applied and not find_offer(self.subject_name).in_this_package
+        )
+        return self.options.subject_python or (Path(sys.executable) if sandboxed else None)
 
-    def evidence(self, step: Step, variant: str | None = None) -> Evidence:
-        """What is known about a test of `step` before it ends: identity, and what earlier steps established."""
-        known = self._outcomes.get("test_download_and_truncate")
+    def describe_isolation(self) -> str:
+        """Say how the subject's code is kept apart from the judge: the sandbox, or why there is none."""
+        isolation = choose_isolation(self.options.isolation)
+        if self._python is None and find_offer(self.subject_name).in_this_package:
+            return "not needed: hub-tests' own code"
+        return isolation.description if isolation.applied else f"{NOT_ISOLATED}{isolation.description}"
+
+    def describe_subject(self) -> Description:
+        """Return the subject's name, version and libraries."""
+        return self.start_subject().describe()
+
+    def start_evidence(self, step: Step, variant: str | None = None) -> Evidence:
+        """Return the evidence of a test before it ends: identities, and the results of earlier steps."""
         evidence = Evidence(
             model=self.model.name,
             step=step,
             model_id=self.model.model_id,
-            subject=self.options.subject,
-            device=self.options.device,
+            subject=self.subject_name,
+            device=self.device,
             variant=variant,
+            isolation=self.describe_isolation(),
         )
-        if isinstance(known, Checkpoint):
-            evidence = replace(evidence, revision=known.revision, layers=known.layers)
-        if isinstance(self._outcomes.get("test_conversion"), tuple):
-            who = self.describe()
+        if checkpoint := self._fetch_step.value:
+            evidence = replace(evidence, revision=checkpoint.revision, layers=checkpoint.layers)
+        if self._convert_step.value:
+            subject = self.describe_subject()
             evidence = replace(
-                evidence, subject_version=who.version, subject_commit=who.commit, libraries=dict(who.libraries)
+                evidence,
+                subject_version=subject.version,
+                subject_commit=self.options.subject_commit or subject.commit,
+                libraries=dict(subject.libraries),
             )
         return evidence
 
-    def _once(self, step: Step, work: Callable[[], T]) -> T:
-        if step not in self._outcomes:
-            try:
-                self._outcomes[step] = work()
-            except StepFailedError as earlier:
-                self._outcomes[step] = earlier
-            except Exception as error:  # kept, and raised again for each test that needs the step
-                self._outcomes[step] = StepFailedError(step, error)
-        outcome = self._outcomes[step]
-        if isinstance(outcome, StepFailedError):
-            raise outcome
-        return cast("T", outcome)
-
     def _fetch(self) -> Checkpoint:
-        model, pinned = self.model, self.options.checkpoints.get(self.model.name)
+        model, pinned = self.model, self._fetched
         if isinstance(pinned, HubTestsError):
             raise pinned
         request = FetchRequest(
@@ -165,18 +210,18 @@ class Chain:
     def _convert(self) -> tuple[Path, ConvertResult]:
         target = self._workdir / "converted"
         request = ConvertRequest(
-            source=self.checkpoint().path,
+            source=self.fetch_checkpoint().path,
             target=str(target),
             checkpoint_format=self.model.checkpoint_format,
             model_config=self.model.model_config,
         )
-        return target, self.subject().convert(request)
+        return target, self.start_subject().convert(request)
 
     def _export(self) -> Path:
         from ci.equivalence.inputs import read_published_dtype
 
-        target, upstream = self._workdir / "exported", Path(self.checkpoint().path)
-        converted, _ = self.converted()
+        target, upstream = self._workdir / "exported", Path(self.fetch_checkpoint().path)
+        converted, _ = self.convert()
         request = ExportRequest(
             source=str(converted),
             target=str(target),
@@ -184,34 +229,37 @@ class Chain:
             model_config=self.model.model_config,
             dtype=read_published_dtype(json.loads((upstream / "config.json").read_bytes())),
         )
-        self.subject().export(request)
+        self.start_subject().export(request)
         return target
 
     def _judge(self) -> Judge:
         from ci.equivalence.judge import ComparisonInputs, Judge
         from ci.subjects.hugging_face import HuggingFace
 
-        converted, _ = self.converted()
+        converted, _ = self.convert()
         inputs = ComparisonInputs(
             model=self.model,
-            hf_path=self.checkpoint().path,
+            hf_path=self.fetch_checkpoint().path,
             subject_path=str(converted),
-            device=self.options.device,
+            device=self.device,
             workdir=tempfile.mkdtemp(prefix="judge-", dir=self._workdir),
         )
-        return Judge(inputs, self.subject(), HuggingFace(), cross_check=self._cross_check())
+        return Judge(inputs, self.start_subject(), HuggingFace(), cross_check=self._cross_check())
 
     def _cross_check(self) -> Subject | None:
-        """The reference, where something else is under test: it tells a wrong kernel from a wrong conversion."""
-        if self.options.subject == "reference":
+        """Return the reference unless it is under test: it separates wrong kernels from wrong conversions."""
+        if self.subject_name == "reference":
             return None
         from ci.subjects.reference.subject import ReferenceSubject
 
         return ReferenceSubject()
 
 
-def with_verdicts(evidence: Evidence, verdicts: tuple[Verdict, ...]) -> Evidence:
-    """The evidence with what judging found; the first red verdict speaks, else the one closest to its limit."""
+def add_verdicts(evidence: Evidence, verdicts: tuple[Verdict, ...]) -> Evidence:
+    """Add verdicts to a test's evidence.
+
+    The first failed verdict gives class and component; the measure closest to its limit is the worst.
+    """
     red = [verdict for verdict in verdicts if not verdict.passed]
     worst = [verdict.worst for verdict in red or verdicts if verdict.worst]
     return replace(
@@ -233,12 +281,15 @@ def with_verdicts(evidence: Evidence, verdicts: tuple[Verdict, ...]) -> Evidence
     )
 
 
-def failure_class(error: BaseException) -> FailureClass:
-    """The class of an exception that ended a step; what the Hub, the disk or the request did blames no subject."""
+def classify_failure(error: BaseException) -> FailureClass:
+    """Return the failure class of an exception that ended a step.
+
+    No failure of the Hub, the disk or the request blames the subject.
+    """
     if isinstance(error, StepFailedError):
         if error.step == "test_download_and_truncate" and not isinstance(error.error, GatedError):
             return "hub_unavailable" if isinstance(error.error, HubTestsError) else "other"
-        return failure_class(error.error)
+        return classify_failure(error.error)
     if isinstance(error, SubjectError):
         return _SUBJECT_CLASSES.get(error.failure, "other")
     if isinstance(error, GatedError):

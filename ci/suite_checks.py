@@ -1,4 +1,4 @@
-"""What the suite asserts beside the judge's verdicts, and how a red verdict reads in a terminal."""
+"""Checks of a truncated checkpoint, and the text of failed verdicts in a terminal."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 _DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 
-def checkpoint_problems(checkpoint: Checkpoint) -> list[str]:
-    """What is wrong with a truncated checkpoint: depth in config.json, files of the manifest, layers on disk."""
+def find_checkpoint_problems(checkpoint: Checkpoint) -> list[str]:
+    """Return the problems of a truncated checkpoint: depth in config.json, missing files, layers on disk."""
     root = Path(checkpoint.path)
     config = json.loads((root / "config.json").read_bytes())
     manifest = json.loads((root / "hub-tests.json").read_bytes())
     text = config.get("text_config", config)
     depth = next((text[key] for key in _DEPTH_KEYS if key in text), None)
     problems = [] if depth == checkpoint.layers else [f"config.json says {depth} layers, kept are {checkpoint.layers}"]
-    problems += _file_problems(root, manifest)
-    return problems + _layer_problems(manifest, checkpoint.layers)
+    problems += _find_file_problems(root, manifest)
+    return problems + _find_layer_problems(manifest, checkpoint.layers)
 
 
-def published_dtype(checkpoint: Checkpoint) -> str:
+def read_published_dtype(checkpoint: Checkpoint) -> str:
     """Return the dtype that the checkpoint was published in, as its config.json says."""
-    from ci.equivalence.inputs import read_published_dtype
+    from ci.equivalence import inputs
 
-    return read_published_dtype(json.loads((Path(checkpoint.path) / "config.json").read_bytes()))
+    return inputs.read_published_dtype(json.loads((Path(checkpoint.path) / "config.json").read_bytes()))
 
 
-def _file_problems(root: Path, manifest: dict[str, Any]) -> list[str]:
+def _find_file_problems(root: Path, manifest: dict[str, Any]) -> list[str]:
     return [
         f"{name} is missing or not {facts['size']} bytes long"
         for name, facts in manifest["files"].items()
@@ -45,23 +45,23 @@ def _file_problems(root: Path, manifest: dict[str, Any]) -> list[str]:
     ]
 
 
-def _layer_problems(manifest: dict[str, Any], layers: int) -> list[str]:
-    found = {int(match[1]) for name in manifest["tensors"] if (match := _LAYER.search(name)) and "vision" not in name}
-    wanted = set(range(layers))
-    return [] if found == wanted else [f"layers on disk are {sorted(found)}, expected {sorted(wanted)}"]
+def _find_layer_problems(manifest: dict[str, Any], layers: int) -> list[str]:
+    stored = {int(match[1]) for name in manifest["tensors"] if (match := _LAYER.search(name)) and "vision" not in name}
+    expected = set(range(layers))
+    return [] if stored == expected else [f"layers on disk are {sorted(stored)}, expected {sorted(expected)}"]
 
 
-def verdict_text(verdicts: tuple[Verdict, ...]) -> str:
-    """Red verdicts for a terminal: the diagnosis first, then the worst tensor with expected and actual."""
+def format_failures(verdicts: tuple[Verdict, ...]) -> str:
+    """Format failed verdicts for a terminal: diagnosis, then the worst tensor with expected and actual."""
     lines = []
     for verdict in verdicts:
         if not verdict.passed:
             lines.append(verdict.diagnosis or str(verdict.failure_class))
-            lines += [_worst(verdict.worst)] if verdict.worst else []
+            lines += [_format_measure(verdict.worst)] if verdict.worst else []
     return "\n".join(lines)
 
 
-def _worst(measure: Measure) -> str:
+def _format_measure(measure: Measure) -> str:
     where = ", ".join(map(str, measure.worst_index))
     floor = f", floor {measure.floor:.2e}" if measure.floor is not None else ""
     error, limit = measure.decisive

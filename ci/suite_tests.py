@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from ci.subjects.base import Variant
 
-CHAIN = (
+DEFAULT_TESTS = (
     "test_download_and_truncate",
     "test_conversion",
     "test_forward_equivalence",
@@ -19,34 +19,34 @@ CHAIN = (
     "test_implementation",
     "test_hub_model_conversion",
 )
-"""The suite's test functions in the order in which they run."""
+"""The test functions of every run, in the order in which they run."""
 
-DEEP = ("test_config_sensitivity", "test_weight_liveness", "test_gradients")
+DEEP_TESTS = ("test_config_sensitivity", "test_weight_liveness", "test_gradients")
 """The tests that run with `--deep` only."""
 
 MOE_AXIS = "moe"
 """The axis of `test_moe_implementation`; `test_implementation` runs the variants of every other axis."""
 
 
-def moe_variants(subject: str, checkpoint_format: str) -> tuple[str, ...]:
+def list_moe_variants(subject: str, checkpoint_format: str) -> tuple[str, ...]:
     """Return the names on the axis "moe"; a dense format has none."""
     variants = find_offer(subject).variants_of(checkpoint_format)
     return tuple(variant.name for variant in variants if variant.axis == MOE_AXIS)
 
 
-def other_variants(subject: str, checkpoint_format: str) -> tuple[tuple[str, str], ...]:
+def list_other_variants(subject: str, checkpoint_format: str) -> tuple[tuple[str, str], ...]:
     """Return (axis, name) of every variant on the other axes."""
     variants = find_offer(subject).variants_of(checkpoint_format)
     return tuple((variant.axis, variant.name) for variant in variants if variant.axis != MOE_AXIS)
 
 
-def expected_tests(subject: str, name: str, checkpoint_format: str, *, deep: bool = False) -> tuple[str, ...]:
-    """Return the test ids that must come back for the registry entry `name`, in order."""
+def list_expected_tests(subject: str, name: str, checkpoint_format: str, *, deep: bool = False) -> tuple[str, ...]:
+    """Return, in order, the ids of the tests that the registry entry `name` must report."""
     ids = {
-        "test_moe_implementation": [f"{v}-{name}" for v in moe_variants(subject, checkpoint_format)],
-        "test_implementation": [f"{axis}-{v}-{name}" for axis, v in other_variants(subject, checkpoint_format)],
+        "test_moe_implementation": [f"{v}-{name}" for v in list_moe_variants(subject, checkpoint_format)],
+        "test_implementation": [f"{axis}-{v}-{name}" for axis, v in list_other_variants(subject, checkpoint_format)],
     }
-    functions = CHAIN + (DEEP if deep else ())
+    functions = DEFAULT_TESTS + (DEEP_TESTS if deep else ())
     return tuple(f"{function}[{variant}]" for function in functions for variant in ids.get(function, [name]))
 
 
@@ -61,7 +61,7 @@ def list_variant_tests(subject: str, name: str, checkpoint_format: str) -> dict[
     return tests
 
 
-def variant_names() -> Mapping[str, tuple[str, ...]]:
+def list_variant_names() -> Mapping[str, tuple[str, ...]]:
     """Return every variant's name of every subject by axis, for the fixtures that carry these names."""
     variants = [variant for adapter in ADAPTERS.values() for variant in adapter.offer.variants]
     axes = dict.fromkeys(variant.axis for variant in variants)

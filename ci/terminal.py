@@ -1,4 +1,4 @@
-"""What people see in a terminal: tables, sizes, and fetch progress when somebody is watching."""
+"""Output for a terminal: tables, sizes and the progress of a fetch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
 def parse_size(text: str) -> int:
-    """Bytes of `500MB`, `50G`, `1.5TB` (powers of 1000), `7GiB` (1024). Raises RequestError for anything else."""
+    """Return the bytes of `500MB`, `50G`, `1.5TB` (powers of 1000) or `7GiB` (powers of 1024).
+
+    Raises RequestError for anything else.
+    """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
     if not match:
         raise RequestError(f"size '{text}': expected a number with a unit, like 500MB or 50GB")
@@ -31,8 +34,8 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * base ** _POWERS[match[2].upper()])
 
 
-def size(count: float) -> str:
-    """`count` bytes for people, in decimal units as disks and the Hub use them."""
+def format_size(count: float) -> str:
+    """Format a number of bytes in decimal units, as disks and the Hub use them."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -40,9 +43,9 @@ def size(count: float) -> str:
     return f"{count:.2f} TB"
 
 
-def models_table(models: Sequence[HubModel]) -> Table:
-    """The registry."""
-    table = _table("model", "Hub id", "format", "layers", "groups")
+def make_models_table(models: Sequence[HubModel]) -> Table:
+    """Make the table of the registry."""
+    table = _make_table("model", "Hub id", "format", "layers", "groups")
     for model in models:
         gated = " (gated)" if model.gated else ""
         table.add_row(
@@ -55,48 +58,50 @@ def models_table(models: Sequence[HubModel]) -> Table:
     return table
 
 
-def checkpoints_table(checkpoints: Mapping[str, Checkpoint]) -> Table:
-    """What was fetched, and what it moved. Paths are no column: folded into one, none could be copied."""
-    table = _table("model", "revision", "layers", "kept", "moved", "requests", "seconds")
+def make_checkpoints_table(checkpoints: Mapping[str, Checkpoint]) -> Table:
+    """Make the table of fetched checkpoints. Paths have no column: a folded path cannot be copied."""
+    table = _make_table("model", "revision", "layers", "kept", "moved", "requests", "seconds")
     for name, c in checkpoints.items():
-        moved = "hit" if c.cache == "hit" else size(c.bytes_fetched)
+        moved = "hit" if c.cache == "hit" else format_size(c.bytes_fetched)
         layers = f"{c.layers} of {c.layers_upstream}"
-        table.add_row(name, c.revision[:12], layers, size(c.bytes_kept), moved, str(c.requests), f"{c.seconds:.1f}")
+        table.add_row(
+            name, c.revision[:12], layers, format_size(c.bytes_kept), moved, str(c.requests), f"{c.seconds:.1f}"
+        )
     return table
 
 
-def entries_table(entries: Sequence[StoreEntry]) -> Table:
-    """The store; paths as above."""
-    table = _table("model", "revision", "layers", "size", "state")
+def make_entries_table(entries: Sequence[StoreEntry]) -> Table:
+    """Make the table of the store; without paths, as above."""
+    table = _make_table("model", "revision", "layers", "size", "state")
     for e in entries:
-        table.add_row(e.model_id, e.revision[:12], str(e.layers), size(e.bytes), e.state)
+        table.add_row(e.model_id, e.revision[:12], str(e.layers), format_size(e.bytes), e.state)
     return table
 
 
 @contextmanager
 def fetch_progress() -> Iterator[Callable[[str, Progress], None] | None]:
-    """A progress line a model on stderr while a person watches; None, and silence, in CI."""
+    """Show one progress line for each model on stderr; yield None if stderr is no terminal."""
     if not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-    from rich.progress import Progress as Bars
+    from rich.progress import Progress as ProgressBars
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bars:
+    with ProgressBars(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress_bars:
         tasks: dict[str, int] = {}
 
-        def tick(name: str, state: Progress) -> None:
+        def update(name: str, state: Progress) -> None:
             task = tasks.setdefault(name, -1)
             if task < 0:
-                task = tasks[name] = bars.add_task(name, total=state.total)
-            bars.update(task, completed=state.done, total=state.total)  # type: ignore[arg-type]
+                task = tasks[name] = progress_bars.add_task(name, total=state.total)
+            progress_bars.update(task, completed=state.done, total=state.total)  # type: ignore[arg-type]
 
-        yield tick
+        yield update
 
 
-def _table(*columns: str) -> Table:
+def _make_table(*columns: str) -> Table:
     from rich import box
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""Guards around every test but the hub suite: an environment of its own, and no way out of this machine."""
+"""Guards around every test but the hub suite: its own environment, and no connection out of this machine."""
 
 from __future__ import annotations
 
@@ -6,30 +6,38 @@ import ipaddress
 import os
 import socket
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 pytest_plugins = ["tests.skip_policy"]
 
 HOMES = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME")
 REMOVED = ("HF_", "HUGGING", "HUB_TESTS_", "GITHUB_", "TRANSFORMERS_")
 HUB_PATHS = {"HF_HOME": "", "HF_HUB_CACHE": "hub", "HF_XET_CACHE": "xet", "HF_TOKEN_PATH": "token"}
+LONG_FOLDERS = tuple(Path(__file__).parent / name for name in ("e2e", "benchmarks/mutation"))
 LOOPBACK_NAMES = {None, "", "localhost", b"localhost"}
 
 
 def talks_to_the_hub(request: pytest.FixtureRequest) -> bool:
-    """The hub suite itself reads the user's environment and the network; everything else must not."""
+    """Return whether a test is of the hub suite: it alone uses the user's environment and the network."""
     return "integration" in request.path.parts
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of whole folders as long: the workflows' steps as processes, and planted bugs."""
+    for item in items:
+        if not set(LONG_FOLDERS).isdisjoint(item.path.parents):
+            item.add_marker(pytest.mark.long)
 
 
 @pytest.fixture(autouse=True)
 def own_environment(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """HOME and the XDG directories inside the test's own directory; no setting of the Hub or of Actions."""
+    """Give the test its own HOME and XDG directories, and no settings of the Hub or of Actions."""
     if talks_to_the_hub(request):
         return
     for name in list(os.environ):
@@ -47,26 +55,28 @@ def own_environment(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch:
 
 @pytest.fixture(autouse=True)
 def loopback_only(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A connection or a name look-up that would leave this machine fails the test, whoever catches the exception."""
+    """Fail a test that connects or looks up a name outside this machine, even if it catches the error."""
     if talks_to_the_hub(request):
         yield
         return
     attempts: list[str] = []
-    for owner, name, host_of in (
-        (socket.socket, "connect", peer),
-        (socket.socket, "connect_ex", peer),
-        (socket, "getaddrinfo", looked_up),
+    for owner, name, find_host in (
+        (socket.socket, "connect", peer_host),
+        (socket.socket, "connect_ex", peer_host),
+        (socket, "getaddrinfo", looked_up_host),
     ):
-        monkeypatch.setattr(owner, name, guarded(getattr(owner, name), host_of, attempts))
+        monkeypatch.setattr(owner, name, refuse_other_hosts(getattr(owner, name), find_host, attempts))
     yield
     assert not attempts, f"the test tried to reach {attempts}: tests stay on loopback"
 
 
-def guarded(call: Callable[..., Any], host_of: Callable[..., Any], attempts: list[str]) -> Callable[..., Any]:
-    """`call`, refusing and recording any host that is not this machine."""
+def refuse_other_hosts(
+    call: Callable[..., Any], find_host: Callable[..., Any], attempts: list[str]
+) -> Callable[..., Any]:
+    """Wrap `call` so that it refuses, and records, any host but this machine."""
 
     def checked(*args: Any, **kwargs: Any) -> Any:
-        host = host_of(*args, **kwargs)
+        host = find_host(*args, **kwargs)
         if not is_loopback(host):
             attempts.append(str(host))
             pytest.fail(f"the test tried to reach {host!r}: tests stay on loopback")
@@ -75,18 +85,18 @@ def guarded(call: Callable[..., Any], host_of: Callable[..., Any], attempts: lis
     return checked
 
 
-def peer(sock: socket.socket, address: Any) -> Any:
-    """The host that a socket is about to connect to; a Unix socket's is this machine."""
+def peer_host(sock: socket.socket, address: Any) -> Any:
+    """Return the host that a socket connects to; None for a Unix socket, which is this machine."""
     return address[0] if sock.family in (socket.AF_INET, socket.AF_INET6) else None
 
 
-def looked_up(host: Any, *args: Any, **kwargs: Any) -> Any:
-    """The host that getaddrinfo is about to look up."""
+def looked_up_host(host: Any, *args: Any, **kwargs: Any) -> Any:
+    """Return the host that getaddrinfo looks up."""
     return host
 
 
 def is_loopback(host: Any) -> bool:
-    """Whether a host, as given to connect or getaddrinfo, is this machine."""
+    """Return whether a host, as given to connect or getaddrinfo, is this machine."""
     if host in LOOPBACK_NAMES:
         return True
     try:

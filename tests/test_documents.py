@@ -124,8 +124,8 @@ def test_commands_in_code_are_verbs(document: str) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_make_has_the_targets_that_are_told(document: str) -> None:
-    targets = set(re.findall(r"^([a-z]+):", text("Makefile"), re.MULTILINE))
-    assert set(re.findall(r"(?:`|^)make ([a-z]+)", text(document), re.MULTILINE)) <= targets
+    targets = set(re.findall(r"^([a-z-]+):", text("Makefile"), re.MULTILINE))
+    assert set(re.findall(r"(?:`|^)make ([a-z-]+)", text(document), re.MULTILINE)) <= targets
 
 
 def test_pytest_finds_the_tests_that_are_told() -> None:

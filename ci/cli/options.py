@@ -1,51 +1,62 @@
-"""What several verbs share: options, what the environment says, and how an answer is printed."""
+"""Parts that the verbs share: options, reading the environment, printing an answer."""
 
 from __future__ import annotations
 
+import inspect
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from types import GenericAlias
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from ci.errors import RequestError
+from ci.run_options import OPTIONS, Option, RunOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from ci.github.context import Context
     from ci.github.job_outputs import FetchOutputs
     from ci.plan import Plan
     from ci.settings import Settings
 
-Models = Annotated[list[str], typer.Argument(help="registry names, globs, @groups", metavar="MODEL…")]
+Models = Annotated[
+    list[str], typer.Argument(help="registry names, patterns such as mistral*, or @groups", metavar="MODEL…")
+]
 JsonFlag = Annotated[bool, typer.Option("--json", help="print the answer as JSON")]
 Registry = Annotated[Path | None, typer.Option(help="another models.toml")]
-Layers = Annotated[str | None, typer.Option(help="layers to keep: a number, or auto", metavar="N|auto")]
-CacheDir = Annotated[Path | None, typer.Option("--cache", help="the store; default $HUB_TESTS_CACHE or the user cache")]
+Layers = Annotated[
+    str | None, typer.Option(help="layers to keep: a number, or auto; default: the registry's", metavar="N|auto")
+]
+CacheDir = Annotated[
+    Path | None,
+    typer.Option("--cache", help="directory of the store; default: $HUB_TESTS_CACHE, else the user's cache"),
+]
 
 
 def environ(call: typer.Context) -> Mapping[str, str]:
-    """The environment, which `main` read."""
-    found: Mapping[str, str] = call.obj
-    return found
+    """Return the environment, which `main` read."""
+    variables: Mapping[str, str] = call.obj
+    return variables
 
 
 def settings(call: typer.Context, cache: Path | None = None) -> Settings:
-    """Where the Hub and the store are."""
+    """Read where the Hub and the store are."""
     from ci.settings import from_environ
 
     return from_environ({**environ(call), **({"HUB_TESTS_CACHE": str(cache)} if cache else {})})
 
 
 def context(call: typer.Context) -> Context:
-    """What Actions says of this step."""
+    """Read what GitHub Actions says about this step."""
     from ci.github.context import read_context
 
     return read_context(environ(call))
 
 
 def plan(call: typer.Context, path: Path | None = None) -> Plan:
-    """The plan in a file, or the one that an earlier job packed into `$HUB_TESTS_PLAN`."""
+    """Read the plan from a file, or from `$HUB_TESTS_PLAN`, where an earlier job packed it."""
     from ci.plan import Plan
     from ci.records import read_json
 
@@ -65,7 +76,7 @@ def plan(call: typer.Context, path: Path | None = None) -> Plan:
 
 
 def delivery(call: typer.Context) -> FetchOutputs:
-    """What the fetch job packed into `$HUB_TESTS_DELIVERY`; nothing where it never came to it."""
+    """Read what the fetch job packed into `$HUB_TESTS_DELIVERY`; empty where that job packed nothing."""
     from ci.github.job_outputs import FetchOutputs, unpack_record
 
     packed = environ(call).get("HUB_TESTS_DELIVERY", "")
@@ -73,23 +84,44 @@ def delivery(call: typer.Context) -> FetchOutputs:
 
 
 def answer(record: object, line: str, *, as_json: bool) -> None:
-    """The record as JSON, or one line about it."""
+    """Print the record as JSON, or one line about it."""
     from ci.records import to_json
 
     print(to_json(record, indent=2) if as_json else line)
 
 
 def show(renderable: Any) -> None:
-    """A table or a report of `rich`, as wide as the terminal."""
+    """Print a table or a report of `rich`, as wide as the terminal."""
     from rich.console import Console
 
     Console().print(renderable)
 
 
-def one_of(value: Any, known: tuple[str, ...], option: str) -> Any:
-    """`value`, if it is None or one of `known`. Raises RequestError with a suggestion."""
-    if value is not None and value not in known:
-        from ci.models import suggestion
+def takes_run_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb the options of a run; it gets them as the record `run_options`."""
+    hints = get_type_hints(verb, include_extras=True)
+    options = [option for option in OPTIONS if option.cli]
 
-        raise RequestError(f"{option} {value}: expected {' or '.join(known)}.{suggestion(value, known)}")
-    return value
+    @wraps(verb)
+    def command(**values: Any) -> None:
+        run_options = RunOptions(**{option.name: option.convert(values.pop(option.name)) for option in options})
+        verb(**values, run_options=run_options)
+
+    parameters = []
+    for name, parameter in inspect.signature(verb).parameters.items():
+        own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name])]
+        parameters += [_typer_parameter(option) for option in options] if name == "run_options" else own
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del command.__wrapped__  # typer must see the signature above
+    return command
+
+
+def _typer_parameter(option: Option) -> inspect.Parameter:
+    kind: Any = GenericAlias(list, (option.value_type,)) if option.repeated else option.value_type
+    declared = option.declared
+    names = (option.cli, declared.short) if declared.short else (option.cli,)
+    about = typer.Option(*names, help=declared.help, min=declared.minimum, metavar=declared.metavar)
+    default = option.default or (False if option.value_type is bool else None)
+    annotation: Any = Annotated[kind if default is not None else kind | None, about]
+    return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

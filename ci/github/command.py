@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from ci.errors import RequestError
-from ci.models import suggestion
+from ci.models import suggest_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,7 +86,7 @@ def _parse_run(words: list[str]) -> Command:
         if not word.startswith("-"):
             command = replace(command, models=(*command.models, _check_selector(word)))
         elif option not in OPTIONS:
-            raise RequestError(f"unknown option '{option}'.{suggestion(option, OPTIONS)} Expected: {GRAMMAR}")
+            raise RequestError(f"unknown option '{option}'.{suggest_name(option, OPTIONS)} Expected: {GRAMMAR}")
         elif words.count(option) + sum(other.startswith(option + "=") for other in words) > 1:
             raise RequestError(f"'{option}' is given twice")
         else:

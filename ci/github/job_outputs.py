@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ci.checkpoints import CHECKPOINTS_JSON, FetchResults, write_checkpoints
 from ci.errors import GatedError, InfrastructureError, RequestError
 from ci.hub.fetch import Checkpoint
 from ci.hub.manifest import MANIFEST, find_content_problems, read_manifest
@@ -113,11 +114,10 @@ def write_run_files(plan: Plan, entry: str, checkpoint: Checkpoint, out: Path) -
     if planned is None:
         raise RequestError(f"'{entry}' is not in the plan")
     out.mkdir(parents=True, exist_ok=True)
-    rows = [{"name": entry, **to_dict(checkpoint)}]
     model = {key: value for key, value in to_dict(planned.model).items() if value is not None and key != "name"}
     model |= {"revision": checkpoint.revision, "num_layers_to_keep": checkpoint.layers}
-    checkpoints_path, registry_path = out / "checkpoints.json", out / "models.toml"
-    checkpoints_path.write_text(json.dumps(rows), encoding="utf-8")
+    checkpoints_path, registry_path = out / CHECKPOINTS_JSON, out / "models.toml"
+    write_checkpoints(FetchResults({entry: checkpoint}), checkpoints_path)
     registry_path.write_text(_format_toml(entry, model), encoding="utf-8")
     return checkpoints_path, registry_path
 

@@ -68,7 +68,6 @@ def handle_request(subject: Subject, request: dict[str, Any]) -> dict[str, Any]:
 def release_memory(*, collect: bool) -> None:
     """Return unused device memory, so that the other side can use it.
 
-
     `collect` after a failed call: its traceback may have kept tensors until now.
     """
     if "torch" in sys.modules:

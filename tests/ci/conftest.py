@@ -12,7 +12,7 @@ __all__ = ["hub"]
 
 @pytest.fixture
 def fast_llm_words() -> tuple[str, ...]:
-    """The options that name the real Fast-LLM; skips where the environment does not say where it is."""
+    """The options that name the real Fast-LLM; skips the test if the environment does not name it."""
     if not PYTHON:
         pytest.skip(NOT_HERE)
     paths = [f"--subject-path={entry}" for entry in PATH.split(os.pathsep) if entry]

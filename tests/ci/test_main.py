@@ -1,5 +1,4 @@
 import ast
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,17 +10,6 @@ from ci import __main__ as cli
 from ci.errors import InfrastructureError
 
 ROOT = Path(cli.__file__).parent
-
-
-def test_models_as_json_is_the_registry(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["models", "--json"]) == 0
-    entries = json.loads(capsys.readouterr().out)
-    assert "mixtral" in {entry["name"] for entry in entries}
-
-
-def test_models_for_people_names_the_gated_ones(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["models"]) == 0
-    assert "gated" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -93,15 +81,28 @@ def test_help_needs_nothing_heavy() -> None:
     assert done.stdout.strip().endswith("[]")
 
 
-def test_the_environment_is_read_in_one_place() -> None:
-    """A subject's worker alone inherits this process's by default; Triton has no other switch for its arithmetic."""
+def reads_environment(node: ast.AST) -> bool:
+    if isinstance(node, ast.ImportFrom):
+        return node.module == "os" and any(alias.name in ("environ", "getenv") for alias in node.names)
+    return isinstance(node, ast.Attribute) and ast.unparse(node) in ("os.environ", "os.getenv", "os.environb")
+
+
+def test_the_environment_is_read_in_known_places() -> None:
+    """Outside `main` only a subject's side: its worker inherits it, and Triton has no other switch for its numbers."""
     readers = {
         path.relative_to(ROOT).as_posix()
         for path in ROOT.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv") and ast.unparse(node.value) == "os"
+        if any(reads_environment(node) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     }
     assert readers == {"__main__.py", "subjects/forward.py", "subjects/open_subject.py"}
+
+
+@pytest.mark.parametrize(
+    ("line", "reads"),
+    [("from os import environ", True), ("import os; os.getenv('A')", True), ("call.obj['A']", False)],
+)
+def test_a_reader_of_the_environment_is_recognised(line: str, reads: bool) -> None:
+    assert any(reads_environment(node) for node in ast.walk(ast.parse(line))) is reads
 
 
 def test_every_verb_is_in_help_and_says_what_it_is_for(capsys: pytest.CaptureFixture[str]) -> None:

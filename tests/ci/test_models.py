@@ -4,7 +4,7 @@ import pytest
 
 from ci import models
 from ci.errors import RequestError
-from ci.models import HUB_TEST_CONFIGS, HubModel, Registry, load_models, select
+from ci.models import HUB_TEST_CONFIGS, HubModel, Registry, load_models, select_models
 
 GOOD = {"model_id": "org/name", "checkpoint_format": "llama"}
 
@@ -33,11 +33,11 @@ def test_mixtral_is_exactly_the_specification() -> None:
     [
         ('[a]\nmodel_idd = "o/n"\n', "[a]: unknown key 'model_idd'. Did you mean 'model_id'?"),
         ('[a]\ncheckpoint_format = "llama"\n', "[a]: model_id: Field required"),
-        ('[a]\nmodel_id = "name"\ncheckpoint_format = "llama"\n', "'name' is not a Hub id, expected 'org/name'"),
+        ('[a]\nmodel_id = "name"\ncheckpoint_format = "llama"\n', "'name' is not a Hub id; expected 'org/name'"),
         ('[a]\nmodel_id = "o/n"\ncheckpoint_format = 3\n', "checkpoint_format: Input should be a valid string, got 3"),
         (
             '[a]\nmodel_id = "o/n"\ncheckpoint_format = "llama"\nnum_layers_to_keep = 0\n',
-            '[a]: num_layers_to_keep: 0 is impossible, expected 1 or more, or "auto"',
+            '[a]: num_layers_to_keep: 0 is not possible; expected 1 or more, or "auto"',
         ),
         (
             '[a]\nmodel_id = "o/n"\ncheckpoint_format = "llama"\nnum_layers_to_keep = true\n',
@@ -49,7 +49,7 @@ def test_mixtral_is_exactly_the_specification() -> None:
         ),
         (
             '[a]\nmodel_id = "o/n"\ncheckpoint_format = "llama"\n[a.test_params]\ncompare_factor = 2.5\n',
-            "test_params.compare_factor: 2.5, expected 1.0 to 2.0",
+            "test_params.compare_factor: 2.5; expected 1.0 to 2.0",
         ),
         (
             '[a]\nmodel_id = "o/n"\ncheckpoint_format = "llama"\n[b]\nmodel_id = "o/n"\ncheckpoint_format = "llama"\n',
@@ -97,21 +97,25 @@ def test_python_entries_take_classes_as_the_specification_writes_them() -> None:
 )
 def test_a_classs_name_does_where_the_class_cannot_be_imported(named: str, name: str) -> None:
     table = {**GOOD, "checkpoint_format": named, "model_config": "GPTModelConfig"}
-    assert models.model_from("mine", table) == HubModel("mine", "org/name", name, "gpt")
+    assert models.parse_model("mine", table) == HubModel("mine", "org/name", name, "gpt")
     nameless = {**GOOD, "checkpoint_format": type(named, (), {})}
-    assert models.model_from("mine", nameless).checkpoint_format == name
+    assert models.parse_model("mine", nameless).checkpoint_format == name
 
 
 def test_select_by_name_glob_group_and_default() -> None:
     known = HUB_TEST_CONFIGS.models()
-    assert [m.name for m in select(known, ["mixtral"])] == ["mixtral"]
-    assert [m.name for m in select(known, ["mistral*", "mixtral", "mixtral"])] == ["mistral", "mistral-v03", "mixtral"]
-    assert [m.name for m in select(known, ["@moe"])] == ["mixtral"]
-    assert {m.name for m in select(known, [])} == {n for n, m in known.items() if "default" in m.groups}
+    assert [m.name for m in select_models(known, ["mixtral"])] == ["mixtral"]
+    assert [m.name for m in select_models(known, ["mistral*", "mixtral", "mixtral"])] == [
+        "mistral",
+        "mistral-v03",
+        "mixtral",
+    ]
+    assert [m.name for m in select_models(known, ["@moe"])] == ["mixtral"]
+    assert {m.name for m in select_models(known, [])} == {n for n, m in known.items() if "default" in m.groups}
 
 
 @pytest.mark.parametrize(("word", "says"), [("mixtrl", "Did you mean 'mixtral'"), ("@mo", "Did you mean '@moe'")])
 def test_an_unknown_word_gets_a_suggestion_and_the_list(word: str, says: str) -> None:
     with pytest.raises(RequestError, match=says) as caught:
-        select(HUB_TEST_CONFIGS.models(), [word])
+        select_models(HUB_TEST_CONFIGS.models(), [word])
     assert "Known: " in str(caught.value)

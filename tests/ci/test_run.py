@@ -12,14 +12,14 @@ import tomllib
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
 from ci import __main__ as cli
 from ci import run as job
-from ci.models import HubModel
 from ci.report.result_files import EXIT_CODE, RUNNING
+from ci.run_options import RunOptions
 from tests.standin.models import repository
 from tests.standin.recipes import CONFIGS, RECIPES
 from tests.standin.server import HubServer
@@ -35,10 +35,10 @@ batch_size = 2
 sequence_length = 16
 """
 REFERENCE = ("--subject", "reference")
-pytestmark = pytest.mark.xdist_group("run")
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("run")]
 
 
-def command_of(
+def make_command(
     root: Path,
     tmp_path: Path,
     endpoint: str,
@@ -47,7 +47,7 @@ def command_of(
     registered: str = REGISTRY,
     device: str = "cpu",
 ) -> tuple[list[str], dict[str, str]]:
-    """`hub-tests run tiny` of the package at `root`, and its environment."""
+    """Return the command `hub-tests run tiny` of the package at `root`, and its environment."""
     registry = tmp_path / "models.toml"
     registry.write_text(registered)
     environ = {**os.environ, "HF_ENDPOINT": endpoint, "HUB_TESTS_CACHE": str(tmp_path / "store"), "COLUMNS": "140"}
@@ -59,22 +59,23 @@ def command_of(
 def run(
     root: Path, tmp_path: Path, endpoint: str, *more: str, **choices: Any
 ) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
-    """The process of `command_of` when it has ended, and the results record it wrote."""
-    command, environ = command_of(root, tmp_path, endpoint, *more, **choices)
+    """Run `make_command`; return the ended process and the results that it wrote."""
+    command, environ = make_command(root, tmp_path, endpoint, *more, **choices)
     done = subprocess.run(command, cwd=root, env=environ, capture_output=True, text=True, check=False)
     written = tmp_path / "out" / "report.json"
     return done, json.loads(written.read_bytes()) if written.exists() else {}
 
 
-def impostor(tmp_path: Path, code: str) -> Path:
-    """A program in the place of a subject's interpreter."""
-    program = tmp_path / "python"
+def fake_interpreter(tmp_path: Path, code: str) -> Path:
+    """Write a program that takes the place of a subject's interpreter."""
+    program = tmp_path / "interpreter" / "python"
+    program.parent.mkdir(mode=0o755)
     program.write_text(f"#!{sys.executable}\n{code}\n")
     program.chmod(0o755)
     return program
 
 
-def outcomes(results: dict[str, Any]) -> dict[str, str]:
+def read_outcomes(results: dict[str, Any]) -> dict[str, str]:
     return {case["name"]: case["outcome"] for entry in results["entries"] for case in entry["cases"]}
 
 
@@ -82,8 +83,8 @@ def test_a_sound_conversion_is_green(hub: HubServer, tmp_path: Path) -> None:
     hub.add("stand-in/llama", repository("stand-in/llama"))
     done, results = run(ROOT, tmp_path, hub.endpoint)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert set(outcomes(results).values()) == {"passed"}
-    assert len(outcomes(results)) == 7
+    assert set(read_outcomes(results).values()) == {"passed"}
+    assert len(read_outcomes(results)) == 7
     assert (tmp_path / "out" / EXIT_CODE).read_text() == "0\n"
     assert (tmp_path / "out" / "report.md").read_text().startswith("## ")
     pins = str(tmp_path / "out" / "checkpoints.json")
@@ -93,8 +94,8 @@ def test_a_sound_conversion_is_green(hub: HubServer, tmp_path: Path) -> None:
     assert "7 passed" in again.stderr
 
 
-def broken_copy(tmp_path: Path) -> Path:
-    """The project with one line of the reference's converter changed: gate and up change places."""
+def copy_with_swapped_gate_and_up(tmp_path: Path) -> Path:
+    """Copy the project, with gate and up swapped in one line of the reference's converter."""
     root = tmp_path / "broken"
     shutil.copytree(ROOT / "ci", root / "ci")
     shutil.copytree(ROOT / "tests" / "integration", root / "tests" / "integration")
@@ -113,7 +114,7 @@ def test_an_installed_suite_runs_as_that_of_a_checkout(hub: HubServer, tmp_path:
     shutil.copytree(ROOT / "tests" / "integration", site / "ci" / "_suite")
     done, results = run(site, tmp_path, hub.endpoint)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert set(outcomes(results).values()) == {"passed"}
+    assert set(read_outcomes(results).values()) == {"passed"}
     assert "Warning" not in done.stderr
 
 
@@ -123,9 +124,9 @@ UP_THEN_GATE = 'gate_up = (f"{hugging_face}.up_proj", f"{hugging_face}.gate_proj
 
 def test_gate_and_up_swapped_in_the_converter_is_red_and_names_the_layer(hub: HubServer, tmp_path: Path) -> None:
     hub.add("stand-in/llama", repository("stand-in/llama"))
-    done, results = run(broken_copy(tmp_path), tmp_path, hub.endpoint)
+    done, results = run(copy_with_swapped_gate_and_up(tmp_path), tmp_path, hub.endpoint)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert outcomes(results)["test_forward_equivalence[tiny]"] == "failed"
+    assert read_outcomes(results)["test_forward_equivalence[tiny]"] == "failed"
     forward = next(c for c in results["entries"][0]["cases"] if c["name"] == "test_forward_equivalence[tiny]")
     assert forward["failure_class"] == "numeric_mismatch"
     assert forward["evidence"]["worst"]["tensor"].startswith("decoder.")
@@ -141,7 +142,7 @@ def test_a_hub_that_is_away_is_neutral_and_blames_nobody(tmp_path: Path) -> None
     done, results = run(ROOT, tmp_path, "http://127.0.0.1:9")
     assert done.returncode == 3, done.stdout + done.stderr
     assert results["verdict"] == "neutral"
-    assert outcomes(results)["test_conversion[tiny]"] == "consequence"
+    assert read_outcomes(results)["test_conversion[tiny]"] == "consequence"
 
 
 def test_a_gpu_that_is_not_there_is_neutral_and_blames_nobody(
@@ -157,10 +158,12 @@ def test_a_gpu_that_is_not_there_is_neutral_and_blames_nobody(
 
 def test_a_suite_that_runs_out_of_time_is_red_and_says_so(hub: HubServer, tmp_path: Path) -> None:
     hub.add("stand-in/llama", repository("stand-in/llama"))
-    sleeper = impostor(tmp_path, MISBEHAVIOURS["hangs"][0])  # so that the time is over in a test and not in an import
+    sleeper = fake_interpreter(
+        tmp_path, MISBEHAVIOURS["hangs"][0]
+    )  # so that the time is over in a test and not in an import
     done, results = run(ROOT, tmp_path, hub.endpoint, "--time-limit", "12", "--subject-python", str(sleeper))
     assert done.returncode == 1, done.stdout + done.stderr
-    assert outcomes(results)["test_hub_model_conversion[tiny]"] == "missing"
+    assert read_outcomes(results)["test_hub_model_conversion[tiny]"] == "missing"
     assert {cause["failure_class"] for cause in results["causes"]} == {"timeout"}
     assert "the suite ran out of time: time limit of 12 s" in " ".join(done.stdout.split())
     assert results["verdict"] == "failed"
@@ -168,7 +171,7 @@ def test_a_suite_that_runs_out_of_time_is_red_and_says_so(hub: HubServer, tmp_pa
 
 def test_a_run_that_is_terminated_with_its_whole_group_keeps_what_it_has_found(hub: HubServer, tmp_path: Path) -> None:
     hub.add("stand-in/llama", repository("stand-in/llama"))
-    command, environ = command_of(ROOT, tmp_path, hub.endpoint)
+    command, environ = make_command(ROOT, tmp_path, hub.endpoint)
     with subprocess.Popen(command, cwd=ROOT, env=environ, start_new_session=True, stderr=subprocess.PIPE) as job:
         running, deadline = tmp_path / "out" / RUNNING, time.monotonic() + 120
         while not (running.exists() and "test_forward_equivalence" in running.read_text()):
@@ -177,9 +180,9 @@ def test_a_run_that_is_terminated_with_its_whole_group_keeps_what_it_has_found(h
         os.killpg(job.pid, signal.SIGTERM)
         job.communicate(timeout=60)
     results = json.loads((tmp_path / "out" / "report.json").read_bytes())
-    found = outcomes(results)
-    assert found["test_conversion[tiny]"] == "passed"
-    assert found["test_hub_model_conversion[tiny]"] == "missing"
+    ended = read_outcomes(results)
+    assert ended["test_conversion[tiny]"] == "passed"
+    assert ended["test_hub_model_conversion[tiny]"] == "missing"
     assert job.returncode == 130
     assert (results["verdict"], {cause["failure_class"] for cause in results["causes"]}) == ("neutral", {"interrupted"})
     assert (tmp_path / "out" / "report.md").read_text().startswith("## ⚠️ Interrupted: no answer for 1 of 1 model")
@@ -188,10 +191,10 @@ def test_a_run_that_is_terminated_with_its_whole_group_keeps_what_it_has_found(h
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--subject-python", "gone/python"], "gone/python: no program; expected an interpreter"),
-        (["--subject", "fast_llm"], "--subject fast_llm: not importable here; name an interpreter that has it"),
+        (["--subject-python", "gone/python"], "gone/python: not an executable file; expected an interpreter"),
+        (["--subject", "fast_llm"], "--subject fast_llm: cannot be imported here; name an interpreter that has it"),
         (["--subject-path", "."], "--subject-path needs --subject-python"),
-        (["--subject-python", sys.executable, "--subject-path", "gone"], "gone: no directory"),
+        (["--subject-python", sys.executable, "--subject-path", "gone"], "gone: not a directory"),
         (
             ["--subject", "reference", "--checkpoints", "gone.json"],
             "gone.json: expected what `hub-tests fetch --json` printed",
@@ -236,28 +239,6 @@ def test_what_a_run_needs_is_what_the_extra_brings() -> None:
     assert set(job.SUITE_NEEDS) == brought - {"nvidia-ml-py"}, "the doctor alone needs that one, and says so"
 
 
-@pytest.mark.parametrize(
-    ("device", "seen", "models", "workers"),
-    [
-        (None, "cuda", 3, 2),
-        ("cuda", "cuda", 3, 2),
-        (None, "cuda", 1, 0),
-        (None, "cpu", 3, 0),
-        ("cpu", "cuda", 3, 0),
-    ],
-)
-def test_one_worker_a_gpu_is_the_default(
-    device: Literal["cpu", "cuda"] | None,
-    seen: str,
-    models: int,
-    workers: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(job, "default_device", lambda: seen)
-    chosen = [HubModel(f"m{index}", f"o/m{index}", "llama") for index in range(models)]
-    assert job.default_workers(chosen, device, {"CUDA_VISIBLE_DEVICES": "0,1"}) == workers
-
-
 MISBEHAVIOURS = {
     "dies": ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "crash", "the worker was killed by SIGSEGV"),
     "hangs": ("import time; time.sleep(600)", "timeout", "convert took longer than 2 s, killed"),
@@ -269,13 +250,13 @@ MISBEHAVIOURS = {
 def test_a_subject_that_misbehaves_is_red_in_one_line(kind: str, hub: HubServer, tmp_path: Path) -> None:
     code, failure, says = MISBEHAVIOURS[kind]
     hub.add("stand-in/llama", repository("stand-in/llama"))
-    python = str(impostor(tmp_path, code))
+    python = str(fake_interpreter(tmp_path, code))
     done, results = run(ROOT, tmp_path, hub.endpoint, "--subject-python", python, "--timeout", "2")
     assert done.returncode == 1, done.stdout + done.stderr
     conversion = next(c for c in results["entries"][0]["cases"] if c["name"] == "test_conversion[tiny]")
     assert (conversion["outcome"], conversion["failure_class"]) == ("failed", failure)
     assert says in conversion["headline"]
-    assert outcomes(results)["test_forward_equivalence[tiny]"] == "consequence"
+    assert read_outcomes(results)["test_forward_equivalence[tiny]"] == "consequence"
 
 
 def test_a_gated_model_without_a_token_blames_nobody(hub: HubServer, tmp_path: Path) -> None:
@@ -329,18 +310,18 @@ def test_what_fast_llm_refuses_is_its_failure_and_named(
     if model_id in RECIPES:
         hub.add(model_id, repository(model_id))
     else:
-        hub.add(model_id, with_published_config(tmp_path / "model", model_id))
+        hub.add(model_id, copy_with_published_config(tmp_path / "model", model_id))
     text = registered(model_id, checkpoint_format)
     done, results = run(ROOT, tmp_path, hub.endpoint, subject=fast_llm_words, registered=text)
     assert done.returncode == 1, done.stdout + done.stderr
     conversion = next(c for c in results["entries"][0]["cases"] if c["name"] == "test_conversion[tiny]")
     assert conversion["outcome"] == "failed"
     assert re.search(says, conversion["headline"]), conversion["headline"]
-    assert set(outcomes(results).values()) == {"passed", "failed", "consequence"}
+    assert set(read_outcomes(results).values()) == {"passed", "failed", "consequence"}
 
 
-def with_published_config(directory: Path, model_id: str) -> Path:
-    """A small llama whose config.json has the published one's other keys."""
+def copy_with_published_config(directory: Path, model_id: str) -> Path:
+    """Copy a small llama, and add the keys of the published config.json that it lacks."""
     shutil.copytree(repository("stand-in/llama-tied"), directory)
     published = json.loads((CONFIGS / f"{model_id.split('/')[1]}.json").read_text())
     small = json.loads((directory / "config.json").read_text())
@@ -354,7 +335,7 @@ def test_the_suite_commands_no_runner(
     """The suite prints messages of the subject. In Actions the runner ignores commands until our token comes."""
     program = "import sys; print('::add-mask::forged', flush=True); print('##[error]forged', file=sys.stderr)"
     monkeypatch.setattr(job, "_pytest_command", lambda *_: [sys.executable, "-c", program])
-    job.run_suite([], job.RunOptions(), tmp_path, {**os.environ, "GITHUB_ACTIONS": "true"})
+    job.run_suite([], RunOptions(), tmp_path, {**os.environ, "GITHUB_ACTIONS": "true"})
     out, err = capfd.readouterr()
     assert out == ""
     first, *printed, last = err.splitlines()

@@ -1,22 +1,27 @@
+import gc
+import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ci import suite
-from ci.errors import GatedError, InfrastructureError, RequestError, SubjectError, UnsupportedError
+from ci.errors import GatedError, HubTestsError, InfrastructureError, RequestError, SubjectError, UnsupportedError
 from ci.hub.fetch import Checkpoint
 from ci.models import HubModel
+from ci.run_options import RunOptions
 from ci.settings import Settings
 from ci.subjects.failure import SubjectCrashError, SubjectOutOfMemoryError, SubjectTimeoutError
-from ci.suite import Chain, StepFailedError, SuiteOptions, failure_class
+from ci.suite import CachedStep, ModelPipeline, StepFailedError, classify_failure
 
 MODEL = HubModel("tiny", "o/n", "llama")
 CHECKPOINT = Checkpoint("o/n", "f" * 40, 2, "/store/x", "hit", 10, 0, 0, 0.1, "a" * 64, 30)
 
 
-def chain(tmp_path: Path, **options: Any) -> Chain:
-    return Chain(MODEL, SuiteOptions(**options), Settings(cache=tmp_path), tmp_path)
+def make_pipeline(tmp_path: Path, fetched: Checkpoint | HubTestsError | None = None) -> ModelPipeline:
+    options = RunOptions(subject="reference", device="cpu")
+    return ModelPipeline(MODEL, options, Settings(cache=tmp_path), tmp_path, fetched=fetched)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +42,7 @@ def chain(tmp_path: Path, **options: Any) -> Chain:
     ],
 )
 def test_a_subject_is_never_excused_and_infrastructure_never_blamed(error: Exception, said: str) -> None:
-    assert failure_class(error) == said
+    assert classify_failure(error) == said
 
 
 def test_a_step_runs_once_and_its_failure_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,8 +53,8 @@ def test_a_step_runs_once_and_its_failure_is_kept(tmp_path: Path, monkeypatch: p
         raise InfrastructureError("the Hub is away")
 
     monkeypatch.setattr(suite, "fetch", fetch)
-    steps = chain(tmp_path)
-    for work in (steps.checkpoint, steps.converted, steps.exported, steps.judge):
+    pipeline = make_pipeline(tmp_path)
+    for work in (pipeline.fetch_checkpoint, pipeline.convert, pipeline.export, pipeline.judge):
         with pytest.raises(StepFailedError, match="the Hub is away") as caught:
             work()
     assert caught.value.step == "test_download_and_truncate"
@@ -57,23 +62,39 @@ def test_a_step_runs_once_and_its_failure_is_kept(tmp_path: Path, monkeypatch: p
 
 
 def test_what_the_fetch_could_not_have_is_not_asked_for_again(tmp_path: Path) -> None:
-    steps = chain(tmp_path, checkpoints={"tiny": GatedError("tiny is gated")})
+    pipeline = make_pipeline(tmp_path, GatedError("tiny is gated"))
     with pytest.raises(StepFailedError, match="tiny is gated"):
-        steps.checkpoint()
+        pipeline.fetch_checkpoint()
 
 
 def test_a_checkpoint_that_is_not_the_pinned_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataclasses import replace
-
     monkeypatch.setattr(suite, "fetch", lambda *_, **__: replace(CHECKPOINT, manifest_sha256="b" * 64))
     with pytest.raises(StepFailedError, match="is not the one that was fetched for this run"):
-        chain(tmp_path, checkpoints={"tiny": CHECKPOINT}).checkpoint()
+        make_pipeline(tmp_path, CHECKPOINT).fetch_checkpoint()
 
 
 def test_evidence_knows_what_earlier_steps_established(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suite, "fetch", lambda *_, **__: CHECKPOINT)
-    steps = chain(tmp_path)
-    assert steps.evidence("test_conversion").revision == ""
-    steps.checkpoint()
-    evidence = steps.evidence("test_conversion", "moe=looped")
+    pipeline = make_pipeline(tmp_path)
+    assert pipeline.start_evidence("test_conversion").revision == ""
+    pipeline.fetch_checkpoint()
+    evidence = pipeline.start_evidence("test_conversion", "moe=looped")
     assert (evidence.revision, evidence.layers, evidence.variant) == ("f" * 40, 2, "moe=looped")
+
+
+def test_a_pipeline_is_freed_without_the_garbage_collector(tmp_path: Path) -> None:
+    """Its judge holds reference traces: they must not wait for a collection while the next model is loaded."""
+    pipeline = make_pipeline(tmp_path, GatedError("gated"))
+    gone = weakref.ref(pipeline)
+    gc.disable()
+    try:
+        del pipeline
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_a_steps_value_is_kept() -> None:
+    step = CachedStep[int]("test_conversion")
+    assert [step.run(lambda: 3), step.run(lambda: 4)] == [3, 3]
+    assert step.value == 3

@@ -1,41 +1,69 @@
-"""What the suite asserts and says by itself, beside the judge's verdicts."""
-
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from ci.equivalence.verdict import Verdict
+from ci.equivalence.judge import Verdict
 from ci.evidence import Measure
 from ci.hub.fetch import Checkpoint
-from ci.suite_checks import published_dtype, verdict_text
+from ci.suite_checks import find_checkpoint_problems, format_failures, read_published_dtype
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-WRONG = Measure("decoder.0.mlp", "float32", (1, 4), 1.6e-2, 4e-6, floor=4e-7, worst_index=(0, 3), passed=False)
+NAMES = ("model.embed_tokens.weight", "model.layers.0.q.weight", "model.layers.1.q.weight", "vision.layers.7.q.weight")
 
 
-@pytest.mark.parametrize(
-    ("measure", "says"),
-    [
-        (
-            WRONG,
-            "decoder.0.mlp (float32): 4,000 x the limit: error 1.60e-02, limit 4.00e-06, floor 4.00e-07; at [0, 3]",
-        ),
-        (
-            replace(WRONG, token_error=1.0, token_limit=1e-5),
-            "decoder.0.mlp (float32): 100,000 x the limit: error of its worst token 1.00e+00, limit 1.00e-05",
-        ),
-    ],
-)
-def test_a_red_verdict_shows_the_figure_of_the_report(measure: Measure, says: str) -> None:
-    text = verdict_text((Verdict(passed=True), Verdict(passed=False, diagnosis="layer 0 is wrong", worst=measure)))
-    assert text.splitlines()[0] == "layer 0 is wrong"
-    assert text.splitlines()[1].startswith(says)
+def checkpoint_in(folder: Path, depth: int = 2, names: tuple[str, ...] = NAMES) -> Checkpoint:
+    (folder / "config.json").write_text(json.dumps({"num_hidden_layers": depth}))
+    (folder / "weights").write_bytes(b"1234")
+    manifest = {"files": {"weights": {"size": 4}}, "tensors": {name: {} for name in names}}
+    (folder / "hub-tests.json").write_text(json.dumps(manifest))
+    return Checkpoint("o/n", "f" * 40, 2, str(folder), "hit", 10, 0, 0, 0.1, "a" * 64, 30)
+
+
+def test_a_sound_checkpoint_has_no_problem(tmp_path: Path) -> None:
+    assert find_checkpoint_problems(checkpoint_in(tmp_path)) == []
+
+
+def test_depth_of_a_text_config_counts(tmp_path: Path) -> None:
+    checkpoint = checkpoint_in(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": {"n_layer": 3}}))
+    assert find_checkpoint_problems(checkpoint) == ["config.json says 3 layers, kept are 2"]
+
+
+@pytest.mark.parametrize("names", [NAMES[:2], (*NAMES, "model.layers.2.q.weight")])
+def test_a_missing_or_extra_layer_is_a_problem(tmp_path: Path, names: tuple[str, ...]) -> None:
+    (problem,) = find_checkpoint_problems(checkpoint_in(tmp_path, names=names))
+    assert problem.startswith("layers on disk are ")
+    assert problem.endswith(", expected [0, 1]")
+
+
+def test_a_file_of_another_size_is_a_problem(tmp_path: Path) -> None:
+    checkpoint = checkpoint_in(tmp_path)
+    (tmp_path / "weights").write_bytes(b"12")
+    assert find_checkpoint_problems(checkpoint) == ["weights is missing or not 4 bytes long"]
+
+
+def test_only_failed_verdicts_are_printed_with_their_worst_tensor() -> None:
+    worst = Measure("logits", "float32", (2, 3), 0.5, 0.1, floor=0.01, worst_index=(1, 2), expected=1.0, actual=2.0)
+    failed = Verdict(passed=False, failure_class="numeric_mismatch", diagnosis="wrong by a half", worst=worst)
+    figure = "500 % of the limit: error 5.00e-01, limit 1.00e-01"
+    assert format_failures((Verdict(passed=True), failed)).splitlines() == [
+        "wrong by a half",
+        f"logits (float32): {figure}, floor 1.00e-02; at [1, 2] expected 1.0, got 2.0",
+    ]
+    assert format_failures((Verdict(passed=True),)) == ""
+
+
+def test_the_printed_error_and_limit_are_those_of_the_figure() -> None:
+    """The figure is the one of the report; here that of the worst token."""
+    wrong = Measure("decoder.0.mlp", "float32", (1, 4), 1.6e-2, 4e-6, token_error=1.0, token_limit=1e-5, passed=False)
+    text = format_failures((Verdict(passed=False, diagnosis="layer 0 is wrong", worst=wrong),))
+    figure = "100,000 x the limit: error of its worst token 1.00e+00, limit 1.00e-05"
+    assert text.splitlines()[1].startswith(f"decoder.0.mlp (float32): {figure}")
 
 
 @pytest.mark.parametrize(
@@ -43,6 +71,6 @@ def test_a_red_verdict_shows_the_figure_of_the_report(measure: Measure, says: st
     [({"torch_dtype": "bfloat16"}, "bfloat16"), ({"dtype": "float16"}, "float16"), ({}, "float32")],
 )
 def test_the_published_dtype_is_the_configs(tmp_path: Path, config: dict[str, str], dtype: str) -> None:
+    checkpoint = checkpoint_in(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config))
-    checkpoint = Checkpoint("o/m", "f" * 40, 2, str(tmp_path), "hit", 1, 0, 0, 0.0, "a" * 64, 2)
-    assert published_dtype(checkpoint) == dtype
+    assert read_published_dtype(checkpoint) == dtype

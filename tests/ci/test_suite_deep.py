@@ -38,13 +38,13 @@ checkpoint_format = "mixtral"
 MODELS = {"llama": "stand-in/llama", "qwen": "Qwen/Qwen2.5-0.5B", "mixtral": "stand-in/mixtral-head-dim"}
 REFERENCE = ("--subject", "reference")
 GRADIENT = "rows = gradient.cpu().split_with_sizes("
-pytestmark = pytest.mark.xdist_group("deep")
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("deep")]
 
 
-def deep(
+def run_deep_test(
     root: Path, tmp_path: Path, hub: HubServer, model: str, wanted: str, subject: Sequence[str] = REFERENCE
 ) -> tuple[int, Evidence, str]:
-    """The deep test `wanted` of the suite at `root`: pytest's exit code, what the test recorded, and the output."""
+    """Run the deep test `wanted` of the suite at `root`; return exit code, evidence and output."""
     hub.add(MODELS[model], repository(MODELS[model]))
     (tmp_path / "models.toml").write_text(REGISTRY)
     environ = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HUB_TESTS_CACHE": str(tmp_path / "store")}
@@ -57,8 +57,8 @@ def deep(
     return done.returncode, parse_evidence(case.evidence or ""), done.stdout
 
 
-def changed_copy(tmp_path: Path, file: str, before: str, after: str) -> Path:
-    """The project with one line of it changed."""
+def copy_with_change(tmp_path: Path, file: str, before: str, after: str) -> Path:
+    """Copy the project, with one line of it changed."""
     root = tmp_path / "changed"
     shutil.copytree(ROOT / "ci", root / "ci")
     shutil.copytree(ROOT / "tests" / "integration", root / "tests" / "integration")
@@ -70,40 +70,40 @@ def changed_copy(tmp_path: Path, file: str, before: str, after: str) -> Path:
 
 
 def test_right_gradients_are_green(hub: HubServer, tmp_path: Path) -> None:
-    code, told, said = deep(ROOT, tmp_path, hub, "llama", "test_gradients")
-    assert code == 0, said
-    assert (told.step, told.failure_class) == ("test_gradients", None)
-    assert told.figures["gradients.ratio"] < 10
-    assert any(measure.tensor == "gradient of model.layers.1.mlp.up_proj.weight" for measure in told.measures)
+    code, evidence, output = run_deep_test(ROOT, tmp_path, hub, "llama", "test_gradients")
+    assert code == 0, output
+    assert (evidence.step, evidence.failure_class) == ("test_gradients", None)
+    assert evidence.figures["gradients.ratio"] < 10
+    assert any(measure.tensor == "gradient of model.layers.1.mlp.up_proj.weight" for measure in evidence.measures)
 
 
 def test_a_wrong_gradient_is_red_and_named(hub: HubServer, tmp_path: Path) -> None:
     wrong = GRADIENT.replace("gradient", '(gradient * (1.001 if "0.norm_2" in parameter.name else 1))', 1)
-    root = changed_copy(tmp_path, "ci/subjects/reference/gradients.py", GRADIENT, wrong)
-    code, told, said = deep(root, tmp_path, hub, "llama", "test_gradients")
-    assert code == 1, said
-    assert told.failure_class == "numeric_mismatch"
-    assert "gradient of model.layers.0.post_attention_layernorm.weight [kernel] is" in told.diagnosis
-    assert told.diagnosis in said
+    root = copy_with_change(tmp_path, "ci/subjects/reference/gradients.py", GRADIENT, wrong)
+    code, evidence, output = run_deep_test(root, tmp_path, hub, "llama", "test_gradients")
+    assert code == 1, output
+    assert evidence.failure_class == "numeric_mismatch"
+    assert "gradient of model.layers.0.post_attention_layernorm.weight [kernel] is" in evidence.diagnosis
+    assert evidence.diagnosis in output
 
 
 def test_a_subject_that_cannot_train_did_not_run(hub: HubServer, tmp_path: Path) -> None:
-    root = changed_copy(tmp_path, "ci/subjects/reference/subject.py", "def gradients(", "def no_gradients(")
-    code, told, said = deep(root, tmp_path, hub, "llama", "test_gradients")
-    assert code == 0, said
-    assert "1 skipped" in said
-    assert told.failure_class == "variant_did_not_run"
-    assert told.diagnosis == "did not run: the subject does not offer gradients"
+    root = copy_with_change(tmp_path, "ci/subjects/reference/subject.py", "def gradients(", "def no_gradients(")
+    code, evidence, output = run_deep_test(root, tmp_path, hub, "llama", "test_gradients")
+    assert code == 0, output
+    assert "1 skipped" in output
+    assert evidence.failure_class == "variant_did_not_run"
+    assert evidence.diagnosis == "did not run: the subject does not offer gradients"
 
 
 @pytest.mark.parametrize("model", ["llama", "qwen", "mixtral"])
 def test_fast_llms_gradients_are_right(
     model: str, hub: HubServer, tmp_path: Path, fast_llm_words: tuple[str, ...]
 ) -> None:
-    code, told, said = deep(ROOT, tmp_path, hub, model, "test_gradients", fast_llm_words)
-    assert code == 0, said
-    assert (told.failure_class, told.subject) == (None, "fast_llm")
-    assert told.figures["gradients.ratio"] < 10
+    code, evidence, output = run_deep_test(ROOT, tmp_path, hub, model, "test_gradients", fast_llm_words)
+    assert code == 0, output
+    assert (evidence.failure_class, evidence.subject) == (None, "fast_llm")
+    assert evidence.figures["gradients.ratio"] < 10
 
 
 SILENT = (
@@ -116,19 +116,19 @@ SILENT = (
 
 
 def test_fast_llms_silent_defects_are_named(hub: HubServer, tmp_path: Path, fast_llm_words: tuple[str, ...]) -> None:
-    code, told, said = deep(ROOT, tmp_path, hub, "qwen", "test_config_sensitivity", fast_llm_words)
-    assert code == 1, said
-    assert told.failure_class == "config_mismatch"
-    missed = [defect for defect in SILENT if defect not in told.diagnosis]
-    assert not missed, f"not found: {missed}; found: {told.diagnosis}; keys: {dict(told.coverage)}"
-    assert told.diagnosis.count(";") == len(SILENT) - 1, f"more than the known defects: {told.diagnosis}"
+    code, evidence, output = run_deep_test(ROOT, tmp_path, hub, "qwen", "test_config_sensitivity", fast_llm_words)
+    assert code == 1, output
+    assert evidence.failure_class == "config_mismatch"
+    missed = [defect for defect in SILENT if defect not in evidence.diagnosis]
+    assert not missed, f"not found: {missed}; found: {evidence.diagnosis}; keys: {dict(evidence.coverage)}"
+    assert evidence.diagnosis.count(";") == len(SILENT) - 1, f"more than the known defects: {evidence.diagnosis}"
 
 
 def test_the_reference_drops_no_key(hub: HubServer, tmp_path: Path) -> None:
-    code, told, said = deep(ROOT, tmp_path, hub, "qwen", "test_config_sensitivity")
-    assert code == 0, said
-    found = {key.removeprefix("config key "): what for key, what in told.coverage.items()}
-    assert {found[key] for key in ("use_sliding_window=True", "rope yarn, truncate=False", "hidden_act=gelu")} <= {
+    code, evidence, output = run_deep_test(ROOT, tmp_path, hub, "qwen", "test_config_sensitivity")
+    assert code == 0, output
+    answers = {key.removeprefix("config key "): what for key, what in evidence.coverage.items()}
+    assert {answers[key] for key in ("use_sliding_window=True", "rope yarn, truncate=False", "hidden_act=gelu")} <= {
         "alike",
         "refused",
     }

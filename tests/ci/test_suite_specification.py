@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.long
 CONFTEST = """
 from ci.models import HUB_TEST_CONFIGS
 
@@ -35,8 +36,8 @@ HUB_TEST_CONFIGS["model_name"] = {
 """
 
 
-def pytest_says(root: Path, line: str) -> tuple[int, str]:
-    """A command line of the specification at `root`: exit code, and everything it printed."""
+def run_pytest(root: Path, line: str) -> tuple[int, str]:
+    """Run a command line of the specification at `root`; return exit code and output."""
     words = [sys.executable, "-m", *shlex.split(line), "-p", "no:cacheprovider"]
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
     done = subprocess.run(words, cwd=root, env=environ, capture_output=True, text=True, check=False)
@@ -44,7 +45,7 @@ def pytest_says(root: Path, line: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    ("line", "found", "not_found"),
+    ("line", "included", "excluded"),
     [
         ("pytest tests/integration --run-extra-slow", "test_forward_equivalence[mixtral]", "test_gradients"),
         ("pytest tests/integration --run-extra-slow -v -s", "test_conversion[smollm2]", "test_gradients"),
@@ -63,27 +64,27 @@ def pytest_says(root: Path, line: str) -> tuple[int, str]:
         ("pytest tests/integration --run-extra-slow --deep", "test_gradients[mixtral]", "NOTSET"),
     ],
 )
-def test_a_command_line_chooses_what_the_specification_says(line: str, found: str, not_found: str) -> None:
-    code, said = pytest_says(ROOT, f"{line} --collect-only -q --subject reference")
-    assert code == 0, said
-    assert found in said
-    assert not_found not in said
+def test_a_command_line_chooses_what_the_specification_says(line: str, included: str, excluded: str) -> None:
+    code, output = run_pytest(ROOT, f"{line} --collect-only -q --subject reference")
+    assert code == 0, output
+    assert included in output
+    assert excluded not in output
 
 
 def test_without_the_option_everything_is_skipped_with_the_reason() -> None:
-    code, said = pytest_says(ROOT, "pytest tests/integration -rs")
-    assert code == 0, said
-    assert "run with --run-extra-slow" in said
-    assert " passed" not in said
+    code, output = run_pytest(ROOT, "pytest tests/integration -rs")
+    assert code == 0, output
+    assert "run with --run-extra-slow" in output
+    assert " passed" not in output
 
 
 def test_a_model_added_in_python_as_the_specification_writes_it_is_tested(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "tests" / "integration", tmp_path / "tests" / "integration")
     (tmp_path / "conftest.py").write_text(CONFTEST)
-    code, said = pytest_says(tmp_path, "pytest tests/integration -k model_name --collect-only -q --subject reference")
-    assert code == 0, said
-    assert "test_forward_equivalence[model_name]" in said
-    assert "[mixtral]" not in said
+    code, output = run_pytest(tmp_path, "pytest tests/integration -k model_name --collect-only -q --subject reference")
+    assert code == 0, output
+    assert "test_forward_equivalence[model_name]" in output
+    assert "[mixtral]" not in output
 
 
 @pytest.mark.parametrize(
@@ -99,8 +100,8 @@ def test_a_model_added_in_python_as_the_specification_writes_it_is_tested(tmp_pa
 def test_a_wrong_request_is_one_line_and_no_traceback(tmp_path: Path, options: str, says: str) -> None:
     shutil.copytree(ROOT / "tests" / "integration", tmp_path / "tests" / "integration")
     (tmp_path / "bad.toml").write_text('[a]\nmodel_idd = "o/n"\n')
-    code, said = pytest_says(tmp_path, f"pytest tests/integration --run-extra-slow {options}")
-    assert code == 4, said
-    assert says in said
-    assert "Traceback" not in said
-    assert "INTERNALERROR" not in said
+    code, output = run_pytest(tmp_path, f"pytest tests/integration --run-extra-slow {options}")
+    assert code == 4, output
+    assert says in output
+    assert "Traceback" not in output
+    assert "INTERNALERROR" not in output

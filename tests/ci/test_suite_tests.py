@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from ci.suite_tests import (
-    CHAIN,
-    DEEP,
-    expected_tests,
+    DEEP_TESTS,
+    DEFAULT_TESTS,
+    list_expected_tests,
+    list_moe_variants,
+    list_other_variants,
+    list_variant_names,
     list_variant_tests,
-    moe_variants,
-    other_variants,
-    variant_names,
 )
 
 
 def test_a_dense_model_has_no_test_of_mixtures() -> None:
-    assert expected_tests("reference", "tiny", "llama") == (
+    assert list_expected_tests("reference", "tiny", "llama") == (
         "test_download_and_truncate[tiny]",
         "test_conversion[tiny]",
         "test_forward_equivalence[tiny]",
@@ -26,7 +26,7 @@ def test_a_dense_model_has_no_test_of_mixtures() -> None:
 
 
 def test_a_mixture_has_one_test_an_implementation() -> None:
-    tests = expected_tests("fast_llm", "mix", "mixtral")
+    tests = list_expected_tests("fast_llm", "mix", "mixtral")
     assert [test for test in tests if "moe" in test] == [
         "test_moe_implementation[looped-mix]",
         "test_moe_implementation[dropless-mix]",
@@ -37,19 +37,19 @@ def test_a_mixture_has_one_test_an_implementation() -> None:
 
 
 def test_deep_tests_come_last_and_on_request() -> None:
-    plain, deep = (expected_tests("reference", "tiny", "llama", deep=deep) for deep in (False, True))
-    assert deep == (*plain, *(f"{name}[tiny]" for name in DEEP))
-    assert not set(CHAIN) & set(DEEP)
+    plain, deep = (list_expected_tests("reference", "tiny", "llama", deep=deep) for deep in (False, True))
+    assert deep == (*plain, *(f"{name}[tiny]" for name in DEEP_TESTS))
+    assert not set(DEFAULT_TESTS) & set(DEEP_TESTS)
 
 
 def test_variants_are_split_by_the_test_that_runs_them() -> None:
-    assert moe_variants("reference", "mixtral") == ("looped", "dropless")
-    assert moe_variants("reference", "llama") == ()
-    assert {axis for axis, _ in other_variants("reference", "mixtral")} == {"attention"}
+    assert list_moe_variants("reference", "mixtral") == ("looped", "dropless")
+    assert list_moe_variants("reference", "llama") == ()
+    assert {axis for axis, _ in list_other_variants("reference", "mixtral")} == {"attention"}
 
 
 def test_names_of_every_subject_are_listed_once() -> None:
-    assert variant_names() == {
+    assert list_variant_names() == {
         "attention": ("backup", "sdpa_dense", "sdpa_nested", "flash", "eager", "sdpa", "blockwise"),
         "moe": ("looped", "dropless"),
     }
@@ -57,6 +57,6 @@ def test_names_of_every_subject_are_listed_once() -> None:
 
 def test_each_variant_is_known_by_the_id_of_its_test() -> None:
     for subject in ("fast_llm", "reference"):
-        planned = [test for test in expected_tests(subject, "mix", "mixtral") if "implementation" in test]
+        planned = [test for test in list_expected_tests(subject, "mix", "mixtral") if "implementation" in test]
         assert set(list_variant_tests(subject, "mix", "mixtral")) == set(planned)
     assert list_variant_tests("fast_llm", "mix", "mixtral")["test_moe_implementation[dropless-mix]"].needs == "triton"

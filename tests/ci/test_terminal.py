@@ -1,7 +1,7 @@
 import pytest
 
 from ci.errors import RequestError
-from ci.terminal import parse_size, size
+from ci.terminal import format_size, parse_size
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ def test_parse_size_refuses(text: str) -> None:
 
 
 def test_size_for_people() -> None:
-    assert [size(n) for n in (0, 999, 1500, 6_329_376_768, 2 * 10**13)] == [
+    assert [format_size(n) for n in (0, 999, 1500, 6_329_376_768, 2 * 10**13)] == [
         "0 B",
         "999 B",
         "1.5 kB",

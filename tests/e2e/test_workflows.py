@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from ci.github import workflow_runs
-from ci.run import GRACE
+from ci.run import SECONDS_TO_WRITE
 from tests.e2e import contract, events
 from tests.e2e.act import ROOT
 
@@ -314,7 +314,7 @@ def test_the_suite_is_ended_in_order_before_its_step_is_killed() -> None:
     (step,) = [step for _, step in steps() if step.get("name") == "Run the suite"]
     limit = re.search(r"--time-limit (\d+)", step["run"])
     assert limit is not None
-    assert int(limit[1]) + 2 * GRACE < 60 * int(step["timeout-minutes"])
+    assert int(limit[1]) + 2 * SECONDS_TO_WRITE < 60 * int(step["timeout-minutes"])
 
 
 def test_only_fetch_sees_the_hub_token_and_only_night_writes_contents() -> None:

@@ -1,11 +1,10 @@
-"""Options, fixtures and JUnit properties of the hub suite; its steps live in `ci.suite`.
+"""Options, fixtures and JUnit properties of the hub suite; its steps are in `ci.suite`.
 
 Self-contained but for the `ci` package: the suite also runs from an installed distribution.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import shlex
 import shutil
@@ -14,94 +13,74 @@ import tempfile
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pytest
 
 from ci import settings, suite_tests
+from ci.checkpoints import FetchResults, read_checkpoints
+from ci.devices import check_device, list_visible_gpus
 from ci.errors import HubTestsError
 from ci.evidence import Evidence, Step, to_property
 from ci.models import HUB_TEST_CONFIGS, HubModel, load_models
-from ci.subjects.registry import SUBJECT_NAMES, choose_default_subject
-from ci.suite import Chain, StepFailedError, SuiteOptions, failure_class
-from ci.suite_options import check_device, default_device, layers_option, read_checkpoints
+from ci.run_options import RunOptions, add_pytest_options, make_pytest_reproduction_arguments, read_pytest_options
+from ci.suite import ModelPipeline, StepFailedError, classify_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ci.subjects.registry import SubjectName
+T = TypeVar("T")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The suite's own options; `hub-tests run` sets them, people may."""
+    """Declare the suite's options: its own, and those of `ci.run_options`."""
     group = parser.getgroup("hub-tests")
     group.addoption("--run-extra-slow", action="store_true", help="run the tests marked extra_slow")
-    group.addoption("--subject", choices=SUBJECT_NAMES, help="default: fast_llm where importable, else reference")
-    group.addoption("--subject-python", type=Path, help="interpreter in which the subject lives")
-    group.addoption(
-        "--subject-path",
-        type=Path,
-        action="append",
-        default=[],
-        help="on that interpreter's path; write --subject-path=DIR, since pytest looks for a conftest.py in a lone DIR",
-    )
-    group.addoption("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
-    group.addoption("--layers", type=_layers, help="layers to keep: a number or auto; default: the registry's")
-    group.addoption("--registry", type=Path, help="another models.toml")
-    group.addoption("--hub-model", action="append", default=[], help="only this registry entry (may be repeated)")
-    group.addoption("--checkpoints", type=Path, help="what `hub-tests fetch --json` printed: pins what is tested")
-    group.addoption("--subject-timeout", type=float, default=1800.0, help="seconds a subject may take for one call")
-    group.addoption("--subject-logs", type=Path, help="directory for the subject's output")
-    group.addoption("--running-file", type=Path, help="kept current with the ids of the tests that are running")
-    group.addoption("--deep", action="store_true", help="also the tests of every config key, weight and gradient")
+    group.addoption("--hub-model", action="append", default=[], help="test only this registry entry; may be repeated")
+    group.addoption("--running-file", type=Path, help="file that always holds the ids of the running tests")
+    add_pytest_options(group.addoption)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Registers the mark where no ini file does, loads another registry, gives each xdist worker one GPU."""
+    """Register the marks, load another registry if asked to, and give each xdist worker one GPU."""
     config.addinivalue_line("markers", "extra_slow: fetches real Hub models; skipped unless --run-extra-slow")
     config.addinivalue_line("markers", "deep: part of the suite only with --deep")
     try:
-        _read_request(config)
+        _check_options(config)
     except HubTestsError as wrong:
         raise pytest.UsageError(str(wrong)) from None
     if (running := config.getoption("--running-file")) and not hasattr(config, "workerinput"):
         config.pluginmanager.register(RunningFile(running))
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is cancelled keeps what it has found
-    _own_gpu(os.environ)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cancelled job keeps the results that it has
+    _choose_own_gpu(os.environ)
 
 
-def _read_request(config: pytest.Config) -> None:
-    """What the options name is there and makes sense, before anything is collected. Raises HubTestsError."""
-    if registry := config.getoption("--registry"):
+def _check_options(config: pytest.Config) -> None:
+    """Load the registry and raise HubTestsError for a wrong option, before any test is collected."""
+    options = read_pytest_options(config.getoption)
+    if options.registry:
         HUB_TEST_CONFIGS.clear()
-        HUB_TEST_CONFIGS.update(load_models(registry))
-    _chosen(config)
-    read_checkpoints(config.getoption("--checkpoints"))
-
-
-def _layers(text: str) -> int | Literal["auto"]:
-    try:
-        return layers_option(text)
-    except HubTestsError as wrong:
-        raise argparse.ArgumentTypeError(str(wrong).removeprefix(f"--layers {text}: ")) from None
+        HUB_TEST_CONFIGS.update(load_models(options.registry))
+    _chosen_models(config)
+    read_checkpoints(options.checkpoints)
 
 
 class RunningFile:
-    """Keeps a file current with the tests that began and did not end: after a crash it names the culprit."""
+    """Keeps the ids of the running tests in a file: after a crash, it names the test that was running."""
 
     def __init__(self, path: Path) -> None:
-        """Nothing runs yet."""
+        """Write an empty file: no test runs yet."""
         self._path = path
         self._running: list[str] = []
         self._write()
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        """A test began; pytest-xdist reports its workers' tests here too."""
+        """Add a test that began; pytest-xdist reports its workers' tests here too."""
         self._running.append(nodeid)
         self._write()
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
-        """A test ended, however."""
+        """Remove a test that ended."""
         if nodeid in self._running:
             self._running.remove(nodeid)
         self._write()
@@ -112,10 +91,13 @@ class RunningFile:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skips what is extra slow unless asked for; model after model, each in the chain's order, on one xdist worker."""
+    """Skip extra slow tests unless asked for, and sort the rest by model and step.
+
+    All tests of a model run in one xdist worker.
+    """
     here = Path(__file__).parent
     if empty := [item for item in items if item.name.endswith("NOTSET]") and here in item.path.parents]:
-        config.hook.pytest_deselected(items=empty)  # no model here has such a variant: nothing was left out
+        config.hook.pytest_deselected(items=empty)  # no chosen model has such a variant: no test is lost
         items[:] = [item for item in items if item not in empty]
     if not config.getoption("--deep"):
         deep = [item for item in items if item.get_closest_marker("deep")]
@@ -130,7 +112,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if name := _model_of(item):
             item.add_marker(pytest.mark.xdist_group(name))
     places = [index for index, item in enumerate(items) if _model_of(item) and here in item.path.parents]
-    steps, models = [*suite_tests.CHAIN, *suite_tests.DEEP], list(HUB_TEST_CONFIGS)
+    steps, models = [*suite_tests.DEFAULT_TESTS, *suite_tests.DEEP_TESTS], list(HUB_TEST_CONFIGS)
     ours = sorted(
         (items[index] for index in places),
         key=lambda item: (models.index(_model_of(item)), steps.index(cast("Any", item).originalname), item.name),
@@ -140,16 +122,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _model_of(item: pytest.Item) -> str:
-    """The registry entry that a test is about."""
+    """Return the name of the registry entry that a test is about, "" for none."""
     return str(item.callspec.params.get("model_name", "")) if hasattr(item, "callspec") else ""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test a model of `HUB_TEST_CONFIGS`, and one a variant where the test is about variants."""
+    """Make one test for each chosen model, or one for each of its variants."""
     if "model_name" not in metafunc.fixturenames:
         return
-    models = _chosen(metafunc.config)
-    subject = metafunc.config.getoption("--subject") or choose_default_subject(_python(metafunc.config))
+    models = _chosen_models(metafunc.config)
+    subject = read_pytest_options(metafunc.config.getoption).subject_or_default()
     names = [axis for axis in ("moe_implementation", "implementation") if axis in metafunc.fixturenames]
     if not names:
         metafunc.parametrize("model_name", list(models), scope="module")
@@ -165,44 +147,34 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def _variants(kind: str, subject: str, model: HubModel) -> list[tuple[tuple[str, str], str]]:
     if kind == "moe_implementation":
-        return [(("moe", v), v) for v in suite_tests.moe_variants(subject, model.checkpoint_format)]
-    return [((axis, v), f"{axis}-{v}") for axis, v in suite_tests.other_variants(subject, model.checkpoint_format)]
+        return [(("moe", v), v) for v in suite_tests.list_moe_variants(subject, model.checkpoint_format)]
+    return [((axis, v), f"{axis}-{v}") for axis, v in suite_tests.list_other_variants(subject, model.checkpoint_format)]
 
 
-def _chosen(config: pytest.Config) -> dict[str, HubModel]:
+def _chosen_models(config: pytest.Config) -> dict[str, HubModel]:
     only = config.getoption("--hub-model")
     return {name: HUB_TEST_CONFIGS.model(name) for name in only or HUB_TEST_CONFIGS}
 
 
-def _python(config: pytest.Config) -> Path | None:
-    return cast("Path | None", config.getoption("--subject-python"))
-
-
-def _own_gpu(environ: Any) -> None:
-    """Worker gw<i> sees the i-th visible GPU only: two models never share one while there are enough."""
+def _choose_own_gpu(environ: Any) -> None:
+    """Let worker gw<i> see only one GPU; workers share one only if there are too few."""
     worker = environ.get("PYTEST_XDIST_WORKER", "")
     if not worker.startswith("gw"):
         return
-    from ci.suite_options import visible_gpus
-
-    if gpus := visible_gpus(environ):
+    if gpus := list_visible_gpus(environ):
         environ["CUDA_VISIBLE_DEVICES"] = gpus[int(worker[2:]) % len(gpus)]
 
 
 @pytest.fixture(scope="session")
-def suite_options(pytestconfig: pytest.Config) -> SuiteOptions:
-    """How the suite runs here."""
-    option = pytestconfig.getoption
-    return SuiteOptions(
-        subject=cast("SubjectName", option("--subject") or choose_default_subject(option("--subject-python"))),
-        subject_python=option("--subject-python"),
-        subject_path=tuple(option("--subject-path")),
-        device=option("--device") or default_device(),
-        layers=option("--layers"),
-        timeout=option("--subject-timeout"),
-        log_dir=option("--subject-logs"),
-        checkpoints=read_checkpoints(option("--checkpoints")),
-    )
+def run_options(pytestconfig: pytest.Config) -> RunOptions:
+    """The options of this run."""
+    return read_pytest_options(pytestconfig.getoption)
+
+
+@pytest.fixture(scope="session")
+def fetch_results(run_options: RunOptions) -> FetchResults:
+    """What `--checkpoints` says was fetched before."""
+    return read_checkpoints(run_options.checkpoints)
 
 
 @pytest.fixture(scope="module")
@@ -229,26 +201,31 @@ def model_config(model_name: str) -> HubModel:
 
 
 @pytest.fixture(scope="module")
-def chain(model_config: HubModel, suite_options: SuiteOptions, hub_test_cache_dir: Path) -> Iterator[Chain]:
-    """The model's steps, each done once."""
+def pipeline(
+    model_config: HubModel, run_options: RunOptions, fetch_results: FetchResults, hub_test_cache_dir: Path
+) -> Iterator[ModelPipeline]:
+    """The model's steps; each runs once."""
     workdir = hub_test_cache_dir / model_config.name
     workdir.mkdir()
-    with Chain(model_config, suite_options, settings.from_environ(os.environ), workdir) as steps:
-        yield steps
+    fetched = fetch_results.result_of(model_config.name)
+    with ModelPipeline(
+        model_config, run_options, settings.from_environ(os.environ), workdir, fetched=fetched
+    ) as pipeline:
+        yield pipeline
     shutil.rmtree(workdir, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
-def truncated_hf_path(chain: Chain) -> Path:
-    """The truncated Hugging Face checkpoint; skips what needs it when it could not be had."""
-    return Path(_needed(chain, "test_download_and_truncate", lambda: chain.checkpoint().path))
+def truncated_hf_path(pipeline: ModelPipeline) -> Path:
+    """The truncated Hugging Face checkpoint; tests that need it are skipped where the fetch failed."""
+    return Path(_run_or_skip(pipeline, lambda: pipeline.fetch_checkpoint().path))
 
 
 @pytest.fixture(scope="module")
-def fast_llm_path(chain: Chain, truncated_hf_path: Path) -> Path:
+def fast_llm_path(pipeline: ModelPipeline, truncated_hf_path: Path) -> Path:
     """The checkpoint converted to Fast-LLM's format with default settings."""
     del truncated_hf_path
-    return Path(_needed(chain, "test_conversion", lambda: chain.converted()[0]))
+    return _run_or_skip(pipeline, lambda: pipeline.convert()[0])
 
 
 def _variant_path(variant: str) -> Any:
@@ -260,33 +237,37 @@ def _variant_path(variant: str) -> Any:
     return path
 
 
-for _variant in [name for names in suite_tests.variant_names().values() for name in names]:
+for _variant in [name for names in suite_tests.list_variant_names().values() for name in names]:
     globals()[f"fast_llm_path_{_variant}"] = _variant_path(_variant)
 
 
-def _needed(chain: Chain, step: Step, work: Any) -> Any:
+def _run_or_skip(pipeline: ModelPipeline, work: Callable[[], T]) -> T:
     try:
         return work()
     except StepFailedError as failed:
-        pytest.skip(f"{failed.step}[{chain.model.name}] failed: {failed.error}")
+        pytest.skip(f"{failed.step}[{pipeline.model.name}] failed: {failed.error}")
 
 
 @pytest.fixture
-def record(request: pytest.FixtureRequest, chain: Chain, record_property: Any) -> Any:
-    """`with record() as note:` runs a test's body; what `note` was given last, or the error, becomes its Evidence."""
+def record(
+    request: pytest.FixtureRequest, pipeline: ModelPipeline, run_options: RunOptions, record_property: Any
+) -> Any:
+    """A context around a test's body, `with record() as note:`; it writes the test's Evidence.
+
+    The Evidence is what `note` was given last, or the error.
+    """
 
     @contextmanager
     def recording(variant: str | None = None) -> Iterator[Callable[[Evidence], None]]:
         step = cast("Step", request.function.__name__)
-        kept = [chain.evidence(step, variant)]
-        kept[0] = replace(kept[0], reproduce=_reproduce(request))
+        kept = [replace(pipeline.start_evidence(step, variant), reproduce=_reproduction(request, run_options))]
         try:
-            check_device(chain.options.device)
+            check_device(pipeline.device)
             yield lambda evidence: kept.append(replace(evidence, reproduce=kept[0].reproduce))
         except Exception as error:
             reason = error.error if isinstance(error, StepFailedError) else error
             if kept[-1].failure_class is None:
-                kept.append(replace(kept[-1], failure_class=failure_class(error), diagnosis=str(reason)))
+                kept.append(replace(kept[-1], failure_class=classify_failure(error), diagnosis=str(reason)))
             if isinstance(reason, HubTestsError):
                 raise pytest.fail.Exception(str(reason), pytrace=False) from None
             raise reason from None
@@ -296,12 +277,7 @@ def record(request: pytest.FixtureRequest, chain: Chain, record_property: Any) -
     return recording
 
 
-def _reproduce(request: pytest.FixtureRequest) -> str:
-    """The one line that runs this test again."""
-    option = request.config.getoption
-    words = ["pytest", f"tests/integration/test_hub_integration.py::{request.node.name}", "--run-extra-slow"]
-    named = {name: option(name) for name in ("--subject", "--subject-python", "--device", "--layers", "--registry")}
-    words += [f"{name}={value}" for name, value in named.items() if value is not None]
-    words += [f"--subject-path={path}" for path in option("--subject-path")]
-    words += ["--deep"] if option("--deep") else []
-    return shlex.join(words)
+def _reproduction(request: pytest.FixtureRequest, options: RunOptions) -> str:
+    """Return the command line that runs this test again."""
+    test = f"tests/integration/test_hub_integration.py::{request.node.name}"
+    return shlex.join(["pytest", test, "--run-extra-slow", *make_pytest_reproduction_arguments(options)])

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hub_runner.state_machine import SlotStateMachine
     from tests.e2e.contract import Prism
 
-pytestmark = pytest.mark.xdist_group("runner-contract")
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("runner-contract")]
 
 RUNNERS = "/repos/{owner}/{repo}/actions/runners"
 ISSUES = "/repos/{owner}/{repo}/issues"

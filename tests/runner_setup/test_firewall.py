@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from hub_runner.config import Config
 
-pytestmark = pytest.mark.xdist_group("firewall")
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("firewall")]
 
 JOB, NOBODY = 60700, 65534
 HERE4, HERE6 = "198.51.100.2", "2001:db8::2"

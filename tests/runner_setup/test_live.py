@@ -16,7 +16,7 @@ from tests.runner_setup.machine import Machine, booted
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.xdist_group("live")
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("live")]
 
 PYTHON = "/opt/hub-runner/venv/bin/python"
 HOSTILE_JOB = "/opt/hub-runner/source/tests/runner_setup/hostile_job.py"

@@ -1,4 +1,4 @@
-"""What the Hub and its CDN answer: request in, reply out, no sockets.
+"""The answers of the Hub and of its CDN: from a request to a reply, without sockets.
 
 Protocol facts: https://huggingface.co/docs/hub/api and huggingface_hub's client (`file_download.py`, `hf_api.py`,
 `utils/_http.py`), which reads every field and header below. Files in LFS answer 302 to a signed URL on a second
@@ -55,47 +55,47 @@ class Catalog:
     relative_redirects: bool = False
     key: bytes = b"0"
 
-    def sign(self, repo: Repo, file: StoredFile) -> str:
-        """A URL on the CDN that gives `file`'s bytes to anybody for `url_life` seconds."""
+    def sign_url(self, repo: Repo, file: StoredFile) -> str:
+        """Return a URL on the CDN that gives anybody the file for `url_life` seconds."""
         owner = hashlib.sha1(repo.model_id.encode()).hexdigest()
         path = f"/repos/{owner}/{file.sha256}"
         query = {"response-content-disposition": f'inline; filename="{file.path}"'}
         query["Expires"] = str(int(time.time() + self.url_life))
-        query["Signature"] = self.signature(path, query)
+        query["Signature"] = self.make_signature(path, query)
         return f"{self.cdn}{path}?{urlencode(query)}"
 
-    def signature(self, path: str, query: Mapping[str, str]) -> str:
-        """What proves that the Hub gave out this URL."""
+    def make_signature(self, path: str, query: Mapping[str, str]) -> str:
+        """Return the signature which proves that the Hub gave out a URL."""
         signed = f"{path}\n{query.get('Expires')}\n{query.get('response-content-disposition')}"
         return hmac.new(self.key, signed.encode(), "sha256").hexdigest()
 
 
 def answer_hub(catalog: Catalog, request: Request) -> Reply:
-    """The Hub origin's reply."""
+    """Answer a request to the Hub."""
     if request.path == "/api/agent-harnesses":  # huggingface_hub asks when telemetry is not switched off
-        return _json({"standardEnvVars": [], "harnesses": {}})
-    route, found = _route(request.path)
-    if found is None:
-        return _error(404, None, "Sorry, we can't find the page you are looking for.")
+        return _make_json({"standardEnvVars": [], "harnesses": {}})
+    route, matched = _match_route(request.path)
+    if matched is None:
+        return _make_error(404, None, "Sorry, we can't find the page you are looking for.")
     token = request.headers.get("authorization", "").removeprefix("Bearer ") or None
     if token is not None and token not in catalog.tokens:
-        return _error(401, None, "Invalid credentials in Authorization header")
-    repo = catalog.repos.get(found["model"])
+        return _make_error(401, None, "Invalid credentials in Authorization header")
+    repo = catalog.repos.get(matched["model"])
     if repo is None:
         message = "Repository not found" if token else "Invalid username or password."
-        return _error(404 if token else 401, "RepoNotFound", message)
+        return _make_error(404 if token else 401, "RepoNotFound", message)
     if route == "refs":
-        return _json(_refs(repo))
-    revision = unquote(found.get("revision") or "main")
-    commit = repo.resolve(revision)
+        return _make_json(_list_refs(repo))
+    revision = unquote(matched.get("revision") or "main")
+    commit = repo.find_commit(revision)
     if commit is None:
-        return _error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        return _make_error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
     if route in ("resolve", "cached") and repo.gated and repo.model_id not in catalog.tokens.get(token or "", ()):
-        return _gated(repo, token)
+        return _refuse_gated(repo, token)
     return _answer_revision(catalog, request, route, repo, commit)
 
 
-def _route(path: str) -> tuple[str, dict[str, Any] | None]:
+def _match_route(path: str) -> tuple[str, dict[str, Any] | None]:
     for name, pattern in ROUTES.items():
         if match := pattern.fullmatch(path):
             return name, match.groupdict()
@@ -104,23 +104,23 @@ def _route(path: str) -> tuple[str, dict[str, Any] | None]:
 
 def _answer_revision(catalog: Catalog, request: Request, route: str, repo: Repo, commit: Commit) -> Reply:
     if route == "info":
-        return _json(_info(repo, commit, blobs=_flag(request.query, "blobs")))
+        return _make_json(_make_info(repo, commit, blobs=_read_flag(request.query, "blobs")))
     if route == "tree":
-        return _tree(catalog, request, commit)
+        return _answer_tree(catalog, request, commit)
     if route == "paths":
         wanted = [value for key, value in parse_qsl(request.body.decode()) if key == "paths"]
-        return _json([entry for entry in _entries(commit) if entry["path"] in wanted])
-    return _resolve(catalog, request, route, repo, commit)
+        return _make_json([entry for entry in _list_entries(commit) if entry["path"] in wanted])
+    return _answer_file(catalog, request, route, repo, commit)
 
 
-def _resolve(catalog: Catalog, request: Request, route: str, repo: Repo, commit: Commit) -> Reply:
+def _answer_file(catalog: Catalog, request: Request, route: str, repo: Repo, commit: Commit) -> Reply:
     headers = {"X-Repo-Commit": commit.id, "Accept-Ranges": "bytes", "Vary": "Origin"}
     file = commit.files.get(request.file or "")
     if file is None:
-        return _error(404, "EntryNotFound", "Entry not found", headers)
+        return _make_error(404, "EntryNotFound", "Entry not found", headers)
     if file.lfs:
         linked = {"X-Linked-Size": str(file.size), "X-Linked-Etag": f'"{file.sha256}"'}
-        location = catalog.sign(repo, file)
+        location = catalog.sign_url(repo, file)
         return Reply(302, headers | linked | {"Location": location}, f"Found. Redirecting to {location}".encode())
     headers["ETag"] = f'"{file.etag}"'
     if catalog.relative_redirects and route == "resolve":
@@ -130,14 +130,14 @@ def _resolve(catalog: Catalog, request: Request, route: str, repo: Repo, commit:
     if gzipped and request.range is None:
         body = gzip.compress(file.source.read_bytes(), mtime=0)
         return Reply(200, headers | {"Content-Encoding": "gzip", "Transfer-Encoding": "chunked"}, body)
-    return ranged(file, request.range, headers | {"Content-Type": "text/plain; charset=utf-8"})
+    return answer_range(file, request.range, headers | {"Content-Type": "text/plain; charset=utf-8"})
 
 
 def answer_cdn(catalog: Catalog, request: Request) -> Reply:
-    """The CDN origin's reply: the bytes, to whoever holds a signed URL that is still alive."""
+    """Answer a request to the CDN: a signed URL that has not expired gets the bytes."""
     if "authorization" in request.headers:
         return Reply(400, {}, b"<Error><Message>Only one auth mechanism allowed</Message></Error>")
-    signature = catalog.signature(request.path, request.query)
+    signature = catalog.make_signature(request.path, request.query)
     if not hmac.compare_digest(signature, request.query.get("Signature", "")):
         return Reply(403, {}, b"<Error><Code>SignatureDoesNotMatch</Code></Error>")
     if float(request.query["Expires"]) < time.time():
@@ -145,11 +145,11 @@ def answer_cdn(catalog: Catalog, request: Request) -> Reply:
     file = find_object(catalog, request.path)
     if file is None:
         return Reply(404, {}, b"<Error><Code>NoSuchKey</Code></Error>")
-    return ranged(file, request.range, {"ETag": f'"{file.sha256}"', "Content-Type": "application/octet-stream"})
+    return answer_range(file, request.range, {"ETag": f'"{file.sha256}"', "Content-Type": "application/octet-stream"})
 
 
 def find_object(catalog: Catalog, path: str) -> StoredFile | None:
-    """The file behind a CDN path."""
+    """Find the file of a CDN path."""
     _, _, owner, sha256 = path.split("/") if path.count("/") == 3 else ("",) * 4
     for repo in catalog.repos.values():
         if hashlib.sha1(repo.model_id.encode()).hexdigest() == owner:
@@ -158,35 +158,35 @@ def find_object(catalog: Catalog, path: str) -> StoredFile | None:
     return None
 
 
-def named_file(request: Request) -> str | None:
-    """The path inside the repository that a request is about, if any."""
+def find_file_path(request: Request) -> str | None:
+    """Return the path in the repository that a request asks for, None where it names no file."""
     if request.origin == "cdn":
         named = re.search(r'filename="(.+)"', request.query.get("response-content-disposition", ""))
         return named[1] if named else None
-    _, found = _route(request.path)
-    return unquote(found["file"]) if found and found.get("file") else None
+    _, matched = _match_route(request.path)
+    return unquote(matched["file"]) if matched and matched.get("file") else None
 
 
-def ranged(file: StoredFile, wanted: str | None, headers: Mapping[str, str]) -> Reply:
-    """`file`, or the one range of it that is asked for. Several ranges give the whole file, as on the Hub."""
+def answer_range(file: StoredFile, wanted: str | None, headers: Mapping[str, str]) -> Reply:
+    """Answer with a file, or with one range of it. Several ranges give the whole file, as on the Hub."""
     match = re.fullmatch(r"bytes=(\d*)-(\d*)", wanted or "")
     common = {**headers, "Accept-Ranges": "bytes"}
     if match is None or match.group(0) == "bytes=-":
         return Reply(200, common, Slice(file.source, 0, file.size))
-    first, last = _bounds(match[1], match[2], file.size)
+    first, last = _find_range(match[1], match[2], file.size)
     if first > last:
         return Reply(416, common | {"Content-Range": f"bytes */{file.size}"})
     span = {"Content-Range": f"bytes {first}-{last}/{file.size}"}
     return Reply(206, common | span, Slice(file.source, first, last - first + 1))
 
 
-def _bounds(first: str, last: str, size: int) -> tuple[int, int]:
+def _find_range(first: str, last: str, size: int) -> tuple[int, int]:
     if not first:
         return max(size - int(last), 0), size - 1
     return int(first), min(int(last or size - 1), size - 1)
 
 
-def _info(repo: Repo, commit: Commit, *, blobs: bool) -> dict[str, Any]:
+def _make_info(repo: Repo, commit: Commit, *, blobs: bool) -> dict[str, Any]:
     return {
         "_id": hashlib.sha1(repo.model_id.encode()).hexdigest()[:24],
         "id": repo.model_id,
@@ -203,23 +203,23 @@ def _info(repo: Repo, commit: Commit, *, blobs: bool) -> dict[str, Any]:
         "tags": ["transformers", "safetensors"],
         "downloads": 0,
         "likes": 0,
-        "siblings": [{"rfilename": f.path, **(_blob(f) if blobs else {})} for f in commit.files.values()],
+        "siblings": [{"rfilename": f.path, **(_make_blob_keys(f) if blobs else {})} for f in commit.files.values()],
     }
 
 
-def _blob(file: StoredFile) -> dict[str, Any]:
+def _make_blob_keys(file: StoredFile) -> dict[str, Any]:
     known: dict[str, Any] = {"size": file.size, "blobId": file.blob_id}
     pointer = len(lfs_pointer(file.sha256, file.size))
     lfs = {"sha256": file.sha256, "size": file.size, "pointerSize": pointer}
     return known | ({"lfs": lfs} if file.lfs else {})
 
 
-def _tree(catalog: Catalog, request: Request, commit: Commit) -> Reply:
+def _answer_tree(catalog: Catalog, request: Request, commit: Commit) -> Reply:
     folder = f"{request.file}/" if request.file else ""
-    recursive = _flag(request.query, "recursive")
-    below = [e for e in _entries(commit) if e["path"].startswith(folder)]
+    recursive = _read_flag(request.query, "recursive")
+    below = [e for e in _list_entries(commit) if e["path"].startswith(folder)]
     if folder and not below:
-        return _error(404, "EntryNotFound", f"{request.file} does not exist on this revision")
+        return _make_error(404, "EntryNotFound", f"{request.file} does not exist on this revision")
     listed = [e for e in below if recursive or "/" not in e["path"][len(folder) :]]
     size = min(int(request.query.get("limit", catalog.page_size)), catalog.page_size)
     start = int(request.query.get("cursor", 0))
@@ -227,11 +227,11 @@ def _tree(catalog: Catalog, request: Request, commit: Commit) -> Reply:
     if start + size < len(listed):
         query = urlencode({**request.query, "cursor": start + size})
         headers["Link"] = f'<http://{request.headers["host"]}{request.path}?{query}>; rel="next"'
-    return _json(listed[start : start + size], headers)
+    return _make_json(listed[start : start + size], headers)
 
 
-def _entries(commit: Commit) -> Iterator[dict[str, Any]]:
-    """Folders and files of a commit as the tree API lists them."""
+def _list_entries(commit: Commit) -> Iterator[dict[str, Any]]:
+    """Yield the folders and files of a commit as the tree API lists them."""
     folders = {"/".join(path.split("/")[:depth]) for path in commit.files for depth in range(1, path.count("/") + 1)}
     for folder in sorted(folders):
         yield {"type": "directory", "oid": hashlib.sha1(folder.encode()).hexdigest(), "size": 0, "path": folder}
@@ -242,29 +242,29 @@ def _entries(commit: Commit) -> Iterator[dict[str, Any]]:
         yield entry | ({"lfs": lfs} if file.lfs else {})
 
 
-def _refs(repo: Repo) -> dict[str, Any]:
+def _list_refs(repo: Repo) -> dict[str, Any]:
     branches = [{"name": n, "ref": f"refs/heads/{n}", "targetCommit": c} for n, c in sorted(repo.refs.items())]
     return {"branches": branches, "converts": [], "tags": [], "pullRequests": []}
 
 
-def _gated(repo: Repo, token: str | None) -> Reply:
+def _refuse_gated(repo: Repo, token: str | None) -> Reply:
     if token is None:
         rest = "You must have access to it and be authenticated to access it. Please log in."
-        return _error(401, "GatedRepo", f"Access to model {repo.model_id} is restricted. {rest}")
+        return _make_error(401, "GatedRepo", f"Access to model {repo.model_id} is restricted. {rest}")
     rest = f"Visit https://huggingface.co/{repo.model_id} to ask for access."
-    return _error(403, "GatedRepo", f"Access to model {repo.model_id} is restricted and you are not in the "
+    return _make_error(403, "GatedRepo", f"Access to model {repo.model_id} is restricted and you are not in the "
                   f"authorized list. {rest}")  # fmt: skip
 
 
-def _error(status: int, code: str | None, message: str, headers: Mapping[str, str] | None = None) -> Reply:
+def _make_error(status: int, code: str | None, message: str, headers: Mapping[str, str] | None = None) -> Reply:
     named = {"X-Error-Code": code} if code else {}
-    return _json({"error": message}, {**(headers or {}), **named, "X-Error-Message": message}, status)
+    return _make_json({"error": message}, {**(headers or {}), **named, "X-Error-Message": message}, status)
 
 
-def _json(value: Any, headers: Mapping[str, str] | None = None, status: int = 200) -> Reply:
+def _make_json(value: Any, headers: Mapping[str, str] | None = None, status: int = 200) -> Reply:
     body = json.dumps(value).encode()
     return Reply(status, {"Content-Type": "application/json; charset=utf-8", **(headers or {})}, body)
 
 
-def _flag(query: Mapping[str, str], name: str) -> bool:
+def _read_flag(query: Mapping[str, str], name: str) -> bool:
     return query.get(name, "").lower() in ("true", "1")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CHECKOUT = Path(__file__).parents[2]
 REPORT = "out"
 COMMAND = [sys.executable, "-m", "ci", "run", "smollm2", "--subject", "reference", "--report", REPORT]
-PATIENCE = 3
+TIMEOUT_SECONDS = 3
 """Seconds that the Hub has to answer."""
 
 
@@ -29,7 +29,7 @@ def main() -> int:
     """Run the demo; the exit code is that of `hub-tests run`."""
     environ = dict(os.environ)
     settings = from_environ(environ)
-    reason = "HF_HUB_OFFLINE is set" if settings.offline else why_unreachable(settings.endpoint)
+    reason = "HF_HUB_OFFLINE is set" if settings.offline else find_hub_problem(settings.endpoint)
     if reason is None:
         print(f"The Hub at {settings.endpoint} answers: using it.", flush=True)
         return run(environ)
@@ -37,14 +37,14 @@ def main() -> int:
     with HubServer() as hub:
         add_trained(hub)
         print(f"{ALIAS_NOTE}.", flush=True)
-        return run(standin_environ(environ, hub))
+        return run(make_environ(environ, hub))
 
 
-def why_unreachable(endpoint: str) -> str | None:
-    """None if a Hub answers at `endpoint` in time, else the reason in a few words."""
+def find_hub_problem(endpoint: str) -> str | None:
+    """Return None if a Hub answers at `endpoint` in time, else the reason in a few words."""
     probe = Request(f"{endpoint}/{ALIAS}/resolve/main/config.json", method="HEAD")
     try:
-        with urlopen(probe, timeout=PATIENCE) as answer:
+        with urlopen(probe, timeout=TIMEOUT_SECONDS) as answer:
             named = answer.headers
     except HTTPError as refused:
         refused.close()
@@ -54,14 +54,14 @@ def why_unreachable(endpoint: str) -> str | None:
     return None if named.get("X-Repo-Commit") else "it is not a Hub"
 
 
-def standin_environ(environ: Mapping[str, str], hub: HubServer) -> dict[str, str]:
-    """The environment that leads to `hub`, with a store of the demo's own and without the user's token."""
+def make_environ(environ: Mapping[str, str], hub: HubServer) -> dict[str, str]:
+    """Return an environment with the Hub `hub`, a store of its own and no token of the user."""
     kept = {name: value for name, value in environ.items() if name not in ("HF_HUB_OFFLINE", "HF_TOKEN")}
     return {**kept, "HF_ENDPOINT": hub.endpoint, "HUB_TESTS_CACHE": str(CHECKOUT / ".demo" / "cache")}
 
 
 def run(environ: Mapping[str, str]) -> int:
-    """`hub-tests run` in the terminal, and where its report is."""
+    """Run `hub-tests run` in the terminal, and print where its report is."""
     print(f"$ hub-tests {' '.join(COMMAND[3:])}", flush=True)
     code = subprocess.run(COMMAND, cwd=CHECKOUT, env=dict(environ), check=False).returncode
     report = CHECKOUT / REPORT / "report.md"

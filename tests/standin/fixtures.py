@@ -42,6 +42,6 @@ def hf_api(hub: HubServer) -> Iterator[HfApi]:
 @pytest.fixture(scope="session")
 def trained_smollm2() -> Path:
     """The directory of SmolLM2-135M-Instruct with its trained weights, from the checkout's cache."""
-    from tests.standin.trained import smollm2
+    from tests.standin.trained import prepare_smollm2
 
-    return smollm2()
+    return prepare_smollm2()

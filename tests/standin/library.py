@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tests.standin.models import repository
 from tests.standin.recipes import RECIPES
-from tests.standin.trained import ALIAS, MODEL_ID, smollm2
+from tests.standin.trained import ALIAS, MODEL_ID, prepare_smollm2
 
 if TYPE_CHECKING:
     from tests.standin.server import HubServer
@@ -16,15 +16,15 @@ TOKEN = "hf_standin"
 
 
 def add_generated(hub: HubServer) -> None:
-    """The registry's architectures scaled down, and what production models leave out; gated ones open to `TOKEN`."""
+    """Add small models of each architecture and option; `TOKEN` opens the gated ones."""
     for recipe in RECIPES.values():
         hub.add(recipe.model_id, repository(recipe.model_id), gated=recipe.gated)
     hub.grant(TOKEN, *(recipe.model_id for recipe in RECIPES.values() if recipe.gated))
 
 
 def add_trained(hub: HubServer) -> None:
-    """SmolLM2 with its trained weights: the instruct model, also under the base model's id."""
-    directory = smollm2()
+    """Add the trained SmolLM2: the instruct model, also under the base model's id."""
+    directory = prepare_smollm2()
     hub.add(MODEL_ID, directory)
     hub.add(ALIAS, directory)
 

@@ -15,7 +15,7 @@ from filelock import FileLock
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from tests.standin.recipes import CONFIGS, RECIPES, Recipe
-from tests.standin.weights import DTYPES, Shapes, shards, tensor_shapes, value, write_checkpoint
+from tests.standin.weights import DTYPES, Shapes, make_tensor, shards, tensor_shapes, write_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +33,7 @@ def build(recipe: Recipe, directory: Path, seed: int = 0) -> Path:
     write_json(directory / "config.json", config)
     write_companions(directory, recipe.model_id, config)
     shapes = tensor_shapes(config)
-    read = partial(_value, shapes, seed)
+    read = partial(_make_tensor, shapes, seed)
     total = sum(math.prod(shape) for shape in shapes.values()) * DTYPES[recipe.dtype][0].itemsize
     if recipe.weights == "bin":
         _write_bin(directory, shapes, read, recipe)
@@ -47,7 +47,7 @@ def build(recipe: Recipe, directory: Path, seed: int = 0) -> Path:
 def build_full_size(
     upstream: str, directory: Path, *, layers: int = 2, seed: int = 0, shard_bytes: int = 5 * 10**9, device: str = "cpu"
 ) -> Path:
-    """The production shapes of `upstream` (a name in configs/) with `layers` layers, streamed to disk.
+    """Write a model with the production shapes of `upstream`, a name in configs/, and `layers` layers.
 
     Mixtral-8x7B at two layers takes 6.3 GB of disk and about 1 GB of memory, whatever the number of layers.
     """
@@ -55,13 +55,13 @@ def build_full_size(
     directory.mkdir(parents=True)
     write_json(directory / "config.json", config)
     shapes = tensor_shapes(config)
-    read = partial(_value, shapes, seed, device=device)
+    read = partial(_make_tensor, shapes, seed, device=device)
     write_checkpoint(directory, shapes, read, dtype=config["torch_dtype"], shard_bytes=shard_bytes)
     return directory
 
 
-def cached(name: str, write: Callable[[Path], object], cache: Path = CACHE) -> Path:
-    """The directory `name` below `cache`, written once: whole or not at all, whoever else is at it."""
+def write_once(name: str, write: Callable[[Path], object], cache: Path = CACHE) -> Path:
+    """Return the directory `name` of the cache; write it, whole or not at all, if it is missing."""
     target = cache / name
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / f".{name}.lock"):
@@ -73,14 +73,16 @@ def cached(name: str, write: Callable[[Path], object], cache: Path = CACHE) -> P
 
 
 def repository(model_id: str, seed: int = 0, cache: Path = CACHE) -> Path:
-    """The cached directory of a generated model."""
+    """Return the cached directory of a generated model."""
     recipe = RECIPES[model_id]
     digest = hashlib.sha256(f"{VERSION} {seed} {recipe} {recipe.config}".encode()).hexdigest()[:12]
-    return cached(f"{model_id.replace('/', '--')}-{digest}", lambda directory: build(recipe, directory, seed), cache)
+    return write_once(
+        f"{model_id.replace('/', '--')}-{digest}", lambda directory: build(recipe, directory, seed), cache
+    )
 
 
 def write_companions(directory: Path, model_id: str, config: dict[str, Any]) -> None:
-    """What else is in a repository: generation config, a byte-level tokenizer of 258 tokens, a model card."""
+    """Write the other files: generation config, byte-level tokenizer of 258 tokens, model card."""
     bos, eos = config["bos_token_id"], config["eos_token_id"]
     version = config["transformers_version"]
     generation = {"_from_model_config": True, "bos_token_id": bos, "eos_token_id": eos, "transformers_version": version}
@@ -99,12 +101,12 @@ def write_companions(directory: Path, model_id: str, config: dict[str, Any]) -> 
     (directory / "README.md").write_text(card)
 
 
-def _value(shapes: Shapes, seed: int, name: str, device: str = "cpu") -> torch.Tensor:
-    return value(name, shapes[name], seed, device)
+def _make_tensor(shapes: Shapes, seed: int, name: str, device: str = "cpu") -> torch.Tensor:
+    return make_tensor(name, shapes[name], seed, device)
 
 
 def _write_bin(directory: Path, shapes: Shapes, read: Callable[[str], torch.Tensor], recipe: Recipe) -> None:
-    """Pickled shards with an index, as repositories from before safetensors have them."""
+    """Write pickled shards with an index, as repositories older than safetensors have."""
     kind = DTYPES[recipe.dtype][0]
     total = sum(math.prod(shape) for shape in shapes.values()) * kind.itemsize
     parts = shards(shapes, recipe.dtype, math.ceil(total / recipe.files * 1.05))

@@ -53,27 +53,27 @@ class Repo:
         self.commits[commit.id] = commit
         self.refs[ref] = commit.id
 
-    def resolve(self, revision: str) -> Commit | None:
-        """The commit that a branch, tag or full id names."""
+    def find_commit(self, revision: str) -> Commit | None:
+        """Find the commit that a branch, tag or full id names."""
         return self.commits.get(self.refs.get(revision, revision))
 
 
-def snapshot(directory: Path, digests: Mapping[str, str]) -> Commit:
-    """The commit that holds every file below `directory` as it is now; equal contents give equal ids.
+def make_commit(directory: Path, digests: Mapping[str, str]) -> Commit:
+    """Make a commit of all files below a directory; equal contents give equal ids.
 
     `digests` gives the sha256 of files, by path in the repository, that are not to be read for it.
     """
     paths = {p.relative_to(directory).as_posix(): p for p in sorted(directory.rglob("*")) if p.is_file()}
-    files = {path: store(source, path, digests.get(path)) for path, source in paths.items()}
+    files = {path: describe_file(source, path, digests.get(path)) for path, source in paths.items()}
     listing = "".join(f"{f.blob_id} {f.path}\n" for f in files.values())
     return Commit(hashlib.sha1(listing.encode()).hexdigest(), files)
 
 
-def store(source: Path, path: str, known_sha256: str | None = None) -> StoredFile:
+def describe_file(source: Path, path: str, known_sha256: str | None = None) -> StoredFile:
     """Describe the file at `source` under its repository `path`."""
     stat = source.stat()
     if known_sha256 is None:
-        sha256, blob_id = _digests(source, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+        sha256, blob_id = _hash_file(source, stat.st_size, stat.st_mtime_ns, stat.st_ino)
     else:
         sha256, blob_id = known_sha256, ""
     lfs = stat.st_size >= LFS_SIZE or any(fnmatch.fnmatchcase(path, pattern) for pattern in LFS_PATTERNS)
@@ -83,18 +83,18 @@ def store(source: Path, path: str, known_sha256: str | None = None) -> StoredFil
 
 
 def lfs_pointer(sha256: str, size: int) -> bytes:
-    """The pointer file that git holds in place of an LFS object."""
+    """Return the pointer file that git holds in place of an LFS object."""
     return f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
 
 
 def git_blob_id(content: bytes) -> str:
-    """git's object id of a blob with this content."""
+    """Return git's object id of a blob with this content."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 @cache
-def _digests(source: Path, size: int, mtime_ns: int, inode: int) -> tuple[str, str]:
-    """(sha256, git blob id) of a file; the latter of small files only, as git holds no large one."""
+def _hash_file(source: Path, size: int, mtime_ns: int, inode: int) -> tuple[str, str]:
+    """Return the sha256 and git blob id of a file; a large file has no blob id."""
     with source.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return sha256, git_blob_id(source.read_bytes()) if size < LFS_SIZE else ""

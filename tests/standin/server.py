@@ -13,9 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
-from tests.standin.answers import Catalog, answer_cdn, answer_hub, named_file
-from tests.standin.repos import Repo, snapshot
-from tests.standin.wire import Fault, Faults, Origin, Reply, Request, Slice, altered, read
+from tests.standin.answers import Catalog, answer_cdn, answer_hub, find_file_path
+from tests.standin.repos import Repo, make_commit
+from tests.standin.wire import Fault, Faults, Origin, Reply, Request, Slice, apply_fault, read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,12 +49,12 @@ class HubServer:
         gated: bool = False,
         digests: Mapping[str, str] | None = None,
     ) -> str:
-        """Push the directory's files as a commit to the branch `revision` of `model_id`; the full commit id.
+        """Push a directory as a commit to the branch `revision`, and return the full commit id.
 
         The files are served from where they are and must stay; earlier commits stay reachable by their ids.
         `digests` names the sha256 of files that are not to be read for it (huge ones made for measuring).
         """
-        commit = snapshot(directory, digests or {})
+        commit = make_commit(directory, digests or {})
         repo = self.catalog.repos.setdefault(model_id, Repo(model_id))
         repo.gated = gated
         repo.push(commit, revision)
@@ -69,15 +69,15 @@ class HubServer:
         self.catalog.key = secrets.token_bytes(16)
 
     def requests(self, origin: Origin | None = None, method: str | None = None) -> list[Request]:
-        """The log, or one origin's or method's part of it."""
+        """Return the logged requests, of one origin or method if given."""
         return [r for r in self.log if origin in (None, r.origin) and method in (None, r.method)]
 
     def leaks(self) -> list[Request]:
-        """Requests that brought a token to the CDN; any is a client's bug."""
+        """Return the requests that sent a token to the CDN; any is a bug of the client."""
         return [r for r in self.requests("cdn") if "authorization" in r.headers]
 
     def answer(self, request: Request) -> Reply:
-        """What the request's origin replies."""
+        """Answer a request as its origin does."""
         return (answer_hub if request.origin == "hub" else answer_cdn)(self.catalog, request)
 
     def __enter__(self) -> Self:
@@ -125,7 +125,7 @@ class _OriginServer(ThreadingHTTPServer):
                     connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is no error of ours; anything else is, and shows."""
+        """Print an error, unless the client closed the connection."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
@@ -140,18 +140,18 @@ class _Handler(BaseHTTPRequestHandler):
     server: _OriginServer
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-        """Requests are in the hub's log, not on stderr."""
+        """Print nothing: requests are in the hub's log."""
 
     def do_GET(self) -> None:
         hub = self.server.hub
         request = self._read_request()
         hub.log.append(request)
-        fault = hub.faults.take(request)
+        fault = hub.faults.take_fault(request)
         if fault and fault.kind in ("drop", "hang"):
             hub.closing.wait(fault.amount if fault.kind == "hang" else 0)
             return self._reset()
         reply = hub.answer(_without_range(request) if fault and fault.kind == "ignore_range" else request)
-        return self._send(request, altered(reply, fault) if fault else reply, fault)
+        return self._send(request, apply_fault(reply, fault) if fault else reply, fault)
 
     do_HEAD = do_POST = do_GET  # noqa: N815 - the base class's names
 
@@ -161,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(headers.get("content-length", 0)))
         query = dict(parse_qsl(parts.query))
         request = Request(self.server.name, self.command, parts.path, query, headers, body)
-        request.file = named_file(request)
+        request.file = find_file_path(request)
         return request
 
     def _send(self, request: Request, reply: Reply, fault: Fault | None) -> None:
@@ -207,7 +207,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return
 
     def _reset(self) -> None:
-        """Close with RST, not FIN: what a broken network looks like."""
+        """Close with RST instead of FIN, as a broken network does."""
         self.close_connection = True
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.rfile.close()

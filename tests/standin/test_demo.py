@@ -30,15 +30,15 @@ def served(hub: HubServer, tmp_path: Path) -> HubServer:
 
 
 def test_a_hub_that_answers_is_used(served: HubServer) -> None:
-    assert demo.why_unreachable(served.endpoint) is None
+    assert demo.find_hub_problem(served.endpoint) is None
 
 
 def test_reasons_not_to_use_it(served: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     served.faults.inject(Fault("status", status=503, origin="hub"), Fault("hang", 60))
-    assert demo.why_unreachable(served.endpoint) == "status 503"
-    monkeypatch.setattr(demo, "PATIENCE", 0.2)
-    assert "timed out" in str(demo.why_unreachable(served.endpoint))
-    assert "refused" in str(demo.why_unreachable("http://127.0.0.1:9"))
+    assert demo.find_hub_problem(served.endpoint) == "status 503"
+    monkeypatch.setattr(demo, "TIMEOUT_SECONDS", 0.2)
+    assert "timed out" in str(demo.find_hub_problem(served.endpoint))
+    assert "refused" in str(demo.find_hub_problem("http://127.0.0.1:9"))
 
 
 @pytest.mark.parametrize("code", [0, 1, 3])
@@ -47,10 +47,11 @@ def test_exit_code_and_environment_are_passed_on(
 ) -> None:
     script = f"import os; print(os.environ['HF_ENDPOINT'], os.environ.get('HF_TOKEN')); raise SystemExit({code})"
     monkeypatch.setattr(demo, "COMMAND", [sys.executable, "-c", script, "", ""])
-    assert demo.run(demo.standin_environ({"HF_TOKEN": "secret", "PATH": ""}, served)) == code
+    assert demo.run(demo.make_environ({"HF_TOKEN": "secret", "PATH": ""}, served)) == code
     assert f"{served.endpoint} None" in capfd.readouterr().out
 
 
+@pytest.mark.long
 def test_without_a_hub_the_standin_serves(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     ask = f"u.urlopen(os.environ['HF_ENDPOINT'] + '/api/models/{ALIAS}')"
     fetch = f"import os, urllib.request as u; {ask}"
@@ -71,6 +72,6 @@ def test_serve_prints_an_endpoint_that_works() -> None:
             lines.append(serving.stdout.readline())
             assert lines[-1], "it ended before it served"
         endpoint = lines[-1].split("=")[1].split()[0]
-        assert demo.why_unreachable(endpoint) is None
+        assert demo.find_hub_problem(endpoint) is None
         serving.terminate()
     assert any("mistralai/Mixtral-8x7B-v0.1" in line for line in lines)

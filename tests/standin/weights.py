@@ -22,19 +22,22 @@ DTYPES = {"bfloat16": (torch.bfloat16, "BF16"), "float16": (torch.float16, "F16"
 
 
 def tensor_shapes(config: Mapping[str, Any]) -> Shapes:
-    """Every tensor on disk in model order, by name: what upstream's checkpoint of this config.json holds."""
+    """Return the shapes of upstream's checkpoint for a config.json, in model order."""
     hidden, vocab = config["hidden_size"], config["vocab_size"]
     shapes: Shapes = {"model.embed_tokens.weight": (vocab, hidden)}
     for layer in range(config["num_hidden_layers"]):
         prefix = f"model.layers.{layer}."
-        for part in (_attention(config), _experts(config) if "num_local_experts" in config else _mlp(config)):
+        for part in (
+            _attention_shapes(config),
+            _expert_shapes(config) if "num_local_experts" in config else _mlp_shapes(config),
+        ):
             shapes |= {prefix + name: shape for name, shape in part.items()}
         shapes |= {f"{prefix}{norm}_layernorm.weight": (hidden,) for norm in ("input", "post_attention")}
     shapes["model.norm.weight"] = (hidden,)
     return shapes if config["tie_word_embeddings"] else shapes | {"lm_head.weight": (vocab, hidden)}
 
 
-def _attention(config: Mapping[str, Any]) -> Shapes:
+def _attention_shapes(config: Mapping[str, Any]) -> Shapes:
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
     head = config.get("head_dim") or hidden // heads
     rows = {"q": heads * head, "k": config["num_key_value_heads"] * head, "v": config["num_key_value_heads"] * head}
@@ -47,7 +50,7 @@ def _attention(config: Mapping[str, Any]) -> Shapes:
     return shapes
 
 
-def _mlp(config: Mapping[str, Any]) -> Shapes:
+def _mlp_shapes(config: Mapping[str, Any]) -> Shapes:
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     shapes: Shapes = {f"mlp.{n}_proj.weight": (inner, hidden) for n in ("gate", "up")}
     shapes["mlp.down_proj.weight"] = (hidden, inner)
@@ -56,7 +59,7 @@ def _mlp(config: Mapping[str, Any]) -> Shapes:
     return shapes
 
 
-def _experts(config: Mapping[str, Any]) -> Shapes:
+def _expert_shapes(config: Mapping[str, Any]) -> Shapes:
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     shapes: Shapes = {"block_sparse_moe.gate.weight": (config["num_local_experts"], hidden)}
     for expert in range(config["num_local_experts"]):
@@ -66,8 +69,8 @@ def _experts(config: Mapping[str, Any]) -> Shapes:
     return shapes
 
 
-def value(name: str, shape: tuple[int, ...], seed: int, device: str = "cpu") -> torch.Tensor:
-    """The tensor `name` of the model with this seed, float32; a pure function of its arguments on one device kind."""
+def make_tensor(name: str, shape: tuple[int, ...], seed: int, device: str = "cpu") -> torch.Tensor:
+    """Make a float32 tensor from its name and the seed; equal on devices of one kind."""
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     generator = torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     noise = torch.empty(shape, device=device).normal_(generator=generator)
@@ -96,7 +99,7 @@ def shards(shapes: Shapes, dtype: str, shard_bytes: int) -> list[Shapes]:
 def write_checkpoint(
     directory: Path, shapes: Shapes, read: Callable[[str], torch.Tensor], *, dtype: str, shard_bytes: int
 ) -> None:
-    """Write safetensors shards and their index, one tensor in memory at a time; `read` gives a tensor by name."""
+    """Write safetensors shards and their index, with one tensor in memory at a time."""
     parts = shards(shapes, dtype, shard_bytes)
     if len(parts) == 1:
         return _write_shard(directory / "model.safetensors", parts[0], read, dtype)
@@ -112,7 +115,7 @@ def write_checkpoint(
 
 
 def _write_shard(path: Path, part: Shapes, read: Callable[[str], torch.Tensor], dtype: str) -> None:
-    """One safetensors file, sorted by name as the library sorts tensors of one dtype."""
+    """Write one safetensors file, sorted by name as the library sorts tensors of one dtype."""
     kind = DTYPES[dtype][0]
     ordered = dict(sorted(part.items()))
     with path.open("wb") as file:
@@ -125,17 +128,17 @@ def _write_shard(path: Path, part: Shapes, read: Callable[[str], torch.Tensor], 
 
 
 def shard_header(ordered: Shapes, dtype: str) -> bytes:
-    """Length, JSON and padding: https://huggingface.co/docs/safetensors#format."""
+    """Return length, JSON and padding: https://huggingface.co/docs/safetensors#format."""
     kind, label = DTYPES[dtype]
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    for name, begin, end in _offsets(ordered, kind.itemsize):
+    for name, begin, end in _list_offsets(ordered, kind.itemsize):
         entries[name] = {"dtype": label, "shape": list(ordered[name]), "data_offsets": [begin, end]}
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 
 
-def _offsets(ordered: Shapes, itemsize: int) -> Iterator[tuple[str, int, int]]:
+def _list_offsets(ordered: Shapes, itemsize: int) -> Iterator[tuple[str, int, int]]:
     begin = 0
     for name, shape in ordered.items():
         end = begin + math.prod(shape) * itemsize

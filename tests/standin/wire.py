@@ -91,7 +91,7 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def matches(self, request: Request) -> bool:
-        """Whether this fault is meant for `request`."""
+        """Return whether this fault applies to a request."""
         return (
             self.origin in (None, request.origin)
             and self.method in (None, request.method)
@@ -108,17 +108,17 @@ class Faults:
         self._faults: list[Fault] = []
 
     def inject(self, *faults: Fault) -> None:
-        """Let these go wrong from now on."""
+        """Add faults for later requests."""
         with self._lock:
             self._faults.extend(faults)
 
     def clear(self) -> None:
-        """Let everything work again."""
+        """Remove all faults."""
         with self._lock:
             self._faults.clear()
 
-    def take(self, request: Request) -> Fault | None:
-        """The fault that strikes `request`, counted down."""
+    def take_fault(self, request: Request) -> Fault | None:
+        """Return the fault for a request, and count it down."""
         with self._lock:
             for index, fault in enumerate(self._faults):
                 if not fault.matches(request):
@@ -139,8 +139,8 @@ class Faults:
             self._faults[index] = replace(fault, times=fault.times - 1)
 
 
-def altered(reply: Reply, fault: Fault) -> Reply:
-    """`reply` as `fault` changes what it says (the faults of timing and transport are the sender's)."""
+def apply_fault(reply: Reply, fault: Fault) -> Reply:
+    """Change a reply as a fault says. The server applies faults of timing and transport itself."""
     if fault.kind == "status":
         return Reply(fault.status, fault.headers, b"injected\n")
     if fault.kind == "expired":
@@ -148,11 +148,11 @@ def altered(reply: Reply, fault: Fault) -> Reply:
     if fault.kind == "short" and isinstance(reply.body, Slice):
         return replace(reply, body=replace(reply.body, length=max(reply.length - fault.amount, 0)))
     if fault.kind == "corrupt":
-        return replace(reply, body=_flipped(reply.body, fault.amount))
+        return replace(reply, body=_flip_bit(reply.body, fault.amount))
     if fault.kind == "wrong_range":
-        return _with_content_range(reply, shift=fault.amount)
+        return _change_content_range(reply, shift=fault.amount)
     if fault.kind == "resize":
-        return _with_content_range(reply, grow=fault.amount)
+        return _change_content_range(reply, grow=fault.amount)
     return reply
 
 
@@ -160,14 +160,14 @@ EXPIRED = Reply(403, {"Content-Type": "application/xml"}, b"<Error><Code>AccessD
                 b"expired</Message></Error>")  # fmt: skip
 
 
-def _flipped(body: bytes | Slice, position: int) -> bytes:
+def _flip_bit(body: bytes | Slice, position: int) -> bytes:
     content = bytearray(read(body))
     content[position % len(content)] ^= 1
     return bytes(content)
 
 
 def read(body: bytes | Slice) -> bytes:
-    """The body's bytes."""
+    """Return the body's bytes."""
     if isinstance(body, bytes):
         return body
     with body.source.open("rb") as file:
@@ -175,7 +175,7 @@ def read(body: bytes | Slice) -> bytes:
         return file.read(body.length)
 
 
-def _with_content_range(reply: Reply, shift: int = 0, grow: int = 0) -> Reply:
+def _change_content_range(reply: Reply, shift: int = 0, grow: int = 0) -> Reply:
     headers = dict(reply.headers)
     if linked := headers.get("X-Linked-Size"):
         headers["X-Linked-Size"] = str(int(linked) + grow)

@@ -1,7 +1,7 @@
 """Runs a Hugging Face checkpoint through transformers: its forward pass as a trace, its backward pass as gradients.
 
-Its variants are implementations that are all correct; they differ by numerical noise. With `dtype="float64"` the
-weights are double and padded rows run one by one.
+Its variants are implementations that are all correct; they differ by numerical noise. With `dtype="float64"` everything
+is computed in float64 (`float64_mode`), and padded rows run one by one.
 """
 
 from __future__ import annotations

@@ -70,7 +70,6 @@ def looped(tokens: Tensor, routing: Routing, experts: Experts, ran: Implementati
 def dropless(tokens: Tensor, routing: Routing, experts: Experts, ran: ImplementationLog) -> Tensor:
     """Sort (token, slot) pairs by expert, run each segment, sort back, sum over slots.
 
-
     Experts have no capacity limit, so no token is dropped: https://arxiv.org/abs/2211.15841.
     """
     ran.add("moe", "dropless")

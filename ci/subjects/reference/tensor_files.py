@@ -154,7 +154,6 @@ def _read_header(path: Path) -> Header:
 def check_tensors(tensors: TensorFiles, expected: Mapping[str, tuple[int, ...]], where: Path) -> None:
     """Check that exactly the expected tensors are there, with their shape and a float dtype.
 
-
     Raises SubjectError or UnsupportedError with the first tensor that is not as expected.
     """
     for name in [*expected, *tensors.stored]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ci.checkpoints import read_checkpoints
 from ci.errors import GatedError, InfrastructureError, RequestError
 from ci.github.job_outputs import (
     MAX_PACKED_CHARS,
@@ -25,7 +26,6 @@ from ci.hub.fetch import Checkpoint, FetchRequest, fetch
 from ci.models import HubModel, TestParams, load_models
 from ci.plan import Plan, RunRequest, make_plan
 from ci.settings import Settings
-from ci.suite_options import read_checkpoints
 from tests.standin.server import HubServer
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def test_a_checkpoint_on_another_machine(fetched: tuple[FetchOutputs, Path], tmp
     point = verify_checkpoint(delivery, "mistral", elsewhere)
     assert point.path.startswith(str(elsewhere))
     checkpoints, registry = write_run_files(plan(), "mistral", point, tmp_path / "admitted")
-    assert read_checkpoints(checkpoints) == {"mistral": point}
+    assert read_checkpoints(checkpoints).checkpoints == {"mistral": point}
     (model,) = load_models(registry).values()
     assert model == replace(MODELS["mistral"], revision=point.revision)
 

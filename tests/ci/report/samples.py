@@ -274,7 +274,7 @@ def nights(plan: Plan, *runs: Mapping[str, Fault | None], sha: str = GOOD_SHA) -
 
 
 TRACEBACK = """\
-    def test_forward_equivalence(chain: Chain, record: Any, fast_llm_path: Path) -> None:
+    def test_forward_equivalence(pipeline: ModelPipeline, record: Any, fast_llm_path: Path) -> None:
         with record() as note:
 >           assert all(verdict.passed for verdict in verdicts), verdict_text(verdicts)
 E           AssertionError: layer 1, attention [conversion]: the rotary embedding is wrong; query and key leave the

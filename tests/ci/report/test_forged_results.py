@@ -21,7 +21,7 @@ from ci.report.html_page import render_html
 from ci.report.junit import read_junit
 from ci.report.markdown import render_markdown
 from ci.report.results import Attempt, Job, exit_code
-from ci.suite_tests import CHAIN, DEEP
+from ci.suite_tests import DEEP_TESTS, DEFAULT_TESTS
 from tests.ci.report import samples
 from tests.ci.report.samples import REVISION, Fault, did_not_run, document, evidence_of, junit, mismatch, plan_of
 from tests.ci.report.samples import measures as sample_measures
@@ -36,7 +36,7 @@ DOWNLOAD, CONVERSION, FORWARD, ROUND_TRIP, KEYS, LIVENESS, GRADIENTS = (
     f"{step}[smollm2]"
     for step in (
         *("test_download_and_truncate", "test_conversion", "test_forward_equivalence", "test_hub_model_conversion"),
-        *DEEP,
+        *DEEP_TESTS,
     )
 )
 VARIANT = "test_implementation[attention-sdpa-smollm2]"
@@ -259,7 +259,7 @@ def test_a_float32_model_is_compared_in_float32_only() -> None:
 
 def test_every_step_has_its_requirement() -> None:
     """A new step must say here what its pass must show."""
-    assert set(STEP_REQUIREMENTS) == {*CHAIN, *DEEP}
+    assert set(STEP_REQUIREMENTS) == {*DEFAULT_TESTS, *DEEP_TESTS}
 
 
 # A variant that did not run.

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.skipif(BROWSER is None, reason="no chromium here: apt-get install chromium draws the page"),
     pytest.mark.xdist_group("browser"),
 ]

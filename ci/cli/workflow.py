@@ -1,4 +1,4 @@
-"""The service's verbs: what the workflows call, each step one of them."""
+"""The verbs that the workflows call, one for each step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ci.cli import options
 
 def gate(
     call: typer.Context,
-    event_path: Annotated[Path, typer.Option(help="the webhook payload of a comment")],
+    event_path: Annotated[Path, typer.Option(help="file with the comment's webhook payload")],
     registry: options.Registry = None,
     as_json: options.JsonFlag = False,
 ) -> None:
@@ -26,9 +26,9 @@ def gate(
 def plan(
     call: typer.Context,
     event_name: Annotated[str, typer.Option(help="issue_comment, workflow_dispatch or schedule")],
-    event_path: Annotated[Path, typer.Option(help="the event's payload")],
+    event_path: Annotated[Path, typer.Option(help="file with the event's payload")],
     registry: options.Registry = None,
-    out: Annotated[Path | None, typer.Option(help="also write the plan here, for `hub-tests report`")] = None,
+    out: Annotated[Path | None, typer.Option(help="also write the plan to this file, for `hub-tests report`")] = None,
     as_json: options.JsonFlag = False,
 ) -> None:
     """Make the plan of an event: what is tested, at which commit, and which tests must report a result."""
@@ -44,9 +44,9 @@ def plan(
 
 def admit(
     call: typer.Context,
-    entry: Annotated[str, typer.Argument(help="the entry that this job tests")],
-    subject: Annotated[Path, typer.Option(help="checkout of the subject")],
-    out: Annotated[Path, typer.Option(help="where checkpoints.json and models.toml for `run` go")],
+    entry: Annotated[str, typer.Argument(help="plan entry that this job tests")],
+    subject: Annotated[Path, typer.Option(help="directory of the subject's checkout")],
+    out: Annotated[Path, typer.Option(help="directory for checkpoints.json and models.toml, which `run` reads")],
     cache: options.CacheDir = None,
     as_json: options.JsonFlag = False,
 ) -> None:
@@ -65,11 +65,15 @@ def admit(
 
 def report(
     call: typer.Context,
-    results: Annotated[Path, typer.Option(help="folder of results, one folder an entry")],
-    out: Annotated[Path, typer.Option(help="where report.md, report.json and report.html go")],
-    plan_file: Annotated[Path | None, typer.Option("--plan", help="the plan; default $HUB_TESTS_PLAN")] = None,
-    baseline: Annotated[Path | None, typer.Option(help="history: a JSONL file or a folder of them")] = None,
-    github: Annotated[bool, typer.Option("--github", help="ask GitHub for job conclusions and history")] = False,
+    results: Annotated[Path, typer.Option(help="directory of results, with one directory for each entry")],
+    out: Annotated[Path, typer.Option(help="directory for report.md, report.json and report.html")],
+    plan_file: Annotated[
+        Path | None, typer.Option("--plan", help="file with the plan; default: $HUB_TESTS_PLAN")
+    ] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="results of earlier runs: a JSONL file, or a directory of them")
+    ] = None,
+    github: Annotated[bool, typer.Option("--github", help="ask GitHub for job results and history")] = False,
     as_json: options.JsonFlag = False,
 ) -> None:
     """Judge a folder of results against the plan and write a report; on a laptop as in Actions."""
@@ -96,7 +100,7 @@ def report(
 
 def publish(
     call: typer.Context,
-    report_dir: Annotated[Path, typer.Option("--report", help="folder that `hub-tests report` wrote")],
+    report_dir: Annotated[Path, typer.Option("--report", help="directory that `hub-tests report` wrote")],
     night: Annotated[
         bool, typer.Option("--night", help="write issue and history instead of comment and check")
     ] = False,
@@ -131,7 +135,9 @@ def watch(
 
 def conclude(
     call: typer.Context,
-    may_skip: Annotated[list[str] | None, typer.Option(help="a job that may be skipped in this run")] = None,
+    may_skip: Annotated[
+        list[str] | None, typer.Option(help="name of a job that may be skipped in this run; may be repeated")
+    ] = None,
 ) -> None:
     """Fail unless every job in $NEEDS succeeded, or was skipped and --may-skip allows it."""
     from ci.verbs.conclude import check_jobs

@@ -1,0 +1,101 @@
+"""The checkpoints of a run: fetched for several models, and kept in `checkpoints.json`.
+
+The file is a JSON list. A fetched model has the keys of `ci.hub.fetch.Checkpoint` and its registry `name`; a model that
+could not be fetched has `name`, `gated` and `error`. `hub-tests fetch --json` prints the same list.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from ci.errors import GatedError, HubTestsError, InfrastructureError, RequestError
+from ci.hub.fetch import Checkpoint, FetchRequest, fetch
+from ci.records import read_dict, to_dict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from ci.hub.progress import Progress
+    from ci.models import HubModel
+    from ci.settings import Settings
+
+CHECKPOINTS_JSON = "checkpoints.json"
+
+
+@dataclass(frozen=True)
+class FetchResults:
+    """Checkpoints by registry name, and the error of each model that could not be fetched."""
+
+    checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict)
+    errors: Mapping[str, HubTestsError] = field(default_factory=dict)
+
+    def result_of(self, name: str) -> Checkpoint | HubTestsError | None:
+        """Return the checkpoint or the error of a model; None where neither is known."""
+        return self.checkpoints.get(name) or self.errors.get(name)
+
+
+def fetch_checkpoints(
+    models: Sequence[HubModel],
+    settings: Settings,
+    *,
+    layers: int | Literal["auto"] | None = None,
+    progress: Callable[[str, Progress], None] | None = None,
+) -> FetchResults:
+    """Fetch a checkpoint for each model. An error of one does not stop the others."""
+    checkpoints: dict[str, Checkpoint] = {}
+    errors: dict[str, HubTestsError] = {}
+    for model in models:
+        request = FetchRequest(
+            model.model_id, layers or model.num_layers_to_keep, model.revision, model.trust_remote_code
+        )
+        tick = None if progress is None else lambda state, name=model.name: progress(name, state)
+        try:
+            checkpoints[model.name] = fetch(request, settings, progress=tick)
+        except HubTestsError as error:
+            errors[model.name] = error
+    return FetchResults(checkpoints, errors)
+
+
+def format_checkpoints(checkpoints: Mapping[str, Checkpoint]) -> str:
+    """Return the fetched checkpoints as the JSON that `hub-tests fetch --json` prints."""
+    return json.dumps(_to_rows(checkpoints), indent=2)
+
+
+def write_checkpoints(results: FetchResults, path: Path) -> None:
+    """Write `checkpoints.json`, which `--checkpoints` reads."""
+    errors = [{"name": name, "gated": isinstance(e, GatedError), "error": str(e)} for name, e in results.errors.items()]
+    path.write_text(json.dumps([*_to_rows(results.checkpoints), *errors], indent=2), encoding="utf-8")
+
+
+def read_checkpoints(path: Path | None) -> FetchResults:
+    """Read `checkpoints.json`; None means that nothing was fetched. Raises RequestError for any other text."""
+    if path is None:
+        return FetchResults()
+    try:
+        rows: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RequestError(f"--checkpoints {path}: expected what `hub-tests fetch --json` printed: {error}") from None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise RequestError(f"--checkpoints {path}: expected a list of records, as `hub-tests fetch --json` prints it")
+    named = {str(row.pop("name", "")): row for row in rows}
+    return FetchResults(
+        {
+            name: read_dict(Checkpoint, row, what=f"--checkpoints {path}")
+            for name, row in named.items()
+            if "error" not in row
+        },
+        {name: _read_error(row) for name, row in named.items() if "error" in row},
+    )
+
+
+def _to_rows(checkpoints: Mapping[str, Checkpoint]) -> list[dict[str, Any]]:
+    return [{"name": name, **to_dict(checkpoint)} for name, checkpoint in checkpoints.items()]
+
+
+def _read_error(row: Mapping[str, Any]) -> HubTestsError:
+    """Return the error of a model that could not be fetched; never one that blames the subject."""
+    return (GatedError if row.get("gated") else InfrastructureError)(str(row["error"]))

@@ -1,0 +1,43 @@
+"""The CPU or the GPUs on which the suite runs, and how many processes share them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from ci.errors import InfrastructureError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def default_device() -> Literal["cpu", "cuda"]:
+    """Return `cuda` where torch sees a GPU, else `cpu`."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def check_device(device: Literal["cpu", "cuda"]) -> None:
+    """Raise InfrastructureError for a missing GPU: no subject is to blame for it."""
+    if device == "cuda" and default_device() == "cpu":
+        raise InfrastructureError("--device cuda: torch sees no GPU here; `hub-tests doctor` says why")
+
+
+def list_visible_gpus(environ: Mapping[str, str]) -> list[str]:
+    """Return the GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them."""
+    if "CUDA_VISIBLE_DEVICES" in environ:
+        return [gpu.strip() for gpu in environ["CUDA_VISIBLE_DEVICES"].split(",") if gpu.strip()]
+    import torch
+
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def choose_worker_count(models: int, device: Literal["cpu", "cuda"] | None, environ: Mapping[str, str]) -> int:
+    """Return the number of pytest-xdist workers: one for each GPU, at most one for each model.
+
+    0 means no workers: the tests run in pytest's own process.
+    """
+    if models < 2 or (device or default_device()) == "cpu":
+        return 0
+    gpus = len(list_visible_gpus(environ))
+    return min(gpus, models) if gpus > 1 else 0

@@ -1,0 +1,80 @@
+"""The description of a subject's base environment: a small TOML file, known by the hash of what it says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from ci.errors import RequestError
+from ci.models import suggest_name
+from ci.records import STRICT, read_dict, to_dict
+
+SHIPPED = Path(__file__).parent
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+
+
+@dataclass(frozen=True)
+class EnvironmentDescription:
+    """What a base environment holds. Whatever the subject's own build and import need has to be in `requirements`.
+
+    `python` is a version specifier. `environment` is set while the overlay is built, and while the subject runs.
+    `import_test` is Python code that must succeed once the subject is installed. `install` says how its commit becomes
+    importable: "wheel", or "editable" where only an editable installation is complete, from `import_path` below the
+    checkout.
+    """
+
+    __pydantic_config__: ClassVar = STRICT
+    name: str
+    python: str
+    requirements: tuple[str, ...]
+    constraints: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    import_test: str = ""
+    install: Literal["wheel", "editable"] = "wheel"
+    import_path: str = "."
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the content, in hex."""
+        return hashlib.sha256(json.dumps(to_dict(self), sort_keys=True).encode()).hexdigest()
+
+
+def shipped_descriptions() -> tuple[str, ...]:
+    """List the names of the descriptions that come with hub-tests."""
+    return tuple(sorted(path.stem for path in SHIPPED.glob("*.toml")))
+
+
+def load_description(name_or_path: str) -> EnvironmentDescription:
+    """Read a description that ships with hub-tests, or a file. Raises RequestError for what is none."""
+    path = Path(name_or_path)
+    if NAME.fullmatch(name_or_path) and not path.is_file():
+        path = SHIPPED / f"{name_or_path}.toml"
+        if not path.is_file():
+            known = shipped_descriptions()
+            hint = suggest_name(name_or_path, known)
+            raise RequestError(f"environment '{name_or_path}': expected {', '.join(known)} or a TOML file.{hint}")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(f"{path}: cannot read the description: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path}: not TOML: {error}") from None
+    return _checked(table, path)
+
+
+def _checked(table: dict[str, Any], path: Path) -> EnvironmentDescription:
+    keys = {key.replace("-", "_"): value for key, value in table.items()}
+    description = read_dict(EnvironmentDescription, {"name": path.stem, **keys}, what=str(path))
+    if not NAME.fullmatch(description.name):
+        raise RequestError(f"{path}: name '{description.name[:80]}': expected lower case, digits, - and _")
+    if Path(description.import_path).is_absolute() or ".." in Path(description.import_path).parts:
+        raise RequestError(f"{path}: import-path '{description.import_path[:80]}': expected a path below the checkout")
+    if wrong := [word for word in (*description.requirements, *description.constraints) if word.startswith("-")]:
+        raise RequestError(f"{path}: requirements: '{wrong[0][:80]}': expected a package, options are not allowed")
+    return description

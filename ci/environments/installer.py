@@ -1,0 +1,172 @@
+"""What makes an environment and installs packages into it: uv where it can be found, else venv and pip."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from ci.errors import InfrastructureError, RequestError
+
+if TYPE_CHECKING:
+    from ci.environments.description import EnvironmentDescription
+
+SECONDS = 3600
+LOCK = "requirements.lock"
+VERSIONS = ("3.13", "3.12", "3.11")
+Progress = Callable[[str], None]
+
+
+class Installer(Protocol):
+    """Makes environments."""
+
+    @property
+    def description(self) -> str:
+        """Its name and version."""
+        ...
+
+    def create(self, path: Path, python: str, progress: Progress) -> None:
+        """Make an empty environment with pip at `path`; `python` is a version specifier or an interpreter."""
+        ...
+
+    def install(self, path: Path, description: EnvironmentDescription, progress: Progress) -> None:
+        """Install the requirements of a description into the environment at `path`."""
+        ...
+
+
+def find_installer(environ: Mapping[str, str]) -> Installer:
+    """Choose uv where it is installed, else pip."""
+    program = shutil.which("uv", path=environ.get("PATH")) or _packaged_uv()
+    return UvInstaller(Path(program), environ) if program else PipInstaller(environ)
+
+
+def _packaged_uv() -> str | None:
+    try:
+        from uv import find_uv_bin
+    except ImportError:
+        return None
+    try:
+        return str(find_uv_bin())
+    except FileNotFoundError:
+        return None
+
+
+@dataclass(frozen=True)
+class UvInstaller:
+    """uv: https://docs.astral.sh/uv/. Resolves with hashes, then installs exactly that."""
+
+    program: Path
+    environ: Mapping[str, str]
+
+    @property
+    def description(self) -> str:
+        """`uv 0.9.1`."""
+        done = subprocess.run([str(self.program), "--version"], capture_output=True, text=True, check=True)  # noqa: S603
+        return " ".join(done.stdout.split()[:2])
+
+    def create(self, path: Path, python: str, progress: Progress) -> None:
+        """Make the environment, with an interpreter of this machine, else with one that uv brings."""
+        interpreter = python if os.sep in python else find_python(python, self.environ) or python
+        progress(f"making {path} with Python {interpreter}")
+        _run([str(self.program), "venv", "--quiet", "--seed", "--python", interpreter, str(path)], self.environ)
+
+    def install(self, path: Path, description: EnvironmentDescription, progress: Progress) -> None:
+        """Resolve the requirements into a lock with hashes, and install the lock."""
+        wanted, limits, lock = _written(path, description)
+        target = ("--quiet", "--python", str(path / "bin/python"))
+        progress(f"resolving {len(description.requirements)} requirements")
+        _run(
+            [
+                str(self.program),
+                "pip",
+                "compile",
+                *target,
+                "--generate-hashes",
+                "-o",
+                str(lock),
+                "-c",
+                str(limits),
+                str(wanted),
+            ],
+            self.environ,
+        )
+        progress("installing")
+        _run(
+            [str(self.program), "pip", "install", *target, "--require-hashes", "--compile-bytecode", "-r", str(lock)],
+            self.environ,
+        )
+
+
+@dataclass(frozen=True)
+class PipInstaller:
+    """venv and pip, of an interpreter that is on the path."""
+
+    environ: Mapping[str, str]
+
+    @property
+    def description(self) -> str:
+        """`pip`."""
+        return "pip"
+
+    def create(self, path: Path, python: str, progress: Progress) -> None:
+        """Make the environment. Raises RequestError where no interpreter fits."""
+        interpreter = python if os.sep in python else find_python(python, self.environ)
+        if interpreter is None:
+            raise RequestError(f"no Python {python} on the path: install one, name one with --python, or install uv")
+        progress(f"making {path} with {interpreter}")
+        _run([interpreter, "-m", "venv", str(path)], self.environ)
+
+    def install(self, path: Path, description: EnvironmentDescription, progress: Progress) -> None:
+        """Install the requirements."""
+        wanted, limits, _ = _written(path, description)
+        progress(f"installing {len(description.requirements)} requirements")
+        command = [str(path / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        _run([*command, "-c", str(limits), "-r", str(wanted)], self.environ)
+
+
+def find_python(specifier: str, environ: Mapping[str, str]) -> str | None:
+    """Find an interpreter on the path that fits a version specifier."""
+    from packaging.specifiers import SpecifierSet
+
+    fits = SpecifierSet(specifier)
+    candidates = (sys.executable, *(shutil.which(f"python{version}", path=environ.get("PATH")) for version in VERSIONS))
+    for candidate in filter(None, candidates):
+        version = _version_of(candidate)  # asked, since a launcher of that name may have no interpreter behind it
+        if version and fits.contains(version):
+            return candidate
+    return None
+
+
+def _version_of(interpreter: str) -> str:
+    """Ask an interpreter for its version, "" where it does not run."""
+    command = [interpreter, "-I", "-c", "import platform; print(platform.python_version())"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
+
+
+def _written(path: Path, description: EnvironmentDescription) -> tuple[Path, Path, Path]:
+    wanted, limits = path / "requirements.txt", path / "constraints.txt"
+    wanted.write_text("".join(f"{word}\n" for word in description.requirements), encoding="utf-8")
+    limits.write_text("".join(f"{word}\n" for word in description.constraints), encoding="utf-8")
+    return wanted, limits, path / LOCK
+
+
+def _run(command: Sequence[str], environ: Mapping[str, str]) -> None:
+    """Run one step. Raises InfrastructureError with the last line that it printed."""
+    try:
+        done = subprocess.run(  # noqa: S603
+            command, env=dict(environ), capture_output=True, text=True, timeout=SECONDS, check=False
+        )
+    except (OSError, subprocess.SubprocessError) as problem:
+        raise InfrastructureError(f"{Path(command[0]).name} {command[1]}: {problem}") from None
+    if done.returncode:
+        said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        raise InfrastructureError(f"{Path(command[0]).name} {command[1]}: {' '.join(said[-3:])[:500]}")

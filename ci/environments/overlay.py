@@ -1,0 +1,136 @@
+"""An overlay: one commit of the subject, built in a sandbox without network over a base environment."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ci.environments.description import EnvironmentDescription
+from ci.errors import InfrastructureError, RequestError
+from ci.subjects.failure import SubjectCrashError, SubjectTimeoutError, to_one_line
+from ci.subjects.sandbox import (
+    Isolation,
+    SandboxPolicy,
+    check_readable,
+    interpreter_directories,
+    make_accessible,
+    sandbox_command,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+BUILD_SECONDS = 1800
+PATH = "/usr/local/bin:/usr/bin:/bin"
+PIP_INSTALL = (
+    *("-m", "pip", "--isolated", "install", "--disable-pip-version-check", "--no-index", "--no-deps"),
+    *("--no-build-isolation", "--no-warn-script-location"),
+)
+CAUSE = re.compile(r":\d+: (?:fatal )?error: |^\s*(?:\w+\.)*\w+(?:Error|Exception|Exit)\b")
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "__pycache__", "node_modules", "build", "*.egg-info")
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """An installed commit: `path` goes onto the import path of `python`, the base environment's interpreter."""
+
+    python: Path
+    path: Path
+    log: Path
+
+
+def build_overlay(
+    python: Path, description: EnvironmentDescription, source: Path, target: Path, isolation: Isolation
+) -> Overlay:
+    """Build the checkout `source` into the new directory `target`, and try the description's import.
+
+    It has neither network nor dependencies: `python`'s environment holds all that the build needs. Raises
+    SubjectCrashError with the cause where the subject's own build or import fails, SubjectTimeoutError after half an
+    hour, RequestError where the checkout is not there.
+    """
+    if not source.is_dir():
+        raise RequestError(f"{source}: not a directory; expected a checkout of the subject")
+    copy, site, log = target / "source", target / "site", target.with_name(f"{target.name}.log")
+    try:
+        shutil.copytree(source, copy, symlinks=True, ignore=LEFT_OUT)
+        site.mkdir()
+    except (OSError, shutil.Error) as problem:
+        raise InfrastructureError(
+            f"{target}: the checkout cannot be copied: {to_one_line(str(problem), 200)}"
+        ) from None
+    _give_away(isolation, target)
+    build = _Build(python, description, target, isolation, log)
+    editable = description.install == "editable"
+    where = ["--prefix", str(site), "--editable", str(copy)] if editable else ["--target", str(site), str(copy)]
+    build.run("build", [*PIP_INSTALL, *where])
+    path = copy / description.import_path if editable else site
+    if description.import_test:
+        build.run("import", ["-c", description.import_test], path=path)
+    return Overlay(python, path, log)
+
+
+@dataclass(frozen=True)
+class _Build:
+    """Runs the interpreter over an overlay's directory, in the sandbox where there is one."""
+
+    python: Path
+    description: EnvironmentDescription
+    target: Path
+    isolation: Isolation
+    log: Path
+
+    def run(self, what: str, arguments: Sequence[str], *, path: Path | None = None) -> None:
+        """Run the interpreter; `what` names the step in errors."""
+        environment = {
+            **self.description.environment,
+            "PATH": f"{self.python.parent}:{PATH}",
+            "LC_ALL": "C.UTF-8",
+            **({"PYTHONPATH": str(path)} if path else {}),
+        }
+        command = [str(self.python), *(() if path else ("-I",)), *arguments]
+        if self.isolation.applied:
+            seen = interpreter_directories(self.python)
+            check_readable(self.isolation, seen)
+            policy = SandboxPolicy(seen, (self.target,), gpus=False)
+            command = sandbox_command(self.isolation, policy, command, environment)
+        if code := self._wait(what, command, environment):
+            cause = _find_cause(self.log)
+            raise SubjectCrashError(f"the subject's {what} failed: {cause} (exit code {code}, log: {self.log.name})")
+
+    def _wait(self, what: str, command: list[str], environment: dict[str, str]) -> int:
+        with self.log.open("ab") as output:
+            try:
+                return subprocess.run(  # noqa: S603
+                    command,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    timeout=BUILD_SECONDS,
+                    check=False,
+                ).returncode
+            except subprocess.TimeoutExpired:
+                raise SubjectTimeoutError(
+                    f"the subject's {what} took longer than {BUILD_SECONDS} s (log: {self.log})"
+                ) from None
+            except OSError as problem:
+                raise InfrastructureError(f"the subject's {what} cannot be started: {problem}") from None
+
+
+def _find_cause(log: Path) -> str:
+    """Find the line that says what went wrong: a compiler's, an exception's, else the last error."""
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace")[-65536:].splitlines() if line.strip()]
+    causes = [line for line in lines if CAUSE.search(line)]
+    errors = [line for line in lines if "error" in line.lower()]
+    return to_one_line(next(iter([*causes[:1], *errors[-1:], *lines[-1:]]), "no output"), 300)
+
+
+def _give_away(isolation: Isolation, target: Path) -> None:
+    for path in (target, *target.rglob("*")):
+        if not path.is_symlink():
+            make_accessible(isolation, path)

@@ -1,0 +1,52 @@
+"""A description is read strictly, and known by what it says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ci.environments.description import load_description, shipped_descriptions
+from ci.errors import RequestError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GOOD = 'name = "mine"\npython = ">=3.11"\nrequirements = ["numpy"]\n'
+
+
+def test_the_shipped_ones_are_read() -> None:
+    assert shipped_descriptions() == ("fast_llm", "reference")
+    assert {load_description(name).name for name in shipped_descriptions()} == {"fast_llm", "reference"}
+
+
+def test_the_digest_is_of_the_content(tmp_path: Path) -> None:
+    one, same, other = (tmp_path / name for name in ("one.toml", "same.toml", "other.toml"))
+    one.write_text(GOOD)
+    same.write_text(f"# a comment\n{GOOD}")
+    other.write_text(GOOD.replace("numpy", "numpy<2"))
+    digests = [load_description(str(path)).digest for path in (one, same, other)]
+    assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (GOOD + "requirement = []\n", "requirement: "),
+        (GOOD.replace('"numpy"', '"--index-url=http://evil"'), "options are not allowed"),
+        (GOOD.replace("mine", "../mine"), "expected lower case"),
+        (GOOD + 'import-path = "../other"\n', "below the checkout"),
+        (GOOD + 'install = "copy"\n', "install: "),
+        ("name = ", "not TOML"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(RequestError, match=said):
+        load_description(str(path))
+
+
+def test_an_unknown_name_is_refused_with_a_suggestion() -> None:
+    with pytest.raises(RequestError, match="Did you mean 'fast_llm'"):
+        load_description("fast_lm")

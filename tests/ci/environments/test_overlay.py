@@ -1,0 +1,97 @@
+"""A subject's commit over a base: built without network, in a sandbox, and imported as its description says."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ci.environments.overlay import build_overlay
+from ci.errors import InfrastructureError, RequestError
+from ci.subjects.failure import SubjectCrashError
+from ci.subjects.sandbox import Isolation, detect_isolation
+from tests.ci.environments.conftest import DESCRIPTION
+from tests.ci.environments.wheels import write_subject
+
+if TYPE_CHECKING:
+    from ci.environments.base import BaseEnvironment
+
+ISOLATION = detect_isolation()
+BARE = Isolation(None, "switched off")
+both = pytest.mark.parametrize("isolation", [BARE, ISOLATION] if ISOLATION.applied else [BARE])
+
+
+@both
+def test_a_checkout_with_odd_packaging_becomes_importable(
+    base: BaseEnvironment, isolation: Isolation, tmp_path: Path
+) -> None:
+    overlay = build_overlay(
+        base.python, DESCRIPTION, write_subject(tmp_path / "checkout"), tmp_path / "overlay", isolation
+    )
+    code = "import standin._data, standin.below; print(standin.__file__)"
+    done = subprocess.run(
+        [str(base.python), "-P", "-c", code], env={"PYTHONPATH": str(overlay.path)}, capture_output=True, text=True
+    )
+    assert done.stdout.startswith(str(tmp_path / "overlay")), done.stderr
+    assert not (tmp_path / "checkout" / "build").exists()
+
+
+@both
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("setup.py", "raise SystemExit('will not build')", "the subject's build failed: .*"),
+        ("standin/_data.c", "#error broken", "the subject's build failed: .*_data.c:1:2: error: #error broken"),
+        ("standin/__init__.py", "import nothing_of_that_name", "the subject's import failed: .*nothing_of_that_name"),
+    ],
+)
+def test_what_fails_is_the_subjects_failure(
+    base: BaseEnvironment, isolation: Isolation, tmp_path: Path, file: str, text: str, said: str
+) -> None:
+    checkout = write_subject(tmp_path / "checkout")
+    (checkout / file).write_text(text)
+    with pytest.raises(SubjectCrashError, match=said):
+        build_overlay(base.python, DESCRIPTION, checkout, tmp_path / "overlay", isolation)
+
+
+ATTACK = """
+import os, pathlib, sys
+for path in {paths!r}:
+    try:
+        with open(path, "a") as file:
+            file.write("evil")
+    except OSError as error:
+        print("refused", path, error, flush=True)
+    else:
+        print("WROTE", path, flush=True)
+"""
+
+
+@pytest.mark.skipif(not ISOLATION.applied, reason=f"no sandbox here: {ISOLATION.description}")
+def test_a_build_can_write_nowhere_else(base: BaseEnvironment, tmp_path: Path) -> None:
+    checkout = write_subject(tmp_path / "checkout")
+    outside = tmp_path / "outside"
+    outside.write_text("")
+    outside.chmod(0o666)
+    site = next(base.path.glob("lib/python3*/site-packages"))
+    paths = [str(outside), str(site / "evil.pth"), str(Path(__file__)), str(tmp_path / "new")]
+    (checkout / "setup.py").write_text(ATTACK.format(paths=paths) + (checkout / "setup.py").read_text())
+    overlay = build_overlay(base.python, DESCRIPTION, checkout, tmp_path / "overlay", ISOLATION)
+    assert "WROTE" not in overlay.log.read_text()
+    assert outside.read_text() == ""
+
+
+def test_a_checkout_that_is_not_there_is_a_wrong_request(base: BaseEnvironment, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="expected a checkout"):
+        build_overlay(base.python, DESCRIPTION, tmp_path / "none", tmp_path / "overlay", BARE)
+
+
+def test_a_checkout_with_a_device_is_not_copied(base: BaseEnvironment, tmp_path: Path) -> None:
+    import os
+
+    checkout = write_subject(tmp_path / "checkout")
+    os.mkfifo(checkout / "fifo")
+    with pytest.raises(InfrastructureError, match="cannot be copied"):
+        build_overlay(base.python, DESCRIPTION, checkout, tmp_path / "overlay", BARE)

@@ -1,0 +1,191 @@
+"""A sandboxed program sees and writes what its policy names, and ends with whoever started it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ci.errors import InfrastructureError, RequestError
+from ci.subjects import sandbox
+from ci.subjects.sandbox import (
+    Isolation,
+    SandboxPolicy,
+    check_readable,
+    choose_isolation,
+    detect_isolation,
+    interpreter_directories,
+    make_accessible,
+    sandbox_command,
+)
+
+ISOLATION = detect_isolation()
+live = pytest.mark.skipif(not ISOLATION.applied, reason=f"no sandbox here: {ISOLATION.description}")
+ROOT = Path(__file__).parents[3]
+
+
+def run_inside(code: str, *, readable: tuple[Path, ...] = (), writable: tuple[Path, ...] = ()) -> str:
+    """Run Python code in a sandbox and return what it printed."""
+    python = Path(sys.executable)
+    policy = SandboxPolicy((*interpreter_directories(python), *readable), writable)
+    command = sandbox_command(ISOLATION, policy, [str(python), "-I", "-c", code], {"PATH": "/usr/bin:/bin"})
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def attempt(action: str) -> str:
+    """Code that prints the name of the error that an action ends with, or `done`."""
+    return (
+        "import os, socket, subprocess\n"
+        f"try:\n    {action}\nexcept BaseException as error:\n    print(type(error).__name__)\nelse:\n    print('done')"
+    )
+
+
+@live
+def test_it_is_another_user_without_capabilities() -> None:
+    code = "import os; print(os.getuid(), [l.split()[1] for l in open('/proc/self/status') if l.startswith('CapEff')])"
+    assert run_inside(code) == f"{sandbox.USER} ['0000000000000000']"
+
+
+@live
+def test_it_sees_no_other_process() -> None:
+    seen = run_inside("import os; print(sum(name.isdigit() for name in os.listdir('/proc')))")
+    assert int(seen) <= 3
+    assert run_inside(attempt(f"os.kill({os.getpid() + 100_000}, 0)")) == "ProcessLookupError"
+
+
+@live
+def test_it_has_loopback_and_no_other_network() -> None:
+    assert run_inside(attempt("socket.create_connection(('192.0.2.1', 80), timeout=2)")) == "OSError"
+    both = "server = socket.create_server(('localhost', 0)); socket.create_connection(server.getsockname())"
+    assert run_inside(attempt(both)) == "done"
+
+
+@live
+def test_it_sees_only_the_directories_of_its_policy(tmp_path: Path) -> None:
+    for name in ("secret", "readable", "writable"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    make_accessible(ISOLATION, tmp_path / "writable")
+    binds = {"readable": (tmp_path / "readable",), "writable": (tmp_path / "writable",)}
+    assert run_inside(f"import os; print(sorted(os.listdir({str(tmp_path)!r})))", **binds) == "['readable', 'writable']"
+    assert run_inside(f"print(open('{tmp_path}/readable/file').read())", **binds) == "readable"
+    assert run_inside(attempt(f"open('{tmp_path}/readable/new', 'w')"), **binds) == "OSError"
+    assert run_inside(attempt(f"open('{tmp_path}/readable/file', 'w')"), **binds) in ("OSError", "PermissionError")
+    assert run_inside(attempt(f"open('{tmp_path}/writable/new', 'w')"), **binds) == "done"
+    assert sorted(path.name for path in (tmp_path / "readable").iterdir()) == ["file"]
+
+
+@live
+def test_the_kernels_settings_cannot_be_written() -> None:
+    assert run_inside(attempt("open('/proc/sys/kernel/core_pattern', 'w')")) == "PermissionError"
+
+
+@live
+def test_its_environment_is_what_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_TOKEN", "secret")
+    names = set(run_inside("import os; print(*os.environ)").split())
+    assert names <= {"PATH", "HOME", "TMPDIR", "USER", "LOGNAME", "PWD", "LC_CTYPE"}
+
+
+@live
+def test_its_temporary_files_have_a_limit() -> None:
+    policy = SandboxPolicy(interpreter_directories(Path(sys.executable)), temporary_bytes=2**20)
+    code = attempt("open('/tmp/big', 'wb').write(bytes(2**21))")
+    command = sandbox_command(ISOLATION, policy, [sys.executable, "-I", "-c", code], {})
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "OSError"
+
+
+@live
+def test_what_it_left_running_ends_with_it(tmp_path: Path) -> None:
+    beat = tmp_path / "beat"
+    beat.mkdir()
+    make_accessible(ISOLATION, beat)
+    loop = f"while true; do date +%N > {beat}/alive; sleep 0.05; done"
+    policy = SandboxPolicy(writable=(beat,))
+    command = sandbox_command(
+        ISOLATION, policy, ["/bin/sh", "-c", f"setsid sh -c '{loop}' & sleep 60"], {"PATH": "/usr/bin:/bin"}
+    )
+    program = subprocess.Popen(command, start_new_session=True)
+    deadline = time.monotonic() + 20
+    while not (beat / "alive").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(program.pid, signal.SIGKILL)
+    program.wait()
+    time.sleep(0.3)
+    last = (beat / "alive").read_text()
+    time.sleep(0.3)
+    assert (beat / "alive").read_text() == last
+
+
+@live
+def test_the_same_holds_without_root(tmp_path: Path) -> None:
+    """An ordinary user's sandbox; started from root by way of setpriv and the system's Python."""
+    python = Path("/usr/bin/python3")
+    if os.geteuid() != 0 or not python.exists():
+        pytest.skip("needs root, to become another user, and the system's Python")
+    copy = tmp_path / "code" / "ci"
+    (copy / "subjects").mkdir(parents=True)
+    for name in ("__init__.py", "errors.py", "subjects/__init__.py", "subjects/sandbox.py"):
+        (copy / name).write_text((ROOT / "ci" / name).read_text())
+    for directory in (*reversed(tmp_path.parents[:-2]), tmp_path):
+        directory.chmod(0o755)
+    code = (
+        "import subprocess; from pathlib import Path; from ci.subjects.sandbox import *\n"
+        "isolation = detect_isolation(); assert not isolation.as_root\n"
+        "action = 'import os; print(os.getuid()); os.unshare(os.CLONE_NEWUSER)' if hasattr(__import__('os'), 'unshare')"
+        ' else \'import os, subprocess; print(os.getuid(), subprocess.run(["unshare", "-U", "true"]).returncode)\'\n'
+        "words = sandbox_command(isolation, SandboxPolicy(), ['/usr/bin/python3', '-I', '-c', action],"
+        " {'PATH': '/usr/bin:/bin'})\n"
+        "print(isolation.description, subprocess.run(words, capture_output=True, text=True).stdout)"
+    )
+    command = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", str(python), "-c", code]
+    done = subprocess.run(
+        command, env={"PYTHONPATH": str(tmp_path / "code"), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True
+    )
+    assert f"{sandbox.USER} 1" in done.stdout, done.stderr
+
+
+def test_a_required_sandbox_that_cannot_be_had_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "detect_isolation", lambda: Isolation(None, "bubblewrap is not installed"))
+    with pytest.raises(InfrastructureError, match="bubblewrap is not installed"):
+        choose_isolation("required")
+    assert choose_isolation("auto").applied is False
+    assert "--isolation none" in choose_isolation("none").description
+
+
+def test_what_the_sandboxes_user_may_not_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "private").mkdir(mode=0o700)
+    as_root, as_user = (Isolation(Path("bwrap"), "", as_root=value) for value in (True, False))
+    with pytest.raises(RequestError, match=r"chmod -R o\+rX"):
+        check_readable(as_root, [tmp_path / "private"])
+    check_readable(as_user, [tmp_path / "private"])
+    (tmp_path / "private").chmod(0o755)
+    check_readable(as_root, [tmp_path / "private"])
+
+
+def test_an_environments_interpreter_and_editable_checkouts_are_listed(tmp_path: Path) -> None:
+    base, environment, checkout = tmp_path / "base", tmp_path / "environment", tmp_path / "checkout"
+    for directory in (base / "bin", environment / "bin", checkout):
+        directory.mkdir(parents=True)
+    site = environment / "lib/python3.12/site-packages"
+    (site / "subject-1.dist-info").mkdir(parents=True)
+    (base / "bin/python3").write_text("")
+    (environment / "bin/python").symlink_to(base / "bin/python3")
+    (environment / "pyvenv.cfg").write_text(f"home = {base}/bin\n")
+    (site / "linked.pth").write_text(f"import os\n{base}\n/nowhere\n")
+    (site / "subject-1.dist-info/direct_url.json").write_text(
+        f'{{"url": "file://{checkout}", "dir_info": {{"editable": true}}}}'
+    )
+    parts = (base / "bin", environment / "bin", environment / "lib", environment / "pyvenv.cfg")
+    assert interpreter_directories(environment / "bin/python") == (*parts, base, checkout)
+    wrapper = tmp_path / "wrapper" / "python"
+    wrapper.parent.mkdir()
+    wrapper.write_text(f"#!{environment}/bin/python\n")
+    assert interpreter_directories(wrapper) == (wrapper.parent, *parts, base, checkout)

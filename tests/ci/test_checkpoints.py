@@ -1,0 +1,64 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ci import checkpoints
+from ci.checkpoints import (
+    FetchResults,
+    fetch_checkpoints,
+    format_checkpoints,
+    read_checkpoints,
+    write_checkpoints,
+)
+from ci.errors import GatedError, InfrastructureError, RequestError
+from ci.hub.fetch import Checkpoint, FetchRequest
+from ci.models import HubModel
+from ci.settings import Settings
+
+CHECKPOINT = Checkpoint("o/n", "f" * 40, 2, "/store/x", "hit", 10, 0, 0, 0.1, "a" * 64, 30)
+
+
+def test_checkpoints_come_back_with_what_could_not_be_had(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoints.json"
+    errors = {"b": GatedError("b is gated"), "c": InfrastructureError("away")}
+    write_checkpoints(FetchResults({"a": CHECKPOINT}, errors), path)
+    back = read_checkpoints(path)
+    assert back.result_of("a") == CHECKPOINT
+    assert isinstance(back.result_of("b"), GatedError)
+    assert isinstance(back.result_of("c"), InfrastructureError)
+    assert str(back.result_of("c")) == "away"
+    assert back.result_of("d") is None
+
+
+def test_what_fetch_prints_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "printed.json"
+    path.write_text(format_checkpoints({"a": CHECKPOINT}))
+    assert read_checkpoints(path) == FetchResults({"a": CHECKPOINT})
+    assert json.loads(path.read_text())[0]["name"] == "a"
+
+
+def test_no_file_is_no_fetch() -> None:
+    assert read_checkpoints(None) == FetchResults()
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '[{"name": "a", "model_id": 3}]'])
+def test_anything_else_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "checkpoints.json"
+    path.write_text(text)
+    with pytest.raises(RequestError, match="--checkpoints"):
+        read_checkpoints(path)
+
+
+def test_one_models_error_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(request: FetchRequest, *_: Any, **__: Any) -> Checkpoint:
+        if request.model_id == "o/a":
+            raise InfrastructureError("away")
+        return CHECKPOINT
+
+    monkeypatch.setattr(checkpoints, "fetch", fetch)
+    models = [HubModel(name, f"o/{name}", "llama") for name in ("a", "b")]
+    results = fetch_checkpoints(models, Settings(cache=tmp_path))
+    assert list(results.checkpoints) == ["b"]
+    assert list(results.errors) == ["a"]
