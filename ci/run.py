@@ -26,6 +26,7 @@ from ci.report.report_files import REPORT_HTML, REPORT_JSON, REPORT_MD, write_re
 from ci.report.result_files import ENDED, HOST, JUNIT, RUNNING, read_result_files
 from ci.run_options import RunOptions, make_pytest_arguments, make_reproduction_arguments
 from ci.subjects.registry import is_importable
+from ci.subjects.worker_process import find_program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -186,6 +187,7 @@ def _check_subject(options: RunOptions) -> None:
     for path in options.subject_path:
         if not path.is_dir():
             raise RequestError(f"--subject-path {path}: not a directory; expected the subject's checkout")
+    find_program(options.subject_or_default(), options.subject_path)
 
 
 def _check_requested_models(results: FetchResults) -> None:

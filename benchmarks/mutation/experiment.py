@@ -124,7 +124,7 @@ class Experiment:
             caught_float32=not first.passed,
             caught_native_dtype=second is not None and not second.passed,
             located=red is not None and mutation.matches_location(red.tensor),
-            attributed_to=red.half if red else "",
+            attributed_to=red.component if red else "",
             diagnosis=red.diagnosis if red else "",
             rules=self._apply_rules(mutation, subject, converted),
         )

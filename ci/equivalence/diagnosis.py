@@ -36,25 +36,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The parts of the sentence. `floors_off` is the error in noise floors, `half` the wrong one with its `reason`.
+    """The parts of the sentence. `floors_off` is the error in noise floors, `component` the faulty one.
 
-    `others` are further locations that are wrong although their input was right.
+    `reason` is the evidence against it. `others` are further locations that are wrong although their input was right.
     """
 
     location: TensorLocation
     suspect: str
     floors_off: float
-    half: str = ""
+    component: str = ""
     reason: str = ""
     others: tuple[TensorLocation, ...] = ()
 
     def __str__(self) -> str:
-        half = f" [{self.half}]" if self.half else ""
+        component = f" [{self.component}]" if self.component else ""
         reason = f"; {self.reason}" if self.reason else ""
         others = f"; also wrong on right input: {_group_by_operation(self.others)}" if self.others else ""
         tensor = self.location.tensor
         off = f"; {tensor} is {self.floors_off:.3g} noise floors off" if math.isfinite(self.floors_off) else ""
-        return f"{self.location}{half}: {self.suspect}{off}{reason}{others}"
+        return f"{self.location}{component}: {self.suspect}{off}{reason}{others}"
 
 
 def _group_by_operation(locations: Sequence[TensorLocation]) -> str:

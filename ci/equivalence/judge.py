@@ -103,7 +103,9 @@ class Judge:
             tensors = tuple(round_trip.compare_checkpoints(original, exported, tied=tied))
             stock = build_verdict([self._compare_exported(exported)], coverage={})
         except SubjectError as refused:
-            return Verdict(passed=False, failure_class="config_mismatch", diagnosis=str(refused), half="conversion")
+            return Verdict(
+                passed=False, failure_class="config_mismatch", diagnosis=str(refused), component="conversion"
+            )
         return round_trip.build_round_trip_verdict(tensors, keys, stock)
 
     def check_config_sensitivity(self) -> Verdict:

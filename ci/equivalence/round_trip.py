@@ -93,7 +93,7 @@ def build_round_trip_verdict(tensors: Sequence[TensorChange], keys: Sequence[Key
         passed=stock.passed and not wrong,
         failure_class=tensors[0].failure_class if tensors else failure,
         diagnosis=f"conversion there and back: {wrong[0]}{more}" if wrong else forward,
-        half="conversion" if wrong or not stock.passed else "",
+        component="conversion" if wrong or not stock.passed else "",
         figures={**{f"round_trip.{key}": value for key, value in stock.figures.items()}, **counts},
         notes=tuple(f"config {change}" for change in keys if change.kind == "metadata"),
     )
