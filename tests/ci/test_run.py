@@ -191,7 +191,7 @@ def test_a_run_that_is_terminated_with_its_whole_group_keeps_what_it_has_found(h
         (["--subject-python", sys.executable, "--subject-path", "gone"], "gone: not a directory"),
         (
             ["--subject", "reference", "--subject-python", sys.executable, "--subject-path", "old"],
-            "--subject-path old: its ci/ has no worker program",
+            "/old: its ci/ has no worker program (ci/subjects/worker_main.py), so its code cannot be run",
         ),
         (
             ["--subject", "reference", "--checkpoints", "gone.json"],
