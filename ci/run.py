@@ -160,9 +160,9 @@ def run(
         run_suite(models, options, report, environ)
     finally:  # also after an interruption: the report says what there is, and a missing result is red
         plan = _write_plan(models, options, report)
-        judged = build_results(plan, read_result_files(report))
-        write_report(judged, report)
-    return judged
+        run_results = build_results(plan, read_result_files(report))
+        write_report(run_results, report)
+    return run_results
 
 
 def _check_suite() -> None:

@@ -76,7 +76,7 @@ class Experiment:
         self.model = HubModel(tiny_model.name, model_id, tiny_model.model_type, test_params=TestParams())
         self.hugging_face = HuggingFace()
         self.reference = ReferenceRun(
-            self.source, self.model.test_params, self.hugging_face, device, workdir / "truth", seed=seed
+            self.source, self.model.test_params, self.hugging_face, device, workdir / "reference", seed=seed
         )
         self._hf_traces: tuple[TraceReader, TraceReader] | None = None
 

@@ -84,13 +84,13 @@ def report(
 
     context, delivery = (options.context(call) if github else None), (options.delivery(call) if github else None)
     problems = delivery.problems if delivery else None
-    judged = make_report(
+    run_results = make_report(
         options.plan(call, plan_file), results, out, baseline=baseline, context=context, problems=problems
     )
     if context and context.output_path:
-        write_outputs(context.output_path, {"verdict": judged.verdict, "sha256": report_digest(out)})
-    options.answer(judged, format_title(judged), as_json=as_json)
-    raise typer.Exit(exit_code(judged))
+        write_outputs(context.output_path, {"verdict": run_results.verdict, "sha256": report_digest(out)})
+    options.answer(run_results, format_title(run_results), as_json=as_json)
+    raise typer.Exit(exit_code(run_results))
 
 
 def publish(

@@ -97,8 +97,8 @@ def build_base(
     path = base_path(root, description)
     root.mkdir(parents=True, exist_ok=True)
     with _locked(root / f".{path.name}.lock"):
-        if (found := find_base(root, description)) is not None:
-            return found
+        if (existing := find_base(root, description)) is not None:
+            return existing
         _remove(path)
         try:
             installer.create(path, python or description.python, progress)

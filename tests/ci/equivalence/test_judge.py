@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 BUGS = {mutation.name: mutation for mutation in catalogue()}
 
 
-def check(bench: Experiment, name: str, *, dtype: str = "float32", path: Path | None = None) -> Verdict:
+def check(experiment: Experiment, name: str, *, dtype: str = "float32", path: Path | None = None) -> Verdict:
     subject = MutantSubject(BUGS[name])
-    converted = path or bench.converted
+    converted = path or experiment.converted
     if not subject.mutation.patches:
-        converted = bench.workdir / "wrong"
+        converted = experiment.workdir / "wrong"
         shutil.rmtree(converted, ignore_errors=True)
-        subject.convert(ConvertRequest(str(bench.source), str(converted), bench.tiny_model.model_type))
-    judge = bench.judge(subject, converted)
+        subject.convert(ConvertRequest(str(experiment.source), str(converted), experiment.tiny_model.model_type))
+    judge = experiment.judge(subject, converted)
     judge.check_forward(dtype="float32", variant={})
     return judge.check_forward(dtype="float32" if dtype == "float32" else "model", variant={})
 
@@ -188,7 +188,7 @@ def test_a_variant_that_did_not_run_is_never_a_pass(moe: Experiment) -> None:
 
 
 class VariantIgnorerWhenTeacherForced(ReferenceSubject):
-    """Runs what it is asked for, but not where its blocks are fed."""
+    """Runs what it is asked for, but not with teacher forcing."""
 
     def trace(self, request: TraceRequest) -> TraceResult:
         return super().trace(replace(request, variant={}) if request.feed else request)
@@ -296,9 +296,9 @@ def test_traces_are_removed_even_when_the_subject_refuses(dense: Experiment) -> 
     assert not list(Path(judge.inputs.workdir).glob("traces-*"))
 
 
-def exported(bench: Experiment, name: str) -> Path:
-    target = bench.workdir / name
-    ReferenceSubject().export(ExportRequest(str(bench.converted), str(target), bench.tiny_model.model_type))
+def exported(experiment: Experiment, name: str) -> Path:
+    target = experiment.workdir / name
+    ReferenceSubject().export(ExportRequest(str(experiment.converted), str(target), experiment.tiny_model.model_type))
     return target
 
 

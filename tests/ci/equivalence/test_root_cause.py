@@ -41,9 +41,9 @@ class CrossCheck(ReferenceSubject):
     """Another implementation."""
 
 
-def analysis(bench: Experiment, workdir: Path, runs: Runs, **changes: Any) -> RootCauseAnalysis:
-    spec = ForwardSpec(ReferenceSubject(), str(bench.converted), {"attention": "sdpa"})
-    base = RootCauseAnalysis(bench.reference, FAILED, None, spec, CrossCheck(), ("llama", "gpt"), runs, workdir)
+def analysis(experiment: Experiment, workdir: Path, runs: Runs, **changes: Any) -> RootCauseAnalysis:
+    spec = ForwardSpec(ReferenceSubject(), str(experiment.converted), {"attention": "sdpa"})
+    base = RootCauseAnalysis(experiment.reference, FAILED, None, spec, CrossCheck(), ("llama", "gpt"), runs, workdir)
     return replace(base, **changes)
 
 
