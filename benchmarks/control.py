@@ -2,7 +2,7 @@
 
     python -m benchmarks.control --subject-python ENV/bin/python [--subject-path DIR] [--seeds N] [NAME …]
 
-The tiny models of the mutation benchmark, without a bug: each seed, model, dtype and variant that runs here is judged.
+The tiny models of the mutation benchmark, without a bug: each seed, model, dtype and variant that runs here is tested.
 Every failed verdict is a false alarm or a finding about the subject.
 """
 
@@ -54,7 +54,7 @@ def make_figure(verdicts: list[NamedVerdict]) -> Figure:
         failed,
         "≤",
         0,
-        how=f"{len(verdicts)} correct conversions judged, at most {used:.0%} of a tolerance used",
+        how=f"{len(verdicts)} correct conversions tested, at most {used:.0%} of a tolerance used",
     )
 
 

@@ -68,7 +68,7 @@ def test_a_run_of_less_does_not_make_a_commit_green_on_which_more_failed(
         body = format_status_comment("done", CommentState(last=known))
         state.comments[:] = [{"id": 1, "issue": 42, "user": BOT, "body": body}]
 
-    report = written(samples.judged(samples.plan_of("smollm2")), tmp_path, state)
+    report = written(samples.make_results(samples.plan_of("smollm2")), tmp_path, state)
     last(samples.SHA, "smollm2", "mixtral", unsettled=("mistral",))
     publish_report(report, context)
     comment = state.comment("board")
