@@ -26,7 +26,6 @@ from ci.report.report_files import REPORT_HTML, REPORT_JSON, REPORT_MD, write_re
 from ci.report.result_files import ENDED, HOST, JUNIT, RUNNING, read_result_files
 from ci.run_options import RunOptions, make_pytest_arguments, make_reproduction_arguments
 from ci.subjects.registry import is_importable
-from ci.subjects.worker_process import find_program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -160,9 +159,9 @@ def run(
         run_suite(models, options, report, environ)
     finally:  # also after an interruption: the report says what there is, and a missing result is red
         plan = _write_plan(models, options, report)
-        run_results = build_results(plan, read_result_files(report))
-        write_report(run_results, report)
-    return run_results
+        judged = build_results(plan, read_result_files(report))
+        write_report(judged, report)
+    return judged
 
 
 def _check_suite() -> None:
@@ -173,6 +172,8 @@ def _check_suite() -> None:
 
 def _check_subject(options: RunOptions) -> None:
     """Raise RequestError if the subject is not there: a wrong path says nothing about a model."""
+    from ci.subjects.worker_process import find_program
+
     python = options.subject_python
     if python is None and options.subject_path:
         raise RequestError("--subject-path needs --subject-python: it adds to the import path of that interpreter")

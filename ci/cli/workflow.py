@@ -16,7 +16,7 @@ def gate(
     registry: options.Registry = None,
     as_json: options.JsonFlag = False,
 ) -> None:
-    """Decide whether a comment may start a run, and at which commit; answer it."""
+    """Decide whether a comment may start a run, and at which commit; answer on the pull request, write outputs."""
     from ci.verbs.gate import run_gate
 
     decision = run_gate(options.context(call), event_path, registry)
@@ -31,7 +31,7 @@ def plan(
     out: Annotated[Path | None, typer.Option(help="also write the plan to this file, for `hub-tests report`")] = None,
     as_json: options.JsonFlag = False,
 ) -> None:
-    """Make the plan of an event: models, commit, and the tests that must report."""
+    """Make the plan of an event: what is tested, at which commit, and which tests must report a result."""
     from ci.records import to_json
     from ci.verbs.plan import plan_event
 
@@ -76,7 +76,7 @@ def report(
     github: Annotated[bool, typer.Option("--github", help="ask GitHub for job results and history")] = False,
     as_json: options.JsonFlag = False,
 ) -> None:
-    """Compare a folder of results with the plan, and write a report."""
+    """Judge a folder of results against the plan and write a report; on a laptop as in Actions."""
     from ci.github.actions import write_outputs
     from ci.report.results import exit_code
     from ci.report.wording import format_title
@@ -84,13 +84,13 @@ def report(
 
     context, delivery = (options.context(call) if github else None), (options.delivery(call) if github else None)
     problems = delivery.problems if delivery else None
-    run_results = make_report(
+    judged = make_report(
         options.plan(call, plan_file), results, out, baseline=baseline, context=context, problems=problems
     )
     if context and context.output_path:
-        write_outputs(context.output_path, {"verdict": run_results.verdict, "sha256": report_digest(out)})
-    options.answer(run_results, format_title(run_results), as_json=as_json)
-    raise typer.Exit(exit_code(run_results))
+        write_outputs(context.output_path, {"verdict": judged.verdict, "sha256": report_digest(out)})
+    options.answer(judged, format_title(judged), as_json=as_json)
+    raise typer.Exit(exit_code(judged))
 
 
 def publish(
@@ -102,7 +102,7 @@ def publish(
     sha256: Annotated[str | None, typer.Option(help="sha256 of report.json: an artifact can be forged")] = None,
     as_json: options.JsonFlag = False,
 ) -> None:
-    """Write a report to pull request, commit and summary, or to issue and history."""
+    """Write a report to the pull request, the commit and the job summary; of a night, to issue and history."""
     from ci.errors import InfrastructureError
     from ci.verbs.publish import publish_report
 
@@ -120,7 +120,7 @@ def watch(
     ] = None,
     patience: Annotated[float, typer.Option(min=0, help="seconds that a job may wait for a runner")] = 600.0,
 ) -> None:
-    """Say on the pull request which jobs wait for a runner, and since when."""
+    """Say on the pull request which jobs wait for a runner, with the labels and since when."""
     from ci.verbs.watch import watch_jobs
 
     expected = tuple(job or (f"test {entry}" for entry in options.delivery(call).checkpoints))

@@ -89,11 +89,11 @@ def _run_inside(
         except OSError as problem:
             raise InfrastructureError(f"the subject's {what} cannot be started: {problem}") from None
     if done.returncode:
-        raise SubjectCrashError(f"the subject's {what} failed: {_find_cause(log)} (log: {log})")
+        raise SubjectCrashError(f"the subject's {what} failed: {_cause_in(log)} (log: {log})")
 
 
-def _find_cause(log: Path) -> str:
-    """Find the line that names the cause: a compiler's, an exception's, else the last error."""
+def _cause_in(log: Path) -> str:
+    """Find the line that says what went wrong: a compiler's, an exception's, else the last one about an error."""
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace")[-65536:].splitlines() if line.strip()]
     causes = [line for line in lines if CAUSE.search(line)]
     errors = [line for line in lines if "error" in line.lower()]

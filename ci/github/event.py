@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ci.errors import RequestError
 from ci.records import read_dict
@@ -24,6 +24,7 @@ MAX_PAYLOAD_BYTES = 25 * 2**20
 
 LOGIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,62})(?:\[bot\])?")
 REPOSITORY = re.compile(r"[A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}")
+EventName = Literal["issue_comment", "workflow_dispatch", "schedule"]
 
 
 @dataclass(frozen=True)

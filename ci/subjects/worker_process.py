@@ -58,24 +58,6 @@ class InvalidResponse(Exception):  # noqa: N818
     """The response is too large, or there are several; the message says which."""
 
 
-def find_program(subject: SubjectName, path: tuple[Path, ...]) -> Path:
-    """Return the program of the first checkout of this package in `path`, else this package's own.
-
-    Raises RequestError for a checkout without the program: with our own, today's code would pass as the checkout's.
-    """
-    for entry in path if find_offer(subject).in_this_package else ():
-        package = entry.absolute() / WORKER_MAIN.parts[0]
-        if package.is_dir():
-            program = entry.absolute() / WORKER_MAIN
-            if not program.is_file():
-                raise RequestError(
-                    f"--subject-path {entry}: its {package.name}/ has no worker program ({WORKER_MAIN}), "
-                    "so its code cannot be run; choose a commit that has this file"
-                )
-            return program
-    return Path(__file__).with_name(WORKER_MAIN.name)
-
-
 @dataclass(frozen=True)
 class WorkerLaunch:
     """How a worker is started: its subject, interpreter, import path, environment and log."""
@@ -88,8 +70,12 @@ class WorkerLaunch:
 
     @property
     def program(self) -> Path:
-        """The program to run; see `find_program`."""
+        """The program to run: that of a checkout of this package where one is under test, else this package's own."""
         return find_program(self.subject, self.path)
+
+    def __post_init__(self) -> None:
+        """Raise RequestError for a checkout whose program cannot be run."""
+        find_program(self.subject, self.path)
 
     def make_environment(self, home: Path) -> dict[str, str]:
         """Return all environment variables of the worker."""
@@ -111,12 +97,11 @@ class WorkerProcess:
     @classmethod
     def start(cls, launch: WorkerLaunch, home: Path) -> Self:
         """Start the worker's program in the subject's interpreter, as the leader of a new process group."""
-        program = launch.program
         read_request, write_request = os.pipe()
         read_response, write_response = os.pipe()
         log = launch.log or Path(tempfile.mkstemp(prefix="worker.", suffix=".log", dir=home)[1])
         pipes = (str(read_request), str(write_response))
-        command = [str(launch.python), "-P", str(program), launch.subject, *pipes]
+        command = [str(launch.python), "-P", str(launch.program), launch.subject, *pipes]
         try:
             popen, log_start = _spawn(command, launch.make_environment(home), log, (read_request, write_response))
         except BaseException:
@@ -185,6 +170,24 @@ class WorkerProcess:
             log.seek(max(self._log_start, size - LOG_TAIL_BYTES))
             lines = log.read().decode("utf-8", "replace").splitlines()
         return next((line for line in reversed(lines) if line.strip()), "")
+
+
+def find_program(subject: SubjectName, path: tuple[Path, ...]) -> Path:
+    """Return the program of the first checkout of this package in `path`, else this package's own.
+
+    Raises RequestError for a checkout without the program: with our own, today's code would pass as the checkout's.
+    """
+    for entry in path if find_offer(subject).in_this_package else ():
+        package = entry.absolute() / WORKER_MAIN.parts[0]
+        if package.is_dir():
+            program = entry.absolute() / WORKER_MAIN
+            if not program.is_file():
+                raise RequestError(
+                    f"--subject-path {entry}: its {package.name}/ has no worker program ({WORKER_MAIN}), "
+                    "so its code cannot be run; choose a commit that has this file"
+                )
+            return program
+    return Path(__file__).with_name(WORKER_MAIN.name)
 
 
 def _spawn(

@@ -47,9 +47,9 @@ def make_report(
         history = read_baseline(baseline) if baseline else history
         collected = read_result_files(results) if results.exists() or context is None else {}
         known_problems = {**untested, **_find_waiting(jobs), **(problems or {})}
-        run_results = build_results(plan, collected, jobs, history, problems=known_problems)
-        write_report(run_results, out)
-    return run_results
+        judged = build_results(plan, collected, jobs, history, problems=known_problems)
+        write_report(judged, out)
+    return judged
 
 
 def report_digest(folder: Path) -> str:

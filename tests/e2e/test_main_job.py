@@ -41,13 +41,13 @@ def test_a_broken_converter_is_a_new_failure_with_its_layer(real_scene: Scene) -
         "report",
         "conclude",
     }, outcome.log
-    comment = scene.state.comment("board")
-    (scene.host.root / "comment.md").write_text(comment)  # what tests/e2e/picture.py makes a picture of
-    verdict = comment.splitlines()[1]
+    board = scene.state.comment("board")
+    (scene.host.root / "comment.md").write_text(board)  # what tests/e2e/picture.py makes a picture of
+    verdict = board.splitlines()[1]
     assert verdict.startswith("## ❌ Failed: 1 of 1 model"), outcome.log
     assert "layer 0" in verdict
-    assert "🆕" in comment
-    assert "test_forward_equivalence[smollm2]" in comment
-    assert scene.commits.broken[:12] in comment
+    assert "🆕" in board
+    assert "test_forward_equivalence[smollm2]" in board
+    assert scene.commits.broken[:12] in board
     (check,) = scene.state.checks
     assert any("test_forward_equivalence[smollm2]" in a["title"] for a in check["output"]["annotations"])

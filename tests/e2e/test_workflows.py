@@ -29,7 +29,7 @@ WORKFLOWS = {path.name: path for path in sorted((GITHUB / "workflows").glob("*.y
 FILES = [*WORKFLOWS.values(), GITHUB / "actions/setup/action.yml"]
 PINNED = re.compile(r"[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+")
 ZIZMOR, SHELLCHECK = (Path(sys.executable).with_name(tool) for tool in ("zizmor", "shellcheck"))
-STATUS_COMMENT_GROUP = "hub-tests-status-comment-"
+BOARD = "hub-tests-board-"
 
 needs_npm = pytest.mark.skipif(bool(contract.missing()), reason=contract.missing() or "npm is here")
 
@@ -341,7 +341,7 @@ def test_the_last_job_needs_all_the_others() -> None:
 
 def test_the_board_has_one_writer_at_a_time() -> None:
     groups = {(w, j): c["concurrency"] for w, j, c in jobs() if "concurrency" in c}
-    writers = {key for key, group in groups.items() if group["group"].startswith(STATUS_COMMENT_GROUP)}
+    writers = {key for key, group in groups.items() if group["group"].startswith(BOARD)}
     assert writers == {("hub-tests-comment.yml", "gate"), ("hub-tests.yml", "report")}
     assert all(groups[key]["queue"] == "max" for key in writers)
     assert all(group["cancel-in-progress"] == "false" for key, group in groups.items() if key[0] != "ci.yml")

@@ -37,7 +37,7 @@ def test_a_checkout_without_the_program_is_refused(directory: str, tmp_path: Pat
     with pytest.raises(
         RequestError, match=r"--subject-path .*: its ci/ has no worker program \(ci/subjects/worker_main"
     ):
-        WorkerProcess.start(launch((tmp_path,)), tmp_path)
+        launch((tmp_path,))
     assert WorkerLaunch("fast_llm", Path("python"), (tmp_path,), {}).program == Path(worker_main.__file__)
 
 

@@ -35,7 +35,7 @@ def pull(state: State) -> State:
     return state
 
 
-def gate_comment(context: Context, tmp_path: Path, body: str, registry: Path | None = None, **who: str) -> Any:
+def hear(context: Context, tmp_path: Path, body: str, registry: Path | None = None, **who: str) -> Any:
     event = tmp_path / "event.json"
     event.write_text(json.dumps(events.comment(body, **who)))
     return run_gate(context, event, registry)
@@ -47,7 +47,7 @@ def outputs(context: Context) -> dict[str, str]:
 
 
 def test_a_run_is_announced_and_handed_on(context: Context, pull: State, tmp_path: Path) -> None:
-    gate_comment(context, tmp_path, "/run-hub-tests mixtral --layers 3")
+    hear(context, tmp_path, "/run-hub-tests mixtral --layers 3")
     assert outputs(context) == {
         "decision": "run",
         "sha": HEAD,
@@ -64,11 +64,11 @@ def test_the_same_comment_starts_one_run_and_a_second_attempt_of_it(
     context: Context, pull: State, tmp_path: Path
 ) -> None:
     """Its rocket tells: GitHub lets nobody react in the same way twice."""
-    assert gate_comment(context, tmp_path, "/run-hub-tests mixtral").decision == "run"
+    assert hear(context, tmp_path, "/run-hub-tests mixtral").decision == "run"
     again = replace(context, run_id=778)
-    assert gate_comment(again, tmp_path, "/run-hub-tests mixtral").decision == "ignored"
+    assert hear(again, tmp_path, "/run-hub-tests mixtral").decision == "ignored"
     pull.runs[777] = {"status": "in_progress"}  # a later attempt is not its own rival
-    assert gate_comment(replace(context, run_attempt=2), tmp_path, "/run-hub-tests mixtral").decision == "run"
+    assert hear(replace(context, run_attempt=2), tmp_path, "/run-hub-tests mixtral").decision == "run"
     assert len(pull.statuses) == 2
 
 
@@ -77,7 +77,7 @@ def test_a_plan_is_estimated_from_the_nights_on_record(context: Context, pull: S
     nights = samples.nights(plan, {}).records["mixtral"]
     tree = pull.put({"history/2026-08.jsonl": pull.put("".join(map(history_line, nights)))})
     pull.refs[f"heads/{context.data_branch}"] = pull.put({"tree": tree, "parents": [], "message": "nights"})
-    assert gate_comment(context, tmp_path, "/run-hub-tests mixtral --plan").decision == "answered"
+    assert hear(context, tmp_path, "/run-hub-tests mixtral --plan").decision == "answered"
     assert "by the last nights. Nothing was started." in pull.comment("answer")
     assert pull.statuses == []
 
@@ -86,13 +86,13 @@ def test_a_registry_that_cannot_be_read_is_answered(context: Context, pull: Stat
     registry = tmp_path / "models.toml"
     registry.write_text("[ours]\nmodle_id = 'a/b'\n")
     with pytest.raises(RequestError, match="modle_id"):
-        gate_comment(context, tmp_path, "/run-hub-tests", registry)
+        hear(context, tmp_path, "/run-hub-tests", registry)
     answer = pull.comment("answer")
     assert "The registry of models cannot be read, so nothing was started." in answer
     assert "modle_id" in answer
     assert [content for _, who, content in pull.reactions if who == BOT] == ["eyes", "confused"]
     with pytest.raises(RequestError):
-        gate_comment(context, tmp_path, "/run-hub-tests", registry, login="bob")
+        hear(context, tmp_path, "/run-hub-tests", registry, login="bob")
     assert "`bob` cannot start hub-tests" in pull.comment("answer")
     assert pull.statuses == []
 
@@ -101,6 +101,6 @@ def test_a_registry_that_cannot_be_read_is_answered(context: Context, pull: Stat
 def test_what_is_none_of_its_business_asks_nobody(
     context: Context, pull: State, github: Contract, tmp_path: Path, who: dict[str, str]
 ) -> None:
-    assert gate_comment(context, tmp_path, "/run-hub-tests", None, **who).decision == "ignored"
+    assert hear(context, tmp_path, "/run-hub-tests", None, **who).decision == "ignored"
     assert github.fake.log == []
     assert outputs(context)["decision"] == "ignored"

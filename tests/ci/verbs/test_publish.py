@@ -47,9 +47,9 @@ def test_a_failure_on_a_pull_request(context: Context, state: GitHub, tmp_path: 
         ("check", ""),
         ("status", ""),
     ]
-    comment = state.comment("board")
-    assert comment.splitlines()[1].startswith("## ❌ Failed: 3 of 3 models")
-    remembered = read_state(comment)
+    board = state.comment("board")
+    assert board.splitlines()[1].startswith("## ❌ Failed: 3 of 3 models")
+    remembered = read_state(board)
     assert [run.run_id for run in remembered.runs] == [778]
     assert remembered.last is not None
     assert remembered.last.failed == ("smollm2", "mistral", "mixtral")
@@ -68,13 +68,13 @@ def test_a_run_of_less_does_not_make_a_commit_green_on_which_more_failed(
         body = format_status_comment("done", CommentState(last=known))
         state.comments[:] = [{"id": 1, "issue": 42, "user": BOT, "body": body}]
 
-    report = written(samples.make_results(samples.plan_of("smollm2")), tmp_path, state)
+    report = written(samples.judged(samples.plan_of("smollm2")), tmp_path, state)
     last(samples.SHA, "smollm2", "mixtral", unsettled=("mistral",))
     publish_report(report, context)
-    comment = state.comment("board")
-    assert "> **Not tested again: `mixtral`, `mistral`** did not pass at this commit before" in comment
-    assert "Passed: 1 model" in comment
-    remembered = read_state(comment).last
+    board = state.comment("board")
+    assert "> **Not tested again: `mixtral`, `mistral`** did not pass at this commit before" in board
+    assert "Passed: 1 model" in board
+    remembered = read_state(board).last
     assert remembered is not None
     assert (remembered.failed, remembered.unsettled) == ((), ("mixtral", "mistral"))
     assert state.statuses[-1]["state"] == "failure"
@@ -114,10 +114,10 @@ def test_a_head_that_moved(context: Context, state: GitHub, tmp_path: Path) -> N
 def test_the_largest_report_still_fits_with_its_state(context: Context, state: GitHub, tmp_path: Path) -> None:
     results = samples.huge()
     publish_report(written(results, tmp_path, state), context)
-    comment = state.comment("board")
-    assert len(comment) <= 65536
-    assert "Failed: 256 of 256 models" in comment
-    last = read_state(comment).last
+    board = state.comment("board")
+    assert len(board) <= 65536
+    assert "Failed: 256 of 256 models" in board
+    last = read_state(board).last
     assert last is not None
     assert len(last.failed) == 256
 
