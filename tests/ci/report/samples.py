@@ -130,12 +130,12 @@ def evidence_of(test: str, entry: str, **changes: Any) -> Evidence:
     """Return the evidence that the suite records for a test."""
     step: Step = test.split("[")[0]  # type: ignore[assignment]
     moe = "moe" in step or entry == "mixtral"
-    run_results = changes.get("failure_class") in (None, "numeric_mismatch") and step in (
+    judged = changes.get("failure_class") in (None, "numeric_mismatch") and step in (
         "test_forward_equivalence",
         "test_moe_implementation",
         "test_implementation",
     )
-    shown = measures(moe=moe) if run_results else ()
+    shown = measures(moe=moe) if judged else ()
     known = Evidence(
         model=entry,
         step=step,
@@ -149,7 +149,7 @@ def evidence_of(test: str, entry: str, **changes: Any) -> Evidence:
         measures=shown,
         worst=max(shown, key=lambda measure: measure.used) if shown else None,
         heat=heat() if step == "test_forward_equivalence" else None,
-        routing=routing() if moe and run_results else (),
+        routing=routing() if moe and judged else (),
     )
     return replace(known, **changes)
 
@@ -223,7 +223,7 @@ def chain(entry: str, failed: str, reason: str, *, steps: tuple[str, ...]) -> di
     return {step: Fault("skipped", message, message, {"failure_class": "dependency"}) for step in steps}
 
 
-def make_results(plan: Plan, faults: Mapping[str, Fault | None] | None = None, **more: Any) -> Results:
+def judged(plan: Plan, faults: Mapping[str, Fault | None] | None = None, **more: Any) -> Results:
     """Return the results of a run in one file."""
     return build_results(plan, read_junit(junit(plan, faults)), **more)
 
@@ -233,7 +233,7 @@ def nights(plan: Plan, *runs: Mapping[str, Fault | None], sha: str = GOOD_SHA) -
     records: dict[str, list[HistoryRecord]] = {}
     for day, faults in enumerate(runs, start=1):
         night = replace(plan, request=replace(plan.request, sha=f"{day:02d}{sha[2:]}", trigger="schedule"))
-        for record in make_history_records(make_results(night, faults), f"2026-08-{day:02d}T03:17:00Z"):
+        for record in make_history_records(judged(night, faults), f"2026-08-{day:02d}T03:17:00Z"):
             records.setdefault(record.entry, []).append(record)
     return Baseline({name: tuple(known) for name, known in records.items()})
 
@@ -259,7 +259,7 @@ def mismatch(*, moe: bool = False) -> Fault:
 def passing() -> Results:
     """Return a run that passed, with a baseline."""
     plan = plan_of()
-    return make_results(plan, baseline=nights(plan, {}, {}))
+    return judged(plan, baseline=nights(plan, {}, {}))
 
 
 def failing() -> Results:
@@ -267,7 +267,7 @@ def failing() -> Results:
     plan = plan_of()
     faults = {f"test_forward_equivalence[{name}]": mismatch(moe=name == "mixtral") for name in MODELS}
     faults |= {test: mismatch(moe=True) for test in plan.entries[2].tests if test.startswith("test_moe_implementation")}
-    return make_results(plan, faults, baseline=nights(plan, {}, {}))
+    return judged(plan, faults, baseline=nights(plan, {}, {}))
 
 
 def mixed() -> Results:
@@ -289,7 +289,7 @@ def mixed() -> Results:
         ),
     }
     before = {"test_hub_model_conversion[smollm2]": known, "test_conversion[mistral]": mismatch()}
-    return make_results(plan, faults, baseline=nights(plan, {}, before, before))
+    return judged(plan, faults, baseline=nights(plan, {}, before, before))
 
 
 def crashed() -> Results:
@@ -352,7 +352,7 @@ def hostile() -> Results:
         f"test_{text}[mixtral]": Fault("failure", "unplanned", "unplanned", {"raw": ""}),
         "test_hub_model_conversion[mixtral]": Fault("skipped", f"nothing to see here {text}", text),
     }
-    return make_results(plan, faults)
+    return judged(plan, faults)
 
 
 def huge(models: int = 256) -> Results:
@@ -369,7 +369,7 @@ def huge(models: int = 256) -> Results:
         for index, entry in enumerate(plan.entries)
         for n, test in enumerate(entry.tests)
     }
-    return make_results(plan, faults)
+    return judged(plan, faults)
 
 
 def word(number: int) -> str:

@@ -8,7 +8,7 @@ from ci.evidence import Evidence
 from ci.report.failure_causes import classify_failure, extract_headline, fingerprint_failure
 from ci.report.junit import JunitCase
 from tests.ci.report import samples
-from tests.ci.report.samples import Fault, make_results, mismatch, nights, plan_of
+from tests.ci.report.samples import Fault, judged, mismatch, nights, plan_of
 from tests.ci.report.single_model import CONVERSION, FORWARD
 
 
@@ -94,19 +94,19 @@ def test_model_names_in_a_message_do_not_split_a_cause() -> None:
         f"test_conversion[{name}]": Fault("failure", f"{model.model_id}: no converter for {name}", "x", {"raw": ""})
         for name, model in samples.MODELS.items()
     }
-    (cause,) = make_results(plan_of(), faults).causes
+    (cause,) = judged(plan_of(), faults).causes
     assert cause.models == ("smollm2", "mistral", "mixtral")
 
 
 def test_another_operation_is_another_cause() -> None:
     plan = plan_of()
     mlp = replace(mismatch(), evidence={**samples.wrong_forward(operation="mlp"), "diagnosis": "layer 0, mlp: wrong"})
-    results = make_results(plan, {FORWARD: mismatch(), "test_forward_equivalence[mistral]": mlp})
+    results = judged(plan, {FORWARD: mismatch(), "test_forward_equivalence[mistral]": mlp})
     assert len(results.causes) == 2
 
 
 def test_causes_of_this_change_come_first() -> None:
     plan = plan_of("smollm2")
     oom = Fault("failure", "CUDA out of memory", "x", {"failure_class": "out_of_memory"})
-    results = make_results(plan, {FORWARD: mismatch(), CONVERSION: oom}, baseline=nights(plan, {CONVERSION: oom}))
+    results = judged(plan, {FORWARD: mismatch(), CONVERSION: oom}, baseline=nights(plan, {CONVERSION: oom}))
     assert [cause.change for cause in results.causes] == ["new", "known"]

@@ -174,7 +174,7 @@ def test_it_fits_a_phone(tmp_path: Path, recorder: http.server.HTTPServer, run: 
     wrong = samples.mismatch(moe=True)
     long = replace(wrong, evidence={**wrong.evidence, "diagnosis": f"layer 1, MLP: it does not hold {LONG}; {LONG}"})
     results = (
-        samples.make_results(samples.plan_of("mixtral"), {FORWARD: long}) if run == "long" else getattr(samples, run)()
+        samples.judged(samples.plan_of("mixtral"), {FORWARD: long}) if run == "long" else getattr(samples, run)()
     )
     handler = recorder.RequestHandlerClass
     handler.page = render_html(results).encode()  # type: ignore[attr-defined]

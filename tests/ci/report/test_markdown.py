@@ -21,7 +21,7 @@ from ci.report.results import Job, Results
 from ci.report.truncate_markdown import count_bytes, count_characters
 from tests.ci.report import samples
 from tests.ci.report.github_markdown import parse_markdown
-from tests.ci.report.samples import RUN_URL, Fault, make_results, plan_of
+from tests.ci.report.samples import RUN_URL, Fault, judged, plan_of
 from tests.ci.report.test_escape import hostile
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -30,7 +30,7 @@ RUNS = ("passing", "failing", "mixed", "crashed", "huge", "hostile", "neutral")
 
 @cache
 def run(name: str) -> Results:
-    """One of the runs, run_results once for all tests."""
+    """One of the runs, judged once for all tests."""
     results: Results = getattr(samples, name)()
     return results
 
@@ -132,7 +132,7 @@ def test_no_text_of_a_test_breaks_the_report(texts: list[tuple[str, str, str]], 
         test: Fault("failure", xml(message), xml(detail), {"diagnosis": diagnosis, "failure_class": "other"})
         for test, (message, detail, diagnosis) in zip(plan.entries[0].tests, texts, strict=False)
     }
-    results = make_results(plan, faults)
+    results = judged(plan, faults)
     text = render_markdown(results, limit)
     shown = parse_markdown(text)
     assert count_characters(text) <= limit

@@ -59,9 +59,7 @@ def test_every_test_has_its_line(name: str) -> None:
 def test_hostile_text_is_neither_markup_nor_control() -> None:
     plan = samples.plan_of("smollm2")
     evil = samples.Fault("failure", "[bold red]x[/] [link=https://e.x]y[/link] #x1B[2J", "x", {"raw": ""})
-    text = shown(
-        samples.make_results(plan, {"test_conversion[smollm2]": evil}), 300, force_terminal=True, color_system=None
-    )
+    text = shown(samples.judged(plan, {"test_conversion[smollm2]": evil}), 300, force_terminal=True, color_system=None)
     assert "[bold red]x[/] [link=https://e.x]y[/link]" in text
     assert "\x1b[2J" not in text
     assert "\x1b]8" not in text

@@ -8,7 +8,7 @@ from ci.report import wording
 from ci.report.build_results import build_results
 from ci.report.junit import read_junit
 from ci.report.results import Job, exit_code
-from tests.ci.report.samples import Fault, junit, make_results, mismatch, plan_of
+from tests.ci.report.samples import Fault, judged, junit, mismatch, plan_of
 from tests.ci.report.single_model import CONVERSION, FORWARD, find_case, make_attempt, run_attempts, run_file
 
 
@@ -47,12 +47,12 @@ def test_infrastructure_is_neutral_and_all_else_is_red(failure_class: str, code:
 def test_a_real_failure_beside_an_infrastructure_one_is_red() -> None:
     down = Fault("failure", "x", "x", {"failure_class": "hub_unavailable"})
     assert exit_code(run_file({FORWARD: mismatch(), CONVERSION: down})) == 1
-    assert exit_code(make_results(plan_of(), {FORWARD: down, "test_conversion[mistral]": mismatch()})) == 1
+    assert exit_code(judged(plan_of(), {FORWARD: down, "test_conversion[mistral]": mismatch()})) == 1
 
 
 def test_a_model_without_an_answer_beside_one_that_passed_is_not_green() -> None:
     down = Fault("failure", "x", "x", {"failure_class": "hub_unavailable"})
-    results = make_results(plan_of("smollm2", "mistral"), {FORWARD: down})
+    results = judged(plan_of("smollm2", "mistral"), {FORWARD: down})
     assert [entry.verdict for entry in results.entries] == ["neutral", "passed"]
     assert (results.verdict, exit_code(results)) == ("neutral", 3)
     assert wording.format_title(results) == "No answer for 1 of 2 models"
