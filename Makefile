@@ -14,7 +14,7 @@ help:   ## what can be made
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
-	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[suite,dev]'
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[suite,environments,dev]'
 	touch $@
 
 # GitHub's parser, evaluator and API description, for the tests of the workflows; without npm those say that they skip.

@@ -142,6 +142,7 @@ class Evidence:
     """The result of one test: what was tested, what was measured, and where a failure began.
 
     `half` is the faulty component (conversion, kernel, both, or unknown), `operation` the faulty operation in `layer`.
+    `isolation` says how the subject's code was kept apart from the judge that wrote this.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -172,10 +173,13 @@ class Evidence:
     figures: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     reproduce: str = ""
+    isolation: str = ""
 
 
 FINGERPRINT = "reference_fingerprint"
 """Key in `figures`: one number that represents Hugging Face's own output for the inputs."""
+NOT_ISOLATED = "none: "
+"""How `Evidence.isolation` begins where the subject could have reached the judge; the reason follows."""
 NOT_COVERED = "not covered: "
 """Prefix of a value in `coverage` that says what the inputs did not reach."""
 

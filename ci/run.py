@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,15 +18,18 @@ from typing import TYPE_CHECKING
 from ci.checkpoints import CHECKPOINTS_JSON, FetchResults, fetch_checkpoints, read_checkpoints, write_checkpoints
 from ci.devices import choose_worker_count
 from ci.doctor.identity import read_host_identity
+from ci.environments.prepare import check_options, prepared_subject
 from ci.errors import GatedError, RequestError, TerminatedError
 from ci.github.actions import pause_commands
 from ci.plan import Plan, RunRequest, make_plan
 from ci.records import to_json
 from ci.report.build_results import build_results
-from ci.report.report_files import REPORT_HTML, REPORT_JSON, REPORT_MD, write_report
+from ci.report.report_files import write_report
 from ci.report.result_files import ENDED, HOST, JUNIT, RUNNING, read_result_files
+from ci.report_folder import own_report_folder
 from ci.run_options import RunOptions, make_pytest_arguments, make_reproduction_arguments
 from ci.subjects.registry import is_importable
+from ci.subjects.sandbox import choose_isolation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -44,6 +48,12 @@ SUITE_NEEDS = ("accelerate", "numpy", "pytest", "safetensors", "torch", "transfo
 
 PYTEST_ENVIRONMENT = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 """Installed plugins may reorder, retry or slow tests; the suite loads the ones that it needs."""
+
+START_PYTEST = "import sys; sys.path.insert(0, sys.argv.pop(1)); import pytest; sys.exit(pytest.main())"
+"""Starts pytest in an isolated interpreter, with this very package before all others."""
+
+DROPPED_VARIABLES = re.compile(r"(?:GITHUB|ACTIONS|RUNNER|INPUT|PYTHON|PYTEST)_?[A-Z_]*|LD_(?:PRELOAD|AUDIT)|BASH_ENV")
+"""Variables that could change what the judge runs (an earlier step can set them in Actions), or that hold tokens."""
 
 PYTEST_PLUGINS = ("-p", "no:cacheprovider", "-p", "no:unraisableexception", "-p", "xdist.plugin")
 """No cache directory beside an installed suite, and no five garbage collections in a process that is about to end."""
@@ -69,12 +79,17 @@ def run_suite(models: Sequence[HubModel], options: RunOptions, report: Path, env
     with (
         pause_commands(environ, STDERR),  # the suite prints what the subject says
         subprocess.Popen(  # noqa: S603  our own interpreter
-            command, env={**environ, **PYTEST_ENVIRONMENT}, cwd=cwd, stdout=STDERR, preexec_fn=_accept_interrupts
+            command, env=_make_suite_environment(environ), cwd=cwd, stdout=STDERR, preexec_fn=_accept_interrupts
         ) as suite,
     ):
         if _wait_for_suite(suite, options.time_limit):
             (report / ENDED).write_text(f"time limit of {options.time_limit:.0f} s\n", encoding="utf-8")
     return time.monotonic() - started
+
+
+def _make_suite_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    kept = {name: value for name, value in environ.items() if not DROPPED_VARIABLES.fullmatch(name)}
+    return {**kept, **PYTEST_ENVIRONMENT}
 
 
 def _accept_interrupts() -> None:
@@ -109,9 +124,7 @@ def _wait_for_suite(suite: subprocess.Popen[bytes], time_limit: float | None) ->
 
 def _pytest_command(models: Sequence[HubModel], options: RunOptions, report: Path) -> list[str]:
     return [
-        sys.executable,
-        "-m",
-        "pytest",
+        *(sys.executable, "-I", "-c", START_PYTEST, str(Path(__file__).parents[1])),
         str(find_suite()),
         "--run-extra-slow",
         "--tb=short",
@@ -143,12 +156,36 @@ def run(
     be written, or if every model was requested wrongly.
     """
     _check_suite()
+    choose_isolation(options.isolation)
+    check_options(options)
+    if options.environment is None:
+        _check_subject(replace(options, subject=options.subject_or_default()))
+    read_checkpoints(options.checkpoints)
+    with own_report_folder(report), prepared_subject(options, settings, environ, report, _say) as prepared:
+        return _run_prepared(
+            models, prepared, settings, asked=options, report=report, environ=environ, progress=progress
+        )
+
+
+def _say(line: str) -> None:
+    print(f"hub-tests: {line}", file=sys.stderr, flush=True)
+
+
+def _run_prepared(
+    models: Sequence[HubModel],
+    options: RunOptions,
+    settings: Settings,
+    *,
+    asked: RunOptions,
+    report: Path,
+    environ: Mapping[str, str],
+    progress: Callable[[str, Progress], None] | None,
+) -> Results:
+    """Run with a subject that can be started; the plan names what was `asked`, which can be run again."""
     options = replace(options, subject=options.subject_or_default(), subject_logs=report / "logs")
     _check_subject(options)
-    read_checkpoints(options.checkpoints)
     if options.workers is None:
         options = replace(options, workers=choose_worker_count(len(models), options.device, environ))
-    _prepare_report_folder(report)
     if options.checkpoints is None:
         results = fetch_checkpoints(models, settings, layers=options.layers, progress=progress)
         _check_requested_models(results)
@@ -158,7 +195,7 @@ def run(
     try:
         run_suite(models, options, report, environ)
     finally:  # also after an interruption: the report says what there is, and a missing result is red
-        plan = _write_plan(models, options, report)
+        plan = _write_plan(models, replace(asked, subject=options.subject), report)
         judged = build_results(plan, read_result_files(report))
         write_report(judged, report)
     return judged
@@ -197,16 +234,6 @@ def _check_requested_models(results: FetchResults) -> None:
     wrong = [error for error in errors if isinstance(error, RequestError) and not isinstance(error, GatedError)]
     if not results.checkpoints and len(wrong) == len(errors):
         raise RequestError("; ".join(map(str, wrong)))
-
-
-def _prepare_report_folder(report: Path) -> None:
-    """Create the report's folder, and remove the files of an earlier run from it."""
-    try:
-        (report / "logs").mkdir(parents=True, exist_ok=True)
-        for old in (JUNIT, RUNNING, ENDED, REPORT_MD, REPORT_JSON, REPORT_HTML):
-            (report / old).unlink(missing_ok=True)  # an old report must not stand in for a run that died
-    except OSError as error:
-        raise RequestError(f"--report {report}: cannot be written: {error.strerror}") from None
 
 
 def _write_plan(models: Sequence[HubModel], options: RunOptions, report: Path) -> Plan:

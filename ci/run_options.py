@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 
 from ci.errors import RequestError
 from ci.subjects.registry import SUBJECT_NAMES, SubjectName, choose_default_subject
+from ci.subjects.sandbox import IsolationMode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -68,6 +69,22 @@ class RunOptions:
             reproduces=True,
         ),
     ] = ()
+    environment: Annotated[
+        str | None,
+        Declaration(
+            "environment that has what the subject needs: fast_llm, reference or a TOML file; built if it is missing",
+            pytest=None,
+            reproduces=True,
+        ),
+    ] = None
+    subject_source: Annotated[
+        str | None,
+        Declaration(
+            "the subject's code to build over it: a checkout, or an address like https://host/owner/name@COMMIT",
+            pytest=None,
+            reproduces=True,
+        ),
+    ] = None
     device: Annotated[
         Literal["cpu", "cuda"] | None,
         Declaration("cpu or cuda; default: cuda if torch sees a GPU", reproduces=True),
@@ -81,6 +98,10 @@ class RunOptions:
             reproduces=True,
         ),
     ] = None
+    isolation: Annotated[
+        IsolationMode,
+        Declaration("sandbox for the subject: required, auto (where it can be had) or none", reproduces=False),
+    ] = "auto"
     registry: Annotated[Path | None, Declaration("another models.toml", reproduces=True)] = None
     checkpoints: Annotated[
         Path | None, Declaration("output of `hub-tests fetch --json`: test exactly these checkpoints")
@@ -96,6 +117,8 @@ class RunOptions:
     ] = None
     deep: Annotated[bool, Declaration("also test every config key, weight and gradient", reproduces=True)] = False
     verbose: Annotated[bool, Declaration("print one line for each test", pytest=None, short="-v")] = False
+    subject_commit: Annotated[str | None, Declaration("commit of the subject that was built", cli=None)] = None
+    subject_failure: Annotated[str | None, Declaration("why the subject could not be built", cli=None)] = None
     subject_logs: Annotated[Path | None, Declaration("directory for the subject's output", cli=None)] = None
 
     def subject_or_default(self) -> SubjectName:
@@ -171,7 +194,8 @@ def _pytest_parser(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 def _make_option(name: str, default: Any, hint: Any) -> Option:
     annotated, declared = get_args(hint)
     repeated = get_origin(annotated) is tuple
-    kinds = [kind for kind in get_args(annotated) if kind not in (NoneType, Ellipsis)] or [annotated]
+    parts = () if get_origin(annotated) is Literal else get_args(annotated)
+    kinds = [kind for kind in parts if kind not in (NoneType, Ellipsis)] or [annotated]
     choices = get_args(kinds[0]) if get_origin(kinds[0]) is Literal else ()
     cli, pytest = (f"--{name.replace('_', '-')}" if word == SAME else word for word in (declared.cli, declared.pytest))
     value_type = str if choices or declared.parse else kinds[0]
@@ -214,6 +238,11 @@ def make_pytest_arguments(options: RunOptions) -> list[str]:
 
 
 def make_reproduction_arguments(options: RunOptions, *, leave_out: Iterable[str] = ()) -> list[str]:
-    """Return the words without which the same test would run differently, or not at all."""
+    """Return the words for `hub-tests run` without which the same test would run differently, or not at all."""
     known = frozenset(leave_out)
     return format_arguments(options, (o for o in OPTIONS if o.declared.reproduces and o.name not in known))
+
+
+def make_pytest_reproduction_arguments(options: RunOptions) -> list[str]:
+    """Return the same words for pytest, which builds no subject: of a built one they name the interpreter and path."""
+    return format_arguments(options, (option for option in OPTIONS if option.declared.reproduces and option.pytest))

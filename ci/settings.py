@@ -18,12 +18,18 @@ TRUE = {"1", "true", "yes", "on"}
 
 @dataclass(frozen=True)
 class Settings:
-    """`HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE` and `HUB_TESTS_CACHE`, with their defaults."""
+    """`HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`, `HUB_TESTS_CACHE`, `HUB_TESTS_ENVIRONMENTS`, with their defaults."""
 
     cache: Path
     endpoint: str = DEFAULT_ENDPOINT
     token: str | None = field(default=None, repr=False)
     offline: bool = False
+    environments: Path | None = None
+
+    @property
+    def environments_root(self) -> Path:
+        """The directory of the subjects' base environments."""
+        return self.environments or self.cache / "environments"
 
 
 def from_environ(environ: Mapping[str, str]) -> Settings:
@@ -33,6 +39,7 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
         endpoint=_read_endpoint(environ),
         token=environ.get("HF_TOKEN") or None,
         offline=environ.get("HF_HUB_OFFLINE", "").strip().lower() in TRUE,
+        environments=Path(chosen).expanduser() if (chosen := environ.get("HUB_TESTS_ENVIRONMENTS")) else None,
     )
 
 

@@ -6,6 +6,7 @@ No pytest here: `tests/integration/` turns results into outcomes, skips and JUni
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,9 +15,12 @@ from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from ci.devices import default_device
 from ci.errors import GatedError, HubTestsError, InfrastructureError, SubjectError
-from ci.evidence import Evidence, FailureClass, Step
+from ci.evidence import NOT_ISOLATED, Evidence, FailureClass, Step
 from ci.hub.fetch import Checkpoint, FetchRequest, fetch
 from ci.subjects.base import ConvertRequest, ConvertResult, Description, ExportRequest, Subject
+from ci.subjects.failure import SubjectCrashError
+from ci.subjects.registry import find_offer
+from ci.subjects.sandbox import choose_isolation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,21 +126,41 @@ class ModelPipeline:
         return self._judge_step.run(self._judge)
 
     def start_subject(self) -> Subject:
-        """Return the subject; start it on first use."""
+        """Return the subject; start it on first use. Raises SubjectCrashError where it could not be built."""
         if self._subject is None:
             from ci.subjects.open_subject import open_subject
+
+            if self.options.subject_failure:
+                raise SubjectCrashError(self.options.subject_failure)
 
             logs = self.options.subject_logs
             self._subject = self._stack.enter_context(
                 open_subject(
                     self.subject_name,
-                    python=self.options.subject_python,
+                    python=self._python,
                     path=self.options.subject_path,
                     timeout=self.options.timeout,
                     log=logs / f"{self.model.name}-{self.subject_name}.log" if logs else None,
+                    isolation=choose_isolation(self.options.isolation),
+                    readable=(Path(self.fetch_checkpoint().path),),
                 )
             )
         return self._subject
+
+    @property
+    def _python(self) -> Path | None:
+        """The subject's interpreter: this one where a subject that is installed here runs in a sandbox."""
+        sandboxed = (
+            choose_isolation(self.options.isolation).applied and not find_offer(self.subject_name).in_this_package
+        )
+        return self.options.subject_python or (Path(sys.executable) if sandboxed else None)
+
+    def describe_isolation(self) -> str:
+        """Say how the subject's code is kept apart from the judge: the sandbox, or why there is none."""
+        isolation = choose_isolation(self.options.isolation)
+        if self._python is None and find_offer(self.subject_name).in_this_package:
+            return "not needed: hub-tests' own code"
+        return isolation.description if isolation.applied else f"{NOT_ISOLATED}{isolation.description}"
 
     def describe_subject(self) -> Description:
         """Return the subject's name, version and libraries."""
@@ -151,6 +175,7 @@ class ModelPipeline:
             subject=self.subject_name,
             device=self.device,
             variant=variant,
+            isolation=self.describe_isolation(),
         )
         if checkpoint := self._fetch_step.value:
             evidence = replace(evidence, revision=checkpoint.revision, layers=checkpoint.layers)
@@ -159,7 +184,7 @@ class ModelPipeline:
             evidence = replace(
                 evidence,
                 subject_version=subject.version,
-                subject_commit=subject.commit,
+                subject_commit=self.options.subject_commit or subject.commit,
                 libraries=dict(subject.libraries),
             )
         return evidence

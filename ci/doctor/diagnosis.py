@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
@@ -20,6 +21,8 @@ from ci.doctor.probes import (
     run_computation,
 )
 from ci.doctor.records import Check, Diagnosis, DoctorRequest, GpuComputation, HostState
+from ci.doctor.sandbox_checks import check_sandbox
+from ci.doctor.sandbox_probes import read_sandbox, read_tools
 
 if TYPE_CHECKING:
     from ci.doctor.records import Nvml
@@ -42,7 +45,7 @@ def diagnose(state: HostState, request: DoctorRequest) -> Diagnosis:
 
 def check_host(state: HostState, request: DoctorRequest) -> tuple[Check, ...]:
     """Make every check. With `strict`, a check that could not be made has failed."""
-    checks = (*check_gpus(state, request), *check_surroundings(state, request))
+    checks = (*check_gpus(state, request), *check_surroundings(state, request), *check_sandbox(state, request))
     return tuple(_fail_unmade(check) for check in checks) if request.strict else checks
 
 
@@ -61,6 +64,8 @@ def probe_host(request: DoctorRequest) -> HostState:
         runner=read_runner(request.runner) if request.runner else None,
         store=read_store(request.store, request.job_user) if request.store else None,
         hub=hub,
+        sandbox=None if request.isolation == "none" else read_sandbox(),
+        tools=read_tools(request.python, os.environ) if request.tools else None,
     )
 
 

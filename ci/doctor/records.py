@@ -55,7 +55,9 @@ class DoctorRequest:
 
     `gpus`: their number; None means as many as the PCI bus shows (and at least one), 0 a host without GPUs.
     `only`: device minors, the N of /dev/nvidiaN, if only the GPUs of one slot are checked; empty means all.
-    `strict`: a check that was asked for but could not be made counts as failed.
+    `strict`: a check that was asked for but could not be made counts as failed, and so do missing tools.
+    `isolation`: "required" makes a sandbox that does not start a failure, "none" asks for none. `tools`: ask for what
+    builds a subject.
     `python`: an interpreter that may have torch; None means this one. Sizes are in bytes, times in seconds.
     """
 
@@ -72,6 +74,8 @@ class DoctorRequest:
     endpoint: str = "https://huggingface.co"
     offline: bool = False
     strict: bool = False
+    isolation: Literal["required", "auto", "none"] = "auto"
+    tools: bool = True
     python: str | None = None
     timeout: float = 120.0
 
@@ -204,6 +208,36 @@ class ProbeAnswer:
 
 
 @dataclass(frozen=True)
+class SandboxState:
+    """What a sandbox needs. Numbers are from /proc/sys, None where the kernel does not have them.
+
+    `covered` are the mounts over parts of /proc, `apparmor_profile` is the file that names bubblewrap.
+    """
+
+    as_root: bool
+    program: str
+    version: str
+    start: ProbeAnswer
+    userns_clone: int | None = None
+    max_user_namespaces: int | None = None
+    apparmor_restricts: int | None = None
+    apparmor_profile: str = ""
+    covered: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BuildTools:
+    """What builds and installs a subject, each with its version; "" for a tool that is not there."""
+
+    git: str
+    cc: str
+    cxx: str
+    headers: ProbeAnswer
+    python: str
+    installer: str
+
+
+@dataclass(frozen=True)
 class HostState:
     """All that was seen of a host. A part that was not asked for is None."""
 
@@ -217,3 +251,5 @@ class HostState:
     runner: RunnerInstall | ProbeAnswer | None = None
     store: ProbeAnswer | None = None
     hub: ProbeAnswer | None = None
+    sandbox: SandboxState | None = None
+    tools: BuildTools | None = None

@@ -9,13 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ci.environments.base import BaseEnvironment
+from ci.environments.description import EnvironmentDescription
 from ci.errors import InfrastructureError, RequestError
 from ci.subjects.failure import SubjectCrashError, SubjectTimeoutError, to_one_line
-from ci.subjects.sandbox import Isolation, SandboxPolicy, interpreter_directories, own_writable, sandbox_command
+from ci.subjects.sandbox import (
+    Isolation,
+    SandboxPolicy,
+    check_readable,
+    interpreter_directories,
+    make_accessible,
+    sandbox_command,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
 
 BUILD_SECONDS = 1800
 PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -29,18 +37,21 @@ LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "__pycache__", "node_modules"
 
 @dataclass(frozen=True)
 class Overlay:
-    """An installed commit: `path` goes onto the import path of the base environment's interpreter."""
+    """An installed commit: `path` goes onto the import path of `python`, the base environment's interpreter."""
 
-    base: BaseEnvironment
+    python: Path
     path: Path
     log: Path
 
 
-def build_overlay(base: BaseEnvironment, source: Path, target: Path, isolation: Isolation) -> Overlay:
+def build_overlay(
+    python: Path, description: EnvironmentDescription, source: Path, target: Path, isolation: Isolation
+) -> Overlay:
     """Build the checkout `source` into the new directory `target`, and try the description's import.
 
-    Neither network nor dependencies: the base environment has all that the build needs. Raises SubjectCrashError with
-    the last line of the build where the subject's own build or import fails, SubjectTimeoutError after half an hour.
+    It has neither network nor dependencies: `python`'s environment holds all that the build needs. Raises
+    SubjectCrashError with the cause where the subject's own build or import fails, SubjectTimeoutError after half an
+    hour, RequestError where the checkout is not there.
     """
     if not source.is_dir():
         raise RequestError(f"{source}: not a directory; expected a checkout of the subject")
@@ -53,47 +64,66 @@ def build_overlay(base: BaseEnvironment, source: Path, target: Path, isolation: 
             f"{target}: the checkout cannot be copied: {to_one_line(str(problem), 200)}"
         ) from None
     _give_away(isolation, target)
-    description = base.manifest.description
+    build = _Build(python, description, target, isolation, log)
     editable = description.install == "editable"
     where = ["--prefix", str(site), "--editable", str(copy)] if editable else ["--target", str(site), str(copy)]
-    _run_inside(base, target, isolation, [*PIP_INSTALL, *where], log, "build")
+    build.run("build", [*PIP_INSTALL, *where])
     path = copy / description.import_path if editable else site
     if description.import_test:
-        _run_inside(base, target, isolation, ["-c", description.import_test], log, "import", path=path)
-    return Overlay(base, path, log)
+        build.run("import", ["-c", description.import_test], path=path)
+    return Overlay(python, path, log)
 
 
-def _run_inside(
-    base: BaseEnvironment,
-    target: Path,
-    isolation: Isolation,
-    arguments: Sequence[str],
-    log: Path,
-    what: str,
-    *,
-    path: Path | None = None,
-) -> None:
-    environment = {**base.manifest.description.environment, "PATH": f"{base.path}/bin:{PATH}", "LC_ALL": "C.UTF-8"}
-    environment |= {"PYTHONPATH": str(path)} if path else {}
-    command = [str(base.python), *(() if path else ("-I",)), *arguments]
-    if isolation.applied:
-        policy = SandboxPolicy(interpreter_directories(base.python), (target,), gpus=False)
-        command = sandbox_command(isolation, policy, command, environment)
-    with log.open("ab") as output:
-        try:
-            done = subprocess.run(  # noqa: S603
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=BUILD_SECONDS
-            )
-        except subprocess.TimeoutExpired:
-            raise SubjectTimeoutError(f"the subject's {what} took longer than {BUILD_SECONDS} s (log: {log})") from None
-        except OSError as problem:
-            raise InfrastructureError(f"the subject's {what} cannot be started: {problem}") from None
-    if done.returncode:
-        raise SubjectCrashError(f"the subject's {what} failed: {_cause_in(log)} (log: {log})")
+@dataclass(frozen=True)
+class _Build:
+    """Runs the interpreter over an overlay's directory, in the sandbox where there is one."""
+
+    python: Path
+    description: EnvironmentDescription
+    target: Path
+    isolation: Isolation
+    log: Path
+
+    def run(self, what: str, arguments: Sequence[str], *, path: Path | None = None) -> None:
+        """Run the interpreter; `what` names the step in errors."""
+        environment = {
+            **self.description.environment,
+            "PATH": f"{self.python.parent}:{PATH}",
+            "LC_ALL": "C.UTF-8",
+            **({"PYTHONPATH": str(path)} if path else {}),
+        }
+        command = [str(self.python), *(() if path else ("-I",)), *arguments]
+        if self.isolation.applied:
+            seen = interpreter_directories(self.python)
+            check_readable(self.isolation, seen)
+            policy = SandboxPolicy(seen, (self.target,), gpus=False)
+            command = sandbox_command(self.isolation, policy, command, environment)
+        if code := self._wait(what, command, environment):
+            cause = _find_cause(self.log)
+            raise SubjectCrashError(f"the subject's {what} failed: {cause} (exit code {code}, log: {self.log.name})")
+
+    def _wait(self, what: str, command: list[str], environment: dict[str, str]) -> int:
+        with self.log.open("ab") as output:
+            try:
+                return subprocess.run(  # noqa: S603
+                    command,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    timeout=BUILD_SECONDS,
+                    check=False,
+                ).returncode
+            except subprocess.TimeoutExpired:
+                raise SubjectTimeoutError(
+                    f"the subject's {what} took longer than {BUILD_SECONDS} s (log: {self.log})"
+                ) from None
+            except OSError as problem:
+                raise InfrastructureError(f"the subject's {what} cannot be started: {problem}") from None
 
 
-def _cause_in(log: Path) -> str:
-    """Find the line that says what went wrong: a compiler's, an exception's, else the last one about an error."""
+def _find_cause(log: Path) -> str:
+    """Find the line that says what went wrong: a compiler's, an exception's, else the last error."""
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace")[-65536:].splitlines() if line.strip()]
     causes = [line for line in lines if CAUSE.search(line)]
     errors = [line for line in lines if "error" in line.lower()]
@@ -103,4 +133,4 @@ def _cause_in(log: Path) -> str:
 def _give_away(isolation: Isolation, target: Path) -> None:
     for path in (target, *target.rglob("*")):
         if not path.is_symlink():
-            own_writable(isolation, path)
+            make_accessible(isolation, path)

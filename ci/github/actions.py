@@ -29,7 +29,11 @@ MAX_OUTPUT_BYTES = 2**20
 """Outputs of one job may have 1 MB together (https://docs.github.com/en/actions/reference/workflow-syntax)."""
 
 _OUTPUT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}")
-_COMMAND_START = re.compile(r"(?:(?<=[\r\n])|\A)([^\S\r\n]*)(?=::)")
+_COMMAND_START = re.compile(
+    r"(?:(?<=[\r\n])|\A)((?:[^\S\r\n]|[\0-\x08\x0e-\x1f\x7f-\x9f\xad\u200b-\u200f\u2060\ufeff])*+)(?=::)"
+)
+"""The runner skips white space; its reader also drops a byte order mark, and other readers drop more."""
+_SURROGATES = re.compile("[\ud800-\udfff]")
 _OLD_COMMAND_START = re.compile(r"##(?=\[)")
 
 
@@ -56,7 +60,11 @@ def print_annotation(level: Literal["error", "warning", "notice"], message: str,
 
 
 def neutralize_commands(text: str) -> str:
-    """Return `text` with a backslash in each place where the runner would find a workflow command."""
+    """Return `text` with a backslash in each place where the runner would find a workflow command.
+
+    A lone surrogate could become the byte 0xff: two of them at the beginning make the runner read UTF-16.
+    """
+    text = _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)
     return _OLD_COMMAND_START.sub(r"#\\#", _COMMAND_START.sub(r"\1\\", text))
 
 
@@ -109,8 +117,10 @@ def guard_output(environ: Mapping[str, str]) -> Iterator[None]:
         try:
             yield
         finally:
-            stdout.finish()
-            stderr.finish()
+            try:
+                stdout.finish()
+            finally:
+                stderr.finish()
 
 
 @contextmanager

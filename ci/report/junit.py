@@ -14,7 +14,7 @@ from xml.etree import ElementTree as ET
 from junitparser import Error, Failure, Skipped, TestCase
 
 from ci.evidence import PROPERTY
-from ci.report.escape import clean, clip, one_line
+from ci.report.escape import clean, clean_start, clip, one_line
 from ci.report.limits import INPUT, InputLimits
 
 if TYPE_CHECKING:
@@ -102,15 +102,23 @@ def _decode(source: bytes) -> str:
 def _iterate_testcases(text: str, limits: InputLimits) -> Iterator[ET.Element]:
     """Yield every complete `<testcase>` as soon as it is read.
 
-    Text after an error is never parsed.
+    Text after an error is never parsed. A piece in which no element begins or ends is followed by a larger one: expat
+    before 2.6 reads an unfinished tag or comment again with every piece (https://github.com/libexpat/libexpat/pull/789).
     """
     parser: ET.XMLPullParser[ET.Element] = ET.XMLPullParser(("start", "end"))
-    depth = count = 0
-    for at in range(0, len(text) + _CHUNK, _CHUNK):  # the last round is empty and closes
-        parser.feed(text[at : at + _CHUNK]) if at < len(text) else parser.close()
+    depth = count = elements = at = 0
+    size, ended = _CHUNK, False
+    while not ended:
+        ended = at >= len(text)
+        parser.close() if ended else parser.feed(text[at : at + size])
+        at, size = at + size, size * 2
         for event, element in cast("Iterator[tuple[str, ET.Element]]", parser.read_events()):
+            size = _CHUNK
             if event == "start":
                 depth += 1
+                elements += 1
+                if elements > limits.elements:
+                    raise _RefusedError(f"result file contains more than {limits.elements} elements")
                 _check_limits(element, depth, limits)
                 continue
             depth -= 1
@@ -133,7 +141,7 @@ def _parse_case(element: ET.Element, limits: InputLimits) -> JunitCase:
         name=one_line(element.get("name") or "", limits.name_chars),
         outcome=_OUTCOMES[type(shown)] if shown else "passed",
         seconds=_parse_seconds(element.get("time")),
-        message=clip(clean((shown.message or "")[: limits.message_chars * 2]), limits.message_chars) if shown else "",
+        message=clip(clean_start(shown.message or "", limits.message_chars * 2), limits.message_chars) if shown else "",
         detail=_clip_start(clean(_take_last_lines(shown.text or "", limits.detail_chars * 4)), limits.detail_chars)
         if shown
         else "",

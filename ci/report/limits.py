@@ -12,6 +12,7 @@ class InputLimits:
     xml_bytes: int = 32 * 2**20
     depth: int = 16
     cases: int = 5_000
+    elements: int = 500_000
     attributes: int = 32
     name_chars: int = 200
     message_chars: int = 2_000

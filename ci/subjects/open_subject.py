@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ci.subjects.base import Subject
+    from ci.subjects.sandbox import Isolation
 
 TIMEOUT = 1800.0
 """Seconds that one call may take; the first call includes the subject's imports."""
@@ -28,12 +29,15 @@ def open_subject(
     timeout: float = TIMEOUT,
     log: Path | None = None,
     environ: Mapping[str, str] | None = None,
+    isolation: Isolation | None = None,
+    readable: tuple[Path, ...] = (),
 ) -> Iterator[Subject]:
     """Open a subject for the length of the context, in a worker when `python` is given.
 
     `path` goes before the worker's own import path (a checkout of the subject, for example). It needs `python`, since
     code under test must not get into this process's path. `log` is the file for what the worker prints. Of `environ`
     (this process's by default) the worker gets a list of allowed variables, without any secret.
+    With an `isolation` that is applied, the worker runs in a sandbox, which sees the `readable` directories too.
     Raises RequestError for an unknown name or an interpreter that is not there.
     """
     if python is None:
@@ -41,9 +45,10 @@ def open_subject(
             raise RequestError("--subject-path needs --subject-python: it is the import path of that interpreter")
         yield create_subject(name)
         return
-    from ci.subjects.worker_process import WorkerLaunch
+    from ci.subjects.worker_process import NOT_ISOLATED, WorkerLaunch
     from ci.subjects.worker_subject import WorkerSubject
 
-    launch = WorkerLaunch(name, python, path, os.environ if environ is None else environ, log)
+    environ = os.environ if environ is None else environ
+    launch = WorkerLaunch(name, python, path, environ, log, isolation or NOT_ISOLATED, readable)
     with WorkerSubject(launch, timeout) as subject:
         yield subject

@@ -20,10 +20,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ci.errors import InfrastructureError
+from ci.errors import InfrastructureError, RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 IsolationMode = Literal["required", "auto", "none"]
 ISOLATION_MODES: tuple[IsolationMode, ...] = ("required", "auto", "none")
@@ -41,6 +41,8 @@ SYSTEM_FILES = (
     *("/etc/nsswitch.conf", "/etc/hosts", "/etc/OpenCL", "/sys"),
 )
 """What dynamic linking, compilers, `localhost` and the CUDA libraries read, besides /usr."""
+PREFIX_PARTS = ("bin", "lib", "lib64", "include", "share", "pyvenv.cfg")
+"""The parts of a Python installation: what else lies in its prefix, a home directory for one, stays unseen."""
 GPU_DEVICES = ("nvidia*", "kfd", "dri")
 
 
@@ -132,28 +134,48 @@ def sandbox_command(
     ]
 
 
-def own_writable(isolation: Isolation, directory: Path) -> None:
-    """Make `directory` writable for the sandbox's user. Only root runs the sandbox as another user."""
+def check_readable(isolation: Isolation, paths: Iterable[Path]) -> None:
+    """Raise RequestError for a path that the sandbox's user, who is not root, may not read."""
+    for path in paths if isolation.applied and isolation.as_root else ():
+        wanted = 0o5 if path.is_dir() else 0o4
+        if path.stat().st_mode & wanted != wanted:
+            raise RequestError(f"{path}: the sandbox runs as another user, who may not read it: chmod -R o+rX {path}")
+
+
+def make_accessible(isolation: Isolation, directory: Path) -> None:
+    """Give a directory to the sandbox's user. Only root runs the sandbox as another user."""
     if isolation.applied and isolation.as_root:
         os.chown(directory, USER, USER)
 
 
 def interpreter_directories(python: Path) -> tuple[Path, ...]:
-    """List what a Python interpreter needs to see: its environment, the one it stems from, and editable checkouts.
+    """List what a Python interpreter must see: its environment, the one below it, editable checkouts.
 
-    Nothing of the interpreter is run: pyvenv.cfg and the installed records say it.
+    Nothing of the interpreter is run: pyvenv.cfg and the installed records say it. Of a script that starts an
+    interpreter, its directory and that interpreter's are listed.
     https://packaging.python.org/en/latest/specifications/direct-url/
     """
     program = python.absolute()
+    if starter := _read_shebang(program):
+        return tuple(dict.fromkeys((program.parent, *interpreter_directories(starter))))
     environment = program.parent.parent
     homes = [program.resolve().parent.parent]
     if (config := environment / "pyvenv.cfg").is_file():
         homes.append(environment)
         if home := re.search(r"^home\s*=\s*(.+?)\s*$", config.read_text(encoding="utf-8"), re.MULTILINE):
             homes.append(Path(home.group(1)).parent)
-    sources = [source for home in homes for source in _linked_sources(home)]
-    system = (Path("/usr"), Path("/"))
-    return tuple(dict.fromkeys(path for path in (*homes, *sources) if path not in system))
+    parts = [home / name for home in homes if home != Path("/usr") for name in PREFIX_PARTS if (home / name).exists()]
+    return tuple(dict.fromkeys([*parts, *(source for home in homes for source in _linked_sources(home))]))
+
+
+def _read_shebang(program: Path) -> Path | None:
+    try:
+        with program.open("rb") as file:
+            first = file.readline(512)
+    except OSError:
+        return None
+    words = first[2:].split() if first.startswith(b"#!") else []
+    return Path(os.fsdecode(words[0])) if words else None
 
 
 def _linked_sources(environment: Path) -> list[Path]:

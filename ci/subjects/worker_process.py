@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -12,10 +13,15 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from ci.errors import InfrastructureError, RequestError
+from ci.subjects.exchange import RESERVED_BYTES
 from ci.subjects.registry import SubjectName, find_offer
+from ci.subjects.sandbox import Isolation, SandboxPolicy, check_readable, interpreter_directories, sandbox_command
+
+if TYPE_CHECKING:
+    from ci.subjects.exchange import Exchange
 
 WORKER_MAIN = Path("ci/subjects/worker_main.py")
 """The worker's program, in a checkout of this project."""
@@ -23,6 +29,11 @@ WORKER_MAIN = Path("ci/subjects/worker_main.py")
 MAX_RESPONSE_BYTES = 8 * 2**20
 LOG_TAIL_BYTES = 64 * 2**10
 POLL_SECONDS = 0.2
+WATCH_SECONDS = 2.0
+"""How often the disk and the log are looked at while a response is awaited."""
+MAX_LOG_BYTES = 2**28
+SIGNAL_BASE = 128
+"""bubblewrap exits with this and the number of the signal that ended the program inside, as a shell does."""
 EXIT_SECONDS = 2.0
 """How long a process that closed its pipe may take to exit."""
 
@@ -35,6 +46,9 @@ INHERITED_VARIABLES = (
 )
 """The variables that a worker inherits. No token is among them. HOME, where files with tokens are, is its own."""
 
+CACHE_VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+"""Directories that a sandboxed worker does not see: it compiles into its own temporary directory."""
+
 FIXED_VARIABLES = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -46,6 +60,9 @@ FIXED_VARIABLES = {
 }
 
 
+NOT_ISOLATED = Isolation(None, "not asked for")
+
+
 class WorkerTimeout(Exception):  # noqa: N818 (the caller makes an error of ours from it)
     """No response within the limit of time."""
 
@@ -55,18 +72,23 @@ class WorkerDied(Exception):  # noqa: N818
 
 
 class InvalidResponse(Exception):  # noqa: N818
-    """The response is too large, or there are several; the message says which."""
+    """The response is too large, there are several, or the worker uses up a resource; the message says which."""
 
 
 @dataclass(frozen=True)
 class WorkerLaunch:
-    """How a worker is started: its subject, interpreter, import path, environment and log."""
+    """How a worker is started: its subject, interpreter, import path, environment, log and isolation.
+
+    `readable` are directories that a sandboxed worker sees at their own paths: the checkpoint under test, say.
+    """
 
     subject: SubjectName
     python: Path
     path: tuple[Path, ...]
     environ: Mapping[str, str] = field(repr=False)
     log: Path | None = None
+    isolation: Isolation = NOT_ISOLATED
+    readable: tuple[Path, ...] = ()
 
     @property
     def program(self) -> Path:
@@ -83,6 +105,17 @@ class WorkerLaunch:
         path = os.pathsep.join(str(entry.absolute()) for entry in self.path)
         return {**inherited, **FIXED_VARIABLES, "HOME": str(home), **({"PYTHONPATH": path} if path else {})}
 
+    def make_command(self, arguments: tuple[str, ...], environment: Mapping[str, str], exchange: Exchange) -> list[str]:
+        """Return the command line of the worker, in its sandbox where there is one."""
+        command = [str(self.python), "-P", str(self.program), self.subject, *arguments]
+        if not self.isolation.applied:
+            return command
+        seen = (*interpreter_directories(self.python), *(entry.resolve() for entry in self.path), *self.readable)
+        check_readable(self.isolation, seen)
+        policy = SandboxPolicy((*seen, self.program.parents[1], exchange.inbox), (exchange.outbox,))
+        inside = {name: value for name, value in environment.items() if name not in CACHE_VARIABLES}
+        return sandbox_command(self.isolation, policy, command, inside)
+
 
 @dataclass
 class WorkerProcess:
@@ -93,17 +126,18 @@ class WorkerProcess:
     _requests: int
     _responses: int
     _log_start: int
+    _watched_at: float = 0.0
 
     @classmethod
-    def start(cls, launch: WorkerLaunch, home: Path) -> Self:
+    def start(cls, launch: WorkerLaunch, home: Path, exchange: Exchange) -> Self:
         """Start the worker's program in the subject's interpreter, as the leader of a new process group."""
         read_request, write_request = os.pipe()
         read_response, write_response = os.pipe()
         log = launch.log or Path(tempfile.mkstemp(prefix="worker.", suffix=".log", dir=home)[1])
-        pipes = (str(read_request), str(write_response))
-        command = [str(launch.python), "-P", str(launch.program), launch.subject, *pipes]
+        environment = launch.make_environment(home)
+        command = launch.make_command((str(read_request), str(write_response)), environment, exchange)
         try:
-            popen, log_start = _spawn(command, launch.make_environment(home), log, (read_request, write_response))
+            popen, log_start = _spawn(command, environment, log, (read_request, write_response))
         except BaseException:
             os.close(write_request)
             os.close(read_response)
@@ -153,12 +187,24 @@ class WorkerProcess:
                 raise WorkerDied(self._describe_death())
             if time.monotonic() > deadline:
                 raise WorkerTimeout
+            self._watch_resources()
+
+    def _watch_resources(self) -> None:
+        """Raise InvalidResponse where the worker fills the disk, on which the judge's results must find room."""
+        if time.monotonic() - self._watched_at < WATCH_SECONDS:
+            return
+        self._watched_at = time.monotonic()
+        if shutil.disk_usage(self.log.parent).free < RESERVED_BYTES:
+            raise InvalidResponse("it was stopped when the disk was nearly full")
+        if self.log.stat().st_size - self._log_start > MAX_LOG_BYTES:
+            raise InvalidResponse(f"it printed more than {MAX_LOG_BYTES} bytes")
 
     def _describe_death(self) -> str:
         try:
             code = self._popen.wait(EXIT_SECONDS)
         except subprocess.TimeoutExpired:
             return "closed its pipe without a response"
+        code = SIGNAL_BASE - code if code > SIGNAL_BASE else code
         if code >= 0:
             return f"exited with code {code} without a response"
         name = signal.Signals(-code).name

@@ -7,12 +7,13 @@ line and a class (`ci.subjects.failure`). The worker's whole process group ends 
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
-from ci.errors import SubjectError
+from ci.errors import RequestError, SubjectError
 from ci.records import STRICT, read_dict, read_json, to_dict
 from ci.subjects.base import (
     ConvertRequest,
@@ -25,6 +26,7 @@ from ci.subjects.base import (
     TraceResult,
     Variant,
 )
+from ci.subjects.exchange import Exchange, copy_directory, fits_copy, move_directory
 from ci.subjects.failure import (
     ERRORS,
     Failure,
@@ -69,11 +71,16 @@ class WorkerSubject:
     timeout: float
     _process: WorkerProcess | None = field(default=None, init=False)
     _home: tempfile.TemporaryDirectory[str] = field(init=False)
+    _exchange: Exchange = field(init=False)
+    _description: Description | None = field(default=None, init=False)
     _calls: int = field(default=0, init=False)
 
     def __enter__(self) -> Self:
         """Return the subject; its process starts with the first call."""
-        self._home = tempfile.TemporaryDirectory(prefix="hub-tests-worker.")
+        self._home = tempfile.TemporaryDirectory(prefix="hub-tests-worker.", ignore_cleanup_errors=True)
+        root, launch = Path(self._home.name), self.launch
+        readable = tuple(path.resolve() for path in launch.readable)
+        self._exchange = Exchange(root / "exchange", launch.isolation, readable)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -88,23 +95,34 @@ class WorkerSubject:
 
     def describe(self) -> Description:
         """Return the subject's name, version, commit, libraries and formats."""
-        return self._call("describe", {}, Description)
+        if self._description is None:
+            self._description = self._call("describe", {}, Description)
+        return self._description
 
     def variants(self, checkpoint: str) -> tuple[Variant, ...]:
         """Return the implementations that can be chosen for a converted checkpoint."""
-        return self._call("variants", {"checkpoint": checkpoint}, tuple[Variant, ...])
+        return self._call("variants", {"checkpoint": self._stage(checkpoint)}, tuple[Variant, ...])
 
     def convert(self, request: ConvertRequest) -> ConvertResult:
         """Convert a Hugging Face directory; check that every file it names is there."""
-        return self._check_files(request, self._call("convert", to_dict(request), ConvertResult))
+        return self._write_checkpoint("convert", request)
 
     def export(self, request: ExportRequest) -> ConvertResult:
         """Export to a Hugging Face directory; check that every file it names is there."""
-        return self._check_files(request, self._call("export", to_dict(request), ConvertResult))
+        return self._write_checkpoint("export", request)
 
     def trace(self, request: TraceRequest) -> TraceResult:
         """Run a forward pass into a trace directory; check that its trace.json equals the response."""
-        result = self._call("trace", to_dict(request), TraceResult)
+        output = self._exchange.next_output()
+        staged = replace(
+            request,
+            checkpoint=self._stage(request.checkpoint),
+            inputs=self._stage(request.inputs),
+            feed=self._stage(request.feed) if request.feed else None,
+            output=str(output),
+        )
+        result = self._call("trace", to_dict(staged), TraceResult)
+        self._take("trace", output, Path(request.output))
         try:
             if (Path(request.output) / TRACE_JSON).stat().st_size > MAX_RESPONSE_BYTES:
                 raise self._protocol_error("trace", f"{TRACE_JSON} is longer than {MAX_RESPONSE_BYTES} bytes")
@@ -121,7 +139,11 @@ class WorkerSubject:
 
     def gradients(self, request: GradientRequest) -> GradientResult:
         """Run a backward pass into a directory of gradients; check that their file is there."""
-        result = self._call("gradients", to_dict(request), GradientResult)
+        output = self._exchange.next_output()
+        checkpoint, inputs = self._stage(request.checkpoint), self._stage(request.inputs)
+        staged = replace(request, checkpoint=checkpoint, inputs=inputs, output=str(output))
+        result = self._call("gradients", to_dict(staged), GradientResult)
+        self._take("gradients", output, Path(request.output))
         if not (Path(request.output) / "model.safetensors").is_file():
             raise self._protocol_error("gradients", f"it wrote no model.safetensors in {request.output}")
         return result
@@ -157,7 +179,7 @@ class WorkerSubject:
         if response.failure in ("out_of_memory", "crash", "protocol", "timeout"):
             self._end_process()
         message = to_one_line(response.message) or f"{self.name}: {method} failed without a message"
-        raise ERRORS[response.failure](message)
+        raise ERRORS[response.failure](self._exchange.restore_paths(message))
 
     def _read_response(self, method: str, line: bytes) -> Response:
         response = read_json(Response, line, what=f"{self.name}, response to {method}", error=SubjectProtocolError)
@@ -165,18 +187,40 @@ class WorkerSubject:
             raise self._protocol_error(method, f"it answers request {response.id}, not {self._calls}")
         return response
 
-    def _check_files(self, request: ConvertRequest | ExportRequest, result: ConvertResult) -> ConvertResult:
+    def _write_checkpoint(self, method: str, request: ConvertRequest | ExportRequest) -> ConvertResult:
+        if Path(request.target).exists():
+            raise RequestError(f"{method}: {request.target} exists; name a directory that does not")
+        output = self._exchange.next_output()
+        staged = replace(request, source=self._stage(request.source), target=str(output))
+        result = self._call(method, to_dict(staged), ConvertResult)
+        self._take(method, output, Path(request.target))
         target = Path(request.target).resolve()
         for file in result.files:
             path = (target / file).resolve()
             if not path.is_relative_to(target) or not path.is_file():
                 reason = f"it names a file that is not in {target}: {to_one_line(file, 100)}"
-                raise self._protocol_error("convert", reason)
+                raise self._protocol_error(method, reason)
         return result
+
+    def _stage(self, path: str) -> str:
+        """Make a file or directory visible to the worker, and return its path there."""
+        return str(self._exchange.stage(Path(path)))
+
+    def _take(self, method: str, output: Path, target: Path) -> None:
+        """Take what the worker wrote to where it cannot change it; the worker ends first where that is much."""
+        try:
+            if fits_copy(output):
+                copy_directory(output, target)
+                shutil.rmtree(output, ignore_errors=True)
+            else:
+                self._end_process()
+                move_directory(output, target)
+        except SubjectProtocolError as wrong:
+            raise self._protocol_error(method, str(wrong)) from None
 
     def _running_process(self) -> WorkerProcess:
         if self._process is None:
-            self._process = WorkerProcess.start(self.launch, Path(self._home.name))
+            self._process = WorkerProcess.start(self.launch, Path(self._home.name), self._exchange)
         return self._process
 
     def _protocol_error(self, method: str, reason: str) -> SubjectProtocolError:

@@ -28,7 +28,8 @@ HUB = "https://huggingface.co"
 def build_doctor_request(config: Config, slot: Slot, layout: Layout) -> DoctorRequest:
     """Return what must be true of `slot` before a runner is offered.
 
-    The request is strict: a question without an answer counts as a failure.
+    The request is strict: a question without an answer counts as a failure. The sandbox is not asked for: it must
+    start in the slot's unit, not in the supervisor's.
     """
     rules = config.doctor
     return DoctorRequest(
@@ -44,6 +45,8 @@ def build_doctor_request(config: Config, slot: Slot, layout: Layout) -> DoctorRe
         endpoint=HUB,
         offline=True,
         strict=True,
+        isolation="none",
+        tools=False,
         python=rules.python,
     )
 

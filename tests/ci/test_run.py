@@ -68,7 +68,8 @@ def run(
 
 def fake_interpreter(tmp_path: Path, code: str) -> Path:
     """Write a program that takes the place of a subject's interpreter."""
-    program = tmp_path / "python"
+    program = tmp_path / "interpreter" / "python"
+    program.parent.mkdir(mode=0o755)
     program.write_text(f"#!{sys.executable}\n{code}\n")
     program.chmod(0o755)
     return program

@@ -18,6 +18,7 @@ from ci.run_options import (
     RunOptions,
     add_pytest_options,
     make_pytest_arguments,
+    make_pytest_reproduction_arguments,
     make_reproduction_arguments,
     parse_layers,
     read_pytest_options,
@@ -65,8 +66,11 @@ def test_the_names_are_those_that_people_use() -> None:
         "--subject",
         "--subject-python",
         "--subject-path",
+        "--environment",
+        "--subject-source",
         "--device",
         "--layers",
+        "--isolation",
         "--registry",
         "--checkpoints",
         "--timeout",
@@ -78,6 +82,8 @@ def test_the_names_are_those_that_people_use() -> None:
     assert {option.pytest for option in OPTIONS if option.pytest and option.pytest != option.cli} == {
         "--subject-timeout",
         "--subject-logs",
+        "--subject-commit",
+        "--subject-failure",
     }
 
 
@@ -89,11 +95,13 @@ def test_help_and_default_of_the_command_line_are_the_declared_ones(option: Opti
 
 
 def test_what_changes_a_test_is_in_the_line_that_runs_it_again() -> None:
-    again = parse_as_pytest_does(make_reproduction_arguments(EVERYTHING))
+    again = parse_as_pytest_does(make_pytest_reproduction_arguments(EVERYTHING))
     kept = {field.name for field in fields(RunOptions) if getattr(again, field.name) == getattr(EVERYTHING, field.name)}
     assert kept >= {"subject", "subject_python", "subject_path", "device", "layers", "registry", "deep"}
     assert not [word for word in make_reproduction_arguments(EVERYTHING, leave_out=["deep"]) if word == "--deep"]
-    assert all(option.cli == option.pytest for option in OPTIONS if option.declared.reproduces)
+    assert all(option.cli for option in OPTIONS if option.declared.reproduces)
+    words = make_reproduction_arguments(RunOptions(environment="fast_llm", subject_source="https://host/name@abc"))
+    assert words == ["--environment=fast_llm", "--subject-source=https://host/name@abc"]
 
 
 def test_layers() -> None:

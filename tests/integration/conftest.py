@@ -23,7 +23,7 @@ from ci.devices import check_device, list_visible_gpus
 from ci.errors import HubTestsError
 from ci.evidence import Evidence, Step, to_property
 from ci.models import HUB_TEST_CONFIGS, HubModel, load_models
-from ci.run_options import RunOptions, add_pytest_options, make_reproduction_arguments, read_pytest_options
+from ci.run_options import RunOptions, add_pytest_options, make_pytest_reproduction_arguments, read_pytest_options
 from ci.suite import ModelPipeline, StepFailedError, classify_failure
 
 if TYPE_CHECKING:
@@ -280,4 +280,4 @@ def record(
 def _reproduction(request: pytest.FixtureRequest, options: RunOptions) -> str:
     """Return the command line that runs this test again."""
     test = f"tests/integration/test_hub_integration.py::{request.node.name}"
-    return shlex.join(["pytest", test, "--run-extra-slow", *make_reproduction_arguments(options)])
+    return shlex.join(["pytest", test, "--run-extra-slow", *make_pytest_reproduction_arguments(options)])

@@ -9,7 +9,19 @@ from typing import Any
 from ci.doctor import Check, DoctorRequest, check_host
 from ci.doctor.nvml import read_nvml
 from ci.doctor.probes import find_xids
-from ci.doctor.records import GIB, Clock, Disk, GpuComputation, HostState, KernelLog, Nvml, ProbeAnswer, RunnerInstall
+from ci.doctor.records import (
+    GIB,
+    BuildTools,
+    Clock,
+    Disk,
+    GpuComputation,
+    HostState,
+    KernelLog,
+    Nvml,
+    ProbeAnswer,
+    RunnerInstall,
+    SandboxState,
+)
 from tests.ci.doctor.tape import Player
 
 RECORDED = Path(__file__).with_name("recorded")
@@ -41,6 +53,24 @@ def nvml(changes: dict[str, Any] | None = None, *, count: int = 4) -> Nvml:
     return read_nvml(Player(cards(count) | (changes or {})))
 
 
+SANDBOX = SandboxState(
+    as_root=False,
+    program="/usr/bin/bwrap",
+    version="0.11.0",
+    start=ProbeAnswer(True, "bubblewrap 0.11.0"),
+    userns_clone=1,
+    max_user_namespaces=513_000,
+)
+TOOLS = BuildTools(
+    git="git 2.47.3",
+    cc="gcc 14.2.0",
+    cxx="g++ 14.2.0",
+    headers=ProbeAnswer(True, "Python 3.13"),
+    python="/usr/bin/python3.13",
+    installer="uv 0.9.2",
+)
+
+
 def state(changes: dict[str, Any] | None = None, **parts: Any) -> HostState:
     """A healthy host with four GPUs, but for the changes on NVML's tape and the other parts given."""
     seen = nvml(changes)
@@ -56,6 +86,8 @@ def state(changes: dict[str, Any] | None = None, **parts: Any) -> HostState:
         "runner": RunnerInstall("2.336.0", "2026-11-10T12:00:00Z", "0" * 64),
         "store": ProbeAnswer(True, "/srv/store: readable"),
         "hub": ProbeAnswer(True, "answered"),
+        "sandbox": SANDBOX,
+        "tools": TOOLS,
     }
     return HostState(**(defaults | parts))
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 from rich.console import Console
 
 from ci.doctor import DoctorRequest, diagnose
 from ci.doctor.records import Nvml, ProbeAnswer
 from ci.doctor.table import render_diagnosis
-from tests.ci.doctor.scenes import (
-    state,
-)
+from tests.ci.doctor.scenes import SANDBOX, TOOLS, state
 
 
-def shown(diagnosis: object) -> str:
-    console = Console(file=io.StringIO(), width=160)
+def shown(diagnosis: object, width: int = 160) -> str:
+    console = Console(file=io.StringIO(), width=width)
     console.print(render_diagnosis(diagnosis))  # type: ignore[arg-type]
     return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
@@ -39,3 +38,13 @@ def test_a_healthy_host_is_fit() -> None:
     fit = diagnose(state(), DoctorRequest())
     assert (fit.fit, fit.exit_code, fit.reasons) == (True, 0, ())
     assert "fit to run GPU tests." in shown(fit)
+
+
+def test_the_table_stays_readable_in_80_columns() -> None:
+    refused = ProbeAnswer(False, "bubblewrap cannot make a sandbox here: bwrap: No permissions to create new namespace")
+    sandbox = replace(SANDBOX, start=refused, apparmor_restricts=1, covered=("/proc/acpi", "/proc/kcore"))
+    sick = diagnose(state(sandbox=sandbox, tools=replace(TOOLS, git="", installer="pip 25.0")), DoctorRequest())
+    text = shown(sick, width=80)
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert all(f" {check.name} " in text for check in sick.checks)
+    assert "apparmor: apt install apparmor-profiles" in text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from ci.environments.overlay import build_overlay
 from ci.errors import InfrastructureError, RequestError
 from ci.subjects.failure import SubjectCrashError
 from ci.subjects.sandbox import Isolation, detect_isolation
+from tests.ci.environments.conftest import DESCRIPTION
 from tests.ci.environments.wheels import write_subject
 
 if TYPE_CHECKING:
@@ -27,7 +27,9 @@ both = pytest.mark.parametrize("isolation", [BARE, ISOLATION] if ISOLATION.appli
 def test_a_checkout_with_odd_packaging_becomes_importable(
     base: BaseEnvironment, isolation: Isolation, tmp_path: Path
 ) -> None:
-    overlay = build_overlay(base, write_subject(tmp_path / "checkout"), tmp_path / "overlay", isolation)
+    overlay = build_overlay(
+        base.python, DESCRIPTION, write_subject(tmp_path / "checkout"), tmp_path / "overlay", isolation
+    )
     code = "import standin._data, standin.below; print(standin.__file__)"
     done = subprocess.run(
         [str(base.python), "-P", "-c", code], env={"PYTHONPATH": str(overlay.path)}, capture_output=True, text=True
@@ -51,7 +53,7 @@ def test_what_fails_is_the_subjects_failure(
     checkout = write_subject(tmp_path / "checkout")
     (checkout / file).write_text(text)
     with pytest.raises(SubjectCrashError, match=said):
-        build_overlay(base, checkout, tmp_path / "overlay", isolation)
+        build_overlay(base.python, DESCRIPTION, checkout, tmp_path / "overlay", isolation)
 
 
 ATTACK = """
@@ -76,14 +78,14 @@ def test_a_build_can_write_nowhere_else(base: BaseEnvironment, tmp_path: Path) -
     site = next(base.path.glob("lib/python3*/site-packages"))
     paths = [str(outside), str(site / "evil.pth"), str(Path(__file__)), str(tmp_path / "new")]
     (checkout / "setup.py").write_text(ATTACK.format(paths=paths) + (checkout / "setup.py").read_text())
-    overlay = build_overlay(base, checkout, tmp_path / "overlay", ISOLATION)
+    overlay = build_overlay(base.python, DESCRIPTION, checkout, tmp_path / "overlay", ISOLATION)
     assert "WROTE" not in overlay.log.read_text()
     assert outside.read_text() == ""
 
 
 def test_a_checkout_that_is_not_there_is_a_wrong_request(base: BaseEnvironment, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="expected a checkout"):
-        build_overlay(base, tmp_path / "none", tmp_path / "overlay", BARE)
+        build_overlay(base.python, DESCRIPTION, tmp_path / "none", tmp_path / "overlay", BARE)
 
 
 def test_a_checkout_with_a_device_is_not_copied(base: BaseEnvironment, tmp_path: Path) -> None:
@@ -92,4 +94,4 @@ def test_a_checkout_with_a_device_is_not_copied(base: BaseEnvironment, tmp_path:
     checkout = write_subject(tmp_path / "checkout")
     os.mkfifo(checkout / "fifo")
     with pytest.raises(InfrastructureError, match="cannot be copied"):
-        build_overlay(replace(base), checkout, tmp_path / "overlay", BARE)
+        build_overlay(base.python, DESCRIPTION, checkout, tmp_path / "overlay", BARE)

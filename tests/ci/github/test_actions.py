@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ci.errors import InfrastructureError, RequestError
@@ -175,3 +177,115 @@ def test_only_a_random_token_ends_a_pause(tmp_path: Path) -> None:
         assert last == f"::{first.removeprefix('::stop-commands::')}::"
         tokens.add(last)
     assert len(tokens) == 2
+
+
+REGISTERED = (*COMMANDS, "warning", "notice", "set-env", "add-path", "save-state", "debug", "endgroup", "echo")
+DOTNET_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+
+
+class Runner:
+    """The runner's side of one stream, after ActionCommand.cs, ActionCommandManager.cs and .NET's StreamReader."""
+
+    def __init__(self) -> None:
+        self.carried_out: list[str] = []
+        self._stop_token: str | None = None
+
+    def read(self, stream: bytes) -> list[str]:
+        """Carry out the commands of a whole stream and return them."""
+        utf_16 = stream[:2] in (b"\xff\xfe", b"\xfe\xff")
+        text = stream.decode("utf-16" if utf_16 else "utf-8-sig", errors="replace")
+        for line in re.split("\r\n|\r|\n", text):
+            command = self._parse(line.lstrip(DOTNET_SPACE)) or self._parse_old(line)
+            if command:
+                self._process(*command)
+        return self.carried_out
+
+    def _known(self, info: str) -> bool:
+        name = info.split(" ")[0].casefold()
+        return name in REGISTERED or (self._stop_token is not None and name == self._stop_token.casefold())
+
+    def _parse(self, line: str) -> tuple[str, str] | None:
+        if not line.startswith("::") or (end := line.find("::", 2)) < 0 or not self._known(line[2:end]):
+            return None
+        return line[2:end].split(" ")[0], line[end + 2 :]
+
+    def _parse_old(self, line: str) -> tuple[str, str] | None:
+        begin = line.find("##[")
+        end = line.find("]", begin) if begin >= 0 else -1
+        if end < 0 or not self._known(line[begin + 3 : end]):
+            return None
+        return line[begin + 3 : end].split(" ")[0], line[end + 1 :]
+
+    def _process(self, name: str, data: str) -> None:
+        if self._stop_token is not None:
+            self._stop_token = None if name.casefold() == self._stop_token.casefold() else self._stop_token
+        elif name.casefold() == "stop-commands":
+            self._stop_token = data
+        else:
+            self.carried_out.append(name)
+
+
+@pytest.mark.parametrize(
+    "text", ["::error::x", " \u3000::ERROR file=a::x", "a\r::add-mask::x", "x ##[group]x", "\ufeff::error::x"]
+)
+def test_the_simulated_runner_carries_out_commands(text: str) -> None:
+    assert Runner().read(text.encode())
+    assert Runner().read(b"\xff\xfe" + "::error::x".encode("utf-16-le"))
+
+
+PIECES = st.one_of(
+    st.sampled_from(
+        ["::", ":", "##[", "##", "#", "[", "]", " ", "\n", "\r", "\r\n", "\0", "\x1b[0m", "\x85", "\u2028", "\u200b"]
+    ),
+    st.sampled_from(
+        ["\ufeff", "\xad", "\v", "\f", "\x1c", "\xa0", "\u3000", "\udcff\udcfe", "\udcff", ":\0", "\\", "%0A", "x"]
+    ),
+    st.sampled_from([*REGISTERED, "ERROR", "error file=a", "stop-commands::x", "::x::", "::error::x", "##[error]x"]),
+    st.text(max_size=3),
+)
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.lists(st.tuples(PIECES, st.booleans()), max_size=20), st.sampled_from(["strict", "surrogateescape"]))
+def test_no_split_of_any_text_is_carried_out(pieces: list[tuple[str, bool]], errors: str) -> None:
+    """Pieces go to stdout or stderr in any order, and each may end anywhere in a command."""
+    streams = [io.BytesIO(), io.BytesIO()]
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (io.TextIOWrapper(stream, "utf-8", errors, newline="\n") for stream in streams)
+    try:
+        with guard_output(IN_ACTIONS):
+            for piece, on_stderr in pieces:
+                (sys.stderr if on_stderr else sys.stdout).write(piece)
+                sys.stdout.flush()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        written = [stream.getvalue() for stream in streams]
+    finally:
+        sys.stdout, sys.stderr = before
+    assert [Runner().read(stream) for stream in written] == [[], []]
+
+
+def test_bytes_have_no_way_around_the_guard(capsys: pytest.CaptureFixture[str]) -> None:
+    with guard_output(IN_ACTIONS):
+        assert not hasattr(sys.stdout, "buffer")
+        with pytest.raises((OSError, io.UnsupportedOperation)):
+            sys.stdout.fileno()
+        with pytest.raises(TypeError):
+            sys.stdout.write(b"::error::x")  # type: ignore[arg-type]
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(PIECES, max_size=12).map("".join))
+def test_a_child_that_writes_to_the_descriptors_itself_commands_nothing(text: str) -> None:
+    """What it writes stands between the pause and its end; the random token is all that ends it."""
+    said = text.encode(errors="surrogateescape" if all(not 0xD800 <= ord(c) < 0xDC80 for c in text) else "replace")
+    script = "import os, sys; [os.write(fd, bytes.fromhex(sys.argv[1])) for fd in (1, 2)]"
+    read, write = os.pipe()
+    with os.fdopen(read, "rb") as reader:
+        with pause_commands(IN_ACTIONS, write):
+            subprocess.run(
+                [sys.executable, "-I", "-S", "-c", script, said.hex()], stdout=write, stderr=write, check=True
+            )
+        os.write(write, b"::error::ours, after the pause\n")
+        os.close(write)
+        assert Runner().read(reader.read()) == ["error"]

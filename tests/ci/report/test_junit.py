@@ -92,6 +92,7 @@ def test_an_entity_bomb_is_refused_before_it_is_expanded() -> None:
     [
         (InputLimits(xml_bytes=100), "larger than 0 MiB"),
         (InputLimits(cases=3), "more than 3 tests"),
+        (InputLimits(elements=3), "more than 3 elements"),
         (InputLimits(depth=1), "nested deeper than 1"),
     ],
 )

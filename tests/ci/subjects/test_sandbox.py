@@ -11,15 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from ci.errors import InfrastructureError
+from ci.errors import InfrastructureError, RequestError
 from ci.subjects import sandbox
 from ci.subjects.sandbox import (
     Isolation,
     SandboxPolicy,
+    check_readable,
     choose_isolation,
     detect_isolation,
     interpreter_directories,
-    own_writable,
+    make_accessible,
     sandbox_command,
 )
 
@@ -71,7 +72,7 @@ def test_it_sees_only_the_directories_of_its_policy(tmp_path: Path) -> None:
     for name in ("secret", "readable", "writable"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text(name)
-    own_writable(ISOLATION, tmp_path / "writable")
+    make_accessible(ISOLATION, tmp_path / "writable")
     binds = {"readable": (tmp_path / "readable",), "writable": (tmp_path / "writable",)}
     assert run_inside(f"import os; print(sorted(os.listdir({str(tmp_path)!r})))", **binds) == "['readable', 'writable']"
     assert run_inside(f"print(open('{tmp_path}/readable/file').read())", **binds) == "readable"
@@ -105,7 +106,7 @@ def test_its_temporary_files_have_a_limit() -> None:
 def test_what_it_left_running_ends_with_it(tmp_path: Path) -> None:
     beat = tmp_path / "beat"
     beat.mkdir()
-    own_writable(ISOLATION, beat)
+    make_accessible(ISOLATION, beat)
     loop = f"while true; do date +%N > {beat}/alive; sleep 0.05; done"
     policy = SandboxPolicy(writable=(beat,))
     command = sandbox_command(
@@ -159,6 +160,16 @@ def test_a_required_sandbox_that_cannot_be_had_is_an_error(monkeypatch: pytest.M
     assert "--isolation none" in choose_isolation("none").description
 
 
+def test_what_the_sandboxes_user_may_not_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "private").mkdir(mode=0o700)
+    as_root, as_user = (Isolation(Path("bwrap"), "", as_root=value) for value in (True, False))
+    with pytest.raises(RequestError, match=r"chmod -R o\+rX"):
+        check_readable(as_root, [tmp_path / "private"])
+    check_readable(as_user, [tmp_path / "private"])
+    (tmp_path / "private").chmod(0o755)
+    check_readable(as_root, [tmp_path / "private"])
+
+
 def test_an_environments_interpreter_and_editable_checkouts_are_listed(tmp_path: Path) -> None:
     base, environment, checkout = tmp_path / "base", tmp_path / "environment", tmp_path / "checkout"
     for directory in (base / "bin", environment / "bin", checkout):
@@ -172,4 +183,9 @@ def test_an_environments_interpreter_and_editable_checkouts_are_listed(tmp_path:
     (site / "subject-1.dist-info/direct_url.json").write_text(
         f'{{"url": "file://{checkout}", "dir_info": {{"editable": true}}}}'
     )
-    assert interpreter_directories(environment / "bin/python") == (base, environment, checkout)
+    parts = (base / "bin", environment / "bin", environment / "lib", environment / "pyvenv.cfg")
+    assert interpreter_directories(environment / "bin/python") == (*parts, base, checkout)
+    wrapper = tmp_path / "wrapper" / "python"
+    wrapper.parent.mkdir()
+    wrapper.write_text(f"#!{environment}/bin/python\n")
+    assert interpreter_directories(wrapper) == (wrapper.parent, *parts, base, checkout)

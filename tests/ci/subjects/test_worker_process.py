@@ -12,6 +12,7 @@ import pytest
 
 from ci.errors import RequestError
 from ci.subjects import worker_main, worker_process
+from ci.subjects.exchange import Exchange
 from ci.subjects.worker_process import InvalidResponse, WorkerDied, WorkerLaunch, WorkerProcess, WorkerTimeout
 
 
@@ -60,18 +61,20 @@ def test_the_environment_is_allowed_variables_and_fixed_ones(tmp_path: Path) -> 
     ],
 )
 def test_a_process_without_one_response(code: str, error: type[Exception], says: str, tmp_path: Path) -> None:
-    process = WorkerProcess.start(launch(python=interpreter(tmp_path, code)), tmp_path)
+    process = start(launch(python=interpreter(tmp_path, code)), tmp_path)
     with pytest.raises(error, match=says):
         process.send_request(b"{}", 2.0)
     assert process.kill() == ("last words" if "print" in code else "")
 
 
 def test_one_line_is_the_response(tmp_path: Path) -> None:
-    process = WorkerProcess.start(
-        launch(python=interpreter(tmp_path, "os.write(write, b'{}\\n'); time.sleep(60)")), tmp_path
-    )
+    process = start(launch(python=interpreter(tmp_path, "os.write(write, b'{}\\n'); time.sleep(60)")), tmp_path)
     assert process.send_request(b"{}", 30.0) == b"{}\n"
     process.kill()
+
+
+def start(launched: WorkerLaunch, home: Path) -> WorkerProcess:
+    return WorkerProcess.start(launched, home, Exchange(home / "exchange", launched.isolation))
 
 
 def interpreter(directory: Path, code: str) -> Path:

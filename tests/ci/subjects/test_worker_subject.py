@@ -72,9 +72,11 @@ def test_the_reference_in_a_worker_answers_as_in_process(tmp_path: Path) -> None
         assert there.variants(str(converted)) == here.variants(str(converted))
         with pytest.raises(RequestError, match="exists"):
             there.convert(ConvertRequest(str(source), str(converted), "mixtral"))
+        with pytest.raises(SubjectError, match="gemma"):
+            there.convert(ConvertRequest(str(source), str(tmp_path / "other"), "gemma"))
     ours, theirs = TraceReader(tmp_path / "here"), TraceReader(tmp_path / "there")
     assert max(relative_error(theirs.tensor(name), ours.tensor(name)) for name in ours) < 1e-6
-    assert "exists" in log.read_text()
+    assert "Traceback" in log.read_text()
 
 
 def test_only_our_package_is_importable_there() -> None:
@@ -179,28 +181,47 @@ def test_nothing_that_it_started_survives(impostor: Callable[..., Any]) -> None:
 def test_files_it_claims_to_have_written_must_be_there(
     files: list[str], impostor: Callable[..., Any], tmp_path: Path
 ) -> None:
-    target = tmp_path / "target"
-    target.mkdir()
-    (tmp_path / "outside").touch()
-    (target / "link").symlink_to("/etc/hostname")
-    code = f"say(result={{'files': {files!r}, 'bytes_written': 1, 'seconds': 1.0}})"
-    request = ConvertRequest("source", str(target), "llama")
+    code = f"""
+        target = request["arguments"]["target"]
+        os.mkdir(target)
+        open(target + "/present", "w").close()
+        if {files == ["link"]}:
+            os.symlink("/etc/hostname", target + "/link")
+        say(result={{"files": {files!r}, "bytes_written": 1, "seconds": 1.0}})
+    """
+    request = ConvertRequest("source", str(tmp_path / "target"), "llama")
     kind, message = call_refused(impostor(code), lambda subject: subject.convert(request))
     assert kind == "protocol"
     assert files[0] in message
 
 
-def test_a_trace_must_say_what_the_answer_says(impostor: Callable[..., Any], tmp_path: Path) -> None:
-    result = {
-        "scopes": [], "names": {}, "ran": {"moe": "dropless"}, "dtype": "float32", "device": "cpu", "seconds": 0.1,
-    }  # fmt: skip
+TRACE_RESULT = {
+    "scopes": [], "names": {}, "ran": {"moe": "dropless"}, "dtype": "float32", "device": "cpu", "seconds": 0.1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "No such file"),
+        ("", "trace.json"),
+        (str({**TRACE_RESULT, "ran": {"moe": "looped"}}).replace("'", '"'), "differs from trace.json"),
+        (" " * (9 << 20), "longer"),
+    ],
+)
+def test_a_trace_must_say_what_the_answer_says(
+    content: str | None, says: str, impostor: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "content").write_text(content or "")
+    code = f"""
+        output = request["arguments"]["output"]
+        if {content is not None}:
+            os.mkdir(output)
+            with open(output + "/trace.json", "w") as file:
+                file.write(open({str(tmp_path / "content")!r}).read())
+        say(result={TRACE_RESULT!r})
+    """
     request = TraceRequest("checkpoint", "inputs", str(tmp_path / "trace"))
-    kind, message = call_refused(impostor(f"say(result={result!r})"), lambda subject: subject.trace(request))
-    assert (kind, "trace.json" in message) == ("protocol", True)
-    (tmp_path / "trace").mkdir()
-    (tmp_path / "trace" / "trace.json").write_text(str({**result, "ran": {"moe": "looped"}}).replace("'", '"'))
-    kind, message = call_refused(impostor(f"say(result={result!r})"), lambda subject: subject.trace(request))
+    kind, message = call_refused(impostor(code), lambda subject: subject.trace(request))
     assert kind == "protocol"
-    (tmp_path / "trace" / "trace.json").write_bytes(b" " * (9 << 20))
-    kind, message = call_refused(impostor(f"say(result={result!r})"), lambda subject: subject.trace(request))
-    assert (kind, "longer" in message) == ("protocol", True)
+    assert says in message

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ci.subjects import handed_over
+from ci.subjects import exchange
+from ci.subjects.exchange import copy_directory, move_directory
 from ci.subjects.failure import SubjectProtocolError
-from ci.subjects.handed_over import copy_directory, move_directory
 
 Take = Callable[[Path, Path], None]
 pytestmark = pytest.mark.parametrize("take", [copy_directory, move_directory])
@@ -50,7 +50,7 @@ def test_anything_else_is_refused(take: Take, kind: str, source: Path, tmp_path:
 
 
 def test_too_many_files_are_refused(take: Take, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handed_over, "MAX_FILES", 1)
+    monkeypatch.setattr(exchange, "MAX_FILES", 1)
     with pytest.raises(SubjectProtocolError, match="more than 1 files"):
         take(source, tmp_path / "taken")
 

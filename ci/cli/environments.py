@@ -1,0 +1,85 @@
+"""The verbs of the subjects' environments: `env build`, `ls`, `verify`, `prune`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ci.cli import options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ci.environments.base import BaseEnvironment
+
+env_app = typer.Typer(help="Build and keep the environments that subjects run in.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="fast_llm, reference or a TOML file", metavar="ENVIRONMENT")]
+
+
+@env_app.command("build")
+def build(
+    call: typer.Context,
+    name: Name,
+    python: Annotated[str | None, typer.Option(help="interpreter; default: one that the description allows")] = None,
+    as_json: options.JsonFlag = False,
+) -> None:
+    """Build a base environment, or find the one that is there; print its interpreter."""
+    from ci.environments.description import load_description
+    from ci.environments.prepare import provide_base
+
+    def progress(line: str) -> None:
+        print(f"hub-tests: {line}", file=sys.stderr, flush=True)
+
+    description = load_description(name)
+    base = provide_base(description, options.settings(call), options.environ(call), progress, python=python)
+    options.answer(base.manifest, str(base.python), as_json=as_json)
+
+
+@env_app.command("ls")
+def ls(call: typer.Context, as_json: options.JsonFlag = False) -> None:
+    """List the base environments on this machine."""
+    from ci.environments.base import list_bases
+
+    _show(list_bases(options.settings(call).environments_root), as_json=as_json)
+
+
+@env_app.command("verify")
+def verify(call: typer.Context) -> None:
+    """Hash every file of every base environment; exit with 3 where one was changed."""
+    from ci.environments.base import list_bases, verify_base
+    from ci.errors import InfrastructureError
+
+    bases = list_bases(options.settings(call).environments_root)
+    changed = [(base.path, problems) for base in bases if (problems := verify_base(base))]
+    for path, problems in changed:
+        print(f"{path}: {len(problems)} changes: {problems[0]}")
+    if changed:
+        raise InfrastructureError(f"{changed[0][0]}: was changed after it was built; remove it and build it again")
+
+
+@env_app.command("prune")
+def prune(
+    call: typer.Context,
+    days: Annotated[float, typer.Option(min=0, help="remove what no run has used for so many days")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only list what would be removed")] = False,
+    as_json: options.JsonFlag = False,
+) -> None:
+    """Remove base environments that were not used for some time."""
+    from ci.environments.base import prune_bases
+
+    root = options.settings(call).environments_root
+    _show(prune_bases(root, older_than=days * 86400, keep=frozenset(), dry_run=dry_run), as_json=as_json)
+
+
+def _show(bases: Sequence[BaseEnvironment], *, as_json: bool) -> None:
+    if as_json:
+        from ci.records import to_json
+
+        print(to_json([base.manifest for base in bases], indent=2))
+        return
+    for base in bases:
+        torch = base.manifest.packages.get("torch", "")
+        print(f"{base.path}  Python {base.manifest.python_version}{f'  torch {torch}' if torch else ''}")

@@ -1,0 +1,139 @@
+"""The probes of the sandbox and of the tools that build a subject. No probe raises."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ci.doctor.host_checks import parse_version
+from ci.doctor.probes import run_command
+from ci.doctor.records import BuildTools, ProbeAnswer, SandboxState
+from ci.environments.installer import find_installer
+from ci.subjects.sandbox import detect_isolation, find_bubblewrap
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SECONDS = 20
+MIN_PYTHON = (3, 12)
+PYTHONS = ("python3.14", "python3.13", "python3.12", "python3")
+PROFILE = re.compile(r"^\s*(?:profile|/).*bwrap", re.MULTILINE)
+PERMISSION = re.compile(r"^\s*userns", re.MULTILINE)
+NUMBERS = {
+    "userns_clone": "kernel/unprivileged_userns_clone",
+    "max_user_namespaces": "user/max_user_namespaces",
+    "apparmor_restricts": "kernel/apparmor_restrict_unprivileged_userns",
+}
+"""Files of /proc/sys: the first is Debian's, the last is Ubuntu's."""
+
+
+def read_sandbox(proc: Path = Path("/proc"), profiles: Path = Path("/etc/apparmor.d")) -> SandboxState:
+    """Try a sandbox, and read what the kernel permits."""
+    program = find_bubblewrap()
+    isolation = detect_isolation()
+    return SandboxState(
+        as_root=os.geteuid() == 0,
+        program=str(program or ""),
+        version=_read_version([str(program), "--version"]) if program else "",
+        start=ProbeAnswer(isolation.applied, isolation.description),
+        apparmor_profile=find_profile(profiles),
+        covered=find_covered(proc / "self/mountinfo"),
+        **{name: _read_number(proc / "sys" / path) for name, path in NUMBERS.items()},
+    )
+
+
+def find_profile(directory: Path) -> str:
+    """Find the AppArmor profile that lets bubblewrap make user namespaces; "" without one."""
+    for path in sorted(directory.glob("*")):
+        with contextlib.suppress(OSError):
+            text = path.read_text(errors="replace") if path.is_file() else ""
+            if re.search(r"^\s*(?:profile|/).*bwrap", text, re.MULTILINE) and re.search(
+                r"^\s*userns", text, re.MULTILINE
+            ):
+                return str(path)
+    return ""
+
+
+def find_covered(mountinfo: Path) -> tuple[str, ...]:
+    """List the mounts over parts of /proc, as a container runtime makes them.
+
+    The kernel mounts no new /proc in a user namespace that would uncover them (proc(5), mount_namespaces(7)).
+    """
+    try:
+        places = [line.split()[4] for line in mountinfo.read_text().splitlines() if len(line.split()) > 4]
+    except OSError:
+        return ()
+    return tuple(dict.fromkeys(place for place in places if place.startswith("/proc/")))
+
+
+def read_tools(python: str | None, environ: Mapping[str, str]) -> BuildTools:
+    """Find what installs a subject: git, compilers, headers, a new interpreter, and uv."""
+    path = environ.get("PATH")
+    return BuildTools(
+        git=_find_tool(("git",), path),
+        cc=_find_tool((*environ.get("CC", "").split()[:1], "cc", "gcc", "clang"), path),
+        cxx=_find_tool((*environ.get("CXX", "").split()[:1], "c++", "g++", "clang++"), path),
+        headers=read_headers(python or sys.executable),
+        python=_find_new_python((python or sys.executable, *PYTHONS), path),
+        installer=_describe_installer(environ),
+    )
+
+
+def read_headers(python: str) -> ProbeAnswer:
+    """Ask the interpreter where its C headers are, and look for Python.h."""
+    script = "import sys, sysconfig; print('%d.%d' % sys.version_info[:2], sysconfig.get_path('include'))"
+    try:
+        done = run_command([python, "-I", "-c", script], timeout=SECONDS)
+    except (OSError, subprocess.SubprocessError) as failure:
+        return ProbeAnswer(False, f"{python}: {getattr(failure, 'strerror', '') or failure}")
+    version, _, include = done.stdout.strip().partition(" ")
+    if done.returncode or not include:
+        return ProbeAnswer(False, f"{python} does not answer")
+    found = Path(include, "Python.h").is_file()
+    return ProbeAnswer(found, f"Python {version}" if found else f"Python {version}: no {include}/Python.h")
+
+
+def _find_tool(names: tuple[str, ...], path: str | None) -> str:
+    """Return the name and version of the first tool that runs; "" for none."""
+    for name in names:
+        if (program := shutil.which(name, path=path)) and (version := _read_version([program, "--version"])):
+            return f"{Path(name).name} {version}"
+    return ""
+
+
+def _find_new_python(names: tuple[str, ...], path: str | None) -> str:
+    """Return the first interpreter of at least `MIN_PYTHON`.
+
+    Each is asked itself, since a launcher may have none behind it.
+    """
+    for name in names:
+        version = _read_version([program, "--version"]) if (program := shutil.which(name, path=path)) else ""
+        if parse_version(version)[:2] >= MIN_PYTHON:
+            return f"{Path(name).name} {version}"
+    return ""
+
+
+def _read_version(command: list[str]) -> str:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        version = re.search(r"\d+(?:\.\d+)+", run_command(command, timeout=SECONDS).stdout)
+        return version[0] if version else ""
+    return ""
+
+
+def _read_number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _describe_installer(environ: Mapping[str, str]) -> str:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return find_installer(environ).description
+    return ""

@@ -1,0 +1,113 @@
+"""From the options of a run to a subject that can be started: base environment, source, overlay."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from ci.environments.base import BaseEnvironment, build_base, find_base, mark_used
+from ci.environments.description import EnvironmentDescription, load_description
+from ci.environments.installer import find_installer
+from ci.environments.overlay import build_overlay
+from ci.environments.source import SubjectSource, fetch_source, is_git_address, read_commit, split_address
+from ci.errors import RequestError, SubjectError
+from ci.subjects.registry import find_offer
+from ci.subjects.sandbox import choose_isolation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from ci.run_options import RunOptions
+    from ci.settings import Settings
+
+PREPARED = EnvironmentDescription(name="prepared", python="", requirements=())
+"""Stands for an interpreter that somebody else prepared."""
+
+
+@contextmanager
+def prepared_subject(
+    options: RunOptions, settings: Settings, environ: Mapping[str, str], report: Path, progress: Callable[[str], None]
+) -> Iterator[RunOptions]:
+    """Build what the options name, and yield options that name the result; it is removed afterwards.
+
+    A subject whose own build fails is no error here: the suite's tests say so. Raises RequestError for options that
+    do not fit together, InfrastructureError where the environment cannot be built or the source not be fetched.
+    """
+    check_options(options)
+    description = PREPARED
+    if options.environment:
+        description = load_description(options.environment)
+        base = provide_base(description, settings, environ, progress)
+        options = replace(options, subject_python=base.python)
+    if options.subject_source is None:
+        yield options
+        return
+    with TemporaryDirectory(prefix="hub-tests-subject.", ignore_cleanup_errors=True) as directory:
+        Path(directory).chmod(0o755)
+        source = _find_source(options.subject_source, Path(directory) / "checkout", environ)
+        progress(f"building the subject at {source.commit or source.path}")
+        yield _install(options, description, source, Path(directory), report)
+
+
+def check_options(options: RunOptions) -> None:
+    """Raise RequestError for options that do not fit together, or that name nothing."""
+    if options.environment and options.subject_python:
+        raise RequestError("--environment and --subject-python: name one of them, each brings an interpreter")
+    if options.environment:
+        load_description(options.environment)
+    source = options.subject_source
+    if source is None:
+        return
+    if not options.environment and not options.subject_python:
+        raise RequestError("--subject-source needs --environment or --subject-python: what the subject runs in")
+    if is_git_address(source):
+        split_address(source)
+    elif not Path(source).is_dir():
+        raise RequestError(f"--subject-source {source}: not a directory; expected a checkout or an address")
+
+
+def provide_base(
+    description: EnvironmentDescription,
+    settings: Settings,
+    environ: Mapping[str, str],
+    progress: Callable[[str], None],
+    *,
+    python: str | None = None,
+) -> BaseEnvironment:
+    """Return a description's base environment; build it where it is missing."""
+    root = settings.environments_root
+    base = find_base(root, description)
+    if base is None:
+        base = build_base(root, description, find_installer(environ), python=python, progress=progress)
+    mark_used(base)
+    return base
+
+
+def _find_source(source: str, target: Path, environ: Mapping[str, str]) -> SubjectSource:
+    if is_git_address(source):
+        return fetch_source(source, target, environ)
+    path = Path(source).absolute()
+    return SubjectSource(path, read_commit(path, environ))
+
+
+def _install(
+    options: RunOptions, description: EnvironmentDescription, source: SubjectSource, directory: Path, report: Path
+) -> RunOptions:
+    """Build the overlay; a subject that is a part of this package is imported from its checkout as it is."""
+    options = replace(options, subject_commit=source.commit)
+    assert options.subject_python  # noqa: S101 (checked by the caller)
+    if find_offer(options.subject_or_default()).in_this_package:
+        return replace(options, subject_path=(*options.subject_path, source.path))
+    isolation = choose_isolation(options.isolation)
+    try:
+        overlay = build_overlay(options.subject_python, description, source.path, directory / "overlay", isolation)
+    except SubjectError as failure:
+        return replace(options, subject_failure=str(failure))
+    finally:
+        if (log := directory / "overlay.log").is_file():
+            (report / "logs").mkdir(parents=True, exist_ok=True)
+            (report / "logs" / "build.log").write_bytes(log.read_bytes()[-(2**20) :])
+    return replace(options, subject_path=(overlay.path, *options.subject_path))

@@ -1,0 +1,61 @@
+"""The verbs `env`: what they print, and their exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ci.__main__ import main
+from ci.environments.base import MANIFEST, BaseManifest
+from ci.environments.description import EnvironmentDescription
+from ci.records import to_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DESCRIPTION = EnvironmentDescription("mine", ">=3.11", ())
+
+
+@pytest.fixture
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A complete environment, with an empty list of files."""
+    path = tmp_path / f"mine-{DESCRIPTION.digest[:16]}"
+    path.mkdir()
+    (path / "files.sha256").write_text("")
+    digest = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    manifest = BaseManifest(DESCRIPTION, DESCRIPTION.digest, "3.12.1", {"torch": "2.9"}, "uv 0.9", 0.0, digest)
+    (path / MANIFEST).write_text(to_json(manifest))
+    os.utime(path / MANIFEST, (0, 0))
+    monkeypatch.setenv("HUB_TESTS_ENVIRONMENTS", str(tmp_path))
+    return path
+
+
+def test_ls_names_path_and_versions(environment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["env", "ls"]) == 0
+    assert capsys.readouterr().out.strip() == f"{environment}  Python 3.12.1  torch 2.9"
+    assert main(["env", "ls", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["digest"] == DESCRIPTION.digest
+
+
+def test_verify_ends_with_3_where_a_file_was_added(environment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["env", "verify"]) == 0
+    (environment / "sitecustomize.py").write_text("")
+    assert main(["env", "verify"]) == 3
+    assert "sitecustomize.py was added" in capsys.readouterr().out
+
+
+def test_prune_needs_an_age_and_can_only_look(environment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["env", "prune"]) == 2
+    assert main(["env", "prune", "--days", "30", "--dry-run"]) == 0
+    assert environment.exists()
+    assert main(["env", "prune", "--days", "30"]) == 0
+    assert not environment.exists()
+
+
+def test_build_finds_what_is_there(environment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.toml").write_text('name = "mine"\npython = ">=3.11"\nrequirements = []\n')
+    assert main(["env", "build", str(tmp_path / "mine.toml")]) == 0
+    assert capsys.readouterr().out.strip() == str(environment / "bin" / "python")

@@ -1,0 +1,90 @@
+"""From the options of a run to a subject that can be started, or to why its tests will fail."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ci.environments.prepare import prepared_subject
+from ci.errors import RequestError
+from ci.run_options import RunOptions
+from ci.settings import Settings
+from tests.ci.environments.conftest import DESCRIPTION
+from tests.ci.environments.wheels import write_subject
+
+if TYPE_CHECKING:
+    from ci.environments.base import BaseEnvironment
+
+
+@pytest.fixture
+def settings(base: BaseEnvironment, tmp_path: Path) -> Settings:
+    """Settings that find the stand-in's base environment."""
+    return Settings(tmp_path / "cache", environments=base.path.parent)
+
+
+@pytest.fixture
+def described(tmp_path: Path) -> str:
+    """The stand-in's description as a file."""
+    path = tmp_path / "standin.toml"
+    words = ", ".join(f'"{word}"' for word in DESCRIPTION.requirements)
+    path.write_text(
+        f'name = "standin"\npython = "{DESCRIPTION.python}"\nrequirements = [{words}]\n'
+        f'install = "editable"\nimport-test = "{DESCRIPTION.import_test}"\n'
+    )
+    return str(path)
+
+
+OPTIONS = RunOptions(subject="fast_llm", isolation="auto")
+
+
+def test_environment_and_source_become_interpreter_and_path(
+    base: BaseEnvironment, settings: Settings, described: str, tmp_path: Path
+) -> None:
+    checkout = write_subject(tmp_path / "checkout")
+    options = replace(OPTIONS, environment=described, subject_source=str(checkout))
+    with prepared_subject(options, settings, os.environ, tmp_path / "report", print) as prepared:
+        assert prepared.subject_python == base.python
+        assert (prepared.subject_path[0] / "standin").is_dir()
+        assert prepared.subject_failure is None
+    assert not prepared.subject_path[0].exists()
+    assert "standin" in (tmp_path / "report" / "logs" / "build.log").read_text()
+
+
+def test_a_build_that_fails_is_left_to_the_tests(settings: Settings, described: str, tmp_path: Path) -> None:
+    checkout = write_subject(tmp_path / "checkout")
+    (checkout / "setup.py").write_text("raise RuntimeError('will not build')\n")
+    options = replace(OPTIONS, environment=described, subject_source=str(checkout))
+    with prepared_subject(options, settings, os.environ, tmp_path / "report", print) as prepared:
+        assert "the subject's build failed: " in str(prepared.subject_failure)
+        assert "will not build" in str(prepared.subject_failure)
+
+
+def test_a_subject_of_this_package_is_imported_from_its_checkout(settings: Settings, tmp_path: Path) -> None:
+    options = replace(OPTIONS, subject="reference", subject_python=Path(sys.executable), subject_source=str(tmp_path))
+    with prepared_subject(options, settings, os.environ, tmp_path / "report", print) as prepared:
+        assert prepared.subject_path == (tmp_path,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"environment": "fast_llm", "subject_python": Path(sys.executable)}, "name one of them"),
+        ({"subject_source": "."}, "--subject-source needs --environment or --subject-python"),
+        ({"subject_source": "nowhere", "subject_python": Path(sys.executable)}, "not a directory"),
+        ({"environment": "unknown"}, "expected fast_llm, reference"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(
+    changes: dict[str, object], said: str, settings: Settings, tmp_path: Path
+) -> None:
+    options = replace(OPTIONS, **changes)  # type: ignore[arg-type]
+    with (
+        pytest.raises(RequestError, match=said),
+        prepared_subject(options, settings, os.environ, tmp_path / "report", print),
+    ):
+        pass

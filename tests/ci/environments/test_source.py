@@ -1,0 +1,91 @@
+"""A subject's code: from a directory with its commit, or cloned from an address without running anything of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ci.environments.source import fetch_source, is_git_address, read_commit, split_address
+from ci.errors import InfrastructureError, RequestError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+IDENTITY = {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b"}
+
+
+def git(checkout: Path, *words: str) -> str:
+    command = ["git", "-C", str(checkout), *words]
+    return subprocess.run(
+        command, env={**os.environ, **IDENTITY}, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+@pytest.fixture
+def origin(tmp_path: Path) -> Path:
+    """A repository with two commits."""
+    repository = tmp_path / "origin"
+    repository.mkdir()
+    git(repository, "init", "--quiet")
+    for content in ("one", "two"):
+        (repository / "file").write_text(content)
+        git(repository, "add", "file")
+        git(repository, "commit", "--quiet", "-m", content)
+    return repository
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("https://host/owner/name", ("https://host/owner/name", "")),
+        ("https://host/owner/name@abc", ("https://host/owner/name", "abc")),
+        ("git+https://user@host/owner/name.git@feature/x", ("https://user@host/owner/name.git", "feature/x")),
+    ],
+)
+def test_an_address_is_split_from_its_commit(source: str, expected: tuple[str, str]) -> None:
+    assert is_git_address(source)
+    assert split_address(source) == expected
+
+
+@pytest.mark.parametrize("source", ["ext::sh -c evil://x", "https://host/name@--upload-pack=evil"])
+def test_what_git_could_take_for_a_command_is_refused(source: str) -> None:
+    with pytest.raises(RequestError, match="expected an address"):
+        split_address(source)
+
+
+def test_an_address_mapped_to_a_local_clone_is_fetched_at_its_commit(origin: Path, tmp_path: Path) -> None:
+    first = git(origin, "rev-parse", "HEAD~1")
+    mapped = {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"url.file://{origin}.insteadOf",
+        "GIT_CONFIG_VALUE_0": "https://host/subject",
+    }
+    source = fetch_source(f"https://host/subject@{first}", tmp_path / "clone", {**os.environ, **mapped})
+    assert source.commit == first
+    assert (source.path / "file").read_text() == "one"
+
+
+def test_a_clone_runs_no_hook(origin: Path, tmp_path: Path) -> None:
+    template, mark = tmp_path / "template", tmp_path / "ran"
+    (template / "hooks").mkdir(parents=True)
+    hook = template / "hooks" / "post-checkout"
+    hook.write_text(f"#!/bin/sh\ntouch {mark}\n")
+    hook.chmod(0o755)
+    fetch_source(f"file://{origin}", tmp_path / "clone", {**os.environ, "GIT_TEMPLATE_DIR": str(template)})
+    assert not mark.exists()
+
+
+def test_a_missing_commit_is_named(origin: Path, tmp_path: Path) -> None:
+    with pytest.raises(InfrastructureError, match="nowhere"):
+        fetch_source(f"file://{origin}@nowhere", tmp_path / "clone", os.environ)
+
+
+def test_a_changed_checkout_says_so(origin: Path, tmp_path: Path) -> None:
+    head = git(origin, "rev-parse", "HEAD")
+    assert read_commit(origin, os.environ) == head
+    (origin / "file").write_text("changed")
+    assert read_commit(origin, os.environ) == f"{head}-dirty"
+    assert read_commit(tmp_path, os.environ) is None
