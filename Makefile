@@ -44,7 +44,7 @@ room: $(READY) ## the quick tests of one room: make room ROOM=hub
 demo: $(READY) ## the main job on a real model: the Hub when it answers, the stand-in otherwise
 	$(RUN)/python -m tests.standin.demo
 
-bench: $(READY) ## the figures of the README, as ratios
+bench: $(READY) ## the figures of docs/figures.md, as ratios
 	$(RUN)/python -m benchmarks
 
 clean: ## remove what the targets above made

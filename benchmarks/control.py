@@ -2,7 +2,7 @@
 
     python -m benchmarks.control --subject-python ENV/bin/python [--subject-path DIR] [--seeds N] [NAME …]
 
-The tiny models of the mutation benchmark, without a bug: each seed, model, dtype and variant that runs here is judged.
+The tiny models of the mutation benchmark, without a bug: each seed, model, dtype and variant that runs here is tested.
 Every failed verdict is a false alarm or a finding about the subject.
 """
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from ci.equivalence.verdict import Verdict
     from ci.subjects.base import Subject
 
-Judged = tuple[str, "Verdict"]
+NamedVerdict = tuple[str, "Verdict"]
 
 
-def judge_tiny_model(subject: Subject, name: str, seed: int, workdir: Path) -> Iterator[Judged]:
+def judge_tiny_model(subject: Subject, name: str, seed: int, workdir: Path) -> Iterator[NamedVerdict]:
     """Yield a label and the verdict for each dtype and variant of one tiny model."""
     experiment = Experiment(TINY_MODELS[name], workdir, seed=seed)
     converted = workdir / "converted"
@@ -45,7 +45,7 @@ def judge_tiny_model(subject: Subject, name: str, seed: int, workdir: Path) -> I
             )
 
 
-def make_figure(verdicts: list[Judged]) -> Figure:
+def make_figure(verdicts: list[NamedVerdict]) -> Figure:
     """Return the number of failed verdicts and how close the worst tensor came to its tolerance."""
     failed = sum(not verdict.passed for _, verdict in verdicts)
     used = max((verdict.worst.used for _, verdict in verdicts if verdict.worst), default=0.0)
@@ -54,7 +54,7 @@ def make_figure(verdicts: list[Judged]) -> Figure:
         failed,
         "≤",
         0,
-        how=f"{len(verdicts)} correct conversions judged, at most {used:.0%} of a tolerance used",
+        how=f"{len(verdicts)} correct conversions tested, at most {used:.0%} of a tolerance used",
     )
 
 
@@ -66,7 +66,7 @@ def main() -> int:
     parser.add_argument("--subject-path", type=Path, action="append", default=[])
     parser.add_argument("--seeds", type=int, default=8)
     options = parser.parse_args()
-    verdicts: list[Judged] = []
+    verdicts: list[NamedVerdict] = []
     with open_subject("fast_llm", python=options.subject_python, path=tuple(options.subject_path)) as subject:
         for seed in range(options.seeds):
             for name in options.names or TINY_MODELS:

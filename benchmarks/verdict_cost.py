@@ -49,12 +49,10 @@ def _measure(model: HubModel, layers: int, settings: Settings, scratch: Path) ->
     converted, forwards = scratch / "converted", scratch / "forwards.json"
     ReferenceSubject().convert(ConvertRequest(checkpoint.path, str(converted), model.checkpoint_format))
     arguments = [str(forwards), checkpoint.path, str(converted)]
-    judged, bare = _seconds("benchmarks._verdict", arguments), _seconds("benchmarks._bare", arguments)
+    ours, bare = _seconds("benchmarks._verdict", arguments), _seconds("benchmarks._bare", arguments)
     calls = sum(len(one["shapes"]) for one in json.loads(forwards.read_text()))
-    how = (
-        f"{model.name}, {layers} layers, {calls} forward passes: {judged:.1f} s against {bare:.1f} s of processor time"
-    )
-    return Figure("whole verdict ÷ bare forwards", judged / bare, "≤", 1.5, how=how)
+    how = f"{model.name}, {layers} layers, {calls} forward passes: {ours:.1f} s against {bare:.1f} s of processor time"
+    return Figure("whole verdict ÷ bare forwards", ours / bare, "≤", 1.5, how=how)
 
 
 def _seconds(module: str, arguments: list[str]) -> float:

@@ -97,5 +97,5 @@ def _to_rows(checkpoints: Mapping[str, Checkpoint]) -> list[dict[str, Any]]:
 
 
 def _read_error(row: Mapping[str, Any]) -> HubTestsError:
-    """Return the error of a model that could not be fetched; never one that blames the subject."""
+    """Return the error of a model that could not be fetched. It never blames the subject."""
     return (GatedError if row.get("gated") else InfrastructureError)(str(row["error"]))

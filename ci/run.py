@@ -211,6 +211,8 @@ def _check_suite() -> None:
 
 def _check_subject(options: RunOptions) -> None:
     """Raise RequestError if the subject is not there: a wrong path says nothing about a model."""
+    from ci.subjects.worker_process import find_program
+
     python = options.subject_python
     if python is None and options.subject_path:
         raise RequestError("--subject-path needs --subject-python: it adds to the import path of that interpreter")
@@ -225,6 +227,7 @@ def _check_subject(options: RunOptions) -> None:
     for path in options.subject_path:
         if not path.is_dir():
             raise RequestError(f"--subject-path {path}: not a directory; expected the subject's checkout")
+    find_program(options.subject_or_default(), options.subject_path)
 
 
 def _check_requested_models(results: FetchResults) -> None:

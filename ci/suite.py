@@ -269,7 +269,7 @@ def add_verdicts(evidence: Evidence, verdicts: tuple[Verdict, ...]) -> Evidence:
         failure_class=red[0].failure_class if red else None,
         diagnosis="; ".join(dict.fromkeys(v.diagnosis for v in red if v.diagnosis)),
         worst=max(worst, key=lambda measure: measure.used, default=None),
-        half=red[0].half if red else "",
+        half=red[0].component if red else "",
         layer=red[0].layer if red else None,
         operation=red[0].operation if red else "",
         heat=next((verdict.heat for verdict in red or verdicts if verdict.heat), None),

@@ -207,7 +207,7 @@ def test_the_classifiers_name_the_pythons_that_are_supported() -> None:
     assert named == set(workflow("ci.yml")["jobs"]["test"]["strategy"]["matrix"]["python"])
 
 
-def test_every_room_of_the_house_is_in_the_guide() -> None:
+def test_every_room_is_in_the_guide() -> None:
     told = set(re.findall(r"`((?:ci/|runner-setup/|tests/|benchmarks/)[\w/.]*)`", text("CONTRIBUTING.md")))
     assert not {path for path in told if not (ROOT / path).exists()}
     rooms = {f"ci/{path.parent.name}/" for path in (ROOT / "ci").glob("*/__init__.py")}

@@ -9,7 +9,7 @@ from benchmarks._figure import Figure
 
 
 def figures(jobs: int | None = None) -> list[Figure]:
-    """Inject every bug and judge a thousand correct conversions; print the Markdown table on stderr."""
+    """Inject every bug and test a thousand correct conversions; print the Markdown table on stderr."""
     from benchmarks.mutation.score import MutationOptions, run_mutation_score, to_markdown
 
     options = MutationOptions(jobs=jobs or os.cpu_count() or 1)
@@ -24,5 +24,5 @@ def figures(jobs: int | None = None) -> list[Figure]:
         ),
         Figure("correct component", score.attributed / caught, "≥", 0.95, how=f"{score.attributed} of {caught} caught"),
         Figure("false alarms", alarms, "=", 0, how=f"{clean} correct conversions"),
-        Figure("correct conversions judged", clean, "≥", 1000, how=f"{options.seeds} seeds"),
+        Figure("correct conversions tested", clean, "≥", 1000, how=f"{options.seeds} seeds"),
     ]

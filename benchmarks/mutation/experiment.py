@@ -76,7 +76,7 @@ class Experiment:
         self.model = HubModel(tiny_model.name, model_id, tiny_model.model_type, test_params=TestParams())
         self.hugging_face = HuggingFace()
         self.reference = ReferenceRun(
-            self.source, self.model.test_params, self.hugging_face, device, workdir / "truth", seed=seed
+            self.source, self.model.test_params, self.hugging_face, device, workdir / "reference", seed=seed
         )
         self._hf_traces: tuple[TraceReader, TraceReader] | None = None
 
@@ -124,7 +124,7 @@ class Experiment:
             caught_float32=not first.passed,
             caught_native_dtype=second is not None and not second.passed,
             located=red is not None and mutation.matches_location(red.tensor),
-            attributed_to=red.half if red else "",
+            attributed_to=red.component if red else "",
             diagnosis=red.diagnosis if red else "",
             rules=self._apply_rules(mutation, subject, converted),
         )

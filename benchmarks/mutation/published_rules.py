@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ci.equivalence.tolerances import SPECIFICATION_LIMITS
 from ci.subjects.trace_files import TraceReader
+from ci.tensor_names import LOGITS, is_block_level
 
 PROMPTS, LONG = 3, 490
 """Random prompts, and the length that the longest rule needs."""
@@ -29,18 +30,18 @@ class RuleTraces:
 
     def logits(self, length: int, rows: int = PROMPTS) -> tuple[Tensor, Tensor]:
         """Return float32 logits (rows, length, vocabulary) of both sides, Hugging Face first."""
-        theirs, ours = (trace.tensor("logits")[:rows, :length].float() for trace in self.long)
+        theirs, ours = (trace.tensor(LOGITS)[:rows, :length].float() for trace in self.long)
         return theirs, ours
 
     def greedy_logits(self) -> tuple[Tensor, Tensor]:
         """Return bfloat16 logits over prompts and their greedy continuation, as float32."""
-        theirs, ours = (trace.tensor("logits").float() for trace in self.greedy)
+        theirs, ours = (trace.tensor(LOGITS).float() for trace in self.greedy)
         return theirs, ours
 
 
 @dataclass(frozen=True)
 class Rule:
-    """The rule of a project: `passes` is true where it would have found nothing wrong."""
+    """The rule of a project: `passes` is true where it would have reported no failure."""
 
     name: str
     passes: Callable[[RuleTraces], bool]
@@ -92,7 +93,7 @@ def _all_close(length: int, rtol: float, atol: float) -> Callable[[RuleTraces], 
 def _compare_config(traces: RuleTraces) -> bool:
     """Apply Fast-LLM's CompareConfig to 100 tokens: hidden states except the last block's, final norm, logits."""
     theirs, ours = traces.long
-    blocks = [name for name in theirs if "." not in name.removeprefix("decoder.")]
+    blocks = [name for name in theirs if is_block_level(name)]
     return all(_within(theirs.tensor(name)[:, :100], ours.tensor(name)[:, :100]) for name in blocks)
 
 

@@ -39,7 +39,7 @@ class MutationOptions:
 
 @dataclass(frozen=True)
 class Control:
-    """A correct conversion that was judged. `used`: the share of its tolerance that the worst tensor used."""
+    """A correct conversion that was tested. `used`: the share of its tolerance that the worst tensor used."""
 
     tiny_model: str
     seed: int
@@ -81,7 +81,7 @@ class MutationScore:
 
     @property
     def false_alarms(self) -> tuple[Control, ...]:
-        """The correct conversions that were judged wrong."""
+        """The correct conversions that failed."""
         return tuple(control for control in self.controls if not control.passed)
 
 
@@ -106,7 +106,7 @@ def run_mutation_score(options: MutationOptions, *, progress: Callable[[str], No
             progress(f"{arguments[0]}: {len(answer[0])} bugs injected, part {arguments[1] + 1} of {CHUNKS}")
         else:
             controls += answer
-            progress(f"{arguments[0]}, seed {arguments[1]}: {len(answer)} correct conversions judged")
+            progress(f"{arguments[0]}, seed {arguments[1]}: {len(answer)} correct conversions tested")
     return MutationScore(tuple(results), tuple(controls), alarms, time.monotonic() - started)
 
 
@@ -130,7 +130,7 @@ def _sentences(score: MutationScore) -> list[str]:
     lines = [
         f"{real} injected bugs count; {len(score.results) - real} more do not change Hugging Face's logits.",
         f"Caught {caught}. Located in the correct layer and module: {located}. Correct component: {component}.",
-        f"{len(score.controls)} correct conversions judged: {len(score.false_alarms)} false alarms.",
+        f"{len(score.controls)} correct conversions tested: {len(score.false_alarms)} false alarms.",
         f"Their worst tensor used {used:.0%} of its tolerance.",
     ]
     return lines + [

@@ -73,7 +73,7 @@ def _split(rows: Tensor, count: int) -> Tensor:
 
 
 def _interleaved(rows: Tensor, heads: int) -> Tensor:
-    """Reorder (heads * D, …) from halves to pairs: rows i and i + D / 2 become neighbours."""
+    """Reorder (heads * D, …) from halves to pairs: rows i and i + D / 2 are neighbours."""
     by_head = rows.reshape(heads, 2, -1, *rows.shape[1:])
     return by_head.transpose(1, 2).reshape(rows.shape)
 

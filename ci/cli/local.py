@@ -87,6 +87,7 @@ def doctor(
         endpoint=settings.endpoint,
         offline=settings.offline,
         strict=strict,
+        environ=options.environ(call),
         python=str(python) if python else None,
     )
     diagnosis = run_doctor(request)

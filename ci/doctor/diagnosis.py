@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
@@ -65,7 +64,7 @@ def probe_host(request: DoctorRequest) -> HostState:
         store=read_store(request.store, request.job_user) if request.store else None,
         hub=hub,
         sandbox=None if request.isolation == "none" else read_sandbox(),
-        tools=read_tools(request.python, os.environ) if request.tools else None,
+        tools=read_tools(request.python, request.environ) if request.tools else None,
     )
 
 

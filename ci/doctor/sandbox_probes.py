@@ -95,8 +95,8 @@ def read_headers(python: str) -> ProbeAnswer:
     version, _, include = done.stdout.strip().partition(" ")
     if done.returncode or not include:
         return ProbeAnswer(False, f"{python} does not answer")
-    found = Path(include, "Python.h").is_file()
-    return ProbeAnswer(found, f"Python {version}" if found else f"Python {version}: no {include}/Python.h")
+    exists = Path(include, "Python.h").is_file()
+    return ProbeAnswer(exists, f"Python {version}" if exists else f"Python {version}: no {include}/Python.h")
 
 
 def _find_tool(names: tuple[str, ...], path: str | None) -> str:

@@ -97,8 +97,8 @@ def build_base(
     path = base_path(root, description)
     root.mkdir(parents=True, exist_ok=True)
     with _locked(root / f".{path.name}.lock"):
-        if (found := find_base(root, description)) is not None:
-            return found
+        if (existing := find_base(root, description)) is not None:
+            return existing
         _remove(path)
         try:
             installer.create(path, python or description.python, progress)
@@ -114,7 +114,7 @@ def verify_base(environment: BaseEnvironment) -> tuple[str, ...]:
     text = (environment.path / FILES).read_text(encoding="utf-8")
     if hashlib.sha256(text.encode()).hexdigest() != environment.manifest.files_sha256:
         return (f"{FILES} is not the one that was written",)
-    before, after = _by_name(text.splitlines()), _by_name(_file_lines(environment.path))
+    before, after = _by_name(text.splitlines()), _by_name(_iter_file_lines(environment.path))
     gone = [f"{name} is missing" for name in before.keys() - after.keys()]
     new = [f"{name} was added" for name in after.keys() - before.keys()]
     changed = [f"{name} was changed" for name in before.keys() & after.keys() if before[name] != after[name]]
@@ -150,8 +150,8 @@ def mark_used(environment: BaseEnvironment) -> None:
 
 def _complete(path: Path, description: EnvironmentDescription, installer: Installer) -> BaseEnvironment:
     """Write the list of files, then the manifest, and take all write permissions away."""
-    version, packages = _inventory(path)
-    text = "".join(f"{line}\n" for line in _file_lines(path))
+    version, packages = _read_packages(path)
+    text = "".join(f"{line}\n" for line in _iter_file_lines(path))
     (path / FILES).write_text(text, encoding="utf-8")
     digest = hashlib.sha256(text.encode()).hexdigest()
     manifest = BaseManifest(
@@ -164,8 +164,8 @@ def _complete(path: Path, description: EnvironmentDescription, installer: Instal
     return BaseEnvironment(path, manifest)
 
 
-def _inventory(path: Path) -> tuple[str, dict[str, str]]:
-    """Ask the new interpreter for its version and its packages: only trusted code has written into it."""
+def _read_packages(path: Path) -> tuple[str, dict[str, str]]:
+    """Ask the new interpreter for its version and packages. Only trusted code has written into it."""
     code = (
         "import importlib.metadata as m, json, platform;"
         "print(json.dumps([platform.python_version(), {d.name: d.version for d in m.distributions()}]))"
@@ -180,8 +180,8 @@ def _inventory(path: Path) -> tuple[str, dict[str, str]]:
     return version, dict(sorted(packages.items()))
 
 
-def _file_lines(path: Path) -> Iterator[str]:
-    """Say `digest  name` of every file and link below `path`, by name; our own two files are left out."""
+def _iter_file_lines(path: Path) -> Iterator[str]:
+    """Yield `digest  name` of every file and link below `path`, except our own two."""
     for directory, folders, names in os.walk(path):
         folders.sort()
         links = [name for name in folders if (Path(directory) / name).is_symlink()]

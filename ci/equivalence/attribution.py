@@ -1,4 +1,4 @@
-"""Which half is wrong, the conversion or the kernel: the independent evidence, and what follows from it.
+"""Which component is faulty, the conversion or the kernel: the independent evidence, and what follows from it.
 
 The evidence is the converted checkpoint itself, checked tensor by tensor and key by key, and forward passes over it by
 another implementation, the cross-check.
@@ -28,14 +28,17 @@ class AttributionEvidence:
 
 @dataclass(frozen=True)
 class FaultyComponent:
-    """The half that is wrong, and the evidence for it in plain words."""
+    """The faulty component, and the evidence for it in plain words."""
 
     name: str
     reason: str = ""
 
 
 def attribute(evidence: AttributionEvidence) -> FaultyComponent:
-    """Decide which half is wrong: the cross-check's forward counts most, then what the converted checkpoint holds."""
+    """Decide which component is faulty.
+
+    The cross-check's forward counts most, then what the converted checkpoint holds.
+    """
     wrong = [*(evidence.wrong_tensors or ()), *(evidence.wrong_keys or ())]
     if evidence.cross_check_agrees:
         reason = "the reference's forward over the same converted checkpoint equals Hugging Face's"

@@ -178,7 +178,7 @@ def build_sensitivity_verdict(results: Sequence[KeyResult]) -> Verdict:
         passed=not wrong,
         failure_class="config_mismatch" if wrong else None,
         diagnosis="; ".join(map(str, wrong)),
-        half="conversion" if wrong else "",
+        component="conversion" if wrong else "",
         coverage={f"config key {result.change.name}": result.outcome for result in results},
         figures={f"config_keys_{outcome.replace(' ', '_')}": float(count) for outcome, count in counts.items()},
         notes=tuple(str(result) for result in results if result.outcome == "refused"),

@@ -35,28 +35,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The parts of the sentence. `half` is the wrong one with its `reason`.
+    """The parts of the sentence. `component` is the faulty one.
 
     `measured` says that an error was measured, so that the tensor is named. How large it is, only the measures say:
     a second figure here, of another run or in another unit, would contradict the one of every table.
 
-    `others` are further locations that are wrong although their input was right.
+    `reason` is the evidence against it. `others` are further locations that are wrong although their input was right.
     """
 
     location: TensorLocation
     suspect: str
     measured: bool
-    half: str = ""
+    component: str = ""
     reason: str = ""
     others: tuple[TensorLocation, ...] = ()
 
     def __str__(self) -> str:
-        half = f" [{self.half}]" if self.half else ""
+        component = f" [{self.component}]" if self.component else ""
         reason = f"; {self.reason}" if self.reason else ""
         others = f"; also wrong on right input: {_group_by_operation(self.others)}" if self.others else ""
         tensor = self.location.tensor
         first = f"; first wrong tensor {tensor}" if self.measured else ""
-        return f"{self.location}{half}: {self.suspect}{first}{reason}{others}"
+        return f"{self.location}{component}: {self.suspect}{first}{reason}{others}"
 
 
 def _group_by_operation(locations: Sequence[TensorLocation]) -> str:

@@ -132,7 +132,7 @@ def build_gradient_verdict(measures: Sequence[Measure]) -> Verdict:
         diagnosis=f"backward pass: {first}{more}" if wrong else "",
         measures=tuple(sorted(measures, key=lambda measure: -measure.used)[:MAX_MEASURES]),
         worst=worst,
-        half="kernel" if wrong else "",
+        component="kernel" if wrong else "",
         figures={"gradients.used": worst.used, "gradients.ratio": worst.ratio or 0.0},
     )
 

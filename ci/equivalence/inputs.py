@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ci.models import TestParams
     from ci.subjects.base import DType
 
-TEXT = Path(__file__).with_name("text.txt")
+TEXT = Path(__file__).with_name("sample_text.txt")
 SEED = 20_260
 BATCH_TOKENS = 2048
 """A batch grows to this many tokens to go beyond a short window; a longer window gets a sequence of its own."""

@@ -75,7 +75,7 @@ class Judge:
     _passed: dict[tuple[DType, tuple[tuple[str, str], ...]], bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Run nothing yet."""
+        """Prepare the reference run; it starts with the first check."""
         self.reference = self.shared_reference or ReferenceRun(
             checkpoint=Path(self.inputs.hf_path),
             params=self.inputs.model.test_params,
@@ -86,12 +86,13 @@ class Judge:
 
     def check_forward(self, *, dtype: Literal["float32", "model"], variant: Mapping[str, str]) -> Verdict:
         """Compare the forward pass, in float32 or in the dtype that the model was published in."""
-        real: DType = "float32" if dtype == "float32" else self.reference.model_dtype
-        before = self.reference.costs.start_interval(), self.costs.start_interval()
+        run_dtype: DType = "float32" if dtype == "float32" else self.reference.model_dtype
+        reference_costs, subject_costs = self.reference.costs.start_interval(), self.costs.start_interval()
         with self._make_directory("traces-") as self._traces:
-            verdict = self._compare_forward(real, variant)
-        self._passed[real, tuple(sorted(variant.items()))] = verdict.passed
-        return replace(verdict, figures={**verdict.figures, **self._collect_costs(real, *before)})
+            verdict = self._compare_forward(run_dtype, variant)
+        self._passed[run_dtype, tuple(sorted(variant.items()))] = verdict.passed
+        costs = self._collect_costs(run_dtype, reference_costs, subject_costs)
+        return replace(verdict, figures={**verdict.figures, **costs})
 
     def check_round_trip(self, exported_path: str) -> Verdict:
         """Compare the exported checkpoint: tensors bit for bit, config, and its forward in stock Hugging Face."""
@@ -101,10 +102,10 @@ class Judge:
             keys = round_trip.compare_configs(before, after)
             tied = bool(before.get("tie_word_embeddings"))
             tensors = tuple(round_trip.compare_checkpoints(original, exported, tied=tied))
-            stock = build_verdict([self._compare_exported(exported)], coverage={})
-        except SubjectError as refused:
-            return Verdict(passed=False, failure_class="config_mismatch", diagnosis=str(refused), half="conversion")
-        return round_trip.build_round_trip_verdict(tensors, keys, stock)
+            forward = build_verdict([self._compare_exported(exported)], coverage={})
+        except SubjectError as error:
+            return Verdict(passed=False, failure_class="config_mismatch", diagnosis=str(error), component="conversion")
+        return round_trip.build_round_trip_verdict(tensors, keys, forward)
 
     def check_config_sensitivity(self) -> Verdict:
         """Change each config key: the subject's answer must move with Hugging Face's."""
@@ -247,12 +248,12 @@ class Judge:
     def _analyze_root_cause(self, results: list[CaseComparison], spec: ForwardSpec) -> RootCauseAnalysis:
         """Prepare the analysis of the first failed case."""
         failed = next(result for result in results if result.failed)
-        forced = (result for result in results if result.teacher_forced and result.case is failed.case)
+        teacher_forced = (result for result in results if result.teacher_forced and result.case is failed.case)
         passed_in_float32 = self._passed.get(("float32", tuple(sorted(spec.variant.items()))), False)
         return RootCauseAnalysis(
             reference=self.reference,
             failed=failed,
-            teacher_forced=next(forced, None),
+            teacher_forced=next(teacher_forced, None),
             spec=spec,
             cross_check=self.cross_check,
             formats=self._formats,

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ci.evidence import Measure
 
 INCOMPLETE = ("missing_tensor", "unexpected_tensor")
-"""A trace with these problems is not one of this model: it says nothing about either half."""
+"""A trace with these problems is not one of this model: it says nothing about conversion or kernel."""
 SIBLINGS = {KEY: VALUE, VALUE: KEY, NORM_1: NORM_2, NORM_2: NORM_1}
 """Operations of one shape that could be mistaken for each other."""
 
@@ -80,7 +80,7 @@ class RootCauseAnalysis:
     passed_in_float32: bool = False
 
     def diagnose(self) -> Diagnosis:
-        """Find where the error begins, the suspect, and which half is wrong."""
+        """Find where the error begins, the suspect, and the faulty component."""
         problem = next(iter(self.failed.diff.problems), None)
         if problem and problem.failure_class in INCOMPLETE:
             return Diagnosis(locate_tensor(problem.tensor), problem.message, measured=False)
@@ -100,7 +100,7 @@ class RootCauseAnalysis:
             location=location,
             suspect=suspect,
             measured=first is not None,
-            half=component.name,
+            component=component.name,
             reason=component.reason,
             others=tuple(map(locate_tensor, others)),
         )

@@ -80,21 +80,21 @@ class KeyChange:
         return f"{self.key} ({self.kind}): {self.before!r} became {self.after!r}"
 
 
-def build_round_trip_verdict(tensors: Sequence[TensorChange], keys: Sequence[KeyChange], stock: Verdict) -> Verdict:
+def build_round_trip_verdict(tensors: Sequence[TensorChange], keys: Sequence[KeyChange], exported: Verdict) -> Verdict:
     """Combine changed tensors, changed semantic keys, and the verdict on the exported checkpoint's own forward."""
     semantic = [change for change in keys if change.kind == "semantic"]
     wrong = [*(change.message for change in tensors), *map(str, semantic)]
     more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-    forward = "" if stock.passed else f"the exported checkpoint in stock Hugging Face: {stock.diagnosis}"
-    failure: FailureClass | None = "config_mismatch" if semantic else stock.failure_class
+    forward = "" if exported.passed else f"the exported checkpoint in stock Hugging Face: {exported.diagnosis}"
+    failure: FailureClass | None = "config_mismatch" if semantic else exported.failure_class
     counts = {"tensors_changed": float(len(tensors)), "semantic_keys_changed": float(len(semantic))}
     return replace(
-        stock,
-        passed=stock.passed and not wrong,
+        exported,
+        passed=exported.passed and not wrong,
         failure_class=tensors[0].failure_class if tensors else failure,
         diagnosis=f"conversion there and back: {wrong[0]}{more}" if wrong else forward,
-        half="conversion" if wrong or not stock.passed else "",
-        figures={**{f"round_trip.{key}": value for key, value in stock.figures.items()}, **counts},
+        component="conversion" if wrong or not exported.passed else "",
+        figures={**{f"round_trip.{key}": value for key, value in exported.figures.items()}, **counts},
         notes=tuple(f"config {change}" for change in keys if change.kind == "metadata"),
     )
 

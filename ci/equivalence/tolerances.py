@@ -22,7 +22,7 @@ from ci.tensor_names import ROUTER_LOGITS, TOP_EXPERTS
 # The tolerances.
 
 FLOAT32_TOLERANCE = 10.0
-"""Noise floors that pass in float32. Right implementations measure about 1, at most 1.4; the weakest planted bug 19."""
+"""Noise floors that pass in float32. Right implementations measure 1 to 1.4, the weakest injected bug 19."""
 NATIVE_DTYPE_TOLERANCE = 2.0
 """Noise floors that pass in bfloat16 and float16: FlashAttention's rule, at the level of a model.
 

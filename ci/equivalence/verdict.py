@@ -27,8 +27,8 @@ HEAT_ROWS, HEAT_COLUMNS = 66, 64
 class Verdict:
     """The result of one check. `worst` is the tensor closest to its limit, or farthest beyond it.
 
-    Where the check failed, `diagnosis` is one sentence that names layer, operation, suspect and half; `layer`,
-    `operation` and `half` are its parts, `tensor` the captured tensor that is wrong on right input. `figures` are
+    Where the check failed, `diagnosis` is one sentence that names layer, operation, suspect and component; `layer`,
+    `operation` and `component` are its parts, `tensor` the captured tensor that is wrong on right input. `figures` are
     dimensionless, but for seconds and bytes, which say so in their names.
     """
 
@@ -41,7 +41,7 @@ class Verdict:
     ran: Mapping[str, str] = field(default_factory=dict)
     figures: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    half: str = ""
+    component: str = ""
     layer: int | None = None
     operation: str = ""
     tensor: str = ""
@@ -105,7 +105,7 @@ def add_diagnosis(verdict: Verdict, diagnosis: Diagnosis) -> Verdict:
     return replace(
         verdict,
         diagnosis=str(diagnosis),
-        half=diagnosis.half,
+        component=diagnosis.component,
         layer=location.layer,
         operation=location.operation,
         tensor=location.tensor,

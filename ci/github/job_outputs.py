@@ -112,7 +112,7 @@ def write_run_files(plan: Plan, entry: str, checkpoint: Checkpoint, out: Path) -
     """Write `checkpoints.json` and `models.toml`, which pin `hub-tests run` to one planned and fetched entry."""
     planned = plan.entry(entry)
     if planned is None:
-        raise RequestError(f"'{entry}' is not in the plan")
+        raise RequestError(f"'{entry}' is not in the plan; the plan has {', '.join(e.name for e in plan.entries)}")
     out.mkdir(parents=True, exist_ok=True)
     model = {key: value for key, value in to_dict(planned.model).items() if value is not None and key != "name"}
     model |= {"revision": checkpoint.revision, "num_layers_to_keep": checkpoint.layers}

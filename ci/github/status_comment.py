@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 CommentKind = Literal["status", "reply"]
 MARKERS: dict[CommentKind, str] = {"status": "<!-- hub-tests:board -->", "reply": "<!-- hub-tests:answer -->"}
-"""The first line of each comment. Comments on GitHub have these texts: with others, they would not be found again."""
+"""The first line of each comment. Comments on GitHub have these texts: other texts would not match them."""
 
 KEPT_RUNS = 20
 MAX_STATE_CHARS = 12_000

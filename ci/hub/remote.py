@@ -1,4 +1,6 @@
-"""The only HTTP client of the Hub: pin a revision, list its files, read them whole or by range, with retries.
+"""The HTTP client of the Hub: pin a revision, list its files, read them whole or by range, with retries.
+
+Nothing else reads data from the Hub. (The doctor asks whether it answers.)
 
 The client uses huggingface_hub's session, so proxies and certificates are configured as usual. It follows redirects
 itself: the token goes to the Hub's origin only, and the signed CDN URL of a file is kept for later ranges of that

@@ -148,5 +148,6 @@ def check_range(response: Any, span: tuple[int, int], size: int, where: str) -> 
     content_range = headers.get("Content-Range", "")
     if status == 206 and content_range.replace(" ", "") != f"bytes{begin}-{end - 1}/{size}":
         raise InfrastructureError(
-            f"{where}: asked for bytes {begin}-{end - 1}/{size}, the server answered {content_range[:80]!r}"
+            f"{where}: asked for bytes {begin}-{end - 1}/{size}, the server answered {content_range[:80]!r}; "
+            "is a proxy changing the answer?"
         )

@@ -127,9 +127,10 @@ class Store:
         """Raise InfrastructureError unless `size` more bytes fit on the disk."""
         free = shutil.disk_usage(self.root).free
         if free < size + FREE_SPACE_MARGIN:
+            needed = (size + FREE_SPACE_MARGIN) / 1e9
             hint = "free some, or prune the store: hub-tests cache prune --max-size SIZE"
             raise InfrastructureError(
-                f"{self.root}: {size + FREE_SPACE_MARGIN:,} bytes needed, {free:,} free on this disk; {hint}"
+                f"{self.root}: {needed:.2f} GB needed, {free / 1e9:.2f} GB free on this disk; {hint}"
             )
 
     def claim_partial(self, key: CheckpointKey) -> PartialCheckpoint | None:

@@ -94,10 +94,8 @@ class Transfer:
             _write_at(handle, output.header, 0)
 
     def _download_and_hash(self, on_progress: Callable[[int, int], None]) -> dict[str, Digests]:
-        stream_pool, disk_pool = (
-            ThreadPoolExecutor(STREAMS, "hub-stream"),
-            ThreadPoolExecutor(HASH_WORKERS + 1, "hub-disk"),
-        )
+        stream_pool = ThreadPoolExecutor(STREAMS, "hub-stream")
+        disk_pool = ThreadPoolExecutor(HASH_WORKERS + 1, "hub-disk")
         syncing = disk_pool.submit(self._sync_loop)
         try:
             missing = [number for number in range(len(self._pieces)) if number not in self._complete]
@@ -151,11 +149,9 @@ class Transfer:
 
     def _hash_spans(self, output: OutputFile, spans: Sequence[tuple[int, int]]) -> list[str]:
         """Return the SHA-256 of each span [begin, end) in order, once its bytes are downloaded."""
-        handle, complete_offsets, ready = (
-            self._handles[output.name],
-            self._iter_complete_offsets(output),
-            len(output.header),
-        )
+        handle = self._handles[output.name]
+        complete_offsets = self._iter_complete_offsets(output)
+        ready = len(output.header)  # bytes from the file's start that are on disk
         buffer = memoryview(bytearray(BLOCK_SIZE))
         digests = []
         for at, end in spans:

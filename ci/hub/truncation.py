@@ -122,7 +122,7 @@ def _keep_letters(field: LayerField, layers: int) -> Edit:
 
 
 def _keep_repeats(field: LayerField, layers: int) -> Edit:
-    # `times` is any number that a stranger wrote: no pattern is repeated more often than there are layers.
+    # `times` is a number that anybody can write: no pattern is repeated more often than there are layers.
     patterns = ((pattern, min(times, layers)) for pattern, times in field.value if pattern)
     kinds = (kind for pattern, times in patterns for _ in range(times) for kind in pattern)
     return Replace(field.path, [[list(islice(kinds, layers)), 1]])

@@ -103,7 +103,7 @@ def parse_weight_map(text: bytes, repository: Repository, path: str, *, suffix: 
     for name, file in weight_map.items():
         where = f"{what}: tensor {name[:100]!r} is in {str(file)[:100]!r}"
         if not isinstance(file, str) or not is_safe_path(file) or not file.endswith(f".{suffix}"):
-            raise InfrastructureError(f"{where}, which is not a valid name of a .{suffix} file")
+            raise InfrastructureError(f"{where}, which is not a valid name of a .{suffix} file; report it to its owner")
         if file not in repository.files:
             raise InfrastructureError(f"{where}, which the repository lacks; report it to the owner of the model")
     return weight_map

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ci.report import wording
 from ci.report.escape import escape_html
+from ci.tensor_names import EMBEDDINGS, is_block_level, layer_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -49,7 +50,7 @@ class Scale:
 def draw_error_chart(measures: Sequence[Measure]) -> str:
     """Draw the error of each tensor, with noise floor and limit.
 
-    Tensors are in execution order, the scale is logarithmic.
+    Tensors are in execution order, the scale is logarithmic. The residual stream's line shows where an error began.
     """
     shown = list(measures[:TENSORS])
     scale = _choose_scale([value for m in shown for value in (m.error, m.limit, m.floor or 0.0)])
@@ -62,7 +63,7 @@ def draw_error_chart(measures: Sequence[Measure]) -> str:
     parts.append(_draw_line("limit", [(x, scale.y(m.limit)) for x, m in zip(xs, shown, strict=True) if m.limit]))
     parts.append(
         _draw_line(
-            "growth", [(x, scale.y(m.error)) for x, m in zip(xs, shown, strict=True) if _is_residual_stream(m.tensor)]
+            "growth", [(x, scale.y(m.error)) for x, m in zip(xs, shown, strict=True) if is_block_level(m.tensor)]
         )
     )
     parts += [_draw_point(x, scale.y(m.error), m) for x, m in zip(xs, shown, strict=True)]
@@ -139,18 +140,10 @@ def _name_layer(tensor: str) -> str:
 
     A tensor after the layers is in `out`; the embeddings before them have no label.
     """
-    parts = tensor.split(".")
-    if len(parts) > 1 and parts[0] == "decoder":
-        return f"L{parts[1]}"[:8]
-    return "" if tensor == "embeddings" else "out"
-
-
-def _is_residual_stream(tensor: str) -> bool:
-    """Return whether a tensor is on the residual stream.
-
-    Its error by layer shows where an error began.
-    """
-    return tensor in ("embeddings", "final_norm", "logits") or tensor.count(".") == 1
+    layer = layer_of(tensor)
+    if layer is not None:
+        return f"L{layer}"
+    return "" if tensor == EMBEDDINGS else "out"
 
 
 def _draw_line(kind: str, points: Sequence[tuple[float, float]]) -> str:

@@ -77,8 +77,8 @@ def _describe_reference_change(entry: str, cases: Sequence[CaseResult], baseline
         return ""
     if abs(before.reference - now.figures[FINGERPRINT]) <= FINGERPRINT_TOLERANCE:
         return ""
-    oracles = f"{before.oracle} on {before.date[:10]}, {now.coverage.get('oracle', '')} now"
-    return f"Hugging Face's own output changed for the same checkpoint and inputs ({oracles})"
+    references = f"{before.oracle} on {before.date[:10]}, {now.coverage.get('oracle', '')} now"
+    return f"Hugging Face's own output changed for the same checkpoint and inputs ({references})"
 
 
 def find_newest_commit(baseline: Baseline | None) -> str:

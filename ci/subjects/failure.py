@@ -7,7 +7,7 @@ import linecache
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from ci.errors import HubTestsError, InfrastructureError, NotOfferedError, RequestError, SubjectError, UnsupportedError
 
@@ -22,7 +22,6 @@ Failure = Literal[
     "request",
     "infrastructure",
 ]
-FAILURES: tuple[Failure, ...] = get_args(Failure)
 MAX_LINE = 600
 
 

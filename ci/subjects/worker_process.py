@@ -100,9 +100,11 @@ class WorkerLaunch:
     @property
     def program(self) -> Path:
         """The program to run: that of a checkout of this package where one is under test, else this package's own."""
-        checkouts = self.path if find_offer(self.subject).in_this_package else ()
-        programs = [entry.absolute() / WORKER_MAIN for entry in checkouts]
-        return next((program for program in programs if program.is_file()), Path(__file__).with_name(WORKER_MAIN.name))
+        return find_program(self.subject, self.path)
+
+    def __post_init__(self) -> None:
+        """Raise RequestError for a checkout whose program cannot be run."""
+        find_program(self.subject, self.path)
 
     def make_environment(self, home: Path) -> dict[str, str]:
         """Return all environment variables of the worker."""
@@ -222,6 +224,24 @@ class WorkerProcess:
             log.seek(max(self._log_start, size - LOG_TAIL_BYTES))
             lines = log.read().decode("utf-8", "replace").splitlines()
         return next((line for line in reversed(lines) if line.strip()), "")
+
+
+def find_program(subject: SubjectName, path: tuple[Path, ...]) -> Path:
+    """Return the program of the first checkout of this package in `path`, else this package's own.
+
+    Raises RequestError for a checkout without the program: with our own, today's code would pass as the checkout's.
+    """
+    for entry in path if find_offer(subject).in_this_package else ():
+        package = entry.absolute() / WORKER_MAIN.parts[0]
+        if package.is_dir():
+            program = entry.absolute() / WORKER_MAIN
+            if not program.is_file():
+                raise RequestError(
+                    f"--subject-path {entry}: its {package.name}/ has no worker program ({WORKER_MAIN}), "
+                    "so its code cannot be run; choose a commit that has this file"
+                )
+            return program
+    return Path(__file__).with_name(WORKER_MAIN.name)
 
 
 def _spawn(

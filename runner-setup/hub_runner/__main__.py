@@ -22,7 +22,7 @@ from hub_runner.slot_state import SlotStateFile
 if TYPE_CHECKING:
     from hub_runner.config import Config
 
-USAGE_ERROR: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+USAGE_ERROR: type[Exception] = next(base for base in typer.BadParameter.mro() if base.__name__ == "ClickException")
 """typer exports no common base of its errors, and newer versions bring a click of their own."""
 
 app = typer.Typer(name="hub-runner", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)

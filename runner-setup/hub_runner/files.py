@@ -39,7 +39,9 @@ def acquire_lock(path: Path, *, what: str, shared: bool = False, wait: bool = Fa
         file.seek(0)
         holder = file.read(100).strip()
         file.close()
-        raise InfrastructureError(f"{what} is taken by {holder or 'another process'} ({path})") from None
+        raise InfrastructureError(
+            f"{what} is taken by {holder or 'another process'} ({path}); try again later"
+        ) from None
     if not shared:
         file.truncate(0)
         file.write(f"pid {os.getpid()}")

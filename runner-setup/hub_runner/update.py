@@ -72,11 +72,11 @@ def fetch_newest_release(api: str, arch: str) -> Release:
     answer = json.loads(_download_bytes(f"{api}/repos/actions/runner/releases/latest", limit=CHUNK * 8))
     version = str(answer["tag_name"]).removeprefix("v")
     if not re.fullmatch(r"\d+\.\d+\.\d+", version):
-        raise InfrastructureError(f"the newest runner has the tag {version!r}, which is not a version")
+        raise InfrastructureError(f"the newest runner has the tag {version!r}, which is not a version; try again later")
     name = f"actions-runner-linux-{arch}-{version}.tar.gz"
     asset = next((each for each in answer["assets"] if each["name"] == name), None)
     if asset is None:
-        raise InfrastructureError(f"release {version} of the runner has no {name}")
+        raise InfrastructureError(f"release {version} of the runner has no {name}; try again later")
     digests = read_published_digests(asset, str(answer.get("body") or ""), arch)
     if len(digests) != 1:
         raise InfrastructureError(f"{name}: {len(digests)} different digests are published, expected one")

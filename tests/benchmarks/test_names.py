@@ -15,10 +15,10 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize("name", [*NAMES, *LONG])
 def test_a_name_is_a_module_with_figures(name: str) -> None:
-    found = find_spec(f"benchmarks.{name}")
-    assert found
-    assert found.origin
-    assert "\ndef figures(" in Path(found.origin).read_text(encoding="utf-8")
+    spec = find_spec(f"benchmarks.{name}")
+    assert spec
+    assert spec.origin
+    assert "\ndef figures(" in Path(spec.origin).read_text(encoding="utf-8")
 
 
 def test_what_the_documents_name_is_there() -> None:

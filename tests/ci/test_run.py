@@ -196,6 +196,10 @@ def test_a_run_that_is_terminated_with_its_whole_group_keeps_what_it_has_found(h
         (["--subject-path", "."], "--subject-path needs --subject-python"),
         (["--subject-python", sys.executable, "--subject-path", "gone"], "gone: not a directory"),
         (
+            ["--subject", "reference", "--subject-python", sys.executable, "--subject-path", "old"],
+            "/old: its ci/ has no worker program (ci/subjects/worker_main.py), so its code cannot be run",
+        ),
+        (
             ["--subject", "reference", "--checkpoints", "gone.json"],
             "gone.json: expected what `hub-tests fetch --json` printed",
         ),
@@ -213,6 +217,7 @@ def test_a_run_that_was_asked_for_wrongly_ends_before_it_begins(
 ) -> None:
     hub.add("stand-in/llama", repository("stand-in/llama"))
     (tmp_path / "models.toml").write_text(REGISTRY)
+    (tmp_path / "old/ci").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
     monkeypatch.setenv("HUB_TESTS_CACHE", str(tmp_path / "store"))

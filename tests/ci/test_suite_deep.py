@@ -120,7 +120,7 @@ def test_fast_llms_silent_defects_are_named(hub: HubServer, tmp_path: Path, fast
     assert code == 1, output
     assert evidence.failure_class == "config_mismatch"
     missed = [defect for defect in SILENT if defect not in evidence.diagnosis]
-    assert not missed, f"not found: {missed}; found: {evidence.diagnosis}; keys: {dict(evidence.coverage)}"
+    assert not missed, f"not named: {missed}; named: {evidence.diagnosis}; keys: {dict(evidence.coverage)}"
     assert evidence.diagnosis.count(";") == len(SILENT) - 1, f"more than the known defects: {evidence.diagnosis}"
 
 

@@ -196,12 +196,12 @@ def job_name(said: Mapping[str, Any]) -> str:
 
 def used() -> list[tuple[str, str]]:
     """Every upstream action that the workflows use, with its commit."""
-    found = {match for path in (ROOT / ".github").rglob("*.yml") for match in USES.findall(path.read_text("utf-8"))}
-    return sorted(found)
+    matches = {match for path in (ROOT / ".github").rglob("*.yml") for match in USES.findall(path.read_text("utf-8"))}
+    return sorted(matches)
 
 
 def stand_in(action: str, sha: str) -> str:
-    """act's word for: take our own action instead of upstream's."""
+    """act's option for using our own action instead of upstream's."""
     repository = "/".join(action.split("/")[:2])
     return f"{repository}@{sha}={HERE / 'actions' / repository.split('/')[1]}"
 

@@ -75,7 +75,7 @@ def references(node: Any) -> Iterator[str]:
 
 
 class Answers:
-    """Whole answers: the smallest value that the description allows, with the given facts laid over it."""
+    """Whole answers: the smallest value that the description allows, with the given facts in it."""
 
     def __init__(self, description: Mapping[str, Any]) -> None:
         self._description = description

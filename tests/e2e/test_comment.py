@@ -38,10 +38,10 @@ def test_a_writer_starts_a_run_and_reads_its_result(scene: Scene) -> None:
     assert outcome.jobs.keys() == {*jobs, "conclude"}, outcome.log
     assert set(outcome.jobs.values()) == {"success"}, outcome.log
     assert reactions(scene) == ["eyes", "rocket"]
-    board = scene.state.comment("board")
-    assert "Passed: 1 model" in board
-    assert scene.commits.head[:12] in board
-    state = read_state(board)
+    comment = scene.state.comment("board")
+    assert "Passed: 1 model" in comment
+    assert scene.commits.head[:12] in comment
+    state = read_state(comment)
     assert state.last is not None
     assert (state.runs, state.last.failed, state.last.sha) == ((), (), scene.commits.head)
     assert [(s["sha"], s["state"]) for s in scene.state.statuses] == [
@@ -77,14 +77,14 @@ def test_every_way_to_fail_has_its_own_label(scene: Scene) -> None:
         "test qwen2-05b": "success",
     }, outcome.log
     assert outcome.jobs["report"] == outcome.jobs["conclude"] == "failure"
-    board = scene.state.comment("board")
-    assert board.splitlines()[1].startswith("> **stale: head is now [eeeeeeeeeeee]")
-    assert "Failed: 3 of 4 models" in board
-    assert samples.ROTARY.split(":")[0].split(",")[0] in board
-    assert "`test_conversion[mistral]`" in board
+    comment = scene.state.comment("board")
+    assert comment.splitlines()[1].startswith("> **stale: head is now [eeeeeeeeeeee]")
+    assert "Failed: 3 of 4 models" in comment
+    assert samples.ROTARY.split(":")[0].split(",")[0] in comment
+    assert "`test_conversion[mistral]`" in comment
     for words in ("crash", "no result file"):
-        assert words in board
-    last = read_state(board).last
+        assert words in comment
+    last = read_state(comment).last
     assert last is not None
     assert last.failed == ("smollm2", "mistral", "mixtral")
     (check,) = scene.state.checks
@@ -112,9 +112,9 @@ def test_the_hub_is_down(scene: Scene, hub_server: HubServer) -> None:
         "report": "failure",
         "conclude": "failure",
     }, outcome.log
-    board = scene.state.comment("board")
-    assert "No answer for 1 of 1 model" in board
-    assert "infrastructure problem, not caused by this change" in board
+    comment = scene.state.comment("board")
+    assert "No answer for 1 of 1 model" in comment
+    assert "infrastructure problem, not caused by this change" in comment
     assert [s["state"] for s in scene.state.statuses] == ["pending", "error"]
 
 
@@ -181,10 +181,10 @@ def test_a_second_attempt_counts_and_the_first_one_stays_as_evidence(scene: Scen
         "hub-tests-smollm2.2",
         "report-of-hub-tests",
     }
-    board = scene.state.comment("board")
-    assert "Passed: 1 model" in board
-    assert "1 passed only on a later attempt" in board
-    assert re.search(rf"`{re.escape(forward)}` \| ✅ passed \(`?attempt`? 1: failed\)", board)
+    comment = scene.state.comment("board")
+    assert "Passed: 1 model" in comment
+    assert "1 passed only on a later attempt" in comment
+    assert re.search(rf"`{re.escape(forward)}` \| ✅ passed \(`?attempt`? 1: failed\)", comment)
     assert [s["state"] for s in scene.state.statuses] == ["pending", "failure", "pending", "success"]
 
 

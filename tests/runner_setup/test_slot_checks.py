@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from hub_runner.config import Config
     from hub_runner.layout import Layout
 
-STRANGER = 60799
+OTHER_UID = 60799
 
 
 def test_a_gpu_slot_asks_for_its_gpus_strictly_and_the_store_closed(config: Config, layout: Layout) -> None:
@@ -96,14 +96,14 @@ def test_an_unreadable_mark_is_no_mark(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 def test_a_process_of_the_slots_user_is_found_wherever_it_fled() -> None:
-    assert find_processes(STRANGER) == ()
-    sleeper = subprocess.Popen(["sleep", "60"], user=STRANGER, start_new_session=True)
+    assert find_processes(OTHER_UID) == ()
+    sleeper = subprocess.Popen(["sleep", "60"], user=OTHER_UID, start_new_session=True)
     try:
-        assert find_processes(STRANGER) == (f"pid {sleeper.pid} sleep",)
+        assert find_processes(OTHER_UID) == (f"pid {sleeper.pid} sleep",)
     finally:
         sleeper.kill()
         sleeper.wait()
-    assert find_processes(STRANGER) == ()
+    assert find_processes(OTHER_UID) == ()
 
 
 def test_a_process_that_is_dead_already_is_none(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def test_loads_without_missing_or_unexpected_keys(built: tuple[str, Path]) -> None:
     model, info = load(built[1])
-    assert {key: found for key, found in info.items() if found} == {}
+    assert {key: value for key, value in info.items() if value} == {}
     with torch.no_grad():
         output = model(TEXT, output_hidden_states=True)
     assert torch.isfinite(output.logits).all()

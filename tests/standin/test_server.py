@@ -1,4 +1,4 @@
-"""The stand-in speaks the Hub's protocol: held against the real huggingface_hub client, and on the raw wire."""
+"""The stand-in implements the Hub's protocol: tested with the real huggingface_hub client, and as raw bytes."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def test_continues_english_sensibly(trained_smollm2: Path, prompt: str, expected
     torch.set_num_threads(1)
     loaded = AutoModelForCausalLM.from_pretrained(trained_smollm2, dtype=torch.float32, output_loading_info=True)
     model, info = loaded
-    assert {key: found for key, found in info.items() if found} == {}
+    assert {key: value for key, value in info.items() if value} == {}
     tokenizer = AutoTokenizer.from_pretrained(trained_smollm2)
     ids = tokenizer(prompt, return_tensors="pt").input_ids
     continued = tokenizer.decode(model.generate(ids, max_new_tokens=4, do_sample=False)[0])

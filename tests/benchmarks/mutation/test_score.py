@@ -54,7 +54,7 @@ def test_the_table_counts_what_counts() -> None:
         "",
         "2 injected bugs count; 1 more do not change Hugging Face's logits.",
         "Caught 2. Located in the correct layer and module: 1 of 2 (50.0%). Correct component: 1 of 2 (50.0%).",
-        "3 correct conversions judged: 0 false alarms.",
+        "3 correct conversions tested: 0 false alarms.",
         "Their worst tensor used 25% of its tolerance.",
         "Of 6 correct conversions, theirs fails 2.",
     ]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can look with another user's eyes")
-STRANGER = "nobody"
+OTHER_USER = "nobody"
 
 
 @pytest.mark.parametrize(
@@ -92,20 +92,20 @@ def store() -> Iterator[Path]:
 
 @as_root
 def test_a_store_is_seen_with_the_jobs_users_eyes(store: Path) -> None:
-    assert probes.read_store(str(store), STRANGER).ok
+    assert probes.read_store(str(store), OTHER_USER).ok
     store.joinpath("weights").chmod(0o666)
-    assert "weights is writable" in probes.read_store(str(store), STRANGER).text
+    assert "weights is writable" in probes.read_store(str(store), OTHER_USER).text
     store.joinpath("weights").chmod(0o600)
-    assert not probes.read_store(str(store), STRANGER).ok
+    assert not probes.read_store(str(store), OTHER_USER).ok
     store.joinpath("weights").chmod(0o644)
     store.chmod(0o777)
-    assert not probes.read_store(str(store), STRANGER).ok
+    assert not probes.read_store(str(store), OTHER_USER).ok
 
 
 def test_a_store_that_nobody_can_judge_is_not_called_fine(store: Path) -> None:
     assert probes.read_store(str(store), None).ok is None
     assert probes.read_store(str(store), "no-such-user").ok is None
-    assert probes.read_store(str(store / "missing"), STRANGER).ok is False
+    assert probes.read_store(str(store / "missing"), OTHER_USER).ok is False
 
 
 @contextmanager
@@ -182,7 +182,7 @@ def test_a_command_has_a_time_limit() -> None:
         probes.run_command(["sleep", "60"], timeout=0.2)
 
 
-def test_a_hub_that_speaks_no_http_is_told() -> None:
+def test_a_hub_without_http_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer() -> None:

@@ -1,4 +1,4 @@
-"""One small model a session, with its truth measured once: judging is what costs."""
+"""One small model a session, with its reference run made once: running models is what costs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which half is wrong: independent evidence decides, and without any nothing is claimed."""
+"""Which component is faulty: independent evidence decides, and without any nothing is claimed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ci.equivalence.attribution import AttributionEvidence, attribute
 
 
 @pytest.mark.parametrize(
-    ("evidence", "half"),
+    ("evidence", "component"),
     [
         (AttributionEvidence(cross_check_agrees=True, wrong_tensors=()), attribution.KERNEL),
         (AttributionEvidence(cross_check_agrees=False), attribution.CONVERSION),
@@ -25,8 +25,8 @@ from ci.equivalence.attribution import AttributionEvidence, attribute
         (AttributionEvidence(), attribution.UNKNOWN),
     ],
 )
-def test_the_evidence_decides(evidence: AttributionEvidence, half: str) -> None:
-    assert attribute(evidence).name == half
+def test_the_evidence_decides(evidence: AttributionEvidence, component: str) -> None:
+    assert attribute(evidence).name == component
 
 
 def test_a_long_list_of_wrong_keys_is_shortened() -> None:

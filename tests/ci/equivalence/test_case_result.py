@@ -1,4 +1,4 @@
-"""Measures of one case: both limits hold alone, what is no number fails, the worst case speaks for a tensor."""
+"""Measures of one case: both limits hold alone, what is no number fails, a tensor has the measure of its worst case."""
 
 from __future__ import annotations
 

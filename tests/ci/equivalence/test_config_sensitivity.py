@@ -93,12 +93,12 @@ def result(name: str, outcome: KeyOutcome) -> KeyResult:
 
 def test_a_key_that_is_ignored_or_converted_to_something_else_fails_and_a_refusal_is_noted() -> None:
     right = build_sensitivity_verdict([result("a", "alike"), result("b", "refused"), result("c", "inert")])
-    assert (right.passed, right.failure_class, right.half, right.diagnosis) == (True, None, "", "")
+    assert (right.passed, right.failure_class, right.component, right.diagnosis) == (True, None, "", "")
     assert right.coverage == {"config key a": "alike", "config key b": "refused", "config key c": "inert"}
     assert right.notes == ("b: refused",)
     for kind, word in (("silently ignored", "is silently ignored"), ("differs", "is converted to something else")):
         wrong = build_sensitivity_verdict([result("a", "alike"), result("b", kind)])  # type: ignore[arg-type]
-        assert (wrong.passed, wrong.failure_class, wrong.half) == (False, "config_mismatch", "conversion")
+        assert (wrong.passed, wrong.failure_class, wrong.component) == (False, "config_mismatch", "conversion")
         assert wrong.diagnosis.startswith(f"b {word}")
 
 

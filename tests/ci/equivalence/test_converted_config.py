@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 
 def test_a_right_conversion_has_no_wrong_key(dense: Experiment, moe: Experiment) -> None:
-    for bench in (dense, moe):
-        assert find_wrong_keys(resolve_config(bench.source), read_fast_llm(bench.converted).architecture) == ()
+    for experiment in (dense, moe):
+        assert (
+            find_wrong_keys(resolve_config(experiment.source), read_fast_llm(experiment.converted).architecture) == ()
+        )
 
 
 def test_a_wrong_key_is_named_with_its_layer(dense: Experiment) -> None:

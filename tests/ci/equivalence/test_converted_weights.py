@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 Weights = dict[str, Any]
 
 
-def changed(bench: Experiment, target: Path, change: Callable[[Weights], object]) -> Path:
+def changed(experiment: Experiment, target: Path, change: Callable[[Weights], object]) -> Path:
     """A copy of the right conversion with changed tensors."""
-    shutil.copytree(bench.converted, target)
+    shutil.copytree(experiment.converted, target)
     file = next(target.glob("*.safetensors"))
     weights = load_file(file)
     change(weights)
@@ -30,8 +30,8 @@ def changed(bench: Experiment, target: Path, change: Callable[[Weights], object]
 
 
 def test_a_right_conversion_has_no_wrong_tensor(dense: Experiment, moe: Experiment) -> None:
-    for bench in (dense, moe):
-        assert find_wrong_tensors(bench.source, bench.converted) == []
+    for experiment in (dense, moe):
+        assert find_wrong_tensors(experiment.source, experiment.converted) == []
 
 
 def swap_halves(weights: Weights) -> None:

@@ -1,4 +1,4 @@
-"""One sentence: location, half, suspect, size, reason, and what else is wrong."""
+"""One sentence: location, component, suspect, size, reason, and what else is wrong."""
 
 from __future__ import annotations
 

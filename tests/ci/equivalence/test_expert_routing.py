@@ -32,10 +32,10 @@ def test_an_expert_chosen_twice_is_no_near_tie() -> None:
     assert float(flips.gap[0, 0]) == float("inf")
 
 
-@pytest.mark.parametrize("strange", [4, 99, -1])
-def test_an_expert_that_does_not_exist_is_no_near_tie(strange: int) -> None:
-    last = torch.tensor([[[0, 3], [0, 3]]]) if strange > 0 else torch.tensor([[[1, 0], [1, 0]]])
-    flips = expert_routing.find_flips(torch.where(last == last[0, 0, 1], strange, last), last, LOGITS, keep=KEEP)
+@pytest.mark.parametrize("unknown", [4, 99, -1])
+def test_an_expert_that_does_not_exist_is_no_near_tie(unknown: int) -> None:
+    last = torch.tensor([[[0, 3], [0, 3]]]) if unknown > 0 else torch.tensor([[[1, 0], [1, 0]]])
+    flips = expert_routing.find_flips(torch.where(last == last[0, 0, 1], unknown, last), last, LOGITS, keep=KEEP)
     assert flips.where.all()
     assert float(flips.gap.min()) == float("inf")
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from ci.subjects.base import TraceRequest, TraceResult
 
 
-def reference_run(bench: Experiment, hugging_face: HuggingFace, workdir: Path) -> ReferenceRun:
-    return ReferenceRun(bench.source, bench.model.test_params, hugging_face, "cpu", workdir / "truth")
+def reference_run(experiment: Experiment, hugging_face: HuggingFace, workdir: Path) -> ReferenceRun:
+    return ReferenceRun(experiment.source, experiment.model.test_params, hugging_face, "cpu", workdir / "reference")
 
 
 class WithoutChoices(HuggingFace):

@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 BUGS = {mutation.name: mutation for mutation in catalogue()}
 
 
-def check(bench: Experiment, name: str, *, dtype: str = "float32", path: Path | None = None) -> Verdict:
+def check(experiment: Experiment, name: str, *, dtype: str = "float32", path: Path | None = None) -> Verdict:
     subject = MutantSubject(BUGS[name])
-    converted = path or bench.converted
+    converted = path or experiment.converted
     if not subject.mutation.patches:
-        converted = bench.workdir / "wrong"
+        converted = experiment.workdir / "wrong"
         shutil.rmtree(converted, ignore_errors=True)
-        subject.convert(ConvertRequest(str(bench.source), str(converted), bench.tiny_model.model_type))
-    judge = bench.judge(subject, converted)
+        subject.convert(ConvertRequest(str(experiment.source), str(converted), experiment.tiny_model.model_type))
+    judge = experiment.judge(subject, converted)
     judge.check_forward(dtype="float32", variant={})
     return judge.check_forward(dtype="float32" if dtype == "float32" else "model", variant={})
 
@@ -66,7 +66,7 @@ def test_a_right_conversion_passes_and_its_figures_stay_visible(dense: Experimen
 
 
 @pytest.mark.parametrize(
-    ("name", "layer", "operation", "half", "words"),
+    ("name", "layer", "operation", "component", "words"),
     [
         ("gate and up swapped", 2, "MLP", "conversion", "it holds model.layers.2.mlp.up_proj.weight"),
         ("RoPE base times 1.5", 0, "query", "conversion", "rope theta is 15000.0"),
@@ -76,12 +76,12 @@ def test_a_right_conversion_passes_and_its_figures_stay_visible(dense: Experimen
     ],
 )
 def test_a_planted_bug_is_named(
-    dense: Experiment, name: str, layer: int | None, operation: str, half: str, words: str
+    dense: Experiment, name: str, layer: int | None, operation: str, component: str, words: str
 ) -> None:
     verdict = check(dense, name)
     assert not verdict.passed
-    assert (verdict.layer, verdict.operation, verdict.half) == (layer, operation, half)
-    first = f"layer {layer}, {operation} [{half}]: " if layer is not None else f"{operation} [{half}]: "
+    assert (verdict.layer, verdict.operation, verdict.component) == (layer, operation, component)
+    first = f"layer {layer}, {operation} [{component}]: " if layer is not None else f"{operation} [{component}]: "
     assert verdict.diagnosis.startswith(first)
     assert words in verdict.diagnosis
     assert "\n" not in verdict.diagnosis
@@ -90,13 +90,13 @@ def test_a_planted_bug_is_named(
 def test_what_only_low_precision_shows_is_called_a_cast(dense: Experiment) -> None:
     verdict = check(dense, "RoPE tables computed in low precision", dtype="model")
     assert not verdict.passed
-    assert verdict.half == "kernel"
+    assert verdict.component == "kernel"
     assert "bfloat16 only" in verdict.diagnosis
 
 
 def test_what_float32_shows_too_is_not_called_a_cast(dense: Experiment) -> None:
     verdict = check(dense, "gate and up swapped", dtype="model")
-    assert (verdict.passed, verdict.half, verdict.layer) == (False, "conversion", 2)
+    assert (verdict.passed, verdict.component, verdict.layer) == (False, "conversion", 2)
     assert "only" not in verdict.diagnosis
 
 
@@ -108,22 +108,23 @@ def test_experts_are_named(moe: Experiment) -> None:
 
 
 def test_without_a_cross_check_the_converted_checkpoint_itself_is_the_evidence(dense: Experiment) -> None:
-    for name, half in {"key and value swapped": "conversion", "softmax scaled by 1/sqrt(hidden)": "kernel"}.items():
+    bugs = {"key and value swapped": "conversion", "softmax scaled by 1/sqrt(hidden)": "kernel"}
+    for name, component in bugs.items():
         subject = MutantSubject(BUGS[name])
         converted = dense.workdir / "alone"
         shutil.rmtree(converted, ignore_errors=True)
         subject.convert(ConvertRequest(str(dense.source), str(converted), "llama"))
         judge = replace(dense.judge(subject, converted), cross_check=None)
-        assert judge.check_forward(dtype="float32", variant={}).half == half
+        assert judge.check_forward(dtype="float32", variant={}).component == component
 
 
-def test_the_reference_beside_the_subject_tells_the_halves_apart(dense: Experiment) -> None:
-    wrong = dense.workdir / "two halves"
+def test_the_reference_beside_the_subject_tells_conversion_and_kernel_apart(dense: Experiment) -> None:
+    wrong = dense.workdir / "faulty"
     MutantSubject(BUGS["gate and up swapped"]).convert(
         ConvertRequest(str(dense.source), str(wrong), dense.tiny_model.model_type)
     )
     kernel = MutantSubject(BUGS["norm ignores epsilon"])
-    for subject, path, half, because in (
+    for subject, path, component, because in (
         (
             kernel,
             dense.converted,
@@ -134,8 +135,8 @@ def test_the_reference_beside_the_subject_tells_the_halves_apart(dense: Experime
         (kernel, wrong, "conversion and kernel", "decoder.2.mlp.layer_1.weight does not hold model.layers.2.mlp.gate_"),
     ):
         verdict = dense.judge(subject, path).check_forward(dtype="float32", variant={})
-        assert verdict.half == half
-        assert f"[{half}]" in verdict.diagnosis
+        assert verdict.component == component
+        assert f"[{component}]" in verdict.diagnosis
         assert because in verdict.diagnosis
 
 
@@ -153,7 +154,7 @@ class WithKernelAxis(MutantSubject):
 def test_the_cross_check_runs_its_own_default_variant(dense: Experiment) -> None:
     subject = WithKernelAxis(BUGS["norm ignores epsilon"])
     verdict = dense.judge(subject, dense.converted).check_forward(dtype="float32", variant={"kernel": "flash"})
-    assert verdict.half == "kernel"
+    assert verdict.component == "kernel"
     assert "the reference's forward over the same converted checkpoint equals Hugging Face's" in verdict.diagnosis
 
 
@@ -187,7 +188,7 @@ def test_a_variant_that_did_not_run_is_never_a_pass(moe: Experiment) -> None:
 
 
 class VariantIgnorerWhenTeacherForced(ReferenceSubject):
-    """Runs what it is asked for, but not where its blocks are fed."""
+    """Runs what it is asked for, but not with teacher forcing."""
 
     def trace(self, request: TraceRequest) -> TraceResult:
         return super().trace(replace(request, variant={}) if request.feed else request)
@@ -284,7 +285,7 @@ class SilentlyIncomplete(ReferenceSubject):
 
 def test_a_capture_that_is_missing_without_a_word_fails(dense: Experiment) -> None:
     verdict = dense.judge(SilentlyIncomplete(), dense.converted).check_forward(dtype="float32", variant={})
-    assert (verdict.passed, verdict.failure_class, verdict.half) == (False, "missing_tensor", "")
+    assert (verdict.passed, verdict.failure_class, verdict.component) == (False, "missing_tensor", "")
     assert verdict.diagnosis == ("layer 0, norm before attention: decoder.0.norm_1 is missing from the subject's trace")
 
 
@@ -295,9 +296,9 @@ def test_traces_are_removed_even_when_the_subject_refuses(dense: Experiment) -> 
     assert not list(Path(judge.inputs.workdir).glob("traces-*"))
 
 
-def exported(bench: Experiment, name: str) -> Path:
-    target = bench.workdir / name
-    ReferenceSubject().export(ExportRequest(str(bench.converted), str(target), bench.tiny_model.model_type))
+def exported(experiment: Experiment, name: str) -> Path:
+    target = experiment.workdir / name
+    ReferenceSubject().export(ExportRequest(str(experiment.converted), str(target), experiment.tiny_model.model_type))
     return target
 
 

@@ -41,14 +41,14 @@ class CrossCheck(ReferenceSubject):
     """Another implementation."""
 
 
-def analysis(bench: Experiment, workdir: Path, runs: Runs, **changes: Any) -> RootCauseAnalysis:
-    spec = ForwardSpec(ReferenceSubject(), str(bench.converted), {"attention": "sdpa"})
-    base = RootCauseAnalysis(bench.reference, FAILED, None, spec, CrossCheck(), ("llama", "gpt"), runs, workdir)
+def analysis(experiment: Experiment, workdir: Path, runs: Runs, **changes: Any) -> RootCauseAnalysis:
+    spec = ForwardSpec(ReferenceSubject(), str(experiment.converted), {"attention": "sdpa"})
+    base = RootCauseAnalysis(experiment.reference, FAILED, None, spec, CrossCheck(), ("llama", "gpt"), runs, workdir)
     return replace(base, **changes)
 
 
 @pytest.mark.parametrize(
-    ("runs", "half"),
+    ("runs", "component"),
     [
         (Runs(cross_check=False), "kernel"),
         (Runs(cross_check=True, subject=False), "conversion"),
@@ -57,9 +57,11 @@ def analysis(bench: Experiment, workdir: Path, runs: Runs, **changes: Any) -> Ro
         (Runs(), "kernel"),
     ],
 )
-def test_other_runs_decide_which_half_is_wrong(dense: Experiment, tmp_path: Path, runs: Runs, half: str) -> None:
+def test_other_runs_decide_which_component_is_faulty(
+    dense: Experiment, tmp_path: Path, runs: Runs, component: str
+) -> None:
     diagnosis = analysis(dense, tmp_path, runs).diagnose()
-    assert str(diagnosis).startswith(f"output head [{half}]: logits is nan; ")
+    assert str(diagnosis).startswith(f"output head [{component}]: logits is nan; ")
     assert all(spec.variant == {} for spec in runs.specs), "each in its own default variant"
     assert not list(tmp_path.iterdir())
 
@@ -67,11 +69,11 @@ def test_other_runs_decide_which_half_is_wrong(dense: Experiment, tmp_path: Path
 def test_what_passed_in_float32_is_the_kernel_without_another_run(dense: Experiment, tmp_path: Path) -> None:
     runs = Runs()
     diagnosis = analysis(dense, tmp_path, runs, passed_in_float32=True).diagnose()
-    assert (diagnosis.half, diagnosis.reason) == ("kernel", "the same checkpoint is right in float32")
+    assert (diagnosis.component, diagnosis.reason) == ("kernel", "the same checkpoint is right in float32")
     assert not runs.specs
 
 
-def test_an_incomplete_trace_says_nothing_about_halves(dense: Experiment, tmp_path: Path) -> None:
+def test_an_incomplete_trace_says_nothing_about_components(dense: Experiment, tmp_path: Path) -> None:
     problem = TensorProblem("missing_tensor", "decoder.1.mlp", "decoder.1.mlp is missing")
     runs = Runs()
     diagnosis = analysis(dense, tmp_path, runs, failed=compared(1.0, diff={"problems": (problem,)})).diagnose()

@@ -136,6 +136,6 @@ def test_there_and_back_says_what_changed_before_how_the_export_runs() -> None:
         ([lost], [semantic], failed, "missing_tensor"),
     ):
         verdict = build_round_trip_verdict(tensors, config, stock)
-        assert (verdict.passed, verdict.failure_class, verdict.half) == (False, kind, "conversion")
+        assert (verdict.passed, verdict.failure_class, verdict.component) == (False, kind, "conversion")
         assert verdict.diagnosis
     assert "(and 1 more)" in build_round_trip_verdict([lost], [semantic], passed).diagnosis

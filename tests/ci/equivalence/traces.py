@@ -19,21 +19,21 @@ B, T, HIDDEN, EXPERTS, TOP, VOCABULARY = 2, 6, 8, 4, 2, 11
 
 
 def tensors(*, blocks: int = 2, moe: bool = False, seed: int = 0) -> Tensors:
-    """A model's captures in float64: what an oracle would write."""
+    """A model's captures in float64: what a float64 run would write."""
     generator = torch.Generator().manual_seed(seed)
 
     def drawn(*shape: int) -> torch.Tensor:
         return torch.randn(B, T, *shape, generator=generator, dtype=torch.float64)
 
-    found = {"embeddings": drawn(HIDDEN)}
+    tensors = {"embeddings": drawn(HIDDEN)}
     for i in range(blocks):
-        found |= {f"decoder.{i}.{name}": drawn(HIDDEN) for name in ("norm_1", "mixer.context", "mixer")}
+        tensors |= {f"decoder.{i}.{name}": drawn(HIDDEN) for name in ("norm_1", "mixer.context", "mixer")}
         if moe:
             logits = drawn(EXPERTS)
-            found[f"decoder.{i}.mlp.router_logits"] = logits
-            found[f"decoder.{i}.mlp.router_top_experts"] = logits.topk(TOP, dim=-1).indices
-        found |= {f"decoder.{i}.mlp": drawn(HIDDEN), f"decoder.{i}": drawn(HIDDEN)}
-    return found | {"final_norm": drawn(HIDDEN), "logits": drawn(VOCABULARY)}
+            tensors[f"decoder.{i}.mlp.router_logits"] = logits
+            tensors[f"decoder.{i}.mlp.router_top_experts"] = logits.topk(TOP, dim=-1).indices
+        tensors |= {f"decoder.{i}.mlp": drawn(HIDDEN), f"decoder.{i}": drawn(HIDDEN)}
+    return tensors | {"final_norm": drawn(HIDDEN), "logits": drawn(VOCABULARY)}
 
 
 def noisy(right: Tensors, *, noise: float = 1e-7, seed: int = 1) -> Tensors:
@@ -47,10 +47,10 @@ def noisy(right: Tensors, *, noise: float = 1e-7, seed: int = 1) -> Tensors:
     }
 
 
-def trace(path: Path, found: Tensors, *, dtype: DType = "float32", not_captured: tuple[str, ...] = ()) -> TraceReader:
-    """Write `found` as a trace directory and open it."""
+def trace(path: Path, tensors: Tensors, *, dtype: DType = "float32", not_captured: tuple[str, ...] = ()) -> TraceReader:
+    """Write `tensors` as a trace directory and open it."""
     writer = TraceWriter(path)
-    for scope in dict.fromkeys(map(scope_of, found)):
-        writer.write_scope(scope, {name: tensor for name, tensor in found.items() if scope_of(name) == scope})
+    for scope in dict.fromkeys(map(scope_of, tensors)):
+        writer.write_scope(scope, {name: tensor for name, tensor in tensors.items() if scope_of(name) == scope})
     writer.finish(ran={}, dtype=dtype, device="cpu", seconds=0.0, not_captured=not_captured)
     return TraceReader(path)

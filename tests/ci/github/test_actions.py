@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 def runner_reads(text: str) -> dict[str, str]:
     """Outputs as the runner's FileCommandManager reads them: heredocs only, lines end with a newline."""
-    found, lines = {}, iter(text.split("\n"))
+    outputs, lines = {}, iter(text.split("\n"))
     for line in lines:
         if not line:
             continue
@@ -42,8 +42,8 @@ def runner_reads(text: str) -> dict[str, str]:
             value.append(inner)
         else:
             raise AssertionError(f"the value of {name} does not end")
-        found[name] = "\n".join(value)
-    return found
+        outputs[name] = "\n".join(value)
+    return outputs
 
 
 @given(st.dictionaries(st.from_regex(r"[a-z][a-z-]{0,10}", fullmatch=True), st.text(st.characters(codec="utf-8"))))

@@ -23,17 +23,17 @@ def test_inputs_that_are_none(text: str, said: str) -> None:
 
 
 def test_inputs_of_other_matters_are_passed_over_and_variables_fill_in() -> None:
-    found = read_inputs('{"runner": "[]", "subject": "", "models": null}', {"subject": "reference"})
-    assert (found.subject, found.models) == ("reference", ())
+    inputs = read_inputs('{"runner": "[]", "subject": "", "models": null}', {"subject": "reference"})
+    assert (inputs.subject, inputs.models) == ("reference", ())
     assert read_inputs("null").subject == "fast_llm"
 
 
 def test_the_environment() -> None:
-    found = read_context(
+    inputs = read_context(
         {"HUB_TESTS_ALLOWED": " ann, bob\ncarl ", "GITHUB_SERVER_URL": "https://ghe/", "GITHUB_TOKEN": "t"}
     )
-    assert found.allowed_logins == ("ann", "bob", "carl")
-    assert (found.server_url, found.run_url, found.output_path) == ("https://ghe", "", None)
-    assert "'t'" not in repr(found)
+    assert inputs.allowed_logins == ("ann", "bob", "carl")
+    assert (inputs.server_url, inputs.run_url, inputs.output_path) == ("https://ghe", "", None)
+    assert "'t'" not in repr(inputs)
     with pytest.raises(RequestError, match="GITHUB_RUN_ID: expected a number"):
         read_context({"GITHUB_RUN_ID": "x"})

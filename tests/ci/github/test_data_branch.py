@@ -23,8 +23,8 @@ def test_lines_are_appended_and_nothing_else_changes(client: Client, state: Stat
     data_branch.append_lines(client, "data", {"history/a.jsonl": "1\n", "other/b": "x"}, "first")
     data_branch.append_lines(client, "data", {"history/a.jsonl": "2\n", "history/c.jsonl": "3\n"}, "second")
     assert state.files("data") == {"history/a.jsonl": "1\n2\n", "history/c.jsonl": "3\n", "other/b": "x"}
-    found = data_branch.read_files(client, "data", "history", suffix=".jsonl")
-    assert found == {"history/a.jsonl": "1\n2\n", "history/c.jsonl": "3\n"}
+    files = data_branch.read_files(client, "data", "history", suffix=".jsonl")
+    assert files == {"history/a.jsonl": "1\n2\n", "history/c.jsonl": "3\n"}
     assert list(data_branch.read_files(client, "data", "history", newest=1)) == ["history/c.jsonl"]
 
 

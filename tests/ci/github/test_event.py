@@ -41,15 +41,15 @@ def test_a_comment_on_a_pull_request() -> None:
 def test_a_comment_on_an_issue() -> None:
     payload = events.comment("x")
     del payload["issue"]["pull_request"]
-    found = parse_event("issue_comment", packed(payload))
-    assert isinstance(found, CommentEvent)
-    assert not found.is_pull_request
+    event = parse_event("issue_comment", packed(payload))
+    assert isinstance(event, CommentEvent)
+    assert not event.is_pull_request
 
 
 def test_a_dispatch_and_a_tick() -> None:
-    found = parse_event("workflow_dispatch", packed(events.dispatch(models="mixtral")))
-    assert isinstance(found, DispatchEvent)
-    assert (found.ref, found.login, dict(found.inputs)) == ("refs/heads/main", "alice", {"models": "mixtral"})
+    event = parse_event("workflow_dispatch", packed(events.dispatch(models="mixtral")))
+    assert isinstance(event, DispatchEvent)
+    assert (event.ref, event.login, dict(event.inputs)) == ("refs/heads/main", "alice", {"models": "mixtral"})
     assert parse_event("workflow_dispatch", packed(events.recorded("workflow_dispatch") | {"inputs": None}))
     tick = parse_event("schedule", packed(events.schedule()))
     assert tick == ScheduleEvent("octo-org/framework", "main", "43 2 * * *")

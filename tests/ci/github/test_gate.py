@@ -51,11 +51,11 @@ def test_what_is_heard_even_if_it_cannot_be_read() -> None:
     ],
 )
 def test_only_writers_start(role: Role, allowed: bool) -> None:
-    found = decide_on("/run-hub-tests", facts=GitHubFacts(role, PULL))
-    assert (found.decision == "run") is allowed
+    decision = decide_on("/run-hub-tests", facts=GitHubFacts(role, PULL))
+    assert (decision.decision == "run") is allowed
     if not allowed:
-        assert found.answer.startswith(f"`alice` cannot start hub-tests: the role here is `{role.name}`")
-        assert (found.decision, found.reaction, found.sha) == ("refused", "confused", "")
+        assert decision.answer.startswith(f"`alice` cannot start hub-tests: the role here is `{role.name}`")
+        assert (decision.decision, decision.reaction, decision.sha) == ("refused", "confused", "")
 
 
 @pytest.mark.parametrize("body", ["help", "cancel", "--plan", "--nonsense"])
@@ -74,8 +74,8 @@ def test_an_allow_list_narrows_and_never_widens() -> None:
 
 
 def test_a_branch_of_the_repository_is_fixed_to_its_head() -> None:
-    found = decide_on("/run-hub-tests mixtral qwen2-* --layers auto")
-    assert found == GateDecision(
+    decision = decide_on("/run-hub-tests mixtral qwen2-* --layers auto")
+    assert decision == GateDecision(
         "run",
         f"alice may start mixtral, qwen2-05b, qwen2-7b at {HEAD}",
         reaction="rocket",
@@ -101,9 +101,9 @@ def test_a_fork_runs_only_at_the_commit_that_was_named(pull: PullRequest) -> Non
 
 @pytest.mark.parametrize("pull", [PULL, FORK])
 def test_a_commit_that_is_not_the_head_is_refused_with_the_line_to_paste(pull: PullRequest) -> None:
-    found = decide_on(f"/run-hub-tests --sha {OLD}", facts=GitHubFacts(WRITE, pull))
-    assert found.decision == "refused"
-    assert f"```text\n/run-hub-tests --sha {HEAD}\n```" in found.answer
+    decision = decide_on(f"/run-hub-tests --sha {OLD}", facts=GitHubFacts(WRITE, pull))
+    assert decision.decision == "refused"
+    assert f"```text\n/run-hub-tests --sha {HEAD}\n```" in decision.answer
 
 
 def test_a_closed_pull_request() -> None:
@@ -113,9 +113,9 @@ def test_a_closed_pull_request() -> None:
 def test_the_same_again_is_answered_with_a_link() -> None:
     running = StartedRun(55, 1, HEAD, ("qwen2-05b", "mixtral"))
     facts = GitHubFacts(WRITE, PULL, active_runs=(running,))
-    found = decide_on("/run-hub-tests mixtral qwen2-05b", facts=facts)
-    assert (found.decision, found.sha) == ("answered", "")
-    assert "[run 55](https://github.com/o/r/actions/runs/55)" in found.answer
+    decision = decide_on("/run-hub-tests mixtral qwen2-05b", facts=facts)
+    assert (decision.decision, decision.sha) == ("answered", "")
+    assert "[run 55](https://github.com/o/r/actions/runs/55)" in decision.answer
     for other in ("mixtral", "mixtral qwen2-05b --layers 3"):
         assert decide_on(f"/run-hub-tests {other}", facts=facts).decision == "run"
     moved = GitHubFacts(WRITE, replace(PULL, head_sha=OLD), active_runs=(running,))
@@ -123,14 +123,14 @@ def test_the_same_again_is_answered_with_a_link() -> None:
 
 
 def test_the_same_comment_twice() -> None:
-    found = ignore_second_start(decide_on("/run-hub-tests"))
-    assert (found.decision, found.sha, found.models) == ("ignored", "", ())
+    decision = ignore_second_start(decide_on("/run-hub-tests"))
+    assert (decision.decision, decision.sha, decision.models) == ("ignored", "", ())
 
 
 def test_failed_repeats_the_last_failures() -> None:
     last = LastResult(5, OLD, ("mixtral", "mistral"), ("mistral",))
-    found = decide_on("/run-hub-tests --failed", facts=GitHubFacts(WRITE, PULL, state=CommentState(last=last)))
-    assert (found.decision, found.models, found.sha) == ("run", ("mistral",), HEAD)
+    decision = decide_on("/run-hub-tests --failed", facts=GitHubFacts(WRITE, PULL, state=CommentState(last=last)))
+    assert (decision.decision, decision.models, decision.sha) == ("run", ("mistral",), HEAD)
     deep = GitHubFacts(WRITE, PULL, state=CommentState(last=replace(last, layers=4)))
     assert decide_on("/run-hub-tests --failed", facts=deep).layers == 4
     assert decide_on("/run-hub-tests --failed --layers auto", facts=deep).layers == "auto"
@@ -144,8 +144,8 @@ def test_failed_repeats_the_last_failures() -> None:
 
 
 def test_cancel() -> None:
-    found = decide_on(
+    decision = decide_on(
         "/run-hub-tests cancel", facts=GitHubFacts(WRITE, PULL, active_runs=(StartedRun(5, 1, HEAD, ("mixtral",)),))
     )
-    assert (found.decision, found.cancel) == ("cancel", (5,))
+    assert (decision.decision, decision.cancel) == ("cancel", (5,))
     assert "Nothing is running" in decide_on("/run-hub-tests cancel").answer

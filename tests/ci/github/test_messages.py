@@ -20,12 +20,12 @@ def test_a_plan_starts_nothing_and_estimates_from_history() -> None:
     plan = samples.plan_of("smollm2", subject="reference")
     history = samples.nights(plan, {}, {})
     known = {name: tuple(replace(r, seconds=180.0) for r in records) for name, records in history.records.items()}
-    found = decide_on("/run-hub-tests smollm2 mixtral --plan", baseline=replace(history, records=known))
-    assert (found.decision, found.sha) == ("answered", "")
-    assert found.answer.startswith("2 entries, about 6 GPU minutes by the last nights. Nothing was started.")
-    assert "| `smollm2` | `HuggingFaceTB/SmolLM2-135M` | 2 | 7 | 3.0 |" in found.answer
-    assert "| `mixtral` | `mistralai/Mixtral-8x7B-v0.1` | 2 | 9 | no history |" in found.answer
-    assert "`/run-hub-tests smollm2 mixtral`" in found.answer
+    decision = decide_on("/run-hub-tests smollm2 mixtral --plan", baseline=replace(history, records=known))
+    assert (decision.decision, decision.sha) == ("answered", "")
+    assert decision.answer.startswith("2 entries, about 6 GPU minutes by the last nights. Nothing was started.")
+    assert "| `smollm2` | `HuggingFaceTB/SmolLM2-135M` | 2 | 7 | 3.0 |" in decision.answer
+    assert "| `mixtral` | `mistralai/Mixtral-8x7B-v0.1` | 2 | 9 | no history |" in decision.answer
+    assert "`/run-hub-tests smollm2 mixtral`" in decision.answer
     assert "no history to estimate from" in decide_on("/run-hub-tests --plan").answer
     assert decide_on("/run-hub-tests --plan", facts=GitHubFacts(WRITE, FORK)).decision == "answered"
 
@@ -41,10 +41,10 @@ def test_a_plan_starts_nothing_and_estimates_from_history() -> None:
     ],
 )
 def test_what_cannot_be_done_is_answered_with_the_list(body: str, words: str) -> None:
-    found = decide_on(f"/run-hub-tests {body}")
-    assert (found.decision, found.reaction) == ("refused", "confused")
-    assert words in found.answer
-    assert "```text\n/run-hub-tests [MODEL" in found.answer
+    decision = decide_on(f"/run-hub-tests {body}")
+    assert (decision.decision, decision.reaction) == ("refused", "confused")
+    assert words in decision.answer
+    assert "```text\n/run-hub-tests [MODEL" in decision.answer
 
 
 def test_an_answer_never_pings_anybody() -> None:
@@ -55,9 +55,9 @@ def test_an_answer_never_pings_anybody() -> None:
 
 
 def test_help_lists_groups_and_models() -> None:
-    found = decide_on("/run-hub-tests help")
-    assert (found.decision, found.reaction) == ("answered", "+1")
-    assert "| `@moe` | `mixtral` |" in found.answer
+    decision = decide_on("/run-hub-tests help")
+    assert (decision.decision, decision.reaction) == ("answered", "+1")
+    assert "| `@moe` | `mixtral` |" in decision.answer
 
 
 def test_answers_about_the_largest_registry_fit_into_a_comment() -> None:
@@ -65,11 +65,11 @@ def test_answers_about_the_largest_registry_fit_into_a_comment() -> None:
     names = [f"{'m' * 59}-{n:03d}" for n in range(256)]
     models = {name: HubModel(name, f"org/{'i' * 91}", "llama", groups=("default", *groups)) for name in names}
     for body in ("help", "--plan", "--plan nonesuch", "nonesuch", ""):
-        found = decide(
+        decision = decide(
             GateInput(
                 comment_event(f"/run-hub-tests {body}"), GitHubFacts(WRITE, PULL), models, RepoSettings(), Baseline()
             )
         )
-        assert len(found.answer) < 65_000, body
+        assert len(decision.answer) < 65_000, body
     started = messages.format_running(HEAD, names, "alice", run_url="https://x/1", waiting=messages.say_no_runner([]))
     assert len(started) < 65_000 - MAX_STATE_CHARS

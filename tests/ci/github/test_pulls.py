@@ -38,17 +38,17 @@ def test_somebody_github_does_not_know_has_no_role(client: Client, github: Contr
 
 def test_a_pull_request(client: Client, state: State) -> None:
     state.pulls[3] = {"state": "closed", "sha": SHA, "repository": "mallory/framework"}
-    found = pulls.get_pull_request(client, 3)
-    assert found == PullRequest(3, False, SHA, "mallory/framework", state.repository)
-    assert found.is_fork
+    result = pulls.get_pull_request(client, 3)
+    assert result == PullRequest(3, False, SHA, "mallory/framework", state.repository)
+    assert result.is_fork
 
 
 def test_a_pull_request_of_a_deleted_fork() -> None:
     """GitHub then answers null, which its own description does not know."""
     with FakeGitHub() as bare, Client(ApiSettings(bare.state.repository, TOKEN, bare.url)) as client:
         bare.state.pulls[3] = {"state": "open", "sha": SHA, "repository": None}
-        found = pulls.get_pull_request(client, 3)
-    assert (found.head_repository, found.is_fork) == (None, True)
+        result = pulls.get_pull_request(client, 3)
+    assert (result.head_repository, result.is_fork) == (None, True)
 
 
 def test_only_the_first_reaction_is_the_first(client: Client) -> None:
@@ -76,9 +76,9 @@ def test_our_comment_is_found_behind_a_hundred_others(client: Client, state: Sta
     for number in range(150):
         state.comments.append({"id": number + 1, "issue": 7, "user": "ann", "body": "me too"})
     state.comments.append({"id": 500, "issue": 7, "user": BOT, "body": MARKERS["status"] + "\r\nx"})
-    found = pulls.find_comment(client, 7, "status", bot=BOT)
-    assert found is not None
-    assert found.id == 500
+    result = pulls.find_comment(client, 7, "status", bot=BOT)
+    assert result is not None
+    assert result.id == 500
 
 
 def test_a_comment_that_was_deleted_is_written_anew(client: Client, state: State) -> None:

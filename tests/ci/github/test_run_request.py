@@ -43,8 +43,8 @@ def test_a_comment_through_the_gate() -> None:
         "subject-ref": HEAD,
         "subject": "reference",
     }
-    found = asked("issue_comment", events.comment("/run-hub-tests"), **gated)
-    assert found == RunRequest(
+    request = asked("issue_comment", events.comment("/run-hub-tests"), **gated)
+    assert request == RunRequest(
         "issue_comment",
         ("mixtral", "mistral"),
         layers="auto",
@@ -59,7 +59,7 @@ def test_a_comment_through_the_gate() -> None:
         run_id=777,
         run_url="https://github.com/octo-org/framework/actions/runs/777",
     )
-    assert choose_scope(found) == "pull-requests"
+    assert choose_scope(request) == "pull-requests"
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,8 @@ def test_a_tick_and_a_dispatch() -> None:
         "main",
     )
     inputs = {"models": "@moe", "layers": "3", "deep": "true", "pull-request": "0", "subject-repository": "a/b"}
-    found = asked("workflow_dispatch", events.dispatch(), **inputs)
-    assert (found.models, found.layers, found.deep, found.subject_repository) == (("@moe",), 3, True, "a/b")
+    request = asked("workflow_dispatch", events.dispatch(), **inputs)
+    assert (request.models, request.layers, request.deep, request.subject_repository) == (("@moe",), 3, True, "a/b")
 
 
 def test_a_pull_request_by_hand_could_poison_the_caches_that_a_night_reads() -> None:

@@ -59,10 +59,10 @@ def test_a_state_too_large_forgets_the_oldest_runs_first() -> None:
     state = CommentState(tuple(replace(RUN, run_id=n, models=names) for n, names in enumerate(many)), LAST)
     body = format_status_comment("text", state)
     assert len(body) < MAX_STATE_CHARS + 200
-    found = read_state(body)
-    assert found.last == LAST
-    assert found.runs
-    assert found.runs == state.runs[-len(found.runs) :]
+    parsed = read_state(body)
+    assert parsed.last == LAST
+    assert parsed.runs
+    assert parsed.runs == state.runs[-len(parsed.runs) :]
 
 
 def test_a_last_result_too_large_is_forgotten_rather_than_the_comment_refused() -> None:

@@ -21,10 +21,10 @@ def test_the_newest_attempt_of_an_entrys_job_counts(client: Client, state: State
         job("run / test evil / test mixtral x", 4),
         job("run / report", 5),
     ]
-    found = workflow_runs.select_entry_jobs(workflow_runs.list_jobs(client, 5))
-    assert set(found) == {"mixtral", "qwen2-05b"}
-    assert (found["mixtral"].conclusion, found["mixtral"].attempt, found["mixtral"].seconds) == ("success", 2, 60.0)
-    assert found["qwen2-05b"].note == "waits for a runner with self-hosted, gpu"
+    jobs = workflow_runs.select_entry_jobs(workflow_runs.list_jobs(client, 5))
+    assert set(jobs) == {"mixtral", "qwen2-05b"}
+    assert (jobs["mixtral"].conclusion, jobs["mixtral"].attempt, jobs["mixtral"].seconds) == ("success", 2, 60.0)
+    assert jobs["qwen2-05b"].note == "waits for a runner with self-hosted, gpu"
 
 
 def test_a_job_that_was_not_run_again_is_of_the_attempt_in_which_it_ran(client: Client, state: State) -> None:
@@ -36,8 +36,8 @@ def test_a_job_that_was_not_run_again_is_of_the_attempt_in_which_it_ran(client: 
         *(job(mixtral, 3, run_attempt=2), job(smollm2, 4, **later)),
         *(job(mixtral, 5, run_attempt=3), job(smollm2, 6, **later | {"run_attempt": 3})),
     ]
-    found = workflow_runs.select_entry_jobs(workflow_runs.list_jobs(client, 5))
-    assert {name: entry.attempt for name, entry in found.items()} == {"mixtral": 1, "smollm2": 2}
+    jobs = workflow_runs.select_entry_jobs(workflow_runs.list_jobs(client, 5))
+    assert {name: entry.attempt for name, entry in jobs.items()} == {"mixtral": 1, "smollm2": 2}
     waiting = {"status": "queued", "conclusion": None, "runner_name": None, "started_at": NOW, "completed_at": None}
     state.jobs[5] = [job(mixtral, 1, **waiting), job(mixtral, 2, **waiting, run_attempt=2)]
     assert workflow_runs.select_entry_jobs(workflow_runs.list_jobs(client, 5))["mixtral"].attempt == 2

@@ -118,7 +118,7 @@ def test_its_parts_are_there_after_the_browser_has_read_it(page: Path) -> None:
     assert "decoder.1.mixer.query" in text
 
 
-class Witness(http.server.BaseHTTPRequestHandler):
+class RequestRecorder(http.server.BaseHTTPRequestHandler):
     """Serves the page and notes every request."""
 
     seen: list[str]
@@ -138,8 +138,10 @@ class Witness(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def witness() -> Iterator[http.server.HTTPServer]:
-    server = http.server.HTTPServer(("127.0.0.1", 0), type("Own", (Witness,), {"seen": [], "page": b"", "around": b""}))
+def recorder() -> Iterator[http.server.HTTPServer]:
+    server = http.server.HTTPServer(
+        ("127.0.0.1", 0), type("Own", (RequestRecorder,), {"seen": [], "page": b"", "around": b""})
+    )
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     yield server
@@ -148,9 +150,9 @@ def witness() -> Iterator[http.server.HTTPServer]:
     server.server_close()
 
 
-def test_it_asks_for_nothing_but_itself_even_when_hostile(tmp_path: Path, witness: http.server.HTTPServer) -> None:
-    origin = f"http://127.0.0.1:{witness.server_port}"
-    handler = witness.RequestHandlerClass
+def test_it_asks_for_nothing_but_itself_even_when_hostile(tmp_path: Path, recorder: http.server.HTTPServer) -> None:
+    origin = f"http://127.0.0.1:{recorder.server_port}"
+    handler = recorder.RequestHandlerClass
     handler.page = (  # type: ignore[attr-defined]
         render_html(samples.hostile())
         .replace("</main>", f'<img src="{origin}/img"><script>fetch("{origin}/js")</script></main>')
@@ -168,14 +170,16 @@ PHONE = """<!doctype html><iframe id="page" src="report.html" style="width: 400p
 
 
 @pytest.mark.parametrize("run", ["failing", "passing", "long"])
-def test_it_fits_a_phone(tmp_path: Path, witness: http.server.HTTPServer, run: str) -> None:
+def test_it_fits_a_phone(tmp_path: Path, recorder: http.server.HTTPServer, run: str) -> None:
     wrong = samples.mismatch(moe=True)
     long = replace(wrong, evidence={**wrong.evidence, "diagnosis": f"layer 1, MLP: it does not hold {LONG}; {LONG}"})
     results = samples.judged(samples.plan_of("mixtral"), {FORWARD: long}) if run == "long" else getattr(samples, run)()
-    handler = witness.RequestHandlerClass
+    handler = recorder.RequestHandlerClass
     handler.page = render_html(results).encode()  # type: ignore[attr-defined]
     handler.around = PHONE.encode()  # type: ignore[attr-defined]
-    text = browse(tmp_path, "--virtual-time-budget=1500", "--dump-dom", f"http://127.0.0.1:{witness.server_port}/phone")
+    text = browse(
+        tmp_path, "--virtual-time-budget=1500", "--dump-dom", f"http://127.0.0.1:{recorder.server_port}/phone"
+    )
     needed, given = text.split('id="width">')[1].split("</p>")[0].split(" in ")
     assert 300 < int(given) <= 400
     assert int(needed) <= int(given)

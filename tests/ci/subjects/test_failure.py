@@ -2,20 +2,20 @@ from __future__ import annotations
 
 import json
 import runpy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import pytest
 
 from ci.errors import HubTestsError, UnsupportedError
-from ci.subjects.failure import ERRORS, FAILURES, classify_error, format_error, to_one_line
+from ci.subjects.failure import ERRORS, Failure, classify_error, format_error, to_one_line
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 def test_every_class_has_its_error_and_comes_back_as_itself() -> None:
-    assert tuple(ERRORS) == FAILURES
-    assert [classify_error(kind("x")) for kind in ERRORS.values()] == list(FAILURES)
+    assert tuple(ERRORS) == get_args(Failure)
+    assert [classify_error(kind("x")) for kind in ERRORS.values()] == list(get_args(Failure))
     assert classify_error(HubTestsError("x")) == "error"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ci.errors import RequestError
 from ci.subjects import worker_main, worker_process
 from ci.subjects.exchange import Exchange
 from ci.subjects.worker_process import InvalidResponse, WorkerDied, WorkerLaunch, WorkerProcess, WorkerTimeout
@@ -25,7 +26,19 @@ def test_a_checkout_of_this_package_brings_its_own_program(tmp_path: Path) -> No
     assert launch((tmp_path,)).program == Path(worker_main.__file__)
     program.parent.mkdir(parents=True)
     program.touch()
+    assert launch((tmp_path / "other", tmp_path)).program == program
     assert launch((tmp_path,)).program == program
+    assert WorkerLaunch("fast_llm", Path("python"), (tmp_path,), {}).program == Path(worker_main.__file__)
+
+
+@pytest.mark.parametrize("directory", ["ci", "ci/subjects"])
+def test_a_checkout_without_the_program_is_refused(directory: str, tmp_path: Path) -> None:
+    (tmp_path / directory).mkdir(parents=True)
+    (tmp_path / "ci/__init__.py").touch()
+    with pytest.raises(
+        RequestError, match=r"--subject-path .*: its ci/ has no worker program \(ci/subjects/worker_main"
+    ):
+        launch((tmp_path,))
     assert WorkerLaunch("fast_llm", Path("python"), (tmp_path,), {}).program == Path(worker_main.__file__)
 
 

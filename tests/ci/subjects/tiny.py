@@ -77,9 +77,9 @@ def trace_request(checkpoint: Path, inputs: Path, output: Path, **rest: Any) -> 
     return TraceRequest(checkpoint=str(checkpoint), inputs=str(inputs), output=str(output), **rest)
 
 
-def relative_error(value: torch.Tensor, truth: torch.Tensor) -> float:
-    """||value - truth|| / ||truth|| in float64."""
-    truth = truth.double()
-    assert bool(truth.isfinite().all())
+def relative_error(value: torch.Tensor, expected: torch.Tensor) -> float:
+    """||value - expected|| / ||expected|| in float64."""
+    expected = expected.double()
+    assert bool(expected.isfinite().all())
     assert bool(value.isfinite().all())
-    return float((value.double() - truth).norm() / truth.norm())
+    return float((value.double() - expected).norm() / expected.norm())

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def asked(state: State) -> Plan:
-    """A plan of two models for pull request 42, whose board says that it runs."""
+    """A plan of two models for pull request 42, whose comment says that it runs."""
     state.comments.append({"id": 1, "issue": 42, "user": BOT, "body": format_status_comment("running", CommentState())})
     return samples.plan_of("smollm2", "mistral")
 
@@ -35,9 +35,9 @@ def test_a_missing_runner_is_said_on_the_pull_request(context: Context, state: S
         job("run / test mistral", 2, **WAITING, created_at="2026-01-02T03:00:00Z"),
     ]
     assert watch_jobs(made, context, ("test smollm2", "test mistral"), patience=0.05) == ("test mistral",)
-    board = state.comment("board")
-    assert "No runner with the labels `self-hosted`, `gpu` has taken `test mistral` since" in board
-    assert "2026-01-02 03:00" in board.replace("`", "")
+    comment = state.comment("board")
+    assert "No runner with the labels `self-hosted`, `gpu` has taken `test mistral` since" in comment
+    assert "2026-01-02 03:00" in comment.replace("`", "")
 
 
 def test_a_job_of_an_earlier_attempt_is_not_the_one_to_watch(context: Context, state: State) -> None:

@@ -28,9 +28,9 @@ def test_every_gradient_is_as_right_as_hugging_face(name: str, fast_llm: Subject
     save_file({"input_ids": torch.randint(0, 211, (1, 24), generator=torch.Generator().manual_seed(1))}, inputs)
     theirs = fast_llm.gradients(GradientRequest(str(converted), str(inputs), str(tmp_path / "theirs"), name))
     with HuggingFace() as hugging_face:
-        truth = hugging_face.gradients(GradientRequest(str(source), str(inputs), str(tmp_path / "truth"), name))
-    assert theirs.loss == pytest.approx(truth.loss, rel=1e-5)
-    actual, expected = (load_file(tmp_path / side / "model.safetensors") for side in ("theirs", "truth"))
+        right = hugging_face.gradients(GradientRequest(str(source), str(inputs), str(tmp_path / "right"), name))
+    assert theirs.loss == pytest.approx(right.loss, rel=1e-5)
+    actual, expected = (load_file(tmp_path / side / "model.safetensors") for side in ("theirs", "right"))
     assert actual.keys() == expected.keys()
     assert max(relative_error(actual[key], expected[key]) for key in expected) < 1e-4
 

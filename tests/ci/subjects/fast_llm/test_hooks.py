@@ -115,10 +115,10 @@ def test_rotation_by_the_place_in_the_pack_becomes_rotation_by_the_place_in_the_
     packed = torch.arange(12.0)[:, None] * speeds
     in_row = (mask.cumsum(-1) - 1).clamp(min=0).reshape(12, 1) * speeds
     frequencies = factor * torch.cat([packed.cos(), packed.sin()], dim=-1)[:, None]
-    found = rotate_to_row_start(factor * rotated(queries, packed), frequencies, Inputs(mask.clone(), mask))
+    rotated_back = rotate_to_row_start(factor * rotated(queries, packed), frequencies, Inputs(mask.clone(), mask))
     kept = mask.reshape(12).bool()
-    torch.testing.assert_close(found[kept], factor * rotated(queries, in_row)[kept], rtol=1e-5, atol=1e-5)
-    assert torch.equal(found[:4], factor * rotated(queries, packed)[:4]), "the first row is left as it is"
+    torch.testing.assert_close(rotated_back[kept], factor * rotated(queries, in_row)[kept], rtol=1e-5, atol=1e-5)
+    assert torch.equal(rotated_back[:4], factor * rotated(queries, packed)[:4]), "the first row is left as it is"
     skewed = rotate_to_row_start(factor * rotated(queries, packed * 1.01), frequencies, Inputs(mask, mask))
     assert not torch.allclose(skewed[kept], factor * rotated(queries, in_row)[kept], rtol=1e-2), "a bug stays one"
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 NAMES = ["llama", "mistral", "mixtral", "qwen2"]
 
 
-class Bench:
+class TinyModels:
     """Converted tiny models, their inputs, and traces of both sides."""
 
     def __init__(self, root: Path, subject: Subject, reference: HuggingFace) -> None:
@@ -43,7 +43,7 @@ class Bench:
             self.subject.convert(ConvertRequest(str(self.source(name)), str(target), name))
         return target
 
-    def truth(self, name: str, dtype: str = "float64") -> TraceReader:
+    def expected(self, name: str, dtype: str = "float64") -> TraceReader:
         path = self.root / f"{name}.{dtype}"
         if not path.exists():
             self.reference.trace(trace_request(self.source(name), self.inputs, path, dtype=dtype, capture="all"))
@@ -54,15 +54,15 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench(fast_llm: Subject, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+def tiny_models(fast_llm: Subject, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyModels]:
     with HuggingFace() as reference:
-        yield Bench(tmp_path_factory.mktemp("bench"), fast_llm, reference)
+        yield TinyModels(tmp_path_factory.mktemp("tiny_models"), fast_llm, reference)
 
 
-def errors(trace: Path, truth: TraceReader) -> dict[str, float]:
+def errors(trace: Path, expected: TraceReader) -> dict[str, float]:
     reader = TraceReader(trace)
-    assert list(reader) == list(truth)
-    return {name: relative_error(reader.tensor(name), truth.tensor(name)) for name in reader}
+    assert list(reader) == list(expected)
+    return {name: relative_error(reader.tensor(name), expected.tensor(name)) for name in reader}
 
 
 def test_describes_itself(fast_llm: Subject) -> None:
@@ -75,79 +75,85 @@ def test_describes_itself(fast_llm: Subject) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", NAMES)
-def test_every_operation_is_as_right_as_hugging_face(name: str, dtype: str, bench: Bench, tmp_path: Path) -> None:
-    truth, same = bench.truth(name), bench.truth(name, dtype)
-    result = bench.subject.trace(bench.request(name, tmp_path / "trace", dtype=dtype, capture="all"))
+def test_every_operation_is_as_right_as_hugging_face(
+    name: str, dtype: str, tiny_models: TinyModels, tmp_path: Path
+) -> None:
+    expected, same = tiny_models.expected(name), tiny_models.expected(name, dtype)
+    result = tiny_models.subject.trace(tiny_models.request(name, tmp_path / "trace", dtype=dtype, capture="all"))
     assert result.not_captured == ()
-    ours, theirs = errors(tmp_path / "trace", truth), errors(same.path, truth)
+    ours, theirs = errors(tmp_path / "trace", expected), errors(same.path, expected)
     floor, factor = (3e-8, 10) if dtype == "float32" else (0.0, 2)
     too_large = {key: (ours[key], theirs[key]) for key in ours if ours[key] > factor * max(theirs[key], floor)}
     assert not too_large
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_there_and_back_is_bit_exact(name: str, bench: Bench, tmp_path: Path) -> None:
-    bench.subject.export(ExportRequest(str(bench.converted(name)), str(tmp_path / "back"), name))
+def test_there_and_back_is_bit_exact(name: str, tiny_models: TinyModels, tmp_path: Path) -> None:
+    tiny_models.subject.export(ExportRequest(str(tiny_models.converted(name)), str(tmp_path / "back"), name))
     before, after = (
         {key: tensor for file in path.glob("*.safetensors") for key, tensor in load_file(file).items()}
-        for path in (bench.source(name), tmp_path / "back")
+        for path in (tiny_models.source(name), tmp_path / "back")
     )
     assert before.keys() == after.keys()
     assert not [key for key in before if not torch.equal(before[key], after[key])]
 
 
-def test_exports_in_the_asked_dtype(bench: Bench, tmp_path: Path) -> None:
-    bench.subject.export(
-        ExportRequest(str(bench.converted("llama")), str(tmp_path / "back"), "llama", dtype="bfloat16")
+def test_exports_in_the_asked_dtype(tiny_models: TinyModels, tmp_path: Path) -> None:
+    tiny_models.subject.export(
+        ExportRequest(str(tiny_models.converted("llama")), str(tmp_path / "back"), "llama", dtype="bfloat16")
     )
     assert {tensor.dtype for tensor in load_file(tmp_path / "back" / "model_0.safetensors").values()} == {
         torch.bfloat16
     }
 
 
-def test_variants_say_what_they_need_and_what_ran(bench: Bench, tmp_path: Path) -> None:
-    variants = bench.subject.variants(str(bench.converted("mixtral")))
+def test_variants_say_what_they_need_and_what_ran(tiny_models: TinyModels, tmp_path: Path) -> None:
+    variants = tiny_models.subject.variants(str(tiny_models.converted("mixtral")))
     assert [(v.axis, v.name) for v in variants if v.default] == [("attention", "sdpa_dense"), ("moe", "looped")]
     for variant in variants:
-        request = bench.request("mixtral", tmp_path / variant.name, variant={variant.axis: variant.name})
+        request = tiny_models.request("mixtral", tmp_path / variant.name, variant={variant.axis: variant.name})
         if variant.axis == "attention" and variant.needs:
             with pytest.raises(UnsupportedError, match=variant.needs):
-                bench.subject.trace(request)
+                tiny_models.subject.trace(request)
             continue
-        ran = bench.subject.trace(request).ran[variant.axis]
+        ran = tiny_models.subject.trace(request).ran[variant.axis]
         assert ran == ("looped" if variant.needs else variant.name)  # dropless falls back and has to say so
-    assert "moe" not in {v.axis for v in bench.subject.variants(str(bench.converted("llama")))}
+    assert "moe" not in {v.axis for v in tiny_models.subject.variants(str(tiny_models.converted("llama")))}
     with pytest.raises(UnsupportedError, match="without experts"):
-        bench.subject.trace(bench.request("llama", tmp_path / "dense", variant={"moe": "looped"}))
+        tiny_models.subject.trace(tiny_models.request("llama", tmp_path / "dense", variant={"moe": "looped"}))
 
 
 @pytest.mark.parametrize("name", ["mistral", "mixtral"])
-def test_fed_with_the_truth_every_block_is_right_by_itself(name: str, bench: Bench, tmp_path: Path) -> None:
-    truth = bench.truth(name)
-    bench.subject.trace(bench.request(name, tmp_path / "fed", capture="all", feed=str(truth.path)))
-    assert max(errors(tmp_path / "fed", truth).values()) < 2e-6
+def test_teacher_forced_every_block_is_right_by_itself(name: str, tiny_models: TinyModels, tmp_path: Path) -> None:
+    expected = tiny_models.expected(name)
+    tiny_models.subject.trace(
+        tiny_models.request(name, tmp_path / "teacher_forced", capture="all", feed=str(expected.path))
+    )
+    assert max(errors(tmp_path / "teacher_forced", expected).values()) < 2e-6
 
 
-def test_feeding_isolates_a_broken_block(bench: Bench, tmp_path: Path) -> None:
+def test_teacher_forcing_isolates_a_broken_block(tiny_models: TinyModels, tmp_path: Path) -> None:
     source = save_model("llama", tmp_path / "broken")
     weights = load_file(source / "model.safetensors")
     weights["model.layers.1.mlp.up_proj.weight"] *= 1.5
     save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
-    bench.subject.convert(ConvertRequest(str(source), str(tmp_path / "converted"), "llama"))
-    request = trace_request(tmp_path / "converted", bench.inputs, tmp_path / "fed", capture="all")
-    truth = bench.truth("llama")
-    bench.subject.trace(replace(request, feed=str(truth.path)))
-    assert [name for name, error in errors(tmp_path / "fed", truth).items() if error > 1e-4] == [
+    tiny_models.subject.convert(ConvertRequest(str(source), str(tmp_path / "converted"), "llama"))
+    request = trace_request(tmp_path / "converted", tiny_models.inputs, tmp_path / "teacher_forced", capture="all")
+    expected = tiny_models.expected("llama")
+    tiny_models.subject.trace(replace(request, feed=str(expected.path)))
+    assert [name for name, error in errors(tmp_path / "teacher_forced", expected).items() if error > 1e-4] == [
         "decoder.1.mlp", "decoder.1",
     ]  # fmt: skip
 
 
-def test_one_row_needs_no_second_forward(bench: Bench, tmp_path: Path) -> None:
+def test_one_row_needs_no_second_forward(tiny_models: TinyModels, tmp_path: Path) -> None:
     inputs = save_inputs(tmp_path / "one.safetensors", padding=(0,))
-    truth, ours = (replace(bench.request("llama", tmp_path / side), inputs=str(inputs)) for side in ("truth", "ours"))
-    bench.reference.trace(replace(truth, checkpoint=str(bench.source("llama")), capture="all"))
-    bench.subject.trace(replace(ours, capture="all"))
-    assert max(errors(tmp_path / "ours", TraceReader(tmp_path / "truth")).values()) < 2e-6
+    expected, ours = (
+        replace(tiny_models.request("llama", tmp_path / side), inputs=str(inputs)) for side in ("expected", "ours")
+    )
+    tiny_models.reference.trace(replace(expected, checkpoint=str(tiny_models.source("llama")), capture="all"))
+    tiny_models.subject.trace(replace(ours, capture="all"))
+    assert max(errors(tmp_path / "ours", TraceReader(tmp_path / "expected")).values()) < 2e-6
 
 
 def broken(kind: str, path: Path) -> tuple[Path, str]:
@@ -183,14 +189,14 @@ def test_refusals_are_one_line_with_fast_llms_reason(kind: str, says: str, fast_
     assert [path.name for path in tmp_path.iterdir() if path.name != "home"] == ["source"]
 
 
-def test_unknown_names_are_refused(fast_llm: Subject, bench: Bench, tmp_path: Path) -> None:
-    source = str(bench.source("llama"))
+def test_unknown_names_are_refused(fast_llm: Subject, tiny_models: TinyModels, tmp_path: Path) -> None:
+    source = str(tiny_models.source("llama"))
     with pytest.raises(UnsupportedError, match=r"'lama'; it knows .*llama"):
         fast_llm.convert(ConvertRequest(source, str(tmp_path / "target"), "lama"))
     with pytest.raises(UnsupportedError, match="'bert'"):
         fast_llm.convert(ConvertRequest(source, str(tmp_path / "target"), "llama", model_config="bert"))
     with pytest.raises(UnsupportedError, match="attention=fast"):
-        fast_llm.trace(bench.request("llama", tmp_path / "trace", variant={"attention": "fast"}))
+        fast_llm.trace(tiny_models.request("llama", tmp_path / "trace", variant={"attention": "fast"}))
     with pytest.raises(RequestError, match=r"metadata\.yaml"):
         fast_llm.variants(source)
     with pytest.raises(RequestError, match="exists"):

@@ -107,15 +107,15 @@ def test_query_is_rotated(make: Any, models: dict[str, Path], hugging_face: Hugg
 
 @pytest.mark.parametrize("name", NAMES)
 def test_legitimate_variants_agree_and_are_seen_to_run(name: str, make: Any, hugging_face: HuggingFace) -> None:
-    oracle = make(name, "oracle", dtype="float64")
-    hugging_face.trace(oracle)
-    variants = hugging_face.variants(oracle.checkpoint)
+    exact = make(name, "exact", dtype="float64")
+    hugging_face.trace(exact)
+    variants = hugging_face.variants(exact.checkpoint)
     assert ("experts" in {v.axis for v in variants}) == (name == "mixtral")
     for variant in variants:
         request = make(name, f"{variant.axis}-{variant.name}", variant={variant.axis: variant.name})
         result = hugging_face.trace(request)
         assert result.ran[variant.axis] == variant.name
-        assert 0 < max(errors(request.output, oracle.output).values()) < 1e-5
+        assert 0 < max(errors(request.output, exact.output).values()) < 1e-5
 
 
 def test_row_by_row_equals_together(make: Any, hugging_face: HuggingFace) -> None:
@@ -132,9 +132,9 @@ def test_feeding_a_model_its_own_trace_changes_nothing(batch: str, make: Any, hu
     variant = {"batch": batch}
     plain = make("mixtral", "plain", capture="all", variant=variant)
     hugging_face.trace(plain)
-    fed = make("mixtral", "fed", capture="all", variant=variant, feed=plain.output)
-    hugging_face.trace(fed)
-    assert max(errors(fed.output, plain.output).values()) == 0
+    teacher_forced = make("mixtral", "teacher_forced", capture="all", variant=variant, feed=plain.output)
+    hugging_face.trace(teacher_forced)
+    assert max(errors(teacher_forced.output, plain.output).values()) == 0
 
 
 def test_feed_isolates_each_block(
@@ -146,14 +146,14 @@ def test_feed_isolates_each_block(
     weights = load_file(broken / "model.safetensors")
     weights["model.layers.1.mlp.up_proj.weight"] *= 1.5
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
-    unfed = replace(plain, checkpoint=str(broken), output=str(tmp_path / "unfed"))
-    fed = replace(unfed, output=str(tmp_path / "fed"), feed=plain.output)
-    hugging_face.trace(unfed)
-    hugging_face.trace(fed)
-    assert [name for name, error in errors(unfed.output, plain.output).items() if error] == [
+    end_to_end = replace(plain, checkpoint=str(broken), output=str(tmp_path / "end_to_end"))
+    teacher_forced = replace(end_to_end, output=str(tmp_path / "teacher_forced"), feed=plain.output)
+    hugging_face.trace(end_to_end)
+    hugging_face.trace(teacher_forced)
+    assert [name for name, error in errors(end_to_end.output, plain.output).items() if error] == [
         "decoder.1", "decoder.2", "final_norm", "logits",
     ]  # fmt: skip
-    assert [name for name, error in errors(fed.output, plain.output).items() if error] == ["decoder.1"]
+    assert [name for name, error in errors(teacher_forced.output, plain.output).items() if error] == ["decoder.1"]
 
 
 def test_no_more_than_one_layer_is_held(make: Any, hugging_face: HuggingFace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,11 +173,11 @@ def test_no_more_than_one_layer_is_held(make: Any, hugging_face: HuggingFace, mo
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_low_precision_is_noisier_and_has_its_dtype(dtype: str, make: Any, hugging_face: HuggingFace) -> None:
-    truth, low = make("llama", "truth"), make("llama", "low", dtype=dtype)
-    hugging_face.trace(truth)
+    expected, low = make("llama", "expected"), make("llama", "low", dtype=dtype)
+    hugging_face.trace(expected)
     assert hugging_face.trace(low).dtype == dtype
     assert TraceReader(Path(low.output)).tensor("logits").dtype == getattr(torch, dtype)
-    assert 1e-4 < errors(low.output, truth.output)["logits"] < 0.1
+    assert 1e-4 < errors(low.output, expected.output)["logits"] < 0.1
 
 
 def test_the_model_stays_loaded_until_released(make: Any) -> None:

@@ -86,18 +86,18 @@ def save_inputs(path: Path, *, padding: tuple[int, ...] = (0, 9), length: int = 
     return path
 
 
-def errors(trace: Path, truth: Path, *, common: bool = False) -> dict[str, float]:
-    """||value - truth|| / ||truth|| of each tensor; infinite where it is not finite or an expert differs.
+def errors(trace: Path, expected: Path, *, common: bool = False) -> dict[str, float]:
+    """||value - expected|| / ||expected|| of each tensor; infinite where it is not finite or an expert differs.
 
     Both traces must hold the same tensors, unless only the `common` ones are asked for.
     """
-    ours, theirs = TraceReader(trace), TraceReader(truth)
+    ours, theirs = TraceReader(trace), TraceReader(expected)
     assert common or set(ours) == set(theirs)
     return {name: _error(name, ours.tensor(name), theirs.tensor(name)) for name in theirs if name in ours}
 
 
-def _error(name: str, value: torch.Tensor, truth: torch.Tensor) -> float:
+def _error(name: str, value: torch.Tensor, expected: torch.Tensor) -> float:
     if name.endswith("router_top_experts"):
-        return 0.0 if torch.equal(value, truth) else float("inf")
-    error = float((value.double() - truth.double()).norm() / truth.double().norm())
+        return 0.0 if torch.equal(value, expected) else float("inf")
+    error = float((value.double() - expected.double()).norm() / expected.double().norm())
     return min(float("inf"), error)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Workshop:
+class ModelFactory:
     """Makes each model, conversion and trace when it is first asked for."""
 
     root: Path
@@ -44,9 +44,9 @@ class Workshop:
             self.subject.convert(convert_request(self.source(name), path, format_of(name)))
         return path
 
-    def truth(self, name: str, dtype: Any = "float32") -> Path:
+    def expected(self, name: str, dtype: Any = "float32") -> Path:
         """transformers' trace of everything."""
-        path = self.root / f"{name}.truth.{dtype}"
+        path = self.root / f"{name}.expected.{dtype}"
         if not path.exists():
             self.hugging_face.trace(trace_request(self.source(name), self.inputs, path, dtype=dtype, capture="all"))
         return path
@@ -63,10 +63,10 @@ class Workshop:
 
 
 @pytest.fixture(scope="session")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
-    """One workshop for a session."""
+def factory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelFactory]:
+    """One factory for a session."""
     with HuggingFace() as hugging_face:
-        yield Workshop(tmp_path_factory.mktemp("reference"), hugging_face)
+        yield ModelFactory(tmp_path_factory.mktemp("reference"), hugging_face)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -29,8 +29,8 @@ def answer(subject: FastLLMSubject, do: str, request: dict[str, Any]) -> str | N
 
 def main(calls: str, answers: str) -> None:
     subject = FastLLMSubject()
-    found = [answer(subject, **call) for call in json.loads(Path(calls).read_text())]
-    Path(answers).write_text(json.dumps(found))
+    responses = [answer(subject, **call) for call in json.loads(Path(calls).read_text())]
+    Path(answers).write_text(json.dumps(responses))
 
 
 if __name__ == "__main__":

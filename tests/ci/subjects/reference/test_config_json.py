@@ -105,13 +105,13 @@ def test_an_unknown_format_lists_the_known_ones() -> None:
 def test_defaults_are_those_of_transformers() -> None:
     keys = ("num_key_value_heads", "rms_norm_eps", "rope_theta", "hidden_act", "tie_word_embeddings", "sliding_window")
     bare = dict.fromkeys(keys, ABSENT)
-    found = {
+    architectures = {
         name: read(name, num_attention_heads=32, hidden_size=64, **bare) for name in ("llama", "mistral", "mixtral")
     }
-    assert [a.blocks[0].attention.kv_heads for a in found.values()] == [32, 8, 8]
-    assert [a.blocks[0].attention.window for a in found.values()] == [None, 4096, None]
-    assert [a.epsilon for a in found.values()] == [1e-6, 1e-6, 1e-5]
-    assert [a.blocks[0].attention.rope for a in found.values()] == [*[DefaultRope(1e4)] * 2, DefaultRope(1e6)]
+    assert [a.blocks[0].attention.kv_heads for a in architectures.values()] == [32, 8, 8]
+    assert [a.blocks[0].attention.window for a in architectures.values()] == [None, 4096, None]
+    assert [a.epsilon for a in architectures.values()] == [1e-6, 1e-6, 1e-5]
+    assert [a.blocks[0].attention.rope for a in architectures.values()] == [*[DefaultRope(1e4)] * 2, DefaultRope(1e6)]
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,8 @@ def test_rope_styles_of_both_transformers_mean_the_same() -> None:
 
 def test_yarn_infers_what_is_not_given() -> None:
     bare = {"rope_type": "yarn", "factor": 4.0}
-    found = read("llama", rope_scaling=bare, max_position_embeddings=64).blocks[0].attention.rope
-    assert found == YarnRope(10000.0, 4.0, 0.1 * math.log(4.0) + 1.0, 32.0, 1.0, 64)
-    found = read("llama", rope_scaling=bare, original_max_position_embeddings=24).blocks[0].attention.rope
-    assert isinstance(found, YarnRope)
-    assert found.original_context_length == 24
+    rope = read("llama", rope_scaling=bare, max_position_embeddings=64).blocks[0].attention.rope
+    assert rope == YarnRope(10000.0, 4.0, 0.1 * math.log(4.0) + 1.0, 32.0, 1.0, 64)
+    rope = read("llama", rope_scaling=bare, original_max_position_embeddings=24).blocks[0].attention.rope
+    assert isinstance(rope, YarnRope)
+    assert rope.original_context_length == 24

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from tests.ci.subjects.reference.conftest import Workshop
+    from tests.ci.subjects.reference.conftest import ModelFactory
 
 
 def tensors(directory: Path) -> dict[str, Tensor]:
@@ -25,8 +25,8 @@ def tensors(directory: Path) -> dict[str, Tensor]:
     return {name: t for file in directory.glob("*.safetensors") for name, t in load_file(file).items()}
 
 
-def test_a_dense_layer_is_laid_out_as_fast_llm_does(workshop: Workshop) -> None:
-    theirs, ours = tensors(workshop.source("llama-biases")), tensors(workshop.converted("llama-biases"))
+def test_a_dense_layer_is_laid_out_as_fast_llm_does(factory: ModelFactory) -> None:
+    theirs, ours = tensors(factory.source("llama-biases")), tensors(factory.converted("llama-biases"))
     attention, mlp, block = "model.layers.1.self_attn", "model.layers.1.mlp", "decoder.1"
     stacked = {
         "mixer.query": [f"{attention}.q_proj"],
@@ -44,8 +44,8 @@ def test_a_dense_layer_is_laid_out_as_fast_llm_does(workshop: Workshop) -> None:
     assert ours[f"{block}.norm_2.weight/weights"].equal(theirs["model.layers.1.post_attention_layernorm.weight"])
 
 
-def test_experts_follow_one_another(workshop: Workshop) -> None:
-    theirs, ours = tensors(workshop.source("mixtral-window")), tensors(workshop.converted("mixtral-window"))
+def test_experts_follow_one_another(factory: ModelFactory) -> None:
+    theirs, ours = tensors(factory.source("mixtral-window")), tensors(factory.converted("mixtral-window"))
     experts = [f"model.layers.2.block_sparse_moe.experts.{expert}" for expert in range(5)]
     first = torch.cat([theirs[f"{expert}.{layer}.weight"] for expert in experts for layer in ("w1", "w3")])
     second = torch.cat([theirs[f"{expert}.w2.weight"].t() for expert in experts])
@@ -55,13 +55,13 @@ def test_experts_follow_one_another(workshop: Workshop) -> None:
 
 
 @pytest.mark.parametrize("case", RECIPES)
-def test_the_table_names_exactly_what_is_on_disk(workshop: Workshop, case: str) -> None:
-    stored = {name: tuple(t.shape) for name, t in tensors(workshop.source(case)).items()}
+def test_the_table_names_exactly_what_is_on_disk(factory: ModelFactory, case: str) -> None:
+    stored = {name: tuple(t.shape) for name, t in tensors(factory.source(case)).items()}
     table = [part for parameter in list_parameters(read(case)) for part in parameter.parts]
     assert {part.name: part.shape for part in table} == stored
     assert len(table) == len(stored)
 
 
-def test_tied_embeddings_have_no_head(workshop: Workshop) -> None:
-    assert "head.output_weights/weights" not in tensors(workshop.converted("llama-tied"))
-    assert "head.output_weights/weights" in tensors(workshop.converted("llama"))
+def test_tied_embeddings_have_no_head(factory: ModelFactory) -> None:
+    assert "head.output_weights/weights" not in tensors(factory.converted("llama-tied"))
+    assert "head.output_weights/weights" in tensors(factory.converted("llama"))

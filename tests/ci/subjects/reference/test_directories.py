@@ -18,12 +18,12 @@ from tests.ci.subjects.reference.test_subject import NAN, SUBJECT, edit_metadata
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.ci.subjects.reference.conftest import Workshop
+    from tests.ci.subjects.reference.conftest import ModelFactory
 
 
-def test_large_exports_are_sharded(workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_exports_are_sharded(factory: ModelFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(directories, "SHARD_BYTES", 10**6)
-    back = export(workshop.converted("mixtral"), tmp_path / "back", "mixtral")
+    back = export(factory.converted("mixtral"), tmp_path / "back", "mixtral")
     index = read_json(back / "model.safetensors.index.json")
     files = sorted(path.name for path in back.glob("model-*.safetensors"))
     assert len(files) > 2
@@ -32,32 +32,34 @@ def test_large_exports_are_sharded(workshop: Workshop, tmp_path: Path, monkeypat
     assert not any(AutoModelForCausalLM.from_pretrained(back, output_loading_info=True)[1].values())
     again = tmp_path / "again"
     SUBJECT.convert(convert_request(back, again, "mixtral"))
-    assert all(t.equal(tensors(workshop.converted("mixtral"))[name]) for name, t in tensors(again).items())
+    assert all(t.equal(tensors(factory.converted("mixtral"))[name]) for name, t in tensors(again).items())
 
 
 def test_large_conversions_are_spread_over_files(
-    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    factory: ModelFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(directories, "FILE_ELEMENTS", 10**5)
-    SUBJECT.convert(convert_request(workshop.source("qwen2"), tmp_path / "target", "qwen2"))
+    SUBJECT.convert(convert_request(factory.source("qwen2"), tmp_path / "target", "qwen2"))
     assert len(list((tmp_path / "target").glob("model_*.safetensors"))) > 2
     back = export(tmp_path / "target", tmp_path / "back", "qwen2")
-    assert all(t.equal(tensors(workshop.source("qwen2"))[name]) for name, t in tensors(back).items())
+    assert all(t.equal(tensors(factory.source("qwen2"))[name]) for name, t in tensors(back).items())
 
 
-def test_optimizer_state_is_let_be(workshop: Workshop, tmp_path: Path) -> None:
+def test_optimizer_state_is_let_be(factory: ModelFactory, tmp_path: Path) -> None:
     source, shard = tmp_path / "fast_llm", "decoder.0.norm_1.weight/exp_avgs"
-    shutil.copytree(workshop.converted("llama"), source)
-    rewritten(lambda found: found.update({shard: NAN}))(source)
+    shutil.copytree(factory.converted("llama"), source)
+    rewritten(lambda content: content.update({shard: NAN}))(source)
     edit_metadata(source, lambda tree: tree["metadata"]["state_index"].update({shard: "model_0.safetensors"}))
-    assert tensors(export(source, tmp_path / "back", "llama")).keys() == tensors(workshop.source("llama")).keys()
+    assert tensors(export(source, tmp_path / "back", "llama")).keys() == tensors(factory.source("llama")).keys()
 
 
 @pytest.mark.parametrize("equal", [True, False])
 def test_a_stored_head_of_tied_embeddings_must_be_the_embeddings(tmp_path: Path, equal: bool) -> None:
     source = model("llama-tied", tmp_path / "hf")
     merge(source)
-    rewritten(lambda found: found.update({"lm_head.weight": found["model.embed_tokens.weight"] + (not equal)}))(source)
+    rewritten(lambda content: content.update({"lm_head.weight": content["model.embed_tokens.weight"] + (not equal)}))(
+        source
+    )
     request = convert_request(source, tmp_path / "target", "llama")
     if equal:
         assert SUBJECT.convert(request).files
@@ -69,5 +71,5 @@ def test_a_stored_head_of_tied_embeddings_must_be_the_embeddings(tmp_path: Path,
 def test_saved_rotary_buffers_are_let_be(tmp_path: Path) -> None:
     source = model("llama", tmp_path / "hf")
     merge(source)
-    rewritten(lambda found: found.update({"model.layers.2.self_attn.rotary_emb.inv_freq": torch.ones(8)}))(source)
+    rewritten(lambda content: content.update({"model.layers.2.self_attn.rotary_emb.inv_freq": torch.ones(8)}))(source)
     assert SUBJECT.convert(convert_request(source, tmp_path / "target", "llama")).files

@@ -17,7 +17,7 @@ from tests.ci.subjects.reference.test_convert import tensors
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.ci.subjects.reference.conftest import Workshop
+    from tests.ci.subjects.reference.conftest import ModelFactory
 
 
 @pytest.mark.parametrize(
@@ -29,14 +29,16 @@ if TYPE_CHECKING:
         ("mixtral-window", {"moe": "dropless"}),
     ],
 )
-def test_gradients_equal_transformers(workshop: Workshop, tmp_path: Path, name: str, variant: dict[str, str]) -> None:
+def test_gradients_equal_transformers(
+    factory: ModelFactory, tmp_path: Path, name: str, variant: dict[str, str]
+) -> None:
     """No path is detached, no tied gradient lost: each parameter by its Hugging Face name."""
     ids = torch.randint(0, 331, (1, 60), generator=torch.Generator().manual_seed(1))
-    theirs = hugging_face_gradients(workshop.source(name), ids, tmp_path / "gradients")
-    ours = reference_gradients(workshop.converted(name), ids, variant, tmp_path)
+    theirs = hugging_face_gradients(factory.source(name), ids, tmp_path / "gradients")
+    ours = reference_gradients(factory.converted(name), ids, variant, tmp_path)
     assert ours.keys() == theirs.keys()
-    found = {key: float((ours[key] - theirs[key]).norm() / theirs[key].norm()) for key in theirs}
-    assert max(found.values()) <= 3e-6, found
+    by_tensor = {key: float((ours[key] - theirs[key]).norm() / theirs[key].norm()) for key in theirs}
+    assert max(by_tensor.values()) <= 3e-6, by_tensor
 
 
 def hugging_face_gradients(source: Path, ids: torch.Tensor, output: Path) -> dict[str, torch.Tensor]:
@@ -59,8 +61,8 @@ def reference_gradients(
     return load_file(directory / "ours" / "model.safetensors")
 
 
-def test_a_variant_that_the_model_lacks_is_refused(workshop: Workshop, tmp_path: Path) -> None:
+def test_a_variant_that_the_model_lacks_is_refused(factory: ModelFactory, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="no variant moe=looped"):
         reference_gradients(
-            workshop.converted("llama"), torch.ones(1, 4, dtype=torch.int64), {"moe": "looped"}, tmp_path
+            factory.converted("llama"), torch.ones(1, 4, dtype=torch.int64), {"moe": "looped"}, tmp_path
         )

@@ -22,7 +22,7 @@ from tests.ci.subjects.reference.cases import RECIPES, convert_request, errors, 
 
 if TYPE_CHECKING:
     from ci.subjects.base import ConvertRequest, TraceRequest
-    from tests.ci.subjects.reference.conftest import Workshop
+    from tests.ci.subjects.reference.conftest import ModelFactory
 
 PYTHON = os.environ.get("HUB_TESTS_FAST_LLM_PYTHON")
 CHECKOUT = os.environ.get("HUB_TESTS_FAST_LLM_PATH")
@@ -45,17 +45,17 @@ Peer = dict[tuple[str, str], str | None]
 
 
 @pytest.fixture(scope="session")
-def peer(workshop: Workshop) -> Peer:
+def peer(factory: ModelFactory) -> Peer:
     """All of Fast-LLM's work in one process: (what, case) → None, or its error."""
     calls: dict[tuple[str, str], ConvertRequest | TraceRequest] = {}
     for name in RECIPES:
-        theirs = workshop.root / f"{name}.theirs"
-        calls["convert", name] = convert_request(workshop.source(name), theirs, format_of(name))
+        theirs = factory.root / f"{name}.theirs"
+        calls["convert", name] = convert_request(factory.source(name), theirs, format_of(name))
         calls["trace", name] = trace_request(
-            workshop.converted(name), workshop.inputs, workshop.root / f"{name}.peer", capture="all"
+            factory.converted(name), factory.inputs, factory.root / f"{name}.peer", capture="all"
         )
     requests = [{"do": do, "request": asdict(request)} for (do, _), request in calls.items()]
-    return dict(zip(calls, run(workshop.root, requests), strict=True))
+    return dict(zip(calls, run(factory.root, requests), strict=True))
 
 
 def run(directory: Path, requests: list[dict[str, Any]]) -> list[str | None]:
@@ -71,12 +71,12 @@ def run(directory: Path, requests: list[dict[str, Any]]) -> list[str | None]:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_fast_llm_runs_what_the_reference_writes(workshop: Workshop, peer: Peer, name: str) -> None:
+def test_fast_llm_runs_what_the_reference_writes(factory: ModelFactory, peer: Peer, name: str) -> None:
     assert peer["trace", name] is None
-    truth = workshop.truth(name)
-    found = {n: e for n, e in errors(workshop.root / f"{name}.peer", truth, common=True).items() if comparable(n)}
-    print(f"{name}: Fast-LLM over the reference's conversion, worst of {len(found)}: {max(found.values()):.1e}")
-    assert max(found.values()) <= 2e-6, found
+    expected = factory.expected(name)
+    by_tensor = {n: e for n, e in errors(factory.root / f"{name}.peer", expected, common=True).items() if comparable(n)}
+    print(f"{name}: Fast-LLM over the reference's conversion, worst of {len(by_tensor)}: {max(by_tensor.values()):.1e}")
+    assert max(by_tensor.values()) <= 2e-6, by_tensor
 
 
 def comparable(name: str) -> bool:
@@ -85,28 +85,28 @@ def comparable(name: str) -> bool:
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name not in NOT_CONVERTED])
-def test_the_reference_runs_what_fast_llm_writes(workshop: Workshop, peer: Peer, name: str) -> None:
+def test_the_reference_runs_what_fast_llm_writes(factory: ModelFactory, peer: Peer, name: str) -> None:
     assert peer["convert", name] is None
-    theirs, output = workshop.root / f"{name}.theirs", workshop.root / f"{name}.over-theirs"
-    workshop.subject.trace(trace_request(theirs, workshop.inputs, output, capture="all"))
-    found = errors(output, workshop.truth(name))
-    print(f"{name}: reference over Fast-LLM's conversion, worst of {len(found)}: {max(found.values()):.1e}")
-    assert max(found.values()) <= 1e-6, found
+    theirs, output = factory.root / f"{name}.theirs", factory.root / f"{name}.over-theirs"
+    factory.subject.trace(trace_request(theirs, factory.inputs, output, capture="all"))
+    by_tensor = errors(output, factory.expected(name))
+    print(f"{name}: reference over Fast-LLM's conversion, worst of {len(by_tensor)}: {max(by_tensor.values()):.1e}")
+    assert max(by_tensor.values()) <= 1e-6, by_tensor
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name not in NOT_CONVERTED])
-def test_both_write_the_same_bits(workshop: Workshop, peer: Peer, name: str) -> None:
+def test_both_write_the_same_bits(factory: ModelFactory, peer: Peer, name: str) -> None:
     assert peer["convert", name] is None
-    ours, theirs = workshop.converted(name), workshop.root / f"{name}.theirs"
+    ours, theirs = factory.converted(name), factory.root / f"{name}.theirs"
     assert read_fast_llm(ours).architecture == read_fast_llm(theirs).architecture
     mine, other = (load_file(path / "model_0.safetensors") for path in (ours, theirs))
     assert mine.keys() == other.keys()
     assert all(mine[key].equal(other[key]) for key in other)
 
 
-def test_what_fast_llm_cannot_convert_is_known(workshop: Workshop, peer: Peer) -> None:
+def test_what_fast_llm_cannot_convert_is_known(factory: ModelFactory, peer: Peer) -> None:
     """When Fast-LLM learns one of these, this fails, and the case moves to those that are interchanged."""
     for name in NOT_CONVERTED:
-        theirs = workshop.root / f"{name}.theirs"
-        truth = read_huggingface(workshop.source(name), format_of(name)).architecture
-        assert peer["convert", name] is not None or read_fast_llm(theirs).architecture != truth, name
+        theirs = factory.root / f"{name}.theirs"
+        expected = read_huggingface(factory.source(name), format_of(name)).architecture
+        assert peer["convert", name] is not None or read_fast_llm(theirs).architecture != expected, name

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ci.subjects.base import DType
-    from tests.ci.subjects.reference.conftest import Workshop
+    from tests.ci.subjects.reference.conftest import ModelFactory
 
 SUBJECT: Subject = ReferenceSubject()
 
@@ -52,21 +52,21 @@ def test_there_and_back_is_exact(tmp_path: Path, name: str) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
 
 
-def test_transformers_loads_the_export_exactly(workshop: Workshop, tmp_path: Path) -> None:
-    back = export(workshop.converted("mixtral"), tmp_path / "back", "mixtral", "float16")
+def test_transformers_loads_the_export_exactly(factory: ModelFactory, tmp_path: Path) -> None:
+    back = export(factory.converted("mixtral"), tmp_path / "back", "mixtral", "float16")
     loaded, info = AutoModelForCausalLM.from_pretrained(back, output_loading_info=True)
     assert loaded.dtype == torch.float16
     assert not any(info.values())
 
 
-def test_without_the_original_every_key_is_spelled_out(workshop: Workshop, tmp_path: Path) -> None:
+def test_without_the_original_every_key_is_spelled_out(factory: ModelFactory, tmp_path: Path) -> None:
     """A checkpoint that Fast-LLM wrote knows no config.json."""
     source = tmp_path / "fast_llm"
-    shutil.copytree(workshop.converted("llama-yarn"), source)
+    shutil.copytree(factory.converted("llama-yarn"), source)
     edit_metadata(source, lambda tree: tree["metadata"].pop("huggingface_config"))
     config = read_json(export(source, tmp_path / "back", "llama") / "config.json")
     assert (config["head_dim"], config["attention_bias"], config["rope_scaling"]["factor"]) == (16, False, 4.0)
@@ -87,8 +87,8 @@ def test_it_says_who_it_is() -> None:
 
 
 @pytest.mark.parametrize("name", ["llama", "mixtral"])
-def test_variants_are_those_of_the_offer(workshop: Workshop, name: str) -> None:
-    variants = SUBJECT.variants(str(workshop.converted(name)))
+def test_variants_are_those_of_the_offer(factory: ModelFactory, name: str) -> None:
+    variants = SUBJECT.variants(str(factory.converted(name)))
     assert variants == OFFER.variants_of(name)
     assert [variant.name for variant in variants if variant.default] == ["eager", "looped"][: 1 + (name == "mixtral")]
 
@@ -105,15 +105,15 @@ def rewritten(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[
 
     def damage(directory: Path) -> None:
         (file,) = directory.glob("*.safetensors")
-        found = load_file(file)
-        change(found)
-        save_file(found, file)
+        content = load_file(file)
+        change(content)
+        save_file(content, file)
 
     return damage
 
 
 def renamed(old: str, new: str) -> Callable[[dict[str, torch.Tensor]], object]:
-    return lambda found: found.update({new: found.pop(old)})
+    return lambda content: content.update({new: content.pop(old)})
 
 
 NAN = torch.full((96,), float("nan"))
@@ -126,11 +126,11 @@ Q_PROJ, QUERY = "model.layers.0.self_attn.q_proj.weight", "decoder.0.mixer.query
         (without("config.json"), r"config\.json cannot be read"),
         (without("model.safetensors"), r"has neither model\.safetensors nor"),
         (lambda path: (path / "config.json").write_text("{"), r"config\.json: not valid JSON"),
-        (rewritten(lambda found: found.pop(Q_PROJ)), f"'{Q_PROJ}' is missing"),
+        (rewritten(lambda content: content.pop(Q_PROJ)), f"'{Q_PROJ}' is missing"),
         (rewritten(renamed(Q_PROJ, "model.layers.0.attn.q.weight")), f"'{Q_PROJ}' is missing"),
-        (rewritten(lambda found: found.update(extra=torch.zeros(1))), "'extra' is unexpected"),
-        (rewritten(lambda found: found.update({Q_PROJ: torch.zeros(96, 97)})), "has shape"),
-        (rewritten(lambda found: found.update({"model.norm.weight": NAN})), r"'model\.norm\.weight' contains NaN"),
+        (rewritten(lambda content: content.update(extra=torch.zeros(1))), "'extra' is unexpected"),
+        (rewritten(lambda content: content.update({Q_PROJ: torch.zeros(96, 97)})), "has shape"),
+        (rewritten(lambda content: content.update({"model.norm.weight": NAN})), r"'model\.norm\.weight' contains NaN"),
     ],
 )
 def test_a_bad_hugging_face_directory_leaves_nothing(tmp_path: Path, damage: Any, message: str) -> None:
@@ -144,10 +144,10 @@ def test_a_bad_hugging_face_directory_leaves_nothing(tmp_path: Path, damage: Any
 
 def merge(directory: Path) -> None:
     """All shards as one file."""
-    found = tensors(directory)
+    content = tensors(directory)
     for path in (*directory.glob("*.safetensors"), *directory.glob("*.index.json")):
         path.unlink()
-    save_file(found, directory / "model.safetensors")
+    save_file(content, directory / "model.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -158,10 +158,10 @@ def merge(directory: Path) -> None:
         (without("model_0.safetensors"), r"model_0\.safetensors cannot be read"),
         (lambda path: (path / "metadata.yaml").write_text("a: [1"), r"metadata\.yaml cannot be read"),
         (lambda path: (path / "metadata.yaml").write_text("7"), r"metadata\.yaml must be a mapping"),
-        (rewritten(lambda found: found.pop(QUERY)), f"'{QUERY}' is missing"),
+        (rewritten(lambda content: content.pop(QUERY)), f"'{QUERY}' is missing"),
         (rewritten(renamed(QUERY, "decoder.0.mixer.q/weights")), "state_index says None"),
-        (rewritten(lambda found: found.update({QUERY: torch.zeros(1)})), "has shape"),
-        (rewritten(lambda found: found.update({"head.final_norm.weight/weights": NAN})), "contains NaN"),
+        (rewritten(lambda content: content.update({QUERY: torch.zeros(1)})), "has shape"),
+        (rewritten(lambda content: content.update({"head.final_norm.weight/weights": NAN})), "contains NaN"),
         (lambda path: edit_metadata(path, lambda tree: tree.update(format="distributed")), "format 'distributed'"),
         (lambda path: edit_metadata(path, lambda tree: tree["metadata"].pop("state_index")), "state_index must map"),
         (
@@ -170,9 +170,11 @@ def merge(directory: Path) -> None:
         ),
     ],
 )
-def test_a_bad_fast_llm_directory_leaves_nothing(workshop: Workshop, tmp_path: Path, damage: Any, message: str) -> None:
+def test_a_bad_fast_llm_directory_leaves_nothing(
+    factory: ModelFactory, tmp_path: Path, damage: Any, message: str
+) -> None:
     source = tmp_path / "fast_llm"
-    shutil.copytree(workshop.converted("llama"), source)
+    shutil.copytree(factory.converted("llama"), source)
     damage(source)
     with pytest.raises(HubTestsError, match=message) as caught:
         export(source, tmp_path / "target", "llama")
@@ -180,8 +182,8 @@ def test_a_bad_fast_llm_directory_leaves_nothing(workshop: Workshop, tmp_path: P
     assert {path.name for path in tmp_path.iterdir()} <= {"fast_llm", "home"}
 
 
-def test_requests_that_cannot_be_met_are_named(workshop: Workshop, tmp_path: Path) -> None:
-    request = convert_request(workshop.source("llama"), tmp_path / "target", "llama")
+def test_requests_that_cannot_be_met_are_named(factory: ModelFactory, tmp_path: Path) -> None:
+    request = convert_request(factory.source("llama"), tmp_path / "target", "llama")
     with pytest.raises(UnsupportedError, match="model_config 'multimodal'"):
         SUBJECT.convert(replace(request, model_config="multimodal"))
     with pytest.raises(UnsupportedError, match="model_type 'llama' is not of the format 'qwen2'"):
@@ -189,7 +191,7 @@ def test_requests_that_cannot_be_met_are_named(workshop: Workshop, tmp_path: Pat
     with pytest.raises(RequestError, match="exists"):
         SUBJECT.convert(replace(request, target=str(tmp_path)))
     with pytest.raises(UnsupportedError, match="export to float64"):
-        export(workshop.converted("llama"), tmp_path / "target", "llama", "float64")
+        export(factory.converted("llama"), tmp_path / "target", "llama", "float64")
 
 
 def test_no_modelling_code_of_transformers_is_used() -> None:

@@ -43,9 +43,9 @@ def test_what_is_written_is_read_by_safetensors(tmp_path: Path) -> None:
     size = write_tensors(
         tmp_path / "x.safetensors", [planned("a", tensors["a"], 3), planned("b", tensors["b"])], "BF16"
     )
-    found = load_file(tmp_path / "x.safetensors")
+    loaded = load_file(tmp_path / "x.safetensors")
     assert size == (tmp_path / "x.safetensors").stat().st_size
-    assert all(found[name].equal(tensors[name].bfloat16()) for name in tensors)
+    assert all(loaded[name].equal(tensors[name].bfloat16()) for name in tensors)
 
 
 def test_a_value_beyond_float16_is_refused(tmp_path: Path) -> None:
