@@ -10,7 +10,7 @@ import re
 import shlex
 from typing import TYPE_CHECKING
 
-from ci.evidence import NOT_COVERED
+from ci.evidence import NOT_COVERED, NOT_ISOLATED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,6 +64,8 @@ NOTES = 8
 """How many notes of a download, and how many coverage gaps of an entry, are shown."""
 TITLE = 200
 """Characters of a diagnosis in a heading; its other clauses are shown below."""
+ISOLATION = 120
+"""Characters of what a test says about its isolation."""
 
 _DEVICE = re.compile(r"cpu|cuda")
 
@@ -92,6 +94,28 @@ def find_reason(results: Results) -> str:
         return results.causes[0].title
     labels = [entry.label for entry in results.entries if entry.verdict != "passed" and entry.label]
     return labels[0] if labels else ""
+
+
+def describe_isolation(results: Results) -> tuple[str, str]:
+    """Return a warning if the subject was not isolated, else how it was; both may be "".
+
+    One test without isolation is enough for the warning: its subject could have changed every other result.
+    """
+    cases = [case for entry in results.entries for case in entry.cases]
+    recorded = list(
+        dict.fromkeys(case.evidence.isolation for case in cases if case.evidence and case.evidence.isolation)
+    )
+    for isolation in recorded:
+        if isolation.startswith(NOT_ISOLATED):
+            author = "the pull request's" if results.plan.request.pull_request else "the subject's"
+            return (
+                f"Not isolated ({isolation.removeprefix(NOT_ISOLATED)[:ISOLATION]}): this result is {author} own word.",
+                "",
+            )
+    known = (name[:ISOLATION] for name in recorded[:2])
+    return "", ", ".join(
+        f"isolation {name}" if name.startswith("not needed") else f"isolated by {name}" for name in known
+    )
 
 
 def split_diagnosis(sentence: str, limit: int) -> tuple[str, str]:
