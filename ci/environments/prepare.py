@@ -87,7 +87,7 @@ def provide_base(
 
 
 def _describe_prepared(options: RunOptions) -> EnvironmentDescription:
-    """Say how a commit is installed over an interpreter that somebody else prepared: as over the subject's own."""
+    """Describe an interpreter that somebody else prepared: a commit is installed as over the subject's own."""
     subject = options.subject_or_default()
     return load_description(subject) if subject in shipped_descriptions() else PREPARED
 

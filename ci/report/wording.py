@@ -97,7 +97,7 @@ def find_reason(results: Results) -> str:
 
 
 def describe_isolation(results: Results) -> tuple[str, str]:
-    """Return a warning if the subject was not isolated, else how it was; both may be "".
+    """Return a warning that the subject was not isolated, and else how it was; "" where unknown.
 
     One test without isolation is enough for the warning: its subject could have changed every other result.
     """
