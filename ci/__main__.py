@@ -36,6 +36,7 @@ app = typer.Typer(
     help="Test on real Hub models that a converter and its kernels compute what Hugging Face computes.",
     no_args_is_help=True,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 ON_THIS_MACHINE: tuple[Callable[..., None], ...] = (local.models, store.fetch, local.run, local.doctor)

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import yaml
 
 from benchmarks import report, startup
 from ci import __main__ as cli
+from ci.environments.description import EnvironmentDescription, load_description
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.md"))
@@ -104,7 +106,7 @@ def test_commands_have_the_options_that_are_told(document: str) -> None:
         if words[0] not in root.commands:
             continue  # prose: "hub-tests is the CI service"
         command = root.commands[words[0]]
-        if words[0] == "cache":
+        if words[0] in ("cache", "env"):
             command = command.commands[words[1]]
         told = {word.partition("=")[0] for word in words if word.startswith("--")}
         assert told <= options(command), line
@@ -188,6 +190,21 @@ def test_the_table_of_dependencies_is_what_is_declared() -> None:
     project = tomllib.loads(text("pyproject.toml"))["project"]
     declared = {"base": project["dependencies"], **project["optional-dependencies"]}
     assert told == {(re.split("[<>=]", word)[0], extra) for extra, words in declared.items() for word in words}
+
+
+def test_the_keys_of_an_environments_description_are_as_told() -> None:
+    told = {row["key"].strip("`"): row["default"] for row in table("docs/environments.md", "key")}
+    declared = {field.name.replace("_", "-"): field for field in fields(EnvironmentDescription)}
+    assert list(told) == list(declared)
+    for key, field in declared.items():
+        if field.default is not MISSING and field.default not in ("", ()):
+            assert told[key].strip("`") == field.default, key
+
+
+def test_an_environment_that_is_shown_is_a_description(tmp_path: Path) -> None:
+    (shown,) = re.findall(r"```toml\n(.*?)```", text("docs/environments.md"), re.DOTALL)
+    (tmp_path / "shown.toml").write_text(shown, encoding="utf-8")
+    assert load_description(str(tmp_path / "shown.toml")).install == "editable"
 
 
 def test_the_targets_of_the_figures_are_those_of_the_benchmarks() -> None:

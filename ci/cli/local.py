@@ -9,6 +9,7 @@ import typer
 
 from ci.cli import options
 from ci.run_options import RunOptions  # noqa: TC001 -- typer reads it from the annotations
+from ci.subjects.sandbox import IsolationMode  # noqa: TC001 -- typer reads it from the annotations
 
 
 def models(registry: options.Registry = None, as_json: options.JsonFlag = False) -> None:
@@ -69,6 +70,12 @@ def doctor(
     ] = None,
     python: Annotated[Path | None, typer.Option(help="an interpreter with torch, to compute on the GPUs")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="count a check that could not be made as failed")] = False,
+    isolation: Annotated[
+        IsolationMode,
+        typer.Option(
+            help="sandbox for subjects: required (none is a failure), auto (none is a warning), none (no check)"
+        ),
+    ] = "auto",
     cache: options.CacheDir = None,
     as_json: options.JsonFlag = False,
 ) -> None:
@@ -87,10 +94,10 @@ def doctor(
         endpoint=settings.endpoint,
         offline=settings.offline,
         strict=strict,
-        environ=options.environ(call),
+        isolation=isolation,
         python=str(python) if python else None,
     )
-    diagnosis = run_doctor(request)
+    diagnosis = run_doctor(request, options.environ(call))
     if as_json:
         print(to_json(diagnosis, indent=2))
     else:

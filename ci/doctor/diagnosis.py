@@ -24,15 +24,17 @@ from ci.doctor.sandbox_checks import check_sandbox
 from ci.doctor.sandbox_probes import read_sandbox, read_tools
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ci.doctor.records import Nvml
 
 
-def run_doctor(request: DoctorRequest) -> Diagnosis:
+def run_doctor(request: DoctorRequest, environ: Mapping[str, str]) -> Diagnosis:
     """Probe this host and check it, in a few seconds.
 
     Only root can read the kernel log, and the store as another user.
     """
-    return diagnose(probe_host(request), request)
+    return diagnose(probe_host(request, environ), request)
 
 
 def diagnose(state: HostState, request: DoctorRequest) -> Diagnosis:
@@ -48,7 +50,7 @@ def check_host(state: HostState, request: DoctorRequest) -> tuple[Check, ...]:
     return tuple(_fail_unmade(check) for check in checks) if request.strict else checks
 
 
-def probe_host(request: DoctorRequest) -> HostState:
+def probe_host(request: DoctorRequest, environ: Mapping[str, str]) -> HostState:
     """Run every probe that the request asks for, cheapest first. No probe raises."""
     nvml = read_nvml()
     hub, skew = (None, None) if request.offline else read_hub(request.endpoint)
@@ -64,7 +66,7 @@ def probe_host(request: DoctorRequest) -> HostState:
         store=read_store(request.store, request.job_user) if request.store else None,
         hub=hub,
         sandbox=None if request.isolation == "none" else read_sandbox(),
-        tools=read_tools(request.python, request.environ) if request.tools else None,
+        tools=read_tools(request.python, environ) if request.tools else None,
     )
 
 

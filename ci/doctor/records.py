@@ -58,7 +58,6 @@ class DoctorRequest:
     `strict`: a check that was asked for but could not be made counts as failed, and so do missing tools.
     `isolation`: "required" makes a sandbox that does not start a failure, "none" asks for none. `tools`: ask for what
     builds a subject.
-    `environ`: the variables that say where tools are (PATH, CC, CXX); empty means the system's defaults.
     `python`: an interpreter that may have torch; None means this one. Sizes are in bytes, times in seconds.
     """
 
@@ -77,7 +76,6 @@ class DoctorRequest:
     strict: bool = False
     isolation: Literal["required", "auto", "none"] = "auto"
     tools: bool = True
-    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
     python: str | None = None
     timeout: float = 120.0
 

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from ci.environments.base import BaseEnvironment, build_base, find_base, mark_used
-from ci.environments.description import EnvironmentDescription, load_description
+from ci.environments.description import EnvironmentDescription, load_description, shipped_descriptions
 from ci.environments.installer import find_installer
 from ci.environments.overlay import build_overlay
 from ci.environments.source import SubjectSource, fetch_source, is_git_address, read_commit, split_address
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ci.settings import Settings
 
 PREPARED = EnvironmentDescription(name="prepared", python="", requirements=())
-"""Stands for an interpreter that somebody else prepared."""
+"""An interpreter that somebody else prepared, for a subject without a description of ours."""
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def prepared_subject(
     do not fit together, InfrastructureError where the environment cannot be built or the source not be fetched.
     """
     check_options(options)
-    description = PREPARED
+    description = _describe_prepared(options)
     if options.environment:
         description = load_description(options.environment)
         base = provide_base(description, settings, environ, progress)
@@ -84,6 +84,12 @@ def provide_base(
         base = build_base(root, description, find_installer(environ), python=python, progress=progress)
     mark_used(base)
     return base
+
+
+def _describe_prepared(options: RunOptions) -> EnvironmentDescription:
+    """Describe an interpreter that somebody else prepared: a commit is installed as over the subject's own."""
+    subject = options.subject_or_default()
+    return load_description(subject) if subject in shipped_descriptions() else PREPARED
 
 
 def _find_source(source: str, target: Path, environ: Mapping[str, str]) -> SubjectSource:

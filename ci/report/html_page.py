@@ -116,6 +116,7 @@ def render_html(results: Results) -> str:
             results=results,
             title=wording.format_title(results),
             reason=wording.format_reason(results, wording.TITLE),
+            isolation_warning=wording.describe_isolation(results)[0],
             changes_summary=wording.summarize_changes(results),
             verdict_icon=wording.SIGNS[results.verdict],
             facts=_list_facts(results),
@@ -190,6 +191,7 @@ def _list_facts(results: Results) -> list[tuple[str, str]]:
         ("passed", f"{totals.passed} of {wording.pluralize(totals.tests, 'test')}"),
         *counts,
         ("time", wording.format_duration(totals.seconds)),
+        *(("", fact) for fact in wording.describe_isolation(results)[1:] if fact),
         ("requested by", f"{origin} {request.actor}".strip()),
     ]
 

@@ -40,7 +40,9 @@ def render_markdown(
 
 def _format_heading(results: Results, limit: int = wording.REASON) -> str:
     reason = escape_text(wording.format_reason(results, limit), limit + 40) if limit else ""
-    return f"## {wording.ICONS[results.verdict]} {wording.format_title(results)}{': ' + reason if reason else ''}"
+    heading = f"## {wording.ICONS[results.verdict]} {wording.format_title(results)}{': ' + reason if reason else ''}"
+    warning = wording.describe_isolation(results)[0]
+    return f"{heading}\n\n**{escape_text(warning)}**" if warning else heading
 
 
 def _list_facts(results: Results) -> str:
@@ -51,6 +53,7 @@ def _list_facts(results: Results) -> str:
         f"{totals.passed} of {wording.pluralize(totals.tests, 'test')} passed",
         *(f"{number} {label}" for number, label in wording.list_not_passed(totals) if number),
         wording.format_duration(totals.seconds),
+        escape_text(wording.describe_isolation(results)[1]),
         link("run", request.run_url),
     ]
     lines = [" · ".join(fact for fact in facts if fact)]

@@ -33,7 +33,11 @@ def render_terminal(results: Results) -> RenderableType:
     """Return the verdict, a table of all tests, and the failures by cause."""
     reason = wording.format_reason(results)
     heading = f"{wording.format_title(results)}{': ' + one_line(reason, 200) if reason else ''}"
-    parts: list[RenderableType] = [Text(heading, STYLES[results.verdict]), _make_table(results)]
+    parts: list[RenderableType] = [
+        Text(heading, STYLES[results.verdict]),
+        *_format_isolation(results),
+        _make_table(results),
+    ]
     for number, cause in enumerate(results.causes, start=1):
         parts.append(_format_cause(results, number, cause))
     if changes := wording.summarize_changes(results):
@@ -42,6 +46,11 @@ def render_terminal(results: Results) -> RenderableType:
     for entry in results.entries:
         parts += [Text(f"{entry.name}: {one_line(note)}", "dim") for note in wording.list_notes(entry)]
     return Group(*parts)
+
+
+def _format_isolation(results: Results) -> list[Text]:
+    warning, fact = wording.describe_isolation(results)
+    return [Text(one_line(warning), "bold yellow")] if warning else [Text(one_line(fact), "dim")] if fact else []
 
 
 def _make_table(results: Results) -> Table:

@@ -9,7 +9,7 @@ import re
 import shlex
 from typing import TYPE_CHECKING
 
-from ci.evidence import NOT_COVERED, format_share, format_share_of_limit
+from ci.evidence import NOT_COVERED, NOT_ISOLATED, format_share, format_share_of_limit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,6 +68,8 @@ REASON = 90
 """Characters of the first cause in a report's first line, which then takes two lines of a comment."""
 TITLE = 120
 """Characters of a diagnosis in a heading or a table; all of it is shown below."""
+ISOLATION = 120
+"""Characters of what a test says about its isolation."""
 
 _DEVICE = re.compile(r"cpu|cuda")
 
@@ -127,6 +129,28 @@ def describe_blame(cause: Cause) -> str:
     if cause.failure_class == "interrupted":
         return NO_ANSWER
     return NOT_THE_CHANGE if cause.infrastructure else ""
+
+
+def describe_isolation(results: Results) -> tuple[str, str]:
+    """Return a warning that the subject was not isolated, and else how it was; "" where unknown.
+
+    One test without isolation is enough for the warning: its subject could have changed every other result.
+    """
+    cases = [case for entry in results.entries for case in entry.cases]
+    recorded = list(
+        dict.fromkeys(case.evidence.isolation for case in cases if case.evidence and case.evidence.isolation)
+    )
+    for isolation in recorded:
+        if isolation.startswith(NOT_ISOLATED):
+            author = "the pull request's" if results.plan.request.pull_request else "the subject's"
+            return (
+                f"Not isolated ({isolation.removeprefix(NOT_ISOLATED)[:ISOLATION]}): this result is {author} own word.",
+                "",
+            )
+    known = (name[:ISOLATION] for name in recorded[:2])
+    return "", ", ".join(
+        f"isolation {name}" if name.startswith("not needed") else f"isolated by {name}" for name in known
+    )
 
 
 def split_diagnosis(sentence: str, limit: int) -> tuple[str, str]:

@@ -111,3 +111,11 @@ def test_every_verb_is_in_help_and_says_what_it_is_for(capsys: pytest.CaptureFix
     for verb in (*cli.ON_THIS_MACHINE, *cli.IN_A_WORKFLOW):
         assert f" {verb.__name__} " in out
         assert (verb.__doc__ or "").split(maxsplit=1)[0] in out
+
+
+@pytest.mark.parametrize("words", [(), ("doctor",), ("run",), ("env", "build")])
+def test_the_short_option_shows_the_same_help(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*words, "-h"]) == 0
+    short = capsys.readouterr().out
+    assert cli.main([*words, "--help"]) == 0
+    assert short == capsys.readouterr().out

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from ci import run as main_job
 from ci.__main__ import main
+from ci.doctor import Diagnosis, DoctorRequest
 from ci.run_options import RunOptions
+from ci.subjects.sandbox import ISOLATION_MODES
 from tests.ci.report import samples
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
-
-    import pytest
 
     from ci.models import HubModel
 
@@ -82,3 +84,24 @@ def test_doctor_answers_as_json(capsys: pytest.CaptureFixture[str], monkeypatch:
     diagnosis = json.loads(capsys.readouterr().out)
     assert code in (0, 3)
     assert diagnosis["checks"]
+
+
+@pytest.mark.parametrize(("words", "isolation"), [([], "auto"), *((["--isolation", m], m) for m in ISOLATION_MODES)])
+def test_doctor_hands_on_how_much_a_sandbox_matters(
+    words: list[str], isolation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[DoctorRequest] = []
+
+    def run_doctor(request: DoctorRequest, environ: Mapping[str, str]) -> Diagnosis:
+        assert "PATH" in environ
+        asked.append(request)
+        return Diagnosis(fit=True, checks=())
+
+    monkeypatch.setattr("ci.doctor.run_doctor", run_doctor)
+    assert main(["doctor", *words]) == 0
+    assert [request.isolation for request in asked] == [isolation]
+
+
+def test_doctor_knows_no_other_isolation(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--isolation", "some"]) == 2
+    assert "--isolation" in capsys.readouterr().err

@@ -55,6 +55,18 @@ def test_environment_and_source_become_interpreter_and_path(
     assert "standin" in (tmp_path / "report" / "logs" / "build.log").read_text()
 
 
+def test_over_a_prepared_interpreter_a_subject_is_installed_as_over_its_own_environment(
+    base: BaseEnvironment, settings: Settings, tmp_path: Path
+) -> None:
+    """Fast-LLM's wheel would be empty: its description says that it is installed in place."""
+    checkout = write_subject(tmp_path / "checkout")
+    options = replace(OPTIONS, subject_python=base.python, subject_source=str(checkout))
+    with prepared_subject(options, settings, os.environ, tmp_path / "report", print) as prepared:
+        assert "the subject's import failed: " in str(prepared.subject_failure)
+        assert "fast_llm" in str(prepared.subject_failure)
+    assert "editable" in (tmp_path / "report" / "logs" / "build.log").read_text()
+
+
 def test_a_build_that_fails_is_left_to_the_tests(settings: Settings, described: str, tmp_path: Path) -> None:
     checkout = write_subject(tmp_path / "checkout")
     (checkout / "setup.py").write_text("raise RuntimeError('will not build')\n")

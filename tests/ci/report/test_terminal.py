@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from html import unescape
 from typing import TYPE_CHECKING
 
 import pytest
@@ -85,3 +86,28 @@ def test_notes_of_the_download_are_in_every_report(render_as: str) -> None:
     assert "whole files were moved" in text
     assert "note 6" in text
     assert "note 7" not in text
+
+
+@pytest.mark.parametrize("render_as", ["terminal", "markdown", "html"])
+@pytest.mark.parametrize(
+    ("recorded", "told"),
+    [
+        (("none: bubblewrap is not installed", "bubblewrap 0.8.0"), "Not isolated (bubblewrap is not installed): "),
+        (("bubblewrap 0.8.0", "bubblewrap 0.8.0"), "isolated by bubblewrap 0.8.0"),
+        (("not needed: hub-tests' own code", ""), "isolation not needed: hub-tests' own code"),
+        (("", ""), ""),
+    ],
+)
+def test_the_first_lines_say_whether_the_subject_was_isolated(
+    render_as: str, recorded: tuple[str, str], told: str
+) -> None:
+    plan = samples.plan_of("smollm2")
+    tests = plan.entries[0].tests[:2]
+    faults = {test: samples.Fault(evidence={"isolation": text}) for test, text in zip(tests, recorded, strict=True)}
+    say: dict[str, Callable[[Results], str]] = {"terminal": shown, "markdown": render_markdown, "html": render_html}
+    text = unescape(say[render_as](samples.judged(plan, faults)))
+    first = text.partition("<h2>")[0].partition("<body>")[2] if render_as == "html" else "\n".join(text.split("\n")[:4])
+    assert told in first
+    assert ("isolat" in first.lower()) == bool(told)
+    warned = "this result is the pull request's own word." in first
+    assert warned == told.startswith("Not isolated")

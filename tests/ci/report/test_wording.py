@@ -85,3 +85,14 @@ def test_the_command_to_reproduce_is_not_the_one_that_the_test_wrote() -> None:
     assert code("hub-tests run smollm2 --layers 2 --subject reference") in text
     assert "rm -rf" not in text
     assert "curl" not in text
+
+
+def test_a_warning_about_isolation_is_short_and_names_whose_word_the_result_is() -> None:
+    evidence = {"isolation": f"none: {'@octocat ' * 100}"}
+    faults = {test: Fault(evidence=evidence) for test in plan_of("smollm2").entries[0].tests}
+    warning, fact = wording.describe_isolation(judged(plan_of("smollm2", trigger="cli", pull_request=None), faults))
+    assert warning.endswith(": this result is the subject's own word.")
+    assert len(warning) < 200
+    assert fact == ""
+    text = render_markdown(judged(plan_of("smollm2"), faults), 2_000)
+    assert text.splitlines()[2].startswith("**Not isolated (`@octocat` ")
