@@ -46,11 +46,18 @@ FailureClass = Literal[
     "environment",
     "dependency",
     "missing_result",
+    "unproven",
+    "interrupted",
     "other",
 ]
-"""Why a test did not pass. The classes in INFRASTRUCTURE make a verdict neutral and never blame the pull request."""
+"""Why a test did not pass. The classes in INFRASTRUCTURE make a verdict neutral and never blame the pull request.
 
-INFRASTRUCTURE: frozenset[str] = frozenset({"hub_unavailable", "gated", "environment"})
+"unproven" is a pass that its own records do not carry: no evidence, evidence of another test, model, subject or
+revision, a comparison that is missing, without a usable limit or beyond it, a skipped variant that could have run, or a
+suite whose exit code contradicts its results. "interrupted" is what a user or a cancelled job ended before its result.
+"""
+
+INFRASTRUCTURE: frozenset[str] = frozenset({"hub_unavailable", "gated", "environment", "interrupted"})
 
 
 @dataclass(frozen=True)
@@ -86,18 +93,57 @@ class Measure:
 
     @property
     def used(self) -> float:
-        """Share of the tolerance that the error used: 1.0 is the limit; NaN gives infinity."""
-        limited = bool(self.token_limit) or math.isnan(self.token_error)
-        by_token = _share(self.token_error, self.token_limit) if limited else 0.0
-        return max(_share(self.error, self.limit), by_token)
+        """Error divided by limit, the larger one of tensor and token: 1.0 is the limit; infinity without a meaning."""
+        return max(_divide(self.error, self.limit), self._token_share)
+
+    @property
+    def decisive(self) -> tuple[float, float]:
+        """The error and the limit that `used` divides: the tensor's, or those of its worst token."""
+        return (self.token_error, self.token_limit or 0.0) if self.decided_by_token else (self.error, self.limit)
+
+    @property
+    def decided_by_token(self) -> bool:
+        """Whether the worst token is closer to its limit than the whole tensor."""
+        return self._token_share > _divide(self.error, self.limit)
+
+    @property
+    def _token_share(self) -> float:
+        if self.token_limit is None and not math.isnan(self.token_error):
+            return 0.0
+        return _divide(self.token_error, self.token_limit if self.token_limit is not None else math.nan)
 
 
-def _share(error: float, limit: float | None) -> float:
-    """Return `error` / `limit`, infinity for NaN.
+def _divide(error: float, limit: float) -> float:
+    """Return error / limit; infinity where that says nothing.
 
-    Every comparison with NaN is false, so `max` could drop it and hide the error.
+    A bit-exact comparison has limit 0: error 0 used nothing of it. NaN, a negative value and a limit without end say
+    nothing. Every comparison with NaN is false, so `max` could drop it and hide the error.
     """
-    return math.inf if not limit or math.isnan(error / limit) else error / limit
+    if not (error >= 0 and 0 <= limit < math.inf):
+        return math.inf
+    if limit == 0:
+        return math.inf if error else 0.0
+    return error / limit
+
+
+def format_share(used: float | None) -> str:
+    """Format error / limit: `10 %`, from ten times the limit on `12 x`.
+
+    It is the one figure of a comparison, the same in titles, tables, pages and terminals.
+    """
+    if used is None:
+        return "-"
+    if not math.isfinite(used):
+        return "∞"
+    if used >= 10:
+        return f"{used:,.0f} x" if used < 1e6 else f"{used:.1e} x"
+    return f"{used * 100:.0f} %" if used >= 0.01 else "<1 %"
+
+
+def format_share_of_limit(used: float) -> str:
+    """Format error / limit as part of a sentence: `10 % of the limit`, `4,000 x the limit`."""
+    share = format_share(used)
+    return f"{share} of the limit" if share.endswith("%") else f"{share.removesuffix(' x')} x the limit"
 
 
 @dataclass(frozen=True)
@@ -142,6 +188,8 @@ class Evidence:
     """The result of one test: what was tested, what was measured, and where a failure began.
 
     `half` is the faulty component (conversion, kernel, both, or unknown), `operation` the faulty operation in `layer`.
+    `published_dtype` is the dtype that the model was published in, recorded once, by the download. `unmet_need` names
+    what a variant that did not run needs and lacks here, as its subject says ("cuda", "flash-attn", …).
     `isolation` says how the subject's code was kept apart from the judge that wrote this.
     """
 
@@ -173,6 +221,8 @@ class Evidence:
     figures: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     reproduce: str = ""
+    published_dtype: str = ""
+    unmet_need: str = ""
     isolation: str = ""
 
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from ci.errors import RequestError
 from ci.report.report_files import REPORT_HTML, REPORT_JSON, REPORT_MD
-from ci.report.result_files import ENDED, JUNIT, RUNNING
+from ci.report.result_files import ENDED, EXIT_CODE, HOST, JUNIT, RUNNING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 LOCK = ".lock"
-OLD_FILES = (JUNIT, RUNNING, ENDED, REPORT_MD, REPORT_JSON, REPORT_HTML)
+OLD_FILES = (JUNIT, RUNNING, ENDED, EXIT_CODE, HOST, REPORT_MD, REPORT_JSON, REPORT_HTML)
 
 
 @contextmanager

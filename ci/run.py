@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import signal
@@ -25,7 +24,8 @@ from ci.plan import Plan, RunRequest, make_plan
 from ci.records import to_json
 from ci.report.build_results import build_results
 from ci.report.report_files import write_report
-from ci.report.result_files import ENDED, HOST, JUNIT, RUNNING, read_result_files
+from ci.report.result_files import JUNIT, RUNNING, read_result_files
+from ci.report.run_files import record_suite_end, write_ended, write_host
 from ci.report_folder import own_report_folder
 from ci.run_options import RunOptions, make_pytest_arguments, make_reproduction_arguments
 from ci.subjects.registry import is_importable
@@ -81,9 +81,10 @@ def run_suite(models: Sequence[HubModel], options: RunOptions, report: Path, env
         subprocess.Popen(  # noqa: S603  our own interpreter
             command, env=_make_suite_environment(environ), cwd=cwd, stdout=STDERR, preexec_fn=_accept_interrupts
         ) as suite,
+        record_suite_end(report, suite),
     ):
         if _wait_for_suite(suite, options.time_limit):
-            (report / ENDED).write_text(f"time limit of {options.time_limit:.0f} s\n", encoding="utf-8")
+            write_ended(report, f"time limit of {options.time_limit:.0f} s")
     return time.monotonic() - started
 
 
@@ -191,12 +192,13 @@ def _run_prepared(
         _check_requested_models(results)
         options = replace(options, checkpoints=report / CHECKPOINTS_JSON)
         write_checkpoints(results, report / CHECKPOINTS_JSON)
-    (report / HOST).write_text(json.dumps(dict(read_host_identity()), indent=2), encoding="utf-8")
+    write_host(report, read_host_identity())
     try:
         run_suite(models, options, report, environ)
     finally:  # also after an interruption: the report says what there is, and a missing result is red
         plan = _write_plan(models, replace(asked, subject=options.subject), report)
-        judged = build_results(plan, read_result_files(report))
+        fetched = read_checkpoints(options.checkpoints).checkpoints
+        judged = build_results(plan, read_result_files(report), fetched=fetched)
         write_report(judged, report)
     return judged
 

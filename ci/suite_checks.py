@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ci.evidence import format_share_of_limit
+
 if TYPE_CHECKING:
     from ci.equivalence.judge import Verdict
     from ci.evidence import Measure
@@ -26,6 +28,13 @@ def find_checkpoint_problems(checkpoint: Checkpoint) -> list[str]:
     problems = [] if depth == checkpoint.layers else [f"config.json says {depth} layers, kept are {checkpoint.layers}"]
     problems += _find_file_problems(root, manifest)
     return problems + _find_layer_problems(manifest, checkpoint.layers)
+
+
+def read_published_dtype(checkpoint: Checkpoint) -> str:
+    """Return the dtype that the checkpoint was published in, as its config.json says."""
+    from ci.equivalence import inputs
+
+    return inputs.read_published_dtype(json.loads((Path(checkpoint.path) / "config.json").read_bytes()))
 
 
 def _find_file_problems(root: Path, manifest: dict[str, Any]) -> list[str]:
@@ -55,7 +64,9 @@ def format_failures(verdicts: tuple[Verdict, ...]) -> str:
 def _format_measure(measure: Measure) -> str:
     where = ", ".join(map(str, measure.worst_index))
     floor = f", floor {measure.floor:.2e}" if measure.floor is not None else ""
+    error, limit = measure.decisive
+    of_token = "of its worst token " if measure.decided_by_token else ""
     return (
-        f"{measure.tensor} ({measure.dtype}): error {measure.error:.2e}, limit {measure.limit:.2e}{floor}; "
-        f"at [{where}] expected {measure.expected}, got {measure.actual}"
+        f"{measure.tensor} ({measure.dtype}): {format_share_of_limit(measure.used)}: error {of_token}{error:.2e}, "
+        f"limit {limit:.2e}{floor}; at [{where}] expected {measure.expected}, got {measure.actual}"
     )

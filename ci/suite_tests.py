@@ -9,6 +9,8 @@ from ci.subjects.registry import ADAPTERS, find_offer
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ci.subjects.base import Variant
+
 DEFAULT_TESTS = (
     "test_download_and_truncate",
     "test_conversion",
@@ -46,6 +48,17 @@ def list_expected_tests(subject: str, name: str, checkpoint_format: str, *, deep
     }
     functions = DEFAULT_TESTS + (DEEP_TESTS if deep else ())
     return tuple(f"{function}[{variant}]" for function in functions for variant in ids.get(function, [name]))
+
+
+def list_variant_tests(subject: str, name: str, checkpoint_format: str) -> dict[str, Variant]:
+    """Return the variants of the registry entry `name` by test id."""
+    tests = {}
+    for variant in find_offer(subject).variants_of(checkpoint_format):
+        if variant.axis == MOE_AXIS:
+            tests[f"test_moe_implementation[{variant.name}-{name}]"] = variant
+        else:
+            tests[f"test_implementation[{variant.axis}-{variant.name}-{name}]"] = variant
+    return tests
 
 
 def list_variant_names() -> Mapping[str, tuple[str, ...]]:

@@ -83,9 +83,14 @@ def report(
     from ci.verbs.report import make_report, report_digest
 
     context, delivery = (options.context(call) if github else None), (options.delivery(call) if github else None)
-    problems = delivery.problems if delivery else None
     judged = make_report(
-        options.plan(call, plan_file), results, out, baseline=baseline, context=context, problems=problems
+        options.plan(call, plan_file),
+        results,
+        out,
+        baseline=baseline,
+        context=context,
+        problems=delivery.problems if delivery else None,
+        fetched=delivery.checkpoints if delivery else None,
     )
     if context and context.output_path:
         write_outputs(context.output_path, {"verdict": judged.verdict, "sha256": report_digest(out)})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,14 +35,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The parts of the sentence. `floors_off` is the error in noise floors, `component` the faulty one.
+    """The parts of the sentence. `component` is the faulty one.
+
+    `measured` says that an error was measured, so that the tensor is named. How large it is, only the measures say:
+    a second figure here, of another run or in another unit, would contradict the one of every table.
 
     `reason` is the evidence against it. `others` are further locations that are wrong although their input was right.
     """
 
     location: TensorLocation
     suspect: str
-    floors_off: float
+    measured: bool
     component: str = ""
     reason: str = ""
     others: tuple[TensorLocation, ...] = ()
@@ -53,8 +55,8 @@ class Diagnosis:
         reason = f"; {self.reason}" if self.reason else ""
         others = f"; also wrong on right input: {_group_by_operation(self.others)}" if self.others else ""
         tensor = self.location.tensor
-        off = f"; {tensor} is {self.floors_off:.3g} noise floors off" if math.isfinite(self.floors_off) else ""
-        return f"{self.location}{component}: {self.suspect}{off}{reason}{others}"
+        first = f"; first wrong tensor {tensor}" if self.measured else ""
+        return f"{self.location}{component}: {self.suspect}{first}{reason}{others}"
 
 
 def _group_by_operation(locations: Sequence[TensorLocation]) -> str:

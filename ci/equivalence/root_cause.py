@@ -83,7 +83,7 @@ class RootCauseAnalysis:
         """Find where the error begins, the suspect, and the faulty component."""
         problem = next(iter(self.failed.diff.problems), None)
         if problem and problem.failure_class in INCOMPLETE:
-            return Diagnosis(locate_tensor(problem.tensor), problem.message, float("inf"))
+            return Diagnosis(locate_tensor(problem.tensor), problem.message, measured=False)
         forced = self.teacher_forced or self._run_teacher_forced()
         first = self._find_first_failure()
         per_block = first_failure_per_block(forced.measures) if forced else []
@@ -99,7 +99,7 @@ class RootCauseAnalysis:
         return Diagnosis(
             location=location,
             suspect=suspect,
-            floors_off=first.used * self.failed.tolerances.factor if first else float("inf"),
+            measured=first is not None,
             component=component.name,
             reason=component.reason,
             others=tuple(map(locate_tensor, others)),

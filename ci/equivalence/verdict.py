@@ -140,7 +140,7 @@ def measure_specification(measures: Sequence[Measure], tolerances: Tolerances) -
 
 def _describe_first_failure(measures: Sequence[Measure]) -> str:
     first = next(measure for measure in measures if not measure.passed)
-    return f"{first.tensor} is the first tensor to leave the reference's noise: {first.used:.3g} times its limit"
+    return f"{first.tensor} is the first tensor to leave the reference's noise"
 
 
 def _collect_figures(cases: Sequence[CaseComparison], measures: Sequence[Measure]) -> dict[str, float]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ci.report.case_results import make_case_result, make_entry_failure, make_missing_case
+from ci.report.case_results import find_own_evidence, make_case_result, make_entry_failure, make_missing_case
+from ci.report.evidence_requirements import DOWNLOAD_STEP, EntryFacts, collect_facts
 from ci.report.failure_causes import group_causes
 from ci.report.history import Baseline
 from ci.report.job_conclusions import find_job, find_job_failure, find_missing_reason, select_known_attempts
 from ci.report.junit import JunitCase, JunitFile
 from ci.report.regression import compare_with_baseline, find_drift, find_newest_commit, find_reference_changes
 from ci.report.results import Attempt, CaseResult, EntryResult, Job, Problem, Results
+from ci.report.suite_exit import find_exit_failure, find_exit_problem
 from ci.report.verdicts import (
     count_totals,
     describe_entry_problem,
@@ -23,7 +25,8 @@ from ci.report.verdicts import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ci.plan import Plan, PlanEntry
+    from ci.hub.fetch import Checkpoint
+    from ci.plan import Plan, PlanEntry, RunRequest
     from ci.report.results import ResultFiles
 
 FULL_EVIDENCE_ENTRIES = 24
@@ -37,17 +40,21 @@ def build_results(
     baseline: Baseline | None = None,
     *,
     problems: Mapping[str, Problem] | None = None,
+    fetched: Mapping[str, Checkpoint] | None = None,
 ) -> Results:
     """Compare the result files with the plan and return the result of the run.
 
     `jobs` are GitHub's newest jobs by entry, None where GitHub was not asked. `problems` say why an entry never
-    reached its tests. A planned test without a result is red, even if all others are green.
+    reached its tests. `fetched` are the checkpoints that the tests were given: each test must name its own. A planned
+    test without a result is red, even if all others are green, and so is one whose evidence does not prove its pass.
     """
     attempts = split_by_entry(plan, files) if isinstance(files, JunitFile | Attempt) else files
     entries = tuple(
         _build_entry(
             entry,
             sorted(attempts.get(entry.name, ()), key=lambda attempt: attempt.number),
+            request=plan.request,
+            fetched=(fetched or {}).get(entry.name),
             job=find_job(jobs, entry.name),
             problem=(problems or {}).get(entry.name),
             baseline=baseline or Baseline(),
@@ -78,13 +85,26 @@ def split_by_entry(plan: Plan, file: JunitFile | Attempt) -> dict[str, tuple[Att
         for target in [name] if name else cases:
             cases[target].append(case)
     parts = {name: replace(whole.junit, cases=tuple(part)) for name, part in cases.items()}
-    return {name: (replace(whole, junit=part),) for name, part in parts.items()}
+    problem = _find_problem_of_all(plan, whole)
+    return {name: (replace(whole, junit=part, is_part=True, problem=problem),) for name, part in parts.items()}
+
+
+def _find_problem_of_all(plan: Plan, whole: Attempt) -> Problem | None:
+    """Return how the exit code contradicts one file of several models.
+
+    A model that was finished before an interruption has its result.
+    """
+    problem = find_exit_problem(whole)
+    complete = {case.name for case in whole.junit.cases}.issuperset(test for e in plan.entries for test in e.tests)
+    return None if problem and problem.failure_class == "interrupted" and not complete else problem
 
 
 def _build_entry(
     entry: PlanEntry,
     attempts: Sequence[Attempt],
     *,
+    request: RunRequest,
+    fetched: Checkpoint | None,
     job: Job | None,
     problem: Problem | None,
     baseline: Baseline,
@@ -95,16 +115,19 @@ def _build_entry(
     if newest is not None and job is not None and job.attempt > newest.number:
         newest = None  # the newest attempt has no result file; a green older attempt does not replace it
     missing_reason = find_missing_reason(entry, newest, job, problem)
-    cases = _build_cases(entry, newest, attempts, missing_reason=missing_reason, baseline=baseline, slim=slim)
-    job_failure = find_job_failure(entry, job, cases)
-    if job_failure is not None:
-        cases = (*cases, job_failure)
+    facts = _collect_facts(entry, newest, request, fetched)
+    cases = _build_cases(
+        entry, newest, attempts, facts=facts, missing_reason=missing_reason, baseline=baseline, slim=slim
+    )
+    entry_failure = find_job_failure(entry, job, cases) or find_exit_failure(entry, newest, cases)
+    if entry_failure is not None:
+        cases = (*cases, entry_failure)
     return EntryResult(
         name=entry.name,
         verdict=find_entry_verdict(cases),
         cases=cases,
-        label=describe_entry_problem(missing_reason, cases, job_failure),
-        notes=(*ignored, *list_entry_notes(cases, job)),
+        label=describe_entry_problem(missing_reason, cases, entry_failure),
+        notes=(*ignored, *list_entry_notes(cases, job, newest)),
         job=job,
         attempt=newest.number if newest else job.attempt if job else 1,
         seconds=job.seconds if job and job.seconds else sum(case.seconds for case in cases),
@@ -113,11 +136,21 @@ def _build_entry(
     )
 
 
+def _collect_facts(
+    entry: PlanEntry, newest: Attempt | None, request: RunRequest, fetched: Checkpoint | None
+) -> EntryFacts:
+    """Collect what the evidence of the entry's tests must agree with."""
+    download = f"{DOWNLOAD_STEP}[{entry.name}]"
+    case = next((case for case in (newest.junit.cases if newest else ()) if case.name == download), None)
+    return collect_facts(entry, request, fetched, find_own_evidence(entry, case)[0] if case else None)
+
+
 def _build_cases(
     entry: PlanEntry,
     newest: Attempt | None,
     attempts: Sequence[Attempt],
     *,
+    facts: EntryFacts,
     missing_reason: Problem | None,
     baseline: Baseline,
     slim: bool,
@@ -133,7 +166,7 @@ def _build_cases(
             result = make_missing_case(entry, name, missing_reason=missing_reason, was_running=was_running)
         else:
             before = baseline.last_case(entry.name, name)
-            result = make_case_result(entry, case, failed=failed, before=before, slim=slim)
+            result = make_case_result(entry, case, facts=facts, failed=failed, before=before, slim=slim)
         if earlier := tuple(_list_earlier_failures(name, older)):
             result = replace(result, earlier=earlier)
         results.append(compare_with_baseline(result, entry.name, baseline))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from ci.errors import RequestError
 from ci.report.escape import one_line
 from ci.report.evidence_parser import parse_evidence
+from ci.report.evidence_requirements import find_unexplained_skip, find_unproven
 from ci.report.failure_causes import (
     classify_failure,
     extract_headline,
@@ -17,13 +17,14 @@ from ci.report.failure_causes import (
     is_infrastructure,
     is_worker_crash,
 )
-from ci.report.results import CaseResult, Problem
+from ci.report.results import CaseResult, Problem, find_worst_measure
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from ci.evidence import Evidence, FailureClass
     from ci.plan import PlanEntry
+    from ci.report.evidence_requirements import EntryFacts
     from ci.report.history import HistoryCase
     from ci.report.junit import JunitCase
 
@@ -36,43 +37,51 @@ def make_case_result(
     entry: PlanEntry,
     case: JunitCase,
     *,
+    facts: EntryFacts,
     failed: AbstractSet[str],
     before: HistoryCase | None = None,
     slim: bool = False,
 ) -> CaseResult:
     """Return the result of a test that is in the result file.
 
-    `failed` are the names of the entry's tests that failed themselves. `before` is the test's last conclusive night.
-    With `slim`, a passing test with many measures keeps only the worst one.
+    `facts` are what its evidence must agree with. `failed` are the names of the entry's tests that failed themselves.
+    `before` is the test's last conclusive night. With `slim`, a passing test with many measures keeps only the worst.
     """
-    evidence, evidence_problem = _parse_own_evidence(entry, case)
-    used = None if case.outcome == "skipped" else _find_used_tolerance(evidence)
-    contradicted = case.outcome == "passed" and bool(evidence_problem or contradicts_pass(evidence))
-    if slim and case.outcome == "passed" and evidence is not None and len(evidence.measures) > _SLIM_MEASURES:
-        evidence = replace(evidence, measures=(), heat=None, routing=())
+    evidence, evidence_problem = find_own_evidence(entry, case)
+    planned = case.name in entry.tests
+    unproven = ""
+    if planned and case.outcome == "passed":
+        unproven = evidence_problem or find_unproven(facts, case.name, evidence)
+    worst = find_worst_measure(evidence)
+    if evidence is not None:
+        evidence = replace(evidence, worst=worst)
+        if slim and case.outcome == "passed" and not unproven and len(evidence.measures) > _SLIM_MEASURES:
+            evidence = replace(evidence, measures=(), heat=None, routing=())
     base = CaseResult(
         name=case.name,
         step=parse_step(case.name),
         outcome="passed",
         seconds=case.seconds,
-        planned=case.name in entry.tests,
+        planned=planned,
         evidence=evidence,
-        used=used,
+        used=worst.used if worst and case.outcome != "skipped" else None,
         used_before=before.used if before else None,
     )
     if case.outcome == "skipped":
-        return _make_skipped(entry, case, base, failed=failed)
-    if case.outcome == "passed" and not (base.planned and contradicted):
+        return _make_skipped(entry, case, base, facts=facts, failed=failed)
+    if unproven:
+        return _make_failed(entry, base, "unproven", f"reported as passed, but {unproven}")
+    if case.outcome == "passed":
         return replace(base, change="fixed") if before and before.outcome == "failed" else base
     failure_class = classify_failure(case, evidence)
-    untrusted = case.outcome == "passed" and evidence_problem
-    sentence = evidence_problem if untrusted else _choose_headline(case, evidence)
-    return _make_failed(entry, replace(base, detail=case.detail), failure_class, sentence)
+    return _make_failed(entry, replace(base, detail=case.detail), failure_class, _choose_headline(case, evidence))
 
 
 def make_missing_case(entry: PlanEntry, name: str, *, missing_reason: Problem | None, was_running: bool) -> CaseResult:
     """Return the result of a planned test that is not in the result file."""
     base = CaseResult(name=name, step=parse_step(name), outcome="missing")
+    if was_running and missing_reason is not None and missing_reason.failure_class == "interrupted":
+        return _make_failed(entry, base, "interrupted", missing_reason.message)
     if was_running and missing_reason is not None and missing_reason.failure_class == "timeout":
         return _make_failed(entry, base, "timeout", f"{name} was running when {missing_reason.message}")
     if was_running:
@@ -93,14 +102,6 @@ def parse_step(test: str) -> str:
     return test.split("[", 1)[0]
 
 
-def contradicts_pass(evidence: Evidence | None) -> bool:
-    """Return whether the evidence of a "passed" test records a failure."""
-    if evidence is None:
-        return False
-    measures = evidence.measures if evidence.worst is None else (evidence.worst, *evidence.measures)
-    return evidence.failure_class is not None or any(not measure.passed for measure in measures)
-
-
 def _make_failed(entry: PlanEntry, case: CaseResult, failure_class: FailureClass, sentence: str) -> CaseResult:
     sentence = one_line(sentence, _HEADLINE_CHARS) or "failed without a message"
     evidence = case.evidence
@@ -116,10 +117,12 @@ def _make_failed(entry: PlanEntry, case: CaseResult, failure_class: FailureClass
     )
 
 
-def _make_skipped(entry: PlanEntry, case: JunitCase, base: CaseResult, *, failed: AbstractSet[str]) -> CaseResult:
+def _make_skipped(
+    entry: PlanEntry, case: JunitCase, base: CaseResult, *, facts: EntryFacts, failed: AbstractSet[str]
+) -> CaseResult:
     """Return the result of a skipped test.
 
-    A skip after a real failure, and a variant that could not run, are accepted. Any other planned skip is red.
+    A skip after a real failure, and a variant that could not run here, are accepted. Any other planned skip is red.
     """
     reason = one_line(extract_headline(case), _HEADLINE_CHARS) or "skipped without a reason"
     earlier = _EARLIER_FAILURE.search(reason)
@@ -127,6 +130,8 @@ def _make_skipped(entry: PlanEntry, case: JunitCase, base: CaseResult, *, failed
         return replace(base, outcome="consequence", headline=earlier[0], failure_class="dependency")
     evidence = base.evidence
     if evidence is not None and evidence.failure_class == "variant_did_not_run":
+        if base.planned and (unproven := find_unexplained_skip(facts, case.name, evidence)):
+            return _make_failed(entry, base, "unproven", f"skipped: {unproven}")
         sentence = one_line(evidence.diagnosis, _HEADLINE_CHARS) or reason
         return replace(base, outcome="did_not_run", headline=sentence, failure_class="variant_did_not_run")
     if not base.planned:
@@ -135,16 +140,16 @@ def _make_skipped(entry: PlanEntry, case: JunitCase, base: CaseResult, *, failed
     return _make_failed(entry, base, failure_class, f"skipped: {reason}")
 
 
-def _parse_own_evidence(entry: PlanEntry, case: JunitCase) -> tuple[Evidence | None, str]:
+def find_own_evidence(entry: PlanEntry, case: JunitCase) -> tuple[Evidence | None, str]:
     """Return the case's Evidence, or why it cannot be trusted."""
     if case.evidence is None:
         return None, ""
     try:
         evidence = parse_evidence(case.evidence)
     except RequestError as error:
-        return None, f"unreadable evidence: {error}"
+        return None, f"its evidence is unreadable: {error}"
     if evidence.model != entry.name or evidence.step != parse_step(case.name):
-        return None, f"the evidence belongs to another test: {evidence.step}[{evidence.model}]"
+        return None, f"its evidence belongs to {evidence.step}[{evidence.model}]"
     return evidence, ""
 
 
@@ -153,20 +158,4 @@ def _choose_headline(case: JunitCase, evidence: Evidence | None) -> str:
         return f"the process running {case.name} died"
     if evidence is not None and evidence.diagnosis:
         return evidence.diagnosis
-    if message := extract_headline(case):
-        return message
-    return "reported as passed, but its evidence records a failure" if case.outcome == "passed" else ""
-
-
-def _find_used_tolerance(evidence: Evidence | None) -> float | None:
-    """Return the largest used share of a tolerance.
-
-    A bit-exact comparison that passed used nothing of its limit of 0.
-    """
-    if evidence is None:
-        return None
-    measures = evidence.measures or ((evidence.worst,) if evidence.worst else ())
-    shares = [measure.used if measure.limit or not measure.passed else 0.0 for measure in measures]
-    if any(map(math.isnan, shares)):
-        return math.inf
-    return max(shares, default=None)
+    return extract_headline(case)

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from ci.evidence import LayerRouting, Measure
+from ci.evidence import LayerRouting, Measure, format_share
 from ci.report import charts, wording
 from ci.report.escape import clean, is_safe_url
-from ci.report.results import EntryResult, find_closest_case, find_most_complete_evidence
+from ci.report.results import EntryResult, find_closest_case, find_most_complete_evidence, group_by_causes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +38,7 @@ CAUSES = 200
 TESTS_PER_CAUSE = 60
 JOBS_PER_CAUSE = 20
 ROUTING_ROWS = 200
+NAMES_PER_GROUP = 12
 DETAIL_CHARS = 6_000
 
 
@@ -86,6 +87,14 @@ class ModelSection:
     environment: list[tuple[str, str]]
 
 
+@dataclass(frozen=True)
+class ModelGroup:
+    """Models that fail by the same causes, as one row with a `label`; a model alone has none."""
+
+    label: str
+    models: list[ModelSection]
+
+
 def render_html(results: Results) -> str:
     """Return the page as text.
 
@@ -106,7 +115,7 @@ def render_html(results: Results) -> str:
         .render(
             results=results,
             title=wording.format_title(results),
-            reason=wording.split_diagnosis(wording.find_reason(results), wording.TITLE)[0],
+            reason=wording.format_reason(results, wording.TITLE),
             changes_summary=wording.summarize_changes(results),
             verdict_icon=wording.SIGNS[results.verdict],
             facts=_list_facts(results),
@@ -114,6 +123,7 @@ def render_html(results: Results) -> str:
             causes=[_make_cause_section(results, cause) for cause in results.causes[:CAUSES]],
             more_causes=max(len(results.causes) - CAUSES, 0),
             models=models,
+            groups=_group_models(results, models, charted),
             listed=charted | {entry.name for entry in results.entries if entry.verdict != "passed"},
             with_charts=len(charted),
             without_charts=len(results.entries) - len(charted),
@@ -122,6 +132,22 @@ def render_html(results: Results) -> str:
             style_hash="sha256-" + base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
         )
     )
+
+
+def _group_models(results: Results, models: Sequence[ModelSection], charted: set[str]) -> list[ModelGroup]:
+    """Group the listed models: those that fail by the same causes are one row to open."""
+    sections = {model.entry.name: model for model in models}
+    groups = [[sections[entry.name] for entry in entries] for entries in group_by_causes(results)]
+    groups += [[model] for model in models if model.entry.verdict == "passed" and model.entry.name in charted]
+    return [ModelGroup(_label_group(group), group) for group in sorted(groups, key=lambda group: group[0].index)]
+
+
+def _label_group(group: Sequence[ModelSection]) -> str:
+    if len(group) == 1:
+        return ""
+    more = f" and {len(group) - NAMES_PER_GROUP} more" if len(group) > NAMES_PER_GROUP else ""
+    names = ", ".join(model.entry.name for model in group[:NAMES_PER_GROUP])
+    return f"{len(group)} models fail by the same cause: {names}{more}"
 
 
 @cache
@@ -142,7 +168,7 @@ def _make_environment() -> Environment:
         "pluralize": wording.pluralize,
         "shorten_test_id": wording.shorten_test_id,
         "first_clauses": lambda sentence: wording.split_diagnosis(sentence, wording.TITLE)[0],
-        "format_share": wording.format_share,
+        "format_share": format_share,
         "format_number": wording.format_number,
         "format_duration": wording.format_duration,
         "meter_value": lambda used: f"{min(used, 1.0):.4f}" if math.isfinite(used) else "1",
@@ -170,15 +196,15 @@ def _list_facts(results: Results) -> list[tuple[str, str]]:
 
 def _make_cause_section(results: Results, cause: Cause) -> CauseSection:
     cases = results.cases_of(cause)
-    shown = max(cases, key=lambda case: case.used or 0.0)
+    shown = wording.find_shown_case(cases)
     with_detail = next((case for case in cases if case.detail.strip()), None)
     tests = [test for _, test in cause.cases]
     title, rest = wording.split_diagnosis(cause.title, wording.TITLE)
     return CauseSection(
-        title=title,
+        title=f"{title} ({figure})" if (figure := wording.find_figure(cases)) else title,
         rest=rest,
         chips=_make_chips(cause, cases),
-        worst=shown.evidence.worst if shown.evidence else None,
+        worst=shown.evidence.worst if shown.evidence and shown.used is not None else None,
         tests=tests[:TESTS_PER_CAUSE],
         more=max(len(tests) - TESTS_PER_CAUSE, 0),
         reproduce=wording.format_reproduce_command(results.plan, cause.cases[0][0], cases[0]),
@@ -200,7 +226,7 @@ def _make_chips(cause: Cause, cases: Sequence[CaseResult]) -> list[tuple[str, st
         ("", wording.pluralize(len(cause.cases), "test")),
     ]
     chips += [(cause.change or "", change)] if change else []
-    return chips + ([("neutral", wording.NOT_THE_CHANGE)] if cause.infrastructure else [])
+    return chips + ([("neutral", blame)] if (blame := wording.describe_blame(cause)) else [])
 
 
 def _make_model_section(index: int, entry: EntryResult, *, with_charts: bool, unfolded: bool) -> ModelSection:

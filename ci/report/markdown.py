@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ci.evidence import format_share
 from ci.report import wording
 from ci.report.escape import cell, clip, code, escape_text, link
 from ci.report.limits import COMMENT_CHARS
 from ci.report.markdown_failures import fold, list_causes, list_failing_steps, list_failure_counts
-from ci.report.results import find_closest_case, find_most_complete_evidence
+from ci.report.results import find_closest_case, find_most_complete_evidence, group_by_causes
 from ci.report.truncate_markdown import Block, count_characters, essential_blocks_fit, join_blocks
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from ci.report.results import CaseResult, EntryResult, Results
 
-_FIXED, _FACTS = 10, 24
+_FIXED, _FACTS, _NAMES = 10, 24, 12
 
 
 def render_markdown(
@@ -37,8 +38,8 @@ def render_markdown(
     return clip(f"{_format_heading(results, 0)}\n", limit)
 
 
-def _format_heading(results: Results, limit: int = 160) -> str:
-    reason = escape_text(wording.split_diagnosis(wording.find_reason(results), limit)[0], limit)
+def _format_heading(results: Results, limit: int = wording.REASON) -> str:
+    reason = escape_text(wording.format_reason(results, limit), limit + 40) if limit else ""
     return f"## {wording.ICONS[results.verdict]} {wording.format_title(results)}{': ' + reason if reason else ''}"
 
 
@@ -67,10 +68,9 @@ def _list_fixed(results: Results) -> str:
 
 def _list_details(results: Results) -> list[Block]:
     passed = [entry for entry in results.entries if entry.verdict == "passed"]
-    others = [entry for entry in results.entries if entry.verdict != "passed"]
     blocks = [Block(_make_models_table(results.entries), 3)]
-    blocks += [Block(_make_tests_table(entry), 4) for entry in others]
-    blocks += [Block(_make_tests_table(entry), 7) for entry in passed]
+    blocks += [Block(_make_group_table(group), 4) for group in group_by_causes(results)]
+    blocks += [Block(_fold_tests(entry), 7) for entry in passed]
     blocks.append(Block(_list_environments(results), 6))
     return [block for block in blocks if block.text]
 
@@ -79,7 +79,7 @@ def _make_models_table(entries: Sequence[EntryResult]) -> str:
     rows = [
         "### Models",
         "",
-        "| model | verdict | tests | tolerance used | time |",
+        "| model | verdict | tests | error / limit | time |",
         "| --- | --- | ---: | --- | ---: |",
     ]
     for entry in entries:
@@ -98,21 +98,36 @@ def _make_models_table(entries: Sequence[EntryResult]) -> str:
 def _format_used(case: CaseResult | None) -> str:
     if case is None:
         return "-"
-    was = f", was {wording.format_share(case.used_before)}" if case.used_before is not None else ""
-    return f"{wording.format_share(case.used)}{was}"
+    was = f", was {format_share(case.used_before)}" if case.used_before is not None else ""
+    return f"{format_share(case.used)}{was}"
+
+
+def _make_group_table(entries: Sequence[EntryResult]) -> str:
+    """Fold the tests of all models that fail by the same causes into one row."""
+    if len(entries) == 1:
+        return _fold_tests(entries[0])
+    tables = (f"{code(entry.name)}\n\n{_make_tests_table(entry)}" for entry in entries)
+    more = f" and {len(entries) - _NAMES} more" if len(entries) > _NAMES else ""
+    names = ", ".join(entry.name for entry in entries[:_NAMES]) + more
+    label = f"{wording.ICONS[entries[0].verdict]} tests of {len(entries)} models that fail by the same cause: "
+    return fold(label, names, "\n\n".join(tables))
+
+
+def _fold_tests(entry: EntryResult) -> str:
+    return fold(f"{wording.ICONS[entry.verdict]} tests of ", entry.name, _make_tests_table(entry))
 
 
 def _make_tests_table(entry: EntryResult) -> str:
-    rows = ["| test | result | tolerance used | time |", "| --- | --- | --- | ---: |"]
+    rows = ["| test | result | error / limit | time |", "| --- | --- | --- | ---: |"]
     for case in entry.cases:
-        why = f": {escape_text(wording.split_diagnosis(case.headline, 160)[0], 160)}" if case.headline else ""
+        why = f": {escape_text(wording.split_diagnosis(case.headline, wording.TITLE)[0], 160)}" if case.headline else ""
         earlier = f" ({escape_text('; '.join(case.earlier), 200)})" if case.earlier else ""
         rows.append(
             f"| {cell(code(case.name))} | {wording.OUTCOME_ICONS[case.outcome]} {wording.OUTCOMES[case.outcome]}"
             f"{cell(why)}{cell(earlier)} | {_format_used(case)} | {wording.format_duration(case.seconds)} |"
         )
     notes = [f"- {escape_text(note, 400)}" for note in wording.list_notes(entry)]
-    return fold(f"{wording.ICONS[entry.verdict]} tests of ", entry.name, "\n".join([*rows, "", *notes]).strip())
+    return "\n".join([*rows, "", *notes]).strip()
 
 
 def _list_environments(results: Results) -> str:

@@ -37,9 +37,11 @@ def _format_cause_heading(number: int, cause: Cause, cases: Sequence[CaseResult]
         wording.pluralize(len(cause.models), "model"),
         wording.pluralize(len(cause.cases), "test"),
         escape_text(wording.describe_cause_change(cause, cases)),
-        wording.NOT_THE_CHANGE if cause.infrastructure else "",
+        wording.describe_blame(cause),
     ]
     title = escape_text(wording.split_diagnosis(cause.title, wording.TITLE)[0], 400)
+    figure = wording.find_figure(cases) if cases else ""
+    title += f" ({figure})" if figure else ""
     icon = _CHANGE_ICONS.get(cause.change or "", "")
     return f"**{number}. {icon}{title}**<br>{', '.join(fact for fact in facts if fact)}"
 
@@ -47,8 +49,8 @@ def _format_cause_heading(number: int, cause: Cause, cases: Sequence[CaseResult]
 def _list_cause_figures(results: Results, cause: Cause, cases: Sequence[CaseResult]) -> str:
     rest = wording.split_diagnosis(cause.title, wording.TITLE)[1]
     lines = [f"- {escape_text(rest, 400)}"] if rest else []
-    shown = max(cases, key=lambda case: case.used or 0.0)
-    if shown.evidence is not None and shown.evidence.worst is not None:
+    shown = wording.find_shown_case(cases)
+    if shown.used is not None and shown.evidence is not None and shown.evidence.worst is not None:
         worst = shown.evidence.worst
         lines.append(f"- worst tensor {code(worst.tensor)} {escape_text(wording.format_measure(worst), 400)}")
     if shown.used is not None:

@@ -8,8 +8,10 @@
                                              `host.json` show such a folder even if the result file is missing
 
 Beside `junit.xml` there may be `running.txt` (ids of the tests that had begun and not ended, one in each line: after a
-crash it names the test that was running), `ended.txt` (why the suite was stopped early, one line) and `host.json` (a
-description of the machine, a flat object). Links are never followed.
+crash it names the test that was running), `ended.txt` (why the suite was stopped early, one line: `time limit of N s`
+or `interrupted`), `exit_code.txt` (the suite's exit code, a number; negative if a signal killed it) and `host.json` (a
+description of the machine, a flat object). Where `host.json` has `"results_format": "2"`, `exit_code.txt` must be
+there: `hub-tests run` writes the one before the suite and the other after it. Links are never followed.
 """
 
 from __future__ import annotations
@@ -38,8 +40,14 @@ if TYPE_CHECKING:
     from ci.report.results import ResultFiles
 
 JUNIT, RUNNING, ENDED, HOST = "junit.xml", "running.txt", "ended.txt", "host.json"
+EXIT_CODE = "exit_code.txt"
+INTERRUPTED = "interrupted"
+"""What `ended.txt` says of a suite that a user or a cancelled job ended."""
+FORMAT_KEY, FORMAT = "results_format", "2"
+"""In `host.json`: the folder has an exit code. Folders of older versions have neither."""
 _NAME = re.compile(r"(?:hub-tests-)?(?P<entry>[a-z0-9][a-z0-9_-]{0,62})(?:\.(?P<attempt>[1-9]\d{0,3}))?(?:\.zip)?")
 _SMALL = 64 * 1024
+_EXIT_CODE = re.compile(r"-?\d{1,3}")
 
 
 def read_result_files(folder: Path, limits: InputLimits = INPUT) -> ResultFiles:
@@ -49,7 +57,7 @@ def read_result_files(folder: Path, limits: InputLimits = INPUT) -> ResultFiles:
     """
     if not folder.is_dir():
         raise RequestError(f"{folder}: no such folder of results")
-    if any(os.path.lexists(folder / name) for name in (JUNIT, RUNNING, HOST)):
+    if any(os.path.lexists(folder / name) for name in (JUNIT, RUNNING, HOST, EXIT_CODE)):
         return _read_attempt(lambda name, cap: _read_plain_file(folder / name, cap), 1, limits)
     paths: dict[str, list[tuple[int, Path]]] = {}
     for path in sorted(folder.iterdir())[: limits.files]:
@@ -95,12 +103,16 @@ def _open_attempt(path: Path, number: int, limits: InputLimits) -> Attempt:
 
 def _read_attempt(read: Callable[[str, int], bytes | None], number: int, limits: InputLimits) -> Attempt:
     content = read(JUNIT, limits.xml_bytes + 1)
+    host = _parse_flat_object(read(HOST, _SMALL), limits)
+    results_format = host.pop(FORMAT_KEY, "")
     return Attempt(
         number=number,
         junit=JunitFile(problem="no result file", missing=True) if content is None else read_junit(content, limits),
         running=_parse_lines(read(RUNNING, _SMALL), limits),
         ended=next(iter(_parse_lines(read(ENDED, _SMALL), limits)), ""),
-        host=_parse_flat_object(read(HOST, _SMALL), limits),
+        host=host,
+        exit_code=_parse_exit_code(read(EXIT_CODE, _SMALL)),
+        records_exit_code=results_format == FORMAT,
     )
 
 
@@ -132,6 +144,12 @@ def _parse_lines(content: bytes | None, limits: InputLimits) -> tuple[str, ...]:
     """Return the lines of a small file. Of a pytest node id, keep the test id."""
     lines = (content or b"").decode("utf-8", "replace").splitlines()[:64]
     return tuple(one_line(line.rsplit("::", 1)[-1], limits.name_chars) for line in lines if line.strip())
+
+
+def _parse_exit_code(content: bytes | None) -> int | None:
+    """Return the number in `exit_code.txt`; None if it is not one."""
+    text = (content or b"").decode("ascii", "replace").strip()
+    return int(text) if _EXIT_CODE.fullmatch(text) else None
 
 
 def _parse_flat_object(content: bytes | None, limits: InputLimits) -> dict[str, str]:

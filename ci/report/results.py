@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from ci.evidence import FINGERPRINT, Evidence, FailureClass
+from ci.evidence import FINGERPRINT, Evidence, FailureClass, Measure
 from ci.plan import Plan
 from ci.records import NON_FINITE
 from ci.report.junit import JunitFile
@@ -46,7 +46,10 @@ class Attempt:
     """The result file of one attempt.
 
     `running` are the ids of tests that had begun and not ended, `host` describes the machine. `ended` says why the
-    suite was stopped early, for example "time limit of 8400 s"; "" if it was not.
+    suite was stopped early, for example "time limit of 8400 s"; "" if it was not. `exit_code` is the suite's own, a
+    negative one names the signal that killed it; None if it was not recorded. `records_exit_code` says whether the
+    folder is of a kind that must have one. `is_part`: the file held several models and this is one model's part of it;
+    `problem` is then how the exit code contradicts the whole file.
     """
 
     number: int
@@ -54,6 +57,10 @@ class Attempt:
     running: tuple[str, ...] = ()
     ended: str = ""
     host: Mapping[str, str] = field(default_factory=dict)
+    exit_code: int | None = None
+    records_exit_code: bool = False
+    is_part: bool = False
+    problem: Problem | None = None
 
 
 ResultFiles = JunitFile | Attempt | Mapping[str, Sequence[Attempt]]
@@ -220,3 +227,24 @@ def find_closest_case(cases: Sequence[CaseResult]) -> CaseResult | None:
     """Return the test that used most of its tolerance; None if nothing was measured."""
     measured = [case for case in cases if case.used is not None]
     return max(measured, key=lambda case: case.used or 0.0, default=None)
+
+
+def find_worst_measure(evidence: Evidence | None) -> Measure | None:
+    """Return the measure with the largest error / limit; None if nothing was measured.
+
+    Every view of a test names this measure and this figure.
+    """
+    if evidence is None:
+        return None
+    measures = [measure for measure in (evidence.worst, *evidence.measures) if measure is not None]
+    return max(measures, key=lambda measure: (measure.used > 1 or not measure.passed, measure.used), default=None)
+
+
+def group_by_causes(results: Results) -> list[tuple[EntryResult, ...]]:
+    """Group the models that did not pass by their causes."""
+    groups: dict[tuple[Verdict, frozenset[str]], list[EntryResult]] = {}
+    for entry in results.entries:
+        causes = frozenset(case.fingerprint for case in entry.cases if case.outcome in ("failed", "missing"))
+        if entry.verdict != "passed":
+            groups.setdefault((entry.verdict, causes), []).append(entry)
+    return [tuple(entries) for entries in groups.values()]

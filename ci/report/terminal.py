@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from ci.evidence import format_share
 from ci.report import wording
 from ci.report.escape import one_line
 
@@ -30,7 +31,7 @@ _TESTS_PER_CAUSE = 8
 
 def render_terminal(results: Results) -> RenderableType:
     """Return the verdict, a table of all tests, and the failures by cause."""
-    reason = wording.find_reason(results)
+    reason = wording.format_reason(results)
     heading = f"{wording.format_title(results)}{': ' + one_line(reason, 200) if reason else ''}"
     parts: list[RenderableType] = [Text(heading, STYLES[results.verdict]), _make_table(results)]
     for number, cause in enumerate(results.causes, start=1):
@@ -64,7 +65,7 @@ def _make_row(entry: EntryResult, case: CaseResult, *, first: bool) -> list[Text
         Text(wording.shorten_test_id(case.name, entry.name)),
         Text(_describe_outcome(case), "yellow" if case.infrastructure else STYLES[case.outcome]),
         Text(f"{one_line(worst.tensor, 80)} ({one_line(worst.dtype, 16)})" if worst else ""),
-        Text(wording.format_share(case.used) if case.used is not None else ""),
+        Text(format_share(case.used) if case.used is not None else ""),
         Text(wording.format_duration(case.seconds)),
     ]
 
@@ -80,15 +81,19 @@ def _describe_outcome(case: CaseResult) -> str:
 def _format_cause(results: Results, number: int, cause: Cause) -> Group:
     cases = results.cases_of(cause)
     style = "yellow" if cause.infrastructure else "bold red"
-    lines = [Text(f"{number}. {one_line(cause.title, 400)}", style)]
+    figure = wording.find_figure(cases)
+    title, rest = wording.split_diagnosis(cause.title, wording.TITLE)
+    lines = [Text(f"{number}. {one_line(title, 400)}{f' ({figure})' if figure else ''}", style)]
+    lines += [Text(f"   {one_line(rest, 400)}")] if rest else []
     models = wording.pluralize(len(cause.models), "model")
-    facts = [wording.CLASSES[cause.failure_class], models, wording.describe_cause_change(cause, cases)]
+    blame = wording.describe_blame(cause)
+    facts = [wording.CLASSES[cause.failure_class], models, wording.describe_cause_change(cause, cases), blame]
     lines.append(Text(f"   {', '.join(filter(None, facts))}", "dim"))
     tests = [test for _, test in cause.cases]
     more = f" and {len(tests) - _TESTS_PER_CAUSE} more" if len(tests) > _TESTS_PER_CAUSE else ""
     lines.append(Text(f"   {', '.join(tests[:_TESTS_PER_CAUSE])}{more}"))
-    shown = max(cases, key=lambda case: case.used or 0.0)
-    if shown.evidence is not None and shown.evidence.worst is not None:
+    shown = wording.find_shown_case(cases)
+    if shown.used is not None and shown.evidence is not None and shown.evidence.worst is not None:
         worst = shown.evidence.worst
         lines.append(Text(f"   {one_line(worst.tensor, 80)} {one_line(wording.format_measure(worst), 400)}"))
     command = wording.format_reproduce_command(results.plan, cause.cases[0][0], cases[0])

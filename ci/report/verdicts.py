@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ci.report.results import Totals
+from ci.report.suite_exit import describe_exit, find_exit_note, is_interrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from ci.report.results import CaseResult, EntryResult, Job, Problem, Verdict
+    from ci.report.results import Attempt, CaseResult, EntryResult, Job, Problem, Verdict
 
 
 def find_entry_verdict(cases: Sequence[CaseResult]) -> Verdict:
@@ -48,20 +49,29 @@ def describe_entry_problem(
     return f"no test of {', '.join(not_run)} could run" if not_run else ""
 
 
-def list_entry_notes(cases: Sequence[CaseResult], job: Job | None) -> tuple[str, ...]:
+def list_entry_notes(cases: Sequence[CaseResult], job: Job | None, attempt: Attempt | None = None) -> tuple[str, ...]:
     """List what a reader should know about an entry although it does not change the verdict."""
-    notes = []
+    notes = list(_list_disagreements(cases, attempt)) if attempt else []
     if job is not None and job.conclusion == "success" and any(case.red for case in cases):
         notes.append("the job succeeded on GitHub, but its result file contains failures: the result file counts")
     if job is not None and job.note:
         notes.append(job.note)
-    silent = [c.name for c in cases if c.planned and c.outcome == "passed" and c.evidence is None]
-    if silent:
-        notes.append(f"{len(silent)} passed tests recorded no evidence: {', '.join(silent[:3])}")
     unplanned = [case.name for case in cases if not case.planned and case.outcome == "passed"]
     if unplanned:
         notes.append(f"{len(unplanned)} passed tests were not planned and do not count: {', '.join(unplanned[:3])}")
     return tuple(notes)
+
+
+def _list_disagreements(cases: Sequence[CaseResult], attempt: Attempt) -> Iterator[str]:
+    """List what the suite's exit code and the machine's description say otherwise than the tests."""
+    if note := find_exit_note(attempt):
+        yield note
+    explained = attempt.ended or is_interrupted(attempt) or attempt.exit_code in (None, 0, 1)
+    if attempt.exit_code and not explained and any(case.outcome == "missing" for case in cases):
+        yield describe_exit(attempt.exit_code)
+    devices = {case.evidence.device for case in cases if case.evidence}
+    if any(device.startswith("cuda") for device in devices) and attempt.host.get("gpus"):
+        yield f"the tests say that they ran on a GPU, but the machine lists none: {attempt.host['gpus']}"
 
 
 def count_totals(entries: Sequence[EntryResult]) -> Totals:

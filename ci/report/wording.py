@@ -5,12 +5,11 @@ Plain functions without I/O.
 
 from __future__ import annotations
 
-import math
 import re
 import shlex
 from typing import TYPE_CHECKING
 
-from ci.evidence import NOT_COVERED
+from ci.evidence import NOT_COVERED, format_share, format_share_of_limit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,6 +48,8 @@ CLASSES = {
     "environment": "machine or service problem",
     "dependency": "earlier test failed",
     "missing_result": "missing result",
+    "unproven": "unproven pass",
+    "interrupted": "interrupted",
     "other": "other error",
 }
 CHANGES = {
@@ -58,12 +59,15 @@ CHANGES = {
     "fixed": "fixed",
 }
 NOT_THE_CHANGE = "infrastructure problem, not caused by this change"
+NO_ANSWER = "says nothing about this change"
 
 DOWNLOAD_STEP = "test_download_and_truncate"
 NOTES = 8
 """How many notes of a download, and how many coverage gaps of an entry, are shown."""
-TITLE = 200
-"""Characters of a diagnosis in a heading; its other clauses are shown below."""
+REASON = 90
+"""Characters of the first cause in a report's first line, which then takes two lines of a comment."""
+TITLE = 120
+"""Characters of a diagnosis in a heading or a table; all of it is shown below."""
 
 _DEVICE = re.compile(r"cpu|cuda")
 
@@ -79,31 +83,67 @@ def format_title(results: Results) -> str:
         not_run = f", {pluralize(totals.did_not_run, 'variant')} did not run" if totals.did_not_run else ""
         return f"Passed: {models}, {pluralize(totals.passed, 'test')}{not_run}"
     if results.verdict == "neutral":
-        return f"No answer for {totals.models_neutral} of {models}"
+        verb = "Interrupted: no" if _is_only_interrupted(results) else "No"
+        return f"{verb} answer for {totals.models_neutral} of {models}"
     causes = [cause for cause in results.causes if not cause.infrastructure]
     new = sum(cause.change != "known" for cause in causes)
     news = f" ({new or 'none'} new)" if results.baseline else ""
-    return f"Failed: {totals.models_failed} of {models}, {pluralize(len(causes), 'cause')}{news}"
+    interrupted = any(cause.failure_class == "interrupted" for cause in results.causes)
+    ended = ", then interrupted" if interrupted else ""
+    return f"Failed: {totals.models_failed} of {models}, {pluralize(len(causes), 'cause')}{news}{ended}"
+
+
+def _is_only_interrupted(results: Results) -> bool:
+    return bool(results.causes) and all(cause.failure_class == "interrupted" for cause in results.causes)
 
 
 def find_reason(results: Results) -> str:
-    """Return the first cause's sentence, for a report's first line; "" if all passed."""
+    """Return the first cause's whole sentence; "" if all passed."""
     if results.causes:
         return results.causes[0].title
     labels = [entry.label for entry in results.entries if entry.verdict != "passed" and entry.label]
     return labels[0] if labels else ""
 
 
+def format_reason(results: Results, limit: int = REASON) -> str:
+    """Return the first cause, shortened and with its figure; "" if all passed."""
+    figure = find_figure(results.cases_of(results.causes[0])) if results.causes else ""
+    return f"{split_diagnosis(find_reason(results), limit)[0]}{f' ({figure})' if figure else ''}"
+
+
+def find_shown_case(cases: Sequence[CaseResult]) -> CaseResult:
+    """Return the test of a cause that is farthest beyond its limit."""
+    return max(cases, key=lambda case: case.used or 0.0)
+
+
+def find_figure(cases: Sequence[CaseResult]) -> str:
+    """Return how far a cause is beyond the limit: `4,000 x the limit`, or ""."""
+    used = find_shown_case(cases).used
+    return format_share_of_limit(used) if used is not None and used > 1 else ""
+
+
+def describe_blame(cause: Cause) -> str:
+    """Say that a cause is not the change's; "" if it may be."""
+    if cause.failure_class == "interrupted":
+        return NO_ANSWER
+    return NOT_THE_CHANGE if cause.infrastructure else ""
+
+
 def split_diagnosis(sentence: str, limit: int) -> tuple[str, str]:
     """Split a diagnosis into the first clauses that fit into `limit` characters, and the rest.
 
-    Clauses are separated by "; ". The first one is always kept whole.
+    Clauses are separated by "; ". If not even the first one fits, it is cut between words, and the rest is the whole
+    sentence again.
     """
     clauses = sentence.split("; ")
     taken = 1
     while taken < len(clauses) and len("; ".join(clauses[: taken + 1])) <= limit:
         taken += 1
-    return "; ".join(clauses[:taken]), "; ".join(clauses[taken:])
+    title = "; ".join(clauses[:taken])
+    if len(title) > limit:
+        cut = title[:limit].rpartition(" ")[0] or title[: limit - 1]
+        return f"{cut.rstrip(' ,;:')}…", sentence
+    return title, "; ".join(clauses[taken:])
 
 
 def summarize_changes(results: Results) -> str:
@@ -224,28 +264,15 @@ def pluralize(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def format_share(used: float | None) -> str:
-    """Format a share of the tolerance: `10 %`, from ten times the limit on `12 x`."""
-    if used is None:
-        return "-"
-    if not math.isfinite(used):
-        return "∞"
-    if used >= 10:
-        return f"{used:,.0f} x" if used < 1e6 else f"{used:.1e} x"
-    return f"{used * 100:.0f} %" if used >= 0.01 else "<1 %"
-
-
 def format_used_tolerance(used: float | None, before: float | None) -> str:
-    """Format the used share in words.
+    """Format error / limit in words, with the baseline's.
 
-    `used 10 % of the tolerance, was 4 %`, or `4,000 x the tolerance`.
+    `10 % of the limit, was 4 %`, or `4,000 x the limit`.
     """
     if used is None:
         return ""
     was = f", was {format_share(before)}" if before is not None else ""
-    return (
-        f"{format_share(used)} the tolerance{was}" if used >= 10 else f"used {format_share(used)} of the tolerance{was}"
-    )
+    return f"{format_share_of_limit(used)}{was}"
 
 
 def format_number(value: float | str | None) -> str:
@@ -257,14 +284,18 @@ def format_measure(measure: Measure) -> str:
     """Format one measure in one line.
 
     `float32 (2, 32): error 3.1e-01, limit 7.8e-05, noise floor 2.0e-07; at (0, 3) expected 0.12, got -0.4`
+
+    Error and limit are the pair whose quotient is `Measure.used`: the tensor's, or those of its worst token.
     """
     shape = ", ".join(map(str, measure.shape))
     floor = f", noise floor {measure.floor:.1e}" if measure.floor is not None else ""
     where = ", ".join(map(str, measure.worst_index))
     values = f"; at ({where}) expected {format_number(measure.expected)}, got {format_number(measure.actual)}"
     case = f", input {measure.case}" if measure.case else ""
+    error, limit = measure.decisive
+    of_token = "of the worst token " if measure.decided_by_token else ""
     return (
-        f"{measure.dtype} ({shape}){case}: error {measure.error:.1e}, limit {measure.limit:.1e}{floor}"
+        f"{measure.dtype} ({shape}){case}: error {of_token}{error:.1e}, limit {limit:.1e}{floor}"
         f"{values if measure.worst_index else ''}"
     )
 

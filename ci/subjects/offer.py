@@ -14,6 +14,8 @@ class SubjectOffer:
 
     `variants` lists each axis's default first where the default is fixed, and `needs` of a Variant names what it cannot
     run without on any machine ("cuda", …). `axis_formats` names the formats of an axis that only some formats have.
+    `conditional_needs` maps `axis=name` to what only some machines or models lack for it. The report accepts no other
+    reason for a variant that did not run.
     With `in_this_package` the subject's code is a part of `ci`: a checkout of it brings its own worker program.
     What holds for one checkpoint on one machine is answered by `Subject.variants`; a test compares the two.
     """
@@ -23,6 +25,7 @@ class SubjectOffer:
     formats: tuple[str, ...]
     variants: tuple[Variant, ...]
     axis_formats: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    conditional_needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     in_this_package: bool = False
 
     def names(self, axis: str) -> tuple[str, ...]:

@@ -168,6 +168,17 @@ def interpreter_directories(python: Path) -> tuple[Path, ...]:
     return tuple(dict.fromkeys([*parts, *(source for home in homes for source in _linked_sources(home))]))
 
 
+def tool_directories(environment: Mapping[str, str]) -> tuple[Path, ...]:
+    """List the directories of compilers and libraries that the environment names and that are not below /usr."""
+    set_compilers = [value for name in ("CC", "CXX") if (value := environment.get(name, "")).startswith("/")]
+    compilers = [Path(value.split()[0]) for value in set_compilers]
+    listed = [environment[name] for name in ("CUDA_HOME", "CUDA_PATH", "LD_LIBRARY_PATH") if name in environment]
+    named = [Path(word) for value in listed for word in value.split(os.pathsep) if word.startswith("/")]
+    places = [*(compiler.resolve().parent.parent for compiler in compilers), *named]
+    below_usr = [place for place in places if place.is_relative_to("/usr") or place == Path("/")]
+    return tuple(dict.fromkeys(place for place in places if place.is_dir() and place not in below_usr))
+
+
 def _read_shebang(program: Path) -> Path | None:
     try:
         with program.open("rb") as file:
@@ -202,7 +213,17 @@ def _namespaces(isolation: Isolation) -> list[str]:
     words = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
     words += ["--hostname", "localhost", "--die-with-parent", "--new-session"]
     if isolation.as_root:
-        return [*words, "--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+        return [
+            *words,
+            "--cap-drop",
+            "ALL",
+            "--cap-add",
+            "CAP_SETUID",
+            "--cap-add",
+            "CAP_SETGID",
+            "--cap-add",
+            "CAP_SETPCAP",
+        ]
     nested = ["--disable-userns"] if isolation.program and _version_of(isolation.program) >= (0, 8) else []
     return [*words, "--unshare-user", "--uid", str(USER), "--gid", str(USER), *nested, "--cap-drop", "ALL"]
 

@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, Self
 from ci.errors import InfrastructureError, RequestError
 from ci.subjects.exchange import RESERVED_BYTES
 from ci.subjects.registry import SubjectName, find_offer
-from ci.subjects.sandbox import Isolation, SandboxPolicy, check_readable, interpreter_directories, sandbox_command
+from ci.subjects.sandbox import (
+    Isolation,
+    SandboxPolicy,
+    check_readable,
+    interpreter_directories,
+    sandbox_command,
+    tool_directories,
+)
 
 if TYPE_CHECKING:
     from ci.subjects.exchange import Exchange
@@ -111,6 +118,7 @@ class WorkerLaunch:
         if not self.isolation.applied:
             return command
         seen = (*interpreter_directories(self.python), *(entry.resolve() for entry in self.path), *self.readable)
+        seen = (*seen, *tool_directories(environment))
         check_readable(self.isolation, seen)
         policy = SandboxPolicy((*seen, self.program.parents[1], exchange.inbox), (exchange.outbox,))
         inside = {name: value for name, value in environment.items() if name not in CACHE_VARIABLES}

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from ci.github.context import Context
     from ci.github.workflow_runs import WorkflowJob
+    from ci.hub.fetch import Checkpoint
     from ci.plan import Plan
     from ci.report.results import Job, Results
 
@@ -36,18 +37,20 @@ def make_report(
     baseline: Path | None = None,
     context: Context | None = None,
     problems: Mapping[str, Problem] | None = None,
+    fetched: Mapping[str, Checkpoint] | None = None,
 ) -> Results:
     """Judge the folder `results` and write the report to `out`.
 
-    With a `context`, GitHub tells how each entry's job ended, and the data branch what earlier nights found. Without
-    it there is only the folder, and `baseline`: a history file or a folder of them.
+    `fetched` are the checkpoints that the tests were given. With a `context`, GitHub tells how each entry's job ended,
+    and the data branch what earlier nights found. Without it there is only the folder, and `baseline`: a history file
+    or a folder of them.
     """
     jobs, history, untested = _ask_github(plan, context) if context else (None, Baseline(), {})
     with pause_garbage_collection():
         history = read_baseline(baseline) if baseline else history
         collected = read_result_files(results) if results.exists() or context is None else {}
         known_problems = {**untested, **_find_waiting(jobs), **(problems or {})}
-        judged = build_results(plan, collected, jobs, history, problems=known_problems)
+        judged = build_results(plan, collected, jobs, history, problems=known_problems, fetched=fetched)
         write_report(judged, out)
     return judged
 

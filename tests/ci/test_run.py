@@ -18,7 +18,7 @@ import pytest
 
 from ci import __main__ as cli
 from ci import run as job
-from ci.report.result_files import RUNNING
+from ci.report.result_files import EXIT_CODE, RUNNING
 from ci.run_options import RunOptions
 from tests.standin.models import repository
 from tests.standin.recipes import CONFIGS, RECIPES
@@ -85,6 +85,7 @@ def test_a_sound_conversion_is_green(hub: HubServer, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert set(read_outcomes(results).values()) == {"passed"}
     assert len(read_outcomes(results)) == 7
+    assert (tmp_path / "out" / EXIT_CODE).read_text() == "0\n"
     assert (tmp_path / "out" / "report.md").read_text().startswith("## ")
     pins = str(tmp_path / "out" / "checkpoints.json")
     again, results = run(ROOT, tmp_path, "http://127.0.0.1:9", "--checkpoints", pins, "--json")
@@ -178,9 +179,13 @@ def test_a_run_that_is_terminated_with_its_whole_group_keeps_what_it_has_found(h
             time.sleep(0.05)
         os.killpg(job.pid, signal.SIGTERM)
         job.communicate(timeout=60)
-    ended = read_outcomes(json.loads((tmp_path / "out" / "report.json").read_bytes()))
+    results = json.loads((tmp_path / "out" / "report.json").read_bytes())
+    ended = read_outcomes(results)
     assert ended["test_conversion[tiny]"] == "passed"
     assert ended["test_hub_model_conversion[tiny]"] == "missing"
+    assert job.returncode == 130
+    assert (results["verdict"], {cause["failure_class"] for cause in results["causes"]}) == ("neutral", {"interrupted"})
+    assert (tmp_path / "out" / "report.md").read_text().startswith("## ⚠️ Interrupted: no answer for 1 of 1 model")
 
 
 @pytest.mark.parametrize(

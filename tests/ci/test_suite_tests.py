@@ -9,6 +9,7 @@ from ci.suite_tests import (
     list_moe_variants,
     list_other_variants,
     list_variant_names,
+    list_variant_tests,
 )
 
 
@@ -52,3 +53,10 @@ def test_names_of_every_subject_are_listed_once() -> None:
         "attention": ("backup", "sdpa_dense", "sdpa_nested", "flash", "eager", "sdpa", "blockwise"),
         "moe": ("looped", "dropless"),
     }
+
+
+def test_each_variant_is_known_by_the_id_of_its_test() -> None:
+    for subject in ("fast_llm", "reference"):
+        planned = [test for test in list_expected_tests(subject, "mix", "mixtral") if "implementation" in test]
+        assert set(list_variant_tests(subject, "mix", "mixtral")) == set(planned)
+    assert list_variant_tests("fast_llm", "mix", "mixtral")["test_moe_implementation[dropless-mix]"].needs == "triton"

@@ -15,7 +15,7 @@ import pytest
 
 from ci.errors import NotOfferedError
 from ci.suite import ModelPipeline, add_verdicts
-from ci.suite_checks import find_checkpoint_problems, format_failures
+from ci.suite_checks import find_checkpoint_problems, format_failures, read_published_dtype
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +36,9 @@ def test_download_and_truncate(pipeline: ModelPipeline, record: Any) -> None:
         }
         missed = (f"two layers would have missed {kind}" for kind in checkpoint.kinds_missed)
         notes = (*checkpoint.notes, *missed)
-        note(replace(pipeline.start_evidence("test_download_and_truncate"), figures=figures, notes=notes))
+        evidence = pipeline.start_evidence("test_download_and_truncate")
+        evidence = replace(evidence, published_dtype=read_published_dtype(checkpoint))
+        note(replace(evidence, figures=figures, notes=notes))
         problems = find_checkpoint_problems(checkpoint)
         assert not problems, "; ".join(problems)
 
@@ -87,9 +89,9 @@ def _judge_variant(pipeline: ModelPipeline, record: Any, axis: str, name: str) -
             reason = (
                 f"needs {variant.needs}" if variant else f"{pipeline.subject_name} does not offer it for this model"
             )
-            note(
-                replace(evidence, failure_class="variant_did_not_run", diagnosis=f"{axis}={name} did not run: {reason}")
-            )
+            did_not_run = replace(evidence, unmet_need=(variant.needs if variant else None) or "")
+            said = f"{axis}={name} did not run: {reason}"
+            note(replace(did_not_run, failure_class="variant_did_not_run", diagnosis=said))
             pytest.skip(f"variant did not run: {axis}={name} {reason}")
         check = pipeline.judge().check_forward
         verdicts = tuple(check(dtype=dtype, variant={axis: name}) for dtype in ("float32", "model"))

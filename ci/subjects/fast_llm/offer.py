@@ -18,5 +18,9 @@ OFFER = SubjectOffer(
         Variant("moe", "dropless", needs="triton"),
     ),
     axis_formats={"moe": frozenset({"mixtral"})},
+    conditional_needs={
+        "attention=flash": ("flash-attn",),
+        "attention=sdpa_nested": ("attention without a window",),
+    },
 )
 """The formats are those that this suite has models and tests for: Fast-LLM converts more, `describe` names them all."""

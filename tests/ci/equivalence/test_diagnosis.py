@@ -17,15 +17,15 @@ def measure(tensor: str, error: float) -> Measure:
 def test_the_sentence_names_every_part() -> None:
     others = tuple(map(locate_tensor, ("decoder.2.mixer.query", "decoder.3.mixer.query", "final_norm")))
     location = locate_tensor("decoder.1.mlp")
-    sentence = str(Diagnosis(location, "a constant factor", 42.0, "conversion", "experts is 4, expected 8", others))
+    sentence = str(Diagnosis(location, "a constant factor", True, "conversion", "experts is 4, expected 8", others))
     assert sentence == (
-        "layer 1, MLP [conversion]: a constant factor; decoder.1.mlp is 42 noise floors off; experts is 4, expected 8; "
+        "layer 1, MLP [conversion]: a constant factor; first wrong tensor decoder.1.mlp; experts is 4, expected 8; "
         "also wrong on right input: query in layer 2, 3, final norm"
     )
 
 
-def test_a_problem_without_a_size_names_none() -> None:
-    assert str(Diagnosis(locate_tensor("logits"), "logits is nan", float("inf"))) == "output head: logits is nan"
+def test_a_problem_that_was_not_measured_names_no_tensor() -> None:
+    assert str(Diagnosis(locate_tensor("logits"), "logits is nan", measured=False)) == "output head: logits is nan"
 
 
 def test_each_block_has_a_first_failure_of_its_own() -> None:

@@ -105,7 +105,8 @@ def test_a_large_run_keeps_only_the_worst_measures_of_passing_tests() -> None:
     results = judged(plan_of("*", models=models), {failing: mismatch(moe=True)})
     kept = [sum(len(c.evidence.measures) for c in entry.cases if c.evidence) for entry in results.entries]
     assert kept[0] == kept[23] > 0
-    assert kept[24] == 0
-    assert kept[25] == len(samples.measures(moe=True))
+    few = len(samples.exact_measures())  # a test with few measures keeps them all
+    assert kept[24] == few
+    assert kept[25] == len(samples.measures(moe=True)) + few
     assert all(c.evidence.worst for c in results.entries[24].cases if c.evidence and "implementation" in c.name)
     assert results.entries[24].cases[2].used == results.entries[0].cases[2].used

@@ -89,7 +89,8 @@ def test_one_chart_for_each_test_variant_and_dtype() -> None:
     captions = re.findall(r"<figcaption>([^,<]*), (\w+): \d+ tensors", html)
     tests = ["forward_equivalence", "moe_implementation looped", "moe_implementation dropless"]
     tests += [f"implementation attention-{name}" for name in ("eager", "sdpa", "blockwise")]
-    assert captions == [(test, dtype) for test in tests for dtype in ("float32", "bfloat16")]
+    both = [(test, dtype) for test in tests for dtype in ("float32", "bfloat16")]
+    assert captions == [*both, ("hub_model_conversion", "float32")]
 
 
 def test_red_charts_come_first_and_say_how_many_tensors_are_above_the_limit() -> None:

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ci.errors import RequestError
+from ci.report.evidence_parser import parse_evidence
 from ci.report.junit import JunitCase, read_junit
 from ci.report.limits import InputLimits
 from tests.ci.report.samples import document
@@ -38,11 +40,15 @@ def test_a_case_without_a_name_from_an_interrupted_pytest_is_not_a_test() -> Non
     assert [case.name for case in junit.cases] == ["test_a[x]"]
 
 
-def test_the_property_is_the_last_of_its_name() -> None:
+def test_evidence_is_the_property_of_its_name_and_a_second_one_is_no_json() -> None:
+    """The suite records one. Whoever adds another must not choose which of them counts."""
     ours = "<property name='hub-tests' value='{&quot;a&quot;: 1}'/>"
-    inner = f"<properties><property name='other' value='1'/>{ours.replace('1', '0')}{ours}</properties>"
-    assert read_junit(document(f'<testcase name="a">{inner}</testcase>')).cases[0].evidence == '{"a": 1}'
+    one = f"<properties><property name='other' value='1'/>{ours}</properties>"
+    assert read_junit(document(f'<testcase name="a">{one}</testcase>')).cases[0].evidence == '{"a": 1}'
     assert read_junit(document(CASE)).cases[0].evidence is None
+    two = read_junit(document(f'<testcase name="a"><properties>{ours}{ours}</properties></testcase>')).cases[0]
+    with pytest.raises(RequestError, match="evidence: "):
+        parse_evidence(two.evidence or "")
 
 
 @pytest.mark.parametrize("end", [1, 20, 60, 200])

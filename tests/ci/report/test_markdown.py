@@ -5,6 +5,7 @@ After a wanted change:  python -m tests.ci.report.test_markdown  writes the gold
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from ci.report import wording
 from ci.report.build_results import build_results
+from ci.report.html_page import render_html
 from ci.report.limits import COMMENT_CHARS, SUMMARY_BYTES
 from ci.report.markdown import render_markdown
 from ci.report.results import Job, Results
@@ -22,6 +24,7 @@ from ci.report.truncate_markdown import count_bytes, count_characters
 from tests.ci.report import samples
 from tests.ci.report.github_markdown import parse_markdown
 from tests.ci.report.samples import RUN_URL, Fault, judged, plan_of
+from tests.ci.report.single_model import FORWARD
 from tests.ci.report.test_escape import hostile
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -64,10 +67,33 @@ def test_the_verdict_comes_first_and_says_why(name: str) -> None:
     assert (": " in first.removeprefix("## ")) == bool(results.causes) or name == "passing"
 
 
-def test_the_first_line_names_layer_operation_and_component() -> None:
+def test_the_first_line_names_layer_operation_component_and_figure() -> None:
     first = render_markdown(run("failing")).splitlines()[0]
-    for part in ("layer 1", "attention", "rotary embedding", "conversion"):
+    for part in ("layer 1", "attention", "rotary embedding", "conversion", "(4,000 x the limit)"):
         assert part in first
+
+
+def test_a_long_cause_is_cut_in_headings_and_told_in_full_once() -> None:
+    said = "layer 3, MLP: " + "the gate and the up projection have changed places in every expert, " * 3 + "the end"
+    wrong = {**samples.wrong_forward(), "diagnosis": said}
+    text = render_markdown(judged(plan_of("smollm2"), {FORWARD: Fault("failure", "x", "x", wrong)}))
+    heading, cause = (line for line in text.splitlines() if "4,000 x the limit)" in line)
+    assert max(len(heading), len(cause.split("<br>")[0])) < 160, "no heading of more than two lines"
+    assert text.count("the end") == 1
+
+
+def test_models_that_fail_by_the_same_cause_are_one_row_to_open() -> None:
+    models = {f"m{n:02d}": replace(samples.MODELS["smollm2"], name=f"m{n:02d}") for n in range(12)}
+    plan = plan_of("*", models={**models, "mixtral": samples.MODELS["mixtral"], "mistral": samples.MODELS["mistral"]})
+    faults = {f"test_forward_equivalence[{name}]": samples.mismatch() for name in models}
+    lost = Fault("failure", "x", "x", {"failure_class": "missing_tensor", "diagnosis": "lm_head is missing"})
+    results = judged(plan, {**faults, "test_conversion[mixtral]": lost})
+    for text in (render_markdown(results), render_html(results)):
+        rows = re.findall(r"<summary>[^<]*(?:<b>)?[^<]*12 models (?:that )?fail by the same cause", text)
+        assert len(rows) == 1
+    shown = render_markdown(results)
+    assert shown.count("<summary>❌ tests of") == 2
+    assert all(f"`test_conversion[{name}]`" in shown for name in models)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from ci.report.html_page import render_html
 from ci.report.markdown import render_markdown
 from ci.report.results import exit_code
 from ci.report.terminal import render_terminal
-from tests.ci.report.samples import Fault, judged, mismatch, nights, plan_of
+from tests.ci.report.samples import INPUTS, Fault, judged, mismatch, nights, plan_of
 from tests.ci.report.single_model import CONVERSION, FORWARD, find_case, run_file
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def test_a_night_without_a_measurement_does_not_hide_the_night_before() -> None:
 def test_coverage_gaps_are_in_every_report_of_a_green_run() -> None:
     plan = plan_of("smollm2")
     why = "not covered: capped at 3098 tokens by 79.1 GB of free memory"
-    seen = {"sliding window": why, "experts": "each of 8 in every layer received a token"}
+    seen = {**INPUTS, "sliding window": why, "experts": "each of 8 in every layer received a token"}
     results = judged(plan, {FORWARD: Fault(tag=None, evidence={"coverage": seen})})
     assert results.verdict == "passed"
     said = f"sliding window {why}"

@@ -29,7 +29,8 @@ def shown(results: Results, width: int = 150, **options: object) -> str:
 
 def test_a_failing_run_says_what_where_and_how_to_reproduce() -> None:
     text = shown(samples.failing(), 300)
-    assert text.startswith("Failed: 3 of 3 models, 1 cause (1 new): layer 1, attention: query and key")
+    said = "layer 1, attention [conversion]: the rotary embedding is wrong (4,000 x the limit)"
+    assert text.startswith(f"Failed: 3 of 3 models, 1 cause (1 new): {said}\n")
     row = next(line for line in text.splitlines() if "moe_implementation dropless" in line)
     expected = "moe_implementation dropless numeric mismatch decoder.1.mixer.query (float32) 4,000 x 5.5 s"
     assert " ".join(row.split()) == expected

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ci.report import wording
 from ci.report.build_results import build_results
 from ci.report.junit import read_junit
 from ci.report.results import Job, exit_code
-from tests.ci.report.samples import Fault, judged, junit, mismatch, plan_of
+from ci.report.verdicts import describe_entry_problem, find_entry_verdict
+from tests.ci.report.samples import Fault, did_not_run, judged, junit, mismatch, plan_of
 from tests.ci.report.single_model import CONVERSION, FORWARD, find_case, make_attempt, run_attempts, run_file
 
 
@@ -21,14 +24,14 @@ def test_any_planned_test_that_is_missing_is_red(test: str) -> None:
 
 
 def test_a_variant_that_did_not_run_is_shown_and_does_not_count_as_a_pass() -> None:
-    fault = Fault("skipped", "variant did not run: x", "", {"failure_class": "variant_did_not_run"})
-    tests = [test for test in plan_of("smollm2").entries[0].tests if "implementation" in test]
-    some = run_file({tests[0]: fault})
-    assert (exit_code(some), find_case(some, tests[0]).outcome) == (0, "did_not_run")
+    test = "test_implementation[attention-flash-smollm2]"
+    some = judged(plan_of("smollm2", subject="fast_llm"), {test: did_not_run("attention=flash", "flash-attn")})
+    assert (exit_code(some), find_case(some, test).outcome) == (0, "did_not_run")
     assert "did not run" in wording.format_title(some)
-    none = run_file(dict.fromkeys(tests, fault))
-    assert exit_code(none) == 3
-    assert none.entries[0].label == "no test of test_implementation could run"
+    cases = [replace(case, outcome="did_not_run") for case in some.entries[0].cases if case.step in test]
+    others = [case for case in some.entries[0].cases if case.step not in test]
+    assert find_entry_verdict([*others, *cases]) == "neutral"
+    assert describe_entry_problem(None, [*others, *cases], None) == "no test of test_implementation could run"
 
 
 @pytest.mark.parametrize(

@@ -45,12 +45,12 @@ def test_durations(seconds: float, text: str) -> None:
 @pytest.mark.parametrize(
     ("used", "before", "text"),
     [
-        (0.1, 0.04, "used 10 % of the tolerance, was 4 %"),
-        (0.001, None, "used <1 % of the tolerance"),
-        (2.5, None, "used 250 % of the tolerance"),
-        (4000.0, 0.1, "4,000 x the tolerance, was 10 %"),
-        (3e9, None, "3.0e+09 x the tolerance"),
-        (float("inf"), None, "∞ the tolerance"),
+        (0.1, 0.04, "10 % of the limit, was 4 %"),
+        (0.001, None, "<1 % of the limit"),
+        (2.5, None, "250 % of the limit"),
+        (4000.0, 0.1, "4,000 x the limit, was 10 %"),
+        (3e9, None, "3.0e+09 x the limit"),
+        (float("inf"), None, "∞ x the limit"),
         (None, 0.1, ""),
     ],
 )
@@ -62,7 +62,9 @@ def test_margins(used: float | None, before: float | None, text: str) -> None:
     ("sentence", "limit", "first", "rest"),
     [
         ("", 10, "", ""),
-        ("layer 0: wrong", 5, "layer 0: wrong", ""),
+        ("layer 0: wrong", 9, "layer 0…", "layer 0: wrong"),
+        ("layer 0: wrong", 5, "laye…", "layer 0: wrong"),
+        ("layer 0: wrong; bb", 10, "layer 0…", "layer 0: wrong; bb"),
         ("aa; bb; cc", 6, "aa; bb", "cc"),
         ("aa; bb; cc", 5, "aa", "bb; cc"),
         ("aa; bb; cc", 99, "aa; bb; cc", ""),

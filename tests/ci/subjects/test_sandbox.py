@@ -22,6 +22,7 @@ from ci.subjects.sandbox import (
     interpreter_directories,
     make_accessible,
     sandbox_command,
+    tool_directories,
 )
 
 ISOLATION = detect_isolation()
@@ -168,6 +169,18 @@ def test_what_the_sandboxes_user_may_not_read_is_named(tmp_path: Path) -> None:
     check_readable(as_user, [tmp_path / "private"])
     (tmp_path / "private").chmod(0o755)
     check_readable(as_root, [tmp_path / "private"])
+
+
+def test_compilers_and_libraries_outside_of_usr_are_listed(tmp_path: Path) -> None:
+    (tmp_path / "gcc" / "bin").mkdir(parents=True)
+    (tmp_path / "driver").mkdir()
+    environment = {
+        "CC": f"{tmp_path}/gcc/bin/gcc -m64",
+        "CXX": "g++",
+        "CUDA_HOME": "/usr/local/cuda",
+        "LD_LIBRARY_PATH": f"{tmp_path}/driver:/usr/lib:relative:{tmp_path}/missing",
+    }
+    assert tool_directories(environment) == (tmp_path / "gcc", tmp_path / "driver")
 
 
 def test_an_environments_interpreter_and_editable_checkouts_are_listed(tmp_path: Path) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+import pytest
+
 from ci.subjects.base import ConvertRequest
+from ci.subjects.fast_llm import config
 from ci.subjects.fast_llm.offer import OFFER
 from tests.ci.subjects.tiny import save_model
 
@@ -21,6 +25,24 @@ def test_its_formats_and_variants_are_those_of_the_real_one(fast_llm: Subject, t
         fast_llm.convert(ConvertRequest(str(source), str(converted), name))
         offered = [(variant.axis, variant.name) for variant in OFFER.variants_of(name)]
         assert [(variant.axis, variant.name) for variant in fast_llm.variants(str(converted))] == offered
+
+
+@pytest.mark.parametrize("windowed", [None, 4096])
+@pytest.mark.parametrize("cuda", [False, True])
+@pytest.mark.parametrize("installed", [{}, {"flash-attn": "2.8"}])
+def test_every_need_of_an_attention_is_one_that_the_offer_names(
+    cuda: bool, windowed: int | None, installed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The report accepts no other reason for a variant that did not run."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
+    monkeypatch.setattr(config, "installed_versions", lambda _: installed)
+    block = SimpleNamespace(mixer=SimpleNamespace(window_size=windowed), mlp=SimpleNamespace())
+    for variant in OFFER.variants:
+        if variant.axis == "attention":
+            need = config._find_attention_need(variant.name, [((), block)])
+            known = (None, variant.needs, *OFFER.conditional_needs.get(f"attention={variant.name}", ()))
+            assert need in known
+            assert not (cuda and need == "cuda")
 
 
 def test_variants_that_always_need_a_gpu_say_so() -> None:
