@@ -38,6 +38,7 @@ app = typer.Typer(
 ON_THIS_MACHINE: tuple[Callable[..., None], ...] = (people.models, store.fetch, people.run, people.doctor)
 IN_A_WORKFLOW: tuple[Callable[..., None], ...] = (
     service.gate,
+    service.start,
     service.plan,
     service.admit,
     service.watch,

@@ -23,9 +23,25 @@ def gate(
     options.answer(decision, f"{decision.decision}: {decision.reason}", as_json=as_json)
 
 
+def start(
+    call: typer.Context,
+    event_path: Annotated[Path, typer.Option(help="the webhook payload of the comment")],
+    as_json: options.JsonFlag = False,
+) -> None:
+    """Announce the run that the gate allows ($HUB_TESTS_DECISION), and cancel runs at older commits."""
+    from ci.github.gate import GateDecision
+    from ci.github.job_outputs import unpack_record
+    from ci.verbs.start import start_run
+
+    packed = options.environ(call).get("HUB_TESTS_DECISION", "")
+    decision = unpack_record(GateDecision, packed, what="HUB_TESTS_DECISION")
+    started = start_run(options.context(call), event_path, decision)
+    options.answer(started, f"{started.decision}: {started.reason}", as_json=as_json)
+
+
 def plan(
     call: typer.Context,
-    event_name: Annotated[str, typer.Option(help="issue_comment, workflow_dispatch or schedule")],
+    event_name: Annotated[str, typer.Option(help="issue_comment, workflow_dispatch, schedule or merge_group")],
     event_path: Annotated[Path, typer.Option(help="the event's payload")],
     registry: options.Registry = None,
     out: Annotated[Path | None, typer.Option(help="also write the plan here, for `hub-tests report`")] = None,
@@ -93,7 +109,7 @@ def publish(
     call: typer.Context,
     report_dir: Annotated[Path, typer.Option("--report", help="folder that `hub-tests report` wrote")],
     night: Annotated[
-        bool, typer.Option("--night", help="write issue and history instead of comment and check")
+        bool, typer.Option("--night", help="write issue and history instead of comment and status")
     ] = False,
     sha256: Annotated[str | None, typer.Option(help="sha256 of report.json: an artifact can be forged")] = None,
     as_json: options.JsonFlag = False,

@@ -32,6 +32,8 @@ class WorkflowRun:
     html_url: str
     head_sha: str = ""
     run_attempt: int = 1
+    event: str = ""
+    run_started_at: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,14 @@ class WorkflowJob:
         if not (self.runner_name and self.started_at and self.completed_at):
             return None
         return self.runner_name, self.started_at, self.completed_at, self.conclusion
+
+    def was_running_at(self, time: str) -> bool:
+        """Return whether the job was running at `time`, ISO 8601; in doubt it was."""
+        if not self.started_at or not time:
+            return True
+        if parse_time(time) < parse_time(self.started_at):
+            return False
+        return not self.completed_at or parse_time(time) <= parse_time(self.completed_at)
 
     @property
     def seconds(self) -> float:

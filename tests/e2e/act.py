@@ -65,7 +65,9 @@ class WorkflowHost:
         place = self._checkout()
         recorded = self.root / "event.json"
         recorded.write_text(json.dumps(payload), encoding="utf-8")
-        self.state.runs[self.run_id] = {"status": "in_progress", "run_attempt": self.attempt}
+        known = {"event": event, "run_started_at": self._now}
+        self.state.runs[self.run_id] = {"status": "in_progress", "run_attempt": self.attempt, **known}
+        self.state.uploads = self.root / "artifacts-by-run"
         command = [str(Path(sys.executable).with_name("act")), event, "--eventpath", str(recorded), "--json"]
         command += ["--workflows", f".github/workflows/{workflow}", "--no-cache-server", "--actor", "alice"]
         command += [word for label in LABELS for word in ("--platform", f"{label}=-self-hosted")]
@@ -78,12 +80,12 @@ class WorkflowHost:
         return outcome
 
     def _checkout(self) -> Path:
-        """The repository for act: our workflow files, less the one key that act does not know, and callers'."""
+        """The repository for act: our workflow files, less the keys that act does not know, and callers'."""
         place = self.root / "repository"
         shutil.rmtree(place, ignore_errors=True)
         (place / ".github/workflows").mkdir(parents=True)
         for path in (ROOT / ".github/workflows").glob("*.yml"):
-            text = re.sub(r"^ +queue: max\n", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            text = re.sub(r"^ +(queue|cache-mode): .*\n", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
             (place / ".github/workflows" / path.name).write_text(text, encoding="utf-8")
         for name, text in self.callers.items():
             (place / ".github/workflows" / name).write_text(text, encoding="utf-8")
