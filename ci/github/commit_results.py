@@ -139,6 +139,9 @@ def read_commit_results(client: Client, sha: str, own: RunResult | None = None) 
         if own and run_id == own.run_id:
             continue
         run = workflow_runs.get_run(client, run_id)
+        if run is None:  # GitHub deletes a run's artifacts with it, so this answer contradicts the listing
+            problems.append(f"results of run {run_id}: GitHub lists them, but not the run")
+            continue
         if forgery := find_forgery(run, workflow_runs.list_jobs(client, run_id), artifact.created_at or ""):
             ignored.append(f"results of run {run_id} are left out: {forgery}")
             continue
@@ -162,10 +165,8 @@ def find_standing(results: Iterable[ModelResult]) -> tuple[ModelResult, ...]:
     )
 
 
-def find_forgery(run: WorkflowRun | None, jobs: Iterable[WorkflowJob], created_at: str) -> str:
+def find_forgery(run: WorkflowRun, jobs: Iterable[WorkflowJob], created_at: str) -> str:
     """Return why an artifact of `run` cannot be its report job's, "" if it can."""
-    if run is None:
-        return "the run is gone"
     if run.event not in STARTING_EVENTS:
         return f"{run.event or 'an unknown event'} started the run"
     if tested := next((job for job in jobs if job.entry and job.was_running_at(created_at)), None):
