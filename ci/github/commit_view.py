@@ -62,7 +62,7 @@ def read_commit(
 
     `started` are the runs that the pull request's comment knows. What cannot be read becomes a problem of the view.
     """
-    problems = []
+    problems: list[str] = []
     results = CommitResults((own,) if own else ())
     try:
         results = read_commit_results(client, sha, own)

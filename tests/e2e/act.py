@@ -99,6 +99,7 @@ class WorkflowHost:
             "HUB_TESTS_SUBJECT": "reference",
             "HUB_TESTS_DEVICE": "cpu",
             "HUB_TESTS_STORE": str(self.root / "store"),
+            "HUB_TESTS_REQUIRED": "smollm2",
         }
         return known | self.variables
 

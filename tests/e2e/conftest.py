@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from tests.e2e.fake_github import State
 
-SERVICE = ("ci", "tests/integration", ".github", "pyproject.toml", "README.md", "LICENSE")
+SERVICE = ("ci", "tests/integration", ".github", "pyproject.toml", "README.md", "LICENSE", "requirements")
+LOCK = "requirements/base.lock"
 MODELS = {
     "HuggingFaceTB/SmolLM2-135M": "stand-in/llama",
     "mistralai/Mistral-7B-v0.1": "mistralai/Mistral-7B-v0.1",
@@ -134,6 +135,7 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Repositories:
     for name in SERVICE:
         copy(ROOT / name, work / name)
     git(work, "init", "--quiet", "--initial-branch=main")
+    (work / LOCK).write_text("# No index on this machine: what the tests have is installed already.\n")
     (work / REGISTRY).write_text(OURS)
     main = commit(work, "as it is")
     git(root, "clone", "--quiet", "--bare", str(work), "service.git")
