@@ -1,8 +1,8 @@
 """What each run found at one commit: a small artifact of each run, named after the commit, that later runs read.
 
 The commit is in the name because GitHub files a run that a comment started under the default branch's commit. GitHub's
-own facts tell who made an artifact: a run of a pull request's own workflow is never read, and neither is an artifact
-that appeared while a test job of its run, which runs code of a subject, was under way.
+own facts tell who made an artifact: it counts only if it appeared while the report job of a run of hub-tests.yml was
+running and no test job, which runs code of a subject, was. A run of a pull request's own workflow is never read.
 https://docs.github.com/en/rest/actions/artifacts
 """
 
@@ -169,6 +169,11 @@ def find_forgery(run: WorkflowRun, jobs: Iterable[WorkflowJob], created_at: str)
     """Return why an artifact of `run` cannot be its report job's, "" if it can."""
     if run.event not in STARTING_EVENTS:
         return f"{run.event or 'an unknown event'} started the run"
+    if not run.is_ours:
+        return f"it is a run of {run.path or 'an unknown workflow'}"
+    jobs = tuple(jobs)
+    if not any(job.short_name == workflow_runs.REPORT_JOB and job.was_running_at(created_at) for job in jobs):
+        return "no report job was running when it appeared"
     if tested := next((job for job in jobs if job.entry and job.was_running_at(created_at)), None):
         return f"it appeared while '{tested.short_name}' was running"
     return ""

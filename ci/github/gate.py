@@ -161,7 +161,6 @@ def _start_run(command: Command, models: tuple[str, ...], gate_input: GateInput)
         models=models,
         layers=command.layers,
         deep=command.deep,
-        cancel=tuple(run.run_id for run in gate_input.facts.active_runs if run.sha != pull.head_sha),
     )
 
 

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tests.e2e.github_routes import ROUTES, Redirect
-from tests.e2e.github_state import BOT, LATE, NOW, TOKEN, Fault, RefusedError, Request, State
+from tests.e2e.github_state import BOT, LATE, NOW, REPORTED, TOKEN, Fault, RefusedError, Request, State
 
 if TYPE_CHECKING:
     from tests.e2e.openapi import Answers
 
 BLOBS = "/blobs/"
 
-__all__ = ["BOT", "LATE", "NOW", "TOKEN", "FakeGitHub", "Fault", "Request", "State"]
+__all__ = ["BOT", "LATE", "NOW", "REPORTED", "TOKEN", "FakeGitHub", "Fault", "Request", "State"]
 
 
 class FakeGitHub:

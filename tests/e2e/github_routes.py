@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tests.e2e.github_state import BOT, LATE, RefusedError
+from tests.e2e.github_state import BOT, REPORTED, RefusedError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -202,7 +202,9 @@ def _all_artifacts(state: State) -> list[dict[str, Any]]:
     """What tests have put there, and what the stand-in for upload-artifact has."""
     found = list(state.artifacts)
     for number, folder in enumerate(sorted(state.uploads.glob("*/*")) if state.uploads else []):
-        made = {"id": 5000 + number, "run": int(folder.parent.name), "name": folder.name, "created_at": LATE}
+        run_id = int(folder.parent.name)
+        created_at = REPORTED.format(int(state.runs[run_id]["run_attempt"]) + 1)
+        made = {"id": 5000 + number, "run": run_id, "name": folder.name, "created_at": created_at}
         found.append(made | {"content": _zipped(folder)})
     return found
 

@@ -12,6 +12,9 @@ from typing import Any
 BOT = "github-actions[bot]"
 TOKEN = "ghs_" + "0" * 36
 NOW = "2026-01-02T03:04:05Z"
+REPORTED = "2026-01-{:02d}T23:00:00Z"
+"""When the report job of an attempt runs, by the day of the attempt."""
+
 LATE = "2026-01-09T00:00:00Z"
 """After every job that began or ended at NOW, in any attempt."""
 

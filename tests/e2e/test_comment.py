@@ -187,7 +187,7 @@ def test_a_second_run_adds_to_the_first_ones_result(scene: Scene) -> None:
     scene.host.variables["HUB_TESTS_REQUIRED"] = "smollm2 mixtral mistral"
     scene.prepare("mixtral", {"test_forward_equivalence[mixtral]": samples.mismatch()}, status=1)
     assert say(scene, "/run-hub-tests mixtral").jobs["test mixtral"] == "failure"
-    assert scene.state.statuses[-1]["description"] == "failed: mixtral; no result yet: mistral, smollm2"
+    assert scene.state.statuses[-1]["description"] == "failed: mixtral; no result yet: smollm2, mistral"
     scene.state.comments.clear()
     scene.state.reactions.clear()
     scene.host.run_id += 1

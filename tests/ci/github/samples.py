@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ci.github.commit_results import RESULT_JSON, ModelResult, RunResult, name_artifact
 from ci.records import to_json
-from tests.e2e.fake_github import NOW
+from tests.e2e.fake_github import LATE, NOW
 
 if TYPE_CHECKING:
     from tests.e2e.fake_github import State
@@ -32,6 +32,11 @@ def job(name: str, number: int = 1, **changes: Any) -> dict[str, Any]:
     return known | changes
 
 
+def report_job(**changes: Any) -> dict[str, Any]:
+    """Return the job during which the stand-in's artifacts appear."""
+    return job("run / report", 99, **{"started_at": LATE, "completed_at": LATE} | changes)
+
+
 def zipped(text: str) -> bytes:
     """Return the archive of an artifact with a run's results."""
     packed = io.BytesIO()
@@ -51,6 +56,8 @@ def add_result(state: State, run_id: int, sha: str, layers: int | None = None, *
         for model, verdict in verdicts.items()
     )
     made = RunResult(sha, run_id, 1, models)
-    state.runs[run_id] = {"status": "completed", "event": "issue_comment", "run_attempt": 1}
+    known = {"event": "issue_comment", "run_attempt": 1, "path": ".github/workflows/hub-tests.yml"}
+    state.runs[run_id] = {"status": "completed", **known}
+    state.jobs[run_id] = [report_job()]
     state.add_artifact(run_id, name_artifact(sha), zipped(to_json(made)))
     return made

@@ -25,7 +25,7 @@ from ci.github.commit_results import (
 from ci.records import to_json
 from tests.ci.github.samples import add_result, job, zipped
 from tests.ci.report import samples
-from tests.e2e.fake_github import Fault
+from tests.e2e.fake_github import LATE, Fault
 
 if TYPE_CHECKING:
     from ci.github.client import Client
@@ -61,11 +61,25 @@ def test_ones_own_result_is_taken_from_memory(client: Client, state: State) -> N
         ({"expired": True}, {}, [], None),
         ({}, {"event": "pull_request"}, [], "pull_request started the run"),
         ({}, {"event": "push"}, [], "push started the run"),
-        ({"created_at": "2026-01-02T03:04:30Z"}, {}, [job("run / test mixtral")], "while 'test mixtral' was running"),
+        ({}, {"path": ".github/workflows/benchmark.yml"}, [], "a run of .github/workflows/benchmark.yml"),
+        ({}, {"path": ".github/workflows/not-hub-tests.yml"}, [], "a run of .github/workflows/not-hub-tests.yml"),
+        ({"created_at": "2026-01-08T00:00:00Z"}, {}, [], "no report job was running"),
+        ({}, {}, [job("run / test mixtral", completed_at=LATE)], "while 'test mixtral' was running"),
         ({}, {}, [job("test mixtral", completed_at=None, status="in_progress")], "while 'test mixtral' was running"),
         ({"created_at": None}, {}, [job("test mixtral")], "while 'test mixtral' was running"),
     ],
-    ids=["fork", "expired", "pull_request", "push", "test job", "test job now", "in doubt"],
+    ids=[
+        "fork",
+        "expired",
+        "pull_request",
+        "push",
+        "another workflow",
+        "a similar name",
+        "too early",
+        "test job",
+        "test job now",
+        "in doubt",
+    ],
 )
 def test_a_stranger_cannot_add_a_result(
     client: Client, state: State, artifact: Any, run: Any, jobs: Any, reason: str | None
@@ -73,11 +87,18 @@ def test_a_stranger_cannot_add_a_result(
     add_result(state, 5, SHA, mixtral="passed")
     state.artifacts[0] |= artifact
     state.runs[5] |= run
-    state.jobs[5] = jobs
+    state.jobs[5] += jobs
     found = read_commit_results(client, SHA)
     assert found.runs == ()
     assert len(found.ignored) == (reason is not None)
     assert (reason or "") in "".join(found.ignored)
+
+
+def test_a_callers_workflow_calls_ours(client: Client, state: State) -> None:
+    add_result(state, 5, SHA, mixtral="failed")
+    called = {"path": f"OWNER/hub-tests/.github/workflows/hub-tests.yml@{SHA}", "sha": SHA}
+    state.runs[5] |= {"path": ".github/workflows/caller.yml", "referenced_workflows": [called]}
+    assert len(read_commit_results(client, SHA).runs) == 1
 
 
 @pytest.mark.parametrize("content", [b"not a zip", b"x" * (MAX_BYTES + 1)])

@@ -152,11 +152,10 @@ def test_deep_is_asked_for_and_repeated() -> None:
     assert decide_on("/run-hub-tests mixtral --deep", facts=running).decision == "run"
 
 
-def test_runs_at_older_commits_are_named() -> None:
-    """`start` cancels them; they do not keep a new run from being started."""
+def test_a_run_at_an_older_commit_keeps_none_from_being_started() -> None:
     old, new = StartedRun(55, 1, OLD, ("mixtral",)), StartedRun(56, 1, HEAD, ("mistral",))
     found = decide_on("/run-hub-tests mixtral", facts=GitHubFacts(WRITE, PULL, active_runs=(old, new)))
-    assert (found.decision, found.cancel) == ("run", (55,))
+    assert (found.decision, found.sha) == ("run", HEAD)
 
 
 def test_cancel() -> None:

@@ -83,9 +83,9 @@ class World:
         results = samples.judged(plan, faults)
         out = self.folder / f"report-{run_id}"
         write_report(results, out)
-        self.state.runs[run_id] = {"status": "in_progress", "event": "issue_comment", "run_attempt": 1}
         verdicts: dict[str, Any] = {entry.name: entry.verdict for entry in results.entries}
         made = add_result(self.state, run_id, sha, **verdicts)
+        self.state.runs[run_id]["status"] = "in_progress"
         (out / "result.json").write_text(to_json(made))
         return publish_report(out, replace(self.context, run_id=run_id))
 
