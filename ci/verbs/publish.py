@@ -260,20 +260,27 @@ def _update_issue(client: Client, results: Results, context: Context) -> str:
 
 
 def _publish_missing_report(context: Context) -> tuple[Published, ...]:
-    """Say on the pull request and the commit that the run broke before it could report."""
-    number, sha = context.inputs.pull_request, context.planned_sha or context.inputs.subject_ref
-    if not number and not SHA.fullmatch(sha):
-        raise RequestError("there is no report to publish, and no pull request to tell: look at the run's earlier jobs")
+    """Say on the pull request and the commit that the run broke before it could report.
+
+    Only what was announced is taken back: a request that the plan refuses changes no commit's status.
+    """
+    number, sha = context.inputs.pull_request, context.planned_sha
+    if context.event_name == "issue_comment":
+        sha = sha or context.inputs.subject_ref
+    if not SHA.fullmatch(sha):
+        raise RequestError("there is no report to publish, and no run was announced: look at the run's earlier jobs")
     text = f"## ⚠️ No result\n\nThe run broke before it could report anything: {link('run', context.run_url)}."
     with Client(context.api) as client:
 
         def write_comment() -> str:
-            return pulls.replace_status_text(client, number, text, bot=context.bot_login).html_url
+            view = read_commit(client, sha, run_id=context.run_id, bot=context.bot_login)
+            others = messages.format_others(view.decide(()), context.run_id)
+            whole = f"{text}\n\n{others}".strip()
+            return pulls.replace_status_text(client, number, whole, bot=context.bot_login).html_url
 
         def set_error() -> str:
             description = "the run broke before it could report"
             set_status(client, sha, "error", description, context.run_url)
             return "error"
 
-        comment = (("comment", write_comment),) if number else ()
-        return _run_steps(*comment, *((("status", set_error),) if SHA.fullmatch(sha) else ()))
+        return _run_steps(("status", set_error), *((("comment", write_comment),) if number else ()))

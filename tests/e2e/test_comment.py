@@ -191,7 +191,7 @@ def test_a_second_run_adds_to_the_first_ones_result(scene: Scene) -> None:
     scene.state.comments.clear()
     scene.state.reactions.clear()
     scene.host.run_id += 1
-    scene.prepare("smollm2")
+    scene.prepare("smollm2", deep=True)
     outcome = say(scene, "/run-hub-tests smollm2 --deep")
     assert outcome.jobs["test smollm2"] == "success", outcome.log
     board = scene.state.comment("board")

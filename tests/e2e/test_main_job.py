@@ -34,7 +34,7 @@ def test_a_broken_converter_is_a_new_failure_with_its_layer(real_scene: Scene) -
     outcome = scene.host.run(
         "hub-tests-comment.yml", "issue_comment", events.comment("/run-hub-tests smollm2 --layers 2")
     )
-    jobs = {"gate", "plan", "watch-fetch", "fetch", "watch", "test smollm2", "report", "conclude"}
+    jobs = {"gate", "start", "plan", "watch-fetch", "fetch", "watch", "test smollm2", "report", "conclude"}
     assert outcome.jobs.keys() == jobs, outcome.log
     assert {name for name, result in outcome.jobs.items() if result == "failure"} == {
         "test smollm2",

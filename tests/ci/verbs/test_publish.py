@@ -241,8 +241,11 @@ def test_a_run_that_broke_before_its_report(context: Context, state: GitHub, tmp
     publish_report(tmp_path / "nothing", waiting)
     assert "No result" in state.comment("board")
     assert [(s["sha"], s["state"]) for s in state.statuses] == [(samples.SHA, "error")]
-    with pytest.raises(RequestError, match="no report to publish"):
-        publish_report(tmp_path / "nothing", context)
+    by_hand = replace(context, event_name="workflow_dispatch", inputs=waiting.inputs)
+    for nothing in (context, by_hand):
+        with pytest.raises(RequestError, match="no report to publish"):
+            publish_report(tmp_path / "nothing", nothing)
+    assert len(state.statuses) == 1
     publish_report(tmp_path / "nothing", replace(context, planned_sha="e" * 40))  # no pull request, but a commit
     assert (state.statuses[-1]["sha"], state.statuses[-1]["state"]) == ("e" * 40, "error")
 
