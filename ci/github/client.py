@@ -150,7 +150,7 @@ class Client:
         body: Mapping[str, Any] | None = None,
         repeatable: bool = False,
     ) -> Any:
-        """Send one request; repeat it while that may help and the time for failures is not used up."""
+        """Send one request; repeat it while that may help and time is left."""
         for attempt in range(self.settings.max_retries + 1):
             began = self._clock()
             try:

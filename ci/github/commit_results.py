@@ -133,7 +133,10 @@ def make_run_result(results: Results, attempt: int, started: str) -> RunResult:
 
 
 def read_commit_results(client: Client, sha: str, own: RunResult | None = None) -> CommitResults:
-    """Read the results of every run at `sha`; `own` is this run's, which need not be listed yet."""
+    """Read the results of every run at `sha`.
+
+    `own` is this run's, which need not be listed yet.
+    """
     runs, ignored, problems = ([own] if own else []), [], []
     for run_id, artifact in _list_artifacts(client, sha).items():
         if own and run_id == own.run_id:

@@ -58,9 +58,9 @@ def read_commit(
     own: RunResult | None = None,
     started: Sequence[StartedRun] = (),
 ) -> CommitView:
-    """Read what GitHub knows about the commit `sha`, without the run `run_id` itself but for its result `own`.
+    """Read what GitHub knows about the commit `sha` and its runs.
 
-    `started` are the runs that the pull request's comment knows. What cannot be read becomes a problem of the view.
+    The run `run_id` itself counts only by its result `own`. `started` are the runs that the pull request's comment knows. What cannot be read becomes a problem of the view.
     """
     problems: list[str] = []
     results = CommitResults((own,) if own else ())

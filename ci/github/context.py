@@ -118,7 +118,10 @@ def read_inputs(text: str, defaults: Mapping[str, str] | None = None) -> Workflo
 
 
 def _read_default_inputs(environ: Mapping[str, str]) -> dict[str, str]:
-    """Read what replaces inputs that are not given: repository variables, and the deep tests of a nightly run."""
+    """Read what replaces missing inputs.
+
+    These are repository variables; and a nightly run is deep.
+    """
     names = {
         "subject": "HUB_TESTS_SUBJECT",
         "subject-repository": "HUB_TESTS_SUBJECT_REPOSITORY",

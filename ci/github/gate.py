@@ -122,9 +122,9 @@ def _check_last_result(state: CommentState) -> str | None:
 
 
 def _as_last_time(command: Command, state: CommentState) -> Command:
-    """Return `command` with the last run's layers, unless it has its own, and with its deep tests.
+    """Return `command` with the last run's layers and deep tests.
 
-    With fewer layers or tests the failure may disappear.
+    Layers of its own stay. With fewer layers or tests the failure may disappear.
     """
     if state.last is None:
         return command

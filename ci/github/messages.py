@@ -180,7 +180,10 @@ def format_running(
 
 
 def format_commit_status(status: CommitStatus, run_id: int | None) -> str:
-    """Format the first lines of a comment: the commit's status, and what else decides it than the run `run_id`."""
+    """Format the first lines of a comment: the commit's status and other runs.
+
+    "" if only the run `run_id` decides it.
+    """
     others = format_others(status, run_id)
     if not others:
         return ""
@@ -188,7 +191,7 @@ def format_commit_status(status: CommitStatus, run_id: int | None) -> str:
 
 
 def format_others(status: CommitStatus, run_id: int | None) -> str:
-    """Format what is known about the commit from other runs than `run_id`, one line each; "" for nothing."""
+    """Format what other runs than `run_id` found at the commit; "" for nothing."""
     lines = [
         f"- ⏳ {_link_result(run.run_id, '')} is still testing {_list_first(run.models) or 'models'}"
         for run in status.under_way

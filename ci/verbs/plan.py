@@ -99,7 +99,7 @@ def _is_own_commit(client: Client, ref: str, sha: str) -> bool:
 
 
 def _announce(plan: Plan, context: Context) -> None:
-    """Set the commit's status to pending, so that other runs at the commit know of this one."""
+    """Set the commit's status to pending; other runs know of this one by it."""
     request = plan.request
     if request.comment_id or request.subject_repository != context.repository or not context.api.token:
         return

@@ -104,14 +104,16 @@ def publish_report(
 
 
 def _publish_results(publication: _Publication) -> tuple[Published, ...]:
-    """Write the summary, the status and the comment; the comment says if the status could not be set."""
-    published = _run_steps(("summary", lambda: _write_summary(publication.report, publication.context)))
-    if publication.view:
-        published += _run_steps(("status", lambda: _set_status(publication)))
-    problem = published[-1].problem
-    if publication.request.pull_request:
-        published += _run_steps(("comment", lambda: _write_comment(publication, problem)))
-    return published
+    """Write the summary, the status and the comment.
+
+    The comment says if the status could not be set.
+    """
+    summary = _run_steps(("summary", lambda: _write_summary(publication.report, publication.context)))
+    status = _run_steps(("status", lambda: _set_status(publication))) if publication.view else ()
+    problem = "".join(step.problem for step in status)
+    number = publication.request.pull_request
+    comment = _run_steps(("comment", lambda: _write_comment(publication, problem))) if number else ()
+    return (*summary, *status, *comment)
 
 
 def _run_steps(*steps: tuple[str, Callable[[], str]]) -> tuple[Published, ...]:
@@ -203,7 +205,7 @@ def _format_stale(pull: PullRequest, request: RunRequest, context: Context) -> s
 
 
 def _format_notes(publication: _Publication, status_problem: str) -> str:
-    """Format what stands above the report: the commit's status if other runs decide it too, and what failed."""
+    """Format what stands above the report: the commit's status, and problems."""
     status = publication.status
     notes = messages.format_commit_status(status, publication.request.run_id) if status else ""
     if status_problem:
@@ -233,7 +235,7 @@ def _make_last_result(publication: _Publication) -> LastResult:
 
 
 def _repeat_command(last: LastResult, pull: PullRequest) -> Command:
-    """Return the command that repeats what did not pass; a fork's names the commit that was reviewed."""
+    """Return the command that repeats what did not pass; a fork needs the commit."""
     return Command(failed=True, sha=last.sha if pull.is_fork else None)
 
 

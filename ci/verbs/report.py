@@ -58,7 +58,7 @@ def make_report(
 
 
 def read_run_result(report: Path) -> RunResult | None:
-    """Read the results of this run that `make_report` wrote for other runs, None if there are none."""
+    """Read what `make_report` wrote for other runs, None if it did not."""
     path = report / RESULT_JSON
     return read_json(RunResult, path.read_bytes(), what=str(path)) if path.is_file() else None
 

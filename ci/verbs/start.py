@@ -98,7 +98,10 @@ def _cancel_stale(start: _Start) -> tuple[int, ...]:
 
 
 def _try_cancel(client: Client, run_id: int) -> bool:
-    """Cancel a run. Return False if GitHub refuses; a run that has ended is as good as cancelled."""
+    """Cancel a run. Return False if GitHub refuses.
+
+    A run that has ended is as good as cancelled.
+    """
 
     def cancel() -> bool:
         workflow_runs.cancel_run(client, run_id)
