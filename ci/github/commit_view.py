@@ -60,7 +60,8 @@ def read_commit(
 ) -> CommitView:
     """Read what GitHub knows about the commit `sha` and its runs.
 
-    The run `run_id` itself counts only by its result `own`. `started` are the runs that the pull request's comment knows. What cannot be read becomes a problem of the view.
+    The run `run_id` itself counts only by its result `own`. `started` are the runs that the pull request's comment
+    knows. What cannot be read becomes a problem of the view.
     """
     problems: list[str] = []
     results = CommitResults((own,) if own else ())
