@@ -60,7 +60,7 @@ def decide_status(
     neutral = tuple(result for result in standing if result.verdict == "neutral")
     passed = tuple(result for result in standing if result.verdict == "passed")
     whole = {result.model for result in standing if result.layers is None}
-    missing = tuple(name for name in required if name not in whole)
+    missing = tuple(name for name in required if name not in whole | {r.model for r in (*failed, *neutral)})
     state = _decide_state(failed, neutral, passed, missing, under_way, problem)
     parts = [
         f"running: {_name_runs(under_way)}" if under_way else "",

@@ -15,10 +15,12 @@ from ci.models import REGISTRY, load_models, select
 from ci.plan import make_plan
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from ci.github.client import Client
     from ci.github.context import Context
+    from ci.models import HubModel
     from ci.plan import Plan, RunRequest
 
 
@@ -41,6 +43,7 @@ def plan_event(context: Context, event_name: str, event_path: Path, registry: Pa
     request = make_run_request(load_event(event_name, event_path), context)
     models = load_models(registry or REGISTRY)
     required = tuple(model.name for model in select(models, context.inputs.required))
+    request = _drop_usual_layers(request, models)
     make_plan(request, models)  # refuse a request that selects nothing before GitHub is asked for its commit
     plan = make_plan(replace(request, sha=request.sha or resolve_commit(request, context)), models)
     plan = replace(plan, required=required)
@@ -48,6 +51,12 @@ def plan_event(context: Context, event_name: str, event_path: Path, registry: Pa
         write_outputs(context.output_path, _format_outputs(plan))
         _announce(plan, context)
     return plan
+
+
+def _drop_usual_layers(request: RunRequest, models: Mapping[str, HubModel]) -> RunRequest:
+    """Drop a number of layers that is the registry's for each model: then the result is an ordinary one."""
+    usual = {model.num_layers_to_keep for model in select(models, request.models)}
+    return replace(request, layers=None) if usual == {request.layers} else request
 
 
 def resolve_commit(request: RunRequest, context: Context) -> str:

@@ -89,14 +89,24 @@ class Scene:
     def state(self) -> State:
         return self.host.state
 
-    def prepare(self, entry: str, faults: Mapping[str, samples.Fault | None] | None = None, *, status: int = 0) -> Path:
+    def prepare(
+        self,
+        entry: str,
+        faults: Mapping[str, samples.Fault | None] | None = None,
+        *,
+        status: int = 0,
+        deep: bool = False,
+    ) -> Path:
         """What the suite leaves for `entry`, and how it ends."""
         known = load_models() | load_models(self.registry)
-        plan = make_plan(RunRequest("issue_comment", (entry,), subject="reference"), known)
+        plan = make_plan(RunRequest("issue_comment", (entry,), subject="reference", deep=deep), known)
         folder = self.suite / entry
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "junit.xml").write_bytes(samples.junit(plan, faults))
         (folder / "exit").write_text(str(status))
+        (folder / "deep").unlink(missing_ok=True)
+        if deep:
+            (folder / "deep").touch()
         return folder
 
 

@@ -112,6 +112,16 @@ def test_a_merge_group_tests_what_the_policy_requires(context: Context, state: S
     assert dict(runner_reads(context.output_path.read_text()))["scope"] == "pull-requests"
 
 
+@pytest.mark.parametrize(("given", "kept"), [("2", None), ("3", 3), ("auto", "auto"), ("", None)])
+def test_the_registrys_own_number_of_layers_is_nothing_special(
+    context: Context, state: State, tmp_path: Path, given: str, kept: Any
+) -> None:
+    asking = replace(context, inputs=replace(context.inputs, models=("smollm2",), layers=given))
+    made = plan_event(asking, "merge_group", recorded(tmp_path, events.merge_group("7" * 40)))
+    assert made.request.layers == kept
+    assert made.entries[0].model.num_layers_to_keep == (kept or 2)
+
+
 def test_a_policy_that_names_nothing_is_refused(context: Context, state: State, tmp_path: Path) -> None:
     asking = replace(context, inputs=replace(context.inputs, required=("@nonesuch",)))
     with pytest.raises(RequestError, match="no group '@nonesuch'"):
