@@ -42,6 +42,7 @@ app = typer.Typer(
 ON_THIS_MACHINE: tuple[Callable[..., None], ...] = (local.models, store.fetch, local.run, local.doctor)
 IN_A_WORKFLOW: tuple[Callable[..., None], ...] = (
     workflow.gate,
+    workflow.start,
     workflow.plan,
     workflow.admit,
     workflow.watch,

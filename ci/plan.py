@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MAX_ENTRIES = 256
 """Jobs of one matrix (https://docs.github.com/en/actions/reference/limits)."""
 
-Trigger = Literal["cli", "workflow_dispatch", "schedule", "issue_comment"]
+Trigger = Literal["cli", "workflow_dispatch", "schedule", "issue_comment", "merge_group"]
 Layers = int | Literal["auto"]
 
 
@@ -66,7 +66,10 @@ class PlanEntry:
 
 @dataclass(frozen=True)
 class Plan:
-    """The tests that a report expects results for. `registry` is the digest of the whole registry."""
+    """The tests that a report expects results for. `registry` is the digest of the whole registry.
+
+    `required` are the models that the commit's policy requires, whether this plan tests them or not.
+    """
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
@@ -75,6 +78,7 @@ class Plan:
     registry: str
     schema: int = 1
     notes: tuple[str, ...] = field(default=())
+    required: tuple[str, ...] = field(default=())
 
     def entry(self, name: str) -> PlanEntry | None:
         """Return the entry called `name`, None where the plan has none."""

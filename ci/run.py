@@ -198,9 +198,9 @@ def _run_prepared(
     finally:  # also after an interruption: the report says what there is, and a missing result is red
         plan = _write_plan(models, replace(asked, subject=options.subject), report)
         fetched = read_checkpoints(options.checkpoints).checkpoints
-        judged = build_results(plan, read_result_files(report), fetched=fetched)
-        write_report(judged, report)
-    return judged
+        run_results = build_results(plan, read_result_files(report), fetched=fetched)
+        write_report(run_results, report)
+    return run_results
 
 
 def _check_suite() -> None:

@@ -16,22 +16,38 @@ def gate(
     registry: options.Registry = None,
     as_json: options.JsonFlag = False,
 ) -> None:
-    """Decide whether a comment may start a run, and at which commit; answer on the pull request, write outputs."""
+    """Decide whether a comment may start a run, and at which commit; answer it."""
     from ci.verbs.gate import run_gate
 
     decision = run_gate(options.context(call), event_path, registry)
     options.answer(decision, f"{decision.decision}: {decision.reason}", as_json=as_json)
 
 
+def start(
+    call: typer.Context,
+    event_path: Annotated[Path, typer.Option(help="the webhook payload of the comment")],
+    as_json: options.JsonFlag = False,
+) -> None:
+    """Announce the run that the gate allows ($HUB_TESTS_DECISION), and cancel runs at older commits."""
+    from ci.github.gate import GateDecision
+    from ci.github.job_outputs import unpack_record
+    from ci.verbs.start import start_run
+
+    packed = options.environ(call).get("HUB_TESTS_DECISION", "")
+    decision = unpack_record(GateDecision, packed, what="HUB_TESTS_DECISION")
+    started = start_run(options.context(call), event_path, decision)
+    options.answer(started, f"{started.decision}: {started.reason}", as_json=as_json)
+
+
 def plan(
     call: typer.Context,
-    event_name: Annotated[str, typer.Option(help="issue_comment, workflow_dispatch or schedule")],
+    event_name: Annotated[str, typer.Option(help="issue_comment, workflow_dispatch, schedule or merge_group")],
     event_path: Annotated[Path, typer.Option(help="file with the event's payload")],
     registry: options.Registry = None,
     out: Annotated[Path | None, typer.Option(help="also write the plan to this file, for `hub-tests report`")] = None,
     as_json: options.JsonFlag = False,
 ) -> None:
-    """Make the plan of an event: what is tested, at which commit, and which tests must report a result."""
+    """Make the plan of an event: models, commit, and the tests that must report."""
     from ci.records import to_json
     from ci.verbs.plan import plan_event
 
@@ -76,14 +92,14 @@ def report(
     github: Annotated[bool, typer.Option("--github", help="ask GitHub for job results and history")] = False,
     as_json: options.JsonFlag = False,
 ) -> None:
-    """Judge a folder of results against the plan and write a report; on a laptop as in Actions."""
+    """Compare a folder of results with the plan, and write a report."""
     from ci.github.actions import write_outputs
     from ci.report.results import exit_code
     from ci.report.wording import format_title
     from ci.verbs.report import make_report, report_digest
 
     context, delivery = (options.context(call) if github else None), (options.delivery(call) if github else None)
-    judged = make_report(
+    run_results = make_report(
         options.plan(call, plan_file),
         results,
         out,
@@ -93,21 +109,21 @@ def report(
         fetched=delivery.checkpoints if delivery else None,
     )
     if context and context.output_path:
-        write_outputs(context.output_path, {"verdict": judged.verdict, "sha256": report_digest(out)})
-    options.answer(judged, format_title(judged), as_json=as_json)
-    raise typer.Exit(exit_code(judged))
+        write_outputs(context.output_path, {"verdict": run_results.verdict, "sha256": report_digest(out)})
+    options.answer(run_results, format_title(run_results), as_json=as_json)
+    raise typer.Exit(exit_code(run_results))
 
 
 def publish(
     call: typer.Context,
     report_dir: Annotated[Path, typer.Option("--report", help="directory that `hub-tests report` wrote")],
     night: Annotated[
-        bool, typer.Option("--night", help="write issue and history instead of comment and check")
+        bool, typer.Option("--night", help="write issue and history instead of comment and status")
     ] = False,
     sha256: Annotated[str | None, typer.Option(help="sha256 of report.json: an artifact can be forged")] = None,
     as_json: options.JsonFlag = False,
 ) -> None:
-    """Write a report to the pull request, the commit and the job summary; of a night, to issue and history."""
+    """Write a report to pull request, commit and summary, or to issue and history."""
     from ci.errors import InfrastructureError
     from ci.verbs.publish import publish_report
 
@@ -125,7 +141,7 @@ def watch(
     ] = None,
     patience: Annotated[float, typer.Option(min=0, help="seconds that a job may wait for a runner")] = 600.0,
 ) -> None:
-    """Say on the pull request which jobs wait for a runner, with the labels and since when."""
+    """Say on the pull request which jobs wait for a runner, and since when."""
     from ci.verbs.watch import watch_jobs
 
     expected = tuple(job or (f"test {entry}" for entry in options.delivery(call).checkpoints))

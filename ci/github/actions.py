@@ -54,8 +54,11 @@ def format_annotation(level: Literal["error", "warning", "notice"], message: str
 
 
 def print_annotation(level: Literal["error", "warning", "notice"], message: str, *, title: str = "") -> None:
-    """Print a workflow command that the runner carries out, also inside of `guard_output`."""
-    stream = sys.stdout.unguarded if isinstance(sys.stdout, GuardedStream) else sys.stdout
+    """Print a workflow command that the runner carries out, also inside of `guard_output`.
+
+    The runner reads stderr too, and stdout is for answers.
+    """
+    stream = sys.stderr.unguarded if isinstance(sys.stderr, GuardedStream) else sys.stderr
     print(format_annotation(level, message, title=title), file=stream, flush=True)
 
 

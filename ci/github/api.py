@@ -19,15 +19,16 @@ class ConflictError(RequestError):
 class ApiSettings:
     """The repository (`owner/name`), the token, the API's address, and the retries. Times are in seconds.
 
-    `max_wait` is the longest rate limit that is waited out, `first_backoff` the wait after a first failure,
-    `write_interval` the least time between two writes.
+    `max_wait` is the most time that one client loses to failed requests and rate limits, all together: less than the
+    shortest time limit of a job. `first_backoff` is the wait after a first failure, `write_interval` the least time
+    between two writes.
     """
 
     repository: str
     token: str = field(default="", repr=False)
     url: str = "https://api.github.com"
     max_retries: int = 4
-    max_wait: float = 900.0
+    max_wait: float = 240.0
     first_backoff: float = 1.0
     write_interval: float = 1.0
     timeout: float = 30.0

@@ -12,18 +12,17 @@ import time
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+import httpx
 from githubkit import GitHub
 from githubkit.exception import GitHubException
 from githubkit.throttling import BaseThrottler
 
-from ci.errors import InfrastructureError
+from ci.errors import InfrastructureError, RequestError
 from ci.github.retry import retry_delay, to_hub_tests_error
 from ci.records import read_dict
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
-
-    import httpx
 
     from ci.github.api import ApiSettings
 
@@ -59,6 +58,9 @@ class Client:
             transport=transport,
         )
         self._sleep = sleep
+        self._clock = clock
+        self._transport = transport
+        self._lost = 0.0
 
     def __enter__(self) -> Self:
         self._github.__enter__()
@@ -94,9 +96,30 @@ class Client:
         *,
         params: Mapping[str, str | int] | None = None,
         body: Mapping[str, Any] | None = None,
+        repeatable: bool = False,
     ) -> Any:
-        """Send one request with its retries; return the answer's JSON, None for no content."""
-        return self.send_for_status(method, path, params=params, body=body)[1]
+        """Send one request with its retries; return the answer's JSON, None for no content.
+
+        With `repeatable` a POST is repeated too if it may have arrived: twice is as good as once.
+        """
+        return self.send_for_status(method, path, params=params, body=body, repeatable=repeatable)[1]
+
+    def download(self, path: str, max_bytes: int) -> bytes:
+        """Download what `path` redirects to, at most `max_bytes`; the token goes to GitHub's API only."""
+        url = f"/repos/{self.settings.repository}{path}"
+        response = self._request("GET", url)
+        location = response.headers.get("location", "")
+        if response.status_code != 302 or not location:
+            raise InfrastructureError(f"GitHub: GET {url}: {response.status_code}, expected a redirect to the content")
+        try:
+            with (
+                httpx.Client(timeout=self.settings.timeout, transport=self._transport) as plain,
+                plain.stream("GET", location) as content,
+            ):
+                content.raise_for_status()
+                return _read_at_most(content, max_bytes, url)
+        except httpx.HTTPError as error:
+            raise InfrastructureError(f"GitHub: GET {url}: the download failed: {type(error).__name__}") from None
 
     def send_for_status(
         self,
@@ -105,29 +128,46 @@ class Client:
         *,
         params: Mapping[str, str | int] | None = None,
         body: Mapping[str, Any] | None = None,
+        repeatable: bool = False,
     ) -> tuple[int, Any]:
         """Send like `send` and return the HTTP status too.
 
         Some answers differ only in it: 200 if the thing existed already, 201 if it was created.
         """
         url = f"/repos/{self.settings.repository}{path}"
+        try:
+            response = self._request(method, url, params=params, body=body, repeatable=repeatable)
+            return response.status_code, response.json() if response.content else None
+        except ValueError as error:
+            raise InfrastructureError(f"GitHub's answer to {method} {url} cannot be read: {error}") from None
+
+    def _request(
+        self,
+        method: str,
+        url: str,
+        *,
+        params: Mapping[str, str | int] | None = None,
+        body: Mapping[str, Any] | None = None,
+        repeatable: bool = False,
+    ) -> Any:
+        """Send one request; repeat it while that may help and time is left."""
         for attempt in range(self.settings.max_retries + 1):
+            began = self._clock()
             try:
-                response = self._github.request(
+                return self._github.request(
                     method,
                     url,
                     params=dict(params or {}),
                     json=dict(body) if body is not None else None,
                     headers={"X-GitHub-Api-Version": API_VERSION},
                 )
-                return response.status_code, response.json() if response.content else None
             except GitHubException as error:
-                delay = retry_delay(error, method, attempt, self.settings)
-                if delay is None:
+                self._lost += self._clock() - began
+                delay = retry_delay(error, "PUT" if repeatable else method, attempt, self.settings)
+                if delay is None or self._lost + delay > self.settings.max_wait:
                     raise to_hub_tests_error(error, method, url) from None
+                self._lost += delay
                 self._sleep(delay)
-            except ValueError as error:
-                raise InfrastructureError(f"GitHub's answer to {method} {url} cannot be read: {error}") from None
         raise AssertionError("the last attempt raises")
 
 
@@ -155,6 +195,15 @@ class WriteThrottler(BaseThrottler):  # type: ignore[misc]  # githubkit is not f
         """Wait like `acquire`. The client sends nothing asynchronously, but githubkit's protocol has both."""
         with self.acquire(request):
             yield
+
+
+def _read_at_most(content: httpx.Response, max_bytes: int, url: str) -> bytes:
+    read = bytearray()
+    for chunk in content.iter_bytes():
+        read += chunk
+        if len(read) > max_bytes:
+            raise RequestError(f"GitHub: GET {url}: more than {max_bytes} bytes")
+    return bytes(read)
 
 
 def _read_answer(kind: type[T], answer: Any, path: str) -> T:

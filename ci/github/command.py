@@ -1,6 +1,6 @@
 """The comment command `/run-hub-tests …`: parsed as words without a shell, and formatted as a line to paste.
 
-    /run-hub-tests [MODEL|GLOB|@group …] [--layers N|auto] [--sha SHA] [--failed] [--plan] | help | cancel
+    /run-hub-tests [MODEL|GLOB|@group …] [--layers N|auto] [--deep] [--sha SHA] [--failed] [--plan] | help | cancel
 
 Only the first line of a comment counts, and only if it begins with exactly `/run-hub-tests`. GitHub's own
 `startsWith` ignores case, so the workflow's `if:` lets more comments through than this parser accepts.
@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ci.errors import RequestError
+from ci.github.event import SHA
 from ci.models import suggest_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 COMMAND = "/run-hub-tests"
-GRAMMAR = f"{COMMAND} [MODEL|GLOB|@group …] [--layers N|auto] [--sha SHA] [--failed] [--plan] | help | cancel"
-SHA = re.compile(r"[0-9a-f]{40}")
-OPTIONS = ("--layers", "--sha", "--failed", "--plan")
+GRAMMAR = f"{COMMAND} [MODEL|GLOB|@group …] [--layers N|auto] [--deep] [--sha SHA] [--failed] [--plan] | help | cancel"
+FLAGS = ("--deep", "--failed", "--plan")
+OPTIONS = ("--layers", "--sha", *FLAGS)
 MAX_LINE_CHARS = 2000
 MAX_LAYERS = 1000
 _SELECTOR = re.compile(r"@[a-z0-9][a-z0-9_-]{0,62}|[a-z0-9*?\[][a-z0-9_*?\[\]!-]{0,62}")
@@ -37,6 +38,7 @@ class Command:
     sha: str | None = None
     failed: bool = False
     plan: bool = False
+    deep: bool = False
 
     def format_line(self) -> str:
         """Format as the first line of a comment, which `parse_command` reads back."""
@@ -44,6 +46,7 @@ class Command:
             return f"{COMMAND} {self.verb}"
         words = [COMMAND, *self.models]
         words += ["--layers", str(self.layers)] if self.layers is not None else []
+        words += ["--deep"] if self.deep else []
         words += ["--sha", self.sha] if self.sha else []
         words += ["--failed"] if self.failed else []
         words += ["--plan"] if self.plan else []
@@ -97,10 +100,11 @@ def _parse_run(words: list[str]) -> Command:
 
 
 def _with_option(command: Command, option: str, value: str | None, remaining: Iterator[str]) -> Command:
-    if option in ("--failed", "--plan"):
+    if option in FLAGS:
         if value is not None:
             raise RequestError(f"'{option}' takes no value")
-        return replace(command, failed=True) if option == "--failed" else replace(command, plan=True)
+        flag: dict[str, Any] = {option.removeprefix("--"): True}
+        return replace(command, **flag)
     value = next(remaining, "") if value is None else value
     if option == "--layers":
         return replace(command, layers=parse_layers(value, what=f"'--layers {value}'"))

@@ -34,11 +34,15 @@ class WorkflowInputs:
     pull_request: int = 0
     store: str = "directory"
     deep: bool = False
+    required: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Context:
-    """One step of one job of one workflow run. `poll_interval` is in seconds."""
+    """One step of one job of one workflow run.
+
+    `poll_interval` is in seconds. `planned_sha` is the commit that the plan job has fixed, "" before it has.
+    """
 
     api: ApiSettings
     server_url: str = "https://github.com"
@@ -52,6 +56,7 @@ class Context:
     allowed_logins: tuple[str, ...] = ()
     data_branch: str = DATA_BRANCH
     poll_interval: float = 30.0
+    planned_sha: str = ""
     inputs: WorkflowInputs = field(default_factory=WorkflowInputs)
 
     @property
@@ -88,6 +93,7 @@ def read_context(environ: Mapping[str, str]) -> Context:
         allowed_logins=tuple(word for word in re.split(r"[\s,]+", environ.get("HUB_TESTS_ALLOWED", "")) if word),
         data_branch=environ.get("HUB_TESTS_DATA_BRANCH") or DATA_BRANCH,
         poll_interval=_read_number(environ, "HUB_TESTS_POLL", 30.0),
+        planned_sha=environ.get("HUB_TESTS_SHA", ""),
         inputs=read_inputs(environ.get("HUB_TESTS_INPUTS", ""), _read_default_inputs(environ)),
     )
 
@@ -112,14 +118,22 @@ def read_inputs(text: str, defaults: Mapping[str, str] | None = None) -> Workflo
 
 
 def _read_default_inputs(environ: Mapping[str, str]) -> dict[str, str]:
-    """Read the repository variables that replace inputs in a scheduled run, which has none."""
-    names = {"subject": "HUB_TESTS_SUBJECT", "subject-repository": "HUB_TESTS_SUBJECT_REPOSITORY"}
-    return {key: environ[name] for key, name in names.items() if environ.get(name)}
+    """Read what replaces missing inputs.
+
+    These are repository variables; and a nightly run is deep.
+    """
+    names = {
+        "subject": "HUB_TESTS_SUBJECT",
+        "subject-repository": "HUB_TESTS_SUBJECT_REPOSITORY",
+        "required": "HUB_TESTS_REQUIRED",
+    }
+    nightly = {"deep": "true"} if environ.get("GITHUB_EVENT_NAME") == "schedule" else {}
+    return nightly | {key: environ[name] for key, name in names.items() if environ.get(name)}
 
 
 def _convert_input(key: str, value: Any) -> Any:
     """Convert an input: workflow_dispatch gives each one as a string, workflow_call gives numbers and booleans."""
-    if key == "models":
+    if key in ("models", "required"):
         return tuple(str(value).split())
     return {"true": True, "false": False}.get(str(value).lower(), value) if key == "deep" else value
 

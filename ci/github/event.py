@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ci.errors import RequestError
 from ci.records import read_dict
@@ -23,8 +23,8 @@ MAX_PAYLOAD_BYTES = 25 * 2**20
 """GitHub sends at most 25 MB."""
 
 LOGIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,62})(?:\[bot\])?")
+SHA = re.compile(r"[0-9a-f]{40}")
 REPOSITORY = re.compile(r"[A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}")
-EventName = Literal["issue_comment", "workflow_dispatch", "schedule"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,18 @@ class ScheduleEvent:
     schedule: str
 
 
-Event = CommentEvent | DispatchEvent | ScheduleEvent
+@dataclass(frozen=True)
+class MergeGroupEvent:
+    """The merge queue asks for checks of a commit that it has made from the default branch and pull requests."""
+
+    action: str
+    repository: str
+    default_branch: str
+    head_sha: str
+    head_ref: str
+
+
+Event = CommentEvent | DispatchEvent | ScheduleEvent | MergeGroupEvent
 
 
 def load_event(name: str, path: Path) -> Event:
@@ -87,6 +98,7 @@ def parse_event(name: str, content: bytes, *, where: str = "event") -> Event:
         "issue_comment": _parse_comment,
         "workflow_dispatch": _parse_dispatch,
         "schedule": _parse_schedule,
+        "merge_group": _parse_merge_group,
     }
     if name not in parsers:
         raise RequestError(f"event '{name}' starts no run, expected one of {', '.join(parsers)}")
@@ -145,6 +157,19 @@ class _SchedulePayload:
     schedule: str = ""
 
 
+@dataclass(frozen=True)
+class _MergeGroup:
+    head_sha: str
+    head_ref: str
+
+
+@dataclass(frozen=True)
+class _MergeGroupPayload:
+    action: str
+    repository: _Repository
+    merge_group: _MergeGroup
+
+
 def _parse_comment(content: bytes, where: str) -> CommentEvent:
     payload = _read_payload(_CommentPayload, content, where)
     comment, issue = payload.comment, payload.issue
@@ -180,6 +205,19 @@ def _parse_schedule(content: bytes, where: str) -> ScheduleEvent:
     payload = _read_payload(_SchedulePayload, content, where)
     _check_names(payload.repository, None, where)
     return ScheduleEvent(payload.repository.full_name, payload.repository.default_branch, payload.schedule)
+
+
+def _parse_merge_group(content: bytes, where: str) -> MergeGroupEvent:
+    payload = _read_payload(_MergeGroupPayload, content, where)
+    _check_names(payload.repository, None, where)
+    group, repository = payload.merge_group, payload.repository
+    if not SHA.fullmatch(group.head_sha):
+        raise RequestError(f"{where}: merge_group.head_sha: {group.head_sha[:100]!r} is not a full commit")
+    if payload.action != "checks_requested":
+        raise RequestError(f"{where}: merge_group was {payload.action[:50]!r}: only 'checks_requested' starts a run")
+    return MergeGroupEvent(
+        payload.action, repository.full_name, repository.default_branch, group.head_sha, group.head_ref
+    )
 
 
 def _read_payload(kind: Any, content: bytes, where: str) -> Any:

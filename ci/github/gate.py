@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from ci.errors import RequestError
 from ci.github import messages
 from ci.github.command import Command, parse_command
+from ci.github.run_request import is_allowed
 from ci.github.status_comment import CommentState, StartedRun
 from ci.plan import Plan, RunRequest, make_plan
 
@@ -40,6 +41,7 @@ class GateDecision:
     sha: str = ""
     models: tuple[str, ...] = ()
     layers: int | Literal["auto"] | None = None
+    deep: bool = False
     cancel: tuple[int, ...] = ()
 
 
@@ -89,8 +91,7 @@ def _check_permission(event: CommentEvent, role: Role, settings: RepoSettings) -
     """Return the refusal for a commenter who may not give commands, else None."""
     if not role.can_write:
         return messages.say_no_permission(event.login, role.name)
-    allowed = {login.casefold() for login in settings.allowed_logins}
-    if allowed and event.login.casefold() not in allowed:
+    if not is_allowed(event.login, settings.allowed_logins):
         return messages.say_not_allowed(event.login)
     return None
 
@@ -106,7 +107,7 @@ def _handle_command(command: Command, gate_input: GateInput) -> GateDecision:
     if command.failed:
         if refusal := _check_last_result(facts.state):
             return _refuse(event, refusal)
-        command = _with_last_layers(command, facts.state)
+        command = _as_last_time(command, facts.state)
     plan = _plan_run(command, gate_input)
     if command.plan:
         return _answer(event, "plan", messages.format_plan(plan, gate_input.baseline, command))
@@ -120,19 +121,23 @@ def _check_last_result(state: CommentState) -> str | None:
     return None if state.last.failed or state.last.unsettled else messages.say_nothing_failed(state.last)
 
 
-def _with_last_layers(command: Command, state: CommentState) -> Command:
-    """Return `command` with the last run's layers, unless it has its own.
+def _as_last_time(command: Command, state: CommentState) -> Command:
+    """Return `command` with the last run's layers and deep tests.
 
-    With fewer layers the failure may disappear.
+    Layers of its own stay. With fewer layers or tests the failure may disappear.
     """
-    layers = state.last.layers if state.last else None
-    return command if command.layers is not None else replace(command, layers=layers)
+    if state.last is None:
+        return command
+    layers = state.last.layers if command.layers is None else command.layers
+    return replace(command, layers=layers, deep=command.deep or state.last.deep)
 
 
 def _plan_run(command: Command, gate_input: GateInput) -> Plan:
     last = gate_input.facts.state.last
     models = (*last.failed, *last.unsettled) if command.failed and last else command.models
-    request = RunRequest("issue_comment", models, layers=command.layers, subject=gate_input.settings.subject)
+    request = RunRequest(
+        "issue_comment", models, layers=command.layers, deep=command.deep, subject=gate_input.settings.subject
+    )
     return make_plan(request, gate_input.models)
 
 
@@ -143,7 +148,7 @@ def _start_run(command: Command, models: tuple[str, ...], gate_input: GateInput)
         return _refuse(event, messages.say_fork_needs_sha(suggested, pull, server))
     if command.sha not in (None, pull.head_sha):
         return _refuse(event, messages.say_not_head(suggested, pull, server))
-    wanted = StartedRun(0, event.comment_id, pull.head_sha, models, command.layers)
+    wanted = StartedRun(0, event.comment_id, pull.head_sha, models, command.layers, command.deep)
     if same := next((run for run in gate_input.facts.active_runs if run.key == wanted.key), None):
         return _answer(event, "already running", messages.say_already_running(same, event, server))
     return GateDecision(
@@ -155,6 +160,7 @@ def _start_run(command: Command, models: tuple[str, ...], gate_input: GateInput)
         sha=pull.head_sha,
         models=models,
         layers=command.layers,
+        deep=command.deep,
     )
 
 

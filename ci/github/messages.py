@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ci.github.command import Command
+    from ci.github.commit_results import ModelResult
+    from ci.github.commit_status import CommitStatus
     from ci.github.event import CommentEvent
     from ci.github.gate_input import PullRequest
     from ci.github.status_comment import LastResult, StartedRun
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from ci.report.history import Baseline
 
 MAX_PROBLEM_CHARS = 1500
+MAX_HEADLINE_CHARS = 300
 MAX_NAMES = 40
 """Names in one list: a registry of hundreds of models in several groups would not fit into a comment."""
 
@@ -121,6 +124,7 @@ def format_help(models: Mapping[str, HubModel]) -> str:
     lines += [
         "- without a model, the group `@default` is tested; a glob is like `qwen2-*`",
         "- `--layers` keeps that many layers; `auto` keeps the fewest that hold every kind of layer",
+        "- `--deep` also tests each config key, each weight on disk and each gradient",
         "- `--sha` names the commit; a pull request from a fork needs it",
         "- `--failed` repeats what failed in the last run here",
         "- `--plan` shows what would run and how long it takes, and starts nothing",
@@ -163,11 +167,62 @@ def format_plan(plan: Plan, baseline: Baseline, command: Command) -> str:
     )
 
 
-def format_running(sha: str, models: Sequence[str], login: str, *, run_url: str, waiting: str = "") -> str:
-    """Format the status of a run under way; `waiting` is about jobs without a runner."""
+def format_running(
+    sha: str, models: Sequence[str], login: str, *, run_url: str, waiting: str = "", others: str = ""
+) -> str:
+    """Format the status of a run under way.
+
+    `waiting` is about jobs without a runner, `others` about other runs at the commit.
+    """
     page = link("the run", run_url) or "the run"
     text = f"### hub-tests: running\n\n{_list_names(models)} at {code(sha[:12])}, requested by {code(login)}: {page}."
-    return f"{text}\n\n{waiting or 'The result will appear here.'}"
+    return "\n\n".join(part for part in (text, waiting or "The result will appear here.", others.strip()) if part)
+
+
+def format_commit_status(status: CommitStatus, run_id: int | None) -> str:
+    """Format the first lines of a comment: the commit's status and other runs.
+
+    "" if only the run `run_id` decides it.
+    """
+    others = format_others(status, run_id)
+    if not others:
+        return ""
+    return f"**This commit: {status.state}** ({escape_text(status.description)})\n\n{others}\n"
+
+
+def format_others(status: CommitStatus, run_id: int | None) -> str:
+    """Format what other runs than `run_id` found at the commit; "" for nothing."""
+    lines = [
+        f"- ⏳ {_link_result(run.run_id, '')} is still testing {_list_first(run.models) or 'models'}"
+        for run in status.under_way
+        if run.run_id != run_id
+    ]
+    for icon, word, results in (("❌", "failed", status.failed), ("⚠️", "no answer", status.neutral)):
+        found = [result for result in results if result.run_id != run_id]
+        lines += [_format_other(icon, word, result) for result in found[:MAX_NAMES]]
+        lines += [f"- {icon} and {len(found) - MAX_NAMES} more"] if len(found) > MAX_NAMES else []
+    if passed := [result.model for result in status.passed if result.run_id != run_id]:
+        lines.append(f"- ✅ passed in other runs: {_list_first(passed)}")
+    if status.missing:
+        lines.append(f"- ❓ required, no result yet: {_list_first(status.missing)}")
+    if status.problem:
+        lines.append(f"- ⚠️ cannot be read: {escape_text(status.problem, MAX_PROBLEM_CHARS)}")
+    return "\n".join(["Also at this commit:", "", *lines, ""]) if lines else ""
+
+
+def format_repeat(command: Command) -> str:
+    """Format the line that repeats what failed."""
+    return f"To repeat what did not pass, write {code(command.format_line())}.\n"
+
+
+def _format_other(icon: str, word: str, result: ModelResult) -> str:
+    layers = "" if result.layers is None else f" with {result.layers} layers"
+    said = f": {escape_text(result.headline, MAX_HEADLINE_CHARS)}" if result.headline else ""
+    return f"- {icon} {code(result.model)}{layers} {word} in {_link_result(result.run_id, result.run_url)}{said}"
+
+
+def _link_result(run_id: int, url: str) -> str:
+    return link(f"run {run_id}", url) or f"run {run_id}"
 
 
 def say_no_runner(jobs: Sequence[WorkflowJob]) -> str:

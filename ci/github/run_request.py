@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from ci.errors import RequestError
-from ci.github.command import SHA, parse_layers
-from ci.github.event import REPOSITORY, CommentEvent, DispatchEvent
+from ci.github.command import parse_layers
+from ci.github.event import REPOSITORY, SHA, CommentEvent, DispatchEvent, MergeGroupEvent, ScheduleEvent
 from ci.plan import RunRequest, Trigger
 
 if TYPE_CHECKING:
@@ -30,16 +30,21 @@ def make_run_request(event: Event, context: Context) -> RunRequest:
         raise RequestError(
             "with store 'cache' test a pull request by its comment: a run by hand could write the caches"
         )
+    if isinstance(event, DispatchEvent) and not is_allowed(event.login, context.allowed_logins):
+        raise RequestError(f"{event.login} is not on the list HUB_TESTS_ALLOWED of people who may start hub-tests")
+    group = event if isinstance(event, MergeGroupEvent) else None
+    if group and inputs.subject_repository not in ("", context.repository):
+        raise RequestError("a merge group is a commit of this repository: leave the input subject-repository out")
     return RunRequest(
         trigger=_find_trigger(event),
-        models=inputs.models,
+        models=inputs.models or (inputs.required if group else ()),
         layers=parse_layers_input(inputs.layers),
         subject=inputs.subject,
         deep=inputs.deep,
         repository=context.repository,
         subject_repository=inputs.subject_repository or context.repository,
-        subject_ref=inputs.subject_ref,
-        sha=inputs.subject_ref if comment else "",
+        subject_ref=group.head_ref if group else inputs.subject_ref,
+        sha=group.head_sha if group else inputs.subject_ref if comment else "",
         pull_request=inputs.pull_request or None,
         actor=comment.login if comment else context.actor,
         comment_id=comment.comment_id if comment else None,
@@ -56,8 +61,10 @@ def parse_layers_input(text: str) -> int | Literal["auto"] | None:
 def choose_head(request: RunRequest, pull: PullRequest) -> str:
     """Return the commit to test for a pull request that a person names.
 
-    As for a comment, a fork needs the full commit.
+    As for a comment, it must be open, and a fork needs the full commit.
     """
+    if not pull.is_open:
+        raise RequestError(f"pull request {pull.number} is closed: hub-tests runs on open pull requests only")
     requested = request.subject_ref.lower()
     if not requested and not pull.is_fork:
         return pull.head_sha
@@ -72,10 +79,19 @@ def choose_scope(request: RunRequest) -> Literal["pull-requests", "main"]:
 
     The nightly run never reads what a pull request's run wrote.
     """
-    return "pull-requests" if request.pull_request else "main"
+    return "pull-requests" if request.pull_request or request.trigger == "merge_group" else "main"
+
+
+def is_allowed(login: str, allowed_logins: tuple[str, ...]) -> bool:
+    """Return whether the repository's list lets this writer start runs; without a list every writer may."""
+    return not allowed_logins or login.casefold() in {allowed.casefold() for allowed in allowed_logins}
 
 
 def _find_trigger(event: Event) -> Trigger:
-    if isinstance(event, CommentEvent):
-        return "issue_comment"
-    return "workflow_dispatch" if isinstance(event, DispatchEvent) else "schedule"
+    triggers: dict[type[Event], Trigger] = {
+        CommentEvent: "issue_comment",
+        DispatchEvent: "workflow_dispatch",
+        ScheduleEvent: "schedule",
+        MergeGroupEvent: "merge_group",
+    }
+    return triggers[type(event)]

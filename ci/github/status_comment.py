@@ -42,18 +42,19 @@ class StartedRun:
     sha: str
     models: tuple[str, ...]
     layers: int | Literal["auto"] | None = None
+    deep: bool = False
 
     @property
     def key(self) -> tuple[object, ...]:
-        """Equal for two runs that test the same models, with the same layers, at the same commit."""
-        return (self.sha, tuple(sorted(self.models)), self.layers)
+        """Equal for two runs that test the same models in the same way at the same commit."""
+        return (self.sha, tuple(sorted(self.models)), self.layers, self.deep)
 
 
 @dataclass(frozen=True)
 class LastResult:
     """The last finished run: the entries that it tested, those that failed, and the layers that were asked for.
 
-    `unsettled` are entries that failed before at the same commit and were not tested again in this run.
+    `unsettled` are entries that other runs did not pass at the same commit, and that this run did not test.
     """
 
     run_id: int
@@ -62,6 +63,7 @@ class LastResult:
     failed: tuple[str, ...]
     layers: int | Literal["auto"] | None = None
     unsettled: tuple[str, ...] = ()
+    deep: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,17 @@ class CommentState:
         others = [other for other in self.runs if other.run_id != run.run_id]
         return replace(self, runs=(*others, run)[-KEPT_RUNS:])
 
+    def drop_run(self, run_id: int) -> CommentState:
+        """Return a copy in which the run is no longer started."""
+        return replace(self, runs=tuple(run for run in self.runs if run.run_id != run_id))
+
     def set_result(self, result: LastResult) -> CommentState:
         """Return a copy with `result` as the last one and its run no longer started."""
-        return replace(self, runs=tuple(run for run in self.runs if run.run_id != result.run_id), last=result)
+        return replace(self.drop_run(result.run_id), last=result)
+
+    def is_about(self, sha: str) -> bool:
+        """Return whether a run at the commit `sha` is started, or was the last one."""
+        return any(run.sha == sha for run in self.runs) or (self.last is not None and self.last.sha == sha)
 
     def find_unsettled(self, sha: str, tested: Collection[str]) -> tuple[str, ...]:
         """Return the entries that failed at the commit `sha` before and are not in `tested`."""
@@ -96,6 +106,11 @@ def format_status_comment(text: str, state: CommentState) -> str:
 def format_reply(text: str) -> str:
     """Format the body of the reply: marker and text."""
     return f"{MARKERS['reply']}\n{text.strip()}\n"
+
+
+def read_text(body: str) -> str:
+    """Read the text for people from the body of a status comment."""
+    return _STATE.sub("", body.removeprefix(MARKERS["status"])).strip()
 
 
 def read_state(body: str | None) -> CommentState:

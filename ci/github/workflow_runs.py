@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 ENTRY_JOB = re.compile(r"test (?P<entry>[a-z0-9][a-z0-9_-]{0,62})")
 FETCH_JOB = "fetch"
+REPORT_JOB = "report"
+WORKFLOW_FILE = re.compile(r"(?:^|/)\.github/workflows/hub-tests\.yml(?:@|$)")
+"""The workflow that tests; its path may begin with the repository, and end with the commit."""
+
 INSTALL_STEP = "Install the subject into an environment of its own"
 """The first step of a test job that runs code of the subject; the steps before it are the service's own."""
 
@@ -24,14 +28,31 @@ COMPLETED = "completed"
 
 
 @dataclass(frozen=True)
+class ReferencedWorkflow:
+    """A workflow that a run calls: `owner/name/.github/workflows/file@commit`."""
+
+    path: str
+
+
+@dataclass(frozen=True)
 class WorkflowRun:
-    """One run of a workflow. `status` is "completed" at its end."""
+    """One run of a workflow. `status` is "completed" at its end, `path` the workflow's file."""
 
     id: int
     status: str
     html_url: str
     head_sha: str = ""
     run_attempt: int = 1
+    event: str = ""
+    run_started_at: str | None = None
+    path: str = ""
+    referenced_workflows: tuple[ReferencedWorkflow, ...] | None = ()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it runs hub-tests.yml, itself or by a call."""
+        paths = (self.path, *(workflow.path for workflow in self.referenced_workflows or ()))
+        return any(WORKFLOW_FILE.search(path) for path in paths)
 
 
 @dataclass(frozen=True)
@@ -97,6 +118,14 @@ class WorkflowJob:
         if not (self.runner_name and self.started_at and self.completed_at):
             return None
         return self.runner_name, self.started_at, self.completed_at, self.conclusion
+
+    def was_running_at(self, time: str) -> bool:
+        """Return whether the job was running at `time`, ISO 8601; in doubt it was."""
+        if not self.started_at or not time:
+            return True
+        if parse_time(time) < parse_time(self.started_at):
+            return False
+        return not self.completed_at or parse_time(time) <= parse_time(self.completed_at)
 
     @property
     def seconds(self) -> float:

@@ -1,4 +1,8 @@
-"""`hub-tests gate`: read a comment, ask GitHub for the facts, decide, answer, and name what to start."""
+"""`hub-tests gate`: read a comment, ask GitHub for the facts, decide, and answer. `hub-tests start` does the rest.
+
+A gate runs for anybody's comment, so its job waits in no queue in which a report waits, and it writes neither the
+status comment nor a status.
+"""
 
 from __future__ import annotations
 
@@ -7,30 +11,30 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ci.errors import RequestError
-from ci.github import messages, pulls, workflow_runs
+from ci.github import pulls, workflow_runs
 from ci.github.actions import write_outputs
 from ci.github.client import Client
 from ci.github.command import parse_command
-from ci.github.commit_checks import set_status
 from ci.github.context import Context
+from ci.github.cosmetic import try_cosmetic
 from ci.github.data_branch import read_nightly_history
 from ci.github.event import CommentEvent, load_event
-from ci.github.gate import GateDecision, decide, ignore_reason, ignore_second_start, refuse_without_registry
+from ci.github.gate import GateDecision, decide, ignore_reason, refuse_without_registry
 from ci.github.gate_input import GateInput, GitHubFacts, RepoSettings
-from ci.github.pulls import Comment
-from ci.github.status_comment import StartedRun, format_reply, format_status_comment, read_state
+from ci.github.job_outputs import pack_record
+from ci.github.status_comment import format_reply, read_state
 from ci.models import REGISTRY, load_models
 from ci.report.history import Baseline
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ci.github.status_comment import CommentState, StartedRun
+
 
 def run_gate(context: Context, event_path: Path, registry: Path | None = None) -> GateDecision:
-    """Decide on the comment at `event_path`, carry the decision out, and write it as outputs."""
-    event = load_event("issue_comment", event_path)
-    if not isinstance(event, CommentEvent):
-        raise AssertionError("load_event returns the event that it is asked for")
+    """Decide on the comment at `event_path`, answer it, and write the decision as outputs."""
+    event = load_comment(event_path)
     reason = ignore_reason(event)
     decision = GateDecision("ignored", reason) if reason else _handle_comment(event, context, registry or REGISTRY)
     if context.output_path:
@@ -38,45 +42,66 @@ def run_gate(context: Context, event_path: Path, registry: Path | None = None) -
     return decision
 
 
+def load_comment(event_path: Path) -> CommentEvent:
+    """Read the event of a comment."""
+    event = load_event("issue_comment", event_path)
+    if not isinstance(event, CommentEvent):
+        raise AssertionError("load_event returns the event that it is asked for")
+    return event
+
+
+def find_active_runs(client: Client, state: CommentState, run_id: int | None) -> tuple[StartedRun, ...]:
+    """Find the started runs that have not ended, without the run `run_id` and its earlier attempts."""
+    others = [run for run in state.runs if run.run_id != run_id]
+    return tuple(run for run in others if workflow_runs.is_active(client, run.run_id))
+
+
+def write_reply(client: Client, number: int, answer: str, *, bot: str) -> None:
+    """Write the answer to a command; a run does not depend on it."""
+
+    def write() -> None:
+        pulls.write_comment(client, number, pulls.find_comment(client, number, "reply", bot=bot), format_reply(answer))
+
+    try_cosmetic("the answer on the pull request", write, None)
+
+
 @dataclass(frozen=True)
 class _CommentContext:
-    """One comment that is being handled. `status_comment` is the service's own on the same pull request."""
+    """One comment that is being handled."""
 
     event: CommentEvent
     step: Context
     client: Client
-    status_comment: Comment | None
     facts: GitHubFacts
 
 
 def _handle_comment(event: CommentEvent, step: Context, registry: Path) -> GateDecision:
     with Client(step.api) as client:
-        pulls.add_reaction(client, event.comment_id, "eyes")
-        status_comment = pulls.find_comment(client, event.number, "status", bot=step.bot_login)
-        comment = _CommentContext(event, step, client, status_comment, _get_facts(event, step, client, status_comment))
+        _react(client, event, "eyes")
+        comment = _CommentContext(event, step, client, _get_facts(event, step, client))
         settings = RepoSettings(step.inputs.subject, step.allowed_logins, step.server_url)
-        baseline = read_nightly_history(client, step.data_branch) if _asks_for_plan(event) else Baseline()
         try:
             models = load_models(registry)
         except RequestError as error:
             _carry_out(refuse_without_registry(event, comment.facts.role, settings, str(error)), comment)
             raise
+        baseline = _read_baseline(client, step) if _asks_for_plan(event) else Baseline()
         return _carry_out(decide(GateInput(event, comment.facts, models, settings, baseline)), comment)
 
 
-def _get_facts(event: CommentEvent, step: Context, client: Client, status_comment: Comment | None) -> GitHubFacts:
-    """Get the facts from GitHub.
-
-    A second attempt of this very run does not count as another run.
-    """
-    state = read_state(status_comment.body if status_comment else None)
-    others = [run for run in state.runs if run.run_id != step.run_id]
-    return GitHubFacts(
-        role=pulls.get_role(client, event.login),
-        pull=pulls.get_pull_request(client, event.number),
-        active_runs=tuple(run for run in others if workflow_runs.is_active(client, run.run_id)),
-        state=state,
+def _get_facts(event: CommentEvent, step: Context, client: Client) -> GitHubFacts:
+    """Get the facts from GitHub: for a commenter who may not write, only the role."""
+    role = pulls.get_role(client, event.login)
+    pull = pulls.get_pull_request(client, event.number)
+    if not role.can_write:
+        return GitHubFacts(role, pull)
+    status_comment = try_cosmetic(
+        "the comment with the last result",
+        lambda: pulls.find_comment(client, event.number, "status", bot=step.bot_login),
+        None,
     )
+    state = read_state(status_comment.body if status_comment else None)
+    return GitHubFacts(role, pull, find_active_runs(client, state, step.run_id), state)
 
 
 def _asks_for_plan(event: CommentEvent) -> bool:
@@ -86,38 +111,33 @@ def _asks_for_plan(event: CommentEvent) -> bool:
     return False
 
 
+def _read_baseline(client: Client, step: Context) -> Baseline:
+    return try_cosmetic("the nightly history", lambda: read_nightly_history(client, step.data_branch), Baseline())
+
+
 def _carry_out(decision: GateDecision, comment: _CommentContext) -> GateDecision:
     event, client = comment.event, comment.client
     if decision.decision == "run":
-        is_first = pulls.add_reaction(client, event.comment_id, "rocket")
-        if not is_first and comment.step.run_attempt == 1:
-            return ignore_second_start(decision)
-        _announce_run(decision, comment)
         return decision
     if decision.reaction:
-        pulls.add_reaction(client, event.comment_id, decision.reaction)
+        _react(client, event, decision.reaction)
     for run_id in decision.cancel:
         workflow_runs.cancel_run(client, run_id)
-    reply = pulls.find_comment(client, event.number, "reply", bot=comment.step.bot_login)
-    pulls.write_comment(client, event.number, reply, format_reply(decision.answer))
+    write_reply(client, event.number, decision.answer, bot=comment.step.bot_login)
     return decision
 
 
-def _announce_run(decision: GateDecision, comment: _CommentContext) -> None:
-    """Write the run into the status comment and set the commit's status to pending."""
-    event, step = comment.event, comment.step
-    run = StartedRun(step.run_id or 0, event.comment_id, decision.sha, decision.models, decision.layers)
-    text = messages.format_running(decision.sha, decision.models, event.login, run_url=step.run_url)
-    body = format_status_comment(text, comment.facts.state.add_run(run))
-    pulls.write_comment(comment.client, event.number, comment.status_comment, body)
-    set_status(comment.client, decision.sha, "pending", f"testing {', '.join(decision.models)}", step.run_url)
+def _react(client: Client, event: CommentEvent, content: str) -> None:
+    try_cosmetic(f"the reaction '{content}'", lambda: pulls.add_reaction(client, event.comment_id, content), True)
 
 
 def _format_outputs(decision: GateDecision) -> dict[str, str]:
     return {
         "decision": decision.decision,
+        "record": pack_record(decision) if decision.decision == "run" else "",
         "sha": decision.sha,
         "models": " ".join(decision.models),
         "layers": "" if decision.layers is None else str(decision.layers),
+        "deep": "true" if decision.deep else "false",
         "pull-request": str(decision.pull_request or ""),
     }

@@ -8,17 +8,19 @@ from urllib.parse import quote
 
 from ci.errors import RequestError
 from ci.github.actions import write_outputs
-from ci.github.command import SHA
-from ci.github.event import load_event
+from ci.github.event import SHA, load_event
 from ci.github.job_outputs import pack_record
 from ci.github.run_request import choose_head, choose_scope, make_run_request
-from ci.models import REGISTRY, load_models
+from ci.models import REGISTRY, load_models, select_models
 from ci.plan import make_plan
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
+    from ci.github.client import Client
     from ci.github.context import Context
+    from ci.models import HubModel
     from ci.plan import Plan, RunRequest
 
 
@@ -27,23 +29,43 @@ class _Commit:
     sha: str
 
 
+@dataclass(frozen=True)
+class _Comparison:
+    status: str
+
+
 def plan_event(context: Context, event_name: str, event_path: Path, registry: Path | None = None) -> Plan:
     """Plan a recorded event.
 
-    GitHub is asked only for a commit that is not given in full.
+    GitHub is asked only for a commit that is not given in full, and whether a commit is the repository's own. A run
+    that no comment announced sets the commit's status to pending.
     """
     request = make_run_request(load_event(event_name, event_path), context)
     models = load_models(registry or REGISTRY)
+    required = tuple(model.name for model in select_models(models, context.inputs.required))
+    request = _drop_usual_layers(request, models)
     make_plan(request, models)  # refuse a request that selects nothing before GitHub is asked for its commit
     plan = make_plan(replace(request, sha=request.sha or resolve_commit(request, context)), models)
+    plan = replace(plan, required=required)
     if context.output_path:
         write_outputs(context.output_path, _format_outputs(plan))
+        _announce(plan, context)
     return plan
 
 
+def _drop_usual_layers(request: RunRequest, models: Mapping[str, HubModel]) -> RunRequest:
+    """Drop a number of layers that is the registry's for each model: then the result is an ordinary one."""
+    usual = {model.num_layers_to_keep for model in select_models(models, request.models)}
+    return replace(request, layers=None) if usual == {request.layers} else request
+
+
 def resolve_commit(request: RunRequest, context: Context) -> str:
-    """Return the full commit of the subject under test."""
-    if SHA.fullmatch(request.subject_ref) and not request.pull_request:
+    """Return the full commit of the subject under test.
+
+    Raises RequestError for a commit that is not the repository's own, for which no pull request is named: GitHub
+    shows a fork's commits in the repository that it was forked from, so a name or a commit alone proves nothing.
+    """
+    if SHA.fullmatch(request.subject_ref) and not request.pull_request and request.trigger != "workflow_dispatch":
         return request.subject_ref
     from ci.github.client import Client
     from ci.github.pulls import get_pull_request
@@ -52,11 +74,56 @@ def resolve_commit(request: RunRequest, context: Context) -> str:
         with Client(context.api) as client:
             return choose_head(request, get_pull_request(client, request.pull_request))
     with Client(replace(context.api, repository=request.subject_repository)) as client:
-        ref = quote(request.subject_ref or "HEAD", safe="")
-        sha = client.get(_Commit, f"/commits/{ref}").sha
-    if not SHA.fullmatch(sha):
-        raise RequestError(f"{request.subject_repository}@{request.subject_ref}: GitHub names no commit for it")
+        sha = request.subject_ref
+        if not SHA.fullmatch(sha):
+            sha = client.get(_Commit, f"/commits/{quote(request.subject_ref or 'HEAD', safe='')}").sha
+        if not SHA.fullmatch(sha):
+            raise RequestError(f"{request.subject_repository}@{request.subject_ref}: GitHub names no commit for it")
+        by_hand = request.trigger == "workflow_dispatch" and request.subject_ref
+        if by_hand and not _is_own_commit(client, request.subject_ref, sha):
+            raise RequestError(
+                f"{request.subject_repository}@{request.subject_ref[:100]}: {sha} is no tag, no branch's head and not "
+                "in the default branch's history; for a pull request, give its number and the commit that you reviewed"
+            )
     return sha
+
+
+def _is_own_commit(client: Client, ref: str, sha: str) -> bool:
+    """Return whether somebody with write permission has put the commit into the repository."""
+    from ci.github.api import ConflictError, NotFoundError
+
+    try:
+        if client.send("GET", f"/commits/{sha}/branches-where-head"):
+            return True
+        comparison = client.get(_Comparison, f"/compare/{quote(sha, safe='')}...HEAD")
+        if comparison.status in ("ahead", "identical"):
+            return True
+    except (NotFoundError, ConflictError):
+        return False
+    try:
+        client.send("GET", f"/git/ref/{quote(f'tags/{ref}', safe='')}")
+    except (NotFoundError, ConflictError):
+        return False
+    return True
+
+
+def _announce(plan: Plan, context: Context) -> None:
+    """Set the commit's status to pending; other runs know of this one by it."""
+    request = plan.request
+    if request.comment_id or request.subject_repository != context.repository or not context.api.token:
+        return
+    from ci.github.client import Client
+    from ci.github.commit_status import RunUnderWay, decide_status, set_status
+    from ci.github.cosmetic import try_cosmetic
+
+    names = tuple(entry.name for entry in plan.entries)
+    status = decide_status((), (), (RunUnderWay(request.run_id or 0, names),))
+
+    def announce() -> None:
+        with Client(context.api) as client:
+            set_status(client, request.sha, status.state, status.description, request.run_url)
+
+    try_cosmetic("the pending status", announce, None)
 
 
 def _format_outputs(plan: Plan) -> dict[str, str]:
@@ -65,5 +132,6 @@ def _format_outputs(plan: Plan) -> dict[str, str]:
         "sha": plan.request.sha,
         "subject-repository": plan.request.subject_repository,
         "scope": choose_scope(plan.request),
+        "deep": "true" if plan.request.deep else "",
         "count": str(len(plan.entries)),
     }

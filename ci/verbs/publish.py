@@ -1,38 +1,46 @@
-"""`hub-tests publish`: write a report to pull request, commit and job summary; of a night, to issue and history."""
+"""`hub-tests publish`: write a report to pull request, commit and job summary; of a night, to issue and history.
+
+The commit's status is decided from every run's results at the commit; the comment shows them.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ci.errors import HubTestsError, InfrastructureError, RequestError
-from ci.github import commit_checks, nightly_issue, pulls
+from ci.github import messages, nightly_issue, pulls
 from ci.github.actions import write_summary
 from ci.github.client import Client
+from ci.github.command import Command
+from ci.github.commit_results import RunResult, make_run_result
+from ci.github.commit_status import CommitStatus, set_status
+from ci.github.commit_view import CommitView, read_commit
+from ci.github.context import Context
 from ci.github.data_branch import append_history, read_nightly_history
+from ci.github.event import SHA
 from ci.github.pulls import Comment
-from ci.github.status_comment import CommentState, LastResult, format_status_comment, read_state
-from ci.report import wording
-from ci.report.escape import code, link
+from ci.github.status_comment import CommentState, LastResult, format_status_comment, read_state, read_text
+from ci.report.escape import code, escape_text, link
 from ci.report.history import make_history_records
 from ci.report.limits import COMMENT_CHARS
 from ci.report.markdown import render_markdown
 from ci.report.report_files import REPORT_JSON, REPORT_MD, read_report
+from ci.report.results import Results
 from ci.report.truncate_markdown import count_characters
-from ci.verbs.report import report_digest
+from ci.verbs.report import read_run_result, report_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
-    from ci.github.context import Context
     from ci.github.gate_input import PullRequest
     from ci.plan import RunRequest
-    from ci.report.results import Results
 
 Where = Literal["results", "night"]
-MAX_NAMES = 20
+MAX_LOOKS = 5
+"""How often the commit's runs are read again after the status was set."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +53,32 @@ class Published:
 
 
 @dataclass(frozen=True)
-class _EarlierComment:
-    """The status comment as it was before this report, read once; `problem` says why it could not be read."""
+class _Publication:
+    """What is published: the report, the status comment before it, and the commit with all its runs.
 
+    `comment_problem` says why the comment could not be read. `view` is None for a commit of another repository.
+    """
+
+    report: Path
+    results: Results
+    context: Context
+    client: Client
+    own: RunResult
     comment: Comment | None = None
-    problem: str = ""
+    comment_problem: str = ""
+    view: CommitView | None = None
+
+    @property
+    def request(self) -> RunRequest:
+        return self.results.plan.request
 
     @property
     def state(self) -> CommentState:
         return read_state(self.comment.body if self.comment else None)
+
+    @property
+    def status(self) -> CommitStatus | None:
+        return self.view.decide(self.results.plan.required) if self.view else None
 
 
 def publish_report(
@@ -61,7 +86,7 @@ def publish_report(
 ) -> tuple[Published, ...]:
     """Write everything that the report's kind of run needs; each thing even if another fails.
 
-    `where` "results" writes comment, check, status and summary; "night" the issue and the history. With `sha256`, the
+    `where` "results" writes status, comment and summary; "night" the issue and the history. With `sha256`, the
     report must have the digest that came as a job output: the report itself came as an artifact.
     """
     if not (report / REPORT_JSON).is_file():
@@ -75,23 +100,20 @@ def publish_report(
                 ("issue", lambda: _update_issue(client, results, context)),
                 ("history", lambda: _append_history(client, results, context)),
             )
-        return _run_steps(*_result_steps(client, report, results, context))
+        return _publish_results(_read_publication(client, report, results, context))
 
 
-def _result_steps(
-    client: Client, report: Path, results: Results, context: Context
-) -> list[tuple[str, Callable[[], str]]]:
-    request = results.plan.request
-    earlier = _read_earlier_comment(client, request, context)
-    tested = [entry.name for entry in results.entries]
-    unsettled = earlier.state.find_unsettled(request.sha, tested)
-    steps: list[tuple[str, Callable[[], str]]] = [("summary", lambda: _write_summary(report, context))]
-    if request.pull_request:
-        steps.append(("comment", lambda: _write_comment(client, results, context, earlier)))
-    if request.subject_repository == context.repository:
-        steps.append(("check", lambda: _create_check(client, results)))
-        steps.append(("status", lambda: _set_status(client, results, unsettled)))
-    return steps
+def _publish_results(publication: _Publication) -> tuple[Published, ...]:
+    """Write the summary, the status and the comment.
+
+    The comment says if the status could not be set.
+    """
+    summary = _run_steps(("summary", lambda: _write_summary(publication.report, publication.context)))
+    status = _run_steps(("status", lambda: _set_status(publication))) if publication.view else ()
+    problem = "".join(step.problem for step in status)
+    number = publication.request.pull_request
+    comment = _run_steps(("comment", lambda: _write_comment(publication, problem))) if number else ()
+    return (*summary, *status, *comment)
 
 
 def _run_steps(*steps: tuple[str, Callable[[], str]]) -> tuple[Published, ...]:
@@ -104,13 +126,30 @@ def _run_steps(*steps: tuple[str, Callable[[], str]]) -> tuple[Published, ...]:
     return tuple(published)
 
 
-def _read_earlier_comment(client: Client, request: RunRequest, context: Context) -> _EarlierComment:
-    if not request.pull_request:
-        return _EarlierComment()
-    try:
-        return _EarlierComment(pulls.find_comment(client, request.pull_request, "status", bot=context.bot_login))
-    except HubTestsError as error:  # the step that writes the comment reports it, the other steps still run
-        return _EarlierComment(problem=str(error))
+def _read_publication(client: Client, report: Path, results: Results, context: Context) -> _Publication:
+    own = read_run_result(report) or make_run_result(results, context.run_attempt, _now())
+    publication = _Publication(report, results, context, client, own)
+    number = publication.request.pull_request
+    if number:
+        try:
+            comment = pulls.find_comment(client, number, "status", bot=context.bot_login)
+            publication = replace(publication, comment=comment)
+        except HubTestsError as error:  # the step that writes the comment reports it, the other steps still run
+            publication = replace(publication, comment_problem=str(error))
+    if publication.request.subject_repository != context.repository:
+        return publication
+    return replace(publication, view=_read_view(publication))
+
+
+def _read_view(publication: _Publication) -> CommitView:
+    return read_commit(
+        publication.client,
+        publication.request.sha,
+        run_id=publication.request.run_id,
+        bot=publication.context.bot_login,
+        own=publication.own,
+        started=publication.state.runs,
+    )
 
 
 def _write_summary(report: Path, context: Context) -> str:
@@ -120,17 +159,41 @@ def _write_summary(report: Path, context: Context) -> str:
     return "written"
 
 
-def _write_comment(client: Client, results: Results, context: Context, earlier: _EarlierComment) -> str:
-    if earlier.problem:
-        raise InfrastructureError(earlier.problem)
-    request = results.plan.request
+def _set_status(publication: _Publication) -> str:
+    """Set the commit's status, and look again: another run may have ended meanwhile."""
+    view, written = publication.view or _read_view(publication), None
+    for _ in range(MAX_LOOKS):
+        status = view.decide(publication.results.plan.required)
+        if status == written:
+            break
+        request = publication.request
+        set_status(publication.client, request.sha, status.state, status.description, request.run_url)
+        written, view = status, _read_view(publication)
+    return written.state if written else ""
+
+
+def _write_comment(publication: _Publication, status_problem: str) -> str:
+    if publication.comment_problem:
+        raise InfrastructureError(publication.comment_problem)
+    client, request = publication.client, publication.request
     number = request.pull_request or 0
-    stale = _format_stale(pulls.get_pull_request(client, number), request, context)
-    last = _make_last_result(results)
-    last = replace(last, unsettled=earlier.state.find_unsettled(last.sha, last.models))
-    state, notes = earlier.state.set_result(last), stale + _format_unsettled(last.unsettled)
-    text = notes + render_markdown(results, COMMENT_CHARS - count_characters(format_status_comment(notes, state)))
-    return pulls.write_comment(client, number, earlier.comment, format_status_comment(text, state)).html_url
+    pull = pulls.get_pull_request(client, number)
+    if pull.head_sha != request.sha and publication.comment and publication.state.is_about(pull.head_sha):
+        return _keep_comment(publication, number, publication.comment)
+    last = _make_last_result(publication)
+    state = publication.state.set_result(last)
+    notes = _format_stale(pull, request, publication.context) + _format_notes(publication, status_problem)
+    end = f"\n\n{messages.format_repeat(_repeat_command(last, pull))}" if last.failed or last.unsettled else ""
+    room = COMMENT_CHARS - count_characters(format_status_comment(notes + end, state)) - 2
+    body = format_status_comment(notes + render_markdown(publication.results, room).rstrip() + end, state)
+    return pulls.write_comment(client, number, publication.comment, body).html_url
+
+
+def _keep_comment(publication: _Publication, number: int, comment: Comment) -> str:
+    """Keep what the comment says about the head: this run was about an older commit."""
+    state = publication.state.drop_run(publication.own.run_id)
+    body = format_status_comment(read_text(comment.body), state)
+    return pulls.write_comment(publication.client, number, comment, body).html_url
 
 
 def _format_stale(pull: PullRequest, request: RunRequest, context: Context) -> str:
@@ -141,47 +204,47 @@ def _format_stale(pull: PullRequest, request: RunRequest, context: Context) -> s
     return f"> **stale: head is now {head or code(pull.head_sha[:12])}**, this is about {code(request.sha[:12])}\n\n"
 
 
-def _format_unsettled(unsettled: tuple[str, ...]) -> str:
-    if not unsettled:
-        return ""
-    more = f" and {len(unsettled) - MAX_NAMES} more" if len(unsettled) > MAX_NAMES else ""
-    names = ", ".join(map(code, unsettled[:MAX_NAMES])) + more
-    return f"> **Not tested again: {names}** did not pass at this commit before\n\n"
+def _format_notes(publication: _Publication, status_problem: str) -> str:
+    """Format what stands above the report: the commit's status, and problems."""
+    status = publication.status
+    notes = messages.format_commit_status(status, publication.request.run_id) if status else ""
+    if status_problem:
+        notes += f"> ⚠️ The commit's status could not be set: {escape_text(status_problem)}\n"
+    for ignored in publication.view.results.ignored if publication.view else ():
+        notes += f"> ⚠️ {escape_text(ignored)}\n"
+    return f"{notes}\n" if notes else ""
 
 
-def _make_last_result(results: Results) -> LastResult:
-    request = results.plan.request
+def _make_last_result(publication: _Publication) -> LastResult:
+    request, entries = publication.request, publication.results.entries
+    tested = {entry.name for entry in entries}
+    status = publication.status
+    if status and not status.problem:
+        others = tuple(result.model for result in (*status.failed, *status.neutral) if result.model not in tested)
+    else:
+        others = publication.state.find_unsettled(request.sha, tested)
     return LastResult(
         run_id=request.run_id or 0,
         sha=request.sha,
-        models=tuple(entry.name for entry in results.entries),
-        failed=tuple(entry.name for entry in results.entries if entry.verdict != "passed"),
+        models=tuple(entry.name for entry in entries),
+        failed=tuple(entry.name for entry in entries if entry.verdict != "passed"),
         layers=request.layers,
+        unsettled=tuple(dict.fromkeys(others)),
+        deep=request.deep,
     )
 
 
-def _create_check(client: Client, results: Results) -> str:
-    summary = render_markdown(results, commit_checks.MAX_SUMMARY_CHARS)
-    check = commit_checks.create_check_run(client, results, title=wording.format_title(results), summary=summary)
-    return check.html_url or ""
+def _repeat_command(last: LastResult, pull: PullRequest) -> Command:
+    """Return the command that repeats what did not pass; a fork needs the commit."""
+    return Command(failed=True, sha=last.sha if pull.is_fork else None)
 
 
-def _set_status(client: Client, results: Results, unsettled: tuple[str, ...]) -> str:
-    """Set the commit's status.
-
-    It is no success while an entry that failed at this commit was not tested again.
-    """
-    request = results.plan.request
-    state = commit_checks.STATES[results.verdict]
-    title = wording.format_title(results)
-    if state == "success" and unsettled:
-        state, title = "failure", f"{title}; not tested again after it failed: {', '.join(unsettled)}"
-    commit_checks.set_status(client, request.sha, state, title, request.run_url)
-    return state
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _append_history(client: Client, results: Results, context: Context) -> str:
-    now = datetime.now(UTC).isoformat(timespec="seconds")
+    now = _now()
     records = make_history_records(results, now)
     request = results.plan.request
     return append_history(client, context.data_branch, records, f"Night of {now[:10]}: {request.sha[:12]}")
@@ -193,25 +256,33 @@ def _update_issue(client: Client, results: Results, context: Context) -> str:
     A second attempt finds tonight in the history already, a first one does not: `results` counts, not the history.
     """
     history = read_nightly_history(client, context.data_branch)
-    tonight = make_history_records(results, datetime.now(UTC).isoformat(timespec="seconds"))
+    tonight = make_history_records(results, _now())
     streaks = nightly_issue.find_streaks(history, tonight)
     return nightly_issue.update_issue(client, results, streaks, bot=context.bot_login)
 
 
 def _publish_missing_report(context: Context) -> tuple[Published, ...]:
-    """Say on the pull request that the run broke before it could report."""
-    number, sha = context.inputs.pull_request, context.inputs.subject_ref
-    if not number:
-        raise RequestError("there is no report to publish, and no pull request to tell: look at the run's earlier jobs")
+    """Say on the pull request and the commit that the run broke before it could report.
+
+    Only what was announced is taken back: a request that the plan refuses changes no commit's status.
+    """
+    number, sha = context.inputs.pull_request, context.planned_sha
+    if context.event_name == "issue_comment":
+        sha = sha or context.inputs.subject_ref
+    if not SHA.fullmatch(sha):
+        raise RequestError("there is no report to publish, and no run was announced: look at the run's earlier jobs")
     text = f"## ⚠️ No result\n\nThe run broke before it could report anything: {link('run', context.run_url)}."
     with Client(context.api) as client:
 
         def write_comment() -> str:
-            return pulls.replace_status_text(client, number, text, bot=context.bot_login).html_url
+            view = read_commit(client, sha, run_id=context.run_id, bot=context.bot_login)
+            others = messages.format_others(view.decide(()), context.run_id)
+            whole = f"{text}\n\n{others}".strip()
+            return pulls.replace_status_text(client, number, whole, bot=context.bot_login).html_url
 
-        def set_status() -> str:
+        def set_error() -> str:
             description = "the run broke before it could report"
-            commit_checks.set_status(client, sha, "error", description, context.run_url)
+            set_status(client, sha, "error", description, context.run_url)
             return "error"
 
-        return _run_steps(("comment", write_comment), *((("status", set_status),) if sha else ()))
+        return _run_steps(("status", set_error), *((("comment", write_comment),) if number else ()))

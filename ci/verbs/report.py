@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from ci.errors import RequestError
+from ci.github.commit_results import RESULT_JSON, RunResult, make_run_result
+from ci.records import read_json, to_json
 from ci.report.build_results import build_results
 from ci.report.history import Baseline, read_history
 from ci.report.report_files import REPORT_JSON, write_report
@@ -50,9 +53,17 @@ def make_report(
         history = read_baseline(baseline) if baseline else history
         collected = read_result_files(results) if results.exists() or context is None else {}
         known_problems = {**untested, **_find_waiting(jobs), **(problems or {})}
-        judged = build_results(plan, collected, jobs, history, problems=known_problems, fetched=fetched)
-        write_report(judged, out)
-    return judged
+        run_results = build_results(plan, collected, jobs, history, problems=known_problems, fetched=fetched)
+        write_report(run_results, out)
+    if context:
+        _write_run_result(run_results, context, out)
+    return run_results
+
+
+def read_run_result(report: Path) -> RunResult | None:
+    """Read what `make_report` wrote for other runs, None if it did not."""
+    path = report / RESULT_JSON
+    return read_json(RunResult, path.read_bytes(), what=str(path)) if path.is_file() else None
 
 
 def report_digest(folder: Path) -> str:
@@ -81,6 +92,23 @@ def _ask_github(plan: Plan, context: Context) -> tuple[Mapping[str, Job], Baseli
         history = data_branch.read_nightly_history(client, context.data_branch)
     jobs = workflow_runs.select_entry_jobs(listed)
     return jobs, history, _find_untested(plan, jobs, workflow_runs.find_fetch_job(listed))
+
+
+def _write_run_result(run_results: Results, context: Context, out: Path) -> None:
+    """Write what later runs at this commit read of this one."""
+    from ci.github import workflow_runs
+    from ci.github.client import Client
+    from ci.github.cosmetic import try_cosmetic
+
+    with Client(context.api) as client:
+        run = try_cosmetic(
+            "when this run was started", lambda: workflow_runs.get_run(client, context.run_id or 0), None
+        )
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    started = (run.run_started_at if run else None) or now
+    (out / RESULT_JSON).write_text(
+        to_json(make_run_result(run_results, context.run_attempt, started)), encoding="utf-8"
+    )
 
 
 def _list_completed_jobs(list_jobs: Callable[[], tuple[WorkflowJob, ...]], pause: float) -> tuple[WorkflowJob, ...]:

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 from ci.github import messages, pulls, workflow_runs
 from ci.github.actions import print_annotation
 from ci.github.client import Client
+from ci.github.commit_view import read_commit
+from ci.github.cosmetic import try_cosmetic
+from ci.github.status_comment import CommentState, read_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from ci.github.context import Context
     from ci.github.workflow_runs import WorkflowJob
-    from ci.plan import Plan
+    from ci.plan import Plan, RunRequest
 
 MAX_WAIT = 600.0
 """Seconds that a job may wait before people are told."""
@@ -59,11 +62,20 @@ def _report_waiting(client: Client, plan: Plan, context: Context, waiting: Seque
     print_annotation("warning", f"no runner with {labels} has taken {len(waiting)} jobs", title="hub-tests")
     if request.pull_request is None:
         return
+    state = try_cosmetic("the comment", lambda: _read_state(client, request, context), CommentState())
+    view = read_commit(client, request.sha, run_id=context.run_id, bot=context.bot_login, started=state.runs)
     text = messages.format_running(
         request.sha,
         [entry.name for entry in plan.entries],
         request.actor,
         run_url=request.run_url,
         waiting=messages.say_no_runner(waiting),
+        others=messages.format_others(view.decide(()), context.run_id),
     )
-    pulls.replace_status_text(client, request.pull_request, text, bot=context.bot_login)
+    number = request.pull_request
+    try_cosmetic("the comment", lambda: pulls.replace_status_text(client, number, text, bot=context.bot_login), None)
+
+
+def _read_state(client: Client, request: RunRequest, context: Context) -> CommentState:
+    comment = pulls.find_comment(client, request.pull_request or 0, "status", bot=context.bot_login)
+    return read_state(comment.body if comment else None)

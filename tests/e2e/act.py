@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.e2e.fake_github import NOW, TOKEN, State
+from tests.e2e.fake_github import NOW, REPORTED, TOKEN, State
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,7 +65,11 @@ class WorkflowHost:
         place = self._checkout()
         recorded = self.root / "event.json"
         recorded.write_text(json.dumps(payload), encoding="utf-8")
-        self.state.runs[self.run_id] = {"status": "in_progress", "run_attempt": self.attempt}
+        called = {"path": f"{self.state.repository}/.github/workflows/hub-tests.yml@main", "sha": "a" * 40}
+        known = {"event": event, "path": f".github/workflows/{workflow}", "referenced_workflows": [called]}
+        known |= {"run_started_at": self._now}
+        self.state.runs[self.run_id] = {"status": "in_progress", "run_attempt": self.attempt, **known}
+        self.state.uploads = self.root / "artifacts-by-run"
         command = [str(Path(sys.executable).with_name("act")), event, "--eventpath", str(recorded), "--json"]
         command += ["--workflows", f".github/workflows/{workflow}", "--no-cache-server", "--actor", "alice"]
         command += [word for label in LABELS for word in ("--platform", f"{label}=-self-hosted")]
@@ -78,12 +82,12 @@ class WorkflowHost:
         return outcome
 
     def _checkout(self) -> Path:
-        """The repository for act: our workflow files, less the one key that act does not know, and callers'."""
+        """The repository for act: our workflow files, less the keys that act does not know, and callers'."""
         place = self.root / "repository"
         shutil.rmtree(place, ignore_errors=True)
         (place / ".github/workflows").mkdir(parents=True)
         for path in (ROOT / ".github/workflows").glob("*.yml"):
-            text = re.sub(r"^ +queue: max\n", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            text = re.sub(r"^ +(queue|cache-mode): .*\n", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
             (place / ".github/workflows" / path.name).write_text(text, encoding="utf-8")
         for name, text in self.callers.items():
             (place / ".github/workflows" / name).write_text(text, encoding="utf-8")
@@ -97,6 +101,7 @@ class WorkflowHost:
             "HUB_TESTS_SUBJECT": "reference",
             "HUB_TESTS_DEVICE": "cpu",
             "HUB_TESTS_STORE": str(self.root / "store"),
+            "HUB_TESTS_REQUIRED": "smollm2",
         }
         return known | self.variables
 
@@ -157,7 +162,7 @@ class WorkflowHost:
         if "jobResult" in said:
             result = "failure" if job.pop("failed", False) else "success"
             outcome.jobs[name] = result
-            job.update(status="completed", conclusion=result, completed_at=self._now)
+            job.update(status="completed", conclusion=result, completed_at=job["started_at"])
 
     @property
     def _now(self) -> str:
@@ -178,7 +183,7 @@ class WorkflowHost:
                 "status": "in_progress",
                 "conclusion": None,
                 "html_url": f"https://github.com/{self.state.repository}/actions/runs/{self.run_id}/job/{number}",
-                "started_at": self._now,
+                "started_at": REPORTED.format(self.attempt + 1) if name == "report" else self._now,
                 "completed_at": None,
                 "run_attempt": self.attempt,
                 "runner_name": "machine-1",

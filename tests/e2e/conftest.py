@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from tests.e2e.fake_github import State
 
-SERVICE = ("ci", "tests/integration", ".github", "pyproject.toml", "README.md", "LICENSE")
+SERVICE = ("ci", "tests/integration", ".github", "pyproject.toml", "README.md", "LICENSE", "requirements")
+LOCK = "requirements/base.lock"
 MODELS = {
     "HuggingFaceTB/SmolLM2-135M": "stand-in/llama",
     "mistralai/Mistral-7B-v0.1": "mistralai/Mistral-7B-v0.1",
@@ -88,14 +89,24 @@ class Scene:
     def state(self) -> State:
         return self.host.state
 
-    def prepare(self, entry: str, faults: Mapping[str, samples.Fault | None] | None = None, *, status: int = 0) -> Path:
+    def prepare(
+        self,
+        entry: str,
+        faults: Mapping[str, samples.Fault | None] | None = None,
+        *,
+        status: int = 0,
+        deep: bool = False,
+    ) -> Path:
         """What the suite leaves for `entry`, and how it ends."""
         known = load_models() | load_models(self.registry)
-        plan = make_plan(RunRequest("issue_comment", (entry,), subject="reference"), known)
+        plan = make_plan(RunRequest("issue_comment", (entry,), subject="reference", deep=deep), known)
         folder = self.suite / entry
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "junit.xml").write_bytes(samples.junit(plan, faults))
         (folder / "exit").write_text(str(status))
+        (folder / "deep").unlink(missing_ok=True)
+        if deep:
+            (folder / "deep").touch()
         return folder
 
 
@@ -134,6 +145,7 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Repositories:
     for name in SERVICE:
         copy(ROOT / name, work / name)
     git(work, "init", "--quiet", "--initial-branch=main")
+    (work / LOCK).write_text("# No index on this machine: what the tests have is installed already.\n")
     (work / REGISTRY).write_text(OURS)
     main = commit(work, "as it is")
     git(root, "clone", "--quiet", "--bare", str(work), "service.git")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 PRISM = HERE / "node_modules/@stoplight/prism-cli/dist/index.js"
+REDIRECTS = HERE / "js/pass_redirects_on.cjs"
 START_SECONDS = 240.0
 MARK = "/no-api-has-this/"
 VIOLATION = re.compile(r"Violation: (?!response Unable to match the returned status code)")
@@ -108,7 +109,20 @@ def proxied(description: dict[str, Any], upstream: str, folder: Path) -> Iterato
     """Prism between the caller and `upstream`. What it says goes to `prism.log` in `folder`."""
     spec, log = folder / "github.json", folder / "prism.log"
     spec.write_text(json.dumps(description), encoding="utf-8")
-    command = ["node", str(PRISM), "proxy", "--errors", "--host", "127.0.0.1", "--port", "0", str(spec), upstream]
+    command = [
+        "node",
+        "--require",
+        str(REDIRECTS),
+        str(PRISM),
+        "proxy",
+        "--errors",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+        str(spec),
+        upstream,
+    ]
     with (
         log.open("wb") as sink,
         subprocess.Popen(command, stdout=sink, stderr=sink, stdin=subprocess.DEVNULL) as process,

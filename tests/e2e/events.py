@@ -31,6 +31,13 @@ def dispatch(**inputs: str) -> dict[str, Any]:
     return recorded("workflow_dispatch") | {"inputs": inputs}
 
 
+def merge_group(head_sha: str) -> dict[str, Any]:
+    """The merge queue asks for checks of its commit."""
+    payload = copy.deepcopy(recorded("merge_group"))
+    payload["merge_group"]["head_sha"] = head_sha
+    return payload
+
+
 def schedule() -> dict[str, Any]:
     """The clock starts the workflow."""
     return recorded("schedule")

@@ -13,13 +13,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from tests.e2e.github_routes import ROUTES
-from tests.e2e.github_state import BOT, NOW, TOKEN, Fault, RefusedError, Request, State
+from tests.e2e.github_routes import ROUTES, Redirect
+from tests.e2e.github_state import BOT, LATE, NOW, REPORTED, TOKEN, Fault, RefusedError, Request, State
 
 if TYPE_CHECKING:
     from tests.e2e.openapi import Answers
 
-__all__ = ["BOT", "NOW", "TOKEN", "FakeGitHub", "Fault", "Request", "State"]
+BLOBS = "/blobs/"
+
+__all__ = ["BOT", "LATE", "NOW", "REPORTED", "TOKEN", "FakeGitHub", "Fault", "Request", "State"]
 
 
 class FakeGitHub:
@@ -30,6 +32,7 @@ class FakeGitHub:
         self.answers = answers
         self.log: list[Request] = []
         self.faults: list[Fault] = []
+        self.blobs: list[bytes] = []
         self.lock = threading.RLock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True, args=(0.05,))
@@ -83,6 +86,9 @@ class FakeGitHub:
             if match and method == request.method:
                 named = {key: unquote(value) for key, value in match.groupdict().items()}
                 status, facts = handler(self.state, request, **named)
+                if isinstance(facts, Redirect):
+                    self.blobs.append(facts.content)
+                    return status, None, {"Location": f"{self.url}{BLOBS}{len(self.blobs) - 1}"}
                 return status, self.answers.whole(path, method.lower(), status, facts) if self.answers else facts, {}
         raise RefusedError(404)
 
@@ -94,6 +100,9 @@ def _handler(fake: FakeGitHub) -> type[BaseHTTPRequestHandler]:
 
         def do(self) -> None:
             parts = urlsplit(self.path)
+            if parts.path.startswith(BLOBS):
+                self.send_blob(fake.blobs[int(parts.path.removeprefix(BLOBS))])
+                return
             content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             request = Request(
                 self.command,
@@ -103,16 +112,24 @@ def _handler(fake: FakeGitHub) -> type[BaseHTTPRequestHandler]:
                 self.headers.get("Authorization", ""),
             )
             status, answer, headers = fake.answer(request)
-            body = json.dumps(answer).encode()
+            body = json.dumps(answer).encode() if answer is not None else b""
             self.send_response(status)
             for name, value in {
-                "Content-Type": "application/json",
+                "Content-Type": "application/json" if answer is not None else "text/plain",
                 "Content-Length": str(len(body)),
                 **headers,
             }.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
+
+        def send_blob(self, content: bytes) -> None:
+            """What is not GitHub's API: a storage that must not see the token."""
+            allowed = "Authorization" not in self.headers
+            self.send_response(200 if allowed else 400)
+            self.send_header("Content-Length", str(len(content) if allowed else 0))
+            self.end_headers()
+            self.wfile.write(content if allowed else b"")
 
         do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = do  # noqa: N815
 

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import base64
+import io
 import re
+import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tests.e2e.github_state import BOT, RefusedError
+from tests.e2e.github_state import BOT, REPORTED, RefusedError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.e2e.github_state import Request, State
+
+
+@dataclass(frozen=True)
+class Redirect:
+    """An answer that sends the client to another address, where `content` is."""
+
+    content: bytes
+
 
 REPO = "/repos/{owner}/{repo}"
 Handler = Callable[..., tuple[int, Any]]
@@ -144,13 +157,77 @@ def status(state: State, request: Request, owner: str, repo: str, sha: str) -> t
     return 201, {"id": len(state.statuses), "state": request.body["state"]}
 
 
-@route("POST", "/check-runs")
-def check(state: State, request: Request, owner: str, repo: str) -> tuple[int, Any]:
+@route("GET", "/commits/{ref}/statuses")
+def statuses(state: State, request: Request, owner: str, repo: str, ref: str) -> tuple[int, Any]:
     ours(state, owner, repo)
-    if request.body.get("status") == "completed" and not request.body.get("conclusion"):
-        raise RefusedError(422, "conclusion is needed")
-    state.checks.append(request.body)
-    return 201, {"id": len(state.checks), "html_url": "https://github.invalid/checks/1", "status": "completed"}
+    fields = ("state", "context", "description", "target_url")
+    found = [{key: s.get(key) for key in fields} | {"creator": user(BOT)} for s in state.statuses if s["sha"] == ref]
+    return 200, page(request, found[::-1])
+
+
+@route("GET", "/commits/{commit_sha}/branches-where-head")
+def branches(state: State, _: Request, owner: str, repo: str, commit_sha: str) -> tuple[int, Any]:
+    heads = [name for name, sha in state.refs.items() if sha == commit_sha and name.startswith("heads/")]
+    commit = {"sha": commit_sha, "url": "https://x.invalid"}
+    return 200, [{"name": name.removeprefix("heads/"), "commit": commit, "protected": False} for name in heads]
+
+
+@route("GET", "/compare/{basehead}")
+def compare(state: State, _: Request, owner: str, repo: str, basehead: str) -> tuple[int, Any]:
+    base = basehead.split("...")[0]
+    if base not in {*state.commits.values(), *state.ancestors}:
+        raise RefusedError(404)
+    return 200, {"status": "ahead" if base in state.ancestors else "diverged"}
+
+
+@route("GET", "/actions/artifacts")
+def artifacts(state: State, request: Request, owner: str, repo: str) -> tuple[int, Any]:
+    ours(state, owner, repo)
+    found = [_shown_artifact(a) for a in _all_artifacts(state) if a["name"] == request.query.get("name", a["name"])]
+    return 200, {"total_count": len(found), "artifacts": page(request, found[::-1])}
+
+
+@route("GET", "/actions/artifacts/{artifact_id}/{archive_format}")
+def archive(
+    state: State, _: Request, owner: str, repo: str, artifact_id: str, archive_format: str
+) -> tuple[int, Redirect]:
+    ours(state, owner, repo)
+    found = [artifact for artifact in _all_artifacts(state) if str(artifact["id"]) == artifact_id]
+    if not found:
+        raise RefusedError(410, "Artifact has expired")
+    return 302, Redirect(found[0]["content"])
+
+
+def _all_artifacts(state: State) -> list[dict[str, Any]]:
+    """What tests have put there, and what the stand-in for upload-artifact has."""
+    found = list(state.artifacts)
+    for number, folder in enumerate(sorted(state.uploads.glob("*/*")) if state.uploads else []):
+        run_id = int(folder.parent.name)
+        created_at = REPORTED.format(int(state.runs[run_id]["run_attempt"]) + 1)
+        made = {"id": 5000 + number, "run": run_id, "name": folder.name, "created_at": created_at}
+        found.append(made | {"content": _zipped(folder)})
+    return found
+
+
+def _shown_artifact(artifact: dict[str, Any]) -> dict[str, Any]:
+    head = artifact.get("head_repository", 700700700)
+    return {
+        "id": artifact["id"],
+        "name": artifact["name"],
+        "size_in_bytes": len(artifact["content"]),
+        "expired": artifact.get("expired", False),
+        "created_at": artifact["created_at"],
+        "workflow_run": {"id": artifact["run"], "repository_id": 700700700, "head_repository_id": head},
+    }
+
+
+def _zipped(folder: Path) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                archive.write(path, path.relative_to(folder))
+    return packed.getvalue()
 
 
 @route("GET", "/issues")

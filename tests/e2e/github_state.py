@@ -6,11 +6,17 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 BOT = "github-actions[bot]"
 TOKEN = "ghs_" + "0" * 36
 NOW = "2026-01-02T03:04:05Z"
+REPORTED = "2026-01-{:02d}T23:00:00Z"
+"""When the report job of an attempt runs, by the day of the attempt."""
+
+LATE = "2026-01-09T00:00:00Z"
+"""After every job that began or ended at NOW, in any attempt."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,9 @@ class State:
     cancelled: list[int] = field(default_factory=list)
     commits: dict[tuple[str, str], str] = field(default_factory=dict)
     statuses: list[dict[str, Any]] = field(default_factory=list)
-    checks: list[dict[str, Any]] = field(default_factory=list)
+    artifacts: list[dict[str, Any]] = field(default_factory=list)
+    uploads: Path | None = None
+    ancestors: set[str] = field(default_factory=set)
     issues: list[dict[str, Any]] = field(default_factory=list)
     refs: dict[str, str] = field(default_factory=dict)
     objects: dict[str, Any] = field(default_factory=dict)
@@ -74,6 +82,11 @@ class State:
         """The body of the one comment with `marker`."""
         (found,) = [c for c in self.comments if c["body"].startswith(f"<!-- hub-tests:{marker} -->")]
         return str(found["body"])
+
+    def add_artifact(self, run_id: int, name: str, content: bytes, **changes: Any) -> None:
+        """An artifact of a run, as the report job makes it: `content` is its zip archive."""
+        made = {"id": len(self.artifacts) + 1, "run": run_id, "name": name, "content": content, "created_at": LATE}
+        self.artifacts.append(made | changes)
 
     def put(self, value: Any) -> str:
         """A git object under its digest."""

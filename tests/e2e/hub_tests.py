@@ -20,14 +20,18 @@ from ci.__main__ import main
 
 def run(words: list[str]) -> int:
     """Leave what was prepared for the entry, after the checks that only a real call would fail."""
-    entry, options = words[0], dict(zip(words[1::2], words[2::2], strict=True))
+    deep = "--deep" in words
+    entry, *rest = [word for word in words if word != "--deep"]
+    options = dict(zip(rest[::2], rest[1::2], strict=True))
     if os.environ.get("HF_HUB_OFFLINE") != "1" or "HF_TOKEN" in os.environ or "GITHUB_TOKEN" in os.environ:
         raise SystemExit("the suite must be offline and have no token")
     for option in ("--registry", "--checkpoints", "--subject-python"):
         if not Path(options[option]).is_file():
             raise SystemExit(f"{option} {options[option]}: no such file")
     prepared = Path(os.environ["E2E_ROOT"]) / "suite" / entry
-    shutil.copytree(prepared, options["--report"], ignore=shutil.ignore_patterns("exit"))
+    if deep != (prepared / "deep").exists():
+        raise SystemExit(f"--deep is {'' if deep else 'not '}given, the test has prepared the other")
+    shutil.copytree(prepared, options["--report"], ignore=shutil.ignore_patterns("exit", "deep"))
     (row,) = json.loads(Path(options["--checkpoints"]).read_text())
     name_checkpoint(Path(options["--report"]) / "junit.xml", row)
     code = int((prepared / "exit").read_text())

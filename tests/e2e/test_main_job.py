@@ -34,20 +34,19 @@ def test_a_broken_converter_is_a_new_failure_with_its_layer(real_scene: Scene) -
     outcome = scene.host.run(
         "hub-tests-comment.yml", "issue_comment", events.comment("/run-hub-tests smollm2 --layers 2")
     )
-    jobs = {"gate", "plan", "watch-fetch", "fetch", "watch", "test smollm2", "report", "conclude"}
+    jobs = {"gate", "start", "plan", "watch-fetch", "fetch", "watch", "test smollm2", "report", "conclude"}
     assert outcome.jobs.keys() == jobs, outcome.log
     assert {name for name, result in outcome.jobs.items() if result == "failure"} == {
         "test smollm2",
         "report",
         "conclude",
     }, outcome.log
-    board = scene.state.comment("board")
-    (scene.host.root / "comment.md").write_text(board)  # what tests/e2e/picture.py makes a picture of
-    verdict = board.splitlines()[1]
+    comment = scene.state.comment("board")
+    (scene.host.root / "comment.md").write_text(comment)  # what tests/e2e/picture.py makes a picture of
+    verdict = comment.splitlines()[1]
     assert verdict.startswith("## ❌ Failed: 1 of 1 model"), outcome.log
     assert "layer 0" in verdict
-    assert "🆕" in board
-    assert "test_forward_equivalence[smollm2]" in board
-    assert scene.commits.broken[:12] in board
-    (check,) = scene.state.checks
-    assert any("test_forward_equivalence[smollm2]" in a["title"] for a in check["output"]["annotations"])
+    assert "🆕" in comment
+    assert "test_forward_equivalence[smollm2]" in comment
+    assert scene.commits.broken[:12] in comment
+    assert [s["state"] for s in scene.state.statuses] == ["pending", "failure"]

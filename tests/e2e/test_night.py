@@ -17,12 +17,12 @@ DATA = "hub-tests-data"
 def test_a_bad_night_opens_an_issue_and_a_good_one_closes_it(scene: Scene) -> None:
     models = ("smollm2", "mistral", "mixtral", "qwen2-05b")
     for name in models:
-        scene.prepare(name)
+        scene.prepare(name, deep=True)
     bad = scene.suite / "smollm2"
     good = (bad / "junit.xml").read_bytes()
     (bad / "junit.xml").write_bytes(
         samples.junit(
-            samples.plan_of("smollm2", subject="reference"),
+            samples.plan_of("smollm2", subject="reference", deep=True),
             {"test_forward_equivalence[smollm2]": samples.mismatch()},
         )
     )
@@ -40,7 +40,7 @@ def test_a_bad_night_opens_an_issue_and_a_good_one_closes_it(scene: Scene) -> No
     assert "`smollm2` | 1 |" in issue["body"]
     (month,) = scene.state.files(DATA).values()
     assert len(month.splitlines()) == len(models)
-    assert [s["state"] for s in scene.state.statuses] == ["failure"]
+    assert [s["state"] for s in scene.state.statuses] == ["pending", "failure"]
     assert scene.state.comments == []
     assert (scene.host.root / "store/main/checkpoints").is_dir()
 
@@ -59,11 +59,50 @@ def test_a_bad_night_opens_an_issue_and_a_good_one_closes_it(scene: Scene) -> No
 def test_somebody_starts_it_by_hand_for_a_branch(scene: Scene) -> None:
     scene.prepare("smollm2")
     scene.state.commits[scene.state.repository, "feature"] = scene.commits.head
+    scene.state.refs["heads/feature"] = scene.commits.head
     payload = events.dispatch(models="smollm2", layers="2", **{"subject-ref": "feature", "pull-request": "0"})
     outcome = scene.host.run(WORKFLOW, "workflow_dispatch", payload)
     assert outcome.jobs.keys() == {"plan", "watch-fetch", "fetch", "watch", "test smollm2", "report", "conclude"}, (
         outcome.log
     )
     assert set(outcome.jobs.values()) == {"success"}, outcome.log
-    assert [(s["sha"], s["state"]) for s in scene.state.statuses] == [(scene.commits.head, "success")]
+    assert [(s["sha"], s["state"]) for s in scene.state.statuses] == [
+        (scene.commits.head, "pending"),
+        (scene.commits.head, "success"),
+    ]
     assert scene.state.comments == scene.state.issues == []
+
+
+def test_a_forks_commit_by_hand_starts_nothing(scene: Scene) -> None:
+    """It is no branch's head here, though GitHub shows it: nothing of it is fetched or run."""
+    scene.prepare("smollm2")
+    payload = events.dispatch(models="smollm2", **{"subject-ref": scene.commits.broken, "pull-request": "0"})
+    outcome = scene.host.run(WORKFLOW, "workflow_dispatch", payload)
+    assert outcome.jobs == {"plan": "failure", "report": "failure", "conclude": "failure"}, outcome.log
+    assert "for a pull request, give its number" in outcome.log
+    assert scene.state.statuses == []
+
+
+QUEUE = """on: {merge_group: {types: [checks_requested]}}
+jobs:
+  hub-tests:
+    uses: ./.github/workflows/hub-tests.yml
+    with: {subject: reference, device: cpu, required: smollm2, store-path: STORE}
+    secrets: {HF_TOKEN: "${{ secrets.HF_TOKEN }}"}
+"""
+
+
+def test_the_merge_queue_asks_for_its_own_commit(scene: Scene) -> None:
+    """What the policy requires is tested: nobody named a model."""
+    scene.prepare("smollm2")
+    scene.host.callers["caller.yml"] = QUEUE.replace("STORE", str(scene.host.root / "store"))
+    outcome = scene.host.run("caller.yml", "merge_group", events.merge_group(scene.commits.head))
+    assert outcome.jobs.keys() == {"plan", "watch-fetch", "fetch", "watch", "test smollm2", "report", "conclude"}, (
+        outcome.log
+    )
+    assert set(outcome.jobs.values()) == {"success"}, outcome.log
+    assert [(s["sha"], s["state"], s["description"]) for s in scene.state.statuses] == [
+        (scene.commits.head, "pending", "running: smollm2"),
+        (scene.commits.head, "success", "1 model passed: smollm2"),
+    ]
+    assert scene.state.comments == []

@@ -5,6 +5,7 @@ What act leaves out or does differently is held here: `types`, permissions, conc
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import re
 import subprocess
@@ -15,8 +16,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from ci.github import workflow_runs
+from ci.github import commit_results, data_branch, workflow_runs
+from ci.github.api import ApiSettings
+from ci.hub import responses
+from ci.hub.retry import RetryPolicy
 from ci.run import SECONDS_TO_WRITE
+from ci.verbs import admit, report, watch
 from tests.e2e import contract, events
 from tests.e2e.act import ROOT
 
@@ -29,7 +34,9 @@ WORKFLOWS = {path.name: path for path in sorted((GITHUB / "workflows").glob("*.y
 FILES = [*WORKFLOWS.values(), GITHUB / "actions/setup/action.yml"]
 PINNED = re.compile(r"[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+")
 ZIZMOR, SHELLCHECK = (Path(sys.executable).with_name(tool) for tool in ("zizmor", "shellcheck"))
-BOARD = "hub-tests-board-"
+STATUS_COMMENT_GROUP = "hub-tests-status-comment-"
+SETUP_SECONDS = 50
+"""Checkout and installation of a job that does nothing else for long."""
 
 needs_npm = pytest.mark.skipif(bool(contract.missing()), reason=contract.missing() or "npm is here")
 
@@ -68,6 +75,7 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def validated(scripts: Path, root: Path, *files: str) -> list[dict[str, Any]]:
+    """What the language service finds; it does not know `cache-mode` yet (test_the_job_that_runs_a_subject…)."""
     done = subprocess.run(
         ["node", scripts / "validate.cjs", root, *files], check=True, capture_output=True, text=True, timeout=120
     )
@@ -77,7 +85,8 @@ def validated(scripts: Path, root: Path, *files: str) -> list[dict[str, Any]]:
 
 @needs_npm
 def test_githubs_language_service_finds_nothing(scripts: Path) -> None:
-    assert validated(scripts, ROOT, *(str(path.relative_to(ROOT)) for path in FILES)) == []
+    found = validated(scripts, ROOT, *(str(path.relative_to(ROOT)) for path in FILES))
+    assert [finding for finding in found if "cache-mode" not in finding["message"]] == []
 
 
 @needs_npm
@@ -125,7 +134,8 @@ def test_the_callers_workflow_is_short_and_valid(scripts: Path, tmp_path: Path) 
     local = re.sub(r"OWNER/hub-tests/(\S+)@COMMIT", r"./\1", text)
     assert local != text
     (folder / "caller.yml").write_text(local, encoding="utf-8")
-    assert validated(scripts, tmp_path, ".github/workflows/caller.yml") == []
+    found = validated(scripts, tmp_path, ".github/workflows/caller.yml")
+    assert [finding for finding in found if "cache-mode" not in finding["message"]] == []
     (folder / "caller.yml").write_text(local.replace("subject-extras:", "extras:"), encoding="utf-8")
     assert validated(scripts, tmp_path, ".github/workflows/caller.yml") != []
 
@@ -175,11 +185,17 @@ TABLE = [
     ("hub-tests-comment.yml", "gate", comment(login="x[bot]", kind="Bot"), "success", False),
     ("hub-tests-comment.yml", "gate", on_an_issue(), "success", False),
     ("hub-tests-comment.yml", "gate", {"github": {"event_name": "schedule", "event": {}}}, "success", False),
-    ("hub-tests-comment.yml", "run", needs(gate=("success", {"decision": "run"})), "success", True),
-    ("hub-tests-comment.yml", "run", needs(gate=("success", {"decision": "refused"})), "success", False),
-    ("hub-tests-comment.yml", "run", needs(gate=("success", {})), "success", False),
-    ("hub-tests-comment.yml", "run", needs(gate=("failure", {"decision": "run"})), "failure", False),
-    ("hub-tests-comment.yml", "conclude", needs(gate="skipped", run="skipped"), "success", False),
+    *(
+        case
+        for job, before in (("start", "gate"), ("run", "start"))
+        for case in [
+            ("hub-tests-comment.yml", job, needs(**{before: ("success", {"decision": "run"})}), "success", True),
+            ("hub-tests-comment.yml", job, needs(**{before: ("success", {"decision": "refused"})}), "success", False),
+            ("hub-tests-comment.yml", job, needs(**{before: ("success", {})}), "success", False),
+            ("hub-tests-comment.yml", job, needs(**{before: ("failure", {"decision": "run"})}), "failure", False),
+        ]
+    ),
+    ("hub-tests-comment.yml", "conclude", needs(gate="skipped", start="skipped", run="skipped"), "success", False),
     ("hub-tests-comment.yml", "conclude", needs(gate="success", run="failure"), "failure", True),
     ("hub-tests-comment.yml", "conclude", needs(gate="cancelled", run="skipped"), "cancelled", True),
     *(
@@ -279,6 +295,8 @@ def test_the_job_that_runs_a_subject_has_nothing_to_lose() -> None:
         assert subject == ((workflow, job) == ("hub-tests.yml", "test"))
         if subject:
             assert content["permissions"] == {}
+            assert content["cache-mode"] in ("none", "read")
+            assert "actions/cache/save" not in text
             assert "secrets." not in text
             assert "github.token" not in text
             runs = [step["name"] for step in content["steps"]]
@@ -341,7 +359,73 @@ def test_the_last_job_needs_all_the_others() -> None:
 
 def test_the_board_has_one_writer_at_a_time() -> None:
     groups = {(w, j): c["concurrency"] for w, j, c in jobs() if "concurrency" in c}
-    writers = {key for key, group in groups.items() if group["group"].startswith(BOARD)}
-    assert writers == {("hub-tests-comment.yml", "gate"), ("hub-tests.yml", "report")}
+    writers = {key for key, group in groups.items() if group["group"].startswith(STATUS_COMMENT_GROUP)}
+    assert writers == {("hub-tests-comment.yml", "start"), ("hub-tests.yml", "report")}
     assert all(groups[key]["queue"] == "max" for key in writers)
     assert all(group["cancel-in-progress"] == "false" for key, group in groups.items() if key[0] != "ci.yml")
+
+
+def test_no_stranger_enters_a_queue_that_a_report_waits_in() -> None:
+    """A gate waits in a queue of its own for each commenter. All later jobs need what the gate allows."""
+    every = load(WORKFLOWS["hub-tests-comment.yml"])["jobs"]
+    group = every["gate"]["concurrency"]["group"]
+    assert "github.event.comment.user.id" in group
+    assert "github.event.issue.number" in group
+    others = {c["concurrency"]["group"].split("${{")[0] for _, j, c in jobs() if "concurrency" in c and j != "gate"}
+    assert group.split("${{")[0] not in others
+    assert "needs.gate.outputs.decision == 'run'" in every["start"]["if"]
+    assert "needs.start.outputs.decision == 'run'" in every["run"]["if"]
+    assert "statuses" not in every["gate"]["permissions"]
+
+
+def test_a_run_at_an_older_commit_stands_in_nobodys_way() -> None:
+    group = load(WORKFLOWS["hub-tests.yml"])["jobs"]["test"]["concurrency"]["group"]
+    assert "needs.plan.outputs.sha" in group
+    assert "pull-request" not in group
+
+
+def test_results_are_uploaded_before_others_are_read() -> None:
+    """Of two runs that end at once, at least the later reader sees both."""
+    names = [step["name"] for step in load(WORKFLOWS["hub-tests.yml"])["jobs"]["report"]["steps"]]
+    upload = next(i for i, name in enumerate(names) if name.startswith("Keep the results by commit"))
+    assert names.index("Report") < upload < names.index("Publish")
+    step = load(WORKFLOWS["hub-tests.yml"])["jobs"]["report"]["steps"][upload]
+    assert step["with"]["name"] == commit_results.name_artifact("${{ needs.plan.outputs.sha }}")
+    assert step["with"]["path"] == f"report/{commit_results.RESULT_JSON}"
+    assert "continue-on-error" not in step
+
+
+def test_what_the_reports_collect_is_not_what_a_subject_may_upload() -> None:
+    """The pattern by which the report finds the test jobs' artifacts does not match its own two."""
+    steps_of_report = load(WORKFLOWS["hub-tests.yml"])["jobs"]["report"]["steps"]
+    (pattern,) = [step["with"]["pattern"] for step in steps_of_report if "pattern" in step.get("with", {})]
+    for name in (commit_results.name_artifact("a" * 40), "report-of-hub-tests"):
+        assert not fnmatch.fnmatch(name, pattern)
+
+
+def test_no_wait_is_longer_than_its_job() -> None:
+    """Each wait that the verbs of a job can have, all together, ends before GitHub ends the job."""
+    client = ApiSettings("o/r")
+    lost = client.max_wait + client.timeout  # the last request that fails
+    listings = report.MAX_LISTINGS * report.MAX_LISTING_PAUSE
+    policy = RetryPolicy()
+    pushes = data_branch.MAX_PUSHES * 10 * client.write_interval
+    waits = {
+        "hub-tests gate": lost,
+        "hub-tests start": lost,
+        "hub-tests plan": 2 * lost,
+        "hub-tests report": 2 * lost + listings,
+        "hub-tests publish": lost + pushes,
+        "hub-tests watch": watch.MAX_WAIT + lost,
+        "hub-tests admit": admit.GIT_TIMEOUT,
+        "hub-tests conclude": 0.0,
+        "hub-tests fetch": policy.tries * (1.5 * max(policy.longest, responses.MAX_WAIT) + policy.timeout),
+        "hub-tests run": 8400 + 2 * SECONDS_TO_WRITE,
+    }
+    for workflow, job, content in jobs():
+        verbs = [v for step in content.get("steps", []) for v in re.findall(r"hub-tests [a-z]+", step.get("run", ""))]
+        verbs = [verb for verb in verbs if verb in waits]
+        if content.get("uses") is None and workflow != "ci.yml":
+            assert verbs, f"{workflow}:{job}"
+            limit = 60 * int(content["timeout-minutes"])
+            assert sum(waits[verb] for verb in verbs) + SETUP_SECONDS <= limit, f"{workflow}:{job}: {verbs}"

@@ -154,9 +154,9 @@ def test_what_is_printed_in_actions_commands_nothing(capsys: pytest.CaptureFixtu
         print(":error::in pieces", end="")
         print_annotation("warning", "ours")
     printed = capsys.readouterr()
-    assert commands_found(printed.out.replace("::warning::ours\n", "")) == []
-    assert "::warning::ours\n" in printed.out
-    assert commands_found(printed.err) == []
+    assert commands_found(printed.out) == []
+    assert "::warning::ours\n" in printed.err
+    assert commands_found(printed.err.replace("::warning::ours\n", "")) == []
     assert printed.out.endswith("error::in pieces")
 
 

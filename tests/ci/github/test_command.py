@@ -24,6 +24,7 @@ runs = st.builds(
     layers=st.one_of(st.none(), st.just("auto"), st.integers(1, MAX_LAYERS)),
     sha=st.one_of(st.none(), st.from_regex(r"[0-9a-f]{40}", fullmatch=True)),
     plan=st.booleans(),
+    deep=st.booleans(),
 )
 
 
@@ -77,6 +78,7 @@ def test_not_a_command(body: str) -> None:
         ("--layers=auto", Command(layers="auto")),
         (f"--sha {SHA.upper()}", Command(sha=SHA)),
         ("--failed --plan", Command(failed=True, plan=True)),
+        ("mixtral --deep", Command(models=("mixtral",), deep=True)),
     ],
 )
 def test_meaning(words: str, command: Command) -> None:
@@ -94,6 +96,7 @@ def test_meaning(words: str, command: Command) -> None:
         ("--sha=main", "40 hexadecimal digits"),
         ("--layers 1 --layers=2", "given twice"),
         ("--plan=yes", "takes no value"),
+        ("--deep=yes", "takes no value"),
         ("--failed mixtral", "leave the models out"),
         ("Mixtral", "names are lower-case"),
         ("$(reboot)", "is not a model name"),

@@ -37,3 +37,23 @@ def test_the_environment() -> None:
     assert "'t'" not in repr(inputs)
     with pytest.raises(RequestError, match="GITHUB_RUN_ID: expected a number"):
         read_context({"GITHUB_RUN_ID": "x"})
+
+
+@pytest.mark.parametrize(
+    ("event", "inputs", "deep"),
+    [
+        ("schedule", "null", True),
+        ("schedule", '{"deep": false}', False),
+        ("schedule", '{"deep": true}', True),
+        ("workflow_dispatch", '{"deep": ""}', False),
+        ("merge_group", "null", False),
+    ],
+)
+def test_the_nightly_run_is_deep_unless_its_caller_says_no(event: str, inputs: str, deep: bool) -> None:
+    assert read_context({"GITHUB_EVENT_NAME": event, "HUB_TESTS_INPUTS": inputs}).inputs.deep is deep
+
+
+def test_the_policy_comes_from_the_input_or_the_variable() -> None:
+    assert read_context({"HUB_TESTS_REQUIRED": "@moe smollm2"}).inputs.required == ("@moe", "smollm2")
+    given = {"HUB_TESTS_REQUIRED": "@moe", "HUB_TESTS_INPUTS": '{"required": "mistral"}'}
+    assert read_context(given).inputs.required == ("mistral",)

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ci.errors import RequestError
-from ci.github.event import MAX_PAYLOAD_BYTES, CommentEvent, DispatchEvent, ScheduleEvent, load_event, parse_event
+from ci.github.event import (
+    MAX_PAYLOAD_BYTES,
+    CommentEvent,
+    DispatchEvent,
+    MergeGroupEvent,
+    ScheduleEvent,
+    load_event,
+    parse_event,
+)
 from tests.e2e import events
 
 if TYPE_CHECKING:
@@ -53,6 +61,20 @@ def test_a_dispatch_and_a_tick() -> None:
     assert parse_event("workflow_dispatch", packed(events.recorded("workflow_dispatch") | {"inputs": None}))
     tick = parse_event("schedule", packed(events.schedule()))
     assert tick == ScheduleEvent("octo-org/framework", "main", "43 2 * * *")
+
+
+def test_a_merge_group() -> None:
+    found = parse_event("merge_group", packed(events.merge_group("7" * 40)))
+    assert isinstance(found, MergeGroupEvent)
+    assert (found.head_sha, found.action) == ("7" * 40, "checks_requested")
+    assert found.head_ref.startswith("refs/heads/gh-readonly-queue/main/")
+    for payload, said in (
+        (events.merge_group("7" * 39), "not a full commit"),
+        (events.merge_group("7" * 40) | {"action": "destroyed"}, "only 'checks_requested' starts a run"),
+        (events.merge_group("7" * 40) | {"merge_group": {}}, "merge_group"),
+    ):
+        with pytest.raises(RequestError, match=said):
+            parse_event("merge_group", packed(payload))
 
 
 def bent(change: Any) -> bytes:

@@ -143,6 +143,21 @@ def test_failed_repeats_the_last_failures() -> None:
     assert "no model" in decide_on("/run-hub-tests --failed", facts=GitHubFacts(WRITE, PULL, state=gone)).answer
 
 
+def test_deep_is_asked_for_and_repeated() -> None:
+    assert decide_on("/run-hub-tests mixtral --deep").deep
+    assert not decide_on("/run-hub-tests mixtral").deep
+    last = CommentState(last=LastResult(5, HEAD, ("mixtral",), ("mixtral",), deep=True))
+    assert decide_on("/run-hub-tests --failed", facts=GitHubFacts(WRITE, PULL, state=last)).deep
+    running = GitHubFacts(WRITE, PULL, active_runs=(StartedRun(55, 1, HEAD, ("mixtral",)),))
+    assert decide_on("/run-hub-tests mixtral --deep", facts=running).decision == "run"
+
+
+def test_a_run_at_an_older_commit_keeps_none_from_being_started() -> None:
+    old, new = StartedRun(55, 1, OLD, ("mixtral",)), StartedRun(56, 1, HEAD, ("mistral",))
+    found = decide_on("/run-hub-tests mixtral", facts=GitHubFacts(WRITE, PULL, active_runs=(old, new)))
+    assert (found.decision, found.sha) == ("run", HEAD)
+
+
 def test_cancel() -> None:
     decision = decide_on(
         "/run-hub-tests cancel", facts=GitHubFacts(WRITE, PULL, active_runs=(StartedRun(5, 1, HEAD, ("mixtral",)),))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 
 from ci.github import messages
+from ci.github.commit_results import ModelResult
+from ci.github.commit_status import RunUnderWay, decide_status
 from ci.github.gate import decide
 from ci.github.gate_input import GateInput, GitHubFacts, RepoSettings
 from ci.github.status_comment import MAX_STATE_CHARS
@@ -73,3 +76,19 @@ def test_answers_about_the_largest_registry_fit_into_a_comment() -> None:
         assert len(decision.answer) < 65_000, body
     started = messages.format_running(HEAD, names, "alice", run_url="https://x/1", waiting=messages.say_no_runner([]))
     assert len(started) < 65_000 - MAX_STATE_CHARS
+
+
+def test_what_other_runs_found_is_harmless_and_fits() -> None:
+    """The names and headlines come from other runs' artifacts: text that a test may have written."""
+    evil = "x`</code>\n# @octocat ::error::![i](http://evil/) | " + "y" * 400
+    results = [ModelResult(f"{evil}{n}", "failed", evil, run_id=n, run_url="javascript:alert(1)") for n in range(300)]
+    status = decide_status([evil], results, (RunUnderWay(5, (evil,) * 300), RunUnderWay(6)), evil)
+    text = messages.format_commit_status(status, None)
+    assert len(text) < 45_000
+    assert "javascript:" not in text
+    assert "and 260 more" in text
+    for line in text.splitlines():
+        assert not line.startswith(("#", "::")), line
+        for piece in re.sub(r"(`+).*?\1", "", line).split():
+            assert "@octo" not in piece
+    assert messages.format_commit_status(decide_status((), [ModelResult("a", "failed", run_id=1)]), 1) == ""

@@ -143,9 +143,9 @@ def evidence_of(test: str, entry: str, plan: Plan | None = None, /, **changes: A
     planned = plan.entry(entry) if plan else None
     model = planned.model if planned else MODELS.get(entry)
     moe = "moe" in step or entry == "mixtral"
-    judged = changes.get("failure_class") in (None, "numeric_mismatch")
-    forward = judged and step in FORWARD_STEPS
-    shown = measures(moe=moe) if forward else exact_measures() if judged and step in OTHER_STEPS else ()
+    run_results = changes.get("failure_class") in (None, "numeric_mismatch")
+    forward = run_results and step in FORWARD_STEPS
+    shown = measures(moe=moe) if forward else exact_measures() if run_results and step in OTHER_STEPS else ()
     axis, name = find_variant(test, entry)
     known = Evidence(
         model=entry,
@@ -258,7 +258,7 @@ def chain(entry: str, failed: str, reason: str, *, steps: tuple[str, ...]) -> di
     return {step: Fault("skipped", message, message, {"failure_class": "dependency"}) for step in steps}
 
 
-def judged(plan: Plan, faults: Mapping[str, Fault | None] | None = None, **more: Any) -> Results:
+def make_results(plan: Plan, faults: Mapping[str, Fault | None] | None = None, **more: Any) -> Results:
     """Return the results of a run in one file."""
     return build_results(plan, read_junit(junit(plan, faults)), **more)
 
@@ -268,7 +268,7 @@ def nights(plan: Plan, *runs: Mapping[str, Fault | None], sha: str = GOOD_SHA) -
     records: dict[str, list[HistoryRecord]] = {}
     for day, faults in enumerate(runs, start=1):
         night = replace(plan, request=replace(plan.request, sha=f"{day:02d}{sha[2:]}", trigger="schedule"))
-        for record in make_history_records(judged(night, faults), f"2026-08-{day:02d}T03:17:00Z"):
+        for record in make_history_records(make_results(night, faults), f"2026-08-{day:02d}T03:17:00Z"):
             records.setdefault(record.entry, []).append(record)
     return Baseline({name: tuple(known) for name, known in records.items()})
 
@@ -300,7 +300,7 @@ def did_not_run(variant: str, need: str) -> Fault:
 def passing() -> Results:
     """Return a run that passed, with a baseline."""
     plan = plan_of()
-    return judged(plan, baseline=nights(plan, {}, {}))
+    return make_results(plan, baseline=nights(plan, {}, {}))
 
 
 def failing() -> Results:
@@ -308,7 +308,7 @@ def failing() -> Results:
     plan = plan_of()
     faults = {f"test_forward_equivalence[{name}]": mismatch(moe=name == "mixtral") for name in MODELS}
     faults |= {test: mismatch(moe=True) for test in plan.entries[2].tests if test.startswith("test_moe_implementation")}
-    return judged(plan, faults, baseline=nights(plan, {}, {}))
+    return make_results(plan, faults, baseline=nights(plan, {}, {}))
 
 
 def mixed() -> Results:
@@ -325,7 +325,7 @@ def mixed() -> Results:
         "test_implementation[attention-flash-mistral]": did_not_run("attention=flash", "flash-attn"),
     }
     before = {"test_hub_model_conversion[smollm2]": known, "test_conversion[mistral]": mismatch()}
-    return judged(plan, faults, baseline=nights(plan, {}, before, before))
+    return make_results(plan, faults, baseline=nights(plan, {}, before, before))
 
 
 def crashed() -> Results:
@@ -388,7 +388,7 @@ def hostile() -> Results:
         f"test_{text}[mixtral]": Fault("failure", "unplanned", "unplanned", {"raw": ""}),
         "test_hub_model_conversion[mixtral]": Fault("skipped", f"nothing to see here {text}", text),
     }
-    return judged(plan, faults)
+    return make_results(plan, faults)
 
 
 def huge(models: int = 256) -> Results:
@@ -405,7 +405,7 @@ def huge(models: int = 256) -> Results:
         for index, entry in enumerate(plan.entries)
         for n, test in enumerate(entry.tests)
     }
-    return judged(plan, faults)
+    return make_results(plan, faults)
 
 
 def word(number: int) -> str:

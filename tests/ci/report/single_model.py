@@ -8,7 +8,7 @@ from ci.report.build_results import build_results
 from ci.report.junit import read_junit
 from ci.report.results import Attempt, CaseResult, Job, Results
 from tests.ci.report import samples
-from tests.ci.report.samples import Fault, judged, junit, plan_of
+from tests.ci.report.samples import Fault, junit, make_results, plan_of
 
 FORWARD = "test_forward_equivalence[smollm2]"
 CONVERSION = "test_conversion[smollm2]"
@@ -16,7 +16,7 @@ CONVERSION = "test_conversion[smollm2]"
 
 def run_file(faults: dict[str, Fault | None] | None = None, **more: Any) -> Results:
     """Return the results of one model, in one file."""
-    return judged(plan_of("smollm2"), faults, **more)
+    return make_results(plan_of("smollm2"), faults, **more)
 
 
 def find_case(results: Results, test: str) -> CaseResult:

@@ -10,7 +10,7 @@ from ci.report.build_results import build_results
 from ci.report.junit import JunitFile, read_junit
 from ci.report.results import Attempt, Job, exit_code
 from tests.ci.report import samples
-from tests.ci.report.samples import judged, junit, mismatch, plan_of
+from tests.ci.report.samples import junit, make_results, mismatch, plan_of
 from tests.ci.report.single_model import FORWARD, find_case, make_attempt, run_attempts, run_file
 
 
@@ -102,7 +102,7 @@ def test_a_result_file_counts_for_its_own_entry_only() -> None:
 def test_a_large_run_keeps_only_the_worst_measures_of_passing_tests() -> None:
     models = {f"m{n:02d}": replace(samples.MODELS["mixtral"], name=f"m{n:02d}") for n in range(26)}
     failing = "test_moe_implementation[looped-m25]"
-    results = judged(plan_of("*", models=models), {failing: mismatch(moe=True)})
+    results = make_results(plan_of("*", models=models), {failing: mismatch(moe=True)})
     kept = [sum(len(c.evidence.measures) for c in entry.cases if c.evidence) for entry in results.entries]
     assert kept[0] == kept[23] > 0
     few = len(samples.exact_measures())  # a test with few measures keeps them all

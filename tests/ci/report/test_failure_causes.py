@@ -8,7 +8,7 @@ from ci.evidence import Evidence
 from ci.report.failure_causes import classify_failure, extract_headline, fingerprint_failure
 from ci.report.junit import JunitCase
 from tests.ci.report import samples
-from tests.ci.report.samples import Fault, judged, mismatch, nights, plan_of
+from tests.ci.report.samples import Fault, make_results, mismatch, nights, plan_of
 from tests.ci.report.single_model import CONVERSION, FORWARD
 
 
@@ -17,9 +17,6 @@ from tests.ci.report.single_model import CONVERSION, FORWARD
     [
         ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 896.00 MiB", "out_of_memory"),
         ("MemoryError", "out_of_memory"),
-        ("Failed: the Hub answered 503 for org/model", "hub_unavailable"),
-        ("huggingface_hub.errors.HfHubHTTPError: 429 Client Error", "hub_unavailable"),
-        ("huggingface_hub.errors.GatedRepoError: 403 Client Error", "gated"),
         ("subprocess.TimeoutExpired: Command timed out after 1800 seconds", "timeout"),
         ("Fatal Python error: Segmentation fault", "crash"),
         ("OSError: [Errno 28] No space left on device", "environment"),
@@ -37,6 +34,25 @@ from tests.ci.report.single_model import CONVERSION, FORWARD
 )
 def test_a_message_is_classified_by_its_text(message: str, expected: str) -> None:
     assert classify_failure(JunitCase("a", "failed", message=message), None) == expected
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("Failed: the Hub answered 503 for org/model", "hub_unavailable"),
+        ("huggingface_hub.errors.HfHubHTTPError: 429 Client Error", "hub_unavailable"),
+        ("huggingface_hub.errors.GatedRepoError: 403 Client Error", "gated"),
+        ("cannot resolve Hugging Face key model.layers.0.mlp", "other"),
+        ("Hugging Face connection of layer 503 differs", "other"),
+        ("the HF config has no connection named up_proj", "other"),
+    ],
+)
+def test_only_a_download_can_find_the_hub_away(message: str, expected: str) -> None:
+    """A subject's message is never an excuse for the subject, whatever words it has."""
+    download = JunitCase("test_download_and_truncate[smollm2]", "failed", message=message)
+    assert classify_failure(download, None) == expected
+    for name in ("test_conversion[smollm2]", "test_forward_equivalence[smollm2]", "a"):
+        assert classify_failure(JunitCase(name, "failed", message=message), None) == "other"
 
 
 def test_the_class_that_a_test_recorded_wins_except_over_a_crash() -> None:
@@ -94,19 +110,19 @@ def test_model_names_in_a_message_do_not_split_a_cause() -> None:
         f"test_conversion[{name}]": Fault("failure", f"{model.model_id}: no converter for {name}", "x", {"raw": ""})
         for name, model in samples.MODELS.items()
     }
-    (cause,) = judged(plan_of(), faults).causes
+    (cause,) = make_results(plan_of(), faults).causes
     assert cause.models == ("smollm2", "mistral", "mixtral")
 
 
 def test_another_operation_is_another_cause() -> None:
     plan = plan_of()
     mlp = replace(mismatch(), evidence={**samples.wrong_forward(operation="mlp"), "diagnosis": "layer 0, mlp: wrong"})
-    results = judged(plan, {FORWARD: mismatch(), "test_forward_equivalence[mistral]": mlp})
+    results = make_results(plan, {FORWARD: mismatch(), "test_forward_equivalence[mistral]": mlp})
     assert len(results.causes) == 2
 
 
 def test_causes_of_this_change_come_first() -> None:
     plan = plan_of("smollm2")
     oom = Fault("failure", "CUDA out of memory", "x", {"failure_class": "out_of_memory"})
-    results = judged(plan, {FORWARD: mismatch(), CONVERSION: oom}, baseline=nights(plan, {CONVERSION: oom}))
+    results = make_results(plan, {FORWARD: mismatch(), CONVERSION: oom}, baseline=nights(plan, {CONVERSION: oom}))
     assert [cause.change for cause in results.causes] == ["new", "known"]

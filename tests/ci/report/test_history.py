@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ci.report.history import HistoryCase, HistoryRecord, history_line, make_history_records, read_history
-from tests.ci.report.samples import Fault, judged, mismatch, nights, plan_of
+from tests.ci.report.samples import Fault, make_results, mismatch, nights, plan_of
 
 FORWARD = "test_forward_equivalence[smollm2]"
 
@@ -84,7 +84,7 @@ def test_a_run_becomes_one_record_an_entry() -> None:
     plan = plan_of("smollm2", "mixtral")
     down = Fault("failure", "x", "x", {"failure_class": "hub_unavailable"})
     smollm2, mixtral = make_history_records(
-        judged(plan, {FORWARD: mismatch(), "test_conversion[mixtral]": down}), "2026-08-01"
+        make_results(plan, {FORWARD: mismatch(), "test_conversion[mixtral]": down}), "2026-08-01"
     )
     assert (smollm2.verdict, smollm2.sha, smollm2.model_id) == (
         "failed",
@@ -99,7 +99,7 @@ def test_a_run_becomes_one_record_an_entry() -> None:
 
 
 def test_a_missing_test_counts_as_failed_in_history() -> None:
-    (smollm2,) = make_history_records(judged(plan_of("smollm2"), {FORWARD: None}), "2026-08-01")
+    (smollm2,) = make_history_records(make_results(plan_of("smollm2"), {FORWARD: None}), "2026-08-01")
     assert {case.name: case.outcome for case in smollm2.cases}[FORWARD] == "failed"
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from ci.report.html_page import MODELS_WITH_CHARTS, render_html
 from tests.ci.report import samples
-from tests.ci.report.samples import HOSTILE, MODELS, RUN_URL, Fault, judged, mismatch, plan_of
+from tests.ci.report.samples import HOSTILE, MODELS, RUN_URL, Fault, make_results, mismatch, plan_of
 
 RUNS = ("passing", "failing", "mixed", "crashed", "neutral", "hostile")
 VOID = {"meta", "br", "circle", "path", "polyline"}
@@ -85,7 +85,7 @@ def test_the_page_shows_cause_worst_tensor_and_command() -> None:
 
 
 def test_one_chart_for_each_test_variant_and_dtype() -> None:
-    html = render_html(judged(plan_of("mixtral")))
+    html = render_html(make_results(plan_of("mixtral")))
     captions = re.findall(r"<figcaption>([^,<]*), (\w+): \d+ tensors", html)
     tests = ["forward_equivalence", "moe_implementation looped", "moe_implementation dropless"]
     tests += [f"implementation attention-{name}" for name in ("eager", "sdpa", "blockwise")]
@@ -95,7 +95,7 @@ def test_one_chart_for_each_test_variant_and_dtype() -> None:
 
 def test_red_charts_come_first_and_say_how_many_tensors_are_above_the_limit() -> None:
     plan = plan_of("mixtral")
-    html = render_html(judged(plan, {"test_moe_implementation[dropless-mixtral]": mismatch(moe=True)}))
+    html = render_html(make_results(plan, {"test_moe_implementation[dropless-mixtral]": mismatch(moe=True)}))
     first = re.search(r"<figcaption>(.*?)</figcaption>", html)
     assert first is not None
     assert first[1] == "moe_implementation dropless, float32: 25 tensors, 12 above the limit"
@@ -103,7 +103,7 @@ def test_red_charts_come_first_and_say_how_many_tensors_are_above_the_limit() ->
 
 def test_routing_flips_are_listed() -> None:
     plan = plan_of("mixtral")
-    page = Page(render_html(judged(plan, {"test_moe_implementation[dropless-mixtral]": mismatch(moe=True)})))
+    page = Page(render_html(make_results(plan, {"test_moe_implementation[dropless-mixtral]": mismatch(moe=True)})))
     assert "Routing" in page.text
     rows = " ".join(page.text.split())
     assert "1 random float32 128 2 3 0.31" in rows
@@ -114,7 +114,9 @@ def test_routing_flips_are_listed() -> None:
 def test_layers_without_a_flip_are_counted_and_not_listed() -> None:
     calm = replace(samples.routing()[0], small_flips=0, smallest_margin=0.125)
     told = {"routing": tuple(replace(calm, layer=layer) for layer in range(5))}
-    html = render_html(judged(plan_of("mixtral"), {"test_forward_equivalence[mixtral]": Fault(None, evidence=told)}))
+    html = render_html(
+        make_results(plan_of("mixtral"), {"test_forward_equivalence[mixtral]": Fault(None, evidence=told)})
+    )
     page = Page(html.split("Routing</h3>")[1].split("</p>")[0])
     assert "0 of 5 comparisons (one for each layer, input and dtype) have a routing flip" in page.text
     assert "The smallest margin between two experts: 0.125 (difference of router logits)" in page.text
@@ -122,7 +124,7 @@ def test_layers_without_a_flip_are_counted_and_not_listed() -> None:
 
 
 def test_a_heat_map_s_legend_says_where_the_limit_is() -> None:
-    html = render_html(judged(plan_of("mixtral"), {"test_forward_equivalence[mixtral]": mismatch(moe=True)}))
+    html = render_html(make_results(plan_of("mixtral"), {"test_forward_equivalence[mixtral]": mismatch(moe=True)}))
     assert "1 = limit" in html
     assert html.count(" = limit") == html.count('class="legend"') > 0
 
@@ -131,7 +133,7 @@ def test_charts_for_the_first_models_and_tests_for_every_failing_one() -> None:
     count = MODELS_WITH_CHARTS + 3
     models = {f"m{n:02d}": replace(MODELS["smollm2"], name=f"m{n:02d}") for n in range(count)}
     failing = f"test_conversion[m{count - 1:02d}]"
-    html = render_html(judged(plan_of("*", models=models), {failing: mismatch()}))
+    html = render_html(make_results(plan_of("*", models=models), {failing: mismatch()}))
     assert f'id="model-{count - 1}"' in html
     assert f'id="model-{count - 2}"' not in html
     assert f"m{count - 2:02d}" in html

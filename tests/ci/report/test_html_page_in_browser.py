@@ -173,7 +173,9 @@ PHONE = """<!doctype html><iframe id="page" src="report.html" style="width: 400p
 def test_it_fits_a_phone(tmp_path: Path, recorder: http.server.HTTPServer, run: str) -> None:
     wrong = samples.mismatch(moe=True)
     long = replace(wrong, evidence={**wrong.evidence, "diagnosis": f"layer 1, MLP: it does not hold {LONG}; {LONG}"})
-    results = samples.judged(samples.plan_of("mixtral"), {FORWARD: long}) if run == "long" else getattr(samples, run)()
+    results = (
+        samples.make_results(samples.plan_of("mixtral"), {FORWARD: long}) if run == "long" else getattr(samples, run)()
+    )
     handler = recorder.RequestHandlerClass
     handler.page = render_html(results).encode()  # type: ignore[attr-defined]
     handler.around = PHONE.encode()  # type: ignore[attr-defined]

@@ -23,7 +23,7 @@ from ci.report.results import Job, Results
 from ci.report.truncate_markdown import count_bytes, count_characters
 from tests.ci.report import samples
 from tests.ci.report.github_markdown import parse_markdown
-from tests.ci.report.samples import RUN_URL, Fault, judged, plan_of
+from tests.ci.report.samples import RUN_URL, Fault, make_results, plan_of
 from tests.ci.report.single_model import FORWARD
 from tests.ci.report.test_escape import hostile
 
@@ -33,7 +33,7 @@ RUNS = ("passing", "failing", "mixed", "crashed", "huge", "hostile", "neutral")
 
 @cache
 def run(name: str) -> Results:
-    """One of the runs, judged once for all tests."""
+    """One of the runs, run_results once for all tests."""
     results: Results = getattr(samples, name)()
     return results
 
@@ -76,7 +76,7 @@ def test_the_first_line_names_layer_operation_component_and_figure() -> None:
 def test_a_long_cause_is_cut_in_headings_and_told_in_full_once() -> None:
     said = "layer 3, MLP: " + "the gate and the up projection have changed places in every expert, " * 3 + "the end"
     wrong = {**samples.wrong_forward(), "diagnosis": said}
-    text = render_markdown(judged(plan_of("smollm2"), {FORWARD: Fault("failure", "x", "x", wrong)}))
+    text = render_markdown(make_results(plan_of("smollm2"), {FORWARD: Fault("failure", "x", "x", wrong)}))
     heading, cause = (line for line in text.splitlines() if "4,000 x the limit)" in line)
     assert max(len(heading), len(cause.split("<br>")[0])) < 160, "no heading of more than two lines"
     assert text.count("the end") == 1
@@ -87,7 +87,7 @@ def test_models_that_fail_by_the_same_cause_are_one_row_to_open() -> None:
     plan = plan_of("*", models={**models, "mixtral": samples.MODELS["mixtral"], "mistral": samples.MODELS["mistral"]})
     faults = {f"test_forward_equivalence[{name}]": samples.mismatch() for name in models}
     lost = Fault("failure", "x", "x", {"failure_class": "missing_tensor", "diagnosis": "lm_head is missing"})
-    results = judged(plan, {**faults, "test_conversion[mixtral]": lost})
+    results = make_results(plan, {**faults, "test_conversion[mixtral]": lost})
     for text in (render_markdown(results), render_html(results)):
         rows = re.findall(r"<summary>[^<]*(?:<b>)?[^<]*12 models (?:that )?fail by the same cause", text)
         assert len(rows) == 1
@@ -158,7 +158,7 @@ def test_no_text_of_a_test_breaks_the_report(texts: list[tuple[str, str, str]], 
         test: Fault("failure", xml(message), xml(detail), {"diagnosis": diagnosis, "failure_class": "other"})
         for test, (message, detail, diagnosis) in zip(plan.entries[0].tests, texts, strict=False)
     }
-    results = judged(plan, faults)
+    results = make_results(plan, faults)
     text = render_markdown(results, limit)
     shown = parse_markdown(text)
     assert count_characters(text) <= limit

@@ -15,7 +15,7 @@ from ci.report.html_page import render_html
 from ci.report.markdown import render_markdown
 from ci.report.results import exit_code
 from ci.report.terminal import render_terminal
-from tests.ci.report.samples import INPUTS, Fault, judged, mismatch, nights, plan_of
+from tests.ci.report.samples import INPUTS, Fault, make_results, mismatch, nights, plan_of
 from tests.ci.report.single_model import CONVERSION, FORWARD, find_case, run_file
 
 if TYPE_CHECKING:
@@ -35,13 +35,15 @@ def answered(reference: float, **seen: str) -> dict[str, Fault]:
 
 def night_of(plan: Plan, faults: dict[str, Fault]) -> Baseline:
     """The history after one night, written to lines and read back."""
-    return read_history([history_line(r) for r in make_history_records(judged(plan, faults), "2026-11-23T02:00:00Z")])
+    return read_history(
+        [history_line(r) for r in make_history_records(make_results(plan, faults), "2026-11-23T02:00:00Z")]
+    )
 
 
 def test_a_changed_output_of_hugging_face_is_named_in_every_report() -> None:
     plan = plan_of("smollm2", "mistral")
     before = night_of(plan, answered(0.25))
-    results = judged(plan, answered(0.26, oracle="Hugging Face in float64, transformers 5.24.0"), baseline=before)
+    results = make_results(plan, answered(0.26, oracle="Hugging Face in float64, transformers 5.24.0"), baseline=before)
     said = (
         "Hugging Face's own output changed for the same checkpoint and inputs (Hugging Face in float64, "
         "transformers 5.23.0 on 2026-11-23, Hugging Face in float64, transformers 5.24.0 now): smollm2"
@@ -65,34 +67,36 @@ def test_a_changed_output_of_hugging_face_is_named_in_every_report() -> None:
 )
 def test_no_change_of_hugging_face_is_reported_without_proof(now: dict[str, Fault]) -> None:
     plan = plan_of("smollm2")
-    assert not judged(plan, now, baseline=night_of(plan, answered(0.25))).notes
-    assert not judged(plan, answered(0.26)).notes
+    assert not make_results(plan, now, baseline=night_of(plan, answered(0.25))).notes
+    assert not make_results(plan, answered(0.26)).notes
 
 
 def test_less_memory_for_the_longest_input_hides_no_change_of_hugging_face() -> None:
     plan = plan_of("smollm2")
     shorter = answered(0.26, inputs="batch: 5 x 64 (random, ids 1a2b3c4d); long: 1 x 200 (random, ids 00000000)")
     assert any(
-        "own output changed" in note for note in judged(plan, shorter, baseline=night_of(plan, answered(0.25))).notes
+        "own output changed" in note
+        for note in make_results(plan, shorter, baseline=night_of(plan, answered(0.25))).notes
     )
 
 
 def test_a_night_without_a_measurement_does_not_hide_the_night_before() -> None:
     plan = plan_of("smollm2")
     older, newer = (
-        make_history_records(judged(plan, f), f"2026-11-{day}T02:00:00Z") for f, day in ((answered(0.25), 21), ({}, 22))
+        make_history_records(make_results(plan, f), f"2026-11-{day}T02:00:00Z")
+        for f, day in ((answered(0.25), 21), ({}, 22))
     )
     newer = [replace(record, run_url="https://github.com/org/framework/actions/runs/2") for record in newer]
     baseline = read_history([history_line(record) for record in (*older, *newer)])
     assert len(baseline.records["smollm2"]) == 2
-    assert any("own output changed" in note for note in judged(plan, answered(0.26), baseline=baseline).notes)
+    assert any("own output changed" in note for note in make_results(plan, answered(0.26), baseline=baseline).notes)
 
 
 def test_coverage_gaps_are_in_every_report_of_a_green_run() -> None:
     plan = plan_of("smollm2")
     why = "not covered: capped at 3098 tokens by 79.1 GB of free memory"
     seen = {**INPUTS, "sliding window": why, "experts": "each of 8 in every layer received a token"}
-    results = judged(plan, {FORWARD: Fault(tag=None, evidence={"coverage": seen})})
+    results = make_results(plan, {FORWARD: Fault(tag=None, evidence={"coverage": seen})})
     assert results.verdict == "passed"
     said = f"sliding window {why}"
     console = Console(width=400, record=True, file=StringIO())
@@ -107,7 +111,7 @@ def test_the_baseline_tells_new_known_different_and_fixed() -> None:
     plan = plan_of("smollm2")
     oom = Fault("failure", "CUDA out of memory", "x", {"failure_class": "out_of_memory"})
     before = nights(plan, {}, {FORWARD: mismatch(), CONVERSION: oom})
-    results = judged(plan, {FORWARD: mismatch(), "test_download_and_truncate[smollm2]": oom}, baseline=before)
+    results = make_results(plan, {FORWARD: mismatch(), "test_download_and_truncate[smollm2]": oom}, baseline=before)
     assert find_case(results, FORWARD).change == "known"
     assert find_case(results, FORWARD).last_good.startswith("01")
     assert find_case(results, FORWARD).first_bad.startswith("02")
@@ -115,7 +119,7 @@ def test_the_baseline_tells_new_known_different_and_fixed() -> None:
     assert find_case(results, CONVERSION).change == "fixed"
     assert find_case(results, "test_download_and_truncate[smollm2]").change == "new"
     assert find_case(results, "test_hub_model_conversion[smollm2]").change is None
-    assert find_case(judged(plan, {FORWARD: oom}, baseline=before), FORWARD).change == "different"
+    assert find_case(make_results(plan, {FORWARD: oom}, baseline=before), FORWARD).change == "different"
     assert exit_code(results) == 1
     assert results.baseline.startswith("02")
 
@@ -143,6 +147,6 @@ def test_changes_outside_of_the_subject_are_reported() -> None:
     plan = plan_of("smollm2")
     newer = {"libraries": {"torch": "2.14.0", "transformers": "5.23.0"}, "failure_class": "numeric_mismatch"}
     everywhere = {test: Fault(evidence=newer) for test in plan.entries[0].tests}
-    results = judged(plan, everywhere, baseline=nights(plan, {}))
+    results = make_results(plan, everywhere, baseline=nights(plan, {}))
     assert results.entries[0].drift == {"torch": "2.13.0 → 2.14.0"}
     assert "- also changed since the last nightly run: torch 2.13.0 → 2.14.0\n" in render_markdown(results)

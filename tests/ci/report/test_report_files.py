@@ -27,7 +27,7 @@ def test_infinite_errors_survive(tmp_path: Path) -> None:
     wrong = samples.wrong_forward()
     worst = replace(wrong["worst"], error=float("inf"), max_abs=float("inf"))
     fault = samples.Fault(evidence={**wrong, "worst": worst, "measures": (worst,)})
-    results = samples.judged(samples.plan_of("smollm2"), {"test_forward_equivalence[smollm2]": fault})
+    results = samples.make_results(samples.plan_of("smollm2"), {"test_forward_equivalence[smollm2]": fault})
     write_report(results, tmp_path)
     assert read_report(tmp_path) == results
     assert "∞" in (tmp_path / "report.md").read_text()

@@ -12,7 +12,7 @@ from ci.report.results import (
     find_reference_evidence,
 )
 from tests.ci.report import samples
-from tests.ci.report.samples import Fault, judged, plan_of
+from tests.ci.report.samples import Fault, make_results, plan_of
 from tests.ci.report.single_model import FORWARD, run_file
 
 RUNS = ("passing", "failing", "mixed", "crashed", "neutral")
@@ -42,7 +42,7 @@ def test_a_case_is_found_by_entry_and_name() -> None:
 
 
 def test_the_closest_case_used_most_of_its_tolerance() -> None:
-    cases = judged(plan_of("smollm2"), {FORWARD: samples.mismatch()}).entries[0].cases
+    cases = make_results(plan_of("smollm2"), {FORWARD: samples.mismatch()}).entries[0].cases
     closest = find_closest_case(cases)
     assert closest is not None
     assert closest.name == FORWARD

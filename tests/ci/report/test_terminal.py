@@ -61,7 +61,9 @@ def test_every_test_has_its_line(name: str) -> None:
 def test_hostile_text_is_neither_markup_nor_control() -> None:
     plan = samples.plan_of("smollm2")
     evil = samples.Fault("failure", "[bold red]x[/] [link=https://e.x]y[/link] #x1B[2J", "x", {"raw": ""})
-    text = shown(samples.judged(plan, {"test_conversion[smollm2]": evil}), 300, force_terminal=True, color_system=None)
+    text = shown(
+        samples.make_results(plan, {"test_conversion[smollm2]": evil}), 300, force_terminal=True, color_system=None
+    )
     assert "[bold red]x[/] [link=https://e.x]y[/link]" in text
     assert "\x1b[2J" not in text
     assert "\x1b]8" not in text
@@ -105,7 +107,7 @@ def test_the_first_lines_say_whether_the_subject_was_isolated(
     tests = plan.entries[0].tests[:2]
     faults = {test: samples.Fault(evidence={"isolation": text}) for test, text in zip(tests, recorded, strict=True)}
     say: dict[str, Callable[[Results], str]] = {"terminal": shown, "markdown": render_markdown, "html": render_html}
-    text = unescape(say[render_as](samples.judged(plan, faults)))
+    text = unescape(say[render_as](samples.make_results(plan, faults)))
     first = text.partition("<h2>")[0].partition("<body>")[2] if render_as == "html" else "\n".join(text.split("\n")[:4])
     assert told in first
     assert ("isolat" in first.lower()) == bool(told)

@@ -11,7 +11,7 @@ from ci.report.build_results import build_results
 from ci.report.junit import read_junit
 from ci.report.results import Job, exit_code
 from ci.report.verdicts import describe_entry_problem, find_entry_verdict
-from tests.ci.report.samples import Fault, did_not_run, judged, junit, mismatch, plan_of
+from tests.ci.report.samples import Fault, did_not_run, junit, make_results, mismatch, plan_of
 from tests.ci.report.single_model import CONVERSION, FORWARD, find_case, make_attempt, run_attempts, run_file
 
 
@@ -25,7 +25,7 @@ def test_any_planned_test_that_is_missing_is_red(test: str) -> None:
 
 def test_a_variant_that_did_not_run_is_shown_and_does_not_count_as_a_pass() -> None:
     test = "test_implementation[attention-flash-smollm2]"
-    some = judged(plan_of("smollm2", subject="fast_llm"), {test: did_not_run("attention=flash", "flash-attn")})
+    some = make_results(plan_of("smollm2", subject="fast_llm"), {test: did_not_run("attention=flash", "flash-attn")})
     assert (exit_code(some), find_case(some, test).outcome) == (0, "did_not_run")
     assert "did not run" in wording.format_title(some)
     cases = [replace(case, outcome="did_not_run") for case in some.entries[0].cases if case.step in test]
@@ -50,12 +50,12 @@ def test_infrastructure_is_neutral_and_all_else_is_red(failure_class: str, code:
 def test_a_real_failure_beside_an_infrastructure_one_is_red() -> None:
     down = Fault("failure", "x", "x", {"failure_class": "hub_unavailable"})
     assert exit_code(run_file({FORWARD: mismatch(), CONVERSION: down})) == 1
-    assert exit_code(judged(plan_of(), {FORWARD: down, "test_conversion[mistral]": mismatch()})) == 1
+    assert exit_code(make_results(plan_of(), {FORWARD: down, "test_conversion[mistral]": mismatch()})) == 1
 
 
 def test_a_model_without_an_answer_beside_one_that_passed_is_not_green() -> None:
     down = Fault("failure", "x", "x", {"failure_class": "hub_unavailable"})
-    results = judged(plan_of("smollm2", "mistral"), {FORWARD: down})
+    results = make_results(plan_of("smollm2", "mistral"), {FORWARD: down})
     assert [entry.verdict for entry in results.entries] == ["neutral", "passed"]
     assert (results.verdict, exit_code(results)) == ("neutral", 3)
     assert wording.format_title(results) == "No answer for 1 of 2 models"

@@ -8,7 +8,7 @@ from ci.report import wording
 from ci.report.escape import code
 from ci.report.markdown import render_markdown
 from tests.ci.report import samples
-from tests.ci.report.samples import Fault, judged, mismatch, nights, plan_of
+from tests.ci.report.samples import Fault, make_results, mismatch, nights, plan_of
 from tests.ci.report.single_model import CONVERSION, FORWARD
 
 
@@ -16,18 +16,19 @@ def test_the_verdict_says_whether_anything_is_new() -> None:
     plan = plan_of("smollm2")
     oom = Fault("failure", "CUDA out of memory", "x", {"failure_class": "out_of_memory"})
     before = nights(plan, {FORWARD: mismatch(), CONVERSION: oom})
-    known = judged(plan, {FORWARD: mismatch()}, baseline=before)
+    known = make_results(plan, {FORWARD: mismatch()}, baseline=before)
     assert wording.format_title(known) == "Failed: 1 of 1 model, 1 cause (none new)"
     assert wording.list_fixed_tests(known) == [CONVERSION]
     assert (
-        wording.format_title(judged(plan, {FORWARD: oom}, baseline=before)) == "Failed: 1 of 1 model, 1 cause (1 new)"
+        wording.format_title(make_results(plan, {FORWARD: oom}, baseline=before))
+        == "Failed: 1 of 1 model, 1 cause (1 new)"
     )
-    assert wording.format_title(judged(plan, {FORWARD: oom})) == "Failed: 1 of 1 model, 1 cause"
+    assert wording.format_title(make_results(plan, {FORWARD: oom})) == "Failed: 1 of 1 model, 1 cause"
 
 
 def test_the_command_to_reproduce_carries_what_the_plan_says() -> None:
     plan = samples.plan_of("mixtral", layers="auto", deep=True, subject="fast_llm")
-    case = samples.judged(plan).entries[0].cases[0]
+    case = samples.make_results(plan).entries[0].cases[0]
     assert (
         wording.format_reproduce_command(plan, "mixtral", case)
         == "hub-tests run mixtral --layers auto --subject fast_llm --device cuda --deep"
@@ -81,7 +82,7 @@ def test_the_command_to_reproduce_is_not_the_one_that_the_test_wrote() -> None:
         "failure_class": "other",
         "diagnosis": "x",
     }
-    text = render_markdown(judged(plan_of("smollm2"), {"test_conversion[smollm2]": Fault(evidence=evil)}))
+    text = render_markdown(make_results(plan_of("smollm2"), {"test_conversion[smollm2]": Fault(evidence=evil)}))
     assert code("hub-tests run smollm2 --layers 2 --subject reference") in text
     assert "rm -rf" not in text
     assert "curl" not in text
@@ -90,9 +91,11 @@ def test_the_command_to_reproduce_is_not_the_one_that_the_test_wrote() -> None:
 def test_a_warning_about_isolation_is_short_and_names_whose_word_the_result_is() -> None:
     evidence = {"isolation": f"none: {'@octocat ' * 100}"}
     faults = {test: Fault(evidence=evidence) for test in plan_of("smollm2").entries[0].tests}
-    warning, fact = wording.describe_isolation(judged(plan_of("smollm2", trigger="cli", pull_request=None), faults))
+    warning, fact = wording.describe_isolation(
+        make_results(plan_of("smollm2", trigger="cli", pull_request=None), faults)
+    )
     assert warning.endswith(": this result is the subject's own word.")
     assert len(warning) < 200
     assert fact == ""
-    text = render_markdown(judged(plan_of("smollm2"), faults), 2_000)
+    text = render_markdown(make_results(plan_of("smollm2"), faults), 2_000)
     assert text.splitlines()[2].startswith("**Not isolated (`@octocat` ")

@@ -16,9 +16,11 @@ from ci.github.context import WorkflowInputs
 from ci.verbs.plan import plan_event
 from tests.ci.github.test_actions import runner_reads
 from tests.e2e import events
+from tests.e2e.fake_github import Fault
 
 if TYPE_CHECKING:
     from ci.github.context import Context
+    from tests.e2e.contract import Contract
     from tests.e2e.fake_github import State
 
 
@@ -33,6 +35,7 @@ def recorded(tmp_path: Path, payload: Any) -> Path:
 
 def test_a_plan_fixes_the_commit_of_a_branch(context: Context, state: State, tmp_path: Path) -> None:
     state.commits[state.repository, "release/1"] = "3" * 40
+    state.refs["heads/release/1"] = "3" * 40
     asking = replace(context, inputs=replace(context.inputs, models=("mixtral",), subject_ref="release/1"))
     made = plan_event(asking, "workflow_dispatch", recorded(tmp_path, events.dispatch()))
     assert (made.request.sha, [entry.name for entry in made.entries]) == ("3" * 40, ["mixtral"])
@@ -50,6 +53,89 @@ def test_a_pull_request_named_by_hand_is_held_to_its_head(context: Context, stat
         plan_event(replace(context, inputs=asking), "workflow_dispatch", event)
     made = plan_event(replace(context, inputs=replace(asking, subject_ref="4" * 40)), "workflow_dispatch", event)
     assert made.request.sha == "4" * 40
+
+
+FORKS = "9" * 40
+
+
+@pytest.mark.parametrize("ref", [FORKS, FORKS[:8], "pull/7/head", "refs/pull/7/head"])
+def test_a_forks_commit_by_hand_needs_its_pull_request(
+    context: Context, state: State, tmp_path: Path, ref: str
+) -> None:
+    """GitHub shows a fork's commits in the repository that it was forked from, by several names."""
+    state.commits |= {(state.repository, name): FORKS for name in (FORKS, FORKS[:8], "pull/7/head", "refs/pull/7/head")}
+    state.pulls[7] = {"state": "open", "sha": FORKS, "repository": "mallory/framework"}
+    event = recorded(tmp_path, events.dispatch())
+    asking = replace(context.inputs, models=("mixtral",), subject_ref=ref)
+    with pytest.raises(RequestError, match="give its number and the commit that you reviewed"):
+        plan_event(replace(context, inputs=asking), "workflow_dispatch", event)
+    assert state.statuses == []
+    named = replace(context, inputs=replace(asking, pull_request=7))
+    if ref != FORKS:
+        with pytest.raises(RequestError, match="its head is"):
+            plan_event(named, "workflow_dispatch", event)
+        return
+    assert plan_event(named, "workflow_dispatch", event).request.sha == FORKS
+    state.pulls[7]["state"] = "closed"
+    with pytest.raises(RequestError, match="closed"):
+        plan_event(named, "workflow_dispatch", event)
+
+
+@pytest.mark.parametrize("kind", ["branch", "history", "tag", "default"])
+def test_the_repositorys_own_commits_need_none(context: Context, state: State, tmp_path: Path, kind: str) -> None:
+    own = "3" * 40
+    ref = {"tag": "v1", "default": ""}.get(kind, own)
+    state.commits |= {(state.repository, "v1"): own, (state.repository, "HEAD"): own}
+    state.refs |= {"branch": {"heads/feature": own}, "tag": {"tags/v1": own}}.get(kind, {})
+    state.ancestors = {own} if kind == "history" else set()
+    asking = replace(context, inputs=replace(context.inputs, models=("mixtral",), subject_ref=ref))
+    assert plan_event(asking, "workflow_dispatch", recorded(tmp_path, events.dispatch())).request.sha == own
+    assert [(s["sha"], s["state"], s["description"]) for s in state.statuses] == [(own, "pending", "running: mixtral")]
+
+
+def test_the_list_of_people_holds_for_a_run_by_hand(context: Context, state: State, tmp_path: Path) -> None:
+    state.commits[state.repository, "HEAD"] = "3" * 40
+    asking = replace(context, inputs=replace(context.inputs, models=("mixtral",)))
+    event = recorded(tmp_path, events.dispatch())
+    with pytest.raises(RequestError, match="alice is not on the list HUB_TESTS_ALLOWED"):
+        plan_event(replace(asking, allowed_logins=("bob",)), "workflow_dispatch", event)
+    assert plan_event(replace(asking, allowed_logins=("Alice",)), "workflow_dispatch", event).request.sha == "3" * 40
+
+
+def test_a_merge_group_tests_what_the_policy_requires(context: Context, state: State, tmp_path: Path) -> None:
+    asking = replace(context, inputs=replace(context.inputs, required=("smollm2", "mixtral")))
+    made = plan_event(asking, "merge_group", recorded(tmp_path, events.merge_group("7" * 40)))
+    assert (made.request.trigger, made.request.sha, made.request.pull_request) == ("merge_group", "7" * 40, None)
+    assert {entry.name for entry in made.entries} == set(made.required) == {"smollm2", "mixtral"}
+    assert [(s["sha"], s["state"]) for s in state.statuses] == [("7" * 40, "pending")]
+    assert context.output_path is not None
+    assert dict(runner_reads(context.output_path.read_text()))["scope"] == "pull-requests"
+
+
+@pytest.mark.parametrize(("given", "kept"), [("2", None), ("3", 3), ("auto", "auto"), ("", None)])
+def test_the_registrys_own_number_of_layers_is_nothing_special(
+    context: Context, state: State, tmp_path: Path, given: str, kept: Any
+) -> None:
+    asking = replace(context, inputs=replace(context.inputs, models=("smollm2",), layers=given))
+    made = plan_event(asking, "merge_group", recorded(tmp_path, events.merge_group("7" * 40)))
+    assert made.request.layers == kept
+    assert made.entries[0].model.num_layers_to_keep == (kept or 2)
+
+
+def test_a_policy_that_names_nothing_is_refused(context: Context, state: State, tmp_path: Path) -> None:
+    asking = replace(context, inputs=replace(context.inputs, required=("@nonesuch",)))
+    with pytest.raises(RequestError, match="no group '@nonesuch'"):
+        plan_event(asking, "schedule", recorded(tmp_path, events.schedule()))
+
+
+@pytest.mark.parametrize("status", [403, 500])
+def test_a_pending_status_that_fails_stops_no_run(
+    context: Context, state: State, github: Contract, tmp_path: Path, capsys: pytest.CaptureFixture[str], status: int
+) -> None:
+    github.fake.faults.append(Fault("POST", ".*/statuses/.*", status, times=99))
+    event = recorded(tmp_path, events.merge_group("7" * 40))
+    assert plan_event(context, "merge_group", event).request.sha == "7" * 40
+    assert "the pending status" in capsys.readouterr().err
 
 
 def test_a_name_that_is_no_commit_is_refused(context: Context, state: State, tmp_path: Path) -> None:

@@ -27,12 +27,12 @@ WAITING = {"status": "queued", "conclusion": None, "runner_name": None, "complet
 def test_a_job_without_a_machine_is_nobodys_fault(context: Context, state: State, tmp_path: Path) -> None:
     made = samples.plan_of("smollm2")
     state.jobs[777] = [job("test smollm2", 1, status="completed", conclusion="cancelled", runner_name=None)]
-    judged = make_report(made, tmp_path / "results", tmp_path / "out", context=context)
-    assert judged.verdict == "neutral"
+    run_results = make_report(made, tmp_path / "results", tmp_path / "out", context=context)
+    assert run_results.verdict == "neutral"
     state.jobs[777] = [job("test smollm2", 1, **WAITING)]
-    judged = make_report(made, tmp_path / "results", tmp_path / "out", context=context)
-    assert judged.verdict == "neutral"
-    assert "no machine took this job" in judged.causes[0].title
+    run_results = make_report(made, tmp_path / "results", tmp_path / "out", context=context)
+    assert run_results.verdict == "neutral"
+    assert "no machine took this job" in run_results.causes[0].title
 
 
 @pytest.mark.parametrize(
@@ -49,9 +49,9 @@ def test_a_fetch_that_broke_is_nobodys_fault(
 ) -> None:
     """No test job was made, and nothing was handed over that says why."""
     state.jobs[777] = [job("run / fetch", 1, conclusion=conclusion, status=status)]
-    judged = make_report(samples.plan_of("smollm2"), tmp_path / "results", tmp_path / "out", context=context)
-    assert judged.verdict == "neutral"
-    assert judged.causes[0].title == f"nothing was tested: {said}"
+    run_results = make_report(samples.plan_of("smollm2"), tmp_path / "results", tmp_path / "out", context=context)
+    assert run_results.verdict == "neutral"
+    assert run_results.causes[0].title == f"nothing was tested: {said}"
 
 
 def test_an_entry_without_a_job_beside_others_that_have_one_is_red(
@@ -62,8 +62,8 @@ def test_an_entry_without_a_job_beside_others_that_have_one_is_red(
     folder.mkdir(parents=True)
     (folder / "junit.xml").write_bytes(samples.junit(samples.plan_of("smollm2")))
     made = samples.plan_of("smollm2", "mistral")
-    judged = make_report(made, tmp_path / "results", tmp_path / "out", context=context)
-    assert [entry.verdict for entry in judged.entries] == ["passed", "failed"]
+    run_results = make_report(made, tmp_path / "results", tmp_path / "out", context=context)
+    assert [entry.verdict for entry in run_results.entries] == ["passed", "failed"]
 
 
 STEPS = ("Set up job", "Set up hub-tests", "Admit only the planned commit", INSTALL_STEP, "Run the suite")
@@ -90,8 +90,8 @@ def test_a_job_that_broke_before_anything_of_the_subject_ran_is_nobodys_fault(
         job("run / test smollm2", 1, conclusion="failure", steps=steps),
         job("run / fetch", 2),
     ]
-    judged = make_report(samples.plan_of("smollm2"), tmp_path / "results", tmp_path / "out", context=context)
-    assert (judged.verdict, judged.causes[0].title) == (verdict, said)
+    run_results = make_report(samples.plan_of("smollm2"), tmp_path / "results", tmp_path / "out", context=context)
+    assert (run_results.verdict, run_results.causes[0].title) == (verdict, said)
 
 
 def test_a_green_file_does_not_outweigh_a_red_job(context: Context, state: State, tmp_path: Path) -> None:
@@ -141,10 +141,10 @@ def test_only_the_failed_job_runs_again(context: Context, state: State, tmp_path
         job("run / test smollm2", 3, **later),
         job("run / test mistral", 4, run_attempt=2),
     ]
-    judged = make_report(made, tmp_path / "results", tmp_path / "out", context=replace(context, run_attempt=2))
-    assert judged.verdict == "passed"
-    assert [entry.attempt for entry in judged.entries] == [2, 1]
-    assert judged.totals.flaky == 1
+    run_results = make_report(made, tmp_path / "results", tmp_path / "out", context=replace(context, run_attempt=2))
+    assert run_results.verdict == "passed"
+    assert [entry.attempt for entry in run_results.entries] == [2, 1]
+    assert run_results.totals.flaky == 1
 
 
 def test_a_baseline_from_files(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_a_baseline_from_files(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     bad = {"test_forward_equivalence[smollm2]": samples.mismatch()}
     (folder / "junit.xml").write_bytes(samples.junit(made, bad))
-    judged = make_report(made, tmp_path / "results", tmp_path / "out", baseline=tmp_path / "history")
-    assert judged.causes[0].change == "new"
+    run_results = make_report(made, tmp_path / "results", tmp_path / "out", baseline=tmp_path / "history")
+    assert run_results.causes[0].change == "new"
     with pytest.raises(RequestError, match="cannot read the baseline"):
         make_report(made, tmp_path / "results", tmp_path / "out", baseline=tmp_path / "none.jsonl")

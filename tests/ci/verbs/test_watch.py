@@ -60,7 +60,7 @@ def test_without_a_pull_request_a_missing_runner_is_an_annotation(
     made = samples.plan_of("smollm2", trigger="schedule", pull_request=None)
     state.jobs[777] = [job("test smollm2", 1, **WAITING)]
     assert watch_jobs(made, context, ("test smollm2",), patience=0.0) == ("test smollm2",)
-    assert capsys.readouterr().out.startswith("::warning title=hub-tests::no runner with self-hosted, gpu has taken")
+    assert capsys.readouterr().err.startswith("::warning title=hub-tests::no runner with self-hosted, gpu has taken")
     assert state.comments == []
 
 

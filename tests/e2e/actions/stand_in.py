@@ -34,13 +34,19 @@ def checkout() -> None:
 def upload() -> None:
     """Keep a folder under the artifact's name, unless this test loses it."""
     source, name = Path(given("path")), given("name")
-    if fnmatch.fnmatch(name, os.environ.get("E2E_LOSE", "")) or not source.is_dir():
+    if fnmatch.fnmatch(name, os.environ.get("E2E_LOSE", "")) or not source.exists():
         return
     target = ROOT / "artifacts" / name
     if target.exists() and given("overwrite") != "true":
         raise SystemExit(f"an artifact called {name} is there already")
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(source, target, symlinks=True)
+    if source.is_dir():
+        shutil.copytree(source, target, symlinks=True)
+    else:
+        target.mkdir(parents=True)
+        shutil.copy2(source, target)
+    by_run = ROOT / "artifacts-by-run" / os.environ["GITHUB_RUN_ID"] / name  # for GitHub's listing of all runs
+    shutil.copytree(target, by_run, symlinks=True, dirs_exist_ok=True)
 
 
 def download() -> None:
