@@ -63,12 +63,16 @@ def admit(
     entry: Annotated[str, typer.Argument(help="plan entry that this job tests")],
     subject: Annotated[Path, typer.Option(help="directory of the subject's checkout")],
     out: Annotated[Path, typer.Option(help="directory for checkpoints.json and models.toml, which `run` reads")],
+    isolation: Annotated[str, typer.Option(help="as for `run`: required, auto or none")] = "auto",
     cache: options.CacheDir = None,
     as_json: options.JsonFlag = False,
 ) -> None:
-    """Check the subject's commit and every byte of the checkpoint before the subject's code runs."""
+    """Check the sandbox, the subject's commit and every byte of the checkpoint before the subject's code runs."""
     from ci.github.actions import write_outputs
+    from ci.subjects.sandbox import choose_isolation, parse_isolation
     from ci.verbs.admit import admit_entry
+
+    choose_isolation(parse_isolation(isolation))
 
     store = options.settings(call, cache).cache
     admission = admit_entry(options.plan(call), options.delivery(call), entry, subject=subject, store=store, out=out)

@@ -21,7 +21,7 @@ REPORT_JOB = "report"
 WORKFLOW_FILE = re.compile(r"(?:^|/)\.github/workflows/hub-tests\.yml(?:@|$)")
 """The workflow that tests; its path may begin with the repository, and end with the commit."""
 
-INSTALL_STEP = "Install the subject into an environment of its own"
+SUBJECT_STEP = "Build the subject and run the suite"
 """The first step of a test job that runs code of the subject; the steps before it are the service's own."""
 
 COMPLETED = "completed"
@@ -108,7 +108,7 @@ class WorkflowJob:
     def failed_before_subject(self) -> str:
         """The step that failed before any code of the subject ran; "" if there is none, or it is not known."""
         conclusions = {step.name: step.conclusion for step in self.steps or ()}
-        if self.conclusion == "success" or conclusions.get(INSTALL_STEP, "unknown") not in (None, "skipped"):
+        if self.conclusion == "success" or conclusions.get(SUBJECT_STEP, "unknown") not in (None, "skipped"):
             return ""
         return next((name for name, conclusion in conclusions.items() if conclusion == "failure"), "")
 

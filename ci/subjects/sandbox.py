@@ -70,6 +70,14 @@ class Isolation:
         return self.program is not None
 
 
+def parse_isolation(word: str) -> IsolationMode:
+    """Read a mode of isolation. Raises RequestError for another word."""
+    for mode in ISOLATION_MODES:
+        if mode == word:
+            return mode
+    raise RequestError(f"--isolation {word[:80]}: expected {', '.join(ISOLATION_MODES)}")
+
+
 def choose_isolation(mode: IsolationMode) -> Isolation:
     """Decide how programs under test run here. Raises InfrastructureError where a required sandbox cannot be had."""
     if mode == "none":

@@ -99,6 +99,7 @@ class WorkflowHost:
     def _variables(self) -> dict[str, str]:
         known = {
             "HUB_TESTS_SUBJECT": "reference",
+            "HUB_TESTS_SUBJECT_PYTHON": str(self.root / "venv/bin/python"),
             "HUB_TESTS_DEVICE": "cpu",
             "HUB_TESTS_STORE": str(self.root / "store"),
             "HUB_TESTS_REQUIRED": "smollm2",

@@ -28,6 +28,8 @@ def run(words: list[str]) -> int:
     for option in ("--registry", "--checkpoints", "--subject-python"):
         if not Path(options[option]).is_file():
             raise SystemExit(f"{option} {options[option]}: no such file")
+    if options["--isolation"] != "required" or not (Path(options["--subject-source"]) / ".git").exists():
+        raise SystemExit("the subject must be isolated, and built from its checkout")
     prepared = Path(os.environ["E2E_ROOT"]) / "suite" / entry
     if deep != (prepared / "deep").exists():
         raise SystemExit(f"--deep is {'' if deep else 'not '}given, the test has prepared the other")

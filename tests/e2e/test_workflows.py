@@ -136,7 +136,7 @@ def test_the_callers_workflow_is_short_and_valid(scripts: Path, tmp_path: Path) 
     (folder / "caller.yml").write_text(local, encoding="utf-8")
     found = validated(scripts, tmp_path, ".github/workflows/caller.yml")
     assert [finding for finding in found if "cache-mode" not in finding["message"]] == []
-    (folder / "caller.yml").write_text(local.replace("subject-extras:", "extras:"), encoding="utf-8")
+    (folder / "caller.yml").write_text(local.replace("runner:", "machine:"), encoding="utf-8")
     assert validated(scripts, tmp_path, ".github/workflows/caller.yml") != []
 
 
@@ -301,8 +301,10 @@ def test_the_job_that_runs_a_subject_has_nothing_to_lose() -> None:
             assert "github.token" not in text
             runs = [step["name"] for step in content["steps"]]
             admitted = next(i for i, name in enumerate(runs) if name.startswith("Admit"))
-            assert admitted < next(i for i, name in enumerate(runs) if name.startswith("Install the subject"))
-            assert next(s for s in content["steps"] if s["name"] == "Run the suite")["env"]["HF_HUB_OFFLINE"] == "1"
+            assert admitted < runs.index(workflow_runs.SUBJECT_STEP)
+            suite = next(s for s in content["steps"] if s["name"] == workflow_runs.SUBJECT_STEP)
+            assert suite["env"]["HF_HUB_OFFLINE"] == "1"
+            assert suite["env"]["ISOLATION"] == "${{ inputs.isolation || 'required' }}"
             assert content["steps"][-1]["if"] == "${{ always() }}"
 
 
@@ -312,9 +314,9 @@ def test_the_names_by_which_github_tells_of_jobs_and_steps() -> None:
     assert every["fetch"]["name"] == workflow_runs.FETCH_JOB
     names = [step["name"] for step in every["test"]["steps"]]
     for step in every["test"]["steps"][
-        : names.index(workflow_runs.INSTALL_STEP)
+        : names.index(workflow_runs.SUBJECT_STEP)
     ]:  # nothing of the subject is run in these
-        assert step.get("uses") or step["run"].startswith("hub-tests admit "), step["name"]
+        assert step.get("uses") or step["run"].startswith(("hub-tests admit ", "hub-tests env build ")), step["name"]
         assert not step.get("uses", "").startswith("./subject"), step["name"]
         assert step.get("continue-on-error") is None, step["name"]
 
@@ -329,7 +331,7 @@ def test_every_machine_of_the_callers_own_is_watched() -> None:
 
 
 def test_the_suite_is_ended_in_order_before_its_step_is_killed() -> None:
-    (step,) = [step for _, step in steps() if step.get("name") == "Run the suite"]
+    (step,) = [step for _, step in steps() if step.get("name") == workflow_runs.SUBJECT_STEP]
     limit = re.search(r"--time-limit (\d+)", step["run"])
     assert limit is not None
     assert int(limit[1]) + 2 * SECONDS_TO_WRITE < 60 * int(step["timeout-minutes"])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ci.errors import RequestError
-from ci.github.workflow_runs import INSTALL_STEP
+from ci.github.workflow_runs import SUBJECT_STEP
 from ci.report.history import history_line
 from ci.verbs.report import make_report
 from tests.ci.github.samples import job
@@ -66,7 +66,7 @@ def test_an_entry_without_a_job_beside_others_that_have_one_is_red(
     assert [entry.verdict for entry in run_results.entries] == ["passed", "failed"]
 
 
-STEPS = ("Set up job", "Set up hub-tests", "Admit only the planned commit", INSTALL_STEP, "Run the suite")
+STEPS = ("Set up job", "Set up hub-tests", "Admit only the planned commit", SUBJECT_STEP, "Hand over what there is")
 
 
 @pytest.mark.parametrize(
