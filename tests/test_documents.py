@@ -153,7 +153,8 @@ def test_the_inputs_of_the_service_are_as_told() -> None:
     inputs = workflow("hub-tests.yml")[True]["workflow_call"]["inputs"]
     for row in table("docs/adopt.md", "input"):
         names = re.findall(r"`([^`]+)`", row["input"])
-        assert re.findall(r"`([^`]+)`", row["default"]) == [inputs[name]["default"] for name in names]
+        defaults = [inputs[name]["default"] for name in names]
+        assert re.findall(r"`([^`]+)`", row["default"]) == [default for default in defaults if default != ""]
 
 
 def granted(words: str) -> dict[str, str]:
