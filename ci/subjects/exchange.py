@@ -77,6 +77,10 @@ class Exchange:
         """Return a path in the outbox that does not exist yet."""
         return self._next(self.outbox)
 
+    def is_disk_full(self) -> bool:
+        """Return whether less is free than results need."""
+        return shutil.disk_usage(self.root).free < RESERVED_BYTES
+
     def restore_paths(self, message: str) -> str:
         """Replace the inbox's paths in a message by the judge's own."""
         for original, (_, staged) in self._staged.items():

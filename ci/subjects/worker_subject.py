@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
-from ci.errors import RequestError, SubjectError
+from ci.errors import HubTestsError, RequestError, SubjectError
 from ci.records import STRICT, read_dict, read_json, to_dict
 from ci.subjects.base import (
     ConvertRequest,
@@ -179,7 +179,12 @@ class WorkerSubject:
         if response.failure in ("out_of_memory", "crash", "protocol", "timeout"):
             self._end_process()
         message = to_one_line(response.message) or f"{self.name}: {method} failed without a message"
-        raise ERRORS[response.failure](self._exchange.restore_paths(message))
+        raise self._blame(response.failure)(self._exchange.restore_paths(message))
+
+    def _blame(self, failure: Failure) -> type[HubTestsError]:
+        """Return the error of a failure. The worker can blame the machine only for a disk that is seen to be full."""
+        kind = ERRORS[failure]
+        return kind if issubclass(kind, SubjectError) or self._exchange.is_disk_full() else SubjectError
 
     def _read_response(self, method: str, line: bytes) -> Response:
         response = read_json(Response, line, what=f"{self.name}, response to {method}", error=SubjectProtocolError)
