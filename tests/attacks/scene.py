@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ci.environments.overlay import read_tail
+from ci.subjects.exchange import remove_tree
 from tests.ci.test_run import GATE_THEN_UP, REGISTRY, UP_THEN_GATE
 
 ROOT = Path(__file__).parents[2]
@@ -213,6 +215,8 @@ class Scene:
         self, checkout: Path, *more: str, isolation: str = "required", **variables: str
     ) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
         """Judge a pull request; return the ended process and its report."""
+        for left in self.temporary.iterdir():
+            remove_tree(left)
         done = self.hub_tests(
             *("run", "tiny", "--registry", str(self.root / "models.toml"), "--device", "cpu"),
             *("--report", str(self.report), "--isolation", isolation),
@@ -227,7 +231,9 @@ class Scene:
         """Return what the attack printed."""
         log = self.report / "logs" / "tiny-reference.log"
         with log.open(errors="replace") as file:
-            return [line for line in file.read(2**22).splitlines() if line.startswith("ATTACK")]
+            begin = file.read(2**22)
+        tail = read_tail(log, 2**20).decode(errors="replace")
+        return [line.strip("\0") for line in (begin + tail).splitlines() if "ATTACK" in line]
 
 
 def find_failures(results: dict[str, Any]) -> dict[str, str]:

@@ -135,7 +135,7 @@ ATTACKS = {
         """
         def after(name, request, answer):
             if name == "trace":
-                target = Path(request.output) / "final_norm.safetensors"
+                target = Path(request.output) / "head.safetensors"
                 target.unlink()
                 target.symlink_to(WHERE["secret"])
                 say("linked")
@@ -270,7 +270,7 @@ ATTACKS = {
     "makes its log a terabyte": Attack(
         """
         def after(name, request, answer):
-            if name == "export":
+            if name == "trace":
                 attempt("log", lambda: os.ftruncate(1, 2**40))
             return answer
         """,
