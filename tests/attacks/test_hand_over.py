@@ -64,6 +64,15 @@ def write_raw(path, header, size, fill=b"\\0", length=None):
         file.truncate(8 + len(header) + size)
 
 
+def write_entry(path, shape, offsets):
+    entry = {"dtype": "F32", "shape": shape, "data_offsets": offsets}
+    write_raw(path, json.dumps({"decoder.0": entry}).encode(), 128)
+
+
+def done(*files):
+    send(number, {"files": files, "bytes_written": 1, "seconds": 0})
+
+
 def result(**more):
     told = {"scopes": list(SCOPES), "names": SCOPES, "ran": {}, "dtype": "float32", "device": "cpu", "seconds": 0.1}
     return {**told, **more}
@@ -128,12 +137,9 @@ TRACES = {
     "a header that is longer than its file": FILE + "write_raw(path, b'{}', 64, length=10**6)",
     "a header of deep JSON": FILE + "write_raw(path, b'[' * 10**6, 64)",
     "a header of 90 MB": FILE + "write_raw(path, b'{' + b' ' * 90_000_000 + b'}', 64)",
-    "offsets outside of the file": FILE
-    + """write_raw(path, json.dumps({"decoder.0": {"dtype": "F32", "shape": [1, 4, 8], "data_offsets": [2**40, 2**40 + 128]}}).encode(), 128)""",
-    "a shape of 2^63": FILE
-    + """write_raw(path, json.dumps({"decoder.0": {"dtype": "F32", "shape": [2**62, 2**62], "data_offsets": [0, 128]}}).encode(), 128)""",
-    "a negative shape": FILE
-    + """write_raw(path, json.dumps({"decoder.0": {"dtype": "F32", "shape": [-1, -4, 8], "data_offsets": [0, 128]}}).encode(), 128)""",
+    "offsets outside of the file": FILE + "write_entry(path, [1, 4, 8], [2**40, 2**40 + 128])",
+    "a shape of 2^63": FILE + "write_entry(path, [2**62, 2**62], [0, 128])",
+    "a negative shape": FILE + "write_entry(path, [-1, -4, 8], [0, 128])",
     "a name twice in one header": FILE
     + """one = '"decoder.0": {"dtype": "F32", "shape": [1, 4, 8], "data_offsets": [%d, %d]}'
 write_raw(path, ("{" + one % (0, 128) + "," + one % (128, 256) + "}").encode(), 256, fill=b"1")""",
@@ -151,7 +157,8 @@ write_raw(path, ("{" + one % (0, 128) + "," + one % (128, 256) + "}").encode(), 
     "a symbolic link to a directory": "(output / 'more').symlink_to('/')",
     "a trace.json of 50 MB": "(output / 'trace.json').write_text(' ' * 50_000_000)",
     "a trace.json of a million brackets": "(output / 'trace.json').write_text('[' * 10**6)",
-    "a trace.json that is a link": "(output / 'trace.json').unlink(); (output / 'trace.json').symlink_to('/proc/self/environ')",
+    "a trace.json that is a link": """(output / 'trace.json').rename(output / 'x')
+(output / 'trace.json').symlink_to('x')""",
     "another trace.json than answered": "(output / 'trace.json').write_text(json.dumps(result(seconds=9.0)))",
 }
 
@@ -164,10 +171,10 @@ def test_a_hostile_trace_is_the_subjects_failure(name: str, interpreter: Path, t
         try:
             problems = compare(subject, tmp_path).problems
         except SubjectError as failure:
-            problems = (failure,)
-            assert "\n" not in str(failure)
-            assert len(str(failure)) < 2000
+            problems = (str(failure),)
     assert problems
+    assert "\n" not in str(problems[0])
+    assert len(str(problems[0])) < 2000
     assert time.monotonic() - started < 60
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20, "a gigabyte more, in kB"
 
@@ -210,12 +217,12 @@ ANSWERS = {
     "a lone surrogate": "send(number, None, failure='error', message='\\ud800'); time.sleep(9)",
     "an unknown failure": "send(number, None, failure='passed', message='')",
     "a long message": "send(number, None, failure='error', message='x\\n' * 10**6)",
-    "files outside": "output.mkdir(); send(number, {'files': ['../../../etc/passwd'], 'bytes_written': 1, 'seconds': 0})",
-    "files that are not there": "output.mkdir(); send(number, {'files': ['x'], 'bytes_written': 1, 'seconds': 0})",
-    "a file's name that is too long": "output.mkdir(); send(number, {'files': ['x' * 9000], 'bytes_written': 1, 'seconds': 0})",
-    "a file's name with a NUL": "output.mkdir(); send(number, {'files': ['x\\0'], 'bytes_written': 1, 'seconds': 0})",
-    "no directory": "send(number, {'files': [], 'bytes_written': 1, 'seconds': 0})",
-    "a link for its directory": "output.symlink_to('/'); send(number, {'files': [], 'bytes_written': 1, 'seconds': 0})",
+    "files outside": "output.mkdir(); done('../../../etc/passwd')",
+    "files that are not there": "output.mkdir(); done('x')",
+    "a file's name that is too long": "output.mkdir(); done('x' * 9000)",
+    "a file's name with a NUL": "output.mkdir(); done('x\\0')",
+    "no directory": "done()",
+    "a link for its directory": "output.symlink_to('/'); done()",
     "a full disk": "send(number, None, failure='infrastructure', message='No space left on device')",
     "a wrong request": "send(number, None, failure='request', message='Hub unavailable')",
     "a closed pipe": "os.close(WRITE); time.sleep(9)",
@@ -230,7 +237,6 @@ def test_a_hostile_answer_is_the_subjects_failure(name: str, interpreter: Path, 
     request = ConvertRequest(str(tmp_path / "model"), str(tmp_path / "converted"), "llama")
     with start(interpreter, ANSWERS[name]) as subject, pytest.raises(SubjectError) as failure:
         subject.convert(request)
-        subject.describe()  # the second answer is the answer to this
     assert "\n" not in str(failure.value)
     str(failure.value).encode()
 

@@ -159,7 +159,8 @@ ATTACKS = {
         def after(name, request, answer):
             if name == "convert":
                 os.mkfifo(Path(request.target) / "pipe")
-                attempt("device", lambda: os.mknod(Path(request.target) / "disk", stat.S_IFBLK | 0o666, os.makedev(254, 0)))
+                disk = Path(request.target) / "disk"
+                attempt("device", lambda: os.mknod(disk, stat.S_IFBLK | 0o666, os.makedev(254, 0)))
                 say("made a FIFO")
             return answer
         """,
