@@ -232,7 +232,7 @@ class Scene:
         log = self.report / "logs" / "tiny-reference.log"
         with log.open(errors="replace") as file:
             begin = file.read(2**22)
-        tail = read_tail(log, 2**20).decode(errors="replace")
+        tail = read_tail(log, 2**20).decode(errors="replace") if log.stat().st_size > 2**22 else ""
         return [line.strip("\0") for line in (begin + tail).splitlines() if "ATTACK" in line]
 
 
