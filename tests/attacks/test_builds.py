@@ -8,7 +8,7 @@ import subprocess
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
@@ -25,6 +25,7 @@ from tests.ci.environments.wheels import write_subject
 if TYPE_CHECKING:
     from ci.environments.base import BaseEnvironment
 
+Install = Literal["wheel", "editable"]
 ISOLATION = detect_isolation()
 pytestmark = [
     pytest.mark.long,
@@ -112,7 +113,7 @@ for _ in range(3000):
 @pytest.mark.parametrize("install", ["editable", "wheel"])
 @pytest.mark.parametrize("name", BUILDS)
 def test_a_build_that_attacks(
-    name: str, install: str, base: BaseEnvironment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, install: Install, base: BaseEnvironment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(overlay_module, "BUILD_SECONDS", 30)
     marker = f"hub-attack-build-{os.getpid()}-{abs(hash((name, install)))}"
@@ -155,7 +156,7 @@ if "ATTACKED" not in os.environ and (here / "site").is_dir() and not (here / "si
 
 @pytest.mark.parametrize("install", ["editable", "wheel"])
 def test_an_import_that_puts_a_link_in_its_place_shows_nobody_what_is_there(
-    install: str, base: BaseEnvironment, tmp_path: Path
+    install: Install, base: BaseEnvironment, tmp_path: Path
 ) -> None:
     target, secrets = tmp_path / "overlay", tmp_path / "secrets"
     secrets.mkdir()

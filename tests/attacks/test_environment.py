@@ -7,19 +7,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ci.records import to_dict
 from tests.attacks.scene import find_failures, hash_tree, list_processes
+from tests.ci.environments.conftest import DESCRIPTION
 from tests.ci.environments.wheels import write_subject
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+    from ci.environments.base import BaseEnvironment
     from tests.attacks.scene import Scene
 
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("attacks")]
-DESCRIPTION = """
-python = ">=3.11"
-requirements = ["setuptools>=77", "pybind11>=3", "prebuilt"]
-"""
 BUILDS = {
     "writes everywhere and succeeds": (
         """
@@ -47,23 +44,23 @@ raise SystemExit("::add-path::/evil")
 
 
 @pytest.mark.parametrize("name", BUILDS)
-def test_a_build_that_attacks_is_a_crash(name: str, scene: Scene, index_environ: Mapping[str, str]) -> None:
+def test_a_build_that_attacks_is_a_crash(name: str, scene: Scene, base: BaseEnvironment) -> None:
     code, says = BUILDS[name]
     scene.runs += 1
     description = scene.root / "standin.toml"
-    description.write_text(DESCRIPTION)
+    fields = {key: value for key, value in to_dict(DESCRIPTION).items() if value}
+    description.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in fields.items()))
     checkout = write_subject(scene.root / f"checkout-{scene.runs}")
     where = scene.where(checkout)
     paths = [*where["actions"], where["secret"], f"{where['judge']}/ci/run.py", f"{where['store']}/evil"]
     (checkout / "setup.py").write_text(code.format(paths=paths) + "\n" + (checkout / "setup.py").read_text())
     protected = [path for path in scene.protected if path.name != "store"]
     before = hash_tree(*protected)
-    offline = {name: value for name, value in index_environ.items() if name.startswith(("PIP_", "UV_"))}
     done = scene.hub_tests(
         *("run", "tiny", "--registry", str(scene.root / "models.toml"), "--device", "cpu"),
         *("--report", str(scene.report), "--isolation", "required", "--checkpoints", str(scene.pins)),
         *("--subject", "fast_llm", "--environment", str(description), "--subject-source", str(checkout)),
-        **offline,
+        HUB_TESTS_ENVIRONMENTS=str(base.path.parent),
     )
     assert done.returncode == 1, done.stdout + done.stderr
     results = json.loads((scene.report / "report.json").read_bytes())
