@@ -11,7 +11,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,8 +85,14 @@ class Exchange:
         return self._next(self.outbox)
 
     def is_disk_full(self) -> bool:
-        """Return whether less is free than results need."""
-        return shutil.disk_usage(self.root).free < RESERVED_BYTES
+        """Return whether less is free than results need, even without what the worker wrote."""
+        free, written = shutil.disk_usage(self.root).free, 0
+        for directory, _, names, descriptor in os.fwalk(self.outbox, follow_symlinks=False):
+            del directory
+            for name in names:
+                with suppress(OSError):
+                    written += os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_blocks * 512
+        return free + written < RESERVED_BYTES
 
     def restore_paths(self, message: str) -> str:
         """Replace the inbox's paths in a message by the judge's own."""

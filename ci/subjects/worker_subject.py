@@ -181,9 +181,11 @@ class WorkerSubject:
         raise self._blame(response.failure)(self._exchange.restore_paths(message))
 
     def _blame(self, failure: Failure) -> type[HubTestsError]:
-        """Return the error of a failure. The worker can blame the machine only for a disk that is seen to be full."""
+        """Return the error of a failure. The worker can blame the machine only for a disk that others filled."""
         kind = ERRORS[failure]
-        return kind if issubclass(kind, SubjectError) or self._exchange.is_disk_full() else SubjectError
+        if issubclass(kind, SubjectError) or (failure == "infrastructure" and self._exchange.is_disk_full()):
+            return kind
+        return SubjectError
 
     def _read_response(self, method: str, line: bytes) -> Response:
         response = read_json(Response, line, what=f"{self.name}, response to {method}", error=SubjectProtocolError)

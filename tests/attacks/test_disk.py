@@ -81,9 +81,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(directory)], check=True)
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+NEUTRAL = pytest.mark.xfail(
+    reason="the judge's own write fails, which counts as the machine's fault: neutral", strict=True
+)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=NEUTRAL if name == "after it has answered" else ()) for name in ATTACKS]
+)
 def test_filling_the_disk_is_the_subjects_failure(name: str, scene: Scene, small_disk: Path) -> None:
-    import textwrap
 
     checkout = scene.write_subject(FILL + textwrap.dedent(ATTACKS[name]))
     before = hash_tree(*scene.protected)

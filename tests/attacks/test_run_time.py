@@ -272,6 +272,7 @@ ATTACKS = {
         """
         def after(name, request, answer):
             if name == "trace":
+                say("makes it longer")
                 attempt("log", lambda: os.ftruncate(1, 2**40))
             return answer
         """,
@@ -279,10 +280,11 @@ ATTACKS = {
     ),
     "answers before it is asked, and twice": Attack(
         """
+        say("answers")
+        say("early")
         forged = {"files": ["config.json"], "bytes_written": 1, "seconds": 0.0}
         for number in range(1, 4):
             os.write(int(sys.argv[3]), (json.dumps({"id": number, "result": forged}) + "\\n").encode())
-        say("answered")
         """,
         classes=("crash",),
     ),
