@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ci.environments.description import EnvironmentDescription
 from ci.errors import InfrastructureError, RequestError
+from ci.subjects.exchange import RESERVED_BYTES
 from ci.subjects.failure import SubjectCrashError, SubjectTimeoutError, to_one_line
 from ci.subjects.sandbox import (
     Isolation,
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
 
 
 BUILD_SECONDS = 1800
+POLL_SECONDS = 1.0
+MAX_LOG_BYTES = 2**28
+LOG_TAIL_BYTES = 2**16
 PATH = "/usr/local/bin:/usr/bin:/bin"
 PIP_INSTALL = (
     *("-m", "pip", "--isolated", "install", "--disable-pip-version-check", "--no-index", "--no-deps"),
@@ -71,7 +77,15 @@ def build_overlay(
     path = copy / description.import_path if editable else site
     if description.import_test:
         build.run("import", ["-c", description.import_test], path=path)
+    _check_installed(path, target)
     return Overlay(python, path, log)
+
+
+def _check_installed(path: Path, target: Path) -> None:
+    """Raise SubjectCrashError where the build left no directory of its own: a link would show the worker its target."""
+    if not os.path.realpath(path).startswith(os.path.realpath(target) + os.sep) or not path.is_dir():
+        raise SubjectCrashError("the subject's build left no directory in the place of its installation")
+    path.chmod(0o755)
 
 
 @dataclass(frozen=True)
@@ -103,28 +117,49 @@ class _Build:
             raise SubjectCrashError(f"the subject's {what} failed: {cause} (exit code {code}, log: {self.log.name})")
 
     def _wait(self, what: str, command: list[str], environment: dict[str, str]) -> int:
-        with self.log.open("ab") as output:
+        try:
+            with (
+                self.log.open("ab") as output,
+                subprocess.Popen(  # noqa: S603
+                    command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                ) as process,
+            ):
+                try:
+                    return self._watch(what, process)
+                finally:
+                    process.kill()
+        except OSError as problem:
+            raise InfrastructureError(f"the subject's {what} cannot be started: {problem}") from None
+        finally:
+            if self.log.is_file() and self.log.stat().st_size > MAX_LOG_BYTES:
+                os.truncate(self.log, MAX_LOG_BYTES)
+
+    def _watch(self, what: str, process: subprocess.Popen[bytes]) -> int:
+        """Wait for the end, within the limits of time and room."""
+        deadline = time.monotonic() + BUILD_SECONDS
+        while time.monotonic() < deadline:
             try:
-                return subprocess.run(  # noqa: S603
-                    command,
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    timeout=BUILD_SECONDS,
-                    check=False,
-                ).returncode
+                return process.wait(POLL_SECONDS)
             except subprocess.TimeoutExpired:
-                raise SubjectTimeoutError(
-                    f"the subject's {what} took longer than {BUILD_SECONDS} s (log: {self.log})"
-                ) from None
-            except OSError as problem:
-                raise InfrastructureError(f"the subject's {what} cannot be started: {problem}") from None
+                if self.log.stat().st_size > MAX_LOG_BYTES:
+                    raise SubjectCrashError(f"the subject's {what} printed more than {MAX_LOG_BYTES} bytes") from None
+                if shutil.disk_usage(self.target).free < RESERVED_BYTES:
+                    reason = "was stopped when the disk was nearly full"
+                    raise SubjectCrashError(f"the subject's {what} {reason}") from None
+        raise SubjectTimeoutError(f"the subject's {what} took longer than {BUILD_SECONDS} s (log: {self.log})")
+
+
+def read_tail(log: Path, size: int) -> bytes:
+    """Return the last `size` bytes of a log of any length."""
+    with log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - size))
+        return file.read(size)
 
 
 def _find_cause(log: Path) -> str:
     """Find the line that says what went wrong: a compiler's, an exception's, else the last error."""
-    lines = [line for line in log.read_text(encoding="utf-8", errors="replace")[-65536:].splitlines() if line.strip()]
+    text = read_tail(log, LOG_TAIL_BYTES).replace(b"\0", b"").decode("utf-8", "replace")
+    lines = [line for line in text.splitlines() if line.strip()]
     causes = [line for line in lines if CAUSE.search(line)]
     errors = [line for line in lines if "error" in line.lower()]
     return to_one_line(next(iter([*causes[:1], *errors[-1:], *lines[-1:]]), "no output"), 300)

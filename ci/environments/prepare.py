@@ -5,15 +5,15 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from ci.environments.base import BaseEnvironment, build_base, find_base, mark_used
 from ci.environments.description import EnvironmentDescription, load_description, shipped_descriptions
 from ci.environments.installer import find_installer
-from ci.environments.overlay import build_overlay
+from ci.environments.overlay import build_overlay, read_tail
 from ci.environments.source import SubjectSource, fetch_source, is_git_address, read_commit, split_address
 from ci.errors import RequestError, SubjectError
+from ci.subjects.exchange import hostile_directory
 from ci.subjects.registry import find_offer
 from ci.subjects.sandbox import choose_isolation
 
@@ -45,11 +45,11 @@ def prepared_subject(
     if options.subject_source is None:
         yield options
         return
-    with TemporaryDirectory(prefix="hub-tests-subject.", ignore_cleanup_errors=True) as directory:
-        Path(directory).chmod(0o755)
-        source = _find_source(options.subject_source, Path(directory) / "checkout", environ)
+    with hostile_directory("hub-tests-subject.") as directory:
+        directory.chmod(0o755)
+        source = _find_source(options.subject_source, directory / "checkout", environ)
         progress(f"building the subject at {source.commit or source.path}")
-        yield _install(options, description, source, Path(directory), report)
+        yield _install(options, description, source, directory, report)
 
 
 def check_options(options: RunOptions) -> None:
@@ -115,5 +115,5 @@ def _install(
     finally:
         if (log := directory / "overlay.log").is_file():
             (report / "logs").mkdir(parents=True, exist_ok=True)
-            (report / "logs" / "build.log").write_bytes(log.read_bytes()[-(2**20) :])
+            (report / "logs" / "build.log").write_bytes(read_tail(log, 2**20))
     return replace(options, subject_path=(overlay.path, *options.subject_path))

@@ -57,21 +57,23 @@ def fetch_source(source: str, target: Path, environ: Mapping[str, str]) -> Subje
 
 def read_commit(checkout: Path, environ: Mapping[str, str]) -> str | None:
     """Read the commit of a checkout; None where there is none."""
-    command = [
-        "-c",
-        "safe.directory=*",
-        "-C",
-        str(checkout),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=40",
-        "--exclude=*",
-    ]
+    here = ["-c", "safe.directory=*", "-C", str(checkout)]
+    describe = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    if not (checkout / ".git").exists():
+        return None
     try:
-        return _run_git(command, environ).strip() or None if (checkout / ".git").exists() else None
+        return _run_git([*_switch_filters_off(here, environ), *here, *describe], environ).strip() or None
     except InfrastructureError:
         return None
+
+
+def _switch_filters_off(here: list[str], environ: Mapping[str, str]) -> list[str]:
+    """List the options that switch off the filters of a checkout's configuration: git would run their programs."""
+    try:
+        names = _run_git([*here, "config", "--name-only", "--null", "--get-regexp", r"^filter\."], environ)
+    except InfrastructureError:
+        return []  # there is none
+    return [word for name in names.split("\0") if name for word in ("-c", f"{name}=")]
 
 
 def _run_git(arguments: list[str], environ: Mapping[str, str]) -> str:

@@ -131,7 +131,8 @@ def resolve_config(directory: Path) -> dict[str, Any]:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(str(directory), local_files_only=True)
+        # Not left out: transformers would ask on the terminal whether the directory's own code may run.
+        config = AutoConfig.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
     except Exception as problem:  # whatever transformers raises about a config is a finding about it
         reason = " ".join(str(problem).split())[:300]
         raise SubjectError(f"{directory / 'config.json'}: transformers refuses it: {reason}") from None

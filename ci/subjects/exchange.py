@@ -9,12 +9,19 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import subprocess
+import tempfile
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ci.errors import InfrastructureError
 from ci.subjects.failure import SubjectProtocolError, to_one_line
 from ci.subjects.sandbox import Isolation, make_accessible
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MAX_FILES = 4096
 MAX_NAME = 200
@@ -77,6 +84,16 @@ class Exchange:
         """Return a path in the outbox that does not exist yet."""
         return self._next(self.outbox)
 
+    def is_disk_full(self) -> bool:
+        """Return whether less is free than results need, even without what the worker wrote."""
+        free, written = shutil.disk_usage(self.root).free, 0
+        for directory, _, names, descriptor in os.fwalk(self.outbox, follow_symlinks=False):
+            del directory
+            for name in names:
+                with suppress(OSError):
+                    written += os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_blocks * 512
+        return free + written < RESERVED_BYTES
+
     def restore_paths(self, message: str) -> str:
         """Replace the inbox's paths in a message by the judge's own."""
         for original, (_, staged) in self._staged.items():
@@ -111,6 +128,24 @@ class Exchange:
             if not original.exists():
                 shutil.rmtree(staged.parent, ignore_errors=True)
                 del self._staged[original]
+
+
+@contextmanager
+def hostile_directory(prefix: str) -> Iterator[Path]:
+    """Make a temporary directory that programs under test write to, and remove it whatever they wrote."""
+    directory = Path(tempfile.mkdtemp(prefix=prefix))
+    try:
+        yield directory
+    finally:
+        remove_tree(directory)
+
+
+def remove_tree(directory: Path) -> None:
+    """Remove a directory, however deep: Python's own functions end at the limit of recursion."""
+    environment, where = {"PATH": "/usr/bin:/bin"}, ["--", str(directory)]
+    for command in (["rm", "-rf"], ["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
+        if os.path.lexists(directory):  # as another user than root, directories without permissions need the second
+            subprocess.run([*command, *where], env=environment, capture_output=True, check=False)  # noqa: S603
 
 
 def fits_copy(source: Path) -> bool:

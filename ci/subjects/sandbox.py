@@ -258,7 +258,7 @@ def _file_systems(policy: SandboxPolicy) -> list[str]:
     if policy.gpus:
         devices = [str(path) for pattern in GPU_DEVICES for path in sorted(Path("/dev").glob(pattern))]
         words += [word for path in devices for word in ("--dev-bind", path, path)]
-    return words + _bindings(policy)
+    return [*words, *_bindings(policy), "--remount-ro", "/"]  # the parents of what is bound have no limit of size
 
 
 def _bindings(policy: SandboxPolicy) -> list[str]:

@@ -178,6 +178,7 @@ class WorkerProcess:
         self._popen.wait()
         for descriptor in (self._requests, self._responses):
             os.close(descriptor)
+        self._limit_log()
         return self._read_last_line()
 
     def _read_some(self, selector: selectors.BaseSelector, deadline: float) -> bytes:
@@ -217,6 +218,11 @@ class WorkerProcess:
             return f"exited with code {code} without a response"
         name = signal.Signals(-code).name
         return f"was killed by {name}" + (", probably out of memory" if name == "SIGKILL" else "")
+
+    def _limit_log(self) -> None:
+        """Cut the log where the worker made it longer than allowed after it was last looked at."""
+        if self.log.stat().st_size - self._log_start > MAX_LOG_BYTES:
+            os.truncate(self.log, self._log_start + MAX_LOG_BYTES)
 
     def _read_last_line(self) -> str:
         with self.log.open("rb") as log:

@@ -7,13 +7,12 @@ line and a class (`ci.subjects.failure`). The worker's whole process group ends 
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
-from ci.errors import RequestError, SubjectError
+from ci.errors import HubTestsError, RequestError, SubjectError
 from ci.records import STRICT, read_dict, read_json, to_dict
 from ci.subjects.base import (
     ConvertRequest,
@@ -26,7 +25,7 @@ from ci.subjects.base import (
     TraceResult,
     Variant,
 )
-from ci.subjects.exchange import Exchange, copy_directory, fits_copy, move_directory
+from ci.subjects.exchange import Exchange, copy_directory, fits_copy, hostile_directory, move_directory, remove_tree
 from ci.subjects.failure import (
     ERRORS,
     Failure,
@@ -70,23 +69,23 @@ class WorkerSubject:
     launch: WorkerLaunch
     timeout: float
     _process: WorkerProcess | None = field(default=None, init=False)
-    _home: tempfile.TemporaryDirectory[str] = field(init=False)
+    _home: Path = field(init=False)
+    _stack: ExitStack = field(default_factory=ExitStack, init=False)
     _exchange: Exchange = field(init=False)
     _description: Description | None = field(default=None, init=False)
     _calls: int = field(default=0, init=False)
 
     def __enter__(self) -> Self:
         """Return the subject; its process starts with the first call."""
-        self._home = tempfile.TemporaryDirectory(prefix="hub-tests-worker.", ignore_cleanup_errors=True)
-        root, launch = Path(self._home.name), self.launch
+        self._home, launch = self._stack.enter_context(hostile_directory("hub-tests-worker.")), self.launch
         readable = tuple(path.resolve() for path in launch.readable)
-        self._exchange = Exchange(root / "exchange", launch.isolation, readable)
+        self._exchange = Exchange(self._home / "exchange", launch.isolation, readable)
         return self
 
     def __exit__(self, *_: object) -> None:
         """End the process and everything it started."""
         self._end_process()
-        self._home.cleanup()
+        self._stack.close()
 
     @property
     def name(self) -> SubjectName:
@@ -179,7 +178,14 @@ class WorkerSubject:
         if response.failure in ("out_of_memory", "crash", "protocol", "timeout"):
             self._end_process()
         message = to_one_line(response.message) or f"{self.name}: {method} failed without a message"
-        raise ERRORS[response.failure](self._exchange.restore_paths(message))
+        raise self._blame(response.failure)(self._exchange.restore_paths(message))
+
+    def _blame(self, failure: Failure) -> type[HubTestsError]:
+        """Return the error of a failure. The worker can blame the machine only for a disk that others filled."""
+        kind = ERRORS[failure]
+        if issubclass(kind, SubjectError) or (failure == "infrastructure" and self._exchange.is_disk_full()):
+            return kind
+        return SubjectError
 
     def _read_response(self, method: str, line: bytes) -> Response:
         response = read_json(Response, line, what=f"{self.name}, response to {method}", error=SubjectProtocolError)
@@ -194,11 +200,10 @@ class WorkerSubject:
         staged = replace(request, source=self._stage(request.source), target=str(output))
         result = self._call(method, to_dict(staged), ConvertResult)
         self._take(method, output, Path(request.target))
-        target = Path(request.target).resolve()
+        written = {path.name for path in Path(request.target).iterdir()}
         for file in result.files:
-            path = (target / file).resolve()
-            if not path.is_relative_to(target) or not path.is_file():
-                reason = f"it names a file that is not in {target}: {to_one_line(file, 100)}"
+            if file not in written:
+                reason = f"it names a file that is not in {request.target}: {to_one_line(file, 100)}"
                 raise self._protocol_error(method, reason)
         return result
 
@@ -211,7 +216,7 @@ class WorkerSubject:
         try:
             if fits_copy(output):
                 copy_directory(output, target)
-                shutil.rmtree(output, ignore_errors=True)
+                remove_tree(output)
             else:
                 self._end_process()
                 move_directory(output, target)
@@ -220,7 +225,7 @@ class WorkerSubject:
 
     def _running_process(self) -> WorkerProcess:
         if self._process is None:
-            self._process = WorkerProcess.start(self.launch, Path(self._home.name), self._exchange)
+            self._process = WorkerProcess.start(self.launch, self._home, self._exchange)
         return self._process
 
     def _protocol_error(self, method: str, reason: str) -> SubjectProtocolError:
