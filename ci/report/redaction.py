@@ -137,6 +137,8 @@ _SIGNED = re.compile(
     """
 )
 
+MAX_PASSES = 4
+"""A redacted credential is an edge at which another one, written directly after it, can be recognized."""
 _MIN_DIFFERENT = 7
 """Different characters of a value: 16 random hexadecimal digits have as many in 999 of 1000 cases."""
 _LETTER, _DIGIT = re.compile("[A-Za-z]"), re.compile("[0-9]")
@@ -151,6 +153,14 @@ _ORDINARY = re.compile(
 
 def redact(text: str) -> str:
     """Replace everything that looks like a credential by `[redacted]`."""
+    for _ in range(MAX_PASSES):
+        before, text = text, _redact_once(text)
+        if text == before:
+            break
+    return text
+
+
+def _redact_once(text: str) -> str:
     folded = text.lower()
     for hints, apply in _RULES:
         if any(map(folded.__contains__, hints)):
