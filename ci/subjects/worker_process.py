@@ -142,9 +142,9 @@ class WorkerProcess:
         read_request, write_request = os.pipe()
         read_response, write_response = os.pipe()
         log = launch.log or Path(tempfile.mkstemp(prefix="worker.", suffix=".log", dir=home)[1])
-        environment = launch.make_environment(home)
-        command = launch.make_command((str(read_request), str(write_response)), environment, exchange)
         try:
+            environment = launch.make_environment(home)
+            command = launch.make_command((str(read_request), str(write_response)), environment, exchange)
             popen, log_start = _spawn(command, environment, log, (read_request, write_response))
         except BaseException:
             os.close(write_request)
