@@ -63,6 +63,7 @@ class Isolation:
     program: Path | None
     description: str
     as_root: bool = field(default_factory=lambda: os.geteuid() == 0)
+    version: tuple[int, ...] = ()
 
     @property
     def applied(self) -> bool:
@@ -95,17 +96,16 @@ def detect_isolation() -> Isolation:
     """Try a sandbox on this machine, once a process."""
     if (program := find_bubblewrap()) is None:
         return Isolation(None, "bubblewrap is not installed (package bubblewrap)")
-    isolation = Isolation(program, "bubblewrap")
-    command = sandbox_command(isolation, SandboxPolicy(gpus=False), ["/bin/true"], {"PATH": "/usr/bin:/bin"})
     try:
+        isolation = Isolation(program, "bubblewrap", version=_version_of(program))
+        command = sandbox_command(isolation, SandboxPolicy(gpus=False), ["/bin/true"], {"PATH": "/usr/bin:/bin"})
         done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)  # noqa: S603
-        version = _version_of(program)
     except (OSError, subprocess.SubprocessError) as problem:
         return Isolation(None, f"bubblewrap does not start: {problem}")
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         return Isolation(None, f"bubblewrap cannot make a sandbox here: {reason[:200]}")
-    return replace(isolation, description=f"bubblewrap {'.'.join(map(str, version))}")
+    return replace(isolation, description=f"bubblewrap {'.'.join(map(str, isolation.version))}")
 
 
 def find_bubblewrap() -> Path | None:
@@ -232,7 +232,7 @@ def _namespaces(isolation: Isolation) -> list[str]:
             "--cap-add",
             "CAP_SETPCAP",
         ]
-    nested = ["--disable-userns"] if isolation.program and _version_of(isolation.program) >= (0, 8) else []
+    nested = ["--disable-userns"] if isolation.version >= (0, 8) else []
     return [*words, "--unshare-user", "--uid", str(USER), "--gid", str(USER), *nested, "--cap-drop", "ALL"]
 
 
