@@ -113,7 +113,7 @@ class Judge:
             return build_inconclusive_verdict(reason, self.reference.describe_coverage())
         with self._make_directory("keys-") as workdir:
             check = ConfigSensitivity(self.reference, self.subject, self._formats, workdir)
-            return build_sensitivity_verdict(list(check.try_changes()))
+            return build_sensitivity_verdict(list(check.try_changes()), check.list_untried_keys())
 
     def check_weight_liveness(self) -> Verdict:
         """Perturb every tensor on disk, convert again, and compare in float32: the subject must answer alike."""

@@ -69,14 +69,16 @@ LONG_INPUT_MEMORY_SHARE = 0.25
 
 # Config sensitivity and weight perturbation.
 
-ROPE_THETA_FACTOR = 3.0
-"""Multiplies the RoPE base."""
-EPSILON_FACTOR = 100.0
-"""Multiplies a norm's epsilon."""
-FLOAT_FACTOR = 1.5
-"""Multiplies any other float of a config."""
-ZERO_REPLACEMENT = 0.5
-"""Replaces a float that is zero."""
+ROPE_THETA_FACTORS = (3.1721, 0.2193)
+"""Each multiplies the RoPE base: two values that no default, formula or published model gives."""
+EPSILON_FACTORS = (137.21, 41.93)
+"""Each multiplies a norm's epsilon."""
+FLOAT_FACTORS = (1.3721, 0.7193)
+"""Each multiplies any other float of a config."""
+ZERO_REPLACEMENTS = (0.3719, 0.6113)
+"""Each replaces a float that is zero."""
+INTEGER_STEPS = (3, 7)
+"""Each is added to an integer of a config, save to a number of experts a token."""
 PERTURBATION = 0.1
 """Noise added to each weight, relative to its tensor's RMS: far above the noise, yet the model stays the same model."""
 
