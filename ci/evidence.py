@@ -25,6 +25,8 @@ Step = Literal[
     "test_hub_model_conversion",
     "test_config_sensitivity",
     "test_weight_liveness",
+    "test_layer_order",
+    "test_positions",
     "test_gradients",
 ]
 
