@@ -57,9 +57,10 @@ def change_positions(change: Callable[[Tensor], Tensor]) -> Patch:
     )
 
 
-POSITION_BUGS = {
+POSITION_BUGS: dict[str, Callable[[Tensor], Tensor]] = {
     "rounded to float16": lambda positions: positions.half(),
-    **{f"modulo {table}": lambda positions, table=table: positions % table for table in (1024, 4096)},
+    "modulo 1024": lambda positions: positions % 1024,
+    "modulo 4096": lambda positions: positions % 4096,
     "beyond a cached table": lambda positions: positions.clamp(max=4095),
 }
 
@@ -105,7 +106,7 @@ def test_a_thin_model_of_each_kind_is_converted_and_right(name: str, tmp_path: P
 
 
 def config_of(kind: str, **changes: Any) -> dict[str, Any]:
-    return json.loads(AutoConfig.for_model(kind, **changes).to_json_string(use_diff=False))
+    return dict(json.loads(AutoConfig.for_model(kind, **changes).to_json_string(use_diff=False)))
 
 
 def test_a_thin_config_keeps_all_that_shapes_do_not_decide() -> None:
