@@ -17,6 +17,7 @@ from ci.equivalence.gradient_compare import GradientComparison, build_gradient_v
 from ci.equivalence.hf_reference import ReferenceRun
 from ci.equivalence.inputs import read_requirements
 from ci.equivalence.root_cause import ForwardSpec, RootCauseAnalysis
+from ci.equivalence.symmetries import undo_symmetries
 from ci.equivalence.synthetic_model import build_far_case, find_reach, shrink_config, write_synthetic_model
 from ci.equivalence.tolerances import SYNTHETIC_LAYERS, TEACHER_FORCING_SHARE
 from ci.equivalence.trace_compare import TraceComparison, TraceDiff
@@ -129,7 +130,9 @@ class Judge:
         config = shrink_config(self.reference.config, SYNTHETIC_LAYERS)
         with self._make_directory("layers-") as workdir:
             judge = self._convert_other(write_synthetic_model(config, workdir / "model"), workdir)
-            return (judge.check_forward(dtype="float32", variant={}),)
+            verdict = judge.check_forward(dtype="float32", variant={})
+            coverage = {"inputs": verdict.coverage["inputs"], "layers": f"{SYNTHETIC_LAYERS} of a thin synthetic model"}
+            return (replace(verdict, coverage=coverage),)
 
     def check_positions(self) -> tuple[Verdict, ...]:
         """Compare a thin synthetic model at far positions, in float32 and in the model's dtype."""
@@ -227,11 +230,12 @@ class Judge:
             device=self.inputs.device,
         )
         asked = {**spec.variant, "dtype": dtype, "device": self.inputs.device}
-        return CaseComparison(
+        compared = CaseComparison(
             *(case, tolerances, self._run_comparison(comparison), result.ran, trace.path),
             teacher_forced=teacher_forced,
             substitutes=find_substitutes(asked, {**result.ran, "dtype": result.dtype, "device": result.device}),
         )
+        return undo_symmetries(compared, comparison.read_pair)
 
     def _compare_exported(self, exported: Path) -> CaseComparison:
         """Compare the exported checkpoint's forward in Hugging Face with the original's."""

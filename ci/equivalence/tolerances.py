@@ -82,6 +82,11 @@ INTEGER_STEPS = (3, 7)
 PERTURBATION = 0.1
 """Noise added to each weight, relative to its tensor's RMS: far above the noise, yet the model stays the same model."""
 
+# Exact symmetries.
+
+SYMMETRY_SPREAD = 1e-2
+"""Scales that a symmetry says are equal may differ by this: what they must give together has its own limit."""
+
 # Thin synthetic models.
 
 SYNTHETIC_LAYERS = 12
