@@ -12,10 +12,11 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
-from huggingface_hub import close_session, get_session
+from huggingface_hub import get_session
 
 import ci
 from ci.errors import InfrastructureError
+from ci.hub.header_watch import HeaderWatch
 from ci.hub.responses import (
     OddAnswerError,
     RefusedError,
@@ -55,6 +56,7 @@ class HubConnection:
         self.received = 0
         self._token = settings.token
         self._count = threading.Lock()
+        self._watch = HeaderWatch()
         self._deadline = time.monotonic() + self.limits.deadline
 
     @contextmanager
@@ -69,18 +71,13 @@ class HubConnection:
         left = self._check_deadline()
         timeout = min(self.limits.timeout, left)
         session: Any = get_session()
-        # The client limits each read, so headers that drip would never end: close all connections under them.
-        watchdog = threading.Timer(min(HEADER_TIMEOUTS * timeout, left), close_session)
-        watchdog.daemon = True
-        watchdog.start()
         with ExitStack() as stack:
-            stack.callback(watchdog.cancel)
             stream = session.stream("GET", url, headers=sent, follow_redirects=False, timeout=timeout)
             try:
-                response = stack.enter_context(stream)
+                with self._watch.limit(min(HEADER_TIMEOUTS * timeout, left)):
+                    response = stack.enter_context(stream)
             except (ValueError, RuntimeError) as error:  # a URL that cannot be sent, a session that was just closed
                 raise TransientError(f"{type(error).__name__}: {str(error)[:200]}") from None
-            watchdog.cancel()
             yield response
 
     def iter_chunks(self, response: Any, size: int, *, direct: bool = False) -> Iterator[bytes]:

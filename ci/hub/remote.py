@@ -94,6 +94,7 @@ class HubClient:
             content = self.read_range(repository, path, 0, file.size)
             if file.matches(content):
                 return content
+            self.forget_file_url(path)
             retry.wait_or_raise(OddAnswerError("content does not match its digest"))
 
     def read_range(self, repository: Repository, path: str, begin: int, end: int) -> bytes:

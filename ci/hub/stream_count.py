@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 FIRST = 8
-INTERVAL = 0.25
-"""Seconds between two decisions, at least."""
+GROWTH = 4
+"""The number of streams is multiplied by this: 8, 32, 64 (the default limit)."""
+INTERVAL = 0.2
+"""Seconds of one measurement, at least."""
+SETTLE = 0.1
+"""Seconds after a change that are not measured: new connections are being opened."""
 GAIN = 1.2
-"""Twice as many streams stay when the throughput grew by this factor."""
+"""More streams stay when the throughput grew by this factor."""
 PAUSE = 5.0
 """Seconds until more streams are tried again."""
 BUSY = 0.8
@@ -19,25 +23,31 @@ class StreamCount:
     def __init__(self, most: int, now: float) -> None:
         self._most = most
         self.count = min(FIRST, most)
-        self._since, self._received, self._cpu = now, 0, 0.0
+        self._start: tuple[float, int, float] | None = None
+        self._settled_at, self._wait_until = now, now
         self._best: tuple[float, int] | None = None
-        self._wait_until = 0.0
 
     def update(self, received: int, cpu: float, now: float) -> int:
         """Return the number of streams to run, given all bytes and processor seconds since the start.
 
-        Throughput is compared before and after each doubling. Where it did not grow, the old number returns.
+        Throughput is compared before and after each growth. Where it did not grow, the old number returns.
         """
-        seconds = now - self._since
-        if seconds < INTERVAL or received == self._received:
+        if self._start is None and received and now >= self._settled_at:
+            self._start = (now, received, cpu)
+        if self._start is None or now - self._start[0] < INTERVAL:
             return self.count
-        rate, busy = (received - self._received) / seconds, (cpu - self._cpu) / seconds
-        self._since, self._received, self._cpu = now, received, cpu
-        if self._best is not None and self.count > self._best[1] and rate < GAIN * self._best[0]:
-            self.count, self._best, self._wait_until = self._best[1], None, now + PAUSE
+        seconds = now - self._start[0]
+        rate, busy = (received - self._start[1]) / seconds, (cpu - self._start[2]) / seconds
+        self._start = (now, received, cpu)
+        if self._best is not None and rate < GAIN * self._best[0]:
+            self._change(self._best[1], None, now)
+            self._wait_until = now + PAUSE
         elif now >= self._wait_until and busy < BUSY and self.count < self._most:
-            self._best = (rate, self.count)
-            self.count = min(2 * self.count, self._most)
+            self._change(min(GROWTH * self.count, self._most), (rate, self.count), now)
         else:
             self._best = None
         return self.count
+
+    def _change(self, count: int, best: tuple[float, int] | None, now: float) -> None:
+        self.count, self._best = count, best
+        self._start, self._settled_at = None, now + SETTLE

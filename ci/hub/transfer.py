@@ -2,8 +2,8 @@
 
 Streams write requests in parallel: as many as pay off, each request as long as the measured speed asks for. Hash
 workers follow, reading finished bytes back from the page cache: one hashes each file as a whole and one its tensors, so
-memory does not depend on the model. Files that are downloaded whole are compared with the Hub's digest. A sync thread flushes
-finished pieces to the disk and then records them in the journal, so the journal is right even after a crash.
+memory does not depend on the model. Files that are downloaded whole are compared with the Hub's digest. A sync thread
+flushes finished pieces to the disk and then records them in the journal, so the journal is right even after a crash.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ LARGEST_REQUEST = 64 * 1024**2
 """Bytes of the longest request: the most that an interruption loses of each stream."""
 VERIFY_TRIES = 3
 """How often a file is downloaded that does not match the Hub's digest."""
-PROGRESS_INTERVAL = 0.1
+PROGRESS_INTERVAL = 0.05
 SYNC_INTERVAL = 1.0
 
 

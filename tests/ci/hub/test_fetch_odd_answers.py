@@ -22,8 +22,8 @@ from tests.ci.hub.samples import (
     MODEL,
     REQUEST,
     first_layers,
-    layer_shapes,
     make_repository,
+    model_shapes,
     read_tensors,
     stored_tensors,
     upstream_tensors,
@@ -61,9 +61,10 @@ PLACES = {
     "header": Fault("drop", origin="cdn", file="model-00001-of-00003.safetensors"),
     "tensors": Fault("drop", origin="cdn", file="model-00001-of-00003.safetensors", skip=1),
 }
+NEEDS_RANGE = ("ignore_range", "wrong_range", "resize")
 NO_SUCH_ANSWER = {
     ("list", "ignore_range"), ("list", "wrong_range"), ("list", "resize"), ("list", "corrupt"), ("list", "short"),
-    *((place, kind) for place in ("config", "index", "companion") for kind in ("ignore_range", "wrong_range", "resize")),
+    *((place, kind) for place in ("config", "index", "companion") for kind in NEEDS_RANGE),
     *(("signed URL", kind) for kind in ("ignore_range", "wrong_range", "corrupt", "short", "extra", "chunked", "gzip")),
     *(("signed URL", kind) for kind in ("reset", "cut")),
 }  # fmt: skip
@@ -106,7 +107,7 @@ SHARDS = tuple(f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3
 def test_a_flipped_byte_of_a_whole_file_is_found_and_asked_for_again(
     hub: HubServer, settings: Settings, commit: str, repository: Path, skip: int
 ) -> None:
-    """Of a file that is kept whole the Hub publishes the digest. The first request reads the header, the next the rest."""
+    """Of a file that is kept whole the Hub publishes the digest. The first request reads the header, then the rest."""
     hub.faults.inject(Fault("corrupt", amount=700, origin="cdn", file=SHARDS[0], skip=skip))
     checkpoint = fetch(WHOLE, settings)
     assert not hub.faults
@@ -240,13 +241,18 @@ def test_one_drip_is_asked_again(hub: HubServer, impatient: Settings, commit: st
 
 
 def test_a_deadline_keeps_what_arrived(hub: HubServer, settings: Settings, tmp_path: Path) -> None:
-    tensors = {name: tuple(16 * n for n in shape) for name, shape in layer_shapes(0).items()}
-    large = make_repository(tmp_path / "large", tensors={"model.embed_tokens.weight": (512, 1024), **tensors})
+    tensors = {name: tuple(16 * n for n in shape) for name, shape in model_shapes(2).items()}
+    config = CONFIG | {"num_hidden_layers": 2}
+    large = make_repository(tmp_path / "large", tensors=tensors, shards=1, config=config)
     hub.add(MODEL, large)
-    hub.link.rate = 100_000
+    hub.faults.inject(Fault("slow", amount=30_000, origin="cdn", skip=3, times=None))
     short = replace(settings, network=NetworkLimits(timeout=5.0, deadline=4.0, streams=1))
     with pytest.raises(InfrastructureError, match=r"took longer than 4 s; run it again .* HUB_TESTS_DEADLINE"):
-        fetch(replace(REQUEST, layers=1), short)
+        fetch(REQUEST, short)
+    hub.faults.clear()
+    hub.log.clear()
+    assert stored_tensors(fetch(REQUEST, settings)) == upstream_tensors(large)
+    assert sum(request.sent for request in hub.requests("cdn")) < 2 * large.joinpath("model.safetensors").stat().st_size
 
 
 def test_xet_backed_files(hub: HubServer, settings: Settings, commit: str, repository: Path) -> None:
@@ -281,7 +287,7 @@ def test_many_small_tensors_of_two_dtypes_are_few_requests(hub: HubServer, setti
     hub.add(MODEL, repository)
     checkpoint = fetch(REQUEST, settings)
     assert stored_tensors(checkpoint) == upstream_tensors(repository)
-    assert len(hub.requests("cdn")) <= 2 * 8
+    assert len(hub.requests("cdn")) <= 30, "1200 tensors"
 
 
 def add_scales(shard: Path) -> None:
@@ -301,4 +307,4 @@ def test_connections_are_kept(hub: HubServer, settings: Settings, tmp_path: Path
     hub.link.latency = 0.005
     fetch(REQUEST, replace(settings, network=NetworkLimits(streams=4)))
     assert len(hub.requests("cdn")) > 8
-    assert hub.connections <= 5
+    assert hub.connections <= 2 * 4, "new connections for each request"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from hypothesis import given, settings
@@ -113,6 +114,6 @@ def test_pieces_are_short_and_hold_each_kept_byte_once(data: st.DataObject) -> N
     pieces = plan(*kept, piece=piece)
     assert all(0 < p.end - p.begin <= piece for p in pieces)
     covered = sorted((part.begin, part.end) for p in pieces for part in p.parts)
-    assert all(before[1] <= after[0] for before, after in zip(covered, covered[1:], strict=False))
+    assert all(before[1] <= after[0] for before, after in pairwise(covered))
     assert sum(end - begin for begin, end in covered) == sum(s.end - s.begin for s in kept)
     assert len({p.position for p in pieces}) == len(pieces)
