@@ -47,24 +47,26 @@ def add_sparse(hub: HubServer, directory: Path, layers: int, shard_bytes: int) -
     shapes = tensor_shapes(config(layers))
     parts = shards(shapes, "bfloat16", shard_bytes)
     weight_map: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for number, part in enumerate(parts, 1):
         file = f"model-{number:05}-of-{len(parts):05}.safetensors"
-        _write_holes(directory / file, part)
+        digests[file] = _write_holes(directory / file, part)
         weight_map |= dict.fromkeys(part, file)
     total = _bytes(shapes)
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
-    hub.add(
-        MODEL_ID, directory, digests={file: hashlib.sha256(file.encode()).hexdigest() for file in weight_map.values()}
-    )
+    hub.add(MODEL_ID, directory, digests=digests)
     return total
 
 
-def _write_holes(path: Path, part: Shapes) -> None:
+def _write_holes(path: Path, part: Shapes) -> str:
+    """Write a shard of zeros that takes no space; return its SHA-256."""
     header = shard_header(dict(sorted(part.items())), "bfloat16")
     with path.open("wb") as file:
         file.write(header)
         file.truncate(len(header) + _bytes(part))
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _bytes(shapes: Shapes) -> int:

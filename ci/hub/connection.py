@@ -6,6 +6,7 @@ origin only.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from contextlib import ExitStack, contextmanager
@@ -57,6 +58,8 @@ class HubConnection:
         self._token = settings.token
         self._count = threading.Lock()
         self._watch = HeaderWatch()
+        self._latency = math.inf
+        """The shortest time in seconds from a request to its headers."""
         self._deadline = time.monotonic() + self.limits.deadline
 
     @contextmanager
@@ -71,6 +74,7 @@ class HubConnection:
         left = self._check_deadline()
         timeout = min(self.limits.timeout, left)
         session: Any = get_session()
+        started = time.monotonic()
         with ExitStack() as stack:
             stream = session.stream("GET", url, headers=sent, follow_redirects=False, timeout=timeout)
             try:
@@ -78,6 +82,7 @@ class HubConnection:
                     response = stack.enter_context(stream)
             except (ValueError, RuntimeError) as error:  # a URL that cannot be sent, a session that was just closed
                 raise TransientError(f"{type(error).__name__}: {str(error)[:200]}") from None
+            self._latency = min(self._latency, time.monotonic() - started)
             yield response
 
     def iter_chunks(self, response: Any, size: int, *, direct: bool = False) -> Iterator[bytes]:
@@ -86,7 +91,8 @@ class HubConnection:
         Raises SlowError when it comes more slowly than the minimum rate, Interrupted once `stop` is set.
         """
         since, arrived = time.monotonic(), 0
-        for chunk in iter_body(response, size, self.limits.timeout, direct=direct):
+        latency = min(self._latency, self.limits.timeout)
+        for chunk in iter_body(response, size, self.limits.timeout, direct=direct, latency=latency):
             if self.stop.is_set():
                 raise Interrupted
             with self._count:

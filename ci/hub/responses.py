@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 MAX_WAIT = 600.0
 RATE_LIMIT = re.compile(r'"\w+"\s*;\s*r\s*=\s*(?P<remaining>\d{1,9})\s*;\s*t\s*=\s*(?P<seconds>\d{1,9})')
 READ_SIZE = 1024**2
-MIN_DIRECT_SIZE = 16 * 1024**2
-"""Bytes of a body from which reading the socket directly pays for a connection that cannot be reused.
+MIN_DIRECT_SIZE = 1024**2
+"""Bytes of a body from which reading the socket directly may pay for a connection that cannot be reused."""
+DIRECT_BYTES_PER_SECOND = 512 * 1024**2
+"""Bytes of such a body for each second of latency: 15 MiB at 30 ms.
 
-Such a request lasts about a second (`ci.hub.request_queue.SECONDS`), a new connection some 0.1 s at most.
+A new connection takes about three round trips; a request lasts about a second (`ci.hub.request_queue.SECONDS`).
 """
 HUB_HEADERS = ("X-Error-Code", "X-Error-Message", "X-Request-Id")
 """The Hub's own refusals carry at least one of these."""
@@ -71,8 +73,8 @@ RETRYABLE_ERRORS: tuple[type[Exception], ...] = tuple(_list_retryable_errors())
 """The exceptions of a broken connection."""
 
 
-def iter_body(response: Any, size: int, timeout: float, *, direct: bool) -> Iterator[bytes]:
-    """Yield the chunks of a body of `size` bytes.
+def iter_body(response: Any, size: int, timeout: float, *, direct: bool, latency: float = 0.0) -> Iterator[bytes]:
+    """Yield the chunks of a body of `size` bytes; `latency` is the seconds of a round trip.
 
     httpx and h11 copy each 64 KiB through six layers of Python, which costs 2 s of CPU a gigabyte under the
     interpreter's lock. Once they have parsed the headers and returned their buffered bytes, a plain body is read from
@@ -83,7 +85,8 @@ def iter_body(response: Any, size: int, timeout: float, *, direct: bool) -> Iter
     yield first
     missing = size - len(first)
     stream = response.extensions.get("network_stream")
-    if not direct or stream is None or missing < MIN_DIRECT_SIZE or not _is_plain(response, size):
+    least = max(MIN_DIRECT_SIZE, DIRECT_BYTES_PER_SECOND * latency)
+    if not direct or stream is None or missing < least or not _is_plain(response, size):
         yield from chunks
         return
     while missing:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ci.hub.file_hashes import Span
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ci.hub.download_plan import OutputFile, PlacedTensor
     from ci.hub.header import Header
@@ -60,3 +60,12 @@ def find_whole_files(
 def list_unverified(sources: Iterable[str], whole: Iterable[WholeFile]) -> tuple[str, ...]:
     """List the upstream files whose bytes were compared with no digest of the Hub."""
     return tuple(sorted(set(sources) - {file.path for file in whole}))
+
+
+def describe_unverified(files: Sequence[str]) -> tuple[str, ...]:
+    """Return the line that says which upstream files were not verified; none where all were."""
+    if not files:
+        return ()
+    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+    why = "no digest of the Hub covers the bytes that were fetched (it publishes one for each whole file in LFS)"
+    return (f"not verified upstream: {files[0]}{more}: {why}",)

@@ -66,9 +66,8 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def big(repository: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
+def big(repository: Path) -> bytes:
     """A file that is long enough to be read past the HTTP library."""
-    monkeypatch.setattr("ci.hub.responses.MIN_DIRECT_SIZE", 2**20)
     content = bytes(range(256)) * 20_000
     (repository / BIG).write_bytes(content)
     return content

@@ -304,7 +304,7 @@ def test_connections_are_kept(hub: HubServer, settings: Settings, tmp_path: Path
     tensors = {f"model.layers.{n}.{m}.weight": (1024, 1024) for n in range(2) for m in "abcdefgh"}
     config = CONFIG | {"num_hidden_layers": 2}
     hub.add(MODEL, make_repository(tmp_path / "large", tensors=tensors, shards=1, config=config))
-    hub.link.latency = 0.005
+    hub.link.latency = 0.03
     fetch(REQUEST, replace(settings, network=NetworkLimits(streams=4)))
     assert len(hub.requests("cdn")) > 8
     assert hub.connections <= 2 * 4, "new connections for each request"

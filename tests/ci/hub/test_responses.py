@@ -104,7 +104,7 @@ def test_what_was_read_past_the_library_and_came_short_is_read_again(
     """If a library kept buffered bytes back, everything after them would be at the wrong place."""
     real = responses.iter_body
 
-    def shifted(response: Any, size: int, timeout: float, *, direct: bool) -> Iterator[bytes]:
+    def shifted(response: Any, size: int, timeout: float, *, direct: bool, latency: float) -> Iterator[bytes]:
         chunks = real(response, size, timeout, direct=direct)
         if direct:
             next(chunks)

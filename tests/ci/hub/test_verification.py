@@ -8,7 +8,7 @@ from dataclasses import replace
 from ci.hub.download_plan import TensorSource, plan_output_files
 from ci.hub.header import TensorInfo, parse_header, write_header
 from ci.hub.repository import RemoteFile, Repository
-from ci.hub.verification import find_whole_files, list_unverified
+from ci.hub.verification import describe_unverified, find_whole_files, list_unverified
 
 TENSORS = [TensorInfo("a", "U8", (4,), 0, 4), TensorInfo("b", "F32", (1,), 4, 8)]
 CONTENT = write_header(TENSORS, {"format": "pt"}) + bytes(range(8))
@@ -43,3 +43,6 @@ def test_a_file_that_is_kept_in_part_or_has_no_digest() -> None:
 
 def test_what_is_left() -> None:
     assert list_unverified(["b", "a", "b"], []) == ("a", "b")
+    assert describe_unverified(()) == ()
+    assert describe_unverified(("a",))[0].startswith("not verified upstream: a: no digest")
+    assert describe_unverified(("a", "b", "c"))[0].startswith("not verified upstream: a and 2 more: no digest")
