@@ -222,8 +222,9 @@ class _Streams:
         failed = {future for future in self._running if future.done() and future.exception()}
         self._running = {future for future in self._running if not future.done()} | failed
         while self._queue and len(self._running) < wanted:
-            self._running.add(self._pool.submit(self._run, self._queue, self._choose))
-        return set(self._running)
+            # A new set each time: streams read the old one meanwhile.
+            self._running = self._running | {self._pool.submit(self._run, self._queue, self._choose)}
+        return self._running
 
     def close(self) -> None:
         """Wait until every stream ended."""
