@@ -60,13 +60,13 @@ def make_models_table(models: Sequence[HubModel]) -> Table:
 
 def make_checkpoints_table(checkpoints: Mapping[str, Checkpoint]) -> Table:
     """Make the table of fetched checkpoints. Paths have no column: a folded path cannot be copied."""
-    table = _make_table("model", "revision", "layers", "kept", "moved", "requests", "seconds")
+    titles = ("model", "revision", "layers", "kept", "moved", "requests", "seconds", "files not verified upstream")
+    table = _make_table(*titles)
     for name, c in checkpoints.items():
         moved = "hit" if c.cache == "hit" else format_size(c.bytes_fetched)
-        layers = f"{c.layers} of {c.layers_upstream}"
-        table.add_row(
-            name, c.revision[:12], layers, format_size(c.bytes_kept), moved, str(c.requests), f"{c.seconds:.1f}"
-        )
+        layers, unverified = f"{c.layers} of {c.layers_upstream}", len(c.not_verified_upstream)
+        figures = (format_size(c.bytes_kept), moved, str(c.requests), f"{c.seconds:.1f}")
+        table.add_row(name, c.revision[:12], layers, *figures, str(unverified) if unverified else "-")
     return table
 
 

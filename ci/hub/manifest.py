@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "hub-tests.json"
 SCHEMA = 1
-RULES_VERSION = 3
+RULES_VERSION = 4
 """Increases with every change to what is kept, how config.json is edited or how files are written."""
 
 
@@ -56,7 +56,8 @@ class Manifest:
     """The whole of `hub-tests.json`.
 
     `layers` of `layers_upstream` are kept. `sources` are the upstream files that tensors come from, with the digests of
-    the Hub's listing. `files` are the directory's own, except this one. `notes` are lines for people.
+    the Hub's listing. `files` are the directory's own, except this one. `notes` are lines for people. The bytes from
+    the sources in `not_verified_upstream` were compared with no digest of the Hub, because it publishes none for parts.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -73,6 +74,7 @@ class Manifest:
     tensors: Mapping[str, TensorEntry]
     files: Mapping[str, FileEntry]
     notes: tuple[str, ...] = ()
+    not_verified_upstream: tuple[str, ...] = ()
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
