@@ -1,4 +1,4 @@
-"""The verbs for the store of checkpoints: `fetch`, `cache ls`, `cache verify`, `cache prune`."""
+"""The verbs for the store of checkpoints: `fetch`, `cache ls`, `cache verify`, `cache repair`, `cache prune`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ci.hub.store import Store
     from ci.models import HubModel
 
-cache_app = typer.Typer(help="List, verify or prune the store of truncated checkpoints.", no_args_is_help=True)
+cache_app = typer.Typer(help="List, verify, repair or prune the store of truncated checkpoints.", no_args_is_help=True)
 
 
 def fetch(
@@ -81,24 +81,61 @@ def cache_verify(call: typer.Context, cache: options.CacheDir = None, as_json: o
         from ci.errors import InfrastructureError
 
         raise InfrastructureError(
-            f"{len(damaged)} damaged: {damaged[0].path}: {damaged[0].problems[0]}; rm -r it and fetch again"
+            f"{len(damaged)} damaged: {damaged[0].path}: {damaged[0].problems[0]}; "
+            "to fetch them again: hub-tests cache repair"
         )
+
+
+@cache_app.command("repair")
+def cache_repair(call: typer.Context, cache: options.CacheDir = None, as_json: options.JsonFlag = False) -> None:
+    """Verify every stored file, set damaged checkpoints aside, and fetch them again; exit with 3 if one is left."""
+    from ci.hub.repair import repair_store
+    from ci.terminal import fetch_progress
+
+    settings = options.settings(call, cache)
+    with fetch_progress() as progress:
+        repairs = repair_store(settings, progress=progress)
+    if as_json:
+        from ci.records import to_json
+
+        print(to_json(list(repairs), indent=2))
+    else:
+        print(*(f"{one.state}: {one.model_id or one.path}: {one.detail}" for one in repairs), sep="\n")
+        print(f"{sum(one.state == 'repaired' for one in repairs)} of {len(repairs)} damaged checkpoints fetched again")
+    if failed := [one for one in repairs if one.state == "failed"]:
+        from ci.errors import InfrastructureError
+
+        raise InfrastructureError(f"{len(failed)} not repaired: {failed[0].path}: {failed[0].detail}")
 
 
 @cache_app.command("prune")
 def cache_prune(
     call: typer.Context,
     max_size: Annotated[
-        str, typer.Option(help="size to keep at most, like 50GB; 0 removes every checkpoint that is not in use")
-    ] = "0",
+        str | None, typer.Option(help="size to keep at most, like 50GB; 0 removes every checkpoint not in use")
+    ] = None,
+    max_age: Annotated[str | None, typer.Option(help="remove what was not used for so long, like 14d or 12h")] = None,
+    grace: Annotated[
+        str, typer.Option(help="announce removals so long before, for readers with a read-only mount, like 24h")
+    ] = "0s",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would go, and why; change nothing")] = False,
     cache: options.CacheDir = None,
     as_json: options.JsonFlag = False,
 ) -> None:
-    """Remove stale partial fetches, then the least recently used entries above the size."""
-    from ci.terminal import parse_size
+    """Remove the least recently used checkpoints above a size or an age, and what interrupted fetches left."""
+    from ci.hub.prune import PruneRequest
+    from ci.units import parse_duration, parse_size
 
+    if max_size is None and max_age is None:
+        raise RequestError("cache prune: say what may go: --max-size 50GB, --max-age 14d or both; --dry-run shows it")
+    request = PruneRequest(
+        None if max_size is None else parse_size(max_size),
+        None if max_age is None else parse_duration(max_age),
+        parse_duration(grace),
+        dry_run,
+    )
     store = _open_store(call, cache)
-    _print_entries(store, store.prune(parse_size(max_size)), as_json=as_json)
+    _print_entries(store, store.prune(request), as_json=as_json)
 
 
 def _open_store(call: typer.Context, cache: Path | None) -> Store:

@@ -205,11 +205,11 @@ class _FetchRun:
 
     def _open_cached(self, commit: str, choice: LayerChoice, cache: Literal["hit", "miss"]) -> Checkpoint | None:
         """Return the store's checkpoint and mark it as in use by this process."""
-        stored = self.store.find(self._make_key(commit, choice))
+        key = self._make_key(commit, choice)
+        stored = self.store.find_verified(key) if cache == "hit" else self.store.find_fetched(key)
         if stored is None:
             return None
         manifest = stored.manifest
-        self.store.mark_in_use(stored.path)
         self.meter.report("done", manifest.bytes_kept, manifest.bytes_kept)
         return Checkpoint(
             model_id=manifest.model_id,
