@@ -18,13 +18,18 @@ TRUE = {"1", "true", "yes", "on"}
 
 @dataclass(frozen=True)
 class Settings:
-    """`HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`, `HUB_TESTS_CACHE`, `HUB_TESTS_ENVIRONMENTS`, with their defaults."""
+    """`HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE` and the variables `HUB_TESTS_…`, with their defaults.
+
+    `store_url` is a remote store that is read through into `cache`; with `uploads` what it lacks is written there.
+    """
 
     cache: Path
     endpoint: str = DEFAULT_ENDPOINT
     token: str | None = field(default=None, repr=False)
     offline: bool = False
     environments: Path | None = None
+    store_url: str | None = None
+    uploads: bool = False
 
     @property
     def environments_root(self) -> Path:
@@ -40,6 +45,7 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
         token=environ.get("HF_TOKEN") or None,
         offline=environ.get("HF_HUB_OFFLINE", "").strip().lower() in TRUE,
         environments=Path(chosen).expanduser() if (chosen := environ.get("HUB_TESTS_ENVIRONMENTS")) else None,
+        store_url=environ.get("HUB_TESTS_STORE_URL") or None,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path  # noqa: TC003 -- typer reads it from the annotations
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from ci.errors import HubTestsError, RequestError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ci.checkpoints import FetchResults
     from ci.hub.inventory import StoreEntry
     from ci.hub.store import Store
     from ci.models import HubModel
@@ -33,6 +35,7 @@ def fetch(
         bool, typer.Option("--planned", help="fetch the entries of $HUB_TESTS_PLAN, and write job outputs")
     ] = False,
     cache: options.CacheDir = None,
+    store_url: options.StoreUrl = None,
     registry: options.Registry = None,
     as_json: options.JsonFlag = False,
 ) -> None:
@@ -48,20 +51,30 @@ def fetch(
     else:
         models = _with_revision(_select_fetchable(names or [], registry), revision)
     kept_layers = parse_layers(layers) if layers else None
+    settings = replace(options.settings(call, cache, store_url), uploads=True)
     with fetch_progress() as progress:
-        results = fetch_checkpoints(models, options.settings(call, cache), layers=kept_layers, progress=progress)
+        results = fetch_checkpoints(models, settings, layers=kept_layers, progress=progress)
     fetched = results.checkpoints
-    if planned and (output := options.context(call).output_path):
-        from ci.verbs.fetch import write_fetch_outputs
-
-        root = options.settings(call, cache).cache
-        write_fetch_outputs(options.plan(call), fetched, results.errors, store=root, output=output)
+    if planned:
+        _hand_over(call, results, settings.cache)
     if as_json:
         print(format_checkpoints(fetched))
     elif fetched:
         options.show(make_checkpoints_table(fetched))
         print(*(checkpoint.path for checkpoint in fetched.values()), sep="\n")
     _raise_gravest(results.errors)
+
+
+def _hand_over(call: typer.Context, results: FetchResults, root: Path) -> None:
+    """Hold the checkpoints for the run's test jobs, and write the job outputs."""
+    from ci.verbs.fetch import hold_for_run, write_fetch_outputs
+
+    context = options.context(call)
+    hold_for_run(results.checkpoints, context.run_id, store=root)
+    if context.output_path:
+        write_fetch_outputs(
+            options.plan(call), results.checkpoints, results.errors, store=root, output=context.output_path
+        )
 
 
 @cache_app.command("ls")
@@ -155,8 +168,6 @@ def _select_fetchable(names: list[str], registry: Path | None) -> tuple[HubModel
 
 
 def _with_revision(models: tuple[HubModel, ...], revision: str | None) -> tuple[HubModel, ...]:
-    from dataclasses import replace
-
     return tuple(replace(model, revision=revision or model.revision) for model in models)
 
 

@@ -17,8 +17,8 @@ from ci.hub import inventory, lease, prune, verified
 from ci.hub.checkpoint_files import find_size_problems
 from ci.hub.layers import LayerChoice
 from ci.hub.lease import Lease
-from ci.hub.manifest import MANIFEST, RULES_VERSION, IncompatibleManifestError, Manifest, read_manifest
-from ci.hub.store_paths import HOLD_SILENCE, HOLD_TIMEOUT, CheckpointKey, StorePaths, encode_model_id
+from ci.hub.manifest import MANIFEST, IncompatibleManifestError, Manifest, read_manifest
+from ci.hub.store_paths import HOLD_SILENCE, HOLD_TIMEOUT, CheckpointKey, StorePaths, encode_model_id, is_manifest_of
 from ci.records import read_json, to_json
 
 if TYPE_CHECKING:
@@ -82,10 +82,8 @@ class Store:
             raise
         except HubTestsError:
             return None
-        actual = (manifest.model_id, manifest.commit, manifest.layers, manifest.rules, manifest.remote_code)
-        expected = (key.model_id, key.commit, key.layers, RULES_VERSION, key.remote_code)
         with suppress(OSError):  # another process removed it meanwhile
-            if actual == expected and not find_size_problems(path, manifest):
+            if is_manifest_of(manifest, key) and not find_size_problems(path, manifest):
                 return StoredCheckpoint(path, manifest, digest)
         return None
 
@@ -113,6 +111,11 @@ class Store:
         if stored is not None:
             self.mark_in_use(stored.path)
         return stored
+
+    def set_aside(self, stored: StoredCheckpoint) -> None:
+        """Move a checkpoint into the quarantine."""
+        with suppress(OSError):
+            self._paths.set_aside(stored.path, stored.path.lstat().st_ino)
 
     def mark_in_use(self, path: Path) -> None:
         """Protect a checkpoint from pruning while this process lives, and record the time of use.

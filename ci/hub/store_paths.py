@@ -27,7 +27,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ci.hub import lease
-from ci.hub.manifest import RULES_VERSION
+from ci.hub.manifest import RULES_VERSION, Manifest
 
 FETCH_TIMEOUT = 600.0
 """Seconds without a renewed lease after which a fetch on this machine counts as dead, because it was stopped."""
@@ -101,9 +101,14 @@ class StorePaths:
         """Directories that are being removed."""
         return self.root / "trash"
 
+    @staticmethod
+    def relative_path(key: CheckpointKey) -> str:
+        """Return where a checkpoint is within any store."""
+        return f"checkpoints/{encode_model_id(key.model_id)}/{key.name}"
+
     def checkpoint_path(self, key: CheckpointKey) -> Path:
         """Return the directory of a complete checkpoint."""
-        return self.checkpoints / encode_model_id(key.model_id) / key.name
+        return self.root / self.relative_path(key)
 
     def ref_path(self, model_id: str, revision: str | None) -> Path:
         """Return the file with the last known commit of a branch or tag (None: HEAD)."""
@@ -173,6 +178,12 @@ class StorePaths:
                 return False
         shutil.rmtree(trash, ignore_errors=True)
         return True
+
+
+def is_manifest_of(manifest: Manifest, key: CheckpointKey) -> bool:
+    """Return whether a manifest is of the checkpoint of `key`, made by the rules of this version."""
+    actual = (manifest.model_id, manifest.commit, manifest.layers, manifest.rules, manifest.remote_code)
+    return actual == (key.model_id, key.commit, key.layers, RULES_VERSION, key.remote_code)
 
 
 def parse_checkpoint_name(name: str) -> tuple[CheckpointKey, int] | None:
