@@ -150,7 +150,7 @@ class RemoteStore:
 
     def _iter_pieces(self, path: str, size: int) -> Iterator[bytes]:
         for begin in range(0, size, PIECE):
-            yield self._files.cat_file(path, begin, min(begin + PIECE, size))
+            yield self._files.cat_file(path, start=begin, end=min(begin + PIECE, size))
 
     def _put(self, source: Path, target: str) -> None:
         """Write a file so that it appears whole, also where another one is."""

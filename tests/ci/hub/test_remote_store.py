@@ -92,9 +92,12 @@ def test_the_manifest_is_written_last(
 ) -> None:
     order: list[str] = []
     put = RemoteStore._put
-    monkeypatch.setattr(
-        RemoteStore, "_put", lambda self, source, target: (order.append(source.name), put(self, source, target))
-    )
+
+    def note(self: RemoteStore, source: Path, target: str) -> None:
+        order.append(source.name)
+        put(self, source, target)
+
+    monkeypatch.setattr(RemoteStore, "_put", note)
     remote.upload(KEY, stored)
     assert order == [WEIGHTS, MANIFEST]
 
