@@ -101,7 +101,7 @@ def cache_verify(call: typer.Context, cache: options.CacheDir = None, as_json: o
 
 @cache_app.command("repair")
 def cache_repair(call: typer.Context, cache: options.CacheDir = None, as_json: options.JsonFlag = False) -> None:
-    """Verify every stored file, set damaged checkpoints aside, and fetch them again; exit with 3 if one is left."""
+    """Set damaged checkpoints aside and fetch them again; exit with 3 if one is left."""
     from ci.hub.repair import repair_store
     from ci.terminal import fetch_progress
 
@@ -135,7 +135,7 @@ def cache_prune(
     cache: options.CacheDir = None,
     as_json: options.JsonFlag = False,
 ) -> None:
-    """Remove the least recently used checkpoints above a size or an age, and what interrupted fetches left."""
+    """Remove the least recently used checkpoints above a size or an age."""
     from ci.hub.prune import PruneRequest
     from ci.units import parse_duration, parse_size
 

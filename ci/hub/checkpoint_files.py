@@ -119,7 +119,7 @@ def _describe_kind(status: os.stat_result) -> str:
 
 
 def _hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file in hex. A link that took its place since the walk is not followed."""
+    """Return the SHA-256 of a file in hex, without following a link."""
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(handle, "rb") as file:  # noqa: PTH123 -- of a descriptor
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -17,17 +17,16 @@ from __future__ import annotations
 import atexit
 import fcntl
 import os
-import socket
 import threading
 import time
 import uuid
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ci.errors import HubTestsError, InfrastructureError
+from ci.hub.process_identity import describe_namespace, process_exists, read_boot_id, read_start_time
 from ci.records import read_json, to_json
 
 if TYPE_CHECKING:
@@ -160,7 +159,7 @@ def remove_expired(directory: Path, pattern: str, *, timeout: float, silence: fl
 
 
 def read_clock(directory: Path) -> float:
-    """Return the file server's time, in seconds since 1970, by the time that it gives to a new file.
+    """Return the file server's time, which it gives to a new file, in seconds since 1970.
 
     Where no file can be made it is the time of the newest file there: the server's clock shows that or more.
     """
@@ -238,7 +237,10 @@ def _try_lock(handle: int, kind: int) -> bool:
 
 
 def _lock_file(path: Path, handle: int) -> bool:
-    """Lock an open file, and return whether another opener sees the lock: some file systems only say yes."""
+    """Lock an open file, and return whether another opener sees the lock.
+
+    Some file systems only say yes.
+    """
     if not _try_lock(handle, fcntl.LOCK_EX):
         return False
     with _open_lease(path) as other:
@@ -247,14 +249,14 @@ def _lock_file(path: Path, handle: int) -> bool:
 
 def _read_lock(owner: LeaseOwner, handle: int) -> Lock:
     """Return whether a process on this machine holds the lock of a lease."""
-    if not owner.locked or owner.kernel != _read_boot_id():
+    if not owner.locked or owner.kernel != read_boot_id():
         return "unknown"
     return "free" if _try_lock(handle, fcntl.LOCK_SH) else "held"
 
 
 def _choose_limit(owner: LeaseOwner, lock: Lock, timeout: float, silence: float) -> float:
-    """Return the seconds after its last renewal at which a lease ends; negative when it has ended."""
-    elsewhere = owner.place != _describe_namespace()
+    """Return how many seconds after its last renewal a lease ends; negative: ended."""
+    elsewhere = owner.place != describe_namespace()
     if owner.run:
         return RUN_TIMEOUT
     if lock == "free":
@@ -272,50 +274,11 @@ def _read_newest_time(directory: Path) -> float:
 
 def _may_be_alive(owner: LeaseOwner) -> bool:
     """Return False only for a process that can be looked up from here and is gone."""
-    if owner.place != _describe_namespace():
+    if owner.place != describe_namespace():
         return True
-    return _process_exists(owner.pid) and _read_start_time(owner.pid) == owner.started
+    return process_exists(owner.pid) and read_start_time(owner.pid) == owner.started
 
 
 def _describe_this_process(*, locked: bool) -> LeaseOwner:
     pid = os.getpid()
-    return LeaseOwner(_describe_namespace(), pid, _read_start_time(pid), _read_boot_id(), locked, beats=True)
-
-
-@cache
-def _describe_namespace() -> str:
-    """Return a name for the processes visible from here: host, boot and PID namespace."""
-    parts = [socket.gethostname(), *([_read_boot_id()] if _read_boot_id() else [])]
-    with suppress(OSError):
-        parts.append(str(Path("/proc/self/ns/pid").readlink()))
-    return " ".join(parts)
-
-
-@cache
-def _read_boot_id() -> str:
-    """Return a name for this boot of this machine's kernel, "" if unknown."""
-    with suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return ""
-
-
-def _process_exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _read_start_time(pid: int) -> int:
-    """Return a process's start in clock ticks since boot (man proc_pid_stat); 0 if unknown.
-
-    It tells apart two processes with the same number.
-    """
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-        return int(stat.rpartition(")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return 0
+    return LeaseOwner(describe_namespace(), pid, read_start_time(pid), read_boot_id(), locked, beats=True)

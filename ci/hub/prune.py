@@ -98,7 +98,10 @@ def prune_entries(paths: StorePaths, request: PruneRequest) -> tuple[StoreEntry,
 
 
 def decide_all(entries: Sequence[StoreEntry], request: PruneRequest, clock: _Clock) -> list[Decision]:
-    """Decide about each entry, in the order of removal: partial and damaged ones, then the least recently used."""
+    """Decide about each entry in the order of removal.
+
+    Partial, quarantined and damaged ones come first, then the least recently used.
+    """
     ordered = sorted(entries, key=lambda entry: (entry.state in ("complete", "incompatible"), entry.last_used))
     total = sum(entry.bytes for entry in ordered)
     decisions = []
@@ -119,7 +122,10 @@ def is_announced(paths: StorePaths, path: Path) -> bool:
 
 
 def read_grace(paths: StorePaths) -> float:
-    """Return the grace period of the store's own settings in seconds. Raises RequestError for a wrong file."""
+    """Return the grace period of the store's own settings in seconds.
+
+    Raises RequestError for a wrong file.
+    """
     path = paths.root / SETTINGS
     try:
         content = path.read_bytes()
@@ -201,7 +207,10 @@ def _show(decision: Decision) -> StoreEntry:
 
 
 def _acquire_prune_lease(paths: StorePaths) -> lease.Lease:
-    """Make this process the store's only one that prunes: two would remove what the other gives back."""
+    """Make this process the store's only one that prunes.
+
+    One of two would remove what the other gives back.
+    """
     try:
         own = lease.acquire(paths.leases, PRUNE_LEASE)
     except OSError as error:

@@ -40,7 +40,7 @@ def find_stored(store: Store, key: CheckpointKey, settings: Settings, *, fetched
 def copy_from_remote(
     store: Store, remote: RemoteStore, key: CheckpointKey, manifest_sha256: str | None = None
 ) -> StoredCheckpoint | None:
-    """Copy a checkpoint into the local store; None where the remote one has none, or not that manifest.
+    """Copy a checkpoint into the local store; return None where the remote one lacks it.
 
     Every byte is hashed on its way. Raises DamagedRemoteError for other bytes than the manifest says.
     """

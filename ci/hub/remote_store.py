@@ -96,7 +96,7 @@ class RemoteStore:
         return RemoteCheckpoint(path, manifest, content, hashlib.sha256(content).hexdigest())
 
     def download(self, found: RemoteCheckpoint, directory: Path, on_progress: Callable[[int, int], None]) -> None:
-        """Copy a checkpoint into an empty or half-filled directory, hash every byte, and write the manifest last.
+        """Copy a checkpoint into a directory and hash every byte; the manifest is written last.
 
         Raises DamagedRemoteError for other content than the manifest says.
         """
@@ -193,7 +193,7 @@ def check_store_url(url: str) -> str:
 
 
 def _open_file_system(url: str, protocol: str) -> tuple[Any, str]:
-    """Return the file system and the path of an address; nothing is asked of the place yet."""
+    """Return the file system and the path of an address, without a request."""
     try:
         import fsspec
 

@@ -50,7 +50,10 @@ def repair_store(settings: Settings, *, progress: Callable[[str, Progress], None
 
 
 def _set_damaged_aside(paths: StorePaths) -> Iterator[tuple[str, str]]:
-    """Yield the name in the quarantine, or the path of what could not be moved, with its first problem."""
+    """Move damaged checkpoints into the quarantine; yield their names there and first problems.
+
+    What could not be moved is named by its whole path.
+    """
     for path in list_directories(paths.checkpoints, "*/*"):
         inode = path.lstat().st_ino
         state, problems = check_directory(path, find_content_problems)

@@ -106,7 +106,7 @@ class Store:
         return None
 
     def find_fetched(self, key: CheckpointKey) -> StoredCheckpoint | None:
-        """Find the checkpoint of `key` that this process has just written, and mark it as in use."""
+        """Find the checkpoint that this process has just written, and mark it as in use."""
         stored = self.find(key)
         if stored is not None:
             self.mark_in_use(stored.path)
@@ -138,7 +138,7 @@ class Store:
                 ) from None
 
     def hold_for_run(self, path: Path, run: str) -> None:
-        """Protect a checkpoint from pruning until the jobs of a workflow run have ended; a day at most."""
+        """Protect a checkpoint from pruning while a workflow run lasts; a day at most."""
         with suppress(OSError):
             lease.hold_for_run(self._paths.leases, self._paths.lease_name(path), run)
 

@@ -181,7 +181,7 @@ class StorePaths:
 
 
 def is_manifest_of(manifest: Manifest, key: CheckpointKey) -> bool:
-    """Return whether a manifest is of the checkpoint of `key`, made by the rules of this version."""
+    """Return whether a manifest is of `key`, made by the rules of this version."""
     actual = (manifest.model_id, manifest.commit, manifest.layers, manifest.rules, manifest.remote_code)
     return actual == (key.model_id, key.commit, key.layers, RULES_VERSION, key.remote_code)
 

@@ -52,7 +52,10 @@ class VerifiedRecord:
 
 
 def find_problems(paths: StorePaths, path: Path, manifest: Manifest, manifest_sha256: str) -> list[str]:
-    """List where a checkpoint differs from its manifest, by a record of its last hashing or by hashing it now."""
+    """List where a checkpoint differs from its manifest.
+
+    A trusted record of its last hashing spares hashing it now.
+    """
     if problems := find_size_problems(path, manifest):
         return problems
     with suppress(OSError):
@@ -70,7 +73,7 @@ def find_problems(paths: StorePaths, path: Path, manifest: Manifest, manifest_sh
 
 
 def is_private(paths: StorePaths, path: Path, names: Iterable[str]) -> bool:
-    """Return whether only this user and root, on this machine, could have written the files of a checkpoint."""
+    """Return whether nobody but this user and root could have written a checkpoint."""
     places = [paths.root, paths.checkpoints, path.parent, path, paths.verified]
     below = [path / name for name in names]
     parents = {parent for file in below for parent in file.parents if parent.is_relative_to(path)}
@@ -94,7 +97,7 @@ def read_file_system(path: Path) -> str:
 
 
 def _is_own(path: Path) -> bool:
-    """Return whether only this user or root may write a file or directory, or replace what is in it."""
+    """Return whether nobody but this user and root may write a file or directory."""
     try:
         status = path.lstat()
     except OSError:
@@ -111,7 +114,7 @@ def _read_states(path: Path, manifest: Manifest) -> dict[str, FileState]:
 
 
 def _read_record(path: Path) -> VerifiedRecord | None:
-    """Read a record, None where there is none that only this user or root could have written."""
+    """Read a record; None where there is none, or others could have written it."""
     if not _is_own(path):
         return None
     with suppress(OSError, HubTestsError):
@@ -120,7 +123,10 @@ def _read_record(path: Path) -> VerifiedRecord | None:
 
 
 def _write_record(path: Path, record: VerifiedRecord) -> None:
-    """Write a record by rename, readable for its owner alone. Without it the next hit is hashed again."""
+    """Write a record by rename, readable for its owner alone.
+
+    Without it the next hit is hashed again.
+    """
     draft = path.with_name(f".{uuid.uuid4().hex}")
     with suppress(OSError):
         handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
