@@ -40,7 +40,8 @@ NETWORK_BOUNDS = {"streams": (1, 96), "timeout": (1, 3600), "minimum_rate": (0, 
 class Settings:
     """What the environment variables say, with the defaults of those that are not set.
 
-    These are `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`, `HUB_TESTS_CACHE`, `HUB_TESTS_ENVIRONMENTS` and the limits.
+    These are `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`, the variables `HUB_TESTS_…`, and the limits.
+    `store_url` is a remote store that is read through into `cache`; with `uploads` what it lacks is written there.
     """
 
     cache: Path
@@ -49,6 +50,8 @@ class Settings:
     offline: bool = False
     environments: Path | None = None
     network: NetworkLimits = NetworkLimits()
+    store_url: str | None = None
+    uploads: bool = False
 
     @property
     def environments_root(self) -> Path:
@@ -65,6 +68,7 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
         offline=environ.get("HF_HUB_OFFLINE", "").strip().lower() in TRUE,
         environments=Path(chosen).expanduser() if (chosen := environ.get("HUB_TESTS_ENVIRONMENTS")) else None,
         network=_read_limits(environ),
+        store_url=environ.get("HUB_TESTS_STORE_URL") or None,
     )
 
 

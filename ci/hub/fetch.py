@@ -16,6 +16,7 @@ from ci.errors import HubTestsError, InfrastructureError, RequestError
 from ci.hub.journal import has_complete_pieces
 from ci.hub.layers import LayerChoice, LayerRequest
 from ci.hub.progress import ProgressMeter
+from ci.hub.read_through import find_stored
 from ci.hub.repository import check_model_id, is_commit
 from ci.hub.store import PartialCheckpoint, Store, make_disk_error
 from ci.hub.store_paths import CheckpointKey
@@ -207,11 +208,10 @@ class _FetchRun:
 
     def _open_cached(self, commit: str, choice: LayerChoice, cache: Literal["hit", "miss"]) -> Checkpoint | None:
         """Return the store's checkpoint and mark it as in use by this process."""
-        stored = self.store.find(self._make_key(commit, choice))
+        stored = find_stored(self.store, self._make_key(commit, choice), self.settings, fetched=cache == "miss")
         if stored is None:
             return None
         manifest = stored.manifest
-        self.store.mark_in_use(stored.path)
         self.meter.report("done", manifest.bytes_kept, manifest.bytes_kept)
         return Checkpoint(
             model_id=manifest.model_id,
