@@ -1,7 +1,7 @@
 """The checkpoints of a run: fetched for several models, and kept in `checkpoints.json`.
 
 The file is a JSON list. A fetched model has the keys of `ci.hub.fetch.Checkpoint` and its registry `name`; a model that
-could not be fetched has `name`, `gated` and `error`. `hub-tests fetch --json` prints the same list.
+could not be fetched has `name`, `gated` and `error`, and says so where the request or a limit of hub-tests is the cause. `hub-tests fetch --json` prints the same list.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from ci.errors import GatedError, HubTestsError, InfrastructureError, RequestError
+from ci.errors import GatedError, HubTestsError, InfrastructureError, NotTruncatableError, RequestError
 from ci.hub.fetch import Checkpoint, FetchRequest, fetch
 from ci.records import read_dict, to_dict
 
@@ -67,7 +67,7 @@ def format_checkpoints(checkpoints: Mapping[str, Checkpoint]) -> str:
 
 def write_checkpoints(results: FetchResults, path: Path) -> None:
     """Write `checkpoints.json`, which `--checkpoints` reads."""
-    errors = [{"name": name, "gated": isinstance(e, GatedError), "error": str(e)} for name, e in results.errors.items()]
+    errors = [_format_error(name, error) for name, error in results.errors.items()]
     path.write_text(json.dumps([*_to_rows(results.checkpoints), *errors], indent=2), encoding="utf-8")
 
 
@@ -96,6 +96,14 @@ def _to_rows(checkpoints: Mapping[str, Checkpoint]) -> list[dict[str, Any]]:
     return [{"name": name, **to_dict(checkpoint)} for name, checkpoint in checkpoints.items()]
 
 
+def _format_error(name: str, error: HubTestsError) -> dict[str, Any]:
+    limit = {"not_truncatable": True} if isinstance(error, NotTruncatableError) else {}
+    request = {"request": True} if isinstance(error, RequestError) else {}
+    return {"name": name, "gated": isinstance(error, GatedError), **limit, **request, "error": str(error)}
+
+
 def _read_error(row: Mapping[str, Any]) -> HubTestsError:
     """Return the error of a model that could not be fetched. It never blames the subject."""
-    return (GatedError if row.get("gated") else InfrastructureError)(str(row["error"]))
+    kinds = {"gated": GatedError, "not_truncatable": NotTruncatableError, "request": RequestError}
+    kind = next((kind for key, kind in kinds.items() if row.get(key)), InfrastructureError)
+    return kind(str(row["error"]))

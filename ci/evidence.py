@@ -40,6 +40,7 @@ FailureClass = Literal[
     "out_of_memory",
     "hub_unavailable",
     "gated",
+    "not_truncatable",
     "timeout",
     "crash",
     "collection",
@@ -54,10 +55,12 @@ FailureClass = Literal[
 
 "unproven" is a pass that its own records do not carry: no evidence, evidence of another test, model, subject or
 revision, a comparison that is missing, without a usable limit or beyond it, a skipped variant that could have run, or a
-suite whose exit code contradicts its results. "interrupted" is what a user or a cancelled job ended before its result.
+suite whose exit code contradicts its results. "not_truncatable" is a limit of hub-tests itself. "interrupted" is what a user or a cancelled job ended before its result.
 """
 
-INFRASTRUCTURE: frozenset[str] = frozenset({"hub_unavailable", "gated", "environment", "interrupted"})
+INFRASTRUCTURE: frozenset[str] = frozenset(
+    {"hub_unavailable", "gated", "not_truncatable", "environment", "interrupted"}
+)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from ci.checkpoints import CHECKPOINTS_JSON, FetchResults, fetch_checkpoints, re
 from ci.devices import choose_worker_count
 from ci.doctor.identity import read_host_identity
 from ci.environments.prepare import check_options, prepared_subject
-from ci.errors import GatedError, RequestError, TerminatedError
+from ci.errors import GatedError, NotTruncatableError, RequestError, TerminatedError
 from ci.github.actions import pause_commands
 from ci.plan import Plan, RunRequest, make_plan
 from ci.records import to_json
@@ -54,6 +54,9 @@ START_PYTEST = "import sys; sys.path.insert(0, sys.argv.pop(1)); import pytest; 
 
 DROPPED_VARIABLES = re.compile(r"(?:GITHUB|ACTIONS|RUNNER|INPUT|PYTHON|PYTEST)_?[A-Z_]*|LD_(?:PRELOAD|AUDIT)|BASH_ENV")
 """Variables that could change what the judge runs (an earlier step can set them in Actions), or that hold tokens."""
+
+_REPORTED = (GatedError, NotTruncatableError)
+"""Wrong requests of a kind that the report explains."""
 
 PYTEST_PLUGINS = ("-p", "no:cacheprovider", "-p", "no:unraisableexception", "-p", "xdist.plugin")
 """No cache directory beside an installed suite, and no five garbage collections in a process that is about to end."""
@@ -231,9 +234,12 @@ def _check_subject(options: RunOptions) -> None:
 
 
 def _check_requested_models(results: FetchResults) -> None:
-    """Raise RequestError if every model was requested wrongly. A gated model is not a wrong request."""
+    """Raise RequestError if every model was requested wrongly.
+
+    A gated model is no wrong request, and neither is one that hub-tests cannot truncate: they have a report.
+    """
     errors = results.errors.values()
-    wrong = [error for error in errors if isinstance(error, RequestError) and not isinstance(error, GatedError)]
+    wrong = [error for error in errors if isinstance(error, RequestError) and not isinstance(error, _REPORTED)]
     if not results.checkpoints and len(wrong) == len(errors):
         raise RequestError("; ".join(map(str, wrong)))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from ci.devices import default_device
-from ci.errors import GatedError, HubTestsError, InfrastructureError, SubjectError
+from ci.errors import GatedError, HubTestsError, InfrastructureError, NotTruncatableError, SubjectError
 from ci.evidence import NOT_ISOLATED, Evidence, FailureClass, Step
 from ci.hub.fetch import Checkpoint, FetchRequest, fetch
 from ci.subjects.base import ConvertRequest, ConvertResult, Description, ExportRequest, Subject
@@ -287,13 +287,15 @@ def classify_failure(error: BaseException) -> FailureClass:
     No failure of the Hub, the disk or the request blames the subject.
     """
     if isinstance(error, StepFailedError):
-        if error.step == "test_download_and_truncate" and not isinstance(error.error, GatedError):
-            return "hub_unavailable" if isinstance(error.error, HubTestsError) else "other"
+        if error.step == "test_download_and_truncate" and isinstance(error.error, InfrastructureError):
+            return "hub_unavailable"
         return classify_failure(error.error)
     if isinstance(error, SubjectError):
         return _SUBJECT_CLASSES.get(error.failure, "other")
     if isinstance(error, GatedError):
         return "gated"
+    if isinstance(error, NotTruncatableError):
+        return "not_truncatable"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out_of_memory"
     return "environment" if isinstance(error, HubTestsError) else "other"

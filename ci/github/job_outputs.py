@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ci.checkpoints import CHECKPOINTS_JSON, FetchResults, write_checkpoints
-from ci.errors import GatedError, InfrastructureError, RequestError
+from ci.errors import GatedError, InfrastructureError, NotTruncatableError, RequestError
 from ci.hub.fetch import Checkpoint
 from ci.hub.manifest import MANIFEST, find_content_problems, read_manifest
 from ci.records import read_json, to_dict, to_json
@@ -84,6 +84,8 @@ def classify_fetch_error(error: Exception) -> FailureClass:
     """
     if isinstance(error, GatedError):
         return "gated"
+    if isinstance(error, NotTruncatableError):
+        return "not_truncatable"
     return "hub_unavailable" if isinstance(error, InfrastructureError) else "environment"
 
 

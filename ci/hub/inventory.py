@@ -88,7 +88,7 @@ def _describe_directory(
     partial = path.parent == paths.partial
     model, _, name = path.stem.partition("@") if partial else (path.parent.name, "", path.name)
     commit, _, rest = name.partition("-r")
-    layers = rest.partition("-L")[2].removesuffix("-code")
+    layers = rest.partition("-L")[2].partition("-")[0]
     problems = _check_manifest(path, check) if check else ()
     return StoreEntry(
         model_id=decode_model_id(model),

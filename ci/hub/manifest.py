@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ci.errors import InfrastructureError
+from ci.hub.slices import WHOLE, Slice
 from ci.records import STRICT, read_json, to_json
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "hub-tests.json"
 SCHEMA = 1
-RULES_VERSION = 3
+RULES_VERSION = 4
 """Increases with every change to what is kept, how config.json is edited or how files are written."""
 
 
@@ -56,7 +57,9 @@ class Manifest:
     """The whole of `hub-tests.json`.
 
     `layers` of `layers_upstream` are kept. `sources` are the upstream files that tensors come from, with the digests of
-    the Hub's listing. `files` are the directory's own, except this one. `notes` are lines for people.
+    the Hub's listing. `files` are the directory's own, except this one. `notes` are lines for people. `dropped` names
+    the modules whose tensors were left out although they are in no dropped layer. `picked` are the upstream indices of
+    chosen layers, empty where the first ones are kept; `slice` is the kept part of vocabulary and experts.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -73,6 +76,9 @@ class Manifest:
     tensors: Mapping[str, TensorEntry]
     files: Mapping[str, FileEntry]
     notes: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    picked: tuple[int, ...] = ()
+    slice: Slice = WHOLE
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

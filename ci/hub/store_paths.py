@@ -1,7 +1,8 @@
 """The layout of a store, which directories are in use, and how a directory is removed.
 
     <root>/CACHEDIR.TAG
-    <root>/checkpoints/<owner>--<name>/<commit>-r<rules>-L<layers>[-code]/   complete: hub-tests.json is inside
+    <root>/checkpoints/<owner>--<name>/<commit>-r<rules>-L<layers>[-P…][-V…][-E…][-code]/
+                                                                              complete: hub-tests.json is inside
     <root>/partial/<owner>--<name>@<key>.<unique>/                            of a running or interrupted fetch
     <root>/trash/…                                                            being removed
     <root>/leases/*.lease                                                     which process uses what
@@ -14,6 +15,7 @@ key alone: any machine may fetch it, machines may share it, and the store may be
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import uuid
 from contextlib import suppress
@@ -23,27 +25,41 @@ from urllib.parse import quote
 
 from ci.hub import lease
 from ci.hub.manifest import RULES_VERSION
+from ci.hub.slices import WHOLE, Slice
 
 FETCH_TIMEOUT = 600.0
 """Seconds without a renewed lease after which a fetch counts as dead (stopped, or on another machine)."""
 HOLD_TIMEOUT = 12 * 3600.0
 """Seconds for which a process may hold a checkpoint; on this machine at most as long as it lives."""
 
+MAX_LISTED = 40
+"""Characters of chosen layers in a directory's name; a longer list is hashed."""
+
 
 @dataclass(frozen=True)
 class CheckpointKey:
-    """The values that decide every byte of a checkpoint, together with RULES_VERSION."""
+    """The values that decide every byte of a checkpoint, together with RULES_VERSION.
+
+    `picked` are the indices of chosen layers; empty where the first ones are kept.
+    """
 
     model_id: str
     commit: str
     layers: int
     remote_code: bool = False
+    picked: tuple[int, ...] = ()
+    slice: Slice = WHOLE
 
     @property
     def name(self) -> str:
         """Name of the checkpoint's directory."""
-        code = "-code" if self.remote_code else ""
-        return f"{self.commit}-r{RULES_VERSION}-L{self.layers}{code}"
+        parts = [f"{self.commit}-r{RULES_VERSION}-L{self.layers}"]
+        if self.picked:
+            listed = "_".join(map(str, self.picked))
+            parts.append(f"P{listed if len(listed) <= MAX_LISTED else hashlib.sha256(listed.encode()).hexdigest()[:16]}")
+        parts += [f"V{self.slice.vocab}"] if self.slice.vocab else []
+        parts += [f"E{self.slice.experts}"] if self.slice.experts else []
+        return "-".join([*parts, *(["code"] if self.remote_code else [])])
 
 
 @dataclass(frozen=True)

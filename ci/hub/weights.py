@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ci.errors import InfrastructureError, RequestError
@@ -16,12 +16,15 @@ from ci.hub.layers import (
     count_layers_for_all_kinds,
     describe_missed_kinds,
     find_layers,
+    make_choice,
+    split_layer_name,
 )
 from ci.hub.model_config import ModelConfig
 from ci.hub.remote import HubClient
 from ci.hub.repository import Repository, is_safe_path
+from ci.hub.slices import WHOLE, Slice, make_slice_rules
 from ci.hub.strict_json import parse_object
-from ci.hub.truncation import list_layer_settings
+from ci.hub.truncation import count_required_layers, list_layer_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,22 +55,26 @@ class WeightFiles:
 
 @dataclass(frozen=True)
 class RemoteModel:
-    """A repository on the Hub, its parsed config.json and its weight files; no tensor is known yet."""
+    """A repository on the Hub, its parsed config.json and its weight files; no tensor is known yet.
+
+    `slice` is the part of the vocabulary and of the experts that is kept.
+    """
 
     hub: HubClient
     repository: Repository
     config: ModelConfig
     weights: WeightFiles
     allow_remote_code: bool
+    slice: Slice = WHOLE
 
 
 @dataclass(frozen=True)
 class TensorSelection:
-    """The kept layers and tensors. `mtp_tensors` counts dropped tensors of multi-token prediction modules."""
+    """The kept layers and tensors. `dropped` names what is dropped although it belongs to no dropped layer."""
 
     choice: LayerChoice
     sources: tuple[TensorSource, ...]
-    mtp_tensors: int
+    dropped: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -120,23 +127,64 @@ def select_tensors(model: RemoteModel, layers: LayerRequest) -> TensorSelection:
         files = {tensor.name: weights.files[0] for tensor in headers[weights.files[0]].tensors}
     else:
         headers, files = {}, dict(weights.weight_map)
-    prefixes = find_layers(files, model.config.stacks, what=model.config.what)
+    prefixes = find_model_layers(files, model.config)
     if layers == "auto":
         headers = read_headers(hub, repository, weights.files, headers)
         choice = choose_layers(prefixes, model.config, _find_tensors(files, headers, repository))
     else:
-        choice = LayerChoice(layers)
-    kept = {name: file for name, file in files.items() if prefixes.keeps(name, choice.layers)}
+        choice = make_choice(layers)
+    positions = choice.positions
+    kept = {name: file for name, file in files.items() if prefixes.place(name, positions) is not None}
     headers = read_headers(hub, repository, sorted(set(kept.values())), headers)
     tensors = _find_tensors(kept, headers, repository)
     sources = (_make_source(file, headers[file], tensors[name]) for name, file in kept.items())
-    return TensorSelection(choice, tuple(sources), prefixes.count_mtp_tensors(files))
+    return place_tensors(model, choice, prefixes, sources, files)
+
+
+def find_model_layers(names: Iterable[str], config: ModelConfig) -> LayerPrefixes:
+    """Find the layers among the names of a model's tensors, by its config and the record of its architecture."""
+    items = config.architecture.items
+    listed = [field.value for field in config.fields if items and field.path[-1] == items.field]
+    item_layers = tuple(index for value in listed[:1] for index in value if type(index) is int)
+    return find_layers(
+        names,
+        config.stacks,
+        what=config.what,
+        architecture=config.architecture,
+        mtp_layers=config.mtp_layers,
+        item_layers=item_layers,
+    )
+
+
+def place_tensors(
+    model: RemoteModel,
+    choice: LayerChoice,
+    prefixes: LayerPrefixes,
+    sources: Iterable[TensorSource],
+    names: Iterable[str],
+) -> TensorSelection:
+    """Give the kept tensors their names in the truncated model, and cut them to the slice.
+
+    `names` are all names of the repository's tensors; what is beside the layers is named in the result.
+    """
+    rules, positions = make_slice_rules(model.config, model.slice), choice.positions
+    placed = []
+    for source in sources:
+        old = source.tensor.name
+        in_layer = split_layer_name(old)[0] in prefixes.prefixes
+        tensor = rules.cut(old, source.tensor, in_layer=in_layer)
+        name = prefixes.place(old, positions)
+        if tensor is not None and name is not None:
+            end = source.begin + tensor.size
+            placed.append(replace(source, tensor=replace(tensor, name=name), end=end, upstream_name=old))
+    return TensorSelection(choice, tuple(placed), prefixes.list_dropped(names))
 
 
 def choose_layers(prefixes: LayerPrefixes, config: ModelConfig, tensors: Mapping[str, TensorInfo]) -> LayerChoice:
-    """Choose the fewest layers that hold every kind of layer."""
+    """Choose the fewest layers that hold every kind of layer and can be run alone."""
     kinds = classify_layers(tensors, prefixes, list_layer_settings(config))
-    return LayerChoice(count_layers_for_all_kinds(kinds), describe_missed_kinds(kinds, USUAL_LAYERS))
+    layers = count_required_layers(config, count_layers_for_all_kinds(kinds))
+    return LayerChoice(layers, describe_missed_kinds(kinds, USUAL_LAYERS))
 
 
 def read_headers(

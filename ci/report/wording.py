@@ -42,6 +42,7 @@ CLASSES = {
     "out_of_memory": "out of memory",
     "hub_unavailable": "Hub unavailable",
     "gated": "gated model",
+    "not_truncatable": "hub-tests cannot truncate this yet",
     "timeout": "timeout",
     "crash": "crash",
     "collection": "collection error",
