@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MAX_NESTING = 40
+MAX_OBJECTS = 200_000
+"""Objects in one text: some list the precision of every module, and each costs some microseconds."""
 SPACE = re.compile(r"[ \t\r\n]*")
 
 KeyPath = tuple[str, ...]
@@ -63,8 +65,10 @@ def parse_json(text: str, *, what: str) -> Node:
     """Parse the JSON object in `text` with positions.
 
     NaN and Infinity are accepted, because Python and so transformers write them. Raises InfrastructureError for
-    anything malformed, a duplicate key or nesting over `MAX_NESTING`.
+    anything malformed, a duplicate key, nesting over `MAX_NESTING` or more than `MAX_OBJECTS` objects.
     """
+    if text.count("{") > MAX_OBJECTS:
+        raise InfrastructureError(f"{what}: over {MAX_OBJECTS} objects; refused")
     try:
         node = _parse_value(text, _skip_space(text, 0), 0)
         if _skip_space(text, node.end) != len(text):
@@ -169,9 +173,10 @@ def _find_list_spans(text: str, node: Node) -> tuple[tuple[int, int], ...]:
 def _count_levels(value: Any) -> int:
     """Count how deeply lists and objects are nested in a value."""
     levels, layer = 0, [value]
-    while layer := [item for item in layer if isinstance(item, list | dict)]:
+    while layer:
         levels += 1
-        layer = [inner for item in layer for inner in (item.values() if isinstance(item, dict) else item)]
+        inner = (item.values() if isinstance(item, dict) else item for item in layer)
+        layer = [item for items in inner for item in items if isinstance(item, list | dict)]
     return levels
 
 

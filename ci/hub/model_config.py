@@ -176,7 +176,9 @@ def _count_listed_layers(node: Node) -> int:
 
 
 def _find_depth_keys(node: Node) -> list[str]:
-    return [key for _, names in DEPTH_FIELDS_BY_SIDE for key in names if node.value.get(key) is not None]
+    named = [key for _, names in DEPTH_FIELDS_BY_SIDE for key in names if node.value.get(key) is not None]
+    beside = truncation_rules.AMBIGUOUS_DEPTH_FIELDS
+    return [key for key in named if key not in beside or any(other in node.value for other in beside[key])]
 
 
 def _read_depths(node: Node) -> list[Any]:

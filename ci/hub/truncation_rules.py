@@ -35,7 +35,9 @@ class Rule(Enum):
 
 
 DEPTH_FIELDS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_blocks")
-"""Fields that hold the number of layers; `num_blocks` is that of Fast-LLM's apriel2, in `decoder`."""
+"""Fields that hold the number of layers."""
+AMBIGUOUS_DEPTH_FIELDS = {"num_blocks": ("block", "blocks", "num_hidden_layers")}
+"""Such fields that count layers only beside one of these: blocks of Fast-LLM's apriel2 and of xLSTM, not Perceiver's."""
 ENCODER_DEPTH_FIELDS = ("encoder_layers", "num_encoder_layers", "encoder_num_hidden_layers")
 DECODER_DEPTH_FIELDS = ("decoder_layers", "num_decoder_layers", "decoder_num_hidden_layers")
 DEPTH_LIST_FIELD = "layers_block_type"
