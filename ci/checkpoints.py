@@ -9,17 +9,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ci.errors import GatedError, HubTestsError, InfrastructureError, NotTruncatableError, RequestError
 from ci.hub.fetch import Checkpoint, FetchRequest, fetch
+from ci.models import override_part
 from ci.records import read_dict, to_dict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from ci.hub.layers import LayerRequest
     from ci.hub.progress import Progress
+    from ci.hub.slices import Slice
     from ci.models import HubModel
     from ci.settings import Settings
 
@@ -42,15 +45,17 @@ def fetch_checkpoints(
     models: Sequence[HubModel],
     settings: Settings,
     *,
-    layers: int | Literal["auto"] | None = None,
+    layers: LayerRequest | None = None,
+    part: Slice | None = None,
     progress: Callable[[str, Progress], None] | None = None,
 ) -> FetchResults:
     """Fetch a checkpoint for each model. An error of one does not stop the others."""
     checkpoints: dict[str, Checkpoint] = {}
     errors: dict[str, HubTestsError] = {}
     for model in models:
+        chosen = override_part(model, layers, part)
         request = FetchRequest(
-            model.model_id, layers or model.num_layers_to_keep, model.revision, model.trust_remote_code
+            model.model_id, chosen.layer_request, model.revision, model.trust_remote_code, chosen.slice
         )
         tick = None if progress is None else lambda state, name=model.name: progress(name, state)
         try:

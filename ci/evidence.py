@@ -193,7 +193,9 @@ class Evidence:
     `half` is the faulty component (conversion, kernel, both, or unknown), `operation` the faulty operation in `layer`.
     `published_dtype` is the dtype that the model was published in, recorded once, by the download. `unmet_need` names
     what a variant that did not run needs and lacks here, as its subject says ("cuda", "flash-attn", …).
-    `isolation` says how the subject's code was kept apart from the judge that wrote this.
+    `isolation` says how the subject's code was kept apart from the judge that wrote this. `picked` are the upstream
+    indices of chosen layers, empty where the first ones are kept; `slice` is the kept part of vocabulary and experts,
+    like `vocab=4096,experts=4`.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -227,6 +229,8 @@ class Evidence:
     published_dtype: str = ""
     unmet_need: str = ""
     isolation: str = ""
+    picked: tuple[int, ...] = ()
+    slice: str = ""
 
 
 FINGERPRINT = "reference_fingerprint"

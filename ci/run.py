@@ -20,6 +20,7 @@ from ci.doctor.identity import read_host_identity
 from ci.environments.prepare import check_options, prepared_subject
 from ci.errors import GatedError, NotTruncatableError, RequestError, TerminatedError
 from ci.github.actions import pause_commands
+from ci.models import override_part
 from ci.plan import Plan, RunRequest, make_plan
 from ci.records import to_json
 from ci.report.build_results import build_results
@@ -191,7 +192,7 @@ def _run_prepared(
     if options.workers is None:
         options = replace(options, workers=choose_worker_count(len(models), options.device, environ))
     if options.checkpoints is None:
-        results = fetch_checkpoints(models, settings, layers=options.layers, progress=progress)
+        results = fetch_checkpoints(models, settings, layers=options.layers, part=options.slice, progress=progress)
         _check_requested_models(results)
         options = replace(options, checkpoints=report / CHECKPOINTS_JSON)
         write_checkpoints(results, report / CHECKPOINTS_JSON)
@@ -250,11 +251,12 @@ def _write_plan(models: Sequence[HubModel], options: RunOptions, report: Path) -
         trigger="cli",
         models=tuple(model.name for model in models),
         subject=options.subject or "reference",
-        layers=options.layers,
+        layers=None if isinstance(options.layers, tuple) else options.layers,
         deep=options.deep,
         device=options.device,
         options=tuple(make_reproduction_arguments(options, leave_out=[field.name for field in fields(RunRequest)])),
     )
-    plan = make_plan(request, {model.name: model for model in models})
+    chosen = {model.name: override_part(model, options.layers, options.slice) for model in models}
+    plan = make_plan(request, chosen)
     (report / "plan.json").write_text(to_json(plan, indent=2), encoding="utf-8")
     return plan

@@ -52,7 +52,7 @@ def make_models_table(models: Sequence[HubModel]) -> Table:
             model.name,
             model.model_id + gated,
             model.checkpoint_format,
-            str(model.num_layers_to_keep),
+            model.part,
             " ".join(model.groups),
         )
     return table
@@ -64,6 +64,8 @@ def make_checkpoints_table(checkpoints: Mapping[str, Checkpoint]) -> Table:
     for name, c in checkpoints.items():
         moved = "hit" if c.cache == "hit" else format_size(c.bytes_fetched)
         layers = f"{c.layers} of {c.layers_upstream}"
+        layers += f" ({', '.join(map(str, c.picked))})" if c.picked else ""
+        layers += f", {c.slice}" if str(c.slice) else ""
         table.add_row(
             name, c.revision[:12], layers, format_size(c.bytes_kept), moved, str(c.requests), f"{c.seconds:.1f}"
         )

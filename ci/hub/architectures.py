@@ -154,4 +154,6 @@ LayerKindPlace = Literal["layer", "layer as the last one"]
 
 def find_architecture(*model_types: object) -> Architecture:
     """Return the record of the first of these model types that has one."""
-    return next((ARCHITECTURES[name] for name in model_types if isinstance(name, str) and name in ARCHITECTURES), UNKNOWN)
+    return next(
+        (ARCHITECTURES[name] for name in model_types if isinstance(name, str) and name in ARCHITECTURES), UNKNOWN
+    )

@@ -121,7 +121,9 @@ def _find_text_configs(root: Node, what: str) -> tuple[KeyPath, ...]:
         paths = [path for path in paths if path in truncation_rules.TEXT_CONFIG_PATHS] or paths
     if len(paths) > 1:
         names = ", ".join(".".join(path) for path in paths)
-        raise NotTruncatableError(f"{what}: hub-tests cannot truncate this yet: several stacks of layers ({names})"[:500])
+        raise NotTruncatableError(
+            f"{what}: hub-tests cannot truncate this yet: several stacks of layers ({names})"[:500]
+        )
     return (paths[0],)
 
 

@@ -66,7 +66,9 @@ class Slice:
 
     def __str__(self) -> str:
         """Return the words of `parse_slice`."""
-        return ",".join(f"{name}={value}" for name, value in (("vocab", self.vocab), ("experts", self.experts)) if value)
+        return ",".join(
+            f"{name}={value}" for name, value in (("vocab", self.vocab), ("experts", self.experts)) if value
+        )
 
 
 WHOLE = Slice()
@@ -168,7 +170,9 @@ def list_slice_notes(config: ModelConfig, wanted: Slice) -> list[str]:
         notes.append(f"sliced: the first {wanted.vocab} of {rules.vocabulary} rows of the vocabulary are kept")
     if wanted.experts is not None and rules.experts:
         notes.append(f"sliced: the first {wanted.experts} of {rules.experts} experts of each layer are kept")
-    dropped = sorted({".".join(e.path) for e in list_slice_edits(config, wanted) if SPECIAL_TOKEN_FIELD.search(e.path[-1])})
+    dropped = sorted(
+        {".".join(e.path) for e in list_slice_edits(config, wanted) if SPECIAL_TOKEN_FIELD.search(e.path[-1])}
+    )
     if dropped:
         notes.append(f"sliced: ids of special tokens beyond the kept rows were dropped from {', '.join(dropped)}")
     return notes
@@ -209,7 +213,9 @@ def _list_vocabulary_edits(node: Node, path: KeyPath, rows: int, what: str) -> I
 
 def _list_expert_edits(node: Node, path: KeyPath, experts: int, what: str) -> Iterator[Edit]:
     values = node.value
-    total = next(read_count(values, key, what=what, limit=MAX_EXPERTS) for key in EXPERT_COUNT_FIELDS if values.get(key))
+    total = next(
+        read_count(values, key, what=what, limit=MAX_EXPERTS) for key in EXPERT_COUNT_FIELDS if values.get(key)
+    )
     per_token = 0
     for key, value in values.items():
         if key in EXPERT_COUNT_FIELDS and value is not None:
@@ -242,7 +248,9 @@ def _read_experts(config: ModelConfig) -> int:
     values = find_node(config.root, config.text_configs[-1]).value
     named = {key: values[key] for key in EXPERT_COUNT_FIELDS if values.get(key)}
     if any(isinstance(value, list) for value in named.values()) or len(set(map(str, named.values()))) > 1:
-        raise NotTruncatableError(f"{config.what}: hub-tests cannot slice this yet: several counts of experts: {named}"[:300])
+        raise NotTruncatableError(
+            f"{config.what}: hub-tests cannot slice this yet: several counts of experts: {named}"[:300]
+        )
     if values.get("num_hash_layers") or "hash_moe" in (values.get("mlp_layer_types") or ()):
         raise NotTruncatableError(f"{config.what}: hub-tests cannot slice this yet: tables name experts by token id")
     return read_count(values, next(iter(named)), what=config.what, limit=MAX_EXPERTS) if named else 0
@@ -263,5 +271,3 @@ def _keep_rows(tensor: TensorInfo, axis: int, rows: int, refusal: NotTruncatable
 
 def _is_of_positions(name: str) -> bool:
     return bool(re.search(r"(?:^|[._])(?:position|wpe|pos|norm|rotary)", name))
-
-

@@ -56,7 +56,9 @@ class CheckpointKey:
         parts = [f"{self.commit}-r{RULES_VERSION}-L{self.layers}"]
         if self.picked:
             listed = "_".join(map(str, self.picked))
-            parts.append(f"P{listed if len(listed) <= MAX_LISTED else hashlib.sha256(listed.encode()).hexdigest()[:16]}")
+            parts.append(
+                f"P{listed if len(listed) <= MAX_LISTED else hashlib.sha256(listed.encode()).hexdigest()[:16]}"
+            )
         parts += [f"V{self.slice.vocab}"] if self.slice.vocab else []
         parts += [f"E{self.slice.experts}"] if self.slice.experts else []
         return "-".join([*parts, *(["code"] if self.remote_code else [])])

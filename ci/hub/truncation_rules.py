@@ -27,7 +27,9 @@ class Rule(Enum):
     MTP = "layers of multi-token prediction: dropped, so 0 or empty"
     PERIOD = "every n-th layer differs, which its tensors do not show: unchanged, tells the kinds of layers apart"
     PERIOD_OF_TENSORS = "every n-th layer differs, as its tensors show: unchanged"
-    CYCLE = "a list of kinds that repeats over the layers: unchanged for the first N, written out for a choice of layers"
+    CYCLE = (
+        "a list of kinds that repeats over the layers: unchanged for the first N, written out for a choice of layers"
+    )
     NAMES = "names of modules, in which layers are numbered: unchanged for the first N"
     UNCHANGED = "does not depend on the depth"
     REFUSE = "ties other layers or tensors to the depth: hub-tests cannot truncate this yet"

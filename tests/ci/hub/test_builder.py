@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ci.hub.fetch import fetch
-from ci.hub.manifest import read_manifest
 from ci.hub.header import parse_header
 from ci.hub.manifest import MANIFEST, read_manifest
 from ci.hub.store import Store

@@ -76,7 +76,10 @@ LIMITS: dict[str, tuple[Harm, str]] = {
     "no depth": (lambda r: write_config(r, "{}"), "cannot truncate this yet: no field says how many layers"),
     "unknown field": (lambda r: write_json(r / "config.json", {**CONFIG, "odd": [1] * 5}), "odd looks as if"),
     "another depth": (lambda r: write_json(r / "config.json", {**CONFIG, "num_hidden_layers": 9}), "says 9 layers"),
-    "layers beyond": (lambda r: write_json(r / "config.json", {**CONFIG, "num_hidden_layers": 3}), "beyond the 3 layers"),
+    "layers beyond": (
+        lambda r: write_json(r / "config.json", {**CONFIG, "num_hidden_layers": 3}),
+        "beyond the 3 layers",
+    ),
 }
 """What hub-tests itself cannot do: no fault of the Hub, the model or the subject."""
 IMPOSSIBLE: dict[str, tuple[Harm, str]] = {

@@ -87,7 +87,11 @@ def test_layers_that_predict_further_tokens_go_by_the_record_of_the_model_type()
     listed = [*names("model.layers", 4), *extra, "lm_head.weight"]
     prefixes = find(listed, stack(4), architecture=find_architecture("qwen3_next"), mtp_layers=1)
     assert [name for name in listed if not keeps(prefixes, name, 4)] == extra
-    assert prefixes.list_dropped(listed) == ("model.layers.4: 1 tensor", "mtp.layers.0: 1 tensor", "mtp_block.w: 1 tensor")
+    assert prefixes.list_dropped(listed) == (
+        "model.layers.4: 1 tensor",
+        "mtp.layers.0: 1 tensor",
+        "mtp_block.w: 1 tensor",
+    )
 
 
 @pytest.mark.parametrize("name", ["mtp.layers.0.w", "model.nextn.w", "model.mtp_norms.0.weight", "eagle.fc.weight"])

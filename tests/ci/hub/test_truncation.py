@@ -353,6 +353,10 @@ class TestAllOfTransformers:
         ):
             return f"{key} still has {len(after)} values"
         about_depth = key in FIELD_RULES and FIELD_RULES[key] not in (Rule.UNCHANGED, Rule.PERIOD)
-        if before != after and not about_depth and not any(word in key for word in ("layer", "depth", "mtp", "num_blocks")):
+        if (
+            before != after
+            and not about_depth
+            and not any(word in key for word in ("layer", "depth", "mtp", "num_blocks"))
+        ):
             return f"{key} was {before}, became {after}"
         return None
