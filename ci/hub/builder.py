@@ -25,6 +25,7 @@ from ci.hub.transfer import Digests, Transfer
 from ci.hub.truncation import truncate_config
 from ci.hub.weights import (
     SAFETENSORS_INDEX,
+    KeptSources,
     RemoteModel,
     TensorSelection,
     choose_layers,
@@ -100,7 +101,7 @@ def build_from_torch_bin(model: RemoteModel, layers: LayerRequest, target: Build
     """Build the checkpoint from whole `.bin` files; what is kept is known only after their download."""
     from ci.hub.torch_bin import TorchBinFiles
 
-    downloads = [_plan_whole_file(model.repository, file) for file in _list_needed_files(model, layers)]
+    downloads = [_plan_whole_file(model.repository, file) for file in list_needed_files(model, layers)]
     transfer = Transfer(model.hub, model.repository, downloads, target.directory)
     target.check_free_space(2 * transfer.bytes_to_allocate)
     for name, digest in transfer.run(partial(target.on_progress, "tensors")).items():
@@ -116,7 +117,8 @@ def build_from_torch_bin(model: RemoteModel, layers: LayerRequest, target: Build
     return selection
 
 
-def _list_needed_files(model: RemoteModel, layers: LayerRequest) -> list[str]:
+def list_needed_files(model: RemoteModel, layers: LayerRequest) -> list[str]:
+    """List the whole `.bin` files that hold tensors of the kept layers; for "auto" all of them."""
     files = model.weights.weight_map
     if files is None or layers == "auto":
         return list(model.weights.files)
@@ -159,7 +161,7 @@ def _select_from_torch_bin(
             raise make_missing_tensor_error(model.repository, files[name], name)
     entries = (tensors[name] for name in kept)
     sources = (TensorSource(file, tensor, tensor.begin, tensor.end) for file, tensor in entries)
-    return place_tensors(model, choice, prefixes, sources, files)
+    return place_tensors(model, KeptSources(choice, prefixes, tuple(sources), tuple(files)))
 
 
 def _write_other_files(

@@ -116,11 +116,26 @@ def parse_weight_map(text: bytes, repository: Repository, path: str, *, suffix: 
     return weight_map
 
 
+@dataclass(frozen=True)
+class KeptSources:
+    """The tensors of the kept layers, whole and under their names on the Hub; `names` are those of all tensors."""
+
+    choice: LayerChoice
+    prefixes: LayerPrefixes
+    sources: tuple[TensorSource, ...]
+    names: tuple[str, ...]
+
+
 def select_tensors(model: RemoteModel, layers: LayerRequest) -> TensorSelection:
     """Select the kept tensors of a safetensors repository.
 
     Reads the headers of the shards with kept tensors; for "auto" those of all shards.
     """
+    return place_tensors(model, find_kept_sources(model, layers))
+
+
+def find_kept_sources(model: RemoteModel, layers: LayerRequest) -> KeptSources:
+    """Find the tensors of the kept layers in the headers of their shards."""
     hub, repository, weights = model.hub, model.repository, model.weights
     if weights.weight_map is None:
         headers = read_headers(hub, repository, weights.files)
@@ -138,7 +153,7 @@ def select_tensors(model: RemoteModel, layers: LayerRequest) -> TensorSelection:
     headers = read_headers(hub, repository, sorted(set(kept.values())), headers)
     tensors = _find_tensors(kept, headers, repository)
     sources = (_make_source(file, headers[file], tensors[name]) for name, file in kept.items())
-    return place_tensors(model, choice, prefixes, sources, files)
+    return KeptSources(choice, prefixes, tuple(sources), tuple(files))
 
 
 def find_model_layers(names: Iterable[str], config: ModelConfig) -> LayerPrefixes:
@@ -156,20 +171,14 @@ def find_model_layers(names: Iterable[str], config: ModelConfig) -> LayerPrefixe
     )
 
 
-def place_tensors(
-    model: RemoteModel,
-    choice: LayerChoice,
-    prefixes: LayerPrefixes,
-    sources: Iterable[TensorSource],
-    names: Iterable[str],
-) -> TensorSelection:
+def place_tensors(model: RemoteModel, kept: KeptSources) -> TensorSelection:
     """Give the kept tensors their names in the truncated model, and cut them to the slice.
 
-    `names` are all names of the repository's tensors; what is beside the layers is named in the result.
+    What is beside the layers is named in the result.
     """
-    rules, positions = make_slice_rules(model.config, model.slice), choice.positions
+    rules, prefixes, positions = make_slice_rules(model.config, model.slice), kept.prefixes, kept.choice.positions
     placed = []
-    for source in sources:
+    for source in kept.sources:
         old = source.tensor.name
         in_layer = split_layer_name(old)[0] in prefixes.prefixes
         tensor = rules.cut(old, source.tensor, in_layer=in_layer)
@@ -177,7 +186,7 @@ def place_tensors(
         if tensor is not None and name is not None:
             end = source.begin + tensor.size
             placed.append(replace(source, tensor=replace(tensor, name=name), end=end, upstream_name=old))
-    return TensorSelection(choice, tuple(placed), prefixes.list_dropped(names))
+    return TensorSelection(kept.choice, tuple(placed), prefixes.list_dropped(kept.names))
 
 
 def choose_layers(prefixes: LayerPrefixes, config: ModelConfig, tensors: Mapping[str, TensorInfo]) -> LayerChoice:
