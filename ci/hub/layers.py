@@ -31,6 +31,8 @@ MAX_INDEX_DIGITS = 6
 LAYER_LIST_NAMES = {"layers", "layer", "h", "blocks", "block"}
 MTP_WORDS = re.compile(r"(?:^|\.)(?:mtp|nextn|eagle)")
 """Names that look like multi-token prediction; the record of the architecture says what they are."""
+TEXT_WORDS = re.compile(r"(?:^|\.)(?:language_model|text_model|llm)(?:\.|$)")
+"""Names of the text model in a model of several modalities; its layers are counted where others have as many."""
 MAX_DROPPED = 20
 """Modules whose dropped tensors are listed one by one."""
 
@@ -239,6 +241,7 @@ def _find_prefix(stack: LayerStack, indices: Mapping[str, set[int]], what: str) 
     """
     fitting = [prefix for prefix, present in indices.items() if _has_all(present, stack) and _is_on_side(stack, prefix)]
     named = [prefix for prefix in fitting if prefix.rsplit(".", 1)[-1] in LAYER_LIST_NAMES] or fitting
+    named = [prefix for prefix in named if TEXT_WORDS.search(prefix)] or named if len(named) > 1 else named
     if len(named) != 1:
         counted = ", ".join(sorted(f"{prefix} ({len(present)})" for prefix, present in indices.items()))
         listed = ", ".join(sorted(named)) or counted or "none"

@@ -162,7 +162,7 @@ COUNT_WORDS = re.compile(
 )
 """A whole number with such a name counts layers or is the index of one."""
 OTHER_MODALITY = re.compile(
-    r"vision|visual|image|audio|speech|sound|codec|(?:^|_)vq|talker|2wav|backbone_config|qformer|resampler|perceiver|projector"
+    r"vision|visual|image|audio|speech|sound|codec|(?:^|_)vq|talker|2wav|backbone_config|qformer|resampler|perceiver|projector|protein"
 )
 """A nested config or a module of another modality: it keeps its own depth."""
 MIN_LAYERS_FIELDS = {"deepstack_visual_indexes": "each of the first layers adds features of the vision model"}

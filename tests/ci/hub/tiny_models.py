@@ -25,9 +25,17 @@ if TYPE_CHECKING:
     from ci.hub.layers import LayerRequest
 
 TASKS = ("CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM")
+SEQUENCES = ("SEQ_TO_SEQ_CAUSAL_LM", *TASKS)
+IMAGES = ("IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM", "CAUSAL_LM")
+ENCODER_DECODERS = {
+    *("bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "marian", "mbart", "mvp", "pegasus", "plbart"),
+    "prophetnet",
+}
+"""Types whose published models have an encoder; a decoder alone is a class that nobody publishes."""
+COMPOSITES = {"qwen3_5", "qwen3_5_moe", "qwen4_exp", "chameleon"}
+"""Types of which the class for text alone takes another config."""
 DEPTH = 8
 MAX_PARAMETERS = 30_000_000
-MRoPE = "mrope_section"
 SIZES: tuple[tuple[str, int | None], ...] = (
     (r"token_(?:id|index)s?$", 100),
     (r"(?:^|_)(?:layers|depth|n_layer|blocks)$|_layers_|period|interval|pattern|step|offset|freq", None),
@@ -50,9 +58,20 @@ SIZES: tuple[tuple[str, int | None], ...] = (
 """The largest value of a number with such a name, the first match counts; None: unchanged."""
 DERIVED = ("transformers_version", "dtype", "qk_head_dim", "time_step_limit")
 """Fields that the class derives from others, or writes in a form that it does not read."""
-PER_LAYER = ("layer_types", "mlp_layer_types", "layers_block_type", "per_layer_config", "kv_source_layers")
+PER_LAYER = (
+    *("layer_types", "mlp_layer_types", "layers_block_type", "per_layer_config", "kv_source_layers", "no_rope_layers"),
+    *("moe_layers", "attention_layers", "num_attention_heads_per_layer"),
+)
 """Fields that the class derives from the depth."""
-DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "encoder_layers", "num_decoder_layers")
+DEPTHS = (
+    "num_hidden_layers",
+    "n_layer",
+    "n_layers",
+    "num_layers",
+    "decoder_layers",
+    "encoder_layers",
+    "num_decoder_layers",
+)
 MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_expand": 2, "mamba_d_ssm": 128, "mamba_n_groups": 1}
 HEAD = {"head_dim": 16}
 EXTRA: dict[str, dict[str, Any]] = {
@@ -62,18 +81,41 @@ EXTRA: dict[str, dict[str, Any]] = {
     "mamba2": {"num_heads": 8, "head_dim": 16, "expand": 2, "n_groups": 1},
     "hunyuan_v1_dense": HEAD,
     "hunyuan_v1_moe": HEAD,
+    "hunyuan_vl": HEAD,
     "ministral": HEAD,
-    "nemotron": HEAD,
+    "nemotron": {"num_key_value_heads": 2, "head_dim": 16},
     "gpt_neo": {"attention_types": [[["global", "local"], 4]]},
-    "laguna": {"num_attention_heads_per_layer": None},
     "glm5_next": {"num_key_value_heads": 4},
     "dots3_note": {"num_key_value_heads": 4},
     "dots3_note_text": {"num_key_value_heads": 4},
-    "zamba2": {"layers_block_type": ["mamba", "mamba", "hybrid", "mamba", "hybrid", "mamba", "hybrid", "mamba"], "hybrid_layer_ids": [2, 4, 6]},
+    "lfm2_moe": {"layer_types": ["conv", "conv", "full_attention", "conv"] * 2},
+    "minimax_m3_vl": {
+        "mlp_layer_types": ["dense"] * 3 + ["sparse"] * 5,
+        "layer_types": ["full_attention"] * 3 + ["minimax_m3_sparse"] * 5,
+    },
+    "deepseek_v4": {"head_dim": 16, "partial_rotary_factor": 0.5, "qk_rope_head_dim": None, "rope_parameters": None},
+    "zamba2": {
+        "n_mamba_heads": 8,
+        "mamba_headdim": 16,
+        "mamba_expand": 2,
+        "attention_hidden_size": 128,
+        "attention_head_dim": 32,
+        "num_key_value_heads": 4,
+        "layers_block_type": ["mamba", "mamba", "hybrid", "mamba", "hybrid", "mamba", "hybrid", "mamba"],
+        "hybrid_layer_ids": [2, 4, 6],
+    },
     "reformer": {"is_decoder": True},
     "xlnet": {"d_head": 16},
 }
 """What a model type needs besides: values that must fit each other."""
+
+
+SECTIONS = {
+    **dict.fromkeys(("glm46v", "glm4v", "glm_ocr", "glmga", "paddleocr_vl", "qwen2_5_omni_thinker"), [4, 2, 2]),
+    **dict.fromkeys(("qwen2_5_vl", "qwen2_vl"), [4, 2, 2]),
+    "glm4v_moe": [2, 1, 1],
+}
+"""How M-RoPE divides half a head, where the class has numbers of its own for it."""
 
 
 def list_model_types() -> list[str]:
@@ -90,7 +132,7 @@ def _names(task: str) -> dict[str, Any]:
 def get_class(model_type: str) -> Any:
     import transformers
 
-    for task in TASKS:
+    for task in SEQUENCES if model_type in ENCODER_DECODERS else IMAGES if model_type in COMPOSITES else TASKS:
         if name := _names(task).get(model_type):
             return getattr(transformers, name[0] if isinstance(name, tuple | list) else name)
     raise KeyError(model_type)
@@ -102,6 +144,7 @@ def shrink(value: Any, key: str = "") -> Any:
         small = {name: shrink(item, name) for name, item in value.items() if name not in DERIVED}
         if "qk_rope_head_dim" in small:
             small |= {"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16}
+            small |= {"num_key_value_heads": 4} if "num_key_value_heads" in small else {}
             small.pop("head_dim", None)
         return small
     if isinstance(value, bool) or not isinstance(value, int) or value <= 2:
@@ -129,7 +172,10 @@ def make_config(model_type: str, depth: int = DEPTH) -> Any:
     kind = CONFIG_MAPPING[model_type]
     values = shrink(json.loads(kind().to_json_string(use_diff=False)))
     set_depth(values, depth)
-    values |= EXTRA.get(model_type, {})
+    text = values["text_config"] if isinstance(values.get("text_config"), dict) else values
+    text |= EXTRA.get(model_type, {})
+    if model_type in SECTIONS:
+        values.get("text_config", values).setdefault("rope_parameters", {})["mrope_section"] = SECTIONS[model_type]
     config = kind.from_dict(values)
     config._attn_implementation = "eager"
     return config
@@ -203,11 +249,12 @@ def run_layers(model: Any, depth: int, layer: int, ids: Any) -> dict[str, Any]:
         if isinstance(module, torch.nn.ModuleList) and len(module) == depth and _is_stack(name):
 
             def keep(_: Any, __: Any, output: Any, name: str = name) -> None:
-                outputs[name] = output[0] if isinstance(output, tuple) else output
+                outputs[name] = output[0] if isinstance(output, tuple | list) else output
 
             hooks.append(module[layer].register_forward_hook(keep))
     with torch.no_grad():
-        outputs["logits"] = getattr(model(input_ids=ids), "logits", None)
+        decoder = {"decoder_input_ids": ids} if getattr(model.config, "is_encoder_decoder", False) else {}
+        outputs["logits"] = getattr(model(input_ids=ids, use_cache=False, **decoder), "logits", None)
     for hook in hooks:
         hook.remove()
     return outputs
@@ -216,4 +263,11 @@ def run_layers(model: Any, depth: int, layer: int, ids: Any) -> dict[str, Any]:
 def _is_stack(name: str) -> bool:
     from ci.hub.truncation_rules import OTHER_MODALITY
 
-    return not OTHER_MODALITY.search(name) and name.rsplit(".", 1)[-1] in ("layers", "layer", "h", "blocks", "block", "decoder")
+    return not OTHER_MODALITY.search(name) and name.rsplit(".", 1)[-1] in (
+        "layers",
+        "layer",
+        "h",
+        "blocks",
+        "block",
+        "decoder",
+    )
