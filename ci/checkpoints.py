@@ -1,7 +1,8 @@
 """The checkpoints of a run: fetched for several models, and kept in `checkpoints.json`.
 
 The file is a JSON list. A fetched model has the keys of `ci.hub.fetch.Checkpoint` and its registry `name`; a model that
-could not be fetched has `name`, `gated` and `error`, and says so where the request or a limit of hub-tests is the cause. `hub-tests fetch --json` prints the same list.
+could not be fetched has `name`, `gated` and `error`, and says so where the request or a limit of hub-tests is the
+cause. `hub-tests fetch --json` prints the same list.
 """
 
 from __future__ import annotations

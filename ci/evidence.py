@@ -55,7 +55,8 @@ FailureClass = Literal[
 
 "unproven" is a pass that its own records do not carry: no evidence, evidence of another test, model, subject or
 revision, a comparison that is missing, without a usable limit or beyond it, a skipped variant that could have run, or a
-suite whose exit code contradicts its results. "not_truncatable" is a limit of hub-tests itself. "interrupted" is what a user or a cancelled job ended before its result.
+suite whose exit code contradicts its results. "interrupted" is what a user or a cancelled job ended before its result.
+"not_truncatable" is a limit of hub-tests itself.
 """
 
 INFRASTRUCTURE: frozenset[str] = frozenset(

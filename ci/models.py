@@ -41,8 +41,8 @@ class TestParams:
 class HubModel:
     """One entry of the registry. `checkpoint_format` and `model_config` are the subject's names.
 
-    `layers` are the indices of chosen layers, from 0; then `num_layers_to_keep` is how many they are. `slice` keeps only
-    part of the vocabulary and of the experts.
+    `layers` are the indices of chosen layers, from 0; then `num_layers_to_keep` is how many they are. `slice` keeps
+    only part of the vocabulary and of the experts.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT

@@ -61,8 +61,8 @@ def plan(
 ) -> None:
     """Make the plan of an event: models, commit, and the tests that must report."""
     if as_bytes:
-        from ci.verbs.plan_bytes import plan_registry_bytes
         from ci.terminal import make_bytes_table
+        from ci.verbs.plan_bytes import plan_registry_bytes
 
         plans = plan_registry_bytes(names or ["*"], registry, options.settings(call), layers=layers, part=part)
         if as_json:

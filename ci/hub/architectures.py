@@ -8,9 +8,11 @@ norm of the main model, and no name shows that. Each record names its source: `t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ _MTP: dict[str, str] = {
     "minimax_m3_vl": r"(^|\.)mtp\.",
     "minimax_m3_vl_text": r"(^|\.)mtp\.",
     "mistral_large4": r"(^|\.)mtp_dspark\.",
+    "nemotron3_5_transcribe": r"^llm\.mtp\.",
     "nemotron_h": r"^mtp",
     "olmo_hybrid": r"^mtp",
     "qwen3_5": r"^mtp",
@@ -129,6 +132,8 @@ _OTHERS: dict[str, Architecture] = {
     # fl:mtp_llama/modeling_mtp_llama.py: `mtp_norms[0]` is the final norm of the main head, which runs the last of
     # `layers`; the further heads `mtp_heads` follow that layer, whichever it is, so all of them stay.
     "mtp_llama": Architecture(kept_mtp=r"^model\.mtp_(heads|norms)\.\d+\."),
+    # tf:nemo_speechlm: the config counts the layers of the speech encoder
+    "nemo_speechlm": Architecture(refusal="config.json counts the layers of its speech encoder"),
     # tf:zamba2/modeling_zamba2.py, `Zamba2HybridLayer`: each use of a shared block has adapters of its own, numbered
     # by the uses; tensors of a block are stored with its first use.
     "zamba2": Architecture(items=PerLayerItems("adapter_list", "hybrid_layer_ids"), shares_layers=True),
@@ -148,8 +153,6 @@ def _collect() -> Mapping[str, Architecture]:
 
 ARCHITECTURES: Mapping[str, Architecture] = _collect()
 """Records by `model_type`, of the whole config or of its text part."""
-
-LayerKindPlace = Literal["layer", "layer as the last one"]
 
 
 def find_architecture(*model_types: object) -> Architecture:

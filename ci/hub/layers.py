@@ -247,15 +247,16 @@ def _find_prefix(stack: LayerStack, indices: Mapping[str, set[int]], what: str) 
         listed = ", ".join(sorted(named)) or counted or "none"
         problem = "several lists of tensors have as many" if named else "no list of tensors has as many"
         raise NotTruncatableError(
-            f"{what}: hub-tests cannot truncate this yet: config.json says {stack.depth} layers, {problem}: {listed[:300]}"
+            f"{what}: hub-tests cannot truncate this yet: config.json says {stack.depth} layers, "
+            f"{problem}: {listed[:300]}"
         )
     siblings = [
         prefix for prefix in fitting if prefix != named[0] and _parent_prefix(prefix) == _parent_prefix(named[0])
     ]
     if siblings:
         raise NotTruncatableError(
-            f"{what}: hub-tests cannot truncate this yet: {', '.join(siblings)[:300]} beside {named[0]} has one entry a "
-            "layer too"
+            f"{what}: hub-tests cannot truncate this yet: {', '.join(siblings)[:300]} beside {named[0]} has one entry "
+            "a layer too"
         )
     return named[0]
 

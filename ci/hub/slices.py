@@ -123,7 +123,7 @@ class SliceRules:
             size = tensor.shape[outermost] if tensor.shape else 0
             if size and size % self.experts == 0 and (size == self.experts or ALL_EXPERTS.search(name)):
                 return _keep_rows(tensor, outermost, size // self.experts * experts, self._refuse(name, tensor))
-        if EXPERT_WORDS.search(name) and self.experts in tensor.shape:
+        if "shared_expert" not in name and EXPERT_WORDS.search(name) and self.experts in tensor.shape:
             raise self._refuse(name, tensor)
         return tensor
 

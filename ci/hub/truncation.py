@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -259,6 +260,7 @@ EDITS: dict[Rule, Callable[[LayerField, Kept], Edit | None]] = {
     Rule.LETTER_PER_LAYER: _keep_letters,
     Rule.REPEATED_PATTERNS: _keep_repeats,
     Rule.MTP: _drop_mtp,
+    Rule.DEPTH_SCALE: lambda field, kept: Replace(field.path, field.value * math.sqrt(len(kept) / field.depth)),
     Rule.PERIOD: _check_period,
     Rule.PERIOD_OF_TENSORS: _check_period,
     Rule.CYCLE: _write_out_cycle,

@@ -32,6 +32,7 @@ class Rule(Enum):
     )
     NAMES = "names of modules, in which layers are numbered: unchanged for the first N"
     UNCHANGED = "does not depend on the depth"
+    DEPTH_SCALE = "divided by the square root of the depth in each layer: multiplied by that of N / depth"
     REFUSE = "ties other layers or tensors to the depth: hub-tests cannot truncate this yet"
     UNKNOWN = "looks as if it depended on the layers, and no rule covers it"
 
@@ -39,7 +40,7 @@ class Rule(Enum):
 DEPTH_FIELDS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_blocks")
 """Fields that hold the number of layers."""
 AMBIGUOUS_DEPTH_FIELDS = {"num_blocks": ("block", "blocks", "num_hidden_layers")}
-"""Such fields that count layers only beside one of these: blocks of Fast-LLM's apriel2 and of xLSTM, not Perceiver's."""
+"""Such fields that count layers only beside one of these: in Fast-LLM's apriel2 and in xLSTM, not in Perceiver."""
 ENCODER_DEPTH_FIELDS = ("encoder_layers", "num_encoder_layers", "encoder_num_hidden_layers")
 DECODER_DEPTH_FIELDS = ("decoder_layers", "num_decoder_layers", "decoder_num_hidden_layers")
 DEPTH_LIST_FIELD = "layers_block_type"
@@ -96,6 +97,8 @@ FIELD_RULES: dict[str, Rule] = {
     "num_hash_layers": Rule.LAYER_COUNT,  # DeepSeek-V4: layers from the start that choose experts by token id
     "moe_layer_start_index": Rule.LAYER_COUNT,
     "moe_layer_end_index": Rule.LAST_INDEX,
+    # scales that the class divides by the square root of the depth (MiniCPM)
+    "scale_depth": Rule.DEPTH_SCALE,
     # multi-token prediction
     "num_nextn_predict_layers": Rule.MTP,
     "num_mtp_layers": Rule.MTP,

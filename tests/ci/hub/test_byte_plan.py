@@ -1,4 +1,4 @@
-"""What a fetch would download: from headers alone, against the stand-in, and by arithmetic for the registry's models."""
+"""What a fetch would download: from headers alone, and by arithmetic for the registry's models."""
 
 from __future__ import annotations
 

@@ -55,31 +55,35 @@ def test_other_numbers_may_be_large(config: dict[str, Any]) -> None:
 
 
 BASE = '"model_type": "llama", "num_hidden_layers": 4'
+ZEROS, OBJECTS = ",".join(["0"] * 10**5), ",".join(["{}"] * 300_000)
 HOSTILE = {
     "depth of 10^18": '{"num_hidden_layers": 1000000000000000000}',
-    "depth of 4000 digits": '{"num_hidden_layers": %s}' % ("9" * 4000),
+    "depth of 4000 digits": f'{{"num_hidden_layers": {"9" * 4000}}}',
     "negative depth": '{"num_hidden_layers": -4}',
     "depth as text": '{"num_hidden_layers": "4"}',
     "depth as bool": '{"num_hidden_layers": true}',
     "depth NaN": '{"num_hidden_layers": NaN}',
     "depth 1e400": '{"num_hidden_layers": 1e400}',
-    "MTP layers": '{%s, "num_nextn_predict_layers": 1000000000000000000}' % BASE,
-    "long list of layers": '{%s, "layer_types": [%s]}' % (BASE, ",".join(["0"] * 10**5)),
-    "long list of indices": '{%s, "mlp_only_layers": [%s]}' % (BASE, ",".join(["0"] * 10**5)),
-    "repeats": '{%s, "attention_types": [[["global"], 1000000000000000000], ["x"]]}' % BASE,
-    "deep lists": '{%s, "x": %s}' % (BASE, "[" * 10**5),
-    "closed deep lists": '{%s, "x": %s%s}' % (BASE, "[" * 500, "]" * 500),
-    "many objects": '{%s, "x": [%s]}' % (BASE, ",".join(["{}"] * 300_000)),
+    "MTP layers": f'{{{BASE}, "num_nextn_predict_layers": 1000000000000000000}}',
+    "long list of layers": f'{{{BASE}, "layer_types": [{ZEROS}]}}',
+    "long list of indices": f'{{{BASE}, "mlp_only_layers": [{ZEROS}]}}',
+    "deep lists": f'{{{BASE}, "x": {"[" * 10**5}}}',
+    "closed deep lists": f'{{{BASE}, "x": {"[" * 500}{"]" * 500}}}',
+    "many objects": f'{{{BASE}, "x": [{OBJECTS}]}}',
 }
+
+
+def use(text: str) -> None:
+    config = parse_config(text, what="c")
+    list_layer_settings(config)
+    truncate_config(config, 2)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_config_costs_one_line_and_no_memory(name: str) -> None:
     tracemalloc.start()
     with pytest.raises(HubTestsError) as refused:
-        config = parse_config(HOSTILE[name], what="c")
-        list_layer_settings(config)
-        truncate_config(config, 2)
+        use(HOSTILE[name])
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert "\n" not in str(refused.value)

@@ -1,4 +1,4 @@
-"""Slices: the first rows of the vocabulary and the first experts, in the config, in the tensors, and in a real model."""
+"""Slices: the first rows of the vocabulary and the first experts, in the config, in tensors, and in real models."""
 
 from __future__ import annotations
 
@@ -122,8 +122,12 @@ def test_config() -> None:
     tokens = {"bos_token_id": 1, "eos_token_id": [2, 30], "pad_token_id": 31}
     assert sliced({**BASE, **tokens}) == {
         **BASE,
-        **{"vocab_size": 16, "num_local_experts": 2, "num_experts_per_tok": 2},
-        **{"bos_token_id": 1, "eos_token_id": [2], "pad_token_id": None},
+        "vocab_size": 16,
+        "num_local_experts": 2,
+        "num_experts_per_tok": 2,
+        "bos_token_id": 1,
+        "eos_token_id": [2],
+        "pad_token_id": None,
     }
 
 
@@ -149,10 +153,14 @@ def test_groups_of_experts_stay_whole_or_become_one() -> None:
 )
 def test_impossible_slices_are_one_line(config: dict[str, Any], part: Slice, problem: str) -> None:
     with pytest.raises(RequestError, match=problem) as refused:
-        parsed = parse_config(json.dumps(config), what="c")
-        make_slice_rules(parsed, part)
-        list_slice_edits(parsed, part)
+        check(config, part)
     assert "\n" not in str(refused.value)
+
+
+def check(config: dict[str, Any], part: Slice) -> None:
+    parsed = parse_config(json.dumps(config), what="c")
+    make_slice_rules(parsed, part)
+    list_slice_edits(parsed, part)
 
 
 def test_a_dense_model_has_no_experts_to_drop() -> None:

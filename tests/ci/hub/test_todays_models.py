@@ -17,6 +17,7 @@ from ci.hub.model_config import parse_config
 from ci.hub.truncation import count_required_layers, list_layer_settings, truncate_config
 from ci.hub.weights import find_model_layers
 from tests.ci.hub import tiny_models
+from tests.ci.hub.tiny_models import GEMMA4
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -123,7 +124,7 @@ def publish_minimax_m2(config: dict[str, Any]) -> None:
 
 
 def publish_minimax_m3(config: dict[str, Any]) -> None:
-    """tf:minimax_m3_vl/configuration_minimax_m3_vl.py reads these where `layer_types` and `mlp_layer_types` are None."""
+    """tf:minimax_m3_vl/configuration_minimax_m3_vl.py reads these where no `layer_types` are given."""
     text = config["text_config"]
     depth = text["num_hidden_layers"]
     del text["layer_types"], text["mlp_layer_types"]
@@ -153,10 +154,6 @@ def keep(config: dict[str, Any]) -> None:
     """Publish what transformers writes."""
 
 
-GEMMA4 = {"hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0, "num_hidden_layers": 12, "vocab_size": 128,
-          "hidden_size": 64, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
-          "global_head_dim": 32, "num_global_key_value_heads": 1, "attention_k_eq_v": True, "sliding_window": 8,
-          "max_position_embeddings": 256}  # fmt: skip
 MOE = {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 24}
 RUNS: dict[str, tuple[str, Any, dict[str, Any] | None, LayerRequest, int]] = {
     "minimax_m2": ("minimax_m2", publish_minimax_m2, None, 2, 2),

@@ -54,6 +54,7 @@ CASES: list[tuple[str, Any, Any]] = [
     ("attention_types", [[["global"], 1], [["local"], 10**18]], [[["global", "local"], 1]]),
     ("attention_types", [[[], 10**18], [["local"], -1], [["global"], 4]], [[["global", "global"], 1]]),
     ("sliding_window_pattern", 6, 6),
+    ("scale_depth", 1.4, 1.4 * 0.5**0.5),
     ("moe_layer_freq", [0, 1, 1, 1], [0, 1]),
     ("moe_layer_freq", 2, 2),
     ("num_kv_shared_layers", 0, 0),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ci.hub.download_plan import TensorSource, plan_output_files
@@ -21,6 +20,7 @@ from ci.hub.weights import KeptSources, RemoteModel, TensorSelection, choose_lay
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from ci.hub.layers import LayerRequest
 
@@ -106,15 +106,36 @@ EXTRA: dict[str, dict[str, Any]] = {
     },
     "reformer": {"is_decoder": True},
     "xlnet": {"d_head": 16},
+    "deepseek_v2": {"num_experts_per_tok": 2, "topk_method": "greedy", "n_group": 1, "topk_group": 1},
+    "dots1": {"head_dim": 16},
 }
 """What a model type needs besides: values that must fit each other."""
 
 
-SECTIONS = {
-    **dict.fromkeys(("glm46v", "glm4v", "glm_ocr", "glmga", "paddleocr_vl", "qwen2_5_omni_thinker"), [4, 2, 2]),
-    **dict.fromkeys(("qwen2_5_vl", "qwen2_vl"), [4, 2, 2]),
-    "glm4v_moe": [2, 1, 1],
+GEMMA4: dict[str, Any] = {
+    "hidden_size_per_layer_input": 0,
+    "num_kv_shared_layers": 0,
+    "num_hidden_layers": 12,
+    "vocab_size": 128,
+    "hidden_size": 64,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "global_head_dim": 32,
+    "num_global_key_value_heads": 1,
+    "attention_k_eq_v": True,
+    "sliding_window": 8,
+    "max_position_embeddings": 256,
 }
+"""The structure of Gemma-4 26B and 31B: no embeddings for each layer, no shared keys and values (tf:gemma4)."""
+COMPLETE = {"gemma4_text": GEMMA4, "gemma4_unified_text": GEMMA4}
+"""All arguments of a config class whose defaults depend on each other."""
+M_ROPE = (
+    *("glm46v", "glm4v", "glm4v_moe", "glm_ocr", "glmga", "paddleocr_vl", "qwen2_5_omni_thinker", "qwen2_5_vl"),
+    "qwen2_vl",
+)
+SECTIONS = {name: [2, 1, 1] if name == "glm4v_moe" else [4, 2, 2] for name in M_ROPE}
 """How M-RoPE divides half a head, where the class has numbers of its own for it."""
 
 
@@ -170,6 +191,8 @@ def make_config(model_type: str, depth: int = DEPTH) -> Any:
     from transformers import CONFIG_MAPPING
 
     kind = CONFIG_MAPPING[model_type]
+    if model_type in COMPLETE:
+        return kind(**COMPLETE[model_type], attn_implementation="eager")
     values = shrink(json.loads(kind().to_json_string(use_diff=False)))
     set_depth(values, depth)
     text = values["text_config"] if isinstance(values.get("text_config"), dict) else values
@@ -194,7 +217,7 @@ def make_model(model_type: str, directory: Path, config: Any = None) -> Any:
     model = get_class(model_type)(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.is_floating_point():
+            if parameter.is_floating_point() and parameter.requires_grad:
                 parameter.add_(0.02 * torch.randn_like(parameter))
     model.save_pretrained(directory)
     return model
