@@ -64,6 +64,7 @@ PER_LAYER = (
 )
 """Fields that the class derives from the depth."""
 DEPTHS = (
+    "num_blocks",
     "num_hidden_layers",
     "n_layer",
     "n_layers",
