@@ -47,7 +47,7 @@ def test_code_only_where_it_is_allowed() -> None:
     ],
 )
 def test_what_a_processor_reads_comes_along(name: str) -> None:
-    assert select_small_files([name, "tokenizer.json"], b"{}", allow_remote_code=False) == [name, "tokenizer.json"]
+    assert name in select_small_files([name, "tokenizer.json"], b"{}", allow_remote_code=False)
 
 
 @pytest.mark.parametrize("name", ["spiece.model", "sentencepiece.bpe.model", "qwen.tiktoken", "tekken.json"])
