@@ -18,8 +18,9 @@ from ci.checkpoints import CHECKPOINTS_JSON, FetchResults, fetch_checkpoints, re
 from ci.devices import choose_worker_count
 from ci.doctor.identity import read_host_identity
 from ci.environments.prepare import check_options, prepared_subject
-from ci.errors import GatedError, RequestError, TerminatedError
+from ci.errors import GatedError, NotTruncatableError, RequestError, TerminatedError
 from ci.github.actions import pause_commands
+from ci.models import override_part
 from ci.plan import Plan, RunRequest, make_plan
 from ci.records import to_json
 from ci.report.build_results import build_results
@@ -54,6 +55,9 @@ START_PYTEST = "import sys; sys.path.insert(0, sys.argv.pop(1)); import pytest; 
 
 DROPPED_VARIABLES = re.compile(r"(?:GITHUB|ACTIONS|RUNNER|INPUT|PYTHON|PYTEST)_?[A-Z_]*|LD_(?:PRELOAD|AUDIT)|BASH_ENV")
 """Variables that could change what the judge runs (an earlier step can set them in Actions), or that hold tokens."""
+
+_REPORTED = (GatedError, NotTruncatableError)
+"""Wrong requests of a kind that the report explains."""
 
 PYTEST_PLUGINS = ("-p", "no:cacheprovider", "-p", "no:unraisableexception", "-p", "xdist.plugin")
 """No cache directory beside an installed suite, and no five garbage collections in a process that is about to end."""
@@ -188,7 +192,7 @@ def _run_prepared(
     if options.workers is None:
         options = replace(options, workers=choose_worker_count(len(models), options.device, environ))
     if options.checkpoints is None:
-        results = fetch_checkpoints(models, settings, layers=options.layers, progress=progress)
+        results = fetch_checkpoints(models, settings, layers=options.layers, part=options.slice, progress=progress)
         _check_requested_models(results)
         options = replace(options, checkpoints=report / CHECKPOINTS_JSON)
         write_checkpoints(results, report / CHECKPOINTS_JSON)
@@ -231,9 +235,12 @@ def _check_subject(options: RunOptions) -> None:
 
 
 def _check_requested_models(results: FetchResults) -> None:
-    """Raise RequestError if every model was requested wrongly. A gated model is not a wrong request."""
+    """Raise RequestError if every model was requested wrongly.
+
+    A gated model is no wrong request, and neither is one that hub-tests cannot truncate: they have a report.
+    """
     errors = results.errors.values()
-    wrong = [error for error in errors if isinstance(error, RequestError) and not isinstance(error, GatedError)]
+    wrong = [error for error in errors if isinstance(error, RequestError) and not isinstance(error, _REPORTED)]
     if not results.checkpoints and len(wrong) == len(errors):
         raise RequestError("; ".join(map(str, wrong)))
 
@@ -244,11 +251,12 @@ def _write_plan(models: Sequence[HubModel], options: RunOptions, report: Path) -
         trigger="cli",
         models=tuple(model.name for model in models),
         subject=options.subject or "reference",
-        layers=options.layers,
+        layers=None if isinstance(options.layers, tuple) else options.layers,
         deep=options.deep,
         device=options.device,
         options=tuple(make_reproduction_arguments(options, leave_out=[field.name for field in fields(RunRequest)])),
     )
-    plan = make_plan(request, {model.name: model for model in models})
+    chosen = {model.name: override_part(model, options.layers, options.slice) for model in models}
+    plan = make_plan(request, chosen)
     (report / "plan.json").write_text(to_json(plan, indent=2), encoding="utf-8")
     return plan

@@ -14,6 +14,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from ci.errors import RequestError
+from ci.hub.slices import Slice, parse_slice
 from ci.subjects.registry import SUBJECT_NAMES, SubjectName, choose_default_subject
 from ci.subjects.sandbox import IsolationMode
 
@@ -24,13 +25,20 @@ SAME = "same"
 """The option is called after its field: `subject_python` is `--subject-python`."""
 
 
-def parse_layers(text: str) -> int | Literal["auto"]:
-    """Read `N` or `auto`. Raises RequestError for anything else."""
+def parse_layers(text: str) -> int | Literal["auto"] | tuple[int, ...]:
+    """Read `N`, `auto`, or indices of layers like `0,3`. Raises RequestError for anything else."""
     if text == "auto":
         return "auto"
     if text.isdecimal() and int(text) > 0:
         return int(text)
-    raise RequestError(f"--layers {text}: expected a number of layers, 1 or more, or auto")
+    indices = text.split(",")
+    if len(indices) > 1 and all(index.isdecimal() and len(index) <= 4 for index in indices):
+        picked = tuple(map(int, indices))
+        if picked == tuple(sorted(set(picked))):
+            return picked
+    raise RequestError(
+        f"--layers {text}: expected a number of layers, 1 or more, or auto, or ascending indices like 0,3"
+    )
 
 
 @dataclass(frozen=True)
@@ -90,11 +98,20 @@ class RunOptions:
         Declaration("cpu or cuda; default: cuda if torch sees a GPU", reproduces=True),
     ] = None
     layers: Annotated[
-        int | Literal["auto"] | None,
+        int | Literal["auto"] | tuple[int, ...] | None,
         Declaration(
-            "layers to keep: a number, or auto; default: the registry's",
+            "layers to keep: a number, auto, or indices from 0 like 0,3; default: the registry's",
             parse=parse_layers,
-            metavar="N|auto",
+            metavar="N|auto|I,J",
+            reproduces=True,
+        ),
+    ] = None
+    slice: Annotated[
+        Slice | None,
+        Declaration(
+            "keep the first V rows of the vocabulary, E experts: vocab=V,experts=E; default: the registry's",
+            parse=parse_slice,
+            metavar="vocab=V,experts=E",
             reproduces=True,
         ),
     ] = None
@@ -165,6 +182,8 @@ class Option:
             return []
         if value is True:
             return [str(name)]
+        if isinstance(value, tuple) and not self.repeated:
+            return [f"{name}={','.join(map(str, value))}"]
         return [f"{name}={item}" for item in (value if self.repeated else [value])]
 
     def pytest_keywords(self) -> dict[str, Any]:

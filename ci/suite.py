@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from ci.devices import default_device
-from ci.errors import GatedError, HubTestsError, InfrastructureError, SubjectError
+from ci.errors import GatedError, HubTestsError, InfrastructureError, NotTruncatableError, SubjectError
 from ci.evidence import NOT_ISOLATED, Evidence, FailureClass, Step
 from ci.hub.fetch import Checkpoint, FetchRequest, fetch
+from ci.models import override_part
 from ci.subjects.base import ConvertRequest, ConvertResult, Description, ExportRequest, Subject
 from ci.subjects.failure import SubjectCrashError
 from ci.subjects.registry import find_offer
@@ -178,7 +179,13 @@ class ModelPipeline:
             isolation=self.describe_isolation(),
         )
         if checkpoint := self._fetch_step.value:
-            evidence = replace(evidence, revision=checkpoint.revision, layers=checkpoint.layers)
+            evidence = replace(
+                evidence,
+                revision=checkpoint.revision,
+                layers=checkpoint.layers,
+                picked=checkpoint.picked,
+                slice=str(checkpoint.slice),
+            )
         if self._convert_step.value:
             subject = self.describe_subject()
             evidence = replace(
@@ -193,11 +200,13 @@ class ModelPipeline:
         model, pinned = self.model, self._fetched
         if isinstance(pinned, HubTestsError):
             raise pinned
+        chosen = override_part(model, self.options.layers, self.options.slice)
         request = FetchRequest(
             model.model_id,
-            layers=pinned.layers if pinned else self.options.layers or model.num_layers_to_keep,
+            layers=(pinned.picked or pinned.layers) if pinned else chosen.layer_request,
             revision=pinned.revision if pinned else model.revision,
             allow_remote_code=model.trust_remote_code,
+            slice=pinned.slice if pinned else chosen.slice,
         )
         checkpoint = fetch(request, self._settings)
         if pinned and pinned.manifest_sha256 != checkpoint.manifest_sha256:
@@ -288,13 +297,15 @@ def classify_failure(error: BaseException) -> FailureClass:
     No failure of the Hub, the disk or the request blames the subject.
     """
     if isinstance(error, StepFailedError):
-        if error.step == "test_download_and_truncate" and not isinstance(error.error, GatedError):
-            return "hub_unavailable" if isinstance(error.error, HubTestsError) else "other"
+        if error.step == "test_download_and_truncate" and isinstance(error.error, InfrastructureError):
+            return "hub_unavailable"
         return classify_failure(error.error)
     if isinstance(error, SubjectError):
         return _SUBJECT_CLASSES.get(error.failure, "other")
     if isinstance(error, GatedError):
         return "gated"
+    if isinstance(error, NotTruncatableError):
+        return "not_truncatable"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out_of_memory"
     return "environment" if isinstance(error, HubTestsError) else "other"
