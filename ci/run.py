@@ -18,6 +18,7 @@ from ci.checkpoints import CHECKPOINTS_JSON, FetchResults, fetch_checkpoints, re
 from ci.devices import choose_worker_count
 from ci.doctor.identity import read_host_identity
 from ci.environments.prepare import check_options, prepared_subject
+from ci.environments.source import pin_address
 from ci.errors import GatedError, RequestError, TerminatedError
 from ci.github.actions import pause_commands
 from ci.plan import Plan, RunRequest, make_plan
@@ -196,7 +197,8 @@ def _run_prepared(
     try:
         run_suite(models, options, report, environ)
     finally:  # also after an interruption: the report says what there is, and a missing result is red
-        plan = _write_plan(models, replace(asked, subject=options.subject), report)
+        source = asked.subject_source and pin_address(asked.subject_source, options.subject_commit)
+        plan = _write_plan(models, replace(asked, subject=options.subject, subject_source=source), report)
         fetched = read_checkpoints(options.checkpoints).checkpoints
         run_results = build_results(plan, read_result_files(report), fetched=fetched)
         write_report(run_results, report)

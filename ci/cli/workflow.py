@@ -77,7 +77,7 @@ def admit(
     store = options.settings(call, cache).cache
     admission = admit_entry(options.plan(call), options.delivery(call), entry, subject=subject, store=store, out=out)
     if output := options.context(call).output_path:
-        write_outputs(output, {"subject": admission.subject, "subject-path": admission.path})
+        write_outputs(output, {"subject": admission.subject})
     options.answer(
         admission, f"{entry} at {admission.sha}: checkout and checkpoint are what was planned", as_json=as_json
     )

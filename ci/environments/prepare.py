@@ -11,9 +11,10 @@ from ci.environments.base import BaseEnvironment, build_base, find_base, mark_us
 from ci.environments.description import EnvironmentDescription, load_description, shipped_descriptions
 from ci.environments.installer import find_installer
 from ci.environments.overlay import build_overlay, read_tail
-from ci.environments.source import SubjectSource, fetch_source, is_git_address, read_commit, split_address
+from ci.environments.source import SubjectSource, fetch_source, is_git_address, split_address
 from ci.errors import RequestError, SubjectError
 from ci.subjects.exchange import hostile_directory
+from ci.subjects.provenance import read_commit
 from ci.subjects.registry import find_offer
 from ci.subjects.sandbox import choose_isolation
 

@@ -45,10 +45,10 @@ def open_subject(
             raise RequestError("--subject-path needs --subject-python: it is the import path of that interpreter")
         yield create_subject(name)
         return
-    from ci.subjects.worker_process import NOT_ISOLATED, WorkerLaunch
+    from ci.subjects.worker_process import NO_SANDBOX, WorkerLaunch
     from ci.subjects.worker_subject import WorkerSubject
 
     environ = os.environ if environ is None else environ
-    launch = WorkerLaunch(name, python, path, environ, log, isolation or NOT_ISOLATED, readable)
+    launch = WorkerLaunch(name, python, path, environ, log, isolation or NO_SANDBOX, readable)
     with WorkerSubject(launch, timeout) as subject:
         yield subject

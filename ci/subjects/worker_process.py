@@ -67,7 +67,8 @@ FIXED_VARIABLES = {
 }
 
 
-NOT_ISOLATED = Isolation(None, "not asked for")
+NO_SANDBOX = Isolation(None, "not asked for")
+"""What a caller gets that asks for no isolation: the worker runs as the caller does."""
 
 
 class WorkerTimeout(Exception):  # noqa: N818 (the caller makes an error of ours from it)
@@ -94,7 +95,7 @@ class WorkerLaunch:
     path: tuple[Path, ...]
     environ: Mapping[str, str] = field(repr=False)
     log: Path | None = None
-    isolation: Isolation = NOT_ISOLATED
+    isolation: Isolation = NO_SANDBOX
     readable: tuple[Path, ...] = ()
 
     @property
