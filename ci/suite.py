@@ -162,6 +162,13 @@ class ModelPipeline:
             return "not needed: hub-tests' own code"
         return isolation.description if isolation.applied else f"{NOT_ISOLATED}{isolation.description}"
 
+    def explain_failure(self, error: Exception) -> Exception:
+        """Return why a step or a check really failed: on a disk that the subject filled, anything of ours can."""
+        from ci.subjects.worker_subject import WorkerSubject
+
+        filled = self._subject.find_disk_failure() if isinstance(self._subject, WorkerSubject) else None
+        return filled or error
+
     def describe_subject(self) -> Description:
         """Return the subject's name, version and libraries."""
         return self.start_subject().describe()
