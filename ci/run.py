@@ -20,7 +20,7 @@ from ci.doctor.identity import read_host_identity
 from ci.environments.prepare import check_options, prepared_subject
 from ci.environments.source import pin_address
 from ci.errors import GatedError, RequestError, TerminatedError
-from ci.github.actions import pause_commands
+from ci.github.output_relay import relay_output
 from ci.plan import Plan, RunRequest, make_plan
 from ci.records import to_json
 from ci.report.build_results import build_results
@@ -72,15 +72,20 @@ def find_suite() -> Path:
 def run_suite(models: Sequence[HubModel], options: RunOptions, report: Path, environ: Mapping[str, str]) -> float:
     """Run the suite over `models`, write `report/junit.xml`, and return the seconds it took.
 
-    The suite is a process of its own. However it ends, the report is made from the files that it left. Its own output
-    goes to stderr, because stdout is for the answer.
+    The suite is a process of its own. However it ends, the report is made from the files that it left. Its own output,
+    with what the subject says, goes to stderr, because stdout is for the answer.
     """
     started = time.monotonic()
     command, cwd = _pytest_command(models, options, report), find_suite().parent.parent
     with (
-        pause_commands(environ, STDERR),  # the suite prints what the subject says
+        relay_output(STDERR) as output,
         subprocess.Popen(  # noqa: S603  our own interpreter
-            command, env=_make_suite_environment(environ), cwd=cwd, stdout=STDERR, preexec_fn=_accept_interrupts
+            command,
+            env=_make_suite_environment(environ),
+            cwd=cwd,
+            stdout=output,
+            stderr=output,
+            preexec_fn=_accept_interrupts,
         ) as suite,
         record_suite_end(report, suite),
     ):

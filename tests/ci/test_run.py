@@ -337,14 +337,16 @@ def copy_with_published_config(directory: Path, model_id: str) -> Path:
 def test_the_suite_commands_no_runner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The suite prints messages of the subject. In Actions the runner ignores commands until our token comes."""
-    program = "import sys; print('::add-mask::forged', flush=True); print('##[error]forged', file=sys.stderr)"
+    """The suite prints messages of the subject, and what it leaves running has lost its way to the runner."""
+    program = (
+        "import subprocess, sys; print('::add-mask::forged', flush=True); print('##[error]forged', file=sys.stderr);"
+        "subprocess.Popen(['/bin/sh', '-c', 'while :; do echo ::error::late || exit; sleep 0.05; done'],"
+        " start_new_session=True)"
+    )
     monkeypatch.setattr(job, "_pytest_command", lambda *_: [sys.executable, "-c", program])
     job.run_suite([], RunOptions(), tmp_path, {**os.environ, "GITHUB_ACTIONS": "true"})
+    time.sleep(0.3)
     out, err = capfd.readouterr()
     assert out == ""
-    first, *printed, last = err.splitlines()
-    token = first.removeprefix("::stop-commands::")
-    assert len(token) == 32
-    assert {line for line in printed if line} == {"::add-mask::forged", "##[error]forged"}
-    assert last == f"::{token}::"
+    assert {line for line in err.splitlines() if "late" not in line} == {"\\::add-mask::forged", "#\\#[error]forged"}
+    assert not [line for line in err.splitlines() if line.startswith("::")]
