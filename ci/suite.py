@@ -143,6 +143,7 @@ class ModelPipeline:
                     log=logs / f"{self.model.name}-{self.subject_name}.log" if logs else None,
                     isolation=choose_isolation(self.options.isolation),
                     readable=(Path(self.fetch_checkpoint().path),),
+                    variables=self.options.read_subject_variables(),
                 )
             )
         return self._subject

@@ -89,6 +89,7 @@ class WorkerLaunch:
     """How a worker is started: its subject, interpreter, import path, environment, log and isolation.
 
     `readable` are directories that a sandboxed worker sees at their own paths: the checkpoint under test, say.
+    `variables` are those of the subject's environment (`ci.environments.description` refuses dangerous names).
     """
 
     subject: SubjectName
@@ -98,6 +99,7 @@ class WorkerLaunch:
     log: Path | None = None
     isolation: Isolation = NO_SANDBOX
     readable: tuple[Path, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def program(self) -> Path:
@@ -112,7 +114,8 @@ class WorkerLaunch:
         """Return all environment variables of the worker."""
         inherited = {name: self.environ[name] for name in INHERITED_VARIABLES if name in self.environ}
         path = os.pathsep.join(str(entry.absolute()) for entry in self.path)
-        return {**inherited, **FIXED_VARIABLES, "HOME": str(home), **({"PYTHONPATH": path} if path else {})}
+        own = {**FIXED_VARIABLES, "HOME": str(home), **({"PYTHONPATH": path} if path else {})}
+        return {**inherited, **self.variables, **own}
 
     def make_command(
         self, arguments: tuple[str, ...], environment: Mapping[str, str], exchange: Exchange, info: int | None = None
