@@ -14,27 +14,8 @@ if TYPE_CHECKING:
 
 GOOD = 'name = "mine"\npython = ">=3.11"\nrequirements = ["numpy"]\n'
 REFUSED = (
-    *(
-        "PYTHONPATH",
-        "PYTHONSTARTUP",
-        "LD_PRELOAD",
-        "LD_LIBRARY_PATH",
-        "GITHUB_ENV",
-        "github_token",
-        "ACTIONS_CACHE_URL",
-    ),
-    *(
-        "LD_LIBRARY_PATH",
-        "PATH",
-        "HOME",
-        "TMPDIR",
-        "BASH_ENV",
-        "GIT_DIR",
-        "PIP_INDEX_URL",
-        "HF_TOKEN",
-        "AWS_SECRET",
-        "HUB_TESTS_CACHE",
-    ),
+    *("PYTHONPATH", "PYTHONSTARTUP", "LD_PRELOAD", "LD_LIBRARY_PATH", "GITHUB_ENV", "github_token", "HUB_TESTS_CACHE"),
+    *("PATH", "HOME", "TMPDIR", "BASH_ENV", "GIT_DIR", "PIP_INDEX_URL", "HF_TOKEN", "AWS_SECRET", "ACTIONS_CACHE_URL"),
 )
 
 
