@@ -29,7 +29,7 @@ from ci.report.result_files import JUNIT, RUNNING, read_result_files
 from ci.report.run_files import record_suite_end, write_ended, write_host
 from ci.report_folder import own_report_folder
 from ci.run_options import RunOptions, make_pytest_arguments, make_reproduction_arguments
-from ci.subjects.registry import is_importable
+from ci.subjects.registry import is_importable, shares_interpreter
 from ci.subjects.sandbox import choose_isolation
 
 if TYPE_CHECKING:
@@ -191,6 +191,7 @@ def _run_prepared(
     """Run with a subject that can be started; the plan names what was `asked`, which can be run again."""
     options = replace(options, subject=options.subject_or_default(), subject_logs=report / "logs")
     _check_subject(options)
+    _check_interpreter(options)
     if options.workers is None:
         options = replace(options, workers=choose_worker_count(len(models), options.device, environ))
     if options.checkpoints is None:
@@ -235,6 +236,16 @@ def _check_subject(options: RunOptions) -> None:
         if not path.is_dir():
             raise RequestError(f"--subject-path {path}: not a directory; expected the subject's checkout")
     find_program(options.subject_or_default(), options.subject_path)
+
+
+def _check_interpreter(options: RunOptions) -> None:
+    """Raise RequestError where a sandbox is required for a subject that hub-tests' own interpreter has installed."""
+    subject = options.subject_or_default()
+    if options.isolation == "required" and shares_interpreter(subject, options.subject_python):
+        raise RequestError(
+            f"--isolation required: {subject} is installed in hub-tests' own interpreter and can run code there; "
+            "give it its own: --environment, or --subject-python"
+        )
 
 
 def _check_requested_models(results: FetchResults) -> None:

@@ -19,7 +19,7 @@ from ci.evidence import NOT_ISOLATED, Evidence, FailureClass, Step
 from ci.hub.fetch import Checkpoint, FetchRequest, fetch
 from ci.subjects.base import ConvertRequest, ConvertResult, Description, ExportRequest, Subject
 from ci.subjects.failure import SubjectCrashError
-from ci.subjects.registry import find_offer
+from ci.subjects.registry import find_offer, shares_interpreter
 from ci.subjects.sandbox import choose_isolation
 
 if TYPE_CHECKING:
@@ -161,6 +161,8 @@ class ModelPipeline:
         isolation = choose_isolation(self.options.isolation)
         if self._python is None and find_offer(self.subject_name).in_this_package:
             return "not needed: hub-tests' own code"
+        if isolation.applied and shares_interpreter(self.subject_name, self.options.subject_python):
+            return f"{NOT_ISOLATED}installed in hub-tests' own interpreter"
         return isolation.description if isolation.applied else f"{NOT_ISOLATED}{isolation.description}"
 
     def explain_failure(self, error: Exception) -> Exception:

@@ -10,6 +10,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 
 from ci import __main__ as cli
 from ci import run as job
+from ci.errors import RequestError
 from ci.report.result_files import EXIT_CODE, RUNNING
 from ci.run_options import RunOptions
 from tests.standin.models import repository
@@ -226,6 +228,16 @@ def test_a_run_that_was_asked_for_wrongly_ends_before_it_begins(
     assert says in err
     assert err.count("\n") == 1
     assert "passed" not in out
+
+
+def test_a_required_sandbox_is_refused_to_what_the_judges_own_interpreter_has_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(job, "shares_interpreter", lambda *_: True)
+    options = RunOptions(subject="fast_llm", isolation="required")
+    with pytest.raises(RequestError, match=r"installed in hub-tests' own interpreter .* --environment"):
+        job._check_interpreter(options)
+    job._check_interpreter(replace(options, isolation="auto"))
 
 
 def test_a_bare_installation_is_a_wrong_request_and_names_the_extra(
