@@ -22,7 +22,13 @@ DEFAULT_TESTS = (
 """The test functions of every run, in the order in which they run."""
 
 GRADIENTS_TEST = "test_gradients"
-DEEP_TESTS = ("test_config_sensitivity", "test_weight_liveness", GRADIENTS_TEST)
+DEEP_TESTS = (
+    "test_config_sensitivity",
+    "test_weight_liveness",
+    "test_layer_order",
+    "test_positions",
+    GRADIENTS_TEST,
+)
 """The tests that run with `--deep` only."""
 
 MOE_AXIS = "moe"
