@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from ci.doctor.probes import run_command
 from ci.doctor.records import SandboxState
+from ci.doctor.sandbox_probes import read_sandbox
 from ci.errors import HubTestsError
-from ci.records import read_json
+from ci.records import read_json, to_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,9 +26,6 @@ OF_THE_RUNNER = frozenset(
     ("Type", "ExecStart", "LoadCredential", "Restart", "KillMode", "SendSIGKILL", "TimeoutStopSec", "RuntimeMaxSec")
 )
 """Settings about the runner's process, which is not started here."""
-PROBE = (
-    "from ci.doctor.sandbox_probes import read_sandbox; from ci.records import to_json; print(to_json(read_sandbox()))"
-)
 
 
 def probe_unit_name(slot: Slot) -> str:
@@ -48,7 +46,7 @@ def make_probe_unit(slot: Slot, slot_unit: str, layout: Layout) -> str:
             "",
             "[Service]",
             "Type=oneshot",
-            f'ExecStart={python} -I -c "{PROBE}"',
+            f"ExecStart={python} -I -m hub_runner.slot_sandbox",
             f"StandardOutput=truncate:{_answer_path(slot, layout)}",
             f"TimeoutStartSec={SECONDS}",
             *_list_settings(slot, slot_unit, layout),
@@ -84,3 +82,7 @@ def _list_settings(slot: Slot, unit: str, layout: Layout) -> Iterator[str]:
             continue
         if name == "Environment" or str(layout.disk(slot.index)) not in value:
             yield line
+
+
+if __name__ == "__main__":
+    print(to_json(read_sandbox()))
