@@ -20,7 +20,7 @@ from ci.hub.fetch import Checkpoint, FetchRequest, fetch
 from ci.models import override_part
 from ci.subjects.base import ConvertRequest, ConvertResult, Description, ExportRequest, Subject
 from ci.subjects.failure import SubjectCrashError
-from ci.subjects.registry import find_offer
+from ci.subjects.registry import find_offer, shares_interpreter
 from ci.subjects.sandbox import choose_isolation
 
 if TYPE_CHECKING:
@@ -144,6 +144,7 @@ class ModelPipeline:
                     log=logs / f"{self.model.name}-{self.subject_name}.log" if logs else None,
                     isolation=choose_isolation(self.options.isolation),
                     readable=(Path(self.fetch_checkpoint().path),),
+                    variables=self.options.read_subject_variables(),
                 )
             )
         return self._subject
@@ -161,7 +162,16 @@ class ModelPipeline:
         isolation = choose_isolation(self.options.isolation)
         if self._python is None and find_offer(self.subject_name).in_this_package:
             return "not needed: hub-tests' own code"
+        if isolation.applied and shares_interpreter(self.subject_name, self.options.subject_python):
+            return f"{NOT_ISOLATED}installed in hub-tests' own interpreter"
         return isolation.description if isolation.applied else f"{NOT_ISOLATED}{isolation.description}"
+
+    def explain_failure(self, error: Exception) -> Exception:
+        """Return why a step or a check really failed: on a disk that the subject filled, anything of ours can."""
+        from ci.subjects.worker_subject import WorkerSubject
+
+        filled = self._subject.find_disk_failure() if isinstance(self._subject, WorkerSubject) else None
+        return filled or error
 
     def describe_subject(self) -> Description:
         """Return the subject's name, version and libraries."""

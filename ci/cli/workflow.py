@@ -111,7 +111,7 @@ def admit(
         run_id=context.run_id,
     )
     if output := context.output_path:
-        write_outputs(output, {"subject": admission.subject, "subject-path": admission.path})
+        write_outputs(output, {"subject": admission.subject})
     options.answer(
         admission, f"{entry} at {admission.sha}: checkout and checkpoint are what was planned", as_json=as_json
     )
