@@ -18,13 +18,17 @@ TRUE = {"1", "true", "yes", "on"}
 
 @dataclass(frozen=True)
 class Settings:
-    """`HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`, `HUB_TESTS_CACHE`, `HUB_TESTS_ENVIRONMENTS`, with their defaults."""
+    """`HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`, `HUB_TESTS_CACHE`, `HUB_TESTS_ENVIRONMENTS`, with their defaults.
+
+    `HUB_TESTS_COMPILE_CACHE` has none: without it, compiled code is not kept.
+    """
 
     cache: Path
     endpoint: str = DEFAULT_ENDPOINT
     token: str | None = field(default=None, repr=False)
     offline: bool = False
     environments: Path | None = None
+    compile_cache: Path | None = None
 
     @property
     def environments_root(self) -> Path:
@@ -39,8 +43,14 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
         endpoint=_read_endpoint(environ),
         token=environ.get("HF_TOKEN") or None,
         offline=environ.get("HF_HUB_OFFLINE", "").strip().lower() in TRUE,
-        environments=Path(chosen).expanduser() if (chosen := environ.get("HUB_TESTS_ENVIRONMENTS")) else None,
+        environments=_read_path(environ, "HUB_TESTS_ENVIRONMENTS"),
+        compile_cache=_read_path(environ, "HUB_TESTS_COMPILE_CACHE"),
     )
+
+
+def _read_path(environ: Mapping[str, str], name: str) -> Path | None:
+    chosen = environ.get(name)
+    return Path(chosen).expanduser() if chosen else None
 
 
 def _read_endpoint(environ: Mapping[str, str]) -> str:

@@ -17,7 +17,8 @@ from ci.devices import default_device
 from ci.errors import GatedError, HubTestsError, InfrastructureError, SubjectError
 from ci.evidence import NOT_ISOLATED, Evidence, FailureClass, Step
 from ci.hub.fetch import Checkpoint, FetchRequest, fetch
-from ci.subjects.base import ConvertRequest, ConvertResult, Description, ExportRequest, Subject
+from ci.subjects.base import ConvertRequest, ConvertResult, Description, ExportRequest, Subject, UsesCompileCache
+from ci.subjects.compile_cache import choose_compile_cache
 from ci.subjects.failure import SubjectCrashError
 from ci.subjects.registry import find_offer
 from ci.subjects.sandbox import choose_isolation
@@ -143,6 +144,7 @@ class ModelPipeline:
                     log=logs / f"{self.model.name}-{self.subject_name}.log" if logs else None,
                     isolation=choose_isolation(self.options.isolation),
                     readable=(Path(self.fetch_checkpoint().path),),
+                    compile_cache=choose_compile_cache(self.options, self._settings),
                 )
             )
         return self._subject
@@ -187,6 +189,9 @@ class ModelPipeline:
                 subject_commit=self.options.subject_commit or subject.commit,
                 libraries=dict(subject.libraries),
             )
+        started: object = self._subject
+        if isinstance(started, UsesCompileCache):
+            evidence = replace(evidence, figures=dict(started.compile_cache_figures()))
         return evidence
 
     def _fetch(self) -> Checkpoint:

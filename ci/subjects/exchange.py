@@ -36,11 +36,15 @@ Signature = tuple[tuple[str, int, int, int], ...]
 
 @dataclass
 class Exchange:
-    """The two directories below `root`. `visible` are directories that the worker sees at their own paths anyway."""
+    """The two directories below `root`. `visible` are directories that the worker sees at their own paths anyway.
+
+    `compiled` is the worker's own copy of compiled code, where it has one (`ci.subjects.compile_cache`).
+    """
 
     root: Path
     isolation: Isolation
     visible: tuple[Path, ...] = ()
+    compiled: Path | None = None
     _staged: dict[Path, tuple[Signature, Path]] = field(default_factory=dict, init=False)
     _count: int = field(default=0, init=False)
 
@@ -87,11 +91,12 @@ class Exchange:
     def is_disk_full(self) -> bool:
         """Return whether less is free than results need, even without what the worker wrote."""
         free, written = shutil.disk_usage(self.root).free, 0
-        for directory, _, names, descriptor in os.fwalk(self.outbox, follow_symlinks=False):
-            del directory
-            for name in names:
-                with suppress(OSError):
-                    written += os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_blocks * 512
+        for place in (self.outbox, *([self.compiled] if self.compiled else [])):
+            for directory, _, names, descriptor in os.fwalk(place, follow_symlinks=False):
+                del directory
+                for name in names:
+                    with suppress(OSError):
+                        written += os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_blocks * 512
         return free + written < RESERVED_BYTES
 
     def restore_paths(self, message: str) -> str:

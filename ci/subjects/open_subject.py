@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ci.subjects.base import Subject
+    from ci.subjects.compile_cache import CompileCache
     from ci.subjects.sandbox import Isolation
 
 TIMEOUT = 1800.0
@@ -31,13 +32,15 @@ def open_subject(
     environ: Mapping[str, str] | None = None,
     isolation: Isolation | None = None,
     readable: tuple[Path, ...] = (),
+    compile_cache: CompileCache | None = None,
 ) -> Iterator[Subject]:
     """Open a subject for the length of the context, in a worker when `python` is given.
 
     `path` goes before the worker's own import path (a checkout of the subject, for example). It needs `python`, since
     code under test must not get into this process's path. `log` is the file for what the worker prints. Of `environ`
     (this process's by default) the worker gets a list of allowed variables, without any secret.
-    With an `isolation` that is applied, the worker runs in a sandbox, which sees the `readable` directories too.
+    With an `isolation` that is applied, the worker runs in a sandbox, which sees the `readable` directories too, and a
+    copy of the `compile_cache`.
     Raises RequestError for an unknown name or an interpreter that is not there.
     """
     if python is None:
@@ -49,6 +52,6 @@ def open_subject(
     from ci.subjects.worker_subject import WorkerSubject
 
     environ = os.environ if environ is None else environ
-    launch = WorkerLaunch(name, python, path, environ, log, isolation or NOT_ISOLATED, readable)
+    launch = WorkerLaunch(name, python, path, environ, log, isolation or NOT_ISOLATED, readable, compile_cache)
     with WorkerSubject(launch, timeout) as subject:
         yield subject
