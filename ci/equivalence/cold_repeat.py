@@ -1,4 +1,4 @@
-"""A check that failed with code of earlier runs is repeated without it: a stale compile cache never makes a red verdict."""
+"""A check that failed with code of earlier runs is repeated without it: a stale compile cache makes no red verdict."""
 
 from __future__ import annotations
 
