@@ -162,13 +162,16 @@ class CompiledCode:
         """Unpack one layer; leave out one that is damaged, and start with nothing where it cannot be copied."""
         if sum(self.given.values()) + layer.size > MAX_GIVEN_BYTES:
             return
+        if shutil.disk_usage(self.directory).free - layer.size < RESERVED_BYTES:
+            self.problems.append(f"{layer.path}: {layer.size} bytes do not fit on the disk of {self.directory.parent}")
+            return
         try:
-            if shutil.disk_usage(self.directory).free - layer.size < RESERVED_BYTES:
-                raise LayerError(f"{layer.path}: {layer.size} bytes do not fit on the disk of {self.directory.parent}")
             self.given |= unpack_layer(layer, self.directory, self.given.keys(), self._give)
             self.layers.append(layer)
         except LayerError as damaged:
             self.problems.append(str(damaged))
+            if self.cache.fill:
+                remove_layer(layer)
         except OSError as problem:
             self.problems.append(f"{layer.path}: cannot be copied: {problem.strerror}; no compiled code was used")
             self.given.clear()
