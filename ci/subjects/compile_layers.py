@@ -32,7 +32,8 @@ FILE_NAME = re.compile(r"([0-9a-f]{32})-([0-9a-f]{64})\.tar")
 HEADER = "hub-tests-layer"
 PART = ".part"
 STALE_PART_SECONDS = 86400
-MAX_FILES = 65536
+MAX_FILES = 2**18
+"""Files and directories of one copy."""
 MAX_DEPTH = 12
 MAX_LAYER_BYTES = 2 * 2**30
 MAX_CACHE_BYTES = 16 * 2**30
@@ -153,8 +154,6 @@ def _write_members(file: IO[bytes], source: Path, key: str, known: Collection[st
             if name in known:
                 continue
             count, left = count + 1, left - size
-            if count > MAX_FILES:
-                raise LayerError(f"more than {MAX_FILES} new files")
             if left < 0:
                 raise LayerError(f"{to_one_line(name)}: the new files have more than {room} bytes")
             with os.fdopen(os.dup(descriptor), "rb") as opened:
@@ -176,7 +175,7 @@ def iter_plain_files(source: Path) -> Iterator[tuple[str, int, int]]:
     """
     descriptor = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        yield from _Walk(2 * MAX_FILES).run(descriptor, "", MAX_DEPTH)
+        yield from _Walk(MAX_FILES).run(descriptor, "", MAX_DEPTH)
     finally:
         os.close(descriptor)
 
@@ -209,7 +208,7 @@ class _Walk:
             for entry in entries:
                 self.left -= 1
                 if self.left < 0:
-                    raise LayerError(f"{to_one_line(prefix, 200)}: too many files and directories")
+                    raise LayerError(f"{to_one_line(prefix, 200)}: more than {MAX_FILES} files and directories")
                 if len(entry.name) > MAX_NAME or not entry.name.isprintable():
                     raise LayerError(f"{to_one_line(prefix, 200)}: a file name of {len(entry.name)} odd characters")
                 if not SCRATCH.fullmatch(entry.name):

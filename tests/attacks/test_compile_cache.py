@@ -23,6 +23,7 @@ from ci.equivalence.cold_repeat import repeat_without_cache
 from ci.equivalence.verdict import Verdict
 from ci.errors import SubjectError
 from ci.evidence import REPEATED
+from ci.subjects import compile_layers
 from ci.subjects.compile_cache import CompileCache
 from ci.subjects.compile_layers import Layer, list_layers
 from ci.subjects.open_subject import open_subject
@@ -110,8 +111,9 @@ def judge(subject: Any, place: Path) -> Verdict:
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Machine:
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """A machine on which a trusted run has compiled the kernel."""
+    monkeypatch.setattr(compile_layers, "MAX_FILES", 5000)
     for directory in (tmp_path, *tmp_path.parents):
         if directory.is_relative_to("/tmp") and directory != Path("/tmp"):
             directory.chmod(0o755)
@@ -179,7 +181,7 @@ PULL_REQUESTS = {
     "makes names that move the cursor": "(COMPILED / '\\x1b[2J').write_text('')",
     "makes a name of 250 characters": "(COMPILED / ('x' * 250)).write_text('')",
     "makes a file of a terabyte": "os.truncate(os.open(COMPILED / 'huge', os.O_CREAT | os.O_WRONLY), 2**40)",
-    "makes a hundred thousand files": "[(COMPILED / str(number)).touch() for number in range(100_000)]",
+    "makes more files than are allowed": "[(COMPILED / str(number)).touch() for number in range(6000)]",
     "sets the user and group bits": """
         (COMPILED / 'root').write_bytes(Path('/bin/true').read_bytes())
         os.chmod(COMPILED / 'root', 0o6777)
@@ -228,7 +230,7 @@ REFUSED = [
     *("replaces its directory by a link", "renames the whole cache and links another", "links out of the cache"),
     *("gives a second name to a file", "makes a pipe and a socket", "makes directories a thousand deep"),
     *("makes names with newlines", "makes names that move the cursor", "makes a name of 250 characters"),
-    *("makes a file of a terabyte", "makes a hundred thousand files", "replaces it by a link to one"),
+    *("makes a file of a terabyte", "makes more files than are allowed", "replaces it by a link to one"),
 ]
 
 
@@ -239,7 +241,7 @@ def test_odd_files_of_a_trusted_run_are_not_kept(name: str, machine: Machine) ->
     _, log = machine.run(f"{ATTEMPT}{KERNEL}{textwrap.dedent(PULL_REQUESTS[name])}{DONE}", fill=True)
     assert "attacked" in log, log
     assert "not kept: " in log
-    assert hash_tree(machine.cache) == before
+    assert hash_tree(machine.cache) == before, log
     assert list(machine.cache.iterdir()) == [machine.layers()[0].path]
     verdict, log = machine.run(HONEST)
     assert verdict.passed
@@ -434,7 +436,7 @@ from torch.nn import functional
 
 from ci.subjects.reference import model
 
-model.ACTIVATIONS["silu"] = torch.compile(lambda x: functional.silu(x))
+model.ACTIVATIONS["silu"] = torch.compile(lambda x: functional.silu(x), dynamic=True)
 
 
 def after(name, request, answer):
@@ -463,23 +465,22 @@ def after(name, request, answer):
 
 
 def test_torch_compile_hits_the_cache_and_poison_does_not_stay(scene: Scene) -> None:
-    """The real thing through `hub-tests run`: a night fills, a pull request hits and poisons, the next one hits."""
+    """The real thing through `hub-tests run`: a night fills the cache, a pull request hits it and poisons its copy."""
     cache = scene.root / "compile-cache"
     told = []
-    for code, words in ((COMPILES, ["--fill-compile-cache"]), (COMPILES + LEAVES_POISON, []), (COMPILES, [])):
-        checkout = scene.write_subject(code, broken=False)
-        done, results = scene.run(checkout, "--compile-cache", str(cache), *words)
+    for code, words in ((COMPILES, ["--fill-compile-cache"]), (COMPILES + LEAVES_POISON, [])):
+        done, results = scene.run(scene.write_subject(code, broken=False), "--compile-cache", str(cache), *words)
         assert results["verdict"] == "passed", done.stdout + done.stderr
         log = scene.read_log()
         counts = [json.loads(line.split("inductor ")[1]) for line in log if "inductor {" in line]
         cases = [case for entry in results["entries"] for case in entry["cases"]]
-        given = [case["evidence"]["figures"].get("compile_cache_files", 0) for case in cases]
-        told.append((counts[-1], max(given), hash_tree(cache), any("poisoned" in line for line in log)))
-    (cold, none, filled, _), (warm, some, after, poisoned), (again, same, at_last, _) = told
+        given = max(case["evidence"]["figures"].get("compile_cache_files", 0) for case in cases)
+        told.append((counts[-1], given, hash_tree(cache)))
+    (cold, none, filled), (warm, some, after) = told
     assert cold.get("fxgraph_cache_miss", 0) > 0
     assert cold.get("fxgraph_cache_hit", 0) == none == 0
-    assert warm.get("fxgraph_cache_miss", 0) == again.get("fxgraph_cache_miss", 0) == 0
-    assert warm["fxgraph_cache_hit"] == again["fxgraph_cache_hit"] > 0
-    assert some == same > 0
-    assert poisoned
-    assert filled == after == at_last
+    assert warm.get("fxgraph_cache_miss", 0) == 0
+    assert warm["fxgraph_cache_hit"] == cold["fxgraph_cache_miss"]
+    assert some > 0
+    assert any("poisoned" in line for line in log)
+    assert filled == after

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -118,7 +119,7 @@ def test_the_newest_layer_wins_and_layers_fit(filled: Path, monkeypatch: pytest.
 
 
 def test_a_full_disk_gives_nothing(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compile_cache.shutil, "disk_usage", lambda _: Usage(1, 1, 2**29))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1, 1, 2**29))
     code = prepare(filled, fill=True)
     assert not code.in_use
     assert "do not fit on the disk" in code.describe()

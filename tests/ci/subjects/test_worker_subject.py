@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ci.equivalence.cold_repeat import has_compile_cache
 from ci.errors import RequestError, SubjectError
 from ci.subjects import worker_main
 from ci.subjects.base import ConvertRequest, ExportRequest, TraceRequest
+from ci.subjects.compile_cache import CompileCache
 from ci.subjects.open_subject import open_subject
 from ci.subjects.trace_files import TraceReader
 from tests.ci.subjects.tiny import relative_error, save_inputs, save_model, trace_request
@@ -225,3 +227,13 @@ def test_a_trace_must_say_what_the_answer_says(
     kind, message = call_refused(impostor(code), lambda subject: subject.trace(request))
     assert kind == "protocol"
     assert says in message
+
+
+def test_without_a_sandbox_there_is_no_compile_cache(impostor: Callable[..., Any], tmp_path: Path) -> None:
+    """The program could write to the machine's own copy."""
+    with impostor("say(result=DESCRIPTION)", compile_cache=CompileCache(tmp_path / "cache", fill=True)) as subject:
+        subject.describe()
+        assert not has_compile_cache(subject)
+        assert not subject.drop_compile_cache()
+        assert subject.compile_cache_figures() == {}
+    assert not (tmp_path / "cache").exists()
