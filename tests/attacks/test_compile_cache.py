@@ -161,8 +161,8 @@ PULL_REQUESTS = {
         os.rename(COMPILED / 'x', kernel)
     """,
     "links out of the cache": """
-        for number, to in enumerate(('/etc', '/proc/1/root', '..')):
-            os.symlink(to, COMPILED / f'link-{number}')
+        for place in ('/etc', '/proc/1/root', '..'):
+            os.symlink(place, COMPILED / f'link-{len(place)}')
     """,
     "gives a second name to a file": "os.link(kernel, COMPILED / 'second')",
     "links hard to a file of the system": "attempt(lambda: os.link('/etc/ld.so.cache', COMPILED / 'cache'))",
@@ -181,7 +181,7 @@ PULL_REQUESTS = {
     "makes names that move the cursor": "(COMPILED / '\\x1b[2J').write_text('')",
     "makes a name of 250 characters": "(COMPILED / ('x' * 250)).write_text('')",
     "makes a file of a terabyte": "os.truncate(os.open(COMPILED / 'huge', os.O_CREAT | os.O_WRONLY), 2**40)",
-    "makes more files than are allowed": "[(COMPILED / str(number)).touch() for number in range(6000)]",
+    "makes more files than are allowed": "[(COMPILED / str(count)).touch() for count in range(6000)]",
     "sets the user and group bits": """
         (COMPILED / 'root').write_bytes(Path('/bin/true').read_bytes())
         os.chmod(COMPILED / 'root', 0o6777)
