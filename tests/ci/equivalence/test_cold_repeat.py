@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import pytest
 
 from ci.equivalence.cold_repeat import has_compile_cache, repeat_without_cache
 from ci.equivalence.verdict import Verdict
 from ci.evidence import REPEATED
+
+if TYPE_CHECKING:
+    from ci.evidence import FailureClass
 
 
 @dataclass
@@ -65,6 +69,13 @@ def test_a_failure_without_earlier_code_stands() -> None:
     assert not check(subject, False).passed
     assert subject.seen == [False]
     assert not repeat_without_cache(object(), lambda: Verdict(passed=False)).passed
+
+
+@pytest.mark.parametrize("failure", ["environment", "variant_did_not_run"])
+def test_what_no_compiled_code_can_cause_is_not_repeated(failure: FailureClass) -> None:
+    subject = Cached()
+    assert not repeat_without_cache(subject, lambda: Verdict(passed=False, failure_class=failure)).notes
+    assert subject.warm
 
 
 def test_only_a_subject_that_can_have_a_cache_has_one() -> None:
