@@ -244,6 +244,8 @@ FINGERPRINT = "reference_fingerprint"
 """Key in `figures`: one number that represents Hugging Face's own output for the inputs."""
 NOT_ISOLATED = "none: "
 """How `Evidence.isolation` begins where the subject could have reached the judge; the reason follows."""
+REPEATED = "failed with compiled code of earlier runs, so it was repeated without: "
+"""Prefix of a note of a test that a stale compile cache could have failed; what came of it follows."""
 NOT_COVERED = "not covered: "
 """Prefix of a value in `coverage` that says what the inputs did not reach."""
 

@@ -30,6 +30,7 @@ from ci.report.result_files import JUNIT, RUNNING, read_result_files
 from ci.report.run_files import record_suite_end, write_ended, write_host
 from ci.report_folder import own_report_folder
 from ci.run_options import RunOptions, make_pytest_arguments, make_reproduction_arguments
+from ci.subjects.compile_cache import choose_compile_cache
 from ci.subjects.registry import is_importable, shares_interpreter
 from ci.subjects.sandbox import choose_isolation
 
@@ -169,6 +170,7 @@ def run(
     _check_suite()
     choose_isolation(options.isolation)
     check_options(options)
+    choose_compile_cache(options, settings)
     if options.environment is None:
         _check_subject(replace(options, subject=options.subject_or_default()))
     read_checkpoints(options.checkpoints)

@@ -18,7 +18,8 @@ from ci.errors import GatedError, HubTestsError, InfrastructureError, NotTruncat
 from ci.evidence import NOT_ISOLATED, Evidence, FailureClass, Step
 from ci.hub.fetch import Checkpoint, FetchRequest, fetch
 from ci.models import override_part
-from ci.subjects.base import ConvertRequest, ConvertResult, Description, ExportRequest, Subject
+from ci.subjects.base import ConvertRequest, ConvertResult, Description, ExportRequest, Subject, UsesCompileCache
+from ci.subjects.compile_cache import choose_compile_cache
 from ci.subjects.failure import SubjectCrashError
 from ci.subjects.registry import find_offer, shares_interpreter
 from ci.subjects.sandbox import choose_isolation
@@ -145,6 +146,7 @@ class ModelPipeline:
                     isolation=choose_isolation(self.options.isolation),
                     readable=(Path(self.fetch_checkpoint().path),),
                     variables=self.options.read_subject_variables(),
+                    compile_cache=choose_compile_cache(self.options, self._settings),
                 )
             )
         return self._subject
@@ -204,6 +206,9 @@ class ModelPipeline:
                 subject_commit=self.options.subject_commit or subject.commit,
                 libraries=dict(subject.libraries),
             )
+        started: object = self._subject
+        if isinstance(started, UsesCompileCache):
+            evidence = replace(evidence, figures=dict(started.compile_cache_figures()))
         return evidence
 
     def _fetch(self) -> Checkpoint:
