@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from ci.phases import PhaseTime
 from ci.records import NON_FINITE, STRICT, to_json
 
 PROPERTY = "hub-tests"
@@ -190,7 +191,8 @@ class Evidence:
     `half` is the faulty component (conversion, kernel, both, or unknown), `operation` the faulty operation in `layer`.
     `published_dtype` is the dtype that the model was published in, recorded once, by the download. `unmet_need` names
     what a variant that did not run needs and lacks here, as its subject says ("cuda", "flash-attn", …).
-    `isolation` says how the subject's code was kept apart from the judge that wrote this.
+    `isolation` says how the subject's code was kept apart from the judge that wrote this. `phases` are the seconds of
+    the test by phase, as far as the suite measured them: `ci.report.phase_times` adds the rest of the wall time.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -224,6 +226,7 @@ class Evidence:
     published_dtype: str = ""
     unmet_need: str = ""
     isolation: str = ""
+    phases: tuple[PhaseTime, ...] = ()
 
 
 FINGERPRINT = "reference_fingerprint"

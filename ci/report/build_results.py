@@ -11,6 +11,7 @@ from ci.report.failure_causes import group_causes
 from ci.report.history import Baseline
 from ci.report.job_conclusions import find_job, find_job_failure, find_missing_reason, select_known_attempts
 from ci.report.junit import JunitCase, JunitFile
+from ci.report.phase_times import sum_phases
 from ci.report.regression import compare_with_baseline, find_drift, find_newest_commit, find_reference_changes
 from ci.report.results import Attempt, CaseResult, EntryResult, Job, Problem, Results
 from ci.report.suite_exit import find_exit_failure, find_exit_problem
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ci.hub.fetch import Checkpoint
+    from ci.phases import PhaseTime
     from ci.plan import Plan, PlanEntry, RunRequest
     from ci.report.results import ResultFiles
 
@@ -41,12 +43,14 @@ def build_results(
     *,
     problems: Mapping[str, Problem] | None = None,
     fetched: Mapping[str, Checkpoint] | None = None,
+    outside: tuple[PhaseTime, ...] = (),
 ) -> Results:
     """Compare the result files with the plan and return the result of the run.
 
     `jobs` are GitHub's newest jobs by entry, None where GitHub was not asked. `problems` say why an entry never
     reached its tests. `fetched` are the checkpoints that the tests were given: each test must name its own. A planned
     test without a result is red, even if all others are green, and so is one whose evidence does not prove its pass.
+    `outside` are the seconds that no test contains.
     """
     attempts = split_by_entry(plan, files) if isinstance(files, JunitFile | Attempt) else files
     entries = tuple(
@@ -71,6 +75,7 @@ def build_results(
         causes=group_causes(entries),
         totals=count_totals(entries),
         baseline=find_newest_commit(baseline),
+        outside=outside,
         notes=(*notes, *find_reference_changes(entries, baseline), *(baseline.problems if baseline else ())),
     )
 
@@ -133,6 +138,7 @@ def _build_entry(
         seconds=job.seconds if job and job.seconds else sum(case.seconds for case in cases),
         host=newest.host if newest else {},
         drift=find_drift(entry.name, cases, baseline),
+        phases=sum_phases(case.phases for case in cases),
     )
 
 

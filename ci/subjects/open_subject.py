@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ci.errors import RequestError
+from ci.phases import PhaseClock
 from ci.subjects.registry import SubjectName, create_subject
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def open_subject(
     environ: Mapping[str, str] | None = None,
     isolation: Isolation | None = None,
     readable: tuple[Path, ...] = (),
+    clock: PhaseClock | None = None,
 ) -> Iterator[Subject]:
     """Open a subject for the length of the context, in a worker when `python` is given.
 
@@ -38,6 +40,7 @@ def open_subject(
     code under test must not get into this process's path. `log` is the file for what the worker prints. Of `environ`
     (this process's by default) the worker gets a list of allowed variables, without any secret.
     With an `isolation` that is applied, the worker runs in a sandbox, which sees the `readable` directories too.
+    `clock` counts the time in which a worker starts and imports its libraries.
     Raises RequestError for an unknown name or an interpreter that is not there.
     """
     if python is None:
@@ -50,5 +53,5 @@ def open_subject(
 
     environ = os.environ if environ is None else environ
     launch = WorkerLaunch(name, python, path, environ, log, isolation or NOT_ISOLATED, readable)
-    with WorkerSubject(launch, timeout) as subject:
+    with WorkerSubject(launch, timeout, clock or PhaseClock()) as subject:
         yield subject

@@ -7,12 +7,14 @@ line and a class (`ci.subjects.failure`). The worker's whole process group ends 
 from __future__ import annotations
 
 import json
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from ci.errors import HubTestsError, RequestError, SubjectError
+from ci.phases import PhaseClock
 from ci.records import STRICT, read_dict, read_json, to_dict
 from ci.subjects.base import (
     ConvertRequest,
@@ -68,12 +70,14 @@ class WorkerSubject:
 
     launch: WorkerLaunch
     timeout: float
+    clock: PhaseClock = field(default_factory=PhaseClock)
     _process: WorkerProcess | None = field(default=None, init=False)
     _home: Path = field(init=False)
     _stack: ExitStack = field(default_factory=ExitStack, init=False)
     _exchange: Exchange = field(init=False)
     _description: Description | None = field(default=None, init=False)
     _calls: int = field(default=0, init=False)
+    _warming: bool = field(default=False, init=False)
 
     def __enter__(self) -> Self:
         """Return the subject; its process starts with the first call."""
@@ -92,6 +96,15 @@ class WorkerSubject:
         """The subject's name."""
         return self.launch.subject
 
+    def warm_up(self) -> None:
+        """Start the process, in its sandbox, and let it import its libraries, without waiting for that.
+
+        The next call waits, and gets the error where the process does not start.
+        """
+        if self._process is None:
+            self._running_process().send_request(self._make_line("prepare", {}))
+            self._warming = True
+
     def describe(self) -> Description:
         """Return the subject's name, version, commit, libraries and formats."""
         if self._description is None:
@@ -103,8 +116,15 @@ class WorkerSubject:
         return self._call("variants", {"checkpoint": self._stage(checkpoint)}, tuple[Variant, ...])
 
     def convert(self, request: ConvertRequest) -> ConvertResult:
-        """Convert a Hugging Face directory; check that every file it names is there."""
-        return self._write_checkpoint("convert", request)
+        """Convert a Hugging Face directory; check that every file it names is there.
+
+        A process that had to end for a large checkpoint starts again at once: traces follow.
+        """
+        warm = self._process is not None
+        result = self._write_checkpoint("convert", request)
+        if warm:
+            self.warm_up()
+        return result
 
     def export(self, request: ExportRequest) -> ConvertResult:
         """Export to a Hugging Face directory; check that every file it names is there."""
@@ -157,11 +177,35 @@ class WorkerSubject:
 
         After a plain refusal the worker is used again; after any other failure it is ended.
         """
+        deadline = time.monotonic() + self.timeout
+        self._await_start(method)
         process = self._running_process()
+        process.send_request(self._make_line(method, arguments))
+        return self._receive(method, process, deadline - time.monotonic(), kind)
+
+    def _make_line(self, method: str, arguments: dict[str, Any]) -> bytes:
         self._calls += 1
-        line = json.dumps({"id": self._calls, "method": method, "arguments": arguments})
+        return json.dumps({"id": self._calls, "method": method, "arguments": arguments}).encode()
+
+    def _await_start(self, method: str) -> None:
+        """Wait until a process that was warmed up has its libraries, on behalf of a call of `method`.
+
+        A subject that cannot prepare itself is asked all the same, and then says what is wrong.
+        """
+        if not self._warming:
+            return
+        self._warming = False
+        with self.clock.measure("start", "subject"):
+            try:
+                self._receive(method, self._running_process(), self.timeout, bool)
+            except HubTestsError:
+                if self._process is None:  # it died, or answered nonsense
+                    raise
+
+    def _receive(self, method: str, process: WorkerProcess, seconds: float, kind: type[Result]) -> Result:
+        """Return the validated result of the request that was sent last."""
         try:
-            response = self._read_response(method, process.send_request(line.encode(), self.timeout))
+            response = self._read_response(method, process.read_response(seconds))
             if response.failure is None:
                 what = f"{self.name}, response to {method}"
                 return read_dict(kind, response.result, what=what, error=SubjectProtocolError)
@@ -233,13 +277,13 @@ class WorkerSubject:
 
     def _end_with_error(self, kind: type[WorkerError], reason: str) -> WorkerError:
         """End the process and return the error, with the last line that the worker printed."""
-        process, self._process = self._process, None
+        process, self._process, self._warming = self._process, None, False
         printed = process.kill() if process else ""
         tail = f'; it last printed "{to_one_line(printed, 200)}"' if printed else ""
         where = f" (log: {process.log})" if process and self.launch.log else ""
         return kind(f"{self.name}: {to_one_line(reason)}{tail}{where}")
 
     def _end_process(self) -> None:
-        process, self._process = self._process, None
+        process, self._process, self._warming = self._process, None, False
         if process is not None:
             process.kill()

@@ -257,6 +257,8 @@ def record(
     The Evidence is what `note` was given last, or the error.
     """
 
+    pipeline.clock.take()  # what an earlier test left
+
     @contextmanager
     def recording(variant: str | None = None) -> Iterator[Callable[[Evidence], None]]:
         step = cast("Step", request.function.__name__)
@@ -272,7 +274,7 @@ def record(
                 raise pytest.fail.Exception(str(reason), pytrace=False) from None
             raise reason from None
         finally:
-            record_property(*to_property(kept[-1]))
+            record_property(*to_property(replace(kept[-1], phases=pipeline.clock.take())))
 
     return recording
 

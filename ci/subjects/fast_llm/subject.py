@@ -55,6 +55,13 @@ class FastLLMSubject:
 
     _cache: ModelCache[Any] = field(default_factory=ModelCache, init=False, repr=False, compare=False)
 
+    def prepare(self) -> None:
+        """Import Fast-LLM with its model, and with it torch and transformers."""
+        with translate_errors("import"):
+            model = find_model_class("gpt")
+            model.get_model_class()
+            model.get_huggingface_model_for_causal_lm_class()
+
     def describe(self) -> Description:
         """Return version, commit of the checkout it is imported from, libraries, and the formats it converts."""
         with translate_errors("import"):

@@ -1,0 +1,99 @@
+"""Hugging Face beside the conversion: the same numbers as in turn, a thread that ends, an error that is raised once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ci.equivalence import preparation
+from ci.equivalence.hf_reference import ReferenceRun
+from ci.equivalence.preparation import ReferencePreparation, fits_beside_conversion
+from ci.errors import SubjectError
+from ci.models import TestParams
+from ci.phases import PhaseClock
+from ci.subjects.hugging_face import HuggingFace
+from tests.ci.equivalence.conftest import Experiment
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def make_run(experiment: Experiment, workdir: Path) -> ReferenceRun:
+    return ReferenceRun(experiment.checkpoint, TestParams(2, 24), HuggingFace(), "cpu", workdir)
+
+
+def test_a_thread_measures_what_the_checks_measure(dense: Experiment, tmp_path: Path) -> None:
+    run = make_run(dense, tmp_path / "beside")
+    prepared = ReferencePreparation(run)
+    prepared.start()
+    prepared.finish()
+    alone = make_run(dense, tmp_path / "alone")
+    alone.prepare("float32")
+    for case, other in zip(run.cases, alone.cases, strict=True):
+        assert run._tolerances[case.name, "float32", False] == alone.get_tolerances(other, "float32")
+        assert run._tolerances[case.name, run.model_dtype, False]
+    assert run.fingerprint == alone.fingerprint
+    clock = run.costs.clock
+    assert sum(one.beside for one in clock.take() if one.phase in ("load", "forward")) > 0
+
+
+class Slow:
+    """Stands for a reference run whose every trace takes a while."""
+
+    model_dtype, free_bytes = "bfloat16", 1
+    error: Exception | None = None
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.begun = threading.Event()
+        self.costs = type("Costs", (), {"clock": PhaseClock()})()
+
+    def prepare(self, dtype: str, *, stop: Any) -> None:
+        for _ in range(1000):
+            if stop():
+                return
+            if self.error:
+                raise self.error
+            self.begun.set()
+            self.done.append(dtype)
+            time.sleep(0.01)
+
+
+def test_a_run_that_ends_early_stops_the_thread() -> None:
+    slow: Any = Slow()
+    prepared = ReferencePreparation(slow)
+    prepared.start()
+    assert slow.begun.wait(10)
+    started = time.monotonic()
+    prepared.stop()
+    assert time.monotonic() - started < 5
+    assert slow.done
+    assert "reference" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_an_error_is_left_to_the_check_that_needs_the_result() -> None:
+    slow: Any = Slow()
+    slow.error = SubjectError("does not load")
+    prepared = ReferencePreparation(slow)
+    prepared.start()
+    prepared.finish()
+    assert slow.done == []
+
+
+def test_a_thread_that_was_never_started_is_ended_too() -> None:
+    slow: Any = Slow()
+    prepared = ReferencePreparation(slow)
+    prepared.stop()
+    prepared.finish()
+
+
+@pytest.mark.parametrize(("free", "device", "fits"), [(10_000, "cpu", True), (900, "cpu", False), (900, "cuda", True)])
+def test_both_at_once_need_memory_for_both(
+    free: int, device: str, fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.safetensors").write_bytes(bytes(100))  # 50 numbers in bfloat16: 200 bytes in float32
+    monkeypatch.setattr(preparation, "free_memory", lambda _: free)
+    assert fits_beside_conversion(tmp_path, device) is fits
