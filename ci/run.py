@@ -8,11 +8,13 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from ci.checkpoints import CHECKPOINTS_JSON, FetchResults, fetch_checkpoints, read_checkpoints, write_checkpoints
 from ci.devices import choose_worker_count
@@ -20,6 +22,7 @@ from ci.doctor.identity import read_host_identity
 from ci.environments.prepare import check_options, prepared_subject
 from ci.errors import GatedError, RequestError, TerminatedError
 from ci.github.actions import pause_commands
+from ci.phases import PhaseTime
 from ci.plan import Plan, RunRequest, make_plan
 from ci.records import to_json
 from ci.report.build_results import build_results
@@ -30,14 +33,20 @@ from ci.report_folder import own_report_folder
 from ci.run_options import RunOptions, make_pytest_arguments, make_reproduction_arguments
 from ci.subjects.registry import is_importable
 from ci.subjects.sandbox import choose_isolation
+from ci.suite_progress import follow_progress
+from ci.terminal import suite_progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from ci.hub.progress import Progress
     from ci.models import HubModel
     from ci.report.results import Results
     from ci.settings import Settings
+
+FetchProgress: TypeAlias = "Callable[[], AbstractContextManager[Callable[[str, Progress], None] | None]]"
+"""Opens what shows the progress of a fetch, for as long as that takes."""
 
 SECONDS_TO_WRITE = 60.0
 """Seconds that an interrupted suite has to write its results."""
@@ -74,18 +83,34 @@ def run_suite(models: Sequence[HubModel], options: RunOptions, report: Path, env
     The suite is a process of its own. However it ends, the report is made from the files that it left. Its own output
     goes to stderr, because stdout is for the answer.
     """
-    started = time.monotonic()
-    command, cwd = _pytest_command(models, options, report), find_suite().parent.parent
+    started, cwd = time.monotonic(), find_suite().parent.parent
     with (
+        _shown_progress(options) as progress,
         pause_commands(environ, STDERR),  # the suite prints what the subject says
         subprocess.Popen(  # noqa: S603  our own interpreter
-            command, env=_make_suite_environment(environ), cwd=cwd, stdout=STDERR, preexec_fn=_accept_interrupts
+            _pytest_command(models, options, report, progress),
+            env=_make_suite_environment(environ),
+            cwd=cwd,
+            stdout=STDERR,
+            preexec_fn=_accept_interrupts,
         ) as suite,
         record_suite_end(report, suite),
     ):
         if _wait_for_suite(suite, options.time_limit):
             write_ended(report, f"time limit of {options.time_limit:.0f} s")
     return time.monotonic() - started
+
+
+@contextmanager
+def _shown_progress(options: RunOptions) -> Iterator[Path | None]:
+    """Yield a file for the suite's progress, which is shown meanwhile; None where pytest itself prints each test."""
+    if options.verbose:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="hub-tests-progress.") as directory, suite_progress() as display:
+        path = Path(directory, "events.jsonl")
+        with follow_progress(path, display):
+            yield path
 
 
 def _make_suite_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -123,7 +148,7 @@ def _wait_for_suite(suite: subprocess.Popen[bytes], time_limit: float | None) ->
     return True
 
 
-def _pytest_command(models: Sequence[HubModel], options: RunOptions, report: Path) -> list[str]:
+def _pytest_command(models: Sequence[HubModel], options: RunOptions, report: Path, progress: Path | None) -> list[str]:
     return [
         *(sys.executable, "-I", "-c", START_PYTEST, str(Path(__file__).parents[1])),
         str(find_suite()),
@@ -135,6 +160,7 @@ def _pytest_command(models: Sequence[HubModel], options: RunOptions, report: Pat
         "-v" if options.verbose else "-q",
         f"--junitxml={report / JUNIT}",
         f"--running-file={report / RUNNING}",
+        *([f"--progress-file={progress}"] if progress else []),
         *(f"--hub-model={model.name}" for model in models),
         *(["-n", str(options.workers), "--dist", "loadgroup"] if options.workers else []),
         *make_pytest_arguments(options),
@@ -148,7 +174,7 @@ def run(
     *,
     report: Path,
     environ: Mapping[str, str],
-    progress: Callable[[str, Progress], None] | None = None,
+    progress: FetchProgress = nullcontext,
 ) -> Results:
     """Fetch the checkpoints, run the suite, write the report, and return the results.
 
@@ -180,27 +206,39 @@ def _run_prepared(
     asked: RunOptions,
     report: Path,
     environ: Mapping[str, str],
-    progress: Callable[[str, Progress], None] | None,
+    progress: FetchProgress,
 ) -> Results:
     """Run with a subject that can be started; the plan names what was `asked`, which can be run again."""
     options = replace(options, subject=options.subject_or_default(), subject_logs=report / "logs")
     _check_subject(options)
+    outside: list[PhaseTime] = []
     if options.workers is None:
         options = replace(options, workers=choose_worker_count(len(models), options.device, environ))
     if options.checkpoints is None:
-        results = fetch_checkpoints(models, settings, layers=options.layers, progress=progress)
+        started = time.monotonic()
+        with progress() as show:
+            results = fetch_checkpoints(models, settings, layers=options.layers, progress=show)
+        outside.append(PhaseTime("fetch", "", time.monotonic() - started))
         _check_requested_models(results)
         options = replace(options, checkpoints=report / CHECKPOINTS_JSON)
         write_checkpoints(results, report / CHECKPOINTS_JSON)
     write_host(report, read_host_identity())
+    suite_seconds = 0.0
     try:
-        run_suite(models, options, report, environ)
+        suite_seconds = run_suite(models, options, report, environ)
     finally:  # also after an interruption: the report says what there is, and a missing result is red
         plan = _write_plan(models, replace(asked, subject=options.subject), report)
         fetched = read_checkpoints(options.checkpoints).checkpoints
         run_results = build_results(plan, read_result_files(report), fetched=fetched)
+        run_results = replace(run_results, outside=(*outside, *_list_suite_rest(run_results, options, suite_seconds)))
         write_report(run_results, report)
     return run_results
+
+
+def _list_suite_rest(results: Results, options: RunOptions, seconds: float) -> list[PhaseTime]:
+    """Return the seconds of the suite that no test contains; tests in several workers overlap, so they say nothing."""
+    rest = seconds - sum(case.seconds for entry in results.entries for case in entry.cases)
+    return [PhaseTime("start", "suite", rest)] if rest > 0 and not options.workers else []
 
 
 def _check_suite() -> None:

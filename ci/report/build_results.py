@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ci.hub.fetch import Checkpoint
-    from ci.phases import PhaseTime
     from ci.plan import Plan, PlanEntry, RunRequest
     from ci.report.results import ResultFiles
 
@@ -43,14 +42,12 @@ def build_results(
     *,
     problems: Mapping[str, Problem] | None = None,
     fetched: Mapping[str, Checkpoint] | None = None,
-    outside: tuple[PhaseTime, ...] = (),
 ) -> Results:
     """Compare the result files with the plan and return the result of the run.
 
     `jobs` are GitHub's newest jobs by entry, None where GitHub was not asked. `problems` say why an entry never
     reached its tests. `fetched` are the checkpoints that the tests were given: each test must name its own. A planned
     test without a result is red, even if all others are green, and so is one whose evidence does not prove its pass.
-    `outside` are the seconds that no test contains.
     """
     attempts = split_by_entry(plan, files) if isinstance(files, JunitFile | Attempt) else files
     entries = tuple(
@@ -75,7 +72,6 @@ def build_results(
         causes=group_causes(entries),
         totals=count_totals(entries),
         baseline=find_newest_commit(baseline),
-        outside=outside,
         notes=(*notes, *find_reference_changes(entries, baseline), *(baseline.problems if baseline else ())),
     )
 

@@ -12,17 +12,17 @@ from ci.equivalence import preparation
 from ci.equivalence.hf_reference import ReferenceRun
 from ci.equivalence.preparation import ReferencePreparation, fits_beside_conversion
 from ci.errors import SubjectError
-from ci.models import TestParams
 from ci.phases import PhaseClock
 from ci.subjects.hugging_face import HuggingFace
-from tests.ci.equivalence.conftest import Experiment
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from benchmarks.mutation.experiment import Experiment
+
 
 def make_run(experiment: Experiment, workdir: Path) -> ReferenceRun:
-    return ReferenceRun(experiment.checkpoint, TestParams(2, 24), HuggingFace(), "cpu", workdir)
+    return ReferenceRun(experiment.source, experiment.model.test_params, HuggingFace(), "cpu", workdir)
 
 
 def test_a_thread_measures_what_the_checks_measure(dense: Experiment, tmp_path: Path) -> None:
