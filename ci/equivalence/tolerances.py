@@ -82,6 +82,18 @@ INTEGER_STEPS = (3, 7)
 PERTURBATION = 0.1
 """Noise added to each weight, relative to its tensor's RMS: far above the noise, yet the model stays the same model."""
 
+# Exact symmetries.
+
+SYMMETRY_SPREAD = 1e-2
+"""Scales that a symmetry says are equal may differ by this: what they must give together has its own limit."""
+
+# Thin synthetic models.
+
+SYNTHETIC_LAYERS = 12
+"""Layers of the thin model that shows their order: with 10 and 11, names sorted as text are in another order."""
+LONGEST_INPUT = {"cpu": 8448, "cuda": 131_200}
+"""Tokens of its longest input, where the context and the memory allow. Beyond 2048 float16 rounds positions."""
+
 # Diagnosis: what the error looks like, and where it comes from.
 
 EXPLAINED_RESIDUAL = 0.05

@@ -64,7 +64,9 @@ def test_honoured_keys_are_green(dense: Experiment, monkeypatch: pytest.MonkeyPa
     verdict = dense.judge(ReferenceSubject(), dense.converted).check_config_sensitivity()
     assert verdict.passed, verdict.diagnosis
     assert verdict.figures["config_keys_alike"] == 5, "four changes, and all of them together"
-    assert verdict.coverage["config key together: rope_theta=31720, hidden_act=gelu_pytorch_tanh, rms_norm_eps=0.001372"]
+    assert verdict.coverage[
+        "config key together: rope_theta=31720, hidden_act=gelu_pytorch_tanh, rms_norm_eps=0.001372"
+    ]
 
 
 class DropperTogether(ReferenceSubject):
