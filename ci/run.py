@@ -160,7 +160,7 @@ def _pytest_command(models: Sequence[HubModel], options: RunOptions, report: Pat
         "-v" if options.verbose else "-q",
         f"--junitxml={report / JUNIT}",
         f"--running-file={report / RUNNING}",
-        *([f"--progress-file={progress}"] if progress else []),
+        *([f"--progress-file={progress}", "-o", "console_output_style=classic"] if progress else []),
         *(f"--hub-model={model.name}" for model in models),
         *(["-n", str(options.workers), "--dist", "loadgroup"] if options.workers else []),
         *make_pytest_arguments(options),

@@ -238,7 +238,7 @@ class ModelPipeline:
             model_config=self.model.model_config,
         )
         subject = self.start_subject()
-        self._import_libraries()
+        self.import_libraries()
         self._prepare_reference()
         with self.clock.measure("convert", "import"):
             return target, subject.convert(request)
@@ -281,14 +281,14 @@ class ModelPipeline:
             subject.export(request)
         return target
 
-    def _import_libraries(self) -> None:
+    def import_libraries(self) -> None:
         """Import what the comparison needs, which takes seconds: torch and transformers."""
         with self.clock.measure("start", "imports of the judge"):
             for name in JUDGE_LIBRARIES:
                 import_module(name)
 
     def _judge(self) -> Judge:
-        self._import_libraries()
+        self.import_libraries()
         from ci.equivalence.device_usage import CostMeter
         from ci.equivalence.judge import ComparisonInputs, Judge
         from ci.subjects.hugging_face import HuggingFace

@@ -121,7 +121,8 @@ class ProgressFile:
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         """Print nothing for a test; pytest still counts it."""
         if report.when == "call" or not report.passed:
-            return ("error" if report.failed and report.when != "call" else report.outcome), "", ""
+            outcome = "error" if report.failed and report.when != "call" else report.outcome
+            return outcome, "", outcome.upper()
         return None
 
     @pytest.hookimpl(tryfirst=True)
