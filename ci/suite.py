@@ -247,8 +247,9 @@ class ModelPipeline:
         """Let Hugging Face run while the subject converts: another process, which leaves torch to this one's thread."""
         from ci.equivalence.device_usage import CostMeter
         from ci.equivalence.hf_reference import ReferenceRun
-        from ci.equivalence.preparation import ReferencePreparation, fits_beside_conversion
+        from ci.equivalence.preparation import ReferencePreparation
         from ci.subjects.hugging_face import HuggingFace
+        from ci.subjects.memory import fits_beside_conversion
 
         checkpoint = Path(self.fetch_checkpoint().path)
         if self._python is None or not fits_beside_conversion(checkpoint, self.device):

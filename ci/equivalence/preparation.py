@@ -6,25 +6,8 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ci.subjects.memory import free_memory, weight_bytes
-
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ci.equivalence.hf_reference import ReferenceRun
-
-CONVERSION_FACTOR = 4
-"""Memory that a conversion may take, in sizes of the float32 weights: read, converted, written, and one to spare."""
-REFERENCE_FACTOR = 3
-"""Memory that Hugging Face may take beside it on the CPU, in sizes of the float64 weights, forward pass included."""
-
-
-def fits_beside_conversion(checkpoint: Path, device: str) -> bool:
-    """Return whether the machine has the memory for a conversion and for Hugging Face's model at the same time."""
-    needed = CONVERSION_FACTOR * weight_bytes(checkpoint, 4)
-    if device == "cpu":
-        needed += REFERENCE_FACTOR * weight_bytes(checkpoint, 8)
-    return free_memory("cpu") > needed
 
 
 class ReferencePreparation:

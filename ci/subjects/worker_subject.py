@@ -36,7 +36,6 @@ from ci.subjects.failure import (
     SubjectTimeoutError,
     to_one_line,
 )
-from ci.subjects.trace_files import TRACE_JSON, TraceReader
 from ci.subjects.worker_process import (
     MAX_RESPONSE_BYTES,
     InvalidResponse,
@@ -132,6 +131,8 @@ class WorkerSubject:
 
     def trace(self, request: TraceRequest) -> TraceResult:
         """Run a forward pass into a trace directory; check that its trace.json equals the response."""
+        from ci.subjects.trace_files import TRACE_JSON, TraceReader  # imports torch: a worker starts without it
+
         output = self._exchange.next_output()
         staged = replace(
             request,

@@ -6,11 +6,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
-from ci.equivalence import preparation
 from ci.equivalence.hf_reference import ReferenceRun
-from ci.equivalence.preparation import ReferencePreparation, fits_beside_conversion
+from ci.equivalence.preparation import ReferencePreparation
 from ci.errors import SubjectError
 from ci.phases import PhaseClock
 from ci.subjects.hugging_face import HuggingFace
@@ -88,12 +85,3 @@ def test_a_thread_that_was_never_started_is_ended_too() -> None:
     prepared = ReferencePreparation(slow)
     prepared.stop()
     prepared.finish()
-
-
-@pytest.mark.parametrize(("free", "device", "fits"), [(10_000, "cpu", True), (900, "cpu", False), (900, "cuda", True)])
-def test_both_at_once_need_memory_for_both(
-    free: int, device: str, fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "model.safetensors").write_bytes(bytes(100))  # 50 numbers in bfloat16: 200 bytes in float32
-    monkeypatch.setattr(preparation, "free_memory", lambda _: free)
-    assert fits_beside_conversion(tmp_path, device) is fits
