@@ -43,7 +43,8 @@ def ls(call: typer.Context, as_json: options.JsonFlag = False) -> None:
     """List the base environments on this machine."""
     from ci.environments.base import list_bases
 
-    _show(list_bases(options.settings(call).environments_root), as_json=as_json)
+    roots = options.settings(call).environment_roots
+    _show([base for root in roots for base in list_bases(root)], as_json=as_json)
 
 
 @env_app.command("verify")
