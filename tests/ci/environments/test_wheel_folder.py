@@ -32,7 +32,8 @@ def offline(folder: Path, environ: Mapping[str, str]) -> dict[str, str]:
 def test_another_environment_is_built_from_the_kept_wheels(
     tmp_path: Path, base: BaseEnvironment, index_environ: Mapping[str, str]
 ) -> None:
-    folder, told = tmp_path / "wheels", []
+    folder = tmp_path / "wheels"
+    told: list[str] = []
     names = keep_wheels(base, folder, index_environ, told.append)
     assert set(NAMES) <= set(names)
     assert keep_wheels(base, folder, {"PATH": "/nowhere"}, told.append) == names  # they are there: nothing runs
