@@ -196,7 +196,7 @@ def test_another_private_repository_is_read_with_its_own_token(
     inputs = replace(context.inputs, models=("mixtral",), subject_repository="org/private")
     asking = replace(context, inputs=inputs, subject_token="ghs_" + "x" * 20)
     github.fake.log.clear()
-    with pytest.raises(InfrastructureError, match="401"):  # the stand-in knows another token
+    with pytest.raises(RequestError, match="401"):  # the stand-in knows another token
         plan_event(asking, "schedule", recorded(tmp_path, events.schedule()))
     made = plan_event(replace(asking, subject_token=""), "schedule", recorded(tmp_path, events.schedule()))
     assert made.request.sha == "5" * 40
