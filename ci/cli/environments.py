@@ -33,6 +33,7 @@ def build(
     """Build a base environment, or find the one that is there; print its interpreter."""
     from ci.environments.description import load_description
     from ci.environments.prepare import provide_base
+    from ci.environments.prerequisites import check_prerequisites
 
     def progress(line: str) -> None:
         print(f"hub-tests: {line}", file=sys.stderr, flush=True)
@@ -44,6 +45,8 @@ def build(
 
         description = resolve_newest(description, find_installer(options.environ(call)))
         newest.write_text(format_description(description), encoding="utf-8")
+    roots = options.settings(call).environment_roots
+    check_prerequisites(description, roots, options.environ(call), progress, python=python)
     base = provide_base(description, options.settings(call), options.environ(call), progress, python=python)
     options.answer(base.manifest, str(base.python), as_json=as_json)
 

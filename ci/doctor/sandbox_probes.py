@@ -79,9 +79,9 @@ def read_tools(python: str | None, environ: Mapping[str, str]) -> BuildTools:
     path = environ.get("PATH")
     found = _find_new_python((python or sys.executable, *PYTHONS), path)
     return BuildTools(
-        git=_find_tool(("git",), path),
-        cc=_find_tool((*environ.get("CC", "").split()[:1], "cc", "gcc", "clang"), path),
-        cxx=_find_tool((*environ.get("CXX", "").split()[:1], "c++", "g++", "clang++"), path),
+        git=find_tool(("git",), path),
+        cc=find_tool((*environ.get("CC", "").split()[:1], "cc", "gcc", "clang"), path),
+        cxx=find_tool((*environ.get("CXX", "").split()[:1], "c++", "g++", "clang++"), path),
         headers=_read_all_headers((python,) if python else find_base_pythons(environ) or (sys.executable,)),
         python=found,
         installer=_describe_installer(environ),
@@ -135,7 +135,7 @@ def read_headers(python: str) -> ProbeAnswer:
     return ProbeAnswer(exists, f"Python {version}" if exists else f"Python {version}: no {include}/Python.h")
 
 
-def _find_tool(names: tuple[str, ...], path: str | None) -> str:
+def find_tool(names: tuple[str, ...], path: str | None) -> str:
     """Return the name and version of the first tool that runs; "" for none."""
     for name in names:
         if (program := shutil.which(name, path=path)) and (version := _read_version([program, "--version"])):

@@ -26,7 +26,7 @@ class EnvironmentDescription:
     `python` is a version specifier. `environment` is set while the overlay is built, and while the subject runs.
     `import_test` is Python code that must succeed once the subject is installed. `install` says how its commit becomes
     importable: "wheel", or "editable" where only an editable installation is complete, from `import_path` below the
-    checkout.
+    checkout. `compiler` is what the subject's build calls.
     """
 
     __pydantic_config__: ClassVar = STRICT
@@ -38,6 +38,7 @@ class EnvironmentDescription:
     import_test: str = ""
     install: Literal["wheel", "editable"] = "wheel"
     import_path: str = "."
+    compiler: Literal["none", "c", "c++"] = "none"
 
     @property
     def digest(self) -> str:

@@ -11,6 +11,7 @@ from ci.environments.base import BaseEnvironment, build_base, find_base, mark_us
 from ci.environments.description import EnvironmentDescription, load_description, shipped_descriptions
 from ci.environments.installer import find_installer
 from ci.environments.overlay import build_overlay, read_tail
+from ci.environments.prerequisites import check_prerequisites
 from ci.environments.source import SubjectSource, fetch_source, is_git_address, read_commit, split_address
 from ci.errors import InfrastructureError, RequestError, SubjectError
 from ci.subjects.exchange import hostile_directory
@@ -40,6 +41,8 @@ def prepared_subject(
     description = _describe_prepared(options)
     if options.environment:
         description = load_description(options.environment)
+        clones = bool(options.subject_source and is_git_address(options.subject_source))
+        check_prerequisites(description, settings.environment_roots, environ, progress, clones=clones)
         base = provide_base(description, settings, environ, progress)
         options = replace(options, subject_python=base.python)
     if options.subject_source is None:
