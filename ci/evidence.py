@@ -25,6 +25,8 @@ Step = Literal[
     "test_hub_model_conversion",
     "test_config_sensitivity",
     "test_weight_liveness",
+    "test_layer_order",
+    "test_positions",
     "test_gradients",
 ]
 
@@ -67,7 +69,7 @@ class Measure:
     An error above `limit` fails. `floor` is the noise floor of the reference (None if not measured), `ratio` is
     error / floor. `worst_index` is where |actual - expected| is largest, `expected` and `actual` are the values there.
     `token_error` is the error of the worst single token, with its own limit. `case` is the input for which the tensor
-    was closest to its limit.
+    was closest to its limit. `symmetry` names the exact symmetry that was undone before the comparison.
     """
 
     __pydantic_config__: ClassVar[Any] = NON_FINITE
@@ -90,6 +92,7 @@ class Measure:
     case: str = ""
     token_error: float = 0.0
     token_limit: float | None = None
+    symmetry: str = ""
 
     @property
     def used(self) -> float:

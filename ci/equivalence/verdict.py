@@ -12,7 +12,7 @@ from ci.equivalence.diagnosis import describe_growth
 from ci.equivalence.tensor_location import locate_tensor
 from ci.equivalence.tolerances import SPECIFICATION_LIMITS
 from ci.evidence import FailureClass, Heat, LayerRouting, Measure
-from ci.tensor_names import LOGITS, is_block_level
+from ci.tensor_names import LOGITS, is_block_level, operation_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -174,7 +174,19 @@ def _collect_notes(cases: Sequence[CaseComparison]) -> tuple[str, ...]:
             notes.append(f"{excused} most tokens, so each block was compared alone, on the reference's input")
         elif case.excused_share:
             notes.append(f"{excused} up to {case.excused_share:.1%} of the tokens")
-    return tuple(notes)
+        notes += _describe_symmetries(case)
+    return tuple(dict.fromkeys(notes))
+
+
+def _describe_symmetries(case: CaseComparison) -> list[str]:
+    """Say which internal tensors are equal up to an exact symmetry; one line a symmetry."""
+    operations: dict[str, list[str]] = {}
+    for name, symmetry in case.symmetries.items():
+        operations.setdefault(symmetry, []).append(operation_of(name))
+    return [
+        f"equal up to an exact symmetry, so right: {', '.join(dict.fromkeys(names))} ({symmetry})"
+        for symmetry, names in operations.items()
+    ]
 
 
 def _collect_routing(cases: Sequence[CaseComparison]) -> tuple[LayerRouting, ...]:

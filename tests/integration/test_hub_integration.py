@@ -127,6 +127,24 @@ def test_weight_liveness(pipeline: ModelPipeline, record: Any, fast_llm_path: Pa
 
 
 @pytest.mark.deep
+def test_layer_order(pipeline: ModelPipeline, record: Any, fast_llm_path: Path) -> None:
+    """Each of twelve layers of a thin synthetic model is in its place."""
+    with record() as note:
+        verdicts = pipeline.judge().check_layer_order()
+        note(add_verdicts(pipeline.start_evidence("test_layer_order"), verdicts))
+        assert all(verdict.passed for verdict in verdicts), format_failures(verdicts)
+
+
+@pytest.mark.deep
+def test_positions(pipeline: ModelPipeline, record: Any, fast_llm_path: Path) -> None:
+    """Far positions of a thin synthetic model are right, as far as the context and the memory allow."""
+    with record() as note:
+        verdicts = pipeline.judge().check_positions()
+        note(add_verdicts(pipeline.start_evidence("test_positions"), verdicts))
+        assert all(verdict.passed for verdict in verdicts), format_failures(verdicts)
+
+
+@pytest.mark.deep
 def test_gradients(pipeline: ModelPipeline, record: Any, fast_llm_path: Path) -> None:
     """Each parameter's gradient equals Hugging Face's; a subject that cannot train does not pass."""
     with record() as note:
