@@ -113,8 +113,9 @@ FABRIC_STATES = {1: "not started", 2: "in progress", 3: "completed"}
 
 
 def _read_fabric(pynvml: Any, handle: Any, ask: Callable[..., Any]) -> str | None:
-    """Read how far the card's registration with the fabric manager is: a failed one ends CUDA with error 802.
+    """Read how far the card's registration with the fabric manager is.
 
+    Without it CUDA ends with error 802.
     https://docs.nvidia.com/datacenter/tesla/fabric-manager-user-guide/
     """
     if not hasattr(pynvml, "c_nvmlGpuFabricInfo_v2_t"):

@@ -205,7 +205,10 @@ def read_hub(endpoint: str) -> tuple[ProbeAnswer, float | None]:
 
 
 def read_proxy(environ: Mapping[str, str]) -> ProbeAnswer | None:
-    """Connect to the proxy that the environment names; None where it names none. A password in it is not repeated."""
+    """Connect to the proxy that the environment names; None where it names none.
+
+    A password in it is not repeated.
+    """
     names = ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
     name = next((name for name in names if environ.get(name)), None)
     if name is None:

@@ -1,4 +1,4 @@
-"""What a machine needs before an environment and a subject's commit can be built on it: asked for before anything is."""
+"""What a machine needs before an environment and a subject's commit can be built there: asked for first."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _find_missing(
     python: str | None,
     clones: bool,
 ) -> Iterator[tuple[str, str]]:
-    """Yield what is missing, and what to do about it; package names are those of Debian and Ubuntu."""
+    """Yield what is missing and the remedy; packages are those of Debian and Ubuntu."""
     path = environ.get("PATH")
     if clones and not find_tool(("git",), path):
         yield "git", "apt install git"

@@ -53,7 +53,7 @@ def admit_entry(plan: Plan, outputs: FetchOutputs, entry: str, *, subject: Path,
 
 
 def write_environment(plan: Plan, out: Path) -> str:
-    """Return the name of the planned environment, or the file with the caller's description, written to `out`."""
+    """Return the planned environment's name, or the file of the caller's description below `out`."""
     planned = plan.environment
     if planned is None or not planned.text:
         return planned.name if planned else plan.request.subject

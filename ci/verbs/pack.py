@@ -24,9 +24,9 @@ QUIET = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_LFS_SKIP_SMUDGE": "1", "GIT_TERMINAL_P
 
 
 def pack_subject(plan: Plan, checkout: Path, out: Path, event_path: Path, path: str) -> str:
-    """Write the planned commit of `checkout` to `out` and return the hash of its tree; `path` finds git.
+    """Write the planned commit of `checkout` to `out`; return the hash of its tree.
 
-    Raises RequestError for another commit, and where the file would be open to more people than the repository.
+    `path` finds git. Raises RequestError for another commit, and for a public calling repository.
     """
     _check_readers(plan, event_path)
     sha = plan.request.sha
@@ -36,7 +36,7 @@ def pack_subject(plan: Plan, checkout: Path, out: Path, event_path: Path, path: 
 
 
 def unpack_subject(pack: Path, sha: str, target: Path, path: str) -> str:
-    """Make the new checkout `target` of the commit `sha` from a pack, and return the hash of its tree.
+    """Make the checkout `target` of the commit `sha`; return the hash of its tree.
 
     git computes the name of each object from its bytes: a pack without exactly this commit raises RequestError.
     """

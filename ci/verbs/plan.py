@@ -36,8 +36,9 @@ class _Comparison:
 
 
 def read_environment(name: str, caller: Path) -> PlannedEnvironment:
-    """Read what the subject runs in: a name that hub-tests knows, or a TOML file in the checkout `caller`.
+    """Read what the subject runs in.
 
+    It is a name that hub-tests knows, or a TOML file in the checkout `caller`.
     Raises RequestError for a description that is none, or that is not in the checkout.
     """
     if not name.endswith(".toml"):

@@ -270,7 +270,7 @@ def _update_issue(client: Client, results: Results, context: Context, upstream: 
 
 
 def judge_upstream(plan: Plan, folder: Path) -> Results:
-    """Judge the results with the newest versions against the plan; a folder that is not there has none."""
+    """Judge the results with the newest versions; a missing folder has none."""
     with TemporaryDirectory(prefix="hub-tests-upstream.") as scratch:
         results = folder if folder.is_dir() else Path(scratch, "none")
         results.mkdir(exist_ok=True)

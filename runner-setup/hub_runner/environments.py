@@ -34,8 +34,9 @@ SUFFIX = ".toml"
 def refresh_environments(
     config: Config, layout: Layout, environ: Mapping[str, str], progress: Callable[[str], None]
 ) -> tuple[str, ...]:
-    """Build what the config lists and remove what no longer is listed; return one line for each.
+    """Build what the config lists and remove what it no longer lists.
 
+    Returns one line for each.
     Raises RequestError for a description that is none, InfrastructureError where something cannot be fetched.
     """
     settings = replace(from_environ(environ), environments=layout.environments, shared_environments=None)

@@ -62,7 +62,7 @@ def build_scale_set_values(config: Config, cluster: KubernetesSettings, gpus: in
 
 
 def _build_proxy(config: Config) -> dict[str, Any]:
-    """Return the chart's proxy, which it gives to the listener and to the runners; nothing without one."""
+    """Return the chart's proxy, for listener and runners; nothing without one."""
     proxy = config.proxy
     url = {"url": proxy.url}
     return {"proxy": {"http": url, "https": url, "noProxy": list(proxy.without)}} if proxy.url else {}
@@ -143,7 +143,7 @@ def _build_container(config: Config, cluster: KubernetesSettings, gpus: int) -> 
 
 
 def _mount_environments(cluster: KubernetesSettings) -> list[dict[str, Any]]:
-    """Return the mount of the environments, at the path where a host built them: they hold absolute paths."""
+    """Return the mount of the environments, at the path where a host built them."""
     mount = {"name": "environments", "mountPath": ENVIRONMENTS, "readOnly": True}
     return [mount] if cluster.environments_claim else []
 

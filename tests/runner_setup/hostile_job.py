@@ -117,7 +117,7 @@ def memory(path: str) -> int:
 def look(store: str) -> dict[str, Any]:
     status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":\t" in line)
     places = ("/etc/x", "/usr/x", "/opt/hub-runner/x", "/var/lib/hub-runner/x", f"{store}/x", "/tmp/x", "/dev/shm/x")
-    places += tuple(f"/var/lib/hub-runner/{kept}/x" for kept in ("environments", "wheels"))
+    kept_places = tuple(f"/var/lib/hub-runner/{kept}/x" for kept in ("environments", "wheels"))
     closed = ("/etc/hub-runner", "/run/hub-runner", "/var/log", "/run/systemd/private", "/root", "/home")
     return {
         "uid": os.getuid(),
@@ -125,7 +125,7 @@ def look(store: str) -> dict[str, Any]:
         "status": {name: status[name].strip() for name in ("CapEff", "CapBnd", "NoNewPrivs", "Seccomp")},
         "prepared": prepared(os.environ["HUB_TESTS_SHARED_ENVIRONMENTS"]),
         "wheels": names(os.environ["UV_FIND_LINKS"]),
-        "write": {place: tried(written, place) for place in places},
+        "write": {place: tried(written, place) for place in (*places, *kept_places)},
         "list": {place: tried(names, place) for place in closed},
         "device": {name: tried(opened, f"/dev/{name}") for name in ("nvidia0", "nvidia1", "null")},
         "net": {host: tried(reached, host, 8080) for host in ("127.0.0.1", "169.254.169.254", "10.9.8.7")},
