@@ -37,6 +37,7 @@ FailureClass = Literal[
     "unexpected_tensor",
     "shape_mismatch",
     "config_mismatch",
+    "export_incomplete",
     "variant_did_not_run",
     "unsupported",
     "out_of_memory",
@@ -193,6 +194,7 @@ class Evidence:
     `half` is the faulty component (conversion, kernel, both, or unknown), `operation` the faulty operation in `layer`.
     `published_dtype` is the dtype that the model was published in, recorded once, by the download. `unmet_need` names
     what a variant that did not run needs and lacks here, as its subject says ("cuda", "flash-attn", …).
+    `warnings` are findings that the entry's policies do not make red; reports show them beside a pass.
     `isolation` says how the subject's code was kept apart from the judge that wrote this.
     """
 
@@ -223,6 +225,7 @@ class Evidence:
     libraries: Mapping[str, str] = field(default_factory=dict)
     figures: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     reproduce: str = ""
     published_dtype: str = ""
     unmet_need: str = ""

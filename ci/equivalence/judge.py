@@ -13,6 +13,7 @@ from ci.equivalence import round_trip
 from ci.equivalence.case_result import CaseComparison
 from ci.equivalence.config_sensitivity import ConfigSensitivity, build_sensitivity_verdict
 from ci.equivalence.device_usage import CostMeter
+from ci.equivalence.export_files import compare_export_files
 from ci.equivalence.gradient_compare import GradientComparison, build_gradient_verdict
 from ci.equivalence.hf_reference import ReferenceRun
 from ci.equivalence.inputs import read_requirements
@@ -24,6 +25,7 @@ from ci.equivalence.trace_compare import TraceComparison, TraceDiff
 from ci.equivalence.verdict import (
     Verdict,
     add_diagnosis,
+    apply_policy,
     build_inconclusive_verdict,
     build_not_run_verdict,
     build_verdict,
@@ -108,7 +110,9 @@ class Judge:
             forward = build_verdict([self._compare_exported(exported)], coverage={})
         except SubjectError as error:
             return Verdict(passed=False, failure_class="config_mismatch", diagnosis=str(error), component="conversion")
-        return round_trip.build_round_trip_verdict(tensors, keys, forward)
+        verdict = round_trip.build_round_trip_verdict(tensors, keys, forward)
+        findings = tuple(map(str, compare_export_files(original, exported)))
+        return apply_policy(verdict, findings, "export_incomplete", self.inputs.model.export_policy)
 
     def check_config_sensitivity(self) -> Verdict:
         """Change each config key: the subject's answer must move with Hugging Face's."""
