@@ -29,7 +29,8 @@ from ci.report.history import make_history_records
 from ci.report.limits import COMMENT_CHARS
 from ci.report.markdown import render_markdown
 from ci.report.report_files import REPORT_JSON, REPORT_MD, read_report
-from ci.report.results import Results
+from ci.report.result_files import read_result_files
+from ci.report.results import Problem, Results
 from ci.report.truncate_markdown import count_characters
 from ci.verbs.report import make_report, read_run_result, report_digest
 
@@ -270,11 +271,14 @@ def _update_issue(client: Client, results: Results, context: Context, upstream: 
 
 
 def judge_upstream(plan: Plan, folder: Path) -> Results:
-    """Judge the results with the newest versions; a missing folder has none."""
+    """Judge the results with the newest versions; an entry without any gave no answer."""
     with TemporaryDirectory(prefix="hub-tests-upstream.") as scratch:
         results = folder if folder.is_dir() else Path(scratch, "none")
         results.mkdir(exist_ok=True)
-        return make_report(plan, results, Path(scratch, "report"))
+        answered = read_result_files(results)
+        silent = Problem("environment", "its job with the newest versions left no result: see its log")
+        problems = {entry.name: silent for entry in plan.entries if entry.name not in answered}
+        return make_report(plan, results, Path(scratch, "report"), problems=problems)
 
 
 def _publish_missing_report(context: Context) -> tuple[Published, ...]:

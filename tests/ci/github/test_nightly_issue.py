@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +125,7 @@ def test_a_failure_with_the_newest_versions_has_its_own_line_and_title(client: C
     assert issue["title"] == nightly_issue.UPSTREAM_TITLE
     (line,) = [line for line in issue["body"].splitlines() if line.startswith("**Upstream**")]
     assert "which blocks nothing: 1 of 3 fail: `mistral`" in line
-    assert "(torch 2.8.0" in line
+    assert re.search(r"\(torch \d+\.[\d.]+, transformers \d+\.", line)
     assert "mistral" in issue["body"].split("**Upstream**")[1]  # and its causes below
     assert tell(samples.neutral(), bad) == "updated #100"
     assert keep(client, bad, {}) == "updated #100"

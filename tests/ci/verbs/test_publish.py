@@ -309,5 +309,5 @@ def test_results_with_the_newest_versions_reach_the_issue_and_nothing_else(
 def test_newest_versions_without_any_result_open_no_issue(context: Context, state: GitHub, tmp_path: Path) -> None:
     report = written(samples.passing(), tmp_path, state, trigger="schedule", pull_request=None)
     done = publish_report(report, context, where="night", upstream=tmp_path / "nothing")
-    assert done[0].problem == ""
-    print(done, state.issues)
+    assert (done[0].problem, done[0].done) == ("", "nothing to do")
+    assert state.issues == []
