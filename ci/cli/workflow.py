@@ -87,6 +87,7 @@ def admit(
     ] = None,
     isolation: Annotated[str, typer.Option(help="as for `run`: required, auto or none")] = "auto",
     cache: options.CacheDir = None,
+    store_url: options.StoreUrl = None,
     as_json: options.JsonFlag = False,
 ) -> None:
     """Check the sandbox, the subject's commit and every byte of the checkpoint before the subject's code runs."""
@@ -100,9 +101,18 @@ def admit(
         from ci.verbs.pack import unpack_subject
 
         unpack_subject(subject_pack, options.plan(call).request.sha, subject, options.environ(call).get("PATH", ""))
-    store = options.settings(call, cache).cache
-    admission = admit_entry(options.plan(call), options.delivery(call), entry, subject=subject, store=store, out=out)
-    if output := options.context(call).output_path:
+    settings, context = options.settings(call, cache, store_url), options.context(call)
+    admission = admit_entry(
+        options.plan(call),
+        options.delivery(call),
+        entry,
+        subject=subject,
+        store=settings.cache,
+        out=out,
+        store_url=settings.store_url,
+        run_id=context.run_id,
+    )
+    if output := context.output_path:
         values = {"subject": admission.subject, "subject-path": admission.path, "environment": admission.environment}
         write_outputs(output, values)
     options.answer(

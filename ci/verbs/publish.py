@@ -5,6 +5,7 @@ The commit's status is decided from every run's results at the commit; the comme
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -275,7 +276,8 @@ def judge_upstream(plan: Plan, folder: Path) -> Results:
     with TemporaryDirectory(prefix="hub-tests-upstream.") as scratch:
         results = folder if folder.is_dir() else Path(scratch, "none")
         results.mkdir(exist_ok=True)
-        answered = read_result_files(results)
+        files = read_result_files(results)
+        answered = files if isinstance(files, Mapping) else ()
         silent = Problem("environment", "its job with the newest versions left no result: see its log")
         problems = {entry.name: silent for entry in plan.entries if entry.name not in answered}
         return make_report(plan, results, Path(scratch, "report"), problems=problems)
