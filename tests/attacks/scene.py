@@ -94,6 +94,15 @@ def hash_tree(*roots: Path) -> dict[str, str]:
     }
 
 
+def insert_attack(checkout: Path, code: str, where: dict[str, Any]) -> None:
+    """Make the worker of a checkout run `code` as it starts; `where` are paths that it knows."""
+    reference = checkout / "ci" / "subjects" / "reference"
+    prelude = PRELUDE.format(where=json.dumps(where), evil=EVIL)
+    (reference / "attack.py").write_text(prelude + textwrap.dedent(code) + EPILOGUE)
+    with (reference / "subject.py").open("a") as file:
+        file.write(BEGIN)
+
+
 @dataclass
 class Scene:
     """What the judge owns, all below `root`; `endpoint` is the stand-in Hub."""
@@ -171,16 +180,13 @@ class Scene:
         self.runs += 1
         checkout = self.root / f"checkout-{self.runs}"
         shutil.copytree(ROOT / "ci", checkout / "ci", ignore=shutil.ignore_patterns("__pycache__"))
-        reference = checkout / "ci" / "subjects" / "reference"
         if broken:
-            text = (reference / "convert.py").read_text()
+            converter = checkout / "ci" / "subjects" / "reference" / "convert.py"
+            text = converter.read_text()
             assert text.count(GATE_THEN_UP) == 1
-            (reference / "convert.py").write_text(text.replace(GATE_THEN_UP, UP_THEN_GATE))
+            converter.write_text(text.replace(GATE_THEN_UP, UP_THEN_GATE))
         if code:
-            prelude = PRELUDE.format(where=json.dumps(self.where(checkout)), evil=EVIL)
-            (reference / "attack.py").write_text(prelude + textwrap.dedent(code) + EPILOGUE)
-            with (reference / "subject.py").open("a") as file:
-                file.write(BEGIN)
+            insert_attack(checkout, code, self.where(checkout))
         return checkout
 
     def where(self, checkout: Path) -> dict[str, Any]:
