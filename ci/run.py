@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from ci.doctor.identity import read_host_identity
 from ci.environments.prepare import check_options, prepared_subject
 from ci.errors import GatedError, RequestError, TerminatedError
 from ci.github.actions import pause_commands
+from ci.judge_environment import make_suite_environment
 from ci.plan import Plan, RunRequest, make_plan
 from ci.records import to_json
 from ci.report.build_results import build_results
@@ -52,9 +52,6 @@ PYTEST_ENVIRONMENT = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 START_PYTEST = "import sys; sys.path.insert(0, sys.argv.pop(1)); import pytest; sys.exit(pytest.main())"
 """Starts pytest in an isolated interpreter, with this very package before all others."""
 
-DROPPED_VARIABLES = re.compile(r"(?:GITHUB|ACTIONS|RUNNER|INPUT|PYTHON|PYTEST)_?[A-Z_]*|LD_(?:PRELOAD|AUDIT)|BASH_ENV")
-"""Variables that could change what the judge runs (an earlier step can set them in Actions), or that hold tokens."""
-
 PYTEST_PLUGINS = ("-p", "no:cacheprovider", "-p", "no:unraisableexception", "-p", "xdist.plugin")
 """No cache directory beside an installed suite, and no five garbage collections in a process that is about to end."""
 
@@ -79,18 +76,17 @@ def run_suite(models: Sequence[HubModel], options: RunOptions, report: Path, env
     with (
         pause_commands(environ, STDERR),  # the suite prints what the subject says
         subprocess.Popen(  # noqa: S603  our own interpreter
-            command, env=_make_suite_environment(environ), cwd=cwd, stdout=STDERR, preexec_fn=_accept_interrupts
+            command,
+            env={**make_suite_environment(environ), **PYTEST_ENVIRONMENT},
+            cwd=cwd,
+            stdout=STDERR,
+            preexec_fn=_accept_interrupts,
         ) as suite,
         record_suite_end(report, suite),
     ):
         if _wait_for_suite(suite, options.time_limit):
             write_ended(report, f"time limit of {options.time_limit:.0f} s")
     return time.monotonic() - started
-
-
-def _make_suite_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    kept = {name: value for name, value in environ.items() if not DROPPED_VARIABLES.fullmatch(name)}
-    return {**kept, **PYTEST_ENVIRONMENT}
 
 
 def _accept_interrupts() -> None:

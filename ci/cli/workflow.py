@@ -75,7 +75,15 @@ def admit(
     choose_isolation(parse_isolation(isolation))
 
     store = options.settings(call, cache).cache
-    admission = admit_entry(options.plan(call), options.delivery(call), entry, subject=subject, store=store, out=out)
+    admission = admit_entry(
+        options.plan(call),
+        options.delivery(call),
+        entry,
+        subject=subject,
+        store=store,
+        out=out,
+        environ=options.environ(call),
+    )
     if output := options.context(call).output_path:
         write_outputs(output, {"subject": admission.subject, "subject-path": admission.path})
     options.answer(

@@ -19,7 +19,7 @@ from tests.ci.test_run import GATE_THEN_UP, REGISTRY, UP_THEN_GATE
 
 ROOT = Path(__file__).parents[2]
 EVIL = "raise SystemExit(0)  # written by the pull request\n"
-START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from ci.__main__ import main; sys.exit(main(sys.argv[1:]))"
+START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from ci.__main__ import main; sys.exit(main())"
 """Starts a judge that an environment variable cannot change, as an installed `hub-tests` under `python -I`."""
 
 ACTIONS_FILES = ("GITHUB_ENV", "GITHUB_PATH", "GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY", "GITHUB_STATE")
@@ -105,12 +105,13 @@ def insert_attack(checkout: Path, code: str, where: dict[str, Any]) -> None:
 
 @dataclass
 class Scene:
-    """What the judge owns, all below `root`; `endpoint` is the stand-in Hub."""
+    """What the judge owns, all below `root`; `endpoint` is the stand-in Hub, `prefix` what hub-tests is run under."""
 
     root: Path
     endpoint: str
     pins: Path | None = None
     runs: int = field(default=0)
+    prefix: tuple[str, ...] = ()
 
     @property
     def judge(self) -> Path:
@@ -160,9 +161,11 @@ class Scene:
             "OMP_NUM_THREADS": "1",
         }
 
-    def hub_tests(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    def hub_tests(
+        self, *words: str, start: tuple[str, ...] = ("-I", "-c", START), **variables: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run hub-tests of the judge's checkout."""
-        command = [sys.executable, "-I", "-c", START, str(self.judge), *words]
+        command = [*self.prefix, sys.executable, *start, *([str(self.judge)] if "-c" in start else []), *words]
         environ = {**self.environment(), **variables}
         return subprocess.run(
             command, cwd=self.root, env=environ, capture_output=True, text=True, check=False, timeout=900
@@ -218,7 +221,12 @@ class Scene:
         return self.root / f"report-{self.runs}"
 
     def run(
-        self, checkout: Path, *more: str, isolation: str = "required", **variables: str
+        self,
+        checkout: Path,
+        *more: str,
+        isolation: str = "required",
+        start: tuple[str, ...] = ("-I", "-c", START),
+        **variables: str,
     ) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
         """Judge a pull request; return the ended process and its report."""
         for left in self.temporary.iterdir():
@@ -228,6 +236,7 @@ class Scene:
             *("--report", str(self.report), "--isolation", isolation),
             *("--checkpoints", str(self.pins), "--subject", "reference", "--timeout", "240"),
             *("--subject-python", sys.executable, "--subject-source", str(checkout), *more),
+            start=start,
             **{"HF_TOKEN": "hf_secret", **variables},
         )
         written = self.report / "report.json"

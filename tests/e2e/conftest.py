@@ -54,10 +54,6 @@ if [ "$1" = -m ] && [ "$2" = pip ]; then exit 0; fi
 exec "$E2E_PYTHON" "$@"
 """
 
-QUICK_HUB_TESTS = """#!/bin/sh
-PYTHONPATH="{root}" exec "$E2E_PYTHON" "{program}" "$@"
-"""
-
 
 @dataclass(frozen=True)
 class Repositories:
@@ -201,9 +197,7 @@ def furnish(root: Path, repositories: Repositories, *, real: bool) -> None:
     if not real:
         executable(root / "venv/bin/python", QUICK_PYTHON)
         stand_in = Path(__file__).with_name("hub_tests.py")
-        executable(
-            root / "venv/bin/hub-tests", f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "$E2E_PYTHON" "{stand_in}" "$@"\n'
-        )
+        executable(root / "venv/bin/hub-tests", f'import runpy\n\nrunpy.run_path("{stand_in}", run_name="__main__")\n')
         return
     make_interpreter(root / "venv")
 

@@ -15,7 +15,7 @@ import pytest
 
 from ci.subjects.sandbox import detect_isolation
 from tests.attacks.scene import find_failures, list_leftovers, list_processes
-from tests.e2e.attack_cases import ON_A_SMALL_DISK, FILES, IN_JOBS
+from tests.e2e.attack_cases import FILES, IN_JOBS, ON_A_SMALL_DISK
 from tests.e2e.attack_scene import foreign, install_service, run_attacks
 
 if TYPE_CHECKING:
@@ -117,7 +117,9 @@ def check_run(attacked: Attacked, count: int) -> None:
     assert attacked.changed == ()
     assert not foreign(attacked.root).exists(), foreign(attacked.root).read_text()
     assert "FOREIGN CODE" not in attacked.outcome.log
-    assert not re.search(r"(set-env|add-path).*(evil|forged)", attacked.outcome.log)
+    obeyed = re.findall(r"\S +::(?:set-env|add-path|error):: ?.*", attacked.outcome.log)
+    assert any("hub-tests/path" in line for line in obeyed), "how act writes down what it obeys"
+    assert not [line for line in obeyed if re.search("evil|forged", line)]
 
 
 @pytest.mark.parametrize("name", IN_JOBS)

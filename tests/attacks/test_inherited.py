@@ -1,0 +1,97 @@
+"""Variables that a run inherits: what an earlier step of a job could have set does not reach the judge."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.attacks.scene import START, find_failures, hash_tree
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.attacks.scene import Scene
+
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("attacks")]
+NOTE = "import os, sys\nopen({marks!r}, 'a').write(f'{name} {{os.getpid()}} {{sys.orig_argv}}\\n')\n"
+PROGRAM = '#!/bin/sh\necho "program {name} $$ $*" >> {marks}\nexit 0\n'
+LIBRARY = """
+#include <stdio.h>
+#include <unistd.h>
+__attribute__((constructor)) static void note(void) {{
+    char command[4096] = {{0}};
+    FILE *own = fopen("/proc/self/cmdline", "r"), *marks = fopen("{marks}", "a");
+    size_t length = own ? fread(command, 1, sizeof command - 1, own) : 0;
+    for (size_t at = 0; at < length; at++) if (command[at] == 0 || command[at] == '\\n') command[at] = ' ';
+    if (marks) {{ fprintf(marks, "library %d %s\\n", getpid(), command); fclose(marks); }}
+}}
+"""
+PROGRAMS = ("git", "bwrap", "choom", "prlimit", "setpriv", "rm", "python3", "nvidia-smi")
+ISOLATED = ("-I", "-c", START)
+"""How the workflows start hub-tests: `python -I`."""
+
+BY_MODULE = ("-m", "ci")
+
+
+def plant(directory: Path, marks: Path) -> dict[str, str]:
+    """Lay out code that notes each process that runs it; the variables that lead there."""
+    (directory / "bin").mkdir(parents=True)
+    marks.write_text("")
+    marks.chmod(0o666)
+    for name in ("sitecustomize", "usercustomize", "evil_plugin"):
+        (directory / f"{name}.py").write_text(NOTE.format(marks=str(marks), name=name))
+    for name in PROGRAMS:
+        (directory / "bin" / name).write_text(PROGRAM.format(name=name, marks=marks))
+        (directory / "bin" / name).chmod(0o755)
+    (directory / "library.c").write_text(LIBRARY.format(marks=marks))
+    library = directory / "library.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(library), str(directory / "library.c")], check=True)
+    (directory / "profile").write_text(f"echo profile $$ >> {marks}\n")
+    return {
+        "PYTHONPATH": str(directory),
+        "PYTEST_ADDOPTS": "-p evil_plugin --collect-only",
+        "PYTEST_PLUGINS": "evil_plugin",
+        "LD_PRELOAD": str(library),
+        "BASH_ENV": str(directory / "profile"),
+        "ENV": str(directory / "profile"),
+        "GIT_DIR": str(directory),
+        "PATH": f"{directory / 'bin'}:{os.environ['PATH']}",
+    }
+
+
+@pytest.mark.parametrize("start", [ISOLATED, BY_MODULE], ids=["as the workflows start it", "as a module"])
+def test_what_a_step_left_in_the_environment_does_not_reach_the_judge(
+    start: tuple[str, ...], scene: Scene, tmp_path: Path
+) -> None:
+    marks = tmp_path / "marks"
+    hostile = plant(tmp_path / "evil", marks)
+    checkout = scene.write_subject()
+    before = hash_tree(*scene.protected)
+    if start is BY_MODULE:
+        hostile["PYTHONPATH"] += f":{scene.judge}"
+    done, results = scene.run(checkout, start=start, **hostile)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert find_failures(results)["test_forward_equivalence"] == "numeric_mismatch"
+    assert results["entries"][0]["cases"][0]["evidence"]["isolation"].startswith("bubblewrap")
+    noted = marks.read_text().splitlines()
+    pids = {line.split()[1] for line in noted}
+    assert len(pids) == 1, noted
+    kinds = ["library"] if start is ISOLATED else ["library", "sitecustomize", "usercustomize"]
+    assert [line.split()[0] for line in noted] == kinds, "the first start alone, before any line of hub-tests"
+    assert hash_tree(*scene.protected) == before
+
+
+def test_the_same_variables_do_run_code_where_nothing_is_cleaned(tmp_path: Path) -> None:
+    """The control: each of them works."""
+    marks = tmp_path / "marks"
+    hostile = plant(tmp_path / "evil", marks)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    subprocess.run([sys.executable, "-m", "pytest"], cwd=empty, env=hostile, capture_output=True, check=False)
+    subprocess.run(["bash", "-c", "git status"], env=hostile, capture_output=True, check=True)
+    kinds = {line.split()[0] for line in marks.read_text().splitlines()}
+    assert kinds == {"library", "sitecustomize", "usercustomize", "evil_plugin", "profile", "program"}
