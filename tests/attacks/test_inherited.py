@@ -42,7 +42,7 @@ def plant(directory: Path, marks: Path) -> dict[str, str]:
     (directory / "bin").mkdir(parents=True)
     marks.write_text("")
     marks.chmod(0o666)
-    for name in ("sitecustomize", "usercustomize", "evil_plugin"):
+    for name in ("sitecustomize", "evil_plugin"):
         (directory / f"{name}.py").write_text(NOTE.format(marks=str(marks), name=name))
     for name in PROGRAMS:
         (directory / "bin" / name).write_text(PROGRAM.format(name=name, marks=marks))
@@ -80,7 +80,7 @@ def test_what_a_step_left_in_the_environment_does_not_reach_the_judge(
     noted = marks.read_text().splitlines()
     pids = {line.split()[1] for line in noted}
     assert len(pids) == 1, noted
-    kinds = ["library"] if start is ISOLATED else ["library", "sitecustomize", "usercustomize"]
+    kinds = ["library"] if start is ISOLATED else ["library", "sitecustomize"]
     assert [line.split()[0] for line in noted] == kinds, "the first start alone, before any line of hub-tests"
     assert hash_tree(*scene.protected) == before
 
@@ -94,4 +94,4 @@ def test_the_same_variables_do_run_code_where_nothing_is_cleaned(tmp_path: Path)
     subprocess.run([sys.executable, "-m", "pytest"], cwd=empty, env=hostile, capture_output=True, check=False)
     subprocess.run(["bash", "-c", "git status"], env=hostile, capture_output=True, check=True)
     kinds = {line.split()[0] for line in marks.read_text().splitlines()}
-    assert kinds == {"library", "sitecustomize", "usercustomize", "evil_plugin", "profile", "program"}
+    assert kinds == {"library", "sitecustomize", "evil_plugin", "profile", "program"}

@@ -184,3 +184,94 @@ except OSError:
     "git": "#!/bin/sh\necho git >> {foreign}\n",
 }
 """Files of the pull request's checkout: each leaves a trace outside where anybody but the worker runs it."""
+
+BUILD_ATTEMPTS = {
+    "judge's files": """
+for path in [*glob.glob("/tmp/*/*/*/hub-tests/lib/python3*/site-packages/ci/run.py"), *PATHS]:
+    attempt("judge's files", lambda: open(path, "a").write("evil"))
+""",
+    "import paths": """
+for place in {sys.prefix, sys.base_prefix, *[path for path in sys.path if "site-packages" in path]}:
+    for file in ("sitecustomize.py", "evil.pth", "evil-1.0.dist-info"):
+        attempt("import paths", lambda: open(f"{place}/{file}", "w").write("evil"))
+""",
+    "environment": """
+for name in [name for name in os.environ if name.startswith(("GITHUB", "ACTIONS", "HF_T", "RUNNER", "LD_"))]:
+    say("environment |", "leaked", name)
+for name in ("GITHUB_ENV", "GITHUB_PATH", "GITHUB_OUTPUT"):
+    attempt("environment", lambda: open(os.environ[name], "a").write("PYTHONPATH=/tmp/evil"))
+""",
+    "preload": """
+for path in ("/etc/ld.so.preload", "/etc/ld.so.conf.d/evil.conf", "/etc/environment"):
+    attempt("preload", lambda: open(path, "w").write("/tmp/evil.so"))
+""",
+    "programs": """
+for place in [*os.environ["PATH"].split(":"), "/usr/bin", "/usr/local/bin"]:
+    attempt("programs", lambda: open(f"{place}/git", "w").write("#!/bin/sh"))
+""",
+    "network": """
+attempt("network", lambda: socket.create_connection(("192.0.2.1", 80), timeout=2))
+""",
+    "memory": """
+attempt("memory", lambda: open("/proc/1/mem", "r+b").read(1))
+attempt("memory", lambda: open("/proc/1/environ").read())
+""",
+    "namespaces": """
+for number, arguments in ((165, (b"none", b"/tmp", b"tmpfs", 0, 0)), (101, (16, 1, 0, 0))):
+    attempt("namespaces", lambda: call(number, *arguments))
+""",
+    "store and caches": """
+for place in STORES:
+    attempt("store and caches", lambda: os.makedirs(f"{place}/evil"))
+""",
+    "next job": """
+for place in ("/var/tmp", "/run", "/root", "/home", "/mnt", "/"):
+    attempt("next job", lambda: open(f"{place}/{MARKER}", "w").write("evil"))
+""",
+    "report": """
+for place in (*REPORTS, os.getcwd() + "/../../results"):
+    attempt("report", lambda: open(f"{place}/junit.xml", "w").write("<testsuites/>"))
+""",
+    "kills": """
+for number in (signal.SIGSTOP, signal.SIGKILL):
+    for pid in {*range(1, 40000)} - {os.getpid(), os.getppid()}:
+        try:
+            os.kill(pid, number)
+        except OSError:
+            pass
+say("kills | refused: the build goes on")
+""",
+    "daemon": """
+if not os.fork():
+    os.setsid()
+    os.closerange(0, 256)
+    os.execv("/bin/sh", ["/bin/sh", "-c", "while true; do sleep 1; done", MARKER])
+say("daemon | refused: see which processes are left")
+""",
+}
+"""What one build backend tries, each with a line in its log; the build then fails, so that pip shows the log."""
+
+BUILD_HEADER = """
+import ctypes, glob, os, signal, socket, sys
+
+
+def say(*words):
+    print("ATTACK", *words, flush=True)
+
+
+def attempt(label, action):
+    try:
+        action()
+    except BaseException as error:
+        say(label, "| refused:", type(error).__name__)
+    else:
+        say(label, "| done")
+
+
+def call(number, *arguments):
+    if ctypes.CDLL(None, use_errno=True).syscall(number, *arguments) < 0:
+        raise OSError(ctypes.get_errno(), "refused")
+
+
+print("::set-env name=PYTHONPATH::/tmp/evil\\n::add-path::/tmp/evil", flush=True)
+"""

@@ -7,23 +7,25 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from textwrap import dedent
+from typing import Any, Protocol
 
+from ci.environments.base import BaseEnvironment
+from ci.records import to_dict
+from tests.attacks.cases import Attack
 from tests.attacks.scene import hash_tree, insert_attack
+from tests.ci.environments.conftest import DESCRIPTION
+from tests.ci.environments.wheels import write_subject
 from tests.e2e import events
 from tests.e2e.act import Outcome, git
-from tests.e2e.attack_cases import FILES
+from tests.e2e.attack_cases import BUILD_ATTEMPTS, BUILD_HEADER, FILES
 from tests.e2e.conftest import OFFLINE, Repositories, executable, furnish, make_interpreter, make_scene
+from tests.e2e.contract import Contract
 from tests.standin.models import repository
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from tests.attacks.cases import Attack
-    from tests.e2e.contract import Contract
-    from tests.standin.server import HubServer
+from tests.standin.server import HubServer
 
 ENTRY = """[{name}]
 model_id = "attacked/{name}"
@@ -38,7 +40,7 @@ on: issue_comment
 jobs:
   hub-tests:
     uses: ./.github/workflows/hub-tests-comment.yml
-    with: {{device: cpu, registry: attacks.toml, required: "*", store-path: "{store}", {more}}}
+    with: {{device: cpu, registry: attacks.toml, required: "*", store-path: "{store}", subject: {subject}}}
     secrets: {{HF_TOKEN: "${{{{ secrets.HF_TOKEN }}}}"}}
 """
 CHOOSE = """
@@ -106,72 +108,134 @@ def install_service(path: Path, repositories: Repositories) -> None:
     executable(path / "bin/python", INSTALLED)
 
 
-def run_attacks(
-    root: Path,
-    attacks: Mapping[str, Attack],
-    *,
-    judge: Path,
-    contract: Contract,
-    hub_server: HubServer,
-    repositories: Repositories,
-    environment: Mapping[str, str] | None = None,
-) -> Attacked:
-    """Open a pull request whose worker attacks each entry in another way, and run the workflows over it."""
-    contract.fake.reset()
-    root.mkdir(parents=True, exist_ok=True)
-    own = copy_repositories(root, repositories)
-    furnish(root, own, real=True)
-    shutil.copytree(judge, root / "judge", symlinks=True)
-    executable(root / "bin/python3", SHIM)
-    marker = f"hub-attack-{os.getpid()}-{root.parent.name}"
-    for name in attacks:
-        hub_server.add(f"attacked/{name}", repository("stand-in/llama"))
-    scene = make_scene(root, contract, hub_server, own)
-    scene.state.pulls[7]["sha"] = commit_attacks(own, root, attacks, marker)
-    scene.host.callers["caller.yml"] = CALLER.format(store=root / "store", more="subject: reference")
-    scene.host.environment |= {**OFFLINE, **make_caches(root), **(environment or {})}
-    scene.host.limit = 3600.0
-    before = hash_tree(*protected(root))
-    outcome = scene.host.run("caller.yml", "issue_comment", events.comment(f"/run-hub-tests {' '.join(attacks)}"))
-    after = hash_tree(*protected(root))
-    written = root / "artifacts/report-of-hub-tests/report.json"
-    assert written.is_file(), outcome.log
-    assert not contract.violations()
-    return Attacked(
-        root,
-        marker,
-        outcome,
-        scene.state.comment("board"),
-        tuple(str(status["state"]) for status in scene.state.statuses),
-        json.loads(written.read_bytes()),
-        tuple(path for path in before.keys() | after.keys() if before.get(path) != after.get(path)),
-    )
+@dataclass(frozen=True)
+class Engine:
+    """What every run of the workflows shares: an environment with the service, GitHub, the Hub, and repositories."""
+
+    judge: Path
+    contract: Contract
+    hub_server: HubServer
+    repositories: Repositories
+
+    def run(self, root: Path, pull_request: PullRequest, environment: Mapping[str, str] | None = None) -> Attacked:
+        """Run the workflows on a machine below `root` over a pull request that attacks."""
+        self.contract.fake.reset()
+        root.mkdir(parents=True, exist_ok=True)
+        own = Repositories(root / "repositories", *astuple(self.repositories)[1:])
+        shutil.copytree(self.repositories.root, own.root, symlinks=True)
+        furnish(root, own, real=True)
+        shutil.copytree(self.judge, root / "judge", symlinks=True)
+        executable(root / "bin/python3", SHIM)
+        for name in pull_request.entries:
+            self.hub_server.add(f"attacked/{name}", repository("stand-in/llama"))
+        scene = make_scene(root, self.contract, self.hub_server, own)
+        scene.host.environment |= {**OFFLINE, **make_caches(root), **(environment or {})}
+        scene.host.variables |= pull_request.variables
+        scene.host.callers["caller.yml"] = CALLER.format(store=root / "store", subject=pull_request.subject)
+        scene.host.limit = 3600.0
+        marker = f"hub-attack-{os.getpid()}-{root.parent.name}"
+        scene.state.pulls[7]["sha"] = push(own, root, pull_request, marker)
+        before = hash_tree(*protected(root))
+        words = f"/run-hub-tests {' '.join(pull_request.entries)}"
+        outcome = scene.host.run("caller.yml", "issue_comment", events.comment(words))
+        after = hash_tree(*protected(root))
+        changed = tuple(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+        written = root / "artifacts/report-of-hub-tests/report.json"
+        assert written.is_file(), outcome.log
+        assert not self.contract.violations()
+        statuses = tuple(str(status["state"]) for status in scene.state.statuses)
+        report = json.loads(written.read_bytes())
+        return Attacked(root, marker, outcome, scene.state.comment("board"), statuses, report, changed)
 
 
-def copy_repositories(root: Path, repositories: Repositories) -> Repositories:
-    """Copy the repositories, whose default branch these attacks change."""
-    copied = root / "repositories"
-    shutil.copytree(repositories.root, copied, symlinks=True)
-    return Repositories(copied, repositories.main, repositories.head, repositories.broken)
+class PullRequest(Protocol):
+    """What attacks: the entries of the caller's registry, the subject, and what is committed."""
+
+    @property
+    def entries(self) -> tuple[str, ...]: ...
+
+    @property
+    def subject(self) -> str: ...
+
+    @property
+    def variables(self) -> Mapping[str, str]: ...
+
+    def write(self, work: Path, root: Path, marker: str) -> None:
+        """Change the checkout of the broken converter at `work`."""
 
 
-def commit_attacks(repositories: Repositories, root: Path, attacks: Mapping[str, Attack], marker: str) -> str:
-    """Put the entries into the default branch's registry and the attacks onto the broken converter's; its commit."""
+@dataclass(frozen=True)
+class WorkerAttacks:
+    """A pull request whose worker attacks each entry in another way."""
+
+    attacks: Mapping[str, Attack]
+    subject: str = "reference"
+
+    @property
+    def entries(self) -> tuple[str, ...]:
+        return tuple(self.attacks)
+
+    @property
+    def variables(self) -> Mapping[str, str]:
+        return {}
+
+    def write(self, work: Path, root: Path, marker: str) -> None:
+        """Add the attacks to the reference subject, and files to the checkout."""
+        for name, text in FILES.items():
+            place = str(foreign(root))
+            (work / name).parent.mkdir(parents=True, exist_ok=True)
+            (work / name).write_text(text.replace("{foreign!r}", repr(place)).replace("{foreign}", place))
+        (work / "git").chmod(0o755)
+        insert_attack(work, CHOOSE, where(root, self.attacks, marker))
+
+
+@dataclass(frozen=True)
+class BuildAttacks:
+    """A pull request whose build backend attacks, for a subject with a base environment."""
+
+    base: BaseEnvironment
+    entries: tuple[str, ...] = ("build",)
+    subject: str = "fast_llm"
+
+    @property
+    def description(self) -> Path:
+        """The environment's description, outside of the checkout."""
+        return self.base.path.parent / "standin.toml"
+
+    @property
+    def variables(self) -> Mapping[str, str]:
+        environment = {"ENVIRONMENT": str(self.description), "ENVIRONMENTS": str(self.base.path.parent)}
+        return {"HUB_TESTS_SUBJECT_PYTHON": "", **{f"HUB_TESTS_{name}": value for name, value in environment.items()}}
+
+    def write(self, work: Path, root: Path, marker: str) -> None:
+        """Make the checkout that of a subject with a compiled extension, whose setup.py attacks and then fails."""
+        fields = {key: value for key, value in to_dict(DESCRIPTION).items() if value}
+        self.description.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in fields.items()))
+        names = {
+            "MARKER": marker,
+            "PATHS": [str(root / "secret"), str(root / "judge/pyvenv.cfg"), str(self.base.python)],
+            "STORES": [str(root / "store"), str(root / "compiled"), str(self.base.path)],
+            "REPORTS": [str(root / "artifacts"), str(root)],
+        }
+        known = "".join(f"{name} = {value!r}\n" for name, value in names.items())
+        tried = "".join(BUILD_ATTEMPTS.values())
+        write_subject(work)
+        text = f"{BUILD_HEADER}{known}{tried}raise SystemExit('failed on purpose')\n"
+        (work / "setup.py").write_text(text)
+        (work / "pyproject.toml").unlink()
+
+
+def push(repositories: Repositories, root: Path, pull_request: PullRequest, marker: str) -> str:
+    """Put the entries into the default branch's registry and the attack onto the broken converter; its commit."""
     work = root / "work"
     git(root, "clone", "--quiet", str(repositories.root / "octo-org/framework.git"), str(work))
     git(work, "checkout", "--quiet", "main")
-    (work / "attacks.toml").write_text("".join(ENTRY.format(name=name) for name in attacks))
+    (work / "attacks.toml").write_text("".join(ENTRY.format(name=name) for name in pull_request.entries))
     git(work, "add", ".")
     git(work, "commit", "--quiet", "--message=registry")
     git(work, "checkout", "--quiet", "-b", "attack", repositories.broken)
-    for name, text in FILES.items():
-        (work / name).parent.mkdir(parents=True, exist_ok=True)
-        (work / name).write_text(
-            text.replace("{foreign!r}", repr(str(foreign(root)))).replace("{foreign}", str(foreign(root)))
-        )
-    (work / "git").chmod(0o755)
-    insert_attack(work, CHOOSE, where(root, attacks, marker))
-    git(work, "add", "--force", ".")
+    pull_request.write(work, root, marker)
+    git(work, "add", "--force", "--all", ".")
     git(work, "commit", "--quiet", "--message=attack")
     git(work, "push", "--quiet", "origin", "main", "attack")
     return git(work, "rev-parse", "HEAD")
@@ -179,8 +243,6 @@ def commit_attacks(repositories: Repositories, root: Path, attacks: Mapping[str,
 
 def where(root: Path, attacks: Mapping[str, Attack], marker: str) -> dict[str, Any]:
     """Name the paths that an attacker may have guessed, and the code for each entry."""
-    from textwrap import dedent
-
     sites = [path for path in sys.path if path.endswith("site-packages")]
     return {
         "root": str(root),

@@ -15,19 +15,21 @@ import pytest
 
 from ci.subjects.sandbox import detect_isolation
 from tests.attacks.scene import find_failures, list_leftovers, list_processes
-from tests.e2e.attack_cases import FILES, IN_JOBS, ON_A_SMALL_DISK
-from tests.e2e.attack_scene import foreign, install_service, run_attacks
+from tests.ci.environments.conftest import base, index_environ
+from tests.e2e.attack_cases import BUILD_ATTEMPTS, FILES, IN_JOBS, ON_A_SMALL_DISK
+from tests.e2e.attack_scene import BuildAttacks, Engine, WorkerAttacks, foreign, install_service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
+    from ci.environments.base import BaseEnvironment
     from tests.attacks.cases import Attack
     from tests.e2e.attack_scene import Attacked
     from tests.e2e.conftest import Repositories
     from tests.e2e.contract import Contract
     from tests.standin.server import HubServer
 
+__all__ = ["base", "index_environ"]
 ISOLATION = detect_isolation()
 pytestmark = [
     pytest.mark.long,
@@ -37,34 +39,23 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def judge(tmp_path_factory: pytest.TempPathFactory, repositories: Repositories) -> Path:
-    """An environment with the service, installed once."""
+def engine(
+    tmp_path_factory: pytest.TempPathFactory, contract: Contract, hub_server: HubServer, repositories: Repositories
+) -> Engine:
+    """The workflow engine, and an environment with the service, installed once."""
     path = tmp_path_factory.mktemp("judge") / "environment"
     install_service(path, repositories)
-    return path
+    return Engine(path, contract, hub_server, repositories)
 
 
 @pytest.fixture(scope="module")
-def in_jobs(
-    tmp_path_factory: pytest.TempPathFactory,
-    judge: Path,
-    contract: Contract,
-    hub_server: HubServer,
-    repositories: Repositories,
-) -> Attacked:
+def in_jobs(tmp_path_factory: pytest.TempPathFactory, engine: Engine) -> Attacked:
     """The run with one attack a test job."""
-    root = tmp_path_factory.mktemp("attacks") / "machine"
-    return run_attacks(root, IN_JOBS, judge=judge, contract=contract, hub_server=hub_server, repositories=repositories)
+    return engine.run(tmp_path_factory.mktemp("attacks") / "machine", WorkerAttacks(IN_JOBS))
 
 
 @pytest.fixture(scope="module")
-def on_a_small_disk(
-    tmp_path_factory: pytest.TempPathFactory,
-    judge: Path,
-    contract: Contract,
-    hub_server: HubServer,
-    repositories: Repositories,
-) -> Iterator[Attacked]:
+def on_a_small_disk(tmp_path_factory: pytest.TempPathFactory, engine: Engine) -> Iterator[Attacked]:
     """The run of attacks on the disk, which all jobs share."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to mount a small file system")
@@ -76,17 +67,15 @@ def on_a_small_disk(
     if mounted.returncode:
         pytest.skip(f"cannot mount here: {mounted.stderr.strip()}")
     try:
-        yield run_attacks(
-            root,
-            ON_A_SMALL_DISK,
-            judge=judge,
-            contract=contract,
-            hub_server=hub_server,
-            repositories=repositories,
-            environment={"TMPDIR": str(disk)},
-        )
+        yield engine.run(root, WorkerAttacks(ON_A_SMALL_DISK), environment={"TMPDIR": str(disk)})
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.fixture(scope="module")
+def by_build(tmp_path_factory: pytest.TempPathFactory, engine: Engine, base: BaseEnvironment) -> Attacked:
+    """The run of a subject whose build backend attacks."""
+    return engine.run(tmp_path_factory.mktemp("build") / "machine", BuildAttacks(base))
 
 
 def check_attack(attacked: Attacked, name: str, attack: Attack) -> None:
@@ -117,7 +106,7 @@ def check_run(attacked: Attacked, count: int) -> None:
     assert attacked.changed == ()
     assert not foreign(attacked.root).exists(), foreign(attacked.root).read_text()
     assert "FOREIGN CODE" not in attacked.outcome.log
-    obeyed = re.findall(r"\S +::(?:set-env|add-path|error):: ?.*", attacked.outcome.log)
+    obeyed = re.findall(r"[⚙❗] +::(?:set-env|add-path|error)::.*", attacked.outcome.log)
     assert any("hub-tests/path" in line for line in obeyed), "how act writes down what it obeys"
     assert not [line for line in obeyed if re.search("evil|forged", line)]
 
@@ -146,3 +135,21 @@ def test_an_attack_on_the_disk_is_red(name: str, on_a_small_disk: Attacked) -> N
 
 def test_no_attack_on_the_disk_turns_its_commit_green(on_a_small_disk: Attacked) -> None:
     check_run(on_a_small_disk, len(ON_A_SMALL_DISK))
+
+
+@pytest.mark.parametrize("name", BUILD_ATTEMPTS)
+def test_what_a_build_backend_tries_is_refused(name: str, by_build: Attacked) -> None:
+    said = by_build.read_log("build", "build.log")
+    tried = [line for line in said if f"{name} |" in line]
+    assert tried, (said, by_build.outcome.log)
+    assert not [line for line in tried if "refused" not in line]
+
+
+def test_a_build_that_attacks_is_red_and_changes_nothing(by_build: Attacked) -> None:
+    check_run(by_build, 1)
+    entry = by_build.read_entry("build")
+    failures = find_failures({"entries": [entry]})
+    assert failures["test_conversion"] == "crash", failures
+    assert "the subject's build failed" in by_build.outcome.log
+    assert list_processes(by_build.marker) == []
+    assert list_leftovers(by_build.marker) == []
