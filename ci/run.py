@@ -119,10 +119,23 @@ def _wait_for_suite(suite: subprocess.Popen[bytes], time_limit: float | None) ->
     return True
 
 
+def _choose_configuration(suite: Path) -> list[str]:
+    """Name pytest's configuration: that of this checkout, else none.
+
+    By itself pytest reads that of any project in whose directory hub-tests is installed: the subject's, perhaps.
+    """
+    root = suite.parent.parent
+    own = root / "pyproject.toml"
+    if suite.parent.name == "tests" and own.is_file():
+        return ["-c", str(own)]
+    return ["-c", os.devnull, f"--rootdir={root}", f"--confcutdir={suite}"]
+
+
 def _pytest_command(models: Sequence[HubModel], options: RunOptions, report: Path) -> list[str]:
     return [
         *(sys.executable, "-I", "-c", START_PYTEST, str(Path(__file__).parents[1])),
         str(find_suite()),
+        *_choose_configuration(find_suite()),
         "--run-extra-slow",
         "--tb=short",
         *PYTEST_PLUGINS,

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.attacks.scene import START, find_failures, hash_tree
+from tests.attacks.scene import START, Scene, find_failures, hash_tree
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from tests.attacks.scene import Scene
 
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("attacks")]
 NOTE = "import os, sys\nopen({marks!r}, 'a').write(f'{name} {{os.getpid()}} {{sys.orig_argv}}\\n')\n"
@@ -95,3 +94,32 @@ def test_the_same_variables_do_run_code_where_nothing_is_cleaned(tmp_path: Path)
     subprocess.run(["bash", "-c", "git status"], env=hostile, capture_output=True, check=True)
     kinds = {line.split()[0] for line in marks.read_text().splitlines()}
     assert kinds == {"library", "sitecustomize", "evil_plugin", "profile", "program"}
+
+
+class InstalledScene(Scene):
+    """The same where hub-tests is installed in an environment inside of the subject's checkout."""
+
+    @property
+    def judge(self) -> Path:
+        """The installed package."""
+        return self.root / "project" / ".venv" / "lib"
+
+
+def test_pytest_settings_around_an_installation_do_not_reach_the_judge(scene: Scene, tmp_path: Path) -> None:
+    marks = tmp_path / "marks"
+    installed = InstalledScene(scene.root, scene.endpoint, scene.pins, scene.runs)
+    project = scene.root / "project"
+    shutil.copytree(scene.judge / "ci", installed.judge / "ci")
+    shutil.copytree(scene.judge / "tests" / "integration", installed.judge / "ci" / "_suite")
+    (project / "pytest.ini").write_text("[pytest]\naddopts = -p evil_plugin\npythonpath = .\n")
+    for file in (project / "evil_plugin.py", project / "conftest.py", installed.judge / "conftest.py"):
+        file.write_text(NOTE.format(marks=str(marks), name=file.stem))
+    checkout = installed.write_subject()
+    scene.runs = installed.runs
+    try:
+        done, results = installed.run(checkout)
+    finally:
+        shutil.rmtree(project)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert find_failures(results)["test_forward_equivalence"] == "numeric_mismatch"
+    assert not marks.exists(), marks.read_text()

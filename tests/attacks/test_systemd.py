@@ -31,6 +31,8 @@ STORE = "/srv/hub-tests"
 ROOMY = {"memory_gib = 1": "memory_gib = 8", "disk_gib = 1": "disk_gib = 3", "tmp_gib = 1": "tmp_gib = 4"}
 JOB = """#!/bin/sh
 cd "$HOME"
+export OMP_NUM_THREADS=1
+export LD_LIBRARY_PATH=/opt/hub-runner/python/lib  # an interpreter of a home directory was moved here
 mkdir -p ../runner/_diag
 {command} > said 2>&1
 echo "exit code $?" >> said

@@ -111,7 +111,8 @@ def test_every_slot_may_hold_a_sandbox(config: Config) -> None:
     for slot in config.resolved_slots:
         lines = files[f"{UNITS}/{slot.unit}"].text.splitlines()
         assert "SystemCallFilter=mount umount2 pivot_root capset sethostname" in lines
-        assert [line for line in lines if line.startswith("ProtectHostname=")][-1] == "ProtectHostname=no"
+        for name in ("ProtectHostname", "ProtectKernelTunables"):
+            assert [line for line in lines if line.startswith(f"{name}=")][-1] == f"{name}=no"
         assert "AppArmorProfile=-hub-runner-slot" in lines
         assert [line for line in lines if line.startswith("RestrictNamespaces=")][-1] == "RestrictNamespaces=no"
     for path, file in files.items():
