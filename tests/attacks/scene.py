@@ -105,13 +105,17 @@ def insert_attack(checkout: Path, code: str, where: dict[str, Any]) -> None:
 
 @dataclass
 class Scene:
-    """What the judge owns, all below `root`; `endpoint` is the stand-in Hub, `prefix` what hub-tests is run under."""
+    """What the judge owns, all below `root`; `endpoint` is the stand-in Hub.
+
+    `prefix` and `start` are how hub-tests is started: under another program, and by which words of Python.
+    """
 
     root: Path
     endpoint: str
     pins: Path | None = None
     runs: int = field(default=0)
     prefix: tuple[str, ...] = ()
+    start: tuple[str, ...] = ("-I", "-c", START)
 
     @property
     def judge(self) -> Path:
@@ -161,11 +165,15 @@ class Scene:
             "OMP_NUM_THREADS": "1",
         }
 
-    def hub_tests(
-        self, *words: str, start: tuple[str, ...] = ("-I", "-c", START), **variables: str
-    ) -> subprocess.CompletedProcess[str]:
+    def hub_tests(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run hub-tests of the judge's checkout."""
-        command = [*self.prefix, sys.executable, *start, *([str(self.judge)] if "-c" in start else []), *words]
+        command = [
+            *self.prefix,
+            sys.executable,
+            *self.start,
+            *([str(self.judge)] if "-c" in self.start else []),
+            *words,
+        ]
         environ = {**self.environment(), **variables}
         return subprocess.run(
             command, cwd=self.root, env=environ, capture_output=True, text=True, check=False, timeout=900
@@ -225,7 +233,6 @@ class Scene:
         checkout: Path,
         *more: str,
         isolation: str = "required",
-        start: tuple[str, ...] = ("-I", "-c", START),
         **variables: str,
     ) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
         """Judge a pull request; return the ended process and its report."""
@@ -236,7 +243,6 @@ class Scene:
             *("--report", str(self.report), "--isolation", isolation),
             *("--checkpoints", str(self.pins), "--subject", "reference", "--timeout", "240"),
             *("--subject-python", sys.executable, "--subject-source", str(checkout), *more),
-            start=start,
             **{"HF_TOKEN": "hf_secret", **variables},
         )
         written = self.report / "report.json"

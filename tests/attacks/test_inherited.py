@@ -64,7 +64,7 @@ def plant(directory: Path, marks: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("start", [ISOLATED, BY_MODULE], ids=["as the workflows start it", "as a module"])
 def test_what_a_step_left_in_the_environment_does_not_reach_the_judge(
-    start: tuple[str, ...], scene: Scene, tmp_path: Path
+    start: tuple[str, ...], scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     marks = tmp_path / "marks"
     hostile = plant(tmp_path / "evil", marks)
@@ -72,7 +72,8 @@ def test_what_a_step_left_in_the_environment_does_not_reach_the_judge(
     before = hash_tree(*scene.protected)
     if start is BY_MODULE:
         hostile["PYTHONPATH"] += f":{scene.judge}"
-    done, results = scene.run(checkout, start=start, **hostile)
+    monkeypatch.setattr(scene, "start", start)
+    done, results = scene.run(checkout, **hostile)
     assert done.returncode == 1, done.stdout + done.stderr
     assert find_failures(results)["test_forward_equivalence"] == "numeric_mismatch"
     assert results["entries"][0]["cases"][0]["evidence"]["isolation"].startswith("bubblewrap")
