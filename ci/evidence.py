@@ -25,6 +25,8 @@ Step = Literal[
     "test_hub_model_conversion",
     "test_config_sensitivity",
     "test_weight_liveness",
+    "test_layer_order",
+    "test_positions",
     "test_gradients",
 ]
 
@@ -35,6 +37,7 @@ FailureClass = Literal[
     "unexpected_tensor",
     "shape_mismatch",
     "config_mismatch",
+    "export_incomplete",
     "variant_did_not_run",
     "unsupported",
     "out_of_memory",
@@ -67,7 +70,7 @@ class Measure:
     An error above `limit` fails. `floor` is the noise floor of the reference (None if not measured), `ratio` is
     error / floor. `worst_index` is where |actual - expected| is largest, `expected` and `actual` are the values there.
     `token_error` is the error of the worst single token, with its own limit. `case` is the input for which the tensor
-    was closest to its limit.
+    was closest to its limit. `symmetry` names the exact symmetry that was undone before the comparison.
     """
 
     __pydantic_config__: ClassVar[Any] = NON_FINITE
@@ -90,6 +93,7 @@ class Measure:
     case: str = ""
     token_error: float = 0.0
     token_limit: float | None = None
+    symmetry: str = ""
 
     @property
     def used(self) -> float:
@@ -190,6 +194,7 @@ class Evidence:
     `half` is the faulty component (conversion, kernel, both, or unknown), `operation` the faulty operation in `layer`.
     `published_dtype` is the dtype that the model was published in, recorded once, by the download. `unmet_need` names
     what a variant that did not run needs and lacks here, as its subject says ("cuda", "flash-attn", …).
+    `warnings` are findings that the entry's policies do not make red; reports show them beside a pass.
     `isolation` says how the subject's code was kept apart from the judge that wrote this.
     """
 
@@ -220,6 +225,7 @@ class Evidence:
     libraries: Mapping[str, str] = field(default_factory=dict)
     figures: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     reproduce: str = ""
     published_dtype: str = ""
     unmet_need: str = ""

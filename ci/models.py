@@ -35,9 +35,17 @@ class TestParams:
     compare_factor: float = 1.0
 
 
+Policy = Literal["warn", "strict"]
+"""Whether a finding that does not change the forward pass is a warning or a failure."""
+
+
 @dataclass(frozen=True)
 class HubModel:
-    """One entry of the registry. `checkpoint_format` and `model_config` are the subject's names."""
+    """One entry of the registry. `checkpoint_format` and `model_config` are the subject's names.
+
+    `export_policy`: whether what an export loses beside its weights is a warning or red ("strict"). `precision_policy`:
+    the same for an operation that is right and less precise than it could be.
+    """
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
@@ -51,6 +59,8 @@ class HubModel:
     revision: str | None = None
     gated: bool = False
     trust_remote_code: bool = False
+    export_policy: Policy = "warn"
+    precision_policy: Policy = "warn"
 
 
 def load_models(path: Path = REGISTRY) -> dict[str, HubModel]:

@@ -278,6 +278,7 @@ def add_verdicts(evidence: Evidence, verdicts: tuple[Verdict, ...]) -> Evidence:
         coverage={key: value for v in verdicts for key, value in v.coverage.items()},
         figures={**evidence.figures, **{key: value for v in verdicts for key, value in v.figures.items()}},
         notes=tuple(dict.fromkeys(note for v in verdicts for note in v.notes)),
+        warnings=tuple(dict.fromkeys(warning for v in verdicts for warning in v.warnings)),
     )
 
 

@@ -21,7 +21,13 @@ DEFAULT_TESTS = (
 )
 """The test functions of every run, in the order in which they run."""
 
-DEEP_TESTS = ("test_config_sensitivity", "test_weight_liveness", "test_gradients")
+DEEP_TESTS = (
+    "test_config_sensitivity",
+    "test_weight_liveness",
+    "test_layer_order",
+    "test_positions",
+    "test_gradients",
+)
 """The tests that run with `--deep` only."""
 
 MOE_AXIS = "moe"

@@ -1,7 +1,6 @@
 """Small models that hide no bug: odd, unequal sizes, and weights that all have an effect.
 
-Hugging Face's own initialisation (norms of one, biases of zero, small weights) hides whole classes of bugs, whatever
-the tolerance. These weights do not: linear ~ N(0, 1 / fan_in), norms 1 + 0.3 N, biases 0.3 N, embeddings N(0, 1).
+Their weights are those of the product's synthetic models (`draw_weights`): each has an effect.
 """
 
 from __future__ import annotations
@@ -12,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ci.equivalence.synthetic_model import draw_weights
 from ci.subjects.base import DType
 from ci.subjects.forward import DTYPES
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from torch import Tensor
 
 SIZES: dict[str, Any] = {
     "hidden_size": 48,
@@ -85,18 +83,7 @@ def write_tiny_model(tiny_model: TinyModel, directory: Path, *, seed: int = 0) -
     """Write a Hugging Face checkpoint directory with weights drawn from `seed`."""
     from transformers import AutoModelForCausalLM
 
-    generator = torch.Generator().manual_seed(seed)
     model = AutoModelForCausalLM.from_config(make_config(tiny_model), dtype=torch.float32)
-    for name, parameter in model.named_parameters():
-        parameter.data = _draw(name, parameter.shape, generator)
+    draw_weights(model, seed)
     model.to(DTYPES[tiny_model.dtype]).save_pretrained(directory)
     return directory
-
-
-def _draw(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
-    noise = torch.randn(shape, generator=generator)
-    if name.endswith("bias"):
-        return 0.3 * noise
-    if len(shape) == 1:
-        return 1 + 0.3 * noise
-    return noise if "embed_tokens" in name else noise / shape[-1] ** 0.5

@@ -65,6 +65,7 @@ def admit(
     out: Annotated[Path, typer.Option(help="directory for checkpoints.json and models.toml, which `run` reads")],
     isolation: Annotated[str, typer.Option(help="as for `run`: required, auto or none")] = "auto",
     cache: options.CacheDir = None,
+    store_url: options.StoreUrl = None,
     as_json: options.JsonFlag = False,
 ) -> None:
     """Check the sandbox, the subject's commit and every byte of the checkpoint before the subject's code runs."""
@@ -74,17 +75,19 @@ def admit(
 
     choose_isolation(parse_isolation(isolation))
 
-    store = options.settings(call, cache).cache
+    settings, context = options.settings(call, cache, store_url), options.context(call)
     admission = admit_entry(
         options.plan(call),
         options.delivery(call),
         entry,
         subject=subject,
-        store=store,
+        store=settings.cache,
         out=out,
+        store_url=settings.store_url,
+        run_id=context.run_id,
         environ=options.environ(call),
     )
-    if output := options.context(call).output_path:
+    if output := context.output_path:
         write_outputs(output, {"subject": admission.subject, "subject-path": admission.path})
     options.answer(
         admission, f"{entry} at {admission.sha}: checkout and checkpoint are what was planned", as_json=as_json

@@ -29,6 +29,7 @@ class CaseComparison:
 
     The trace is removed once the case has passed. `substitutes` maps what was asked for and did not run (an axis of the
     variant, the dtype, the device) to what ran instead. With `teacher_forced` each block was fed the expected input.
+    `symmetries` maps the tensors that were compared after an exact symmetry was undone to that symmetry in words.
     """
 
     case: InputCase
@@ -38,6 +39,7 @@ class CaseComparison:
     path: Path
     teacher_forced: bool = False
     substitutes: Mapping[str, str] = field(default_factory=dict)
+    symmetries: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def inconclusive(self) -> str:
@@ -97,6 +99,7 @@ class CaseComparison:
             case=self.label,
             token_error=tensor.token_error,
             token_limit=token_limit,
+            symmetry=self.symmetries.get(name, ""),
         )
 
     def _measure_flips(self, name: str, gap: float) -> Measure:

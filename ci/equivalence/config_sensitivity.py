@@ -5,9 +5,11 @@ A conversion that drops a key keeps every weight bit for bit, and answers as if 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
+import tempfile
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -70,18 +72,25 @@ class ConfigSensitivity:
     _answers: dict[str, TraceReader] = field(default_factory=dict)
 
     def try_changes(self) -> Iterator[KeyResult]:
-        """Yield one result a change; answers that differ come last, when every other answer is known."""
+        """Yield one result a change, then one for all that the subject answered alike, set together.
+
+        Answers that differ come last, when every other answer is known.
+        """
         config, resolved = self.reference.config, resolve_config(self.reference.checkpoint)
-        different: list[KeyResult] = []
         self._answers[UNCHANGED] = self.reference.get_expected_trace(self._case)
-        for number, change in enumerate(config_changes.list_changes(config, resolved)):
-            with self._edit_checkpoint(change, number) as directory:
-                result = self._try_change(change, directory)
-            if result.outcome != "differs":
-                yield result
-            else:
-                different.append(result)
-        yield from map(self._recognize, different)
+        results = [self._try_edited(change) for change in config_changes.list_changes(config, resolved)]
+        alike = [result.change for result in results if result.outcome == "alike"]
+        results += [self._try_edited(change) for change in config_changes.combine_changes(alike)]
+        yield from (result for result in results if result.outcome != "differs")
+        yield from (self._recognize(result) for result in results if result.outcome == "differs")
+
+    def list_untried_keys(self) -> tuple[str, ...]:
+        """List the keys of config.json that no change is known for."""
+        return config_changes.list_untried_keys(resolve_config(self.reference.checkpoint))
+
+    def _try_edited(self, change: ConfigChange) -> KeyResult:
+        with self._edit_checkpoint(change) as directory:
+            return self._try_change(change, directory)
 
     @property
     def _case(self) -> InputCase:
@@ -93,10 +102,10 @@ class ConfigSensitivity:
         return self.reference.get_tolerances(self._case, "float32").get_error_limit(LOGITS)
 
     @contextmanager
-    def _edit_checkpoint(self, change: ConfigChange, number: int) -> Iterator[Path]:
+    def _edit_checkpoint(self, change: ConfigChange) -> Iterator[Path]:
         """Make a directory with the same weights and the changed config for the block."""
-        directory = self.workdir / f"edited-{number}"
-        directory.mkdir(parents=True)
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        directory = Path(tempfile.mkdtemp(prefix="edited-", dir=self.workdir))
         try:
             for file in self.reference.checkpoint.glob("*.safetensors*"):
                 (directory / file.name).symlink_to(file.resolve())
@@ -144,7 +153,7 @@ class ConfigSensitivity:
         return TraceReader(output)
 
     def _subject_output(self, name: str) -> Path:
-        return self.workdir / f"answer to {name}"
+        return self.workdir / f"answer-to-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
     def _compare_answer(self, change: ConfigChange, actual: TraceReader) -> KeyResult:
         """Compare the subject's answer with Hugging Face's; one that differs is kept, to be recognized later."""
@@ -164,10 +173,10 @@ class ConfigSensitivity:
         return compare_logits(actual, self._answers[name], self._case.keep)
 
 
-def build_sensitivity_verdict(results: Sequence[KeyResult]) -> Verdict:
+def build_sensitivity_verdict(results: Sequence[KeyResult], untried: Sequence[str] = ()) -> Verdict:
     """Build the verdict: failed where a key is ignored or converted to something else.
 
-    It is inconclusive where no change moves Hugging Face's answer.
+    It is inconclusive where no change moves Hugging Face's answer. `untried` are keys that nothing was tried for.
     """
     wrong = [result for result in results if result.outcome in WRONG]
     counts = Counter(result.outcome for result in results)
@@ -179,7 +188,10 @@ def build_sensitivity_verdict(results: Sequence[KeyResult]) -> Verdict:
         failure_class="config_mismatch" if wrong else None,
         diagnosis="; ".join(map(str, wrong)),
         component="conversion" if wrong else "",
-        coverage={f"config key {result.change.name}": result.outcome for result in results},
+        coverage={
+            **{f"config key {result.change.name}": result.outcome for result in results},
+            **{f"config key {key}": "not covered: no other value is known" for key in untried},
+        },
         figures={f"config_keys_{outcome.replace(' ', '_')}": float(count) for outcome, count in counts.items()},
         notes=tuple(str(result) for result in results if result.outcome == "refused"),
     )

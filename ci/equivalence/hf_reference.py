@@ -62,12 +62,14 @@ class ReferenceRun:
         """Run nothing yet."""
         self.lease = DeviceLease(self.device)
 
-    def for_checkpoint(self, checkpoint: Path, workdir: Path) -> ReferenceRun:
-        """Return a run over another checkpoint of the same model.
+    def for_checkpoint(self, checkpoint: Path, workdir: Path, cases: tuple[InputCase, ...] = ()) -> ReferenceRun:
+        """Return a run over another checkpoint, on the same device.
 
-        Device and inputs stay the same.
+        The inputs are `cases`; without them, those that the checkpoint's config asks for.
         """
-        return ReferenceRun(checkpoint, self.params, self.hugging_face, self.device, workdir, seed=self.seed)
+        run = ReferenceRun(checkpoint, self.params, self.hugging_face, self.device, workdir, seed=self.seed)
+        run._cases = cases
+        return run
 
     @cached_property
     def config(self) -> dict[str, Any]:

@@ -125,6 +125,7 @@ def describe_coverage(needs: InputRequirements, cases: tuple[InputCase, ...], *,
         "vocabulary": _describe_vocabulary(needs, cases),
         "left padding": _describe_padding(cases[0]),
         "packed and alone": "the last row's document is run in the batch and alone",
+        "positions": f"up to {longest - 1}" + (f" of {needs.positions - 1}" if needs.positions else ""),
     }
     why = f"not covered: capped at {longest} tokens by {free_bytes / 1e9:.1f} GB of free memory"
     if needs.window:

@@ -13,14 +13,19 @@ from ci.equivalence import round_trip
 from ci.equivalence.case_result import CaseComparison
 from ci.equivalence.config_sensitivity import ConfigSensitivity, build_sensitivity_verdict
 from ci.equivalence.device_usage import CostMeter
+from ci.equivalence.export_files import compare_export_files
 from ci.equivalence.gradient_compare import GradientComparison, build_gradient_verdict
 from ci.equivalence.hf_reference import ReferenceRun
+from ci.equivalence.inputs import read_requirements
 from ci.equivalence.root_cause import ForwardSpec, RootCauseAnalysis
-from ci.equivalence.tolerances import TEACHER_FORCING_SHARE
+from ci.equivalence.symmetries import undo_symmetries
+from ci.equivalence.synthetic_model import build_far_case, find_reach, shrink_config, write_synthetic_model
+from ci.equivalence.tolerances import SYNTHETIC_LAYERS, TEACHER_FORCING_SHARE
 from ci.equivalence.trace_compare import TraceComparison, TraceDiff
 from ci.equivalence.verdict import (
     Verdict,
     add_diagnosis,
+    apply_policy,
     build_inconclusive_verdict,
     build_not_run_verdict,
     build_verdict,
@@ -105,7 +110,9 @@ class Judge:
             forward = build_verdict([self._compare_exported(exported)], coverage={})
         except SubjectError as error:
             return Verdict(passed=False, failure_class="config_mismatch", diagnosis=str(error), component="conversion")
-        return round_trip.build_round_trip_verdict(tensors, keys, forward)
+        verdict = round_trip.build_round_trip_verdict(tensors, keys, forward)
+        findings = tuple(map(str, compare_export_files(original, exported)))
+        return apply_policy(verdict, findings, "export_incomplete", self.inputs.model.export_policy)
 
     def check_config_sensitivity(self) -> Verdict:
         """Change each config key: the subject's answer must move with Hugging Face's."""
@@ -113,18 +120,43 @@ class Judge:
             return build_inconclusive_verdict(reason, self.reference.describe_coverage())
         with self._make_directory("keys-") as workdir:
             check = ConfigSensitivity(self.reference, self.subject, self._formats, workdir)
-            return build_sensitivity_verdict(list(check.try_changes()))
+            return build_sensitivity_verdict(list(check.try_changes()), check.list_untried_keys())
 
     def check_weight_liveness(self) -> Verdict:
         """Perturb every tensor on disk, convert again, and compare in float32: the subject must answer alike."""
         with self._make_directory("perturbed-") as workdir:
-            source, converted = workdir / "model", workdir / "converted"
+            source = workdir / "model"
             perturb_checkpoint(Path(self.inputs.hf_path), source)
-            self.subject.convert(ConvertRequest(str(source), str(converted), *self._formats))
-            inputs = replace(self.inputs, hf_path=str(source), subject_path=str(converted), workdir=str(workdir))
-            reference = self.reference.for_checkpoint(source, workdir / "reference")
-            judge = Judge(inputs, self.subject, self.hugging_face, self.cross_check, shared_reference=reference)
-            return judge.check_forward(dtype="float32", variant={})
+            return self._convert_other(source, workdir).check_forward(dtype="float32", variant={})
+
+    def check_layer_order(self) -> tuple[Verdict, ...]:
+        """Compare a thin synthetic model of many layers: two layers cannot show that they are in another order."""
+        config = shrink_config(self.reference.config, SYNTHETIC_LAYERS)
+        with self._make_directory("layers-") as workdir:
+            judge = self._convert_other(write_synthetic_model(config, workdir / "model"), workdir)
+            verdict = judge.check_forward(dtype="float32", variant={})
+            coverage = {"inputs": verdict.coverage["inputs"], "layers": f"{SYNTHETIC_LAYERS} of a thin synthetic model"}
+            return (replace(verdict, coverage=coverage),)
+
+    def check_positions(self) -> tuple[Verdict, ...]:
+        """Compare a thin synthetic model at far positions, in float32 and in the model's dtype."""
+        kinds = self.reference.config.get("layer_types") or ()
+        config = shrink_config(self.reference.config, max(1, len(set(kinds))))
+        reach = find_reach(read_requirements(config), self.reference.device, self.reference.free_bytes)
+        with self._make_directory("positions-") as workdir:
+            source = write_synthetic_model(config, workdir / "model")
+            judge = self._convert_other(source, workdir, (build_far_case(reach.length, self.reference.seed),))
+            dtypes: tuple[Literal["float32", "model"], ...] = ("float32", "model")
+            verdicts = (judge.check_forward(dtype=dtype, variant={}) for dtype in dtypes)
+            return tuple(replace(verdict, coverage={"positions": str(reach)}) for verdict in verdicts)
+
+    def _convert_other(self, source: Path, workdir: Path, cases: tuple[InputCase, ...] = ()) -> Judge:
+        """Convert another checkpoint of the same format, and return the judge of that conversion."""
+        converted = workdir / "converted"
+        self.subject.convert(ConvertRequest(str(source), str(converted), *self._formats))
+        inputs = replace(self.inputs, hf_path=str(source), subject_path=str(converted), workdir=str(workdir))
+        reference = self.reference.for_checkpoint(source, workdir / "reference", cases)
+        return Judge(inputs, self.subject, self.hugging_face, self.cross_check, shared_reference=reference)
 
     def check_gradients(self) -> Verdict:
         """Compare every parameter's gradient in float32. Raises NotOfferedError for a subject that cannot train."""
@@ -202,11 +234,12 @@ class Judge:
             device=self.inputs.device,
         )
         asked = {**spec.variant, "dtype": dtype, "device": self.inputs.device}
-        return CaseComparison(
+        compared = CaseComparison(
             *(case, tolerances, self._run_comparison(comparison), result.ran, trace.path),
             teacher_forced=teacher_forced,
             substitutes=find_substitutes(asked, {**result.ran, "dtype": result.dtype, "device": result.device}),
         )
+        return undo_symmetries(compared, comparison.read_pair)
 
     def _compare_exported(self, exported: Path) -> CaseComparison:
         """Compare the exported checkpoint's forward in Hugging Face with the original's."""

@@ -57,6 +57,13 @@ METADATA_KEYS = frozenset(
 LENGTH_RATIO_KEYS = ("factor", "original_max_position_embeddings")
 """Where both are in a yarn or longrope section, `max_position_embeddings` is not read in place of one."""
 
+ROPE_SECTIONS = ("rope_parameters", "rope_scaling")
+ONLY_WITHOUT_ATTENTION_FACTOR = ("mscale", "mscale_all_dim")
+"""Keys of a RoPE section that transformers reads only where `attention_factor` is not given.
+
+https://github.com/huggingface/transformers/blob/main/src/transformers/modeling_rope_utils.py
+"""
+
 
 @dataclass(frozen=True)
 class TensorChange:
@@ -150,11 +157,21 @@ def _classify_key(key: str, before: Mapping[str, Any], after: Mapping[str, Any])
         return "metadata"
     if _is_unknown_and_off(key, before, after):
         return "metadata"
+    if key in ROPE_SECTIONS and _drop_unread(before.get(key)) == _drop_unread(after.get(key)):
+        return "metadata"
     if key == "max_position_embeddings" and not _is_length_sensitive(before) and not _is_length_sensitive(after):
         return "metadata"
     if key in ("sliding_window", "max_window_layers") and not _has_window(before) and not _has_window(after):
         return "metadata"
     return "semantic"
+
+
+def _drop_unread(section: Any) -> Any:
+    """Return a RoPE section, or the sections of several layer types, without the keys that are not read in it."""
+    if not isinstance(section, dict):
+        return section
+    unread = ONLY_WITHOUT_ATTENTION_FACTOR if section.get("attention_factor") is not None else ()
+    return {key: _drop_unread(value) for key, value in _to_plain(section).items() if key not in unread}
 
 
 def _is_unknown_and_off(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:

@@ -69,16 +69,30 @@ LONG_INPUT_MEMORY_SHARE = 0.25
 
 # Config sensitivity and weight perturbation.
 
-ROPE_THETA_FACTOR = 3.0
-"""Multiplies the RoPE base."""
-EPSILON_FACTOR = 100.0
-"""Multiplies a norm's epsilon."""
-FLOAT_FACTOR = 1.5
-"""Multiplies any other float of a config."""
-ZERO_REPLACEMENT = 0.5
-"""Replaces a float that is zero."""
+ROPE_THETA_FACTORS = (3.1721, 0.2193)
+"""Each multiplies the RoPE base: two values that no default, formula or published model gives."""
+EPSILON_FACTORS = (137.21, 41.93)
+"""Each multiplies a norm's epsilon."""
+FLOAT_FACTORS = (1.3721, 0.7193)
+"""Each multiplies any other float of a config."""
+ZERO_REPLACEMENTS = (0.3719, 0.6113)
+"""Each replaces a float that is zero."""
+INTEGER_STEPS = (3, 7)
+"""Each is added to an integer of a config, save to a number of experts a token."""
 PERTURBATION = 0.1
 """Noise added to each weight, relative to its tensor's RMS: far above the noise, yet the model stays the same model."""
+
+# Exact symmetries.
+
+SYMMETRY_SPREAD = 1e-2
+"""Scales that a symmetry says are equal may differ by this: what they must give together has its own limit."""
+
+# Thin synthetic models.
+
+SYNTHETIC_LAYERS = 12
+"""Layers of the thin model that shows their order: with 10 and 11, names sorted as text are in another order."""
+LONGEST_INPUT = {"cpu": 8448, "cuda": 131_200}
+"""Tokens of its longest input, where the context and the memory allow. Beyond 2048 float16 rounds positions."""
 
 # Diagnosis: what the error looks like, and where it comes from.
 

@@ -102,6 +102,11 @@ class TraceComparison:
                 return self._build_diff(problem)
         return self._build_diff()
 
+    def read_pair(self, name: str) -> tuple[Tensor, Tensor]:
+        """Return the actual and the expected tensor of a name, each cut to its slice, on `device`."""
+        pair = (self.actual_slice.cut(self.actual.tensor(name)), self.expected_slice.cut(self.expected.tensor(name)))
+        return pair[0].to(self.device), pair[1].to(self.device)
+
     def _compare_scope(self, scope: str) -> TensorProblem | None:
         """Compare the tensors of one scope, both files open; return the problem that ends the comparison."""
         if not self.carry_flips:

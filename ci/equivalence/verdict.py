@@ -12,13 +12,14 @@ from ci.equivalence.diagnosis import describe_growth
 from ci.equivalence.tensor_location import locate_tensor
 from ci.equivalence.tolerances import SPECIFICATION_LIMITS
 from ci.evidence import FailureClass, Heat, LayerRouting, Measure
-from ci.tensor_names import LOGITS, is_block_level
+from ci.tensor_names import LOGITS, is_block_level, operation_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ci.equivalence.diagnosis import Diagnosis
     from ci.equivalence.tolerances import Tolerances
+    from ci.models import Policy
 
 HEAT_ROWS, HEAT_COLUMNS = 66, 64
 
@@ -29,7 +30,7 @@ class Verdict:
 
     Where the check failed, `diagnosis` is one sentence that names layer, operation, suspect and component; `layer`,
     `operation` and `component` are its parts, `tensor` the captured tensor that is wrong on right input. `figures` are
-    dimensionless, but for seconds and bytes, which say so in their names.
+    dimensionless, but for seconds and bytes, which say so in their names. `warnings` are findings that do not fail.
     """
 
     passed: bool
@@ -41,6 +42,7 @@ class Verdict:
     ran: Mapping[str, str] = field(default_factory=dict)
     figures: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     component: str = ""
     layer: int | None = None
     operation: str = ""
@@ -113,6 +115,23 @@ def add_diagnosis(verdict: Verdict, diagnosis: Diagnosis) -> Verdict:
     )
 
 
+def apply_policy(verdict: Verdict, findings: tuple[str, ...], failure: FailureClass, policy: Policy) -> Verdict:
+    """Return the verdict with findings as warnings, or failed for the first of them under the policy "strict".
+
+    A verdict that failed already keeps its own reason.
+    """
+    if not findings or policy == "warn" or not verdict.passed:
+        return replace(verdict, warnings=(*verdict.warnings, *findings))
+    more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+    return replace(
+        verdict,
+        passed=False,
+        failure_class=failure,
+        diagnosis=f"{findings[0]}{more}",
+        warnings=(*verdict.warnings, *findings),
+    )
+
+
 def find_substitutes(variant: Mapping[str, str], ran: Mapping[str, str]) -> dict[str, str]:
     """Map each axis of the variant that did not run as asked to what ran instead."""
     return {axis: ran.get(axis, "nothing reported") for axis, name in variant.items() if ran.get(axis) != name}
@@ -174,7 +193,19 @@ def _collect_notes(cases: Sequence[CaseComparison]) -> tuple[str, ...]:
             notes.append(f"{excused} most tokens, so each block was compared alone, on the reference's input")
         elif case.excused_share:
             notes.append(f"{excused} up to {case.excused_share:.1%} of the tokens")
-    return tuple(notes)
+        notes += _describe_symmetries(case)
+    return tuple(dict.fromkeys(notes))
+
+
+def _describe_symmetries(case: CaseComparison) -> list[str]:
+    """Say which internal tensors are equal up to an exact symmetry; one line a symmetry."""
+    operations: dict[str, list[str]] = {}
+    for name, symmetry in case.symmetries.items():
+        operations.setdefault(symmetry, []).append(operation_of(name))
+    return [
+        f"equal up to an exact symmetry, so right: {', '.join(dict.fromkeys(names))} ({symmetry})"
+        for symmetry, names in operations.items()
+    ]
 
 
 def _collect_routing(cases: Sequence[CaseComparison]) -> tuple[LayerRouting, ...]:

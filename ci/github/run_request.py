@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from ci.github.event import Event
     from ci.github.gate_input import PullRequest
 
+STORES = ("directory", "url", "cache")
+"""How checkpoints travel from the fetch job to the test jobs."""
+
 
 def make_run_request(event: Event, context: Context) -> RunRequest:
     """Make the request of an event and its inputs.
@@ -23,6 +26,8 @@ def make_run_request(event: Event, context: Context) -> RunRequest:
     inputs = context.inputs
     if inputs.subject_repository and not REPOSITORY.fullmatch(inputs.subject_repository):
         raise RequestError(f"input subject-repository: '{inputs.subject_repository}' is not owner/name")
+    if inputs.store not in ("", *STORES):
+        raise RequestError(f"input store: '{inputs.store[:50]}' is not one of {', '.join(STORES)}")
     comment = event if isinstance(event, CommentEvent) else None
     if comment and not (inputs.pull_request == comment.number and SHA.fullmatch(inputs.subject_ref)):
         raise RequestError("a comment starts a run only through the gate, which names pull request and commit")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ci.errors import InfrastructureError, RequestError
@@ -20,6 +20,7 @@ from ci.hub.layers import (
 from ci.hub.model_config import ModelConfig
 from ci.hub.remote import HubClient
 from ci.hub.repository import Repository, is_safe_path
+from ci.hub.responses import RefusedError
 from ci.hub.strict_json import parse_object
 from ci.hub.truncation import list_layer_settings
 
@@ -63,11 +64,15 @@ class RemoteModel:
 
 @dataclass(frozen=True)
 class TensorSelection:
-    """The kept layers and tensors. `mtp_tensors` counts dropped tensors of multi-token prediction modules."""
+    """The kept layers and tensors. `mtp_tensors` counts dropped tensors of multi-token prediction modules.
+
+    `headers` are those of the safetensors files that were read.
+    """
 
     choice: LayerChoice
     sources: tuple[TensorSource, ...]
     mtp_tensors: int
+    headers: Mapping[str, Header] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -130,7 +135,7 @@ def select_tensors(model: RemoteModel, layers: LayerRequest) -> TensorSelection:
     headers = read_headers(hub, repository, sorted(set(kept.values())), headers)
     tensors = _find_tensors(kept, headers, repository)
     sources = (_make_source(file, headers[file], tensors[name]) for name, file in kept.items())
-    return TensorSelection(choice, tuple(sources), prefixes.count_mtp_tensors(files))
+    return TensorSelection(choice, tuple(sources), prefixes.count_mtp_tensors(files), headers)
 
 
 def choose_layers(prefixes: LayerPrefixes, config: ModelConfig, tensors: Mapping[str, TensorInfo]) -> LayerChoice:
@@ -161,12 +166,23 @@ def make_missing_tensor_error(repository: Repository, file: str, name: str) -> I
 
 
 def _read_header(hub: HubClient, repository: Repository, file: str) -> Header:
+    """Read a shard's header. A malformed one is read again: it may have been damaged on the way."""
     size, what = repository.get_file(file).size, repository.label(file)
-    data = hub.read_range(repository, file, 0, min(HEADER_PROBE, size))
-    end = find_header_end(data, size, what=what)
-    if end > len(data):
-        data += hub.read_range(repository, file, len(data), end)
-    return parse_header(data, size, what=what)
+
+    def read() -> Header:
+        data = hub.read_range(repository, file, 0, min(HEADER_PROBE, size))
+        try:
+            end = find_header_end(data, size, what=what)
+        except InfrastructureError as problem:
+            raise RefusedError(problem) from None
+        if end > len(data):
+            data += hub.read_range(repository, file, len(data), end)
+        try:
+            return parse_header(data, size, what=what)
+        except InfrastructureError as problem:
+            raise RefusedError(problem) from None
+
+    return hub.repeat_if_malformed(read, what)
 
 
 def _find_tensors(

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ci.equivalence.tolerances import MIN_FLOOR, NoiseFloor, Tolerances
+from ci.equivalence.tolerances import MIN_FLOOR, SYNTHETIC_LAYERS, NoiseFloor, Tolerances
 from ci.evidence import Measure, format_share_of_limit
 from ci.subjects.base import Variant
 from ci.subjects.registry import find_offer
@@ -44,12 +44,14 @@ ROUNDING = 1e-9
 class StepRequirement:
     """What the tests of one step must record.
 
-    `dtypes`: with a measure in each. `whole_forward`: embeddings, every block, final norm and logits are measured.
+    `dtypes`: with a measure in each. `whole_forward`: embeddings, every block, final norm and logits are measured;
+    `blocks` is how many blocks, where it is not the number of layers that the entry keeps.
     `coverage`: what begins a key of the coverage. `positive` and `zero` name figures with such values.
     """
 
     dtypes: tuple[Literal["float32", "published"], ...] = ()
     whole_forward: bool = False
+    blocks: int | None = None
     coverage: str = ""
     positive: tuple[str, ...] = ()
     zero: tuple[str, ...] = ()
@@ -67,6 +69,12 @@ STEP_REQUIREMENTS: Mapping[str, StepRequirement] = {
     ),
     SENSITIVITY_STEP: StepRequirement(coverage=CONFIG_KEY),
     "test_weight_liveness": StepRequirement(dtypes=("float32",), whole_forward=True, coverage="inputs"),
+    "test_layer_order": StepRequirement(
+        dtypes=("float32",), whole_forward=True, blocks=SYNTHETIC_LAYERS, coverage="inputs"
+    ),
+    "test_positions": StepRequirement(
+        dtypes=("float32", "published"), whole_forward=True, blocks=1, coverage="positions"
+    ),
     "test_gradients": StepRequirement(dtypes=("float32",)),
 }
 
@@ -220,7 +228,7 @@ def _list_missing(facts: EntryFacts, test: str, evidence: Evidence) -> Iterator[
         yield f"{variant.axis}={variant.name} was asked for, and {ran} ran"
     wanted = ("float32" if name == "float32" else facts.published_dtype for name in required.dtypes)
     for dtype in dict.fromkeys(filter(None, wanted)):
-        yield from _list_missing_tensors(facts, evidence, dtype, whole_forward=required.whole_forward)
+        yield from _list_missing_tensors(evidence, dtype, _list_required_tensors(facts, required))
     if required.coverage and not any(key.startswith(required.coverage) for key in evidence.coverage):
         yield f"its coverage does not name '{required.coverage.strip()}'"
     answers = {outcome for key, outcome in evidence.coverage.items() if key.startswith(CONFIG_KEY)}
@@ -241,12 +249,17 @@ def _list_missing_identity(evidence: Evidence) -> Iterator[str]:
         yield "it did not record in which dtype the model was published"
 
 
-def _list_missing_tensors(facts: EntryFacts, evidence: Evidence, dtype: str, *, whole_forward: bool) -> Iterator[str]:
+def _list_required_tensors(facts: EntryFacts, required: StepRequirement) -> tuple[str, ...]:
+    if not required.whole_forward:
+        return ()
+    layers = facts.layers if required.blocks is None else required.blocks
+    blocks = map(block_name, range(min(layers or 0, MAX_BLOCKS)))
+    return (EMBEDDINGS, *blocks, FINAL_NORM, LOGITS)
+
+
+def _list_missing_tensors(evidence: Evidence, dtype: str, required: tuple[str, ...]) -> Iterator[str]:
     measured = {measure.tensor for measure in evidence.measures if measure.dtype == dtype}
     if not measured:
         yield f"it compared nothing in {dtype}"
-    elif whole_forward:
-        blocks = map(block_name, range(min(facts.layers or 0, MAX_BLOCKS)))
-        absent = next((name for name in (EMBEDDINGS, *blocks, FINAL_NORM, LOGITS) if name not in measured), None)
-        if absent:
-            yield f"it did not compare {absent} in {dtype}"
+    elif absent := next((name for name in required if name not in measured), None):
+        yield f"it did not compare {absent} in {dtype}"

@@ -37,6 +37,7 @@ CLASSES = {
     "unexpected_tensor": "unexpected tensor",
     "shape_mismatch": "shape mismatch",
     "config_mismatch": "config mismatch",
+    "export_incomplete": "incomplete export",
     "variant_did_not_run": "variant did not run",
     "unsupported": "unsupported",
     "out_of_memory": "out of memory",
@@ -63,7 +64,7 @@ NO_ANSWER = "says nothing about this change"
 
 DOWNLOAD_STEP = "test_download_and_truncate"
 NOTES = 8
-"""How many notes of a download, and how many coverage gaps of an entry, are shown."""
+"""How many notes of a download, and how many coverage gaps and warnings of an entry, are shown."""
 REASON = 90
 """Characters of the first cause in a report's first line, which then takes two lines of a comment."""
 TITLE = 120
@@ -250,10 +251,17 @@ def shorten_test_id(test: str, entry: str) -> str:
 
 
 def list_notes(entry: EntryResult) -> tuple[str, ...]:
-    """List all notes of an entry: about its results, its coverage gaps, its download."""
+    """List all notes of an entry: about its results, its warnings, its coverage gaps, its download."""
     downloads = [case.evidence for case in entry.cases if case.step == DOWNLOAD_STEP and case.evidence]
     notes = (note for evidence in downloads for note in evidence.notes[:NOTES])
-    return (*entry.notes, *list_coverage_gaps(entry), *notes)
+    return (*entry.notes, *list_warnings(entry), *list_coverage_gaps(entry), *notes)
+
+
+def list_warnings(entry: EntryResult) -> tuple[str, ...]:
+    """List the findings of an entry that its policies do not make red, and how many are not shown."""
+    warnings = tuple(dict.fromkeys(w for case in entry.cases if case.evidence for w in case.evidence.warnings))
+    more = (f"and {len(warnings) - NOTES} more warnings",) if len(warnings) > NOTES else ()
+    return (*warnings[:NOTES], *more)
 
 
 def list_coverage_gaps(entry: EntryResult) -> tuple[str, ...]:

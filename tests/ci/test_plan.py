@@ -41,6 +41,8 @@ def test_deep_adds_its_tests() -> None:
     assert set(deep) - set(shallow) == {
         "test_config_sensitivity[smollm2]",
         "test_weight_liveness[smollm2]",
+        "test_layer_order[smollm2]",
+        "test_positions[smollm2]",
         "test_gradients[smollm2]",
     }
 

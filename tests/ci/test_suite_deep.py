@@ -132,3 +132,19 @@ def test_the_reference_drops_no_key(hub: HubServer, tmp_path: Path) -> None:
         "alike",
         "refused",
     }
+
+
+@pytest.mark.parametrize("wanted", ["test_layer_order", "test_positions"])
+def test_the_thin_models_of_the_reference_are_green(hub: HubServer, tmp_path: Path, wanted: str) -> None:
+    code, evidence, output = run_deep_test(ROOT, tmp_path, hub, "mixtral", wanted)
+    assert (code, evidence.failure_class, evidence.step) == (0, None, wanted), output
+
+
+@pytest.mark.parametrize("model", ["llama", "qwen", "mixtral"])
+@pytest.mark.parametrize("wanted", ["test_layer_order", "test_positions"])
+def test_fast_llms_thin_models_are_green(
+    wanted: str, model: str, hub: HubServer, tmp_path: Path, fast_llm_words: tuple[str, ...]
+) -> None:
+    code, evidence, output = run_deep_test(ROOT, tmp_path, hub, model, wanted, fast_llm_words)
+    assert (code, evidence.failure_class, evidence.subject) == (0, None, "fast_llm"), output
+    assert not any(value.startswith("not covered") for value in evidence.coverage.values()), dict(evidence.coverage)

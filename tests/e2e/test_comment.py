@@ -119,6 +119,17 @@ def test_checkpoints_travel_by_cache_and_a_nightly_cache_is_only_read(scene: Sce
     assert [path.name for path in (scene.host.root / "caches").iterdir()] == ["hub-tests-pull-requests-777-1"]
 
 
+def test_checkpoints_travel_through_a_place_that_machines_share(scene: Scene) -> None:
+    """Fetch and test have stores of their own; what another wrote to the place is verified before the subject runs."""
+    scene.prepare("smollm2")
+    scene.host.variables |= {"HUB_TESTS_STORE_MODE": "url", "HUB_TESTS_STORE_URL": f"file://{scene.host.root}/place"}
+    outcome = say(scene, "/run-hub-tests smollm2")
+    assert set(outcome.jobs.values()) == {"success"}, outcome.log
+    (manifest,) = (scene.host.root / "place/pull-requests/checkpoints").rglob("hub-tests.json")
+    assert "SmolLM2" in str(manifest)
+    assert list((scene.host.root / "store").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("body", "who"),
     [

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ci.errors import NotOfferedError
+from ci.hub.verification import describe_unverified
 from ci.suite import ModelPipeline, add_verdicts
 from ci.suite_checks import find_checkpoint_problems, format_failures, read_published_dtype
 
@@ -35,7 +36,8 @@ def test_download_and_truncate(pipeline: ModelPipeline, record: Any) -> None:
             "fetch_seconds": checkpoint.seconds,
         }
         missed = (f"two layers would have missed {kind}" for kind in checkpoint.kinds_missed)
-        notes = (*checkpoint.notes, *missed)
+        unverified = describe_unverified(checkpoint.not_verified_upstream)
+        notes = (*checkpoint.notes, *unverified, *missed)
         evidence = pipeline.start_evidence("test_download_and_truncate")
         evidence = replace(evidence, published_dtype=read_published_dtype(checkpoint))
         note(replace(evidence, figures=figures, notes=notes))
@@ -124,6 +126,24 @@ def test_weight_liveness(pipeline: ModelPipeline, record: Any, fast_llm_path: Pa
         verdict = pipeline.judge().check_weight_liveness()
         note(add_verdicts(pipeline.start_evidence("test_weight_liveness"), (verdict,)))
         assert verdict.passed, format_failures((verdict,))
+
+
+@pytest.mark.deep
+def test_layer_order(pipeline: ModelPipeline, record: Any, fast_llm_path: Path) -> None:
+    """Each of twelve layers of a thin synthetic model is in its place."""
+    with record() as note:
+        verdicts = pipeline.judge().check_layer_order()
+        note(add_verdicts(pipeline.start_evidence("test_layer_order"), verdicts))
+        assert all(verdict.passed for verdict in verdicts), format_failures(verdicts)
+
+
+@pytest.mark.deep
+def test_positions(pipeline: ModelPipeline, record: Any, fast_llm_path: Path) -> None:
+    """Far positions of a thin synthetic model are right, as far as the context and the memory allow."""
+    with record() as note:
+        verdicts = pipeline.judge().check_positions()
+        note(add_verdicts(pipeline.start_evidence("test_positions"), verdicts))
+        assert all(verdict.passed for verdict in verdicts), format_failures(verdicts)
 
 
 @pytest.mark.deep

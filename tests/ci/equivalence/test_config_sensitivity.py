@@ -28,11 +28,11 @@ class Dropper(ReferenceSubject):
         result = super().convert(request)
         metadata = Path(request.target) / METADATA
         text = metadata.read_text().replace("activation: relu", "activation: gelu")
-        metadata.write_text(text.replace("epsilon: 0.001", "epsilon: 1.0e-05"))
+        metadata.write_text(text.replace("epsilon: 0.001372", "epsilon: 1.0e-05"))
         return result
 
 
-WANTED = ("rms_norm_eps=0.001", "hidden_act=relu", "hidden_act=gelu_pytorch_tanh", "rope linear", "rope_theta=30000")
+WANTED = ("rms_norm_eps=0.001372", "hidden_act=relu", "hidden_act=gelu_pytorch_tanh", "rope linear", "rope_theta=31720")
 
 
 def only(wanted: tuple[str, ...]) -> Any:
@@ -51,19 +51,43 @@ def test_a_dropped_key_is_named_and_so_is_what_it_was_taken_for(
     verdict = dense.judge(Dropper(), dense.converted).check_config_sensitivity()
     assert not verdict.passed
     assert verdict.failure_class == "config_mismatch"
-    assert "rms_norm_eps=0.001 is silently ignored" in verdict.diagnosis
+    assert "rms_norm_eps=0.001372 is silently ignored" in verdict.diagnosis
     assert "hidden_act=relu is converted to something else, it answers as hidden_act=gelu_pytorch_tanh would" in (
         verdict.diagnosis
     )
     assert verdict.coverage["config key rope linear"] == "refused"
-    assert verdict.coverage["config key rope_theta=30000"] == "alike"
+    assert verdict.coverage["config key rope_theta=31720"] == "alike"
 
 
 def test_honoured_keys_are_green(dense: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config_changes, "list_changes", only(WANTED))
     verdict = dense.judge(ReferenceSubject(), dense.converted).check_config_sensitivity()
     assert verdict.passed, verdict.diagnosis
-    assert verdict.figures["config_keys_alike"] == 4
+    assert verdict.figures["config_keys_alike"] == 5, "four changes, and all of them together"
+    assert verdict.coverage[
+        "config key together: rope_theta=31720, hidden_act=gelu_pytorch_tanh, rms_norm_eps=0.001372"
+    ]
+
+
+class DropperTogether(ReferenceSubject):
+    """Converts each key rightly, but forgets an epsilon where the RoPE base is not its usual one."""
+
+    def convert(self, request: ConvertRequest) -> ConvertResult:
+        result = super().convert(request)
+        metadata = Path(request.target) / METADATA
+        text = metadata.read_text()
+        if "31720" in text:
+            metadata.write_text(text.replace("epsilon: 0.001372", "epsilon: 1.0e-05"))
+        return result
+
+
+def test_keys_that_are_lost_only_together_are_named(dense: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = ("rms_norm_eps=0.001372", "rope_theta=31720")
+    monkeypatch.setattr(config_changes, "list_changes", only(wanted))
+    verdict = dense.judge(DropperTogether(), dense.converted).check_config_sensitivity()
+    assert not verdict.passed
+    assert [verdict.coverage[f"config key {name}"] for name in wanted] == ["alike", "alike"]
+    assert "together: rope_theta=31720, rms_norm_eps=0.001372 is converted to something else" in verdict.diagnosis
 
 
 class Lost(HuggingFace):
@@ -81,7 +105,7 @@ class Lost(HuggingFace):
 def test_a_key_that_makes_hugging_face_answer_nothing_is_not_legal(
     dense: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(config_changes, "list_changes", only(("rope_theta=30000",)))
+    monkeypatch.setattr(config_changes, "list_changes", only(("rope_theta=31720",)))
     reference = ReferenceRun(dense.source, dense.model.test_params, Lost(), "cpu", tmp_path / "reference")
     check = ConfigSensitivity(reference, ReferenceSubject(), (dense.tiny_model.model_type, "gpt"), tmp_path / "keys")
     assert [result.outcome for result in check.try_changes()] == ["not legal"]

@@ -78,6 +78,30 @@ def test_a_switch_that_is_off_and_one_that_is_absent_mean_the_same(
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 48}
 
 
+MSCALES = {"mscale": 0.7, "mscale_all_dim": 1.3}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "kinds"),
+    [
+        ({**YARN, "attention_factor": 1.2, **MSCALES}, {**YARN, "attention_factor": 1.2}, ["metadata"]),
+        ({**YARN, "attention_factor": 1.2, **MSCALES}, {**YARN, "attention_factor": 1.3}, ["semantic"]),
+        ({**YARN, "attention_factor": 1.2, **MSCALES}, YARN, ["semantic"]),
+        ({**YARN, **MSCALES}, YARN, ["semantic"]),
+        (
+            {"full_attention": {**YARN, "attention_factor": 1.2, **MSCALES}},
+            {"full_attention": {**YARN, "attention_factor": 1.2}},
+            ["metadata"],
+        ),
+    ],
+)
+def test_keys_that_an_explicit_attention_factor_leaves_unread_are_metadata(
+    before: dict[str, Any], after: dict[str, Any], kinds: list[str]
+) -> None:
+    changes = compare_configs({"rope_parameters": before}, {"rope_parameters": after})
+    assert [change.kind for change in changes] == kinds
+
+
 @pytest.mark.parametrize(
     ("rope", "kind"),
     [

@@ -87,6 +87,8 @@ def test_a_tick_and_a_dispatch() -> None:
 def test_a_pull_request_by_hand_could_poison_the_caches_that_a_night_reads() -> None:
     with pytest.raises(RequestError, match="by its comment"):
         asked("workflow_dispatch", events.dispatch(), **{"pull-request": "7", "store": "cache"})
+    with pytest.raises(RequestError, match="input store: 's3' is not one of directory, url, cache"):
+        asked("workflow_dispatch", events.dispatch(), store="s3")
     gated = {"pull-request": 7, "subject-ref": HEAD, "store": "cache"}
     assert asked("issue_comment", events.comment("/run-hub-tests"), **gated).pull_request == 7
 

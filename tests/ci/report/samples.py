@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from xml.sax.saxutils import escape, quoteattr
 
+from ci.equivalence.tolerances import SYNTHETIC_LAYERS
 from ci.evidence import Evidence, Heat, LayerRouting, Measure, Step, to_property
 from ci.models import HubModel
 from ci.plan import Plan, RunRequest, make_plan
@@ -126,9 +127,10 @@ def routing(large: int = 0) -> tuple[LayerRouting, ...]:
     )
 
 
-FORWARD_STEPS = ("test_forward_equivalence", "test_moe_implementation", "test_implementation")
-OTHER_STEPS = ("test_hub_model_conversion", "test_weight_liveness", "test_gradients")
+FORWARD_STEPS = ("test_forward_equivalence", "test_moe_implementation", "test_implementation", "test_positions")
+OTHER_STEPS = ("test_hub_model_conversion", "test_weight_liveness", "test_layer_order", "test_gradients")
 """Steps that compare tensors in float32 only. Most reports are about other things, so their figures are small."""
+LAYERS = {"test_layer_order": SYNTHETIC_LAYERS}
 FIGURES = {
     "test_download_and_truncate": {"bytes_kept": 4096.0},
     "test_conversion": {"bytes_written": 4096.0},
@@ -145,7 +147,13 @@ def evidence_of(test: str, entry: str, plan: Plan | None = None, /, **changes: A
     moe = "moe" in step or entry == "mixtral"
     run_results = changes.get("failure_class") in (None, "numeric_mismatch")
     forward = run_results and step in FORWARD_STEPS
-    shown = measures(moe=moe) if forward else exact_measures() if run_results and step in OTHER_STEPS else ()
+    shown = (
+        measures(moe=moe)
+        if forward
+        else exact_measures(LAYERS.get(step, 2))
+        if run_results and step in OTHER_STEPS
+        else ()
+    )
     axis, name = find_variant(test, entry)
     known = Evidence(
         model=entry,
@@ -164,18 +172,22 @@ def evidence_of(test: str, entry: str, plan: Plan | None = None, /, **changes: A
         worst=max(shown, key=lambda measure: measure.used) if shown else None,
         heat=heat() if step == "test_forward_equivalence" else None,
         routing=routing() if moe and forward else (),
-        coverage=INPUTS if forward or step == "test_weight_liveness" else SENSITIVITY.get(step, {}),
+        coverage=COVERAGE.get(step, INPUTS if forward or step in COVERED else {}),
         figures=FIGURES.get(step, {}),
     )
     return replace(known, **changes)
 
 
-SENSITIVITY = {"test_config_sensitivity": {"config key rope_theta=30000": "alike"}}
+COVERED = ("test_weight_liveness", "test_layer_order")
+COVERAGE = {
+    "test_config_sensitivity": {"config key rope_theta=30000": "alike"},
+    "test_positions": {"positions": "up to 2047 of 2047"},
+}
 
 
-def exact_measures() -> tuple[Measure, ...]:
-    """Return a bit-exact forward pass of two layers in float32."""
-    names = ("embeddings", "decoder.0", "decoder.1", "final_norm", "logits")
+def exact_measures(layers: int = 2) -> tuple[Measure, ...]:
+    """Return a bit-exact forward pass in float32."""
+    names = ("embeddings", *(f"decoder.{layer}" for layer in range(layers)), "final_norm", "logits")
     return tuple(Measure(name, "float32", (2, 64, 576), error=0.0, limit=0.0) for name in names)
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ci.plan import Plan
     from ci.report.results import Results
 
-DOWNLOAD, CONVERSION, FORWARD, ROUND_TRIP, KEYS, LIVENESS, GRADIENTS = (
+DOWNLOAD, CONVERSION, FORWARD, ROUND_TRIP, KEYS, LIVENESS, ORDER, POSITIONS, GRADIENTS = (
     f"{step}[smollm2]"
     for step in (
         *("test_download_and_truncate", "test_conversion", "test_forward_equivalence", "test_hub_model_conversion"),
@@ -117,6 +117,9 @@ EVIDENCE: dict[str, tuple[str, dict[str, Any], str]] = {
     "round trip did not count": (ROUND_TRIP, {"figures": {}}, "tensors_changed = nothing"),
     "round trip counted NaN": (ROUND_TRIP, {"figures": {"tensors_changed": NAN}}, "tensors_changed = nan"),
     "weights measured nothing": (LIVENESS, {"measures": ()}, "it compared nothing in float32"),
+    "layer order of two layers": (ORDER, {"measures": only("float32")}, "it did not compare decoder.2 in float32"),
+    "positions in one dtype": (POSITIONS, {"measures": only("float32")}, "it compared nothing in bfloat16"),
+    "positions that are not told": (POSITIONS, {"coverage": {}}, "its coverage does not name 'positions'"),
     "gradients measured nothing": (GRADIENTS, {"measures": ()}, "it compared nothing in float32"),
     "no config key was tried": (KEYS, {"coverage": {}}, "its coverage does not name 'config key'"),
     "config keys without an answer": (
@@ -382,7 +385,7 @@ def test_an_interrupted_run_says_so_first() -> None:
     assert exit_code(results) == 3
     first, _, facts, *_ = render_markdown(results).splitlines()
     assert first == "## ⚠️ Interrupted: no answer for 1 of 1 model: the run was interrupted"
-    assert "8 of 10 tests passed" in facts
+    assert "10 of 12 tests passed" in facts
     assert "says nothing about this change" in render_markdown(results)
     failed = build({**LEFT, **FAILED}, exit_code=2, ended="interrupted")
     assert "Failed: 1 of 1 model, 1 cause, then interrupted" in render_markdown(failed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from ci.subjects.sandbox import (
     sandbox_command,
     tool_directories,
 )
+from ci.subjects.worker_process import WorkerLaunch
 
 ISOLATION = detect_isolation()
 live = pytest.mark.skipif(not ISOLATION.applied, reason=f"no sandbox here: {ISOLATION.description}")
@@ -66,6 +68,54 @@ def test_it_has_loopback_and_no_other_network() -> None:
     assert run_inside(attempt("socket.create_connection(('192.0.2.1', 80), timeout=2)")) == "OSError"
     both = "server = socket.create_server(('localhost', 0)); socket.create_connection(server.getsockname())"
     assert run_inside(attempt(both)) == "done"
+
+
+METADATA_ADDRESSES = ("169.254.169.254", "169.254.170.2", "169.254.170.23", "fd00:ec2::254")
+"""Where a machine in a cloud, a task or a pod asks for its credentials (AWS, Google, Azure and others)."""
+
+
+@live
+@pytest.mark.parametrize("address", METADATA_ADDRESSES)
+def test_the_machines_identity_cannot_be_asked_for(address: str) -> None:
+    assert run_inside(attempt(f"socket.create_connection(({address!r}, 80), timeout=2)")) == "OSError"
+
+
+@live
+def test_a_store_on_the_machines_own_loopback_cannot_be_reached() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert run_inside(attempt(f"socket.create_connection(('127.0.0.1', {port}), timeout=2)")) == (
+            "ConnectionRefusedError"
+        )
+
+
+@live
+def test_credentials_of_a_store_do_not_get_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by variables, through the launch of a worker, nor as files of the machine's user."""
+    (tmp_path / ".aws").mkdir()
+    (tmp_path / ".aws" / "credentials").write_text("secret")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given = dict.fromkeys(STORE_VARIABLES, "secret")
+    launch = WorkerLaunch("reference", Path(sys.executable), (), given, tmp_path / "log", ISOLATION, ())
+    assert "secret" not in launch.make_environment(tmp_path).values()
+    for name in STORE_VARIABLES:
+        monkeypatch.setenv(name, "secret")
+    seen = run_inside("import os, pathlib; print(*os.environ.values(), *pathlib.Path.home().rglob('*'))")
+    assert "secret" not in seen
+    assert ".aws" not in seen
+    assert run_inside(attempt(f"open({str(tmp_path / '.aws' / 'credentials')!r})")) == "FileNotFoundError"
+
+
+STORE_VARIABLES = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "AZURE_STORAGE_KEY",
+    "HUB_TESTS_STORE_URL",
+)
 
 
 @live

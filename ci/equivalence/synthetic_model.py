@@ -1,0 +1,134 @@
+"""Writes a thin model with the config of a real one, for faults that two layers and short inputs cannot show.
+
+Many layers show an order of layers that is not 0, 1, 2, …; far positions show positions that are rounded or wrap.
+Real weights of that many layers would have to be fetched, and long inputs are slow at a real width. All that the
+shapes of the weights do not decide stays: RoPE, head size, windows, biases, epsilons, activation, tied embeddings.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ci.equivalence.inputs import InputCase, InputRequirements, find_longest_length, read_published_dtype
+from ci.equivalence.tolerances import LONGEST_INPUT
+from ci.errors import SubjectError
+from ci.subjects.forward import DTYPES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+VOCABULARY, INTERMEDIATE, HEADS, EXPERTS, EXPERTS_PER_TOKEN = 512, 192, 2, 4, 2
+"""Sizes of a thin model; the hidden size is that of its heads."""
+EXPERT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts")
+TOKEN_ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def shrink_config(config: Mapping[str, Any], layers: int) -> dict[str, Any]:
+    """Return a Hugging Face config.json of the same architecture with thin layers.
+
+    Raises SubjectError for a config whose decoder is nested, as that of a model with images is.
+    """
+    if "hidden_size" not in config or "num_attention_heads" not in config:
+        raise SubjectError(f"no thin model: config.json of {config.get('model_type')} has no sizes at its top level")
+    head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    shared = config.get("num_key_value_heads", config["num_attention_heads"]) < config["num_attention_heads"]
+    thin = {
+        **config,
+        "num_hidden_layers": layers,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": 1 if shared else HEADS,
+        "hidden_size": HEADS * head_dim,
+        "vocab_size": VOCABULARY,
+    }
+    thin |= {key: INTERMEDIATE for key in config if key.endswith("intermediate_size")}
+    thin |= {key: min(config[key], EXPERTS) for key in EXPERT_KEYS if config.get(key)}
+    thin |= {key: min(config[key], EXPERTS_PER_TOKEN) for key in ("num_experts_per_tok",) if config.get(key)}
+    thin |= {key: None for key in TOKEN_ID_KEYS if not _are_in_vocabulary(config.get(key))}
+    return thin | _repeat_layer_kinds(config, layers)
+
+
+def write_synthetic_model(config: Mapping[str, Any], directory: Path, *, seed: int = 0) -> Path:
+    """Write a Hugging Face directory for `config`, its weights drawn from `seed`, in the config's own dtype.
+
+    Raises SubjectError where transformers cannot build the model.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    try:
+        loaded = AutoConfig.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(loaded, dtype=torch.float32, trust_remote_code=False)
+    except Exception as problem:  # whatever transformers raises about a config is a finding about it
+        raise SubjectError(f"no thin model: transformers refuses it: {' '.join(str(problem).split())[:300]}") from None
+    draw_weights(model, seed)
+    model.to(DTYPES[read_published_dtype(config)]).save_pretrained(directory)
+    (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")  # not what transformers made of it
+    return directory
+
+
+def draw_weights(model: Any, seed: int) -> None:
+    """Draw weights that all have an effect: linear N(0, 1 / fan_in), norms 1 + 0.3 N, biases 0.3 N, embeddings N(0, 1).
+
+    Hugging Face's own initialisation (norms of one, biases of zero, small weights) hides whole classes of bugs.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        parameter.data = _draw(name, parameter.shape, generator)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far an input goes: its length in tokens, the model's context, and what stops it short of that."""
+
+    length: int
+    context: int
+    stopped_by: str = ""
+
+    def __str__(self) -> str:
+        covered = f"up to {self.length - 1} of {self.context - 1}"
+        return f"{covered}, {self.stopped_by}" if self.stopped_by else covered
+
+
+def find_reach(needs: InputRequirements, device: str, free_bytes: int) -> Reach:
+    """Return how many tokens of a thin model's context an input covers on `device`, "cpu" or "cuda"."""
+    longest = LONGEST_INPUT["cpu" if device == "cpu" else "cuda"]
+    fitting, context = find_longest_length(needs, free_bytes), needs.positions or longest
+    if context <= min(longest, fitting):
+        return Reach(context, context)
+    if fitting < longest:
+        return Reach(fitting, context, f"capped by {free_bytes / 1e9:.1f} GB of free memory")
+    return Reach(longest, context, f"capped at {longest} tokens on {device}")
+
+
+def build_far_case(length: int, seed: int) -> InputCase:
+    """Build one row of `length` random tokens."""
+    ids = torch.randint(0, VOCABULARY, (1, length), generator=torch.Generator().manual_seed(seed))
+    return InputCase("far", ids, rows=("random",))
+
+
+def _draw(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(shape, generator=generator)
+    if name.endswith("bias"):
+        return 0.3 * noise
+    if len(shape) == 1:
+        return 1 + 0.3 * noise
+    return noise if "embed_tokens" in name else noise / shape[-1] ** 0.5
+
+
+def _are_in_vocabulary(ids: Any) -> bool:
+    return all(isinstance(i, int) and i < VOCABULARY for i in (ids if isinstance(ids, list) else [ids]))
+
+
+def _repeat_layer_kinds(config: Mapping[str, Any], layers: int) -> dict[str, Any]:
+    """Return every list that has one value a layer, repeated to the new number of layers."""
+    depth = config.get("num_hidden_layers")
+    lists = {key: value for key, value in config.items() if isinstance(value, list) and len(value) == depth}
+    return {key: [value[i % len(value)] for i in range(layers)] for key, value in lists.items() if value}
