@@ -9,12 +9,21 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 from ci.errors import InfrastructureError, RequestError
+from ci.judge_environment import find_system_program, make_git_environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 GIT_SECONDS = 1800
-GIT = ("git", "-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "protocol.ext.allow=never")
+GIT = (
+    find_system_program("git"),
+    "-c",
+    "core.hooksPath=/dev/null",
+    "-c",
+    "core.fsmonitor=false",
+    "-c",
+    "protocol.ext.allow=never",
+)
 """No hook, monitor or remote helper that a checkout could name is run."""
 QUIET = {"GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1"}
 
@@ -80,7 +89,7 @@ def _run_git(arguments: list[str], environ: Mapping[str, str]) -> str:
     try:
         done = subprocess.run(  # noqa: S603
             [*GIT, *arguments],
-            env={**environ, **QUIET},
+            env={**make_git_environment(environ), **QUIET},
             capture_output=True,
             text=True,
             timeout=GIT_SECONDS,

@@ -8,6 +8,8 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, distribution, version
 from typing import TYPE_CHECKING
 
+from ci.judge_environment import find_system_program
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -48,7 +50,7 @@ def find_commit(package: Path, name: str) -> str | None:
 
 
 def _git_describe(checkout: Path) -> str | None:
-    command = ["git", "-c", "safe.directory=*", "-C", str(checkout)]
+    command = [find_system_program("git"), "-c", "safe.directory=*", "-C", str(checkout)]
     describe = [*command, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         answer = subprocess.run(describe, capture_output=True, text=True, timeout=GIT_SECONDS, check=True)  # noqa: S603

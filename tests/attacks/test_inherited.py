@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.attacks.scene import START, Scene, find_failures, hash_tree
+from tests.e2e.act import git
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,6 +70,9 @@ def test_what_a_step_left_in_the_environment_does_not_reach_the_judge(
     marks = tmp_path / "marks"
     hostile = plant(tmp_path / "evil", marks)
     checkout = scene.write_subject()
+    git(checkout, "init", "--quiet")
+    git(checkout, "add", ".")
+    git(checkout, "commit", "--quiet", "--message=broken")
     before = hash_tree(*scene.protected)
     if start is BY_MODULE:
         hostile["PYTHONPATH"] += f":{scene.judge}"
@@ -76,6 +80,8 @@ def test_what_a_step_left_in_the_environment_does_not_reach_the_judge(
     done, results = scene.run(checkout, **hostile)
     assert done.returncode == 1, done.stdout + done.stderr
     assert find_failures(results)["test_forward_equivalence"] == "numeric_mismatch"
+    commits = {case["evidence"].get("subject_commit") for case in results["entries"][0]["cases"] if case["evidence"]}
+    assert git(checkout, "rev-parse", "HEAD") in str(commits)
     assert results["entries"][0]["cases"][0]["evidence"]["isolation"].startswith("bubblewrap")
     noted = marks.read_text().splitlines()
     pids = {line.split()[1] for line in noted}
