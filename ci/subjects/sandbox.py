@@ -124,9 +124,17 @@ def find_bubblewrap() -> Path | None:
 
 
 def sandbox_command(
-    isolation: Isolation, policy: SandboxPolicy, command: Sequence[str], environment: Mapping[str, str]
+    isolation: Isolation,
+    policy: SandboxPolicy,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    info: int | None = None,
 ) -> list[str]:
-    """Write the command line that runs `command` in a sandbox, with exactly `environment` and HOME, TMPDIR and USER."""
+    """Write the command line that runs `command` in a sandbox, with exactly `environment` and HOME, TMPDIR and USER.
+
+    `info` is the descriptor to which bubblewrap writes which process it started.
+    """
     if isolation.program is None:
         raise ValueError("no sandbox on this machine")
     inside = {**environment, "HOME": HOME, "TMPDIR": "/tmp", "USER": "subject", "LOGNAME": "subject"}  # noqa: S108
@@ -135,6 +143,7 @@ def sandbox_command(
         *(find_system_program("prlimit"), "--core=0", f"--nproc={MAX_PROCESSES}", "--"),
         str(isolation.program),
         *_namespaces(isolation),
+        *(("--info-fd", str(info)) if info is not None else ()),
         "--clearenv",
         *(word for name, value in inside.items() for word in ("--setenv", name, value)),
         *_file_systems(policy),

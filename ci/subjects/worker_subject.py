@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
-from ci.errors import HubTestsError, RequestError, SubjectError
+from ci.errors import HubTestsError, InfrastructureError, RequestError, SubjectError
 from ci.records import STRICT, read_dict, read_json, to_dict
 from ci.subjects.base import (
     ConvertRequest,
@@ -25,6 +25,7 @@ from ci.subjects.base import (
     TraceResult,
     Variant,
 )
+from ci.subjects.disk_watch import RESERVED_BYTES, RESERVED_FILES, DiskWatch, has_room
 from ci.subjects.exchange import Exchange, copy_directory, fits_copy, hostile_directory, move_directory, remove_tree
 from ci.subjects.failure import (
     ERRORS,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from ci.subjects.registry import SubjectName
 
 Result = TypeVar("Result")
-WorkerError = TypeVar("WorkerError", bound=SubjectError)
+RESERVE = f"{RESERVED_BYTES // 2**30} GiB or {RESERVED_FILES} names"
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class WorkerSubject:
     _home: Path = field(init=False)
     _stack: ExitStack = field(default_factory=ExitStack, init=False)
     _exchange: Exchange = field(init=False)
+    _watch: DiskWatch | None = field(default=None, init=False)
     _description: Description | None = field(default=None, init=False)
     _calls: int = field(default=0, init=False)
 
@@ -152,6 +154,19 @@ class WorkerSubject:
         if self._process is not None:
             self._call("release", {}, bool)
 
+    def find_disk_failure(self) -> HubTestsError | None:
+        """Return the failure of whoever left too little room for results, None where there is enough.
+
+        The worker has ended then, and what it wrote is removed.
+        """
+        finding = self._watch.find() if self._watch else ""
+        if not finding:
+            return None
+        self._end_process()
+        if finding == "subject":
+            return SubjectCrashError(f"{self.name}: filled the disk: ended with less than {RESERVE} free")
+        return _describe_full_disk(self._home)
+
     def _call(self, method: str, arguments: dict[str, Any], kind: type[Result]) -> Result:
         """Send a request and return the validated result.
 
@@ -175,17 +190,12 @@ class WorkerSubject:
         except SubjectProtocolError:
             self._end_process()
             raise
+        if response.failure == "infrastructure" and (filled := self.find_disk_failure()):
+            raise filled
         if response.failure in ("out_of_memory", "crash", "protocol", "timeout"):
             self._end_process()
         message = to_one_line(response.message) or f"{self.name}: {method} failed without a message"
-        raise self._blame(response.failure)(self._exchange.restore_paths(message))
-
-    def _blame(self, failure: Failure) -> type[HubTestsError]:
-        """Return the error of a failure. The worker can blame the machine only for a disk that others filled."""
-        kind = ERRORS[failure]
-        if issubclass(kind, SubjectError) or (failure == "infrastructure" and self._exchange.is_disk_full()):
-            return kind
-        return SubjectError
+        raise _blame(response.failure)(self._exchange.restore_paths(message))
 
     def _read_response(self, method: str, line: bytes) -> Response:
         response = read_json(Response, line, what=f"{self.name}, response to {method}", error=SubjectProtocolError)
@@ -218,21 +228,48 @@ class WorkerSubject:
                 copy_directory(output, target)
                 remove_tree(output)
             else:
-                self._end_process()
+                self._end_before_move(method)
                 move_directory(output, target)
         except SubjectProtocolError as wrong:
             raise self._protocol_error(method, str(wrong)) from None
+        except InfrastructureError as problem:
+            raise self.find_disk_failure() or problem from None
+
+    def _end_before_move(self, method: str) -> None:
+        """End the process: as long as one of its own lives, it can still write to what is moved."""
+        process = self._running_process()
+        if not process.end():
+            raise self._end_with_error(SubjectCrashError, f"{method}: its processes cannot be ended")
+        self._end_process()
 
     def _running_process(self) -> WorkerProcess:
+        """Return the process; start it where there is none and the disk has room for results."""
+        if filled := self.find_disk_failure():
+            raise filled
         if self._process is None:
+            if not has_room(self._home):
+                raise _describe_full_disk(self._home)
             self._process = WorkerProcess.start(self.launch, self._home, self._exchange)
+            self._watch = DiskWatch((self._home, self._process.log.parent), self._reclaim)
         return self._process
 
-    def _protocol_error(self, method: str, reason: str) -> SubjectProtocolError:
+    def _reclaim(self) -> None:
+        """End what runs, and free what it wrote. Called by the watch, beside the call that may wait for a response."""
+        if self._process is not None:
+            self._process.end()
+        self._exchange.clear_outbox()
+
+    def _protocol_error(self, method: str, reason: str) -> HubTestsError:
         return self._end_with_error(SubjectProtocolError, f"{method}: {reason}")
 
-    def _end_with_error(self, kind: type[WorkerError], reason: str) -> WorkerError:
-        """End the process and return the error, with the last line that the worker printed."""
+    def _end_with_error(self, kind: type[SubjectError], reason: str) -> HubTestsError:
+        """End the process and return the error, with the last line that the worker printed.
+
+        On a full disk it is the error of whoever filled it.
+        """
+        if filled := self.find_disk_failure():
+            return filled
+        self._stop_watch()
         process, self._process = self._process, None
         printed = process.kill() if process else ""
         tail = f'; it last printed "{to_one_line(printed, 200)}"' if printed else ""
@@ -240,6 +277,22 @@ class WorkerSubject:
         return kind(f"{self.name}: {to_one_line(reason)}{tail}{where}")
 
     def _end_process(self) -> None:
+        self._stop_watch()
         process, self._process = self._process, None
         if process is not None:
             process.kill()
+
+    def _stop_watch(self) -> None:
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.stop()
+
+
+def _blame(failure: Failure) -> type[HubTestsError]:
+    """Return the error of a failure: the worker cannot blame anybody but its subject."""
+    kind = ERRORS[failure]
+    return kind if issubclass(kind, SubjectError) else SubjectError
+
+
+def _describe_full_disk(place: Path) -> InfrastructureError:
+    return InfrastructureError(f"{place}: less than {RESERVE} free on its disk: make room, or set TMPDIR")

@@ -84,6 +84,7 @@ def test_the_names_are_those_that_people_use() -> None:
         "--subject-logs",
         "--subject-commit",
         "--subject-failure",
+        "--subject-variables",
     }
 
 

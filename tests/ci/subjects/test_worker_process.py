@@ -6,6 +6,7 @@ import os
 import stat
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,15 @@ import pytest
 from ci.errors import RequestError
 from ci.subjects import worker_main, worker_process
 from ci.subjects.exchange import Exchange
-from ci.subjects.worker_process import InvalidResponse, WorkerDied, WorkerLaunch, WorkerProcess, WorkerTimeout
+from ci.subjects.sandbox import HOME, Isolation
+from ci.subjects.worker_process import (
+    NO_SANDBOX,
+    InvalidResponse,
+    WorkerDied,
+    WorkerLaunch,
+    WorkerProcess,
+    WorkerTimeout,
+)
 
 
 def launch(path: tuple[Path, ...] = (), python: Path = Path(sys.executable), **environ: str) -> WorkerLaunch:
@@ -50,6 +59,17 @@ def test_the_environment_is_allowed_variables_and_fixed_ones(tmp_path: Path) -> 
     assert (made["CUDA_VISIBLE_DEVICES"], made["HF_HUB_OFFLINE"], made["PYTHONPATH"]) == ("1", "1", str(tmp_path))
     assert made["HOME"] == str(tmp_path)
     assert "PYTHONPATH" not in launch().make_environment(tmp_path)
+
+
+def test_the_subjects_own_variables_reach_it_in_the_sandbox_too(tmp_path: Path) -> None:
+    isolation = Isolation(Path("/usr/bin/bwrap"), "bubblewrap", as_root=False, version=(0, 8, 0))
+    own = {"MAX_JOBS": "4", "HF_HUB_OFFLINE": "0", "HOME": "/elsewhere"}
+    launched = replace(launch(MAX_JOBS="2"), variables=own, isolation=isolation)
+    made = launched.make_environment(tmp_path)
+    assert (made["MAX_JOBS"], made["HF_HUB_OFFLINE"], made["HOME"]) == ("4", "1", str(tmp_path)), "the fixed ones win"
+    words = launched.make_command(("3", "4"), made, Exchange(tmp_path / "exchange", NO_SANDBOX))
+    assert words[words.index("MAX_JOBS") - 1 : words.index("MAX_JOBS") + 2] == ["--setenv", "MAX_JOBS", "4"]
+    assert words[words.index("HOME") + 1] == HOME
 
 
 @pytest.mark.parametrize(
