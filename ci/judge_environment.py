@@ -68,5 +68,5 @@ def make_git_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def find_system_program(name: str) -> str:
-    """Return the system's program of a name, else the name, which is then looked up on the path."""
-    return shutil.which(name, path=SYSTEM_PATH) or name
+    """Return the system's program of a name, else the path's, else the name."""
+    return shutil.which(name, path=SYSTEM_PATH) or shutil.which(name) or name

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, distribution, version
 from typing import TYPE_CHECKING
 
 from ci.errors import InfrastructureError
-from ci.judge_environment import find_system_program, make_git_environment
+from ci.judge_environment import SYSTEM_PATH, find_system_program, make_git_environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,7 +45,7 @@ def find_commit(package: Path, name: str) -> str | None:
     https://packaging.python.org/en/latest/specifications/direct-url/
     """
     if (package.parent / ".git").exists():
-        return read_commit(package.parent, os.environ)
+        return read_commit(package.parent, {"PATH": SYSTEM_PATH})
     try:
         origin = json.loads(distribution(name).read_text("direct_url.json") or "{}")
     except (PackageNotFoundError, ValueError):
