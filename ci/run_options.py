@@ -120,6 +120,13 @@ class RunOptions:
         IsolationMode,
         Declaration("sandbox for the subject: required, auto (where it can be had) or none", reproduces=False),
     ] = "auto"
+    compile_cache: Annotated[
+        Path | None,
+        Declaration("directory of earlier runs' compiled code; default: $HUB_TESTS_COMPILE_CACHE, else none"),
+    ] = None
+    fill_compile_cache: Annotated[
+        bool, Declaration("keep there what this run compiles: only where you trust the subject's code")
+    ] = False
     registry: Annotated[Path | None, Declaration("another models.toml", reproduces=True)] = None
     checkpoints: Annotated[
         Path | None, Declaration("output of `hub-tests fetch --json`: test exactly these checkpoints")

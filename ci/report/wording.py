@@ -9,7 +9,7 @@ import re
 import shlex
 from typing import TYPE_CHECKING
 
-from ci.evidence import NOT_COVERED, NOT_ISOLATED, format_share, format_share_of_limit
+from ci.evidence import NOT_COVERED, NOT_ISOLATED, REPEATED, format_share, format_share_of_limit
 from ci.hub.layers import format_layers
 
 if TYPE_CHECKING:
@@ -261,7 +261,9 @@ def list_notes(entry: EntryResult) -> tuple[str, ...]:
     """List all notes of an entry: about its results, its warnings, its coverage gaps, its download."""
     downloads = [case.evidence for case in entry.cases if case.step == DOWNLOAD_STEP and case.evidence]
     notes = (note for evidence in downloads for note in evidence.notes[:NOTES])
-    return (*entry.notes, *list_warnings(entry), *list_coverage_gaps(entry), *notes)
+    tested = (note for case in entry.cases if case.evidence for note in case.evidence.notes)
+    repeated = dict.fromkeys(note for note in tested if note.startswith(REPEATED))
+    return (*entry.notes, *list_warnings(entry), *list_coverage_gaps(entry), *notes, *list(repeated)[:NOTES])
 
 
 def list_warnings(entry: EntryResult) -> tuple[str, ...]:

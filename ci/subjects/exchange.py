@@ -34,11 +34,15 @@ Signature = tuple[tuple[str, int, int, int], ...]
 
 @dataclass
 class Exchange:
-    """The two directories below `root`. `visible` are directories that the worker sees at their own paths anyway."""
+    """The two directories below `root`. `visible` are directories that the worker sees at their own paths anyway.
+
+    `compiled` is the worker's own copy of compiled code, where it has one (`ci.subjects.compile_cache`).
+    """
 
     root: Path
     isolation: Isolation
     visible: tuple[Path, ...] = ()
+    compiled: Path | None = None
     _staged: dict[Path, tuple[Signature, Path]] = field(default_factory=dict, init=False)
     _count: int = field(default=0, init=False)
 
@@ -84,9 +88,10 @@ class Exchange:
 
     def clear_outbox(self) -> None:
         """Remove everything that the worker wrote. It has to have ended before."""
-        remove_tree(self.outbox)
-        self.outbox.mkdir()
-        make_accessible(self.isolation, self.outbox)
+        for directory in (self.outbox, *([self.compiled] if self.compiled else [])):
+            remove_tree(directory)
+            directory.mkdir()
+            make_accessible(self.isolation, directory)
 
     def restore_paths(self, message: str) -> str:
         """Replace the inbox's paths in a message by the judge's own."""

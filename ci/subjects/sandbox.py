@@ -49,10 +49,14 @@ GPU_DEVICES = ("nvidia*", "kfd", "dri")
 
 @dataclass(frozen=True)
 class SandboxPolicy:
-    """What a sandboxed program may see and write, at the paths that these directories have outside."""
+    """What a sandboxed program may see and write, at the paths that these directories have outside.
+
+    `placed` are directories to write (outside, inside) that have another path inside.
+    """
 
     readable: tuple[Path, ...] = ()
     writable: tuple[Path, ...] = ()
+    placed: tuple[tuple[Path, str], ...] = ()
     gpus: bool = True
     temporary_bytes: int = 16 * 2**30
 
@@ -277,7 +281,14 @@ def _file_systems(policy: SandboxPolicy) -> list[str]:
     if policy.gpus:
         devices = [str(path) for pattern in GPU_DEVICES for path in sorted(Path("/dev").glob(pattern))]
         words += [word for path in devices for word in ("--dev-bind", path, path)]
-    return [*words, *_bindings(policy), "--remount-ro", "/"]  # the parents of what is bound have no limit of size
+    placed = [word for outside, inside in policy.placed for word in ("--bind", str(outside), inside)]
+    return [
+        *words,
+        *_bindings(policy),
+        *placed,
+        "--remount-ro",
+        "/",
+    ]  # the parents of what is bound have no limit of size
 
 
 def _bindings(policy: SandboxPolicy) -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from ci.errors import InfrastructureError, RequestError
+from ci.subjects.compile_cache import INSIDE, VARIABLES, CompileCache
 from ci.subjects.process_tree import ProcessTree, start_tree
 from ci.subjects.registry import SubjectName, find_offer
 from ci.subjects.sandbox import (
@@ -89,7 +90,8 @@ class WorkerLaunch:
     """How a worker is started: its subject, interpreter, import path, environment, log and isolation.
 
     `readable` are directories that a sandboxed worker sees at their own paths: the checkpoint under test, say.
-    `variables` are those of the subject's environment (`ci.environments.description` refuses dangerous names).
+    `variables` are those of the subject's environment (`ci.environments.description` refuses dangerous names). Only a
+    sandboxed worker gets a copy of the `compile_cache`.
     """
 
     subject: SubjectName
@@ -100,6 +102,7 @@ class WorkerLaunch:
     isolation: Isolation = NO_SANDBOX
     readable: tuple[Path, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
+    compile_cache: CompileCache | None = None
 
     @property
     def program(self) -> Path:
@@ -127,8 +130,10 @@ class WorkerLaunch:
         seen = (*interpreter_directories(self.python), *(entry.resolve() for entry in self.path), *self.readable)
         seen = (*seen, *tool_directories(environment))
         check_readable(self.isolation, seen)
-        policy = SandboxPolicy((*seen, self.program.parents[1], exchange.inbox), (exchange.outbox,))
+        placed = ((exchange.compiled, INSIDE),) if exchange.compiled else ()
+        policy = SandboxPolicy((*seen, self.program.parents[1], exchange.inbox), (exchange.outbox,), placed)
         inside = {name: value for name, value in environment.items() if name not in CACHE_VARIABLES}
+        inside |= VARIABLES if placed else {}
         return sandbox_command(self.isolation, policy, command, inside, info=info)
 
 
@@ -165,11 +170,14 @@ class WorkerProcess:
             os.close(write_response)
         return cls(log, tree, write_request, read_response, log_start)
 
-    def send_request(self, line: bytes, seconds: float) -> bytes:
-        """Send one line and return the response's. Raises WorkerTimeout, WorkerDied or InvalidResponse."""
-        deadline = time.monotonic() + seconds
+    def send_request(self, line: bytes) -> None:
+        """Send one line, whose response must be read before the next one is sent."""
         with suppress(BrokenPipeError):  # reading the response says how it died
             os.write(self._requests, line + b"\n")
+
+    def read_response(self, seconds: float) -> bytes:
+        """Return the line that answers the last request. Raises WorkerTimeout, WorkerDied or InvalidResponse."""
+        deadline = time.monotonic() + seconds
         response = bytearray()
         with selectors.DefaultSelector() as selector:
             selector.register(self._responses, selectors.EVENT_READ)

@@ -71,6 +71,8 @@ def test_the_names_are_those_that_people_use() -> None:
         "--device",
         "--layers",
         "--isolation",
+        "--compile-cache",
+        "--fill-compile-cache",
         "--registry",
         "--checkpoints",
         "--timeout",

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ci.equivalence.cold_repeat import has_compile_cache
 from ci.errors import HubTestsError, InfrastructureError, RequestError, SubjectError
 from ci.subjects import exchange, worker_main
 from ci.subjects.base import ConvertRequest, ExportRequest, TraceRequest
+from ci.subjects.compile_cache import CompileCache
 from ci.subjects.open_subject import open_subject
 from ci.subjects.process_tree import ProcessTree
 from ci.subjects.trace_files import TraceReader
@@ -293,3 +295,13 @@ def test_a_disk_that_is_full_after_an_answer_is_charged_to_who_filled_it(
         if who == "machine":
             with pytest.raises(InfrastructureError, match="make room"):
                 subject.describe()
+
+
+def test_without_a_sandbox_there_is_no_compile_cache(impostor: Callable[..., Any], tmp_path: Path) -> None:
+    """The program could write to the machine's own copy."""
+    with impostor("say(result=DESCRIPTION)", compile_cache=CompileCache(tmp_path / "cache", fill=True)) as subject:
+        subject.describe()
+        assert not has_compile_cache(subject)
+        assert not subject.drop_compile_cache()
+        assert subject.compile_cache_figures() == {}
+    assert not (tmp_path / "cache").exists()
