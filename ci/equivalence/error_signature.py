@@ -44,7 +44,8 @@ class ErrorSignature:
     `token_scale`, `channel_scale`: the ratio is constant within a token, within a channel. `offset`: actual - expected
     is the same for every token. `reordered`: a token's values are right and in another order. `channels` and `heads`
     list the few that carry the error, `experts` those whose tokens are wrong. `same_as` names the right tensor that
-    this one equals.
+    this one equals. `later_documents`: the first row is right, later documents are wrong from their first token, which
+    sees no other.
     """
 
     first_wrong: int = 0
@@ -58,6 +59,7 @@ class ErrorSignature:
     heads: tuple[int, ...] = ()
     experts: tuple[int, ...] = ()
     padded_only: bool = False
+    later_documents: bool = False
     same_as: str = ""
 
 
@@ -78,6 +80,7 @@ def compute_signature(tensor: WrongTensor) -> ErrorSignature:
         heads=_find_wrong_heads(tensor),
         experts=_find_wrong_experts(tensor),
         padded_only=_is_padded_only(tensor),
+        later_documents=_is_right_in_first_document(tensor),
         same_as=_find_twin(tensor),
     )
 
@@ -140,6 +143,16 @@ def _is_padded_only(tensor: WrongTensor) -> bool:
     padded = ~tensor.keep.all(-1)
     wrong = tensor.wrong.any(-1)
     return bool(padded.any()) and bool((~padded).any()) and bool(wrong[padded].any()) and not bool(wrong[~padded].any())
+
+
+def _is_right_in_first_document(tensor: WrongTensor) -> bool:
+    """Return whether row 0 is right, and each wrong row is wrong at its document's first token already.
+
+    Rows are packed one after the other, or padded in front: only what row 0 holds has nothing before it.
+    """
+    at_start = tensor.wrong & tensor.keep & (tensor.position == 0)
+    wrong, from_start = tensor.wrong.any(-1), at_start.any(-1)
+    return not bool(wrong[0]) and bool(wrong.any()) and bool((wrong == from_start).all())
 
 
 def _find_twin(tensor: WrongTensor) -> str:

@@ -49,9 +49,9 @@ def test_a_model_with_code_of_its_own_is_not_admitted(tmp_path: Path) -> None:
     git(tmp_path / "subject", "commit", "--quiet", "--allow-empty", "--message=x")
     models = {"smollm2": replace(samples.MODELS["smollm2"], trust_remote_code=True)}
     made = make_plan(RunRequest(models=("smollm2",), sha=git(tmp_path / "subject", "rev-parse", "HEAD")), models)
-    words = {"subject": tmp_path / "subject", "store": tmp_path, "out": tmp_path / "out", "environ": os.environ}
+    subject, out = tmp_path / "subject", tmp_path / "out"
     with pytest.raises(RemoteCodeError, match=r"\[smollm2\] trust_remote_code"):
-        admit_entry(made, FetchOutputs({}, {}), "smollm2", **words)
+        admit_entry(made, FetchOutputs({}, {}), "smollm2", subject=subject, store=tmp_path, out=out, environ=os.environ)
     assert not (tmp_path / "out").exists()
 
 
