@@ -135,14 +135,14 @@ def _to_rows(checkpoints: Mapping[str, Checkpoint]) -> list[dict[str, Any]]:
 
 
 def _format_error(name: str, error: HubTestsError) -> dict[str, Any]:
-    limit = {error.failure_class: True} if isinstance(error, OwnLimitError) else {}
+    limit: dict[str, Any] = {error.failure_class: True} if isinstance(error, OwnLimitError) else {}
     request = {"request": True} if isinstance(error, RequestError) else {}
     return {"name": name, "gated": isinstance(error, GatedError), **limit, **request, "error": str(error)}
 
 
 def _read_error(row: Mapping[str, Any]) -> HubTestsError:
     """Return the error of a model that could not be fetched. It never blames the subject."""
-    limits = {kind.failure_class: kind for kind in (NotTruncatableError, RemoteCodeError)}
-    kinds: dict[str, type[HubTestsError]] = {"gated": GatedError, **limits, "request": RequestError}
+    kinds: dict[str, type[HubTestsError]] = {"gated": GatedError}
+    kinds |= {kind.failure_class: kind for kind in (NotTruncatableError, RemoteCodeError)} | {"request": RequestError}
     kind = next((kind for key, kind in kinds.items() if row.get(key)), InfrastructureError)
     return kind(str(row["error"]))
