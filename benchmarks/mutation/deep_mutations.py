@@ -1,7 +1,7 @@
 """Bugs that change nothing in a short model of usual values: only the tests of `--deep` can catch them.
 
-A converter that hard-codes the value which a model has converts that model right, and every other one wrong. Each bug is
-injected into one or two tiny models, because a check of `--deep` takes a minute.
+A converter that hard-codes the value which a model has converts that model right, and every other one wrong. Each bug
+is injected into one or two tiny models, because a check of `--deep` takes a minute.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ DEEP: tuple[DeepBug, ...] = (
         "rope_theta",
         applicability.is_named("dense"),
     ),
-    _constant(  # epsilons written as literals are in most converters' history
+    _constant(  # the three below have no thread of their own: the same kind of constant
         "norm epsilon hard-coded",
         "hard-coded constant",
         lambda block: replace(block, epsilon=1e-5),

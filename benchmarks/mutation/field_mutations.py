@@ -100,14 +100,14 @@ def _scaled_head(linear: Any) -> Any:
 
 
 FIELD: tuple[Mutation, ...] = (
-    Mutation(  # https://github.com/NVIDIA/Megatron-LM/issues/5844: experts of Mixtral mapped wrongly
+    Mutation(  # https://github.com/NVIDIA/Megatron-LM/issues/5844: the experts of Mixtral
         "experts of a layer in reverse",
         "expert order",
         rf"{IN_LAYER}\.mlp",
         weights=_reverse_experts,
         applies_to=applicability.is_moe,
     ),
-    Mutation(  # https://github.com/NVIDIA-NeMo/Megatron-Bridge/issues/4706: fused experts of another layout
+    Mutation(  # https://github.com/NVIDIA-NeMo/Megatron-Bridge/issues/4706: fused experts, another layout
         "gate and up of fused experts interleaved",
         "fused expert layout",
         rf"{IN_LAYER}\.mlp",
