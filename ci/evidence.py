@@ -43,6 +43,7 @@ FailureClass = Literal[
     "out_of_memory",
     "hub_unavailable",
     "gated",
+    "not_truncatable",
     "timeout",
     "crash",
     "collection",
@@ -58,9 +59,12 @@ FailureClass = Literal[
 "unproven" is a pass that its own records do not carry: no evidence, evidence of another test, model, subject or
 revision, a comparison that is missing, without a usable limit or beyond it, a skipped variant that could have run, or a
 suite whose exit code contradicts its results. "interrupted" is what a user or a cancelled job ended before its result.
+"not_truncatable" is a limit of hub-tests itself.
 """
 
-INFRASTRUCTURE: frozenset[str] = frozenset({"hub_unavailable", "gated", "environment", "interrupted"})
+INFRASTRUCTURE: frozenset[str] = frozenset(
+    {"hub_unavailable", "gated", "not_truncatable", "environment", "interrupted"}
+)
 
 
 @dataclass(frozen=True)
@@ -195,7 +199,9 @@ class Evidence:
     `published_dtype` is the dtype that the model was published in, recorded once, by the download. `unmet_need` names
     what a variant that did not run needs and lacks here, as its subject says ("cuda", "flash-attn", …).
     `warnings` are findings that the entry's policies do not make red; reports show them beside a pass.
-    `isolation` says how the subject's code was kept apart from the judge that wrote this.
+    `isolation` says how the subject's code was kept apart from the judge that wrote this. `picked` are the upstream
+    indices of chosen layers, empty where the first ones are kept; `slice` is the kept part of vocabulary and experts,
+    like `vocab=4096,experts=4`.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -230,12 +236,16 @@ class Evidence:
     published_dtype: str = ""
     unmet_need: str = ""
     isolation: str = ""
+    picked: tuple[int, ...] = ()
+    slice: str = ""
 
 
 FINGERPRINT = "reference_fingerprint"
 """Key in `figures`: one number that represents Hugging Face's own output for the inputs."""
 NOT_ISOLATED = "none: "
 """How `Evidence.isolation` begins where the subject could have reached the judge; the reason follows."""
+REPEATED = "failed with compiled code of earlier runs, so it was repeated without: "
+"""Prefix of a note of a test that a stale compile cache could have failed; what came of it follows."""
 NOT_COVERED = "not covered: "
 """Prefix of a value in `coverage` that says what the inputs did not reach."""
 

@@ -43,6 +43,7 @@ class Settings:
     These are `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`, the variables `HUB_TESTS_…`, and the limits.
     `store_url` is a remote store that is read through into `cache`; with `uploads` what it lacks is written there.
     `shared_environments` holds what others build: looked at first, never written.
+    Without `compile_cache` (`HUB_TESTS_COMPILE_CACHE`) compiled code is not kept.
     """
 
     cache: Path
@@ -54,6 +55,7 @@ class Settings:
     network: NetworkLimits = NetworkLimits()
     store_url: str | None = None
     uploads: bool = False
+    compile_cache: Path | None = None
 
     @property
     def environments_root(self) -> Path:
@@ -73,11 +75,17 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
         endpoint=_read_endpoint(environ),
         token=environ.get("HF_TOKEN") or None,
         offline=environ.get("HF_HUB_OFFLINE", "").strip().lower() in TRUE,
-        environments=_read_directory(environ, "HUB_TESTS_ENVIRONMENTS"),
-        shared_environments=_read_directory(environ, "HUB_TESTS_SHARED_ENVIRONMENTS"),
+        environments=_read_path(environ, "HUB_TESTS_ENVIRONMENTS"),
+        shared_environments=_read_path(environ, "HUB_TESTS_SHARED_ENVIRONMENTS"),
+        compile_cache=_read_path(environ, "HUB_TESTS_COMPILE_CACHE"),
         network=_read_limits(environ),
         store_url=environ.get("HUB_TESTS_STORE_URL") or None,
     )
+
+
+def _read_path(environ: Mapping[str, str], name: str) -> Path | None:
+    chosen = environ.get(name)
+    return Path(chosen).expanduser() if chosen else None
 
 
 def _read_limits(environ: Mapping[str, str]) -> NetworkLimits:
@@ -104,10 +112,6 @@ def _read_endpoint(environ: Mapping[str, str]) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise RequestError(f"HF_ENDPOINT={endpoint[:200]}: expected a URL like {DEFAULT_ENDPOINT}")
     return endpoint
-
-
-def _read_directory(environ: Mapping[str, str], name: str) -> Path | None:
-    return Path(chosen).expanduser() if (chosen := environ.get(name)) else None
 
 
 def _read_cache(environ: Mapping[str, str]) -> Path:

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from ci.devices import default_device
-from ci.errors import GatedError, HubTestsError, InfrastructureError, SubjectError
+from ci.errors import GatedError, HubTestsError, InfrastructureError, NotTruncatableError, SubjectError
 from ci.evidence import NOT_ISOLATED, Evidence, FailureClass, Step
 from ci.hub.fetch import Checkpoint, FetchRequest, fetch
-from ci.subjects.base import ConvertRequest, ConvertResult, Description, ExportRequest, Subject
+from ci.models import override_part
+from ci.subjects.base import ConvertRequest, ConvertResult, Description, ExportRequest, Subject, UsesCompileCache
+from ci.subjects.compile_cache import choose_compile_cache
 from ci.subjects.failure import SubjectCrashError
-from ci.subjects.registry import find_offer
+from ci.subjects.registry import find_offer, shares_interpreter
 from ci.subjects.sandbox import choose_isolation
 
 if TYPE_CHECKING:
@@ -143,6 +145,8 @@ class ModelPipeline:
                     log=logs / f"{self.model.name}-{self.subject_name}.log" if logs else None,
                     isolation=choose_isolation(self.options.isolation),
                     readable=(Path(self.fetch_checkpoint().path),),
+                    variables=self.options.read_subject_variables(),
+                    compile_cache=choose_compile_cache(self.options, self._settings),
                 )
             )
         return self._subject
@@ -160,7 +164,16 @@ class ModelPipeline:
         isolation = choose_isolation(self.options.isolation)
         if self._python is None and find_offer(self.subject_name).in_this_package:
             return "not needed: hub-tests' own code"
+        if isolation.applied and shares_interpreter(self.subject_name, self.options.subject_python):
+            return f"{NOT_ISOLATED}installed in hub-tests' own interpreter"
         return isolation.description if isolation.applied else f"{NOT_ISOLATED}{isolation.description}"
+
+    def explain_failure(self, error: Exception) -> Exception:
+        """Return why a step or a check really failed: on a disk that the subject filled, anything of ours can."""
+        from ci.subjects.worker_subject import WorkerSubject
+
+        filled = self._subject.find_disk_failure() if isinstance(self._subject, WorkerSubject) else None
+        return filled or error
 
     def describe_subject(self) -> Description:
         """Return the subject's name, version and libraries."""
@@ -178,7 +191,13 @@ class ModelPipeline:
             isolation=self.describe_isolation(),
         )
         if checkpoint := self._fetch_step.value:
-            evidence = replace(evidence, revision=checkpoint.revision, layers=checkpoint.layers)
+            evidence = replace(
+                evidence,
+                revision=checkpoint.revision,
+                layers=checkpoint.layers,
+                picked=checkpoint.picked,
+                slice=str(checkpoint.slice),
+            )
         if self._convert_step.value:
             subject = self.describe_subject()
             evidence = replace(
@@ -187,17 +206,22 @@ class ModelPipeline:
                 subject_commit=self.options.subject_commit or subject.commit,
                 libraries=dict(subject.libraries),
             )
+        started: object = self._subject
+        if isinstance(started, UsesCompileCache):
+            evidence = replace(evidence, figures=dict(started.compile_cache_figures()))
         return evidence
 
     def _fetch(self) -> Checkpoint:
         model, pinned = self.model, self._fetched
         if isinstance(pinned, HubTestsError):
             raise pinned
+        chosen = override_part(model, self.options.layers, self.options.slice)
         request = FetchRequest(
             model.model_id,
-            layers=pinned.layers if pinned else self.options.layers or model.num_layers_to_keep,
+            layers=(pinned.picked or pinned.layers) if pinned else chosen.layer_request,
             revision=pinned.revision if pinned else model.revision,
             allow_remote_code=model.trust_remote_code,
+            slice=pinned.slice if pinned else chosen.slice,
         )
         checkpoint = fetch(request, self._settings)
         if pinned and pinned.manifest_sha256 != checkpoint.manifest_sha256:
@@ -288,13 +312,15 @@ def classify_failure(error: BaseException) -> FailureClass:
     No failure of the Hub, the disk or the request blames the subject.
     """
     if isinstance(error, StepFailedError):
-        if error.step == "test_download_and_truncate" and not isinstance(error.error, GatedError):
-            return "hub_unavailable" if isinstance(error.error, HubTestsError) else "other"
+        if error.step == "test_download_and_truncate" and isinstance(error.error, InfrastructureError):
+            return "hub_unavailable"
         return classify_failure(error.error)
     if isinstance(error, SubjectError):
         return _SUBJECT_CLASSES.get(error.failure, "other")
     if isinstance(error, GatedError):
         return "gated"
+    if isinstance(error, NotTruncatableError):
+        return "not_truncatable"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out_of_memory"
     return "environment" if isinstance(error, HubTestsError) else "other"

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from ci.hub.byte_plan import BytePlan
     from ci.hub.fetch import Checkpoint
     from ci.hub.inventory import StoreEntry
     from ci.hub.progress import Progress
@@ -28,7 +29,7 @@ def make_models_table(models: Sequence[HubModel]) -> Table:
             model.name,
             model.model_id + gated,
             model.checkpoint_format,
-            str(model.num_layers_to_keep),
+            model.part,
             " ".join(model.groups),
         )
     return table
@@ -41,8 +42,25 @@ def make_checkpoints_table(checkpoints: Mapping[str, Checkpoint]) -> Table:
     for name, c in checkpoints.items():
         moved = "hit" if c.cache == "hit" else format_size(c.bytes_fetched)
         layers, unverified = f"{c.layers} of {c.layers_upstream}", len(c.not_verified_upstream)
+        layers += f" ({', '.join(map(str, c.picked))})" if c.picked else ""
+        layers += f", {c.slice}" if str(c.slice) else ""
         figures = (format_size(c.bytes_kept), moved, str(c.requests), f"{c.seconds:.1f}")
         table.add_row(name, c.revision[:12], layers, *figures, str(unverified) if unverified else "-")
+    return table
+
+
+def make_bytes_table(plans: Sequence[BytePlan]) -> Table:
+    """Make the table of what each model would download: whole, its layers, and their slice."""
+    table = _make_table("model", "layers", "slice", "whole", "layers only", "to fetch", "read to know")
+    for plan in plans:
+        if plan.problem:
+            table.add_row(plan.name, "-", plan.slice, "-", "-", plan.problem, "-")
+            continue
+        layers = f"{plan.layers or 'auto'} of {plan.layers_upstream}"
+        sizes = (format_size(size) for size in (plan.whole, plan.kept, plan.sliced, plan.received))
+        table.add_row(plan.name, layers, plan.slice or "-", *sizes)
+    totals = (format_size(sum(getattr(plan, key) for plan in plans)) for key in ("whole", "kept", "sliced", "received"))
+    table.add_row("all", "", "", *totals)
     return table
 
 

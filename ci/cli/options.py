@@ -27,7 +27,18 @@ Models = Annotated[
 JsonFlag = Annotated[bool, typer.Option("--json", help="print the answer as JSON")]
 Registry = Annotated[Path | None, typer.Option(help="another models.toml")]
 Layers = Annotated[
-    str | None, typer.Option(help="layers to keep: a number, or auto; default: the registry's", metavar="N|auto")
+    str | None,
+    typer.Option(
+        help="layers to keep: a number, auto, or indices from 0 like 0,3; default: the registry's", metavar="N|auto|I,J"
+    ),
+]
+SliceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--slice",
+        help="keep the first V rows of the vocabulary, E experts; default: the registry's",
+        metavar="vocab=V,experts=E",
+    ),
 ]
 CacheDir = Annotated[
     Path | None,

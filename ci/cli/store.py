@@ -30,6 +30,7 @@ def fetch(
         typer.Argument(help="registry names, patterns, @groups, or Hub ids like org/name", metavar="MODEL…"),
     ] = None,
     layers: options.Layers = None,
+    part: options.SliceOption = None,
     revision: Annotated[str | None, typer.Option(help="branch, tag or commit of the Hub repository")] = None,
     planned: Annotated[
         bool, typer.Option("--planned", help="fetch the entries of $HUB_TESTS_PLAN, and write job outputs")
@@ -41,6 +42,7 @@ def fetch(
 ) -> None:
     """Fetch truncated checkpoints of Hub models into the store."""
     from ci.checkpoints import fetch_checkpoints, format_checkpoints
+    from ci.hub.slices import parse_slice
     from ci.run_options import parse_layers
     from ci.terminal import fetch_progress, make_checkpoints_table
 
@@ -50,10 +52,10 @@ def fetch(
         models = tuple(entry.model for entry in options.plan(call).entries)
     else:
         models = _with_revision(_select_fetchable(names or [], registry), revision)
-    kept_layers = parse_layers(layers) if layers else None
+    kept_layers, wanted = parse_layers(layers) if layers else None, parse_slice(part) if part else None
     settings = replace(options.settings(call, cache, store_url), uploads=True)
     with fetch_progress() as progress:
-        results = fetch_checkpoints(models, settings, layers=kept_layers, progress=progress)
+        results = fetch_checkpoints(models, settings, layers=kept_layers, part=wanted, progress=progress)
     fetched = results.checkpoints
     if planned:
         _hand_over(call, results, settings.cache)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from ci.cli import options
+from ci.errors import RequestError
 
 
 def gate(
@@ -41,8 +42,19 @@ def start(
 
 def plan(
     call: typer.Context,
-    event_name: Annotated[str, typer.Option(help="issue_comment, workflow_dispatch, schedule or merge_group")],
-    event_path: Annotated[Path, typer.Option(help="file with the event's payload")],
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="with --bytes: registry names, patterns, @groups; default: all", metavar="MODEL…"),
+    ] = None,
+    event_name: Annotated[
+        str | None, typer.Option(help="issue_comment, workflow_dispatch, schedule or merge_group")
+    ] = None,
+    event_path: Annotated[Path | None, typer.Option(help="file with the event's payload")] = None,
+    as_bytes: Annotated[
+        bool, typer.Option("--bytes", help="instead: what each model would download, from headers alone")
+    ] = False,
+    layers: options.Layers = None,
+    part: options.SliceOption = None,
     registry: options.Registry = None,
     environment: Annotated[
         str | None, typer.Option(help="what the subject runs in: a name, or a TOML file below --caller")
@@ -52,6 +64,18 @@ def plan(
     as_json: options.JsonFlag = False,
 ) -> None:
     """Make the plan of an event: models, commit, and the tests that must report."""
+    if as_bytes:
+        from ci.terminal import make_bytes_table
+        from ci.verbs.plan_bytes import plan_registry_bytes
+
+        plans = plan_registry_bytes(names or ["*"], registry, options.settings(call), layers=layers, part=part)
+        if as_json:
+            options.answer(list(plans), "", as_json=True)
+        else:
+            options.show(make_bytes_table(plans))
+        return
+    if event_name is None or event_path is None or names or layers or part:
+        raise RequestError("plan needs --event-name and --event-path; MODEL, --layers and --slice go with --bytes")
     from ci.records import to_json
     from ci.verbs.plan import plan_event, read_environment
 
@@ -59,8 +83,8 @@ def plan(
     made = plan_event(options.context(call), event_name, event_path, registry, planned)
     if out:
         out.write_text(to_json(made, indent=2), encoding="utf-8")
-    names = ", ".join(entry.name for entry in made.entries)
-    options.answer(made, f"{len(made.entries)} entries at {made.request.sha}: {names}", as_json=as_json)
+    listed = ", ".join(entry.name for entry in made.entries)
+    options.answer(made, f"{len(made.entries)} entries at {made.request.sha}: {listed}", as_json=as_json)
 
 
 def pack(
@@ -113,8 +137,7 @@ def admit(
         run_id=context.run_id,
     )
     if output := context.output_path:
-        values = {"subject": admission.subject, "subject-path": admission.path, "environment": admission.environment}
-        write_outputs(output, values)
+        write_outputs(output, {"subject": admission.subject, "environment": admission.environment})
     options.answer(
         admission, f"{entry} at {admission.sha}: checkout and checkpoint are what was planned", as_json=as_json
     )

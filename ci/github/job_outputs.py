@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ci.checkpoints import CHECKPOINTS_JSON, FetchResults, write_checkpoints
-from ci.errors import GatedError, InfrastructureError, RequestError
+from ci.errors import GatedError, InfrastructureError, NotTruncatableError, RequestError
 from ci.hub.checkpoint_files import find_content_problems
 from ci.hub.fetch import Checkpoint
 from ci.hub.manifest import MANIFEST, read_manifest
@@ -86,6 +86,8 @@ def classify_fetch_error(error: Exception) -> FailureClass:
     """
     if isinstance(error, GatedError):
         return "gated"
+    if isinstance(error, NotTruncatableError):
+        return "not_truncatable"
     return "hub_unavailable" if isinstance(error, InfrastructureError) else "environment"
 
 
@@ -117,7 +119,11 @@ def write_run_files(plan: Plan, entry: str, checkpoint: Checkpoint, out: Path) -
         raise RequestError(f"'{entry}' is not in the plan; the plan has {', '.join(e.name for e in plan.entries)}")
     out.mkdir(parents=True, exist_ok=True)
     model = {key: value for key, value in to_dict(planned.model).items() if value is not None and key != "name"}
+    part = {key: value for key, value in model.pop("slice").items() if value is not None}
     model |= {"revision": checkpoint.revision, "num_layers_to_keep": checkpoint.layers}
+    model |= {"slice": part} if part else {}
+    if not model["layers"]:
+        del model["layers"]
     checkpoints_path, registry_path = out / CHECKPOINTS_JSON, out / "models.toml"
     write_checkpoints(FetchResults({entry: checkpoint}), checkpoints_path)
     registry_path.write_text(_format_toml(entry, model), encoding="utf-8")

@@ -87,6 +87,17 @@ def choose_scope(request: RunRequest) -> Literal["pull-requests", "main"]:
     return "pull-requests" if request.pull_request or request.trigger == "merge_group" else "main"
 
 
+def may_fill_compile_cache(event: Event, request: RunRequest) -> bool:
+    """Return whether what a run compiles may be kept for other runs: only of the subject's default branch.
+
+    Any other commit, a pull request's for one, could leave code that the next run would load.
+    """
+    from_default_branch = isinstance(event, ScheduleEvent) or (
+        isinstance(event, DispatchEvent) and event.ref == f"refs/heads/{event.default_branch}"
+    )
+    return from_default_branch and not (request.pull_request or request.subject_ref)
+
+
 def is_allowed(login: str, allowed_logins: tuple[str, ...]) -> bool:
     """Return whether the repository's list lets this writer start runs; without a list every writer may."""
     return not allowed_logins or login.casefold() in {allowed.casefold() for allowed in allowed_logins}

@@ -90,7 +90,7 @@ def _describe_directory(
     name = strip_unique(paths.lease_name(path))
     model, _, key = name.partition("@")
     commit, _, rest = key.partition("-r")
-    layers = rest.partition("-L")[2].removesuffix("-code")
+    layers = rest.partition("-L")[2].partition("-")[0]
     other: EntryState = "partial" if path.parent == paths.partial else "quarantined"
     state, problems = check_directory(path, check) if check else (other, ())
     holder = paths.find_holder(path)

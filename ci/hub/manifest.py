@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ci.errors import InfrastructureError
+from ci.hub.slices import WHOLE, Slice
 from ci.records import read_json, to_json
 
 if TYPE_CHECKING:
@@ -72,6 +73,9 @@ class Manifest:
     `layers` of `layers_upstream` are kept. `sources` are the upstream files that tensors come from, with the digests of
     the Hub's listing. `files` are the directory's own, except this one. `notes` are lines for people. The bytes from
     the sources in `not_verified_upstream` were compared with no digest of the Hub, because it publishes none for parts.
+    `dropped` names the modules whose tensors were left out although they are in no dropped layer. `picked` are the
+    upstream indices of chosen layers, empty where the first ones are kept; `slice` is the kept part of vocabulary and
+    experts.
     """
 
     schema: int
@@ -87,6 +91,9 @@ class Manifest:
     files: Mapping[str, FileEntry]
     notes: tuple[str, ...] = ()
     not_verified_upstream: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    picked: tuple[int, ...] = ()
+    slice: Slice = WHOLE
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

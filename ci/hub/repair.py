@@ -76,7 +76,8 @@ def _fetch_again(
         _mark_repaired(path)
         return Repair(name, str(path), "not fetched again", f"{detail}; another version of hub-tests made it")
     key = parsed[0]
-    request = FetchRequest(key.model_id, key.layers, key.commit, key.remote_code)
+    layers = key.picked or key.layers
+    request = FetchRequest(key.model_id, layers, key.commit, key.remote_code, key.slice)
     tick = None if progress is None else lambda state: progress(key.model_id, state)
     try:
         if Store(settings.cache).find(key) is None:

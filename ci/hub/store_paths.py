@@ -1,7 +1,8 @@
 """The layout of a store, which directories are in use, and how a directory is removed.
 
     <root>/CACHEDIR.TAG
-    <root>/checkpoints/<owner>--<name>/<commit>-r<rules>-L<layers>[-code]/   complete: hub-tests.json is inside
+    <root>/checkpoints/<owner>--<name>/<commit>-r<rules>-L<layers>[-P…][-V…][-E…][-code]/
+                                                                              complete: hub-tests.json is inside
     <root>/partial/<owner>--<name>@<key>.<unique>/                            of a running or interrupted fetch
     <root>/quarantine/<owner>--<name>@<key>.<unique>/                         damaged, kept to find the cause
     <root>/trash/…                                                            being removed
@@ -26,8 +27,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from ci.errors import RequestError
 from ci.hub import lease
+from ci.hub.config_numbers import MAX_LAYERS
 from ci.hub.manifest import RULES_VERSION, Manifest
+from ci.hub.slices import WHOLE, Slice
 
 FETCH_TIMEOUT = 600.0
 """Seconds without a renewed lease after which a fetch on this machine counts as dead, because it was stopped."""
@@ -40,24 +44,35 @@ HOLD_SILENCE = 600.0
 
 
 _CHECKPOINT_NAME = re.compile(
-    r"(?P<model>[^@]+)@(?P<commit>[0-9a-f]{40})-r(?P<rules>\d{1,9})-L(?P<layers>\d{1,9})(?P<code>-code)?"
+    r"(?P<model>[^@]+)@(?P<commit>[0-9a-f]{40})-r(?P<rules>\d{1,9})-L(?P<layers>\d{1,9})"
+    r"(?:-P(?P<picked>\d{1,9}(?:[_~]\d{1,9})*))?(?:-V(?P<vocab>\d{1,9}))?(?:-E(?P<experts>\d{1,9}))?(?P<code>-code)?"
 )
+MAX_PICKED = 120
+"""Characters of chosen layers in a directory's name."""
 
 
 @dataclass(frozen=True)
 class CheckpointKey:
-    """The values that decide every byte of a checkpoint, together with RULES_VERSION."""
+    """The values that decide every byte of a checkpoint, together with RULES_VERSION.
+
+    `picked` are the indices of chosen layers; empty where the first ones are kept.
+    """
 
     model_id: str
     commit: str
     layers: int
     remote_code: bool = False
+    picked: tuple[int, ...] = ()
+    slice: Slice = WHOLE
 
     @property
     def name(self) -> str:
         """Name of the checkpoint's directory."""
-        code = "-code" if self.remote_code else ""
-        return f"{self.commit}-r{RULES_VERSION}-L{self.layers}{code}"
+        parts = [f"{self.commit}-r{RULES_VERSION}-L{self.layers}"]
+        parts += [f"P{format_picked(self.picked)}"] if self.picked else []
+        parts += [f"V{self.slice.vocab}"] if self.slice.vocab else []
+        parts += [f"E{self.slice.experts}"] if self.slice.experts else []
+        return "-".join([*parts, *(["code"] if self.remote_code else [])])
 
 
 @dataclass(frozen=True)
@@ -182,8 +197,9 @@ class StorePaths:
 
 def is_manifest_of(manifest: Manifest, key: CheckpointKey) -> bool:
     """Return whether a manifest is of `key`, made by the rules of this version."""
-    actual = (manifest.model_id, manifest.commit, manifest.layers, manifest.rules, manifest.remote_code)
-    return actual == (key.model_id, key.commit, key.layers, RULES_VERSION, key.remote_code)
+    m = manifest
+    made = CheckpointKey(m.model_id, m.commit, m.layers, m.remote_code, m.picked, m.slice)
+    return made == key and m.rules == RULES_VERSION
 
 
 def parse_checkpoint_name(name: str) -> tuple[CheckpointKey, int] | None:
@@ -191,8 +207,38 @@ def parse_checkpoint_name(name: str) -> tuple[CheckpointKey, int] | None:
     match = _CHECKPOINT_NAME.fullmatch(name)
     if match is None:
         return None
-    key = CheckpointKey(decode_model_id(match["model"]), match["commit"], int(match["layers"]), bool(match["code"]))
-    return key, int(match["rules"])
+    part = Slice(int(match["vocab"] or 0) or None, int(match["experts"] or 0) or None)
+    picked = parse_picked(match["picked"] or "")
+    model, commit, layers, code = decode_model_id(match["model"]), match["commit"], int(match["layers"]), match["code"]
+    return CheckpointKey(model, commit, layers, bool(code), picked, part), int(match["rules"])
+
+
+def format_picked(layers: tuple[int, ...]) -> str:
+    """Format chosen layers, in order, for a name: `0_3~5` for 0, 3, 4, 5.
+
+    Raises RequestError where they do not fit into the name of a directory.
+    """
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    listed = "_".join(f"{run[0]}~{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    if len(listed) > MAX_PICKED:
+        raise RequestError(f"layers {str(layers)[:60]}…: choose fewer separate layers; their list names a directory")
+    return listed
+
+
+def parse_picked(text: str) -> tuple[int, ...]:
+    """Read what `format_picked` wrote; a run of more than a few thousand layers is none."""
+    layers: list[int] = []
+    for run in filter(None, text.split("_")):
+        first, _, last = run.partition("~")
+        if int(last or first) - int(first) > MAX_LAYERS:
+            return ()
+        layers += range(int(first), int(last or first) + 1)
+    return tuple(layers)
 
 
 def encode_model_id(model_id: str) -> str:

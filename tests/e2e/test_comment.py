@@ -33,6 +33,7 @@ def reactions(scene: Scene) -> list[str]:
 
 def test_a_writer_starts_a_run_and_reads_its_result(scene: Scene) -> None:
     scene.prepare("smollm2")
+    scene.host.variables["HUB_TESTS_COMPILE_CACHE"] = "/srv/compiled"
     outcome = say(scene, "/run-hub-tests smollm2\nthanks!")
     jobs = ("gate", "start", "plan", "watch-fetch", "fetch", "watch", "test smollm2", "report")
     assert outcome.jobs.keys() == {*jobs, "conclude"}, outcome.log
@@ -50,6 +51,7 @@ def test_a_writer_starts_a_run_and_reads_its_result(scene: Scene) -> None:
     ]
     assert (scene.host.root / "store/pull-requests/checkpoints").is_dir()
     assert not (scene.host.root / "store/main").exists()
+    assert (scene.host.root / "compile-cache.txt").read_text() == "smollm2 reads /srv/compiled\n"
 
 
 def test_every_way_to_fail_has_its_own_label(scene: Scene) -> None:

@@ -148,7 +148,7 @@ def test_positions(pipeline: ModelPipeline, record: Any, fast_llm_path: Path) ->
 
 @pytest.mark.deep
 def test_gradients(pipeline: ModelPipeline, record: Any, fast_llm_path: Path) -> None:
-    """Each parameter's gradient equals Hugging Face's; a subject that cannot train does not pass."""
+    """Each parameter's gradient equals Hugging Face's; where a subject's offer has none, it did not run."""
     with record() as note:
         evidence = pipeline.start_evidence("test_gradients")
         try:

@@ -34,8 +34,11 @@ ROOT = Path(__file__).parents[3]
 
 def run_inside(code: str, *, readable: tuple[Path, ...] = (), writable: tuple[Path, ...] = ()) -> str:
     """Run Python code in a sandbox and return what it printed."""
+    return run_policy(code, SandboxPolicy((*interpreter_directories(Path(sys.executable)), *readable), writable))
+
+
+def run_policy(code: str, policy: SandboxPolicy) -> str:
     python = Path(sys.executable)
-    policy = SandboxPolicy((*interpreter_directories(python), *readable), writable)
     command = sandbox_command(ISOLATION, policy, [str(python), "-I", "-c", code], {"PATH": "/usr/bin:/bin"})
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -131,6 +134,29 @@ def test_it_sees_only_the_directories_of_its_policy(tmp_path: Path) -> None:
     assert run_inside(attempt(f"open('{tmp_path}/readable/file', 'w')"), **binds) in ("OSError", "PermissionError")
     assert run_inside(attempt(f"open('{tmp_path}/writable/new', 'w')"), **binds) == "done"
     assert sorted(path.name for path in (tmp_path / "readable").iterdir()) == ["file"]
+
+
+@live
+def test_a_directory_can_have_another_path_inside(tmp_path: Path) -> None:
+    """It is written under the inner path, and cannot be replaced there; the outer one is not there."""
+    for path in (tmp_path, *tmp_path.parents):
+        if path.is_relative_to("/tmp") and path != Path("/tmp"):
+            path.chmod(0o755)
+    directory = tmp_path / "outside"
+    directory.mkdir()
+    sandbox.make_accessible(ISOLATION, directory)
+    code = (
+        f"import os; open('/tmp/inside/file', 'w').write('x'); print(os.path.exists({str(directory)!r}))\n"
+        + attempt("os.rename('/tmp/inside', '/tmp/other')")
+        + "\n"
+        + attempt("os.rmdir('/tmp/inside')")
+    )
+    readable = interpreter_directories(Path(sys.executable))
+    said = run_policy(code, SandboxPolicy(readable, placed=((directory, "/tmp/inside"),)))
+    assert said.split()[0] == "False"
+    assert "done" not in said
+    assert said.count("Error") == 2
+    assert (directory / "file").read_text() == "x"
 
 
 @live
