@@ -42,8 +42,8 @@ class Settings:
 
     These are `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`, the variables `HUB_TESTS_…`, and the limits.
     `store_url` is a remote store that is read through into `cache`; with `uploads` what it lacks is written there.
-    `shared_environments` holds what others build: looked at first, never written.
     Without `compile_cache` (`HUB_TESTS_COMPILE_CACHE`) compiled code is not kept.
+    `shared_environments` holds what others build: looked at first, never written.
     """
 
     cache: Path
@@ -76,8 +76,8 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
         token=environ.get("HF_TOKEN") or None,
         offline=environ.get("HF_HUB_OFFLINE", "").strip().lower() in TRUE,
         environments=_read_path(environ, "HUB_TESTS_ENVIRONMENTS"),
-        shared_environments=_read_path(environ, "HUB_TESTS_SHARED_ENVIRONMENTS"),
         compile_cache=_read_path(environ, "HUB_TESTS_COMPILE_CACHE"),
+        shared_environments=_read_path(environ, "HUB_TESTS_SHARED_ENVIRONMENTS"),
         network=_read_limits(environ),
         store_url=environ.get("HUB_TESTS_STORE_URL") or None,
     )

@@ -135,6 +135,7 @@ def admit(
         out=out,
         store_url=settings.store_url,
         run_id=context.run_id,
+        environ=options.environ(call),
     )
     if output := context.output_path:
         write_outputs(output, {"subject": admission.subject, "environment": admission.environment})

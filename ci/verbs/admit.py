@@ -14,9 +14,12 @@ from ci.hub.read_through import copy_from_remote
 from ci.hub.remote_store import RemoteStore
 from ci.hub.store import Store
 from ci.hub.store_paths import StorePaths, parse_checkpoint_name
+from ci.judge_environment import find_system_program, make_git_environment
 from ci.subjects.registry import SubjectName, find_offer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ci.github.job_outputs import FetchOutputs
     from ci.plan import Plan
 
@@ -49,6 +52,7 @@ def admit_entry(
     subject: Path,
     store: Path,
     out: Path,
+    environ: Mapping[str, str],
     store_url: str | None = None,
     run_id: int | None = None,
 ) -> Admission:
@@ -57,7 +61,7 @@ def admit_entry(
     With `store_url` the checkpoint is copied from there first. Where the store can be written, the checkpoint is held
     for the run. Raises RequestError for another commit than the planned one, InfrastructureError for the checkpoint.
     """
-    sha = read_head_commit(subject)
+    sha = read_head_commit(subject, environ)
     if sha != plan.request.sha:
         raise RequestError(f"{subject}: is at {sha}, the plan has {plan.request.sha}: nothing of it was run")
     if store_url:
@@ -104,12 +108,18 @@ def copy_planned_checkpoint(outputs: FetchOutputs, entry: str, store: Path, stor
         )
 
 
-def read_head_commit(checkout: Path) -> str:
+def read_head_commit(checkout: Path, environ: Mapping[str, str]) -> str:
     """Read the commit of a git checkout without using its hooks, filters or configuration."""
-    command = ["git", "-C", str(checkout), "-c", "core.fsmonitor=false", "rev-parse", "--verify", "HEAD^{commit}"]
+    git = find_system_program("git")
+    command = [git, "-C", str(checkout), "-c", "core.fsmonitor=false", "rev-parse", "--verify", "HEAD^{commit}"]
     try:
         done = subprocess.run(  # noqa: S603
-            command, capture_output=True, text=True, check=True, timeout=GIT_TIMEOUT
+            command,
+            env=make_git_environment(environ),
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=GIT_TIMEOUT,
         )
     except subprocess.CalledProcessError as error:
         raise RequestError(f"{checkout}: not a git checkout: {error.stderr.strip()[:200]}") from None

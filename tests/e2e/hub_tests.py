@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+sys.path.insert(0, str(Path(__file__).parents[2]))  # not by PYTHONPATH: hub-tests would restart without it
+
 from ci.__main__ import main
 
 

@@ -70,7 +70,7 @@ def test_the_commit_arrives_as_it_was_without_its_history(checkout: Path, event:
     pack, target, sha = tmp_path / "subject.pack", tmp_path / "subject", head(checkout)
     tree = pack_subject(planned(sha), checkout, pack, event, PATH)
     assert unpack_subject(pack, sha, target, PATH) == tree == git(checkout, "rev-parse", "HEAD^{tree}")
-    assert read_head_commit(target) == sha
+    assert read_head_commit(target, os.environ) == sha
     assert git(target, "status", "--porcelain") == ""
     assert {path.name for path in target.iterdir()} == {path.name for path in checkout.iterdir()}
     assert (target / "run.sh").stat().st_mode & 0o111
@@ -85,7 +85,7 @@ def test_a_checkout_of_the_workflows_depth_is_enough(checkout: Path, event: Path
     git(tmp_path, "clone", "--quiet", "--depth=1", f"file://{checkout}", str(shallow))
     pack_subject(planned(sha), shallow, pack, event, PATH)
     unpack_subject(pack, sha, tmp_path / "subject", PATH)
-    assert read_head_commit(tmp_path / "subject") == sha
+    assert read_head_commit(tmp_path / "subject", os.environ) == sha
 
 
 def test_another_commit_in_its_place_is_refused(checkout: Path, event: Path, tmp_path: Path) -> None:
