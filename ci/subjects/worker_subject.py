@@ -34,6 +34,7 @@ from ci.subjects.failure import (
     ERRORS,
     Failure,
     SubjectCrashError,
+    SubjectOutOfMemoryError,
     SubjectProtocolError,
     SubjectTimeoutError,
     to_one_line,
@@ -180,14 +181,14 @@ class WorkerSubject:
         return self._compiled.figures if self._compiled else {}
 
     def _try_twice(self, call: Callable[[], Result], target: str | None = None) -> Result:
-        """Make a call, once more without code of earlier runs where it fails with it.
+        """Make a call, once more without code of earlier runs where it fails with it, other than for want of memory.
 
         `target` is what the call writes.
         """
         try:
             return call()
-        except UnsupportedError:
-            raise
+        except (UnsupportedError, SubjectOutOfMemoryError):
+            raise  # no compiled code is the cause
         except SubjectError:
             if not self.drop_compile_cache():
                 raise
