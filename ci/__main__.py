@@ -45,6 +45,7 @@ IN_A_WORKFLOW: tuple[Callable[..., None], ...] = (
     workflow.gate,
     workflow.start,
     workflow.plan,
+    workflow.pack,
     workflow.admit,
     workflow.watch,
     workflow.report,

@@ -32,6 +32,7 @@ class Admission:
     """An entry that may run now: the commit that is checked out, and the files that pin `hub-tests run` to both.
 
     `path` goes onto the subject's import path: the checkout if the reference itself is under test, else "".
+    `environment` is a name that hub-tests knows, or a file.
     """
 
     entry: str
@@ -40,6 +41,7 @@ class Admission:
     path: str
     checkpoints: str
     registry: str
+    environment: str
 
 
 def admit_entry(
@@ -70,7 +72,17 @@ def admit_entry(
     checkpoints, registry = write_run_files(plan, entry, checkpoint, out)
     name = plan.request.subject
     path = str(subject) if find_offer(name).in_this_package else ""
-    return Admission(entry, sha, name, path, str(checkpoints), str(registry))
+    return Admission(entry, sha, name, path, str(checkpoints), str(registry), write_environment(plan, out))
+
+
+def write_environment(plan: Plan, out: Path) -> str:
+    """Return the planned environment's name, or the file of the caller's description below `out`."""
+    planned = plan.environment
+    if planned is None or not planned.text:
+        return planned.name if planned else plan.request.subject
+    path = out / f"{planned.name}.toml"
+    path.write_text(planned.text, encoding="utf-8")
+    return str(path)
 
 
 def copy_planned_checkpoint(outputs: FetchOutputs, entry: str, store: Path, store_url: str) -> None:

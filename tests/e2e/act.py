@@ -198,7 +198,7 @@ class WorkflowHost:
 def job_name(said: Mapping[str, Any]) -> str:
     """The job's name as GitHub's API would have it, less the names of calling jobs."""
     entry = (said.get("matrix") or {}).get("name")
-    return f"test {entry}" if entry else str(said["jobID"])
+    return f"{said['jobID']} {entry}" if entry else str(said["jobID"])
 
 
 def used() -> list[tuple[str, str]]:

@@ -33,6 +33,8 @@ MODELS = {
     "Qwen/Qwen2.5-0.5B": "Qwen/Qwen2.5-0.5B",
 }
 REGISTRY = "hub-models.toml"
+ENVIRONMENT = "hub-environment.toml"
+OUR_ENVIRONMENT = 'name = "ours"\npython = ">=3.11"\nrequirements = ["numpy"]\n'
 OURS = """[ours]
 model_id = "HuggingFaceTB/SmolLM2-135M"
 checkpoint_format = "llama"
@@ -146,11 +148,13 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Repositories:
     git(work, "init", "--quiet", "--initial-branch=main")
     (work / LOCK).write_text("# No index on this machine: what the tests have is installed already.\n")
     (work / REGISTRY).write_text(OURS)
+    (work / ENVIRONMENT).write_text(OUR_ENVIRONMENT)
     main = commit(work, "as it is")
     git(root, "clone", "--quiet", "--bare", str(work), "service.git")
     git(work, "checkout", "--quiet", "-b", "feature")
     (work / "README.md").write_text("A change of words.\n")
     (work / REGISTRY).write_text(THEIRS)
+    (work / ENVIRONMENT).write_text(OUR_ENVIRONMENT.replace("numpy", "mallorys-package"))
     head = commit(work, "change words")
     git(work, "checkout", "--quiet", "-b", "broken")
     swap_gate_and_up(work / "ci/subjects/reference/convert.py")

@@ -13,8 +13,8 @@ from ci.github.job_outputs import FetchOutputs, make_fetch_outputs, verify_check
 from ci.hub.fetch import Checkpoint
 from ci.hub.remote_store import RemoteStore
 from ci.hub.store import Store
-from ci.plan import RunRequest, make_plan
-from ci.verbs.admit import admit_entry, copy_planned_checkpoint, read_head_commit
+from ci.plan import PlannedEnvironment, RunRequest, make_plan
+from ci.verbs.admit import admit_entry, copy_planned_checkpoint, read_head_commit, write_environment
 from ci.verbs.fetch import hold_for_run
 from tests.ci.hub.checkpoints import KEY, add
 from tests.ci.report import samples
@@ -42,6 +42,22 @@ def test_only_the_planned_commit_is_admitted(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="not a git checkout"):
         read_head_commit(tmp_path / "nowhere", os.environ)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        (None, "reference"),
+        (PlannedEnvironment("fast_llm"), "fast_llm"),
+        (PlannedEnvironment("theirs", "requirements = []\n"), "theirs.toml"),
+    ],
+)
+def test_the_environment_is_the_plans(environment: PlannedEnvironment | None, expected: str, tmp_path: Path) -> None:
+    made = replace(make_plan(RunRequest(models=("smollm2",)), samples.MODELS), environment=environment)
+    written = write_environment(made, tmp_path)
+    assert written == (str(tmp_path / expected) if expected.endswith(".toml") else expected)
+    if environment and environment.text:
+        assert (tmp_path / expected).read_text() == environment.text
 
 
 def test_neither_a_git_on_the_path_nor_one_of_its_variables_answers_for_the_checkout(tmp_path: Path) -> None:
