@@ -173,7 +173,6 @@ LOCATIONS = [
     "https://a b/\x01",
     "ftp://host/x",
     "",
-    "\\",
 ]
 
 
