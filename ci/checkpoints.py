@@ -1,25 +1,31 @@
 """The checkpoints of a run: fetched for several models, and kept in `checkpoints.json`.
 
 The file is a JSON list. A fetched model has the keys of `ci.hub.fetch.Checkpoint` and its registry `name`; a model that
-could not be fetched has `name`, `gated` and `error`. `hub-tests fetch --json` prints the same list.
+could not be fetched has `name`, `gated` and `error`, and says so where the request or a limit of hub-tests is the
+cause. `hub-tests fetch --json` prints the same list.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
-from ci.errors import GatedError, HubTestsError, InfrastructureError, RequestError
+from ci.errors import GatedError, HubTestsError, InfrastructureError, NotTruncatableError, RequestError
 from ci.hub.fetch import Checkpoint, FetchRequest, fetch
+from ci.models import override_part
 from ci.records import read_dict, to_dict
+from ci.settings import NETWORK_BOUNDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from ci.hub.layers import LayerRequest
     from ci.hub.progress import Progress
+    from ci.hub.slices import Slice
     from ci.models import HubModel
     from ci.settings import Settings
 
@@ -42,22 +48,31 @@ def fetch_checkpoints(
     models: Sequence[HubModel],
     settings: Settings,
     *,
-    layers: int | Literal["auto"] | None = None,
+    layers: LayerRequest | None = None,
+    part: Slice | None = None,
     progress: Callable[[str, Progress], None] | None = None,
 ) -> FetchResults:
-    """Fetch a checkpoint for each model. An error of one does not stop the others."""
+    """Fetch a checkpoint for each model, all within one deadline. An error of one does not stop the others."""
+    ends = time.monotonic() + settings.network.deadline
     checkpoints: dict[str, Checkpoint] = {}
     errors: dict[str, HubTestsError] = {}
     for model in models:
+        chosen = override_part(model, layers, part)
         request = FetchRequest(
-            model.model_id, layers or model.num_layers_to_keep, model.revision, model.trust_remote_code
+            model.model_id, chosen.layer_request, model.revision, model.trust_remote_code, chosen.slice
         )
         tick = None if progress is None else lambda state, name=model.name: progress(name, state)
         try:
-            checkpoints[model.name] = fetch(request, settings, progress=tick)
+            checkpoints[model.name] = fetch(request, _set_deadline(settings, ends), progress=tick)
         except HubTestsError as error:
             errors[model.name] = error
     return FetchResults(checkpoints, errors)
+
+
+def _set_deadline(settings: Settings, ends: float) -> Settings:
+    """Return the settings for a fetch that must end at the monotonic time `ends`."""
+    left = max(ends - time.monotonic(), NETWORK_BOUNDS["deadline"][0])
+    return replace(settings, network=replace(settings.network, deadline=left))
 
 
 def format_checkpoints(checkpoints: Mapping[str, Checkpoint]) -> str:
@@ -67,7 +82,7 @@ def format_checkpoints(checkpoints: Mapping[str, Checkpoint]) -> str:
 
 def write_checkpoints(results: FetchResults, path: Path) -> None:
     """Write `checkpoints.json`, which `--checkpoints` reads."""
-    errors = [{"name": name, "gated": isinstance(e, GatedError), "error": str(e)} for name, e in results.errors.items()]
+    errors = [_format_error(name, error) for name, error in results.errors.items()]
     path.write_text(json.dumps([*_to_rows(results.checkpoints), *errors], indent=2), encoding="utf-8")
 
 
@@ -96,6 +111,14 @@ def _to_rows(checkpoints: Mapping[str, Checkpoint]) -> list[dict[str, Any]]:
     return [{"name": name, **to_dict(checkpoint)} for name, checkpoint in checkpoints.items()]
 
 
+def _format_error(name: str, error: HubTestsError) -> dict[str, Any]:
+    limit = {"not_truncatable": True} if isinstance(error, NotTruncatableError) else {}
+    request = {"request": True} if isinstance(error, RequestError) else {}
+    return {"name": name, "gated": isinstance(error, GatedError), **limit, **request, "error": str(error)}
+
+
 def _read_error(row: Mapping[str, Any]) -> HubTestsError:
     """Return the error of a model that could not be fetched. It never blames the subject."""
-    return (GatedError if row.get("gated") else InfrastructureError)(str(row["error"]))
+    kinds = {"gated": GatedError, "not_truncatable": NotTruncatableError, "request": RequestError}
+    kind = next((kind for key, kind in kinds.items() if row.get(key)), InfrastructureError)
+    return kind(str(row["error"]))

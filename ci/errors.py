@@ -19,6 +19,10 @@ class GatedError(RequestError):
     """The repository is gated, and the token is missing or its user has no access."""
 
 
+class NotTruncatableError(RequestError):
+    """hub-tests itself cannot truncate or slice this model yet: no fault of the Hub, the model or the subject."""
+
+
 class InfrastructureError(HubTestsError):
     """The Hub, the disk, the GPU or GitHub failed, not what is under test: exit code 3."""
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from ci.phases import PhaseTime
 from ci.records import NON_FINITE, STRICT, to_json
 
 PROPERTY = "hub-tests"
@@ -37,11 +38,13 @@ FailureClass = Literal[
     "unexpected_tensor",
     "shape_mismatch",
     "config_mismatch",
+    "export_incomplete",
     "variant_did_not_run",
     "unsupported",
     "out_of_memory",
     "hub_unavailable",
     "gated",
+    "not_truncatable",
     "timeout",
     "crash",
     "collection",
@@ -57,9 +60,12 @@ FailureClass = Literal[
 "unproven" is a pass that its own records do not carry: no evidence, evidence of another test, model, subject or
 revision, a comparison that is missing, without a usable limit or beyond it, a skipped variant that could have run, or a
 suite whose exit code contradicts its results. "interrupted" is what a user or a cancelled job ended before its result.
+"not_truncatable" is a limit of hub-tests itself.
 """
 
-INFRASTRUCTURE: frozenset[str] = frozenset({"hub_unavailable", "gated", "environment", "interrupted"})
+INFRASTRUCTURE: frozenset[str] = frozenset(
+    {"hub_unavailable", "gated", "not_truncatable", "environment", "interrupted"}
+)
 
 
 @dataclass(frozen=True)
@@ -193,7 +199,11 @@ class Evidence:
     `half` is the faulty component (conversion, kernel, both, or unknown), `operation` the faulty operation in `layer`.
     `published_dtype` is the dtype that the model was published in, recorded once, by the download. `unmet_need` names
     what a variant that did not run needs and lacks here, as its subject says ("cuda", "flash-attn", …).
-    `isolation` says how the subject's code was kept apart from the judge that wrote this.
+    `warnings` are findings that the entry's policies do not make red; reports show them beside a pass.
+    `isolation` says how the subject's code was kept apart from the judge that wrote this. `picked` are the upstream
+    indices of chosen layers, empty where the first ones are kept; `slice` is the kept part of vocabulary and experts,
+    like `vocab=4096,experts=4`. `phases` are the seconds of
+    the test by phase, as far as the suite measured them: `ci.report.phase_times` adds the rest of the wall time.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -223,16 +233,22 @@ class Evidence:
     libraries: Mapping[str, str] = field(default_factory=dict)
     figures: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     reproduce: str = ""
     published_dtype: str = ""
     unmet_need: str = ""
     isolation: str = ""
+    picked: tuple[int, ...] = ()
+    slice: str = ""
+    phases: tuple[PhaseTime, ...] = ()
 
 
 FINGERPRINT = "reference_fingerprint"
 """Key in `figures`: one number that represents Hugging Face's own output for the inputs."""
 NOT_ISOLATED = "none: "
 """How `Evidence.isolation` begins where the subject could have reached the judge; the reason follows."""
+REPEATED = "failed with compiled code of earlier runs, so it was repeated without: "
+"""Prefix of a note of a test that a stale compile cache could have failed; what came of it follows."""
 NOT_COVERED = "not covered: "
 """Prefix of a value in `coverage` that says what the inputs did not reach."""
 

@@ -7,11 +7,13 @@ import fnmatch
 import json
 import re
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ci.errors import RequestError
+from ci.hub.layers import format_layers
+from ci.hub.slices import WHOLE, Slice
 from ci.records import STRICT
 
 if TYPE_CHECKING:
@@ -35,9 +37,19 @@ class TestParams:
     compare_factor: float = 1.0
 
 
+Policy = Literal["warn", "strict"]
+"""Whether a finding that does not change the forward pass is a warning or a failure."""
+
+
 @dataclass(frozen=True)
 class HubModel:
-    """One entry of the registry. `checkpoint_format` and `model_config` are the subject's names."""
+    """One entry of the registry. `checkpoint_format` and `model_config` are the subject's names.
+
+    `export_policy`: whether what an export loses beside its weights is a warning or red ("strict"). `precision_policy`:
+    the same for an operation that is right and less precise than it could be.
+    `layers` are the indices of chosen layers, from 0; then `num_layers_to_keep` is how many they are. `slice` keeps
+    only part of the vocabulary and of the experts.
+    """
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
@@ -51,6 +63,31 @@ class HubModel:
     revision: str | None = None
     gated: bool = False
     trust_remote_code: bool = False
+    export_policy: Policy = "warn"
+    precision_policy: Policy = "warn"
+    layers: tuple[int, ...] = ()
+    slice: Slice = WHOLE
+
+    @property
+    def layer_request(self) -> int | Literal["auto"] | tuple[int, ...]:
+        """Which layers to keep: the chosen ones, a number of them, or auto."""
+        return self.layers or self.num_layers_to_keep
+
+    @property
+    def part(self) -> str:
+        """Which part of the model is kept, in words: `2`, `auto`, `0,3`, `2, vocab=4096`."""
+        return ", ".join(filter(None, [format_layers(self.layer_request), str(self.slice)]))
+
+
+def override_part(
+    model: HubModel, layers: int | Literal["auto"] | tuple[int, ...] | None = None, part: Slice | None = None
+) -> HubModel:
+    """Return the entry with other layers, or another slice; None keeps what the registry says."""
+    if isinstance(layers, tuple):
+        model = replace(model, layers=layers, num_layers_to_keep=len(layers))
+    elif layers is not None:
+        model = replace(model, layers=(), num_layers_to_keep=layers)
+    return model if part is None else replace(model, slice=part)
 
 
 def load_models(path: Path = REGISTRY) -> dict[str, HubModel]:
@@ -85,6 +122,9 @@ def parse_model(name: str, table: Any, *, where: str = "HUB_TEST_CONFIGS") -> Hu
     entry = {key: _subject_name_of(value) if key in _CLASS_KEYS else value for key, value in table.items()}
     _check_keys(entry, HubModel, where=where, hidden={"name"})
     _check_keys(entry.get("test_params", {}), TestParams, where=f"{where} test_params")
+    _check_keys(entry.get("slice", {}), Slice, where=f"{where} slice")
+    if isinstance(entry.get("layers"), list | tuple) and entry["layers"]:
+        entry.setdefault("num_layers_to_keep", len(entry["layers"]))
     model = _validate({**entry, "name": name}, where=where)
     _check_values(model, where=where)
     return model
@@ -159,6 +199,17 @@ def _check_values(model: HubModel, *, where: str) -> None:
         f'num_layers_to_keep: {model.num_layers_to_keep} is not possible; expected 1 or more, or "auto"': (
             model.num_layers_to_keep != "auto" and model.num_layers_to_keep < 1
         ),
+        f"layers: {list(model.layers)} is not possible; expected indices from 0, ascending, like [0, 3]": (
+            model.layers != tuple(sorted(set(model.layers))) or min(model.layers, default=0) < 0
+        ),
+        f"layers: {len(model.layers)} are named, and num_layers_to_keep is {model.num_layers_to_keep}; drop one key": (
+            bool(model.layers) and model.num_layers_to_keep != len(model.layers)
+        ),
+        f"slice: {model.slice} is not possible; expected 1 or more": min(
+            model.slice.vocab or 1, model.slice.experts or 1
+        )
+        < 1
+        or 0 in (model.slice.vocab, model.slice.experts),
         f"test_params.batch_size: {params.batch_size}; expected 1 or more": params.batch_size < 1,
         f"test_params.sequence_length: {params.sequence_length}; expected 2 or more": params.sequence_length < 2,
         f"test_params.compare_factor: {params.compare_factor}; expected 1.0 to 2.0": (
@@ -173,7 +224,7 @@ def _check_values(model: HubModel, *, where: str) -> None:
 def _check_duplicates(models: Iterable[HubModel], *, where: str) -> None:
     seen: dict[tuple[object, ...], str] = {}
     for model in models:
-        key = (model.model_id, model.revision, model.checkpoint_format, model.num_layers_to_keep)
+        key = (model.model_id, model.revision, model.checkpoint_format, model.layer_request, model.slice)
         if other := seen.get(key):
             raise RequestError(f"{where}: [{model.name}] duplicates [{other}]: same model_id, revision and layers")
         seen[key] = model.name

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ci.errors import RequestError
-from ci.models import HubModel, select_models
+from ci.models import HubModel, override_part, select_models
 from ci.records import STRICT, to_json
 from ci.subjects.registry import SubjectName
 from ci.suite_tests import list_expected_tests
@@ -122,7 +122,6 @@ def matrix(plan: Plan) -> dict[str, list[dict[str, str]]]:
 
 
 def _make_entry(model: HubModel, request: RunRequest) -> PlanEntry:
-    if request.layers is not None:
-        model = replace(model, num_layers_to_keep=request.layers)
+    model = override_part(model, request.layers)
     tests = list_expected_tests(request.subject, model.name, model.checkpoint_format, deep=request.deep)
     return PlanEntry(name=model.name, model=model, tests=tests)

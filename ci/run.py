@@ -8,18 +8,23 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from ci.checkpoints import CHECKPOINTS_JSON, FetchResults, fetch_checkpoints, read_checkpoints, write_checkpoints
 from ci.devices import choose_worker_count
 from ci.doctor.identity import read_host_identity
 from ci.environments.prepare import check_options, prepared_subject
-from ci.errors import GatedError, RequestError, TerminatedError
-from ci.github.actions import pause_commands
+from ci.environments.source import pin_address
+from ci.errors import GatedError, NotTruncatableError, RequestError, TerminatedError
+from ci.github.output_relay import relay_output
+from ci.models import override_part
+from ci.phases import PhaseTime
 from ci.plan import Plan, RunRequest, make_plan
 from ci.records import to_json
 from ci.report.build_results import build_results
@@ -28,16 +33,23 @@ from ci.report.result_files import JUNIT, RUNNING, read_result_files
 from ci.report.run_files import record_suite_end, write_ended, write_host
 from ci.report_folder import own_report_folder
 from ci.run_options import RunOptions, make_pytest_arguments, make_reproduction_arguments
-from ci.subjects.registry import is_importable
+from ci.subjects.compile_cache import choose_compile_cache
+from ci.subjects.registry import is_importable, shares_interpreter
 from ci.subjects.sandbox import choose_isolation
+from ci.suite_progress import follow_progress
+from ci.terminal import suite_progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from ci.hub.progress import Progress
     from ci.models import HubModel
     from ci.report.results import Results
     from ci.settings import Settings
+
+FetchProgress: TypeAlias = "Callable[[], AbstractContextManager[Callable[[str, Progress], None] | None]]"
+"""Opens what shows the progress of a fetch, for as long as that takes."""
 
 SECONDS_TO_WRITE = 60.0
 """Seconds that an interrupted suite has to write its results."""
@@ -55,6 +67,9 @@ START_PYTEST = "import sys; sys.path.insert(0, sys.argv.pop(1)); import pytest; 
 DROPPED_VARIABLES = re.compile(r"(?:GITHUB|ACTIONS|RUNNER|INPUT|PYTHON|PYTEST)_?[A-Z_]*|LD_(?:PRELOAD|AUDIT)|BASH_ENV")
 """Variables that could change what the judge runs (an earlier step can set them in Actions), or that hold tokens."""
 
+_REPORTED = (GatedError, NotTruncatableError)
+"""Wrong requests of a kind that the report explains."""
+
 PYTEST_PLUGINS = ("-p", "no:cacheprovider", "-p", "no:unraisableexception", "-p", "xdist.plugin")
 """No cache directory beside an installed suite, and no five garbage collections in a process that is about to end."""
 
@@ -71,21 +86,38 @@ def find_suite() -> Path:
 def run_suite(models: Sequence[HubModel], options: RunOptions, report: Path, environ: Mapping[str, str]) -> float:
     """Run the suite over `models`, write `report/junit.xml`, and return the seconds it took.
 
-    The suite is a process of its own. However it ends, the report is made from the files that it left. Its own output
-    goes to stderr, because stdout is for the answer.
+    The suite is a process of its own. However it ends, the report is made from the files that it left. Its own output,
+    with what the subject says, goes to stderr, because stdout is for the answer.
     """
-    started = time.monotonic()
-    command, cwd = _pytest_command(models, options, report), find_suite().parent.parent
+    started, cwd = time.monotonic(), find_suite().parent.parent
     with (
-        pause_commands(environ, STDERR),  # the suite prints what the subject says
+        _shown_progress(options) as progress,
+        relay_output(STDERR) as output,
         subprocess.Popen(  # noqa: S603  our own interpreter
-            command, env=_make_suite_environment(environ), cwd=cwd, stdout=STDERR, preexec_fn=_accept_interrupts
+            _pytest_command(models, options, report, progress),
+            env=_make_suite_environment(environ),
+            cwd=cwd,
+            stdout=output,
+            stderr=output,
+            preexec_fn=_accept_interrupts,
         ) as suite,
         record_suite_end(report, suite),
     ):
         if _wait_for_suite(suite, options.time_limit):
             write_ended(report, f"time limit of {options.time_limit:.0f} s")
     return time.monotonic() - started
+
+
+@contextmanager
+def _shown_progress(options: RunOptions) -> Iterator[Path | None]:
+    """Yield a file for the suite's progress, which is shown meanwhile; None where pytest itself prints each test."""
+    if options.verbose:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="hub-tests-progress.") as directory, suite_progress() as display:
+        path = Path(directory, "events.jsonl")
+        with follow_progress(path, display):
+            yield path
 
 
 def _make_suite_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -123,7 +155,7 @@ def _wait_for_suite(suite: subprocess.Popen[bytes], time_limit: float | None) ->
     return True
 
 
-def _pytest_command(models: Sequence[HubModel], options: RunOptions, report: Path) -> list[str]:
+def _pytest_command(models: Sequence[HubModel], options: RunOptions, report: Path, progress: Path | None) -> list[str]:
     return [
         *(sys.executable, "-I", "-c", START_PYTEST, str(Path(__file__).parents[1])),
         str(find_suite()),
@@ -135,6 +167,7 @@ def _pytest_command(models: Sequence[HubModel], options: RunOptions, report: Pat
         "-v" if options.verbose else "-q",
         f"--junitxml={report / JUNIT}",
         f"--running-file={report / RUNNING}",
+        *([f"--progress-file={progress}", "-o", "console_output_style=classic"] if progress else []),
         *(f"--hub-model={model.name}" for model in models),
         *(["-n", str(options.workers), "--dist", "loadgroup"] if options.workers else []),
         *make_pytest_arguments(options),
@@ -148,7 +181,7 @@ def run(
     *,
     report: Path,
     environ: Mapping[str, str],
-    progress: Callable[[str, Progress], None] | None = None,
+    progress: FetchProgress = nullcontext,
 ) -> Results:
     """Fetch the checkpoints, run the suite, write the report, and return the results.
 
@@ -159,6 +192,7 @@ def run(
     _check_suite()
     choose_isolation(options.isolation)
     check_options(options)
+    choose_compile_cache(options, settings)
     if options.environment is None:
         _check_subject(replace(options, subject=options.subject_or_default()))
     read_checkpoints(options.checkpoints)
@@ -180,27 +214,41 @@ def _run_prepared(
     asked: RunOptions,
     report: Path,
     environ: Mapping[str, str],
-    progress: Callable[[str, Progress], None] | None,
+    progress: FetchProgress,
 ) -> Results:
     """Run with a subject that can be started; the plan names what was `asked`, which can be run again."""
     options = replace(options, subject=options.subject_or_default(), subject_logs=report / "logs")
     _check_subject(options)
+    _check_interpreter(options)
+    outside: list[PhaseTime] = []
     if options.workers is None:
         options = replace(options, workers=choose_worker_count(len(models), options.device, environ))
     if options.checkpoints is None:
-        results = fetch_checkpoints(models, settings, layers=options.layers, progress=progress)
+        started = time.monotonic()
+        with progress() as show:
+            results = fetch_checkpoints(models, settings, layers=options.layers, part=options.slice, progress=show)
+        outside.append(PhaseTime("fetch", "", time.monotonic() - started))
         _check_requested_models(results)
         options = replace(options, checkpoints=report / CHECKPOINTS_JSON)
         write_checkpoints(results, report / CHECKPOINTS_JSON)
     write_host(report, read_host_identity())
+    suite_seconds = 0.0
     try:
-        run_suite(models, options, report, environ)
+        suite_seconds = run_suite(models, options, report, environ)
     finally:  # also after an interruption: the report says what there is, and a missing result is red
-        plan = _write_plan(models, replace(asked, subject=options.subject), report)
+        source = asked.subject_source and pin_address(asked.subject_source, options.subject_commit)
+        plan = _write_plan(models, replace(asked, subject=options.subject, subject_source=source), report)
         fetched = read_checkpoints(options.checkpoints).checkpoints
         run_results = build_results(plan, read_result_files(report), fetched=fetched)
+        run_results = replace(run_results, outside=(*outside, *_list_suite_rest(run_results, options, suite_seconds)))
         write_report(run_results, report)
     return run_results
+
+
+def _list_suite_rest(results: Results, options: RunOptions, seconds: float) -> list[PhaseTime]:
+    """Return the seconds of the suite that no test contains; tests in several workers overlap, so they say nothing."""
+    rest = seconds - sum(case.seconds for entry in results.entries for case in entry.cases)
+    return [PhaseTime("start", "suite", rest)] if rest > 0 and not options.workers else []
 
 
 def _check_suite() -> None:
@@ -230,10 +278,23 @@ def _check_subject(options: RunOptions) -> None:
     find_program(options.subject_or_default(), options.subject_path)
 
 
+def _check_interpreter(options: RunOptions) -> None:
+    """Raise RequestError where a sandbox is required for a subject that hub-tests' own interpreter has installed."""
+    subject = options.subject_or_default()
+    if options.isolation == "required" and shares_interpreter(subject, options.subject_python):
+        raise RequestError(
+            f"--isolation required: {subject} is installed in hub-tests' own interpreter and can run code there; "
+            "give it its own: --environment, or --subject-python"
+        )
+
+
 def _check_requested_models(results: FetchResults) -> None:
-    """Raise RequestError if every model was requested wrongly. A gated model is not a wrong request."""
+    """Raise RequestError if every model was requested wrongly.
+
+    A gated model is no wrong request, and neither is one that hub-tests cannot truncate: they have a report.
+    """
     errors = results.errors.values()
-    wrong = [error for error in errors if isinstance(error, RequestError) and not isinstance(error, GatedError)]
+    wrong = [error for error in errors if isinstance(error, RequestError) and not isinstance(error, _REPORTED)]
     if not results.checkpoints and len(wrong) == len(errors):
         raise RequestError("; ".join(map(str, wrong)))
 
@@ -244,11 +305,12 @@ def _write_plan(models: Sequence[HubModel], options: RunOptions, report: Path) -
         trigger="cli",
         models=tuple(model.name for model in models),
         subject=options.subject or "reference",
-        layers=options.layers,
+        layers=None if isinstance(options.layers, tuple) else options.layers,
         deep=options.deep,
         device=options.device,
         options=tuple(make_reproduction_arguments(options, leave_out=[field.name for field in fields(RunRequest)])),
     )
-    plan = make_plan(request, {model.name: model for model in models})
+    chosen = {model.name: override_part(model, options.layers, options.slice) for model in models}
+    plan = make_plan(request, chosen)
     (report / "plan.json").write_text(to_json(plan, indent=2), encoding="utf-8")
     return plan

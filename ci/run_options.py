@@ -7,6 +7,7 @@ line that starts the suite, and the words that run a test again. A new option is
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,6 +15,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from ci.errors import RequestError
+from ci.hub.slices import Slice, parse_slice
 from ci.subjects.registry import SUBJECT_NAMES, SubjectName, choose_default_subject
 from ci.subjects.sandbox import IsolationMode
 
@@ -24,13 +26,20 @@ SAME = "same"
 """The option is called after its field: `subject_python` is `--subject-python`."""
 
 
-def parse_layers(text: str) -> int | Literal["auto"]:
-    """Read `N` or `auto`. Raises RequestError for anything else."""
+def parse_layers(text: str) -> int | Literal["auto"] | tuple[int, ...]:
+    """Read `N`, `auto`, or indices of layers like `0,3`. Raises RequestError for anything else."""
     if text == "auto":
         return "auto"
     if text.isdecimal() and int(text) > 0:
         return int(text)
-    raise RequestError(f"--layers {text}: expected a number of layers, 1 or more, or auto")
+    indices = text.split(",")
+    if len(indices) > 1 and all(index.isdecimal() and len(index) <= 4 for index in indices):
+        picked = tuple(map(int, indices))
+        if picked == tuple(sorted(set(picked))):
+            return picked
+    raise RequestError(
+        f"--layers {text}: expected a number of layers, 1 or more, or auto, or ascending indices like 0,3"
+    )
 
 
 @dataclass(frozen=True)
@@ -90,11 +99,20 @@ class RunOptions:
         Declaration("cpu or cuda; default: cuda if torch sees a GPU", reproduces=True),
     ] = None
     layers: Annotated[
-        int | Literal["auto"] | None,
+        int | Literal["auto"] | tuple[int, ...] | None,
         Declaration(
-            "layers to keep: a number, or auto; default: the registry's",
+            "layers to keep: a number, auto, or indices from 0 like 0,3; default: the registry's",
             parse=parse_layers,
-            metavar="N|auto",
+            metavar="N|auto|I,J",
+            reproduces=True,
+        ),
+    ] = None
+    slice: Annotated[
+        Slice | None,
+        Declaration(
+            "keep the first V rows of the vocabulary, E experts: vocab=V,experts=E; default: the registry's",
+            parse=parse_slice,
+            metavar="vocab=V,experts=E",
             reproduces=True,
         ),
     ] = None
@@ -102,6 +120,13 @@ class RunOptions:
         IsolationMode,
         Declaration("sandbox for the subject: required, auto (where it can be had) or none", reproduces=False),
     ] = "auto"
+    compile_cache: Annotated[
+        Path | None,
+        Declaration("directory of earlier runs' compiled code; default: $HUB_TESTS_COMPILE_CACHE, else none"),
+    ] = None
+    fill_compile_cache: Annotated[
+        bool, Declaration("keep there what this run compiles: only where you trust the subject's code")
+    ] = False
     registry: Annotated[Path | None, Declaration("another models.toml", reproduces=True)] = None
     checkpoints: Annotated[
         Path | None, Declaration("output of `hub-tests fetch --json`: test exactly these checkpoints")
@@ -119,7 +144,15 @@ class RunOptions:
     verbose: Annotated[bool, Declaration("print one line for each test", pytest=None, short="-v")] = False
     subject_commit: Annotated[str | None, Declaration("commit of the subject that was built", cli=None)] = None
     subject_failure: Annotated[str | None, Declaration("why the subject could not be built", cli=None)] = None
+    subject_variables: Annotated[
+        str | None,
+        Declaration("variables of the subject's process, as a JSON object", cli=None),
+    ] = None
     subject_logs: Annotated[Path | None, Declaration("directory for the subject's output", cli=None)] = None
+
+    def read_subject_variables(self) -> dict[str, str]:
+        """Return the variables that the subject's environment sets."""
+        return {str(name): str(value) for name, value in json.loads(self.subject_variables or "{}").items()}
 
     def subject_or_default(self) -> SubjectName:
         """Return the subject, or the default one of the machine where this is called."""
@@ -165,6 +198,8 @@ class Option:
             return []
         if value is True:
             return [str(name)]
+        if isinstance(value, tuple) and not self.repeated:
+            return [f"{name}={','.join(map(str, value))}"]
         return [f"{name}={item}" for item in (value if self.repeated else [value])]
 
     def pytest_keywords(self) -> dict[str, Any]:

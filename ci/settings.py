@@ -40,7 +40,9 @@ NETWORK_BOUNDS = {"streams": (1, 96), "timeout": (1, 3600), "minimum_rate": (0, 
 class Settings:
     """What the environment variables say, with the defaults of those that are not set.
 
-    These are `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`, `HUB_TESTS_CACHE`, `HUB_TESTS_ENVIRONMENTS` and the limits.
+    These are `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`, the variables `HUB_TESTS_…`, and the limits.
+    `store_url` is a remote store that is read through into `cache`; with `uploads` what it lacks is written there.
+    Without `compile_cache` (`HUB_TESTS_COMPILE_CACHE`) compiled code is not kept.
     """
 
     cache: Path
@@ -49,6 +51,9 @@ class Settings:
     offline: bool = False
     environments: Path | None = None
     network: NetworkLimits = NetworkLimits()
+    store_url: str | None = None
+    uploads: bool = False
+    compile_cache: Path | None = None
 
     @property
     def environments_root(self) -> Path:
@@ -63,9 +68,16 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
         endpoint=_read_endpoint(environ),
         token=environ.get("HF_TOKEN") or None,
         offline=environ.get("HF_HUB_OFFLINE", "").strip().lower() in TRUE,
-        environments=Path(chosen).expanduser() if (chosen := environ.get("HUB_TESTS_ENVIRONMENTS")) else None,
+        environments=_read_path(environ, "HUB_TESTS_ENVIRONMENTS"),
+        compile_cache=_read_path(environ, "HUB_TESTS_COMPILE_CACHE"),
         network=_read_limits(environ),
+        store_url=environ.get("HUB_TESTS_STORE_URL") or None,
     )
+
+
+def _read_path(environ: Mapping[str, str], name: str) -> Path | None:
+    chosen = environ.get(name)
+    return Path(chosen).expanduser() if chosen else None
 
 
 def _read_limits(environ: Mapping[str, str]) -> NetworkLimits:

@@ -1,46 +1,36 @@
-"""Output for a terminal: tables, sizes and the progress of a fetch."""
+"""Output for a terminal: tables, sizes, and the progress of a fetch and of the suite."""
 
 from __future__ import annotations
 
-import re
 import sys
+import time
+from collections.abc import Callable
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TextIO
 
-from ci.errors import RequestError
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from ci.report.escape import one_line
+from ci.report.wording import format_duration
+from ci.units import format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from rich.table import Table
 
+    from ci.hub.byte_plan import BytePlan
     from ci.hub.fetch import Checkpoint
     from ci.hub.inventory import StoreEntry
     from ci.hub.progress import Progress
     from ci.models import HubModel
+    from ci.suite_progress import ProgressDisplay, ProgressEvent
 
-_POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
-
-
-def parse_size(text: str) -> int:
-    """Return the bytes of `500MB`, `50G`, `1.5TB` (powers of 1000) or `7GiB` (powers of 1024).
-
-    Raises RequestError for anything else.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
-    if not match:
-        raise RequestError(f"size '{text}': expected a number with a unit, like 500MB or 50GB")
-    base = 1024 if match[3] else 1000
-    return int(float(match[1]) * base ** _POWERS[match[2].upper()])
-
-
-def format_size(count: float) -> str:
-    """Format a number of bytes in decimal units, as disks and the Hub use them."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} TB"
+MAX_SHOWN = 100
+"""Characters of a test id, or of a phase, that are shown."""
 
 
 def make_models_table(models: Sequence[HubModel]) -> Table:
@@ -52,7 +42,7 @@ def make_models_table(models: Sequence[HubModel]) -> Table:
             model.name,
             model.model_id + gated,
             model.checkpoint_format,
-            str(model.num_layers_to_keep),
+            model.part,
             " ".join(model.groups),
         )
     return table
@@ -65,16 +55,35 @@ def make_checkpoints_table(checkpoints: Mapping[str, Checkpoint]) -> Table:
     for name, c in checkpoints.items():
         moved = "hit" if c.cache == "hit" else format_size(c.bytes_fetched)
         layers, unverified = f"{c.layers} of {c.layers_upstream}", len(c.not_verified_upstream)
+        layers += f" ({', '.join(map(str, c.picked))})" if c.picked else ""
+        layers += f", {c.slice}" if str(c.slice) else ""
         figures = (format_size(c.bytes_kept), moved, str(c.requests), f"{c.seconds:.1f}")
         table.add_row(name, c.revision[:12], layers, *figures, str(unverified) if unverified else "-")
     return table
 
 
+def make_bytes_table(plans: Sequence[BytePlan]) -> Table:
+    """Make the table of what each model would download: whole, its layers, and their slice."""
+    table = _make_table("model", "layers", "slice", "whole", "layers only", "to fetch", "read to know")
+    for plan in plans:
+        if plan.problem:
+            table.add_row(plan.name, "-", plan.slice, "-", "-", plan.problem, "-")
+            continue
+        layers = f"{plan.layers or 'auto'} of {plan.layers_upstream}"
+        sizes = (format_size(size) for size in (plan.whole, plan.kept, plan.sliced, plan.received))
+        table.add_row(plan.name, layers, plan.slice or "-", *sizes)
+    totals = (format_size(sum(getattr(plan, key) for plan in plans)) for key in ("whole", "kept", "sliced", "received"))
+    table.add_row("all", "", "", *totals)
+    return table
+
+
 def make_entries_table(entries: Sequence[StoreEntry]) -> Table:
     """Make the table of the store; without paths, as above."""
-    table = _make_table("model", "revision", "layers", "size", "state")
+    reasons = any(e.reason for e in entries)
+    table = _make_table("model", "revision", "layers", "size", "state", *(["why"] if reasons else []))
     for e in entries:
-        table.add_row(e.model_id, e.revision[:12], str(e.layers), format_size(e.bytes), e.state)
+        why = [e.reason] if reasons else []
+        table.add_row(e.model_id, e.revision[:12], str(e.layers), format_size(e.bytes), e.state, *why)
     return table
 
 
@@ -84,7 +93,6 @@ def fetch_progress() -> Iterator[Callable[[str, Progress], None] | None]:
     if not sys.stderr.isatty():
         yield None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
     from rich.progress import Progress as ProgressBars
 
@@ -99,6 +107,82 @@ def fetch_progress() -> Iterator[Callable[[str, Progress], None] | None]:
             progress_bars.update(task, completed=state.done, total=state.total)  # type: ignore[arg-type]
 
         yield update
+
+
+TEST_SIGNS = {"passed": "✓", "failed": "✗", "skipped": "○"}
+TEST_STYLES = {"passed": "green", "failed": "bold red", "skipped": "yellow"}
+TEST_WORDS = {"passed": "", "failed": " failed", "skipped": " did not run"}
+
+
+def format_ended_test(event: ProgressEvent) -> str:
+    """Format a test that has ended, as one line: `✓ test_conversion[mixtral] 12.3 s`."""
+    test, seconds = one_line(event.test, MAX_SHOWN), format_duration(event.seconds)
+    return f"{TEST_SIGNS.get(event.outcome, '?')} {test}{TEST_WORDS.get(event.outcome, '')} {seconds}"
+
+
+@dataclass
+class PlainProgress:
+    """Prints one line a test when it has ended, for logs."""
+
+    stream: TextIO
+
+    def show(self, event: ProgressEvent) -> None:
+        """Print a test that has ended."""
+        if event.event == "ended":
+            print(format_ended_test(event), file=self.stream, flush=True)
+
+    def tick(self) -> None:
+        """Do nothing: a log does not move."""
+
+
+@dataclass
+class LiveProgress:
+    """Keeps one line at the bottom of a terminal, with time, test and phase; tests that have ended stay above it.
+
+    What is printed to sys.stderr meanwhile appears above the line too.
+    """
+
+    live: Live
+    clock: Callable[[], float] = time.monotonic
+    _running: dict[str, tuple[float, str]] = field(default_factory=dict)
+
+    def show(self, event: ProgressEvent) -> None:
+        """Print a test that has ended, or change the line; the end of the suite removes it."""
+        if event.event == "finished":
+            self._running.clear()
+            self.live.stop()
+        elif event.event == "ended":
+            self._running.pop(event.test, None)
+            text = Text(format_ended_test(event), TEST_STYLES.get(event.outcome, ""), no_wrap=True, overflow="ellipsis")
+            self.live.console.print(text)
+        else:
+            since, _ = self._running.get(event.test, (self.clock(), ""))
+            self._running[event.test] = (since, event.phase)
+        self.tick()
+
+    def tick(self) -> None:
+        """Write the line again with the time that has passed."""
+        self.live.update(Text(self.format_line(), "dim", no_wrap=True, overflow="ellipsis"), refresh=True)
+
+    def format_line(self) -> str:
+        """Return the line: `12 s  test_conversion[mixtral]: convert, import`; "" where no test runs."""
+        if not self._running:
+            return ""
+        test, (since, phase) = next(iter(self._running.items()))
+        more = f" (and {len(self._running) - 1} more)" if len(self._running) > 1 else ""
+        doing = f": {one_line(phase, MAX_SHOWN)}" if phase else ""
+        return f"{format_duration(self.clock() - since)}  {one_line(test, MAX_SHOWN)}{doing}{more}"
+
+
+@contextmanager
+def suite_progress() -> Iterator[ProgressDisplay]:
+    """Yield what shows the suite's progress on stderr: a live line on a terminal, else one line a test."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield PlainProgress(sys.stderr)
+        return
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        yield LiveProgress(live)
 
 
 def _make_table(*columns: str) -> Table:

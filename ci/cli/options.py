@@ -27,11 +27,27 @@ Models = Annotated[
 JsonFlag = Annotated[bool, typer.Option("--json", help="print the answer as JSON")]
 Registry = Annotated[Path | None, typer.Option(help="another models.toml")]
 Layers = Annotated[
-    str | None, typer.Option(help="layers to keep: a number, or auto; default: the registry's", metavar="N|auto")
+    str | None,
+    typer.Option(
+        help="layers to keep: a number, auto, or indices from 0 like 0,3; default: the registry's", metavar="N|auto|I,J"
+    ),
+]
+SliceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--slice",
+        help="keep the first V rows of the vocabulary, E experts; default: the registry's",
+        metavar="vocab=V,experts=E",
+    ),
 ]
 CacheDir = Annotated[
     Path | None,
     typer.Option("--cache", help="directory of the store; default: $HUB_TESTS_CACHE, else the user's cache"),
+]
+
+StoreUrl = Annotated[
+    str | None,
+    typer.Option(help="remote store behind that directory, like s3://bucket/folder; default: $HUB_TESTS_STORE_URL"),
 ]
 
 
@@ -41,11 +57,12 @@ def environ(call: typer.Context) -> Mapping[str, str]:
     return variables
 
 
-def settings(call: typer.Context, cache: Path | None = None) -> Settings:
+def settings(call: typer.Context, cache: Path | None = None, store_url: str | None = None) -> Settings:
     """Read where the Hub and the store are."""
     from ci.settings import from_environ
 
-    return from_environ({**environ(call), **({"HUB_TESTS_CACHE": str(cache)} if cache else {})})
+    given = {"HUB_TESTS_CACHE": str(cache) if cache else None, "HUB_TESTS_STORE_URL": store_url}
+    return from_environ({**environ(call), **{name: value for name, value in given.items() if value}})
 
 
 def context(call: typer.Context) -> Context:

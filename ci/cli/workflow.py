@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ci.cli import options
+from ci.errors import RequestError
 
 
 def gate(
@@ -41,21 +42,44 @@ def start(
 
 def plan(
     call: typer.Context,
-    event_name: Annotated[str, typer.Option(help="issue_comment, workflow_dispatch, schedule or merge_group")],
-    event_path: Annotated[Path, typer.Option(help="file with the event's payload")],
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="with --bytes: registry names, patterns, @groups; default: all", metavar="MODEL…"),
+    ] = None,
+    event_name: Annotated[
+        str | None, typer.Option(help="issue_comment, workflow_dispatch, schedule or merge_group")
+    ] = None,
+    event_path: Annotated[Path | None, typer.Option(help="file with the event's payload")] = None,
+    as_bytes: Annotated[
+        bool, typer.Option("--bytes", help="instead: what each model would download, from headers alone")
+    ] = False,
+    layers: options.Layers = None,
+    part: options.SliceOption = None,
     registry: options.Registry = None,
     out: Annotated[Path | None, typer.Option(help="also write the plan to this file, for `hub-tests report`")] = None,
     as_json: options.JsonFlag = False,
 ) -> None:
     """Make the plan of an event: models, commit, and the tests that must report."""
+    if as_bytes:
+        from ci.terminal import make_bytes_table
+        from ci.verbs.plan_bytes import plan_registry_bytes
+
+        plans = plan_registry_bytes(names or ["*"], registry, options.settings(call), layers=layers, part=part)
+        if as_json:
+            options.answer(list(plans), "", as_json=True)
+        else:
+            options.show(make_bytes_table(plans))
+        return
+    if event_name is None or event_path is None or names or layers or part:
+        raise RequestError("plan needs --event-name and --event-path; MODEL, --layers and --slice go with --bytes")
     from ci.records import to_json
     from ci.verbs.plan import plan_event
 
     made = plan_event(options.context(call), event_name, event_path, registry)
     if out:
         out.write_text(to_json(made, indent=2), encoding="utf-8")
-    names = ", ".join(entry.name for entry in made.entries)
-    options.answer(made, f"{len(made.entries)} entries at {made.request.sha}: {names}", as_json=as_json)
+    listed = ", ".join(entry.name for entry in made.entries)
+    options.answer(made, f"{len(made.entries)} entries at {made.request.sha}: {listed}", as_json=as_json)
 
 
 def admit(
@@ -65,6 +89,7 @@ def admit(
     out: Annotated[Path, typer.Option(help="directory for checkpoints.json and models.toml, which `run` reads")],
     isolation: Annotated[str, typer.Option(help="as for `run`: required, auto or none")] = "auto",
     cache: options.CacheDir = None,
+    store_url: options.StoreUrl = None,
     as_json: options.JsonFlag = False,
 ) -> None:
     """Check the sandbox, the subject's commit and every byte of the checkpoint before the subject's code runs."""
@@ -74,10 +99,19 @@ def admit(
 
     choose_isolation(parse_isolation(isolation))
 
-    store = options.settings(call, cache).cache
-    admission = admit_entry(options.plan(call), options.delivery(call), entry, subject=subject, store=store, out=out)
-    if output := options.context(call).output_path:
-        write_outputs(output, {"subject": admission.subject, "subject-path": admission.path})
+    settings, context = options.settings(call, cache, store_url), options.context(call)
+    admission = admit_entry(
+        options.plan(call),
+        options.delivery(call),
+        entry,
+        subject=subject,
+        store=settings.cache,
+        out=out,
+        store_url=settings.store_url,
+        run_id=context.run_id,
+    )
+    if output := context.output_path:
+        write_outputs(output, {"subject": admission.subject})
     options.answer(
         admission, f"{entry} at {admission.sha}: checkout and checkpoint are what was planned", as_json=as_json
     )

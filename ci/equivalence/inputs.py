@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ci.equivalence.tolerances import LONG_INPUT_MEMORY_SHARE
 from ci.equivalence.trace_compare import WHOLE_BATCH, BatchSlice
+from ci.hub.config_numbers import read_count
 
 if TYPE_CHECKING:
     from ci.models import TestParams
@@ -75,14 +76,14 @@ class InputCase:
 
 
 def read_requirements(config: Mapping[str, Any]) -> InputRequirements:
-    """Read the text part of a Hugging Face config.json."""
+    """Read the text part of a Hugging Face config.json. Raises RequestError for a size that no model has."""
     text = config.get("text_config") or config
     windowed = bool(text.get("use_sliding_window", True)) and "sliding_attention" in (
         text.get("layer_types") or ["sliding_attention"]
     )
     return InputRequirements(
-        vocabulary=text["vocab_size"],
-        hidden=text["hidden_size"],
+        vocabulary=read_count(text, "vocab_size", what="config.json"),
+        hidden=read_count(text, "hidden_size", what="config.json"),
         heads=text.get("num_attention_heads") or 1,
         window=(text.get("sliding_window") or None) if windowed else None,
         rope_original=_read_original_length(text),

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Literal
 
 from ci.equivalence import round_trip
 from ci.equivalence.case_result import CaseComparison
+from ci.equivalence.cold_repeat import has_compile_cache, repeat_without_cache
 from ci.equivalence.config_sensitivity import ConfigSensitivity, build_sensitivity_verdict
 from ci.equivalence.device_usage import CostMeter
+from ci.equivalence.export_files import compare_export_files
 from ci.equivalence.gradient_compare import GradientComparison, build_gradient_verdict
 from ci.equivalence.hf_reference import ReferenceRun
 from ci.equivalence.inputs import read_requirements
@@ -24,6 +26,7 @@ from ci.equivalence.trace_compare import TraceComparison, TraceDiff
 from ci.equivalence.verdict import (
     Verdict,
     add_diagnosis,
+    apply_policy,
     build_inconclusive_verdict,
     build_not_run_verdict,
     build_verdict,
@@ -75,6 +78,7 @@ class Judge:
     reference: ReferenceRun = field(init=False)
     costs: CostMeter = field(default_factory=CostMeter)
     _traces: Path = Path()
+    _checked: bool = False
     _passed: dict[tuple[DType, tuple[tuple[str, str], ...]], bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -85,14 +89,14 @@ class Judge:
             hugging_face=self.hugging_face,
             device=self.inputs.device,
             workdir=Path(self.inputs.workdir) / "reference",
+            costs=CostMeter(clock=self.costs.clock),
         )
 
     def check_forward(self, *, dtype: Literal["float32", "model"], variant: Mapping[str, str]) -> Verdict:
         """Compare the forward pass, in float32 or in the dtype that the model was published in."""
         run_dtype: DType = "float32" if dtype == "float32" else self.reference.model_dtype
-        reference_costs, subject_costs = self.reference.costs.start_interval(), self.costs.start_interval()
-        with self._make_directory("traces-") as self._traces:
-            verdict = self._compare_forward(run_dtype, variant)
+        reference_costs, subject_costs = self._start_costs()
+        verdict = repeat_without_cache(self.subject, lambda: self._check_forward_once(run_dtype, variant))
         self._passed[run_dtype, tuple(sorted(variant.items()))] = verdict.passed
         costs = self._collect_costs(run_dtype, reference_costs, subject_costs)
         return replace(verdict, figures={**verdict.figures, **costs})
@@ -104,19 +108,20 @@ class Judge:
             before, after = round_trip.resolve_config(original), round_trip.resolve_config(exported)
             keys = round_trip.compare_configs(before, after)
             tied = bool(before.get("tie_word_embeddings"))
-            tensors = tuple(round_trip.compare_checkpoints(original, exported, tied=tied))
+            with self.costs.clock.measure("compare", "exported checkpoint"):
+                tensors = tuple(round_trip.compare_checkpoints(original, exported, tied=tied))
             forward = build_verdict([self._compare_exported(exported)], coverage={})
         except SubjectError as error:
             return Verdict(passed=False, failure_class="config_mismatch", diagnosis=str(error), component="conversion")
-        return round_trip.build_round_trip_verdict(tensors, keys, forward)
+        verdict = round_trip.build_round_trip_verdict(tensors, keys, forward)
+        findings = tuple(map(str, compare_export_files(original, exported)))
+        return apply_policy(verdict, findings, "export_incomplete", self.inputs.model.export_policy)
 
     def check_config_sensitivity(self) -> Verdict:
         """Change each config key: the subject's answer must move with Hugging Face's."""
         if reason := self.reference.get_tolerances(self.reference.cases[0], "float32").untrusted:
             return build_inconclusive_verdict(reason, self.reference.describe_coverage())
-        with self._make_directory("keys-") as workdir:
-            check = ConfigSensitivity(self.reference, self.subject, self._formats, workdir)
-            return build_sensitivity_verdict(list(check.try_changes()), check.list_untried_keys())
+        return repeat_without_cache(self.subject, self._check_config_once)
 
     def check_weight_liveness(self) -> Verdict:
         """Perturb every tensor on disk, convert again, and compare in float32: the subject must answer alike."""
@@ -149,25 +154,40 @@ class Judge:
     def _convert_other(self, source: Path, workdir: Path, cases: tuple[InputCase, ...] = ()) -> Judge:
         """Convert another checkpoint of the same format, and return the judge of that conversion."""
         converted = workdir / "converted"
-        self.subject.convert(ConvertRequest(str(source), str(converted), *self._formats))
+        with self.costs.clock.measure("convert", "import"):
+            self.subject.convert(ConvertRequest(str(source), str(converted), *self._formats))
         inputs = replace(self.inputs, hf_path=str(source), subject_path=str(converted), workdir=str(workdir))
         reference = self.reference.for_checkpoint(source, workdir / "reference", cases)
-        return Judge(inputs, self.subject, self.hugging_face, self.cross_check, shared_reference=reference)
+        costs = CostMeter(clock=self.costs.clock)
+        return Judge(inputs, self.subject, self.hugging_face, self.cross_check, shared_reference=reference, costs=costs)
 
     def check_gradients(self) -> Verdict:
         """Compare every parameter's gradient in float32. Raises NotOfferedError for a subject that cannot train."""
         if not isinstance(self.subject, Differentiable):
             raise NotOfferedError(NO_GRADIENTS)
+        subject = self.subject
+        return repeat_without_cache(subject, lambda: self._check_gradients_once(subject))
+
+    def _check_forward_once(self, dtype: DType, variant: Mapping[str, str]) -> Verdict:
+        with self._make_directory("traces-") as self._traces:
+            return self._compare_forward(dtype, variant)
+
+    def _check_config_once(self) -> Verdict:
+        with self._make_directory("keys-") as workdir:
+            check = ConfigSensitivity(self.reference, self.subject, self._formats, workdir)
+            return build_sensitivity_verdict(list(check.try_changes()), check.list_untried_keys())
+
+    def _check_gradients_once(self, subject: Differentiable) -> Verdict:
         with self._make_directory("gradients-") as workdir:
             path = self.inputs.subject_path
-            comparison = GradientComparison(self.reference, self.subject, path, self._formats, workdir)
+            comparison = GradientComparison(self.reference, subject, path, self._formats, workdir)
             return build_gradient_verdict(comparison.measure())
 
     def _compare_forward(self, dtype: DType, variant: Mapping[str, str]) -> Verdict:
         spec = ForwardSpec(self.subject, self.inputs.subject_path, variant)
         coverage = self.reference.describe_coverage
         results: list[CaseComparison] = []
-        self._run_reference(dtype)
+        self.reference.prepare(dtype)  # all of Hugging Face before the subject: each side loads its model once
         for case in self.reference.cases:
             if reason := self.reference.get_tolerances(case, dtype).untrusted:
                 return build_inconclusive_verdict(reason, coverage())
@@ -180,22 +200,10 @@ class Judge:
         verdict = build_verdict(results, coverage={**coverage(), **describe_uncaptured(results)})
         if (fingerprint := self.reference.fingerprint) is not None:
             verdict = replace(verdict, figures={**verdict.figures, FINGERPRINT: fingerprint})
-        if self.explain and verdict.failure_class not in (None, "environment"):
+        explained = self.explain and not has_compile_cache(self.subject)  # else it is repeated first
+        if explained and verdict.failure_class not in (None, "environment"):
             return add_diagnosis(verdict, self._analyze_root_cause(results, spec).diagnose())
         return verdict
-
-    def _run_reference(self, dtype: DType) -> None:
-        """Run all of Hugging Face before the subject.
-
-        Each side then loads its model once for all cases.
-        """
-        cases = self.reference.cases
-        for case in cases:
-            self.reference.get_expected_trace(case)
-        for case in cases:
-            self.reference.get_tolerances(case, dtype)
-        if dtype == "float32":
-            self.reference.get_tolerances(cases[0], dtype, teacher_forced=True)
 
     def _compare_end_to_end(self, case: InputCase, dtype: DType, spec: ForwardSpec) -> CaseComparison:
         """Compare a case; block by block where rounding flips would excuse too many tokens otherwise."""
@@ -270,9 +278,13 @@ class Judge:
             feed=str(teacher.path) if teacher else None,
         )
         self.reference.lease.acquire(spec.subject)
-        result = spec.subject.trace(request)
-        self.costs.add_trace(result)
+        result = self.costs.run_trace(self._name_run(dtype, spec), lambda: spec.subject.trace(request))
         return result, TraceReader(output)
+
+    def _name_run(self, dtype: DType, spec: ForwardSpec) -> str:
+        """Name a forward pass of the subject, or of the cross-check, in the times by phase."""
+        side = "subject" if spec.subject is self.subject else "cross-check"
+        return " ".join([side, dtype, *(f"{axis}={name}" for axis, name in spec.variant.items())])
 
     def _analyze_root_cause(self, results: list[CaseComparison], spec: ForwardSpec) -> RootCauseAnalysis:
         """Prepare the analysis of the first failed case."""
@@ -293,6 +305,13 @@ class Judge:
 
     def _run_again(self, spec: ForwardSpec, like: CaseComparison, *, teacher_forced: bool) -> CaseComparison:
         return self._compare_case(like.case, like.tolerances.dtype, spec, teacher_forced=teacher_forced)
+
+    def _start_costs(self) -> tuple[CostMeter, CostMeter]:
+        """Return the sums from which a check's costs count: the first one's contain what was prepared before."""
+        first, self._checked = not self._checked, True
+        if first:
+            return CostMeter(), CostMeter()
+        return self.reference.costs.start_interval(), self.costs.start_interval()
 
     def _collect_costs(self, dtype: DType, reference: CostMeter, subject: CostMeter) -> dict[str, float]:
         """Collect the seconds of each side, and the device's peak in bytes."""

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ci.checkpoints import CHECKPOINTS_JSON, FetchResults, write_checkpoints
-from ci.errors import GatedError, InfrastructureError, RequestError
+from ci.errors import GatedError, InfrastructureError, NotTruncatableError, RequestError
+from ci.hub.checkpoint_files import find_content_problems
 from ci.hub.fetch import Checkpoint
-from ci.hub.manifest import MANIFEST, find_content_problems, read_manifest
+from ci.hub.manifest import MANIFEST, read_manifest
+from ci.hub.store import REPAIR_HINT
 from ci.records import read_json, to_dict, to_json
 from ci.report.results import Problem
 
@@ -84,6 +86,8 @@ def classify_fetch_error(error: Exception) -> FailureClass:
     """
     if isinstance(error, GatedError):
         return "gated"
+    if isinstance(error, NotTruncatableError):
+        return "not_truncatable"
     return "hub_unavailable" if isinstance(error, InfrastructureError) else "environment"
 
 
@@ -104,7 +108,7 @@ def verify_checkpoint(outputs: FetchOutputs, entry: str, store: Path) -> Checkpo
     if digest != fetched.manifest_sha256:
         raise InfrastructureError(f"{path}: not the checkpoint that was fetched: its manifest has sha256 {digest}")
     if problems := find_content_problems(path, manifest):
-        raise InfrastructureError(f"{path}: not the checkpoint that was fetched: {problems[0]}")
+        raise InfrastructureError(f"{path}: not the checkpoint that was fetched: {problems[0]}; {REPAIR_HINT}")
     return replace(fetched, path=str(path))
 
 
@@ -115,7 +119,11 @@ def write_run_files(plan: Plan, entry: str, checkpoint: Checkpoint, out: Path) -
         raise RequestError(f"'{entry}' is not in the plan; the plan has {', '.join(e.name for e in plan.entries)}")
     out.mkdir(parents=True, exist_ok=True)
     model = {key: value for key, value in to_dict(planned.model).items() if value is not None and key != "name"}
+    part = {key: value for key, value in model.pop("slice").items() if value is not None}
     model |= {"revision": checkpoint.revision, "num_layers_to_keep": checkpoint.layers}
+    model |= {"slice": part} if part else {}
+    if not model["layers"]:
+        del model["layers"]
     checkpoints_path, registry_path = out / CHECKPOINTS_JSON, out / "models.toml"
     write_checkpoints(FetchResults({entry: checkpoint}), checkpoints_path)
     registry_path.write_text(_format_toml(entry, model), encoding="utf-8")

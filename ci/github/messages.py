@@ -148,7 +148,7 @@ def format_plan(plan: Plan, baseline: Baseline, command: Command) -> str:
         seconds = seconds_by_entry[entry.name]
         minutes = f"{seconds / 60:.1f}" if seconds is not None else "no history"
         rows.append(
-            f"| {cell(code(entry.name))} | {cell(code(entry.model.model_id))} | {entry.model.num_layers_to_keep} "
+            f"| {cell(code(entry.name))} | {cell(code(entry.model.model_id))} | {cell(entry.model.part)} "
             f"| {len(entry.tests)} | {minutes} |"
         )
     total = sum(measured) + (len(rows) - len(measured)) * (median(measured) if measured else 0)

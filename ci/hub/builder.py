@@ -16,19 +16,24 @@ from ci.errors import InfrastructureError
 from ci.hub import small_files
 from ci.hub.download_plan import OutputFile, PlacedTensor, TensorSource, build_weight_map, plan_output_files
 from ci.hub.header import TensorInfo
-from ci.hub.layers import LayerChoice, find_layers
+from ci.hub.layers import make_choice
 from ci.hub.manifest import MANIFEST, RULES_VERSION, SCHEMA, FileEntry, Manifest, TensorEntry, encode_manifest
 from ci.hub.model_config import parse_config
+from ci.hub.slices import WHOLE, Slice, list_slice_edits, list_slice_notes, make_slice_rules, slice_generation_config
+from ci.hub.strict_json import parse_object
 from ci.hub.transfer import Digests, Transfer
 from ci.hub.truncation import truncate_config
 from ci.hub.verification import WholeFile, find_whole_files, list_unverified
 from ci.hub.weights import (
     SAFETENSORS_INDEX,
+    KeptSources,
     RemoteModel,
     TensorSelection,
     choose_layers,
+    find_model_layers,
     find_weight_files,
     make_missing_tensor_error,
+    place_tensors,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +45,8 @@ if TYPE_CHECKING:
 
 MAX_FILE_SIZE = 5_000_000_000
 """Bytes of tensors in one file, unless a single tensor is larger; about what transformers writes."""
-MAX_CONFIG_SIZE = 1024**2
+MAX_CONFIG_SIZE = 16 * 1024**2
+"""Bytes of a config.json; that of MiniMax-M3 has 3 MB, with a list of the modules that are not quantized."""
 DOWNLOADS = "downloads"
 """Folder in a partial directory for whole `.bin` files, until their tensors are written."""
 
@@ -59,11 +65,17 @@ class BuildTarget:
 
 
 def inspect_model(
-    hub: HubClient, repository: Repository, layers: LayerRequest, *, allow_remote_code: bool
+    hub: HubClient,
+    repository: Repository,
+    layers: LayerRequest,
+    *,
+    allow_remote_code: bool,
+    wanted: Slice = WHOLE,
 ) -> RemoteModel:
     """Read config.json and the index of a repository.
 
-    Raises RequestError for a model that cannot be truncated to `layers`, before any tensor is downloaded.
+    Raises RequestError for a model that cannot be truncated to `layers`, or not cut to the slice that is wanted, before
+    any tensor is downloaded.
     """
     what = repository.label(small_files.CONFIG)
     content = hub.read_file(repository, small_files.CONFIG, limit=MAX_CONFIG_SIZE)
@@ -71,8 +83,9 @@ def inspect_model(
         config = parse_config(content.decode("utf-8"), what=what)
     except UnicodeDecodeError:
         raise InfrastructureError(f"{what}: not UTF-8 text; report it to the owner of the model") from None
-    truncate_config(config, config.depth if layers == "auto" else layers)
-    return RemoteModel(hub, repository, config, find_weight_files(hub, repository), allow_remote_code)
+    make_slice_rules(config, wanted)
+    truncate_config(config, config.depth if layers == "auto" else layers, list_slice_edits(config, wanted))
+    return RemoteModel(hub, repository, config, find_weight_files(hub, repository), allow_remote_code, wanted)
 
 
 def build_checkpoint(model: RemoteModel, selection: TensorSelection, target: BuildTarget) -> None:
@@ -90,7 +103,7 @@ def build_from_torch_bin(model: RemoteModel, layers: LayerRequest, target: Build
     """Build the checkpoint from whole `.bin` files; what is kept is known only after their download."""
     from ci.hub.torch_bin import TorchBinFiles
 
-    downloads = [_plan_whole_file(model.repository, file) for file in _list_needed_files(model, layers)]
+    downloads = [_plan_whole_file(model.repository, file) for file in list_needed_files(model, layers)]
     whole_files = find_whole_files(model.repository, downloads, {})
     transfer = Transfer(model.hub, model.repository, downloads, target.directory, whole_files)
     target.check_free_space(2 * transfer.bytes_to_allocate)
@@ -106,12 +119,13 @@ def build_from_torch_bin(model: RemoteModel, layers: LayerRequest, target: Build
     return selection
 
 
-def _list_needed_files(model: RemoteModel, layers: LayerRequest) -> list[str]:
+def list_needed_files(model: RemoteModel, layers: LayerRequest) -> list[str]:
+    """List the whole `.bin` files that hold tensors of the kept layers; for "auto" all of them."""
     files = model.weights.weight_map
     if files is None or layers == "auto":
         return list(model.weights.files)
-    prefixes = find_layers(files, model.config.stacks, what=model.config.what)
-    return sorted({file for name, file in files.items() if prefixes.keeps(name, layers)})
+    prefixes, positions = find_model_layers(files, model.config), make_choice(layers).positions
+    return sorted({file for name, file in files.items() if prefixes.place(name, positions) is not None})
 
 
 def _plan_whole_file(repository: Repository, file: str) -> OutputFile:
@@ -129,16 +143,17 @@ def _select_from_torch_bin(
     The index may name tensors of other files too.
     """
     files = model.weights.weight_map or dict.fromkeys(tensors, model.weights.files[0])
-    prefixes = find_layers(files, model.config.stacks, what=model.config.what)
+    prefixes = find_model_layers(files, model.config)
     by_name = {name: tensor for name, (_, tensor) in tensors.items()}
-    choice = choose_layers(prefixes, model.config, by_name) if layers == "auto" else LayerChoice(layers)
-    kept = [name for name in files if prefixes.keeps(name, choice.layers)]
+    choice = choose_layers(prefixes, model.config, by_name) if layers == "auto" else make_choice(layers)
+    positions = choice.positions
+    kept = [name for name in files if prefixes.place(name, positions) is not None]
     for name in kept:
         if name not in tensors:
             raise make_missing_tensor_error(model.repository, files[name], name)
     entries = (tensors[name] for name in kept)
     sources = (TensorSource(file, tensor, tensor.begin, tensor.end) for file, tensor in entries)
-    return TensorSelection(choice, tuple(sources), prefixes.count_mtp_tensors(files))
+    return place_tensors(model, KeptSources(choice, prefixes, tuple(sources), tuple(files)))
 
 
 def _write_other_files(
@@ -184,6 +199,9 @@ def _make_manifest(
         files=dict(sorted(files.items())),
         notes=_list_notes(model, selection),
         not_verified_upstream=list_unverified(shards, whole_files),
+        dropped=selection.dropped,
+        picked=selection.choice.picked,
+        slice=model.slice,
     )
 
 
@@ -191,7 +209,8 @@ def _iter_other_files(
     model: RemoteModel, selection: TensorSelection, outputs: Sequence[OutputFile]
 ) -> Iterator[tuple[str, bytes]]:
     """Yield name and content of every file that holds no tensors, one at a time."""
-    yield small_files.CONFIG, truncate_config(model.config, selection.choice.layers).encode()
+    edits = list_slice_edits(model.config, model.slice)
+    yield small_files.CONFIG, truncate_config(model.config, selection.choice.kept, edits).encode()
     if len(outputs) > 1:
         index = {"metadata": {"total_size": selection.size}, "weight_map": build_weight_map(outputs)}
         yield SAFETENSORS_INDEX, json.dumps(index, indent=1).encode()
@@ -207,7 +226,17 @@ def _iter_small_files(model: RemoteModel) -> Iterator[tuple[str, bytes]]:
     names = small_files.select_small_files(listed, tokenizer_config, allow_remote_code=model.allow_remote_code)
     for name in names:
         known = tokenizer_config if name == small_files.TOKENIZER_CONFIG else None
-        yield name, read(name) if known is None else known
+        content = read(name) if known is None else known
+        yield name, _slice_small_file(name, content, model) if model.slice.vocab else content
+
+
+def _slice_small_file(name: str, content: bytes, model: RemoteModel) -> bytes:
+    """Drop token ids beyond the kept rows of the vocabulary from generation_config.json; other files stay."""
+    if name != small_files.GENERATION or model.slice.vocab is None:
+        return content
+    values = parse_object(content, what=model.repository.label(name))
+    sliced = slice_generation_config(values, model.slice.vocab)
+    return content if sliced == values else json.dumps(sliced, indent=2).encode()
 
 
 def _list_tensor_entries(
@@ -237,9 +266,12 @@ def _list_notes(model: RemoteModel, selection: TensorSelection) -> tuple[str, ..
             "the repository has no safetensors files, so whole .bin files (with auto all of them) were downloaded and "
             "their tensors were written as safetensors"
         )
-    if selection.mtp_tensors:
-        notes.append(f"{selection.mtp_tensors} tensors of multi-token prediction (MTP) modules were left out")
-    return tuple(notes)
+    if selection.dropped:
+        listed = "; ".join(selection.dropped)
+        notes.append(f"tensors of multi-token prediction (MTP) modules were left out: {listed}")
+    if picked := selection.choice.picked:
+        notes.append(f"layers {', '.join(map(str, picked))} of {model.config.depth} are kept, renumbered from 0")
+    return (*notes, *list_slice_notes(model.config, model.slice))
 
 
 def _write_synced(path: Path, content: bytes) -> None:

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MAX_NESTING = 40
+MAX_OBJECTS = 200_000
+"""Objects in one text: some list the precision of every module, and each costs some microseconds."""
 SPACE = re.compile(r"[ \t\r\n]*")
-SCALAR = json.JSONDecoder()
 
 KeyPath = tuple[str, ...]
 """Keys from the top of the document to a value."""
@@ -49,7 +50,8 @@ Edit = Replace | Keep
 class Node:
     """A value and its text [start, end).
 
-    `spans` are those of a list's elements or of an object's members, key included.
+    `spans` are those of an object's members, key included. Those of a list's elements are found when they are needed:
+    a list can have a million.
     """
 
     value: Any
@@ -63,8 +65,10 @@ def parse_json(text: str, *, what: str) -> Node:
     """Parse the JSON object in `text` with positions.
 
     NaN and Infinity are accepted, because Python and so transformers write them. Raises InfrastructureError for
-    anything malformed, a duplicate key or nesting over `MAX_NESTING`.
+    anything malformed, a duplicate key, nesting over `MAX_NESTING` or more than `MAX_OBJECTS` objects.
     """
+    if text.count("{") > MAX_OBJECTS:
+        raise InfrastructureError(f"{what}: over {MAX_OBJECTS} objects; refused")
     try:
         node = _parse_value(text, _skip_space(text, 0), 0)
         if _skip_space(text, node.end) != len(text):
@@ -96,13 +100,14 @@ def find_node(root: Node, path: KeyPath) -> Node:
 def _locate_change(text: str, node: Node, edit: Edit) -> tuple[int, int, str]:
     if isinstance(edit, Replace):
         return node.start, node.end, json.dumps(edit.value)
-    names: Sequence[Any] = range(len(node.spans)) if node.members is None else list(node.members)
+    all_spans = _find_list_spans(text, node) if node.members is None else node.spans
+    names: Sequence[Any] = range(len(all_spans)) if node.members is None else list(node.members)
     kept = set(edit.kept)
-    spans = [span for name, span in zip(names, node.spans, strict=True) if name in kept]
+    spans = [span for name, span in zip(names, all_spans, strict=True) if name in kept]
     if not spans:
         return node.start, node.end, "[]" if node.members is None else "{}"
-    between = text[node.spans[0][1] : node.spans[1][0]] if len(node.spans) > 1 else ""
-    return node.spans[0][0], node.spans[-1][1], between.join(text[start:end] for start, end in spans)
+    between = text[all_spans[0][1] : all_spans[1][0]] if len(all_spans) > 1 else ""
+    return all_spans[0][0], all_spans[-1][1], between.join(text[start:end] for start, end in spans)
 
 
 def _skip_space(text: str, at: int) -> int:
@@ -143,15 +148,48 @@ def _parse_object(text: str, at: int, depth: int) -> Node:
 
 
 def _parse_list(text: str, at: int, depth: int) -> Node:
-    items: list[Node] = []
-    end = _skip_space(text, at + 1)
-    while text[end] != "]" or items:
-        items.append(_parse_value(text, end, depth + 1))
-        end = _skip_space(text, items[-1].end)
-        if text[end] == "]":
-            break
-        end = _skip_space(text, _expect_char(text, end, ","))
-    return Node([item.value for item in items], at, end + 1, tuple((item.start, item.end) for item in items))
+    """Parse a list whole, without the positions of its elements."""
+    try:
+        value, end = SCALAR.raw_decode(text, at)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if _count_levels(value) > MAX_NESTING - depth:
+        raise ValueError("nested too deeply")
+    return Node(value, at, end)
+
+
+def _find_list_spans(text: str, node: Node) -> tuple[tuple[int, int], ...]:
+    """Find the text [start, end) of each element of a list that was parsed before."""
+    spans: list[tuple[int, int]] = []
+    at = _skip_space(text, node.start + 1)
+    while text[at] != "]":
+        _, end = SCALAR.raw_decode(text, at)
+        spans.append((at, end))
+        at = _skip_space(text, end)
+        at = _skip_space(text, at + 1) if text[at] == "," else at
+    return tuple(spans)
+
+
+def _count_levels(value: Any) -> int:
+    """Count how deeply lists and objects are nested in a value."""
+    levels, layer = 0, [value]
+    while layer:
+        levels += 1
+        inner = (item.values() if isinstance(item, dict) else item for item in layer)
+        layer = [item for items in inner for item in items if isinstance(item, list | dict)]
+    return levels
+
+
+def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object inside of a list. Raises ValueError for a duplicate key."""
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise ValueError(f"duplicate key {next(key for key, _ in pairs if sum(key == k for k, _ in pairs) > 1)!r}")
+    return members
+
+
+SCALAR = json.JSONDecoder(object_pairs_hook=_make_object)
+"""Decodes what has no positions of its own: scalars, and lists whole."""
 
 
 def _expect_char(text: str, at: int, char: str) -> int:

@@ -21,12 +21,16 @@ METADATA = {"format": "pt"}
 
 @dataclass(frozen=True)
 class TensorSource:
-    """A tensor on the Hub: bytes [begin, end) of the file `shard`."""
+    """A tensor on the Hub: bytes [begin, end) of the file `shard`.
+
+    `tensor` has the name and shape that are written; `upstream_name` is the name there, where that is another one.
+    """
 
     shard: str
     tensor: TensorInfo
     begin: int
     end: int
+    upstream_name: str = ""
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Literal
 
 from ci.errors import HubTestsError, InfrastructureError, RequestError
 from ci.hub.journal import has_complete_pieces
-from ci.hub.layers import LayerChoice, LayerRequest
+from ci.hub.layers import LayerChoice, LayerRequest, format_layers, make_choice
 from ci.hub.progress import ProgressMeter
+from ci.hub.read_through import find_stored
 from ci.hub.repository import check_model_id, is_commit
+from ci.hub.slices import WHOLE, Slice
 from ci.hub.store import PartialCheckpoint, Store, make_disk_error
 from ci.hub.store_paths import CheckpointKey
 
@@ -37,14 +39,16 @@ MAX_ATTEMPTS = 3
 class FetchRequest:
     """The model, its revision (None: the default branch), and how many layers of it to keep.
 
-    `layers` is a count, or "auto" for the fewest layers that hold every kind of layer. `allow_remote_code` also
-    fetches the repository's Python files; hub-tests never runs them.
+    `layers` is a count, "auto" for the fewest layers that hold every kind of layer, or the indices of chosen layers.
+    `allow_remote_code` also fetches the repository's Python files; hub-tests never runs them. `slice` keeps only part
+    of the vocabulary and of the experts.
     """
 
     model_id: str
     layers: LayerRequest = 2
     revision: str | None = None
     allow_remote_code: bool = False
+    slice: Slice = WHOLE
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,8 @@ class Checkpoint:
     names the kinds of layer that two layers would have missed (only after "auto"). `manifest_sha256` is the digest of
     `hub-tests.json`, which names every file and tensor with its digest. `notes` are lines for people.
     `not_verified_upstream` are the upstream files that were compared with no digest of the Hub, because it publishes
-    digests of whole files only and some of their bytes were left out.
+    digests of whole files only and some of their bytes were left out. `dropped`, `picked` and `slice` are those of the
+    manifest.
     """
 
     model_id: str
@@ -73,6 +78,9 @@ class Checkpoint:
     kinds_missed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     not_verified_upstream: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    picked: tuple[int, ...] = ()
+    slice: Slice = WHOLE
 
 
 def fetch(
@@ -85,7 +93,7 @@ def fetch(
     arrived before an error or Ctrl-C is kept, and the next call continues from it.
     """
     check_model_id(request.model_id)
-    if request.layers != "auto" and request.layers < 1:
+    if isinstance(request.layers, int) and request.layers < 1:
         raise RequestError(f"{request.model_id}: {request.layers} layers asked for; ask for at least 1")
     return _FetchRun(request, settings, progress).run()
 
@@ -128,10 +136,12 @@ class _FetchRun:
 
         request = self.request
         self.meter.report("headers")
-        model = inspect_model(hub, repository, request.layers, allow_remote_code=request.allow_remote_code)
+        model = inspect_model(
+            hub, repository, request.layers, allow_remote_code=request.allow_remote_code, wanted=request.slice
+        )
         if model.weights.is_torch_bin:
             # "auto" is known only after the download: until then the directory is named after 0 layers.
-            unknown = LayerChoice(0 if request.layers == "auto" else request.layers)
+            unknown = LayerChoice(0) if request.layers == "auto" else make_choice(request.layers)
             return self._fetch_into_store(unknown, model, None)
         selection = select_tensors(model, request.layers)
         self._save_choice(repository.commit, selection.choice)
@@ -202,16 +212,15 @@ class _FetchRun:
 
     def _find_cached(self, commit: str) -> Checkpoint | None:
         layers, model_id = self.request.layers, self.request.model_id
-        choice = self.store.find_layer_choice(model_id, commit) if layers == "auto" else LayerChoice(layers)
+        choice = self.store.find_layer_choice(model_id, commit) if layers == "auto" else make_choice(layers)
         return self._open_cached(commit, choice, "hit") if choice else None
 
     def _open_cached(self, commit: str, choice: LayerChoice, cache: Literal["hit", "miss"]) -> Checkpoint | None:
         """Return the store's checkpoint and mark it as in use by this process."""
-        stored = self.store.find(self._make_key(commit, choice))
+        stored = find_stored(self.store, self._make_key(commit, choice), self.settings, fetched=cache == "miss")
         if stored is None:
             return None
         manifest = stored.manifest
-        self.store.mark_in_use(stored.path)
         self.meter.report("done", manifest.bytes_kept, manifest.bytes_kept)
         return Checkpoint(
             model_id=manifest.model_id,
@@ -228,15 +237,22 @@ class _FetchRun:
             kinds_missed=choice.kinds_missed,
             notes=(*manifest.notes, *self.notes),
             not_verified_upstream=manifest.not_verified_upstream,
+            dropped=manifest.dropped,
+            picked=manifest.picked,
+            slice=manifest.slice,
         )
 
     def _make_key(self, commit: str, choice: LayerChoice) -> CheckpointKey:
-        return CheckpointKey(self.request.model_id, commit, choice.layers, self.request.allow_remote_code)
+        request = self.request
+        return CheckpointKey(
+            request.model_id, commit, choice.layers, request.allow_remote_code, choice.picked, request.slice
+        )
 
     def _make_offline_error(self, commit: str | None) -> InfrastructureError:
-        name, layers, revision = self.request.model_id, self.request.layers, self.request.revision
+        name, layers, revision = self.request.model_id, format_layers(self.request.layers), self.request.revision
         detail = f"commit {commit[:8]}" if commit else f"revision {revision or 'HEAD'}, never fetched before"
         command = f"hub-tests fetch {name} --layers {layers}" + (f" --revision {revision}" if revision else "")
+        command += f" --slice {self.request.slice}" if self.request.slice != WHOLE else ""
         return InfrastructureError(
             f"{name} with {layers} layers ({detail}) is not in {self.store.root}, and HF_HUB_OFFLINE is set; fetch it "
             f"once on a machine that reaches the Hub: {command}"

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ci.errors import RequestError
+from ci.errors import NotTruncatableError, RequestError
 from ci.hub import truncation_rules
+from ci.hub.architectures import UNKNOWN, Architecture, find_architecture
 from ci.hub.config_edit import KeyPath, Node, find_node, parse_json
-from ci.hub.truncation_rules import FIELD_RULES, Rule
+from ci.hub.config_numbers import MAX_LAYERS, check_sizes, read_optional_count, shorten_value
+from ci.hub.truncation_rules import FIELD_RULES, MTP_LAYER_COUNT, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,8 +22,9 @@ DEPTH_FIELDS_BY_SIDE: tuple[tuple[StackSide, tuple[str, ...]], ...] = (
     ("decoder", truncation_rules.DECODER_DEPTH_FIELDS),
 )
 
-MAX_LAYERS = 4096
-"""Layers that hub-tests accepts; the deepest published models have some hundred. Sizes in memory depend on it."""
+WHOLE_OBJECTS = (Rule.UNCHANGED, Rule.NAMES)
+"""Rules of objects in which no field is about layers."""
+PERIODS = (Rule.PERIOD, Rule.PERIOD_OF_TENSORS)
 
 
 @dataclass(frozen=True)
@@ -49,26 +52,41 @@ class LayerField:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A parsed config.json: its text, its stacks of layers, and every field that a rule covers."""
+    """A parsed config.json: its text, its stacks of layers, and every field that a rule covers.
+
+    `text_configs` are the objects that hold the text model's fields. `mtp_layers` counts the layers of multi-token
+    prediction that follow the last layer.
+    """
 
     text: str
     root: Node
     what: str
     stacks: tuple[LayerStack, ...]
     fields: tuple[LayerField, ...]
+    text_configs: tuple[KeyPath, ...] = ((),)
+    architecture: Architecture = UNKNOWN
+    mtp_layers: int = 0
 
     @property
     def depth(self) -> int:
         """Layers of the deepest stack."""
         return max(stack.depth for stack in self.stacks)
 
+    @property
+    def model_type(self) -> str:
+        """The model type of the text model, "" where the config has none."""
+        named = (find_node(self.root, path).value.get("model_type") for path in (*self.text_configs[::-1], ()))
+        return next((name for name in named if isinstance(name, str)), "")
+
 
 def parse_config(text: str, *, what: str) -> ModelConfig:
     """Find the depth and every field that depends on it.
 
-    Raises RequestError when there is no depth or no single one, InfrastructureError when the text is not JSON.
+    Raises RequestError when there is no depth or no single one, or when a number is too large for a size;
+    InfrastructureError when the text is not JSON.
     """
     root = parse_json(text, what=what)
+    check_sizes(root.value, what=what)
     text_configs = _find_text_configs(root, what)
     stacks = _find_stacks(root, text_configs, what)
     depth = max(stack.depth for stack in stacks)
@@ -77,7 +95,12 @@ def parse_config(text: str, *, what: str) -> ModelConfig:
         for text_config in text_configs
         for field in _find_layer_fields(find_node(root, text_config), text_config, depth)
     ]
-    return ModelConfig(text, root, what, stacks, tuple(fields))
+    values = [find_node(root, path).value for path in text_configs]
+    types = [value.get("model_type") for value in (*values, root.value)]
+    mtp = (read_optional_count(value, MTP_LAYER_COUNT, what=what, limit=MAX_LAYERS) or 0 for value in values)
+    return ModelConfig(
+        text, root, what, stacks, tuple(fields), text_configs, find_architecture(*types), max(mtp, default=0)
+    )
 
 
 def _find_text_configs(root: Node, what: str) -> tuple[KeyPath, ...]:
@@ -87,9 +110,9 @@ def _find_text_configs(root: Node, what: str) -> tuple[KeyPath, ...]:
     """
     paths = [path for path, node in _walk_objects(root, ()) if _find_depth_keys(node) or _count_listed_layers(node)]
     if not paths:
-        raise RequestError(
-            f"{what}: no field says how many layers the model has (such as num_hidden_layers); "
-            "add its name to ci/hub/truncation_rules.py"
+        raise NotTruncatableError(
+            f"{what}: hub-tests cannot truncate this yet: no field says how many layers the model has (such as "
+            "num_hidden_layers); add its name to ci/hub/truncation_rules.py"
         )
     if () in paths:
         copies = [path for path in paths if path and _read_depths(find_node(root, path)) == _read_depths(root)]
@@ -98,7 +121,9 @@ def _find_text_configs(root: Node, what: str) -> tuple[KeyPath, ...]:
         paths = [path for path in paths if path in truncation_rules.TEXT_CONFIG_PATHS] or paths
     if len(paths) > 1:
         names = ", ".join(".".join(path) for path in paths)
-        raise RequestError(f"{what}: several stacks of layers ({names}); hub-tests cannot truncate such a model")
+        raise NotTruncatableError(
+            f"{what}: hub-tests cannot truncate this yet: several stacks of layers ({names})"[:500]
+        )
     return (paths[0],)
 
 
@@ -108,7 +133,7 @@ def _walk_objects(node: Node, path: KeyPath) -> Iterator[tuple[KeyPath, Node]]:
         if (
             member.members is not None
             and not truncation_rules.OTHER_MODALITY.search(key)
-            and FIELD_RULES.get(key) is not Rule.UNCHANGED
+            and FIELD_RULES.get(key) not in WHOLE_OBJECTS
         ):
             yield from _walk_objects(member, (*path, key))
 
@@ -137,13 +162,13 @@ def _find_stacks(root: Node, text_configs: tuple[KeyPath, ...], what: str) -> tu
 def _read_depth(node: Node, key: str, what: str) -> int:
     value = node.value[key]
     if type(value) is not int or value < 1:
-        raise RequestError(f"{what}: {key} is {str(value)[:50]}, expected a number of layers")
+        raise RequestError(f"{what}: {key} is {shorten_value(value)}, expected a number of layers")
     return _check_depth(value, key, what)
 
 
 def _check_depth(depth: int, key: str, what: str) -> int:
     if depth > MAX_LAYERS:
-        raise RequestError(f"{what}: {key} is {str(depth)[:50]}, hub-tests accepts at most {MAX_LAYERS} layers")
+        raise RequestError(f"{what}: {key} is {shorten_value(depth)}, hub-tests accepts at most {MAX_LAYERS} layers")
     return depth
 
 
@@ -153,7 +178,9 @@ def _count_listed_layers(node: Node) -> int:
 
 
 def _find_depth_keys(node: Node) -> list[str]:
-    return [key for _, names in DEPTH_FIELDS_BY_SIDE for key in names if node.value.get(key) is not None]
+    named = [key for _, names in DEPTH_FIELDS_BY_SIDE for key in names if node.value.get(key) is not None]
+    beside = truncation_rules.AMBIGUOUS_DEPTH_FIELDS
+    return [key for key in named if key not in beside or any(other in node.value for other in beside[key])]
 
 
 def _read_depths(node: Node) -> list[Any]:
@@ -181,7 +208,7 @@ def _find_implied_period(node: Node) -> int | None:
     has_period = any(FIELD_RULES.get(key) is Rule.PERIOD and value for key, value in node.value.items())
     if has_period or isinstance(node.value.get("layer_types"), list):
         return None
-    return truncation_rules.IMPLIED_PERIOD.get(node.value.get("model_type"))
+    return find_architecture(node.value.get("model_type")).period or None
 
 
 def _distinguishes_layers(key: str, rule: Rule, node: Node) -> bool:
@@ -191,7 +218,7 @@ def _distinguishes_layers(key: str, rule: Rule, node: Node) -> bool:
     """
     if key in truncation_rules.ENABLED_BY:
         return bool(node.value.get(truncation_rules.ENABLED_BY[key]))
-    return rule is not Rule.PERIOD or not isinstance(node.value.get("layer_types"), list)
+    return rule not in PERIODS or not isinstance(node.value.get("layer_types"), list)
 
 
 def _refine_rule(rule: Rule, value: Any) -> Rule:
@@ -199,7 +226,7 @@ def _refine_rule(rule: Rule, value: Any) -> Rule:
 
     Some fields are a period in one model and a list with one value a layer in the next.
     """
-    return Rule.VALUE_PER_LAYER if rule is Rule.PERIOD and isinstance(value, list) else rule
+    return Rule.VALUE_PER_LAYER if rule in PERIODS and isinstance(value, list) else rule
 
 
 def _looks_per_layer(key: str, value: Any, depth: int) -> bool:

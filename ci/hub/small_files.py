@@ -28,6 +28,14 @@ OTHER_TOKENIZER_FILES = (
     "*.tiktoken",
     "tekken.json",
 )
+PROCESSOR_FILES = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+"""What a multimodal model's processor reads, and how a chat is written as tokens."""
 MAX_SMALL_FILE = 100 * 1024**2
 
 
@@ -35,11 +43,10 @@ def select_small_files(names: Iterable[str], tokenizer_config: bytes | None, *, 
     """Select the files to copy beside config.json and the tensors.
 
     Where `tokenizer.json` holds the whole tokenizer, its older formats are left out: each file is a request to the Hub,
-    and its rate limit counts them. Chat templates are left out for the same reason: no forward pass reads one. Python
-    files are selected only with `allow_remote_code`.
+    and its rate limit counts them. Python files are selected only with `allow_remote_code`.
     """
     listed = sorted(names)
-    always = {GENERATION, TOKENIZER, TOKENIZER_CONFIG}
+    always = {GENERATION, TOKENIZER, TOKENIZER_CONFIG, *PROCESSOR_FILES}
     others = () if TOKENIZER in listed and _names_special_tokens(tokenizer_config) else OTHER_TOKENIZER_FILES
     return [
         name

@@ -73,7 +73,8 @@ class TorchBinFiles:
             file.write(output.header)
             for placed in output.tensors:
                 own = hashlib.sha256()
-                for block in _iter_blocks(self._states[placed.source.shard][placed.source.tensor.name]):
+                value = self._states[placed.source.shard][placed.source.upstream_name or placed.source.tensor.name]
+                for block in _iter_blocks(value, placed.size):
                     file.write(block)
                     own.update(block)
                     whole.update(block)
@@ -124,10 +125,10 @@ def _convert_dtype(value: Any, file: str, name: str) -> str:
     return DTYPES[dtype]
 
 
-def _iter_blocks(value: Any) -> Iterator[memoryview]:
-    """Yield a tensor's bytes in row-major order."""
+def _iter_blocks(value: Any, size: int) -> Iterator[memoryview]:
+    """Yield the first `size` bytes of a tensor, in row-major order."""
     import torch
 
-    flat = value.detach().contiguous().flatten().view(torch.uint8)
+    flat = value.detach().contiguous().flatten().view(torch.uint8)[:size]
     for start in range(0, flat.numel(), BLOCK_SIZE):
         yield memoryview(flat[start : start + BLOCK_SIZE].numpy())

@@ -1,5 +1,7 @@
 """The rules of truncation: what happens to each field of a config.json that depends on the layers. One row a field.
 
+What no field says about a model type is in `ci.hub.architectures`.
+
 A rule applies to the object that holds the depth (the whole config, or its `text_config`) and to objects nested in it.
 A field that looks as if it had one value a layer and has no row is an error (`ci.hub.truncation`): a guess would give a
 model that loads and differs from the upstream one.
@@ -24,13 +26,21 @@ class Rule(Enum):
     REPEATED_PATTERNS = "pairs of a pattern and its repeats: written out, the first N stay"
     MTP = "layers of multi-token prediction: dropped, so 0 or empty"
     PERIOD = "every n-th layer differs, which its tensors do not show: unchanged, tells the kinds of layers apart"
+    PERIOD_OF_TENSORS = "every n-th layer differs, as its tensors show: unchanged"
+    CYCLE = (
+        "a list of kinds that repeats over the layers: unchanged for the first N, written out for a choice of layers"
+    )
+    NAMES = "names of modules, in which layers are numbered: unchanged for the first N"
     UNCHANGED = "does not depend on the depth"
+    DEPTH_SCALE = "divided by the square root of the depth in each layer: multiplied by that of N / depth"
     REFUSE = "ties other layers or tensors to the depth: hub-tests cannot truncate this yet"
     UNKNOWN = "looks as if it depended on the layers, and no rule covers it"
 
 
-DEPTH_FIELDS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+DEPTH_FIELDS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_blocks")
 """Fields that hold the number of layers."""
+AMBIGUOUS_DEPTH_FIELDS = {"num_blocks": ("block", "blocks", "num_hidden_layers")}
+"""Such fields that count layers only beside one of these: in Fast-LLM's apriel2 and in xLSTM, not in Perceiver."""
 ENCODER_DEPTH_FIELDS = ("encoder_layers", "num_encoder_layers", "encoder_num_hidden_layers")
 DECODER_DEPTH_FIELDS = ("decoder_layers", "num_decoder_layers", "decoder_num_hidden_layers")
 DEPTH_LIST_FIELD = "layers_block_type"
@@ -39,6 +49,12 @@ DEPTH_LIST_FIELD = "layers_block_type"
 FIELD_RULES: dict[str, Rule] = {
     # one value a layer
     "layer_types": Rule.VALUE_PER_LAYER,
+    "hybrid_block_layout": Rule.VALUE_PER_LAYER,  # Fast-LLM's apriel_hybrid_ssm and llava_hybrid
+    "hybrid_layer_pattern": Rule.VALUE_PER_LAYER,  # MiMo-V2-Flash
+    "attn_type_list": Rule.VALUE_PER_LAYER,  # MiniMax
+    "sparse_attention_freq": Rule.VALUE_PER_LAYER,  # MiniMax-M3, in sparse_attention_config
+    "sparse_disable_index_value": Rule.VALUE_PER_LAYER,  # beside it
+    "compress_ratios": Rule.VALUE_PER_LAYER,  # DeepSeek-V4; those of its MTP layers follow
     "mlp_layer_types": Rule.VALUE_PER_LAYER,
     "moe_layer_freq": Rule.VALUE_PER_LAYER,
     "indexer_types": Rule.VALUE_PER_LAYER,
@@ -78,11 +94,15 @@ FIELD_RULES: dict[str, Rule] = {
     "first_k_dense_replace": Rule.LAYER_COUNT,
     "num_dense_layers": Rule.LAYER_COUNT,
     "max_window_layers": Rule.LAYER_COUNT,
+    "num_hash_layers": Rule.LAYER_COUNT,  # DeepSeek-V4: layers from the start that choose experts by token id
     "moe_layer_start_index": Rule.LAYER_COUNT,
     "moe_layer_end_index": Rule.LAST_INDEX,
+    # scales that the class divides by the square root of the depth (MiniCPM)
+    "scale_depth": Rule.DEPTH_SCALE,
     # multi-token prediction
     "num_nextn_predict_layers": Rule.MTP,
     "num_mtp_layers": Rule.MTP,
+    "num_mtp_modules": Rule.MTP,  # MiniMax
     "mtp_num_hidden_layers": Rule.MTP,
     "mtp_layer_types": Rule.MTP,
     "mtp_mlp_layer_types": Rule.MTP,
@@ -95,17 +115,19 @@ FIELD_RULES: dict[str, Rule] = {
     "_sliding_window_pattern": Rule.PERIOD,
     "prefix_dense_sliding_window_pattern": Rule.PERIOD,
     "global_attn_every_n_layers": Rule.PERIOD,
-    "attn_layer_period": Rule.UNCHANGED,
-    "cross_layer_interval": Rule.UNCHANGED,
-    "decoder_sparse_step": Rule.UNCHANGED,
-    "expert_layer_period": Rule.UNCHANGED,
-    "full_attention_interval": Rule.UNCHANGED,
-    "interleave_moe_layer_step": Rule.UNCHANGED,
-    "layer_group_size": Rule.UNCHANGED,
-    "moe_layer_interval": Rule.UNCHANGED,
+    "attn_layer_period": Rule.PERIOD_OF_TENSORS,
+    "cross_layer_interval": Rule.PERIOD_OF_TENSORS,
+    "decoder_sparse_step": Rule.PERIOD_OF_TENSORS,
+    "expert_layer_period": Rule.PERIOD_OF_TENSORS,
+    "full_attention_interval": Rule.PERIOD_OF_TENSORS,
+    "interleave_moe_layer_step": Rule.PERIOD_OF_TENSORS,
+    "layer_group_size": Rule.PERIOD_OF_TENSORS,
+    "moe_layer_interval": Rule.PERIOD_OF_TENSORS,
     # per-layer tensors that are slices of one, or layers that read another layer's keys and values
     "hidden_size_per_layer_input": Rule.REFUSE,
     "num_kv_shared_layers": Rule.REFUSE,
+    # repeated kinds
+    "pattern": Rule.CYCLE,  # Fast-LLM's apriel2, in `decoder`
     # no dependence, in spite of the name or of a length that may equal the depth
     "architectures": Rule.UNCHANGED,
     "attn_layer_offset": Rule.UNCHANGED,
@@ -117,11 +139,12 @@ FIELD_RULES: dict[str, Rule] = {
     "id2label": Rule.UNCHANGED,
     "label2id": Rule.UNCHANGED,
     "mamba_d_ssm": Rule.UNCHANGED,
+    "mtp_transformer_layers": Rule.UNCHANGED,  # MiniMax: layers of each MTP module, of which none is left
     "mrope_section": Rule.UNCHANGED,
     "num_mem_blocks": Rule.UNCHANGED,
     "num_random_blocks": Rule.UNCHANGED,
     "pad_token_id": Rule.UNCHANGED,
-    "quantization_config": Rule.UNCHANGED,
+    "quantization_config": Rule.NAMES,
     "rope_parameters": Rule.UNCHANGED,
     "rope_scaling": Rule.UNCHANGED,
     "suppress_tokens": Rule.UNCHANGED,
@@ -142,49 +165,14 @@ COUNT_WORDS = re.compile(
 )
 """A whole number with such a name counts layers or is the index of one."""
 OTHER_MODALITY = re.compile(
-    r"vision|visual|image|audio|speech|sound|codec|(?:^|_)vq|talker|2wav|backbone_config|qformer|resampler|perceiver|projector"
+    r"vision|visual|image|audio|speech|sound|codec|(?:^|_)vq|talker|2wav|backbone_config|qformer|resampler|perceiver|projector|protein"
 )
 """A nested config or a module of another modality: it keeps its own depth."""
 MIN_LAYERS_FIELDS = {"deepstack_visual_indexes": "each of the first layers adds features of the vision model"}
 """Lists, anywhere in the config, with one entry for each of the first layers that must be kept."""
-REQUIRED_KIND = {"olmo_hybrid": "full_attention", "neomme": "full_attention"}
-"""Model types whose config class refuses `layer_types` without this kind."""
-REQUIRED_LAST_KIND = dict.fromkeys(
-    ("gemma4_text", "gemma4_unified_text", "diffusion_gemma_text", "embedding_gemma2_text"), "full_attention"
-)
-"""Model types whose config class changes the last layer to this kind, whatever its weights are."""
-IMPLIED_PERIOD = {
-    "afmoe": 4,
-    "beam": 6,
-    "cohere2": 4,
-    "cohere2_moe": 4,
-    "cwm": 4,
-    "exaone4": 4,
-    "exaone_moe": 4,
-    "gemma2": 2,
-    "gemma3_text": 6,
-    "gpt_oss": 2,
-    "granite_swa": 4,
-    "granitemoe_swa": 4,
-    "kolibri1": 5,
-    "laguna": 4,
-    "llama4_text": 4,
-    "mimo_v2_flash": 6,
-    "minicpm_ocr": 4,
-    "modernbert": 3,
-    "modernbert-decoder": 3,
-    "muse_glimmer_text": 4,
-    "muse_spark_text": 4,
-    "olmo3": 4,
-    "smollm3": 4,
-    "step3p7_text": 4,
-    "ultrabert": 3,
-    "vaultgemma": 2,
-}
-"""Periods of attention of model types that need not state them, neither in config.json nor in tensors."""
+MTP_LAYER_COUNT = "num_nextn_predict_layers"
+"""How many layers of multi-token prediction follow the last layer in the same list (DeepSeek-V3, GLM-4.5)."""
 ENABLED_BY = {"max_window_layers": "use_sliding_window"}
 """Fields that tell layers apart only where another field beside them is true."""
-NOT_TRUNCATABLE = {"gpt_neox_japanese": "its last layer has a bias that the others lack"}
-"""Model types whose first layers alone are not a valid model of the type."""
 TEXT_CONFIG_PATHS = (("text_config",), ("llm_config",), ("language_config",))
 """Where the text model's config is nested when configs of other stacks are beside it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ci.errors import InfrastructureError, RequestError
@@ -16,13 +16,16 @@ from ci.hub.layers import (
     count_layers_for_all_kinds,
     describe_missed_kinds,
     find_layers,
+    make_choice,
+    split_layer_name,
 )
 from ci.hub.model_config import ModelConfig
 from ci.hub.remote import HubClient
 from ci.hub.repository import Repository, is_safe_path
 from ci.hub.responses import RefusedError
+from ci.hub.slices import WHOLE, Slice, make_slice_rules
 from ci.hub.strict_json import parse_object
-from ci.hub.truncation import list_layer_settings
+from ci.hub.truncation import count_required_layers, list_layer_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -53,25 +56,29 @@ class WeightFiles:
 
 @dataclass(frozen=True)
 class RemoteModel:
-    """A repository on the Hub, its parsed config.json and its weight files; no tensor is known yet."""
+    """A repository on the Hub, its parsed config.json and its weight files; no tensor is known yet.
+
+    `slice` is the part of the vocabulary and of the experts that is kept.
+    """
 
     hub: HubClient
     repository: Repository
     config: ModelConfig
     weights: WeightFiles
     allow_remote_code: bool
+    slice: Slice = WHOLE
 
 
 @dataclass(frozen=True)
 class TensorSelection:
-    """The kept layers and tensors. `mtp_tensors` counts dropped tensors of multi-token prediction modules.
+    """The kept layers and tensors. `dropped` names what is dropped although it belongs to no dropped layer.
 
     `headers` are those of the safetensors files that were read.
     """
 
     choice: LayerChoice
     sources: tuple[TensorSource, ...]
-    mtp_tensors: int
+    dropped: tuple[str, ...] = ()
     headers: Mapping[str, Header] = field(default_factory=dict)
 
     @property
@@ -114,34 +121,88 @@ def parse_weight_map(text: bytes, repository: Repository, path: str, *, suffix: 
     return weight_map
 
 
+@dataclass(frozen=True)
+class KeptSources:
+    """The tensors of the kept layers, whole and under their names on the Hub; `names` are those of all tensors.
+
+    `headers` are those of the safetensors files that were read.
+    """
+
+    choice: LayerChoice
+    prefixes: LayerPrefixes
+    sources: tuple[TensorSource, ...]
+    names: tuple[str, ...]
+    headers: Mapping[str, Header] = field(default_factory=dict)
+
+
 def select_tensors(model: RemoteModel, layers: LayerRequest) -> TensorSelection:
     """Select the kept tensors of a safetensors repository.
 
     Reads the headers of the shards with kept tensors; for "auto" those of all shards.
     """
+    return place_tensors(model, find_kept_sources(model, layers))
+
+
+def find_kept_sources(model: RemoteModel, layers: LayerRequest) -> KeptSources:
+    """Find the tensors of the kept layers in the headers of their shards."""
     hub, repository, weights = model.hub, model.repository, model.weights
     if weights.weight_map is None:
         headers = read_headers(hub, repository, weights.files)
         files = {tensor.name: weights.files[0] for tensor in headers[weights.files[0]].tensors}
     else:
         headers, files = {}, dict(weights.weight_map)
-    prefixes = find_layers(files, model.config.stacks, what=model.config.what)
+    prefixes = find_model_layers(files, model.config)
     if layers == "auto":
         headers = read_headers(hub, repository, weights.files, headers)
         choice = choose_layers(prefixes, model.config, _find_tensors(files, headers, repository))
     else:
-        choice = LayerChoice(layers)
-    kept = {name: file for name, file in files.items() if prefixes.keeps(name, choice.layers)}
+        choice = make_choice(layers)
+    positions = choice.positions
+    kept = {name: file for name, file in files.items() if prefixes.place(name, positions) is not None}
     headers = read_headers(hub, repository, sorted(set(kept.values())), headers)
     tensors = _find_tensors(kept, headers, repository)
     sources = (_make_source(file, headers[file], tensors[name]) for name, file in kept.items())
-    return TensorSelection(choice, tuple(sources), prefixes.count_mtp_tensors(files), headers)
+    return KeptSources(choice, prefixes, tuple(sources), tuple(files), headers)
+
+
+def find_model_layers(names: Iterable[str], config: ModelConfig) -> LayerPrefixes:
+    """Find the layers among the names of a model's tensors, by its config and the record of its architecture."""
+    items = config.architecture.items
+    listed = [field.value for field in config.fields if items and field.path[-1] == items.field]
+    item_layers = tuple(index for value in listed[:1] for index in value if type(index) is int)
+    return find_layers(
+        names,
+        config.stacks,
+        what=config.what,
+        architecture=config.architecture,
+        mtp_layers=config.mtp_layers,
+        item_layers=item_layers,
+    )
+
+
+def place_tensors(model: RemoteModel, kept: KeptSources) -> TensorSelection:
+    """Give the kept tensors their names in the truncated model, and cut them to the slice.
+
+    What is beside the layers is named in the result.
+    """
+    rules, prefixes, positions = make_slice_rules(model.config, model.slice), kept.prefixes, kept.choice.positions
+    placed = []
+    for source in kept.sources:
+        old = source.tensor.name
+        in_layer = split_layer_name(old)[0] in prefixes.prefixes
+        tensor = rules.cut(old, source.tensor, in_layer=in_layer)
+        name = prefixes.place(old, positions)
+        if tensor is not None and name is not None:
+            end = source.begin + tensor.size
+            placed.append(replace(source, tensor=replace(tensor, name=name), end=end, upstream_name=old))
+    return TensorSelection(kept.choice, tuple(placed), prefixes.list_dropped(kept.names), kept.headers)
 
 
 def choose_layers(prefixes: LayerPrefixes, config: ModelConfig, tensors: Mapping[str, TensorInfo]) -> LayerChoice:
-    """Choose the fewest layers that hold every kind of layer."""
+    """Choose the fewest layers that hold every kind of layer and can be run alone."""
     kinds = classify_layers(tensors, prefixes, list_layer_settings(config))
-    return LayerChoice(count_layers_for_all_kinds(kinds), describe_missed_kinds(kinds, USUAL_LAYERS))
+    layers = count_required_layers(config, count_layers_for_all_kinds(kinds))
+    return LayerChoice(layers, describe_missed_kinds(kinds, USUAL_LAYERS))
 
 
 def read_headers(

@@ -128,7 +128,8 @@ class TraceResult:
 
     `scopes` lists the safetensors files' stems in execution order; `names` each file's tensors in execution order.
     `peak_device_bytes` is the device's peak allocation during the forward, 0 on CPU; `seconds` the forward alone,
-    `load_seconds` reading the checkpoint to the device.
+    `load_seconds` reading the checkpoint to the device, `compile_seconds` the part of `seconds` that compiled kernels,
+    0 where the subject does not count it.
     """
 
     scopes: tuple[str, ...]
@@ -140,6 +141,7 @@ class TraceResult:
     load_seconds: float = 0.0
     peak_device_bytes: int = 0
     not_captured: tuple[str, ...] = ()
+    compile_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -208,4 +210,34 @@ class Differentiable(Protocol):
 
     def release(self) -> None:
         """Unload the model, as a Subject does."""
+        ...
+
+
+@runtime_checkable
+class Preparable(Protocol):
+    """A subject whose imports take seconds: an optional part of the protocol."""
+
+    def prepare(self) -> None:
+        """Import the libraries that the other calls need."""
+        ...
+
+
+@runtime_checkable
+class UsesCompileCache(Protocol):
+    """A subject that may run code which earlier runs compiled: an optional part of the protocol."""
+
+    def uses_compile_cache(self) -> bool:
+        """Tell whether it has code of earlier runs."""
+        ...
+
+    def drop_compile_cache(self) -> bool:
+        """Go on without code of earlier runs; return whether there was any."""
+        ...
+
+    def blame_compile_cache(self) -> None:
+        """Note that the dropped code was wrong: what failed with it succeeds without."""
+        ...
+
+    def compile_cache_figures(self) -> Mapping[str, float]:
+        """Return the files, bytes and seconds of the copy; empty where there is none."""
         ...

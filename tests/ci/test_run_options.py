@@ -71,6 +71,8 @@ def test_the_names_are_those_that_people_use() -> None:
         "--device",
         "--layers",
         "--isolation",
+        "--compile-cache",
+        "--fill-compile-cache",
         "--registry",
         "--checkpoints",
         "--timeout",
@@ -84,6 +86,7 @@ def test_the_names_are_those_that_people_use() -> None:
         "--subject-logs",
         "--subject-commit",
         "--subject-failure",
+        "--subject-variables",
     }
 
 

@@ -29,6 +29,7 @@ def test_download_and_truncate(pipeline: ModelPipeline, record: Any) -> None:
     """The kept layers are on disk, config.json says so, and nothing else was touched."""
     with record() as note:
         checkpoint = pipeline.fetch_checkpoint()
+        pipeline.import_libraries()
         figures = {
             "bytes_kept": checkpoint.bytes_kept,
             "bytes_fetched": checkpoint.bytes_fetched,
@@ -148,7 +149,7 @@ def test_positions(pipeline: ModelPipeline, record: Any, fast_llm_path: Path) ->
 
 @pytest.mark.deep
 def test_gradients(pipeline: ModelPipeline, record: Any, fast_llm_path: Path) -> None:
-    """Each parameter's gradient equals Hugging Face's; a subject that cannot train does not pass."""
+    """Each parameter's gradient equals Hugging Face's; where a subject's offer has none, it did not run."""
     with record() as note:
         evidence = pipeline.start_evidence("test_gradients")
         try:

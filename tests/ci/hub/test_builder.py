@@ -71,12 +71,16 @@ def test_several_files_with_an_index_when_large(
 
 def test_layers_that_predict_further_tokens_go(hub: HubServer, settings: Settings, tmp_path: Path) -> None:
     extra = {"model.layers.5.eh_proj.weight": (8, 8), "mtp.0.w": (2,)}
-    config = {**CONFIG, "num_nextn_predict_layers": 1}
+    config = {**CONFIG, "model_type": "qwen3_next", "num_nextn_predict_layers": 1}
     repository = make_repository(tmp_path / "mtp", tensors={**model_shapes(), **extra}, config=config)
     hub.add(MODEL, repository)
     checkpoint = fetch(REQUEST, settings)
     assert stored_tensors(checkpoint) == first_layers(repository, 2)
-    assert checkpoint.notes == ("2 tensors of multi-token prediction (MTP) modules were left out",)
+    assert checkpoint.dropped == ("model.layers.5: 1 tensor", "mtp.0: 1 tensor")
+    assert checkpoint.notes == (
+        "tensors of multi-token prediction (MTP) modules were left out: model.layers.5: 1 tensor; mtp.0: 1 tensor",
+    )
+    assert read_manifest(Path(checkpoint.path))[0].dropped == checkpoint.dropped
     assert json.loads((Path(checkpoint.path) / "config.json").read_text())["num_nextn_predict_layers"] == 0
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ci.errors import HubTestsError, InfrastructureError, RequestError
+from ci.errors import HubTestsError, InfrastructureError, NotTruncatableError, RequestError
 from ci.hub.fetch import FetchRequest, fetch
 from ci.hub.manifest import MANIFEST, read_manifest
 from ci.hub.store import Store
@@ -44,8 +44,7 @@ def write_config(repository: Path, text: str) -> None:
 
 
 def add_mtp_norms(repository: Path) -> None:
-    """Make it an mtp_llama, which keeps its final norm among those of multi-token prediction."""
-    write_json(repository / "config.json", {**CONFIG, "model_type": "mtp_llama", "prediction_heads": 3})
+    """Add norms that look like multi-token prediction to a model type of which nothing is known."""
     index = json.loads((repository / INDEX).read_text())
     shard = index["weight_map"].pop("model.norm.weight")
     index["weight_map"] |= {f"model.mtp_norms.{n}.weight": shard for n in range(3)}
@@ -58,7 +57,7 @@ INDEX = "model.safetensors.index.json"
 WRONG_UPSTREAM: dict[str, tuple[Harm, str]] = {
     "config is no JSON": (lambda r: write_config(r, "{"), r"config\.json: not valid JSON"),
     "config is no UTF-8": (lambda r: (r / "config.json").write_bytes(b'{"a": "\xff"}'), "UTF-8"),
-    "config is huge": (lambda r: write_config(r, "{}" + " " * 2**20), "the limit is"),
+    "config is huge": (lambda r: write_config(r, "{}" + " " * 2**24), "the limit is"),
     "no config": (lambda r: (r / "config.json").unlink(), r"config\.json: the repository has no such file"),
     "index is no JSON": (lambda r: (r / INDEX).write_text("["), "not valid JSON"),
     "index without a map": (lambda r: write_json(r / INDEX, {"weight_map": {}}), "no weight_map"),
@@ -72,12 +71,19 @@ WRONG_UPSTREAM: dict[str, tuple[Harm, str]] = {
     "shard is noise": (lambda r: (r / SHARD).write_bytes(b"\xee" * 5000), "over the limit"),
     "shard is empty": (lambda r: (r / SHARD).write_bytes(b""), "too few"),
 }
-IMPOSSIBLE: dict[str, tuple[Harm, str]] = {
-    "absurd depth": (lambda r: write_json(r / "config.json", {**CONFIG, "num_hidden_layers": 10**18}), "at most"),
-    "shared norms of MTP": (add_mtp_norms, r"hub-tests cannot truncate this yet: model\.mtp_norms\.0\.weight serves"),
-    "no depth": (lambda r: write_config(r, "{}"), "no field says how many layers"),
+LIMITS: dict[str, tuple[Harm, str]] = {
+    "norms of MTP": (add_mtp_norms, r"cannot truncate this yet: model\.mtp_norms\.0\.weight looks like multi-token"),
+    "no depth": (lambda r: write_config(r, "{}"), "cannot truncate this yet: no field says how many layers"),
     "unknown field": (lambda r: write_json(r / "config.json", {**CONFIG, "odd": [1] * 5}), "odd looks as if"),
     "another depth": (lambda r: write_json(r / "config.json", {**CONFIG, "num_hidden_layers": 9}), "says 9 layers"),
+    "layers beyond": (
+        lambda r: write_json(r / "config.json", {**CONFIG, "num_hidden_layers": 3}),
+        "beyond the 3 layers",
+    ),
+}
+"""What hub-tests itself cannot do: no fault of the Hub, the model or the subject."""
+IMPOSSIBLE: dict[str, tuple[Harm, str]] = {
+    "absurd depth": (lambda r: write_json(r / "config.json", {**CONFIG, "num_hidden_layers": 10**18}), "at most"),
     "no weights": (lambda r: (r / INDEX).unlink(), r"neither model\.safetensors nor pytorch"),
 }
 
@@ -105,6 +111,14 @@ def test_what_cannot_be_truncated(hub: HubServer, settings: Settings, repository
     harm(repository)
     hub.add(MODEL, repository)
     check_refused(settings, RequestError, problem)
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_limits_of_hub_tests_itself(hub: HubServer, settings: Settings, repository: Path, name: str) -> None:
+    harm, problem = LIMITS[name]
+    harm(repository)
+    hub.add(MODEL, repository)
+    check_refused(settings, NotTruncatableError, problem)
 
 
 @pytest.mark.parametrize("layers", [0, -1, 6])

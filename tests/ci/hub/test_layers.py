@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ci.errors import RequestError
+from ci.errors import NotTruncatableError, RequestError
+from ci.hub.architectures import find_architecture
 from ci.hub.header import TensorInfo
 from ci.hub.layers import (
     LayerPrefixes,
@@ -14,6 +16,7 @@ from ci.hub.layers import (
     count_layers_for_all_kinds,
     describe_missed_kinds,
     find_layers,
+    make_choice,
     split_layer_name,
 )
 from ci.hub.model_config import LayerStack, parse_config
@@ -32,8 +35,15 @@ def names(prefix: str, layers: int, *rests: str) -> list[str]:
     return [f"{prefix}.{index}.{rest}" for index in range(layers) for rest in rests or ("w",)]
 
 
-def find(listed: list[str], *stacks: LayerStack) -> LayerPrefixes:
-    return find_layers(listed, stacks, what="config.json")
+def find(listed: list[str], *stacks: LayerStack, **about: Any) -> LayerPrefixes:
+    return find_layers(listed, stacks, what="config.json", **about)
+
+
+def keeps(prefixes: LayerPrefixes, name: str, layers: int) -> bool:
+    """Whether a tensor stays, under its name, with the first layers."""
+    placed = prefixes.place(name, make_choice(layers).positions)
+    assert placed in (None, name)
+    return placed is not None
 
 
 @pytest.mark.parametrize(
@@ -62,31 +72,72 @@ def test_the_text_stack_is_the_list_that_config_counts(prefix: str) -> None:
     others = ["model.embed.weight", "lm_head.weight", *names("vision_tower.encoder.layers", 4), *names("x.convs", 3)]
     prefixes = find([*names(prefix, 4), *others], stack(4))
     assert prefixes == LayerPrefixes({prefix: 4})
-    assert [name for name in names(prefix, 4) if prefixes.keeps(name, 2)] == names(prefix, 2)
-    assert all(prefixes.keeps(name, 2) for name in others), "another tower lost something"
+    assert [name for name in names(prefix, 4) if keeps(prefixes, name, 2)] == names(prefix, 2)
+    assert all(keeps(prefixes, name, 2) for name in others), "another tower lost something"
 
 
 def test_everything_of_a_kept_module_stays() -> None:
     rests = ("q.weight", "q.weight_scale_inv", "q.qzeros", "q.g_idx", "mlp.experts.7.w1_blocks", "rotary.inv_freq")
     prefixes = find(names("model.layers", 3, *rests), stack(3))
-    assert [n for n in names("model.layers", 3, *rests) if prefixes.keeps(n, 1)] == names("model.layers", 1, *rests)
+    assert [n for n in names("model.layers", 3, *rests) if keeps(prefixes, n, 1)] == names("model.layers", 1, *rests)
 
 
-def test_layers_that_predict_further_tokens_go_however_they_are_named() -> None:
-    extra = ["model.layers.4.eh_proj.weight", "mtp.layers.0.w", "mtp_block.w", "model.mtp.0.w", "model.nextn.w"]
+def test_layers_that_predict_further_tokens_go_by_the_record_of_the_model_type() -> None:
+    extra = ["model.layers.4.eh_proj.weight", "mtp.layers.0.w", "mtp_block.w"]
     listed = [*names("model.layers", 4), *extra, "lm_head.weight"]
-    prefixes = find(listed, stack(4))
-    assert [name for name in listed if not prefixes.keeps(name, 4)] == extra
-    assert prefixes.count_mtp_tensors(listed) == 5
+    prefixes = find(listed, stack(4), architecture=find_architecture("qwen3_next"), mtp_layers=1)
+    assert [name for name in listed if not keeps(prefixes, name, 4)] == extra
+    assert prefixes.list_dropped(listed) == (
+        "model.layers.4: 1 tensor",
+        "mtp.layers.0: 1 tensor",
+        "mtp_block.w: 1 tensor",
+    )
+
+
+@pytest.mark.parametrize("name", ["mtp.layers.0.w", "model.nextn.w", "model.mtp_norms.0.weight", "eagle.fc.weight"])
+def test_what_no_record_knows_is_neither_dropped_nor_kept_in_silence(name: str) -> None:
+    with pytest.raises(NotTruncatableError, match=f"cannot truncate this yet: {re.escape(name)} looks like") as refused:
+        find([*names("model.layers", 4), name], stack(4))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("mtp_layers", [0, 1])
+def test_layers_beyond_those_that_are_counted_are_not_dropped_in_silence(mtp_layers: int) -> None:
+    with pytest.raises(NotTruncatableError, match=r"model\.layers\.5 is beyond the 4 layers"):
+        find(names("model.layers", 6), stack(4), mtp_layers=mtp_layers)
 
 
 @pytest.mark.parametrize("depth", [2, 4])
-def test_a_norm_of_the_main_model_among_those_of_mtp_is_not_dropped_in_silence(depth: int) -> None:
-    """mtp_llama: `model.mtp_norms.0` is the main final norm (Fast-LLM's `MTPLlamaHeadConverter`)."""
-    listed = [*names("model.layers", depth), *names("model.mtp_norms", 3, "weight"), "model.mtp_heads.0.w"]
-    with pytest.raises(RequestError, match=r"hub-tests cannot truncate this yet: model\.mtp_norms\.0") as refused:
-        find(listed, stack(depth))
-    assert "\n" not in str(refused.value)
+def test_norms_and_heads_that_the_main_model_shares_with_mtp_stay(depth: int) -> None:
+    """mtp_llama: `model.mtp_norms.0` is the main final norm, and the heads follow the last layer, whichever it is."""
+    extra = [*names("model.mtp_norms", 3, "weight"), *names("model.mtp_heads", 2)]
+    listed = [*names("model.layers", depth), *extra]
+    prefixes = find(listed, stack(depth), architecture=find_architecture("mtp_llama"))
+    assert [name for name in listed if keeps(prefixes, name, 1)] == ["model.layers.0.w", *extra]
+    assert prefixes.list_dropped(listed) == ()
+
+
+def test_chosen_layers_are_renumbered() -> None:
+    listed = [*names("model.layers", 4), "lm_head.weight", "vision.layers.3.w"]
+    prefixes, choice = find(listed, stack(4)), make_choice((0, 3))
+    assert (choice.layers, choice.kept) == (2, (0, 3))
+    placed = {name: prefixes.place(name, choice.positions) for name in listed}
+    assert {old: new for old, new in placed.items() if new} == {
+        "model.layers.0.w": "model.layers.0.w",
+        "model.layers.3.w": "model.layers.1.w",
+        "lm_head.weight": "lm_head.weight",
+        "vision.layers.3.w": "vision.layers.3.w",
+    }
+    assert make_choice((0, 1)) == make_choice(2), "the first layers have one name in the store"
+
+
+def test_adapters_of_dropped_layers_go() -> None:
+    """zamba2: each use of a shared block has its own adapters, numbered by the uses."""
+    rests = [f"shared.gate_adapter_list.{n}.0.weight" for n in range(3)]
+    listed = names("model.layers", 7, "norm.weight", *rests)
+    prefixes = find(listed, stack(7), architecture=find_architecture("zamba2"), item_layers=(1, 3, 5))
+    kept = [name for name in listed if keeps(prefixes, name, 4)]
+    assert kept == names("model.layers", 4, "norm.weight", *rests[:2])
 
 
 def test_a_count_of_layers_is_no_size_in_memory() -> None:
@@ -98,13 +149,13 @@ def test_encoder_and_decoder_are_told_apart() -> None:
     listed = [*names("model.encoder.layers", 4), *names("model.decoder.layers", 4)]
     prefixes = find(listed, stack(4, "encoder"), stack(4, "decoder"))
     assert prefixes == LayerPrefixes({"model.encoder.layers": 4, "model.decoder.layers": 4})
-    assert [n for n in listed if prefixes.keeps(n, 1)] == ["model.encoder.layers.0.w", "model.decoder.layers.0.w"]
+    assert [n for n in listed if keeps(prefixes, n, 1)] == ["model.encoder.layers.0.w", "model.decoder.layers.0.w"]
 
 
 def test_a_shallow_stack_keeps_all_it_has() -> None:
     prefixes = find([*names("encoder.block", 6), *names("decoder.block", 2)], stack(6, "encoder"), stack(2, "decoder"))
-    assert prefixes.keeps("decoder.block.1.w", 4)
-    assert not prefixes.keeps("encoder.block.4.w", 4)
+    assert keeps(prefixes, "decoder.block.1.w", 4)
+    assert not keeps(prefixes, "encoder.block.4.w", 4)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +248,7 @@ def test_what_is_kept_is_what_the_truncated_model_has(model_type: str, tmp_path:
     prefixes = find_layers(whole, config.stacks, what=model_type)
     for count in (2, config.depth):
         (tmp_path / "config.json").write_text(truncate_config(config, count))
-        kept = {name: shape for name, shape in whole.items() if prefixes.keeps(name, count)}
+        kept = {name: shape for name, shape in whole.items() if keeps(prefixes, name, count)}
         assert kept == build(type(deep).from_json_file(tmp_path / "config.json"))
     tensors = {name: TensorInfo(name, "F32", shape, 0, 0) for name, shape in whole.items()}
     assert (

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from ci.errors import InfrastructureError, RequestError
-from ci.hub.model_config import MAX_LAYERS, LayerStack, parse_config
+from ci.hub.config_numbers import MAX_LAYERS
+from ci.hub.model_config import LayerStack, parse_config
 from ci.hub.truncation_rules import Rule
 
 

@@ -39,6 +39,17 @@ def test_code_only_where_it_is_allowed() -> None:
     assert [name for name in selected if name.endswith(".py")] == ["modeling_x.py", "sub/y.py", "tokenizer.py"]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
+        *("chat_template.jinja", "chat_template.json"),
+    ],
+)
+def test_what_a_processor_reads_comes_along(name: str) -> None:
+    assert name in select_small_files([name, "tokenizer.json"], b"{}", allow_remote_code=False)
+
+
 @pytest.mark.parametrize("name", ["spiece.model", "sentencepiece.bpe.model", "qwen.tiktoken", "tekken.json"])
 def test_other_tokenizers(name: str) -> None:
     assert select_small_files([name], None, allow_remote_code=False) == [name]
@@ -52,7 +63,7 @@ def test_other_tokenizers(name: str) -> None:
         "pytorch_model.bin",
         "consolidated.safetensors",
         "x.model.py",
-        "chat_template.jinja",
+        "sub/chat_template.jinja",
     ],
 )
 def test_nothing_else(name: str) -> None:

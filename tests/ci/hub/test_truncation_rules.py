@@ -8,7 +8,7 @@ from ci.hub import truncation_rules
 from ci.hub.truncation import EDITS
 from ci.hub.truncation_rules import FIELD_RULES, Rule
 
-PASSIVE = {Rule.PERIOD, Rule.UNCHANGED}
+PASSIVE = {Rule.UNCHANGED}
 """Rules that change nothing."""
 
 

@@ -1,0 +1,30 @@
+"""`hub-tests plan --bytes`: a table of what each model of the registry would download, from headers alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ci.hub.byte_plan import BytePlan, plan_bytes
+from ci.hub.fetch import FetchRequest
+from ci.hub.slices import parse_slice
+from ci.models import REGISTRY, load_models, override_part, select_models
+from ci.run_options import parse_layers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from ci.settings import Settings
+
+
+def plan_registry_bytes(
+    words: Sequence[str], registry: Path | None, settings: Settings, *, layers: str | None, part: str | None
+) -> tuple[BytePlan, ...]:
+    """Plan the fetch of each selected model, with its own layers and slice or with these."""
+    wanted = parse_layers(layers) if layers else None, parse_slice(part) if part else None
+    models = [override_part(model, *wanted) for model in select_models(load_models(registry or REGISTRY), words)]
+    requests = [
+        (model.name, FetchRequest(model.model_id, model.layer_request, model.revision, slice=model.slice))
+        for model in models
+    ]
+    return plan_bytes(requests, settings)
