@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from ci.environments.prepare import check_options, prepared_subject
 from ci.environments.source import pin_address
 from ci.errors import GatedError, NotTruncatableError, RequestError, TerminatedError
 from ci.github.output_relay import relay_output
+from ci.judge_environment import make_suite_environment
 from ci.models import override_part
 from ci.phases import PhaseTime
 from ci.plan import Plan, RunRequest, make_plan
@@ -64,9 +64,6 @@ PYTEST_ENVIRONMENT = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 START_PYTEST = "import sys; sys.path.insert(0, sys.argv.pop(1)); import pytest; sys.exit(pytest.main())"
 """Starts pytest in an isolated interpreter, with this very package before all others."""
 
-DROPPED_VARIABLES = re.compile(r"(?:GITHUB|ACTIONS|RUNNER|INPUT|PYTHON|PYTEST)_?[A-Z_]*|LD_(?:PRELOAD|AUDIT)|BASH_ENV")
-"""Variables that could change what the judge runs (an earlier step can set them in Actions), or that hold tokens."""
-
 _REPORTED = (GatedError, NotTruncatableError)
 """Wrong requests of a kind that the report explains."""
 
@@ -95,7 +92,7 @@ def run_suite(models: Sequence[HubModel], options: RunOptions, report: Path, env
         relay_output(STDERR) as output,
         subprocess.Popen(  # noqa: S603  our own interpreter
             _pytest_command(models, options, report, progress),
-            env=_make_suite_environment(environ),
+            env={**make_suite_environment(environ), **PYTEST_ENVIRONMENT},
             cwd=cwd,
             stdout=output,
             stderr=output,
@@ -118,11 +115,6 @@ def _shown_progress(options: RunOptions) -> Iterator[Path | None]:
         path = Path(directory, "events.jsonl")
         with follow_progress(path, display):
             yield path
-
-
-def _make_suite_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    kept = {name: value for name, value in environ.items() if not DROPPED_VARIABLES.fullmatch(name)}
-    return {**kept, **PYTEST_ENVIRONMENT}
 
 
 def _accept_interrupts() -> None:
@@ -155,10 +147,23 @@ def _wait_for_suite(suite: subprocess.Popen[bytes], time_limit: float | None) ->
     return True
 
 
+def _choose_configuration(suite: Path) -> list[str]:
+    """Name pytest's configuration: that of this checkout, else none.
+
+    By itself pytest reads that of any project in whose directory hub-tests is installed: the subject's, perhaps.
+    """
+    root = suite.parent.parent
+    own = root / "pyproject.toml"
+    if suite.parent.name == "tests" and own.is_file():
+        return ["-c", str(own)]
+    return ["-c", os.devnull, f"--rootdir={root}", f"--confcutdir={suite}"]
+
+
 def _pytest_command(models: Sequence[HubModel], options: RunOptions, report: Path, progress: Path | None) -> list[str]:
     return [
         *(sys.executable, "-I", "-c", START_PYTEST, str(Path(__file__).parents[1])),
         str(find_suite()),
+        *_choose_configuration(find_suite()),
         "--run-extra-slow",
         "--tb=short",
         *PYTEST_PLUGINS,
