@@ -8,7 +8,7 @@ import sys
 
 from benchmarks._figure import show
 
-NAMES = ("startup", "transfer", "memory", "throughput", "suite", "verdict_cost", "report")
+NAMES = ("startup", "transfer", "memory", "throughput", "slow_link", "store", "suite", "verdict_cost", "report")
 """What is measured when nothing is named: some minutes."""
 LONG = ("mutation", "classes")
 """Measured when named: many minutes."""

@@ -56,6 +56,8 @@ def peak() -> int:
 def prepare(client: Client, endpoint: str, model_id: str, layers: int, target: Path) -> Callable[[], object]:
     """Import everything and return the download as a function."""
     if client == "fetch":
+        import ci.hub.builder  # the fetch imports these when it needs them
+        import ci.hub.remote  # noqa: F401
         from ci.hub.fetch import FetchRequest, fetch
         from ci.settings import Settings
 

@@ -1,5 +1,7 @@
 """The suite on a GPU at production shapes: `python -m benchmarks.gpu [MODEL …] [--subject …] [--out DIR]`.
 
+With `--compile-cache DIR` each model's job runs twice: it fills the compile cache, then it runs with it.
+
 Each model's checkpoint is generated at two layers with the exact shapes of its production config (weights from the
 non-degenerate recipe, made on the device), served by the stand-in Hub, fetched into the store as the job before the
 GPU's does, and taken through `hub-tests run --device cuda`. One row a test: verdict, worst tensor with its error, floor
@@ -106,8 +108,8 @@ class Job:
     code: int
 
 
-def job(name: str, options: argparse.Namespace, hub: HubServer, scratch: Path) -> Job:
-    """Generate the checkpoint of a model, serve it and run the job."""
+def job(name: str, options: argparse.Namespace, hub: HubServer, scratch: Path) -> list[Job]:
+    """Generate the checkpoint of a model, serve it and run the job; with a compile cache cold, then warm."""
     model = load_models()[name]
     directory = build_full_size(model.model_id.split("/")[1], scratch / name, device="cuda")
     _write_defaults(directory / "config.json", dict(pair.split("=", 1) for pair in options.config))
@@ -115,19 +117,35 @@ def job(name: str, options: argparse.Namespace, hub: HubServer, scratch: Path) -
     _free_gpu_memory()
     seconds_to_read = read_seconds(directory)
     _free_gpu_memory()
-    report = options.out / f"{name}-{options.subject}"
     environ = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HUB_TESTS_CACHE": str(scratch / "store")}
     fetched = time.perf_counter()
     subprocess.run([sys.executable, "-m", "ci", "fetch", name], env=environ, check=True)
     print(f"{name}: fetched in {time.perf_counter() - fetched:.1f} s", file=sys.stderr)
+    cache = ["--compile-cache", str(options.compile_cache)]
+    turns = {"-cold": [*cache, "--fill-compile-cache"], "-warm": cache} if options.compile_cache else {"": []}
+    return [
+        _run(f"{name}{turn}", name, [*words, *options.more], environ, options, seconds_to_read)
+        for turn, words in turns.items()
+    ]
+
+
+def _run(
+    label: str,
+    name: str,
+    more: list[str],
+    environ: dict[str, str],
+    options: argparse.Namespace,
+    seconds_to_read: tuple[float, float],
+) -> Job:
+    report = options.out / f"{label}-{options.subject}"
     words = [sys.executable, "-m", "ci", "run", name, "--device", "cuda", "--subject", options.subject]
-    words += ["--report", str(report), *options.more]
+    words += ["--report", str(report), *more]
     with watched() as usage:
         started = time.perf_counter()
         code = subprocess.run(words, env=environ, check=False).returncode
         seconds = time.perf_counter() - started
     results = json.loads((report / "report.json").read_bytes())
-    return Job(name, results, seconds, usage, seconds_to_read, code)
+    return Job(label, results, seconds, usage, seconds_to_read, code)
 
 
 def _write_defaults(config: Path, keys: dict[str, str]) -> None:
@@ -164,7 +182,14 @@ def rows(done: Job) -> Iterator[str]:
             tensor = f"{worst['tensor']} ({worst['dtype']})" if worst else ""
             spent = [_summed(timings, f"{what}_seconds") for what in SPENT]
             peak = max((value for key, value in timings.items() if key.endswith("peak_device_bytes")), default=0)
-            told = [case["name"], case["outcome"], tensor, *numbers, f"{case.get('seconds', 0):.1f}", *spent]
+            told = [
+                f"{case['name']} {done.model.removeprefix(entry['name'])}".rstrip(),
+                case["outcome"],
+                tensor,
+                *numbers,
+                f"{case.get('seconds', 0):.1f}",
+                *spent,
+            ]
             yield "| " + " | ".join([*told, f"{peak / 1e9:.1f}" if peak else ""]) + " |"
 
 
@@ -200,7 +225,7 @@ def measure(options: argparse.Namespace) -> list[Job]:
     jobs = []
     for name in options.model:
         with tempfile.TemporaryDirectory(prefix="hub-tests-gpu-") as scratch, HubServer() as hub:
-            jobs.append(job(name, options, hub, Path(scratch)))
+            jobs += job(name, options, hub, Path(scratch))
     return jobs
 
 
@@ -224,6 +249,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--subject", default="reference")
     parser.add_argument("--config", action="append", default=[], help="KEY=VALUE to add to the production config.json")
     parser.add_argument("--out", type=Path, default=Path("out"))
+    parser.add_argument("--compile-cache", type=Path, help="run each job twice: fill this directory, then use it")
     options, more = parser.parse_known_args(argv)
     return argparse.Namespace(**vars(options), more=more)
 

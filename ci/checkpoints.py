@@ -8,14 +8,16 @@ cause. `hub-tests fetch --json` prints the same list.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ci.errors import GatedError, HubTestsError, InfrastructureError, NotTruncatableError, RequestError
 from ci.hub.fetch import Checkpoint, FetchRequest, fetch
 from ci.models import override_part
 from ci.records import read_dict, to_dict
+from ci.settings import NETWORK_BOUNDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,7 +52,8 @@ def fetch_checkpoints(
     part: Slice | None = None,
     progress: Callable[[str, Progress], None] | None = None,
 ) -> FetchResults:
-    """Fetch a checkpoint for each model. An error of one does not stop the others."""
+    """Fetch a checkpoint for each model, all within one deadline. An error of one does not stop the others."""
+    ends = time.monotonic() + settings.network.deadline
     checkpoints: dict[str, Checkpoint] = {}
     errors: dict[str, HubTestsError] = {}
     for model in models:
@@ -60,10 +63,16 @@ def fetch_checkpoints(
         )
         tick = None if progress is None else lambda state, name=model.name: progress(name, state)
         try:
-            checkpoints[model.name] = fetch(request, settings, progress=tick)
+            checkpoints[model.name] = fetch(request, _set_deadline(settings, ends), progress=tick)
         except HubTestsError as error:
             errors[model.name] = error
     return FetchResults(checkpoints, errors)
+
+
+def _set_deadline(settings: Settings, ends: float) -> Settings:
+    """Return the settings for a fetch that must end at the monotonic time `ends`."""
+    left = max(ends - time.monotonic(), NETWORK_BOUNDS["deadline"][0])
+    return replace(settings, network=replace(settings.network, deadline=left))
 
 
 def format_checkpoints(checkpoints: Mapping[str, Checkpoint]) -> str:

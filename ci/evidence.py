@@ -37,6 +37,7 @@ FailureClass = Literal[
     "unexpected_tensor",
     "shape_mismatch",
     "config_mismatch",
+    "export_incomplete",
     "variant_did_not_run",
     "unsupported",
     "out_of_memory",
@@ -197,6 +198,7 @@ class Evidence:
     `half` is the faulty component (conversion, kernel, both, or unknown), `operation` the faulty operation in `layer`.
     `published_dtype` is the dtype that the model was published in, recorded once, by the download. `unmet_need` names
     what a variant that did not run needs and lacks here, as its subject says ("cuda", "flash-attn", …).
+    `warnings` are findings that the entry's policies do not make red; reports show them beside a pass.
     `isolation` says how the subject's code was kept apart from the judge that wrote this. `picked` are the upstream
     indices of chosen layers, empty where the first ones are kept; `slice` is the kept part of vocabulary and experts,
     like `vocab=4096,experts=4`.
@@ -229,6 +231,7 @@ class Evidence:
     libraries: Mapping[str, str] = field(default_factory=dict)
     figures: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     reproduce: str = ""
     published_dtype: str = ""
     unmet_need: str = ""
@@ -241,6 +244,8 @@ FINGERPRINT = "reference_fingerprint"
 """Key in `figures`: one number that represents Hugging Face's own output for the inputs."""
 NOT_ISOLATED = "none: "
 """How `Evidence.isolation` begins where the subject could have reached the judge; the reason follows."""
+REPEATED = "failed with compiled code of earlier runs, so it was repeated without: "
+"""Prefix of a note of a test that a stale compile cache could have failed; what came of it follows."""
 NOT_COVERED = "not covered: "
 """Prefix of a value in `coverage` that says what the inputs did not reach."""
 

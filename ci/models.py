@@ -37,10 +37,16 @@ class TestParams:
     compare_factor: float = 1.0
 
 
+Policy = Literal["warn", "strict"]
+"""Whether a finding that does not change the forward pass is a warning or a failure."""
+
+
 @dataclass(frozen=True)
 class HubModel:
     """One entry of the registry. `checkpoint_format` and `model_config` are the subject's names.
 
+    `export_policy`: whether what an export loses beside its weights is a warning or red ("strict"). `precision_policy`:
+    the same for an operation that is right and less precise than it could be.
     `layers` are the indices of chosen layers, from 0; then `num_layers_to_keep` is how many they are. `slice` keeps
     only part of the vocabulary and of the experts.
     """
@@ -57,6 +63,8 @@ class HubModel:
     revision: str | None = None
     gated: bool = False
     trust_remote_code: bool = False
+    export_policy: Policy = "warn"
+    precision_policy: Policy = "warn"
     layers: tuple[int, ...] = ()
     slice: Slice = WHOLE
 

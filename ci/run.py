@@ -18,8 +18,9 @@ from ci.checkpoints import CHECKPOINTS_JSON, FetchResults, fetch_checkpoints, re
 from ci.devices import choose_worker_count
 from ci.doctor.identity import read_host_identity
 from ci.environments.prepare import check_options, prepared_subject
+from ci.environments.source import pin_address
 from ci.errors import GatedError, NotTruncatableError, RequestError, TerminatedError
-from ci.github.actions import pause_commands
+from ci.github.output_relay import relay_output
 from ci.models import override_part
 from ci.plan import Plan, RunRequest, make_plan
 from ci.records import to_json
@@ -29,7 +30,8 @@ from ci.report.result_files import JUNIT, RUNNING, read_result_files
 from ci.report.run_files import record_suite_end, write_ended, write_host
 from ci.report_folder import own_report_folder
 from ci.run_options import RunOptions, make_pytest_arguments, make_reproduction_arguments
-from ci.subjects.registry import is_importable
+from ci.subjects.compile_cache import choose_compile_cache
+from ci.subjects.registry import is_importable, shares_interpreter
 from ci.subjects.sandbox import choose_isolation
 
 if TYPE_CHECKING:
@@ -75,15 +77,20 @@ def find_suite() -> Path:
 def run_suite(models: Sequence[HubModel], options: RunOptions, report: Path, environ: Mapping[str, str]) -> float:
     """Run the suite over `models`, write `report/junit.xml`, and return the seconds it took.
 
-    The suite is a process of its own. However it ends, the report is made from the files that it left. Its own output
-    goes to stderr, because stdout is for the answer.
+    The suite is a process of its own. However it ends, the report is made from the files that it left. Its own output,
+    with what the subject says, goes to stderr, because stdout is for the answer.
     """
     started = time.monotonic()
     command, cwd = _pytest_command(models, options, report), find_suite().parent.parent
     with (
-        pause_commands(environ, STDERR),  # the suite prints what the subject says
+        relay_output(STDERR) as output,
         subprocess.Popen(  # noqa: S603  our own interpreter
-            command, env=_make_suite_environment(environ), cwd=cwd, stdout=STDERR, preexec_fn=_accept_interrupts
+            command,
+            env=_make_suite_environment(environ),
+            cwd=cwd,
+            stdout=output,
+            stderr=output,
+            preexec_fn=_accept_interrupts,
         ) as suite,
         record_suite_end(report, suite),
     ):
@@ -163,6 +170,7 @@ def run(
     _check_suite()
     choose_isolation(options.isolation)
     check_options(options)
+    choose_compile_cache(options, settings)
     if options.environment is None:
         _check_subject(replace(options, subject=options.subject_or_default()))
     read_checkpoints(options.checkpoints)
@@ -189,6 +197,7 @@ def _run_prepared(
     """Run with a subject that can be started; the plan names what was `asked`, which can be run again."""
     options = replace(options, subject=options.subject_or_default(), subject_logs=report / "logs")
     _check_subject(options)
+    _check_interpreter(options)
     if options.workers is None:
         options = replace(options, workers=choose_worker_count(len(models), options.device, environ))
     if options.checkpoints is None:
@@ -200,7 +209,8 @@ def _run_prepared(
     try:
         run_suite(models, options, report, environ)
     finally:  # also after an interruption: the report says what there is, and a missing result is red
-        plan = _write_plan(models, replace(asked, subject=options.subject), report)
+        source = asked.subject_source and pin_address(asked.subject_source, options.subject_commit)
+        plan = _write_plan(models, replace(asked, subject=options.subject, subject_source=source), report)
         fetched = read_checkpoints(options.checkpoints).checkpoints
         run_results = build_results(plan, read_result_files(report), fetched=fetched)
         write_report(run_results, report)
@@ -232,6 +242,16 @@ def _check_subject(options: RunOptions) -> None:
         if not path.is_dir():
             raise RequestError(f"--subject-path {path}: not a directory; expected the subject's checkout")
     find_program(options.subject_or_default(), options.subject_path)
+
+
+def _check_interpreter(options: RunOptions) -> None:
+    """Raise RequestError where a sandbox is required for a subject that hub-tests' own interpreter has installed."""
+    subject = options.subject_or_default()
+    if options.isolation == "required" and shares_interpreter(subject, options.subject_python):
+        raise RequestError(
+            f"--isolation required: {subject} is installed in hub-tests' own interpreter and can run code there; "
+            "give it its own: --environment, or --subject-python"
+        )
 
 
 def _check_requested_models(results: FetchResults) -> None:

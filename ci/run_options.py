@@ -7,6 +7,7 @@ line that starts the suite, and the words that run a test again. A new option is
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -119,6 +120,13 @@ class RunOptions:
         IsolationMode,
         Declaration("sandbox for the subject: required, auto (where it can be had) or none", reproduces=False),
     ] = "auto"
+    compile_cache: Annotated[
+        Path | None,
+        Declaration("directory of earlier runs' compiled code; default: $HUB_TESTS_COMPILE_CACHE, else none"),
+    ] = None
+    fill_compile_cache: Annotated[
+        bool, Declaration("keep there what this run compiles: only where you trust the subject's code")
+    ] = False
     registry: Annotated[Path | None, Declaration("another models.toml", reproduces=True)] = None
     checkpoints: Annotated[
         Path | None, Declaration("output of `hub-tests fetch --json`: test exactly these checkpoints")
@@ -136,7 +144,15 @@ class RunOptions:
     verbose: Annotated[bool, Declaration("print one line for each test", pytest=None, short="-v")] = False
     subject_commit: Annotated[str | None, Declaration("commit of the subject that was built", cli=None)] = None
     subject_failure: Annotated[str | None, Declaration("why the subject could not be built", cli=None)] = None
+    subject_variables: Annotated[
+        str | None,
+        Declaration("variables of the subject's process, as a JSON object", cli=None),
+    ] = None
     subject_logs: Annotated[Path | None, Declaration("directory for the subject's output", cli=None)] = None
+
+    def read_subject_variables(self) -> dict[str, str]:
+        """Return the variables that the subject's environment sets."""
+        return {str(name): str(value) for name, value in json.loads(self.subject_variables or "{}").items()}
 
     def subject_or_default(self) -> SubjectName:
         """Return the subject, or the default one of the machine where this is called."""

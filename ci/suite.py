@@ -18,9 +18,10 @@ from ci.errors import GatedError, HubTestsError, InfrastructureError, NotTruncat
 from ci.evidence import NOT_ISOLATED, Evidence, FailureClass, Step
 from ci.hub.fetch import Checkpoint, FetchRequest, fetch
 from ci.models import override_part
-from ci.subjects.base import ConvertRequest, ConvertResult, Description, ExportRequest, Subject
+from ci.subjects.base import ConvertRequest, ConvertResult, Description, ExportRequest, Subject, UsesCompileCache
+from ci.subjects.compile_cache import choose_compile_cache
 from ci.subjects.failure import SubjectCrashError
-from ci.subjects.registry import find_offer
+from ci.subjects.registry import find_offer, shares_interpreter
 from ci.subjects.sandbox import choose_isolation
 
 if TYPE_CHECKING:
@@ -144,6 +145,8 @@ class ModelPipeline:
                     log=logs / f"{self.model.name}-{self.subject_name}.log" if logs else None,
                     isolation=choose_isolation(self.options.isolation),
                     readable=(Path(self.fetch_checkpoint().path),),
+                    variables=self.options.read_subject_variables(),
+                    compile_cache=choose_compile_cache(self.options, self._settings),
                 )
             )
         return self._subject
@@ -161,7 +164,16 @@ class ModelPipeline:
         isolation = choose_isolation(self.options.isolation)
         if self._python is None and find_offer(self.subject_name).in_this_package:
             return "not needed: hub-tests' own code"
+        if isolation.applied and shares_interpreter(self.subject_name, self.options.subject_python):
+            return f"{NOT_ISOLATED}installed in hub-tests' own interpreter"
         return isolation.description if isolation.applied else f"{NOT_ISOLATED}{isolation.description}"
+
+    def explain_failure(self, error: Exception) -> Exception:
+        """Return why a step or a check really failed: on a disk that the subject filled, anything of ours can."""
+        from ci.subjects.worker_subject import WorkerSubject
+
+        filled = self._subject.find_disk_failure() if isinstance(self._subject, WorkerSubject) else None
+        return filled or error
 
     def describe_subject(self) -> Description:
         """Return the subject's name, version and libraries."""
@@ -194,6 +206,9 @@ class ModelPipeline:
                 subject_commit=self.options.subject_commit or subject.commit,
                 libraries=dict(subject.libraries),
             )
+        started: object = self._subject
+        if isinstance(started, UsesCompileCache):
+            evidence = replace(evidence, figures=dict(started.compile_cache_figures()))
         return evidence
 
     def _fetch(self) -> Checkpoint:
@@ -287,6 +302,7 @@ def add_verdicts(evidence: Evidence, verdicts: tuple[Verdict, ...]) -> Evidence:
         coverage={key: value for v in verdicts for key, value in v.coverage.items()},
         figures={**evidence.figures, **{key: value for v in verdicts for key, value in v.figures.items()}},
         notes=tuple(dict.fromkeys(note for v in verdicts for note in v.notes)),
+        warnings=tuple(dict.fromkeys(warning for v in verdicts for warning in v.warnings)),
     )
 
 

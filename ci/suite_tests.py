@@ -21,12 +21,13 @@ DEFAULT_TESTS = (
 )
 """The test functions of every run, in the order in which they run."""
 
+GRADIENTS_TEST = "test_gradients"
 DEEP_TESTS = (
     "test_config_sensitivity",
     "test_weight_liveness",
     "test_layer_order",
     "test_positions",
-    "test_gradients",
+    GRADIENTS_TEST,
 )
 """The tests that run with `--deep` only."""
 
@@ -47,12 +48,16 @@ def list_other_variants(subject: str, checkpoint_format: str) -> tuple[tuple[str
 
 
 def list_expected_tests(subject: str, name: str, checkpoint_format: str, *, deep: bool = False) -> tuple[str, ...]:
-    """Return, in order, the ids of the tests that the registry entry `name` must report."""
+    """Return, in order, the ids of the tests that the registry entry `name` must report.
+
+    A subject whose offer has no gradients is not asked for them: the suite says that the test did not run.
+    """
     ids = {
         "test_moe_implementation": [f"{v}-{name}" for v in list_moe_variants(subject, checkpoint_format)],
         "test_implementation": [f"{axis}-{v}-{name}" for axis, v in list_other_variants(subject, checkpoint_format)],
     }
-    functions = DEFAULT_TESTS + (DEEP_TESTS if deep else ())
+    not_offered = () if find_offer(subject).gradients else (GRADIENTS_TEST,)
+    functions = (*DEFAULT_TESTS, *(test for test in DEEP_TESTS if deep and test not in not_offered))
     return tuple(f"{function}[{variant}]" for function in functions for variant in ids.get(function, [name]))
 
 

@@ -1,13 +1,12 @@
-"""Output for a terminal: tables, sizes and the progress of a fetch."""
+"""Output for a terminal: tables and the progress of a fetch."""
 
 from __future__ import annotations
 
-import re
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ci.errors import RequestError
+from ci.units import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,29 +18,6 @@ if TYPE_CHECKING:
     from ci.hub.inventory import StoreEntry
     from ci.hub.progress import Progress
     from ci.models import HubModel
-
-_POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
-
-
-def parse_size(text: str) -> int:
-    """Return the bytes of `500MB`, `50G`, `1.5TB` (powers of 1000) or `7GiB` (powers of 1024).
-
-    Raises RequestError for anything else.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
-    if not match:
-        raise RequestError(f"size '{text}': expected a number with a unit, like 500MB or 50GB")
-    base = 1024 if match[3] else 1000
-    return int(float(match[1]) * base ** _POWERS[match[2].upper()])
-
-
-def format_size(count: float) -> str:
-    """Format a number of bytes in decimal units, as disks and the Hub use them."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} TB"
 
 
 def make_models_table(models: Sequence[HubModel]) -> Table:
@@ -61,15 +37,15 @@ def make_models_table(models: Sequence[HubModel]) -> Table:
 
 def make_checkpoints_table(checkpoints: Mapping[str, Checkpoint]) -> Table:
     """Make the table of fetched checkpoints. Paths have no column: a folded path cannot be copied."""
-    table = _make_table("model", "revision", "layers", "kept", "moved", "requests", "seconds")
+    titles = ("model", "revision", "layers", "kept", "moved", "requests", "seconds", "files not verified upstream")
+    table = _make_table(*titles)
     for name, c in checkpoints.items():
         moved = "hit" if c.cache == "hit" else format_size(c.bytes_fetched)
-        layers = f"{c.layers} of {c.layers_upstream}"
+        layers, unverified = f"{c.layers} of {c.layers_upstream}", len(c.not_verified_upstream)
         layers += f" ({', '.join(map(str, c.picked))})" if c.picked else ""
         layers += f", {c.slice}" if str(c.slice) else ""
-        table.add_row(
-            name, c.revision[:12], layers, format_size(c.bytes_kept), moved, str(c.requests), f"{c.seconds:.1f}"
-        )
+        figures = (format_size(c.bytes_kept), moved, str(c.requests), f"{c.seconds:.1f}")
+        table.add_row(name, c.revision[:12], layers, *figures, str(unverified) if unverified else "-")
     return table
 
 
@@ -90,9 +66,11 @@ def make_bytes_table(plans: Sequence[BytePlan]) -> Table:
 
 def make_entries_table(entries: Sequence[StoreEntry]) -> Table:
     """Make the table of the store; without paths, as above."""
-    table = _make_table("model", "revision", "layers", "size", "state")
+    reasons = any(e.reason for e in entries)
+    table = _make_table("model", "revision", "layers", "size", "state", *(["why"] if reasons else []))
     for e in entries:
-        table.add_row(e.model_id, e.revision[:12], str(e.layers), format_size(e.bytes), e.state)
+        why = [e.reason] if reasons else []
+        table.add_row(e.model_id, e.revision[:12], str(e.layers), format_size(e.bytes), e.state, *why)
     return table
 
 

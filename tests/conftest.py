@@ -54,6 +54,14 @@ def own_environment(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch:
 
 
 @pytest.fixture(autouse=True)
+def no_leases_left() -> Iterator[None]:
+    """Release the leases of stores that the test took in this process: each keeps a file open."""
+    yield
+    if lease := sys.modules.get("ci.hub.lease"):
+        lease.release_all()
+
+
+@pytest.fixture(autouse=True)
 def loopback_only(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Fail a test that connects or looks up a name outside this machine, even if it catches the error."""
     if talks_to_the_hub(request):

@@ -7,18 +7,20 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 LOCK = ROOT / "requirements/base.lock"
+LOCKS = sorted((ROOT / "requirements").glob("*.lock"))
 PYTHONS = ("3.11", "3.12", "3.13")
 
 
-def locked() -> list[tuple[Requirement, int]]:
+def locked(lock: Path = LOCK) -> list[tuple[Requirement, int]]:
     """Each locked requirement, with the number of its hashes."""
-    lines = LOCK.read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
+    lines = lock.read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
     return [
         (Requirement(line.split(" --hash")[0].strip()), line.count("--hash=sha256:"))
         for line in lines
@@ -26,9 +28,11 @@ def locked() -> list[tuple[Requirement, int]]:
     ]
 
 
-def declared() -> list[Requirement]:
+def declared(extra: str = "base") -> list[Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    return [Requirement(text) for text in (*project["project"]["dependencies"], *project["build-system"]["requires"])]
+    words = [] if extra == "base" else project["project"]["optional-dependencies"][extra]
+    everywhere = (*project["project"]["dependencies"], *project["build-system"]["requires"])
+    return [Requirement(text) for text in (*everywhere, *words)]
 
 
 def on_linux(python: str) -> dict[str, str]:
@@ -44,29 +48,38 @@ def on_linux(python: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("python", PYTHONS)
-def test_the_lock_satisfies_what_is_declared(python: str) -> None:
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)
+def test_the_lock_satisfies_what_is_declared(python: str, lock: Path) -> None:
     pins = {
         canonicalize_name(requirement.name): str(requirement.specifier).removeprefix("==")
-        for requirement, _ in locked()
+        for requirement, _ in locked(lock)
         if requirement.marker is None or requirement.marker.evaluate(on_linux(python))
     }
-    for requirement in declared():
+    for requirement in declared(lock.stem):
         version = pins.get(canonicalize_name(requirement.name))
         assert version is not None, f"{requirement.name} is not locked: renew the lock"
         assert requirement.specifier.contains(version), f"{requirement}: {version} is locked, renew the lock"
 
 
-def test_every_package_is_pinned_and_has_hashes() -> None:
-    assert len(locked()) > 20
-    for requirement, hashes in locked():
+def test_the_locks_agree_where_they_overlap() -> None:
+    base = {str(requirement) for requirement, _ in locked()}
+    for lock in LOCKS:
+        assert base <= {str(requirement) for requirement, _ in locked(lock)}, lock
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)
+def test_every_package_is_pinned_and_has_hashes(lock: Path) -> None:
+    assert len(locked(lock)) > 20
+    for requirement, hashes in locked(lock):
         assert re.fullmatch(r"==[\w.+!]+", str(requirement.specifier)), requirement
         assert hashes > 0, requirement
         assert requirement.url is None, requirement
 
 
-def test_the_lock_names_no_place() -> None:
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)
+def test_the_lock_names_no_place(lock: Path) -> None:
     """Where packages come from is the installing machine's own setting."""
-    text = LOCK.read_text(encoding="utf-8")
+    text = lock.read_text(encoding="utf-8")
     assert not re.search(r"https?://|^\s*-", text.replace("    --hash=", ""), re.MULTILINE)
 
 
@@ -89,6 +102,16 @@ def test_the_service_is_installed_from_the_lock_first() -> None:
     action = (ROOT / ".github/actions/setup/action.yml").read_text(encoding="utf-8")
     installs = [line.strip() for line in action.splitlines() if line.strip().startswith("pip -")]
     assert installs == [
-        "pip --require-hashes -r service/requirements/base.lock",
+        'pip --require-hashes -r "service/requirements/$LOCK.lock"',
         "pip --no-deps --no-build-isolation ./service",
     ]
+    assert yaml.safe_load(action)["inputs"]["lock"]["default"] == "base"
+
+
+def test_a_workflow_names_locks_that_are_there() -> None:
+    workflow = (ROOT / ".github/workflows/hub-tests.yml").read_text(encoding="utf-8")
+    choices = re.findall(r"^ +lock: (.*)$", workflow, re.MULTILINE)
+    assert len(choices) == 2
+    for choice in choices:
+        named = re.findall(r"(?:&&|\|\|) '(\w+)'", choice)
+        assert set(named) == {path.stem for path in LOCKS}

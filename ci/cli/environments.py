@@ -67,11 +67,19 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only list what would be removed")] = False,
     as_json: options.JsonFlag = False,
 ) -> None:
-    """Remove base environments that were not used for some time."""
+    """Remove base environments, and compiled code in $HUB_TESTS_COMPILE_CACHE, that were not used for some time."""
     from ci.environments.base import prune_bases
+    from ci.subjects.compile_layers import prune_layers
 
-    root = options.settings(call).environments_root
-    _show(prune_bases(root, older_than=days * 86400, keep=frozenset(), dry_run=dry_run), as_json=as_json)
+    settings, seconds = options.settings(call), days * 86400
+    removed = prune_bases(settings.environments_root, older_than=seconds, keep=frozenset(), dry_run=dry_run)
+    _show(removed, as_json=as_json)
+    for layer in (
+        prune_layers(settings.compile_cache, older_than=seconds, dry_run=dry_run) if settings.compile_cache else ()
+    ):
+        print(
+            f"{layer.path}  {layer.size / 2**20:.1f} MiB of compiled code", file=sys.stderr if as_json else sys.stdout
+        )
 
 
 def _show(bases: Sequence[BaseEnvironment], *, as_json: bool) -> None:

@@ -45,6 +45,11 @@ CacheDir = Annotated[
     typer.Option("--cache", help="directory of the store; default: $HUB_TESTS_CACHE, else the user's cache"),
 ]
 
+StoreUrl = Annotated[
+    str | None,
+    typer.Option(help="remote store behind that directory, like s3://bucket/folder; default: $HUB_TESTS_STORE_URL"),
+]
+
 
 def environ(call: typer.Context) -> Mapping[str, str]:
     """Return the environment, which `main` read."""
@@ -52,11 +57,12 @@ def environ(call: typer.Context) -> Mapping[str, str]:
     return variables
 
 
-def settings(call: typer.Context, cache: Path | None = None) -> Settings:
+def settings(call: typer.Context, cache: Path | None = None, store_url: str | None = None) -> Settings:
     """Read where the Hub and the store are."""
     from ci.settings import from_environ
 
-    return from_environ({**environ(call), **({"HUB_TESTS_CACHE": str(cache)} if cache else {})})
+    given = {"HUB_TESTS_CACHE": str(cache) if cache else None, "HUB_TESTS_STORE_URL": store_url}
+    return from_environ({**environ(call), **{name: value for name, value in given.items() if value}})
 
 
 def context(call: typer.Context) -> Context:

@@ -1,8 +1,9 @@
-"""The verbs for the store of checkpoints: `fetch`, `cache ls`, `cache verify`, `cache prune`."""
+"""The verbs for the store of checkpoints: `fetch`, `cache ls`, `cache verify`, `cache repair`, `cache prune`."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path  # noqa: TC003 -- typer reads it from the annotations
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,11 +15,12 @@ from ci.errors import HubTestsError, RequestError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ci.checkpoints import FetchResults
     from ci.hub.inventory import StoreEntry
     from ci.hub.store import Store
     from ci.models import HubModel
 
-cache_app = typer.Typer(help="List, verify or prune the store of truncated checkpoints.", no_args_is_help=True)
+cache_app = typer.Typer(help="List, verify, repair or prune the store of truncated checkpoints.", no_args_is_help=True)
 
 
 def fetch(
@@ -34,6 +36,7 @@ def fetch(
         bool, typer.Option("--planned", help="fetch the entries of $HUB_TESTS_PLAN, and write job outputs")
     ] = False,
     cache: options.CacheDir = None,
+    store_url: options.StoreUrl = None,
     registry: options.Registry = None,
     as_json: options.JsonFlag = False,
 ) -> None:
@@ -50,22 +53,30 @@ def fetch(
     else:
         models = _with_revision(_select_fetchable(names or [], registry), revision)
     kept_layers, wanted = parse_layers(layers) if layers else None, parse_slice(part) if part else None
+    settings = replace(options.settings(call, cache, store_url), uploads=True)
     with fetch_progress() as progress:
-        results = fetch_checkpoints(
-            models, options.settings(call, cache), layers=kept_layers, part=wanted, progress=progress
-        )
+        results = fetch_checkpoints(models, settings, layers=kept_layers, part=wanted, progress=progress)
     fetched = results.checkpoints
-    if planned and (output := options.context(call).output_path):
-        from ci.verbs.fetch import write_fetch_outputs
-
-        root = options.settings(call, cache).cache
-        write_fetch_outputs(options.plan(call), fetched, results.errors, store=root, output=output)
+    if planned:
+        _hand_over(call, results, settings.cache)
     if as_json:
         print(format_checkpoints(fetched))
     elif fetched:
         options.show(make_checkpoints_table(fetched))
         print(*(checkpoint.path for checkpoint in fetched.values()), sep="\n")
     _raise_gravest(results.errors)
+
+
+def _hand_over(call: typer.Context, results: FetchResults, root: Path) -> None:
+    """Hold the checkpoints for the run's test jobs, and write the job outputs."""
+    from ci.verbs.fetch import hold_for_run, write_fetch_outputs
+
+    context = options.context(call)
+    hold_for_run(results.checkpoints, context.run_id, store=root)
+    if context.output_path:
+        write_fetch_outputs(
+            options.plan(call), results.checkpoints, results.errors, store=root, output=context.output_path
+        )
 
 
 @cache_app.command("ls")
@@ -85,24 +96,61 @@ def cache_verify(call: typer.Context, cache: options.CacheDir = None, as_json: o
         from ci.errors import InfrastructureError
 
         raise InfrastructureError(
-            f"{len(damaged)} damaged: {damaged[0].path}: {damaged[0].problems[0]}; rm -r it and fetch again"
+            f"{len(damaged)} damaged: {damaged[0].path}: {damaged[0].problems[0]}; "
+            "to fetch them again: hub-tests cache repair"
         )
+
+
+@cache_app.command("repair")
+def cache_repair(call: typer.Context, cache: options.CacheDir = None, as_json: options.JsonFlag = False) -> None:
+    """Set damaged checkpoints aside and fetch them again; exit with 3 if one is left."""
+    from ci.hub.repair import repair_store
+    from ci.terminal import fetch_progress
+
+    settings = options.settings(call, cache)
+    with fetch_progress() as progress:
+        repairs = repair_store(settings, progress=progress)
+    if as_json:
+        from ci.records import to_json
+
+        print(to_json(list(repairs), indent=2))
+    else:
+        print(*(f"{one.state}: {one.model_id or one.path}: {one.detail}" for one in repairs), sep="\n")
+        print(f"{sum(one.state == 'repaired' for one in repairs)} of {len(repairs)} damaged checkpoints fetched again")
+    if failed := [one for one in repairs if one.state == "failed"]:
+        from ci.errors import InfrastructureError
+
+        raise InfrastructureError(f"{len(failed)} not repaired: {failed[0].path}: {failed[0].detail}")
 
 
 @cache_app.command("prune")
 def cache_prune(
     call: typer.Context,
     max_size: Annotated[
-        str, typer.Option(help="size to keep at most, like 50GB; 0 removes every checkpoint that is not in use")
-    ] = "0",
+        str | None, typer.Option(help="size to keep at most, like 50GB; 0 removes every checkpoint not in use")
+    ] = None,
+    max_age: Annotated[str | None, typer.Option(help="remove what was not used for so long, like 14d or 12h")] = None,
+    grace: Annotated[
+        str, typer.Option(help="announce removals so long before, for readers with a read-only mount, like 24h")
+    ] = "0s",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would go, and why; change nothing")] = False,
     cache: options.CacheDir = None,
     as_json: options.JsonFlag = False,
 ) -> None:
-    """Remove stale partial fetches, then the least recently used entries above the size."""
-    from ci.terminal import parse_size
+    """Remove the least recently used checkpoints above a size or an age."""
+    from ci.hub.prune import PruneRequest
+    from ci.units import parse_duration, parse_size
 
+    if max_size is None and max_age is None:
+        raise RequestError("cache prune: say what may go: --max-size 50GB, --max-age 14d or both; --dry-run shows it")
+    request = PruneRequest(
+        None if max_size is None else parse_size(max_size),
+        None if max_age is None else parse_duration(max_age),
+        parse_duration(grace),
+        dry_run,
+    )
     store = _open_store(call, cache)
-    _print_entries(store, store.prune(parse_size(max_size)), as_json=as_json)
+    _print_entries(store, store.prune(request), as_json=as_json)
 
 
 def _open_store(call: typer.Context, cache: Path | None) -> Store:
@@ -122,8 +170,6 @@ def _select_fetchable(names: list[str], registry: Path | None) -> tuple[HubModel
 
 
 def _with_revision(models: tuple[HubModel, ...], revision: str | None) -> tuple[HubModel, ...]:
-    from dataclasses import replace
-
     return tuple(replace(model, revision=revision or model.revision) for model in models)
 
 

@@ -89,6 +89,7 @@ def admit(
     out: Annotated[Path, typer.Option(help="directory for checkpoints.json and models.toml, which `run` reads")],
     isolation: Annotated[str, typer.Option(help="as for `run`: required, auto or none")] = "auto",
     cache: options.CacheDir = None,
+    store_url: options.StoreUrl = None,
     as_json: options.JsonFlag = False,
 ) -> None:
     """Check the sandbox, the subject's commit and every byte of the checkpoint before the subject's code runs."""
@@ -98,10 +99,19 @@ def admit(
 
     choose_isolation(parse_isolation(isolation))
 
-    store = options.settings(call, cache).cache
-    admission = admit_entry(options.plan(call), options.delivery(call), entry, subject=subject, store=store, out=out)
-    if output := options.context(call).output_path:
-        write_outputs(output, {"subject": admission.subject, "subject-path": admission.path})
+    settings, context = options.settings(call, cache, store_url), options.context(call)
+    admission = admit_entry(
+        options.plan(call),
+        options.delivery(call),
+        entry,
+        subject=subject,
+        store=settings.cache,
+        out=out,
+        store_url=settings.store_url,
+        run_id=context.run_id,
+    )
+    if output := context.output_path:
+        write_outputs(output, {"subject": admission.subject})
     options.answer(
         admission, f"{entry} at {admission.sha}: checkout and checkpoint are what was planned", as_json=as_json
     )

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from ci.environments.description import EnvironmentDescription
+from ci.environments.lease import claim, lease
 from ci.errors import HubTestsError, InfrastructureError
 from ci.records import STRICT, read_json, to_json
 
@@ -122,17 +123,41 @@ def verify_base(environment: BaseEnvironment) -> tuple[str, ...]:
 
 
 def prune_bases(root: Path, *, older_than: float, keep: frozenset[str], dry_run: bool) -> tuple[BaseEnvironment, ...]:
-    """Remove base environments that nobody used for `older_than` seconds; `keep` are digests that stay."""
+    """Remove base environments that nobody used for `older_than` seconds; `keep` are digests that stay.
+
+    One that a living process of this machine uses stays, however long ago that process began.
+    """
     now = time.time()
     idle = [
         environment
         for environment in list_bases(root)
         if environment.manifest.digest not in keep and now - last_used(environment) > older_than
     ]
-    for environment in idle if not dry_run else ():
-        with _locked(root / f".{environment.path.name}.lock"):
-            _remove(environment.path)
-    return tuple(idle)
+    removed = []
+    for environment in idle:
+        with claim(environment.path / MANIFEST) as free:
+            if not free:
+                continue
+            removed.append(environment)
+            if not dry_run:
+                with _locked(root / f".{environment.path.name}.lock"):
+                    _remove(environment.path)
+    return tuple(removed)
+
+
+def find_base_of(python: Path) -> BaseEnvironment | None:
+    """Return the base environment that an interpreter belongs to, None for any other interpreter."""
+    path = python.absolute().parent.parent
+    return read_base(path) if (path / MANIFEST).is_file() else None
+
+
+@contextmanager
+def use_base(environment: BaseEnvironment) -> Iterator[bool]:
+    """Keep a base environment from being removed while the block runs; yield whether it is still there."""
+    with lease(environment.path / MANIFEST) as held:
+        if held:
+            mark_used(environment)
+        yield held
 
 
 def last_used(environment: BaseEnvironment) -> float:

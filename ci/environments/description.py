@@ -17,13 +17,19 @@ from ci.records import STRICT, read_dict, to_dict
 
 SHIPPED = Path(__file__).parent
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+REFUSED_VARIABLE = re.compile(
+    r"(?i:PYTHON|LD_|DYLD_|GITHUB|ACTIONS|RUNNER|INPUT_|PYTEST|HUB_TESTS|BASH_|GIT_|PIP_|UV_).*"
+    r"|(?i:PATH|HOME|TMPDIR|TMP|TEMP|USER|LOGNAME|SHELL|IFS|ENV|GCONV_PATH|LOCPATH|NLSPATH|.*(?:TOKEN|SECRET|PASSWORD))"
+)
+"""Variables that change which code runs or where it writes, that Actions reads, or that hold secrets."""
 
 
 @dataclass(frozen=True)
 class EnvironmentDescription:
     """What a base environment holds. Whatever the subject's own build and import need has to be in `requirements`.
 
-    `python` is a version specifier. `environment` is set while the overlay is built, and while the subject runs.
+    `python` is a version specifier. `environment` are variables, set while the overlay is built and the subject runs.
     `import_test` is Python code that must succeed once the subject is installed. `install` says how its commit becomes
     importable: "wheel", or "editable" where only an editable installation is complete, from `import_path` below the
     checkout.
@@ -75,6 +81,17 @@ def _checked(table: dict[str, Any], path: Path) -> EnvironmentDescription:
         raise RequestError(f"{path}: name '{description.name[:80]}': expected lower case, digits, - and _")
     if Path(description.import_path).is_absolute() or ".." in Path(description.import_path).parts:
         raise RequestError(f"{path}: import-path '{description.import_path[:80]}': expected a path below the checkout")
+    _check_variables(description, path)
     if wrong := [word for word in (*description.requirements, *description.constraints) if word.startswith("-")]:
         raise RequestError(f"{path}: requirements: '{wrong[0][:80]}': expected a package, options are not allowed")
     return description
+
+
+def _check_variables(description: EnvironmentDescription, path: Path) -> None:
+    """Raise RequestError for a variable that a description may not set."""
+    for name, value in description.environment.items():
+        if not VARIABLE.fullmatch(name) or not value.isprintable():
+            raise RequestError(f"{path}: environment: '{name[:80]}': expected NAME = \"printable text\"")
+        if REFUSED_VARIABLE.fullmatch(name):
+            reason = "a description may not set it: it could change which code runs, or hold a secret"
+            raise RequestError(f"{path}: environment: '{name[:80]}': {reason}")

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ci.environments.description import EnvironmentDescription
-from ci.errors import InfrastructureError, RequestError
-from ci.subjects.exchange import RESERVED_BYTES
+from ci.errors import HubTestsError, InfrastructureError, RequestError
+from ci.subjects.disk_watch import has_room
+from ci.subjects.exchange import remove_tree
 from ci.subjects.failure import SubjectCrashError, SubjectTimeoutError, to_one_line
+from ci.subjects.process_tree import ProcessTree, start_tree
 from ci.subjects.sandbox import (
     Isolation,
     SandboxPolicy,
@@ -107,46 +109,61 @@ class _Build:
             **({"PYTHONPATH": str(path)} if path else {}),
         }
         command = [str(self.python), *(() if path else ("-I",)), *arguments]
-        if self.isolation.applied:
-            seen = interpreter_directories(self.python)
-            check_readable(self.isolation, seen)
-            policy = SandboxPolicy(seen, (self.target,), gpus=False)
-            command = sandbox_command(self.isolation, policy, command, environment)
         if code := self._wait(what, command, environment):
             cause = _find_cause(self.log)
             raise SubjectCrashError(f"the subject's {what} failed: {cause} (exit code {code}, log: {self.log.name})")
 
+    def _make_command(self, command: list[str], environment: dict[str, str], info: int | None) -> list[str]:
+        if not self.isolation.applied:
+            return command
+        seen = interpreter_directories(self.python)
+        check_readable(self.isolation, seen)
+        policy = SandboxPolicy(seen, (self.target,), gpus=False)
+        return sandbox_command(self.isolation, policy, command, environment, info=info)
+
     def _wait(self, what: str, command: list[str], environment: dict[str, str]) -> int:
+        """Wait for the end, and end what the program left running: it could still change what was built."""
         try:
-            with (
-                self.log.open("ab") as output,
-                subprocess.Popen(  # noqa: S603
-                    command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-                ) as process,
-            ):
-                try:
-                    return self._watch(what, process)
-                finally:
-                    process.kill()
+            with self.log.open("ab") as output:
+                tree = start_tree(
+                    lambda info: self._make_command(command, environment, info),
+                    sandboxed=self.isolation.applied,
+                    environment=environment,
+                    output=output,
+                )
+            try:
+                code = self._watch(what, tree)
+            finally:
+                gone = tree.end()
+            if not gone:
+                raise SubjectCrashError(f"the subject's {what} left processes that cannot be ended")
+            return code
         except OSError as problem:
             raise InfrastructureError(f"the subject's {what} cannot be started: {problem}") from None
         finally:
             if self.log.is_file() and self.log.stat().st_size > MAX_LOG_BYTES:
                 os.truncate(self.log, MAX_LOG_BYTES)
 
-    def _watch(self, what: str, process: subprocess.Popen[bytes]) -> int:
+    def _watch(self, what: str, tree: ProcessTree) -> int:
         """Wait for the end, within the limits of time and room."""
         deadline = time.monotonic() + BUILD_SECONDS
         while time.monotonic() < deadline:
             try:
-                return process.wait(POLL_SECONDS)
+                return tree.popen.wait(POLL_SECONDS)
             except subprocess.TimeoutExpired:
                 if self.log.stat().st_size > MAX_LOG_BYTES:
                     raise SubjectCrashError(f"the subject's {what} printed more than {MAX_LOG_BYTES} bytes") from None
-                if shutil.disk_usage(self.target).free < RESERVED_BYTES:
-                    reason = "was stopped when the disk was nearly full"
-                    raise SubjectCrashError(f"the subject's {what} {reason}") from None
+                if not has_room(self.target):
+                    raise self._blame_full_disk(what, tree) from None
         raise SubjectTimeoutError(f"the subject's {what} took longer than {BUILD_SECONDS} s (log: {self.log})")
+
+    def _blame_full_disk(self, what: str, tree: ProcessTree) -> HubTestsError:
+        """Return the failure of whoever filled the disk: the program, if there is room once its files are gone."""
+        tree.end()
+        remove_tree(self.target)
+        if has_room(self.target.parent):
+            return SubjectCrashError(f"the subject's {what} was ended when the disk was nearly full")
+        return InfrastructureError(f"{self.target.parent}: its disk is nearly full: make room, or set TMPDIR")
 
 
 def read_tail(log: Path, size: int) -> bytes:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import json
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ci.environments.base import BaseEnvironment, build_base, find_base, mark_used
+from ci.environments.base import BaseEnvironment, build_base, find_base, find_base_of, mark_used, use_base
 from ci.environments.description import EnvironmentDescription, load_description, shipped_descriptions
 from ci.environments.installer import find_installer
 from ci.environments.overlay import build_overlay, read_tail
-from ci.environments.source import SubjectSource, fetch_source, is_git_address, read_commit, split_address
+from ci.environments.source import SubjectSource, fetch_source, is_git_address, split_address
 from ci.errors import RequestError, SubjectError
 from ci.subjects.exchange import hostile_directory
+from ci.subjects.provenance import read_commit
 from ci.subjects.registry import find_offer
 from ci.subjects.sandbox import choose_isolation
 
@@ -37,11 +39,43 @@ def prepared_subject(
     do not fit together, InfrastructureError where the environment cannot be built or the source not be fetched.
     """
     check_options(options)
-    description = _describe_prepared(options)
-    if options.environment:
-        description = load_description(options.environment)
+    with (
+        _used_base(options, settings, environ, progress) as (with_python, description),
+        _overlaid(with_python, description, environ, report, progress) as prepared,
+    ):
+        yield prepared
+
+
+@contextmanager
+def _used_base(
+    options: RunOptions, settings: Settings, environ: Mapping[str, str], progress: Callable[[str], None]
+) -> Iterator[tuple[RunOptions, EnvironmentDescription]]:
+    """Yield options with an interpreter, and how a commit is installed over it; its environment stays meanwhile."""
+    if not options.environment:
+        base = find_base_of(options.subject_python) if options.subject_python else None
+        with use_base(base) if base else nullcontext():
+            yield options, _describe_prepared(options)
+        return
+    description = load_description(options.environment)
+    while True:
         base = provide_base(description, settings, environ, progress)
-        options = replace(options, subject_python=base.python)
+        with use_base(base) as held:
+            if held:  # else it was removed meanwhile
+                yield replace(options, subject_python=base.python), description
+                return
+
+
+@contextmanager
+def _overlaid(
+    options: RunOptions,
+    description: EnvironmentDescription,
+    environ: Mapping[str, str],
+    report: Path,
+    progress: Callable[[str], None],
+) -> Iterator[RunOptions]:
+    """Build the source that the options name over their interpreter, and yield options with its import path."""
+    if description.environment:
+        options = replace(options, subject_variables=json.dumps(dict(description.environment), sort_keys=True))
     if options.subject_source is None:
         yield options
         return

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import subprocess
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
-from ci.errors import InfrastructureError, RequestError
+from ci.errors import RequestError
+from ci.subjects.provenance import read_commit, run_git
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-GIT_SECONDS = 1800
-GIT = ("git", "-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "protocol.ext.allow=never")
-"""No hook, monitor or remote helper that a checkout could name is run."""
-QUIET = {"GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1"}
+CLONE_SECONDS = 1800
+FULL_COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -44,51 +43,19 @@ def split_address(source: str) -> tuple[str, str]:
     return urlunsplit(parts._replace(path=path)), ref
 
 
+def pin_address(source: str, commit: str | None) -> str:
+    """Name an address at the commit that was fetched from it; any other source stays as it is."""
+    if not is_git_address(source) or not FULL_COMMIT.fullmatch(commit or ""):
+        return source
+    return f"{split_address(source)[0]}@{commit}"
+
+
 def fetch_source(source: str, target: Path, environ: Mapping[str, str]) -> SubjectSource:
     """Clone an address into the new directory `target`, without submodules and large files.
 
     Raises InfrastructureError with git's last line.
     """
     address, ref = split_address(source)
-    _run_git(["clone", "--quiet", "--no-checkout", "--", address, str(target)], environ)
-    _run_git(["-C", str(target), "checkout", "--quiet", "--detach", ref or "HEAD"], environ)
+    run_git(["clone", "--quiet", "--no-checkout", "--", address, str(target)], environ, CLONE_SECONDS)
+    run_git(["-C", str(target), "checkout", "--quiet", "--detach", ref or "HEAD"], environ, CLONE_SECONDS)
     return SubjectSource(target, read_commit(target, environ))
-
-
-def read_commit(checkout: Path, environ: Mapping[str, str]) -> str | None:
-    """Read the commit of a checkout; None where there is none."""
-    here = ["-c", "safe.directory=*", "-C", str(checkout)]
-    describe = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    if not (checkout / ".git").exists():
-        return None
-    try:
-        return _run_git([*_switch_filters_off(here, environ), *here, *describe], environ).strip() or None
-    except InfrastructureError:
-        return None
-
-
-def _switch_filters_off(here: list[str], environ: Mapping[str, str]) -> list[str]:
-    """List the options that switch off the filters of a checkout's configuration: git would run their programs."""
-    try:
-        names = _run_git([*here, "config", "--name-only", "--null", "--get-regexp", r"^filter\."], environ)
-    except InfrastructureError:
-        return []  # there is none
-    return [word for name in names.split("\0") if name for word in ("-c", f"{name}=")]
-
-
-def _run_git(arguments: list[str], environ: Mapping[str, str]) -> str:
-    try:
-        done = subprocess.run(  # noqa: S603
-            [*GIT, *arguments],
-            env={**environ, **QUIET},
-            capture_output=True,
-            text=True,
-            timeout=GIT_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError) as problem:
-        raise InfrastructureError(f"git does not run: {problem}") from None
-    if done.returncode:
-        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise InfrastructureError(f"git {arguments[0]}: {said[:300]}")
-    return done.stdout

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Literal
 
 from ci.equivalence import round_trip
 from ci.equivalence.case_result import CaseComparison
+from ci.equivalence.cold_repeat import has_compile_cache, repeat_without_cache
 from ci.equivalence.config_sensitivity import ConfigSensitivity, build_sensitivity_verdict
 from ci.equivalence.device_usage import CostMeter
+from ci.equivalence.export_files import compare_export_files
 from ci.equivalence.gradient_compare import GradientComparison, build_gradient_verdict
 from ci.equivalence.hf_reference import ReferenceRun
 from ci.equivalence.inputs import read_requirements
@@ -24,6 +26,7 @@ from ci.equivalence.trace_compare import TraceComparison, TraceDiff
 from ci.equivalence.verdict import (
     Verdict,
     add_diagnosis,
+    apply_policy,
     build_inconclusive_verdict,
     build_not_run_verdict,
     build_verdict,
@@ -91,8 +94,7 @@ class Judge:
         """Compare the forward pass, in float32 or in the dtype that the model was published in."""
         run_dtype: DType = "float32" if dtype == "float32" else self.reference.model_dtype
         reference_costs, subject_costs = self.reference.costs.start_interval(), self.costs.start_interval()
-        with self._make_directory("traces-") as self._traces:
-            verdict = self._compare_forward(run_dtype, variant)
+        verdict = repeat_without_cache(self.subject, lambda: self._check_forward_once(run_dtype, variant))
         self._passed[run_dtype, tuple(sorted(variant.items()))] = verdict.passed
         costs = self._collect_costs(run_dtype, reference_costs, subject_costs)
         return replace(verdict, figures={**verdict.figures, **costs})
@@ -108,15 +110,15 @@ class Judge:
             forward = build_verdict([self._compare_exported(exported)], coverage={})
         except SubjectError as error:
             return Verdict(passed=False, failure_class="config_mismatch", diagnosis=str(error), component="conversion")
-        return round_trip.build_round_trip_verdict(tensors, keys, forward)
+        verdict = round_trip.build_round_trip_verdict(tensors, keys, forward)
+        findings = tuple(map(str, compare_export_files(original, exported)))
+        return apply_policy(verdict, findings, "export_incomplete", self.inputs.model.export_policy)
 
     def check_config_sensitivity(self) -> Verdict:
         """Change each config key: the subject's answer must move with Hugging Face's."""
         if reason := self.reference.get_tolerances(self.reference.cases[0], "float32").untrusted:
             return build_inconclusive_verdict(reason, self.reference.describe_coverage())
-        with self._make_directory("keys-") as workdir:
-            check = ConfigSensitivity(self.reference, self.subject, self._formats, workdir)
-            return build_sensitivity_verdict(list(check.try_changes()), check.list_untried_keys())
+        return repeat_without_cache(self.subject, self._check_config_once)
 
     def check_weight_liveness(self) -> Verdict:
         """Perturb every tensor on disk, convert again, and compare in float32: the subject must answer alike."""
@@ -158,9 +160,22 @@ class Judge:
         """Compare every parameter's gradient in float32. Raises NotOfferedError for a subject that cannot train."""
         if not isinstance(self.subject, Differentiable):
             raise NotOfferedError(NO_GRADIENTS)
+        subject = self.subject
+        return repeat_without_cache(subject, lambda: self._check_gradients_once(subject))
+
+    def _check_forward_once(self, dtype: DType, variant: Mapping[str, str]) -> Verdict:
+        with self._make_directory("traces-") as self._traces:
+            return self._compare_forward(dtype, variant)
+
+    def _check_config_once(self) -> Verdict:
+        with self._make_directory("keys-") as workdir:
+            check = ConfigSensitivity(self.reference, self.subject, self._formats, workdir)
+            return build_sensitivity_verdict(list(check.try_changes()), check.list_untried_keys())
+
+    def _check_gradients_once(self, subject: Differentiable) -> Verdict:
         with self._make_directory("gradients-") as workdir:
             path = self.inputs.subject_path
-            comparison = GradientComparison(self.reference, self.subject, path, self._formats, workdir)
+            comparison = GradientComparison(self.reference, subject, path, self._formats, workdir)
             return build_gradient_verdict(comparison.measure())
 
     def _compare_forward(self, dtype: DType, variant: Mapping[str, str]) -> Verdict:
@@ -180,7 +195,8 @@ class Judge:
         verdict = build_verdict(results, coverage={**coverage(), **describe_uncaptured(results)})
         if (fingerprint := self.reference.fingerprint) is not None:
             verdict = replace(verdict, figures={**verdict.figures, FINGERPRINT: fingerprint})
-        if self.explain and verdict.failure_class not in (None, "environment"):
+        explained = self.explain and not has_compile_cache(self.subject)  # else it is repeated first
+        if explained and verdict.failure_class not in (None, "environment"):
             return add_diagnosis(verdict, self._analyze_root_cause(results, spec).diagnose())
         return verdict
 

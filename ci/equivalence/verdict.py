@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from ci.equivalence.diagnosis import Diagnosis
     from ci.equivalence.tolerances import Tolerances
+    from ci.models import Policy
 
 HEAT_ROWS, HEAT_COLUMNS = 66, 64
 
@@ -29,7 +30,7 @@ class Verdict:
 
     Where the check failed, `diagnosis` is one sentence that names layer, operation, suspect and component; `layer`,
     `operation` and `component` are its parts, `tensor` the captured tensor that is wrong on right input. `figures` are
-    dimensionless, but for seconds and bytes, which say so in their names.
+    dimensionless, but for seconds and bytes, which say so in their names. `warnings` are findings that do not fail.
     """
 
     passed: bool
@@ -41,6 +42,7 @@ class Verdict:
     ran: Mapping[str, str] = field(default_factory=dict)
     figures: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     component: str = ""
     layer: int | None = None
     operation: str = ""
@@ -110,6 +112,23 @@ def add_diagnosis(verdict: Verdict, diagnosis: Diagnosis) -> Verdict:
         operation=location.operation,
         tensor=location.tensor,
         notes=(*verdict.notes, *curve),
+    )
+
+
+def apply_policy(verdict: Verdict, findings: tuple[str, ...], failure: FailureClass, policy: Policy) -> Verdict:
+    """Return the verdict with findings as warnings, or failed for the first of them under the policy "strict".
+
+    A verdict that failed already keeps its own reason.
+    """
+    if not findings or policy == "warn" or not verdict.passed:
+        return replace(verdict, warnings=(*verdict.warnings, *findings))
+    more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+    return replace(
+        verdict,
+        passed=False,
+        failure_class=failure,
+        diagnosis=f"{findings[0]}{more}",
+        warnings=(*verdict.warnings, *findings),
     )
 
 

@@ -11,7 +11,6 @@ white space, and `##[name …]` anywhere in it
 from __future__ import annotations
 
 import io
-import os
 import re
 import secrets
 import sys
@@ -124,25 +123,6 @@ def guard_output(environ: Mapping[str, str]) -> Iterator[None]:
                 stdout.finish()
             finally:
                 stderr.finish()
-
-
-@contextmanager
-def pause_commands(environ: Mapping[str, str], descriptor: int) -> Iterator[None]:
-    """Make the runner ignore commands of a child process that writes to the file `descriptor`.
-
-    Only the random token ends the pause
-    (https://docs.github.com/en/actions/reference/workflow-commands-for-github-actions#stopping-and-starting-workflow-commands).
-    Begin and end go to the descriptor of the child itself, since the runner reads stdout and stderr in no fixed order.
-    """
-    if not _in_actions(environ):
-        yield
-        return
-    token = secrets.token_hex(16)
-    os.write(descriptor, f"::stop-commands::{token}\n".encode())
-    try:
-        yield
-    finally:
-        os.write(descriptor, f"\n::{token}::\n".encode())
 
 
 def write_outputs(path: Path, values: Mapping[str, str]) -> None:

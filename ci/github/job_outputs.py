@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ci.checkpoints import CHECKPOINTS_JSON, FetchResults, write_checkpoints
 from ci.errors import GatedError, InfrastructureError, NotTruncatableError, RequestError
+from ci.hub.checkpoint_files import find_content_problems
 from ci.hub.fetch import Checkpoint
-from ci.hub.manifest import MANIFEST, find_content_problems, read_manifest
+from ci.hub.manifest import MANIFEST, read_manifest
+from ci.hub.store import REPAIR_HINT
 from ci.records import read_json, to_dict, to_json
 from ci.report.results import Problem
 
@@ -106,7 +108,7 @@ def verify_checkpoint(outputs: FetchOutputs, entry: str, store: Path) -> Checkpo
     if digest != fetched.manifest_sha256:
         raise InfrastructureError(f"{path}: not the checkpoint that was fetched: its manifest has sha256 {digest}")
     if problems := find_content_problems(path, manifest):
-        raise InfrastructureError(f"{path}: not the checkpoint that was fetched: {problems[0]}")
+        raise InfrastructureError(f"{path}: not the checkpoint that was fetched: {problems[0]}; {REPAIR_HINT}")
     return replace(fetched, path=str(path))
 
 

@@ -106,8 +106,23 @@ def write_comment(client: Client, number: int, existing: Comment | None, body: s
         return client.write(Comment, "POST", f"/issues/{number}/comments", {"body": body})
 
 
-def replace_status_text(client: Client, number: int, text: str, *, bot: str) -> Comment:
-    """Write `text` into the status comment and keep its state."""
+def write_unchanged(client: Client, number: int, seen: Comment | None, body: str, *, bot: str) -> bool:
+    """Change the status comment to `body`; return False where it is no longer as it was `seen`.
+
+    For writers outside of the reports' queue. GitHub knows no condition for a write, so what is left is the time
+    between two requests.
+    """
+    now = find_comment(client, number, "status", bot=bot)
+    if (now.body if now else None) != (seen.body if seen else None):
+        return False
+    write_comment(client, number, now, body)
+    return True
+
+
+def replace_status_text(client: Client, number: int, text: str, *, run_id: int, bot: str) -> Comment:
+    """Write `text` of the run `run_id` into the status comment and keep its state; a later run's text stays."""
     existing = find_comment(client, number, "status", bot=bot)
     state = read_state(existing.body if existing else None)
+    if existing and state.is_after(run_id):
+        return existing
     return write_comment(client, number, existing, format_status_comment(text, state))

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from ci.github.event import Event
     from ci.github.gate_input import PullRequest
 
+STORES = ("directory", "url", "cache")
+"""How checkpoints travel from the fetch job to the test jobs."""
+
 
 def make_run_request(event: Event, context: Context) -> RunRequest:
     """Make the request of an event and its inputs.
@@ -23,6 +26,8 @@ def make_run_request(event: Event, context: Context) -> RunRequest:
     inputs = context.inputs
     if inputs.subject_repository and not REPOSITORY.fullmatch(inputs.subject_repository):
         raise RequestError(f"input subject-repository: '{inputs.subject_repository}' is not owner/name")
+    if inputs.store not in ("", *STORES):
+        raise RequestError(f"input store: '{inputs.store[:50]}' is not one of {', '.join(STORES)}")
     comment = event if isinstance(event, CommentEvent) else None
     if comment and not (inputs.pull_request == comment.number and SHA.fullmatch(inputs.subject_ref)):
         raise RequestError("a comment starts a run only through the gate, which names pull request and commit")
@@ -80,6 +85,17 @@ def choose_scope(request: RunRequest) -> Literal["pull-requests", "main"]:
     The nightly run never reads what a pull request's run wrote.
     """
     return "pull-requests" if request.pull_request or request.trigger == "merge_group" else "main"
+
+
+def may_fill_compile_cache(event: Event, request: RunRequest) -> bool:
+    """Return whether what a run compiles may be kept for other runs: only of the subject's default branch.
+
+    Any other commit, a pull request's for one, could leave code that the next run would load.
+    """
+    from_default_branch = isinstance(event, ScheduleEvent) or (
+        isinstance(event, DispatchEvent) and event.ref == f"refs/heads/{event.default_branch}"
+    )
+    return from_default_branch and not (request.pull_request or request.subject_ref)
 
 
 def is_allowed(login: str, allowed_logins: tuple[str, ...]) -> bool:

@@ -91,6 +91,18 @@ class CommentState:
         """Return whether a run at the commit `sha` is started, or was the last one."""
         return any(run.sha == sha for run in self.runs) or (self.last is not None and self.last.sha == sha)
 
+    def is_beyond(self, run_id: int) -> bool:
+        """Return whether nothing is to be said any more about the run: it has ended, or a later one has begun.
+
+        A run that is started again is under way. GitHub numbers runs in the order in which they are made.
+        """
+        ended = self.last is not None and self.last.run_id == run_id
+        return self.is_after(run_id) or (ended and all(run.run_id != run_id for run in self.runs))
+
+    def is_after(self, run_id: int) -> bool:
+        """Return whether a later run was started or has ended."""
+        return any(run.run_id > run_id for run in (*self.runs, *((self.last,) if self.last else ())))
+
     def find_unsettled(self, sha: str, tested: Collection[str]) -> tuple[str, ...]:
         """Return the entries that failed at the commit `sha` before and are not in `tested`."""
         if self.last is None or self.last.sha != sha:

@@ -23,6 +23,7 @@ from ci.hub.slices import WHOLE, Slice, list_slice_edits, list_slice_notes, make
 from ci.hub.strict_json import parse_object
 from ci.hub.transfer import Digests, Transfer
 from ci.hub.truncation import truncate_config
+from ci.hub.verification import WholeFile, find_whole_files, list_unverified
 from ci.hub.weights import (
     SAFETENSORS_INDEX,
     KeptSources,
@@ -90,11 +91,12 @@ def inspect_model(
 def build_checkpoint(model: RemoteModel, selection: TensorSelection, target: BuildTarget) -> None:
     """Download the selected tensors, then write every other file of the checkpoint."""
     outputs = plan_output_files(selection.sources, max_file_size=MAX_FILE_SIZE)
-    transfer = Transfer(model.hub, model.repository, outputs, target.directory)
+    whole_files = find_whole_files(model.repository, outputs, selection.headers)
+    transfer = Transfer(model.hub, model.repository, outputs, target.directory, whole_files)
     target.check_free_space(transfer.bytes_to_allocate)
     digests = transfer.run(partial(target.on_progress, "tensors"))
     transfer.remove_journal()
-    _write_other_files(model, selection, target, outputs, digests)
+    _write_other_files(model, selection, target, outputs, digests, whole_files)
 
 
 def build_from_torch_bin(model: RemoteModel, layers: LayerRequest, target: BuildTarget) -> TensorSelection:
@@ -102,10 +104,10 @@ def build_from_torch_bin(model: RemoteModel, layers: LayerRequest, target: Build
     from ci.hub.torch_bin import TorchBinFiles
 
     downloads = [_plan_whole_file(model.repository, file) for file in list_needed_files(model, layers)]
-    transfer = Transfer(model.hub, model.repository, downloads, target.directory)
+    whole_files = find_whole_files(model.repository, downloads, {})
+    transfer = Transfer(model.hub, model.repository, downloads, target.directory, whole_files)
     target.check_free_space(2 * transfer.bytes_to_allocate)
-    for name, digest in transfer.run(partial(target.on_progress, "tensors")).items():
-        _delete_wrong_download(model.repository, target.directory / name, name.removeprefix(f"{DOWNLOADS}/"), digest)
+    transfer.run(partial(target.on_progress, "tensors"))
     files = TorchBinFiles({output.tensors[0].source.shard: target.directory / output.name for output in downloads})
     selection = _select_from_torch_bin(model, layers, files.list_tensors())
     outputs = plan_output_files(selection.sources, max_file_size=MAX_FILE_SIZE)
@@ -113,7 +115,7 @@ def build_from_torch_bin(model: RemoteModel, layers: LayerRequest, target: Build
     del files  # unmaps the downloads
     shutil.rmtree(target.directory / DOWNLOADS)
     transfer.remove_journal()
-    _write_other_files(model, selection, target, outputs, digests)
+    _write_other_files(model, selection, target, outputs, digests, whole_files)
     return selection
 
 
@@ -131,16 +133,6 @@ def _plan_whole_file(repository: Repository, file: str) -> OutputFile:
     size = repository.get_file(file).size
     source = TensorSource(file, TensorInfo(file, "U8", (size,), 0, size), 0, size)
     return OutputFile(f"{DOWNLOADS}/{file}", b"", (PlacedTensor(source, 0),), size)
-
-
-def _delete_wrong_download(repository: Repository, path: Path, file: str, digests: Digests) -> None:
-    """Delete a file that does not match the digest in the listing, and raise InfrastructureError.
-
-    It is deleted so that the next fetch does not resume from wrong bytes.
-    """
-    if repository.get_file(file).sha256 not in (None, digests.file):
-        path.unlink()
-        raise InfrastructureError(f"{repository.label(file)}: content does not match its digest; run the fetch again")
 
 
 def _select_from_torch_bin(
@@ -170,6 +162,7 @@ def _write_other_files(
     target: BuildTarget,
     outputs: Sequence[OutputFile],
     digests: Mapping[str, Digests],
+    whole_files: Sequence[WholeFile],
 ) -> None:
     """Write everything except the tensor files; the manifest comes last."""
     files = {output.name: FileEntry(output.size, digests[output.name].file) for output in outputs}
@@ -177,7 +170,7 @@ def _write_other_files(
         target.on_progress("files", len(files), 0)
         _write_synced(target.directory / name, content)
         files[name] = FileEntry(len(content), hashlib.sha256(content).hexdigest())
-    manifest = _make_manifest(model, selection, outputs, digests, files)
+    manifest = _make_manifest(model, selection, outputs, digests, files, whole_files)
     draft = target.directory / f"{MANIFEST}.draft"
     _write_synced(draft, encode_manifest(manifest))
     draft.rename(target.directory / MANIFEST)
@@ -189,6 +182,7 @@ def _make_manifest(
     outputs: Iterable[OutputFile],
     digests: Mapping[str, Digests],
     files: Mapping[str, FileEntry],
+    whole_files: Sequence[WholeFile],
 ) -> Manifest:
     shards = sorted({source.shard for source in selection.sources})
     return Manifest(
@@ -204,6 +198,7 @@ def _make_manifest(
         tensors=_list_tensor_entries(outputs, digests, is_torch_bin=model.weights.is_torch_bin),
         files=dict(sorted(files.items())),
         notes=_list_notes(model, selection),
+        not_verified_upstream=list_unverified(shards, whole_files),
         dropped=selection.dropped,
         picked=selection.choice.picked,
         slice=model.slice,

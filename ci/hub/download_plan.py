@@ -1,7 +1,7 @@
-"""Plan output files and byte ranges from the kept tensors. Pure: sizes and offsets only.
+"""Plan output files from the kept tensors. Pure: sizes and offsets only.
 
-Kept tensors stay in the order of their shard, so that neighbors stay neighbors and become one range. Wide dtypes come
-first, as in files that safetensors writes, so that every tensor is aligned to its dtype.
+Kept tensors stay in the order of their shard. Wide dtypes come first, as in files that safetensors writes, so that
+every tensor is aligned to its dtype.
 """
 
 from __future__ import annotations
@@ -56,22 +56,6 @@ class OutputFile:
     size: int
 
 
-@dataclass(frozen=True)
-class Piece:
-    """One request: bytes [begin, end) of the file `shard` go to byte `offset` of the output file `output`."""
-
-    shard: str
-    begin: int
-    end: int
-    output: str
-    offset: int
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return self.end - self.begin
-
-
 def plan_output_files(sources: Iterable[TensorSource], *, max_file_size: int) -> tuple[OutputFile, ...]:
     """Plan files of at most `max_file_size` bytes of tensors; a single one is `model.safetensors`."""
     ordered = sorted(sources, key=lambda s: (-DTYPE_BITS[s.tensor.dtype], s.shard, s.begin, s.tensor.name))
@@ -84,36 +68,6 @@ def plan_output_files(sources: Iterable[TensorSource], *, max_file_size: int) ->
 def build_weight_map(outputs: Iterable[OutputFile]) -> dict[str, str]:
     """Return the output file of each tensor name, as an index file lists it."""
     return {placed.source.tensor.name: output.name for output in outputs for placed in output.tensors}
-
-
-def plan_pieces(output: OutputFile, *, piece_size: int) -> tuple[Piece, ...]:
-    """Plan the requests that fill `output`, in the order of its bytes.
-
-    Neighbors are joined, then cut into pieces of at most `piece_size` bytes.
-    """
-    return tuple(part for run in _join_neighbors(output) for part in _cut_run(run, piece_size))
-
-
-def _join_neighbors(output: OutputFile) -> Iterator[Piece]:
-    run: Piece | None = None
-    for placed in output.tensors:
-        source = placed.source
-        if source.begin == source.end:
-            continue
-        if run and (run.shard, run.end) == (source.shard, source.begin):
-            run = replace(run, end=source.end)
-            continue
-        if run:
-            yield run
-        run = Piece(source.shard, source.begin, source.end, output.name, placed.offset)
-    if run:
-        yield run
-
-
-def _cut_run(run: Piece, piece_size: int) -> Iterator[Piece]:
-    for begin in range(run.begin, run.end, piece_size):
-        end = min(begin + piece_size, run.end)
-        yield replace(run, begin=begin, end=end, offset=run.offset + begin - run.begin)
 
 
 def _group_by_size(ordered: list[TensorSource], max_file_size: int) -> Iterator[list[TensorSource]]:

@@ -16,6 +16,7 @@ from ci.errors import HubTestsError, InfrastructureError, RequestError
 from ci.hub.journal import has_complete_pieces
 from ci.hub.layers import LayerChoice, LayerRequest, format_layers, make_choice
 from ci.hub.progress import ProgressMeter
+from ci.hub.read_through import find_stored
 from ci.hub.repository import check_model_id, is_commit
 from ci.hub.slices import WHOLE, Slice
 from ci.hub.store import PartialCheckpoint, Store, make_disk_error
@@ -57,8 +58,10 @@ class Checkpoint:
     `revision` is the full commit, `layers` the count kept of `layers_upstream`. `bytes_kept` counts the bytes of the
     tensors, `bytes_fetched` every received body byte, `requests` those sent to the Hub's own origin. `kinds_missed`
     names the kinds of layer that two layers would have missed (only after "auto"). `manifest_sha256` is the digest of
-    `hub-tests.json`, which names every file and tensor with its digest. `notes` are lines for people. `dropped`,
-    `picked` and `slice` are those of the manifest.
+    `hub-tests.json`, which names every file and tensor with its digest. `notes` are lines for people.
+    `not_verified_upstream` are the upstream files that were compared with no digest of the Hub, because it publishes
+    digests of whole files only and some of their bytes were left out. `dropped`, `picked` and `slice` are those of the
+    manifest.
     """
 
     model_id: str
@@ -74,6 +77,7 @@ class Checkpoint:
     layers_upstream: int
     kinds_missed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    not_verified_upstream: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     picked: tuple[int, ...] = ()
     slice: Slice = WHOLE
@@ -102,6 +106,7 @@ class _FetchRun:
         self.store = Store(settings.cache)
         self.meter = ProgressMeter(request.model_id, progress)
         self.hub: HubClient | None = None
+        self.notes: list[str] = []
         self.started = time.monotonic()
 
     def run(self) -> Checkpoint:
@@ -120,10 +125,8 @@ class _FetchRun:
     def _get_repository(self, hub: HubClient) -> Repository:
         model_id, revision = self.request.model_id, self.request.revision
         repository = hub.get_repository(model_id, revision)
-        if is_commit(revision) and repository.commit != revision:
-            raise InfrastructureError(
-                f"{model_id}: asked for commit {revision}, the Hub answered with {repository.commit}; check HF_ENDPOINT"
-            )
+        if repository.renamed_to:
+            self.notes.append(f"the Hub has renamed {model_id} to {repository.renamed_to}: use the new name")
         self.store.save_commit(model_id, revision, repository.commit)
         return repository
 
@@ -214,11 +217,10 @@ class _FetchRun:
 
     def _open_cached(self, commit: str, choice: LayerChoice, cache: Literal["hit", "miss"]) -> Checkpoint | None:
         """Return the store's checkpoint and mark it as in use by this process."""
-        stored = self.store.find(self._make_key(commit, choice))
+        stored = find_stored(self.store, self._make_key(commit, choice), self.settings, fetched=cache == "miss")
         if stored is None:
             return None
         manifest = stored.manifest
-        self.store.mark_in_use(stored.path)
         self.meter.report("done", manifest.bytes_kept, manifest.bytes_kept)
         return Checkpoint(
             model_id=manifest.model_id,
@@ -233,7 +235,8 @@ class _FetchRun:
             manifest_sha256=stored.manifest_sha256,
             layers_upstream=manifest.layers_upstream,
             kinds_missed=choice.kinds_missed,
-            notes=manifest.notes,
+            notes=(*manifest.notes, *self.notes),
+            not_verified_upstream=manifest.not_verified_upstream,
             dropped=manifest.dropped,
             picked=manifest.picked,
             slice=manifest.slice,

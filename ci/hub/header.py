@@ -7,6 +7,7 @@ safetensors' own `SafeTensors::deserialize` checks is checked here before any by
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -48,11 +49,15 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Header:
-    """A file's tensors in the order of their bytes. `data_start` is the file offset of the first one."""
+    """A file's tensors in the order of their bytes. `data_start` is the file offset of the first one.
+
+    `hash_state` is the SHA-256 of the header's own bytes, to be continued with those of the tensors.
+    """
 
     data_start: int
     tensors: tuple[TensorInfo, ...]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    hash_state: Any = field(default=None, repr=False, compare=False)
 
 
 def find_header_end(first_bytes: bytes, file_size: int, *, what: str) -> int:
@@ -84,7 +89,7 @@ def parse_header(data: bytes, file_size: int, *, what: str) -> Header:
         (_parse_tensor(name, entry, what) for name, entry in entries.items()), key=lambda t: (t.begin, t.end)
     )
     _check_contiguous(tensors, file_size - end, what)
-    return Header(end, tuple(tensors), metadata)
+    return Header(end, tuple(tensors), metadata, hashlib.sha256(data[:end]))
 
 
 def write_header(tensors: Iterable[TensorInfo], metadata: Mapping[str, str]) -> bytes:

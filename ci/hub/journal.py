@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from ci.hub.download_plan import OutputFile, Piece
+    from ci.hub.download_plan import OutputFile
+    from ci.hub.piece_plan import Piece
 
 JOURNAL = ".parts.jsonl"
 
@@ -36,7 +37,7 @@ class Journal:
     """
 
     def __init__(self, directory: Path, outputs: Sequence[OutputFile], pieces: Sequence[Piece]) -> None:
-        self._path = directory / JOURNAL
+        self._path, self._count = directory / JOURNAL, len(pieces)
         plan = _hash_plan(outputs, pieces)
         recorded = self._read_pieces(plan)
         self.complete_pieces = recorded or set()
@@ -48,6 +49,10 @@ class Journal:
     def record(self, pieces: Iterable[int]) -> None:
         """Append pieces; their bytes must be on the disk already."""
         self._append_lines([json.dumps({"piece": piece}) for piece in pieces])
+
+    def forget(self, pieces: Iterable[int]) -> None:
+        """Note that recorded pieces have wrong bytes."""
+        self._append_lines([json.dumps({"wrong": piece}) for piece in pieces])
 
     def remove(self) -> None:
         """Delete the journal, because a checkpoint has none."""
@@ -64,8 +69,15 @@ class Journal:
                 records.append(json.loads(line))
         if not records or records[0] != {"plan": plan}:
             return None
-        numbers = [record.get("piece") for record in records[1:] if isinstance(record, dict)]
-        return {number for number in numbers if type(number) is int}
+        numbers: set[int] = set()
+        for record in records[1:]:
+            if not isinstance(record, dict):
+                continue
+            if type(record.get("piece")) is int:
+                numbers.add(record["piece"])
+            if type(record.get("wrong")) is int:
+                numbers.discard(record["wrong"])
+        return {number for number in numbers if 0 <= number < self._count}
 
     def _append_lines(self, lines: Sequence[str]) -> None:
         with self._path.open("a", encoding="utf-8") as file:
@@ -79,7 +91,9 @@ def _hash_plan(outputs: Sequence[OutputFile], pieces: Sequence[Piece]) -> str:
     for output in outputs:
         digest.update(f"{output.name} {output.size}\n".encode() + output.header)
     for piece in pieces:
-        digest.update(f"{piece.shard} {piece.begin} {piece.end} {piece.output} {piece.offset}\n".encode())
+        digest.update(f"{piece.shard} {piece.begin} {piece.end} {piece.position}\n".encode())
+        for part in piece.parts:
+            digest.update(f"{part.begin} {part.end} {part.output} {part.offset}\n".encode())
     return digest.hexdigest()
 
 

@@ -2,9 +2,8 @@
 
 Nothing else reads data from the Hub. (The doctor asks whether it answers.)
 
-The client uses huggingface_hub's session, so proxies and certificates are configured as usual. It follows redirects
-itself: the token goes to the Hub's origin only, and the signed CDN URL of a file is kept for later ranges of that
-file. A signed URL is valid for about an hour; an expired one is requested again.
+Redirects are followed here: a renamed model's to its new name, a file's to its signed CDN URL, which is kept for later
+ranges of that file. A signed URL is valid for about an hour; an expired one is requested again.
 """
 
 from __future__ import annotations
@@ -13,21 +12,21 @@ import threading
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, urlsplit
 
-from huggingface_hub import get_session
-
-import ci
 from ci.errors import InfrastructureError
-from ci.hub.repository import RemoteFile, Repository, parse_repository
+from ci.hub.connection import MAX_REDIRECTS, REDIRECTS, HubConnection, Interrupted, make_redirect_error
+from ci.hub.listing import request_repository
 from ci.hub.responses import (
     RETRYABLE_ERRORS,
+    OddAnswerError,
+    RefusedError,
+    SlowError,
     TransientError,
     check_linked_file,
     check_range,
-    explain_refusal,
-    iter_body,
     raise_transient,
 )
 from ci.hub.retry import RetryPolicy, RetryState
@@ -35,51 +34,51 @@ from ci.hub.retry import RetryPolicy, RetryState
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from ci.hub.repository import RemoteFile, Repository
     from ci.settings import Settings
+
+__all__ = ["HubClient", "Interrupted"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-STREAMS = 8
-REDIRECTS = {301, 302, 303, 307, 308}
-MAX_REDIRECTS = 5
-MAX_LISTING = 64 * 1024**2
-
-
-class Interrupted(Exception):  # noqa: N818 - no error: somebody asked to stop
-    """Raised inside a transfer that was asked to stop."""
+PARALLEL_CALLS = 8
+MALFORMED_TRIES = 3
+"""How often a file that arrives whole but malformed is read."""
 
 
 class HubClient:
-    """A client of the Hub at `settings.endpoint`, safe for many threads.
-
-    `requests` counts those to the Hub's own origin (its rate limits count these), `received` the bytes of all bodies.
-    """
+    """A client of the Hub at `settings.endpoint` for one fetch, safe for many threads."""
 
     def __init__(self, settings: Settings, *, retry_policy: RetryPolicy | None = None) -> None:
         self.endpoint = settings.endpoint
-        self.stop = threading.Event()
-        self.requests = 0
-        self.received = 0
+        self.limits = settings.network
         self.policy = retry_policy or RetryPolicy()
-        self._token = settings.token
-        self._count = threading.Lock()
+        self._connection = HubConnection(settings)
+        self.stop = self._connection.stop
         self._file_urls: dict[str, str] = {}
         self._url_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+    @property
+    def requests(self) -> int:
+        """The number of requests to the Hub's own origin, which its rate limits count."""
+        return self._connection.requests
+
+    @property
+    def received(self) -> int:
+        """The bytes of all bodies."""
+        return self._connection.received
 
     def get_repository(self, model_id: str, revision: str | None) -> Repository:
         """Return the commit and files of `model_id` at a branch, tag or commit, with one request.
 
-        Raises RequestError when the model or the revision does not exist or the token has no access.
+        A renamed model costs one more. Raises RequestError when the model or the revision does not exist or the token
+        has no access.
         """
-        at = f"/revision/{quote(revision, safe='')}" if revision else ""
-        url = f"{self.endpoint}/api/models/{quote(model_id)}{at}?blobs=true"
         retry = self._start_retries(f"{model_id}{f' at {revision}' if revision else ''}")
         while True:
             try:
-                with self._send_get(url, {}) as response:
-                    self._raise_for_status(response, model_id, revision)
-                    return parse_repository(self._read_bounded(response, url), model_id, what=url)
+                return request_repository(self._connection, model_id, revision)
             except RETRYABLE_ERRORS as problem:
                 retry.wait_or_raise(problem)
 
@@ -90,12 +89,13 @@ class HubClient:
             raise InfrastructureError(
                 f"{repository.label(path)}: {file.size} bytes, the limit is {limit}; such a file is not supported"
             )
-        content = self.read_range(repository, path, 0, file.size)
-        if not file.matches(content):
-            raise InfrastructureError(
-                f"{repository.label(path)}: content does not match its digest; run the fetch again"
-            )
-        return content
+        retry = self._start_retries(repository.label(path))
+        while True:
+            content = self.read_range(repository, path, 0, file.size)
+            if file.matches(content):
+                return content
+            self.forget_file_url(path)
+            retry.wait_or_raise(OddAnswerError("content does not match its digest"))
 
     def read_range(self, repository: Repository, path: str, begin: int, end: int) -> bytes:
         """Return bytes [begin, end) of a file."""
@@ -112,9 +112,9 @@ class HubClient:
     ) -> None:
         """Pass bytes [begin, end) of a file to `sink(offset in the file, chunk)`.
 
-        Chunks come in order; after a broken connection some may come again. The transfer continues where it broke.
-        Raises InfrastructureError when no try is left or the server answers with another range, RequestError when the
-        token has no access to the file.
+        Chunks come in order; after a broken connection some may come again, and only the last ones are right. The
+        transfer continues where it broke. Raises InfrastructureError when no try is left, RequestError when the token
+        has no access to the file.
         """
         at, end = span
         retry, direct = self._start_retries(repository.label(path)), True
@@ -122,24 +122,41 @@ class HubClient:
             start = at
             try:
                 with self._open_range(repository, path, at, end) as response:
-                    for chunk in self._iter_chunks(response, end - at, direct=direct):
+                    for chunk in self._connection.iter_chunks(response, end - at, direct=direct):
                         if at + len(chunk) > end:
-                            raise InfrastructureError(
-                                f"{repository.label(path)}: the server sent too many bytes; does a proxy change them?"
-                            )
+                            raise OddAnswerError("the server sent too many bytes; does a proxy change them?")
                         sink(at, chunk)
                         at += len(chunk)
-                        retry.reset()
                 if at < end:
-                    raise TransientError(f"the connection ended {end - at} bytes early")
+                    error = TransientError if "Content-Length" in response.headers else OddAnswerError
+                    raise error(f"the connection ended {end - at} bytes early")
             except RETRYABLE_ERRORS as problem:
+                if at - start >= self.limits.minimum_rate and not isinstance(problem, SlowError):
+                    retry.reset()
                 # A short count after a direct read does not say which bytes are right: read them again through httpx.
-                at, direct = (start, False) if direct else (at, False)
+                if direct or isinstance(problem, OddAnswerError):
+                    at = start
+                direct = False
+                if isinstance(problem, OddAnswerError):
+                    self.forget_file_url(path)
+                retry.wait_or_raise(problem)
+
+    def repeat_if_malformed(self, read: Callable[[], T], what: str) -> T:
+        """Call `read` again after a RefusedError, for a file that arrives whole but malformed.
+
+        That may be the network's doing. If it stays it is the file's: raises the RefusedError's own error.
+        """
+        policy = replace(self.policy, tries=min(MALFORMED_TRIES, self.policy.tries))
+        retry = RetryState(policy, self.sleep, what=what, endpoint=self.endpoint)
+        while True:
+            try:
+                return read()
+            except RefusedError as problem:
                 retry.wait_or_raise(problem)
 
     def map_parallel(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """Return the function's results in order; an error or Ctrl-C stops the other calls."""
-        pool = ThreadPoolExecutor(STREAMS, "hub-map")
+        pool = ThreadPoolExecutor(min(PARALLEL_CALLS, self.limits.streams), "hub-map")
         try:
             return list(pool.map(function, items))
         except BaseException:
@@ -149,32 +166,22 @@ class HubClient:
             pool.shutdown(cancel_futures=True)
             self.stop.clear()
 
+    def is_served_by_hub(self, file: RemoteFile) -> bool:
+        """Return whether the ranges of a file go to the Hub's own origin, as far as is known."""
+        return file.sha256 is None and file.path not in self._file_urls
+
+    def forget_file_url(self, path: str, url: str | None = None) -> None:
+        """Forget where a file's bytes are (if that is `url`), so that the Hub is asked again."""
+        with self._url_locks[path]:
+            if url is None or self._file_urls.get(path) == url:
+                self._file_urls.pop(path, None)
+
     def sleep(self, seconds: float) -> None:
         """Sleep, or raise Interrupted once `stop` is set."""
-        if self.stop.wait(seconds):
-            raise Interrupted
+        self._connection.sleep(seconds)
 
     def _start_retries(self, what: str) -> RetryState:
         return RetryState(self.policy, self.sleep, what=what, endpoint=self.endpoint)
-
-    def _iter_chunks(self, response: Any, size: int, *, direct: bool = False) -> Iterator[bytes]:
-        for chunk in iter_body(response, size, self.policy.timeout, direct=direct):
-            if self.stop.is_set():
-                raise Interrupted
-            with self._count:
-                self.received += len(chunk)
-            yield chunk
-
-    def _read_bounded(self, response: Any, url: str) -> bytes:
-        """Read a whole body of unknown length, up to MAX_LISTING bytes."""
-        content = bytearray()
-        for chunk in self._iter_chunks(response, 0):
-            content += chunk
-            if len(content) > MAX_LISTING:
-                raise InfrastructureError(
-                    f"{url}: the answer is larger than the limit of {MAX_LISTING} bytes; is HF_ENDPOINT a Hub?"
-                )
-        return bytes(content)
 
     @contextmanager
     def _open_range(self, repository: Repository, path: str, begin: int, end: int) -> Iterator[Any]:
@@ -184,43 +191,50 @@ class HubClient:
         headers = {} if whole else {"Range": f"bytes={begin}-{end - 1}"}
         url = self._find_file_url(repository, file)
         for _ in range(MAX_REDIRECTS):
-            with self._send_get(url, headers) as response:
+            with self._connection.open(url, headers) as response:
                 if response.status_code not in REDIRECTS:
                     self._check_file_response(repository, file, url, response)
-                    check_range(response, (begin, end), file.size, repository.label(path))
+                    check_range(response, (begin, end), file.size)
                     yield response
                     return
-                url = self._resolve_redirect(url, response)
-        raise InfrastructureError(
-            f"{repository.label(path)}: more than {MAX_REDIRECTS} redirects; check HF_ENDPOINT and any proxy"
-        )
+                url = self._follow_file_redirect(repository, file, url, response)
+        raise make_redirect_error()
+
+    def _follow_file_redirect(self, repository: Repository, file: RemoteFile, url: str, response: Any) -> str:
+        """Return where a file's bytes are; a URL outside the Hub is kept for the file's other ranges."""
+        if self._connection.is_hub_url(url):
+            check_linked_file(response, repository, file)
+        target = self._connection.resolve_redirect(url, response)
+        if not self._connection.is_hub_url(target):
+            self._file_urls[file.path] = target
+        return target
 
     def _find_file_url(self, repository: Repository, file: RemoteFile) -> str:
         """Return the URL of a file's bytes.
 
-        For a file in LFS the Hub is asked once, by one thread, for its signed URL.
+        For a file in LFS the Hub is asked once, by one thread, for its signed URL. Of any other file the first range
+        tells whether there is one.
         """
-        origin = f"{self.endpoint}/{quote(repository.model_id)}/resolve/{repository.commit}/{quote(file.path)}"
+        known = self._file_urls.get(file.path)
+        if known is not None:
+            return known
+        origin = f"{self.endpoint}/{quote(repository.hub_id)}/resolve/{repository.commit}/{quote(file.path)}"
         if file.sha256 is None:
             return origin
         with self._url_locks[file.path]:
-            if file.path not in self._file_urls:
-                self._file_urls[file.path] = self._resolve_file_url(repository, file, origin)
-            return self._file_urls[file.path]
+            return self._file_urls.get(file.path) or self._resolve_file_url(repository, file, origin)
 
     def _resolve_file_url(self, repository: Repository, file: RemoteFile, url: str) -> str:
         for _ in range(MAX_REDIRECTS):
-            with self._send_get(url, {"Range": "bytes=0-0"}) as response:
-                self._raise_for_status(response, repository.model_id, repository.commit)
+            with self._connection.open(url, {"Range": "bytes=0-0"}) as response:
+                self._connection.raise_for_status(response, repository.model_id, repository.commit)
                 check_linked_file(response, repository, file)
                 if response.status_code not in REDIRECTS:
                     return url
-                url = self._resolve_redirect(url, response)
-            if not self._is_hub_url(url):
+                url = self._follow_file_redirect(repository, file, url, response)
+            if not self._connection.is_hub_url(url):
                 return url
-        raise InfrastructureError(
-            f"{repository.label(file.path)}: more than {MAX_REDIRECTS} redirects; check HF_ENDPOINT and any proxy"
-        )
+        raise make_redirect_error()
 
     def _check_file_response(self, repository: Repository, file: RemoteFile, url: str, response: Any) -> None:
         """Raise for a refused file.
@@ -228,45 +242,9 @@ class HubClient:
         A refusal by the Hub is final. One by the CDN means that the signed URL expired: it is forgotten, so that the
         next try asks for another.
         """
-        if self._is_hub_url(url):
-            self._raise_for_status(response, repository.model_id, repository.commit)
+        if self._connection.is_hub_url(url):
+            self._connection.raise_for_status(response, repository.model_id, repository.commit)
         raise_transient(response)
         if response.status_code >= 400:
-            with self._url_locks[file.path]:
-                if self._file_urls.get(file.path) == url:
-                    del self._file_urls[file.path]
+            self.forget_file_url(file.path, url)
             raise TransientError(f"HTTP {response.status_code} from {urlsplit(url).netloc}", wait=0.0)
-
-    def _resolve_redirect(self, url: str, response: Any) -> str:
-        target = urljoin(url, str(response.headers.get("Location", "")))
-        if urlsplit(target).scheme not in {"https", urlsplit(url).scheme}:
-            raise InfrastructureError(
-                f"redirect from {urlsplit(url).netloc} to {target[:100]!r} refused: expected an https address"
-            )
-        return target
-
-    @contextmanager
-    def _send_get(self, url: str, headers: dict[str, str]) -> Iterator[Any]:
-        to_hub = self._is_hub_url(url)
-        with self._count:
-            self.requests += to_hub
-        sent = {"User-Agent": f"hub-tests/{ci.__version__}", "Accept-Encoding": "identity", **headers}
-        if to_hub and self._token:
-            sent["Authorization"] = f"Bearer {self._token}"
-        session: Any = get_session()
-        timeout = self.policy.timeout
-        with session.stream("GET", url, headers=sent, follow_redirects=False, timeout=timeout) as response:
-            yield response
-
-    def _is_hub_url(self, url: str) -> bool:
-        return _parse_origin(url) == _parse_origin(self.endpoint)
-
-    def _raise_for_status(self, response: Any, model_id: str, revision: str | None) -> None:
-        raise_transient(response)
-        if response.status_code >= 400:
-            raise explain_refusal(response, self.endpoint, model_id, revision, has_token=bool(self._token))
-
-
-def _parse_origin(url: str) -> tuple[str, str, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, (parts.hostname or "").lower(), parts.port or {"http": 80, "https": 443}.get(parts.scheme)

@@ -39,11 +39,20 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Repository:
-    """A model at one full commit, with its files by path."""
+    """A model at one full commit, with its files by path.
+
+    `renamed_to` is the model's id on the Hub where that is another one today.
+    """
 
     model_id: str
     commit: str
     files: Mapping[str, RemoteFile]
+    renamed_to: str | None = None
+
+    @property
+    def hub_id(self) -> str:
+        """The model's id in URLs."""
+        return self.renamed_to or self.model_id
 
     def label(self, path: str) -> str:
         """Return the name of a file for messages."""

@@ -1,4 +1,8 @@
-"""What an HTTP response means: try again, refused for good, or exactly the requested bytes. Sends no requests."""
+"""What an HTTP response means: try again, refused for good, or exactly the requested bytes. Sends no requests.
+
+An answer that no Hub gives (an ignored Range, HTML, a compressed file) comes from something in between and may pass, so
+it is tried again like a broken connection.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ci.errors import GatedError, HubTestsError, InfrastructureError, RequestError
+from ci.hub.repository import SHA256
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +24,14 @@ MAX_WAIT = 600.0
 RATE_LIMIT = re.compile(r'"\w+"\s*;\s*r\s*=\s*(?P<remaining>\d{1,9})\s*;\s*t\s*=\s*(?P<seconds>\d{1,9})')
 READ_SIZE = 1024**2
 MIN_DIRECT_SIZE = 1024**2
-"""Bytes of a body from which reading the socket directly pays for a connection that cannot be reused."""
+"""Bytes of a body from which reading the socket directly may pay for a connection that cannot be reused."""
+DIRECT_BYTES_PER_SECOND = 512 * 1024**2
+"""Bytes of such a body for each second of latency: 15 MiB at 30 ms.
+
+A new connection takes about three round trips; a request lasts about a second (`ci.hub.request_queue.SECONDS`).
+"""
+HUB_HEADERS = ("X-Error-Code", "X-Error-Message", "X-Request-Id")
+"""The Hub's own refusals carry at least one of these."""
 
 
 class TransientError(Exception):
@@ -30,10 +42,26 @@ class TransientError(Exception):
         self.wait = wait
 
 
+class OddAnswerError(TransientError):
+    """An answer that a Hub does not give, so something in between did; its bytes cannot be trusted."""
+
+
+class SlowError(TransientError):
+    """A connection that brings too few bytes; those that it brought are no progress."""
+
+
+class RefusedError(TransientError):
+    """A refusal that does not look like the Hub's own: `error` is raised when it stays."""
+
+    def __init__(self, error: HubTestsError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 def _list_retryable_errors() -> Iterator[type[Exception]]:
     yield TransientError
     for library, names in (
-        ("httpx", ("TransportError",)),
+        ("httpx", ("TransportError", "InvalidURL")),
         ("httpcore", ("NetworkError", "TimeoutException", "ProtocolError")),
     ):
         for module in (library, f"{library}2"):  # huggingface_hub moved from httpx to httpx2 with its version 2
@@ -45,8 +73,8 @@ RETRYABLE_ERRORS: tuple[type[Exception], ...] = tuple(_list_retryable_errors())
 """The exceptions of a broken connection."""
 
 
-def iter_body(response: Any, size: int, timeout: float, *, direct: bool) -> Iterator[bytes]:
-    """Yield the chunks of a body of `size` bytes.
+def iter_body(response: Any, size: int, timeout: float, *, direct: bool, latency: float = 0.0) -> Iterator[bytes]:
+    """Yield the chunks of a body of `size` bytes; `latency` is the seconds of a round trip.
 
     httpx and h11 copy each 64 KiB through six layers of Python, which costs 2 s of CPU a gigabyte under the
     interpreter's lock. Once they have parsed the headers and returned their buffered bytes, a plain body is read from
@@ -57,7 +85,8 @@ def iter_body(response: Any, size: int, timeout: float, *, direct: bool) -> Iter
     yield first
     missing = size - len(first)
     stream = response.extensions.get("network_stream")
-    if not direct or stream is None or missing < MIN_DIRECT_SIZE or not _is_plain(response, size):
+    least = max(MIN_DIRECT_SIZE, DIRECT_BYTES_PER_SECOND * latency)
+    if not direct or stream is None or missing < least or not _is_plain(response, size):
         yield from chunks
         return
     while missing:
@@ -120,34 +149,46 @@ def explain_refusal(
     return InfrastructureError(f"{model_id}: {endpoint} answered HTTP {status} {code or ''}".rstrip())
 
 
+def looks_like_hub(response: Any) -> bool:
+    """Return whether a refusal carries a header of the Hub's own refusals."""
+    return any(name in response.headers for name in HUB_HEADERS)
+
+
 def check_linked_file(response: Any, repository: Repository, file: RemoteFile) -> None:
-    """Raise InfrastructureError when the linked file is not the one in the listing."""
-    headers, where = response.headers, repository.label(file.path)
+    """Raise OddAnswerError when the linked file is not the one in the listing."""
+    headers = response.headers
     if headers.get("X-Repo-Commit", repository.commit) != repository.commit:
-        raise InfrastructureError(f"{where}: the Hub answered for another commit, {headers['X-Repo-Commit'][:60]!r}")
+        raise OddAnswerError(f"the Hub answered for another commit, {headers['X-Repo-Commit'][:60]!r}")
     if headers.get("X-Linked-Size", str(file.size)) != str(file.size):
-        raise InfrastructureError(
-            f"{where}: the Hub now says {headers['X-Linked-Size'][:30]} bytes, its listing said {file.size}"
-        )
+        raise OddAnswerError(f"the Hub now says {headers['X-Linked-Size'][:30]} bytes, its listing said {file.size}")
+    linked = headers.get("X-Linked-Etag", "").removeprefix("W/").strip('"')
+    if file.sha256 and SHA256.fullmatch(linked) and linked != file.sha256:
+        raise OddAnswerError(f"the Hub now says digest {linked[:70]!r}, its listing said {file.sha256}")
 
 
-def check_range(response: Any, span: tuple[int, int], size: int, where: str) -> None:
-    """Raise InfrastructureError unless the response carries exactly [begin, end) of a file of `size` bytes."""
+def check_encoding(response: Any) -> None:
+    """Raise OddAnswerError for a body that is compressed although nobody asked for that."""
+    if response.headers.get("Content-Encoding", "identity") != "identity":
+        raise OddAnswerError("the server compressed the file; is a proxy changing the answer?")
+
+
+def check_range(response: Any, span: tuple[int, int], size: int) -> None:
+    """Raise OddAnswerError unless the response promises exactly [begin, end) of a file of `size` bytes."""
     begin, end = span
     status, headers = response.status_code, response.headers
-    if headers.get("Content-Encoding", "identity") != "identity":
-        raise InfrastructureError(f"{where}: the server compressed the file; is a proxy changing the answer?")
+    check_encoding(response)
     if status == 200 and span != (0, size):
-        raise InfrastructureError(
-            f"{where}: the server ignored the Range header (HTTP 200): is a proxy without range support in between?"
+        raise OddAnswerError(
+            "the server ignored the Range header (HTTP 200): is a proxy without range support in between?"
         )
     if status not in (200, 206):
-        raise InfrastructureError(
-            f"{where}: HTTP {status} instead of the file's bytes; check HF_ENDPOINT and any proxy"
-        )
+        raise OddAnswerError(f"HTTP {status} instead of the file's bytes; check HF_ENDPOINT and any proxy")
     content_range = headers.get("Content-Range", "")
     if status == 206 and content_range.replace(" ", "") != f"bytes{begin}-{end - 1}/{size}":
-        raise InfrastructureError(
-            f"{where}: asked for bytes {begin}-{end - 1}/{size}, the server answered {content_range[:80]!r}; "
+        raise OddAnswerError(
+            f"asked for bytes {begin}-{end - 1}/{size}, the server answered {content_range[:80]!r}; "
             "is a proxy changing the answer?"
         )
+    length = headers.get("Content-Length", str(end - begin))
+    if length != str(end - begin):
+        raise OddAnswerError(f"asked for {end - begin} bytes, the server announced {length[:30]}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ci.errors import InfrastructureError
-from ci.hub.responses import TransientError
+from ci.hub.responses import RefusedError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,14 +17,12 @@ if TYPE_CHECKING:
 class RetryPolicy:
     """The limits of retrying.
 
-    `tries` failures without a byte of progress end in an error. Waits grow from `first` to `longest` seconds, with
-    jitter. A connection that is silent for `timeout` seconds counts as broken.
+    `tries` failures without progress end in an error. Waits grow from `first` to `longest` seconds, with jitter.
     """
 
     tries: int = 6
     first: float = 1.0
     longest: float = 30.0
-    timeout: float = 30.0
 
 
 class RetryState:
@@ -41,10 +39,12 @@ class RetryState:
     def wait_or_raise(self, problem: Exception) -> None:
         """Count a failure and wait before the next try.
 
-        Raises InfrastructureError when no try is left.
+        Raises InfrastructureError when no try is left, or the error of a RefusedError.
         """
         self._failures += 1
         if self._failures >= self._policy.tries:
+            if isinstance(problem, RefusedError):
+                raise problem.error from None
             text = str(problem) or type(problem).__name__
             hint = f"check the network to {self._endpoint} and run it again (received data is kept)"
             raise InfrastructureError(f"{self._what}: {text}, {self._failures} times in a row; {hint}") from None

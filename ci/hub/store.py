@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
+import stat
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,20 +13,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ci.errors import HubTestsError, InfrastructureError
-from ci.hub import inventory, lease
+from ci.hub import inventory, lease, prune, verified
+from ci.hub.checkpoint_files import find_size_problems
 from ci.hub.layers import LayerChoice
 from ci.hub.lease import Lease
-from ci.hub.manifest import MANIFEST, RULES_VERSION, Manifest, find_size_problems, read_manifest
-from ci.hub.store_paths import HOLD_TIMEOUT, CheckpointKey, StorePaths, encode_model_id
+from ci.hub.manifest import MANIFEST, IncompatibleManifestError, Manifest, read_manifest
+from ci.hub.store_paths import HOLD_SILENCE, HOLD_TIMEOUT, CheckpointKey, StorePaths, encode_model_id, is_manifest_of
 from ci.records import read_json, to_json
 
 if TYPE_CHECKING:
     from ci.hub.inventory import StoreEntry
+    from ci.hub.prune import PruneRequest
 
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 CACHEDIR_TAG = (
     "Signature: 8a477f597d28d172789f06886806bc55\n# Checkpoints that hub-tests fetched; it fetches them again.\n"
 )
 """Tells backup tools to skip the directory (https://bford.info/cachedir/)."""
+REPAIR_HINT = "on a machine that writes the store: hub-tests cache repair"
 FREE_SPACE_MARGIN = 64 * 1024**2
 """Bytes of disk that a fetch leaves free for others."""
 
@@ -65,30 +71,76 @@ class Store:
     def find(self, key: CheckpointKey) -> StoredCheckpoint | None:
         """Find the complete checkpoint of `key`.
 
-        Nothing is hashed: a file of the wrong size makes the checkpoint absent, `verify` finds every other damage.
+        Nothing is hashed, see `find_verified`. Raises IncompatibleManifestError for one of a newer hub-tests.
         """
         path = self.checkpoint_path(key)
         if not (path / MANIFEST).is_file():
             return None
-        with suppress(HubTestsError):
+        try:
             manifest, digest = read_manifest(path)
-            actual = (manifest.model_id, manifest.commit, manifest.layers, manifest.rules, manifest.remote_code)
-            expected = (key.model_id, key.commit, key.layers, RULES_VERSION, key.remote_code)
-            if actual == expected and not find_size_problems(path, manifest):
+        except IncompatibleManifestError:
+            raise
+        except HubTestsError:
+            return None
+        with suppress(OSError):  # another process removed it meanwhile
+            if is_manifest_of(manifest, key) and not find_size_problems(path, manifest):
                 return StoredCheckpoint(path, manifest, digest)
         return None
+
+    def find_verified(self, key: CheckpointKey) -> StoredCheckpoint | None:
+        """Find the complete checkpoint of `key`, marked as in use, with every byte verified.
+
+        A damaged one is moved into the quarantine, so that it is fetched again. Raises InfrastructureError where it
+        cannot be moved, or where it is about to be removed and this machine cannot keep it.
+        """
+        stored = self.find(key)
+        if stored is None:
+            return None
+        self.mark_in_use(stored.path)
+        inode = stored.path.lstat().st_ino
+        problems = verified.find_problems(self._paths, stored.path, stored.manifest, stored.manifest_sha256)
+        if not problems:
+            return stored
+        if self._paths.set_aside(stored.path, inode) is None and stored.path.exists():
+            raise InfrastructureError(f"{stored.path}: damaged: {problems[0]}; {REPAIR_HINT}")
+        return None
+
+    def find_fetched(self, key: CheckpointKey) -> StoredCheckpoint | None:
+        """Find the checkpoint that this process has just written, and mark it as in use."""
+        stored = self.find(key)
+        if stored is not None:
+            self.mark_in_use(stored.path)
+        return stored
+
+    def set_aside(self, stored: StoredCheckpoint) -> None:
+        """Move a checkpoint into the quarantine."""
+        with suppress(OSError):
+            self._paths.set_aside(stored.path, stored.path.lstat().st_ino)
 
     def mark_in_use(self, path: Path) -> None:
         """Protect a checkpoint from pruning while this process lives, and record the time of use.
 
-        A store that cannot be written cannot be pruned from this machine either, so a failure does no harm.
+        A store that cannot be written cannot be pruned from this machine either. Raises InfrastructureError there if
+        another machine has announced that it will remove the checkpoint.
         """
-        with suppress(OSError):
-            leases, name = self._paths.leases, self._paths.lease_name(path)
+        leases, name = self._paths.leases, self._paths.lease_name(path)
+        try:
             leases.mkdir(parents=True, exist_ok=True)
-            lease.remove_expired(leases, f"{name}.*", timeout=HOLD_TIMEOUT)
-            lease.acquire(leases, name)
+            lease.remove_expired(leases, f"{glob.escape(name)}.*", timeout=HOLD_TIMEOUT, silence=HOLD_SILENCE)
+            lease.hold(leases, name)
             os.utime(path / MANIFEST)
+            self._paths.announcement_path(path).unlink(missing_ok=True)
+        except OSError:
+            if prune.is_announced(self._paths, path):
+                raise InfrastructureError(
+                    f"{path}: is about to be pruned, and this machine cannot write the store to keep it; fetch it "
+                    "on a machine that can"
+                ) from None
+
+    def hold_for_run(self, path: Path, run: str) -> None:
+        """Protect a checkpoint from pruning while a workflow run lasts; a day at most."""
+        with suppress(OSError):
+            lease.hold_for_run(self._paths.leases, self._paths.lease_name(path), run)
 
     def find_commit(self, model_id: str, revision: str | None) -> str | None:
         """Find the commit of a branch or tag at its last fetch."""
@@ -118,6 +170,7 @@ class Store:
         try:
             for path in (paths.checkpoints, paths.partial, paths.leases, paths.trash):
                 path.mkdir(parents=True, exist_ok=True)
+            paths.verified.mkdir(mode=0o755, exist_ok=True)
             if not (self.root / "CACHEDIR.TAG").exists():
                 (self.root / "CACHEDIR.TAG").write_text(CACHEDIR_TAG, encoding="ascii")
         except OSError as error:
@@ -164,6 +217,7 @@ class Store:
         if self.find(key) is None and path.exists():
             self._paths.discard(path)
         try:
+            _forbid_others_to_write(partial.path)
             _sync_directory(partial.path)
             partial.path.rename(path)
             _sync_directory(path.parent)
@@ -188,12 +242,9 @@ class Store:
         """Read every checkpoint whole and compare it with its manifest."""
         return inventory.verify_entries(self._paths)
 
-    def prune(self, max_bytes: int | None = None) -> tuple[StoreEntry, ...]:
-        """Remove stale partial directories, then the least recently used until `max_bytes` suffice.
-
-        What is in use is never removed.
-        """
-        return inventory.prune_entries(self._paths, max_bytes)
+    def prune(self, request: PruneRequest) -> tuple[StoreEntry, ...]:
+        """Remove what the request allows to go. What is in use is never removed."""
+        return prune.prune_entries(self._paths, request)
 
 
 def make_disk_error(path: Path, error: OSError) -> InfrastructureError:
@@ -209,6 +260,14 @@ def _write_note(path: Path, text: str) -> None:
         draft = path.with_name(f".{uuid.uuid4().hex}")
         draft.write_text(text, encoding="utf-8")
         draft.replace(path)
+
+
+def _forbid_others_to_write(directory: Path) -> None:
+    """Take write permission for group and others from all files: a checkpoint never changes."""
+    for path in directory.rglob("*"):
+        mode = path.lstat().st_mode
+        if stat.S_ISREG(mode) and mode & OTHERS_WRITE:
+            path.chmod(stat.S_IMODE(mode) & ~OTHERS_WRITE)
 
 
 def _sync_directory(directory: Path) -> None:

@@ -1,37 +1,46 @@
 """Download byte ranges straight to their places on disk, hash them, and resume after an interruption.
 
-Streams write pieces in parallel. Hash workers follow in order, reading finished bytes back from the page cache: one
-hashes each file as a whole and one its tensors, so memory does not depend on the model. A sync thread flushes finished
-pieces to the disk and then records them in the journal, so the journal is right even after a crash.
+Streams write requests in parallel: as many as pay off, each request as long as the measured speed asks for. Hash
+workers follow, reading finished bytes back from the page cache: one hashes each file as a whole and one its tensors, so
+memory does not depend on the model. Files that are downloaded whole are compared with the Hub's digest. A sync thread
+flushes finished pieces to the disk and then records them in the journal, so the journal is right even after a crash.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
-import threading
+import time
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ci.errors import InfrastructureError
-from ci.hub.download_plan import OutputFile, plan_pieces
+from ci.hub.file_hashes import FileHasher, Span
 from ci.hub.journal import Journal
-from ci.hub.remote import STREAMS, Interrupted
+from ci.hub.piece_plan import choose_piece_size, plan_pieces
+from ci.hub.piece_state import PieceState
+from ci.hub.piece_writer import PieceWriter, write_at
+from ci.hub.request_queue import RequestQueue
+from ci.hub.stream_count import StreamCount
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
+    from ci.hub.download_plan import OutputFile
     from ci.hub.remote import HubClient
     from ci.hub.repository import Repository
+    from ci.hub.verification import WholeFile
 
 HASH_WORKERS = 4
-BLOCK_SIZE = 1024**2
-PIECE_SIZE = 64 * 1024**2
-"""Bytes of one request: the most that an interruption loses for each stream."""
-PROGRESS_INTERVAL = 0.2
+PIECE_SIZE = 4 * 1024**2
+"""Bytes of the largest piece, the unit of the journal."""
+LARGEST_REQUEST = 64 * 1024**2
+"""Bytes of the longest request: the most that an interruption loses of each stream."""
+VERIFY_TRIES = 3
+"""How often a file is downloaded that does not match the Hub's digest."""
+PROGRESS_INTERVAL = 0.05
 SYNC_INTERVAL = 1.0
 
 
@@ -44,19 +53,26 @@ class Digests:
 
 
 class Transfer:
-    """A download of `outputs` from `repository` into `directory`. `total` counts the bytes of their tensors."""
+    """A download of `outputs` from `repository` into `directory`. `total` counts the bytes of their tensors.
 
-    def __init__(self, hub: HubClient, repository: Repository, outputs: Sequence[OutputFile], directory: Path) -> None:
+    `whole_files` are upstream files to compare with their published digests.
+    """
+
+    def __init__(
+        self,
+        hub: HubClient,
+        repository: Repository,
+        outputs: Sequence[OutputFile],
+        directory: Path,
+        whole_files: Sequence[WholeFile] = (),
+    ) -> None:
         self._hub, self._repository, self._outputs, self._directory = hub, repository, outputs, directory
-        self._pieces = [piece for output in outputs for piece in plan_pieces(output, piece_size=PIECE_SIZE)]
+        self._whole_files = whole_files
+        self.total = sum(placed.size for output in outputs for placed in output.tensors)
+        self._pieces = plan_pieces(outputs, piece_size=choose_piece_size(self.total, PIECE_SIZE))
         self._journal = Journal(directory, outputs, self._pieces)
-        self._complete = set(self._journal.complete_pieces)
-        self._unsynced: list[int] = []
-        self._condition = threading.Condition()
-        self._received = [piece.size if n in self._complete else 0 for n, piece in enumerate(self._pieces)]
-        self._stopped = False
+        self._state = PieceState(self._pieces, self._journal.complete_pieces)
         self._handles: dict[str, int] = {}
-        self.total = sum(piece.size for piece in self._pieces)
 
     @property
     def bytes_to_allocate(self) -> int:
@@ -67,16 +83,24 @@ class Transfer:
         """Download every missing piece and hash every file.
 
         `on_progress(done, total)`, in bytes, is called a few times a second. Raises InfrastructureError when the
-        network or the disk fails; finished pieces stay for the next run.
+        network or the disk fails, or a file never matches its digest; finished pieces stay for the next run.
         """
         try:
             self._open_outputs()
-            return self._download_and_hash(on_progress)
+            for _ in range(VERIFY_TRIES):
+                digests, wrong = self._download_and_hash(on_progress)
+                if not wrong:
+                    return digests
+                self._forget_pieces(wrong)
         except OSError as error:
             raise _disk_error(self._directory, error) from None
         finally:
             for handle in self._handles.values():
                 os.close(handle)
+        raise InfrastructureError(
+            f"{self._repository.label(wrong[0])}: content does not match its digest, {VERIFY_TRIES} times in a row; "
+            f"run the fetch again, and check any proxy or mirror between here and {self._hub.endpoint}"
+        )
 
     def remove_journal(self) -> None:
         """Remove the journal, because the directory becomes a checkpoint."""
@@ -91,119 +115,139 @@ class Transfer:
             self._handles[output.name] = handle
             if os.fstat(handle).st_size != output.size:
                 _allocate(handle, output.size)
-            _write_at(handle, output.header, 0)
+            write_at(handle, output.header, 0)
 
-    def _download_and_hash(self, on_progress: Callable[[int, int], None]) -> dict[str, Digests]:
-        stream_pool = ThreadPoolExecutor(STREAMS, "hub-stream")
+    def _download_and_hash(self, on_progress: Callable[[int, int], None]) -> tuple[dict[str, Digests], list[str]]:
+        """Return the digests of every output and the upstream files that are not what the Hub lists."""
+        self._state.stopped = False
+        hasher = FileHasher(self._outputs, self._pieces, self._state, self._handles)
         disk_pool = ThreadPoolExecutor(HASH_WORKERS + 1, "hub-disk")
-        syncing = disk_pool.submit(self._sync_loop)
+        streams = _Streams(self._hub, self._run_stream, self._make_queue())
         try:
-            missing = [number for number in range(len(self._pieces)) if number not in self._complete]
-            downloads = [stream_pool.submit(self._download_piece, number) for number in missing]
-            hashes = [self._submit_hashing(disk_pool, output) for output in self._outputs]
-            self._wait_for_all({*downloads, *(future for pair in hashes for future in pair)}, syncing, on_progress)
-            return {
+            syncing = disk_pool.submit(self._sync_loop)
+            hashes = [_submit_hashing(disk_pool, hasher, output) for output in self._outputs]
+            checks = [(file, disk_pool.submit(hasher.hash_all, file.spans, file.start)) for file in self._whole_files]
+            hashing = {*(future for pair in hashes for future in pair), *(future for _, future in checks)}
+            self._wait_for_all(streams, hashing, syncing, on_progress)
+            digests = {
                 output.name: _make_digests(output, whole.result(), tensors.result())
                 for output, (whole, tensors) in zip(self._outputs, hashes, strict=True)
             }
+            return digests, [file.path for file, future in checks if future.result() != file.sha256]
         finally:
-            self._stop_workers()
-            stream_pool.shutdown(cancel_futures=True)
+            self._hub.stop.set()
+            self._state.stop()
+            streams.close()
             disk_pool.shutdown(cancel_futures=True)
             self._hub.stop.clear()
             self._sync_pieces(self._handles)
 
-    def _submit_hashing(
-        self, disk_pool: ThreadPoolExecutor, output: OutputFile
-    ) -> tuple[Future[list[str]], Future[list[str]]]:
-        """Start hashing a file as a whole and, beside it, its tensors."""
-        spans = [(placed.offset, placed.offset + placed.size) for placed in output.tensors]
-        whole = disk_pool.submit(self._hash_spans, output, [(0, output.size)])
-        return whole, disk_pool.submit(self._hash_spans, output, spans)
-
     def _wait_for_all(
-        self, waiting: set[Future[Any]], syncing: Future[None], on_progress: Callable[[int, int], None]
+        self,
+        streams: _Streams,
+        waiting: set[Future[Any]],
+        syncing: Future[None],
+        on_progress: Callable[[int, int], None],
     ) -> None:
-        """Wait for all futures and raise the first failure at once."""
+        """Wait for all hashes, keep the right number of streams running, and raise the first failure at once."""
         while waiting:
-            ready, waiting = wait(waiting, timeout=PROGRESS_INTERVAL, return_when=FIRST_EXCEPTION)
-            on_progress(sum(self._received), self.total)
+            running = streams.adjust()
+            ready, _ = wait(waiting | running, timeout=PROGRESS_INTERVAL, return_when=FIRST_EXCEPTION)
+            on_progress(self._state.received, self.total)
             for future in ready:
                 future.result()
+            waiting -= ready
             if syncing.done():
                 syncing.result()
 
-    def _download_piece(self, number: int) -> None:
-        piece = self._pieces[number]
-        handle, shift = self._handles[piece.output], piece.offset - piece.begin
+    def _make_queue(self) -> RequestQueue:
+        shards = {piece.shard for piece in self._pieces}
+        costly = {shard for shard in shards if self._hub.is_served_by_hub(self._repository.get_file(shard))}
+        return RequestQueue(self._pieces, self._state.missing, largest=LARGEST_REQUEST, costly=costly)
 
-        def sink(offset: int, chunk: bytes) -> None:
-            _write_at(handle, chunk, offset + shift)
-            self._received[number] = offset - piece.begin + len(chunk)
+    def _run_stream(self, queue: RequestQueue, wanted: Callable[[], int]) -> None:
+        """Download requests until none is left, or this stream is one too many."""
+        while (streams := wanted()) and (numbers := queue.take(streams)):
+            started = time.monotonic()
+            pieces = [self._pieces[number] for number in numbers]
+            writer = PieceWriter(pieces, self._handles)
 
-        self._hub.stream_range(self._repository, piece.shard, (piece.begin, piece.end), sink)
-        with self._condition:
-            self._complete.add(number)
-            self._unsynced.append(number)
-            self._condition.notify_all()
+            def sink(offset: int, chunk: bytes, writer: PieceWriter = writer, first: int = numbers[0]) -> None:
+                writer.write(offset, chunk)
+                self._state.note_progress(first, writer.written)
 
-    def _hash_spans(self, output: OutputFile, spans: Sequence[tuple[int, int]]) -> list[str]:
-        """Return the SHA-256 of each span [begin, end) in order, once its bytes are downloaded."""
-        handle = self._handles[output.name]
-        complete_offsets = self._iter_complete_offsets(output)
-        ready = len(output.header)  # bytes from the file's start that are on disk
-        buffer = memoryview(bytearray(BLOCK_SIZE))
-        digests = []
-        for at, end in spans:
-            digest = hashlib.sha256()
-            while at < end:
-                while ready <= at:
-                    ready = next(complete_offsets)
-                count = os.preadv(handle, [buffer[: min(BLOCK_SIZE, ready - at, end - at)]], at)
-                digest.update(buffer[:count])
-                at += count
-            digests.append(digest.hexdigest())
-        return digests
+            span = (pieces[0].begin, pieces[-1].end)
+            self._hub.stream_range(self._repository, pieces[0].shard, span, sink)
+            self._state.mark_complete(numbers)
+            queue.report(span[1] - span[0], time.monotonic() - started)
 
-    def _iter_complete_offsets(self, output: OutputFile) -> Iterator[int]:
-        """Yield the offsets up to which `output` is complete, as it grows."""
-        for number, piece in enumerate(self._pieces):
-            if piece.output == output.name:
-                self._wait_for_piece(number)
-                yield piece.offset + piece.size
-
-    def _wait_for_piece(self, number: int) -> None:
-        with self._condition:
-            self._condition.wait_for(lambda: self._stopped or number in self._complete)
-            if number not in self._complete:
-                raise Interrupted
-
-    def _stop_workers(self) -> None:
-        """Stop hash workers at once and streams at their next chunk."""
-        self._hub.stop.set()
-        with self._condition:
-            self._stopped = True
-            self._condition.notify_all()
+    def _forget_pieces(self, files: Sequence[str]) -> None:
+        """Forget the pieces of upstream files whose bytes are wrong."""
+        numbers = [number for number, piece in enumerate(self._pieces) if piece.shard in files]
+        for file in files:
+            self._hub.forget_file_url(file)
+        self._journal.forget(numbers)
+        self._state.forget(numbers)
 
     def _sync_loop(self) -> None:
-        while not self._stopped:
+        while not self._state.stopped:
             self._sync_pieces()
-            with self._condition:
-                self._condition.wait_for(lambda: self._stopped, timeout=SYNC_INTERVAL)
+            self._state.pause(SYNC_INTERVAL)
 
     def _sync_pieces(self, also: Iterable[str] = ()) -> None:
         """Flush finished pieces to the disk, then record them in the journal."""
-        with self._condition:
-            numbers, self._unsynced = self._unsynced, []
-        for name in {self._pieces[number].output for number in numbers} | set(also):
+        numbers = self._state.take_unsynced()
+        for name in {part.output for number in numbers for part in self._pieces[number].parts} | set(also):
             _sync_data(self._handles[name])
         if numbers:
             self._journal.record(numbers)
 
 
-def _make_digests(output: OutputFile, whole: Sequence[str], tensors: Sequence[str]) -> Digests:
+class _Streams:
+    """The running streams of one download: threads that call `run` until it returns."""
+
+    def __init__(
+        self, hub: HubClient, run: Callable[[RequestQueue, Callable[[], int]], None], queue: RequestQueue
+    ) -> None:
+        self._hub, self._run, self._queue = hub, run, queue
+        self._pool = ThreadPoolExecutor(hub.limits.streams, "hub-stream")
+        self._count = StreamCount(hub.limits.streams, time.monotonic())
+        self._received, self._cpu = hub.received, time.process_time()
+        self._running: set[Future[None]] = set()
+
+    def adjust(self) -> set[Future[None]]:
+        """Start streams where more are wanted than run, and return those that run or failed."""
+        received, cpu = self._hub.received - self._received, time.process_time() - self._cpu
+        wanted = self._count.update(received, cpu, time.monotonic())
+        failed = {future for future in self._running if future.done() and future.exception()}
+        self._running = {future for future in self._running if not future.done()} | failed
+        while self._queue and len(self._running) < wanted:
+            # A new set each time: streams read the old one meanwhile.
+            self._running = self._running | {self._pool.submit(self._run, self._queue, self._choose)}
+        return self._running
+
+    def close(self) -> None:
+        """Wait until every stream ended."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _choose(self) -> int:
+        """Return the number of streams; 0 to the stream that asks when it is one too many."""
+        wanted = self._count.count
+        return wanted if sum(not future.done() for future in self._running) <= wanted else 0
+
+
+def _submit_hashing(
+    pool: ThreadPoolExecutor, hasher: FileHasher, output: OutputFile
+) -> tuple[Future[str], Future[list[str]]]:
+    """Start hashing a file as a whole and, beside it, its tensors."""
+    spans = [Span(output.name, placed.offset, placed.offset + placed.size) for placed in output.tensors]
+    whole = pool.submit(hasher.hash_all, [Span(output.name, 0, output.size)])
+    return whole, pool.submit(hasher.hash_each, spans)
+
+
+def _make_digests(output: OutputFile, whole: str, tensors: Sequence[str]) -> Digests:
     names = [placed.source.tensor.name for placed in output.tensors]
-    return Digests(whole[0], dict(zip(names, tensors, strict=True)))
+    return Digests(whole, dict(zip(names, tensors, strict=True)))
 
 
 def _allocate(handle: int, size: int) -> None:
@@ -219,13 +263,6 @@ def _sync_data(handle: int) -> None:
         os.fdatasync(handle)
     else:
         os.fsync(handle)
-
-
-def _write_at(handle: int, chunk: bytes, offset: int) -> None:
-    view = memoryview(chunk)
-    while view:
-        written = os.pwrite(handle, view, offset)
-        view, offset = view[written:], offset + written
 
 
 def _disk_error(directory: Path, error: OSError) -> InfrastructureError:

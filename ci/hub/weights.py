@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ci.errors import InfrastructureError, RequestError
@@ -22,6 +22,7 @@ from ci.hub.layers import (
 from ci.hub.model_config import ModelConfig
 from ci.hub.remote import HubClient
 from ci.hub.repository import Repository, is_safe_path
+from ci.hub.responses import RefusedError
 from ci.hub.slices import WHOLE, Slice, make_slice_rules
 from ci.hub.strict_json import parse_object
 from ci.hub.truncation import count_required_layers, list_layer_settings
@@ -70,11 +71,15 @@ class RemoteModel:
 
 @dataclass(frozen=True)
 class TensorSelection:
-    """The kept layers and tensors. `dropped` names what is dropped although it belongs to no dropped layer."""
+    """The kept layers and tensors. `dropped` names what is dropped although it belongs to no dropped layer.
+
+    `headers` are those of the safetensors files that were read.
+    """
 
     choice: LayerChoice
     sources: tuple[TensorSource, ...]
     dropped: tuple[str, ...] = ()
+    headers: Mapping[str, Header] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -118,12 +123,16 @@ def parse_weight_map(text: bytes, repository: Repository, path: str, *, suffix: 
 
 @dataclass(frozen=True)
 class KeptSources:
-    """The tensors of the kept layers, whole and under their names on the Hub; `names` are those of all tensors."""
+    """The tensors of the kept layers, whole and under their names on the Hub; `names` are those of all tensors.
+
+    `headers` are those of the safetensors files that were read.
+    """
 
     choice: LayerChoice
     prefixes: LayerPrefixes
     sources: tuple[TensorSource, ...]
     names: tuple[str, ...]
+    headers: Mapping[str, Header] = field(default_factory=dict)
 
 
 def select_tensors(model: RemoteModel, layers: LayerRequest) -> TensorSelection:
@@ -153,7 +162,7 @@ def find_kept_sources(model: RemoteModel, layers: LayerRequest) -> KeptSources:
     headers = read_headers(hub, repository, sorted(set(kept.values())), headers)
     tensors = _find_tensors(kept, headers, repository)
     sources = (_make_source(file, headers[file], tensors[name]) for name, file in kept.items())
-    return KeptSources(choice, prefixes, tuple(sources), tuple(files))
+    return KeptSources(choice, prefixes, tuple(sources), tuple(files), headers)
 
 
 def find_model_layers(names: Iterable[str], config: ModelConfig) -> LayerPrefixes:
@@ -186,7 +195,7 @@ def place_tensors(model: RemoteModel, kept: KeptSources) -> TensorSelection:
         if tensor is not None and name is not None:
             end = source.begin + tensor.size
             placed.append(replace(source, tensor=replace(tensor, name=name), end=end, upstream_name=old))
-    return TensorSelection(kept.choice, tuple(placed), prefixes.list_dropped(kept.names))
+    return TensorSelection(kept.choice, tuple(placed), prefixes.list_dropped(kept.names), kept.headers)
 
 
 def choose_layers(prefixes: LayerPrefixes, config: ModelConfig, tensors: Mapping[str, TensorInfo]) -> LayerChoice:
@@ -218,12 +227,23 @@ def make_missing_tensor_error(repository: Repository, file: str, name: str) -> I
 
 
 def _read_header(hub: HubClient, repository: Repository, file: str) -> Header:
+    """Read a shard's header. A malformed one is read again: it may have been damaged on the way."""
     size, what = repository.get_file(file).size, repository.label(file)
-    data = hub.read_range(repository, file, 0, min(HEADER_PROBE, size))
-    end = find_header_end(data, size, what=what)
-    if end > len(data):
-        data += hub.read_range(repository, file, len(data), end)
-    return parse_header(data, size, what=what)
+
+    def read() -> Header:
+        data = hub.read_range(repository, file, 0, min(HEADER_PROBE, size))
+        try:
+            end = find_header_end(data, size, what=what)
+        except InfrastructureError as problem:
+            raise RefusedError(problem) from None
+        if end > len(data):
+            data += hub.read_range(repository, file, len(data), end)
+        try:
+            return parse_header(data, size, what=what)
+        except InfrastructureError as problem:
+            raise RefusedError(problem) from None
+
+    return hub.repeat_if_malformed(read, what)
 
 
 def _find_tensors(

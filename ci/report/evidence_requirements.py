@@ -138,7 +138,8 @@ def find_unproven(facts: EntryFacts, test: str, evidence: Evidence | None) -> st
 def find_unexplained_skip(facts: EntryFacts, test: str, evidence: Evidence) -> str:
     """Return why a skipped variant could have run; "" if it could not.
 
-    The subject names what it lacks. Only a need that its offer knows counts, on a device that does not meet it.
+    The subject names what it lacks. Only a need that its offer knows counts, on a device that does not meet it, or for
+    a library that the subject does not list.
     """
     variant, need = facts.variants.get(test), evidence.unmet_need
     reason = next(_list_foreign(facts, test, evidence), "")
@@ -148,7 +149,8 @@ def find_unexplained_skip(facts: EntryFacts, test: str, evidence: Evidence) -> s
         return f"the plan promises it, but the subject says: {evidence.diagnosis or 'it did not run'}"
     if variant.needs in GPU_NEEDS and facts.device == "cpu" and need in GPU_NEEDS:
         return ""
-    if need and need in facts.conditional_needs.get(f"{variant.axis}={variant.name}", ()):
+    libraries = {variant.needs, *facts.conditional_needs.get(f"{variant.axis}={variant.name}", ())} - GPU_NEEDS
+    if need and need in libraries:
         return "" if need not in evidence.libraries else f"the subject says that it lacks {need}, but lists it"
     said = f"needs {need}" if need else evidence.diagnosis or "it did not run"
     return f"the subject says that it cannot run ({said}), but nothing that it needs is missing on {facts.device}"

@@ -141,6 +141,10 @@ MAX_PASSES = 4
 """A redacted credential is an edge at which another one, written directly after it, can be recognized."""
 _MIN_DIFFERENT = 7
 """Different characters of a value: 16 random hexadecimal digits have as many in 999 of 1000 cases."""
+_MIN_WORD = 15
+"""The shortest credential of one word: a token of Slack. Values after a name have at least 16 characters."""
+_IN_WORD = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.+/~%-")
+_SEPARATORS = {code: " " for code in range(128) if chr(code) not in _IN_WORD}
 _LETTER, _DIGIT = re.compile("[A-Za-z]"), re.compile("[0-9]")
 _ORDINARY = re.compile(
     r"""(?x)
@@ -161,14 +165,22 @@ def redact(text: str) -> str:
 
 
 def _redact_once(text: str) -> str:
-    folded = text.lower()
-    for hints, apply in _RULES:
-        if any(map(folded.__contains__, hints)):
+    before, folded, words = text, text.lower(), _join_long_words(text)
+    for hints, in_word, apply in _RULES:
+        if (words or not in_word) and any(map(folded.__contains__, hints)):
             text = apply(text)
-    for hints, apply in _PREFIX_RULES:
-        if any(map(text.__contains__, hints)):
+    if text != before:
+        words = _join_long_words(text)
+    for hints, in_word, apply in _PREFIX_RULES:
+        if any(map((words if in_word else text).__contains__, hints)):
             text = apply(text)
     return text
+
+
+def _join_long_words(text: str) -> str:
+    """Return the different words of a text that are long enough for a credential; a text has few."""
+    words = text.translate(_SEPARATORS).split()
+    return " ".join(dict.fromkeys(word for word in words if len(word) >= _MIN_WORD))
 
 
 def _keep_before(match: re.Match[str]) -> str:
@@ -258,28 +270,38 @@ def _is_random(value: str) -> bool:
     return mixed or _DIGIT.search(sample) is not None
 
 
-_Rules = tuple[tuple[tuple[str, ...], "Callable[[str], str]"], ...]
+_Rules = tuple[tuple[tuple[str, ...], bool, "Callable[[str], str]"], ...]
 _RULES: _Rules = (
-    (("private key",), _redact_private_keys),
-    (("jqqj9", "+a", "acdb", "azse", "azfu", "azca"), _redact_azure_keys),
-    (("q~",), partial(_AZURE_CLIENT_SECRET.sub, REDACTED)),
-    (("authorization",), partial(_AUTHORIZATION.sub, _keep_before)),
-    (("cookie",), partial(_COOKIE.sub, _keep_before)),
-    (("bearer", "basic"), partial(_SCHEME.sub, _replace_random)),
+    (("private key",), False, _redact_private_keys),
+    (("jqqj9", "+a", "acdb", "azse", "azfu", "azca"), True, _redact_azure_keys),
+    (("q~",), True, partial(_AZURE_CLIENT_SECRET.sub, REDACTED)),
+    (("authorization",), False, partial(_AUTHORIZATION.sub, _keep_before)),
+    (("cookie",), False, partial(_COOKIE.sub, _keep_before)),
+    (("bearer", "basic"), True, partial(_SCHEME.sub, _replace_random)),
     (
         ("signature", "-credential", "-security-token", "key-pair-id", "policy", "sig=", "sig%3d"),
+        False,
         partial(_SIGNED.sub, _replace_signature),
     ),
-    (("passw", "passphrase", "pwd"), partial(_PASSWORD.sub, _replace_password)),
+    (("passw", "passphrase", "pwd"), False, partial(_PASSWORD.sub, _replace_password)),
     (
         ("token", "secret", "session", "key", "passw", "passphrase", "pwd", "auth", "credential", "jwt"),
+        True,
         _redact_named,
     ),
-    (("://",), partial(_URL_USER.sub, REDACTED)),
-    (("%3a%2f%2f",), partial(_URL_USER_ENCODED.sub, _keep_before)),
+    (("://",), False, partial(_URL_USER.sub, REDACTED)),
+    (("%3a%2f%2f",), False, partial(_URL_USER_ENCODED.sub, _keep_before)),
 )
-"""Every secret of a rule contains one of its hints in lower case. Searching them first is far faster."""
+"""Every secret of a rule contains one of its hints in lower case. Searching them first is far faster.
+
+The second value says whether it also contains, or is, one word of at least `_MIN_WORD` characters: in a text without
+such a word these rules are left out.
+"""
 _PREFIX_RULES: _Rules = (
-    *((tuple(hints.split()), partial(re.compile(pattern).sub, REDACTED)) for hints, pattern in _PREFIXED.items()),
-    (("eyJ",), _redact_json_web_tokens),
+    *(
+        (tuple(hints.split()), "=" not in pattern.removesuffix("={0,2}"), partial(re.compile(pattern).sub, REDACTED))
+        for hints, pattern in _PREFIXED.items()
+    ),
+    (("eyJ",), True, _redact_json_web_tokens),
 )
+"""Tokens that are one word, hint included. Where a token may have `=` inside, it is not."""

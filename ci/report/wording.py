@@ -9,7 +9,7 @@ import re
 import shlex
 from typing import TYPE_CHECKING
 
-from ci.evidence import NOT_COVERED, NOT_ISOLATED, format_share, format_share_of_limit
+from ci.evidence import NOT_COVERED, NOT_ISOLATED, REPEATED, format_share, format_share_of_limit
 from ci.hub.layers import format_layers
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ CLASSES = {
     "unexpected_tensor": "unexpected tensor",
     "shape_mismatch": "shape mismatch",
     "config_mismatch": "config mismatch",
+    "export_incomplete": "incomplete export",
     "variant_did_not_run": "variant did not run",
     "unsupported": "unsupported",
     "out_of_memory": "out of memory",
@@ -67,7 +68,7 @@ DOWNLOAD_STEP = "test_download_and_truncate"
 PICKED = 40
 """Chosen layers, and characters of a slice, that are shown."""
 NOTES = 8
-"""How many notes of a download, and how many coverage gaps of an entry, are shown."""
+"""How many notes of a download, and how many coverage gaps and warnings of an entry, are shown."""
 REASON = 90
 """Characters of the first cause in a report's first line, which then takes two lines of a comment."""
 TITLE = 120
@@ -257,10 +258,19 @@ def shorten_test_id(test: str, entry: str) -> str:
 
 
 def list_notes(entry: EntryResult) -> tuple[str, ...]:
-    """List all notes of an entry: about its results, its coverage gaps, its download."""
+    """List all notes of an entry: about its results, its warnings, its coverage gaps, its download."""
     downloads = [case.evidence for case in entry.cases if case.step == DOWNLOAD_STEP and case.evidence]
     notes = (note for evidence in downloads for note in evidence.notes[:NOTES])
-    return (*entry.notes, *list_coverage_gaps(entry), *notes)
+    tested = (note for case in entry.cases if case.evidence for note in case.evidence.notes)
+    repeated = dict.fromkeys(note for note in tested if note.startswith(REPEATED))
+    return (*entry.notes, *list_warnings(entry), *list_coverage_gaps(entry), *notes, *list(repeated)[:NOTES])
+
+
+def list_warnings(entry: EntryResult) -> tuple[str, ...]:
+    """List the findings of an entry that its policies do not make red, and how many are not shown."""
+    warnings = tuple(dict.fromkeys(w for case in entry.cases if case.evidence for w in case.evidence.warnings))
+    more = (f"and {len(warnings) - NOTES} more warnings",) if len(warnings) > NOTES else ()
+    return (*warnings[:NOTES], *more)
 
 
 def list_coverage_gaps(entry: EntryResult) -> tuple[str, ...]:

@@ -209,3 +209,24 @@ class Differentiable(Protocol):
     def release(self) -> None:
         """Unload the model, as a Subject does."""
         ...
+
+
+@runtime_checkable
+class UsesCompileCache(Protocol):
+    """A subject that may run code which earlier runs compiled: an optional part of the protocol."""
+
+    def uses_compile_cache(self) -> bool:
+        """Tell whether it has code of earlier runs."""
+        ...
+
+    def drop_compile_cache(self) -> bool:
+        """Go on without code of earlier runs; return whether there was any."""
+        ...
+
+    def blame_compile_cache(self) -> None:
+        """Note that the dropped code was wrong: what failed with it succeeds without."""
+        ...
+
+    def compile_cache_figures(self) -> Mapping[str, float]:
+        """Return the files, bytes and seconds of the copy; empty where there is none."""
+        ...

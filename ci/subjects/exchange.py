@@ -11,12 +11,13 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ci.errors import InfrastructureError
+from ci.subjects.disk_watch import RESERVED_BYTES
 from ci.subjects.failure import SubjectProtocolError, to_one_line
 from ci.subjects.sandbox import Isolation, make_accessible
 
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 
 MAX_FILES = 4096
 MAX_NAME = 200
-RESERVED_BYTES = 2**30
-"""Bytes that stay free on the disk, so that results can still be written."""
-
 MAX_COPIED_BYTES = 2**29
 """A larger directory is moved, for which the worker has to end first."""
 
@@ -36,11 +34,15 @@ Signature = tuple[tuple[str, int, int, int], ...]
 
 @dataclass
 class Exchange:
-    """The two directories below `root`. `visible` are directories that the worker sees at their own paths anyway."""
+    """The two directories below `root`. `visible` are directories that the worker sees at their own paths anyway.
+
+    `compiled` is the worker's own copy of compiled code, where it has one (`ci.subjects.compile_cache`).
+    """
 
     root: Path
     isolation: Isolation
     visible: tuple[Path, ...] = ()
+    compiled: Path | None = None
     _staged: dict[Path, tuple[Signature, Path]] = field(default_factory=dict, init=False)
     _count: int = field(default=0, init=False)
 
@@ -84,15 +86,12 @@ class Exchange:
         """Return a path in the outbox that does not exist yet."""
         return self._next(self.outbox)
 
-    def is_disk_full(self) -> bool:
-        """Return whether less is free than results need, even without what the worker wrote."""
-        free, written = shutil.disk_usage(self.root).free, 0
-        for directory, _, names, descriptor in os.fwalk(self.outbox, follow_symlinks=False):
-            del directory
-            for name in names:
-                with suppress(OSError):
-                    written += os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_blocks * 512
-        return free + written < RESERVED_BYTES
+    def clear_outbox(self) -> None:
+        """Remove everything that the worker wrote. It has to have ended before."""
+        for directory in (self.outbox, *([self.compiled] if self.compiled else [])):
+            remove_tree(directory)
+            directory.mkdir()
+            make_accessible(self.isolation, directory)
 
     def restore_paths(self, message: str) -> str:
         """Replace the inbox's paths in a message by the judge's own."""

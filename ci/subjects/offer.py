@@ -13,10 +13,12 @@ class SubjectOffer:
     """The checkpoint formats of a subject, its variants, and the package that must be importable to run it.
 
     `variants` lists each axis's default first where the default is fixed, and `needs` of a Variant names what it cannot
-    run without on any machine ("cuda", …). `axis_formats` names the formats of an axis that only some formats have.
-    `conditional_needs` maps `axis=name` to what only some machines or models lack for it. The report accepts no other
-    reason for a variant that did not run.
+    run without on any machine ("cuda", or a library as `describe` calls it). `axis_formats` names the formats of an
+    axis that only some formats have. `conditional_needs` maps `axis=name` to what only some machines or models lack for
+    it. The report accepts no other reason for a variant that did not run.
+    `gradients` says whether the subject can train: only where it is False may the test of gradients not run.
     With `in_this_package` the subject's code is a part of `ci`: a checkout of it brings its own worker program.
+    `gradients` says whether the subject can train: only where it is False may the test of gradients not run.
     What holds for one checkpoint on one machine is answered by `Subject.variants`; a test compares the two.
     """
 
@@ -27,6 +29,7 @@ class SubjectOffer:
     axis_formats: Mapping[str, frozenset[str]] = field(default_factory=dict)
     conditional_needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     in_this_package: bool = False
+    gradients: bool = True
 
     def names(self, axis: str) -> tuple[str, ...]:
         """Return the names of every variant on an axis."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ci.errors import RequestError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ci.subjects.base import Subject
+    from ci.subjects.compile_cache import CompileCache
     from ci.subjects.sandbox import Isolation
 
 TIMEOUT = 1800.0
@@ -31,13 +33,16 @@ def open_subject(
     environ: Mapping[str, str] | None = None,
     isolation: Isolation | None = None,
     readable: tuple[Path, ...] = (),
+    variables: Mapping[str, str] = MappingProxyType({}),
+    compile_cache: CompileCache | None = None,
 ) -> Iterator[Subject]:
     """Open a subject for the length of the context, in a worker when `python` is given.
 
     `path` goes before the worker's own import path (a checkout of the subject, for example). It needs `python`, since
     code under test must not get into this process's path. `log` is the file for what the worker prints. Of `environ`
-    (this process's by default) the worker gets a list of allowed variables, without any secret.
-    With an `isolation` that is applied, the worker runs in a sandbox, which sees the `readable` directories too.
+    (this process's by default) the worker gets a list of allowed variables, without any secret, and all `variables`.
+    With an `isolation` that is applied, the worker runs in a sandbox, which sees the `readable` directories too, and a
+    copy of the `compile_cache`.
     Raises RequestError for an unknown name or an interpreter that is not there.
     """
     if python is None:
@@ -45,10 +50,10 @@ def open_subject(
             raise RequestError("--subject-path needs --subject-python: it is the import path of that interpreter")
         yield create_subject(name)
         return
-    from ci.subjects.worker_process import NOT_ISOLATED, WorkerLaunch
+    from ci.subjects.worker_process import NO_SANDBOX, WorkerLaunch
     from ci.subjects.worker_subject import WorkerSubject
 
     environ = os.environ if environ is None else environ
-    launch = WorkerLaunch(name, python, path, environ, log, isolation or NOT_ISOLATED, readable)
+    launch = WorkerLaunch(name, python, path, environ, log, isolation or NO_SANDBOX, readable, variables, compile_cache)
     with WorkerSubject(launch, timeout) as subject:
         yield subject

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, distribution, version
 from typing import TYPE_CHECKING
 
+from ci.errors import InfrastructureError
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-GIT_SECONDS = 20
+GIT_SECONDS = 60
+GIT = ("git", "-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "protocol.ext.allow=never")
+"""No hook, monitor or remote helper that a checkout could name is run."""
+QUIET = {"GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1"}
 
 
 def python_version() -> str:
@@ -38,7 +45,7 @@ def find_commit(package: Path, name: str) -> str | None:
     https://packaging.python.org/en/latest/specifications/direct-url/
     """
     if (package.parent / ".git").exists():
-        return _git_describe(package.parent)
+        return read_commit(package.parent, os.environ)
     try:
         origin = json.loads(distribution(name).read_text("direct_url.json") or "{}")
     except (PackageNotFoundError, ValueError):
@@ -47,11 +54,41 @@ def find_commit(package: Path, name: str) -> str | None:
     return commit if isinstance(commit, str) else None
 
 
-def _git_describe(checkout: Path) -> str | None:
-    command = ["git", "-c", "safe.directory=*", "-C", str(checkout)]
-    describe = [*command, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        answer = subprocess.run(describe, capture_output=True, text=True, timeout=GIT_SECONDS, check=True)  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
+def read_commit(checkout: Path, environ: Mapping[str, str]) -> str | None:
+    """Read the commit of a checkout; None where there is none."""
+    here = ["-c", "safe.directory=*", "-C", str(checkout)]
+    describe = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    if not (checkout / ".git").exists():
         return None
-    return answer.stdout.strip() or None
+    try:
+        return run_git([*_switch_filters_off(here, environ), *here, *describe], environ).strip() or None
+    except InfrastructureError:
+        return None
+
+
+def run_git(arguments: list[str], environ: Mapping[str, str], seconds: float = GIT_SECONDS) -> str:
+    """Run git and return what it answers. Raises InfrastructureError with its last line."""
+    try:
+        done = subprocess.run(  # noqa: S603
+            [*GIT, *arguments],
+            env={**environ, **QUIET},
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError) as problem:
+        raise InfrastructureError(f"git does not run: {problem}") from None
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise InfrastructureError(f"git {arguments[0]}: {said[:300]}")
+    return done.stdout
+
+
+def _switch_filters_off(here: list[str], environ: Mapping[str, str]) -> list[str]:
+    """List the options that switch off the filters of a checkout's configuration: git would run their programs."""
+    try:
+        names = run_git([*here, "config", "--name-only", "--null", "--get-regexp", r"^filter\."], environ)
+    except InfrastructureError:
+        return []  # there is none
+    return [word for name in names.split("\0") if name for word in ("-c", f"{name}=")]

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Final, Literal
+from pathlib import Path
+from typing import Final, Literal
 
 from ci.errors import RequestError
 from ci.subjects.base import Subject
 from ci.subjects.fast_llm.offer import OFFER as FAST_LLM_OFFER
 from ci.subjects.offer import SubjectOffer
 from ci.subjects.reference.offer import OFFER as REFERENCE_OFFER
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SubjectName = Literal["fast_llm", "reference"]
 """The names of `ADAPTERS`, as a type; a test keeps both alike."""
@@ -73,6 +72,18 @@ def create_subject(name: str) -> Subject:
 def is_importable(name: str) -> bool:
     """Return whether this interpreter has the package that the subject needs."""
     return find_spec(find_offer(name).package) is not None
+
+
+def shares_interpreter(name: str, python: Path | None) -> bool:
+    """Return whether a subject is installed in hub-tests' own environment, and is run from there.
+
+    An installed distribution can run code whenever its interpreter starts (`.pth` files, `sitecustomize`), so it has
+    run in hub-tests before any sandbox was made. `python` None is the running interpreter.
+    """
+    offer = find_offer(name)
+    if offer.in_this_package or not is_importable(name):
+        return False
+    return python is None or python.absolute().parent.parent.resolve() == Path(sys.prefix).resolve()
 
 
 def choose_default_subject(python: Path | None) -> SubjectName:

@@ -48,10 +48,14 @@ GPU_DEVICES = ("nvidia*", "kfd", "dri")
 
 @dataclass(frozen=True)
 class SandboxPolicy:
-    """What a sandboxed program may see and write, at the paths that these directories have outside."""
+    """What a sandboxed program may see and write, at the paths that these directories have outside.
+
+    `placed` are directories to write (outside, inside) that have another path inside.
+    """
 
     readable: tuple[Path, ...] = ()
     writable: tuple[Path, ...] = ()
+    placed: tuple[tuple[Path, str], ...] = ()
     gpus: bool = True
     temporary_bytes: int = 16 * 2**30
 
@@ -123,9 +127,17 @@ def find_bubblewrap() -> Path | None:
 
 
 def sandbox_command(
-    isolation: Isolation, policy: SandboxPolicy, command: Sequence[str], environment: Mapping[str, str]
+    isolation: Isolation,
+    policy: SandboxPolicy,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    info: int | None = None,
 ) -> list[str]:
-    """Write the command line that runs `command` in a sandbox, with exactly `environment` and HOME, TMPDIR and USER."""
+    """Write the command line that runs `command` in a sandbox, with exactly `environment` and HOME, TMPDIR and USER.
+
+    `info` is the descriptor to which bubblewrap writes which process it started.
+    """
     if isolation.program is None:
         raise ValueError("no sandbox on this machine")
     inside = {**environment, "HOME": HOME, "TMPDIR": "/tmp", "USER": "subject", "LOGNAME": "subject"}  # noqa: S108
@@ -133,6 +145,7 @@ def sandbox_command(
         *("choom", "-n", "1000", "--", "prlimit", "--core=0", f"--nproc={MAX_PROCESSES}", "--"),
         str(isolation.program),
         *_namespaces(isolation),
+        *(("--info-fd", str(info)) if info is not None else ()),
         "--clearenv",
         *(word for name, value in inside.items() for word in ("--setenv", name, value)),
         *_file_systems(policy),
@@ -258,7 +271,14 @@ def _file_systems(policy: SandboxPolicy) -> list[str]:
     if policy.gpus:
         devices = [str(path) for pattern in GPU_DEVICES for path in sorted(Path("/dev").glob(pattern))]
         words += [word for path in devices for word in ("--dev-bind", path, path)]
-    return [*words, *_bindings(policy), "--remount-ro", "/"]  # the parents of what is bound have no limit of size
+    placed = [word for outside, inside in policy.placed for word in ("--bind", str(outside), inside)]
+    return [
+        *words,
+        *_bindings(policy),
+        *placed,
+        "--remount-ro",
+        "/",
+    ]  # the parents of what is bound have no limit of size
 
 
 def _bindings(policy: SandboxPolicy) -> list[str]:

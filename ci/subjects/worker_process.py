@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import selectors
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -16,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from ci.errors import InfrastructureError, RequestError
-from ci.subjects.exchange import RESERVED_BYTES
+from ci.subjects.compile_cache import INSIDE, VARIABLES, CompileCache
+from ci.subjects.process_tree import ProcessTree, start_tree
 from ci.subjects.registry import SubjectName, find_offer
 from ci.subjects.sandbox import (
     Isolation,
@@ -28,6 +28,8 @@ from ci.subjects.sandbox import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ci.subjects.exchange import Exchange
 
 WORKER_MAIN = Path("ci/subjects/worker_main.py")
@@ -37,7 +39,7 @@ MAX_RESPONSE_BYTES = 8 * 2**20
 LOG_TAIL_BYTES = 64 * 2**10
 POLL_SECONDS = 0.2
 WATCH_SECONDS = 2.0
-"""How often the disk and the log are looked at while a response is awaited."""
+"""How often the log is looked at while a response is awaited."""
 MAX_LOG_BYTES = 2**28
 SIGNAL_BASE = 128
 """bubblewrap exits with this and the number of the signal that ended the program inside, as a shell does."""
@@ -67,7 +69,8 @@ FIXED_VARIABLES = {
 }
 
 
-NOT_ISOLATED = Isolation(None, "not asked for")
+NO_SANDBOX = Isolation(None, "not asked for")
+"""What a caller gets that asks for no isolation: the worker runs as the caller does."""
 
 
 class WorkerTimeout(Exception):  # noqa: N818 (the caller makes an error of ours from it)
@@ -87,6 +90,8 @@ class WorkerLaunch:
     """How a worker is started: its subject, interpreter, import path, environment, log and isolation.
 
     `readable` are directories that a sandboxed worker sees at their own paths: the checkpoint under test, say.
+    `variables` are those of the subject's environment (`ci.environments.description` refuses dangerous names). Only a
+    sandboxed worker gets a copy of the `compile_cache`.
     """
 
     subject: SubjectName
@@ -94,8 +99,10 @@ class WorkerLaunch:
     path: tuple[Path, ...]
     environ: Mapping[str, str] = field(repr=False)
     log: Path | None = None
-    isolation: Isolation = NOT_ISOLATED
+    isolation: Isolation = NO_SANDBOX
     readable: tuple[Path, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
+    compile_cache: CompileCache | None = None
 
     @property
     def program(self) -> Path:
@@ -110,19 +117,24 @@ class WorkerLaunch:
         """Return all environment variables of the worker."""
         inherited = {name: self.environ[name] for name in INHERITED_VARIABLES if name in self.environ}
         path = os.pathsep.join(str(entry.absolute()) for entry in self.path)
-        return {**inherited, **FIXED_VARIABLES, "HOME": str(home), **({"PYTHONPATH": path} if path else {})}
+        own = {**FIXED_VARIABLES, "HOME": str(home), **({"PYTHONPATH": path} if path else {})}
+        return {**inherited, **self.variables, **own}
 
-    def make_command(self, arguments: tuple[str, ...], environment: Mapping[str, str], exchange: Exchange) -> list[str]:
-        """Return the command line of the worker, in its sandbox where there is one."""
+    def make_command(
+        self, arguments: tuple[str, ...], environment: Mapping[str, str], exchange: Exchange, info: int | None = None
+    ) -> list[str]:
+        """Return the command line of the worker, in its sandbox where there is one, which reports to `info`."""
         command = [str(self.python), "-P", str(self.program), self.subject, *arguments]
         if not self.isolation.applied:
             return command
         seen = (*interpreter_directories(self.python), *(entry.resolve() for entry in self.path), *self.readable)
         seen = (*seen, *tool_directories(environment))
         check_readable(self.isolation, seen)
-        policy = SandboxPolicy((*seen, self.program.parents[1], exchange.inbox), (exchange.outbox,))
+        placed = ((exchange.compiled, INSIDE),) if exchange.compiled else ()
+        policy = SandboxPolicy((*seen, self.program.parents[1], exchange.inbox), (exchange.outbox,), placed)
         inside = {name: value for name, value in environment.items() if name not in CACHE_VARIABLES}
-        return sandbox_command(self.isolation, policy, command, inside)
+        inside |= VARIABLES if placed else {}
+        return sandbox_command(self.isolation, policy, command, inside, info=info)
 
 
 @dataclass
@@ -130,7 +142,7 @@ class WorkerProcess:
     """A running worker, its two pipes and its log."""
 
     log: Path
-    _popen: subprocess.Popen[bytes]
+    _tree: ProcessTree
     _requests: int
     _responses: int
     _log_start: int
@@ -144,8 +156,11 @@ class WorkerProcess:
         log = launch.log or Path(tempfile.mkstemp(prefix="worker.", suffix=".log", dir=home)[1])
         try:
             environment = launch.make_environment(home)
-            command = launch.make_command((str(read_request), str(write_response)), environment, exchange)
-            popen, log_start = _spawn(command, environment, log, (read_request, write_response))
+            ends = (read_request, write_response)
+            words = (str(read_request), str(write_response))
+            tree, log_start = _spawn(
+                lambda info: launch.make_command(words, environment, exchange, info), launch, environment, log, ends
+            )
         except BaseException:
             os.close(write_request)
             os.close(read_response)
@@ -153,7 +168,7 @@ class WorkerProcess:
         finally:
             os.close(read_request)
             os.close(write_response)
-        return cls(log, popen, write_request, read_response, log_start)
+        return cls(log, tree, write_request, read_response, log_start)
 
     def send_request(self, line: bytes, seconds: float) -> bytes:
         """Send one line and return the response's. Raises WorkerTimeout, WorkerDied or InvalidResponse."""
@@ -171,14 +186,20 @@ class WorkerProcess:
             raise InvalidResponse("it sent several responses to one request")
         return bytes(response)
 
+    def end(self) -> bool:
+        """Kill everything that runs, cut the log to its limit, and return whether all of it is gone.
+
+        What was sent before can still be received.
+        """
+        gone = self._tree.end()
+        self._limit_log()
+        return gone
+
     def kill(self) -> str:
-        """Kill the whole process group, close the pipes and return the last line that was printed."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._popen.pid, signal.SIGKILL)
-        self._popen.wait()
+        """Kill everything that runs, close the pipes and return the last line that was printed."""
+        self.end()
         for descriptor in (self._requests, self._responses):
             os.close(descriptor)
-        self._limit_log()
         return self._read_last_line()
 
     def _read_some(self, selector: selectors.BaseSelector, deadline: float) -> bytes:
@@ -187,7 +208,7 @@ class WorkerProcess:
         The process is watched too, because its children may hold the pipe open after it has died.
         """
         while True:
-            dead = self._popen.poll() is not None
+            dead = self._tree.popen.poll() is not None
             if selector.select(0 if dead else POLL_SECONDS):
                 if read := os.read(self._responses, 65536):
                     return read
@@ -196,21 +217,19 @@ class WorkerProcess:
                 raise WorkerDied(self._describe_death())
             if time.monotonic() > deadline:
                 raise WorkerTimeout
-            self._watch_resources()
+            self._watch_log()
 
-    def _watch_resources(self) -> None:
-        """Raise InvalidResponse where the worker fills the disk, on which the judge's results must find room."""
+    def _watch_log(self) -> None:
+        """Raise InvalidResponse where the worker prints without end."""
         if time.monotonic() - self._watched_at < WATCH_SECONDS:
             return
         self._watched_at = time.monotonic()
-        if shutil.disk_usage(self.log.parent).free < RESERVED_BYTES:
-            raise InvalidResponse("it was stopped when the disk was nearly full")
         if self.log.stat().st_size - self._log_start > MAX_LOG_BYTES:
             raise InvalidResponse(f"it printed more than {MAX_LOG_BYTES} bytes")
 
     def _describe_death(self) -> str:
         try:
-            code = self._popen.wait(EXIT_SECONDS)
+            code = self._tree.popen.wait(EXIT_SECONDS)
         except subprocess.TimeoutExpired:
             return "closed its pipe without a response"
         code = SIGNAL_BASE - code if code > SIGNAL_BASE else code
@@ -251,24 +270,26 @@ def find_program(subject: SubjectName, path: tuple[Path, ...]) -> Path:
 
 
 def _spawn(
-    command: list[str], environment: dict[str, str], log: Path, descriptors: tuple[int, int]
-) -> tuple[subprocess.Popen[bytes], int]:
+    make_command: Callable[[int | None], list[str]],
+    launch: WorkerLaunch,
+    environment: dict[str, str],
+    log: Path,
+    descriptors: tuple[int, int],
+) -> tuple[ProcessTree, int]:
     """Start a process that appends to `log`; also return where in the log it begins."""
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             start = output.tell()
-            popen = subprocess.Popen(  # noqa: S603 (the interpreter is the user's choice)
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=environment,
-                pass_fds=descriptors,
-                start_new_session=True,
+            tree = start_tree(
+                make_command,
+                sandboxed=launch.isolation.applied,
+                environment=environment,
+                output=output,
+                descriptors=descriptors,
             )
-            return popen, start
+            return tree, start
     except (FileNotFoundError, PermissionError) as problem:
         raise RequestError(f"cannot start the subject's interpreter: {problem.filename}: {problem.strerror}") from None
     except OSError as problem:
-        raise InfrastructureError(f"cannot start the subject's interpreter {command[0]}: {problem}") from None
+        raise InfrastructureError(f"cannot start the subject's interpreter {launch.python}: {problem}") from None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
-from ci.errors import HubTestsError, RequestError, SubjectError
+from ci.errors import HubTestsError, InfrastructureError, RequestError, SubjectError, UnsupportedError
 from ci.records import STRICT, read_dict, read_json, to_dict
 from ci.subjects.base import (
     ConvertRequest,
@@ -25,6 +25,8 @@ from ci.subjects.base import (
     TraceResult,
     Variant,
 )
+from ci.subjects.compile_cache import CompiledCode
+from ci.subjects.disk_watch import RESERVED_BYTES, RESERVED_FILES, DiskWatch, has_room
 from ci.subjects.exchange import Exchange, copy_directory, fits_copy, hostile_directory, move_directory, remove_tree
 from ci.subjects.failure import (
     ERRORS,
@@ -45,10 +47,12 @@ from ci.subjects.worker_process import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from ci.subjects.registry import SubjectName
 
 Result = TypeVar("Result")
-WorkerError = TypeVar("WorkerError", bound=SubjectError)
+RESERVE = f"{RESERVED_BYTES // 2**30} GiB or {RESERVED_FILES} names"
 
 
 @dataclass(frozen=True)
@@ -72,19 +76,29 @@ class WorkerSubject:
     _home: Path = field(init=False)
     _stack: ExitStack = field(default_factory=ExitStack, init=False)
     _exchange: Exchange = field(init=False)
+    _watch: DiskWatch | None = field(default=None, init=False)
     _description: Description | None = field(default=None, init=False)
     _calls: int = field(default=0, init=False)
+    _compiled: CompiledCode | None = field(default=None, init=False)
 
     def __enter__(self) -> Self:
         """Return the subject; its process starts with the first call."""
         self._home, launch = self._stack.enter_context(hostile_directory("hub-tests-worker.")), self.launch
         readable = tuple(path.resolve() for path in launch.readable)
         self._exchange = Exchange(self._home / "exchange", launch.isolation, readable)
+        if launch.compile_cache and launch.isolation.applied:
+            self._compiled = CompiledCode.prepare(
+                launch.compile_cache, launch.python, self._exchange.root, launch.isolation
+            )
+            self._exchange.compiled = self._compiled.directory
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the process and everything it started."""
+        """End the process and everything it started; keep what it compiled, where this run may."""
         self._end_process()
+        if self._compiled:
+            self._compiled.keep()
+            self._log(f"compile cache: {self._compiled.describe()}")
         self._stack.close()
 
     @property
@@ -95,23 +109,76 @@ class WorkerSubject:
     def describe(self) -> Description:
         """Return the subject's name, version, commit, libraries and formats."""
         if self._description is None:
-            self._description = self._call("describe", {}, Description)
+            self._description = self._try_twice(lambda: self._call("describe", {}, Description))
         return self._description
 
     def variants(self, checkpoint: str) -> tuple[Variant, ...]:
         """Return the implementations that can be chosen for a converted checkpoint."""
-        return self._call("variants", {"checkpoint": self._stage(checkpoint)}, tuple[Variant, ...])
+        arguments = {"checkpoint": self._stage(checkpoint)}
+        return self._try_twice(lambda: self._call("variants", arguments, tuple[Variant, ...]))
 
     def convert(self, request: ConvertRequest) -> ConvertResult:
         """Convert a Hugging Face directory; check that every file it names is there."""
-        return self._write_checkpoint("convert", request)
+        return self._try_twice(lambda: self._write_checkpoint("convert", request), request.target)
 
     def export(self, request: ExportRequest) -> ConvertResult:
         """Export to a Hugging Face directory; check that every file it names is there."""
-        return self._write_checkpoint("export", request)
+        return self._try_twice(lambda: self._write_checkpoint("export", request), request.target)
 
     def trace(self, request: TraceRequest) -> TraceResult:
         """Run a forward pass into a trace directory; check that its trace.json equals the response."""
+        return self._try_twice(lambda: self._trace(request), request.output)
+
+    def gradients(self, request: GradientRequest) -> GradientResult:
+        """Run a backward pass into a directory of gradients; check that their file is there."""
+        return self._try_twice(lambda: self._gradients(request), request.output)
+
+    def release(self) -> None:
+        """Unload the worker's model; a worker that is not running has none."""
+        if self._process is not None:
+            self._call("release", {}, bool)
+
+    def uses_compile_cache(self) -> bool:
+        """Tell whether the worker has code that earlier runs compiled."""
+        return self._compiled is not None and self._compiled.in_use
+
+    def drop_compile_cache(self) -> bool:
+        """End the worker and empty its copy of earlier runs' code; return whether there was any."""
+        if self._compiled is None or not self._compiled.in_use:
+            return False
+        self._end_process()
+        self._compiled.drop()
+        self._exchange.compiled = self._compiled.directory
+        return True
+
+    def blame_compile_cache(self) -> None:
+        """Note that the dropped code was wrong: a run that may fill the cache removes it there too."""
+        if self._compiled:
+            self._compiled.stale = True
+
+    def compile_cache_figures(self) -> Mapping[str, float]:
+        """Return the files, bytes and seconds of the copy; empty where there is none."""
+        return self._compiled.figures if self._compiled else {}
+
+    def _try_twice(self, call: Callable[[], Result], target: str | None = None) -> Result:
+        """Make a call, once more without code of earlier runs where it fails with it.
+
+        `target` is what the call writes.
+        """
+        try:
+            return call()
+        except UnsupportedError:
+            raise
+        except SubjectError:
+            if not self.drop_compile_cache():
+                raise
+            if target:
+                remove_tree(Path(target))
+        result = call()
+        self.blame_compile_cache()
+        return result
+
+    def _trace(self, request: TraceRequest) -> TraceResult:
         output = self._exchange.next_output()
         staged = replace(
             request,
@@ -136,8 +203,7 @@ class WorkerSubject:
             raise self._protocol_error("trace", f"its response differs from {TRACE_JSON} in {request.output}")
         return result
 
-    def gradients(self, request: GradientRequest) -> GradientResult:
-        """Run a backward pass into a directory of gradients; check that their file is there."""
+    def _gradients(self, request: GradientRequest) -> GradientResult:
         output = self._exchange.next_output()
         checkpoint, inputs = self._stage(request.checkpoint), self._stage(request.inputs)
         staged = replace(request, checkpoint=checkpoint, inputs=inputs, output=str(output))
@@ -147,10 +213,18 @@ class WorkerSubject:
             raise self._protocol_error("gradients", f"it wrote no model.safetensors in {request.output}")
         return result
 
-    def release(self) -> None:
-        """Unload the worker's model; a worker that is not running has none."""
-        if self._process is not None:
-            self._call("release", {}, bool)
+    def find_disk_failure(self) -> HubTestsError | None:
+        """Return the failure of whoever left too little room for results, None where there is enough.
+
+        The worker has ended then, and what it wrote is removed.
+        """
+        finding = self._watch.find() if self._watch else ""
+        if not finding:
+            return None
+        self._end_process()
+        if finding == "subject":
+            return SubjectCrashError(f"{self.name}: filled the disk: ended with less than {RESERVE} free")
+        return _describe_full_disk(self._home)
 
     def _call(self, method: str, arguments: dict[str, Any], kind: type[Result]) -> Result:
         """Send a request and return the validated result.
@@ -175,17 +249,12 @@ class WorkerSubject:
         except SubjectProtocolError:
             self._end_process()
             raise
+        if response.failure == "infrastructure" and (filled := self.find_disk_failure()):
+            raise filled
         if response.failure in ("out_of_memory", "crash", "protocol", "timeout"):
             self._end_process()
         message = to_one_line(response.message) or f"{self.name}: {method} failed without a message"
-        raise self._blame(response.failure)(self._exchange.restore_paths(message))
-
-    def _blame(self, failure: Failure) -> type[HubTestsError]:
-        """Return the error of a failure. The worker can blame the machine only for a disk that others filled."""
-        kind = ERRORS[failure]
-        if issubclass(kind, SubjectError) or (failure == "infrastructure" and self._exchange.is_disk_full()):
-            return kind
-        return SubjectError
+        raise _blame(response.failure)(self._exchange.restore_paths(message))
 
     def _read_response(self, method: str, line: bytes) -> Response:
         response = read_json(Response, line, what=f"{self.name}, response to {method}", error=SubjectProtocolError)
@@ -218,28 +287,80 @@ class WorkerSubject:
                 copy_directory(output, target)
                 remove_tree(output)
             else:
-                self._end_process()
+                self._end_before_move(method)
                 move_directory(output, target)
         except SubjectProtocolError as wrong:
             raise self._protocol_error(method, str(wrong)) from None
+        except InfrastructureError as problem:
+            raise self.find_disk_failure() or problem from None
+
+    def _end_before_move(self, method: str) -> None:
+        """End the process: as long as one of its own lives, it can still write to what is moved."""
+        process = self._running_process()
+        if not process.end():
+            raise self._end_with_error(SubjectCrashError, f"{method}: its processes cannot be ended")
+        self._end_process()
 
     def _running_process(self) -> WorkerProcess:
+        """Return the process; start it where there is none and the disk has room for results."""
+        if filled := self.find_disk_failure():
+            raise filled
         if self._process is None:
+            if not has_room(self._home):
+                raise _describe_full_disk(self._home)
             self._process = WorkerProcess.start(self.launch, self._home, self._exchange)
+            self._watch = DiskWatch((self._home, self._process.log.parent), self._reclaim)
         return self._process
 
-    def _protocol_error(self, method: str, reason: str) -> SubjectProtocolError:
+    def _reclaim(self) -> None:
+        """End what runs, and free what it wrote. Called by the watch, beside the call that may wait for a response."""
+        if self._process is not None:
+            self._process.end()
+        if self._compiled:
+            self._compiled.crashed = True
+        self._exchange.clear_outbox()
+
+    def _protocol_error(self, method: str, reason: str) -> HubTestsError:
         return self._end_with_error(SubjectProtocolError, f"{method}: {reason}")
 
-    def _end_with_error(self, kind: type[WorkerError], reason: str) -> WorkerError:
-        """End the process and return the error, with the last line that the worker printed."""
+    def _end_with_error(self, kind: type[SubjectError], reason: str) -> HubTestsError:
+        """End the process and return the error, with the last line that the worker printed.
+
+        On a full disk it is the error of whoever filled it.
+        """
+        if filled := self.find_disk_failure():
+            return filled
+        self._stop_watch()
         process, self._process = self._process, None
+        if self._compiled:
+            self._compiled.crashed = True
         printed = process.kill() if process else ""
         tail = f'; it last printed "{to_one_line(printed, 200)}"' if printed else ""
         where = f" (log: {process.log})" if process and self.launch.log else ""
         return kind(f"{self.name}: {to_one_line(reason)}{tail}{where}")
 
+    def _log(self, line: str) -> None:
+        if self.launch.log and self.launch.log.is_file():
+            with self.launch.log.open("a", encoding="utf-8") as log:
+                log.write(f"hub-tests: {to_one_line(line, 2000)}\n")
+
     def _end_process(self) -> None:
+        self._stop_watch()
         process, self._process = self._process, None
         if process is not None:
             process.kill()
+
+    def _stop_watch(self) -> None:
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.stop()
+
+
+def _blame(failure: Failure) -> type[HubTestsError]:
+    """Return the error of a failure: the worker cannot blame anybody but its subject."""
+    kind = ERRORS[failure]
+    return kind if issubclass(kind, SubjectError) else SubjectError
+
+
+def _describe_full_disk(place: Path) -> InfrastructureError:
+    return InfrastructureError(f"{place}: less than {RESERVE} free on its disk: make room, or set TMPDIR")

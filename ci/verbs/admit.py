@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ci.errors import InfrastructureError, RequestError
 from ci.github.job_outputs import verify_checkpoint, write_run_files
+from ci.hub.checkpoint_files import show_name
+from ci.hub.read_through import copy_from_remote
+from ci.hub.remote_store import RemoteStore
+from ci.hub.store import Store
+from ci.hub.store_paths import StorePaths, parse_checkpoint_name
 from ci.subjects.registry import SubjectName, find_offer
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ci.github.job_outputs import FetchOutputs
     from ci.plan import Plan
 
@@ -35,19 +39,57 @@ class Admission:
     registry: str
 
 
-def admit_entry(plan: Plan, outputs: FetchOutputs, entry: str, *, subject: Path, store: Path, out: Path) -> Admission:
+def admit_entry(
+    plan: Plan,
+    outputs: FetchOutputs,
+    entry: str,
+    *,
+    subject: Path,
+    store: Path,
+    out: Path,
+    store_url: str | None = None,
+    run_id: int | None = None,
+) -> Admission:
     """Check the commit of the checkout at `subject` and the checkpoint of `entry` in `store`.
 
-    Raises RequestError for another commit than the planned one, InfrastructureError for the checkpoint.
+    With `store_url` the checkpoint is copied from there first. Where the store can be written, the checkpoint is held
+    for the run. Raises RequestError for another commit than the planned one, InfrastructureError for the checkpoint.
     """
     sha = read_head_commit(subject)
     if sha != plan.request.sha:
         raise RequestError(f"{subject}: is at {sha}, the plan has {plan.request.sha}: nothing of it was run")
+    if store_url:
+        copy_planned_checkpoint(outputs, entry, store, store_url)
     checkpoint = verify_checkpoint(outputs, entry, store)
+    if run_id is not None:
+        Store(store).hold_for_run(Path(checkpoint.path), str(run_id))
     checkpoints, registry = write_run_files(plan, entry, checkpoint, out)
     name = plan.request.subject
     path = str(subject) if find_offer(name).in_this_package else ""
     return Admission(entry, sha, name, path, str(checkpoints), str(registry))
+
+
+def copy_planned_checkpoint(outputs: FetchOutputs, entry: str, store: Path, store_url: str) -> None:
+    """Copy the checkpoint that `fetch` saw from a remote store, unless this machine has it.
+
+    Raises InfrastructureError where the remote store has another one or none.
+    """
+    fetched = outputs.checkpoints.get(entry)
+    if fetched is None:
+        return  # `verify_checkpoint` says so
+    parsed = parse_checkpoint_name("@".join(fetched.path.rsplit("/", 2)[-2:]))
+    if parsed is None or fetched.path != StorePaths.relative_path(parsed[0]):
+        raise RequestError(f"checkpoint of '{entry}': {show_name(fetched.path)} is no checkpoint of a store")
+    stored = Store(store).find_verified(parsed[0])
+    if stored is not None and stored.manifest_sha256 == fetched.manifest_sha256:
+        return
+    if stored is not None:
+        Store(store).set_aside(stored)
+    remote = RemoteStore(store_url)
+    if copy_from_remote(Store(store), remote, parsed[0], fetched.manifest_sha256) is None:
+        raise InfrastructureError(
+            f"{remote.url}: has no checkpoint of '{entry}' with the manifest that was fetched; run the fetch job again"
+        )
 
 
 def read_head_commit(checkout: Path) -> str:

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ci.github.actions import write_outputs
 from ci.github.job_outputs import make_fetch_outputs, pack_record
+from ci.hub.store import Store
 from ci.plan import matrix
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from ci.hub.fetch import Checkpoint
     from ci.plan import Plan
+
+
+def hold_for_run(checkpoints: Mapping[str, Checkpoint], run_id: int | None, *, store: Path) -> None:
+    """Protect fetched checkpoints from pruning until the test jobs of the run have ended."""
+    for checkpoint in checkpoints.values():
+        if run_id is not None:
+            Store(store).hold_for_run(Path(checkpoint.path), str(run_id))
 
 
 def write_fetch_outputs(

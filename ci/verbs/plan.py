@@ -10,7 +10,7 @@ from ci.errors import RequestError
 from ci.github.actions import write_outputs
 from ci.github.event import SHA, load_event
 from ci.github.job_outputs import pack_record
-from ci.github.run_request import choose_head, choose_scope, make_run_request
+from ci.github.run_request import choose_head, choose_scope, make_run_request, may_fill_compile_cache
 from ci.models import REGISTRY, load_models, select_models
 from ci.plan import make_plan
 
@@ -40,7 +40,8 @@ def plan_event(context: Context, event_name: str, event_path: Path, registry: Pa
     GitHub is asked only for a commit that is not given in full, and whether a commit is the repository's own. A run
     that no comment announced sets the commit's status to pending.
     """
-    request = make_run_request(load_event(event_name, event_path), context)
+    event = load_event(event_name, event_path)
+    request = make_run_request(event, context)
     models = load_models(registry or REGISTRY)
     required = tuple(model.name for model in select_models(models, context.inputs.required))
     request = _drop_usual_layers(request, models)
@@ -48,7 +49,8 @@ def plan_event(context: Context, event_name: str, event_path: Path, registry: Pa
     plan = make_plan(replace(request, sha=request.sha or resolve_commit(request, context)), models)
     plan = replace(plan, required=required)
     if context.output_path:
-        write_outputs(context.output_path, _format_outputs(plan))
+        fill = may_fill_compile_cache(event, request)
+        write_outputs(context.output_path, {**_format_outputs(plan), "fill-compile-cache": "true" if fill else ""})
         _announce(plan, context)
     return plan
 

@@ -278,7 +278,8 @@ def _publish_missing_report(context: Context) -> tuple[Published, ...]:
             view = read_commit(client, sha, run_id=context.run_id, bot=context.bot_login)
             others = messages.format_others(view.decide(()), context.run_id)
             whole = f"{text}\n\n{others}".strip()
-            return pulls.replace_status_text(client, number, whole, bot=context.bot_login).html_url
+            run_id = context.run_id or 0
+            return pulls.replace_status_text(client, number, whole, run_id=run_id, bot=context.bot_login).html_url
 
         def set_error() -> str:
             description = "the run broke before it could report"

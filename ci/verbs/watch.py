@@ -10,17 +10,19 @@ from ci.github.actions import print_annotation
 from ci.github.client import Client
 from ci.github.commit_view import read_commit
 from ci.github.cosmetic import try_cosmetic
-from ci.github.status_comment import CommentState, read_state
+from ci.github.status_comment import format_status_comment, read_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from ci.github.context import Context
     from ci.github.workflow_runs import WorkflowJob
-    from ci.plan import Plan, RunRequest
+    from ci.plan import Plan
 
 MAX_WAIT = 600.0
 """Seconds that a job may wait before people are told."""
+MAX_LOOKS = 3
+"""How often the comment is read anew because somebody wrote it meanwhile."""
 
 
 def watch_jobs(
@@ -57,25 +59,32 @@ def _list_watched_jobs(client: Client, context: Context, expected: Collection[st
 
 
 def _report_waiting(client: Client, plan: Plan, context: Context, waiting: Sequence[WorkflowJob]) -> None:
-    request = plan.request
-    labels = ", ".join(dict.fromkeys(label for job in waiting for label in job.labels))
+    request, labels = plan.request, ", ".join(dict.fromkeys(label for job in waiting for label in job.labels))
     print_annotation("warning", f"no runner with {labels} has taken {len(waiting)} jobs", title="hub-tests")
-    if request.pull_request is None:
-        return
-    state = try_cosmetic("the comment", lambda: _read_state(client, request, context), CommentState())
-    view = read_commit(client, request.sha, run_id=context.run_id, bot=context.bot_login, started=state.runs)
-    text = messages.format_running(
-        request.sha,
-        [entry.name for entry in plan.entries],
-        request.actor,
-        run_url=request.run_url,
-        waiting=messages.say_no_runner(waiting),
-        others=messages.format_others(view.decide(()), context.run_id),
-    )
-    number = request.pull_request
-    try_cosmetic("the comment", lambda: pulls.replace_status_text(client, number, text, bot=context.bot_login), None)
+    if request.pull_request is not None:
+        try_cosmetic("the comment", lambda: _write_comment(client, plan, context, waiting), None)
 
 
-def _read_state(client: Client, request: RunRequest, context: Context) -> CommentState:
-    comment = pulls.find_comment(client, request.pull_request or 0, "status", bot=context.bot_login)
-    return read_state(comment.body if comment else None)
+def _write_comment(client: Client, plan: Plan, context: Context, waiting: Sequence[WorkflowJob]) -> None:
+    """Write what is waited for into the status comment, unless a report or a later run has written there.
+
+    This job is not in their queue: it would hold them up for as long as it watches.
+    """
+    request, bot, run_id = plan.request, context.bot_login, context.run_id or 0
+    number = request.pull_request or 0
+    for _ in range(MAX_LOOKS):
+        seen = pulls.find_comment(client, number, "status", bot=bot)
+        state = read_state(seen.body if seen else None)
+        if state.is_beyond(run_id):
+            return
+        view = read_commit(client, request.sha, run_id=context.run_id, bot=bot, started=state.runs)
+        text = messages.format_running(
+            request.sha,
+            [entry.name for entry in plan.entries],
+            request.actor,
+            run_url=request.run_url,
+            waiting=messages.say_no_runner(waiting),
+            others=messages.format_others(view.decide(()), context.run_id),
+        )
+        if pulls.write_unchanged(client, number, seen, format_status_comment(text, state), bot=bot):
+            return

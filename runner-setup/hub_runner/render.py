@@ -13,6 +13,7 @@ from hub_runner.admission_policy import build_policy
 from hub_runner.kubernetes import render_manifests
 from hub_runner.layout import Layout
 from hub_runner.networks import CLOSED4, CLOSED6, METADATA4, METADATA6
+from hub_runner.slot_sandbox import make_probe_unit, probe_unit_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,10 +44,13 @@ class Rendered:
 def render_host_files(config: Config) -> Mapping[str, Rendered]:
     """Render every file of the host, by its path below /."""
     units, program = "etc/systemd/system", "opt/hub-runner"
+    slots = {slot: _render_template("slot.service", config, slot=slot) for slot in config.resolved_slots}
     texts = {
+        **{f"{units}/{slot.unit}": text for slot, text in slots.items()},
         **{
-            f"{units}/{slot.unit}": _render_template("slot.service", config, slot=slot)
-            for slot in config.resolved_slots
+            f"{units}/{probe_unit_name(slot)}": make_probe_unit(slot, text, Layout())
+            for slot, text in slots.items()
+            if not slot.writes_store  # it runs trusted code only
         },
         **{
             f"{units}/{mount_unit_name(slot)}": _render_template("slot.mount", config, slot=slot)

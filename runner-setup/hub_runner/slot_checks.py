@@ -13,8 +13,9 @@ from ci.doctor import Diagnosis, DoctorRequest, diagnose, probe_host
 from ci.doctor.gpu_checks import select_gpus
 from ci.doctor.host_checks import MAX_SKEW
 from ci.doctor.nvml import read_nvml
-from ci.doctor.records import GIB, MIB
+from ci.doctor.records import GIB, MIB, Check, SandboxState
 from hub_runner.files import write_atomically
+from hub_runner.slot_sandbox import probe_slot_sandbox
 
 if TYPE_CHECKING:
     from ci.doctor.records import Clock, Gpu
@@ -28,8 +29,8 @@ HUB = "https://huggingface.co"
 def build_doctor_request(config: Config, slot: Slot, layout: Layout) -> DoctorRequest:
     """Return what must be true of `slot` before a runner is offered.
 
-    The request is strict: a question without an answer counts as a failure. The sandbox is not asked for: it must
-    start in the slot's unit, not in the supervisor's.
+    The request is strict: a question without an answer counts as a failure. The doctor does not try the sandbox
+    itself: it must start under the slot's unit, not under the supervisor's.
     """
     rules = config.doctor
     return DoctorRequest(
@@ -62,7 +63,19 @@ def diagnose_slot(config: Config, slot: Slot, layout: Layout, registrar: Registr
         hub, skew = registrar.check_hub(request.endpoint)
         request = replace(request, offline=False)
         state = replace(state, hub=hub, clock=replace(state.clock, skew=skew))
-    return diagnose(replace(state, clock=reject_backward_clock(state.clock, layout.state / "clock")), request)
+    state = replace(state, clock=reject_backward_clock(state.clock, layout.state / "clock"))
+    if slot.writes_store:
+        return diagnose(state, request)  # it runs trusted code only
+    sandbox = probe_slot_sandbox(slot, layout)
+    if isinstance(sandbox, SandboxState):
+        return diagnose(replace(state, sandbox=sandbox), replace(request, isolation="required"))
+    diagnosis = diagnose(state, request)
+    return replace(diagnosis, fit=False, checks=(*diagnosis.checks, _make_untried(sandbox)))
+
+
+def _make_untried(reason: str) -> Check:
+    fix = "systemctl status hub-runner-supervisor; the jobs of this slot would end with exit code 3"
+    return Check("sandbox", "fail", reason, "a probe sandbox starts in the slot", fix)
 
 
 def reject_backward_clock(clock: Clock, mark: Path) -> Clock:

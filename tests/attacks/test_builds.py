@@ -14,9 +14,9 @@ import pytest
 
 from ci.environments import overlay as overlay_module
 from ci.environments.overlay import build_overlay
-from ci.environments.source import read_commit
 from ci.subjects.exchange import remove_tree
 from ci.subjects.failure import SubjectCrashError, SubjectTimeoutError
+from ci.subjects.provenance import read_commit
 from ci.subjects.sandbox import detect_isolation, interpreter_directories
 from tests.attacks.scene import hash_tree, list_leftovers, list_processes
 from tests.ci.environments.conftest import DESCRIPTION

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import textwrap
@@ -24,6 +25,7 @@ pytestmark = [
 ]
 FILL = """
 def fill(place, block=2**22):
+    say("fills")
     number = 0
     while True:
         number += 1
@@ -51,6 +53,25 @@ ATTACKS = {
                 place = Path(request.target).parent / "more"
                 place.mkdir()
                 threading.Thread(target=fill, args=(place,), daemon=True).start()
+            return answer
+    """,
+    "after it has answered, in files without names": """
+        def after(name, request, answer):
+            if name == "convert":
+                def fill_unnamed():
+                    files = []
+                    while len(files) < 50:
+                        path = Path(request.target).parent / "more"
+                        files.append(open(path, "wb"))
+                        path.unlink()
+                        try:
+                            while True:
+                                files[-1].write(bytes(2**22))
+                        except OSError as error:
+                            say("refused:", error)
+                            time.sleep(0.2)
+
+                threading.Thread(target=fill_unnamed, daemon=True).start()
                 say("fills")
             return answer
     """,
@@ -59,6 +80,7 @@ ATTACKS = {
             if name == "trace":
                 place = Path(request.output).parent / "more"
                 place.mkdir()
+                say("fills")
                 try:
                     for number in range(10**6):
                         (place / str(number)).touch()
@@ -81,16 +103,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(directory)], check=True)
 
 
-NEUTRAL = pytest.mark.xfail(
-    reason="the judge's own write fails, which counts as the machine's fault: neutral", strict=True
-)
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=NEUTRAL if name == "after it has answered" else ()) for name in ATTACKS]
-)
+@pytest.mark.parametrize("name", ATTACKS)
 def test_filling_the_disk_is_the_subjects_failure(name: str, scene: Scene, small_disk: Path) -> None:
-
     checkout = scene.write_subject(FILL + textwrap.dedent(ATTACKS[name]))
     before = hash_tree(*scene.protected)
     done, results = scene.run(checkout, TMPDIR=str(small_disk))
@@ -100,5 +114,6 @@ def test_filling_the_disk_is_the_subjects_failure(name: str, scene: Scene, small
     failures = find_failures(results)
     failed = failures.get("test_conversion") or failures.get("test_forward_equivalence")
     assert failed in ("crash", "other", "numeric_mismatch"), failures
+    assert "filled the disk" in json.dumps(results), "who filled it is said"
     assert hash_tree(*scene.protected) == before
     assert list(small_disk.iterdir()) == []

@@ -72,6 +72,8 @@ def test_the_names_are_those_that_people_use() -> None:
         "--layers",
         "--slice",
         "--isolation",
+        "--compile-cache",
+        "--fill-compile-cache",
         "--registry",
         "--checkpoints",
         "--timeout",
@@ -85,6 +87,7 @@ def test_the_names_are_those_that_people_use() -> None:
         "--subject-logs",
         "--subject-commit",
         "--subject-failure",
+        "--subject-variables",
     }
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from ci.errors import RequestError
-from ci.settings import DEFAULT_ENDPOINT, from_environ
+from ci.settings import DEFAULT_ENDPOINT, NetworkLimits, from_environ
 
 
 def test_defaults() -> None:
@@ -38,3 +38,29 @@ def test_an_endpoint_that_is_no_url_is_refused(endpoint: str) -> None:
 @pytest.mark.parametrize("value", ["", "0", "false", "no"])
 def test_empty_and_false_values_are_not_set(value: str) -> None:
     assert not from_environ({"HF_HUB_OFFLINE": value, "HF_TOKEN": ""}).offline
+
+
+def test_limits_of_the_network() -> None:
+    limits = from_environ(
+        {
+            "HUB_TESTS_STREAMS": "4",
+            "HUB_TESTS_TIMEOUT": "7.5",
+            "HUB_TESTS_MINIMUM_RATE": "0",
+            "HUB_TESTS_DEADLINE": "600",
+        }
+    ).network
+    assert limits == NetworkLimits(4, 7.5, 0.0, 600.0)
+    assert from_environ({"HUB_TESTS_STREAMS": ""}).network == NetworkLimits()
+
+
+@pytest.mark.parametrize("name", ["STREAMS", "TIMEOUT", "MINIMUM_RATE", "DEADLINE"])
+@pytest.mark.parametrize("value", ["x", "-1", "nan", "1e12"])
+def test_a_limit_that_is_no_number_or_out_of_bounds_is_refused(name: str, value: str) -> None:
+    with pytest.raises(RequestError, match=rf"HUB_TESTS_{name}={value}: expected a number from \d+ to \d+"):
+        from_environ({f"HUB_TESTS_{name}": value})
+
+
+def test_the_documents_name_every_limit() -> None:
+    text = Path("docs/transfer.md").read_text()
+    for name, default in vars(NetworkLimits()).items():
+        assert f"| `HUB_TESTS_{name.upper()}` | {default:g} |" in text

@@ -21,6 +21,7 @@ from ci.models import HubModel
 from ci.run_options import RunOptions
 from ci.settings import Settings
 from ci.subjects.failure import SubjectCrashError, SubjectOutOfMemoryError, SubjectTimeoutError
+from ci.subjects.sandbox import Isolation
 from ci.suite import CachedStep, ModelPipeline, StepFailedError, classify_failure
 
 MODEL = HubModel("tiny", "o/n", "llama")
@@ -109,3 +110,14 @@ def test_a_steps_value_is_kept() -> None:
     step = CachedStep[int]("test_conversion")
     assert [step.run(lambda: 3), step.run(lambda: 4)] == [3, 3]
     assert step.value == 3
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_a_subject_in_the_judges_interpreter_is_labelled_as_not_isolated(
+    shares: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suite, "choose_isolation", lambda _: Isolation(Path("/usr/bin/bwrap"), "bubblewrap 0.8.0"))
+    monkeypatch.setattr(suite, "shares_interpreter", lambda *_: shares)
+    pipeline = ModelPipeline(MODEL, RunOptions(subject="fast_llm", device="cpu"), Settings(cache=tmp_path), tmp_path)
+    said = "none: installed in hub-tests' own interpreter" if shares else "bubblewrap 0.8.0"
+    assert pipeline.start_evidence("test_conversion").isolation == said

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ci import suite_tests
+from ci.subjects.registry import find_offer
 from ci.suite_tests import (
     DEEP_TESTS,
     DEFAULT_TESTS,
@@ -11,6 +16,9 @@ from ci.suite_tests import (
     list_variant_names,
     list_variant_tests,
 )
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def test_a_dense_model_has_no_test_of_mixtures() -> None:
@@ -40,6 +48,13 @@ def test_deep_tests_come_last_and_on_request() -> None:
     plain, deep = (list_expected_tests("reference", "tiny", "llama", deep=deep) for deep in (False, True))
     assert deep == (*plain, *(f"{name}[tiny]" for name in DEEP_TESTS))
     assert not set(DEFAULT_TESTS) & set(DEEP_TESTS)
+
+
+def test_a_subject_without_gradients_is_not_asked_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    offer = replace(find_offer("reference"), gradients=False)
+    monkeypatch.setattr(suite_tests, "find_offer", lambda _: offer)
+    deep = list_expected_tests("reference", "tiny", "llama", deep=True)
+    assert [test for test in deep if test.startswith(DEEP_TESTS)] == [f"{name}[tiny]" for name in DEEP_TESTS[:-1]]
 
 
 def test_variants_are_split_by_the_test_that_runs_them() -> None:

@@ -1,28 +1,26 @@
-import pytest
+"""The store's table: reasons are a column of their own, where there are any."""
 
-from ci.errors import RequestError
-from ci.terminal import format_size, parse_size
+from __future__ import annotations
 
+from dataclasses import replace
 
-@pytest.mark.parametrize(
-    ("text", "count"),
-    [("0", 0), ("500MB", 500_000_000), ("1.5 TB", 1_500_000_000_000), ("2g", 2 * 10**9), ("7GiB", 7 * 2**30)],
-)
-def test_parse_size(text: str, count: int) -> None:
-    assert parse_size(text) == count
+from rich.console import Console
 
+from ci.hub.inventory import StoreEntry
+from ci.terminal import make_entries_table
 
-@pytest.mark.parametrize("text", ["", "GB", "-1", "1XB", "1e3"])
-def test_parse_size_refuses(text: str) -> None:
-    with pytest.raises(RequestError, match="expected a number with a unit"):
-        parse_size(text)
+ENTRY = StoreEntry("owner/model", "a" * 40, 2, "/store/x", 5000, "complete", 0.0, in_use=False)
 
 
-def test_size_for_people() -> None:
-    assert [format_size(n) for n in (0, 999, 1500, 6_329_376_768, 2 * 10**13)] == [
-        "0 B",
-        "999 B",
-        "1.5 kB",
-        "6.3 GB",
-        "20.00 TB",
-    ]
+def render(*entries: StoreEntry) -> str:
+    console = Console(width=120)
+    with console.capture() as captured:
+        console.print(make_entries_table(entries))
+    return captured.get()
+
+
+def test_reasons_are_shown_where_there_are_any() -> None:
+    assert "why" not in render(ENTRY)
+    shown = render(ENTRY, replace(ENTRY, state="removed", reason="not used for 3.0 d"))
+    assert "why" in shown
+    assert "not used for 3.0 d" in shown

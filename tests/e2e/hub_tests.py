@@ -2,6 +2,7 @@
 
 $E2E_ROOT/suite/<entry>/{junit.xml,running.txt,host.json}   what the suite would leave
 $E2E_ROOT/suite/<entry>/exit                                how it would end; a negative number is a signal
+$E2E_ROOT/compile-cache.txt                                 written: which entry fills or reads which compile cache
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from ci.__main__ import main
 
 def run(words: list[str]) -> int:
     """Leave what was prepared for the entry, after the checks that only a real call would fail."""
-    deep = "--deep" in words
-    entry, *rest = [word for word in words if word != "--deep"]
+    deep, fill = "--deep" in words, "--fill-compile-cache" in words
+    entry, *rest = [word for word in words if word not in ("--deep", "--fill-compile-cache")]
     options = dict(zip(rest[::2], rest[1::2], strict=True))
     if os.environ.get("HF_HUB_OFFLINE") != "1" or "HF_TOKEN" in os.environ or "GITHUB_TOKEN" in os.environ:
         raise SystemExit("the suite must be offline and have no token")
@@ -30,6 +31,11 @@ def run(words: list[str]) -> int:
             raise SystemExit(f"{option} {options[option]}: no such file")
     if options["--isolation"] != "required" or not (Path(options["--subject-source"]) / ".git").exists():
         raise SystemExit("the subject must be isolated, and built from its checkout")
+    if cache := os.environ.get("HUB_TESTS_COMPILE_CACHE", ""):
+        with (Path(os.environ["E2E_ROOT"]) / "compile-cache.txt").open("a") as told:
+            told.write(f"{entry} {'fills' if fill else 'reads'} {cache}\n")
+    elif fill:
+        raise SystemExit("there is no compile cache to fill")
     prepared = Path(os.environ["E2E_ROOT"]) / "suite" / entry
     if deep != (prepared / "deep").exists():
         raise SystemExit(f"--deep is {'' if deep else 'not '}given, the test has prepared the other")

@@ -33,6 +33,7 @@ def reactions(scene: Scene) -> list[str]:
 
 def test_a_writer_starts_a_run_and_reads_its_result(scene: Scene) -> None:
     scene.prepare("smollm2")
+    scene.host.variables["HUB_TESTS_COMPILE_CACHE"] = "/srv/compiled"
     outcome = say(scene, "/run-hub-tests smollm2\nthanks!")
     jobs = ("gate", "start", "plan", "watch-fetch", "fetch", "watch", "test smollm2", "report")
     assert outcome.jobs.keys() == {*jobs, "conclude"}, outcome.log
@@ -50,6 +51,7 @@ def test_a_writer_starts_a_run_and_reads_its_result(scene: Scene) -> None:
     ]
     assert (scene.host.root / "store/pull-requests/checkpoints").is_dir()
     assert not (scene.host.root / "store/main").exists()
+    assert (scene.host.root / "compile-cache.txt").read_text() == "smollm2 reads /srv/compiled\n"
 
 
 def test_every_way_to_fail_has_its_own_label(scene: Scene) -> None:
@@ -117,6 +119,17 @@ def test_checkpoints_travel_by_cache_and_a_nightly_cache_is_only_read(scene: Sce
     outcome = say(scene, "/run-hub-tests smollm2")
     assert set(outcome.jobs.values()) == {"success"}, outcome.log
     assert [path.name for path in (scene.host.root / "caches").iterdir()] == ["hub-tests-pull-requests-777-1"]
+
+
+def test_checkpoints_travel_through_a_place_that_machines_share(scene: Scene) -> None:
+    """Fetch and test have stores of their own; what another wrote to the place is verified before the subject runs."""
+    scene.prepare("smollm2")
+    scene.host.variables |= {"HUB_TESTS_STORE_MODE": "url", "HUB_TESTS_STORE_URL": f"file://{scene.host.root}/place"}
+    outcome = say(scene, "/run-hub-tests smollm2")
+    assert set(outcome.jobs.values()) == {"success"}, outcome.log
+    (manifest,) = (scene.host.root / "place/pull-requests/checkpoints").rglob("hub-tests.json")
+    assert "SmolLM2" in str(manifest)
+    assert list((scene.host.root / "store").iterdir()) == []
 
 
 @pytest.mark.parametrize(

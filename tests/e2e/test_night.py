@@ -27,6 +27,7 @@ def test_a_bad_night_opens_an_issue_and_a_good_one_closes_it(scene: Scene) -> No
         )
     )
     (bad / "exit").write_text("1")
+    scene.host.variables["HUB_TESTS_COMPILE_CACHE"] = "/srv/compiled"
     outcome = scene.host.run(WORKFLOW, "schedule", events.schedule())
     ran = {"plan", "watch-fetch", "fetch", "watch", "report", "night", "conclude", *(f"test {name}" for name in models)}
     assert outcome.jobs.keys() == ran, outcome.log
@@ -35,6 +36,8 @@ def test_a_bad_night_opens_an_issue_and_a_good_one_closes_it(scene: Scene) -> No
         "report",
         "conclude",
     }, outcome.log
+    filled = (scene.host.root / "compile-cache.txt").read_text().splitlines()
+    assert sorted(filled) == sorted(f"{name} fills /srv/compiled" for name in models)
     (issue,) = scene.state.issues
     assert issue["state"] == "open"
     assert "`smollm2` | 1 |" in issue["body"]
@@ -60,6 +63,7 @@ def test_somebody_starts_it_by_hand_for_a_branch(scene: Scene) -> None:
     scene.prepare("smollm2")
     scene.state.commits[scene.state.repository, "feature"] = scene.commits.head
     scene.state.refs["heads/feature"] = scene.commits.head
+    scene.host.variables["HUB_TESTS_COMPILE_CACHE"] = "/srv/compiled"
     payload = events.dispatch(models="smollm2", layers="2", **{"subject-ref": "feature", "pull-request": "0"})
     outcome = scene.host.run(WORKFLOW, "workflow_dispatch", payload)
     assert outcome.jobs.keys() == {"plan", "watch-fetch", "fetch", "watch", "test smollm2", "report", "conclude"}, (
@@ -71,6 +75,7 @@ def test_somebody_starts_it_by_hand_for_a_branch(scene: Scene) -> None:
         (scene.commits.head, "success"),
     ]
     assert scene.state.comments == scene.state.issues == []
+    assert (scene.host.root / "compile-cache.txt").read_text() == "smollm2 reads /srv/compiled\n"
 
 
 def test_a_forks_commit_by_hand_starts_nothing(scene: Scene) -> None:

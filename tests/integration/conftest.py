@@ -264,9 +264,11 @@ def record(
         try:
             check_device(pipeline.device)
             yield lambda evidence: kept.append(replace(evidence, reproduce=kept[0].reproduce))
-        except Exception as error:
+        except Exception as failed:
+            unexplained = kept[-1].failure_class is None
+            error = pipeline.explain_failure(failed) if unexplained else failed
             reason = error.error if isinstance(error, StepFailedError) else error
-            if kept[-1].failure_class is None:
+            if unexplained:
                 kept.append(replace(kept[-1], failure_class=classify_failure(error), diagnosis=str(reason)))
             if isinstance(reason, HubTestsError):
                 raise pytest.fail.Exception(str(reason), pytrace=False) from None

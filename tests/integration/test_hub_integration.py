@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ci.errors import NotOfferedError
+from ci.hub.verification import describe_unverified
 from ci.suite import ModelPipeline, add_verdicts
 from ci.suite_checks import find_checkpoint_problems, format_failures, read_published_dtype
 
@@ -35,7 +36,8 @@ def test_download_and_truncate(pipeline: ModelPipeline, record: Any) -> None:
             "fetch_seconds": checkpoint.seconds,
         }
         missed = (f"two layers would have missed {kind}" for kind in checkpoint.kinds_missed)
-        notes = (*checkpoint.notes, *missed)
+        unverified = describe_unverified(checkpoint.not_verified_upstream)
+        notes = (*checkpoint.notes, *unverified, *missed)
         evidence = pipeline.start_evidence("test_download_and_truncate")
         evidence = replace(evidence, published_dtype=read_published_dtype(checkpoint))
         note(replace(evidence, figures=figures, notes=notes))
@@ -146,7 +148,7 @@ def test_positions(pipeline: ModelPipeline, record: Any, fast_llm_path: Path) ->
 
 @pytest.mark.deep
 def test_gradients(pipeline: ModelPipeline, record: Any, fast_llm_path: Path) -> None:
-    """Each parameter's gradient equals Hugging Face's; a subject that cannot train does not pass."""
+    """Each parameter's gradient equals Hugging Face's; where a subject's offer has none, it did not run."""
     with record() as note:
         evidence = pipeline.start_evidence("test_gradients")
         try:

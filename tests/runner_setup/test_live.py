@@ -112,6 +112,34 @@ print(SystemdHost(Layout()).{call})
     return machine.run(PYTHON, "-I", "-c", script)
 
 
+def test_the_doctor_tries_the_sandbox_under_the_slots_unit(machine: Machine) -> None:
+    """What it finds is what a job would: another user, without capabilities, under the slot's filters."""
+    script = """
+from hub_runner.config_file import load_config
+from hub_runner.layout import Layout
+from hub_runner.slot_sandbox import probe_slot_sandbox
+import dataclasses, json
+found = probe_slot_sandbox(load_config(Layout().config).get_slot(0), Layout())
+print(json.dumps(found if isinstance(found, str) else dataclasses.asdict(found)))
+"""
+    found = json.loads(machine.run(PYTHON, "-I", "-c", script))
+    assert isinstance(found, dict), found
+    assert found["as_root"] is False, found
+    if not found["program"]:
+        pytest.skip("apt-get install bubblewrap")
+    assert found["start"]["ok"], found
+    unit = "/etc/systemd/system/hub-runner-slot-0-probe.service"
+    machine.run("cp", unit, "/root/kept")
+    machine.run("sed", "-i", "s/^RestrictNamespaces=no/RestrictNamespaces=yes/", unit)
+    machine.run("systemctl", "daemon-reload")
+    try:
+        broken = json.loads(machine.run(PYTHON, "-I", "-c", script))
+    finally:
+        machine.run("cp", "/root/kept", unit)
+        machine.run("systemctl", "daemon-reload")
+    assert broken["start"]["ok"] is False, broken
+
+
 @pytest.fixture(scope="module")
 def met(machine: Machine) -> dict[str, Any]:
     """One job on the GPU slot, from start to end; what it met."""

@@ -70,7 +70,7 @@ def test_a_misspelt_unit_is_noticed(root: Path, right: str, wrong: str) -> None:
 @needs_systemd
 def test_no_service_is_exposed(root: Path) -> None:
     services = sorted((root / UNITS).glob("hub-runner-*.service"))
-    assert len(services) == 11
+    assert len(services) == 13
     command = ["systemd-analyze", "security", "--offline=true", "--no-pager"]
     for service in services:
         answer = subprocess.run([*command, str(service)], capture_output=True, text=True, check=False)
@@ -110,7 +110,9 @@ def test_every_slot_may_hold_a_sandbox(config: Config) -> None:
     files = render_host_files(config)
     for slot in config.resolved_slots:
         lines = files[f"{UNITS}/{slot.unit}"].text.splitlines()
-        assert "SystemCallFilter=mount umount2 pivot_root capset" in lines
+        assert "SystemCallFilter=mount umount2 pivot_root capset sethostname" in lines
+        assert "ReadWritePaths=/proc/sys/user" in lines
+        assert [line for line in lines if line.startswith("ProtectHostname=")][-1] == "ProtectHostname=no"
         assert "AppArmorProfile=-hub-runner-slot" in lines
         assert [line for line in lines if line.startswith("RestrictNamespaces=")][-1] == "RestrictNamespaces=no"
     for path, file in files.items():

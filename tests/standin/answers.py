@@ -2,7 +2,8 @@
 
 Protocol facts: https://huggingface.co/docs/hub/api and huggingface_hub's client (`file_download.py`, `hf_api.py`,
 `utils/_http.py`), which reads every field and header below. Files in LFS answer 302 to a signed URL on a second
-origin, plain ones carry their bytes. There are no xet headers, so that clients use plain HTTP.
+origin, plain ones carry their bytes. A renamed model answers 307 to its new name. Xet headers are given only on demand,
+so that clients use plain HTTP.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Catalog:
     """The state behind both origins. `tokens` maps a valid token to the gated repositories that it may read.
 
     `url_life` is a signed URL's life in seconds; `relative_redirects` makes small files take the detour over
-    `/api/resolve-cache` that the Hub takes since 2025; `page_size` limits a page of a tree.
+    `/api/resolve-cache` that the Hub takes since 2025; `page_size` limits a page of a tree. `renamed` maps old to new
+    model ids. `lists_digests=False` leaves LFS out of the listing; `xet` adds the headers of Xet-backed files.
     """
 
     cdn: str
@@ -53,6 +55,9 @@ class Catalog:
     url_life: float = 3600
     page_size: int = 1000
     relative_redirects: bool = False
+    renamed: dict[str, str] = field(default_factory=dict)
+    lists_digests: bool = True
+    xet: bool = False
     key: bytes = b"0"
 
     def sign_url(self, repo: Repo, file: StoredFile) -> str:
@@ -80,6 +85,8 @@ def answer_hub(catalog: Catalog, request: Request) -> Reply:
     token = request.headers.get("authorization", "").removeprefix("Bearer ") or None
     if token is not None and token not in catalog.tokens:
         return _make_error(401, None, "Invalid credentials in Authorization header")
+    if new := catalog.renamed.get(matched["model"]):
+        return Reply(307, {"Location": request.path.replace(matched["model"], new, 1)}, b"Temporary Redirect")
     repo = catalog.repos.get(matched["model"])
     if repo is None:
         message = "Repository not found" if token else "Invalid username or password."
@@ -104,7 +111,7 @@ def _match_route(path: str) -> tuple[str, dict[str, Any] | None]:
 
 def _answer_revision(catalog: Catalog, request: Request, route: str, repo: Repo, commit: Commit) -> Reply:
     if route == "info":
-        return _make_json(_make_info(repo, commit, blobs=_read_flag(request.query, "blobs")))
+        return _make_json(_make_info(catalog, repo, commit, blobs=_read_flag(request.query, "blobs")))
     if route == "tree":
         return _answer_tree(catalog, request, commit)
     if route == "paths":
@@ -120,6 +127,8 @@ def _answer_file(catalog: Catalog, request: Request, route: str, repo: Repo, com
         return _make_error(404, "EntryNotFound", "Entry not found", headers)
     if file.lfs:
         linked = {"X-Linked-Size": str(file.size), "X-Linked-Etag": f'"{file.sha256}"'}
+        if catalog.xet:
+            linked |= _make_xet_headers(catalog, repo, commit, file)
         location = catalog.sign_url(repo, file)
         return Reply(302, headers | linked | {"Location": location}, f"Found. Redirecting to {location}".encode())
     headers["ETag"] = f'"{file.etag}"'
@@ -131,6 +140,14 @@ def _answer_file(catalog: Catalog, request: Request, route: str, repo: Repo, com
         body = gzip.compress(file.source.read_bytes(), mtime=0)
         return Reply(200, headers | {"Content-Encoding": "gzip", "Transfer-Encoding": "chunked"}, body)
     return answer_range(file, request.range, headers | {"Content-Type": "text/plain; charset=utf-8"})
+
+
+def _make_xet_headers(catalog: Catalog, repo: Repo, commit: Commit, file: StoredFile) -> dict[str, str]:
+    """Return the headers of a Xet-backed file (https://huggingface.co/docs/xet/download-protocol)."""
+    token = f"/api/models/{repo.model_id}/xet-read-token/{commit.id}"
+    rebuild = f"{catalog.cdn}/v1/reconstructions/{file.sha256}"
+    links = f'<{token}>; rel="xet-auth", <{rebuild}>; rel="xet-reconstruction-info"'
+    return {"X-Xet-Hash": file.sha256, "Link": links}
 
 
 def answer_cdn(catalog: Catalog, request: Request) -> Reply:
@@ -186,7 +203,11 @@ def _find_range(first: str, last: str, size: int) -> tuple[int, int]:
     return int(first), min(int(last or size - 1), size - 1)
 
 
-def _make_info(repo: Repo, commit: Commit, *, blobs: bool) -> dict[str, Any]:
+def _make_info(catalog: Catalog, repo: Repo, commit: Commit, *, blobs: bool) -> dict[str, Any]:
+    keys = {path: _make_blob_keys(file) if blobs else {} for path, file in commit.files.items()}
+    if not catalog.lists_digests:
+        for path in keys:
+            keys[path].pop("lfs", None)
     return {
         "_id": hashlib.sha1(repo.model_id.encode()).hexdigest()[:24],
         "id": repo.model_id,
@@ -203,7 +224,7 @@ def _make_info(repo: Repo, commit: Commit, *, blobs: bool) -> dict[str, Any]:
         "tags": ["transformers", "safetensors"],
         "downloads": 0,
         "likes": 0,
-        "siblings": [{"rfilename": f.path, **(_make_blob_keys(f) if blobs else {})} for f in commit.files.values()],
+        "siblings": [{"rfilename": path, **known} for path, known in keys.items()],
     }
 
 

@@ -8,6 +8,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Self
@@ -15,25 +16,29 @@ from urllib.parse import parse_qsl, urlsplit
 
 from tests.standin.answers import Catalog, answer_cdn, answer_hub, find_file_path
 from tests.standin.repos import Repo, make_commit
-from tests.standin.wire import Fault, Faults, Origin, Reply, Request, Slice, apply_fault, read
+from tests.standin.wire import Fault, Faults, Link, Origin, Reply, Request, Slice, apply_fault, read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
     from types import TracebackType
 
-CHUNK = 1024**2
+PACED_CHUNK = 32 * 1024
+"""Bytes between two pauses on a line with a limited rate."""
 
 
 class HubServer:
     """A Hub with `endpoint` and its CDN on another origin, serving directories. A context manager.
 
-    `log` holds every request in order of arrival; `faults.inject(Fault(…))` makes things go wrong.
+    `log` holds every request in order of arrival; `faults.inject(Fault(…))` makes things go wrong. `link` slows every
+    connection down. `connections` counts those that were opened.
     """
 
     def __init__(self, port: int = 0) -> None:
         self.log: list[Request] = []
         self.faults = Faults()
+        self.link = Link()
+        self.connections = 0
         self.closing = threading.Event()
         self._origins = [_OriginServer(self, "hub", port), _OriginServer(self, "cdn", 0)]
         self.endpoint, cdn = (origin.url for origin in self._origins)
@@ -110,6 +115,7 @@ class _OriginServer(ThreadingHTTPServer):
         connection, address = super().get_request()
         with self._lock:
             self._open.add(connection)
+            self.hub.connections += 1
         return connection, address
 
     def close_request(self, request: Any) -> None:
@@ -139,6 +145,11 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     server: _OriginServer
 
+    def setup(self) -> None:
+        """Set the connection up, which costs a round trip."""
+        super().setup()
+        self.server.hub.closing.wait(self.server.hub.link.latency)
+
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
         """Print nothing: requests are in the hub's log."""
 
@@ -146,12 +157,14 @@ class _Handler(BaseHTTPRequestHandler):
         hub = self.server.hub
         request = self._read_request()
         hub.log.append(request)
+        if hub.link.latency:
+            hub.closing.wait(hub.link.latency)
         fault = hub.faults.take_fault(request)
         if fault and fault.kind in ("drop", "hang"):
             hub.closing.wait(fault.amount if fault.kind == "hang" else 0)
             return self._reset()
         reply = hub.answer(_without_range(request) if fault and fault.kind == "ignore_range" else request)
-        return self._send(request, apply_fault(reply, fault) if fault else reply, fault)
+        return self._send(request, apply_fault(reply, fault, request) if fault else reply, fault)
 
     do_HEAD = do_POST = do_GET  # noqa: N815 - the base class's names
 
@@ -173,6 +186,8 @@ class _Handler(BaseHTTPRequestHandler):
         chunked = "Transfer-Encoding" in reply.headers
         if not chunked:
             self.send_header("Content-Length", str(reply.length))
+        if fault and fault.kind == "drip_headers":
+            self._drip_headers(fault.amount)
         self.end_headers()
         if request.method == "HEAD":
             return
@@ -189,7 +204,27 @@ class _Handler(BaseHTTPRequestHandler):
             self._write(body, request.sent)
             self.close_connection = True
             return self._reset() if fault.kind == "reset" else None
+        if self.server.hub.link.rate:
+            return self._pace(body, self.server.hub.link.rate)
         return self._write(body, request.sent)
+
+    def _pace(self, body: bytes | Slice, rate: float) -> None:
+        """Send a body at `rate` bytes a second, in the long run."""
+        content, started = memoryview(read(body)), time.monotonic()
+        for start in range(0, len(content), PACED_CHUNK):
+            chunk = content[start : start + PACED_CHUNK]
+            late = started + (start + len(chunk)) / rate - time.monotonic()
+            if late > 0 and self.server.hub.closing.wait(late):
+                return
+            self.wfile.write(chunk)
+
+    def _drip_headers(self, rate: int) -> None:
+        """Send the buffered headers at `rate` bytes a second."""
+        headers: list[bytes] = vars(self).pop("_headers_buffer")  # end_headers then sends the blank line alone
+        for byte in b"".join(headers):
+            self.wfile.write(bytes([byte]))
+            if self.server.hub.closing.wait(1 / rate):
+                break
 
     def _write(self, body: bytes | Slice, length: int) -> None:
         if isinstance(body, bytes):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlencode
 
 Origin = Literal["hub", "cdn"]
 FaultKind = Literal[
@@ -23,7 +25,16 @@ FaultKind = Literal[
     "corrupt",  # flip one bit of byte `amount` of the body
     "expired",  # the CDN's answer to a signed URL past its life
     "hang",  # accept the request and answer nothing for `amount` seconds
+    "extra",  # `amount` bytes more than the range asked for, with a Content-Length that says so
+    "chunked",  # no Content-Length, and `amount` bytes more (or, below 0, fewer) than asked for
+    "gzip",  # the body compressed, though nobody asked for it
+    "empty",  # 204 without a body
+    "portal",  # 200 with a captive portal's page
+    "loop",  # a redirect to the same URL
+    "drip_headers",  # send status and headers at `amount` bytes a second
 ]
+
+PORTAL_PAGE = b"<!DOCTYPE html><html><head><title>Sign in to the network</title></head><body>Sign in</body></html>"
 
 
 @dataclass
@@ -107,6 +118,9 @@ class Faults:
         self._lock = threading.Lock()
         self._faults: list[Fault] = []
 
+    def __bool__(self) -> bool:
+        return bool(self._faults)
+
     def inject(self, *faults: Fault) -> None:
         """Add faults for later requests."""
         with self._lock:
@@ -139,7 +153,7 @@ class Faults:
             self._faults[index] = replace(fault, times=fault.times - 1)
 
 
-def apply_fault(reply: Reply, fault: Fault) -> Reply:
+def apply_fault(reply: Reply, fault: Fault, request: Request) -> Reply:
     """Change a reply as a fault says. The server applies faults of timing and transport itself."""
     if fault.kind == "status":
         return Reply(fault.status, fault.headers, b"injected\n")
@@ -149,6 +163,10 @@ def apply_fault(reply: Reply, fault: Fault) -> Reply:
         return replace(reply, body=replace(reply.body, length=max(reply.length - fault.amount, 0)))
     if fault.kind == "corrupt":
         return replace(reply, body=_flip_bit(reply.body, fault.amount))
+    if fault.kind in ("extra", "chunked"):
+        return _change_length(reply, fault.amount, chunked=fault.kind == "chunked")
+    if fault.kind in ("gzip", "empty", "portal", "loop"):
+        return _answer_instead(reply, fault.kind, request)
     if fault.kind == "wrong_range":
         return _change_content_range(reply, shift=fault.amount)
     if fault.kind == "resize":
@@ -160,10 +178,37 @@ EXPIRED = Reply(403, {"Content-Type": "application/xml"}, b"<Error><Code>AccessD
                 b"expired</Message></Error>")  # fmt: skip
 
 
+def _answer_instead(reply: Reply, kind: str, request: Request) -> Reply:
+    if kind == "gzip":
+        body = gzip.compress(read(reply.body), mtime=0)
+        return Reply(reply.status, {**reply.headers, "Content-Encoding": "gzip"}, body)
+    if kind == "empty":
+        return Reply(204)
+    if kind == "portal":
+        return Reply(200, {"Content-Type": "text/html"}, PORTAL_PAGE)
+    query = f"?{urlencode(request.query)}" if request.query else ""
+    return Reply(302, {"Location": f"{request.path}{query}"})
+
+
+def _change_length(reply: Reply, change: int, *, chunked: bool) -> Reply:
+    content = read(reply.body)
+    content = content + b"\0" * change if change >= 0 else content[:change]
+    headers = {**reply.headers, "Transfer-Encoding": "chunked"} if chunked else reply.headers
+    return replace(reply, headers=headers, body=content)
+
+
 def _flip_bit(body: bytes | Slice, position: int) -> bytes:
     content = bytearray(read(body))
     content[position % len(content)] ^= 1
     return bytes(content)
+
+
+@dataclass
+class Link:
+    """How slow the line is: seconds of a round trip, and bytes a second of one connection (0: no limit)."""
+
+    latency: float = 0.0
+    rate: float = 0.0
 
 
 def read(body: bytes | Slice) -> bytes:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import ci
+from ci.companion_files import copy_companions
 from ci.errors import UnsupportedError
 from ci.subjects.base import (
     ConvertRequest,
@@ -78,6 +79,7 @@ class ReferenceSubject:
         checkpoint = read_huggingface(Path(request.source), request.checkpoint_format)
         with open_huggingface(checkpoint) as tensors, create_directory(target) as part:
             write_fast_llm(part, checkpoint, to_fast_llm(checkpoint.parameters, tensors))
+            copy_companions(Path(request.source), part)
         return _make_result(target, started)
 
     def export(self, request: ExportRequest) -> ConvertResult:
@@ -91,6 +93,7 @@ class ReferenceSubject:
         with open_fast_llm(checkpoint) as tensors, create_directory(target) as part:
             planned = to_huggingface(checkpoint.parameters, tensors)
             write_huggingface(part, config, planned, SAFETENSORS_DTYPES[request.dtype])
+            copy_companions(Path(request.source), part)
         return _make_result(target, started)
 
     def trace(self, request: TraceRequest) -> TraceResult:

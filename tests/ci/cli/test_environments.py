@@ -55,6 +55,24 @@ def test_prune_needs_an_age_and_can_only_look(environment: Path, capsys: pytest.
     assert not environment.exists()
 
 
+def test_prune_also_removes_compiled_code(
+    environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layer = tmp_path / "compiled" / f"{'a' * 32}-{'b' * 64}.tar"
+    layer.parent.mkdir()
+    layer.write_bytes(bytes(2**20))
+    os.utime(layer, (0, 0))
+    assert main(["env", "prune", "--days", "30"]) == 0
+    assert layer.exists()
+    monkeypatch.setenv("HUB_TESTS_COMPILE_CACHE", str(layer.parent))
+    assert main(["env", "prune", "--days", "30", "--dry-run"]) == 0
+    assert f"{layer}  1.0 MiB of compiled code" in capsys.readouterr().out
+    assert layer.exists()
+    assert main(["env", "prune", "--days", "30", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    assert not layer.exists()
+
+
 def test_build_finds_what_is_there(environment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.toml").write_text('name = "mine"\npython = ">=3.11"\nrequirements = []\n')
     assert main(["env", "build", str(tmp_path / "mine.toml")]) == 0

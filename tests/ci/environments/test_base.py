@@ -20,6 +20,7 @@ from ci.environments.base import (
     mark_used,
     prune_bases,
     read_base,
+    use_base,
     verify_base,
 )
 from ci.environments.installer import PipInstaller
@@ -92,5 +93,13 @@ def test_pruning_takes_what_was_not_used(tmp_path: Path) -> None:
     assert [environment.manifest.description.name for environment in said] == ["old"]
     assert len(list_bases(tmp_path)) == 2
     assert prune_bases(tmp_path, older_than=3600, keep=frozenset({"old"}), dry_run=False) == ()
+    old = next(base for base in list_bases(tmp_path) if base.manifest.description.name == "old")
+    with use_base(old) as held:
+        os.utime(old.path / MANIFEST, (1000, 1000))
+        assert held
+        assert prune_bases(tmp_path, older_than=3600, keep=frozenset(), dry_run=True) == ()
+        assert prune_bases(tmp_path, older_than=3600, keep=frozenset(), dry_run=False) == ()
     prune_bases(tmp_path, older_than=3600, keep=frozenset(), dry_run=False)
+    with use_base(old) as held:
+        assert not held
     assert [environment.manifest.description.name for environment in list_bases(tmp_path)] == ["new"]

@@ -13,6 +13,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 GOOD = 'name = "mine"\npython = ">=3.11"\nrequirements = ["numpy"]\n'
+REFUSED = (
+    *("PYTHONPATH", "PYTHONSTARTUP", "LD_PRELOAD", "LD_LIBRARY_PATH", "GITHUB_ENV", "github_token", "HUB_TESTS_CACHE"),
+    *("PATH", "HOME", "TMPDIR", "BASH_ENV", "GIT_DIR", "PIP_INDEX_URL", "HF_TOKEN", "AWS_SECRET", "ACTIONS_CACHE_URL"),
+)
+
+
+def test_ordinary_variables_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD + '[environment]\nMAX_JOBS = "4"\nFLASH_ATTENTION_FORCE_BUILD = "TRUE"\nCC = "gcc-13"\n')
+    assert load_description(str(path)).environment == {
+        "MAX_JOBS": "4",
+        "FLASH_ATTENTION_FORCE_BUILD": "TRUE",
+        "CC": "gcc-13",
+    }
 
 
 def test_the_shipped_ones_are_read() -> None:
@@ -37,6 +51,12 @@ def test_the_digest_is_of_the_content(tmp_path: Path) -> None:
         (GOOD.replace("mine", "../mine"), "expected lower case"),
         (GOOD + 'import-path = "../other"\n', "below the checkout"),
         (GOOD + 'install = "copy"\n', "install: "),
+        *(
+            (GOOD + f'[environment]\n{name} = "x"\n', f"environment: '{name}': a description may not")
+            for name in REFUSED
+        ),
+        (GOOD + '[environment]\n"A=B" = "x"\n', "environment: 'A=B': expected NAME"),
+        (GOOD + '[environment]\nA = "x\\u0001"\n', "environment: 'A': expected NAME"),
         ("name = ", "not TOML"),
     ],
 )

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ci.environments import prepare
+from ci.environments.base import prune_bases
 from ci.environments.prepare import prepared_subject
 from ci.errors import RequestError
-from ci.run_options import RunOptions
+from ci.run_options import RunOptions, make_pytest_arguments
 from ci.settings import Settings
 from tests.ci.environments.conftest import DESCRIPTION
 from tests.ci.environments.wheels import write_subject
@@ -49,6 +51,7 @@ def test_environment_and_source_become_interpreter_and_path(
     options = replace(OPTIONS, environment=described, subject_source=str(checkout))
     with prepared_subject(options, settings, os.environ, tmp_path / "report", print) as prepared:
         assert prepared.subject_python == base.python
+        assert prune_bases(base.path.parent, older_than=-1, keep=frozenset(), dry_run=True) == ()
         assert (prepared.subject_path[0] / "standin").is_dir()
         assert prepared.subject_failure is None
     assert not prepared.subject_path[0].exists()
@@ -62,6 +65,7 @@ def test_over_a_prepared_interpreter_a_subject_is_installed_as_over_its_own_envi
     checkout = write_subject(tmp_path / "checkout")
     options = replace(OPTIONS, subject_python=base.python, subject_source=str(checkout))
     with prepared_subject(options, settings, os.environ, tmp_path / "report", print) as prepared:
+        assert prune_bases(base.path.parent, older_than=-1, keep=frozenset(), dry_run=True) == ()
         assert "the subject's import failed: " in str(prepared.subject_failure)
         assert "fast_llm" in str(prepared.subject_failure)
     assert "editable" in (tmp_path / "report" / "logs" / "build.log").read_text()
@@ -100,3 +104,17 @@ def test_options_that_do_not_fit_are_refused(
         prepared_subject(options, settings, os.environ, tmp_path / "report", print),
     ):
         pass
+
+
+def test_the_variables_of_a_description_reach_the_suite(
+    base: BaseEnvironment, settings: Settings, described: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "provide_base", lambda *_: base)
+    with Path(described).open("a") as file:
+        file.write('[environment]\nMAX_JOBS = "4"\n')
+    options = replace(OPTIONS, environment=described)
+    with prepared_subject(options, settings, os.environ, tmp_path / "report", print) as prepared:
+        assert prepared.read_subject_variables() == {"MAX_JOBS": "4"}
+        words = make_pytest_arguments(prepared)
+    assert """--subject-variables={"MAX_JOBS": "4"}""" in words
+    assert options.read_subject_variables() == {}

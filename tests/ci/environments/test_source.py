@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci.environments.source import fetch_source, is_git_address, read_commit, split_address
+from ci.environments.source import fetch_source, is_git_address, pin_address, split_address
 from ci.errors import InfrastructureError, RequestError
+from ci.subjects.provenance import read_commit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,3 +90,12 @@ def test_a_changed_checkout_says_so(origin: Path, tmp_path: Path) -> None:
     (origin / "file").write_text("changed")
     assert read_commit(origin, os.environ) == f"{head}-dirty"
     assert read_commit(tmp_path, os.environ) is None
+
+
+def test_an_address_is_named_at_the_commit_that_was_fetched() -> None:
+    commit = "0123456789" * 4
+    assert pin_address("https://host/owner/name", commit) == f"https://host/owner/name@{commit}"
+    assert pin_address("git+https://host/owner/name@main", commit) == f"https://host/owner/name@{commit}"
+    for other in (None, f"{commit}-dirty", "main"):
+        assert pin_address("https://host/owner/name@main", other) == "https://host/owner/name@main"
+    assert pin_address("./checkout", commit) == "./checkout"

@@ -26,6 +26,7 @@ from ci.subjects.reference.subject import ReferenceSubject
 if TYPE_CHECKING:
     from benchmarks.mutation.experiment import Experiment
     from ci.equivalence.verdict import Verdict
+    from ci.models import Policy
 
 BUGS = {mutation.name: mutation for mutation in catalogue()}
 
@@ -329,6 +330,20 @@ def test_a_semantic_key_is_a_difference(dense: Experiment) -> None:
     assert not verdict.passed
     assert verdict.failure_class == "config_mismatch"
     assert "hidden_act (semantic): 'silu' became 'relu'" in verdict.diagnosis
+
+
+@pytest.mark.parametrize(("policy", "failure"), [("warn", None), ("strict", "export_incomplete")])
+def test_what_an_export_loses_beside_its_weights_is_a_warning_or_red(
+    dense: Experiment, policy: Policy, failure: str | None
+) -> None:
+    target = exported(dense, f"lossy-{policy}")
+    (target / "generation_config.json").unlink()
+    judge = dense.judge(ReferenceSubject(), dense.converted)
+    judge.inputs = replace(judge.inputs, model=replace(dense.model, export_policy=policy))
+    verdict = judge.check_round_trip(str(target))
+    assert (verdict.passed, verdict.failure_class) == (failure is None, failure)
+    assert verdict.warnings == ("export: generation_config.json not exported",)
+    assert ("generation_config.json" in verdict.diagnosis) == (failure is not None)
 
 
 def test_an_export_that_does_not_load_is_a_finding(dense: Experiment) -> None:

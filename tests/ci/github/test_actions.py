@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import re
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -18,7 +16,6 @@ from ci.github.actions import (
     format_annotation,
     guard_output,
     neutralize_commands,
-    pause_commands,
     print_annotation,
     write_outputs,
     write_summary,
@@ -161,22 +158,9 @@ def test_what_is_printed_in_actions_commands_nothing(capsys: pytest.CaptureFixtu
 
 
 def test_outside_of_actions_nothing_is_changed(capfd: pytest.CaptureFixture[str]) -> None:
-    with guard_output({}), pause_commands({}, 1):
+    with guard_output({}):
         print(HOSTILE[0])
     assert capfd.readouterr().out == HOSTILE[0] + "\n"
-
-
-def test_only_a_random_token_ends_a_pause(tmp_path: Path) -> None:
-    tokens = set()
-    for number in range(2):
-        path = tmp_path / str(number)
-        with path.open("w") as file, pause_commands(IN_ACTIONS, file.fileno()):
-            os.write(file.fileno(), b"::stop::\n::error::forged, without an end of line")
-        first, *_, last = path.read_text().splitlines()
-        assert first.startswith("::stop-commands::")
-        assert last == f"::{first.removeprefix('::stop-commands::')}::"
-        tokens.add(last)
-    assert len(tokens) == 2
 
 
 REGISTERED = (*COMMANDS, "warning", "notice", "set-env", "add-path", "save-state", "debug", "endgroup", "echo")
@@ -272,20 +256,3 @@ def test_bytes_have_no_way_around_the_guard(capsys: pytest.CaptureFixture[str]) 
             sys.stdout.fileno()
         with pytest.raises(TypeError):
             sys.stdout.write(b"::error::x")  # type: ignore[arg-type]
-
-
-@settings(deadline=None, max_examples=25)
-@given(st.lists(PIECES, max_size=12).map("".join))
-def test_a_child_that_writes_to_the_descriptors_itself_commands_nothing(text: str) -> None:
-    """What it writes stands between the pause and its end; the random token is all that ends it."""
-    said = text.encode(errors="surrogateescape" if all(not 0xD800 <= ord(c) < 0xDC80 for c in text) else "replace")
-    script = "import os, sys; [os.write(fd, bytes.fromhex(sys.argv[1])) for fd in (1, 2)]"
-    read, write = os.pipe()
-    with os.fdopen(read, "rb") as reader:
-        with pause_commands(IN_ACTIONS, write):
-            subprocess.run(
-                [sys.executable, "-I", "-S", "-c", script, said.hex()], stdout=write, stderr=write, check=True
-            )
-        os.write(write, b"::error::ours, after the pause\n")
-        os.close(write)
-        assert Runner().read(reader.read()) == ["error"]

@@ -11,7 +11,13 @@ from ci.errors import RequestError
 from ci.github.context import Context, read_context
 from ci.github.event import parse_event
 from ci.github.gate_input import PullRequest
-from ci.github.run_request import choose_head, choose_scope, make_run_request, parse_layers_input
+from ci.github.run_request import (
+    choose_head,
+    choose_scope,
+    make_run_request,
+    may_fill_compile_cache,
+    parse_layers_input,
+)
 from ci.plan import RunRequest
 from tests.e2e import events
 
@@ -84,9 +90,30 @@ def test_a_tick_and_a_dispatch() -> None:
     assert (request.models, request.layers, request.deep, request.subject_repository) == (("@moe",), 3, True, "a/b")
 
 
+def may_fill(name: str, payload: dict[str, Any], **inputs: Any) -> bool:
+    event = parse_event(name, json.dumps(payload).encode())
+    return may_fill_compile_cache(event, make_run_request(event, context(**inputs)))
+
+
+def test_only_the_default_branch_fills_the_compile_cache() -> None:
+    assert may_fill("schedule", events.schedule())
+    assert may_fill("schedule", events.schedule(), **{"subject-repository": "a/b"})
+    assert may_fill("workflow_dispatch", events.dispatch())
+    assert not may_fill("workflow_dispatch", {**events.dispatch(), "ref": "refs/heads/feature"})
+    assert not may_fill("workflow_dispatch", {**events.dispatch(), "ref": "refs/tags/main"})
+    assert not may_fill("schedule", events.schedule(), **{"subject-ref": "feature"})
+    assert not may_fill("workflow_dispatch", events.dispatch(), **{"subject-ref": HEAD})
+    assert not may_fill("workflow_dispatch", events.dispatch(), **{"pull-request": "7"})
+    assert not may_fill("merge_group", events.merge_group(HEAD))
+    gated = {"pull-request": 7, "subject-ref": HEAD}
+    assert not may_fill("issue_comment", events.comment("/run-hub-tests"), **gated)
+
+
 def test_a_pull_request_by_hand_could_poison_the_caches_that_a_night_reads() -> None:
     with pytest.raises(RequestError, match="by its comment"):
         asked("workflow_dispatch", events.dispatch(), **{"pull-request": "7", "store": "cache"})
+    with pytest.raises(RequestError, match="input store: 's3' is not one of directory, url, cache"):
+        asked("workflow_dispatch", events.dispatch(), store="s3")
     gated = {"pull-request": 7, "subject-ref": HEAD, "store": "cache"}
     assert asked("issue_comment", events.comment("/run-hub-tests"), **gated).pull_request == 7
 

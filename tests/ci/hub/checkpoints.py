@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ci.hub.journal import JOURNAL
-from ci.hub.manifest import MANIFEST, RULES_VERSION, FileEntry, Manifest, encode_manifest
+from ci.hub.manifest import MANIFEST, RULES_VERSION, FileEntry, Manifest, TensorEntry, encode_manifest
 from ci.hub.store_paths import CheckpointKey
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ def write_checkpoint(directory: Path, key: CheckpointKey = KEY, size: int = 4096
     content = b"x" * size
     (directory / "model.safetensors").write_bytes(content)
 
-    files = {"model.safetensors": FileEntry(size, hashlib.sha256(content).hexdigest())}
+    digest = hashlib.sha256(content).hexdigest()
+    files = {"model.safetensors": FileEntry(size, digest)}
     manifest = Manifest(
         1,
         key.model_id,
@@ -38,7 +39,7 @@ def write_checkpoint(directory: Path, key: CheckpointKey = KEY, size: int = 4096
         key.remote_code,
         size,
         sources={},
-        tensors={},
+        tensors={"x": TensorEntry("U8", (size,), digest, "model.safetensors", "model.safetensors", 0, size)},
         files=files,
     )
     (directory / MANIFEST).write_bytes(encode_manifest(manifest))

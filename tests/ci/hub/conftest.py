@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,8 +10,10 @@ import pytest
 from ci.hub.remote import HubClient
 from ci.hub.retry import RetryPolicy
 from ci.hub.store import Store
+from ci.settings import NetworkLimits
 from tests.ci.hub.samples import BIG, MODEL, make_repository
-from tests.standin.fixtures import hub, settings
+from tests.standin.fixtures import hub
+from tests.standin.fixtures import settings as standin_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     from ci.settings import Settings
     from tests.standin.server import HubServer
 
-__all__ = ["hub", "settings"]
+__all__ = ["hub", "standin_settings"]
 
 
 @pytest.fixture(autouse=True)
@@ -33,8 +36,14 @@ def _close_connections() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many tries as in earnest, without the waits."""
-    quick = RetryPolicy(tries=4, first=0.01, longest=0.02, timeout=5.0)
+    quick = RetryPolicy(tries=4, first=0.01, longest=0.02)
     monkeypatch.setattr("ci.hub.remote.RetryPolicy", lambda: quick)
+
+
+@pytest.fixture
+def settings(standin_settings: Settings) -> Settings:
+    """Settings that point to `hub` and do not wait long."""
+    return replace(standin_settings, network=NetworkLimits(timeout=5.0))
 
 
 @pytest.fixture

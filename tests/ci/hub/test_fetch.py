@@ -12,6 +12,7 @@ import pytest
 
 from ci.errors import InfrastructureError
 from ci.hub.fetch import FetchRequest, fetch
+from ci.hub.prune import PruneRequest
 from ci.hub.store import Store
 from ci.records import to_json
 from tests.ci.hub.samples import (
@@ -120,7 +121,8 @@ def test_a_second_fetch_moves_nothing(hub: HubServer, settings: Settings, commit
 
 def test_what_was_fetched_is_held_while_the_process_lives(settings: Settings, commit: str) -> None:
     fetch(REQUEST, settings)
-    assert [(entry.state, entry.in_use) for entry in Store(settings.cache).prune(0)] == [("complete", True)]
+    (entry,) = Store(settings.cache).prune(PruneRequest(max_bytes=0))
+    assert (entry.state, entry.in_use) == ("complete", True)
 
 
 def test_a_fetch_shows_that_it_is_alive(settings: Settings, commit: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,6 +157,7 @@ def test_a_network_that_goes_away_leaves_parts_to_go_on_from(
     hub: HubServer, settings: Settings, commit: str, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ci.hub.transfer.PIECE_SIZE", 100)
+    monkeypatch.setattr("ci.hub.transfer.LARGEST_REQUEST", 100)
     hub.faults.inject(Fault("drop", origin="cdn", skip=8, times=None))
     with pytest.raises(InfrastructureError, match="times in a row"):
         fetch(REQUEST, settings)

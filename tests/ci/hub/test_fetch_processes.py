@@ -36,7 +36,7 @@ SCRIPT = """
 import sys
 import ci.hub.transfer
 from ci.__main__ import main
-ci.hub.transfer.PIECE_SIZE = 2000
+ci.hub.transfer.PIECE_SIZE = ci.hub.transfer.LARGEST_REQUEST = 2000
 sys.exit(main(["fetch", "owner/model", "--cache", sys.argv[1], "--json"]))
 """
 
@@ -99,6 +99,7 @@ def test_killed_in_the_middle_the_next_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("ci.hub.transfer.PIECE_SIZE", 2000)
+    monkeypatch.setattr("ci.hub.transfer.LARGEST_REQUEST", 2000)
     hub.faults.inject(Fault("slow", amount=1000, origin="cdn", skip=22, times=None))
     process = spawn(settings)
     deadline = time.monotonic() + 30

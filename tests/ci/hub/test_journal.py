@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci.hub.download_plan import OutputFile, plan_output_files, plan_pieces
+from ci.hub.download_plan import OutputFile, plan_output_files
 from ci.hub.journal import JOURNAL, Journal, has_complete_pieces
-from tests.ci.hub.test_download_plan import source
+from ci.hub.piece_plan import plan_pieces
+from tests.ci.hub.test_piece_plan import source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,8 +21,7 @@ def plan(*names: str) -> tuple[OutputFile, ...]:
 
 
 def open_journal(directory: Path, outputs: Sequence[OutputFile]) -> Journal:
-    pieces = [piece for output in outputs for piece in plan_pieces(output, piece_size=5)]
-    return Journal(directory, outputs, pieces)
+    return Journal(directory, outputs, plan_pieces(outputs, piece_size=5))
 
 
 @pytest.fixture
@@ -73,3 +73,18 @@ def test_a_checkpoint_has_no_journal(tmp_path: Path, outputs: tuple[OutputFile, 
     journal.remove()
     assert not (tmp_path / JOURNAL).exists()
     assert not has_complete_pieces(tmp_path)
+
+
+def test_wrong_pieces_are_missing_the_next_time_until_they_are_recorded_again(
+    tmp_path: Path, outputs: tuple[OutputFile, ...]
+) -> None:
+    journal = open_journal(tmp_path, outputs)
+    journal.record([0, 1, 2])
+    journal.forget([1, 2])
+    journal.record([2])
+    assert open_journal(tmp_path, outputs).complete_pieces == {0, 2}
+
+
+def test_numbers_that_no_piece_has_do_not_count(tmp_path: Path, outputs: tuple[OutputFile, ...]) -> None:
+    open_journal(tmp_path, outputs).record([-1, 3, 4])
+    assert open_journal(tmp_path, outputs).complete_pieces == {3}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,9 +12,8 @@ from ci.errors import InfrastructureError
 from ci.hub.manifest import (
     MANIFEST,
     FileEntry,
+    IncompatibleManifestError,
     encode_manifest,
-    find_content_problems,
-    find_size_problems,
     read_manifest,
 )
 from tests.ci.hub.checkpoints import KEY, write_checkpoint
@@ -62,13 +62,33 @@ def test_another_schema_is_refused(directory: Path) -> None:
         read_manifest(directory)
 
 
-def test_problems_by_size_and_by_content(directory: Path) -> None:
-    manifest, _ = read_manifest(directory)
-    assert find_size_problems(directory, manifest) == find_content_problems(directory, manifest) == []
-    (directory / WEIGHTS).write_bytes(b"y" * 100)
-    assert find_size_problems(directory, manifest) == []
-    assert find_content_problems(directory, manifest) == [f"{WEIGHTS} has other content than when it was fetched"]
-    (directory / WEIGHTS).write_bytes(b"y" * 99)
-    assert find_content_problems(directory, manifest) == [f"{WEIGHTS} has 99 bytes instead of 100"]
-    (directory / WEIGHTS).unlink()
-    assert find_content_problems(directory, manifest) == [f"{WEIGHTS} is missing"]
+def test_a_newer_schema_is_told_apart_whatever_else_it_has(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_text('{"schema": 2, "everything": "else"}')
+    with pytest.raises(IncompatibleManifestError, match="written by a newer hub-tests"):
+        read_manifest(tmp_path)
+
+
+def test_unknown_keys_are_ignored(directory: Path) -> None:
+    path = directory / MANIFEST
+    path.write_text(path.read_text().replace('"schema": 1', '"surprise": [1], "schema": 1'))
+    assert read_manifest(directory)[0].model_id == KEY.model_id
+
+
+@pytest.mark.parametrize("kind", ["link", "directory", "pipe"])
+def test_a_manifest_is_a_file(directory: Path, kind: str) -> None:
+    path = directory / MANIFEST
+    path.rename(directory.parent / "elsewhere")
+    if kind == "link":
+        path.symlink_to(directory.parent / "elsewhere")
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        os.mkfifo(path)
+    with pytest.raises(InfrastructureError, match="cannot be read"):
+        read_manifest(directory)
+
+
+def test_a_manifest_without_end_is_not_read(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ci.hub.manifest.MAX_MANIFEST", 100)
+    with pytest.raises(InfrastructureError, match="more than 100 bytes"):
+        read_manifest(directory)

@@ -112,7 +112,7 @@ def test_a_url_that_is_never_any_good_ends(hub: HubServer, client: HubClient, co
 
 def test_a_small_file_with_a_flipped_bit_is_refused(hub: HubServer, client: HubClient, commit: str) -> None:
     listing = client.get_repository(MODEL, None)
-    hub.faults.inject(Fault("corrupt", amount=3, file="config.json"))
+    hub.faults.inject(Fault("corrupt", amount=3, file="config.json", times=None))
     with pytest.raises(InfrastructureError, match=r"config\.json: content does not match its digest"):
         client.read_file(listing, "config.json", limit=1000)
 
@@ -133,7 +133,7 @@ def test_redirects_to_anything_else_are_refused(hub: HubServer, client: HubClien
 
 
 def test_not_a_hub(hub: HubServer, client: HubClient, commit: str) -> None:
-    hub.faults.inject(Fault("status", status=200))
+    hub.faults.inject(Fault("status", status=200, times=None))
     with pytest.raises(InfrastructureError, match="not valid JSON"):
         client.get_repository(MODEL, None)
 

@@ -41,14 +41,14 @@ def test_another_range_or_another_size_is_refused(
     hub: HubServer, client: HubClient, commit: str, kind: FaultKind, amount: int
 ) -> None:
     listing = client.get_repository(MODEL, None)
-    hub.faults.inject(Fault(kind, amount=amount, origin="cdn"))
+    hub.faults.inject(Fault(kind, amount=amount, origin="cdn", times=None))
     with pytest.raises(InfrastructureError, match="asked for bytes 5-49/"):
         client.read_range(listing, SHARD, 5, 50)
 
 
 def test_a_linked_size_other_than_listed_is_refused(hub: HubServer, client: HubClient, commit: str) -> None:
     listing = client.get_repository(MODEL, None)
-    hub.faults.inject(Fault("resize", amount=1, origin="hub"))
+    hub.faults.inject(Fault("resize", amount=1, origin="hub", times=None))
     with pytest.raises(InfrastructureError, match="its listing said"):
         client.read_range(listing, SHARD, 5, 50)
 
@@ -104,7 +104,7 @@ def test_what_was_read_past_the_library_and_came_short_is_read_again(
     """If a library kept buffered bytes back, everything after them would be at the wrong place."""
     real = responses.iter_body
 
-    def shifted(response: Any, size: int, timeout: float, *, direct: bool) -> Iterator[bytes]:
+    def shifted(response: Any, size: int, timeout: float, *, direct: bool, latency: float) -> Iterator[bytes]:
         chunks = real(response, size, timeout, direct=direct)
         if direct:
             next(chunks)
@@ -112,5 +112,5 @@ def test_what_was_read_past_the_library_and_came_short_is_read_again(
             raise responses.TransientError("connection ended early")
         yield from chunks
 
-    monkeypatch.setattr("ci.hub.remote.iter_body", shifted)
+    monkeypatch.setattr("ci.hub.connection.iter_body", shifted)
     assert client.read_range(client.get_repository(MODEL, None), BIG, 0, len(big)) == big

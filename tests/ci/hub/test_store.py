@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import shutil
 import time
@@ -13,9 +15,11 @@ import pytest
 from ci.errors import InfrastructureError
 from ci.hub.journal import JOURNAL
 from ci.hub.layers import LayerChoice
-from ci.hub.manifest import MANIFEST, RULES_VERSION
+from ci.hub.lease import RUN_TIMEOUT
+from ci.hub.manifest import MANIFEST, RULES_VERSION, IncompatibleManifestError
+from ci.hub.prune import PruneRequest
 from ci.hub.store import Store
-from ci.hub.store_paths import FETCH_TIMEOUT, CheckpointKey
+from ci.hub.store_paths import FETCH_TIMEOUT, CheckpointKey, StorePaths
 from tests.ci.hub.checkpoints import COMMIT, KEY, add, leave_parts, write_checkpoint
 
 if TYPE_CHECKING:
@@ -54,8 +58,7 @@ def test_every_part_of_the_key_counts(store: Store, other: CheckpointKey) -> Non
 
 def test_another_rule_version_is_another_checkpoint(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     add(store)
-    for module in ("store", "store_paths"):
-        monkeypatch.setattr(f"ci.hub.{module}.RULES_VERSION", RULES_VERSION + 1)
+    monkeypatch.setattr("ci.hub.store_paths.RULES_VERSION", RULES_VERSION + 1)
     assert store.find(KEY) is None
 
 
@@ -63,8 +66,24 @@ def damage_manifest(path: Path) -> None:
     (path / MANIFEST).write_text('{"schema": 1')
 
 
-def damage_schema(path: Path) -> None:
-    (path / MANIFEST).write_text((path / MANIFEST).read_text().replace('"schema": 1', '"schema": 2'))
+def plant_file(path: Path) -> None:
+    (path / "pytorch_model.bin").write_bytes(bytes(4096))
+
+
+def plant_directory(path: Path) -> None:
+    (path / "original").mkdir()
+
+
+def plant_link(path: Path) -> None:
+    (path / "model.safetensors").rename(path.parent / "elsewhere")
+    (path / "model.safetensors").symlink_to(path.parent / "elsewhere")
+
+
+def plant_pipe(path: Path) -> None:
+    os.mkfifo(path / "pipe")
+
+
+PLANTS = (plant_file, plant_directory, plant_link, plant_pipe)
 
 
 def remove_manifest(path: Path) -> None:
@@ -79,7 +98,7 @@ def shorten_file(path: Path) -> None:
     (path / "model.safetensors").write_bytes(b"x" * 4095)
 
 
-@pytest.mark.parametrize("harm", [damage_manifest, damage_schema, remove_manifest, remove_file, shorten_file])
+@pytest.mark.parametrize("harm", [damage_manifest, remove_manifest, remove_file, shorten_file, *PLANTS])
 def test_a_damaged_checkpoint_is_not_there_and_is_replaced(store: Store, harm: object) -> None:
     path = add(store)
     assert callable(harm)
@@ -106,6 +125,87 @@ def test_parts_that_are_not_worth_keeping_go(store: Store) -> None:
     store.abandon(partial, keep=False)
     assert store.list_entries() == ()
     assert [path.name for path in (store.root / "leases").iterdir()] == []
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused_and_stays(store: Store) -> None:
+    path = add(store)
+    newer = (path / MANIFEST).read_text().replace('"schema": 1', '"schema": 2').replace('"commit"', '"revision"')
+    (path / MANIFEST).write_text(newer)
+    with pytest.raises(IncompatibleManifestError, match=r"schema 2, this version of hub-tests reads 1\); update"):
+        store.find(KEY)
+    assert [entry.state for entry in store.list_entries()] == ["incompatible"]
+    assert [entry.state for entry in store.verify()] == ["incompatible"]
+
+
+def test_a_checkpoint_with_keys_of_a_newer_version_is_used(store: Store) -> None:
+    path = add(store)
+    manifest = json.loads((path / MANIFEST).read_text())
+    manifest["slices"] = {"vocab": 8192}
+    manifest["files"]["model.safetensors"]["blake3"] = "0" * 64
+    manifest["tensors"]["x"]["rows"] = 3
+    (path / MANIFEST).write_text(json.dumps(manifest))
+    assert store.find_verified(KEY) is not None
+    assert [entry.state for entry in store.verify()] == ["complete"]
+
+
+def test_a_hit_with_other_bytes_is_set_aside(store: Store) -> None:
+    path = add(store)
+    (path / "model.safetensors").write_bytes(b"y" + b"x" * 4095)
+    assert store.find(KEY) is not None, "sizes alone cannot tell"
+    assert store.find_verified(KEY) is None
+    assert [entry.state for entry in store.list_entries()] == ["quarantined"]
+    assert add(store) == path
+    assert store.find_verified(KEY) is not None
+
+
+def test_a_damaged_hit_that_cannot_be_set_aside_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = add(store)
+    (path / "model.safetensors").write_bytes(b"y" + b"x" * 4095)
+    monkeypatch.setattr(StorePaths, "set_aside", lambda *_: None)
+    with pytest.raises(InfrastructureError, match=r"damaged: model\.safetensors has .* cache repair"):
+        store.find_verified(KEY)
+
+
+def test_files_are_not_writable_for_others(store: Store) -> None:
+    partial = store.claim_partial(KEY)
+    assert partial is not None
+    write_checkpoint(partial.path)
+    (partial.path / "model.safetensors").chmod(0o666)
+    path = store.finish(KEY, partial)
+    assert (path / "model.safetensors").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_reader_that_cannot_keep_what_is_leaving_refuses_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read-only mount, which root cannot simulate by permissions."""
+    path = add(store, used=1000)
+    (entry,) = store.prune(PruneRequest(max_bytes=0, grace=3600))
+    assert entry.state == "leaving"
+    with monkeypatch.context() as read_only:
+        read_only.setattr("ci.hub.lease.hold", raise_read_only)
+        with pytest.raises(InfrastructureError, match="about to be pruned, and this machine cannot write"):
+            store.find_verified(KEY)
+    assert store.find_verified(KEY) is not None
+    assert list((store.root / "leaving").iterdir()) == [], "use withdraws the announcement"
+    with monkeypatch.context() as read_only:
+        read_only.setattr("ci.hub.lease.hold", raise_read_only)
+        assert store.find_verified(KEY) is not None
+    assert path.exists()
+
+
+def raise_read_only(*_: object) -> None:
+    raise OSError(errno.EROFS, "Read-only file system")
+
+
+def test_a_run_holds_until_it_has_had_its_time(store: Store) -> None:
+    path = add(store, used=1000)
+    store.hold_for_run(path, "4711")
+    store.hold_for_run(path, "4711")
+    (entry,) = store.prune(PruneRequest(max_bytes=0))
+    assert (entry.state, entry.reason) == ("complete", "in use by run 4711")
+    (held,) = (store.root / "leases").iterdir()
+    os.utime(held, (0, time.time() - RUN_TIMEOUT - 60))
+    assert [entry.state for entry in store.prune(PruneRequest(max_bytes=0))] == ["removed"]
+    assert list((store.root / "leases").iterdir()) == []
 
 
 def test_a_live_fetch_is_waited_for_and_a_silent_one_is_not(store: Store) -> None:

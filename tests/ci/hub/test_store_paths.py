@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from ci.hub import lease
 from ci.hub.manifest import RULES_VERSION
-from ci.hub.store_paths import StorePaths, decode_model_id, encode_model_id
+from ci.hub.store_paths import CheckpointKey, StorePaths, decode_model_id, encode_model_id, parse_checkpoint_name
 from tests.ci.hub.checkpoints import COMMIT, KEY, add
 
 if TYPE_CHECKING:
@@ -45,6 +45,19 @@ def test_paths_are_as_documented() -> None:
 def test_model_ids_survive_as_names_of_directories(model_id: str) -> None:
     assert decode_model_id(encode_model_id(model_id)) == model_id
     assert "/" not in encode_model_id(model_id)
+
+
+def test_names_of_directories_can_be_read_back() -> None:
+    """Repair and admit know a key by the name alone, so a new part of the key must be in both."""
+    changed = {"model_id": "gpt2", "commit": "f" * 40, "layers": 12, "remote_code": True}
+    assert set(changed) == {field.name for field in fields(CheckpointKey)}
+    for key in (KEY, CheckpointKey("gpt2", "f" * 40, 12, remote_code=True)):
+        assert parse_checkpoint_name(f"{encode_model_id(key.model_id)}@{key.name}") == (key, RULES_VERSION)
+
+
+@pytest.mark.parametrize("name", ["", "x", "a@b", f"a@{COMMIT}-r3-L", f"a@{COMMIT}-r3-L2/..", f"a@b@{COMMIT}-r3-L2"])
+def test_other_names_are_no_keys(name: str) -> None:
+    assert parse_checkpoint_name(name) is None
 
 
 def test_discarding_what_is_gone_says_so(tmp_path: Path) -> None:

@@ -121,6 +121,7 @@ def test_interrupted_downloads_are_gone_on_from(
     hub: HubServer, settings: Settings, wanted: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ci.hub.transfer.PIECE_SIZE", 500)
+    monkeypatch.setattr("ci.hub.transfer.LARGEST_REQUEST", 500)
     hub.faults.inject(Fault("drop", origin="cdn", skip=8, times=None))
     with pytest.raises(InfrastructureError):
         fetch(REQUEST, settings)
@@ -160,6 +161,8 @@ def test_pickles_with_code_are_refused_and_not_run(
 
 def test_corrupted_on_the_way(hub: HubServer, settings: Settings, wanted: dict[str, bytes]) -> None:
     hub.faults.inject(Fault("corrupt", amount=100, file="*.bin", origin="cdn"))
+    assert stored_tensors(fetch(REQUEST, replace(settings, cache=settings.cache / "other"))) == wanted
+    hub.faults.inject(Fault("corrupt", amount=100, file="*.bin", origin="cdn", times=None))
     with pytest.raises(InfrastructureError, match=r"\.bin: content does not match its digest"):
         fetch(REQUEST, settings)
     hub.faults.clear()

@@ -35,6 +35,7 @@ BIG = "big.bin"
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ci.hub.transfer.PIECE_SIZE", PIECE_SIZE)
+    monkeypatch.setattr("ci.hub.transfer.LARGEST_REQUEST", PIECE_SIZE)
 
 
 @pytest.fixture

@@ -13,14 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ci import suite_tests
 from ci.evidence import Measure, to_property
 from ci.hub.fetch import Checkpoint
+from ci.report import evidence_requirements
 from ci.report.build_results import build_results
 from ci.report.evidence_requirements import STEP_REQUIREMENTS
 from ci.report.html_page import render_html
 from ci.report.junit import read_junit
 from ci.report.markdown import render_markdown
 from ci.report.results import Attempt, Job, exit_code
+from ci.subjects.base import Variant
+from ci.subjects.registry import find_offer
 from ci.suite_tests import DEEP_TESTS, DEFAULT_TESTS
 from tests.ci.report import samples
 from tests.ci.report.samples import REVISION, Fault, did_not_run, document, evidence_of, junit, mismatch, plan_of
@@ -324,6 +328,48 @@ def test_a_planned_step_is_not_left_out_by_the_subjects_own_word(said: str) -> N
     case = build({GRADIENTS: skip}).case("smollm2", GRADIENTS)
     assert case is not None
     assert (case.outcome, case.failure_class) == ("failed", "unproven")
+
+
+@pytest.mark.parametrize("offered", [True, False])
+def test_gradients_are_excused_by_the_offer_alone(offered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    offer = replace(find_offer("reference"), gradients=offered)
+    monkeypatch.setattr(suite_tests, "find_offer", lambda _: offer)
+    said = "did not run: the subject does not offer gradients"
+    skip = Fault("skipped", said, "", {"failure_class": "variant_did_not_run", "diagnosis": said})
+    results = build({GRADIENTS: skip}, deep_plan())
+    case = results.case("smollm2", GRADIENTS)
+    assert case is not None
+    assert (case.outcome, results.verdict) == (("failed", "failed") if offered else ("did_not_run", "passed"))
+    assert said in render_markdown(results)
+    assert build({GRADIENTS: None}, deep_plan()).verdict == ("failed" if offered else "passed")
+    assert build({GRADIENTS: mismatch()}, deep_plan()).verdict == "failed", "what ran counts, offered or not"
+    assert build({LIVENESS: skip}, deep_plan()).verdict == "failed", "only of gradients the offer says so"
+
+
+@pytest.mark.parametrize(
+    ("needs", "said", "lists", "accepted"),
+    [
+        ("flash-attn", "flash-attn", {}, True),
+        ("flash-attn", "flash-attn", {"flash-attn": "2.8"}, False),
+        ("flash-attn", "xformers", {}, False),
+        ("cuda", "flash-attn", {}, False),
+    ],
+)
+def test_a_library_that_a_variant_always_needs_counts_where_it_is_missing(
+    needs: str, said: str, lists: dict[str, str], accepted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variant = Variant("attention", "flash", needs=needs)
+    offer = replace(find_offer("fast_llm"), variants=(variant,), conditional_needs={})
+    monkeypatch.setattr(evidence_requirements, "find_offer", lambda _: offer)
+    monkeypatch.setattr(suite_tests, "find_offer", lambda _: offer)
+    skip = did_not_run("attention=flash", said)
+    test = "test_implementation[attention-flash-smollm2]"
+    plan = plan_of("smollm2", subject="fast_llm")
+    case = build({test: replace(skip, evidence={**skip.evidence, "device": "cuda", "libraries": lists})}, plan).case(
+        "smollm2", test
+    )
+    assert case is not None
+    assert case.outcome == ("did_not_run" if accepted else "failed")
 
 
 # The suite's exit code, and how it ended.

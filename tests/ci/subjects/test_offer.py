@@ -1,7 +1,10 @@
 from __future__ import annotations
 
-from ci.subjects.base import Variant
+import pytest
+
+from ci.subjects.base import Differentiable, Variant
 from ci.subjects.offer import SubjectOffer
+from ci.subjects.registry import ADAPTERS, Adapter
 
 EAGER, LOOPED = Variant("attention", "eager"), Variant("moe", "looped")
 OFFER = SubjectOffer(
@@ -17,3 +20,8 @@ def test_an_axis_of_some_formats_is_offered_for_them_alone() -> None:
 def test_names_are_those_of_one_axis() -> None:
     assert OFFER.names("moe") == ("looped",)
     assert OFFER.names("none") == ()
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS.values(), ids=list(ADAPTERS))
+def test_an_offer_says_whether_the_subject_can_train(adapter: Adapter) -> None:
+    assert adapter.offer.gradients is isinstance(adapter.create(), Differentiable)

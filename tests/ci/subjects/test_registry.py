@@ -9,7 +9,14 @@ import pytest
 
 from ci.errors import RequestError
 from ci.subjects import registry
-from ci.subjects.registry import ADAPTERS, SUBJECT_NAMES, SubjectName, choose_default_subject, create_subject
+from ci.subjects.registry import (
+    ADAPTERS,
+    SUBJECT_NAMES,
+    SubjectName,
+    choose_default_subject,
+    create_subject,
+    shares_interpreter,
+)
 
 
 def test_every_adapter_is_registered_under_its_own_name() -> None:
@@ -37,3 +44,22 @@ def test_the_default_is_the_first_subject_that_can_run(
 def test_offers_are_known_without_torch() -> None:
     code = "import sys, ci.subjects.registry; assert not {'torch', 'transformers', 'fast_llm'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(registry.__file__).parents[2])
+
+
+@pytest.mark.parametrize(
+    ("name", "installed", "python", "shares"),
+    [
+        ("fast_llm", True, None, True),
+        ("fast_llm", True, "here", True),
+        ("fast_llm", True, "elsewhere", False),
+        ("fast_llm", False, "here", False),
+        ("reference", True, None, False),
+        ("reference", True, "here", False),
+    ],
+)
+def test_only_what_is_installed_beside_the_judge_shares_its_interpreter(
+    name: str, installed: bool, python: str | None, shares: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(registry, "is_importable", lambda _: installed)
+    places = {"here": Path(sys.prefix) / "bin" / "python", "elsewhere": tmp_path / "bin" / "python"}
+    assert shares_interpreter(name, places[python] if python else None) is shares

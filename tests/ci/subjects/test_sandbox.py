@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from ci.subjects.sandbox import (
     sandbox_command,
     tool_directories,
 )
+from ci.subjects.worker_process import WorkerLaunch
 
 ISOLATION = detect_isolation()
 live = pytest.mark.skipif(not ISOLATION.applied, reason=f"no sandbox here: {ISOLATION.description}")
@@ -32,8 +34,11 @@ ROOT = Path(__file__).parents[3]
 
 def run_inside(code: str, *, readable: tuple[Path, ...] = (), writable: tuple[Path, ...] = ()) -> str:
     """Run Python code in a sandbox and return what it printed."""
+    return run_policy(code, SandboxPolicy((*interpreter_directories(Path(sys.executable)), *readable), writable))
+
+
+def run_policy(code: str, policy: SandboxPolicy) -> str:
     python = Path(sys.executable)
-    policy = SandboxPolicy((*interpreter_directories(python), *readable), writable)
     command = sandbox_command(ISOLATION, policy, [str(python), "-I", "-c", code], {"PATH": "/usr/bin:/bin"})
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -68,6 +73,54 @@ def test_it_has_loopback_and_no_other_network() -> None:
     assert run_inside(attempt(both)) == "done"
 
 
+METADATA_ADDRESSES = ("169.254.169.254", "169.254.170.2", "169.254.170.23", "fd00:ec2::254")
+"""Where a machine in a cloud, a task or a pod asks for its credentials (AWS, Google, Azure and others)."""
+
+
+@live
+@pytest.mark.parametrize("address", METADATA_ADDRESSES)
+def test_the_machines_identity_cannot_be_asked_for(address: str) -> None:
+    assert run_inside(attempt(f"socket.create_connection(({address!r}, 80), timeout=2)")) == "OSError"
+
+
+@live
+def test_a_store_on_the_machines_own_loopback_cannot_be_reached() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert run_inside(attempt(f"socket.create_connection(('127.0.0.1', {port}), timeout=2)")) == (
+            "ConnectionRefusedError"
+        )
+
+
+@live
+def test_credentials_of_a_store_do_not_get_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by variables, through the launch of a worker, nor as files of the machine's user."""
+    (tmp_path / ".aws").mkdir()
+    (tmp_path / ".aws" / "credentials").write_text("secret")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given = dict.fromkeys(STORE_VARIABLES, "secret")
+    launch = WorkerLaunch("reference", Path(sys.executable), (), given, tmp_path / "log", ISOLATION, ())
+    assert "secret" not in launch.make_environment(tmp_path).values()
+    for name in STORE_VARIABLES:
+        monkeypatch.setenv(name, "secret")
+    seen = run_inside("import os, pathlib; print(*os.environ.values(), *pathlib.Path.home().rglob('*'))")
+    assert "secret" not in seen
+    assert ".aws" not in seen
+    assert run_inside(attempt(f"open({str(tmp_path / '.aws' / 'credentials')!r})")) == "FileNotFoundError"
+
+
+STORE_VARIABLES = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "AZURE_STORAGE_KEY",
+    "HUB_TESTS_STORE_URL",
+)
+
+
 @live
 def test_it_sees_only_the_directories_of_its_policy(tmp_path: Path) -> None:
     for name in ("secret", "readable", "writable"):
@@ -81,6 +134,29 @@ def test_it_sees_only_the_directories_of_its_policy(tmp_path: Path) -> None:
     assert run_inside(attempt(f"open('{tmp_path}/readable/file', 'w')"), **binds) in ("OSError", "PermissionError")
     assert run_inside(attempt(f"open('{tmp_path}/writable/new', 'w')"), **binds) == "done"
     assert sorted(path.name for path in (tmp_path / "readable").iterdir()) == ["file"]
+
+
+@live
+def test_a_directory_can_have_another_path_inside(tmp_path: Path) -> None:
+    """It is written under the inner path, and cannot be replaced there; the outer one is not there."""
+    for path in (tmp_path, *tmp_path.parents):
+        if path.is_relative_to("/tmp") and path != Path("/tmp"):
+            path.chmod(0o755)
+    directory = tmp_path / "outside"
+    directory.mkdir()
+    sandbox.make_accessible(ISOLATION, directory)
+    code = (
+        f"import os; open('/tmp/inside/file', 'w').write('x'); print(os.path.exists({str(directory)!r}))\n"
+        + attempt("os.rename('/tmp/inside', '/tmp/other')")
+        + "\n"
+        + attempt("os.rmdir('/tmp/inside')")
+    )
+    readable = interpreter_directories(Path(sys.executable))
+    said = run_policy(code, SandboxPolicy(readable, placed=((directory, "/tmp/inside"),)))
+    assert said.split()[0] == "False"
+    assert "done" not in said
+    assert said.count("Error") == 2
+    assert (directory / "file").read_text() == "x"
 
 
 @live

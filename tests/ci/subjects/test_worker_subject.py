@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ci.errors import RequestError, SubjectError
-from ci.subjects import worker_main
+from ci.equivalence.cold_repeat import has_compile_cache
+from ci.errors import HubTestsError, InfrastructureError, RequestError, SubjectError
+from ci.subjects import exchange, worker_main
 from ci.subjects.base import ConvertRequest, ExportRequest, TraceRequest
+from ci.subjects.compile_cache import CompileCache
 from ci.subjects.open_subject import open_subject
+from ci.subjects.process_tree import ProcessTree
 from ci.subjects.trace_files import TraceReader
 from tests.ci.subjects.tiny import relative_error, save_inputs, save_model, trace_request
 
@@ -225,3 +231,77 @@ def test_a_trace_must_say_what_the_answer_says(
     kind, message = call_refused(impostor(code), lambda subject: subject.trace(request))
     assert kind == "protocol"
     assert says in message
+
+
+def test_much_is_moved_only_when_every_process_is_gone(
+    impostor: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "MAX_COPIED_BYTES", 0)
+    code = """
+        target = request["arguments"]["target"]
+        os.mkdir(target)
+        open(target + "/present", "w").write("x")
+        say(result={"files": ["present"], "bytes_written": 1, "seconds": 1.0})
+    """
+    target = tmp_path / "target"
+    request = ConvertRequest("source", str(target), "llama")
+    with impostor(code) as subject:
+        assert subject.convert(request).files == ("present",)
+    assert (target / "present").read_text() == "x"
+    shutil.rmtree(target)
+    end = ProcessTree.end
+    monkeypatch.setattr(ProcessTree, "end", lambda tree: end(tree) and False)
+    kind, message = call_refused(impostor(code), lambda subject: subject.convert(request))
+    assert (kind, target.exists()) == ("crash", False)
+    assert "its processes cannot be ended" in message
+
+
+@pytest.mark.parametrize("who", ["subject", "machine"])
+@pytest.mark.parametrize("found_by", ["the next call", "a question"])
+def test_a_disk_that_is_full_after_an_answer_is_charged_to_who_filled_it(
+    found_by: str, who: str, impostor: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    real, others = os.statvfs, tmp_path / "filled by others"
+
+    def statvfs(_: Path) -> Any:
+        full = others.exists() or list(tmp_path.glob("hub-tests-worker.*/exchange/outbox/more"))
+        return SimpleNamespace(f_bavail=0, f_frsize=1, f_files=0, f_favail=0) if full else real("/")
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    path = '"/more"' if who == "subject" else '"/../../../filled by others"'
+    code = f"""
+        target = request["arguments"]["target"]
+        os.mkdir(target)
+        open(target + "/present", "w").close()
+        say(result={{"files": ["present"], "bytes_written": 1, "seconds": 1.0}})
+        time.sleep(0.5)
+        open(os.path.dirname(target) + {path}, "w").close()
+        time.sleep(60)
+    """
+    with impostor(code) as subject:
+        subject.convert(ConvertRequest("source", str(tmp_path / "target"), "llama"))
+        assert subject.find_disk_failure() is None
+        time.sleep(1.5)
+        if found_by == "a question":
+            error = subject.find_disk_failure()
+        else:
+            with pytest.raises(HubTestsError) as raised:
+                subject.describe()
+            error = raised.value
+        assert isinstance(error, SubjectError if who == "subject" else InfrastructureError)
+        assert ("filled the disk" if who == "subject" else "less than 1 GiB or 1024 names free") in str(error)
+        assert subject.find_disk_failure() is None, "the worker has ended"
+        if who == "machine":
+            with pytest.raises(InfrastructureError, match="make room"):
+                subject.describe()
+
+
+def test_without_a_sandbox_there_is_no_compile_cache(impostor: Callable[..., Any], tmp_path: Path) -> None:
+    """The program could write to the machine's own copy."""
+    with impostor("say(result=DESCRIPTION)", compile_cache=CompileCache(tmp_path / "cache", fill=True)) as subject:
+        subject.describe()
+        assert not has_compile_cache(subject)
+        assert not subject.drop_compile_cache()
+        assert subject.compile_cache_figures() == {}
+    assert not (tmp_path / "cache").exists()

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from ci.errors import RequestError
-from ci.github.job_outputs import FetchOutputs
+from ci.errors import InfrastructureError, RequestError
+from ci.github.job_outputs import FetchOutputs, make_fetch_outputs, verify_checkpoint
+from ci.hub.fetch import Checkpoint
+from ci.hub.remote_store import RemoteStore
+from ci.hub.store import Store
 from ci.plan import RunRequest, make_plan
-from ci.verbs.admit import admit_entry, read_head_commit
+from ci.verbs.admit import admit_entry, copy_planned_checkpoint, read_head_commit
+from ci.verbs.fetch import hold_for_run
+from tests.ci.hub.checkpoints import KEY, add
 from tests.ci.report import samples
 from tests.e2e.act import git
 
@@ -27,3 +33,73 @@ def test_only_the_planned_commit_is_admitted(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="not a git checkout"):
         read_head_commit(tmp_path / "nowhere")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> FetchOutputs:
+    """What a fetch job handed over, which has uploaded its checkpoint to `tmp_path/place`."""
+    store = Store(tmp_path / "fetch")
+    store.create_directories()
+    path = add(store)
+    stored = store.find(KEY)
+    assert stored is not None
+    RemoteStore(f"file://{tmp_path}/place").upload(KEY, stored)
+    point = Checkpoint(
+        KEY.model_id, KEY.commit, KEY.layers, str(path), "miss", 4096, 0, 0, 0.0, stored.manifest_sha256, 5
+    )
+    return make_fetch_outputs({"ours": point}, {}, store.root)
+
+
+def test_the_planned_checkpoint_is_copied_and_verified(outputs: FetchOutputs, tmp_path: Path) -> None:
+    for _ in range(2):
+        copy_planned_checkpoint(outputs, "ours", tmp_path / "test", f"file://{tmp_path}/place")
+    checkpoint = verify_checkpoint(outputs, "ours", tmp_path / "test")
+    assert checkpoint.path == str(Store(tmp_path / "test").checkpoint_path(KEY))
+    copy_planned_checkpoint(outputs, "theirs", tmp_path / "test", f"file://{tmp_path}/place")
+
+
+def test_another_manifest_than_the_fetched_one_is_not_copied(outputs: FetchOutputs, tmp_path: Path) -> None:
+    other = replace(outputs.checkpoints["ours"], manifest_sha256="0" * 64)
+    with pytest.raises(InfrastructureError, match="has no checkpoint of 'ours' with the manifest that was fetched"):
+        copy_planned_checkpoint(
+            replace(outputs, checkpoints={"ours": other}), "ours", tmp_path / "test", f"file://{tmp_path}/place"
+        )
+    with pytest.raises(InfrastructureError, match="has no checkpoint of 'ours'"):
+        copy_planned_checkpoint(outputs, "ours", tmp_path / "test", f"file://{tmp_path}/nowhere")
+
+
+def test_a_local_copy_of_another_fetch_makes_room(outputs: FetchOutputs, tmp_path: Path) -> None:
+    local = Store(tmp_path / "test")
+    local.create_directories()
+    manifest = add(local) / "hub-tests.json"
+    manifest.write_text(manifest.read_text() + " ")
+    copy_planned_checkpoint(outputs, "ours", local.root, f"file://{tmp_path}/place")
+    assert verify_checkpoint(outputs, "ours", local.root).layers == KEY.layers
+
+
+@pytest.mark.parametrize("path", ["../x", "/etc", "checkpoints/a--b/c", f"elsewhere/owner--model/{KEY.name}"])
+def test_a_path_that_is_no_checkpoint_of_a_store(outputs: FetchOutputs, tmp_path: Path, path: str) -> None:
+    forged = replace(outputs, checkpoints={"ours": replace(outputs.checkpoints["ours"], path=path)})
+    with pytest.raises(RequestError, match="is no checkpoint of a store"):
+        copy_planned_checkpoint(forged, "ours", tmp_path / "test", f"file://{tmp_path}/place")
+
+
+@pytest.mark.parametrize("plant", ["model.bin", "directory/", "link"])
+def test_a_planted_name_is_not_admitted(outputs: FetchOutputs, tmp_path: Path, plant: str) -> None:
+    path = tmp_path / "fetch" / outputs.checkpoints["ours"].path
+    verify_checkpoint(outputs, "ours", tmp_path / "fetch")
+    if plant == "link":
+        (path / plant).symlink_to("model.safetensors")
+    elif plant.endswith("/"):
+        (path / plant).mkdir()
+    else:
+        (path / plant).write_bytes(bytes(4096))
+    with pytest.raises(InfrastructureError, match=r"that the manifest does not name; .*: hub-tests cache repair"):
+        verify_checkpoint(outputs, "ours", tmp_path / "fetch")
+
+
+def test_a_run_holds_what_it_fetched(outputs: FetchOutputs, tmp_path: Path) -> None:
+    root = tmp_path / "fetch"
+    point = outputs.checkpoints["ours"]
+    hold_for_run({"ours": replace(point, path=str(root / point.path))}, 4711, store=root)
+    assert [entry.holder for entry in Store(root).list_entries()] == ["run 4711"]

@@ -42,6 +42,15 @@ def test_a_plan_fixes_the_commit_of_a_branch(context: Context, state: State, tmp
     assert context.output_path is not None
     outputs = runner_reads(context.output_path.read_text())
     assert (outputs["sha"], outputs["count"], outputs["scope"]) == ("3" * 40, "1", "main")
+    assert outputs["fill-compile-cache"] == ""
+
+
+def test_a_plan_of_the_default_branch_fills_the_compile_cache(context: Context, state: State, tmp_path: Path) -> None:
+    state.commits[state.repository, "HEAD"] = "3" * 40
+    asking = replace(context, inputs=replace(context.inputs, models=("mixtral",)))
+    plan_event(asking, "schedule", recorded(tmp_path, events.schedule()))
+    assert context.output_path is not None
+    assert dict(runner_reads(context.output_path.read_text()))["fill-compile-cache"] == "true"
 
 
 def test_a_pull_request_named_by_hand_is_held_to_its_head(context: Context, state: State, tmp_path: Path) -> None:

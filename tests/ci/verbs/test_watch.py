@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ci.github.status_comment import CommentState, format_status_comment
+import pytest
+
+from ci.github import commit_view
+from ci.github.status_comment import CommentState, LastResult, StartedRun, format_status_comment, read_state
+from ci.verbs import watch
 from ci.verbs.watch import watch_jobs
 from tests.ci.github.samples import job
 from tests.ci.report import samples
 from tests.e2e.fake_github import BOT
 
 if TYPE_CHECKING:
-    import pytest
-
     from ci.github.context import Context
     from ci.plan import Plan
     from tests.e2e.fake_github import State
@@ -97,3 +99,46 @@ def test_watching_ends_with_the_last_job_on_a_machine(context: Context, state: S
     assert watch_jobs(made, context, ("test smollm2", "test mistral"), sleep=later) == ()
     assert len(polls) == 1
     assert "running" in state.comment("board")
+
+
+RUN = StartedRun(777, 1, samples.SHA, ("smollm2",))
+LATER = StartedRun(778, 2, "b" * 40, ("mistral",))
+STATES = {
+    "its own report": (CommentState((), LastResult(777, samples.SHA, ("smollm2",), ())), False),
+    "a later run": (CommentState((RUN, LATER)), False),
+    "a later run's report": (CommentState((RUN,), LastResult(778, samples.SHA, ("mistral",), ())), False),
+    "an earlier run's report": (CommentState((RUN,), LastResult(776, samples.SHA, ("mistral",), ())), True),
+    "its own report before it was started again": (
+        CommentState((RUN,), LastResult(777, samples.SHA, ("smollm2",), ())),
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_a_report_and_a_later_run_keep_their_comment(name: str, context: Context, state: State) -> None:
+    written, says = STATES[name]
+    made = asked(state)
+    state.comments[0]["body"] = format_status_comment("## what stands there", written)
+    state.jobs[777] = [job("run / test smollm2", 1, **WAITING)]
+    assert watch_jobs(made, context, ("test smollm2",), patience=0.0) == ("test smollm2",)
+    comment = state.comment("board")
+    assert ("No runner" in comment, "what stands there" in comment) == (says, not says)
+    assert read_state(comment) == written
+
+
+def test_a_report_that_is_written_meanwhile_stays(
+    context: Context, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes between the reading of the comment and the writing."""
+    made, reading = asked(state), commit_view.read_commit
+    report = format_status_comment("## the report", CommentState((), LastResult(777, samples.SHA, ("smollm2",), ())))
+
+    def read_commit(*arguments: Any, **more: Any) -> Any:
+        state.comments[0]["body"] = report
+        return reading(*arguments, **more)
+
+    monkeypatch.setattr(watch, "read_commit", read_commit)
+    state.jobs[777] = [job("run / test smollm2", 1, **WAITING)]
+    assert watch_jobs(made, context, ("test smollm2",), patience=0.0) == ("test smollm2",)
+    assert state.comment("board") == report

@@ -1,0 +1,47 @@
+"""Sizes and durations as people write and read them."""
+
+from __future__ import annotations
+
+import re
+
+from ci.errors import RequestError
+
+_POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes of `500MB`, `50G`, `1.5TB` (powers of 1000) or `7GiB` (powers of 1024).
+
+    Raises RequestError for anything else.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
+    if not match:
+        raise RequestError(f"size '{text}': expected a number with a unit, like 500MB or 50GB")
+    base = 1024 if match[3] else 1000
+    return int(float(match[1]) * base ** _POWERS[match[2].upper()])
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of `90s`, `30m`, `12h` or `14d`. Raises RequestError for anything else."""
+    match = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*([smhd])\s*", text, re.IGNORECASE)
+    if not match:
+        raise RequestError(f"duration '{text}': expected a number with a unit, like 30m, 12h or 14d")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2].lower()]
+
+
+def format_size(count: float) -> str:
+    """Format a number of bytes in decimal units, as disks and the Hub use them."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} TB"
+
+
+def format_age(seconds: float) -> str:
+    """Format a duration in its largest unit, as `3.0 d`, `5.0 h`, `2 min` or `7 s`."""
+    if seconds >= 2 * 86400:
+        return f"{seconds / 86400:.1f} d"
+    if seconds >= 2 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"

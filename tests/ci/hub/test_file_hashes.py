@@ -1,0 +1,54 @@
+"""Hashes that follow a download: of spans in any order, while pieces arrive in any order."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import threading
+from typing import TYPE_CHECKING
+
+from ci.hub.download_plan import plan_output_files
+from ci.hub.file_hashes import FileHasher, Span
+from ci.hub.piece_plan import plan_pieces
+from ci.hub.piece_state import PieceState
+from tests.ci.hub.test_piece_plan import source
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_hashes_wait_for_their_bytes(tmp_path: Path) -> None:
+    sources = [source(f"t{n}", 100 * n, 100, dtype="F32" if n % 2 else "U8") for n in range(20)]
+    (output,) = plan_output_files(sources, max_file_size=10**9)
+    pieces = plan_pieces([output], piece_size=30)
+    content = output.header + random.Random(0).randbytes(output.size - len(output.header))
+    handle = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    os.pwrite(handle, output.header.ljust(output.size, b"\0"), 0)
+    state = PieceState(pieces, [])
+    hasher = FileHasher([output], pieces, state, {output.name: handle})
+
+    def arrive() -> None:
+        for number in random.Random(1).sample(range(len(pieces)), len(pieces)):
+            for part in pieces[number].parts:
+                os.pwrite(handle, content[part.offset : part.offset + part.end - part.begin], part.offset)
+            state.mark_complete([number])
+
+    thread = threading.Thread(target=arrive)
+    thread.start()
+    spans = [Span(output.name, p.offset, p.offset + p.size) for p in reversed(output.tensors)]
+    assert hasher.hash_all([Span(output.name, 0, output.size)]) == hashlib.sha256(content).hexdigest()
+    assert hasher.hash_each(spans) == [hashlib.sha256(content[s.begin : s.end]).hexdigest() for s in spans]
+    joined = b"head" + b"".join(content[s.begin : s.end] for s in spans)
+    assert hasher.hash_all(spans, hashlib.sha256(b"head")) == hashlib.sha256(joined).hexdigest()
+    thread.join()
+    os.close(handle)
+
+
+def test_a_file_without_tensors(tmp_path: Path) -> None:
+    (output,) = plan_output_files([source("empty", 0, 0)], max_file_size=10**9)
+    handle = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    os.pwrite(handle, output.header, 0)
+    hasher = FileHasher([output], [], PieceState([], []), {output.name: handle})
+    assert hasher.hash_all([Span(output.name, 0, output.size)]) == hashlib.sha256(output.header).hexdigest()
+    os.close(handle)

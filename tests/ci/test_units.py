@@ -1,0 +1,39 @@
+import pytest
+
+from ci.errors import RequestError
+from ci.units import format_age, format_size, parse_duration, parse_size
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("0", 0), ("500MB", 500_000_000), ("1.5 TB", 1_500_000_000_000), ("2g", 2 * 10**9), ("7GiB", 7 * 2**30)],
+)
+def test_parse_size(text: str, count: int) -> None:
+    assert parse_size(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1", "1XB", "1e3"])
+def test_parse_size_refuses(text: str) -> None:
+    with pytest.raises(RequestError, match="expected a number with a unit"):
+        parse_size(text)
+
+
+def test_size_for_people() -> None:
+    assert [format_size(n) for n in (0, 999, 1500, 6_329_376_768, 2 * 10**13)] == [
+        "0 B",
+        "999 B",
+        "1.5 kB",
+        "6.3 GB",
+        "20.00 TB",
+    ]
+
+
+def test_durations() -> None:
+    assert [parse_duration(text) for text in ("90s", "30m", "12h", " 1.5 D ")] == [90, 1800, 43200, 129600]
+    for wrong in ("", "12", "-1h", "1w", "1e9d"):
+        with pytest.raises(RequestError, match="expected a number with a unit, like 30m, 12h or 14d"):
+            parse_duration(wrong)
+
+
+def test_ages_for_people() -> None:
+    assert [format_age(seconds) for seconds in (7, 150, 7200, 172800)] == ["7 s", "2 min", "2.0 h", "2.0 d"]
