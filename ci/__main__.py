@@ -21,6 +21,7 @@ from ci import __version__
 from ci.cli import environments, local, store, workflow
 from ci.errors import HubTestsError, RequestError, TerminatedError
 from ci.github.actions import guard_output
+from ci.judge_environment import restart_isolated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,6 +45,7 @@ IN_A_WORKFLOW: tuple[Callable[..., None], ...] = (
     workflow.gate,
     workflow.start,
     workflow.plan,
+    workflow.pack,
     workflow.admit,
     workflow.watch,
     workflow.report,
@@ -76,6 +78,8 @@ def _root(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; every expected failure is one line on stderr and its exit code."""
+    if argv is None:
+        restart_isolated(sys.argv[1:], os.environ)
     signal.signal(signal.SIGTERM, _raise_terminated)
     with guard_output(os.environ):
         return _run_verb(argv)

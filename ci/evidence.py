@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from ci.phases import PhaseTime
 from ci.records import NON_FINITE, STRICT, to_json
 
 PROPERTY = "hub-tests"
@@ -201,7 +202,8 @@ class Evidence:
     `warnings` are findings that the entry's policies do not make red; reports show them beside a pass.
     `isolation` says how the subject's code was kept apart from the judge that wrote this. `picked` are the upstream
     indices of chosen layers, empty where the first ones are kept; `slice` is the kept part of vocabulary and experts,
-    like `vocab=4096,experts=4`.
+    like `vocab=4096,experts=4`. `phases` are the seconds of
+    the test by phase, as far as the suite measured them: `ci.report.phase_times` adds the rest of the wall time.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -238,6 +240,7 @@ class Evidence:
     isolation: str = ""
     picked: tuple[int, ...] = ()
     slice: str = ""
+    phases: tuple[PhaseTime, ...] = ()
 
 
 FINGERPRINT = "reference_fingerprint"

@@ -65,10 +65,21 @@ class PlanEntry:
 
 
 @dataclass(frozen=True)
+class PlannedEnvironment:
+    """What the subject runs in: a name that hub-tests knows, or the caller's own description as TOML in `text`."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    name: str
+    text: str = ""
+
+
+@dataclass(frozen=True)
 class Plan:
     """The tests that a report expects results for. `registry` is the digest of the whole registry.
 
-    `required` are the models that the commit's policy requires, whether this plan tests them or not.
+    `required` are the models that the commit's policy requires, whether this plan tests them or not. `environment` None
+    means the subject's own.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -79,6 +90,7 @@ class Plan:
     schema: int = 1
     notes: tuple[str, ...] = field(default=())
     required: tuple[str, ...] = field(default=())
+    environment: PlannedEnvironment | None = None
 
     def entry(self, name: str) -> PlanEntry | None:
         """Return the entry called `name`, None where the plan has none."""

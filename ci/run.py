@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from ci.checkpoints import CHECKPOINTS_JSON, FetchResults, fetch_checkpoints, read_checkpoints, write_checkpoints
 from ci.devices import choose_worker_count
@@ -21,7 +22,9 @@ from ci.environments.prepare import check_options, prepared_subject
 from ci.environments.source import pin_address
 from ci.errors import GatedError, NotTruncatableError, RequestError, TerminatedError
 from ci.github.output_relay import relay_output
+from ci.judge_environment import make_suite_environment
 from ci.models import override_part
+from ci.phases import PhaseTime
 from ci.plan import Plan, RunRequest, make_plan
 from ci.records import to_json
 from ci.report.build_results import build_results
@@ -33,14 +36,20 @@ from ci.run_options import RunOptions, make_pytest_arguments, make_reproduction_
 from ci.subjects.compile_cache import choose_compile_cache
 from ci.subjects.registry import is_importable, shares_interpreter
 from ci.subjects.sandbox import choose_isolation
+from ci.suite_progress import follow_progress
+from ci.terminal import suite_progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from ci.hub.progress import Progress
     from ci.models import HubModel
     from ci.report.results import Results
     from ci.settings import Settings
+
+FetchProgress: TypeAlias = "Callable[[], AbstractContextManager[Callable[[str, Progress], None] | None]]"
+"""Opens what shows the progress of a fetch, for as long as that takes."""
 
 SECONDS_TO_WRITE = 60.0
 """Seconds that an interrupted suite has to write its results."""
@@ -54,9 +63,6 @@ PYTEST_ENVIRONMENT = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 START_PYTEST = "import sys; sys.path.insert(0, sys.argv.pop(1)); import pytest; sys.exit(pytest.main())"
 """Starts pytest in an isolated interpreter, with this very package before all others."""
-
-DROPPED_VARIABLES = re.compile(r"(?:GITHUB|ACTIONS|RUNNER|INPUT|PYTHON|PYTEST)_?[A-Z_]*|LD_(?:PRELOAD|AUDIT)|BASH_ENV")
-"""Variables that could change what the judge runs (an earlier step can set them in Actions), or that hold tokens."""
 
 _REPORTED = (GatedError, NotTruncatableError)
 """Wrong requests of a kind that the report explains."""
@@ -80,13 +86,13 @@ def run_suite(models: Sequence[HubModel], options: RunOptions, report: Path, env
     The suite is a process of its own. However it ends, the report is made from the files that it left. Its own output,
     with what the subject says, goes to stderr, because stdout is for the answer.
     """
-    started = time.monotonic()
-    command, cwd = _pytest_command(models, options, report), find_suite().parent.parent
+    started, cwd = time.monotonic(), find_suite().parent.parent
     with (
+        _shown_progress(options) as progress,
         relay_output(STDERR) as output,
         subprocess.Popen(  # noqa: S603  our own interpreter
-            command,
-            env=_make_suite_environment(environ),
+            _pytest_command(models, options, report, progress),
+            env={**make_suite_environment(environ), **PYTEST_ENVIRONMENT},
             cwd=cwd,
             stdout=output,
             stderr=output,
@@ -99,9 +105,16 @@ def run_suite(models: Sequence[HubModel], options: RunOptions, report: Path, env
     return time.monotonic() - started
 
 
-def _make_suite_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    kept = {name: value for name, value in environ.items() if not DROPPED_VARIABLES.fullmatch(name)}
-    return {**kept, **PYTEST_ENVIRONMENT}
+@contextmanager
+def _shown_progress(options: RunOptions) -> Iterator[Path | None]:
+    """Yield a file for the suite's progress, which is shown meanwhile; None where pytest itself prints each test."""
+    if options.verbose:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="hub-tests-progress.") as directory, suite_progress() as display:
+        path = Path(directory, "events.jsonl")
+        with follow_progress(path, display):
+            yield path
 
 
 def _accept_interrupts() -> None:
@@ -134,10 +147,23 @@ def _wait_for_suite(suite: subprocess.Popen[bytes], time_limit: float | None) ->
     return True
 
 
-def _pytest_command(models: Sequence[HubModel], options: RunOptions, report: Path) -> list[str]:
+def _choose_configuration(suite: Path) -> list[str]:
+    """Name pytest's configuration: that of this checkout, else none.
+
+    By itself pytest reads that of any project in whose directory hub-tests is installed: the subject's, perhaps.
+    """
+    root = suite.parent.parent
+    own = root / "pyproject.toml"
+    if suite.parent.name == "tests" and own.is_file():
+        return ["-c", str(own)]
+    return ["-c", os.devnull, f"--rootdir={root}", f"--confcutdir={suite}"]
+
+
+def _pytest_command(models: Sequence[HubModel], options: RunOptions, report: Path, progress: Path | None) -> list[str]:
     return [
         *(sys.executable, "-I", "-c", START_PYTEST, str(Path(__file__).parents[1])),
         str(find_suite()),
+        *_choose_configuration(find_suite()),
         "--run-extra-slow",
         "--tb=short",
         *PYTEST_PLUGINS,
@@ -146,6 +172,7 @@ def _pytest_command(models: Sequence[HubModel], options: RunOptions, report: Pat
         "-v" if options.verbose else "-q",
         f"--junitxml={report / JUNIT}",
         f"--running-file={report / RUNNING}",
+        *([f"--progress-file={progress}", "-o", "console_output_style=classic"] if progress else []),
         *(f"--hub-model={model.name}" for model in models),
         *(["-n", str(options.workers), "--dist", "loadgroup"] if options.workers else []),
         *make_pytest_arguments(options),
@@ -159,7 +186,7 @@ def run(
     *,
     report: Path,
     environ: Mapping[str, str],
-    progress: Callable[[str, Progress], None] | None = None,
+    progress: FetchProgress = nullcontext,
 ) -> Results:
     """Fetch the checkpoints, run the suite, write the report, and return the results.
 
@@ -192,29 +219,41 @@ def _run_prepared(
     asked: RunOptions,
     report: Path,
     environ: Mapping[str, str],
-    progress: Callable[[str, Progress], None] | None,
+    progress: FetchProgress,
 ) -> Results:
     """Run with a subject that can be started; the plan names what was `asked`, which can be run again."""
     options = replace(options, subject=options.subject_or_default(), subject_logs=report / "logs")
     _check_subject(options)
     _check_interpreter(options)
+    outside: list[PhaseTime] = []
     if options.workers is None:
         options = replace(options, workers=choose_worker_count(len(models), options.device, environ))
     if options.checkpoints is None:
-        results = fetch_checkpoints(models, settings, layers=options.layers, part=options.slice, progress=progress)
+        started = time.monotonic()
+        with progress() as show:
+            results = fetch_checkpoints(models, settings, layers=options.layers, part=options.slice, progress=show)
+        outside.append(PhaseTime("fetch", "", time.monotonic() - started))
         _check_requested_models(results)
         options = replace(options, checkpoints=report / CHECKPOINTS_JSON)
         write_checkpoints(results, report / CHECKPOINTS_JSON)
     write_host(report, read_host_identity())
+    suite_seconds = 0.0
     try:
-        run_suite(models, options, report, environ)
+        suite_seconds = run_suite(models, options, report, environ)
     finally:  # also after an interruption: the report says what there is, and a missing result is red
         source = asked.subject_source and pin_address(asked.subject_source, options.subject_commit)
         plan = _write_plan(models, replace(asked, subject=options.subject, subject_source=source), report)
         fetched = read_checkpoints(options.checkpoints).checkpoints
         run_results = build_results(plan, read_result_files(report), fetched=fetched)
+        run_results = replace(run_results, outside=(*outside, *_list_suite_rest(run_results, options, suite_seconds)))
         write_report(run_results, report)
     return run_results
+
+
+def _list_suite_rest(results: Results, options: RunOptions, seconds: float) -> list[PhaseTime]:
+    """Return the seconds of the suite that no test contains; tests in several workers overlap, so they say nothing."""
+    rest = seconds - sum(case.seconds for entry in results.entries for case in entry.cases)
+    return [PhaseTime("start", "suite", rest)] if rest > 0 and not options.workers else []
 
 
 def _check_suite() -> None:

@@ -43,6 +43,7 @@ class Settings:
     These are `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`, the variables `HUB_TESTS_…`, and the limits.
     `store_url` is a remote store that is read through into `cache`; with `uploads` what it lacks is written there.
     Without `compile_cache` (`HUB_TESTS_COMPILE_CACHE`) compiled code is not kept.
+    `shared_environments` holds what others build: looked at first, never written.
     """
 
     cache: Path
@@ -50,6 +51,7 @@ class Settings:
     token: str | None = field(default=None, repr=False)
     offline: bool = False
     environments: Path | None = None
+    shared_environments: Path | None = None
     network: NetworkLimits = NetworkLimits()
     store_url: str | None = None
     uploads: bool = False
@@ -59,6 +61,11 @@ class Settings:
     def environments_root(self) -> Path:
         """The directory of the subjects' base environments."""
         return self.environments or self.cache / "environments"
+
+    @property
+    def environment_roots(self) -> tuple[Path, ...]:
+        """Each directory that may hold a base environment, in the order in which they are looked at."""
+        return (*((self.shared_environments,) if self.shared_environments else ()), self.environments_root)
 
 
 def from_environ(environ: Mapping[str, str]) -> Settings:
@@ -70,6 +77,7 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
         offline=environ.get("HF_HUB_OFFLINE", "").strip().lower() in TRUE,
         environments=_read_path(environ, "HUB_TESTS_ENVIRONMENTS"),
         compile_cache=_read_path(environ, "HUB_TESTS_COMPILE_CACHE"),
+        shared_environments=_read_path(environ, "HUB_TESTS_SHARED_ENVIRONMENTS"),
         network=_read_limits(environ),
         store_url=environ.get("HUB_TESTS_STORE_URL") or None,
     )

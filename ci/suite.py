@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
@@ -18,6 +19,7 @@ from ci.errors import GatedError, HubTestsError, InfrastructureError, NotTruncat
 from ci.evidence import NOT_ISOLATED, Evidence, FailureClass, Step
 from ci.hub.fetch import Checkpoint, FetchRequest, fetch
 from ci.models import override_part
+from ci.phases import PhaseClock
 from ci.subjects.base import ConvertRequest, ConvertResult, Description, ExportRequest, Subject, UsesCompileCache
 from ci.subjects.compile_cache import choose_compile_cache
 from ci.subjects.failure import SubjectCrashError
@@ -28,11 +30,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ci.equivalence.judge import Judge, Verdict
+    from ci.equivalence.preparation import ReferencePreparation
     from ci.models import HubModel
     from ci.run_options import RunOptions
     from ci.settings import Settings
 
 T = TypeVar("T")
+
+JUDGE_LIBRARIES = ("ci.equivalence.judge", "ci.subjects.hugging_face", "transformers.models.auto.modeling_auto")
+"""Modules whose import takes seconds, because they need torch or transformers."""
 
 
 class StepFailedError(Exception):
@@ -87,12 +93,14 @@ class ModelPipeline:
         workdir: Path,
         *,
         fetched: Checkpoint | HubTestsError | None = None,
+        clock: PhaseClock | None = None,
     ) -> None:
         """Run nothing yet: each step starts with the first test that needs it."""
         self.model = model
         self.options = options
         self.subject_name = options.subject_or_default()
         self.device = options.device or default_device()
+        self.clock = clock or PhaseClock()
         self._settings = settings
         self._workdir = workdir
         self._fetched = fetched
@@ -102,13 +110,19 @@ class ModelPipeline:
         self._convert_step = CachedStep[tuple[Path, ConvertResult]]("test_conversion")
         self._export_step = CachedStep[Path]("test_hub_model_conversion")
         self._judge_step: CachedStep[Judge] = CachedStep("test_forward_equivalence")
+        self._preparation: ReferencePreparation | None = None
 
     def __enter__(self) -> Self:
-        """Return the pipeline itself."""
+        """Return the pipeline itself; where the checkpoint is there already, let the subject's worker start."""
+        if isinstance(self._fetched, Checkpoint) and Path(self._fetched.path).is_dir():
+            with suppress(HubTestsError):  # the first step that needs the subject says why it does not start
+                self._warm_up(Path(self._fetched.path))
         return self
 
     def __exit__(self, *_: object) -> None:
         """End the subject's worker and free its memory."""
+        if self._preparation is not None:
+            self._preparation.stop()
         self._stack.close()
 
     def fetch_checkpoint(self) -> Checkpoint:
@@ -130,26 +144,33 @@ class ModelPipeline:
     def start_subject(self) -> Subject:
         """Return the subject; start it on first use. Raises SubjectCrashError where it could not be built."""
         if self._subject is None:
-            from ci.subjects.open_subject import open_subject
-
-            if self.options.subject_failure:
-                raise SubjectCrashError(self.options.subject_failure)
-
-            logs = self.options.subject_logs
-            self._subject = self._stack.enter_context(
-                open_subject(
-                    self.subject_name,
-                    python=self._python,
-                    path=self.options.subject_path,
-                    timeout=self.options.timeout,
-                    log=logs / f"{self.model.name}-{self.subject_name}.log" if logs else None,
-                    isolation=choose_isolation(self.options.isolation),
-                    readable=(Path(self.fetch_checkpoint().path),),
-                    variables=self.options.read_subject_variables(),
-                    compile_cache=choose_compile_cache(self.options, self._settings),
-                )
-            )
+            self._warm_up(Path(self.fetch_checkpoint().path))
+        assert self._subject is not None  # noqa: S101 (narrowing only)
         return self._subject
+
+    def _warm_up(self, checkpoint: Path) -> None:
+        """Open the subject; a worker starts in its sandbox at once, and imports while the judge does other things."""
+        from ci.subjects.open_subject import open_subject
+
+        if self.options.subject_failure:
+            raise SubjectCrashError(self.options.subject_failure)
+        logs = self.options.subject_logs
+        self._subject = self._stack.enter_context(
+            open_subject(
+                self.subject_name,
+                python=self._python,
+                path=self.options.subject_path,
+                timeout=self.options.timeout,
+                log=logs / f"{self.model.name}-{self.subject_name}.log" if logs else None,
+                isolation=choose_isolation(self.options.isolation),
+                readable=(checkpoint,),
+                variables=self.options.read_subject_variables(),
+                compile_cache=choose_compile_cache(self.options, self._settings),
+                clock=self.clock,
+            )
+        )
+        if (warm_up := getattr(self._subject, "warm_up", None)) is not None:
+            warm_up()
 
     @property
     def _python(self) -> Path | None:
@@ -223,7 +244,8 @@ class ModelPipeline:
             allow_remote_code=model.trust_remote_code,
             slice=pinned.slice if pinned else chosen.slice,
         )
-        checkpoint = fetch(request, self._settings)
+        with self.clock.measure("fetch"):
+            checkpoint = fetch(request, self._settings)
         if pinned and pinned.manifest_sha256 != checkpoint.manifest_sha256:
             raise InfrastructureError(
                 f"{model.name}: the stored checkpoint at {checkpoint.path} is not the one that was fetched for this "
@@ -239,7 +261,33 @@ class ModelPipeline:
             checkpoint_format=self.model.checkpoint_format,
             model_config=self.model.model_config,
         )
-        return target, self.start_subject().convert(request)
+        subject = self.start_subject()
+        self.import_libraries()
+        self._prepare_reference()
+        with self.clock.measure("convert", "import"):
+            return target, subject.convert(request)
+
+    def _prepare_reference(self) -> None:
+        """Let Hugging Face run while the subject converts: another process, which leaves torch to this one's thread."""
+        from ci.equivalence.device_usage import CostMeter
+        from ci.equivalence.hf_reference import ReferenceRun
+        from ci.equivalence.preparation import ReferencePreparation
+        from ci.subjects.hugging_face import HuggingFace
+        from ci.subjects.memory import fits_beside_conversion
+
+        checkpoint = Path(self.fetch_checkpoint().path)
+        if self._python is None or not fits_beside_conversion(checkpoint, self.device):
+            return
+        reference = ReferenceRun(
+            checkpoint=checkpoint,
+            params=self.model.test_params,
+            hugging_face=HuggingFace(),
+            device=self.device,
+            workdir=self._workdir / "reference",
+            costs=CostMeter(clock=self.clock),
+        )
+        self._preparation = ReferencePreparation(reference)
+        self._preparation.start()
 
     def _export(self) -> Path:
         from ci.equivalence.inputs import read_published_dtype
@@ -253,10 +301,20 @@ class ModelPipeline:
             model_config=self.model.model_config,
             dtype=read_published_dtype(json.loads((upstream / "config.json").read_bytes())),
         )
-        self.start_subject().export(request)
+        subject = self.start_subject()
+        with self.clock.measure("convert", "export"):
+            subject.export(request)
         return target
 
+    def import_libraries(self) -> None:
+        """Import what the comparison needs, which takes seconds: torch and transformers."""
+        with self.clock.measure("start", "imports of the judge"):
+            for name in JUDGE_LIBRARIES:
+                import_module(name)
+
     def _judge(self) -> Judge:
+        self.import_libraries()
+        from ci.equivalence.device_usage import CostMeter
         from ci.equivalence.judge import ComparisonInputs, Judge
         from ci.subjects.hugging_face import HuggingFace
 
@@ -268,7 +326,17 @@ class ModelPipeline:
             device=self.device,
             workdir=tempfile.mkdtemp(prefix="judge-", dir=self._workdir),
         )
-        return Judge(inputs, self.start_subject(), HuggingFace(), cross_check=self._cross_check())
+        if (preparation := self._preparation) is not None:
+            preparation.finish()
+        prepared = preparation.reference if preparation else None
+        return Judge(
+            inputs,
+            self.start_subject(),
+            prepared.hugging_face if prepared else HuggingFace(),
+            cross_check=self._cross_check(),
+            shared_reference=prepared,
+            costs=CostMeter(clock=self.clock),
+        )
 
     def _cross_check(self) -> Subject | None:
         """Return the reference unless it is under test: it separates wrong kernels from wrong conversions."""

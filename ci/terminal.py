@@ -1,15 +1,24 @@
-"""Output for a terminal: tables and the progress of a fetch."""
+"""Output for a terminal: tables, sizes, and the progress of a fetch and of the suite."""
 
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TextIO
 
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from ci.report.escape import one_line
+from ci.report.wording import format_duration
 from ci.units import format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from rich.table import Table
 
@@ -18,6 +27,10 @@ if TYPE_CHECKING:
     from ci.hub.inventory import StoreEntry
     from ci.hub.progress import Progress
     from ci.models import HubModel
+    from ci.suite_progress import ProgressDisplay, ProgressEvent
+
+MAX_SHOWN = 100
+"""Characters of a test id, or of a phase, that are shown."""
 
 
 def make_models_table(models: Sequence[HubModel]) -> Table:
@@ -80,7 +93,6 @@ def fetch_progress() -> Iterator[Callable[[str, Progress], None] | None]:
     if not sys.stderr.isatty():
         yield None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
     from rich.progress import Progress as ProgressBars
 
@@ -95,6 +107,82 @@ def fetch_progress() -> Iterator[Callable[[str, Progress], None] | None]:
             progress_bars.update(task, completed=state.done, total=state.total)  # type: ignore[arg-type]
 
         yield update
+
+
+TEST_SIGNS = {"passed": "✓", "failed": "✗", "skipped": "○"}
+TEST_STYLES = {"passed": "green", "failed": "bold red", "skipped": "yellow"}
+TEST_WORDS = {"passed": "", "failed": " failed", "skipped": " did not run"}
+
+
+def format_ended_test(event: ProgressEvent) -> str:
+    """Format a test that has ended, as one line: `✓ test_conversion[mixtral] 12.3 s`."""
+    test, seconds = one_line(event.test, MAX_SHOWN), format_duration(event.seconds)
+    return f"{TEST_SIGNS.get(event.outcome, '?')} {test}{TEST_WORDS.get(event.outcome, '')} {seconds}"
+
+
+@dataclass
+class PlainProgress:
+    """Prints one line a test when it has ended, for logs."""
+
+    stream: TextIO
+
+    def show(self, event: ProgressEvent) -> None:
+        """Print a test that has ended."""
+        if event.event == "ended":
+            print(format_ended_test(event), file=self.stream, flush=True)
+
+    def tick(self) -> None:
+        """Do nothing: a log does not move."""
+
+
+@dataclass
+class LiveProgress:
+    """Keeps one line at the bottom of a terminal, with time, test and phase; tests that have ended stay above it.
+
+    What is printed to sys.stderr meanwhile appears above the line too.
+    """
+
+    live: Live
+    clock: Callable[[], float] = time.monotonic
+    _running: dict[str, tuple[float, str]] = field(default_factory=dict)
+
+    def show(self, event: ProgressEvent) -> None:
+        """Print a test that has ended, or change the line; the end of the suite removes it."""
+        if event.event == "finished":
+            self._running.clear()
+            self.live.stop()
+        elif event.event == "ended":
+            self._running.pop(event.test, None)
+            text = Text(format_ended_test(event), TEST_STYLES.get(event.outcome, ""), no_wrap=True, overflow="ellipsis")
+            self.live.console.print(text)
+        else:
+            since, _ = self._running.get(event.test, (self.clock(), ""))
+            self._running[event.test] = (since, event.phase)
+        self.tick()
+
+    def tick(self) -> None:
+        """Write the line again with the time that has passed."""
+        self.live.update(Text(self.format_line(), "dim", no_wrap=True, overflow="ellipsis"), refresh=True)
+
+    def format_line(self) -> str:
+        """Return the line: `12 s  test_conversion[mixtral]: convert, import`; "" where no test runs."""
+        if not self._running:
+            return ""
+        test, (since, phase) = next(iter(self._running.items()))
+        more = f" (and {len(self._running) - 1} more)" if len(self._running) > 1 else ""
+        doing = f": {one_line(phase, MAX_SHOWN)}" if phase else ""
+        return f"{format_duration(self.clock() - since)}  {one_line(test, MAX_SHOWN)}{doing}{more}"
+
+
+@contextmanager
+def suite_progress() -> Iterator[ProgressDisplay]:
+    """Yield what shows the suite's progress on stderr: a live line on a terminal, else one line a test."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield PlainProgress(sys.stderr)
+        return
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        yield LiveProgress(live)
 
 
 def _make_table(*columns: str) -> Table:

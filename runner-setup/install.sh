@@ -37,7 +37,7 @@ here="$(cd "$(dirname "$0")" && pwd)"
 [ -z "$key" ] || [ -r "$key" ] || die "$key cannot be read"
 root="${root%/}"
 program="$root/opt/hub-runner"
-packages="python3 python3-venv nftables e2fsprogs openssl tar ca-certificates systemd bubblewrap"
+packages="python3 python3-venv python3-dev nftables e2fsprogs openssl tar ca-certificates systemd bubblewrap git gcc g++"
 
 do_it() {
     echo "+ $*"

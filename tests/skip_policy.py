@@ -24,6 +24,7 @@ ALLOWED: Mapping[str, str] = {
     "Fast-LLM is importable here": "the test is about a machine without Fast-LLM",
     "namespaces are not to be had here": "CI's container may not make namespaces; no package changes that",
     "no veth in this kernel": "CI's kernel has no virtual network cards; no package changes that",
+    "no builder of container images": "a builder needs a daemon or rights that CI's container does not have",
     "no overlay of this machine's files": "CI's file system cannot be overlaid; no package changes that",
 }
 """The beginning of each reason that a test may skip with in CI, and why no package can bring what is missing."""

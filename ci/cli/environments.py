@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path  # noqa: TC003 -- typer reads it from the annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,16 +25,28 @@ def build(
     call: typer.Context,
     name: Name,
     python: Annotated[str | None, typer.Option(help="interpreter; default: one that the description allows")] = None,
+    newest: Annotated[
+        Path | None, typer.Option(help="resolve the newest allowed versions, write them to this file and build that")
+    ] = None,
     as_json: options.JsonFlag = False,
 ) -> None:
     """Build a base environment, or find the one that is there; print its interpreter."""
     from ci.environments.description import load_description
     from ci.environments.prepare import provide_base
+    from ci.environments.prerequisites import check_prerequisites
 
     def progress(line: str) -> None:
         print(f"hub-tests: {line}", file=sys.stderr, flush=True)
 
     description = load_description(name)
+    if newest:
+        from ci.environments.installer import find_installer
+        from ci.environments.newest import format_description, resolve_newest
+
+        description = resolve_newest(description, find_installer(options.environ(call)))
+        newest.write_text(format_description(description), encoding="utf-8")
+    roots = options.settings(call).environment_roots
+    check_prerequisites(description, roots, options.environ(call), progress, python=python)
     base = provide_base(description, options.settings(call), options.environ(call), progress, python=python)
     options.answer(base.manifest, str(base.python), as_json=as_json)
 
@@ -43,7 +56,8 @@ def ls(call: typer.Context, as_json: options.JsonFlag = False) -> None:
     """List the base environments on this machine."""
     from ci.environments.base import list_bases
 
-    _show(list_bases(options.settings(call).environments_root), as_json=as_json)
+    roots = options.settings(call).environment_roots
+    _show([base for root in roots for base in list_bases(root)], as_json=as_json)
 
 
 @env_app.command("verify")

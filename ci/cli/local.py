@@ -44,10 +44,9 @@ def run(
     models = select_models(load_models(run_options.registry or REGISTRY), names)
     settings = options.settings(call)
     environ = {**options.environ(call), "HUB_TESTS_CACHE": str(settings.cache.absolute())}
-    with fetch_progress() as progress:
-        results = main_job.run(
-            models, run_options, settings, report=report.resolve(), environ=environ, progress=progress
-        )
+    results = main_job.run(
+        models, run_options, settings, report=report.resolve(), environ=environ, progress=fetch_progress
+    )
     if as_json:
         from ci.records import to_json
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003 -- typer reads it from the annotations
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
@@ -56,6 +56,10 @@ def plan(
     layers: options.Layers = None,
     part: options.SliceOption = None,
     registry: options.Registry = None,
+    environment: Annotated[
+        str | None, typer.Option(help="what the subject runs in: a name, or a TOML file below --caller")
+    ] = None,
+    caller: Annotated[Path, typer.Option(help="checkout of the calling repository's default branch")] = Path("caller"),
     out: Annotated[Path | None, typer.Option(help="also write the plan to this file, for `hub-tests report`")] = None,
     as_json: options.JsonFlag = False,
 ) -> None:
@@ -73,13 +77,28 @@ def plan(
     if event_name is None or event_path is None or names or layers or part:
         raise RequestError("plan needs --event-name and --event-path; MODEL, --layers and --slice go with --bytes")
     from ci.records import to_json
-    from ci.verbs.plan import plan_event
+    from ci.verbs.plan import plan_event, read_environment
 
-    made = plan_event(options.context(call), event_name, event_path, registry)
+    planned = read_environment(environment, caller) if environment else None
+    made = plan_event(options.context(call), event_name, event_path, registry, planned)
     if out:
         out.write_text(to_json(made, indent=2), encoding="utf-8")
     listed = ", ".join(entry.name for entry in made.entries)
     options.answer(made, f"{len(made.entries)} entries at {made.request.sha}: {listed}", as_json=as_json)
+
+
+def pack(
+    call: typer.Context,
+    subject: Annotated[Path, typer.Option(help="directory of the private subject's checkout")],
+    out: Annotated[Path, typer.Option(help="file to write, for `admit --subject-pack`")],
+    event_path: Annotated[Path, typer.Option(help="the event's payload, which says whether the caller is private")],
+) -> None:
+    """Pack the planned commit of a private repository for the job that may not read it."""
+    from ci.verbs.pack import pack_subject
+
+    plan = options.plan(call)
+    tree = pack_subject(plan, subject, out, event_path, options.environ(call).get("PATH", ""))
+    print(f"{out}: commit {plan.request.sha}, tree {tree}, {out.stat().st_size} bytes")
 
 
 def admit(
@@ -87,6 +106,9 @@ def admit(
     entry: Annotated[str, typer.Argument(help="plan entry that this job tests")],
     subject: Annotated[Path, typer.Option(help="directory of the subject's checkout")],
     out: Annotated[Path, typer.Option(help="directory for checkpoints.json and models.toml, which `run` reads")],
+    subject_pack: Annotated[
+        Path | None, typer.Option(help="file of `hub-tests pack` that becomes the subject's checkout first")
+    ] = None,
     isolation: Annotated[str, typer.Option(help="as for `run`: required, auto or none")] = "auto",
     cache: options.CacheDir = None,
     store_url: options.StoreUrl = None,
@@ -99,6 +121,10 @@ def admit(
 
     choose_isolation(parse_isolation(isolation))
 
+    if subject_pack:
+        from ci.verbs.pack import unpack_subject
+
+        unpack_subject(subject_pack, options.plan(call).request.sha, subject, options.environ(call).get("PATH", ""))
     settings, context = options.settings(call, cache, store_url), options.context(call)
     admission = admit_entry(
         options.plan(call),
@@ -109,9 +135,10 @@ def admit(
         out=out,
         store_url=settings.store_url,
         run_id=context.run_id,
+        environ=options.environ(call),
     )
     if output := context.output_path:
-        write_outputs(output, {"subject": admission.subject})
+        write_outputs(output, {"subject": admission.subject, "environment": admission.environment})
     options.answer(
         admission, f"{entry} at {admission.sha}: checkout and checkpoint are what was planned", as_json=as_json
     )
@@ -159,13 +186,17 @@ def publish(
         bool, typer.Option("--night", help="write issue and history instead of comment and status")
     ] = False,
     sha256: Annotated[str | None, typer.Option(help="sha256 of report.json: an artifact can be forged")] = None,
+    upstream: Annotated[
+        Path | None, typer.Option(help="with --night: results with the newest torch and transformers, told apart")
+    ] = None,
     as_json: options.JsonFlag = False,
 ) -> None:
     """Write a report to pull request, commit and summary, or to issue and history."""
     from ci.errors import InfrastructureError
     from ci.verbs.publish import publish_report
 
-    written = publish_report(report_dir, options.context(call), where="night" if night else "results", sha256=sha256)
+    where: Literal["results", "night"] = "night" if night else "results"
+    written = publish_report(report_dir, options.context(call), where=where, sha256=sha256, upstream=upstream)
     lines = [f"{one.what}: {one.done or one.problem}" for one in written]
     options.answer(written, "\n".join(lines), as_json=as_json)
     if problems := [f"{one.what}: {one.problem}" for one in written if one.problem]:
@@ -192,9 +223,14 @@ def conclude(
     may_skip: Annotated[
         list[str] | None, typer.Option(help="name of a job that may be skipped in this run; may be repeated")
     ] = None,
+    may_fail: Annotated[
+        list[str] | None, typer.Option(help="name of a job whose failure blocks nothing; may be repeated")
+    ] = None,
 ) -> None:
-    """Fail unless every job in $NEEDS succeeded, or was skipped and --may-skip allows it."""
+    """Fail unless every job in $NEEDS succeeded, or --may-skip or --may-fail allows it."""
     from ci.verbs.conclude import check_jobs
 
-    results = check_jobs(options.environ(call).get("NEEDS", ""), frozenset(job for job in may_skip or () if job))
+    results = check_jobs(
+        options.environ(call).get("NEEDS", ""), frozenset(filter(None, may_skip or ())), frozenset(may_fail or ())
+    )
     print(", ".join(f"{job}: {result}" for job, result in results.items()))

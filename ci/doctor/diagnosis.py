@@ -15,6 +15,7 @@ from ci.doctor.probes import (
     read_hub,
     read_kernel_log,
     read_pci,
+    read_proxy,
     read_runner,
     read_store,
     run_computation,
@@ -65,6 +66,7 @@ def probe_host(request: DoctorRequest, environ: Mapping[str, str]) -> HostState:
         runner=read_runner(request.runner) if request.runner else None,
         store=read_store(request.store, request.job_user) if request.store else None,
         hub=hub,
+        proxy=None if request.offline else read_proxy(environ),
         sandbox=None if request.isolation == "none" else read_sandbox(),
         tools=read_tools(request.python, environ) if request.tools else None,
     )

@@ -32,7 +32,7 @@ def check_gpus(state: HostState, request: DoctorRequest) -> Iterator[Check]:
         return
     gpus = select_gpus(state.nvml.gpus, request.only)
     yield _check_driver(state, request)
-    for check in (_check_values, _check_ecc, _check_remapping, _check_mig):
+    for check in (_check_values, _check_ecc, _check_remapping, _check_mig, _check_fabric):
         yield check(gpus)
     yield _check_xids(state, gpus)
     yield _check_memory(gpus, request.max_memory_used)
@@ -147,6 +147,16 @@ def _check_mig(gpus: tuple[Gpu, ...]) -> Check:
         return None if gpu.mig is None else ("fail", "MIG is on") if gpu.mig else ("ok", "off")
 
     return _check_each("mig", gpus, judge, expected="off", fix="runners use whole GPUs: nvidia-smi -mig 0")
+
+
+def _check_fabric(gpus: tuple[Gpu, ...]) -> Check:
+    def judge(gpu: Gpu) -> tuple[Status, str] | None:
+        if gpu.fabric is None:
+            return None
+        return ("ok" if gpu.fabric == "completed" else "fail"), f"registration {gpu.fabric}"
+
+    fix = "install nvidia-fabricmanager in the driver's version; systemctl enable --now nvidia-fabricmanager"
+    return _check_each("fabric manager", gpus, judge, expected="registration completed", fix=fix)
 
 
 def _check_xids(state: HostState, gpus: tuple[Gpu, ...]) -> Check:

@@ -35,6 +35,7 @@ def check_surroundings(state: HostState, request: DoctorRequest) -> Iterator[Che
     yield _check_answer(
         "store", state.store, "readable, not writable by the job's user", "chown root, chmod u=rwX,go=rX"
     )
+    yield _check_proxy(state.proxy)
     yield _check_hub(state.hub, request)
 
 
@@ -99,6 +100,14 @@ def _check_answer(name: str, answer: ProbeAnswer | None, expected: str, fix: str
     if answer.ok is None:
         return Check(name, "skip", answer.text, expected, unmade=True)
     return Check(name, "ok" if answer.ok else "fail", answer.text, expected, "" if answer.ok else fix)
+
+
+def _check_proxy(answer: ProbeAnswer | None) -> Check:
+    expected = "none set, or one that answers"
+    if answer is None:
+        return Check("proxy", "ok", "none is set", expected)
+    fix = "correct HTTPS_PROXY, or on a runner host the table [proxy] of hub-runner.toml"
+    return _check_answer("proxy", answer, expected, fix)
 
 
 def _check_hub(answer: ProbeAnswer | None, request: DoctorRequest) -> Check:

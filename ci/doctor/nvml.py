@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pwd
+from ctypes import byref
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,8 +103,28 @@ def _read_health(pynvml: Any, handle: Any, ask: Callable[..., Any]) -> dict[str,
         "remap": RowRemap(rows[0], rows[1], bool(rows[2]), bool(rows[3])) if rows else None,
         "retirement_pending": bool(retired) if retired is not None else None,
         "mig": bool(mig[0]) if mig else None,
+        "fabric": _read_fabric(pynvml, handle, ask),
         "processes": _read_processes(pynvml, handle, ask),
     }
+
+
+FABRIC_STATES = {1: "not started", 2: "in progress", 3: "completed"}
+"""NVML_GPU_FABRIC_STATE_…; 0 says that the card has no fabric."""
+
+
+def _read_fabric(pynvml: Any, handle: Any, ask: Callable[..., Any]) -> str | None:
+    """Read how far the card's registration with the fabric manager is.
+
+    Without it CUDA ends with error 802.
+    https://docs.nvidia.com/datacenter/tesla/fabric-manager-user-guide/
+    """
+    if not hasattr(pynvml, "c_nvmlGpuFabricInfo_v2_t"):
+        return None  # an nvidia-ml-py older than the call
+    info = pynvml.c_nvmlGpuFabricInfo_v2_t()
+    if ask("fabric", pynvml.nvmlDeviceGetGpuFabricInfoV, handle, byref(info)) is None:
+        return None
+    state = FABRIC_STATES.get(info.state)
+    return f"{state}, status {info.status}" if state == "completed" and info.status else state
 
 
 def _count_uncorrected(pynvml: Any, handle: Any, ask: Callable[..., Any], counter: str) -> int | None:

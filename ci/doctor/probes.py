@@ -10,6 +10,7 @@ import os
 import pwd
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -17,11 +18,15 @@ import urllib.error
 import urllib.request
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 from ci.doctor.records import RUNNER_MANIFEST, Clock, Disk, GpuComputation, KernelLog, ProbeAnswer, RunnerInstall, Xid
 from ci.errors import HubTestsError
 from ci.records import read_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 XID = re.compile(r"NVRM: Xid \((?:PCI:)?(?P<pci>[0-9a-fA-F:.]+)\): (?P<code>\d+)(?:,\s*(?P<text>.*))?")
 """https://docs.nvidia.com/deploy/xid-errors/"""
@@ -197,6 +202,24 @@ def read_hub(endpoint: str) -> tuple[ProbeAnswer, float | None]:
         return ProbeAnswer(False, f"{endpoint}: {getattr(failure, 'reason', failure)}"), None
     took = time.monotonic() - started
     return ProbeAnswer(True, f"{endpoint} answered in {took * 1000:.0f} ms"), _seconds_ahead(date)
+
+
+def read_proxy(environ: Mapping[str, str]) -> ProbeAnswer | None:
+    """Connect to the proxy that the environment names; None where it names none.
+
+    A password in it is not repeated.
+    """
+    names = ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
+    name = next((name for name in names if environ.get(name)), None)
+    if name is None:
+        return None
+    try:
+        parts = urlsplit(environ[name] if "://" in environ[name] else f"http://{environ[name]}")
+        host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+        with socket.create_connection((host, port), timeout=HTTP_TIMEOUT):
+            return ProbeAnswer(True, f"{name}: {host}:{port} answers")
+    except (OSError, ValueError) as failure:
+        return ProbeAnswer(False, f"{name}: the proxy does not answer: {failure}")
 
 
 def _seconds_ahead(date: str | None) -> float | None:

@@ -105,7 +105,7 @@ class Gpu:
     """One GPU as NVML sees it. None: this card does not have the value.
 
     `errors` are the values that NVML answered with an error (nvidia-smi prints ERR!), by name. Memory is in bytes; ECC
-    counts are double-bit (uncorrected) errors.
+    counts are double-bit (uncorrected) errors. `fabric`: how far the fabric manager has come, on NVSwitch systems only.
     """
 
     index: int
@@ -121,6 +121,7 @@ class Gpu:
     remap: RowRemap | None = None
     retirement_pending: bool | None = None
     mig: bool | None = None
+    fabric: str | None = None
     processes: tuple[GpuProcess, ...] = ()
     errors: Mapping[str, str] = field(default_factory=dict)
 
@@ -227,7 +228,10 @@ class SandboxState:
 
 @dataclass(frozen=True)
 class BuildTools:
-    """What builds and installs a subject, each with its version; "" for a tool that is not there."""
+    """What builds and installs a subject, each with its version; "" for a tool that is not there.
+
+    `managed_python`: the interpreter that uv has or would bring, where the machine has none that is new enough.
+    """
 
     git: str
     cc: str
@@ -235,6 +239,7 @@ class BuildTools:
     headers: ProbeAnswer
     python: str
     installer: str
+    managed_python: str = ""
 
 
 @dataclass(frozen=True)
@@ -251,5 +256,6 @@ class HostState:
     runner: RunnerInstall | ProbeAnswer | None = None
     store: ProbeAnswer | None = None
     hub: ProbeAnswer | None = None
+    proxy: ProbeAnswer | None = None
     sandbox: SandboxState | None = None
     tools: BuildTools | None = None

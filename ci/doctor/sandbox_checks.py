@@ -99,7 +99,10 @@ def _check_tools(tools: BuildTools, bad: Status) -> Iterator[Check]:
     yield _check_tool("C++ compiler", tools.cxx, bad, "apt install g++")
     yield _check_headers(tools, bad)
     yield _check_tool(
-        "python >= 3.12", tools.python, bad, "apt install python3.12 python3.12-venv, or: uv python install 3.12"
+        "python >= 3.12",
+        tools.python or tools.managed_python,
+        bad,
+        "apt install python3.12 python3.12-venv, or: uv python install 3.12",
     )
     uv = tools.installer if tools.installer.startswith("uv") else ""
     yield _check_tool("uv", uv, bad, "pip install uv; without it environments have no lock with hashes")

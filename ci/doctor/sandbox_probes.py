@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 from ci.doctor.host_checks import parse_version
 from ci.doctor.probes import run_command
 from ci.doctor.records import BuildTools, ProbeAnswer, SandboxState
-from ci.environments.installer import find_installer
+from ci.environments.installer import UvInstaller, find_installer
+from ci.errors import HubTestsError
+from ci.settings import from_environ
 from ci.subjects.sandbox import detect_isolation, find_bubblewrap
 
 if TYPE_CHECKING:
@@ -75,14 +77,48 @@ def find_covered(mountinfo: Path) -> tuple[str, ...]:
 def read_tools(python: str | None, environ: Mapping[str, str]) -> BuildTools:
     """Find what installs a subject: git, compilers, headers, a new interpreter, and uv."""
     path = environ.get("PATH")
+    found = _find_new_python((python or sys.executable, *PYTHONS), path)
     return BuildTools(
-        git=_find_tool(("git",), path),
-        cc=_find_tool((*environ.get("CC", "").split()[:1], "cc", "gcc", "clang"), path),
-        cxx=_find_tool((*environ.get("CXX", "").split()[:1], "c++", "g++", "clang++"), path),
-        headers=read_headers(python or sys.executable),
-        python=_find_new_python((python or sys.executable, *PYTHONS), path),
+        git=find_tool(("git",), path),
+        cc=find_tool((*environ.get("CC", "").split()[:1], "cc", "gcc", "clang"), path),
+        cxx=find_tool((*environ.get("CXX", "").split()[:1], "c++", "g++", "clang++"), path),
+        headers=_read_all_headers((python,) if python else find_base_pythons(environ) or (sys.executable,)),
+        python=found,
         installer=_describe_installer(environ),
+        managed_python="" if found else _find_managed_python(environ),
     )
+
+
+def find_base_pythons(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """List the interpreters of the base environments on this machine."""
+    from ci.environments.base import list_bases  # brings pydantic, which a bare host's doctor does without
+
+    try:
+        roots = from_environ(environ).environment_roots
+        return tuple(str(base.python) for root in roots for base in list_bases(root))
+    except (HubTestsError, OSError):
+        return ()
+
+
+def _read_all_headers(pythons: tuple[str, ...]) -> ProbeAnswer:
+    """Ask each interpreter for its headers; the first that has none is the answer."""
+    answers = [read_headers(python) for python in pythons]
+    return next((answer for answer in answers if not answer.ok), answers[0])
+
+
+def _find_managed_python(environ: Mapping[str, str]) -> str:
+    """Return the interpreter that uv has, or could bring; "" without uv."""
+    try:
+        installer = find_installer(environ)
+        if not isinstance(installer, UvInstaller):
+            return ""
+        wanted = f">={MIN_PYTHON[0]}.{MIN_PYTHON[1]}"
+        found = run_command([str(installer.program), "python", "find", "--offline", wanted], timeout=SECONDS)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    if found.returncode == 0 and (version := _read_version([found.stdout.strip(), "--version"])):
+        return f"uv's {version}"
+    return f"none here; uv brings {wanted} with the first environment (needs the network)"
 
 
 def read_headers(python: str) -> ProbeAnswer:
@@ -99,7 +135,7 @@ def read_headers(python: str) -> ProbeAnswer:
     return ProbeAnswer(exists, f"Python {version}" if exists else f"Python {version}: no {include}/Python.h")
 
 
-def _find_tool(names: tuple[str, ...], path: str | None) -> str:
+def find_tool(names: tuple[str, ...], path: str | None) -> str:
     """Return the name and version of the first tool that runs; "" for none."""
     for name in names:
         if (program := shutil.which(name, path=path)) and (version := _read_version([program, "--version"])):

@@ -32,7 +32,7 @@ class EnvironmentDescription:
     `python` is a version specifier. `environment` are variables, set while the overlay is built and the subject runs.
     `import_test` is Python code that must succeed once the subject is installed. `install` says how its commit becomes
     importable: "wheel", or "editable" where only an editable installation is complete, from `import_path` below the
-    checkout.
+    checkout. `compiler` is what the subject's build calls.
     """
 
     __pydantic_config__: ClassVar = STRICT
@@ -44,6 +44,7 @@ class EnvironmentDescription:
     import_test: str = ""
     install: Literal["wheel", "editable"] = "wheel"
     import_path: str = "."
+    compiler: Literal["none", "c", "c++"] = "none"
 
     @property
     def digest(self) -> str:

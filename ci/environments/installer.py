@@ -73,7 +73,13 @@ class UvInstaller:
         """Make the environment, with an interpreter of this machine, else with one that uv brings."""
         interpreter = python if os.sep in python else find_python(python, self.environ) or python
         progress(f"making {path} with Python {interpreter}")
-        _run([str(self.program), "venv", "--quiet", "--seed", "--python", interpreter, str(path)], self.environ)
+        try:
+            _run([str(self.program), "venv", "--quiet", "--seed", "--python", interpreter, str(path)], self.environ)
+        except InfrastructureError as problem:
+            if os.sep in interpreter:
+                raise
+            hint = f"apt install python3.12 python3.12-dev, or name one that fits {python} with --python"
+            raise InfrastructureError(f"no Python {python} here, and uv brought none: {hint} ({problem})") from None
 
     def install(self, path: Path, description: EnvironmentDescription, progress: Progress) -> None:
         """Resolve the requirements into a lock with hashes, and install the lock."""

@@ -12,8 +12,9 @@ from ci.environments.base import BaseEnvironment, build_base, find_base, find_ba
 from ci.environments.description import EnvironmentDescription, load_description, shipped_descriptions
 from ci.environments.installer import find_installer
 from ci.environments.overlay import build_overlay, read_tail
+from ci.environments.prerequisites import check_prerequisites
 from ci.environments.source import SubjectSource, fetch_source, is_git_address, split_address
-from ci.errors import RequestError, SubjectError
+from ci.errors import InfrastructureError, RequestError, SubjectError
 from ci.subjects.exchange import hostile_directory
 from ci.subjects.provenance import read_commit
 from ci.subjects.registry import find_offer
@@ -57,6 +58,8 @@ def _used_base(
             yield options, _describe_prepared(options)
         return
     description = load_description(options.environment)
+    clones = bool(options.subject_source and is_git_address(options.subject_source))
+    check_prerequisites(description, settings.environment_roots, environ, progress, clones=clones)
     while True:
         base = provide_base(description, settings, environ, progress)
         with use_base(base) as held:
@@ -111,11 +114,19 @@ def provide_base(
     *,
     python: str | None = None,
 ) -> BaseEnvironment:
-    """Return a description's base environment; build it where it is missing."""
-    root = settings.environments_root
-    base = find_base(root, description)
+    """Return a description's base environment; build it where it is missing.
+
+    Raises InfrastructureError where there is none and none can be written.
+    """
+    found = (find_base(root, description) for root in settings.environment_roots)
+    base = next((base for base in found if base), None)
     if base is None:
-        base = build_base(root, description, find_installer(environ), python=python, progress=progress)
+        root = settings.environments_root
+        try:
+            base = build_base(root, description, find_installer(environ), python=python, progress=progress)
+        except OSError as problem:
+            what = f"{root}: environment '{description.name}' is not there, and cannot be built there"
+            raise InfrastructureError(f"{what}: {problem.strerror or problem}; name another directory") from None
     mark_used(base)
     return base
 

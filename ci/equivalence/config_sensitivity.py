@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ci.equivalence import config_changes
 from ci.equivalence.config_changes import ConfigChange
+from ci.equivalence.device_usage import CostMeter
 from ci.equivalence.hf_reference import ReferenceRun
 from ci.equivalence.round_trip import resolve_config
 from ci.equivalence.trace_compare import compare_logits
@@ -144,10 +145,13 @@ class ConfigSensitivity:
         converted, output = self.workdir / "converted", self._subject_output(name)
         shutil.rmtree(converted, ignore_errors=True)
         try:
-            self.subject.convert(ConvertRequest(str(directory), str(converted), *self.formats))
+            costs = CostMeter(clock=self.reference.costs.clock)
+            with costs.clock.measure("convert", "import"):
+                self.subject.convert(ConvertRequest(str(directory), str(converted), *self.formats))
             inputs = str(self.reference.write_inputs(self._case))
             self.reference.lease.acquire(self.subject)
-            self.subject.trace(TraceRequest(str(converted), inputs, str(output), device=self.reference.device))
+            request = TraceRequest(str(converted), inputs, str(output), device=self.reference.device)
+            costs.run_trace("subject float32", lambda: self.subject.trace(request))
         finally:
             shutil.rmtree(converted, ignore_errors=True)
         return TraceReader(output)

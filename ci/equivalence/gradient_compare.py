@@ -47,7 +47,8 @@ class GradientComparison:
         floors = self._measure_floors(expected)
         actual = self.workdir / "actual"
         self.reference.lease.acquire(self.subject)
-        self.subject.gradients(self._build_request(self.subject_path, actual, "float32", {}))
+        with self.reference.costs.clock.measure("forward", "subject float32 gradients"):
+            self.subject.gradients(self._build_request(self.subject_path, actual, "float32", {}))
         if unknown := list_unexpected(actual, expected):
             raise SubjectError(f"gradient of a parameter that Hugging Face does not have: {unknown[0]}")
         tolerances = Tolerances("float32", floors, self.reference.params.compare_factor)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,8 @@ from ci.subjects.trace_files import TraceReader
 from ci.tensor_names import LOGITS, TOP_EXPERTS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ci.subjects.base import GradientRequest
 
 BATCH_GROWTH = (2, 4, 8)
@@ -67,7 +69,10 @@ class ReferenceRun:
 
         The inputs are `cases`; without them, those that the checkpoint's config asks for.
         """
-        run = ReferenceRun(checkpoint, self.params, self.hugging_face, self.device, workdir, seed=self.seed)
+        costs = CostMeter(clock=self.costs.clock)
+        run = ReferenceRun(
+            checkpoint, self.params, self.hugging_face, self.device, workdir, seed=self.seed, costs=costs
+        )
         run._cases = cases
         return run
 
@@ -131,6 +136,20 @@ class ReferenceRun:
             )
             self._cases = self._grow_for_experts(cases) if self.requirements.experts else cases
         return self._cases
+
+    def prepare(self, dtype: DType, *, stop: Callable[[], bool] = lambda: False) -> None:
+        """Measure everything that the comparisons in a dtype need.
+
+        The model is loaded once for all cases. Before each trace `stop` is asked whether to leave the rest.
+        """
+        work: list[Callable[[], object]] = [partial(self.get_expected_trace, case) for case in self.cases]
+        work += [partial(self.get_tolerances, case, dtype) for case in self.cases]
+        if dtype == "float32":
+            work.append(partial(self.get_tolerances, self.cases[0], dtype, teacher_forced=True))
+        for measure in work:
+            if stop():
+                return
+            measure()
 
     def describe_coverage(self) -> dict[str, str]:
         """Say what the inputs and the reference run reach, and what they do not."""
@@ -219,13 +238,14 @@ class ReferenceRun:
             feed=str(teacher.path) if teacher else None,
         )
         self.lease.acquire(self.hugging_face)
-        self.costs.add_trace(self.hugging_face.trace(request))
+        self.costs.run_trace(f"Hugging Face {dtype}", lambda: self.hugging_face.trace(request))
         return TraceReader(output)
 
     def run_gradients(self, request: GradientRequest) -> Path:
         """Run one backward pass of Hugging Face; return the directory of gradients."""
         self.lease.acquire(self.hugging_face)
-        self.hugging_face.gradients(request)
+        with self.costs.clock.measure("forward", f"Hugging Face {request.dtype} gradients"):
+            self.hugging_face.gradients(request)
         return Path(request.output)
 
     def _measure_noise(

@@ -78,6 +78,7 @@ class Judge:
     reference: ReferenceRun = field(init=False)
     costs: CostMeter = field(default_factory=CostMeter)
     _traces: Path = Path()
+    _checked: bool = False
     _passed: dict[tuple[DType, tuple[tuple[str, str], ...]], bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -88,12 +89,13 @@ class Judge:
             hugging_face=self.hugging_face,
             device=self.inputs.device,
             workdir=Path(self.inputs.workdir) / "reference",
+            costs=CostMeter(clock=self.costs.clock),
         )
 
     def check_forward(self, *, dtype: Literal["float32", "model"], variant: Mapping[str, str]) -> Verdict:
         """Compare the forward pass, in float32 or in the dtype that the model was published in."""
         run_dtype: DType = "float32" if dtype == "float32" else self.reference.model_dtype
-        reference_costs, subject_costs = self.reference.costs.start_interval(), self.costs.start_interval()
+        reference_costs, subject_costs = self._start_costs()
         verdict = repeat_without_cache(self.subject, lambda: self._check_forward_once(run_dtype, variant))
         self._passed[run_dtype, tuple(sorted(variant.items()))] = verdict.passed
         costs = self._collect_costs(run_dtype, reference_costs, subject_costs)
@@ -106,7 +108,8 @@ class Judge:
             before, after = round_trip.resolve_config(original), round_trip.resolve_config(exported)
             keys = round_trip.compare_configs(before, after)
             tied = bool(before.get("tie_word_embeddings"))
-            tensors = tuple(round_trip.compare_checkpoints(original, exported, tied=tied))
+            with self.costs.clock.measure("compare", "exported checkpoint"):
+                tensors = tuple(round_trip.compare_checkpoints(original, exported, tied=tied))
             forward = build_verdict([self._compare_exported(exported)], coverage={})
         except SubjectError as error:
             return Verdict(passed=False, failure_class="config_mismatch", diagnosis=str(error), component="conversion")
@@ -151,10 +154,12 @@ class Judge:
     def _convert_other(self, source: Path, workdir: Path, cases: tuple[InputCase, ...] = ()) -> Judge:
         """Convert another checkpoint of the same format, and return the judge of that conversion."""
         converted = workdir / "converted"
-        self.subject.convert(ConvertRequest(str(source), str(converted), *self._formats))
+        with self.costs.clock.measure("convert", "import"):
+            self.subject.convert(ConvertRequest(str(source), str(converted), *self._formats))
         inputs = replace(self.inputs, hf_path=str(source), subject_path=str(converted), workdir=str(workdir))
         reference = self.reference.for_checkpoint(source, workdir / "reference", cases)
-        return Judge(inputs, self.subject, self.hugging_face, self.cross_check, shared_reference=reference)
+        costs = CostMeter(clock=self.costs.clock)
+        return Judge(inputs, self.subject, self.hugging_face, self.cross_check, shared_reference=reference, costs=costs)
 
     def check_gradients(self) -> Verdict:
         """Compare every parameter's gradient in float32. Raises NotOfferedError for a subject that cannot train."""
@@ -182,7 +187,7 @@ class Judge:
         spec = ForwardSpec(self.subject, self.inputs.subject_path, variant)
         coverage = self.reference.describe_coverage
         results: list[CaseComparison] = []
-        self._run_reference(dtype)
+        self.reference.prepare(dtype)  # all of Hugging Face before the subject: each side loads its model once
         for case in self.reference.cases:
             if reason := self.reference.get_tolerances(case, dtype).untrusted:
                 return build_inconclusive_verdict(reason, coverage())
@@ -199,19 +204,6 @@ class Judge:
         if explained and verdict.failure_class not in (None, "environment"):
             return add_diagnosis(verdict, self._analyze_root_cause(results, spec).diagnose())
         return verdict
-
-    def _run_reference(self, dtype: DType) -> None:
-        """Run all of Hugging Face before the subject.
-
-        Each side then loads its model once for all cases.
-        """
-        cases = self.reference.cases
-        for case in cases:
-            self.reference.get_expected_trace(case)
-        for case in cases:
-            self.reference.get_tolerances(case, dtype)
-        if dtype == "float32":
-            self.reference.get_tolerances(cases[0], dtype, teacher_forced=True)
 
     def _compare_end_to_end(self, case: InputCase, dtype: DType, spec: ForwardSpec) -> CaseComparison:
         """Compare a case; block by block where rounding flips would excuse too many tokens otherwise."""
@@ -286,9 +278,13 @@ class Judge:
             feed=str(teacher.path) if teacher else None,
         )
         self.reference.lease.acquire(spec.subject)
-        result = spec.subject.trace(request)
-        self.costs.add_trace(result)
+        result = self.costs.run_trace(self._name_run(dtype, spec), lambda: spec.subject.trace(request))
         return result, TraceReader(output)
+
+    def _name_run(self, dtype: DType, spec: ForwardSpec) -> str:
+        """Name a forward pass of the subject, or of the cross-check, in the times by phase."""
+        side = "subject" if spec.subject is self.subject else "cross-check"
+        return " ".join([side, dtype, *(f"{axis}={name}" for axis, name in spec.variant.items())])
 
     def _analyze_root_cause(self, results: list[CaseComparison], spec: ForwardSpec) -> RootCauseAnalysis:
         """Prepare the analysis of the first failed case."""
@@ -309,6 +305,13 @@ class Judge:
 
     def _run_again(self, spec: ForwardSpec, like: CaseComparison, *, teacher_forced: bool) -> CaseComparison:
         return self._compare_case(like.case, like.tolerances.dtype, spec, teacher_forced=teacher_forced)
+
+    def _start_costs(self) -> tuple[CostMeter, CostMeter]:
+        """Return the sums from which a check's costs count: the first one's contain what was prepared before."""
+        first, self._checked = not self._checked, True
+        if first:
+            return CostMeter(), CostMeter()
+        return self.reference.costs.start_interval(), self.costs.start_interval()
 
     def _collect_costs(self, dtype: DType, reference: CostMeter, subject: CostMeter) -> dict[str, float]:
         """Collect the seconds of each side, and the device's peak in bytes."""

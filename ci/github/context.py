@@ -42,6 +42,7 @@ class Context:
     """One step of one job of one workflow run.
 
     `poll_interval` is in seconds. `planned_sha` is the commit that the plan job has fixed, "" before it has.
+    `subject_token` reads the subject's repository, where that is another private one.
     """
 
     api: ApiSettings
@@ -57,6 +58,7 @@ class Context:
     data_branch: str = DATA_BRANCH
     poll_interval: float = 30.0
     planned_sha: str = ""
+    subject_token: str = field(default="", repr=False)
     inputs: WorkflowInputs = field(default_factory=WorkflowInputs)
 
     @property
@@ -94,6 +96,7 @@ def read_context(environ: Mapping[str, str]) -> Context:
         data_branch=environ.get("HUB_TESTS_DATA_BRANCH") or DATA_BRANCH,
         poll_interval=_read_number(environ, "HUB_TESTS_POLL", 30.0),
         planned_sha=environ.get("HUB_TESTS_SHA", ""),
+        subject_token=environ.get("HUB_TESTS_SUBJECT_TOKEN", ""),
         inputs=read_inputs(environ.get("HUB_TESTS_INPUTS", ""), _read_default_inputs(environ)),
     )
 

@@ -10,6 +10,7 @@ from ci.report.escape import cell, code, escape_text, link
 from ci.report.history import HistoryRecord
 from ci.report.limits import COMMENT_CHARS
 from ci.report.markdown import render_markdown
+from ci.report.results import find_most_complete_evidence
 from ci.report.truncate_markdown import count_characters
 
 if TYPE_CHECKING:
@@ -21,7 +22,12 @@ if TYPE_CHECKING:
 
 MARKER = "<!-- hub-tests:nightly -->"
 TITLE = "hub-tests: the nightly run fails"
+UPSTREAM = ("torch", "transformers")
+UPSTREAM_TITLE = "hub-tests: the nightly run fails with the newest torch and transformers"
 LABEL = "hub-tests"
+PARAGRAPH = "\n\n"
+MAX_NAMED = 20
+"""Models that the line about upstream names."""
 MAX_TABLE_CHARS = 24_000
 """The share of the issue's body for the table of failing models."""
 
@@ -64,10 +70,11 @@ def find_streaks(baseline: Baseline, tonight: Sequence[HistoryRecord]) -> tuple[
     return tuple(streaks)
 
 
-def format_issue(results: Results, streaks: Sequence[FailureStreak]) -> str:
+def format_issue(results: Results, streaks: Sequence[FailureStreak], upstream: Results | None = None) -> str:
     """Format the issue's body: which entries fail since when, what changed, and tonight's report.
 
-    If many entries fail, the column of changes is left out, and then all columns but the names.
+    If many entries fail, the column of changes is left out, and then all columns but the names. `upstream` are the
+    results with the newest versions: one line, and the whole report where nothing else failed.
     """
     top = f"{MARKER}\nhub-tests updates this issue and closes it after the first night that passes.\n\n"
     tables = (
@@ -76,19 +83,42 @@ def format_issue(results: Results, streaks: Sequence[FailureStreak]) -> str:
         ", ".join(code(streak.entry) for streak in streaks),
     )
     table = next((text for text in tables if count_characters(text) <= MAX_TABLE_CHARS), tables[-1])
-    head = f"{top}{table}\n\n"
-    return head + render_markdown(results, COMMENT_CHARS - count_characters(head) - 100)
+    head = f"{top}{f'{table}{PARAGRAPH}' if streaks else ''}{format_upstream(upstream) if upstream else ''}"
+    shown = upstream if upstream and results.verdict != "failed" else results
+    return head + render_markdown(shown, COMMENT_CHARS - count_characters(head) - 100)
 
 
-def update_issue(client: Client, results: Results, streaks: Sequence[FailureStreak], *, bot: str) -> str:
-    """Open, update or close the issue and return what was done. A neutral night changes nothing."""
+def format_upstream(upstream: Results) -> str:
+    """Format the paragraph about the newest torch and transformers: which models fail with them."""
+    entries = upstream.entries
+    failed = [entry.name for entry in entries if entry.verdict == "failed"]
+    silent = sum(entry.verdict == "neutral" for entry in entries)
+    names = ", ".join(code(name) for name in failed[:MAX_NAMED]) + (", …" if len(failed) > MAX_NAMED else "")
+    parts = [f"{len(failed)} of {len(entries)} fail: {names}" if failed else f"none of {len(entries)} fails"]
+    parts += [f"{silent} without an answer"] if silent else []
+    found = (find_most_complete_evidence(entry.cases) for entry in entries)
+    libraries = next((evidence.libraries for evidence in found if evidence), {})
+    versions = ", ".join(f"{name} {libraries[name]}" for name in UPSTREAM if name in libraries)
+    told = escape_text(versions or "the newest that the environment allows", 200)
+    return f"**Upstream** ({told}), which blocks nothing: {'; '.join(parts)}.{PARAGRAPH}"
+
+
+def update_issue(
+    client: Client, results: Results, streaks: Sequence[FailureStreak], *, bot: str, upstream: Results | None = None
+) -> str:
+    """Open, update or close the issue and return what was done. A neutral night changes nothing.
+
+    A failure with the newest versions alone keeps it open too, under a title of its own.
+    """
     issue = _find_open_issue(client, bot)
-    if results.verdict == "failed":
-        body = format_issue(results, streaks)
+    breaks_upstream = upstream is not None and upstream.verdict == "failed"
+    if results.verdict == "failed" or breaks_upstream:
+        title = TITLE if results.verdict == "failed" else UPSTREAM_TITLE
+        body = format_issue(results, streaks, upstream)
         if issue is None:
-            created = client.write(Issue, "POST", "/issues", {"title": TITLE, "body": body, "labels": [LABEL]})
+            created = client.write(Issue, "POST", "/issues", {"title": title, "body": body, "labels": [LABEL]})
             return f"opened #{created.number}"
-        client.write(Issue, "PATCH", f"/issues/{issue.number}", {"title": TITLE, "body": body})
+        client.write(Issue, "PATCH", f"/issues/{issue.number}", {"title": title, "body": body})
         return f"updated #{issue.number}"
     if results.verdict == "passed" and issue is not None:
         note = f"The nightly run passes again: {link('run', results.plan.request.run_url) or 'the last run'}."

@@ -17,6 +17,7 @@ from ci.report.failure_causes import (
     is_infrastructure,
     is_worker_crash,
 )
+from ci.report.phase_times import complete_phases
 from ci.report.results import CaseResult, Problem, find_worst_measure
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def make_case_result(
         evidence=evidence,
         used=worst.used if worst and case.outcome != "skipped" else None,
         used_before=before.used if before else None,
+        phases=complete_phases(evidence, case.seconds),
     )
     if case.outcome == "skipped":
         return _make_skipped(entry, case, base, facts=facts, failed=failed)

@@ -19,6 +19,7 @@ from markupsafe import Markup
 from ci.evidence import LayerRouting, Measure, format_share
 from ci.report import charts, wording
 from ci.report.escape import clean, is_safe_url
+from ci.report.phase_times import PhaseTable, describe_phase, describe_rest, format_seconds, make_phase_table
 from ci.report.results import EntryResult, find_closest_case, find_most_complete_evidence, group_by_causes
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class ModelSection:
     routing: list[LayerRouting]
     routing_summary: str
     environment: list[tuple[str, str]]
+    times: PhaseTable | None
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,9 @@ def _make_environment() -> Environment:
         "format_share": format_share,
         "format_number": wording.format_number,
         "format_duration": wording.format_duration,
+        "format_seconds": format_seconds,
+        "describe_phase": describe_phase,
+        "describe_rest": describe_rest,
         "meter_value": lambda used: f"{min(used, 1.0):.4f}" if math.isfinite(used) else "1",
     }
     return environment
@@ -254,6 +259,7 @@ def _make_model_section(index: int, entry: EntryResult, *, with_charts: bool, un
         routing=sorted(flipped, key=lambda layer: not layer.large_flips)[:ROUTING_ROWS],
         routing_summary=_summarize_routing(routing, len(flipped)),
         environment=_list_environment(entry, tested),
+        times=make_phase_table(entry),
     )
 
 

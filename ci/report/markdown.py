@@ -9,6 +9,7 @@ from ci.report import wording
 from ci.report.escape import cell, clip, code, escape_text, link
 from ci.report.limits import COMMENT_CHARS
 from ci.report.markdown_failures import fold, list_causes, list_failing_steps, list_failure_counts
+from ci.report.phase_times import PhaseTable, describe_phase, describe_rest, format_seconds, make_phase_table
 from ci.report.results import find_closest_case, find_most_complete_evidence, group_by_causes
 from ci.report.truncate_markdown import Block, count_characters, essential_blocks_fit, join_blocks
 
@@ -25,9 +26,9 @@ def render_markdown(
 ) -> str:
     """Return the whole report in at most `limit`, measured by `size`.
 
-    If it does not fit, parts are left out in this order: tests of passing models, environment, tracebacks, tests of
-    failing models, table of models, figures of the causes. The verdict and the failing names always stay: each test,
-    or if that is too long each model with its failing steps, or at last each model with a count.
+    If it does not fit, parts are left out in this order: times by phase, tests of passing models, environment,
+    tracebacks, tests of failing models, table of models, figures of the causes. The verdict and the failing names
+    always stay: each test, or if that is too long each model with its failing steps, or at last a count for each.
     """
     top = [Block(_format_heading(results)), Block(_list_facts(results), 1)]
     details = _list_details(results)
@@ -75,6 +76,10 @@ def _list_details(results: Results) -> list[Block]:
     blocks += [Block(_make_group_table(group), 4) for group in group_by_causes(results)]
     blocks += [Block(_fold_tests(entry), 7) for entry in passed]
     blocks.append(Block(_list_environments(results), 6))
+    blocks += [
+        Block(_fold_times(entry.name, table), 8) for entry in results.entries if (table := make_phase_table(entry))
+    ]
+    blocks.append(Block(_list_outside(results), 8))
     return [block for block in blocks if block.text]
 
 
@@ -145,3 +150,30 @@ def _list_environments(results: Results) -> str:
         if facts:
             rows.append(f"- {code(entry.name)}: {', '.join(escape_text(fact) for fact in facts[:_FACTS] if fact)}")
     return fold("Environment", "", "\n".join(rows)) if rows else ""
+
+
+def _fold_times(entry: str, table: PhaseTable) -> str:
+    """Fold one table of times: a row a test, their sums, then each phase with its details."""
+    rows = [
+        f"| test | {' | '.join(table.columns)} | all |",
+        f"| --- |{' ---: |' * (len(table.columns) + 1)}",
+        *(_format_times(cell(code(test)), seconds, whole) for test, seconds, whole in table.rows),
+        _format_times("**sum**", table.sums, table.seconds),
+        "",
+        "| phase | seconds | beside |",
+        "| --- | ---: | ---: |",
+    ]
+    for one in table.details:
+        name = cell(escape_text(describe_phase(one), 160))
+        rows.append(f"| {name} | {format_seconds(one.seconds)} | {format_seconds(one.beside)} |")
+    rows += ["", f"{rest}."] if (rest := describe_rest(table)) else []
+    return fold("Seconds by phase of ", entry, "\n".join(rows))
+
+
+def _format_times(name: str, seconds: Sequence[float], whole: float) -> str:
+    return f"| {name} | {' | '.join(map(format_seconds, seconds))} | {whole:.1f} |"
+
+
+def _list_outside(results: Results) -> str:
+    times = [f"{escape_text(describe_phase(one), 160)} {one.seconds:.1f} s" for one in results.outside]
+    return f"Outside of the tests: {'; '.join(times)}." if times else ""

@@ -2,7 +2,7 @@
 
     RESULTS/<entry>/junit.xml                one attempt (the first)
     RESULTS/<entry>.<attempt>/junit.xml      as downloaded from Actions: one folder for each artifact; its name may
-                                             begin with `hub-tests-`
+                                             begin with `hub-tests-` or `upstream-of-hub-tests-`
     RESULTS/<entry>.<attempt>.zip            the same, still packed: members are read by name, nothing is extracted
     RESULTS/junit.xml                        every entry in one file, as `hub-tests run` writes it; `running.txt` or
                                              `host.json` show such a folder even if the result file is missing
@@ -45,7 +45,9 @@ INTERRUPTED = "interrupted"
 """What `ended.txt` says of a suite that a user or a cancelled job ended."""
 FORMAT_KEY, FORMAT = "results_format", "2"
 """In `host.json`: the folder has an exit code. Folders of older versions have neither."""
-_NAME = re.compile(r"(?:hub-tests-)?(?P<entry>[a-z0-9][a-z0-9_-]{0,62})(?:\.(?P<attempt>[1-9]\d{0,3}))?(?:\.zip)?")
+_NAME = re.compile(
+    r"(?:(?:upstream-of-)?hub-tests-)?(?P<entry>[a-z0-9][a-z0-9_-]{0,62})(?:\.(?P<attempt>[1-9]\d{0,3}))?(?:\.zip)?"
+)
 _SMALL = 64 * 1024
 _EXIT_CODE = re.compile(r"-?\d{1,3}")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from ci.evidence import FINGERPRINT, Evidence, FailureClass, Measure
+from ci.phases import PhaseTime
 from ci.plan import Plan
 from ci.records import NON_FINITE
 from ci.report.junit import JunitFile
@@ -82,7 +83,8 @@ class CaseResult:
     `used` is the largest share of a tolerance that the test used (1.0 is the limit), `used_before` the baseline's
     share. `streak` counts the nights since it began to fail on main. `bad_nights` counts the nights among the last
     `nights` in which it failed at all: a "new" failure with some bad nights may be an old flaky test. `earlier` says
-    how older attempts of this run failed: a pass with earlier failures is flaky.
+    how older attempts of this run failed: a pass with earlier failures is flaky. `phases` add up to `seconds`,
+    and are empty where the test recorded none.
     """
 
     __pydantic_config__: ClassVar[Any] = NON_FINITE
@@ -107,6 +109,7 @@ class CaseResult:
     nights: int = 0
     bad_nights: int = 0
     earlier: tuple[str, ...] = ()
+    phases: tuple[PhaseTime, ...] = ()
 
     @property
     def red(self) -> bool:
@@ -123,7 +126,10 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class EntryResult:
-    """One model. `label` names in a few words a problem that is not a single test's, for example "no result file"."""
+    """One model. `label` names in a few words a problem that is not a single test's, for example "no result file".
+
+    `phases` are the sums over its tests.
+    """
 
     name: str
     verdict: Verdict
@@ -135,6 +141,7 @@ class EntryResult:
     seconds: float = 0.0
     host: Mapping[str, str] = field(default_factory=dict)
     drift: Mapping[str, str] = field(default_factory=dict)
+    phases: tuple[PhaseTime, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -175,7 +182,10 @@ class Totals:
 
 @dataclass(frozen=True)
 class Results:
-    """The result of a run. `baseline` is the subject's commit in the newest night of the history; "" without one."""
+    """The result of a run. `baseline` is the subject's commit in the newest night of the history; "" without one.
+
+    `outside` are the seconds of `hub-tests run` that no test contains: the fetch, and the suite's start and end.
+    """
 
     plan: Plan
     verdict: Verdict
@@ -185,6 +195,7 @@ class Results:
     baseline: str = ""
     notes: tuple[str, ...] = ()
     schema: int = 1
+    outside: tuple[PhaseTime, ...] = ()
 
     def entry(self, name: str) -> EntryResult | None:
         """Return the entry called `name`."""

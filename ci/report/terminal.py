@@ -12,6 +12,15 @@ from rich.text import Text
 from ci.evidence import format_share
 from ci.report import wording
 from ci.report.escape import one_line
+from ci.report.phase_times import (
+    SHOWN_SECONDS,
+    describe_phase,
+    describe_rest,
+    find_longest_test,
+    format_seconds,
+    join_variants,
+    make_phase_table,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -45,7 +54,28 @@ def render_terminal(results: Results) -> RenderableType:
     parts += [Text(one_line(note), "yellow") for note in results.notes]
     for entry in results.entries:
         parts += [Text(f"{entry.name}: {one_line(note)}", "dim") for note in wording.list_notes(entry)]
-    return Group(*parts)
+    return Group(*parts, *_list_times(results))
+
+
+def _list_times(results: Results) -> list[RenderableType]:
+    """Return a table of the seconds by phase for each model, and the seconds outside of the tests."""
+    parts: list[RenderableType] = []
+    for entry in results.entries:
+        if (table := make_phase_table(entry)) is None:
+            continue
+        shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        shown.add_column(f"{entry.name}: seconds by phase", overflow="fold")
+        for name in ("seconds", "of all", "longest in"):
+            shown.add_column(name, justify="left" if name == "longest in" else "right", no_wrap=name != "longest in")
+        for one in join_variants(table.details):
+            share = f"{one.seconds / table.seconds:.0%}" if one.seconds >= SHOWN_SECONDS and table.seconds else ""
+            beside = f" ({format_seconds(one.beside)} beside)" if one.beside >= SHOWN_SECONDS else ""
+            label = Text(one_line(describe_phase(one), 80) + beside)
+            shown.add_row(label, format_seconds(one.seconds), share, Text(find_longest_test(entry, one)))
+        shown.add_row("sum", f"{table.seconds:.1f}", "100%", "")
+        parts += [shown, *([Text(describe_rest(table), "dim")] if describe_rest(table) else [])]
+    outside = [f"{one_line(describe_phase(one), 80)} {one.seconds:.1f} s" for one in results.outside]
+    return [*parts, Text(f"Outside of the tests: {'; '.join(outside)}", "dim")] if outside else parts
 
 
 def _format_isolation(results: Results) -> list[Text]:

@@ -128,7 +128,8 @@ class TraceResult:
 
     `scopes` lists the safetensors files' stems in execution order; `names` each file's tensors in execution order.
     `peak_device_bytes` is the device's peak allocation during the forward, 0 on CPU; `seconds` the forward alone,
-    `load_seconds` reading the checkpoint to the device.
+    `load_seconds` reading the checkpoint to the device, `compile_seconds` the part of `seconds` that compiled kernels,
+    0 where the subject does not count it.
     """
 
     scopes: tuple[str, ...]
@@ -140,6 +141,7 @@ class TraceResult:
     load_seconds: float = 0.0
     peak_device_bytes: int = 0
     not_captured: tuple[str, ...] = ()
+    compile_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,15 @@ class Differentiable(Protocol):
 
     def release(self) -> None:
         """Unload the model, as a Subject does."""
+        ...
+
+
+@runtime_checkable
+class Preparable(Protocol):
+    """A subject whose imports take seconds: an optional part of the protocol."""
+
+    def prepare(self) -> None:
+        """Import the libraries that the other calls need."""
         ...
 
 

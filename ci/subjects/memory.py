@@ -11,6 +11,11 @@ import torch
 
 ROOT = Path("/")
 
+CONVERSION_FACTOR = 4
+"""Memory that a conversion may take, in sizes of the float32 weights: read, converted, written, and one to spare."""
+REFERENCE_FACTOR = 3
+"""Memory that Hugging Face may take beside it on the CPU, in sizes of the float64 weights, forward pass included."""
+
 
 def free_memory(device: str) -> int:
     """Return the bytes that a forward pass on `device` can use.
@@ -67,6 +72,14 @@ def weight_bytes(checkpoint: Path, itemsize: int, *, stored: int = 2) -> int:
     `stored` is the size of an element on disk. The default, 2, is the smallest, so that the answer is an upper limit.
     """
     return sum(path.stat().st_size for path in checkpoint.glob("*.safetensors")) * itemsize // stored
+
+
+def fits_beside_conversion(checkpoint: Path, device: str) -> bool:
+    """Return whether the machine has the memory for a conversion and for Hugging Face's model at the same time."""
+    needed = CONVERSION_FACTOR * weight_bytes(checkpoint, 4)
+    if device == "cpu":
+        needed += REFERENCE_FACTOR * weight_bytes(checkpoint, 8)
+    return free_memory("cpu") > needed
 
 
 def allocate_cublas_workspace(device: str) -> None:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ci.errors import RequestError
+from ci.phases import PhaseClock
 from ci.subjects.registry import SubjectName, create_subject
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def open_subject(
     readable: tuple[Path, ...] = (),
     variables: Mapping[str, str] = MappingProxyType({}),
     compile_cache: CompileCache | None = None,
+    clock: PhaseClock | None = None,
 ) -> Iterator[Subject]:
     """Open a subject for the length of the context, in a worker when `python` is given.
 
@@ -42,7 +44,7 @@ def open_subject(
     code under test must not get into this process's path. `log` is the file for what the worker prints. Of `environ`
     (this process's by default) the worker gets a list of allowed variables, without any secret, and all `variables`.
     With an `isolation` that is applied, the worker runs in a sandbox, which sees the `readable` directories too, and a
-    copy of the `compile_cache`.
+    copy of the `compile_cache`. `clock` counts the time in which a worker starts and imports its libraries.
     Raises RequestError for an unknown name or an interpreter that is not there.
     """
     if python is None:
@@ -55,5 +57,5 @@ def open_subject(
 
     environ = os.environ if environ is None else environ
     launch = WorkerLaunch(name, python, path, environ, log, isolation or NO_SANDBOX, readable, variables, compile_cache)
-    with WorkerSubject(launch, timeout) as subject:
+    with WorkerSubject(launch, timeout, clock or PhaseClock()) as subject:
         yield subject

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, distribution, version
 from typing import TYPE_CHECKING
 
 from ci.errors import InfrastructureError
+from ci.judge_environment import SYSTEM_PATH, find_system_program, make_git_environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
 GIT_SECONDS = 60
-GIT = ("git", "-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "protocol.ext.allow=never")
+GIT = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "protocol.ext.allow=never")
 """No hook, monitor or remote helper that a checkout could name is run."""
 QUIET = {"GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1"}
 
@@ -45,7 +45,7 @@ def find_commit(package: Path, name: str) -> str | None:
     https://packaging.python.org/en/latest/specifications/direct-url/
     """
     if (package.parent / ".git").exists():
-        return read_commit(package.parent, os.environ)
+        return read_commit(package.parent, {"PATH": SYSTEM_PATH})
     try:
         origin = json.loads(distribution(name).read_text("direct_url.json") or "{}")
     except (PackageNotFoundError, ValueError):
@@ -70,8 +70,8 @@ def run_git(arguments: list[str], environ: Mapping[str, str], seconds: float = G
     """Run git and return what it answers. Raises InfrastructureError with its last line."""
     try:
         done = subprocess.run(  # noqa: S603
-            [*GIT, *arguments],
-            env={**environ, **QUIET},
+            [find_system_program("git"), *GIT, *arguments],
+            env={**make_git_environment(environ), **QUIET},
             capture_output=True,
             text=True,
             timeout=seconds,

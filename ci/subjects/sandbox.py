@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ci.errors import InfrastructureError, RequestError
+from ci.judge_environment import find_system_program
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -142,7 +143,8 @@ def sandbox_command(
         raise ValueError("no sandbox on this machine")
     inside = {**environment, "HOME": HOME, "TMPDIR": "/tmp", "USER": "subject", "LOGNAME": "subject"}  # noqa: S108
     return [
-        *("choom", "-n", "1000", "--", "prlimit", "--core=0", f"--nproc={MAX_PROCESSES}", "--"),
+        *(find_system_program("choom"), "-n", "1000", "--"),
+        *(find_system_program("prlimit"), "--core=0", f"--nproc={MAX_PROCESSES}", "--"),
         str(isolation.program),
         *_namespaces(isolation),
         *(("--info-fd", str(info)) if info is not None else ()),
@@ -251,7 +253,15 @@ def _namespaces(isolation: Isolation) -> list[str]:
 
 def _drop_root() -> list[str]:
     return [
-        *("setpriv", "--reuid", str(USER), "--regid", str(USER), "--clear-groups", "--no-new-privs"),
+        *(
+            find_system_program("setpriv"),
+            "--reuid",
+            str(USER),
+            "--regid",
+            str(USER),
+            "--clear-groups",
+            "--no-new-privs",
+        ),
         *("--inh-caps=-all", "--bounding-set=-all", "--"),
     ]
 

@@ -70,6 +70,7 @@ class TraceWriter:
         load_seconds: float = 0.0,
         peak_device_bytes: int = 0,
         not_captured: tuple[str, ...] = (),
+        compile_seconds: float = 0.0,
     ) -> TraceResult:
         """Write `trace.json` by atomic rename. Raises SubjectError where a mandatory tensor is missing."""
         missing = [
@@ -87,6 +88,7 @@ class TraceWriter:
             load_seconds=load_seconds,
             peak_device_bytes=peak_device_bytes,
             not_captured=not_captured,
+            compile_seconds=compile_seconds,
         )
         part = self.path / f".{TRACE_JSON}.part"
         try:

@@ -86,6 +86,7 @@ def call_method(subject: Subject, method: str, arguments: dict[str, Any]) -> Any
         Differentiable,
         ExportRequest,
         GradientRequest,
+        Preparable,
         TraceRequest,
     )
 
@@ -93,14 +94,13 @@ def call_method(subject: Subject, method: str, arguments: dict[str, Any]) -> Any
         return to_dict(subject.describe())
     if method == "variants":
         return [to_dict(variant) for variant in subject.variants(arguments["checkpoint"])]
-    if method == "convert":
-        return to_dict(subject.convert(ConvertRequest(**arguments)))
-    if method == "export":
-        return to_dict(subject.export(ExportRequest(**arguments)))
-    if method == "trace":
-        return to_dict(subject.trace(TraceRequest(**arguments)))
-    if method == "release":
-        subject.release()
+    requests = {"convert": ConvertRequest, "export": ExportRequest, "trace": TraceRequest}
+    if method in requests:
+        return to_dict(getattr(subject, method)(requests[method](**arguments)))
+    if method == "prepare" and not isinstance(subject, Preparable):
+        return True
+    if method in ("prepare", "release"):
+        getattr(subject, method)()
         return True
     if method == "gradients":
         if not isinstance(subject, Differentiable):

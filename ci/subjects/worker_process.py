@@ -170,11 +170,14 @@ class WorkerProcess:
             os.close(write_response)
         return cls(log, tree, write_request, read_response, log_start)
 
-    def send_request(self, line: bytes, seconds: float) -> bytes:
-        """Send one line and return the response's. Raises WorkerTimeout, WorkerDied or InvalidResponse."""
-        deadline = time.monotonic() + seconds
+    def send_request(self, line: bytes) -> None:
+        """Send one line, whose response must be read before the next one is sent."""
         with suppress(BrokenPipeError):  # reading the response says how it died
             os.write(self._requests, line + b"\n")
+
+    def read_response(self, seconds: float) -> bytes:
+        """Return the line that answers the last request. Raises WorkerTimeout, WorkerDied or InvalidResponse."""
+        deadline = time.monotonic() + seconds
         response = bytearray()
         with selectors.DefaultSelector() as selector:
             selector.register(self._responses, selectors.EVENT_READ)

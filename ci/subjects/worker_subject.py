@@ -7,12 +7,14 @@ line and a class (`ci.subjects.failure`). The worker's whole process group ends 
 from __future__ import annotations
 
 import json
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from ci.errors import HubTestsError, InfrastructureError, RequestError, SubjectError, UnsupportedError
+from ci.phases import PhaseClock
 from ci.records import STRICT, read_dict, read_json, to_dict
 from ci.subjects.base import (
     ConvertRequest,
@@ -36,7 +38,6 @@ from ci.subjects.failure import (
     SubjectTimeoutError,
     to_one_line,
 )
-from ci.subjects.trace_files import TRACE_JSON, TraceReader
 from ci.subjects.worker_process import (
     MAX_RESPONSE_BYTES,
     InvalidResponse,
@@ -72,6 +73,7 @@ class WorkerSubject:
 
     launch: WorkerLaunch
     timeout: float
+    clock: PhaseClock = field(default_factory=PhaseClock)
     _process: WorkerProcess | None = field(default=None, init=False)
     _home: Path = field(init=False)
     _stack: ExitStack = field(default_factory=ExitStack, init=False)
@@ -80,6 +82,7 @@ class WorkerSubject:
     _description: Description | None = field(default=None, init=False)
     _calls: int = field(default=0, init=False)
     _compiled: CompiledCode | None = field(default=None, init=False)
+    _warming: bool = field(default=False, init=False)
 
     def __enter__(self) -> Self:
         """Return the subject; its process starts with the first call."""
@@ -106,6 +109,15 @@ class WorkerSubject:
         """The subject's name."""
         return self.launch.subject
 
+    def warm_up(self) -> None:
+        """Start the process, in its sandbox, and let it import its libraries, without waiting for that.
+
+        The next call waits, and gets the error where the process does not start.
+        """
+        if self._process is None:
+            self._running_process().send_request(self._make_line("prepare", {}))
+            self._warming = True
+
     def describe(self) -> Description:
         """Return the subject's name, version, commit, libraries and formats."""
         if self._description is None:
@@ -118,8 +130,15 @@ class WorkerSubject:
         return self._try_twice(lambda: self._call("variants", arguments, tuple[Variant, ...]))
 
     def convert(self, request: ConvertRequest) -> ConvertResult:
-        """Convert a Hugging Face directory; check that every file it names is there."""
-        return self._try_twice(lambda: self._write_checkpoint("convert", request), request.target)
+        """Convert a Hugging Face directory; check that every file it names is there.
+
+        A process that had to end for a large checkpoint starts again at once: traces follow.
+        """
+        warm = self._process is not None
+        result = self._try_twice(lambda: self._write_checkpoint("convert", request), request.target)
+        if warm:
+            self.warm_up()
+        return result
 
     def export(self, request: ExportRequest) -> ConvertResult:
         """Export to a Hugging Face directory; check that every file it names is there."""
@@ -179,6 +198,8 @@ class WorkerSubject:
         return result
 
     def _trace(self, request: TraceRequest) -> TraceResult:
+        from ci.subjects.trace_files import TRACE_JSON, TraceReader  # imports torch: a worker starts without it
+
         output = self._exchange.next_output()
         staged = replace(
             request,
@@ -231,11 +252,35 @@ class WorkerSubject:
 
         After a plain refusal the worker is used again; after any other failure it is ended.
         """
+        deadline = time.monotonic() + self.timeout
+        self._await_start(method)
         process = self._running_process()
+        process.send_request(self._make_line(method, arguments))
+        return self._receive(method, process, deadline - time.monotonic(), kind)
+
+    def _make_line(self, method: str, arguments: dict[str, Any]) -> bytes:
         self._calls += 1
-        line = json.dumps({"id": self._calls, "method": method, "arguments": arguments})
+        return json.dumps({"id": self._calls, "method": method, "arguments": arguments}).encode()
+
+    def _await_start(self, method: str) -> None:
+        """Wait until a process that was warmed up has its libraries, on behalf of a call of `method`.
+
+        A subject that cannot prepare itself is asked all the same, and then says what is wrong.
+        """
+        if not self._warming:
+            return
+        self._warming = False
+        with self.clock.measure("start", "subject"):
+            try:
+                self._receive(method, self._running_process(), self.timeout, bool)
+            except HubTestsError:
+                if self._process is None:  # it died, or answered nonsense
+                    raise
+
+    def _receive(self, method: str, process: WorkerProcess, seconds: float, kind: type[Result]) -> Result:
+        """Return the validated result of the request that was sent last."""
         try:
-            response = self._read_response(method, process.send_request(line.encode(), self.timeout))
+            response = self._read_response(method, process.read_response(seconds))
             if response.failure is None:
                 what = f"{self.name}, response to {method}"
                 return read_dict(kind, response.result, what=what, error=SubjectProtocolError)
@@ -331,7 +376,7 @@ class WorkerSubject:
         if filled := self.find_disk_failure():
             return filled
         self._stop_watch()
-        process, self._process = self._process, None
+        process, self._process, self._warming = self._process, None, False
         if self._compiled:
             self._compiled.crashed = True
         printed = process.kill() if process else ""
@@ -346,7 +391,7 @@ class WorkerSubject:
 
     def _end_process(self) -> None:
         self._stop_watch()
-        process, self._process = self._process, None
+        process, self._process, self._warming = self._process, None, False
         if process is not None:
             process.kill()
 

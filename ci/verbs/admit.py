@@ -14,9 +14,12 @@ from ci.hub.read_through import copy_from_remote
 from ci.hub.remote_store import RemoteStore
 from ci.hub.store import Store
 from ci.hub.store_paths import StorePaths, parse_checkpoint_name
+from ci.judge_environment import find_system_program, make_git_environment
 from ci.subjects.registry import SubjectName, find_offer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ci.github.job_outputs import FetchOutputs
     from ci.plan import Plan
 
@@ -29,6 +32,7 @@ class Admission:
     """An entry that may run now: the commit that is checked out, and the files that pin `hub-tests run` to both.
 
     `path` goes onto the subject's import path: the checkout if the reference itself is under test, else "".
+    `environment` is a name that hub-tests knows, or a file.
     """
 
     entry: str
@@ -37,6 +41,7 @@ class Admission:
     path: str
     checkpoints: str
     registry: str
+    environment: str
 
 
 def admit_entry(
@@ -47,6 +52,7 @@ def admit_entry(
     subject: Path,
     store: Path,
     out: Path,
+    environ: Mapping[str, str],
     store_url: str | None = None,
     run_id: int | None = None,
 ) -> Admission:
@@ -55,7 +61,7 @@ def admit_entry(
     With `store_url` the checkpoint is copied from there first. Where the store can be written, the checkpoint is held
     for the run. Raises RequestError for another commit than the planned one, InfrastructureError for the checkpoint.
     """
-    sha = read_head_commit(subject)
+    sha = read_head_commit(subject, environ)
     if sha != plan.request.sha:
         raise RequestError(f"{subject}: is at {sha}, the plan has {plan.request.sha}: nothing of it was run")
     if store_url:
@@ -66,7 +72,17 @@ def admit_entry(
     checkpoints, registry = write_run_files(plan, entry, checkpoint, out)
     name = plan.request.subject
     path = str(subject) if find_offer(name).in_this_package else ""
-    return Admission(entry, sha, name, path, str(checkpoints), str(registry))
+    return Admission(entry, sha, name, path, str(checkpoints), str(registry), write_environment(plan, out))
+
+
+def write_environment(plan: Plan, out: Path) -> str:
+    """Return the planned environment's name, or the file of the caller's description below `out`."""
+    planned = plan.environment
+    if planned is None or not planned.text:
+        return planned.name if planned else plan.request.subject
+    path = out / f"{planned.name}.toml"
+    path.write_text(planned.text, encoding="utf-8")
+    return str(path)
 
 
 def copy_planned_checkpoint(outputs: FetchOutputs, entry: str, store: Path, store_url: str) -> None:
@@ -92,12 +108,18 @@ def copy_planned_checkpoint(outputs: FetchOutputs, entry: str, store: Path, stor
         )
 
 
-def read_head_commit(checkout: Path) -> str:
+def read_head_commit(checkout: Path, environ: Mapping[str, str]) -> str:
     """Read the commit of a git checkout without using its hooks, filters or configuration."""
-    command = ["git", "-C", str(checkout), "-c", "core.fsmonitor=false", "rev-parse", "--verify", "HEAD^{commit}"]
+    git = find_system_program("git")
+    command = [git, "-C", str(checkout), "-c", "core.fsmonitor=false", "rev-parse", "--verify", "HEAD^{commit}"]
     try:
         done = subprocess.run(  # noqa: S603
-            command, capture_output=True, text=True, check=True, timeout=GIT_TIMEOUT
+            command,
+            env=make_git_environment(environ),
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=GIT_TIMEOUT,
         )
     except subprocess.CalledProcessError as error:
         raise RequestError(f"{checkout}: not a git checkout: {error.stderr.strip()[:200]}") from None

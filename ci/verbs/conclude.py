@@ -13,10 +13,11 @@ class JobsFailedError(HubTestsError):
     exit_code = 1
 
 
-def check_jobs(needs: str, may_skip: frozenset[str]) -> dict[str, str]:
+def check_jobs(needs: str, may_skip: frozenset[str], may_fail: frozenset[str] = frozenset()) -> dict[str, str]:
     """Return each job's result from `toJSON(needs)`.
 
-    Raises JobsFailedError unless every job succeeded, or was skipped and is in `may_skip`. Actions itself counts a
+    Raises JobsFailedError unless every job succeeded, or was skipped and is in `may_skip`; what a job of `may_fail`
+    finds is told elsewhere and blocks nothing. Actions itself counts a
     skipped job as passed: then a wrong condition, or a failure in an earlier job, would look like success.
     """
     try:
@@ -28,7 +29,10 @@ def check_jobs(needs: str, may_skip: frozenset[str]) -> dict[str, str]:
         raise RequestError("NEEDS: it names no job, so there is nothing to conclude")
     if unknown := sorted(may_skip - set(results)):
         raise RequestError(f"--may-skip {unknown[0]}: no such job among {', '.join(results)}")
-    failed = [job for job, result in results.items() if not _is_good(job, result, may_skip)]
+    if unknown := sorted(may_fail - set(results)):
+        raise RequestError(f"--may-fail {unknown[0]}: no such job among {', '.join(results)}")
+    judged = {job: result for job, result in results.items() if job not in may_fail or result == "skipped"}
+    failed = [job for job, result in judged.items() if not _is_good(job, result, may_skip)]
     if failed:
         raise JobsFailedError("; ".join(f"job '{job}' ended as {results[job]}" for job in failed))
     return results

@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from ci.environments.description import load_description
 from ci.errors import RequestError
 from ci.github.actions import write_outputs
 from ci.github.event import SHA, load_event
 from ci.github.job_outputs import pack_record
 from ci.github.run_request import choose_head, choose_scope, make_run_request, may_fill_compile_cache
 from ci.models import REGISTRY, load_models, select_models
-from ci.plan import make_plan
+from ci.plan import PlannedEnvironment, make_plan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +35,27 @@ class _Comparison:
     status: str
 
 
-def plan_event(context: Context, event_name: str, event_path: Path, registry: Path | None = None) -> Plan:
+def read_environment(name: str, caller: Path) -> PlannedEnvironment:
+    """Read what the subject runs in.
+
+    It is a name that hub-tests knows, or a TOML file in the checkout `caller`.
+    Raises RequestError for a description that is none, or that is not in the checkout.
+    """
+    if not name.endswith(".toml"):
+        return PlannedEnvironment(load_description(name).name)
+    path = (caller / name).resolve()
+    if not path.is_relative_to(caller.resolve()):
+        raise RequestError(f"environment {name[:200]}: expected a file of the calling repository's default branch")
+    return PlannedEnvironment(load_description(str(path)).name, path.read_text(encoding="utf-8"))
+
+
+def plan_event(
+    context: Context,
+    event_name: str,
+    event_path: Path,
+    registry: Path | None = None,
+    environment: PlannedEnvironment | None = None,
+) -> Plan:
     """Plan a recorded event.
 
     GitHub is asked only for a commit that is not given in full, and whether a commit is the repository's own. A run
@@ -47,7 +68,7 @@ def plan_event(context: Context, event_name: str, event_path: Path, registry: Pa
     request = _drop_usual_layers(request, models)
     make_plan(request, models)  # refuse a request that selects nothing before GitHub is asked for its commit
     plan = make_plan(replace(request, sha=request.sha or resolve_commit(request, context)), models)
-    plan = replace(plan, required=required)
+    plan = replace(plan, required=required, environment=environment)
     if context.output_path:
         fill = may_fill_compile_cache(event, request)
         write_outputs(context.output_path, {**_format_outputs(plan), "fill-compile-cache": "true" if fill else ""})
@@ -75,7 +96,9 @@ def resolve_commit(request: RunRequest, context: Context) -> str:
     if request.pull_request:
         with Client(context.api) as client:
             return choose_head(request, get_pull_request(client, request.pull_request))
-    with Client(replace(context.api, repository=request.subject_repository)) as client:
+    is_own = request.subject_repository.casefold() == context.repository.casefold()
+    token = context.api.token if is_own else context.subject_token or context.api.token
+    with Client(replace(context.api, repository=request.subject_repository, token=token)) as client:
         sha = request.subject_ref
         if not SHA.fullmatch(sha):
             sha = client.get(_Commit, f"/commits/{quote(request.subject_ref or 'HEAD', safe='')}").sha

@@ -5,9 +5,11 @@ The commit's status is decided from every run's results at the commit; the comme
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
 from ci.errors import HubTestsError, InfrastructureError, RequestError
@@ -28,15 +30,16 @@ from ci.report.history import make_history_records
 from ci.report.limits import COMMENT_CHARS
 from ci.report.markdown import render_markdown
 from ci.report.report_files import REPORT_JSON, REPORT_MD, read_report
-from ci.report.results import Results
+from ci.report.result_files import read_result_files
+from ci.report.results import Problem, Results
 from ci.report.truncate_markdown import count_characters
-from ci.verbs.report import read_run_result, report_digest
+from ci.verbs.report import make_report, read_run_result, report_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ci.github.gate_input import PullRequest
-    from ci.plan import RunRequest
+    from ci.plan import Plan, RunRequest
 
 Where = Literal["results", "night"]
 MAX_LOOKS = 5
@@ -82,12 +85,18 @@ class _Publication:
 
 
 def publish_report(
-    report: Path, context: Context, *, where: Where = "results", sha256: str | None = None
+    report: Path,
+    context: Context,
+    *,
+    where: Where = "results",
+    sha256: str | None = None,
+    upstream: Path | None = None,
 ) -> tuple[Published, ...]:
     """Write everything that the report's kind of run needs; each thing even if another fails.
 
     `where` "results" writes status, comment and summary; "night" the issue and the history. With `sha256`, the
     report must have the digest that came as a job output: the report itself came as an artifact.
+    `upstream` is a folder of results with the newest versions, which only the issue tells of.
     """
     if not (report / REPORT_JSON).is_file():
         return _publish_missing_report(context)
@@ -97,7 +106,7 @@ def publish_report(
     with Client(context.api) as client:
         if where == "night":
             return _run_steps(
-                ("issue", lambda: _update_issue(client, results, context)),
+                ("issue", lambda: _update_issue(client, results, context, upstream)),
                 ("history", lambda: _append_history(client, results, context)),
             )
         return _publish_results(_read_publication(client, report, results, context))
@@ -250,7 +259,7 @@ def _append_history(client: Client, results: Results, context: Context) -> str:
     return append_history(client, context.data_branch, records, f"Night of {now[:10]}: {request.sha[:12]}")
 
 
-def _update_issue(client: Client, results: Results, context: Context) -> str:
+def _update_issue(client: Client, results: Results, context: Context, upstream: Path | None) -> str:
     """Update the nightly issue.
 
     A second attempt finds tonight in the history already, a first one does not: `results` counts, not the history.
@@ -258,7 +267,20 @@ def _update_issue(client: Client, results: Results, context: Context) -> str:
     history = read_nightly_history(client, context.data_branch)
     tonight = make_history_records(results, _now())
     streaks = nightly_issue.find_streaks(history, tonight)
-    return nightly_issue.update_issue(client, results, streaks, bot=context.bot_login)
+    newest = judge_upstream(results.plan, upstream) if upstream else None
+    return nightly_issue.update_issue(client, results, streaks, bot=context.bot_login, upstream=newest)
+
+
+def judge_upstream(plan: Plan, folder: Path) -> Results:
+    """Judge the results with the newest versions; an entry without any gave no answer."""
+    with TemporaryDirectory(prefix="hub-tests-upstream.") as scratch:
+        results = folder if folder.is_dir() else Path(scratch, "none")
+        results.mkdir(exist_ok=True)
+        files = read_result_files(results)
+        answered = files if isinstance(files, Mapping) else ()
+        silent = Problem("environment", "its job with the newest versions left no result: see its log")
+        problems = {entry.name: silent for entry in plan.entries if entry.name not in answered}
+        return make_report(plan, results, Path(scratch, "report"), problems=problems)
 
 
 def _publish_missing_report(context: Context) -> tuple[Published, ...]:

@@ -188,6 +188,15 @@ def janitor(context: typer.Context, dry_run: DryRun = False) -> None:
 
 
 @app.command()
+def environments(context: typer.Context) -> None:
+    """Build the subjects' environments that the config lists, and remove what it no longer lists."""
+    from hub_runner.environments import refresh_environments
+
+    for line in refresh_environments(context.obj.config, context.obj.layout, os.environ, print):
+        print(line)
+
+
+@app.command()
 def doctor(context: typer.Context, slot: SlotOption, as_json: AsJson = False) -> None:
     """Examine whether a slot can run a job, as the supervisor does before each one."""
     from ci.records import to_json

@@ -161,8 +161,31 @@ class JanitorSettings:
 
 
 @dataclass(frozen=True)
+class EnvironmentsSettings:
+    """The subjects' environments that this host builds and lends to its jobs.
+
+    `build`: names that hub-tests knows, and paths of TOML files in the default branch of `github.repository`.
+    """
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    build: tuple[str, ...] = ()
+    keep_days: int = 30
+
+
+@dataclass(frozen=True)
+class ProxySettings:
+    """The proxy through which this host reaches the internet: its URL, and what is reached without it."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    url: str = ""
+    without: tuple[str, ...] = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True)
 class KubernetesSettings:
-    """The same runners on a cluster, through actions-runner-controller.
+    """The same runners on a cluster, through actions-runner-controller. `environments_claim`: a volume of environments.
 
     `sandbox`: let jobs make user namespaces, which bubblewrap needs. `seccomp_profile`: the profile of such pods, a
     file below the kubelet's seccomp directory; without one they have none.
@@ -174,6 +197,7 @@ class KubernetesSettings:
     secret: str
     image: str
     store_claim: str
+    environments_claim: str = ""
     max_runners: int = 4
     min_runners: int = 0
     sandbox: bool = True
@@ -218,6 +242,8 @@ class Config:
     doctor: DoctorSettings = DoctorSettings()
     egress: EgressSettings = EgressSettings()
     janitor: JanitorSettings = JanitorSettings()
+    environments: EnvironmentsSettings = EnvironmentsSettings()
+    proxy: ProxySettings = ProxySettings()
     kubernetes: KubernetesSettings | None = None
 
     @property

@@ -24,6 +24,8 @@ LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 REPOSITORY = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
 WORKFLOW = re.compile(r"[\w.-]+/[\w.-]+/\.github/workflows/[\w.-]+\.ya?ml@refs/\S+")
 FORBIDDEN_EVENTS = ("pull_request", "pull_request_target", "push", "merge_group", "workflow_run")
+DESCRIPTION = re.compile(r"[a-z0-9][a-z0-9_-]*|(?!/|.*\.\.)[\w./-]+\.toml")
+PROXY = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+/?")
 METADATA = ipaddress.ip_network("169.254.169.254/32")
 DURATIONS = ("max_job_minutes", "max_idle_minutes", "quarantine_minutes", "stop_seconds")
 MAX_SLOTS = 64
@@ -52,7 +54,8 @@ def parse_config(text: str, *, what: str) -> Config:
 
 def find_problems(config: Config) -> tuple[str, ...]:
     """Return one line for each value that is wrong or contradicts another."""
-    results = (*_check_names(config), *_check_slots(config), *_check_limits(config), *_check_egress(config.egress))
+    checks = (_check_names, _check_slots, _check_limits, _check_environments, _check_proxy)
+    results = (*(problem for check in checks for problem in check(config)), *_check_egress(config.egress))
     return tuple(problem for problem in results if problem)
 
 
@@ -74,6 +77,30 @@ def _check_names(config: Config) -> tuple[str | None, ...]:
         None if runner.labels else "runner.labels: give at least one label of your own",
         None if re.fullmatch(r"/[\w./-]+", runner.store) else "runner.store: give an absolute path without spaces",
         *_check_admission(config),
+    )
+
+
+def _check_environments(config: Config) -> tuple[str | None, ...]:
+    build, repository = config.environments.build, config.github.repository
+    return (
+        *(
+            None
+            if DESCRIPTION.fullmatch(each)
+            else f"environments.build: {each!r} is no name and no path of a TOML file"
+            for each in build
+        ),
+        "environments.build: a file needs github.repository"
+        if not repository and any(each.endswith(".toml") for each in build)
+        else None,
+    )
+
+
+def _check_proxy(config: Config) -> tuple[str | None, ...]:
+    proxy = config.proxy
+    wrong = [each for each in proxy.without if not re.fullmatch(r"[A-Za-z0-9.:/*_-]+", each)]
+    return (
+        None if not proxy.url or PROXY.fullmatch(proxy.url) else "proxy.url: give http://host:port, without a password",
+        f"proxy.without: {wrong[0]!r} is neither a name nor an address" if wrong else None,
     )
 
 
@@ -115,6 +142,7 @@ def _check_limits(config: Config) -> tuple[str | None, ...]:
         **{f"limits.{name}": value for name, value in vars(config.limits).items()},
         **{f"runner.{name}": getattr(config.runner, name) for name in DURATIONS},
         "janitor.runner_versions - 1": config.janitor.runner_versions - 1,
+        "environments.keep_days": config.environments.keep_days,
         "admission.max_event_age_hours": config.admission.max_event_age_hours,
     }
     return tuple(None if value > 0 else f"{name}: {value} is not positive" for name, value in positive.items())

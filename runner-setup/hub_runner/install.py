@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from ci.errors import InfrastructureError, RequestError
 from hub_runner.files import write_atomically
@@ -28,8 +29,23 @@ if TYPE_CHECKING:
     from hub_runner.render import Rendered
 
 MINIMUM_PYTHON = (3, 11)
-TOOLS = ("systemctl", "nft", "mkfs.ext4", "mount", "umount", "tar", "openssl", "find", "cp", "bwrap")
-"""Debian and Ubuntu packages: systemd nftables e2fsprogs mount tar openssl findutils coreutils bubblewrap."""
+TOOLS = (
+    "systemctl",
+    "nft",
+    "mkfs.ext4",
+    "mount",
+    "umount",
+    "tar",
+    "openssl",
+    "find",
+    "cp",
+    "bwrap",
+    "git",
+    "gcc",
+    "g++",
+)
+"""Debian and Ubuntu packages: systemd nftables e2fsprogs mount tar openssl findutils coreutils bubblewrap,
+and git gcc g++, which build a subject."""
 
 ENABLED = (
     "hub-runner-firewall.service",
@@ -37,6 +53,7 @@ ENABLED = (
     "hub-runner-registrar.socket",
     "hub-runner-update.timer",
     "hub-runner-janitor.timer",
+    "hub-runner-environments.timer",
     "hub-runner-supervisor.service",
 )
 
@@ -92,6 +109,7 @@ def find_install_problems(config: Config, *, resolv: Path = Path("/etc/resolv.co
             f"missing commands: {', '.join(missing)}; run install.sh, which installs their packages" if missing else "",
             "" if KEY.is_file() else f"{KEY} is missing: put the GitHub App's private key there, owner root, mode 0400",
             *_check_resolvers(config, resolv),
+            _check_proxy(config),
         )
         if problem
     )
@@ -107,6 +125,24 @@ def _check_resolvers(config: Config, resolv: Path) -> Iterator[str]:
         blocked = any(address in network for network in closed) or config.egress.mode == "listed"
         if not address.is_loopback and blocked and not any(address in network for network in open_):
             yield f'jobs could not reach the resolver {name}: add an [[egress.allow]] with port 53, protocol "udp"'
+
+
+def _check_proxy(config: Config) -> str:
+    """Report a proxy in a private network, which the firewall closes to jobs."""
+    parts = urlsplit(config.proxy.url)
+    try:
+        address = ipaddress.ip_network(parts.hostname or "")
+    except ValueError:
+        return ""  # a name: what it means, only the job's resolver knows
+    closed = config.egress.mode == "listed" or any(
+        address.subnet_of(network)  # type: ignore[arg-type]
+        for network in map(ipaddress.ip_network, (*CLOSED4, *CLOSED6))
+        if network.version == address.version
+    )
+    ports = {(ipaddress.ip_network(allow.address), allow.port) for allow in config.egress.allow}
+    if not closed or (address, parts.port or 80) in ports or address.is_loopback:
+        return ""
+    return f"jobs could not reach the proxy {parts.hostname}: add an [[egress.allow]] with port {parts.port or 80}"
 
 
 def plan_steps(config: Config, source: Path, layout: Layout) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -139,7 +175,8 @@ def list_commands(layout: Layout, retired: tuple[str, ...] = ()) -> Iterator[tup
     yield "load the AppArmor profile", ("systemctl", "reload-or-restart", "hub-runner-apparmor.service")
     yield "open the registrar's socket", ("systemctl", "restart", "hub-runner-registrar.socket")
     yield "fetch GitHub's runner", ("systemctl", "start", "hub-runner-update.service")
-    yield "start the timers", ("systemctl", "start", "hub-runner-update.timer", "hub-runner-janitor.timer")
+    timers = ("hub-runner-update.timer", "hub-runner-janitor.timer", "hub-runner-environments.timer")
+    yield "start the timers", ("systemctl", "start", *timers)
     yield "start the supervisor; running jobs go on", ("systemctl", "restart", "hub-runner-supervisor.service")
 
 

@@ -11,6 +11,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from hub_runner.admission_policy import build_policy
+from hub_runner.layout import Layout
 from hub_runner.networks import CLOSED4, CLOSED6
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ RUNNER_UID = 1001
 """The user id in GitHub's runner image."""
 
 APP = "hub-tests-runner"
+ENVIRONMENTS = str(Layout().environments)
 ADMISSION, HOOK = f"{APP}-admission", "/etc/hub-runner"
 
 
@@ -54,8 +56,16 @@ def build_scale_set_values(config: Config, cluster: KubernetesSettings, gpus: in
         "scaleSetLabels": list(config.runner_labels(gpus)),
         "minRunners": cluster.min_runners,
         "maxRunners": cluster.max_runners,
+        **_build_proxy(config),
         "template": {"metadata": {"labels": {"app": APP}}, "spec": build_pod_spec(config, cluster, gpus)},
     }
+
+
+def _build_proxy(config: Config) -> dict[str, Any]:
+    """Return the chart's proxy, for listener and runners; nothing without one."""
+    proxy = config.proxy
+    url = {"url": proxy.url}
+    return {"proxy": {"http": url, "https": url, "noProxy": list(proxy.without)}} if proxy.url else {}
 
 
 def build_pod_spec(config: Config, cluster: KubernetesSettings, gpus: int) -> dict[str, Any]:
@@ -110,6 +120,7 @@ def _build_container(config: Config, cluster: KubernetesSettings, gpus: int) -> 
         "command": ["/home/runner/run.sh"],
         "env": [
             {"name": "HUB_TESTS_CACHE", "value": config.runner.store},
+            *([{"name": "HUB_TESTS_SHARED_ENVIRONMENTS", "value": ENVIRONMENTS}] if cluster.environments_claim else []),
             {"name": "ACTIONS_RUNNER_HOOK_JOB_STARTED", "value": f"{HOOK}/job-started.sh"},
         ],
         "resources": {"limits": quantities, "requests": quantities},
@@ -123,6 +134,7 @@ def _build_container(config: Config, cluster: KubernetesSettings, gpus: int) -> 
         },
         "volumeMounts": [
             {"name": "store", "mountPath": config.runner.store, "readOnly": True},
+            *_mount_environments(cluster),
             {"name": "admission", "mountPath": HOOK, "readOnly": True},
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  the pod's own
             {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108  the pod's own
@@ -130,9 +142,17 @@ def _build_container(config: Config, cluster: KubernetesSettings, gpus: int) -> 
     }
 
 
+def _mount_environments(cluster: KubernetesSettings) -> list[dict[str, Any]]:
+    """Return the mount of the environments, at the path where a host built them."""
+    mount = {"name": "environments", "mountPath": ENVIRONMENTS, "readOnly": True}
+    return [mount] if cluster.environments_claim else []
+
+
 def _build_volumes(config: Config, cluster: KubernetesSettings) -> list[dict[str, Any]]:
     memory = {"medium": "Memory", "sizeLimit": f"{config.limits.tmp_gib}Gi"}
+    environments = {"claimName": cluster.environments_claim, "readOnly": True}
     return [
+        *([{"name": "environments", "persistentVolumeClaim": environments}] if cluster.environments_claim else []),
         {"name": "store", "persistentVolumeClaim": {"claimName": cluster.store_claim, "readOnly": True}},
         {"name": "admission", "configMap": {"name": ADMISSION, "defaultMode": 0o555}},
         {"name": "tmp", "emptyDir": {"sizeLimit": f"{config.limits.disk_gib}Gi"}},

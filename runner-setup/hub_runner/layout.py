@@ -45,6 +45,16 @@ class Layout:
         return self.data / "runners"
 
     @property
+    def environments(self) -> Path:
+        """The subjects' base environments, and the interpreters that uv brought for them."""
+        return self.data / "environments"
+
+    @property
+    def wheels(self) -> Path:
+        """The wheels of those environments, for jobs that build another one."""
+        return self.data / "wheels"
+
+    @property
     def run(self) -> Path:
         """The directory that a reboot empties: locks, JIT configurations, metrics."""
         return self.root / "run/hub-runner"

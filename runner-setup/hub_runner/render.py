@@ -27,6 +27,8 @@ UNITS = (
     "update.timer",
     "janitor.service",
     "janitor.timer",
+    "environments.service",
+    "environments.timer",
     "firewall.service",
     "apparmor.service",
 )
@@ -93,6 +95,18 @@ def labels_by_gpu_count(config: Config) -> dict[str, list[str]]:
     return {"store" if slot.writes_store else str(len(slot.gpus)): list(slot.labels) for slot in config.resolved_slots}
 
 
+def build_proxy_variables(config: Config) -> dict[str, str]:
+    """Return the variables that name the proxy, in both spellings: programs differ in which they read."""
+    if not config.proxy.url:
+        return {}
+    values = {
+        "http_proxy": config.proxy.url,
+        "https_proxy": config.proxy.url,
+        "no_proxy": ",".join(config.proxy.without),
+    }
+    return values | {name.upper(): value for name, value in values.items()}
+
+
 def _format_json(value: Any) -> str:
     return json.dumps(value, indent=2, sort_keys=True) + "\n"
 
@@ -110,6 +124,7 @@ def _render_template(name: str, config: Config, **values: Any) -> str:
         "closed4": CLOSED4,
         "closed6": CLOSED6,
         "mount_unit_name": mount_unit_name,
+        "proxy": build_proxy_variables(config),
         **values,
     }
     sandbox = _template_environment().get_template("sandbox.j2").render().rstrip()

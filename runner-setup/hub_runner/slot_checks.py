@@ -47,7 +47,7 @@ def build_doctor_request(config: Config, slot: Slot, layout: Layout) -> DoctorRe
         offline=True,
         strict=True,
         isolation="none",
-        tools=False,
+        tools=bool(slot.gpus),
         python=rules.python,
     )
 
@@ -58,7 +58,7 @@ def diagnose_slot(config: Config, slot: Slot, layout: Layout, registrar: Registr
     The registrar asks the Hub, because the supervisor has no network.
     """
     request = build_doctor_request(config, slot, layout)
-    state = probe_host(request, {})
+    state = probe_host(request, {"HUB_TESTS_SHARED_ENVIRONMENTS": str(layout.environments)})
     if not config.doctor.offline:
         hub, skew = registrar.check_hub(request.endpoint)
         request = replace(request, offline=False)

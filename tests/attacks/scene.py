@@ -19,7 +19,7 @@ from tests.ci.test_run import GATE_THEN_UP, REGISTRY, UP_THEN_GATE
 
 ROOT = Path(__file__).parents[2]
 EVIL = "raise SystemExit(0)  # written by the pull request\n"
-START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from ci.__main__ import main; sys.exit(main(sys.argv[1:]))"
+START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from ci.__main__ import main; sys.exit(main())"
 """Starts a judge that an environment variable cannot change, as an installed `hub-tests` under `python -I`."""
 
 ACTIONS_FILES = ("GITHUB_ENV", "GITHUB_PATH", "GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY", "GITHUB_STATE")
@@ -94,14 +94,28 @@ def hash_tree(*roots: Path) -> dict[str, str]:
     }
 
 
+def insert_attack(checkout: Path, code: str, where: dict[str, Any]) -> None:
+    """Make the worker of a checkout run `code` as it starts; `where` are paths that it knows."""
+    reference = checkout / "ci" / "subjects" / "reference"
+    prelude = PRELUDE.format(where=json.dumps(where), evil=EVIL)
+    (reference / "attack.py").write_text(prelude + textwrap.dedent(code) + EPILOGUE)
+    with (reference / "subject.py").open("a") as file:
+        file.write(BEGIN)
+
+
 @dataclass
 class Scene:
-    """What the judge owns, all below `root`; `endpoint` is the stand-in Hub."""
+    """What the judge owns, all below `root`; `endpoint` is the stand-in Hub.
+
+    `prefix` and `start` are how hub-tests is started: under another program, and by which words of Python.
+    """
 
     root: Path
     endpoint: str
     pins: Path | None = None
     runs: int = field(default=0)
+    prefix: tuple[str, ...] = ()
+    start: tuple[str, ...] = ("-I", "-c", START)
 
     @property
     def judge(self) -> Path:
@@ -153,7 +167,13 @@ class Scene:
 
     def hub_tests(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run hub-tests of the judge's checkout."""
-        command = [sys.executable, "-I", "-c", START, str(self.judge), *words]
+        command = [
+            *self.prefix,
+            sys.executable,
+            *self.start,
+            *([str(self.judge)] if "-c" in self.start else []),
+            *words,
+        ]
         environ = {**self.environment(), **variables}
         return subprocess.run(
             command, cwd=self.root, env=environ, capture_output=True, text=True, check=False, timeout=900
@@ -171,16 +191,13 @@ class Scene:
         self.runs += 1
         checkout = self.root / f"checkout-{self.runs}"
         shutil.copytree(ROOT / "ci", checkout / "ci", ignore=shutil.ignore_patterns("__pycache__"))
-        reference = checkout / "ci" / "subjects" / "reference"
         if broken:
-            text = (reference / "convert.py").read_text()
+            converter = checkout / "ci" / "subjects" / "reference" / "convert.py"
+            text = converter.read_text()
             assert text.count(GATE_THEN_UP) == 1
-            (reference / "convert.py").write_text(text.replace(GATE_THEN_UP, UP_THEN_GATE))
+            converter.write_text(text.replace(GATE_THEN_UP, UP_THEN_GATE))
         if code:
-            prelude = PRELUDE.format(where=json.dumps(self.where(checkout)), evil=EVIL)
-            (reference / "attack.py").write_text(prelude + textwrap.dedent(code) + EPILOGUE)
-            with (reference / "subject.py").open("a") as file:
-                file.write(BEGIN)
+            insert_attack(checkout, code, self.where(checkout))
         return checkout
 
     def where(self, checkout: Path) -> dict[str, Any]:
@@ -212,7 +229,11 @@ class Scene:
         return self.root / f"report-{self.runs}"
 
     def run(
-        self, checkout: Path, *more: str, isolation: str = "required", **variables: str
+        self,
+        checkout: Path,
+        *more: str,
+        isolation: str = "required",
+        **variables: str,
     ) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
         """Judge a pull request; return the ended process and its report."""
         for left in self.temporary.iterdir():

@@ -1,24 +1,36 @@
 """The same attacks where judge and subject are one ordinary user: only namespaces and mounts keep them apart.
 
-The system's Python has no torch, so what is attacked here is the sandbox itself.
+First the sandbox itself is attacked, with the system's Python; then a whole run, with the interpreter of the tests.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
+import tempfile
+import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from ci.subjects.sandbox import detect_isolation
+from tests.attacks.cases import ATTACKS
+from tests.attacks.ordinary_user import USER, become_ordinary
+from tests.attacks.scene import Scene, find_failures, hash_tree, list_leftovers, list_processes
+from tests.standin.models import repository
+from tests.standin.server import HubServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
-USER = 12345
 PYTHON = Path("/usr/bin/python3")
 pytestmark = [
     pytest.mark.long,
+    pytest.mark.xdist_group("attacks"),
     pytest.mark.skipif(os.geteuid() != 0 or not PYTHON.exists(), reason="needs root, to become another user"),
     pytest.mark.skipif(not detect_isolation().applied, reason="no sandbox here"),
 ]
@@ -112,3 +124,57 @@ def test_an_ordinary_users_sandbox_holds(tmp_path: Path) -> None:
     assert not Path("/var/tmp", root.name).exists()
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert f"hub-attack-{root.name}" not in listed
+
+
+MADE = (
+    "appends to the judge's code",
+    "writes the files of Actions",
+    "reads and writes the judge's memory",
+    "writes to the store and poisons the caches",
+    "kills and stops every process",
+    "leaves a daemon behind",
+)
+"""Attacks that one worker makes after one another."""
+
+OWN = re.compile("done: (ptrace|/proc/[12]/)")
+"""What it may do to bubblewrap's own process, which is its user's: only the sandbox's processes are in its /proc."""
+
+READ_OWN = "say('environment of 1', open('/proc/1/environ').read())\n"
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A directory that others may enter: every start of pytest closes the one above tmp_path."""
+    directory = Path(tempfile.mkdtemp(dir="/var/tmp"))
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory)
+
+
+def test_a_whole_run_of_an_ordinary_user_is_red(open_directory: Path) -> None:
+    root = open_directory / "scene"
+    root.mkdir()
+    with HubServer() as hub:
+        hub.add("stand-in/llama", repository("stand-in/llama"))
+        scene = Scene(root, hub.endpoint)
+        scene.build()
+        scene.fetch()
+        checkout = scene.write_subject("\n".join([*(textwrap.dedent(ATTACKS[name].code) for name in MADE), READ_OWN]))
+        subprocess.run(["chown", "-R", f"{USER}:{USER}", str(root)], check=True)
+        scene.prefix = tuple(become_ordinary())
+        before = hash_tree(*scene.protected)
+        done, results = scene.run(checkout)
+    said = scene.read_log()
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert find_failures(results)["test_forward_equivalence"] == "numeric_mismatch", done.stdout
+    assert scene.report.stat().st_uid == USER
+    assert "ATTACK left a daemon" in said
+    assert len([line for line in said if "refused:" in line]) > len(MADE)
+    assert [line for line in said if ("done:" in line and not OWN.search(line)) or "leaked" in line] == []
+    (environment,) = (line for line in said if line.startswith("ATTACK environment of 1"))
+    assert "PATH=" in environment
+    assert "secret" not in environment
+    assert hash_tree(*scene.protected) == before
+    assert list_processes(scene.marker) == []
+    assert list_leftovers(scene.marker) == []
+    assert list(scene.temporary.iterdir()) == []

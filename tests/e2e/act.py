@@ -59,6 +59,7 @@ class WorkflowHost:
     variables: dict[str, str] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     callers: dict[str, str] = field(default_factory=dict)
+    limit: float = LIMIT_SECONDS
 
     def run(self, workflow: str, event: str, payload: Mapping[str, Any]) -> Outcome:
         """Run `.github/workflows/{workflow}` on an event."""
@@ -138,7 +139,7 @@ class WorkflowHost:
             text=True,
             start_new_session=True,
         ) as act:
-            timer = threading.Timer(LIMIT_SECONDS, lambda: os.killpg(act.pid, signal.SIGKILL))
+            timer = threading.Timer(self.limit, lambda: os.killpg(act.pid, signal.SIGKILL))
             timer.start()
             try:
                 for line in act.stdout or ():
@@ -197,7 +198,7 @@ class WorkflowHost:
 def job_name(said: Mapping[str, Any]) -> str:
     """The job's name as GitHub's API would have it, less the names of calling jobs."""
     entry = (said.get("matrix") or {}).get("name")
-    return f"test {entry}" if entry else str(said["jobID"])
+    return f"{said['jobID']} {entry}" if entry else str(said["jobID"])
 
 
 def used() -> list[tuple[str, str]]:

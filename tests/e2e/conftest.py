@@ -33,6 +33,8 @@ MODELS = {
     "Qwen/Qwen2.5-0.5B": "Qwen/Qwen2.5-0.5B",
 }
 REGISTRY = "hub-models.toml"
+ENVIRONMENT = "hub-environment.toml"
+OUR_ENVIRONMENT = 'name = "ours"\npython = ">=3.11"\nrequirements = ["numpy"]\n'
 OURS = """[ours]
 model_id = "HuggingFaceTB/SmolLM2-135M"
 checkpoint_format = "llama"
@@ -42,6 +44,9 @@ groups = ["default"]
 THEIRS = OURS.replace("HuggingFaceTB/SmolLM2-135M", "mallory/model") + OURS.replace("[ours]", "[theirs]")
 """A caller's own registry, on the default branch and as a pull request would like to have it."""
 
+OFFLINE = {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "OMP_NUM_THREADS": "1"}
+"""What pip and torch read where checkouts are really installed."""
+
 SHIM = """#!/bin/sh
 if [ "$1" = -m ] && [ "$2" = venv ]; then exec cp -R "$E2E_ROOT/venv" "$3"; fi
 exec "$E2E_PYTHON" "$@"
@@ -49,10 +54,6 @@ exec "$E2E_PYTHON" "$@"
 QUICK_PYTHON = """#!/bin/sh
 if [ "$1" = -m ] && [ "$2" = pip ]; then exit 0; fi
 exec "$E2E_PYTHON" "$@"
-"""
-
-QUICK_HUB_TESTS = """#!/bin/sh
-PYTHONPATH="{root}" exec "$E2E_PYTHON" "{program}" "$@"
 """
 
 
@@ -147,11 +148,13 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Repositories:
     git(work, "init", "--quiet", "--initial-branch=main")
     (work / LOCK).write_text("# No index on this machine: what the tests have is installed already.\n")
     (work / REGISTRY).write_text(OURS)
+    (work / ENVIRONMENT).write_text(OUR_ENVIRONMENT)
     main = commit(work, "as it is")
     git(root, "clone", "--quiet", "--bare", str(work), "service.git")
     git(work, "checkout", "--quiet", "-b", "feature")
     (work / "README.md").write_text("A change of words.\n")
     (work / REGISTRY).write_text(THEIRS)
+    (work / ENVIRONMENT).write_text(OUR_ENVIRONMENT.replace("numpy", "mallorys-package"))
     head = commit(work, "change words")
     git(work, "checkout", "--quiet", "-b", "broken")
     swap_gate_and_up(work / "ci/subjects/reference/convert.py")
@@ -165,13 +168,9 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Repositories:
 @pytest.fixture
 def scene(github: Contract, hub_server: HubServer, repositories: Repositories, tmp_path: Path) -> Scene:
     """A machine on which `hub-tests run` gives prepared results, and a pull request of the repository's own branch."""
-    state = github.fake.state
-    state.roles |= {"alice": "maintain", "bob": "read"}
-    state.pulls[7] = {"state": "open", "sha": repositories.head, "repository": state.repository}
-    state.commits[state.repository, "HEAD"] = repositories.main
     root = tmp_path / "machine"
     furnish(root, repositories, real=False)
-    return Scene(WorkflowHost(root, github.url, hub_server.endpoint, state), github, repositories)
+    return make_scene(root, github, hub_server, repositories)
 
 
 @pytest.fixture
@@ -180,8 +179,17 @@ def real_scene(scene: Scene, tmp_path: Path) -> Scene:
     root = tmp_path / "real"
     furnish(root, scene.commits, real=True)
     scene.host.root = root
-    scene.host.environment |= {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "OMP_NUM_THREADS": "1"}
+    scene.host.environment |= OFFLINE
     return scene
+
+
+def make_scene(root: Path, github: Contract, hub_server: HubServer, repositories: Repositories) -> Scene:
+    """A machine below the furnished `root`, and a pull request of the repository's own branch."""
+    state = github.fake.state
+    state.roles |= {"alice": "maintain", "bob": "read"}
+    state.pulls[7] = {"state": "open", "sha": repositories.head, "repository": state.repository}
+    state.commits[state.repository, "HEAD"] = repositories.main
+    return Scene(WorkflowHost(root, github.url, hub_server.endpoint, state), github, repositories)
 
 
 def furnish(root: Path, repositories: Repositories, *, real: bool) -> None:
@@ -193,12 +201,15 @@ def furnish(root: Path, repositories: Repositories, *, real: bool) -> None:
     if not real:
         executable(root / "venv/bin/python", QUICK_PYTHON)
         stand_in = Path(__file__).with_name("hub_tests.py")
-        executable(
-            root / "venv/bin/hub-tests", f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "$E2E_PYTHON" "{stand_in}" "$@"\n'
-        )
+        executable(root / "venv/bin/hub-tests", f'import runpy\n\nrunpy.run_path("{stand_in}", run_name="__main__")\n')
         return
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(root / "venv")], check=True)
-    (site,) = (root / "venv/lib").glob("python*/site-packages")
+    make_interpreter(root / "venv")
+
+
+def make_interpreter(path: Path) -> None:
+    """An environment of its own that imports what is installed in this one."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(path)], check=True)
+    (site,) = (path / "lib").glob("python*/site-packages")
     (site / "e2e.pth").write_text(sysconfig.get_path("purelib") + "\n")
 
 

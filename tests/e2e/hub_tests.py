@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+sys.path.insert(0, str(Path(__file__).parents[2]))  # not by PYTHONPATH: hub-tests would restart without it
+
 from ci.__main__ import main
 
 
@@ -26,9 +28,10 @@ def run(words: list[str]) -> int:
     options = dict(zip(rest[::2], rest[1::2], strict=True))
     if os.environ.get("HF_HUB_OFFLINE") != "1" or "HF_TOKEN" in os.environ or "GITHUB_TOKEN" in os.environ:
         raise SystemExit("the suite must be offline and have no token")
-    for option in ("--registry", "--checkpoints", "--subject-python"):
+    for option in ("--registry", "--checkpoints"):
         if not Path(options[option]).is_file():
             raise SystemExit(f"{option} {options[option]}: no such file")
+    check_interpreter(options)
     if options["--isolation"] != "required" or not (Path(options["--subject-source"]) / ".git").exists():
         raise SystemExit("the subject must be isolated, and built from its checkout")
     if cache := os.environ.get("HUB_TESTS_COMPILE_CACHE", ""):
@@ -36,7 +39,8 @@ def run(words: list[str]) -> int:
             told.write(f"{entry} {'fills' if fill else 'reads'} {cache}\n")
     elif fill:
         raise SystemExit("there is no compile cache to fill")
-    prepared = Path(os.environ["E2E_ROOT"]) / "suite" / entry
+    folder = "upstream" if options.get("--environment", "").startswith("newest") else "suite"
+    prepared = Path(os.environ["E2E_ROOT"]) / folder / entry
     if deep != (prepared / "deep").exists():
         raise SystemExit(f"--deep is {'' if deep else 'not '}given, the test has prepared the other")
     shutil.copytree(prepared, options["--report"], ignore=shutil.ignore_patterns("exit", "deep"))
@@ -46,6 +50,31 @@ def run(words: list[str]) -> int:
     if code < 0:
         os.kill(os.getpid(), -code)
     return code
+
+
+def check_interpreter(options: dict[str, str]) -> None:
+    """A prepared interpreter that is there, or an environment's description."""
+    from ci.environments.description import load_description
+
+    if ("--environment" in options) == ("--subject-python" in options):
+        raise SystemExit("expected an environment or an interpreter")
+    if "--environment" in options:
+        load_description(options["--environment"])
+    elif not Path(options["--subject-python"]).is_file():
+        raise SystemExit(f"--subject-python {options['--subject-python']}: no such file")
+
+
+def build_environment(words: list[str]) -> int:
+    """Check the description as the real verb does, and note what would be built: there is no index here."""
+    from ci.environments.description import load_description
+    from ci.environments.newest import format_description
+
+    description = load_description(words[0])
+    with (Path(os.environ["E2E_ROOT"]) / "environments.txt").open("a") as file:
+        file.write(f"{description.name} {' '.join(description.requirements)} {' '.join(words[1:2])}".rstrip() + "\n")
+    if "--newest" in words:
+        Path(words[words.index("--newest") + 1]).write_text(format_description(description))
+    return 0
 
 
 def name_checkpoint(file: Path, row: dict[str, Any]) -> None:
@@ -62,4 +91,6 @@ def name_checkpoint(file: Path, row: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(sys.argv[2:]) if sys.argv[1] == "run" else main())
+    verbs = {("run",): run, ("env", "build"): build_environment}
+    stand_in = next((verb for words, verb in verbs.items() if tuple(sys.argv[1:])[: len(words)] == words), None)
+    sys.exit(stand_in(sys.argv[1 + (sys.argv[1] == "env") + 1 :]) if stand_in else main())

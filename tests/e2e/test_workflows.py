@@ -19,7 +19,7 @@ import yaml
 from ci.github import commit_results, data_branch, workflow_runs
 from ci.github.api import ApiSettings
 from ci.run import SECONDS_TO_WRITE
-from ci.verbs import admit, report, watch
+from ci.verbs import admit, pack, report, watch
 from tests.e2e import contract, events
 from tests.e2e.act import ROOT
 
@@ -35,6 +35,9 @@ ZIZMOR, SHELLCHECK = (Path(sys.executable).with_name(tool) for tool in ("zizmor"
 STATUS_COMMENT_GROUP = "hub-tests-status-comment-"
 SETUP_SECONDS = 50
 """Checkout and installation of a job that does nothing else for long."""
+
+RUN_SUBJECTS = {("hub-tests.yml", "test"), ("hub-tests.yml", "upstream")}
+"""The jobs that run a subject's code."""
 
 needs_npm = pytest.mark.skipif(bool(contract.missing()), reason=contract.missing() or "npm is here")
 
@@ -171,6 +174,9 @@ def at_night(**results: Any) -> dict[str, Any]:
 
 
 GOOD_FETCH = ("success", {"count": "2"})
+WITH_ENVIRONMENT: dict[str, Any] = {"inputs": {}, "vars": {}}
+SWITCHED_OFF: dict[str, Any] = {"inputs": {"upstream": "false"}, "vars": {}}
+PREPARED: dict[str, Any] = {"inputs": {}, "vars": {"HUB_TESTS_SUBJECT_PYTHON": "/opt/python"}}
 TABLE = [
     ("hub-tests-comment.yml", "gate", comment(), "success", True),
     ("hub-tests-comment.yml", "gate", comment("/run-hub-tests mixtral --plan"), "success", True),
@@ -208,6 +214,16 @@ TABLE = [
             ("hub-tests.yml", job, needs(plan="success", fetch=GOOD_FETCH), "cancelled", False),
         ]
     ),
+    ("hub-tests.yml", "upstream", WITH_ENVIRONMENT | at_night(plan="success", fetch=GOOD_FETCH), "success", True),
+    ("hub-tests.yml", "upstream", WITH_ENVIRONMENT | at_night(plan="success", fetch=GOOD_FETCH), "failure", True),
+    ("hub-tests.yml", "upstream", WITH_ENVIRONMENT | at_night(plan="success", fetch=GOOD_FETCH), "cancelled", False),
+    ("hub-tests.yml", "upstream", WITH_ENVIRONMENT | at_night(plan="success", fetch="failure"), "failure", False),
+    ("hub-tests.yml", "upstream", WITH_ENVIRONMENT | needs(plan="success", fetch=GOOD_FETCH), "success", False),
+    ("hub-tests.yml", "upstream", SWITCHED_OFF | at_night(plan="success", fetch=GOOD_FETCH), "success", False),
+    ("hub-tests.yml", "upstream", PREPARED | at_night(plan="success", fetch=GOOD_FETCH), "success", False),
+    ("hub-tests.yml", "subject", {"inputs": {"subject-private": True}, "vars": {}}, "success", True),
+    ("hub-tests.yml", "subject", {"inputs": {"subject-private": False}, "vars": {}}, "success", False),
+    ("hub-tests.yml", "subject", {"inputs": {}, "vars": {"HUB_TESTS_SUBJECT_PRIVATE": "true"}}, "success", True),
     ("hub-tests.yml", "report", needs(plan="failure", fetch="skipped", test="skipped"), "failure", True),
     ("hub-tests.yml", "report", needs(plan="success", fetch="success", test="cancelled"), "cancelled", True),
     ("hub-tests.yml", "night", at_night(plan="success", report=("failure", {"sha256": "ab"})), "failure", True),
@@ -290,7 +306,7 @@ def test_the_job_that_runs_a_subject_has_nothing_to_lose() -> None:
     for workflow, job, content in jobs():
         text = json.dumps(content)
         subject = any(step.get("with", {}).get("path") == "subject" for step in content.get("steps", []))
-        assert subject == ((workflow, job) == ("hub-tests.yml", "test"))
+        assert subject == ((workflow, job) in RUN_SUBJECTS)
         if subject:
             assert content["permissions"] == {}
             assert content["cache-mode"] in ("none", "read")
@@ -310,13 +326,35 @@ def test_the_names_by_which_github_tells_of_jobs_and_steps() -> None:
     every = load(WORKFLOWS["hub-tests.yml"])["jobs"]
     assert workflow_runs.ENTRY_JOB.fullmatch(every["test"]["name"].replace("${{ matrix.name }}", "smollm2"))
     assert every["fetch"]["name"] == workflow_runs.FETCH_JOB
-    names = [step["name"] for step in every["test"]["steps"]]
-    for step in every["test"]["steps"][
-        : names.index(workflow_runs.SUBJECT_STEP)
-    ]:  # nothing of the subject is run in these
-        assert step.get("uses") or step["run"].startswith(("hub-tests admit ", "hub-tests env build ")), step["name"]
-        assert not step.get("uses", "").startswith("./subject"), step["name"]
-        assert step.get("continue-on-error") is None, step["name"]
+    for job in (every[job] for _, job in RUN_SUBJECTS):
+        names = [step["name"] for step in job["steps"]]
+        for step in job["steps"][: names.index(workflow_runs.SUBJECT_STEP)]:  # nothing of the subject is run in these
+            assert step.get("uses") or step["run"].startswith(("hub-tests admit ", "hub-tests env build ")), step[
+                "name"
+            ]
+            assert not step.get("uses", "").startswith("./subject"), step["name"]
+            assert step.get("continue-on-error") is None, step["name"]
+
+
+def test_the_job_that_reads_a_private_subject_runs_nothing_of_it() -> None:
+    job = load(WORKFLOWS["hub-tests.yml"])["jobs"]["subject"]
+    assert job["permissions"] == {"contents": "read"}
+    assert [step["run"].split()[:2] for step in job["steps"] if "run" in step] == [["hub-tests", "pack"]]
+    uses = [step["uses"].split("@")[0] for step in job["steps"] if "uses" in step]
+    assert set(uses) == {"actions/checkout", "./service/.github/actions/setup", "actions/upload-artifact"}
+    tokens = {(w, j) for w, j, c in jobs() if "secrets.SUBJECT_TOKEN" in json.dumps(c.get("steps", []))}
+    assert tokens == {("hub-tests.yml", "plan"), ("hub-tests.yml", "subject")}
+
+
+def test_what_upstream_breaks_blocks_nothing() -> None:
+    every = load(WORKFLOWS["hub-tests.yml"])["jobs"]
+    assert every["upstream"]["continue-on-error"] == "true"
+    assert [name for name, job in every.items() if "upstream" in job.get("needs", [])] == ["night", "conclude"]
+    assert "--may-fail upstream" in every["conclude"]["steps"][-1]["run"]
+    (upload,) = [step for step in every["upstream"]["steps"] if "upload-artifact" in step.get("uses", "")]
+    (collect,) = [s for s in every["report"]["steps"] if "pattern" in s.get("with", {})]
+    assert not fnmatch.fnmatch(upload["with"]["name"], collect["with"]["pattern"])
+    assert not workflow_runs.ENTRY_JOB.fullmatch(every["upstream"]["name"].replace("${{ matrix.name }}", "smollm2"))
 
 
 def test_every_machine_of_the_callers_own_is_watched() -> None:
@@ -324,15 +362,21 @@ def test_every_machine_of_the_callers_own_is_watched() -> None:
     for workflow, job, content in jobs():
         if "fromJSON" in str(content.get("runs-on")):
             watches = [step.get("run") for _, step in steps()]
+            if job == "upstream":  # on the machines of `test`, after it
+                assert content["runs-on"] == load(WORKFLOWS[workflow])["jobs"]["test"]["runs-on"]
+                assert "test" in content["needs"]
+                continue
             said = "hub-tests watch" if job == "test" else f"hub-tests watch --job {job}"
             assert said in watches, f"{workflow}:{job}"
 
 
 def test_the_suite_is_ended_in_order_before_its_step_is_killed() -> None:
-    (step,) = [step for _, step in steps() if step.get("name") == workflow_runs.SUBJECT_STEP]
-    limit = re.search(r"--time-limit (\d+)", step["run"])
-    assert limit is not None
-    assert int(limit[1]) + 2 * SECONDS_TO_WRITE < 60 * int(step["timeout-minutes"])
+    suites = [step for _, step in steps() if step.get("name") == workflow_runs.SUBJECT_STEP]
+    assert len(suites) == len(RUN_SUBJECTS)
+    for step in suites:
+        limit = re.search(r"--time-limit (\d+)", step["run"])
+        assert limit is not None
+        assert int(limit[1]) + 2 * SECONDS_TO_WRITE < 60 * int(step["timeout-minutes"])
 
 
 def test_only_fetch_sees_the_hub_token_and_only_night_writes_contents() -> None:
@@ -421,7 +465,8 @@ def test_no_wait_is_longer_than_its_job() -> None:
         "hub-tests report": 2 * lost + listings,
         "hub-tests publish": lost + pushes,
         "hub-tests watch": watch.MAX_WAIT + lost,
-        "hub-tests admit": admit.GIT_TIMEOUT,
+        "hub-tests pack": 3 * pack.GIT_SECONDS,
+        "hub-tests admit": admit.GIT_TIMEOUT + 5 * pack.GIT_SECONDS,
         "hub-tests conclude": 0.0,
         "hub-tests fetch": fetch_deadline(),
         "hub-tests run": 8400 + 2 * SECONDS_TO_WRITE,

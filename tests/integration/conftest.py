@@ -10,6 +10,7 @@ import shlex
 import shutil
 import signal
 import tempfile
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from ci.evidence import Evidence, Step, to_property
 from ci.models import HUB_TEST_CONFIGS, HubModel, load_models
 from ci.run_options import RunOptions, add_pytest_options, make_pytest_reproduction_arguments, read_pytest_options
 from ci.suite import ModelPipeline, StepFailedError, classify_failure
+from ci.suite_progress import POLL_SECONDS, ProgressEvent, ProgressWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,6 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--run-extra-slow", action="store_true", help="run the tests marked extra_slow")
     group.addoption("--hub-model", action="append", default=[], help="test only this registry entry; may be repeated")
     group.addoption("--running-file", type=Path, help="file that always holds the ids of the running tests")
+    group.addoption("--progress-file", type=Path, help="file to which tests and phases are written as they begin")
     add_pytest_options(group.addoption)
 
 
@@ -52,6 +55,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if (running := config.getoption("--running-file")) and not hasattr(config, "workerinput"):
         config.pluginmanager.register(RunningFile(running))
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cancelled job keeps the results that it has
+    if (progress := config.getoption("--progress-file")) and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(ProgressFile(ProgressWriter(progress)))
     _choose_own_gpu(os.environ)
 
 
@@ -87,6 +92,48 @@ class RunningFile:
 
     def _write(self) -> None:
         self._path.write_text("".join(f"{nodeid}\n" for nodeid in self._running), encoding="utf-8")
+
+
+class ProgressFile:
+    """Writes each test's beginning and end to the progress file; pytest itself prints no dots then."""
+
+    def __init__(self, writer: ProgressWriter) -> None:
+        """Write nothing yet."""
+        self._writer = writer
+        self._reports: dict[str, list[pytest.TestReport]] = {}
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Write that a test began."""
+        self._writer.write(ProgressEvent("started", _test_id(nodeid)))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep the reports of setup, call and teardown until the test has ended."""
+        self._reports.setdefault(report.nodeid, []).append(report)
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        """Write that a test ended, with its outcome and its seconds as JUnit counts them."""
+        reports = self._reports.pop(nodeid, [])
+        outcomes = {report.outcome for report in reports}
+        outcome = next((one for one in ("failed", "skipped") if one in outcomes), "passed" if outcomes else "failed")
+        seconds = sum(report.duration for report in reports)
+        self._writer.write(ProgressEvent("ended", _test_id(nodeid), outcome=cast("Any", outcome), seconds=seconds))
+
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+        """Print nothing for a test; pytest still counts it."""
+        if report.when == "call" or not report.passed:
+            outcome = "error" if report.failed and report.when != "call" else report.outcome
+            return outcome, "", outcome.upper()
+        return None
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        """Let the live line be removed before pytest prints its summary."""
+        self._writer.write(ProgressEvent("finished"))
+        time.sleep(2 * POLL_SECONDS)
+
+
+def _test_id(nodeid: str) -> str:
+    return nodeid.rsplit("::", 1)[-1]
 
 
 @pytest.hookimpl(trylast=True)
@@ -257,6 +304,10 @@ def record(
     The Evidence is what `note` was given last, or the error.
     """
 
+    pipeline.clock.take()  # what an earlier test left
+    if (progress := request.config.getoption("--progress-file")) is not None:
+        pipeline.clock.listener = ProgressWriter(progress).make_listener(request.node.name)
+
     @contextmanager
     def recording(variant: str | None = None) -> Iterator[Callable[[Evidence], None]]:
         step = cast("Step", request.function.__name__)
@@ -274,7 +325,7 @@ def record(
                 raise pytest.fail.Exception(str(reason), pytrace=False) from None
             raise reason from None
         finally:
-            record_property(*to_property(kept[-1]))
+            record_property(*to_property(replace(kept[-1], phases=pipeline.clock.take())))
 
     return recording
 

@@ -29,6 +29,7 @@ def test_download_and_truncate(pipeline: ModelPipeline, record: Any) -> None:
     """The kept layers are on disk, config.json says so, and nothing else was touched."""
     with record() as note:
         checkpoint = pipeline.fetch_checkpoint()
+        pipeline.import_libraries()
         figures = {
             "bytes_kept": checkpoint.bytes_kept,
             "bytes_fetched": checkpoint.bytes_fetched,

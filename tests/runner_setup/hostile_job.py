@@ -97,6 +97,14 @@ def in_child(act: Callable[..., Any], *arguments: Any) -> Any:
     return os.read(reader, 100).decode()
 
 
+def prepared(shared: str) -> str:
+    """Use the environment that the host has built, and return what it says."""
+    for python in Path(shared).glob("*/bin/python"):
+        command = [str(python), "-c", "import prebuilt; print(prebuilt.VALUE)"]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return "none"
+
+
 def names(path: str | Path) -> list[str]:
     return sorted(each.name for each in Path(path).iterdir())
 
@@ -109,12 +117,15 @@ def memory(path: str) -> int:
 def look(store: str) -> dict[str, Any]:
     status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":\t" in line)
     places = ("/etc/x", "/usr/x", "/opt/hub-runner/x", "/var/lib/hub-runner/x", f"{store}/x", "/tmp/x", "/dev/shm/x")
+    kept_places = tuple(f"/var/lib/hub-runner/{kept}/x" for kept in ("environments", "wheels"))
     closed = ("/etc/hub-runner", "/run/hub-runner", "/var/log", "/run/systemd/private", "/root", "/home")
     return {
         "uid": os.getuid(),
         "groups": os.getgroups(),
         "status": {name: status[name].strip() for name in ("CapEff", "CapBnd", "NoNewPrivs", "Seccomp")},
-        "write": {place: tried(written, place) for place in places},
+        "prepared": prepared(os.environ["HUB_TESTS_SHARED_ENVIRONMENTS"]),
+        "wheels": names(os.environ["UV_FIND_LINKS"]),
+        "write": {place: tried(written, place) for place in (*places, *kept_places)},
         "list": {place: tried(names, place) for place in closed},
         "device": {name: tried(opened, f"/dev/{name}") for name in ("nvidia0", "nvidia1", "null")},
         "net": {host: tried(reached, host, 8080) for host in ("127.0.0.1", "169.254.169.254", "10.9.8.7")},

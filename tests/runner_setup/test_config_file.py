@@ -37,6 +37,10 @@ MISTAKES = {
     "too few versions": ("runner_versions = 2", "runner_versions = 1", "runner_versions"),
     "metadata": ("[admission]", ALLOW.format("169.254.0.0/16", 80), "metadata address"),
     "host bits": ("[admission]", ALLOW.format("10.0.0.1/8", 80), "egress.allow"),
+    "environment": ('["fast_llm"]', '["../fast_llm.toml"]', "environments.build"),
+    "keep days": ("keep_days = 30", "keep_days = 0", "environments.keep_days: 0 is not positive"),
+    "proxy": ("[kubernetes]", '[proxy]\nurl = "http://user:word@proxy:3128"\n[kubernetes]', "without a password"),
+    "no proxy": ("[kubernetes]", '[proxy]\nwithout = ["a b"]\n[kubernetes]', "proxy.without"),
     "port": ("[admission]", ALLOW.format("10.0.0.1", 0), "port 0"),
 }
 

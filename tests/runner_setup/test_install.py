@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from hub_runner.__main__ import main
+from hub_runner.config import AllowedConnection, ProxySettings
 from hub_runner.config_file import parse_config
-from hub_runner.install import find_install_problems, list_commands, list_retired_units, write_files
+from hub_runner.install import TOOLS, find_install_problems, list_commands, list_retired_units, write_files
 from hub_runner.layout import Layout
 from tests.runner_setup.conftest import EXAMPLE
 
@@ -126,3 +128,33 @@ def test_units_of_an_earlier_version_are_stopped_and_deleted(
     assert not list(units.glob("*mint*"))
     assert ("systemctl", "stop", *retired) in dict(list_commands(Layout(), retired)).values()
     assert ("systemctl", "stop", *retired) not in dict(list_commands(layout, retired)).values()
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("http://10.0.0.8:3128", "jobs could not reach the proxy 10.0.0.8"),
+        ("http://10.0.0.9:3128", ""),  # allowed below
+        ("http://10.0.0.9", "with port 80"),
+        ("http://9.9.9.9:3128", ""),
+        ("http://proxy.example.org:3128", ""),
+        ("http://[fd00::8]:3128", "jobs could not reach the proxy fd00::8"),
+        ("", ""),
+    ],
+)
+def test_a_proxy_that_the_firewall_closes_is_told(config: Config, url: str, problem: str) -> None:
+    allow = (AllowedConnection("10.0.0.9", 3128, "proxy"),)
+    host = replace(config, proxy=ProxySettings(url), egress=replace(config.egress, allow=allow))
+    told = [line for line in find_install_problems(host) if "proxy" in line]
+    assert len(told) == bool(problem)
+    assert problem in "".join(told)
+
+
+def test_install_sh_brings_what_the_doctor_and_the_installation_ask_for() -> None:
+    """Package names of Debian and Ubuntu; each command of TOOLS comes with one of them or is essential."""
+    script = EXAMPLE.with_name("install.sh").read_text()
+    packages = set(script.partition('packages="')[2].partition('"')[0].split())
+    assert {"git", "gcc", "g++", "python3-dev", "python3-venv", "bubblewrap"} <= packages
+    essential = {"mount", "umount", "find", "cp"}  # of mount, findutils and coreutils
+    brought = {"systemctl": "systemd", "nft": "nftables", "mkfs.ext4": "e2fsprogs", "bwrap": "bubblewrap"}
+    assert {brought.get(tool, tool) for tool in set(TOOLS) - essential} <= packages

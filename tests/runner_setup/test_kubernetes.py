@@ -15,6 +15,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from hub_runner.config import ProxySettings
 from hub_runner.kubernetes import render_manifests
 from hub_runner.render import labels_by_gpu_count, render_host_files
 from tests.runner_setup.conftest import ARC_CHARTS
@@ -128,6 +129,27 @@ def test_a_host_without_a_cluster_has_no_files_for_one(config: Config) -> None:
     assert render_manifests(replace(config, kubernetes=None)) == {}
 
 
+def test_environments_are_where_the_host_built_them_and_read_only(config: Config) -> None:
+    assert config.kubernetes is not None
+    assert "environments" not in json.dumps(read(config, "values-gpus-1.yaml"))
+    cluster = replace(config.kubernetes, environments_claim="envs")
+    values = read(replace(config, kubernetes=cluster), "values-gpus-1.yaml")
+    strictly(pod(values))
+    spec = values["template"]["spec"]
+    (mount,) = [each for each in spec["containers"][0]["volumeMounts"] if each["name"] == "environments"]
+    assert (mount["mountPath"], mount["readOnly"]) == ("/var/lib/hub-runner/environments", True)
+    assert {"name": "HUB_TESTS_SHARED_ENVIRONMENTS", "value": mount["mountPath"]} in spec["containers"][0]["env"]
+    (volume,) = [each for each in spec["volumes"] if each["name"] == "environments"]
+    assert volume["persistentVolumeClaim"] == {"claimName": "envs", "readOnly": True}
+
+
+def test_the_proxy_is_the_charts(config: Config) -> None:
+    url = "http://proxy.example.org:3128"
+    values = read(replace(config, proxy=ProxySettings(url, ("localhost",))), "values-gpus-1.yaml")
+    assert values["proxy"] == {"http": {"url": url}, "https": {"url": url}, "noProxy": ["localhost"]}
+    assert "proxy" not in read(config, "values-gpus-1.yaml")
+
+
 # With the real chart ------------------------------------------------------------------------------------------------
 
 
@@ -204,7 +226,8 @@ def test_the_real_chart_renders_what_was_meant(config: Config, charts: Path, siz
 
 def test_the_real_chart_knows_every_key_of_the_values(config: Config, charts: Path) -> None:
     """helm ignores a key that it does not know: each one removed must change what is rendered."""
-    values = read(config, "values-gpus-1.yaml")
+    proxied = replace(config, proxy=ProxySettings("http://proxy.example.org:3128"))
+    values = read(proxied, "values-gpus-1.yaml")
     chart = charts / "gha-runner-scale-set"
 
     def without_hash(made: list[dict[str, Any]]) -> str:

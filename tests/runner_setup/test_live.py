@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.ci.environments.wheels import write_index
 from tests.runner_setup.conftest import config_text
 from tests.runner_setup.machine import Machine, booted
 
@@ -30,6 +31,8 @@ SMALL = (
     ("min_free_gib = 50", "min_free_gib = 1"),
     ("stop_seconds = 90", "stop_seconds = 2"),
     ("offline = false", "offline = true"),
+    ('build = ["fast_llm"]', 'build = ["ci/theirs.toml"]'),
+    ("status_issue = true", 'url = "file:///srv/github"\nstatus_issue = true'),
 )
 
 
@@ -49,7 +52,9 @@ def machine(app_key: Path) -> Iterator[Machine]:
         with booted(scratch) as machine:
             machine.write("/etc/hub-runner/app-key.pem", app_key.read_text(), 0o400)
             machine.write("/root/host.toml", text)
+            write_index(scratch / "index")
             furnish(machine)
+            offer_environment(machine, scratch / "index")
             yield machine
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -71,6 +76,23 @@ def furnish(machine: Machine) -> None:
     machine.run("systemd-run", "--unit=fake-github", "--working-directory=/opt/hub-runner/source", "sh", "-c", serve)
     machine.run("systemctl", "start", "hub-runner-registrar.socket")
     machine.wait("GitHub on loopback", lambda: github(machine) is not None)
+
+
+def offer_environment(machine: Machine, index: Path) -> None:
+    """A description on the default branch of what stands for GitHub, and an index of packages for its unit alone."""
+    text = 'name = "theirs"\\npython = ">=3.11"\\nrequirements = ["prebuilt"]\\n'
+    place = "/srv/github/org/repo"
+    machine.run("cp", "-r", str(index), "/srv/index")
+    script = f"""
+mkdir -p {place}/ci && cd {place} && printf '{text}' > ci/theirs.toml
+git init -q -b trunk && git add . && git -c user.name=x -c user.email=x commit -q -m x
+chown -R hub-runner-environments: {place}
+"""
+    machine.run("sh", "-c", script)
+    variables = " ".join(f"{tool}_{name}" for tool in ("PIP", "UV") for name in ("NO_INDEX=1", "FIND_LINKS=/srv/index"))
+    drop_in = "/etc/systemd/system/hub-runner-environments.service.d/index.conf"
+    machine.write(drop_in, f"[Service]\nEnvironment={variables} UV_OFFLINE=1\n")
+    machine.run("systemctl", "daemon-reload")
 
 
 def github(machine: Machine, change: dict[str, Any] | None = None) -> Any:
@@ -142,7 +164,8 @@ print(json.dumps(found if isinstance(found, str) else dataclasses.asdict(found))
 
 @pytest.fixture(scope="module")
 def met(machine: Machine) -> dict[str, Any]:
-    """One job on the GPU slot, from start to end; what it met."""
+    """The host's environments, then one job on the GPU slot, from start to end; what it met."""
+    machine.run("systemctl", "start", "hub-runner-environments.service")
     machine.write("/srv/hub-tests/wait", "")
     hosted(machine, "start_runner(slot, JitRunner(1, 'secret'))")
     assert active(machine, GPU_SLOT), machine.journal()
@@ -185,6 +208,26 @@ def test_a_job_writes_its_own_disk_and_memory_and_nothing_else(met: dict[str, An
     assert met["tmp"] in ([], ["x"])
     assert met["disk"] < 1 << 30
     assert met["shm"] == 1 << 30
+
+
+def test_a_job_uses_the_hosts_environment_and_cannot_change_it(machine: Machine, met: dict[str, Any]) -> None:
+    assert met["prepared"] == "1"
+    assert "prebuilt-1.0-py3-none-any.whl" in met["wheels"]
+    for kept in ("environments", "wheels"):
+        assert met["write"][f"/var/lib/hub-runner/{kept}/x"].startswith("errno")
+        owner = machine.run("stat", "--format=%U %a", f"/var/lib/hub-runner/{kept}").strip()
+        assert owner == "hub-runner-environments 755"
+    assert "hub-runner-environments.timer" in machine.run("systemctl", "list-unit-files", "--state=enabled")
+
+
+def test_nothing_is_built_twice_and_a_mistake_is_in_the_journal(machine: Machine, met: dict[str, Any]) -> None:
+    before = machine.run("sh", "-c", "ls -l --time-style=full-iso /var/lib/hub-runner/environments/*/bin")
+    machine.run("systemctl", "start", "hub-runner-environments.service")
+    assert machine.run("sh", "-c", "ls -l --time-style=full-iso /var/lib/hub-runner/environments/*/bin") == before
+    machine.run("mv", "/srv/github/org/repo", "/srv/github/org/away")
+    machine.run("systemctl", "start", "hub-runner-environments.service", check=False)
+    assert "is the repository public?" in machine.journal()
+    machine.run("mv", "/srv/github/org/away", "/srv/github/org/repo")
 
 
 def test_a_job_sees_no_secret_no_neighbour_and_no_other_process(met: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from importlib import resources
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import pytest
 
 from hub_runner import render
 from hub_runner.__main__ import main
+from hub_runner.config import ProxySettings
 from hub_runner.config_file import parse_config
 from hub_runner.render import labels_by_gpu_count, mount_unit_name, render_all_files, render_host_files
 from tests.runner_setup.conftest import config_text
@@ -81,3 +83,31 @@ def test_labels_are_listed_by_number_of_gpus(config: Config) -> None:
     labels = labels_by_gpu_count(config)
     assert set(labels) == {"1", "2", "store"}
     assert labels["2"][-1] == "gpus-2"
+
+
+def test_a_proxy_reaches_whatever_has_a_network_and_nothing_else(config: Config) -> None:
+    """Jobs, GitHub's runner, uv, pip, git and Python read it from the environment, in one spelling or the other."""
+    url = "http://10.0.0.8:3128"
+    files = render_host_files(replace(config, proxy=ProxySettings(url)))
+    told = {path.rpartition("/")[2] for path, file in files.items() if f"Environment=https_proxy={url}\n" in file.text}
+    slots = {slot.unit for slot in config.resolved_slots}
+    assert told == slots | {
+        "hub-runner-update.service",
+        "hub-runner-environments.service",
+        "hub-runner-registrar@.service",
+    }
+    for name in told:
+        text = next(file.text for path, file in files.items() if path.endswith(f"/{name}"))
+        assert f"Environment=HTTPS_PROXY={url}\n" in text
+        assert "Environment=no_proxy=localhost,127.0.0.1,::1\n" in text
+    assert not any("_proxy=" in file.text for file in render_host_files(config).values())
+
+
+def test_a_job_sees_environments_and_wheels_and_cannot_write_them(config: Config) -> None:
+    for slot in config.resolved_slots:
+        unit = render_host_files(config)[f"etc/systemd/system/{slot.unit}"].text
+        (line,) = [
+            line for line in unit.splitlines() if line.startswith("BindReadOnlyPaths=/var/lib/hub-runner/runners")
+        ]
+        assert line.split()[1:] == ["/var/lib/hub-runner/environments", "/var/lib/hub-runner/wheels"]
+        assert "Environment=HUB_TESTS_SHARED_ENVIRONMENTS=/var/lib/hub-runner/environments" in unit

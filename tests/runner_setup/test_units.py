@@ -70,7 +70,7 @@ def test_a_misspelt_unit_is_noticed(root: Path, right: str, wrong: str) -> None:
 @needs_systemd
 def test_no_service_is_exposed(root: Path) -> None:
     services = sorted((root / UNITS).glob("hub-runner-*.service"))
-    assert len(services) == 13
+    assert len(services) == 14
     command = ["systemd-analyze", "security", "--offline=true", "--no-pager"]
     for service in services:
         answer = subprocess.run([*command, str(service)], capture_output=True, text=True, check=False)

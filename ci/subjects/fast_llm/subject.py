@@ -11,6 +11,7 @@ import shutil
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from ci.subjects.base import (
     TraceResult,
     Variant,
 )
+from ci.subjects.compile_time import count_compilation
 from ci.subjects.fast_llm.config import (
     choose_compiler,
     find_format,
@@ -36,24 +38,39 @@ from ci.subjects.fast_llm.config import (
     read_model_config,
 )
 from ci.subjects.fast_llm.errors import translate_errors
-from ci.subjects.model_cache import ModelCache, checkpoint_key
+from ci.subjects.model_cache import Key, ModelCache, checkpoint_key
 from ci.subjects.provenance import find_commit, installed_versions, python_version
 from ci.tensor_names import BLOCK_OPERATIONS, FINAL_NORM, LOGITS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ci.subjects.fast_llm.weights import Weights
     from ci.subjects.forward import Inputs, TeacherForcing
 
 LIBRARIES = ("torch", "transformers", "safetensors", "triton", "flash-attn", "numpy")
+
+
+def _make_cache() -> ModelCache[Any]:
+    """Return a cache of two models: a comparison alternates between float32 and the model's dtype."""
+    return ModelCache(capacity=2)
 
 
 @dataclass(frozen=True)
 class FastLLMSubject:
     """Fast-LLM behind the subject protocol. Its exceptions become errors of one line that end with the place.
 
-    The last traced model stays loaded, with its variant, until another one is needed or `release`.
+    The last traced models of two dtypes stay loaded until `release`; another variant takes the weights of one.
     """
 
-    _cache: ModelCache[Any] = field(default_factory=ModelCache, init=False, repr=False, compare=False)
+    _cache: ModelCache[Any] = field(default_factory=_make_cache, init=False, repr=False, compare=False)
+
+    def prepare(self) -> None:
+        """Import Fast-LLM with its model, and with it torch and transformers."""
+        with translate_errors("import"):
+            model = find_model_class("gpt")
+            model.get_model_class()
+            model.get_huggingface_model_for_causal_lm_class()
 
     def describe(self) -> Description:
         """Return version, commit of the checkout it is imported from, libraries, and the formats it converts."""
@@ -123,11 +140,25 @@ class FastLLMSubject:
 def _trace(request: TraceRequest, cache: ModelCache[Any]) -> TraceResult:
     import torch
 
-    from ci.subjects.forward import TeacherForcing, read_inputs
+    from ci.subjects.fast_llm.weights import take_weights
+    from ci.subjects.forward import DTYPES, TeacherForcing, read_inputs
+    from ci.subjects.memory import weight_bytes
 
     inputs = read_inputs(Path(request.inputs)).to(request.device)
-    key = (*checkpoint_key(request.checkpoint), request.dtype, request.device, tuple(sorted(request.variant.items())))
-    model, load_seconds = cache.get(key, lambda: _load(request), device=request.device)
+    same = (*checkpoint_key(request.checkpoint), request.dtype, request.device)
+
+    def reuse(other: Key, loaded: Any) -> Callable[[], Any] | None:
+        if other[:-1] != same:
+            return None
+        return partial(_load, request, take_weights(loaded))
+
+    model, load_seconds = cache.get(
+        (*same, tuple(sorted(request.variant.items()))),
+        lambda: _load(request),
+        device=request.device,
+        size=weight_bytes(Path(request.checkpoint), DTYPES[request.dtype].itemsize, stored=4),
+        reuse=reuse,
+    )
     inputs.check_vocabulary(model.config.fast_llm_config.base_model.embeddings.vocab_size)
     feed = TeacherForcing.of_request(request)
     operations = frozenset(BLOCK_OPERATIONS) if request.capture == "all" else frozenset()
@@ -154,7 +185,7 @@ class _ForwardRun:
         request = self.request
         recorder = TraceRecorder(writer := TraceWriter(Path(request.output)), inputs, DTYPES[request.dtype])
         hooks = ForwardHooks(self.model, recorder, operations, feed, AttentionKwargs.rotary_freq)
-        with measure_cost(request.device) as cost, hooks.installed():
+        with measure_cost(request.device) as cost, count_compilation() as compiled, hooks.installed():
             output = self.model(
                 inputs.ids,
                 attention_mask=inputs.mask,
@@ -175,14 +206,21 @@ class _ForwardRun:
             seconds=seconds,
             load_seconds=self.load_seconds,
             peak_device_bytes=cost.peak_device_bytes,
+            compile_seconds=compiled.seconds,
             not_captured=tuple(name for name in hooks.list_expected() if name not in written),
         )
 
 
-def _load(request: TraceRequest) -> Any:
-    """Load the checkpoint as Fast-LLM's Hugging Face wrapper, with the request's variant set in each block."""
+def _load(request: TraceRequest, weights: Weights | None = None) -> Any:
+    """Load the checkpoint as Fast-LLM's Hugging Face wrapper, with the request's variant set in each block.
+
+    Fast-LLM builds the model anew in any case. Where `weights` of another variant
+    fit, it reads no checkpoint.
+    """
     from fast_llm.engine.checkpoint.config import CheckpointLoadConfig, FastLLMCheckpointFormat
     from fast_llm.engine.multi_stage.config import StageMode
+
+    from ci.subjects.fast_llm.weights import make_format
 
     path = Path(request.checkpoint)
     config = read_model_config(path)
@@ -192,7 +230,7 @@ def _load(request: TraceRequest) -> Any:
         **make_variant_updates(request, config),
     }
     wrapper = type(config).get_huggingface_model_for_causal_lm_class()
-    load = CheckpointLoadConfig(path=path, format=FastLLMCheckpointFormat)
+    load = CheckpointLoadConfig(path=path, format=make_format(weights) if weights else FastLLMCheckpointFormat)
     mode = StageMode.training if loops_over_experts(request, config) else StageMode.inference
     return wrapper.from_pretrained(load, updates, mode=mode).eval()
 

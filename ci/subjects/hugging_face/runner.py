@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
+from accelerate import init_empty_weights  # type: ignore[import-untyped]
 
 from ci.errors import HubTestsError, InfrastructureError, SubjectError, UnsupportedError
 from ci.subjects.base import GradientRequest, GradientResult, TraceRequest, TraceResult, Variant
@@ -24,16 +25,18 @@ from ci.subjects.forward import (
     measure_cost,
     read_inputs,
 )
+from ci.subjects.hugging_face.cast_model import can_cast, has_same_parts, move_weights, read_stored_dtypes
 from ci.subjects.hugging_face.float64_mode import compute_float64_throughout
 from ci.subjects.hugging_face.gradients import write_gradients
 from ci.subjects.hugging_face.hooks import ForwardHooks, has_experts
+from ci.subjects.memory import weight_bytes
 from ci.subjects.model_cache import Key, ModelCache, checkpoint_key
 from ci.subjects.trace_files import TraceWriter
 from ci.subjects.trace_rows import BatchTraceWriter, RowTraceWriter
 from ci.tensor_names import LOGITS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ATTENTION = ("eager", "sdpa")
 EXPERTS = ("eager", "batched_mm", "grouped_mm")
@@ -106,11 +109,14 @@ class HuggingFace:
             self.release()
 
     def _build_without_weights(self, checkpoint: str) -> Any:
+        with torch.device("meta"):
+            return self._from_config(checkpoint)
+
+    def _from_config(self, checkpoint: str, **settings: Any) -> Any:
         from transformers import AutoConfig, AutoModelForCausalLM
 
         config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=self.trust_remote_code, local_files_only=True)
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=self.trust_remote_code)
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=self.trust_remote_code, **settings)
 
     def _choose_variant(self, request: TraceRequest, *, padded: bool) -> dict[str, str]:
         """Return axis → name for every axis of the model: the request's, else the default.
@@ -131,10 +137,33 @@ class HuggingFace:
         """Return the model and the seconds that loading took; keeps the list of its variants."""
         content = checkpoint_key(request.checkpoint)
         key = (*content, request.dtype, request.device)
-        model, seconds = self._cache.get(key, lambda: self._from_pretrained(request).eval(), device=request.device)
+        stored = read_stored_dtypes(Path(request.checkpoint))
+
+        def reuse(other: Key, loaded: Any) -> Callable[[], Any] | None:
+            *same, held, device = other
+            if (tuple(same), device) != (content, request.device) or not can_cast(loaded, held, stored):  # type: ignore[arg-type]
+                return None
+            return lambda: self._cast(loaded, request)
+
+        model, seconds = self._cache.get(
+            key,
+            lambda: self._from_pretrained(request).eval(),
+            device=request.device,
+            size=weight_bytes(Path(request.checkpoint), DTYPES[request.dtype].itemsize),
+            reuse=reuse,
+        )
         if content not in self._variants:
             self._variants[content] = _list_variants(model)
         return model, seconds
+
+    def _cast(self, model: Any, request: TraceRequest) -> Any:
+        """Make the model of the request's dtype from a loaded one, or load it where transformers builds another one."""
+        with _silence_loading(), init_empty_weights(include_buffers=False):
+            new = self._from_config(request.checkpoint, dtype=DTYPES[request.dtype], attn_implementation="eager")
+        if not has_same_parts(model, new):
+            return self._from_pretrained(request).eval()
+        move_weights(model, new, request.dtype)
+        return new.eval()
 
     def _from_pretrained(self, request: TraceRequest) -> Any:
         from transformers import AutoModelForCausalLM

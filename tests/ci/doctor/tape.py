@@ -18,7 +18,14 @@ HANDLE = "nvmlDeviceGetHandleByIndex"
 
 
 def key(name: str, args: tuple[Any, ...]) -> str:
-    return f"{name}({', '.join(str(arg) for arg in args)})"
+    shown = (type(filled).__name__ if (filled := structure(arg)) else str(arg) for arg in args)
+    return f"{name}({', '.join(shown)})"
+
+
+def structure(arg: Any) -> ctypes.Structure | None:
+    """The structure behind `ctypes.byref`, which NVML fills."""
+    found = getattr(arg, "_obj", None)
+    return found if isinstance(found, ctypes.Structure) else None
 
 
 class Recorder:
@@ -42,7 +49,8 @@ class Recorder:
                 raise
             if name == HANDLE:
                 self.gpus[id(answer)] = f"gpu{args[0]}"
-            self.tape[spoken] = self.gpus.get(id(answer)) or plain(answer)
+            filled = next(filter(None, map(structure, args)), None)
+            self.tape[spoken] = self.gpus.get(id(answer)) or plain(filled or answer)
             return answer
 
         return call
@@ -50,7 +58,7 @@ class Recorder:
 
 def plain(value: Any) -> Any:
     """An answer of NVML as JSON."""
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | ctypes.Array):
         return [plain(item) for item in value]
     if isinstance(value, ctypes.Structure):
         return {field[0]: plain(getattr(value, field[0])) for field in value._fields_}
@@ -70,7 +78,16 @@ class Player:
         real = getattr(pynvml, name)
         if not (name.startswith("nvml") and callable(real)):
             return real
-        return lambda *args, **_: self._play(key(name, args))
+        return lambda *args, **_: self._fill(self._play(key(name, args)), args)
+
+    @staticmethod
+    def _fill(answer: Any, args: tuple[Any, ...]) -> Any:
+        for filled in filter(None, map(structure, args)):
+            for name, value in vars(answer).items():
+                if isinstance(value, int):
+                    setattr(filled, name, value)
+            return 0
+        return answer
 
     def _play(self, spoken: str) -> Any:
         answer = self.tape[spoken]

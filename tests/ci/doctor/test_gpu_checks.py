@@ -142,3 +142,20 @@ def test_every_card_with_a_fault_is_named() -> None:
     flips = {f"nvmlDeviceGetPowerUsage(gpu{gpu})": {"error": UNKNOWN} for gpu in range(4)}
     many = by_name(check_host(state(flips), DoctorRequest()))["values"]
     assert [f"gpu{gpu}" in many.value for gpu in range(4)] == [True] * 4
+
+
+@pytest.mark.parametrize("text", ["not started", "in progress", "completed, status 999"])
+def test_a_card_that_the_fabric_manager_has_not_registered_is_not_fit(text: str) -> None:
+    healthy = state()
+    gpus = (replace(healthy.nvml.gpus[0], fabric=text), *healthy.nvml.gpus[1:])
+    checks = by_name(check_host(replace(healthy, nvml=replace(healthy.nvml, gpus=gpus)), DoctorRequest()))
+    assert (checks["fabric manager"].status, text in checks["fabric manager"].value) == ("fail", True)
+    assert "nvidia-fabricmanager" in checks["fabric manager"].fix
+    assert {check.status for name, check in checks.items() if name != "fabric manager"} == {"ok"}
+
+
+def test_cards_without_a_fabric_need_no_manager() -> None:
+    healthy = state()
+    gpus = tuple(replace(gpu, fabric=None) for gpu in healthy.nvml.gpus)
+    checks = by_name(check_host(replace(healthy, nvml=replace(healthy.nvml, gpus=gpus)), DoctorRequest()))
+    assert checks["fabric manager"].status == "skip"

@@ -65,3 +65,12 @@ def test_a_release_without_a_successor_does_not_age(newest_at: str, status: str)
 
 def test_offline_on_purpose_is_fine() -> None:
     assert by_name(check_host(state(hub=None), DoctorRequest(offline=True)))["hub"].status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [(None, "ok"), (ProbeAnswer(True, "answers"), "ok"), (ProbeAnswer(False, "refused"), "fail")],
+)
+def test_a_proxy_that_does_not_answer_fails(answer: ProbeAnswer | None, status: str) -> None:
+    check = by_name(check_host(state(proxy=answer), DoctorRequest()))["proxy"]
+    assert (check.status, bool(check.fix)) == (status, status == "fail")

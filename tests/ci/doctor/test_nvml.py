@@ -54,3 +54,33 @@ def test_a_lost_card_does_not_hide_the_others() -> None:
 def test_a_card_this_user_may_not_open_is_not_readable_either() -> None:
     seen = read_nvml(Player(tape() | {"nvmlDeviceGetHandleByIndex(0)": {"error": 4}}))
     assert seen.gpus[0].errors["handle"]
+
+
+FABRIC = "nvmlDeviceGetGpuFabricInfoV(gpu0, c_nvmlGpuFabricInfo_v2_t)"
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ({"state": 3, "status": 0}, "completed"),
+        ({"state": 3, "status": 999}, "completed, status 999"),
+        ({"state": 2, "status": 0}, "in progress"),
+        ({"state": 1, "status": 0}, "not started"),
+        ({"state": 0, "status": 0}, None),
+        ({"error": 3}, None),
+        ({"error": 13}, None),  # a driver that has no such function
+    ],
+)
+def test_how_far_the_fabric_manager_is(answer: dict[str, int], told: str | None) -> None:
+    (gpu,) = read_nvml(Player(tape() | {FABRIC: answer})).gpus
+    assert (gpu.fabric, dict(gpu.errors)) == (told, {})
+
+
+def test_an_old_nvidia_ml_py_does_not_know_the_fabric() -> None:
+    class Old(Player):
+        def __getattr__(self, name: str) -> object:
+            if name.startswith("c_nvmlGpuFabric"):
+                raise AttributeError(name)
+            return super().__getattr__(name)
+
+    assert read_nvml(Old(tape())).gpus[0].fabric is None

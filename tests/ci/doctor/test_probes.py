@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ci.doctor import probes
+from ci.doctor.probes import read_proxy
 from ci.doctor.records import RUNNER_MANIFEST, ProbeAnswer, RunnerInstall
 from ci.records import to_json
 
@@ -206,3 +207,18 @@ def test_a_journal_that_hangs_is_left_for_the_ring_buffer(tmp_path: Path, monkey
     monkeypatch.setattr(probes, "COMMAND_TIMEOUT", 0.2)
     log = probes.read_kernel_log()
     assert log.source == "/dev/kmsg" or log.problem
+
+
+def test_a_proxy_is_asked_whether_it_answers() -> None:
+    assert read_proxy({"PATH": "/bin"}) is None
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        for address in (f"http://user:secret@127.0.0.1:{port}", f"127.0.0.1:{port}"):
+            answer = read_proxy({"HTTPS_PROXY": address})
+            assert answer == ProbeAnswer(True, f"HTTPS_PROXY: 127.0.0.1:{port} answers")
+    gone = read_proxy({"https_proxy": f"http://user:secret@127.0.0.1:{port}"})
+    assert gone is not None
+    assert (gone.ok, "secret" in gone.text) == (False, False)
+    wrong = read_proxy({"HTTP_PROXY": "http://proxy:port"})
+    assert wrong is not None
+    assert wrong.ok is False

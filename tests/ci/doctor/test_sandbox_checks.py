@@ -122,3 +122,8 @@ def test_a_profile_or_a_sandbox_that_starts_settles_apparmor() -> None:
 def test_what_was_not_asked_for_is_not_checked() -> None:
     names = {check.name for check in check_host(state(sandbox=None, tools=None), DoctorRequest(strict=True))}
     assert not names & {"bubblewrap", "sandbox", "apparmor", "git", "uv"}
+
+
+def test_an_interpreter_that_uv_brings_is_enough() -> None:
+    checks = by_name(check_host(state(tools=replace(TOOLS, python="", managed_python="uv's 3.12.1")), DoctorRequest()))
+    assert (checks["python >= 3.12"].status, checks["python >= 3.12"].value) == ("ok", "uv's 3.12.1")

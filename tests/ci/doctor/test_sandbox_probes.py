@@ -9,7 +9,10 @@ import pytest
 
 from ci.doctor import sandbox_probes
 from ci.doctor.records import ProbeAnswer
+from ci.environments.base import MANIFEST, BaseManifest
+from ci.records import to_json
 from ci.subjects.sandbox import Isolation
+from tests.ci.environments.conftest import DESCRIPTION
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,3 +110,32 @@ def test_headers_belong_to_the_interpreter(tmp_path: Path) -> None:
     assert sandbox_probes.read_headers(str(tmp_path / "python")).text == f"Python 3.12: no {include}/Python.h"
     include.joinpath("Python.h").touch()
     assert sandbox_probes.read_headers(str(tmp_path / "python")) == ProbeAnswer(True, "Python 3.12")
+
+
+def test_the_headers_are_those_of_each_base_environments_interpreter(tmp_path: Path) -> None:
+    """Not those of hub-tests' own interpreter: the subject is built with the base's."""
+    environ = {"PATH": "/nowhere", "HUB_TESTS_SHARED_ENVIRONMENTS": str(tmp_path), "HUB_TESTS_CACHE": str(tmp_path)}
+    assert sandbox_probes.find_base_pythons(environ) == ()
+    python = tmp_path / "standin-0123/bin/python"
+    python.parent.mkdir(parents=True)
+    manifest = BaseManifest(DESCRIPTION, DESCRIPTION.digest, "3.12", {}, "", 0.0, "")
+    (tmp_path / "standin-0123" / MANIFEST).write_text(to_json(manifest))
+    python.write_text("#!/bin/sh\necho 3.12 /nowhere/include\n")
+    python.chmod(0o755)
+    assert sandbox_probes.find_base_pythons(environ) == (str(python),)
+    assert sandbox_probes.read_tools(None, environ).headers.text == "Python 3.12: no /nowhere/include/Python.h"
+
+
+def test_uvs_interpreter_counts_where_the_machine_has_none(tmp_path: Path) -> None:
+    uv = tmp_path / "uv"
+    python = tmp_path / "managed"
+    python.write_text("#!/bin/sh\necho Python 3.12.9\n")
+    for script, text in (
+        (uv, f'#!/bin/sh\ncase "$1" in python) echo {python} ;; *) echo uv 0.9.9 ;; esac\n'),
+        (python, ""),
+    ):
+        script.write_text(text or python.read_text())
+        script.chmod(0o755)
+    assert sandbox_probes._find_managed_python({"PATH": str(tmp_path)}) == "uv's 3.12.9"
+    uv.write_text("#!/bin/sh\nexit 2\n")
+    assert sandbox_probes._find_managed_python({"PATH": str(tmp_path)}).startswith("none here; uv brings >=3.12")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -111,3 +112,31 @@ def test_an_issue_about_many_models_still_fits_and_names_each(models: int, table
     assert "Failed: 256 of 256 models" in text
     assert tables in text
     assert ("| nights |" in text) == bool(tables)
+
+
+def test_a_failure_with_the_newest_versions_has_its_own_line_and_title(client: Client, state: State) -> None:
+    def tell(results: Any, upstream: Any) -> str:
+        return nightly_issue.update_issue(client, results, (), bot=BOT, upstream=upstream)
+
+    good, bad = nightly_results(), nightly_results("mistral")
+    assert tell(good, good) == "nothing to do"
+    assert tell(good, bad) == "opened #100"
+    (issue,) = state.issues
+    assert issue["title"] == nightly_issue.UPSTREAM_TITLE
+    (line,) = [line for line in issue["body"].splitlines() if line.startswith("**Upstream**")]
+    assert "which blocks nothing: 1 of 3 fail: `mistral`" in line
+    assert re.search(r"\(torch \d+\.[\d.]+, transformers \d+\.", line)
+    assert "mistral" in issue["body"].split("**Upstream**")[1]  # and its causes below
+    assert tell(samples.neutral(), bad) == "updated #100"
+    assert keep(client, bad, {}) == "updated #100"
+    assert state.issues[0]["title"] == nightly_issue.TITLE
+    assert "**Upstream**" not in state.issues[0]["body"]
+    assert tell(good, samples.neutral()) == "closed #100"
+
+
+def test_a_night_that_fails_tells_of_upstream_in_one_line(client: Client, state: State) -> None:
+    bad = nightly_results("smollm2")
+    assert nightly_issue.update_issue(client, bad, (), bot=BOT, upstream=nightly_results()) == "opened #100"
+    body = state.issues[0]["body"]
+    assert "which blocks nothing: none of 3 fails." in body
+    assert "2 without an answer" in nightly_issue.format_upstream(samples.neutral())

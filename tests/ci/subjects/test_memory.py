@@ -92,3 +92,12 @@ def test_a_model_s_memory_goes_back_whole(first: str, least: int, most: int) -> 
         [sys.executable, "-c", RELEASED.format(first=first)], stdout=subprocess.PIPE, text=True, check=True
     )
     assert least <= int(done.stdout) <= most
+
+
+@pytest.mark.parametrize(("free", "device", "fits"), [(10_000, "cpu", True), (900, "cpu", False), (900, "cuda", True)])
+def test_a_conversion_and_hugging_face_at_once_need_memory_for_both(
+    free: int, device: str, fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.safetensors").write_bytes(bytes(100))  # 50 numbers in bfloat16: 200 bytes in float32
+    monkeypatch.setattr(memory, "free_memory", lambda _: free)
+    assert memory.fits_beside_conversion(tmp_path, device) is fits

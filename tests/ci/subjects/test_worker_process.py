@@ -83,14 +83,16 @@ def test_the_subjects_own_variables_reach_it_in_the_sandbox_too(tmp_path: Path) 
 )
 def test_a_process_without_one_response(code: str, error: type[Exception], says: str, tmp_path: Path) -> None:
     process = start(launch(python=interpreter(tmp_path, code)), tmp_path)
+    process.send_request(b"{}")
     with pytest.raises(error, match=says):
-        process.send_request(b"{}", 2.0)
+        process.read_response(2.0)
     assert process.kill() == ("last words" if "print" in code else "")
 
 
 def test_one_line_is_the_response(tmp_path: Path) -> None:
     process = start(launch(python=interpreter(tmp_path, "os.write(write, b'{}\\n'); time.sleep(60)")), tmp_path)
-    assert process.send_request(b"{}", 30.0) == b"{}\n"
+    process.send_request(b"{}")
+    assert process.read_response(30.0) == b"{}\n"
     process.kill()
 
 

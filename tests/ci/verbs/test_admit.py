@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,8 @@ from ci.github.job_outputs import FetchOutputs, make_fetch_outputs, verify_check
 from ci.hub.fetch import Checkpoint
 from ci.hub.remote_store import RemoteStore
 from ci.hub.store import Store
-from ci.plan import RunRequest, make_plan
-from ci.verbs.admit import admit_entry, copy_planned_checkpoint, read_head_commit
+from ci.plan import PlannedEnvironment, RunRequest, make_plan
+from ci.verbs.admit import admit_entry, copy_planned_checkpoint, read_head_commit, write_environment
 from ci.verbs.fetch import hold_for_run
 from tests.ci.hub.checkpoints import KEY, add
 from tests.ci.report import samples
@@ -28,11 +29,48 @@ def test_only_the_planned_commit_is_admitted(tmp_path: Path) -> None:
     subject = tmp_path / "subject"
     git(subject, "commit", "--quiet", "--allow-empty", "--message=x")
     made = make_plan(RunRequest(models=("smollm2",), sha="1" * 40), samples.MODELS)
-    with pytest.raises(RequestError, match=f"is at {read_head_commit(subject)}, the plan has {'1' * 40}"):
-        admit_entry(made, FetchOutputs({}, {}), "smollm2", subject=subject, store=tmp_path, out=tmp_path / "out")
+    with pytest.raises(RequestError, match=f"is at {git(subject, 'rev-parse', 'HEAD')}, the plan has {'1' * 40}"):
+        admit_entry(
+            made,
+            FetchOutputs({}, {}),
+            "smollm2",
+            subject=subject,
+            store=tmp_path,
+            out=tmp_path / "out",
+            environ=os.environ,
+        )
     with pytest.raises(RequestError, match="not a git checkout"):
-        read_head_commit(tmp_path / "nowhere")
+        read_head_commit(tmp_path / "nowhere", os.environ)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        (None, "reference"),
+        (PlannedEnvironment("fast_llm"), "fast_llm"),
+        (PlannedEnvironment("theirs", "requirements = []\n"), "theirs.toml"),
+    ],
+)
+def test_the_environment_is_the_plans(environment: PlannedEnvironment | None, expected: str, tmp_path: Path) -> None:
+    made = replace(make_plan(RunRequest(models=("smollm2",)), samples.MODELS), environment=environment)
+    written = write_environment(made, tmp_path)
+    assert written == (str(tmp_path / expected) if expected.endswith(".toml") else expected)
+    if environment and environment.text:
+        assert (tmp_path / expected).read_text() == environment.text
+
+
+def test_neither_a_git_on_the_path_nor_one_of_its_variables_answers_for_the_checkout(tmp_path: Path) -> None:
+    for name in ("subject", "planned"):
+        git(tmp_path, "init", "--quiet", name)
+        git(tmp_path / name, "commit", "--quiet", "--allow-empty", f"--message={name}")
+    wanted = git(tmp_path / "planned", "rev-parse", "HEAD")
+    program = tmp_path / "bin" / "git"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\necho {wanted}\n")
+    program.chmod(0o755)
+    hostile = {"PATH": f"{program.parent}:{os.environ['PATH']}", "GIT_DIR": str(tmp_path / "planned/.git")}
+    assert read_head_commit(tmp_path / "subject", hostile) == git(tmp_path / "subject", "rev-parse", "HEAD") != wanted
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ import pytest
 
 from ci.errors import InfrastructureError, RequestError
 from ci.github.context import WorkflowInputs
-from ci.verbs.plan import plan_event
+from ci.plan import PlannedEnvironment
+from ci.verbs.plan import plan_event, read_environment
 from tests.ci.github.test_actions import runner_reads
 from tests.e2e import events
 from tests.e2e.fake_github import Fault
@@ -173,3 +174,38 @@ def test_a_plan_needs_no_torch_and_no_http_client(tmp_path: Path) -> None:
     command = [sys.executable, "-c", program, *words]
     done = subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1] == "0 set()", done.stderr
+
+
+def test_the_callers_environment_travels_with_the_plan(context: Context, state: State, tmp_path: Path) -> None:
+    """From the checkout of the default branch, as text: the test job sees no other file of that name."""
+    text = 'python = ">=3.11"\nrequirements = ["numpy"]\n'
+    (tmp_path / "caller/ci").mkdir(parents=True)
+    (tmp_path / "caller/ci/theirs.toml").write_text(text)
+    environment = read_environment("ci/theirs.toml", tmp_path / "caller")
+    assert environment == PlannedEnvironment("theirs", text)
+    asking = replace(context, inputs=replace(context.inputs, models=("mixtral",), subject_ref="3" * 40))
+    made = plan_event(asking, "schedule", recorded(tmp_path, events.schedule()), environment=environment)
+    assert made.environment == environment
+    assert read_environment("fast_llm", tmp_path) == PlannedEnvironment("fast_llm")
+
+
+@pytest.mark.parametrize("name", ["ci/none.toml", "../outside.toml", "/etc/outside.toml", "link.toml", "fastllm"])
+def test_an_environment_that_is_no_file_of_the_caller_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "caller").mkdir()
+    (tmp_path / "outside.toml").write_text('python = ">=3.11"\nrequirements = []\n')
+    (tmp_path / "caller/link.toml").symlink_to(tmp_path / "outside.toml")
+    with pytest.raises(RequestError):
+        read_environment(name, tmp_path / "caller")
+
+
+def test_another_private_repository_is_read_with_its_own_token(
+    context: Context, state: State, github: Contract, tmp_path: Path
+) -> None:
+    state.commits["org/private", "HEAD"] = "5" * 40
+    inputs = replace(context.inputs, models=("mixtral",), subject_repository="org/private")
+    asking = replace(context, inputs=inputs, subject_token="ghs_" + "x" * 20)
+    github.fake.log.clear()
+    with pytest.raises(RequestError, match="401"):  # the stand-in knows another token
+        plan_event(asking, "schedule", recorded(tmp_path, events.schedule()))
+    made = plan_event(replace(asking, subject_token=""), "schedule", recorded(tmp_path, events.schedule()))
+    assert made.request.sha == "5" * 40

@@ -285,3 +285,29 @@ def test_a_comment_that_cannot_be_read_does_not_keep_back_the_others(
         ("comment", True),
     ]
     assert state.comments == []
+
+
+def test_results_with_the_newest_versions_reach_the_issue_and_nothing_else(
+    context: Context, state: GitHub, tmp_path: Path
+) -> None:
+    report = written(samples.passing(), tmp_path, state, trigger="schedule", pull_request=None)
+    plan = samples.plan_of(trigger="schedule", pull_request=None)
+    for entry in plan.entries:
+        folder = tmp_path / f"upstream/upstream-of-hub-tests-{entry.name}.1"
+        folder.mkdir(parents=True)
+        fault = {f"test_forward_equivalence[{entry.name}]": samples.mismatch()} if entry.name == "mistral" else {}
+        (folder / "junit.xml").write_bytes(samples.junit(samples.plan_of(entry.name), fault))
+    done = publish_report(report, context, where="night", upstream=tmp_path / "upstream")
+    assert [one.problem for one in done] == ["", ""]
+    assert done[0].done == "opened #100"
+    assert "1 of 3 fail: `mistral`" in state.issues[0]["body"]
+    (lines,) = state.files("hub-tests-data").values()
+    assert '"failed"' not in lines  # the history is of the environment that counts
+    assert state.statuses == state.comments == []
+
+
+def test_newest_versions_without_any_result_open_no_issue(context: Context, state: GitHub, tmp_path: Path) -> None:
+    report = written(samples.passing(), tmp_path, state, trigger="schedule", pull_request=None)
+    done = publish_report(report, context, where="night", upstream=tmp_path / "nothing")
+    assert (done[0].problem, done[0].done) == ("", "nothing to do")
+    assert state.issues == []

@@ -1,0 +1,72 @@
+"""A folder with the wheels of base environments: whoever may only read it still installs from it.
+
+uv's and pip's own caches must be writable. A folder of wheels need not be: UV_FIND_LINKS and PIP_FIND_LINKS name it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+from ci.environments.installer import LOCK
+from ci.errors import InfrastructureError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from ci.environments.base import BaseEnvironment
+
+SECONDS = 3600
+LIST = ".wheels-of-"
+"""The beginning of the file with the names of one environment's wheels; it is written last."""
+
+
+def keep_wheels(
+    base: BaseEnvironment, folder: Path, environ: Mapping[str, str], progress: Callable[[str], None]
+) -> tuple[str, ...]:
+    """Put the wheels of a base environment into `folder`, unless they are there; return their names.
+
+    What has no wheel is built into one, by code that is trusted as the environment's packages are.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    mark = folder / f"{LIST}{base.path.name}"
+    if mark.is_file() and all((folder / name).is_file() for name in mark.read_text().split()):
+        return tuple(mark.read_text().split())
+    progress(f"keeping the wheels of {base.path.name} in {folder}")
+    draft = folder / f".{base.path.name}"
+    lock = base.path / LOCK
+    exact = ["--no-deps", "--require-hashes", "-r", str(lock)]
+    loose = ["-c", str(base.path / "constraints.txt"), "-r", str(base.path / "requirements.txt")]
+    quiet = ["--quiet", "--disable-pip-version-check", "--wheel-dir", str(draft)]
+    _run([str(base.python), "-m", "pip", "wheel", *quiet, *(exact if lock.is_file() else loose)], environ)
+    names = tuple(sorted(wheel.name for wheel in draft.glob("*.whl")))
+    for name in names:
+        (draft / name).replace(folder / name)
+    draft.rmdir()
+    mark.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    return names
+
+
+def prune_wheels(folder: Path, environments: Path) -> tuple[str, ...]:
+    """Remove the wheels that no environment below `environments` has any more; return their names."""
+    wanted: set[str] = set()
+    for mark in folder.glob(f"{LIST}*"):
+        if (environments / mark.name.removeprefix(LIST)).is_dir():
+            wanted |= set(mark.read_text(encoding="utf-8").split())
+        else:
+            mark.unlink()
+    gone = [wheel for wheel in folder.glob("*.whl") if wheel.name not in wanted]
+    for wheel in gone:
+        wheel.unlink()
+    return tuple(sorted(wheel.name for wheel in gone))
+
+
+def _run(command: list[str], environ: Mapping[str, str]) -> None:
+    try:
+        subprocess.run(command, env=dict(environ), check=True, capture_output=True, text=True, timeout=SECONDS)  # noqa: S603
+    except subprocess.CalledProcessError as failure:
+        said = " ".join(failure.stderr.split()[-60:])[-500:]
+        raise InfrastructureError(f"the environment's wheels cannot be kept: {said}") from None
+    except (OSError, subprocess.TimeoutExpired) as failure:
+        raise InfrastructureError(f"the environment's wheels cannot be kept: {failure}") from None

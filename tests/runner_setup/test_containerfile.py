@@ -1,0 +1,92 @@
+"""The image of a runner's pod: linted, compared with what a host gets, and built where there is a builder."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hub_runner.config_file import load_config
+from hub_runner.kubernetes import RUNNER_UID
+from tests.runner_setup.conftest import EXAMPLE
+
+CONTAINERFILE = EXAMPLE.with_name("Containerfile")
+TOOLS = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+HOST_ONLY = {"nftables", "e2fsprogs", "systemd"}
+"""Packages of what a host does around a job: the cluster does it otherwise."""
+
+
+def lint(text: str) -> str:
+    program = shutil.which("hadolint", path=TOOLS)
+    if program is None:
+        pytest.skip("hadolint is not installed: make brings it")
+    command = [program, "--no-color", "--failure-threshold=style", "-"]
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    return f"{done.stdout}{done.stderr}" + (f"exit code {done.returncode}" if done.returncode else "")
+
+
+def installed(text: str) -> set[str]:
+    words = re.findall(r"apt-get install --yes --no-install-recommends \\\n(.*?)\\\n", text, re.DOTALL)
+    return set(" ".join(words).split())
+
+
+def test_the_linter_finds_nothing() -> None:
+    assert lint(CONTAINERFILE.read_text()) == ""
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "rule"),
+    [
+        ("# hadolint ignore=DL3008\n", "", "DL3008"),
+        ("USER 1001\n", "USER 0\n", "DL3002"),
+        ("--yes --no-install-recommends", "--no-install-recommends", "DL3014"),
+        ("FROM ${RUNNER}", "FROM ghcr.io/actions/actions-runner", "DL3006"),
+    ],
+)
+def test_the_linter_would_find_it(right: str, wrong: str, rule: str) -> None:
+    text = CONTAINERFILE.read_text()
+    assert right in text
+    assert rule in lint(text.replace(right, wrong))
+
+
+def test_a_pod_has_what_a_host_has() -> None:
+    script = EXAMPLE.with_name("install.sh").read_text()
+    packages = set(script.partition('packages="')[2].partition('"')[0].split())
+    assert packages - HOST_ONLY <= installed(CONTAINERFILE.read_text())
+
+
+def test_the_values_use_the_image_of_the_same_runner() -> None:
+    cluster = load_config(EXAMPLE).kubernetes
+    version = re.search(
+        r"^ARG RUNNER=ghcr\.io/actions/actions-runner:([\d.]+)$", CONTAINERFILE.read_text(), re.MULTILINE
+    )
+    assert cluster
+    assert version
+    assert cluster.image.endswith(f"/hub-tests-runner:{version[1]}")
+
+
+def test_its_last_user_is_not_root() -> None:
+    assert re.findall(r"^USER (\S+)$", CONTAINERFILE.read_text(), re.MULTILINE)[-1] == str(RUNNER_UID)
+
+
+def find_builder() -> str | None:
+    """A builder that answers: a docker without its daemon builds nothing."""
+    for program in filter(None, map(shutil.which, ("podman", "buildah", "docker"))):
+        if subprocess.run([program, "info"], capture_output=True, check=False).returncode == 0:
+            return program
+    return None
+
+
+@pytest.mark.long
+def test_it_builds() -> None:
+    builder = find_builder()
+    if builder is None:
+        pytest.skip("no builder of container images here")
+    command = [builder, "build", "--file", str(CONTAINERFILE), "--tag", "hub-tests-runner:test", str(EXAMPLE.parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
