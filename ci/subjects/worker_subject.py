@@ -362,7 +362,7 @@ class WorkerSubject:
         if self._process is not None:
             self._process.end()
         if self._compiled:
-            self._compiled.crashed = True
+            self._compiled.dropped = self._compiled.crashed = True
         self._exchange.clear_outbox()
 
     def _protocol_error(self, method: str, reason: str) -> HubTestsError:
