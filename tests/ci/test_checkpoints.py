@@ -65,11 +65,11 @@ def test_one_models_error_does_not_stop_the_others(tmp_path: Path, monkeypatch: 
     assert list(results.errors) == ["a"]
 
 
-@pytest.mark.parametrize("error", [NotTruncatableError("no rule"), RemoteCodeError("own code"), RequestError("wrong")])
-def test_a_limit_of_hub_tests_comes_back_as_the_same_limit(tmp_path: Path, error: HubTestsError) -> None:
-    path = tmp_path / "checkpoints.json"
-    write_checkpoints(FetchResults({}, {"a": error}), path)
-    assert type(read_checkpoints(path).result_of("a")) is type(error)
+@pytest.mark.parametrize("kind", [GatedError, InfrastructureError, NotTruncatableError, RemoteCodeError, RequestError])
+def test_an_error_is_of_the_same_class_when_it_is_read_back(kind: type[HubTestsError], tmp_path: Path) -> None:
+    write_checkpoints(FetchResults(errors={"m": kind("why")}), tmp_path / "c.json")
+    error = read_checkpoints(tmp_path / "c.json").errors["m"]
+    assert (type(error), str(error)) == (kind, "why")
 
 
 def test_a_model_with_code_of_its_own_is_refused_before_the_hub_is_asked(
