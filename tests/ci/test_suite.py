@@ -52,7 +52,6 @@ def make_pipeline(tmp_path: Path, fetched: Checkpoint | HubTestsError | None = N
         (MemoryError(), "out_of_memory"),
         (AssertionError("wrong"), "other"),
         (RequestError("bad option"), "environment"),
-        (StepFailedError("test_download_and_truncate", NotTruncatableError("no rule")), "not_truncatable"),
         (StepFailedError("test_download_and_truncate", RemoteCodeError("own code")), "remote_code"),
     ],
 )
