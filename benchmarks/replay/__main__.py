@@ -12,16 +12,19 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.replay.judging import Laboratory
 from benchmarks.replay.pairs import PAIRS
-from benchmarks.replay.recreation import copy_checkout, read_commit, recreate, restore
 from benchmarks.replay.records import CannotRunError, Finding, Pair, PairResult
+from benchmarks.replay.recreation import copy_checkout, read_commit, recreate, restore
 from benchmarks.replay.results import describe_result, meets_targets, summarize, write_results
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def main(words: list[str] | None = None) -> int:

@@ -46,7 +46,7 @@ class Laboratory:
 
     def judge_state(self, pair: Pair, checkout: Path) -> Finding:
         """Return the first red finding of a state, or the last green one."""
-        assert pair.model is not None  # noqa: S101 (narrowing only: a pair without a model is never judged)
+        assert pair.model is not None
         model = self._prepare(pair.model)
         variables = dict(pair.variables)
         with (
@@ -103,9 +103,7 @@ class StateJudge:
         )
 
     def _make_judge(self, converted: Path) -> Judge:
-        inputs = ComparisonInputs(
-            self.model.entry, str(self.model.source), str(converted), workdir=str(self.workdir)
-        )
+        inputs = ComparisonInputs(self.model.entry, str(self.model.source), str(converted), workdir=str(self.workdir))
         reference = self.model.reference
         return Judge(inputs, self.subject, self.hugging_face, ReferenceSubject(), shared_reference=reference)
 

@@ -228,6 +228,7 @@ KERNEL_PAIRS = (
         Reversal((FSDP, "fast_llm/engine/schedule/runner.py")),
         TINY_MODELS["tied"],
         ("gradients",),
+        Place(words="gradient"),
     ),
     Pair(
         "default-loss",
@@ -296,16 +297,16 @@ UNREACHED_PAIRS = (
     _explain("4ee9713f", "loss-mask", "padding was in the mask of the loss", "masks"),
     _explain("04fd8000", "label-clone", "masking labels changed the input tokens", "masks"),
     _explain("c935f3a7", "padding-loss", "padding counted in the loss", "masks"),
-    _explain(
-        "95900a4b", "absolute-positions", "positions had a dimension too many", "no format here learns positions"
-    ),
+    _explain("95900a4b", "absolute-positions", "positions had a dimension too many", "no format here learns positions"),
     _explain(
         "0c0e7d9c", "rope-type", "a config without a type of RoPE was refused", "transformers 5 always writes the type"
     ),
     _explain(
         "9408fcb4", "query-norm", "RoPE in place spoiled what the query norm's backward needs", "no format here has it"
     ),
-    _explain("1371e47d", "layer-lr", "a layer's learning rate was another layer's", "the judge takes no optimizer step"),
+    _explain(
+        "1371e47d", "layer-lr", "a layer's learning rate was another layer's", "the judge takes no optimizer step"
+    ),
 )
 
 PAIRS: tuple[Pair, ...] = (*CONVERTER_PAIRS, *KERNEL_PAIRS, *UNREACHED_PAIRS)

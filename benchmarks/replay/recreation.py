@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.replay.records import CannotRunError, NotRun, Pair, Recreation, Reversal, Substitution
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 EXTENSIONS = ("*.so",)
 """Built files that git ignores, and that the copy needs beside its sources."""

@@ -21,7 +21,7 @@ def describe_result(result: PairResult) -> str:
     name = f"{result.pair.name} ({result.pair.commit})"
     if not result.ran:
         return f"{name}: could not run: {result.reason}"
-    assert result.before is not None and result.after is not None  # noqa: S101, PT018 (narrowing only)
+    assert result.before is not None and result.after is not None  # noqa: PT018 (narrowing only)
     states = f"before {_describe_state(result.before)}; after {_describe_state(result.after)}"
     located = "located" if result.located else f"NOT located, expected {result.pair.place}"
     return f"{name}: {states}; {located}; {result.seconds:.0f} s"
@@ -90,14 +90,12 @@ def format_table(results: Sequence[PairResult]) -> str:
 
 def _format_row(result: PairResult) -> str:
     before = result.before
-    assert before is not None  # noqa: S101 (narrowing only)
+    assert before is not None
     red = f"red: {before.failure_class} ({before.check})" if result.red_before else "**green**"
     located = "yes" if result.located else "**no**"
     after = "green" if result.green_after else "**red**"
-    told = _escape(_shorten(before.diagnosis))
-    return (
-        f"| `{result.pair.commit}` | {result.pair.fixed} | {red} | {told} | {located} | {after} | {result.seconds:.0f} |"
-    )
+    told, pair = _escape(_shorten(before.diagnosis)), result.pair
+    return f"| `{pair.commit}` | {pair.fixed} | {red} | {told} | {located} | {after} | {result.seconds:.0f} |"
 
 
 def _describe_state(finding: Finding) -> str:
