@@ -220,6 +220,7 @@ KERNEL_PAIRS = (
         ("gradients",),
         Place(words="norm"),
         variables=INTERPRETED,
+        zeroed="norm",
     ),
     Pair(
         "gradient-accumulation",
