@@ -183,7 +183,7 @@ KERNEL_PAIRS = (
         "attention reached into other documents, since the switch against it was not read",
         (Substitution(ATTENTION, r"attention_mask & document_mask", "attention_mask"),),
         TINY_MODELS["dense"],
-        place=Place(("attention",), "kernel", "document|padding"),
+        place=Place(("attention",), "kernel", "document mask"),
     ),
     Pair(
         "no-mask",

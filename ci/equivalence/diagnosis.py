@@ -135,6 +135,8 @@ def _suspect_projection(signature: ErrorSignature) -> str:
 def _suspect_attention(signature: ErrorSignature) -> str:
     if signature.padded_only:
         return "only documents behind padding: the padding mask or document boundaries"
+    if signature.later_documents:
+        return "the first document is right, each later one wrong from its first token on: the document mask"
     if signature.beyond_window:
         return f"exact up to position {signature.first_wrong - 1}, wrong beyond the window: the sliding window"
     if signature.first_wrong > 1:

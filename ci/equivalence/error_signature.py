@@ -43,8 +43,8 @@ class ErrorSignature:
     `first_wrong` is the first position in a document that is wrong. `scale` is the constant ratio actual / expected;
     `token_scale`, `channel_scale`: the ratio is constant within a token, within a channel. `offset`: actual - expected
     is the same for every token. `reordered`: a token's values are right and in another order. `channels` and `heads`
-    list the few that carry the error, `experts` those whose tokens are wrong. `same_as` names the right tensor that
-    this one equals.
+    list the few that carry the error, `experts` those whose tokens are wrong. `later_documents`: the first row is right
+    and each row after it is wrong from its first token on. `same_as` names the right tensor that this one equals.
     """
 
     first_wrong: int = 0
@@ -58,6 +58,7 @@ class ErrorSignature:
     heads: tuple[int, ...] = ()
     experts: tuple[int, ...] = ()
     padded_only: bool = False
+    later_documents: bool = False
     same_as: str = ""
 
 
@@ -78,6 +79,7 @@ def compute_signature(tensor: WrongTensor) -> ErrorSignature:
         heads=_find_wrong_heads(tensor),
         experts=_find_wrong_experts(tensor),
         padded_only=_is_padded_only(tensor),
+        later_documents=_is_later_documents(tensor),
         same_as=_find_twin(tensor),
     )
 
@@ -140,6 +142,12 @@ def _is_padded_only(tensor: WrongTensor) -> bool:
     padded = ~tensor.keep.all(-1)
     wrong = tensor.wrong.any(-1)
     return bool(padded.any()) and bool((~padded).any()) and bool(wrong[padded].any()) and not bool(wrong[~padded].any())
+
+
+def _is_later_documents(tensor: WrongTensor) -> bool:
+    """Find rows that see the rows before them, as where a batch is packed into one sequence without a mask."""
+    starts = (tensor.keep & (tensor.position == 0) & tensor.wrong).any(-1)
+    return len(starts) > 1 and not bool(tensor.wrong[0].any()) and bool(starts[1:].all())
 
 
 def _find_twin(tensor: WrongTensor) -> str:
