@@ -21,26 +21,38 @@ from benchmarks.replay.judging import Laboratory
 from benchmarks.replay.pairs import PAIRS
 from benchmarks.replay.records import CannotRunError, Finding, Pair, PairResult
 from benchmarks.replay.recreation import copy_checkout, read_commit, recreate, restore
-from benchmarks.replay.results import describe_result, meets_targets, summarize, write_results
+from benchmarks.replay.results import describe_result, meets_targets, read_results, summarize, write_results
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 
 def main(words: list[str] | None = None) -> int:
-    """Replay the named pairs, or all; write results after each pair, so that a killed run keeps what it saw."""
+    """Replay the named pairs, or all; write results after each pair, so that a killed run keeps what it saw.
+
+    What an earlier run over the same commit wrote about other pairs stays.
+    """
     options = read_options(words)
     chosen = [pair for pair in PAIRS if not options.names or pair.name in options.names]
-    results: list[PairResult] = []
+    results: dict[str, PairResult] = {}
     with tempfile.TemporaryDirectory(prefix="hub-tests-replay-") as scratch:
         copy = copy_checkout(options.source, Path(scratch) / "checkout")
+        commit = read_commit(copy)
+        if options.out:
+            results |= {result.pair.name: result for result in read_results(options.out, commit, PAIRS)}
         for result in replay(chosen, copy, Laboratory(Path(scratch), options.python)):
-            results.append(result)
+            results[result.pair.name] = result
             print(describe_result(result), file=sys.stderr, flush=True)
             if options.out:
-                write_results(results, options.out, read_commit(copy))
-    print(summarize(results))
-    return 0 if meets_targets(results) else 1
+                write_results(sort_results(results), options.out, commit)
+    seen = sort_results(results)
+    print(summarize(seen))
+    return 0 if meets_targets(seen) else 1
+
+
+def sort_results(results: Mapping[str, PairResult]) -> list[PairResult]:
+    """Return results in the order of the table of pairs."""
+    return [results[pair.name] for pair in PAIRS if pair.name in results]
 
 
 def read_options(words: list[str] | None) -> argparse.Namespace:

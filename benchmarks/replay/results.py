@@ -6,11 +6,13 @@ import json
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.replay.records import Finding, PairResult
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from benchmarks.replay.records import Finding, PairResult
+    from benchmarks.replay.records import Pair
 
 RED_TARGET, GREEN_TARGET, LOCATED_TARGET = 0.9, 1.0, 0.8
 """Shares of the pairs that ran: red before the fix, green after it, located where they should be."""
@@ -63,6 +65,20 @@ def write_results(results: Sequence[PairResult], directory: Path, commit: str) -
     document = {"commit": commit, "judge": versions, **count_results(results), "results": list(map(to_dict, results))}
     (directory / "replay.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     (directory / "replay.md").write_text(format_table(results), encoding="utf-8")
+
+
+def read_results(directory: Path, commit: str, pairs: Sequence[Pair]) -> list[PairResult]:
+    """Read the results of `pairs` that an earlier run over the same commit wrote; none where there is no such file."""
+    file = directory / "replay.json"
+    document = json.loads(file.read_bytes()) if file.is_file() else {}
+    rows = {row["name"]: row for row in document.get("results", ()) if document["commit"] == commit}
+    return [_read_result(pair, rows[pair.name]) for pair in pairs if pair.name in rows]
+
+
+def _read_result(pair: Pair, row: dict[str, Any]) -> PairResult:
+    if "could_not_run" in row:
+        return PairResult(pair, reason=row["could_not_run"])
+    return PairResult(pair, Finding(**row["before"]), Finding(**row["after"]), row["seconds"])
 
 
 def to_dict(result: PairResult) -> dict[str, Any]:

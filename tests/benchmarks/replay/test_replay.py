@@ -109,4 +109,6 @@ def test_pairs_without_a_place_in_the_code_need_no_judge(
     words = ["--source", str(copy), "--python", "python", "--out", str(tmp_path / "out"), "rotary-2d", "llava"]
     assert main(words) == 1
     assert "2 pairs, 0 ran" in capsys.readouterr().out
+    assert main([*words[:-2], "dream-export"]) == 1
+    assert "3 pairs, 0 ran" in capsys.readouterr().out
     assert "only the vision encoder" in (tmp_path / "out" / "replay.md").read_text()

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.mutation.tiny_models import TINY_MODELS
 from benchmarks.replay.records import Finding, NotRun, Pair, PairResult, Place
-from benchmarks.replay.results import count_results, format_table, meets_targets, write_results
+from benchmarks.replay.results import count_results, format_table, meets_targets, read_results, write_results
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,3 +80,13 @@ def test_the_files_hold_the_commit_and_each_pair(tmp_path: Path) -> None:
     assert document["ran"] == 1
     assert document["results"][0]["before"]["operation"] == "query"
     assert document["results"][1]["could_not_run"] == "it moved"
+
+
+def test_results_are_read_again_for_the_same_commit_only(tmp_path: Path) -> None:
+    other = replace(PAIR, name="other")
+    results = [GOOD, PairResult(other, reason="it moved")]
+    assert read_results(tmp_path, "f" * 40, [PAIR, other]) == []
+    write_results(results, tmp_path, "f" * 40)
+    assert read_results(tmp_path, "f" * 40, [PAIR, other]) == results
+    assert read_results(tmp_path, "f" * 40, [other]) == results[1:]
+    assert read_results(tmp_path, "e" * 40, [PAIR, other]) == []
