@@ -87,7 +87,7 @@ def replay_pair(pair: Pair, copy: Path, laboratory: Laboratory, fixed: dict[obje
         recreate(pair, copy)
         before = laboratory.judge_state(pair, copy)
         restore(copy)
-        key = (pair.model.name if pair.model else "", pair.checks, *pair.variant.items(), *pair.variables.items())
+        key = (pair.model.name if pair.model else "", pair.checks, *pair.variant.items())
         if key not in fixed:
             fixed[key] = laboratory.judge_state(pair, copy)
         result = replace(result, before=before, after=fixed[key])

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from safetensors.torch import load_file, save_file
 
 from benchmarks.mutation.tiny_models import TinyModel, write_tiny_model
 from benchmarks.replay.records import Check, Finding, Pair
@@ -50,8 +47,7 @@ class Laboratory:
     def judge_state(self, pair: Pair, checkout: Path) -> Finding:
         """Return the first red finding of a state, or the last green one."""
         assert pair.model is not None
-        model = self._prepare(pair.model, pair.zeroed)
-        variables = dict(pair.variables)
+        model = self._prepare(pair.model)
         with (
             tempfile.TemporaryDirectory(dir=self.workdir, prefix="state-") as scratch,
             open_subject(
@@ -61,29 +57,17 @@ class Laboratory:
                 timeout=TIMEOUT,
                 log=Path(scratch) / "worker.log",
                 environ={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
-                variables=variables,
             ) as subject,
         ):
             return StateJudge(pair, model, subject, self.hugging_face, Path(scratch)).run()
 
-    def _prepare(self, tiny_model: TinyModel, zeroed: str) -> PreparedModel:
+    def _prepare(self, tiny_model: TinyModel) -> PreparedModel:
         if tiny_model.name not in self._prepared:
             source = write_tiny_model(tiny_model, self.workdir / tiny_model.name)
-            if zeroed:
-                zero_first_values(source / "model.safetensors", zeroed)
             entry = HubModel(tiny_model.name, f"tiny/{tiny_model.name}", tiny_model.model_type, test_params=PARAMS)
             reference = ReferenceRun(source, PARAMS, self.hugging_face, "cpu", self.workdir / f"{tiny_model.name}-hf")
             self._prepared[tiny_model.name] = PreparedModel(entry, source, reference)
         return self._prepared[tiny_model.name]
-
-
-def zero_first_values(file: Path, names: str) -> None:
-    """Set the first value of every tensor of a safetensors file whose name matches to zero."""
-    tensors = load_file(file)
-    for name, tensor in tensors.items():
-        if re.search(names, name):
-            tensor.view(-1)[0] = 0
-    save_file(tensors, file, metadata={"format": "pt"})
 
 
 @dataclass(frozen=True)

@@ -65,10 +65,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Pair:
-    """A fix commit: what it fixed in our own words, how the bug comes back, on which model, and what should be red.
-
-    `zeroed` matches the names of tensors whose first value is set to zero in the model's checkpoint.
-    """
+    """A fix commit: what it fixed in our own words, how the bug comes back, on which model, and what should be red."""
 
     name: str
     commit: str
@@ -78,8 +75,6 @@ class Pair:
     checks: tuple[Check, ...] = ("float32",)
     place: Place = field(default_factory=Place)
     variant: Mapping[str, str] = field(default_factory=dict)
-    variables: Mapping[str, str] = field(default_factory=dict)
-    zeroed: str = ""
 
 
 @dataclass(frozen=True)
