@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -121,8 +122,8 @@ def _describe_state(finding: Finding) -> str:
 
 
 def _shorten(text: str, length: int = 120) -> str:
-    """Return the first clause of a diagnosis."""
-    first = text.split("; first wrong tensor")[0]
+    """Return the first clause of a diagnosis, with the last part of each absolute path only."""
+    first = re.sub(r"(?<![\w.])(?:/[\w.-]+)+/", "", text.split("; first wrong tensor")[0])
     return first if len(first) <= length else f"{first[: length - 1]}…"
 
 

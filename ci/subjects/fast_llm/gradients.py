@@ -58,11 +58,22 @@ def _load(request: GradientRequest, variant_request: TraceRequest) -> Any:
     updates = {
         ("distributed", "use_cuda"): request.device != "cpu",
         ("distributed", "compute_dtype"): request.dtype,
+        ("multi_stage", "num_grad_buffers"): count_gradient_buffers(config),
         **_disable_auxiliary_loss(config),
         **make_variant_updates(variant_request, config),
     }
     load = CheckpointLoadConfig(path=path, format=FastLLMCheckpointFormat)
     return type(config).get_model_class().from_pretrained(load, updates, mode=StageMode.training)
+
+
+def count_gradient_buffers(config: Any) -> int:
+    """Return a number of gradient buffers for which two of the model's stages share one.
+
+    A stage is the embeddings, a block or the head; tied embeddings have a buffer of their own. The two that share
+    accumulate over micro-batches by another path than the others, so that both paths run.
+    """
+    model = config.base_model
+    return int(model.decoder.num_blocks) + (0 if model.tied_embedding_weight else 1)
 
 
 def _disable_auxiliary_loss(config: Any) -> dict[tuple[str, ...], float]:

@@ -73,6 +73,12 @@ def test_the_table_names_what_was_red_and_what_could_not_run() -> None:
     assert "| it moved |" in format_table(results)
 
 
+def test_a_line_names_no_directory_of_this_machine() -> None:
+    told = "Fast-LLM, trace of /scratch/state-1/converted: KeyError (fast_llm/models/gpt.py:7)"
+    row = format_table([replace(GOOD, before=replace(RED, diagnosis=told))])
+    assert "trace of converted: KeyError (fast_llm/models/gpt.py:7)" in row
+
+
 def test_the_files_hold_the_commit_and_each_pair(tmp_path: Path) -> None:
     write_results([GOOD, PairResult(PAIR, reason="it moved")], tmp_path, "f" * 40)
     document = json.loads((tmp_path / "replay.json").read_text())
