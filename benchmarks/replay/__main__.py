@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Replay the named pairs, or all; write results after each pair, so that a killed run keeps what it saw.
+    """Replay the named pairs, or all, and write the results after each.
 
-    What an earlier run over the same commit wrote about other pairs stays.
+    A run that is killed keeps what it saw. What an earlier run over the same commit wrote about other pairs stays.
     """
     options = read_options(words)
     chosen = [pair for pair in PAIRS if not options.names or pair.name in options.names]
@@ -80,7 +80,10 @@ def replay(pairs: list[Pair], copy: Path, laboratory: Laboratory) -> Iterator[Pa
 
 
 def replay_pair(pair: Pair, copy: Path, laboratory: Laboratory, fixed: dict[object, Finding]) -> PairResult:
-    """Judge the commit itself and the commit with the bug; `fixed` keeps what the first of them gave."""
+    """Judge the commit with the bug and the commit itself.
+
+    `fixed` keeps what the commit itself gave, by model and checks.
+    """
     started = time.perf_counter()
     result = PairResult(pair)
     try:

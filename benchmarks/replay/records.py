@@ -90,7 +90,7 @@ class Finding:
     diagnosis: str = ""
 
     def is_at(self, place: Place) -> bool:
-        """Whether a red finding names the place."""
+        """Return whether this is a red finding that names the place."""
         from re import search
 
         operations = not place.operations or self.operation in place.operations

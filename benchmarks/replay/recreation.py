@@ -17,7 +17,10 @@ EXTENSIONS = ("*.so",)
 
 
 def copy_checkout(source: Path, target: Path) -> Path:
-    """Clone the commit that `source` is at into `target`, sharing its objects, with the built extensions beside."""
+    """Clone the commit that `source` is at into `target`.
+
+    The clone shares the source's objects, and has copies of the extensions that were built there.
+    """
     run_git(source, "clone", "--quiet", "--shared", "--no-tags", str(source.resolve()), str(target))
     run_git(target, "checkout", "--quiet", "--detach", read_commit(source))
     for pattern in EXTENSIONS:
@@ -34,9 +37,9 @@ def read_commit(checkout: Path) -> str:
 
 
 def recreate(pair: Pair, copy: Path) -> None:
-    """Put the bug of a pair into a clean copy. Raises CannotRunError where its place has moved, or by its own reason.
+    """Put the bug of a pair into a clean copy.
 
-    Afterwards something differs from the commit: a bug that changed nothing would look like a bug that was missed.
+    Raises CannotRunError where its place has moved, or for the pair's own reason. Afterwards something differs from the commit: a bug that changed nothing would look like a bug that was missed.
     """
     _apply(pair.recreation, pair.commit, copy)
     if not run_git(copy, "diff", "HEAD", "--name-only").strip():

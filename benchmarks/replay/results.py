@@ -43,7 +43,7 @@ def count_results(results: Sequence[PairResult]) -> dict[str, int]:
 
 
 def meets_targets(results: Sequence[PairResult]) -> bool:
-    """Whether the pairs that ran reach the three shares; none that ran is not enough."""
+    """Return whether the pairs that ran reach the three shares; none that ran is not enough."""
     counts = count_results(results)
     ran = counts["ran"]
     targets = {"red before": RED_TARGET, "green after": GREEN_TARGET, "located": LOCATED_TARGET}
@@ -69,7 +69,10 @@ def write_results(results: Sequence[PairResult], directory: Path, commit: str) -
 
 
 def read_results(directory: Path, commit: str, pairs: Sequence[Pair]) -> list[PairResult]:
-    """Read the results of `pairs` that an earlier run over the same commit wrote; none where there is no such file."""
+    """Read the results of `pairs` that an earlier run over the same commit wrote.
+
+    There are none where there is no such file.
+    """
     file = directory / "replay.json"
     document = json.loads(file.read_bytes()) if file.is_file() else {}
     rows = {row["name"]: row for row in document.get("results", ()) if document["commit"] == commit}
