@@ -39,7 +39,8 @@ def read_commit(checkout: Path) -> str:
 def recreate(pair: Pair, copy: Path) -> None:
     """Put the bug of a pair into a clean copy.
 
-    Raises CannotRunError where its place has moved, or for the pair's own reason. Afterwards something differs from the commit: a bug that changed nothing would look like a bug that was missed.
+    Raises CannotRunError where its place has moved, or for the pair's own reason, or where nothing differs from the
+    commit: a bug that changed nothing would look like a bug that was missed.
     """
     _apply(pair.recreation, pair.commit, copy)
     if not run_git(copy, "diff", "HEAD", "--name-only").strip():

@@ -145,7 +145,10 @@ def _is_padded_only(tensor: WrongTensor) -> bool:
 
 
 def _is_later_documents(tensor: WrongTensor) -> bool:
-    """Find rows that see the rows before them, as where a batch is packed into one sequence without a mask."""
+    """Return whether the first row is right and each later one wrong from its first token on.
+
+    So are rows that are packed into one sequence without a mask: they see the rows before them.
+    """
     starts = (tensor.keep & (tensor.position == 0) & tensor.wrong).any(-1)
     return len(starts) > 1 and not bool(tensor.wrong[0].any()) and bool(starts[1:].all())
 

@@ -92,7 +92,7 @@ def _disable_auxiliary_loss(config: Any) -> dict[tuple[str, ...], float]:
 
 
 def _run_step(model: Any, ids: Tensor) -> dict[str, float]:
-    """Run forward and backward over one document in each of two micro-batches; the gradients stay in the model.
+    """Run forward and backward over two micro-batches of one document; the gradients stay in the model.
 
     The document is the same, so that the mean over both is its own gradient: the second one has to be added to the
     first, with the weight of one half. The optimizer does nothing.
