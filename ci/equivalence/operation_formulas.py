@@ -7,8 +7,7 @@ Each formula also computes in low precision in every order that right implementa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -37,6 +36,8 @@ from ci.tensor_names import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Iterator, Mapping
+
     ReadTensor = Callable[[str], Tensor]
 
 EPSILON_KEYS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
@@ -44,6 +45,10 @@ EPSILON_KEYS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_ep
 
 class Formula(Protocol):
     """One operation as a function of captured tensors, in float64 and in each right order of roundings."""
+
+    def limit_to(self, names: Container[str]) -> Formula | None:
+        """Return the formula that reads only tensors in `names`; None without one."""
+        ...
 
     def read_inputs(self, read: ReadTensor) -> Iterator[tuple[Tensor, ...]]:
         """Yield the inputs: as captured first, then as a fused kernel may have had them, without a rounding."""
@@ -66,6 +71,12 @@ class NormFormula:
     summands: tuple[str, ...]
     weight: Tensor
     epsilon: float
+
+    def limit_to(self, names: Container[str]) -> NormFormula | None:
+        """Return the formula, without summands where one is not in `names`."""
+        if self.source not in names:
+            return None
+        return self if all(name in names for name in self.summands) else replace(self, summands=())
 
     def read_inputs(self, read: ReadTensor) -> Iterator[tuple[Tensor, ...]]:
         """Yield the captured residual, then the sum of its summands without a rounding (a fused add and norm)."""
@@ -92,6 +103,10 @@ class AttentionFormula:
     layer: int
     scale: float
     seen: Tensor
+
+    def limit_to(self, names: Container[str]) -> AttentionFormula | None:
+        """Return the formula where query, key and value are in `names`."""
+        return self if all(tensor_name(self.layer, op) in names for op in (QUERY, KEY, VALUE)) else None
 
     def read_inputs(self, read: ReadTensor) -> Iterator[tuple[Tensor, ...]]:
         """Yield query, key and value as (B, heads, T, D); a key-value head is repeated for its group."""
@@ -138,6 +153,10 @@ class RouterFormula:
     function: str
     renormalized: bool
 
+    def limit_to(self, names: Container[str]) -> RouterFormula | None:
+        """Return the formula where logits and chosen experts are in `names`."""
+        return self if all(tensor_name(self.layer, op) in names for op in (ROUTER_LOGITS, TOP_EXPERTS)) else None
+
     def read_inputs(self, read: ReadTensor) -> Iterator[tuple[Tensor, ...]]:
         """Yield the router's logits (B, T, experts) and the chosen experts (B, T, k)."""
         yield read(tensor_name(self.layer, ROUTER_LOGITS)), read(tensor_name(self.layer, TOP_EXPERTS))
@@ -167,19 +186,21 @@ def find_formulas(
         if operation in (NORM_1, NORM_2, FINAL_NORM):
             candidates = _propose_norms(name, names, read, settings, keep)
         elif operation == CONTEXT:
-            candidates = _propose_attention(name, read, settings, keep)
+            candidates = _propose_attention(name, names, read, settings, keep)
         elif operation == ROUTER_SCORES:
             layer = layer_of(name) or 0
             candidates = (RouterFormula(layer, f, r) for f in ("softmax", "sigmoid") for r in (True, False))
         for formula in candidates:
-            if _explains(formula, read, output, keep):
+            if formula.limit_to(names) and _explains(formula, read, output, keep):
                 yield name, formula
                 break
 
 
 def _explains(formula: Formula, read: ReadTensor, output: Tensor, keep: Tensor) -> bool:
-    exact = formula.compute(next(formula.read_inputs(read)))[keep]
-    wanted = output.double()[keep].reshape(exact.shape)
+    exact, wanted = formula.compute(next(formula.read_inputs(read)))[keep], output.double()[keep]
+    if exact.numel() != wanted.numel():
+        return False
+    wanted = wanted.reshape(exact.shape)
     return bool((exact - wanted).norm() <= FORMULA_ERROR * wanted.norm())
 
 
@@ -213,10 +234,15 @@ def _find_norm_input(name: str, names: tuple[str, ...]) -> tuple[str, tuple[str,
 
 
 def _propose_attention(
-    name: str, read: ReadTensor, settings: Mapping[str, Any], keep: Tensor
+    name: str, names: tuple[str, ...], read: ReadTensor, settings: Mapping[str, Any], keep: Tensor
 ) -> Iterator[AttentionFormula]:
     layer = layer_of(name) or 0
-    width = read(tensor_name(layer, QUERY)).shape[-1]
+    if not {tensor_name(layer, op) for op in (QUERY, KEY, VALUE)} <= set(names):
+        return
+    query, key, value = (read(tensor_name(layer, op)).shape for op in (QUERY, KEY, VALUE))
+    if len(query) != 4 or query[-1] != key[-1] or key[:3] != value[:3] or query[2] % key[2]:
+        return
+    width = query[-1]
     scales = [width**-0.5]
     scales += [float(settings["query_pre_attn_scalar"]) ** -0.5] if settings.get("query_pre_attn_scalar") else []
     scales += [float(settings["attention_multiplier"])] if settings.get("attention_multiplier") else []

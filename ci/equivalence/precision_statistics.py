@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 MISROUNDED, GAIN, GAIN_BIAS, CHANNEL_GAIN, SCALE_BIAS, ANGLE = (
     *("misrounded", "gain", "gain bias", "channel gain", "scale bias", "angle"),
@@ -42,9 +42,15 @@ class Estimate:
         return cls(root, mean.error / (2 * root) if root else 0.0)
 
     @property
-    def size(self) -> Estimate:
-        """The same without its sign."""
-        return Estimate(abs(self.value), self.error)
+    def size(self) -> float:
+        """The value without its sign: a bias may have either."""
+        return abs(self.value)
+
+
+def average(estimates: Sequence[Estimate]) -> Estimate:
+    """Return the mean of independent figures."""
+    count = len(estimates)
+    return Estimate(sum(e.value for e in estimates) / count, sum(e.error**2 for e in estimates) ** 0.5 / count)
 
 
 def measure_rounding(actual: Tensor, exact: Tensor, keep: Tensor) -> Iterator[tuple[str, Estimate]]:
@@ -59,7 +65,7 @@ def measure_rounding(actual: Tensor, exact: Tensor, keep: Tensor) -> Iterator[tu
     scale = exact.square().sum(-1).clamp(min=torch.finfo(torch.float64).tiny)
     gain = ((error * exact).sum(-1) / scale).reshape(len(exact), -1)
     yield GAIN, Estimate.of_root_mean(gain.square().mean(1))
-    yield GAIN_BIAS, Estimate.of_mean(gain.mean(1)).size
+    yield GAIN_BIAS, Estimate.of_mean(gain.mean(1))
 
 
 def measure_channel_gain(actual: Tensor, exact: Tensor, keep: Tensor) -> Estimate:
@@ -74,7 +80,7 @@ def measure_scale_bias(actual: Tensor, exact: Tensor, derivative: Tensor, keep: 
     error = (actual.reshape(exact.shape).double() - exact)[keep].flatten(1)
     slope = derivative[keep].flatten(1)
     mean = slope.square().sum(1).mean().clamp(min=torch.finfo(torch.float64).tiny)
-    return Estimate.of_mean((error * slope).sum(1) / mean).size
+    return Estimate.of_mean((error * slope).sum(1) / mean)
 
 
 def measure_angle(actual: Tensor, expected: Tensor, positions: Tensor, keep: Tensor) -> Estimate:
@@ -85,7 +91,7 @@ def measure_angle(actual: Tensor, expected: Tensor, positions: Tensor, keep: Ten
     here, there = actual[keep].double(), expected[keep].double()
     (first, second), (wanted, other) = here.chunk(2, -1), there.chunk(2, -1)
     turned = (wanted * second - other * first).sum(1)
-    scale = there.square().unflatten(-1, (2, -1)).sum(2).sum(1)
+    scale = (wanted.square() + other.square()).sum(1)
     cells = torch.zeros(2, int(positions.max()) + 1, turned.shape[-1], dtype=torch.float64, device=here.device)
     cells.index_add_(1, positions[keep], torch.stack([turned, scale]))
     reached = cells[1].sum(-1) > 0

@@ -7,25 +7,25 @@ candidate's own input as well, over several perturbations of one rounding: a dis
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
 
+from ci.equivalence.precision_statistics import Estimate
 from ci.equivalence.tolerances import LENS_DEVIATIONS, LENS_LEAST, LENS_LEAST_SHARE, LENS_MARGIN, ROUNDING_SEEDS
 from ci.subjects.forward import DTYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     from ci.equivalence.operation_formulas import Formula
-    from ci.equivalence.precision_statistics import Estimate
     from ci.subjects.base import DType
 
-    Statistics = Mapping[tuple[str, str], Estimate]
-    """Figures by tensor and statistic."""
-
 K = TypeVar("K")
+Statistics = Mapping[tuple[str, str], Estimate]
+"""Figures by tensor and statistic."""
 
 
 def merge_floors(measured: Iterable[Mapping[K, Estimate]]) -> dict[K, Estimate]:
@@ -33,7 +33,7 @@ def merge_floors(measured: Iterable[Mapping[K, Estimate]]) -> dict[K, Estimate]:
     floors: dict[K, Estimate] = {}
     for statistics in measured:
         for key, estimate in statistics.items():
-            floors[key] = max(floors.get(key, estimate), estimate, key=lambda e: e.value)
+            floors[key] = max(floors.get(key, estimate), estimate, key=lambda e: e.size)
     return floors
 
 
@@ -55,9 +55,11 @@ def _perturb(tensor: Tensor, generator: torch.Generator, size: float) -> Tensor:
     return (tensor.double() * (1 + size * noise)).to(tensor.dtype)
 
 
-def find_excess(found: Estimate, floor: Estimate, dtype: DType, *, share: bool) -> float:
-    """Return by how many standard errors a figure is beyond its floor and margin; above LENS_DEVIATIONS is a finding."""
+def count_deviations(found: Estimate, floor: Estimate, dtype: DType, *, share: bool) -> float:
+    """Return by how many standard errors a figure is beyond its floor and margin.
+
+    Only the figure's own error counts: the floor is measured on the same tokens, mostly on the same values.
+    """
     least = LENS_LEAST_SHARE if share else LENS_LEAST[dtype]
-    excess = found.value - (1 + LENS_MARGIN) * floor.value - least
-    error = (found.error**2 + ((1 + LENS_MARGIN) * floor.error) ** 2) ** 0.5
-    return excess / max(error, least / LENS_DEVIATIONS / 16)
+    excess = found.size - (1 + LENS_MARGIN) * floor.size - least
+    return excess / max(found.error, least / LENS_DEVIATIONS)
