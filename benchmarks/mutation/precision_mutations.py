@@ -241,3 +241,49 @@ PRECISION_MUTATIONS: tuple[Mutation, ...] = (
     _mutation("router's sum rounded", "router", SCORES, _router(_route_sum_rounded), experts=True),
 )
 """Each is right in float32. Those of the router and of the final norm are in one place, the others in every layer."""
+
+
+# Right implementations that round elsewhere than Hugging Face.
+
+
+def _norm_cast_last(hidden: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    factor = torch.rsqrt(hidden.float().pow(2).mean(-1, keepdim=True) + epsilon)
+    return (weight.float() * hidden.float() * factor).to(hidden.dtype)
+
+
+def _attend_fused(query: Tensor, key: Tensor, value: Tensor, seen: Any, ran: Any) -> Tensor:
+    """Round exponentials and divide the float32 product by their float32 sum, as FlashAttention does."""
+    dtype, totals = query.dtype, []
+
+    def weigh(scores: Tensor, channels: int) -> Tensor:
+        scores = scores * channels**-0.5
+        weights = (scores - scores.amax(-1, keepdim=True)).exp()
+        totals.append(weights.sum(-1).transpose(1, 2))
+        return weights.to(dtype).float()
+
+    mixed = _attend(weigh)(query.float(), key.float(), value.float(), seen, ran)
+    return (mixed.view(query.shape) / totals[0][..., None]).flatten(2).to(dtype)
+
+
+def _add_partial_sums(tensor: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Multiply in four parts, each rounded, and add them in float32: tensor parallelism of four."""
+    parts = zip(tensor.chunk(4, -1), weight.chunk(4, -1), strict=True)
+    total = torch.stack([torch.nn.functional.linear(*part).float() for part in parts]).sum(0)
+    return (total if bias is None else total + bias.float()).to(tensor.dtype)
+
+
+def _rotate_in_float32(tensor: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    (first, second), cos, sin = tensor.float().chunk(2, dim=-1), cos.float(), sin.float()
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(tensor.dtype)
+
+
+RIGHT_VARIANTS: tuple[Mutation, ...] = (
+    _mutation("norm cast after its weight", "right", "", _norm(_norm_cast_last)),
+    _mutation(
+        *("exponentials rounded, divided in float32", "right", ""),
+        Patch(ATTENTION, "ATTENTION", _in_low_precision(_attend_fused), key="eager"),
+    ),
+    _mutation("partial sums", "right", "", Patch(MODEL, "linear", _in_low_precision(_add_partial_sums))),
+    _mutation("RoPE in float32", "right", "", Patch(MODEL, "apply_rotary", _in_low_precision(_rotate_in_float32))),
+)
+"""Controls: the lens must not alarm."""

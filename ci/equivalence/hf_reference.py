@@ -131,7 +131,8 @@ class ReferenceRun:
     def lens(self) -> PrecisionLens:
         """The precision lens over the batch; it has Hugging Face's figures once the tolerances were measured."""
         batch = self.cases[0]
-        return PrecisionLens(self.get_expected_trace(batch), self.config, batch.keep, self.device)
+        expected, attends = self.get_expected_trace(batch), self._eager_fits(batch)
+        return PrecisionLens(expected, self.config, batch.keep, self.device, attends=attends)
 
     @property
     def cases(self) -> tuple[InputCase, ...]:

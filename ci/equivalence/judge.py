@@ -227,7 +227,7 @@ class Judge:
         feed = self.reference.get_teacher_trace(case.case) if case.teacher_forced else None
         with self.costs.time_comparison():
             findings = lens.find(trace, feed=feed, excused=case.symmetries)
-            figures = {"error_correlation": lens.correlate(trace), "precision_findings": float(len(findings))}
+            figures = {"error_correlation": lens.correlate(trace), "precision_operations": float(lens.operations)}
         return findings, {f"{case.tolerances.dtype}.{key}": value for key, value in figures.items()}
 
     def _compare_end_to_end(self, case: InputCase, dtype: DType, spec: ForwardSpec) -> CaseComparison:

@@ -55,7 +55,7 @@ class PrecisionFinding:
         """Say operation, layer, figure, floor and suspect in one line."""
         operation, layer = operation_of(self.tensor), layer_of(self.tensor)
         where = operation if layer is None else f"{operation} in layer {layer}"
-        where = f"{operation} over {self.layers} layers" if self.layers > 1 else where
+        where = f"{where} (with {self.layers} layers together)" if self.layers > 1 else where
         suspect = SUSPECTS[find_kind(operation), self.statistic].format(dtype=self.dtype)
         if self.statistic == MISROUNDED:
             what = (

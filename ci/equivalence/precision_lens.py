@@ -61,20 +61,29 @@ def is_lens_dtype(dtype: DType) -> bool:
 
 @dataclass
 class PrecisionLens:
-    """Measures traces of one input case against the expected trace; `keep` is bool (B, T), the real tokens."""
+    """Measures traces of one input case against the expected trace; `keep` is bool (B, T), the real tokens.
+
+    Without `attends` no attention is computed: its scores would not fit.
+    """
 
     expected: TraceReader
     config: Mapping[str, Any]
     keep: Tensor
     device: str = "cpu"
+    attends: bool = True
     floors: dict[DType, list[Statistics]] = field(default_factory=dict)
     _errors: dict[DType, Tensor] = field(default_factory=dict)
 
     @cached_property
     def formulas(self) -> dict[str, Formula]:
         """The operations that a formula explains."""
-        names = tuple(self.expected)
+        names = tuple(n for n in self.expected if self.attends or operation_of(n) != CONTEXT)
         return dict(find_formulas(names, self._read(self.expected), self.config, self.keep.to(self.device)))
+
+    @property
+    def operations(self) -> int:
+        """How many operations of one run are judged at most: those with a formula, and query and key."""
+        return len(self.formulas) + sum(operation_of(name) in (QUERY, KEY) for name in self.expected)
 
     def add_floor(self, trace: TraceReader) -> None:
         """Measure a run of Hugging Face in low precision as one of the right implementations."""
