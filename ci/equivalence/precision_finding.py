@@ -68,13 +68,18 @@ class PrecisionFinding:
 
 @dataclass(frozen=True)
 class Figure:
-    """One statistic of one tensor, or of `layers` of them together, and its floor."""
+    """One statistic of one tensor, or of `layers` of them together, and that of each right implementation."""
 
     tensor: str
     statistic: str
     found: Estimate
-    floor: Estimate
+    floors: tuple[Estimate, ...]
     layers: int = 1
+
+    @property
+    def floor(self) -> Estimate:
+        """The least precise right implementation."""
+        return max(self.floors, key=lambda estimate: estimate.size)
 
     def judge(self, dtype: DType) -> PrecisionFinding:
         """Return the figure as a finding; whether it is one, its deviations say."""
@@ -85,7 +90,8 @@ class Figure:
 def pool_layers(figures: Sequence[Figure], dtype: DType) -> Iterator[Figure]:
     """Yield each statistic of an operation over all layers, under the name of the worst layer.
 
-    Biases keep their signs: those of rounding cancel, that of a mistake does not.
+    Biases keep their signs: those of rounding cancel, that of a mistake does not. Each right implementation is averaged
+    alone, before the least precise one is taken.
     """
     pools: dict[tuple[str, str], list[Figure]] = {}
     for figure in figures:
@@ -93,8 +99,8 @@ def pool_layers(figures: Sequence[Figure], dtype: DType) -> Iterator[Figure]:
     for (_, statistic), pool in pools.items():
         if len(pool) > 1:
             worst = max(pool, key=lambda figure: figure.judge(dtype).deviations)
-            found, floor = average([f.found for f in pool]), average([f.floor for f in pool])
-            yield Figure(worst.tensor, statistic, found, floor, len(pool))
+            floors = tuple(average(layers) for layers in zip(*(figure.floors for figure in pool), strict=False))
+            yield Figure(worst.tensor, statistic, average([figure.found for figure in pool]), floors, len(pool))
 
 
 def find_kind(operation: str) -> str:

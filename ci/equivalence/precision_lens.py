@@ -27,7 +27,7 @@ from ci.equivalence.precision_statistics import (
     measure_rounding,
     measure_scale_bias,
 )
-from ci.equivalence.rounding_floor import Statistics, merge_floors, perturb_in_order
+from ci.equivalence.rounding_floor import Statistics, perturb_in_order
 from ci.equivalence.tolerances import LENS_DEVIATIONS, LENS_LEAST
 from ci.subjects.base import DType
 from ci.subjects.forward import DTYPES
@@ -140,16 +140,15 @@ class PrecisionLens:
     def _compare(self, trace: TraceReader, feed: TraceReader | None) -> Iterator[Figure]:
         """Yield each figure of a subject's run with its floor: Hugging Face's, and that of each right order."""
         read, dtype = self._read(trace, feed), trace.result.dtype
-        floors = merge_floors(self.floors.get(dtype, ()))
+        hugging_face = self.floors.get(dtype, ())
         for (name, statistic), found in self._measure_angles(trace).items():
-            if (name, statistic) in floors:
-                yield Figure(name, statistic, found, floors[name, statistic])
+            if floors := tuple(run[name, statistic] for run in hugging_face if (name, statistic) in run):
+                yield Figure(name, statistic, found, floors)
         for name, gauge in self._make_gauges(trace, read):
             orders = [gauge.measure(output, 0) for output in perturb_in_order(gauge.formula, gauge.inputs[0], dtype)]
-            hugging_face = {statistic: floor for (n, statistic), floor in floors.items() if n == name}
-            floor = merge_floors([hugging_face, *orders])
             for statistic, found in gauge.measure_best(read(name)).items():
-                yield Figure(name, statistic, found, floor[statistic])
+                theirs = tuple(run[name, statistic] for run in hugging_face if (name, statistic) in run)
+                yield Figure(name, statistic, found, (*theirs, *(order[statistic] for order in orders)))
 
     def _make_gauges(self, trace: TraceReader, read: ReadTensor) -> Iterator[tuple[str, _Gauge]]:
         """Yield each captured operation whose inputs were captured too."""

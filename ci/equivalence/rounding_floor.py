@@ -8,7 +8,7 @@ candidate's own input as well, over several perturbations of one rounding: a dis
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,23 +18,13 @@ from ci.equivalence.tolerances import LENS_DEVIATIONS, LENS_LEAST, LENS_LEAST_SH
 from ci.subjects.forward import DTYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from ci.equivalence.operation_formulas import Formula
     from ci.subjects.base import DType
 
-K = TypeVar("K")
 Statistics = Mapping[tuple[str, str], Estimate]
 """Figures by tensor and statistic."""
-
-
-def merge_floors(measured: Iterable[Mapping[K, Estimate]]) -> dict[K, Estimate]:
-    """Return the least precise figure of each statistic over several right implementations."""
-    floors: dict[K, Estimate] = {}
-    for statistics in measured:
-        for key, estimate in statistics.items():
-            floors[key] = max(floors.get(key, estimate), estimate, key=lambda e: e.size)
-    return floors
 
 
 def perturb_in_order(formula: Formula, inputs: tuple[Tensor, ...], dtype: DType) -> Iterator[Tensor]:

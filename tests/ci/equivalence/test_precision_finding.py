@@ -27,10 +27,17 @@ def test_every_statistic_of_every_kind_has_a_suspect() -> None:
 def test_a_bias_of_one_sign_adds_up_over_layers_and_rounding_does_not() -> None:
     floors = [Estimate(sign * 1e-4, 1e-4) for sign in (1, -1, 1, -1)]
     figures = [
-        Figure(f"decoder.{n}.mixer.context", GAIN_BIAS, Estimate(6e-4, 1.2e-4), floor) for n, floor in enumerate(floors)
+        Figure(f"decoder.{n}.mixer.context", GAIN_BIAS, Estimate(6e-4, 1.2e-4), (floor,))
+        for n, floor in enumerate(floors)
     ]
     assert all(figure.judge("bfloat16").deviations < 6 for figure in figures)
     (pooled,) = pool_layers(figures, "bfloat16")
     assert pooled.judge("bfloat16").deviations > 6
     assert "with 4 layers together" in str(pooled.judge("bfloat16"))
     assert list(pool_layers(figures[:1], "bfloat16")) == []
+
+
+def test_the_floor_is_the_least_precise_right_implementation() -> None:
+    figure = Figure("final_norm", GAIN, Estimate(1.0, 0.0), (Estimate(1.0, 0.1), Estimate(-3.0, 0.2)))
+    assert figure.floor == Estimate(-3.0, 0.2)
+    assert figure.judge("bfloat16").deviations < 0

@@ -7,14 +7,9 @@ import torch
 
 from ci.equivalence.operation_formulas import NormFormula
 from ci.equivalence.precision_statistics import Estimate
-from ci.equivalence.rounding_floor import count_deviations, merge_floors, perturb_in_order
+from ci.equivalence.rounding_floor import count_deviations, perturb_in_order
 from ci.equivalence.tolerances import LENS_LEAST, LENS_LEAST_SHARE, LENS_MARGIN, ROUNDING_SEEDS
 from tests.ci.equivalence.precision import EPSILON, HIDDEN, B, T, draw
-
-
-def test_the_least_precise_right_implementation_is_the_floor() -> None:
-    measured = [{"gain": Estimate(1.0, 0.1)}, {"gain": Estimate(-3.0, 0.2), "angle": Estimate(1.0, 0.0)}]
-    assert merge_floors(measured) == {"gain": Estimate(-3.0, 0.2), "angle": Estimate(1.0, 0.0)}
 
 
 def test_every_seed_of_every_order_is_another_sample() -> None:
