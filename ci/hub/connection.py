@@ -133,6 +133,10 @@ class HubConnection:
             error = explain_refusal(response, self.endpoint, model_id, revision, has_token=bool(self._token))
             raise error if looks_like_hub(response) else RefusedError(error)
 
+    def close_watch(self) -> None:
+        """End the thread that watches over requests, once none is running."""
+        self._watch.close()
+
     def sleep(self, seconds: float) -> None:
         """Sleep, or raise Interrupted once `stop` is set."""
         if self.stop.wait(min(seconds, self._check_deadline())):

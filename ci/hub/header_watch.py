@@ -28,7 +28,8 @@ class HeaderWatch:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._limits: dict[object, float] = {}
-        self._running = False
+        self._thread: threading.Thread | None = None
+        self._closed = threading.Event()
 
     @contextmanager
     def limit(self, seconds: float) -> Iterator[None]:
@@ -36,27 +37,37 @@ class HeaderWatch:
         key = object()
         with self._lock:
             self._limits[key] = time.monotonic() + seconds
-            start, self._running = not self._running, True
-        if start:
-            threading.Thread(target=self._watch, name="hub-watch", daemon=True).start()
+            if self._thread is None:
+                self._closed.clear()
+                self._thread = threading.Thread(target=self._watch, name="hub-watch", daemon=True)
+                self._thread.start()
         try:
             yield
         finally:
             with self._lock:
                 self._limits.pop(key, None)
 
+    def close(self) -> None:
+        """End the thread now; the next request starts another."""
+        self._closed.set()
+        thread = self._thread
+        if thread is not None:
+            thread.join()
+
     def _watch(self) -> None:
         idle = 0
         while True:
-            time.sleep(INTERVAL)
+            closed = self._closed.wait(INTERVAL)
             now = time.monotonic()
             with self._lock:
                 late = [key for key, limit in self._limits.items() if limit < now]
                 for key in late:
                     del self._limits[key]
                 idle = 0 if self._limits or late else idle + 1
-                if idle >= IDLE:
-                    self._running = False
+                if (closed and not self._limits) or idle >= IDLE:
+                    self._thread = None
                     return
             if late:
                 close_session()
+            elif closed:
+                time.sleep(INTERVAL)

@@ -176,6 +176,10 @@ class HubClient:
             if url is None or self._file_urls.get(path) == url:
                 self._file_urls.pop(path, None)
 
+    def close_watch(self) -> None:
+        """End the thread that watches over requests, once none is running."""
+        self._connection.close_watch()
+
     def sleep(self, seconds: float) -> None:
         """Sleep, or raise Interrupted once `stop` is set."""
         self._connection.sleep(seconds)

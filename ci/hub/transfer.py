@@ -138,6 +138,7 @@ class Transfer:
             self._hub.stop.set()
             self._state.stop()
             streams.close()
+            self._hub.close_watch()
             disk_pool.shutdown(cancel_futures=True)
             self._hub.stop.clear()
             self._sync_pieces(self._handles)

@@ -125,7 +125,10 @@ class CompiledCode:
         }
 
     def drop(self) -> bool:
-        """Empty the copy, of which no process of the worker may be left; return whether anything was in it."""
+        """Empty the copy; return whether anything was in it.
+
+        No process of the worker may be left.
+        """
         if not self.in_use:
             return False
         self.dropped, self.crashed = True, False
@@ -160,7 +163,10 @@ class CompiledCode:
         return "; ".join([line + (dropped if self.dropped else ""), *self.problems])
 
     def _unpack(self, layer: Layer) -> None:
-        """Unpack one layer; leave out one that is damaged, and start with nothing where it cannot be copied."""
+        """Unpack one layer.
+
+        A damaged one is left out. Where one cannot be copied, the worker starts with nothing.
+        """
         if sum(self.given.values()) + layer.size > MAX_GIVEN_BYTES:
             return
         if shutil.disk_usage(self.directory).free - layer.size < RESERVED_BYTES:

@@ -74,8 +74,9 @@ def list_layers(root: Path, key: str | None = None) -> tuple[Layer, ...]:
 def write_layer(
     source: Path, root: Path, key: str, known: Collection[str], max_bytes: int = MAX_LAYER_BYTES
 ) -> Layer | None:
-    """Write what lies below `source`, but for the `known` names, as a new layer; None where there is nothing new.
+    """Write the new files below `source` as a layer; None where there are none.
 
+    Files of `known` names are not new.
     `source` was written by the subject, of which no process is left. Raises LayerError for anything but plain files of
     limited number, size and depth, and OSError where the layer cannot be written.
     """
@@ -99,8 +100,9 @@ def write_layer(
 
 
 def unpack_layer(layer: Layer, target: Path, known: Collection[str], made: Callable[[Path], None]) -> dict[str, int]:
-    """Write the files of a layer, but for the `known` names, below `target`; return their sizes by name.
+    """Write the files of a layer below `target`; return their sizes by name.
 
+    Files of `known` names are left out.
     `made` is called with each new file and directory. Raises LayerError for a layer that is damaged, or that belongs to
     another key, before anything is written; OSError where `target` cannot be written.
     """
@@ -163,7 +165,7 @@ def _write_members(file: IO[bytes], source: Path, key: str, known: Collection[st
 
 
 def _add(archive: tarfile.TarFile, name: str, content: IO[bytes], size: int) -> None:
-    """Add a file without owner, time and permissions of its own, so that equal content is an equal layer."""
+    """Add a file without owner, time and permissions of its own: equal content is an equal layer."""
     member = tarfile.TarInfo(name)
     member.size, member.mode = size, 0o644
     archive.addfile(member, content)
@@ -218,7 +220,10 @@ class _Walk:
 
 
 def _open_plain(directory: int, name: str, path: str) -> int:
-    """Open a directory, or a file without a second name; what it is was looked at first: opening a device acts."""
+    """Open a directory, or a file without a second name.
+
+    What it is is looked at first: to open a device is to use it.
+    """
     status = os.stat(name, dir_fd=directory, follow_symlinks=False)
     if not (stat.S_ISDIR(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_nlink == 1)):
         raise LayerError(f"{to_one_line(path, 200)}: neither a directory nor a plain file of its own")
@@ -271,7 +276,7 @@ def _unpack(
 
 
 def _check_places(layer: Layer, target: Path, names: list[str]) -> None:
-    """Raise LayerError where another layer has a file in the place of a directory, or the reverse."""
+    """Raise LayerError where another layer has a file for a directory, or the reverse."""
     parents = {parent for name in names for parent in Path(name).parents}
     taken = [name for name in names if (target / name).exists()]
     taken += [str(parent) for parent in parents if (target / parent).is_file()]

@@ -23,6 +23,11 @@ class ModelCache(Generic[Model]):
     capacity: int = 1
     _models: dict[Key, Model] = field(default_factory=dict)
 
+    @property
+    def count(self) -> int:
+        """How many models are loaded."""
+        return len(self._models)
+
     def get(
         self,
         key: Key,

@@ -34,6 +34,7 @@ from ci.subjects.failure import (
     ERRORS,
     Failure,
     SubjectCrashError,
+    SubjectOutOfMemoryError,
     SubjectProtocolError,
     SubjectTimeoutError,
     to_one_line,
@@ -180,14 +181,14 @@ class WorkerSubject:
         return self._compiled.figures if self._compiled else {}
 
     def _try_twice(self, call: Callable[[], Result], target: str | None = None) -> Result:
-        """Make a call, once more without code of earlier runs where it fails with it.
+        """Make a call, once more without code of earlier runs where it fails with it, other than for want of memory.
 
         `target` is what the call writes.
         """
         try:
             return call()
-        except UnsupportedError:
-            raise
+        except (UnsupportedError, SubjectOutOfMemoryError):
+            raise  # no compiled code is the cause
         except SubjectError:
             if not self.drop_compile_cache():
                 raise
@@ -362,7 +363,7 @@ class WorkerSubject:
         if self._process is not None:
             self._process.end()
         if self._compiled:
-            self._compiled.crashed = True
+            self._compiled.dropped = self._compiled.crashed = True
         self._exchange.clear_outbox()
 
     def _protocol_error(self, method: str, reason: str) -> HubTestsError:

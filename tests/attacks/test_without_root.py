@@ -151,6 +151,11 @@ def open_directory() -> Iterator[Path]:
     shutil.rmtree(directory)
 
 
+def hash_owned(scene: Scene) -> dict[str, str]:
+    """Hash what no attack may change; the judge itself notes in `verified` that it has hashed a checkpoint."""
+    return {path: digest for path, digest in hash_tree(*scene.protected).items() if "/store/verified/" not in path}
+
+
 def test_a_whole_run_of_an_ordinary_user_is_red(open_directory: Path) -> None:
     root = open_directory / "scene"
     root.mkdir()
@@ -162,7 +167,7 @@ def test_a_whole_run_of_an_ordinary_user_is_red(open_directory: Path) -> None:
         checkout = scene.write_subject("\n".join([*(textwrap.dedent(ATTACKS[name].code) for name in MADE), READ_OWN]))
         subprocess.run(["chown", "-R", f"{USER}:{USER}", str(root)], check=True)
         scene.prefix = tuple(become_ordinary())
-        before = hash_tree(*scene.protected)
+        before = hash_owned(scene)
         done, results = scene.run(checkout)
     said = scene.read_log()
     assert done.returncode == 1, done.stdout + done.stderr
@@ -174,7 +179,7 @@ def test_a_whole_run_of_an_ordinary_user_is_red(open_directory: Path) -> None:
     (environment,) = (line for line in said if line.startswith("ATTACK environment of 1"))
     assert "PATH=" in environment
     assert "secret" not in environment
-    assert hash_tree(*scene.protected) == before
+    assert hash_owned(scene) == before
     assert list_processes(scene.marker) == []
     assert list_leftovers(scene.marker) == []
     assert list(scene.temporary.iterdir()) == []

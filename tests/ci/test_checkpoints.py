@@ -12,7 +12,7 @@ from ci.checkpoints import (
     read_checkpoints,
     write_checkpoints,
 )
-from ci.errors import GatedError, InfrastructureError, RequestError
+from ci.errors import GatedError, HubTestsError, InfrastructureError, NotTruncatableError, RequestError
 from ci.hub.fetch import Checkpoint, FetchRequest
 from ci.models import HubModel
 from ci.settings import Settings
@@ -62,3 +62,10 @@ def test_one_models_error_does_not_stop_the_others(tmp_path: Path, monkeypatch: 
     results = fetch_checkpoints(models, Settings(cache=tmp_path))
     assert list(results.checkpoints) == ["b"]
     assert list(results.errors) == ["a"]
+
+
+@pytest.mark.parametrize("kind", [GatedError, InfrastructureError, NotTruncatableError, RequestError])
+def test_an_error_is_of_the_same_class_when_it_is_read_back(kind: type[HubTestsError], tmp_path: Path) -> None:
+    write_checkpoints(FetchResults(errors={"m": kind("why")}), tmp_path / "c.json")
+    error = read_checkpoints(tmp_path / "c.json").errors["m"]
+    assert (type(error), str(error)) == (kind, "why")

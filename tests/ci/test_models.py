@@ -4,7 +4,7 @@ import pytest
 
 from ci import models
 from ci.errors import RequestError
-from ci.models import HUB_TEST_CONFIGS, HubModel, Registry, load_models, select_models
+from ci.models import HUB_TEST_CONFIGS, HubModel, Registry, load_models, override_part, parse_model, select_models
 
 GOOD = {"model_id": "org/name", "checkpoint_format": "llama"}
 
@@ -119,3 +119,26 @@ def test_an_unknown_word_gets_a_suggestion_and_the_list(word: str, says: str) ->
     with pytest.raises(RequestError, match=says) as caught:
         select_models(HUB_TEST_CONFIGS.models(), [word])
     assert "Known: " in str(caught.value)
+
+
+def test_chosen_layers_and_slices() -> None:
+    model = parse_model("m", {"model_id": "a/b", "checkpoint_format": "x", "layers": [0, 3], "slice": {"vocab": 8}})
+    assert (model.num_layers_to_keep, model.layer_request, model.part) == (2, (0, 3), "0,3, vocab=8")
+    assert override_part(model, 4).layer_request == 4
+    assert override_part(model, "auto").part == "auto, vocab=8"
+
+
+@pytest.mark.parametrize(
+    ("table", "problem"),
+    [
+        ({"layers": [3, 0]}, "expected indices from 0, ascending"),
+        ({"layers": [-1, 2]}, "expected indices from 0, ascending"),
+        ({"layers": [0, 3], "num_layers_to_keep": 3}, "drop one key"),
+        ({"slice": {"rows": 3}}, "unknown key 'rows'"),
+        ({"slice": {"vocab": 0}}, "expected 1 or more"),
+        ({"slice": {"experts": "4"}}, "slice"),
+    ],
+)
+def test_parts_that_are_none(table: dict[str, object], problem: str) -> None:
+    with pytest.raises(RequestError, match=problem):
+        parse_model("m", {"model_id": "a/b", "checkpoint_format": "x", **table})

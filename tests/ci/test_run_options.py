@@ -70,6 +70,7 @@ def test_the_names_are_those_that_people_use() -> None:
         "--subject-source",
         "--device",
         "--layers",
+        "--slice",
         "--isolation",
         "--compile-cache",
         "--fill-compile-cache",

@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from ci import suite
-from ci.errors import GatedError, HubTestsError, InfrastructureError, RequestError, SubjectError, UnsupportedError
+from ci.errors import (
+    GatedError,
+    HubTestsError,
+    InfrastructureError,
+    NotTruncatableError,
+    RequestError,
+    SubjectError,
+    UnsupportedError,
+)
 from ci.hub.fetch import Checkpoint
 from ci.models import HubModel
 from ci.run_options import RunOptions
@@ -31,6 +39,9 @@ def make_pipeline(tmp_path: Path, fetched: Checkpoint | HubTestsError | None = N
         (GatedError("g"), "gated"),
         (StepFailedError("test_download_and_truncate", GatedError("g")), "gated"),
         (StepFailedError("test_download_and_truncate", InfrastructureError("away")), "hub_unavailable"),
+        (StepFailedError("test_download_and_truncate", NotTruncatableError("no rule")), "not_truncatable"),
+        (StepFailedError("test_download_and_truncate", RequestError("99 layers")), "environment"),
+        (StepFailedError("test_conversion", NotTruncatableError("no rule")), "not_truncatable"),
         (StepFailedError("test_conversion", InfrastructureError("disk full")), "environment"),
         (StepFailedError("test_conversion", UnsupportedError("rope type")), "unsupported"),
         (SubjectError("refused"), "other"),

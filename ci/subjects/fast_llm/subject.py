@@ -28,6 +28,7 @@ from ci.subjects.base import (
     Variant,
 )
 from ci.subjects.compile_time import count_compilation
+from ci.subjects.failure import SubjectOutOfMemoryError
 from ci.subjects.fast_llm.config import (
     choose_compiler,
     find_format,
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from ci.subjects.fast_llm.weights import Weights
     from ci.subjects.forward import Inputs, TeacherForcing
 
+TRAINING_COPIES = 3
+"""Mixtral at two layers, 23.6 GiB in float32, takes 70 GiB in training mode on an H100."""
 LIBRARIES = ("torch", "transformers", "safetensors", "triton", "flash-attn", "numpy")
 
 
@@ -101,13 +104,26 @@ class FastLLMSubject:
         return _convert(request, ("fast_llm", request.checkpoint_format), {"data_type": request.dtype})
 
     def trace(self, request: TraceRequest) -> TraceResult:
-        """Run the forward pass in inference phase; `ran` is what the model's blocks really use."""
-        from ci.subjects.forward import exact_arithmetic
+        """Run the forward pass in inference phase; `ran` is what the model's blocks really use.
 
+        Where the device is too small beside the models that were kept, it runs once more without them.
+        """
         if request.device not in ("cpu", "cuda", "cuda:0"):
             raise UnsupportedError(
                 f"Fast-LLM runs on the first visible GPU, not on {request.device}: set CUDA_VISIBLE_DEVICES"
             )
+        kept = self._cache.count
+        try:
+            return self._trace_once(request)
+        except SubjectOutOfMemoryError:
+            if not kept:
+                raise
+        shutil.rmtree(request.output, ignore_errors=True)
+        return self._trace_once(request)  # the models that were kept are gone: what needs all the memory has it
+
+    def _trace_once(self, request: TraceRequest) -> TraceResult:
+        from ci.subjects.forward import exact_arithmetic
+
         try:
             with (
                 translate_errors(f"trace of {request.checkpoint}"),
@@ -156,7 +172,7 @@ def _trace(request: TraceRequest, cache: ModelCache[Any]) -> TraceResult:
         (*same, tuple(sorted(request.variant.items()))),
         lambda: _load(request),
         device=request.device,
-        size=weight_bytes(Path(request.checkpoint), DTYPES[request.dtype].itemsize, stored=4),
+        size=_count_copies(request) * weight_bytes(Path(request.checkpoint), DTYPES[request.dtype].itemsize, stored=4),
         reuse=reuse,
     )
     inputs.check_vocabulary(model.config.fast_llm_config.base_model.embeddings.vocab_size)
@@ -164,6 +180,11 @@ def _trace(request: TraceRequest, cache: ModelCache[Any]) -> TraceResult:
     operations = frozenset(BLOCK_OPERATIONS) if request.capture == "all" else frozenset()
     with torch.inference_mode():
         return _ForwardRun(model, request, load_seconds).write_trace(inputs, feed, operations)
+
+
+def _count_copies(request: TraceRequest) -> int:
+    """Count the copies of the weights that the model holds: in training mode it has room for gradients too."""
+    return TRAINING_COPIES if loops_over_experts(request, read_model_config(Path(request.checkpoint))) else 1
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,9 @@ from ci.errors import InfrastructureError
 from ci.hub.fetch import fetch
 from ci.hub.header import TensorInfo, write_header
 from ci.hub.manifest import MANIFEST
+from ci.hub.piece_plan import MIN_PIECE
 from ci.hub.store import Store
+from ci.hub.weights import HEADER_PROBE
 from ci.settings import NetworkLimits
 from tests.ci.hub.samples import (
     CONFIG,
@@ -171,7 +173,6 @@ LOCATIONS = [
     "https://a b/\x01",
     "ftp://host/x",
     "",
-    "\\",
 ]
 
 
@@ -245,14 +246,15 @@ def test_a_deadline_keeps_what_arrived(hub: HubServer, settings: Settings, tmp_p
     config = CONFIG | {"num_hidden_layers": 2}
     large = make_repository(tmp_path / "large", tensors=tensors, shards=1, config=config)
     hub.add(MODEL, large)
-    hub.faults.inject(Fault("slow", amount=30_000, origin="cdn", skip=3, times=None))
-    short = replace(settings, network=NetworkLimits(timeout=5.0, deadline=4.0, streams=1))
-    with pytest.raises(InfrastructureError, match=r"took longer than 4 s; run it again .* HUB_TESTS_DEADLINE"):
+    hub.faults.inject(Fault("slow", amount=10_000, origin="cdn", skip=2, times=None))
+    short = replace(settings, network=NetworkLimits(timeout=5.0, deadline=8.0, streams=1))
+    with pytest.raises(InfrastructureError, match=r"took longer than 8 s; run it again .* HUB_TESTS_DEADLINE"):
         fetch(REQUEST, short)
     hub.faults.clear()
     hub.log.clear()
     assert stored_tensors(fetch(REQUEST, settings)) == upstream_tensors(large)
-    assert sum(request.sent for request in hub.requests("cdn")) < 2 * large.joinpath("model.safetensors").stat().st_size
+    again = sum(request.sent for request in hub.requests("cdn")) - HEADER_PROBE
+    assert again <= large.joinpath("model.safetensors").stat().st_size - MIN_PIECE, "nothing was gone on from"
 
 
 def test_xet_backed_files(hub: HubServer, settings: Settings, commit: str, repository: Path) -> None:

@@ -39,3 +39,14 @@ def test_answers_in_time_close_nothing_and_the_thread_ends(closed: list[float]) 
     with watch.limit(0.1):
         time.sleep(0.5)
     assert len(closed) == 1, "it does not start again"
+
+
+def test_closing_ends_the_thread_and_a_later_request_is_watched_again(closed: list[float]) -> None:
+    watch = HeaderWatch()
+    with watch.limit(60):
+        pass
+    watch.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "hub-watch"]
+    with watch.limit(0.1):
+        time.sleep(0.5)
+    assert len(closed) == 1

@@ -9,6 +9,7 @@ import pytest
 
 from ci.hub import lease
 from ci.hub.manifest import RULES_VERSION
+from ci.hub.slices import Slice
 from ci.hub.store_paths import CheckpointKey, StorePaths, decode_model_id, encode_model_id, parse_checkpoint_name
 from tests.ci.hub.checkpoints import COMMIT, KEY, add
 
@@ -49,9 +50,9 @@ def test_model_ids_survive_as_names_of_directories(model_id: str) -> None:
 
 def test_names_of_directories_can_be_read_back() -> None:
     """Repair and admit know a key by the name alone, so a new part of the key must be in both."""
-    changed = {"model_id": "gpt2", "commit": "f" * 40, "layers": 12, "remote_code": True}
-    assert set(changed) == {field.name for field in fields(CheckpointKey)}
-    for key in (KEY, CheckpointKey("gpt2", "f" * 40, 12, remote_code=True)):
+    changed = CheckpointKey("gpt2", "f" * 40, 4, remote_code=True, picked=(0, 3, 4, 9), slice=Slice(4096, 4))
+    assert all(getattr(changed, field.name) != getattr(KEY, field.name) for field in fields(CheckpointKey))
+    for key in (KEY, changed, replace(changed, slice=Slice(vocab=7)), replace(changed, slice=Slice(experts=7))):
         assert parse_checkpoint_name(f"{encode_model_id(key.model_id)}@{key.name}") == (key, RULES_VERSION)
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from ci.evidence import REPEATED, Evidence
 from ci.report import wording
 from ci.report.escape import code
 from ci.report.markdown import render_markdown
+from ci.report.results import CaseResult, EntryResult
 from tests.ci.report import samples
 from tests.ci.report.samples import Fault, make_results, mismatch, nights, plan_of
 from tests.ci.report.single_model import CONVERSION, FORWARD
@@ -99,3 +103,11 @@ def test_a_warning_about_isolation_is_short_and_names_whose_word_the_result_is()
     assert fact == ""
     text = render_markdown(make_results(plan_of("smollm2"), faults), 2_000)
     assert text.splitlines()[2].startswith("**Not isolated (`@octocat` ")
+
+
+def test_a_repetition_without_the_compile_cache_is_noted_once() -> None:
+    said = f"{REPEATED}then it passed, the compile cache was wrong"
+    evidence = replace(Evidence("smollm2", "test_forward_equivalence"), notes=(said, "another note"))
+    case = CaseResult("test_forward_equivalence[smollm2]", "test_forward_equivalence", "passed", evidence=evidence)
+    entry = EntryResult("smollm2", "passed", (case, replace(case, name="again")))
+    assert [note for note in wording.list_notes(entry) if note in evidence.notes] == [said]

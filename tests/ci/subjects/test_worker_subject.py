@@ -305,3 +305,12 @@ def test_without_a_sandbox_there_is_no_compile_cache(impostor: Callable[..., Any
         assert not subject.drop_compile_cache()
         assert subject.compile_cache_figures() == {}
     assert not (tmp_path / "cache").exists()
+
+
+def test_want_of_memory_is_no_fault_of_the_compile_cache(
+    impostor: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dropped: list[str] = []
+    monkeypatch.setattr("ci.subjects.worker_subject.WorkerSubject.drop_compile_cache", lambda _: dropped.append("x"))
+    kind, _ = call_refused(impostor("say(failure='out_of_memory', message='2 TiB')"))
+    assert (kind, dropped) == ("out_of_memory", [])

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from ci.errors import RequestError, SubjectError, UnsupportedError
 from ci.subjects.base import ConvertRequest, ExportRequest, TraceRequest
+from ci.subjects.failure import SubjectOutOfMemoryError
 from ci.subjects.fast_llm.subject import FastLLMSubject
 from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.trace_files import TraceReader
@@ -212,3 +213,27 @@ def test_without_fast_llm_the_advice_is_another_interpreter() -> None:
 def test_another_gpu_than_the_first_is_refused() -> None:
     with pytest.raises(UnsupportedError, match="CUDA_VISIBLE_DEVICES"):
         FastLLMSubject().trace(TraceRequest("checkpoint", "inputs", "output", device="cuda:1"))
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_model_that_does_not_fit_beside_the_kept_ones_runs_without_them(
+    kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject, calls = FastLLMSubject(), []
+
+    def trace_once(self: FastLLMSubject, request: TraceRequest) -> str:
+        calls.append(request)
+        if len(calls) == 1:
+            self.release()
+            raise SubjectOutOfMemoryError("23.58 GiB")
+        return "traced"
+
+    monkeypatch.setattr(FastLLMSubject, "_trace_once", trace_once)
+    subject._cache._models.update({("other",): object()} if kept else {})
+    request = TraceRequest("checkpoint", "inputs", str(tmp_path / "output"))
+    if kept:
+        assert str(subject.trace(request)) == "traced"
+    else:
+        with pytest.raises(SubjectOutOfMemoryError):
+            subject.trace(request)
+    assert len(calls) == kept + 1
