@@ -381,6 +381,6 @@ def test_a_right_forward_has_no_precision_finding(dense: Experiment, variant: di
 
 
 def test_a_wrong_function_is_not_called_imprecise(dense: Experiment) -> None:
-    verdict = check(dense, "epsilon outside the root", dtype="model")
+    verdict = check(dense, "gate and up swapped", dtype="model")
     assert not verdict.passed
     assert verdict.warnings == ()
