@@ -178,7 +178,10 @@ class RouterFormula:
 def find_formulas(
     names: tuple[str, ...], read: ReadTensor, config: Mapping[str, Any], keep: Tensor
 ) -> Iterator[tuple[str, Formula]]:
-    """Yield each tensor of a float64 trace that a formula explains, with the formula. `keep` is bool (B, T)."""
+    """Yield each tensor that a formula explains, with the formula.
+
+    `read` reads a float64 trace; `keep` is bool (B, T).
+    """
     settings = {**config, **(config.get("text_config") or {})}
     for name in names:
         operation, output = operation_of(name), read(name)
@@ -222,7 +225,7 @@ def _propose_norms(
 
 
 def _find_norm_input(name: str, names: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-    """Return the tensor that a norm reads, and the two that it is the sum of (none for the embeddings)."""
+    """Return the tensor that a norm reads, and the two that it is the sum of."""
     layer = layer_of(name)
     if layer is not None and operation_of(name) == NORM_2:
         before = block_name(layer - 1) if layer else EMBEDDINGS
@@ -253,7 +256,7 @@ def _propose_attention(
 
 
 def _build_mask(keep: Tensor, window: int | None) -> Tensor:
-    """Return (B, 1, T, T): a query attends to real keys up to itself, and padding to itself alone."""
+    """Return the causal mask (B, 1, T, T); padding attends to itself alone."""
     at = torch.arange(keep.shape[1], device=keep.device)
     seen = (at[None, :] <= at[:, None])[None] & keep[:, None, :]
     if window:

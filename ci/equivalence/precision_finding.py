@@ -104,7 +104,7 @@ def pool_layers(figures: Sequence[Figure], dtype: DType) -> Iterator[Figure]:
 
 
 def find_kind(operation: str) -> str:
-    """Return the operation that stands for its kind: norm_1 for a norm, query for query and key."""
+    """Return the operation that stands for its kind: norm_1 for every norm, query for a key."""
     if operation in (CONTEXT, ROUTER_SCORES):
         return operation
     return QUERY if operation in (QUERY, KEY) else NORM_1

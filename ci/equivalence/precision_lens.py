@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 
 def is_lens_dtype(dtype: DType) -> bool:
-    """Return whether the lens judges this dtype: one in which a cast to it loses more than its tolerance sees."""
+    """Return whether the lens judges this dtype: bfloat16 or float16."""
     return dtype in LENS_LEAST
 
 
@@ -123,7 +123,7 @@ class PrecisionLens:
     def find(
         self, trace: TraceReader, *, feed: TraceReader | None = None, excused: Collection[str] = ()
     ) -> list[PrecisionFinding]:
-        """Return the findings of a subject's run, the worst statistic of each tensor, in the order of execution.
+        """Return the findings of a subject's run in the order of execution, one a tensor.
 
         A statistic is judged in each layer, and over all layers together: a mistake is seldom in one layer alone.
         Tensors in `excused` are equal only up to a symmetry; their layer's attention has no formula then.
@@ -138,7 +138,7 @@ class PrecisionLens:
         return sorted(worst.values(), key=lambda finding: execution_order(finding.tensor))
 
     def _compare(self, trace: TraceReader, feed: TraceReader | None) -> Iterator[Figure]:
-        """Yield each figure of a subject's run with its floor: Hugging Face's, and that of each right order."""
+        """Yield each figure of a subject's run with those of right implementations."""
         read, dtype = self._read(trace, feed), trace.result.dtype
         hugging_face = self.floors.get(dtype, ())
         for (name, statistic), found in self._measure_angles(trace).items():

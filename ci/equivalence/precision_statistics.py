@@ -54,8 +54,9 @@ def average(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def measure_rounding(actual: Tensor, exact: Tensor, keep: Tensor) -> Iterator[tuple[str, Estimate]]:
-    """Yield the statistics of an output (B, T, …, channels) in low precision against the exact one in float64.
+    """Yield the statistics of an output in low precision against the exact one.
 
+    Both are (B, T, …, channels), the exact one float64.
     *misrounded*: the share of values that are not the nearest to the exact one. *gain*: the RMS of the factor by which
     all channels of a token are off together, *gain bias* its mean.
     """
@@ -69,7 +70,7 @@ def measure_rounding(actual: Tensor, exact: Tensor, keep: Tensor) -> Iterator[tu
 
 
 def measure_channel_gain(actual: Tensor, exact: Tensor, keep: Tensor) -> Estimate:
-    """Return the RMS of the factor by which all tokens of a channel are off together (a rounded weight)."""
+    """Return the RMS of the factor by which all tokens of a channel are off together."""
     actual, exact = actual.reshape(exact.shape)[keep].double(), exact[keep]
     scale = exact.square().sum(0).clamp(min=torch.finfo(torch.float64).tiny)
     return Estimate.of_root_mean((((actual - exact) * exact).sum(0) / scale).square())
@@ -84,7 +85,7 @@ def measure_scale_bias(actual: Tensor, exact: Tensor, derivative: Tensor, keep: 
 
 
 def measure_angle(actual: Tensor, expected: Tensor, positions: Tensor, keep: Tensor) -> Estimate:
-    """Return the RMS of the angle by which all heads at a position are turned together, in radians.
+    """Return the RMS angle, in radians, by which all heads at a position are turned together.
 
     `actual` and `expected` are (B, T, heads, D), channel i paired with i + D / 2; `positions` int64 (B, T).
     """
