@@ -1,8 +1,8 @@
 """The checkpoints of a run: fetched for several models, and kept in `checkpoints.json`.
 
 The file is a JSON list. A fetched model has the keys of `ci.hub.fetch.Checkpoint` and its registry `name`; a model that
-could not be fetched has `name`, `gated` and `error`, and says so where the request or a limit of hub-tests is the
-cause. `hub-tests fetch --json` prints the same list.
+could not be fetched has `name`, `gated` and `error`, and says so where the request or a limit of hub-tests
+(`not_truncatable`, `remote_code`) is the cause. `hub-tests fetch --json` prints the same list.
 """
 
 from __future__ import annotations
@@ -13,7 +13,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ci.errors import GatedError, HubTestsError, InfrastructureError, NotTruncatableError, RequestError
+from ci.errors import (
+    GatedError,
+    HubTestsError,
+    InfrastructureError,
+    NotTruncatableError,
+    OwnLimitError,
+    RemoteCodeError,
+    RequestError,
+)
 from ci.hub.fetch import Checkpoint, FetchRequest, fetch
 from ci.models import override_part
 from ci.records import read_dict, to_dict
@@ -44,6 +52,24 @@ class FetchResults:
         return self.checkpoints.get(name) or self.errors.get(name)
 
 
+def make_fetch_request(model: HubModel) -> FetchRequest:
+    """Return what to fetch for an entry of the registry.
+
+    Raises RemoteCodeError for a model that runs code of its own: it would run in the judge, outside any sandbox.
+    """
+    check_own_code(model)
+    return FetchRequest(model.model_id, model.layer_request, model.revision, slice=model.slice)
+
+
+def check_own_code(model: HubModel) -> None:
+    """Raise RemoteCodeError for an entry that asks hub-tests to run the model's own code."""
+    if model.trust_remote_code:
+        raise RemoteCodeError(
+            f"[{model.name}] trust_remote_code: hub-tests does not run code that comes with a model yet, because it "
+            f"would run beside the judge; drop the key if transformers itself has the architecture of {model.model_id}"
+        )
+
+
 def fetch_checkpoints(
     models: Sequence[HubModel],
     settings: Settings,
@@ -57,12 +83,9 @@ def fetch_checkpoints(
     checkpoints: dict[str, Checkpoint] = {}
     errors: dict[str, HubTestsError] = {}
     for model in models:
-        chosen = override_part(model, layers, part)
-        request = FetchRequest(
-            model.model_id, chosen.layer_request, model.revision, model.trust_remote_code, chosen.slice
-        )
         tick = None if progress is None else lambda state, name=model.name: progress(name, state)
         try:
+            request = make_fetch_request(override_part(model, layers, part))
             checkpoints[model.name] = fetch(request, _set_deadline(settings, ends), progress=tick)
         except HubTestsError as error:
             errors[model.name] = error
@@ -112,13 +135,14 @@ def _to_rows(checkpoints: Mapping[str, Checkpoint]) -> list[dict[str, Any]]:
 
 
 def _format_error(name: str, error: HubTestsError) -> dict[str, Any]:
-    limit = {"not_truncatable": True} if isinstance(error, NotTruncatableError) else {}
+    limit: dict[str, Any] = {error.failure_class: True} if isinstance(error, OwnLimitError) else {}
     request = {"request": True} if isinstance(error, RequestError) else {}
     return {"name": name, "gated": isinstance(error, GatedError), **limit, **request, "error": str(error)}
 
 
 def _read_error(row: Mapping[str, Any]) -> HubTestsError:
     """Return the error of a model that could not be fetched. It never blames the subject."""
-    kinds = {"gated": GatedError, "not_truncatable": NotTruncatableError, "request": RequestError}
+    kinds: dict[str, type[HubTestsError]] = {"gated": GatedError}
+    kinds |= {kind.failure_class: kind for kind in (NotTruncatableError, RemoteCodeError)} | {"request": RequestError}
     kind = next((kind for key, kind in kinds.items() if row.get(key)), InfrastructureError)
     return kind(str(row["error"]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 
 class HubTestsError(Exception):
     """An expected failure; `str()` of it is the one line that people read, `exit_code` the process's answer."""
@@ -19,8 +21,23 @@ class GatedError(RequestError):
     """The repository is gated, and the token is missing or its user has no access."""
 
 
-class NotTruncatableError(RequestError):
-    """hub-tests itself cannot truncate or slice this model yet: no fault of the Hub, the model or the subject."""
+class OwnLimitError(RequestError):
+    """A limit of hub-tests itself: no fault of the Hub, the model or the subject.
+
+    `failure_class` says which, for machines; it is also the key of `checkpoints.json`.
+    """
+
+    failure_class: Literal["not_truncatable", "remote_code"] = "not_truncatable"
+
+
+class NotTruncatableError(OwnLimitError):
+    """hub-tests cannot truncate or slice this model yet."""
+
+
+class RemoteCodeError(OwnLimitError):
+    """The model runs code of its own, which hub-tests does not run yet."""
+
+    failure_class = "remote_code"
 
 
 class InfrastructureError(HubTestsError):

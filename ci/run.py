@@ -20,7 +20,7 @@ from ci.devices import choose_worker_count
 from ci.doctor.identity import read_host_identity
 from ci.environments.prepare import check_options, prepared_subject
 from ci.environments.source import pin_address
-from ci.errors import GatedError, NotTruncatableError, RequestError, TerminatedError
+from ci.errors import GatedError, OwnLimitError, RequestError, TerminatedError
 from ci.github.output_relay import relay_output
 from ci.judge_environment import make_suite_environment
 from ci.models import override_part
@@ -64,7 +64,7 @@ PYTEST_ENVIRONMENT = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 START_PYTEST = "import sys; sys.path.insert(0, sys.argv.pop(1)); import pytest; sys.exit(pytest.main())"
 """Starts pytest in an isolated interpreter, with this very package before all others."""
 
-_REPORTED = (GatedError, NotTruncatableError)
+_REPORTED = (GatedError, OwnLimitError)
 """Wrong requests of a kind that the report explains."""
 
 PYTEST_PLUGINS = ("-p", "no:cacheprovider", "-p", "no:unraisableexception", "-p", "xdist.plugin")
@@ -296,7 +296,7 @@ def _check_interpreter(options: RunOptions) -> None:
 def _check_requested_models(results: FetchResults) -> None:
     """Raise RequestError if every model was requested wrongly.
 
-    A gated model is no wrong request, and neither is one that hub-tests cannot truncate: they have a report.
+    A gated model is no wrong request, and neither is one beyond a limit of hub-tests: they have a report.
     """
     errors = results.errors.values()
     wrong = [error for error in errors if isinstance(error, RequestError) and not isinstance(error, _REPORTED)]

@@ -14,10 +14,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
+from ci.checkpoints import make_fetch_request
 from ci.devices import default_device
-from ci.errors import GatedError, HubTestsError, InfrastructureError, NotTruncatableError, SubjectError
+from ci.errors import GatedError, HubTestsError, InfrastructureError, OwnLimitError, SubjectError
 from ci.evidence import NOT_ISOLATED, Evidence, FailureClass, Step
-from ci.hub.fetch import Checkpoint, FetchRequest, fetch
+from ci.hub.fetch import Checkpoint, fetch
 from ci.models import override_part
 from ci.phases import PhaseClock
 from ci.subjects.base import ConvertRequest, ConvertResult, Description, ExportRequest, Subject, UsesCompileCache
@@ -236,14 +237,10 @@ class ModelPipeline:
         model, pinned = self.model, self._fetched
         if isinstance(pinned, HubTestsError):
             raise pinned
-        chosen = override_part(model, self.options.layers, self.options.slice)
-        request = FetchRequest(
-            model.model_id,
-            layers=(pinned.picked or pinned.layers) if pinned else chosen.layer_request,
-            revision=pinned.revision if pinned else model.revision,
-            allow_remote_code=model.trust_remote_code,
-            slice=pinned.slice if pinned else chosen.slice,
-        )
+        request = make_fetch_request(override_part(model, self.options.layers, self.options.slice))
+        if pinned:
+            layers = pinned.picked or pinned.layers
+            request = replace(request, layers=layers, revision=pinned.revision, slice=pinned.slice)
         with self.clock.measure("fetch"):
             checkpoint = fetch(request, self._settings)
         if pinned and pinned.manifest_sha256 != checkpoint.manifest_sha256:
@@ -387,8 +384,8 @@ def classify_failure(error: BaseException) -> FailureClass:
         return _SUBJECT_CLASSES.get(error.failure, "other")
     if isinstance(error, GatedError):
         return "gated"
-    if isinstance(error, NotTruncatableError):
-        return "not_truncatable"
+    if isinstance(error, OwnLimitError):
+        return error.failure_class
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out_of_memory"
     return "environment" if isinstance(error, HubTestsError) else "other"

@@ -200,6 +200,18 @@ EQUAL_REWRITES: tuple[Mutation, ...] = (
     _rewrite("final norm folded", _fold_final_norm),
 )
 """Each computes what Hugging Face computes."""
+EXACT_IN_LOW_PRECISION = frozenset(
+    {
+        "interleaved RoPE",
+        "a factor moved from query to key",
+        "query and key negated",
+        "a factor moved from output to value",
+        "value channels reversed",
+        "heads reversed",
+        "heads reversed within groups",
+    }
+)
+"""Rewrites by orders, signs and powers of two: no weight is rounded anew, so they are equal in each dtype."""
 
 
 def _permute_query_alone(weights: Weights, name: str, attention: Attention) -> None:

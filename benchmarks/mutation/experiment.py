@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors.torch import save_file
 
+from benchmarks.mutation.deep_mutations import CONTEXT
+from benchmarks.mutation.equal_rewrites import EXACT_IN_LOW_PRECISION
 from benchmarks.mutation.hf_injection import HFInjection, MutantHuggingFace, transformers_restored
 from benchmarks.mutation.injection import MutantSubject, Mutation
 from benchmarks.mutation.published_rules import GREEDY, GREEDY_PROMPT, LONG, PROMPTS, RULES, RuleTraces
@@ -30,6 +32,7 @@ from ci.subjects.trace_files import TraceReader
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from benchmarks.mutation.deep_mutations import DeepBug
     from ci.equivalence.verdict import Verdict
 
 ROUND_TRIP = "bit-exact round trip"
@@ -41,7 +44,8 @@ class MutationResult:
 
     `equivalent`: the logits of Hugging Face do not change, so that the bug does not count; `shown_by`: the model that
     was asked. `attributed_to`: the component that the verdict names. `rules`: whether each published rule would have
-    caught the bug.
+    caught the bug. `caught_deep`: what neither tolerance caught was caught by its check of `--deep`.
+    `precision_warnings`: how many warnings of the verdicts are about precision.
     """
 
     tiny_model: str
@@ -52,6 +56,8 @@ class MutationResult:
     shown_by: str = "Hugging Face"
     caught_float32: bool = False
     caught_native_dtype: bool = False
+    caught_deep: bool = False
+    precision_warnings: int = 0
     located: bool = False
     attributed_to: str = ""
     diagnosis: str = ""
@@ -61,6 +67,21 @@ class MutationResult:
     def caught(self) -> bool:
         """Whether either tolerance caught the bug."""
         return self.caught_float32 or self.caught_native_dtype
+
+    @property
+    def caught_by_any(self) -> bool:
+        """Whether a tolerance, or the check of `--deep`, caught the bug."""
+        return self.caught or self.caught_deep
+
+
+def extend_context(tiny_model: TinyModel) -> TinyModel:
+    """Return the tiny model with a context in which bugs of far positions can exist; it keeps its name."""
+    return replace(tiny_model, config_changes={**tiny_model.config_changes, "max_position_embeddings": CONTEXT})
+
+
+def count_precision_warnings(*verdicts: Verdict | None) -> int:
+    """Count the warnings of verdicts that are about precision."""
+    return sum(text.startswith("precision") for verdict in verdicts if verdict for text in verdict.warnings)
 
 
 class Experiment:
@@ -127,7 +148,54 @@ class Experiment:
             attributed_to=red.component if red else "",
             diagnosis=red.diagnosis if red else "",
             rules=self._apply_rules(mutation, subject, converted),
+            precision_warnings=count_precision_warnings(first, second),
         )
+
+    def run_deep_bug(self, bug: DeepBug) -> MutationResult:
+        """Inject a bug of `--deep`; its check runs only if the default tests pass.
+
+        A bug of far positions needs a tiny model with that context.
+        """
+        mutation, subject, converted = bug.mutation, MutantSubject(bug.mutation), self.workdir / "mutant"
+        for directory in (converted, self.workdir / "mutant-exported"):
+            shutil.rmtree(directory, ignore_errors=True)
+        subject.convert(ConvertRequest(str(self.source), str(converted), self.tiny_model.model_type))
+        first, second = self._judge_mutant(mutation, subject, converted)
+        early = [verdict for verdict in (first, second) if verdict and not verdict.passed]
+        late = [] if early else [v for v in self._check_deep(bug, subject, converted) if not v.passed]
+        red = next(iter([*early, *late]), None)
+        return MutationResult(
+            *(self.tiny_model.name, mutation.name, mutation.bug_class, mutation.component),
+            equivalent=False,
+            shown_by=bug.check,
+            caught_float32=not first.passed,
+            caught_native_dtype=second is not None and not second.passed,
+            caught_deep=bool(late),
+            located=red is not None and bug.is_named(red.diagnosis),
+            attributed_to=red.component if red else "",
+            diagnosis=red.diagnosis if red else "",
+            rules=self._apply_rules(mutation, subject, converted),
+            precision_warnings=count_precision_warnings(first, second),
+        )
+
+    def _check_deep(self, bug: DeepBug, subject: Subject, converted: Path) -> tuple[Verdict, ...]:
+        judge = self.judge(subject, converted)
+        if bug.check == "layer order":
+            return judge.check_layer_order()
+        return judge.check_positions() if bug.check == "positions" else (judge.check_config_sensitivity(),)
+
+    def judge_equal_rewrite(self, rewrite: Mutation) -> Iterator[tuple[str, Verdict]]:
+        """Yield dtype and verdict of a conversion that computes the same in another way.
+
+        It is judged in low precision only where no weight is rounded anew: elsewhere it is another model there.
+        """
+        subject, converted = MutantSubject(rewrite), self.workdir / "rewritten"
+        shutil.rmtree(converted, ignore_errors=True)
+        subject.convert(ConvertRequest(str(self.source), str(converted), self.tiny_model.model_type))
+        judge = self.judge(subject, converted, explain=False)
+        yield "float32", judge.check_forward(dtype="float32", variant={})
+        if rewrite.name in EXACT_IN_LOW_PRECISION and self.tiny_model.dtype != "float32":
+            yield "model", judge.check_forward(dtype="model", variant={})
 
     def _judge_mutant(self, mutation: Mutation, subject: Subject, converted: Path) -> tuple[Verdict, Verdict | None]:
         """Apply the float32 tolerance, then the native-dtype tolerance.

@@ -82,6 +82,11 @@ def _blocks(model: Any) -> list[Any]:
     return list(find_decoder_blocks(model))
 
 
+def _embed(model: Any, _: HFInjection) -> None:
+    table = model.get_input_embeddings()
+    table.forward = lambda ids: reference.embedding(ids, table.weight)
+
+
 def _norm(model: Any, _: HFInjection) -> None:
     for module in model.modules():
         if hasattr(module, "variance_epsilon"):
@@ -152,6 +157,7 @@ def _moe(model: Any, injection: HFInjection) -> None:
 
 
 HF_INJECTORS: dict[str, Callable[[Any, HFInjection], None]] = {
+    "embed": _embed,
     "norm": _norm,
     "linear": _linear,
     "head": _head,

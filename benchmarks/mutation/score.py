@@ -22,6 +22,8 @@ from benchmarks.mutation.experiment import MutationResult
 from ci.errors import RequestError
 
 TOLERANCES = ("hub-tests: float32 tolerance", "hub-tests: native-dtype tolerance", "hub-tests: both tolerances")
+DEEP_ROW = "**hub-tests: both tolerances and --deep**"
+LENS_ROW = "hub-tests: told by a precision warning"
 Predicate = Callable[[MutationResult], bool]
 CHUNKS = 3
 """The bugs of a tiny model are divided over this many tasks. Each makes its own reference run."""
@@ -29,11 +31,16 @@ CHUNKS = 3
 
 @dataclass(frozen=True)
 class MutationOptions:
-    """The tiny models (default: all), the number of processes, and the seeds of the negative control."""
+    """The tiny models (default: all), the number of processes, and the seeds of the negative controls.
+
+    `bugs` are the names of those to inject; none means all.
+    """
 
     tiny_models: tuple[str, ...] = ()
     jobs: int = 1
     seeds: int = 25
+    rewrite_seeds: int = 1
+    bugs: tuple[str, ...] = ()
     device: str = "cpu"
 
 
@@ -52,10 +59,14 @@ class Control:
 
 @dataclass(frozen=True)
 class MutationScore:
-    """All mutation results and controls. `rule_false_alarms`: how often each published rule rejects a correct one."""
+    """All mutation results and controls. `rule_false_alarms`: how often each published rule rejects a correct one.
+
+    `rewrites` are controls too: conversions that compute the same in another way.
+    """
 
     results: tuple[MutationResult, ...]
     controls: tuple[Control, ...] = ()
+    rewrites: tuple[Control, ...] = ()
     rule_false_alarms: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -66,8 +77,8 @@ class MutationScore:
 
     @property
     def caught(self) -> int:
-        """How many of the real bugs either tolerance caught."""
-        return sum(result.caught for result in self.real)
+        """How many of the real bugs a tolerance, or their check of `--deep`, caught."""
+        return sum(result.caught_by_any for result in self.real)
 
     @property
     def located(self) -> int:
@@ -77,12 +88,12 @@ class MutationScore:
     @property
     def attributed(self) -> int:
         """How many of the caught bugs were attributed to the correct component."""
-        return sum(result.caught and result.attributed_to == result.component for result in self.real)
+        return sum(result.caught_by_any and result.attributed_to == result.component for result in self.real)
 
     @property
     def false_alarms(self) -> tuple[Control, ...]:
-        """The correct conversions that failed."""
-        return tuple(control for control in self.controls if not control.passed)
+        """The correct conversions and equal rewrites that failed."""
+        return tuple(control for control in (*self.controls, *self.rewrites) if not control.passed)
 
 
 def run_mutation_score(options: MutationOptions, *, progress: Callable[[str], None] = lambda _: None) -> MutationScore:
@@ -93,11 +104,12 @@ def run_mutation_score(options: MutationOptions, *, progress: Callable[[str], No
     names = _select_tiny_models(options.tiny_models)
     started = time.monotonic()
     tasks: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
-        (_inject_bugs, (name, chunk, options.device)) for name in names for chunk in range(CHUNKS)
+        (_inject_bugs, (name, chunk, options.device, options.bugs)) for name in names for chunk in range(CHUNKS)
     ]
     tasks += [(_run_control, (name, seed, options.device)) for seed in range(options.seeds) for name in names]
+    tasks += [(_run_rewrites, (name, seed, options.device)) for seed in range(options.rewrite_seeds) for name in names]
     results: list[MutationResult] = []
-    controls: list[Control] = []
+    controls: dict[Any, list[Control]] = {_run_control: [], _run_rewrites: []}
     alarms: dict[str, int] = {}
     for (work, arguments), answer in zip(tasks, _run(tasks, options.jobs), strict=True):
         if work is _inject_bugs:
@@ -105,9 +117,11 @@ def run_mutation_score(options: MutationOptions, *, progress: Callable[[str], No
             alarms = {rule: alarms.get(rule, 0) + count for rule, count in answer[1].items()}
             progress(f"{arguments[0]}: {len(answer[0])} bugs injected, part {arguments[1] + 1} of {CHUNKS}")
         else:
-            controls += answer
-            progress(f"{arguments[0]}, seed {arguments[1]}: {len(answer)} correct conversions tested")
-    return MutationScore(tuple(results), tuple(controls), alarms, time.monotonic() - started)
+            controls[work] += answer
+            kind = "correct conversions" if work is _run_control else "equal rewrites"
+            progress(f"{arguments[0]}, seed {arguments[1]}: {len(answer)} {kind} tested")
+    seconds = time.monotonic() - started
+    return MutationScore(tuple(results), tuple(controls[_run_control]), tuple(controls[_run_rewrites]), alarms, seconds)
 
 
 def to_markdown(score: MutationScore) -> str:
@@ -125,12 +139,15 @@ def to_markdown(score: MutationScore) -> str:
 def _sentences(score: MutationScore) -> list[str]:
     real, caught = len(score.real), score.caught
     alarms = [f"{rule} fails {count}" for rule, count in score.rule_false_alarms.items() if count]
-    used = max((control.used for control in score.controls), default=0.0)
+    used = max((control.used for control in (*score.controls, *score.rewrites)), default=0.0)
+    deep = sum(result.caught_deep for result in score.real)
+    clean, equal = len(score.controls), len(score.rewrites)
     located, component = _share(score.located, real), _share(score.attributed, caught)
     lines = [
         f"{real} injected bugs count; {len(score.results) - real} more do not change Hugging Face's logits.",
-        f"Caught {caught}. Located in the correct layer and module: {located}. Correct component: {component}.",
-        f"{len(score.controls)} correct conversions tested: {len(score.false_alarms)} false alarms.",
+        f"Caught {caught}, {deep} of them by a check of --deep alone.",
+        f"Located in the correct layer and module: {located}. Correct component: {component}.",
+        f"{clean} correct conversions and {equal} equal rewrites tested: {len(score.false_alarms)} false alarms.",
         f"Their worst tensor used {used:.0%} of its tolerance.",
     ]
     return lines + [
@@ -144,7 +161,9 @@ def _rules(score: MutationScore) -> Iterator[tuple[str, Predicate]]:
         yield rule, lambda result, rule=rule: result.rules.get(rule, False)  # type: ignore[misc]
     yield TOLERANCES[0], lambda result: result.caught_float32
     yield TOLERANCES[1], lambda result: result.caught_native_dtype
-    yield f"**{TOLERANCES[2]}**", lambda result: result.caught
+    yield TOLERANCES[2], lambda result: result.caught
+    yield DEEP_ROW, lambda result: result.caught_by_any
+    yield LENS_ROW, lambda result: result.precision_warnings > 0
 
 
 def _counts(
@@ -189,18 +208,43 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _inject_bugs(name: str, chunk: int, device: str) -> tuple[list[MutationResult], dict[str, int]]:
+def _inject_bugs(
+    name: str, chunk: int, device: str, bugs: tuple[str, ...]
+) -> tuple[list[MutationResult], dict[str, int]]:
     """Run every CHUNKS-th bug of a tiny model, and the published rules on its correct conversion."""
-    from benchmarks.mutation.catalogue import catalogue
+    from benchmarks.mutation.catalogue import catalogue, deep_catalogue
+    from benchmarks.mutation.experiment import Experiment, extend_context
+    from benchmarks.mutation.tiny_models import TINY_MODELS
+
+    tiny_model = TINY_MODELS[name]
+    with tempfile.TemporaryDirectory() as workdir:
+        experiment = Experiment(tiny_model, Path(workdir, "near"), seed=chunk, device=device)
+        wanted = [bug for bug in catalogue() if bug.applies_to(tiny_model) and (not bugs or bug.name in bugs)]
+        results = [experiment.run_mutation(bug) for bug in wanted[chunk::CHUNKS]]
+        deep = [bug for bug in deep_catalogue() if bug.mutation.applies_to(tiny_model)]
+        deep = [bug for bug in deep if not bugs or bug.mutation.name in bugs][chunk::CHUNKS]
+        far = [bug for bug in deep if bug.check == "positions"]
+        results += [experiment.run_deep_bug(bug) for bug in deep if bug not in far]
+        if far:
+            distant = Experiment(extend_context(tiny_model), Path(workdir, "far"), seed=chunk, device=device)
+            results += [distant.run_deep_bug(bug) for bug in far]
+        return results, experiment.find_rule_false_alarms()
+
+
+def _run_rewrites(name: str, seed: int, device: str) -> list[Control]:
+    """Judge every conversion that computes the same in another way, with weights and inputs of this seed."""
+    from benchmarks.mutation.equal_rewrites import EQUAL_REWRITES
     from benchmarks.mutation.experiment import Experiment
     from benchmarks.mutation.tiny_models import TINY_MODELS
 
     with tempfile.TemporaryDirectory() as workdir:
-        experiment = Experiment(TINY_MODELS[name], Path(workdir), seed=chunk, device=device)
-        applicable = [mutation for mutation in catalogue() if mutation.applies_to(experiment.tiny_model)]
+        experiment = Experiment(TINY_MODELS[name], Path(workdir), seed=2000 + seed, device=device)
         return [
-            experiment.run_mutation(mutation) for mutation in applicable[chunk::CHUNKS]
-        ], experiment.find_rule_false_alarms()
+            Control(name, seed, dtype, rewrite.name, verdict.passed, verdict.worst.used, verdict.diagnosis)
+            for rewrite in EQUAL_REWRITES
+            for dtype, verdict in experiment.judge_equal_rewrite(rewrite)
+            if verdict.worst
+        ]
 
 
 def _run_control(name: str, seed: int, device: str) -> list[Control]:

@@ -17,13 +17,15 @@ class AttributionEvidence:
 
     `wrong_tensors` and `wrong_keys` list what is wrong in the converted checkpoint. `cross_check_agrees`: the
     cross-check's forward over the subject's conversion equals Hugging Face's. `right_on_cross_conversion`: the
-    subject's own forward over the cross-check's conversion does.
+    subject's own forward over the cross-check's conversion does. `refused` is what the cross-check cannot read in the
+    converted checkpoint, a feature that its own conversion of the same model does without; empty without one.
     """
 
     wrong_tensors: tuple[str, ...] | None = None
     wrong_keys: tuple[str, ...] | None = None
     cross_check_agrees: bool | None = None
     right_on_cross_conversion: bool | None = None
+    refused: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,11 @@ def attribute(evidence: AttributionEvidence) -> FaultyComponent:
         return FaultyComponent(BOTH if evidence.right_on_cross_conversion is False else CONVERSION, reason)
     if evidence.wrong_tensors is not None and evidence.wrong_keys is not None:
         return FaultyComponent(KERNEL, "every tensor and every key of the converted checkpoint is right")
-    if evidence.wrong_tensors is not None and evidence.right_on_cross_conversion is False:
+    if evidence.right_on_cross_conversion is False:
         return FaultyComponent(KERNEL, "it is wrong over the reference's conversion too")
+    if evidence.right_on_cross_conversion:
+        more = f"; in its own conversion: {evidence.refused}" if evidence.refused else ""
+        return FaultyComponent(CONVERSION, f"the same forward over the reference's conversion is right{more}")
     return FaultyComponent(UNKNOWN, "no independent check can read this converted checkpoint")
 
 

@@ -111,6 +111,10 @@ def _suspect_norm(signature: ErrorSignature) -> str:
 
 
 def _suspect_rope(signature: ErrorSignature) -> str:
+    if signature.later_documents:
+        return (
+            "right in the first row, wrong from the first token of later documents: position numbering, which restarts"
+        )
     if signature.first_wrong > 0:
         return "exact at position 0 and wrong after it: RoPE (base, scaling, or position numbering)"
     if signature.scale is not None:
@@ -132,11 +136,15 @@ def _suspect_projection(signature: ErrorSignature) -> str:
     return _describe_channels(signature) or "the projection's weight"
 
 
+def _suspect_mixer(signature: ErrorSignature) -> str:
+    return _DOCUMENTS if signature.later_documents else _suspect_projection(signature)
+
+
 def _suspect_attention(signature: ErrorSignature) -> str:
+    if signature.later_documents:
+        return _DOCUMENTS
     if signature.padded_only:
         return "only documents behind padding: the padding mask or document boundaries"
-    if signature.later_documents:
-        return "the first document is right, each later one wrong from its first token on: the document mask"
     if signature.beyond_window:
         return f"exact up to position {signature.first_wrong - 1}, wrong beyond the window: the sliding window"
     if signature.first_wrong > 1:
@@ -211,6 +219,10 @@ def _join(numbers: Sequence[int]) -> str:
     return f"{shown}, … ({len(numbers)})" if len(numbers) > 6 else shown
 
 
+_DOCUMENTS = (
+    "right in the first row, wrong from the first token of later documents, which sees only itself: "
+    "document boundaries, so the document mask (tokens attend to another document or to padding)"
+)
 _SUSPECTS: dict[str, Callable[[ErrorSignature], str]] = {
     NORM_1: _suspect_norm,
     NORM_2: _suspect_norm,
@@ -219,7 +231,7 @@ _SUSPECTS: dict[str, Callable[[ErrorSignature], str]] = {
     KEY: _suspect_rope,
     VALUE: _suspect_projection,
     CONTEXT: _suspect_attention,
-    MIXER: _suspect_projection,
+    MIXER: _suspect_mixer,
     MLP: _suspect_mlp,
     ROUTER_LOGITS: _suspect_router,
     TOP_EXPERTS: _suspect_top_k,

@@ -43,8 +43,9 @@ class ErrorSignature:
     `first_wrong` is the first position in a document that is wrong. `scale` is the constant ratio actual / expected;
     `token_scale`, `channel_scale`: the ratio is constant within a token, within a channel. `offset`: actual - expected
     is the same for every token. `reordered`: a token's values are right and in another order. `channels` and `heads`
-    list the few that carry the error, `experts` those whose tokens are wrong. `later_documents`: the first row is right
-    and each row after it is wrong from its first token on. `same_as` names the right tensor that this one equals.
+    list the few that carry the error, `experts` those whose tokens are wrong. `same_as` names the right tensor that
+    this one equals. `later_documents`: the first row is right, later documents are wrong from their first token, which
+    sees no other.
     """
 
     first_wrong: int = 0
@@ -79,7 +80,7 @@ def compute_signature(tensor: WrongTensor) -> ErrorSignature:
         heads=_find_wrong_heads(tensor),
         experts=_find_wrong_experts(tensor),
         padded_only=_is_padded_only(tensor),
-        later_documents=_is_later_documents(tensor),
+        later_documents=_is_right_in_first_document(tensor),
         same_as=_find_twin(tensor),
     )
 
@@ -144,13 +145,14 @@ def _is_padded_only(tensor: WrongTensor) -> bool:
     return bool(padded.any()) and bool((~padded).any()) and bool(wrong[padded].any()) and not bool(wrong[~padded].any())
 
 
-def _is_later_documents(tensor: WrongTensor) -> bool:
-    """Return whether the first row is right and each later one wrong from its first token on.
+def _is_right_in_first_document(tensor: WrongTensor) -> bool:
+    """Return whether row 0 is right, and each wrong row is wrong at its document's first token already.
 
-    So are rows that are packed into one sequence without a mask: they see the rows before them.
+    Rows are packed one after the other, or padded in front: only what row 0 holds has nothing before it.
     """
-    starts = (tensor.keep & (tensor.position == 0) & tensor.wrong).any(-1)
-    return len(starts) > 1 and not bool(tensor.wrong[0].any()) and bool(starts[1:].all())
+    at_start = tensor.wrong & tensor.keep & (tensor.position == 0)
+    wrong, from_start = tensor.wrong.any(-1), at_start.any(-1)
+    return not bool(wrong[0]) and bool(wrong.any()) and bool((wrong == from_start).all())
 
 
 def _find_twin(tensor: WrongTensor) -> str:

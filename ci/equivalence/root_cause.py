@@ -17,7 +17,7 @@ from ci.equivalence.error_signature import ErrorSignature, WrongTensor, compute_
 from ci.equivalence.hf_reference import ReferenceRun
 from ci.equivalence.round_trip import resolve_config
 from ci.equivalence.tensor_location import locate_tensor
-from ci.errors import HubTestsError
+from ci.errors import HubTestsError, UnsupportedError
 from ci.subjects.base import ConvertRequest, Subject
 from ci.subjects.trace_files import TraceReader
 from ci.tensor_names import (
@@ -160,7 +160,8 @@ class RootCauseAnalysis:
             wrong_tensors=_try_check(lambda: find_wrong_tensors(original, converted)) if check_tensors else None,
             wrong_keys=_try_check(lambda: _check_config(original, converted)),
             cross_check_agrees=agrees,
-            right_on_cross_conversion=self._is_right_on_cross_conversion() if agrees is False else None,
+            right_on_cross_conversion=None if agrees else self._is_right_on_cross_conversion(),
+            refused="" if agrees else _find_refused(converted),
         )
 
     def _is_right(self, subject: Subject | None, checkpoint: str, variant: Mapping[str, str]) -> bool | None:
@@ -174,14 +175,14 @@ class RootCauseAnalysis:
             return None
 
     def _is_right_on_cross_conversion(self) -> bool | None:
-        """Return whether the subject's forward over the cross-check's own conversion is right."""
+        """Return whether the subject, in the variant that failed, is right over the cross-check's conversion."""
         if self.cross_check is None:
             return None
         target = self.workdir / "cross-conversion"
         shutil.rmtree(target, ignore_errors=True)
         try:
             self.cross_check.convert(ConvertRequest(str(self.reference.checkpoint), str(target), *self.formats))
-            return self._is_right(self.spec.subject, str(target), {})
+            return self._is_right(self.spec.subject, str(target), self.spec.variant)
         except HubTestsError:
             return None
         finally:
@@ -198,6 +199,19 @@ def _check_config(original: Path, converted: Path) -> tuple[str, ...]:
     from ci.subjects.reference.directories import read_fast_llm
 
     return find_wrong_keys(resolve_config(original), read_fast_llm(converted).architecture)
+
+
+def _find_refused(converted: Path) -> str:
+    """Return the feature of a converted architecture that the reference refuses by name; empty without one."""
+    from ci.subjects.reference.directories import read_fast_llm
+
+    try:
+        read_fast_llm(converted)
+    except UnsupportedError as refusal:
+        return str(refusal)
+    except (HubTestsError, KeyError, TypeError):
+        return ""  # another layout
+    return ""
 
 
 def _try_check(check: Callable[[], list[str] | tuple[str, ...] | None]) -> tuple[str, ...] | None:

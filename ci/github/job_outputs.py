@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ci.checkpoints import CHECKPOINTS_JSON, FetchResults, write_checkpoints
-from ci.errors import GatedError, InfrastructureError, NotTruncatableError, RequestError
+from ci.errors import GatedError, InfrastructureError, OwnLimitError, RequestError
 from ci.hub.checkpoint_files import find_content_problems
 from ci.hub.fetch import Checkpoint
 from ci.hub.manifest import MANIFEST, read_manifest
@@ -86,8 +86,8 @@ def classify_fetch_error(error: Exception) -> FailureClass:
     """
     if isinstance(error, GatedError):
         return "gated"
-    if isinstance(error, NotTruncatableError):
-        return "not_truncatable"
+    if isinstance(error, OwnLimitError):
+        return error.failure_class
     return "hub_unavailable" if isinstance(error, InfrastructureError) else "environment"
 
 

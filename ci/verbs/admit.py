@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ci.checkpoints import check_own_code
 from ci.errors import InfrastructureError, RequestError
 from ci.github.job_outputs import verify_checkpoint, write_run_files
 from ci.hub.checkpoint_files import show_name
@@ -59,11 +60,14 @@ def admit_entry(
     """Check the commit of the checkout at `subject` and the checkpoint of `entry` in `store`.
 
     With `store_url` the checkpoint is copied from there first. Where the store can be written, the checkpoint is held
-    for the run. Raises RequestError for another commit than the planned one, InfrastructureError for the checkpoint.
+    for the run. Raises RequestError for another commit than the planned one, or for a model that runs code of its own,
+    InfrastructureError for the checkpoint.
     """
     sha = read_head_commit(subject, environ)
     if sha != plan.request.sha:
         raise RequestError(f"{subject}: is at {sha}, the plan has {plan.request.sha}: nothing of it was run")
+    if planned := plan.entry(entry):
+        check_own_code(planned.model)
     if store_url:
         copy_planned_checkpoint(outputs, entry, store, store_url)
     checkpoint = verify_checkpoint(outputs, entry, store)

@@ -9,10 +9,11 @@ from ci.checkpoints import (
     FetchResults,
     fetch_checkpoints,
     format_checkpoints,
+    make_fetch_request,
     read_checkpoints,
     write_checkpoints,
 )
-from ci.errors import GatedError, HubTestsError, InfrastructureError, NotTruncatableError, RequestError
+from ci.errors import GatedError, HubTestsError, InfrastructureError, NotTruncatableError, RemoteCodeError, RequestError
 from ci.hub.fetch import Checkpoint, FetchRequest
 from ci.models import HubModel
 from ci.settings import Settings
@@ -64,8 +65,24 @@ def test_one_models_error_does_not_stop_the_others(tmp_path: Path, monkeypatch: 
     assert list(results.errors) == ["a"]
 
 
-@pytest.mark.parametrize("kind", [GatedError, InfrastructureError, NotTruncatableError, RequestError])
+@pytest.mark.parametrize("kind", [GatedError, InfrastructureError, NotTruncatableError, RemoteCodeError, RequestError])
 def test_an_error_is_of_the_same_class_when_it_is_read_back(kind: type[HubTestsError], tmp_path: Path) -> None:
     write_checkpoints(FetchResults(errors={"m": kind("why")}), tmp_path / "c.json")
     error = read_checkpoints(tmp_path / "c.json").errors["m"]
     assert (type(error), str(error)) == (kind, "why")
+
+
+def test_a_model_with_code_of_its_own_is_refused_before_the_hub_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "fetch", lambda *_, **__: pytest.fail("something was fetched"))
+    model = HubModel("phi", "o/phi", "llama", trust_remote_code=True)
+    results = fetch_checkpoints([model], Settings(cache=tmp_path))
+    (error,) = results.errors.values()
+    assert isinstance(error, RemoteCodeError)
+    assert str(error).startswith("[phi] trust_remote_code: hub-tests does not run code that comes with a model yet")
+    assert "\n" not in str(error)
+
+
+def test_no_entry_asks_for_python_files() -> None:
+    assert not make_fetch_request(HubModel("a", "o/a", "llama")).allow_remote_code

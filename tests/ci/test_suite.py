@@ -12,6 +12,7 @@ from ci.errors import (
     HubTestsError,
     InfrastructureError,
     NotTruncatableError,
+    RemoteCodeError,
     RequestError,
     SubjectError,
     UnsupportedError,
@@ -51,6 +52,7 @@ def make_pipeline(tmp_path: Path, fetched: Checkpoint | HubTestsError | None = N
         (MemoryError(), "out_of_memory"),
         (AssertionError("wrong"), "other"),
         (RequestError("bad option"), "environment"),
+        (StepFailedError("test_download_and_truncate", RemoteCodeError("own code")), "remote_code"),
     ],
 )
 def test_a_subject_is_never_excused_and_infrastructure_never_blamed(error: Exception, said: str) -> None:
@@ -77,6 +79,16 @@ def test_what_the_fetch_could_not_have_is_not_asked_for_again(tmp_path: Path) ->
     pipeline = make_pipeline(tmp_path, GatedError("tiny is gated"))
     with pytest.raises(StepFailedError, match="tiny is gated"):
         pipeline.fetch_checkpoint()
+
+
+def test_a_model_with_code_of_its_own_is_refused_whatever_was_fetched(tmp_path: Path) -> None:
+    options = RunOptions(subject="reference", device="cpu")
+    model = replace(MODEL, trust_remote_code=True)
+    for fetched in (None, CHECKPOINT):
+        pipeline = ModelPipeline(model, options, Settings(cache=tmp_path), tmp_path, fetched=fetched)
+        with pytest.raises(StepFailedError, match="trust_remote_code") as refused:
+            pipeline.fetch_checkpoint()
+        assert classify_failure(refused.value) == "remote_code"
 
 
 def test_a_checkpoint_that_is_not_the_pinned_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,8 @@ def test_a_few_bugs_are_injected_caught_located_and_attributed(monkeypatch: pyte
     monkeypatch.setattr(catalogue_module, "catalogue", lambda: few)
     monkeypatch.setattr(score_module, "CHUNKS", 1)
     lines: list[str] = []
-    score = run_mutation_score(MutationOptions(("moe",), seeds=0), progress=lines.append)
+    monkeypatch.setattr(catalogue_module, "deep_catalogue", lambda: ())
+    score = run_mutation_score(MutationOptions(("moe",), seeds=0, rewrite_seeds=0), progress=lines.append)
     assert lines == ["moe: 2 bugs injected, part 1 of 1"]
     assert [result.mutation for result in score.results] == [bug.name for bug in few]
     assert score.caught == score.located == score.attributed == len(score.real) == 2
@@ -39,23 +40,28 @@ def test_the_table_counts_what_counts() -> None:
         results=(
             result(caught_float32=True, located=True, attributed_to="kernel", rules={"theirs": True}),
             result(caught_native_dtype=True, attributed_to="conversion", rules={"theirs": False}),
+            result(caught_deep=True, located=True, attributed_to="kernel", precision_warnings=1),
             result(equivalent=True, tiny_model="moe"),
         ),
+        rewrites=(Control("dense", 0, "float32", "heads reversed", True, 0.5),),
         controls=(Control("dense", 0, "float32", "default", True, 0.25),) * 3,
         rule_false_alarms={"theirs": 2, "ours": 0},
     )
     assert to_markdown(score).splitlines() == [
-        "| rule | dense (2) | all (2) |",
+        "| rule | dense (3) | all (3) |",
         "|---|---|---|",
         "| theirs | 1 | 1 |",
         "| hub-tests: float32 tolerance | 1 | 1 |",
         "| hub-tests: native-dtype tolerance | 1 | 1 |",
-        "| **hub-tests: both tolerances** | 2 | 2 |",
+        "| hub-tests: both tolerances | 2 | 2 |",
+        "| **hub-tests: both tolerances and --deep** | 3 | 3 |",
+        "| hub-tests: told by a precision warning | 1 | 1 |",
         "",
-        "2 injected bugs count; 1 more do not change Hugging Face's logits.",
-        "Caught 2. Located in the correct layer and module: 1 of 2 (50.0%). Correct component: 1 of 2 (50.0%).",
-        "3 correct conversions tested: 0 false alarms.",
-        "Their worst tensor used 25% of its tolerance.",
+        "3 injected bugs count; 1 more do not change Hugging Face's logits.",
+        "Caught 3, 1 of them by a check of --deep alone.",
+        "Located in the correct layer and module: 2 of 3 (66.7%). Correct component: 2 of 3 (66.7%).",
+        "3 correct conversions and 1 equal rewrites tested: 0 false alarms.",
+        "Their worst tensor used 50% of its tolerance.",
         "Of 6 correct conversions, theirs fails 2.",
     ]
 
@@ -68,3 +74,18 @@ def test_a_false_alarm_is_counted() -> None:
 def test_an_unknown_tiny_model_is_one_line() -> None:
     with pytest.raises(RequestError, match="no tiny model 'bert'; choose from dense, "):
         run_mutation_score(MutationOptions(("bert",)))
+
+
+def test_a_bug_that_only_deep_can_catch_passes_the_default_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = "layers in the order of text"
+    monkeypatch.setattr(score_module, "CHUNKS", 1)
+    score = run_mutation_score(MutationOptions(("dense",), seeds=0, rewrite_seeds=0, bugs=(wanted,)))
+    (found,) = score.real
+    assert (found.mutation, found.caught, found.caught_deep, found.shown_by) == (wanted, False, True, "layer order")
+    assert found.located
+    assert found.attributed_to == "conversion"
+
+
+def test_an_equal_rewrite_that_fails_is_a_false_alarm() -> None:
+    score = MutationScore((), (), (Control("dense", 0, "float32", "heads reversed", False, 1.5, "why"),))
+    assert [control.variant for control in score.false_alarms] == ["heads reversed"]

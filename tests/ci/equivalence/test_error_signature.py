@@ -112,3 +112,23 @@ def test_an_error_without_a_pattern_claims_none() -> None:
     right = drawn(8)
     noise = torch.randn(B, T, 8, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
     assert compute_signature(wrong_tensor(right + noise, right)) == ErrorSignature()
+
+
+def test_right_in_the_first_row_and_wrong_from_the_first_token_of_later_documents() -> None:
+    right = drawn(8)
+    wrong = right.clone()
+    wrong[1:, :4] += 1
+    signature = compute_signature(wrong_tensor(wrong, right))
+    assert signature.later_documents
+    assert "document boundaries" in diagnosis.describe_suspect("decoder.1.mixer.context", signature)
+    assert "document boundaries" in diagnosis.describe_suspect("decoder.1.mixer", signature)
+    assert "position numbering" in diagnosis.describe_suspect("decoder.1.mixer.query", signature)
+
+
+@pytest.mark.parametrize("rows", [(0, 1), (0,), (2,)])
+def test_other_faults_are_not_those_of_document_boundaries(rows: tuple[int, ...]) -> None:
+    right = drawn(8)
+    wrong = right.clone()
+    for row in rows:
+        wrong[row, 0 if 0 in rows else 1 :] += 1  # the first row too, or not from the first token
+    assert not compute_signature(wrong_tensor(wrong, right)).later_documents

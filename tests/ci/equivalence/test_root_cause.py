@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import pytest
 from ci.equivalence.root_cause import ForwardSpec, RootCauseAnalysis
 from ci.equivalence.tensor_compare import TensorProblem
 from ci.errors import SubjectError
+from ci.subjects.reference.directories import METADATA
 from ci.subjects.reference.subject import ReferenceSubject
 from tests.ci.equivalence.comparisons import compared
 
@@ -62,8 +64,26 @@ def test_other_runs_decide_which_component_is_faulty(
 ) -> None:
     diagnosis = analysis(dense, tmp_path, runs).diagnose()
     assert str(diagnosis).startswith(f"output head [{component}]: logits is nan; ")
-    assert all(spec.variant == {} for spec in runs.specs), "each in its own default variant"
+    for spec in runs.specs:
+        cross_check = isinstance(spec.subject, CrossCheck)
+        assert spec.variant == ({} if cross_check else {"attention": "sdpa"}), "the subject in the variant that failed"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("right", "component"), [(True, "conversion"), (False, "kernel")])
+def test_a_checkpoint_that_the_cross_check_refuses_is_judged_by_the_subject_itself(
+    dense: Experiment, tmp_path: Path, right: bool, component: str
+) -> None:
+    converted = tmp_path / "converted"
+    shutil.copytree(dense.converted, converted)
+    metadata = converted / METADATA
+    metadata.write_text(metadata.read_text().replace("embedding_scale: 1.0", "embedding_scale: 2.5"))
+    spec = ForwardSpec(ReferenceSubject(), str(converted), {})
+    workdir = tmp_path / "work"
+    workdir.mkdir()
+    diagnosis = analysis(dense, workdir, Runs(subject=not right), spec=spec).diagnose()
+    assert diagnosis.component == component
+    assert ("embedding_scale" in diagnosis.reason) == right
 
 
 def test_what_passed_in_float32_is_the_kernel_without_another_run(dense: Experiment, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ci.checkpoints import read_checkpoints
-from ci.errors import GatedError, InfrastructureError, RequestError
+from ci.errors import GatedError, InfrastructureError, NotTruncatableError, RemoteCodeError, RequestError
 from ci.github.job_outputs import (
     MAX_PACKED_CHARS,
     MAX_UNPACKED_BYTES,
@@ -64,12 +64,16 @@ def test_why_something_was_not_fetched_is_never_the_subjects_fault() -> None:
         "a": InfrastructureError("the Hub answers 503"),
         "b": GatedError("x is gated: ask for access"),
         "c": RequestError("no such model"),
+        "d": NotTruncatableError("no rule"),
+        "e": RemoteCodeError("own code"),
     }
     problems = make_fetch_outputs({}, failed, Path("store")).problems
     assert {name: problem.failure_class for name, problem in problems.items()} == {
         "a": "hub_unavailable",
         "b": "gated",
         "c": "environment",
+        "d": "not_truncatable",
+        "e": "remote_code",
     }
 
 

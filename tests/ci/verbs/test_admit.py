@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci.errors import InfrastructureError, RequestError
+from ci.errors import InfrastructureError, RemoteCodeError, RequestError
 from ci.github.job_outputs import FetchOutputs, make_fetch_outputs, verify_checkpoint
 from ci.hub.fetch import Checkpoint
 from ci.hub.remote_store import RemoteStore
@@ -41,6 +41,17 @@ def test_only_the_planned_commit_is_admitted(tmp_path: Path) -> None:
         )
     with pytest.raises(RequestError, match="not a git checkout"):
         read_head_commit(tmp_path / "nowhere", os.environ)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_with_code_of_its_own_is_not_admitted(tmp_path: Path) -> None:
+    git(tmp_path, "init", "--quiet", "subject")
+    git(tmp_path / "subject", "commit", "--quiet", "--allow-empty", "--message=x")
+    models = {"smollm2": replace(samples.MODELS["smollm2"], trust_remote_code=True)}
+    made = make_plan(RunRequest(models=("smollm2",), sha=git(tmp_path / "subject", "rev-parse", "HEAD")), models)
+    subject, out = tmp_path / "subject", tmp_path / "out"
+    with pytest.raises(RemoteCodeError, match=r"\[smollm2\] trust_remote_code"):
+        admit_entry(made, FetchOutputs({}, {}), "smollm2", subject=subject, store=tmp_path, out=out, environ=os.environ)
     assert not (tmp_path / "out").exists()
 
 

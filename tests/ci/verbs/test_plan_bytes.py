@@ -34,6 +34,18 @@ def test_a_table_of_the_registry(
     assert "vocab=4" in table
 
 
+def test_a_model_with_code_of_its_own_is_a_problem_and_the_hub_is_not_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registry = tmp_path / "models.toml"
+    registry.write_text('[own]\nmodel_id = "o/own"\ncheckpoint_format = "llama"\ntrust_remote_code = true\n')
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    cli.main(["plan", "--bytes", "--registry", str(registry), "--json"])
+    [row] = json.loads(capsys.readouterr().out)
+    assert row["problem"].startswith("[own] trust_remote_code: ")
+    assert row["received"] == 0
+
+
 def test_an_event_is_needed_without_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plan"]) == 2
     assert "plan needs --event-name and --event-path" in capsys.readouterr().err
