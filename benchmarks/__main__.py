@@ -10,7 +10,7 @@ from benchmarks._figure import show
 
 NAMES = ("startup", "transfer", "memory", "throughput", "slow_link", "store", "suite", "verdict_cost", "report")
 """What is measured when nothing is named: some minutes."""
-LONG = ("mutation", "classes")
+LONG = ("mutation", "classes", "precision")
 """Measured when named: many minutes."""
 
 

@@ -39,6 +39,7 @@ FailureClass = Literal[
     "shape_mismatch",
     "config_mismatch",
     "export_incomplete",
+    "precision",
     "variant_did_not_run",
     "unsupported",
     "out_of_memory",
@@ -61,7 +62,8 @@ FailureClass = Literal[
 "unproven" is a pass that its own records do not carry: no evidence, evidence of another test, model, subject or
 revision, a comparison that is missing, without a usable limit or beyond it, a skipped variant that could have run, or a
 suite whose exit code contradicts its results. "interrupted" is what a user or a cancelled job ended before its result.
-"not_truncatable" and "remote_code" are limits of hub-tests itself.
+"not_truncatable" and "remote_code" are limits of hub-tests itself. "precision" is an operation that is right and rounds
+too much, where the entry's `precision_policy` makes that a failure.
 """
 
 INFRASTRUCTURE: frozenset[str] = frozenset(

@@ -221,7 +221,7 @@ def _join(numbers: Sequence[int]) -> str:
 
 _DOCUMENTS = (
     "right in the first row, wrong from the first token of later documents, which sees only itself: "
-    "document boundaries (tokens attend to another document or to padding)"
+    "document boundaries, so the document mask (tokens attend to another document or to padding)"
 )
 _SUSPECTS: dict[str, Callable[[ErrorSignature], str]] = {
     NORM_1: _suspect_norm,

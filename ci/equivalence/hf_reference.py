@@ -20,6 +20,7 @@ from ci.equivalence import expert_routing, inputs
 from ci.equivalence.device_usage import CostMeter, DeviceLease
 from ci.equivalence.inputs import InputCase, InputRequirements
 from ci.equivalence.noise_floor import combine_variants, explain_untrusted, measure_floors
+from ci.equivalence.precision_lens import PrecisionLens, is_lens_dtype
 from ci.equivalence.tolerances import EAGER_MEMORY_SHARE, FLOAT64_MEMORY_SHARE, Tolerances
 from ci.equivalence.trace_compare import TraceComparison, TraceDiff, extract_teacher_trace
 from ci.errors import RequestError, SubjectError
@@ -125,6 +126,13 @@ class ReferenceRun:
         logits = self.get_expected_trace(self.cases[0]).tensor(LOGITS)[self.cases[0].keep].double()
         tokens, words = (torch.arange(size, dtype=torch.float64).cos() for size in logits.shape)
         return float(tokens @ logits @ words / logits.norm())
+
+    @cached_property
+    def lens(self) -> PrecisionLens:
+        """The precision lens over the batch; it has Hugging Face's figures once the tolerances were measured."""
+        batch = self.cases[0]
+        expected, attends = self.get_expected_trace(batch), self._eager_fits(batch)
+        return PrecisionLens(expected, self.config, batch.keep, self.device, attends=attends)
 
     @property
     def cases(self) -> tuple[InputCase, ...]:
@@ -275,6 +283,9 @@ class ReferenceRun:
                 )
                 with self.costs.time_comparison():
                     diffs[case.name].append(comparison.run())
+            if whole is self.cases[0] and is_lens_dtype(dtype) and not teacher_forced:
+                with self.costs.time_comparison():
+                    self.lens.add_floor(trace)
             shutil.rmtree(trace.path)
         if not any(diffs.values()):
             reasons = "; ".join(self._missing_variants.values())

@@ -18,6 +18,7 @@ from ci.equivalence.export_files import compare_export_files
 from ci.equivalence.gradient_compare import GradientComparison, build_gradient_verdict
 from ci.equivalence.hf_reference import ReferenceRun
 from ci.equivalence.inputs import read_requirements
+from ci.equivalence.precision_lens import is_lens_dtype
 from ci.equivalence.root_cause import ForwardSpec, RootCauseAnalysis
 from ci.equivalence.symmetries import undo_symmetries
 from ci.equivalence.synthetic_model import build_far_case, find_reach, shrink_config, write_synthetic_model
@@ -26,6 +27,7 @@ from ci.equivalence.trace_compare import TraceComparison, TraceDiff
 from ci.equivalence.verdict import (
     Verdict,
     add_diagnosis,
+    add_precision,
     apply_policy,
     build_inconclusive_verdict,
     build_not_run_verdict,
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ci.equivalence.inputs import InputCase
+    from ci.equivalence.precision_finding import PrecisionFinding
 
 __all__ = ["ComparisonInputs", "Judge", "Verdict"]
 
@@ -187,11 +190,16 @@ class Judge:
         spec = ForwardSpec(self.subject, self.inputs.subject_path, variant)
         coverage = self.reference.describe_coverage
         results: list[CaseComparison] = []
+        findings: list[PrecisionFinding] = []
+        figures: dict[str, float] = {}
         self.reference.prepare(dtype)  # all of Hugging Face before the subject: each side loads its model once
         for case in self.reference.cases:
             if reason := self.reference.get_tolerances(case, dtype).untrusted:
                 return build_inconclusive_verdict(reason, coverage())
-            results.append(_remove_if_passed(self._compare_end_to_end(case, dtype, spec)))
+            results.append(self._compare_end_to_end(case, dtype, spec))
+            if case is self.reference.cases[0] and self._uses_lens(results[-1], variant):
+                findings, figures = self._measure_precision(results[-1])
+            _remove_if_passed(results[-1])
             if results[-1].substitutes:
                 return build_not_run_verdict(results[-1], coverage())
         results += self._compare_block_by_block(results[0], dtype, spec)
@@ -200,10 +208,27 @@ class Judge:
         verdict = build_verdict(results, coverage={**coverage(), **describe_uncaptured(results)})
         if (fingerprint := self.reference.fingerprint) is not None:
             verdict = replace(verdict, figures={**verdict.figures, FINGERPRINT: fingerprint})
+        if figures:
+            lens = {"precision": self.reference.lens.describe_coverage()}
+            verdict = replace(verdict, figures={**verdict.figures, **figures}, coverage={**verdict.coverage, **lens})
         explained = self.explain and not has_compile_cache(self.subject)  # else it is repeated first
         if explained and verdict.failure_class not in (None, "environment"):
-            return add_diagnosis(verdict, self._analyze_root_cause(results, spec).diagnose())
-        return verdict
+            verdict = add_diagnosis(verdict, self._analyze_root_cause(results, spec).diagnose())
+        return add_precision(verdict, findings, self.inputs.model.precision_policy)
+
+    def _uses_lens(self, case: CaseComparison, variant: Mapping[str, str]) -> bool:
+        """Return whether a precision finding would mean something: the function itself must be right."""
+        right = not case.failed or self._passed.get(("float32", tuple(sorted(variant.items()))), False)
+        return is_lens_dtype(case.tolerances.dtype) and right and not (case.diff.problems or case.substitutes)
+
+    def _measure_precision(self, case: CaseComparison) -> tuple[list[PrecisionFinding], dict[str, float]]:
+        """Return the findings of the precision lens on the batch, and what it reports beside them."""
+        trace, lens = TraceReader(case.path), self.reference.lens
+        feed = self.reference.get_teacher_trace(case.case) if case.teacher_forced else None
+        with self.costs.time_comparison():
+            findings = lens.find(trace, feed=feed, excused=case.symmetries)
+            figures = {"error_correlation": lens.correlate(trace), "precision_operations": float(lens.operations)}
+        return findings, {f"{case.tolerances.dtype}.{key}": value for key, value in figures.items()}
 
     def _compare_end_to_end(self, case: InputCase, dtype: DType, spec: ForwardSpec) -> CaseComparison:
         """Compare a case; block by block where rounding flips would excuse too many tokens otherwise."""

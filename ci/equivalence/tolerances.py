@@ -109,6 +109,21 @@ ROUNDED_WEIGHT = 2e-2
 CONFIG_ROUNDING = 1e-12
 """Two floats of a config are equal within this relative distance: they went through decimal text."""
 
+# Precision lens.
+
+FORMULA_ERROR = 1e-5
+"""A formula explains an operation where it gives the expected trace's output within this relative distance."""
+LENS_DEVIATIONS = 6.0
+"""A precision finding is this many standard errors beyond what right implementations measure, and their margin."""
+LENS_MARGIN = 0.1
+"""It is also beyond what they measure by this share of it."""
+LENS_LEAST: dict[str, float] = {"bfloat16": 2.0**-14, "float16": 2.0**-17}
+"""Least finding, added to the limit of a relative error: a sixty-fourth of a unit roundoff."""
+ROUNDING_SEEDS = 3
+"""Perturbations of an operation that make the distribution of its right roundings."""
+LENS_LEAST_SHARE = 0.01
+"""The same for a share of values."""
+
 # Reported beside the verdict.
 
 RMS_EPSILON = 1e-4

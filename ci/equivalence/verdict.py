@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ci.equivalence.diagnosis import Diagnosis
+    from ci.equivalence.precision_finding import PrecisionFinding
     from ci.equivalence.tolerances import Tolerances
     from ci.models import Policy
 
@@ -130,6 +131,16 @@ def apply_policy(verdict: Verdict, findings: tuple[str, ...], failure: FailureCl
         diagnosis=f"{findings[0]}{more}",
         warnings=(*verdict.warnings, *findings),
     )
+
+
+def add_precision(verdict: Verdict, findings: Sequence[PrecisionFinding], policy: Policy) -> Verdict:
+    """Return the verdict with the findings of the precision lens: warnings, or a failure under "strict"."""
+    judged = apply_policy(verdict, tuple(map(str, findings)), "precision", policy)
+    if judged.failure_class != "precision":
+        return judged
+    location = locate_tensor(findings[0].tensor)
+    place = {"layer": location.layer, "operation": location.operation, "tensor": findings[0].tensor}
+    return replace(judged, component="kernel", **place)  # type: ignore[arg-type]
 
 
 def find_substitutes(variant: Mapping[str, str], ran: Mapping[str, str]) -> dict[str, str]:

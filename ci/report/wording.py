@@ -39,6 +39,7 @@ CLASSES = {
     "shape_mismatch": "shape mismatch",
     "config_mismatch": "config mismatch",
     "export_incomplete": "incomplete export",
+    "precision": "imprecise operation",
     "variant_did_not_run": "variant did not run",
     "unsupported": "unsupported",
     "out_of_memory": "out of memory",

@@ -149,7 +149,7 @@ class Engine:
 
 
 class PullRequest(Protocol):
-    """What attacks: the entries of the caller's registry, the subject, and what is committed."""
+    """What attacks: entries, subject, variables, files of the default branch beside, and what is committed."""
 
     @property
     def entries(self) -> tuple[str, ...]: ...
@@ -159,6 +159,9 @@ class PullRequest(Protocol):
 
     @property
     def variables(self) -> Mapping[str, str]: ...
+
+    @property
+    def default_branch(self) -> Mapping[str, str]: ...
 
     def write(self, work: Path, root: Path, marker: str) -> None:
         """Change the checkout of the broken converter at `work`."""
@@ -177,6 +180,10 @@ class WorkerAttacks:
 
     @property
     def variables(self) -> Mapping[str, str]:
+        return {}
+
+    @property
+    def default_branch(self) -> Mapping[str, str]:
         return {}
 
     def write(self, work: Path, root: Path, marker: str) -> None:
@@ -198,19 +205,21 @@ class BuildAttacks:
     subject: str = "fast_llm"
 
     @property
-    def description(self) -> Path:
-        """The environment's description, outside of the checkout."""
-        return self.base.path.parent / "standin.toml"
+    def default_branch(self) -> Mapping[str, str]:
+        """The environment's description, which no pull request can change."""
+        fields = {key: value for key, value in to_dict(DESCRIPTION).items() if value}
+        return {"standin.toml": "".join(f"{key} = {json.dumps(value)}\n" for key, value in fields.items())}
 
     @property
     def variables(self) -> Mapping[str, str]:
-        environment = {"ENVIRONMENT": str(self.description), "ENVIRONMENTS": str(self.base.path.parent)}
-        return {"HUB_TESTS_SUBJECT_PYTHON": "", **{f"HUB_TESTS_{name}": value for name, value in environment.items()}}
+        return {
+            "HUB_TESTS_SUBJECT_PYTHON": "",
+            "HUB_TESTS_ENVIRONMENT": "standin.toml",
+            "HUB_TESTS_ENVIRONMENTS": str(self.base.path.parent),
+        }
 
     def write(self, work: Path, root: Path, marker: str) -> None:
         """Make the checkout that of a subject with a compiled extension, whose setup.py attacks and then fails."""
-        fields = {key: value for key, value in to_dict(DESCRIPTION).items() if value}
-        self.description.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in fields.items()))
         names = {
             "MARKER": marker,
             "PATHS": [str(root / "secret"), str(root / "judge/pyvenv.cfg"), str(self.base.python)],
@@ -231,6 +240,8 @@ def push(repositories: Repositories, root: Path, pull_request: PullRequest, mark
     git(root, "clone", "--quiet", str(repositories.root / "octo-org/framework.git"), str(work))
     git(work, "checkout", "--quiet", "main")
     (work / "attacks.toml").write_text("".join(ENTRY.format(name=name) for name in pull_request.entries))
+    for name, text in pull_request.default_branch.items():
+        (work / name).write_text(text)
     git(work, "add", ".")
     git(work, "commit", "--quiet", "--message=registry")
     git(work, "checkout", "--quiet", "-b", "attack", repositories.broken)

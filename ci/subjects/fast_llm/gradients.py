@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LOSS = "lm_head_loss"
+MICRO_BATCHES = 2
+"""One would not show gradients that are overwritten where they should accumulate (Fast-LLM's #551)."""
 
 
 def run_gradients(request: GradientRequest) -> GradientResult:
@@ -56,11 +58,22 @@ def _load(request: GradientRequest, variant_request: TraceRequest) -> Any:
     updates = {
         ("distributed", "use_cuda"): request.device != "cpu",
         ("distributed", "compute_dtype"): request.dtype,
+        ("multi_stage", "num_grad_buffers"): count_gradient_buffers(config),
         **_disable_auxiliary_loss(config),
         **make_variant_updates(variant_request, config),
     }
     load = CheckpointLoadConfig(path=path, format=FastLLMCheckpointFormat)
     return type(config).get_model_class().from_pretrained(load, updates, mode=StageMode.training)
+
+
+def count_gradient_buffers(config: Any) -> int:
+    """Return a number of gradient buffers for which two of the model's stages share one.
+
+    A stage is the embeddings, a block or the head; tied embeddings have a buffer of their own. The two that share
+    accumulate over micro-batches by another path than the others, so that both paths run.
+    """
+    model = config.base_model
+    return int(model.decoder.num_blocks) + (0 if model.tied_embedding_weight else 1)
 
 
 def _disable_auxiliary_loss(config: Any) -> dict[tuple[str, ...], float]:
@@ -79,9 +92,10 @@ def _disable_auxiliary_loss(config: Any) -> dict[tuple[str, ...], float]:
 
 
 def _run_step(model: Any, ids: Tensor) -> dict[str, float]:
-    """Run forward and backward over one document; the gradients stay in the model.
+    """Run forward and backward over two micro-batches of one document; the gradients stay in the model.
 
-    The optimizer does nothing.
+    The document is the same, so that the mean over both is its own gradient: the second one has to be added to the
+    first, with the weight of one half. The optimizer does nothing.
     """
     from fast_llm.data.document.language_model import LanguageModelBatch
     from fast_llm.engine.distributed.config import PhaseType
@@ -89,7 +103,8 @@ def _run_step(model: Any, ids: Tensor) -> dict[str, float]:
     from fast_llm.engine.schedule.runner import ScheduleRunner
     from fast_llm.engine.schedule.schedule import Schedule
 
-    config, distributed = ScheduleConfig(), model.config.distributed
+    config = ScheduleConfig(depth_first_micro_batches=MICRO_BATCHES)
+    distributed = model.config.distributed
     runner = ScheduleRunner(config=config, multi_stage=model, distributed_config=distributed)
     runner.setup(model.distributed, optimizer=SimpleNamespace(grad_scale=1.0, step=lambda _metrics: False))
     preprocessing = model.get_preprocessing_config(PhaseType.training)
@@ -100,9 +115,11 @@ def _run_step(model: Any, ids: Tensor) -> dict[str, float]:
         distributed_config=distributed,
         phase=PhaseType.training,
     )
-    inputs = LanguageModelBatch(tokens=ids, lengths=[len(ids)]).get_model_inputs(preprocessing)
-    type(inputs[0]).share_batch_data(inputs, model.distributed)
-    losses, *_ = runner.run_step(iter((tuple(inputs),)), schedule, iteration=1)
+    batches = [LanguageModelBatch(tokens=ids, lengths=[len(ids)]) for _ in range(MICRO_BATCHES)]
+    inputs = [tuple(batch.get_model_inputs(preprocessing)) for batch in batches]
+    every_input = [each for micro_batch in inputs for each in micro_batch]
+    type(every_input[0]).share_batch_data(every_input, model.distributed)
+    losses, *_ = runner.run_step(iter(inputs), schedule, iteration=1)
     return dict(losses)
 
 

@@ -7,6 +7,7 @@ of Fast-LLM's configuration class.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, Final
 
 from ci.subjects.reference.config import (
@@ -23,6 +24,16 @@ from ci.subjects.reference.config import (
 from ci.subjects.reference.config_section import ConfigSection
 
 ROPES: Final[dict[str, type[Rope]]] = {"default": DefaultRope, "llama3": Llama3Rope, "yarn": YarnRope}
+ROPE_DEFAULTS: Final[dict[str, Any]] = {
+    "theta": 10000.0,
+    "scale_factor": 8.0,
+    "low_frequency_factor": 1.0,
+    "high_frequency_factor": 4.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "original_context_length": 8192,
+}
+"""Defaults of Fast-LLM's RoPE classes: fast_llm/layers/attention/rotary/config.py."""
 ACTIVATIONS: Final[tuple[Activation, ...]] = ("silu", "gelu", "relu")
 LAYERS: Final = ("query_layer", "key_layer", "value_layer", "dense_layer")
 
@@ -145,13 +156,27 @@ def _read_rope(section: ConfigSection) -> Rope:
     kind = section.take("type", str, "none")
     if kind not in ROPES:
         raise section.refusal("type", kind)
-    values: dict[str, Any] = {
-        field.name: section.take(field.name, int if field.type == "int" else float)
+    defaults = {**ROPE_DEFAULTS, **(_take_yarn_scale(section) if kind == "yarn" else {})}
+    values = {
+        field.name: section.take(field.name, int if field.type == "int" else float, defaults[field.name])
         for field in dataclasses.fields(ROPES[kind])
     }
     rope = ROPES[kind](**values)
     section.finish()
     return rope
+
+
+def _take_yarn_scale(section: ConfigSection) -> dict[str, float]:
+    """Read the two factors of yarn.
+
+    The attention factor follows from the other one where it is missing or null: section 3.4 of
+    https://arxiv.org/abs/2309.00071
+    """
+    scale = section.take("scale_factor", float, ROPE_DEFAULTS["scale_factor"])
+    if scale <= 0:
+        raise section.refusal("scale_factor", scale)
+    given = section.take_optional("attention_factor", float)
+    return {"scale_factor": scale, "attention_factor": 0.1 * math.log(scale) + 1 if given is None else given}
 
 
 def _read_mlp(section: ConfigSection) -> Mlp:

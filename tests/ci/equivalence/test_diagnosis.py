@@ -52,6 +52,7 @@ def test_the_curve_has_blocks_only() -> None:
         ("decoder.0.mixer.key", ErrorSignature(first_wrong=1), "RoPE"),
         ("decoder.0.mixer.value", ErrorSignature(offset=True), "the projection's bias"),
         ("decoder.0.mixer.context", ErrorSignature(padded_only=True), "the padding mask"),
+        ("decoder.0.mixer.context", ErrorSignature(later_documents=True), "the document mask"),
         ("decoder.0.mlp.router_logits", ErrorSignature(channels=(3,)), "only expert 3"),
         ("decoder.0.mlp.router_scores", ErrorSignature(), "softmax before or after the choice"),
         ("embeddings", ErrorSignature(scale=2.0), "the embedding's scale"),

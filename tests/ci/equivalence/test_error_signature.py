@@ -89,6 +89,17 @@ def test_only_documents_behind_padding() -> None:
     assert compute_signature(wrong_tensor(wrong, right, padding=3)).padded_only
 
 
+def test_documents_that_see_those_before_them() -> None:
+    right = drawn(8)
+    wrong = right.clone()
+    wrong[1:] += 1
+    assert compute_signature(wrong_tensor(wrong, right)).later_documents
+    for row, start in ((0, 3), (2, 1)):
+        other = right.clone()
+        other[row, start:] += 1
+        assert not compute_signature(wrong_tensor(other, right)).later_documents
+
+
 def test_a_tensor_that_equals_another_one_is_named() -> None:
     right, other = drawn(8), drawn(8).flip(0)
     assert (

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.mutation.catalogue import catalogue
 from benchmarks.mutation.injection import MutantSubject
+from benchmarks.mutation.precision_mutations import PRECISION_MUTATIONS
 from ci.equivalence.hf_reference import ReferenceRun
 from ci.equivalence.judge import ComparisonInputs, Judge
 from ci.errors import UnsupportedError
@@ -352,3 +353,34 @@ def test_an_export_that_does_not_load_is_a_finding(dense: Experiment) -> None:
     verdict = dense.judge(ReferenceSubject(), dense.converted).check_round_trip(str(target))
     assert not verdict.passed
     assert "refuses" in verdict.diagnosis
+
+
+@pytest.mark.parametrize(("policy", "failure"), [("warn", None), ("strict", "precision")])
+def test_a_norm_in_low_precision_is_a_warning_or_red(dense: Experiment, policy: Policy, failure: str | None) -> None:
+    mutation = next(bug for bug in PRECISION_MUTATIONS if bug.name == "norm in low precision throughout")
+    judge = dense.judge(MutantSubject(mutation), dense.converted)
+    judge.inputs = replace(judge.inputs, model=replace(dense.model, precision_policy=policy))
+    assert judge.check_forward(dtype="float32", variant={}).warnings == ()
+    verdict = judge.check_forward(dtype="model", variant={})
+    assert (verdict.passed, verdict.failure_class) == (failure is None, failure)
+    assert verdict.warnings[0].startswith("precision: norm_1 in layer 0")
+    assert "statistics in bfloat16?" in verdict.warnings[0]
+    if failure:
+        assert (verdict.layer, verdict.tensor, verdict.component) == (0, "decoder.0.norm_1", "kernel")
+        assert verdict.diagnosis.startswith("precision: norm_1 in layer 0")
+
+
+@pytest.mark.parametrize("variant", [{}, {"attention": "sdpa"}, {"attention": "blockwise"}])
+def test_a_right_forward_has_no_precision_finding(dense: Experiment, variant: dict[str, str]) -> None:
+    verdict = dense.judge(ReferenceSubject(), dense.converted).check_forward(dtype="model", variant=variant)
+    assert verdict.passed
+    assert verdict.warnings == ()
+    assert verdict.figures["bfloat16.precision_operations"] == 21
+    assert -1 <= verdict.figures["bfloat16.error_correlation"] <= 1
+    assert verdict.coverage["precision"].startswith("norm_1, mixer.context, norm_2, final_norm in float64")
+
+
+def test_a_wrong_function_is_not_called_imprecise(dense: Experiment) -> None:
+    verdict = check(dense, "gate and up swapped", dtype="model")
+    assert not verdict.passed
+    assert verdict.warnings == ()

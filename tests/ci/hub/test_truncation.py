@@ -251,6 +251,7 @@ class TestAllOfTransformers:
                 "kosmos-2.5",
                 "musicgen",
                 "musicgen_melody",
+                "nemo_speechlm",
                 "neomme",
                 "olmo_hybrid",
                 "perceiver",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ci.subjects.base import ConvertRequest, Differentiable, GradientRequest
-from ci.subjects.fast_llm.gradients import make_trace_request
+from ci.subjects.fast_llm.gradients import count_gradient_buffers, make_trace_request
 from ci.subjects.hugging_face import HuggingFace
 from tests.ci.subjects.tiny import relative_error, save_model
 
@@ -44,3 +45,10 @@ def test_the_variant_is_that_of_the_request() -> None:
         "cpu",
         {"moe": "looped"},
     )
+
+
+@pytest.mark.parametrize(("tied", "stages"), [(False, 6), (True, 5)])
+def test_two_of_the_stages_share_a_gradient_buffer(tied: bool, stages: int) -> None:
+    decoder = SimpleNamespace(num_blocks=4)
+    config = SimpleNamespace(base_model=SimpleNamespace(decoder=decoder, tied_embedding_weight=tied))
+    assert count_gradient_buffers(config) == stages - 1

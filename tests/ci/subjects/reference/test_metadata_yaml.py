@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ci.errors import SubjectError, UnsupportedError
+from ci.subjects.reference.config import DefaultRope, Llama3Rope, YarnRope
 from ci.subjects.reference.metadata_yaml import read_base_model
 from ci.subjects.reference.metadata_yaml_write import write_base_model
 from tests.ci.subjects.reference.test_config_json import read
+
+if TYPE_CHECKING:
+    from ci.subjects.reference.config import Rope
 
 BLOCK = ("decoder", "block")
 MIXER, MLP = (*BLOCK, "mixer"), (*BLOCK, "mlp")
@@ -96,6 +101,27 @@ def test_biases_by_layer_and_by_default_are_the_same() -> None:
     for layer in ("query_layer", "key_layer", "value_layer", "dense_layer"):
         tree = changed(tree, (*MIXER, layer, "bias", "enabled"), True)
     assert read_base_model(tree) == architecture
+
+
+@pytest.mark.parametrize(
+    ("rotary", "expected"),
+    [
+        ({"type": "default"}, DefaultRope(1e4)),
+        ({"type": "llama3", "theta": 5e5}, Llama3Rope(5e5, 8.0, 1.0, 4.0, 8192)),
+        ({"type": "yarn", "attention_factor": 1.5}, YarnRope(1e4, 8.0, 1.5, 32.0, 1.0, 8192)),
+        ({"type": "yarn", "scale_factor": 1.0, "attention_factor": None}, YarnRope(1e4, 1.0, 1.0, 32.0, 1.0, 8192)),
+        ({"type": "yarn"}, YarnRope(1e4, 8.0, 0.1 * math.log(8) + 1, 32.0, 1.0, 8192)),
+    ],
+)
+def test_a_key_of_rope_that_is_missing_has_the_default_of_fast_llm(rotary: dict[str, Any], expected: Rope) -> None:
+    tree = changed(write_base_model(read("llama")), (*MIXER, "rotary"), rotary)
+    assert read_base_model(tree).blocks[0].attention.rope == expected
+
+
+def test_a_scale_of_yarn_that_is_not_positive_is_refused() -> None:
+    rotary = {"type": "yarn", "scale_factor": 0.0}
+    with pytest.raises(UnsupportedError, match="scale_factor"):
+        read_base_model(changed(write_base_model(read("llama")), (*MIXER, "rotary"), rotary))
 
 
 @pytest.mark.parametrize("tree", [None, [], "gpt", {"hidden_size": "96"}])

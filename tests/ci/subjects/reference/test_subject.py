@@ -14,6 +14,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from ci.companion_files import COMPANION_FILES, list_files
 from ci.errors import HubTestsError, RequestError, SubjectError, UnsupportedError
 from ci.subjects.base import ExportRequest, Subject
 from ci.subjects.reference import directories
@@ -40,9 +41,11 @@ def export(source: Path, target: Path, checkpoint_format: str, dtype: DType = "f
 def test_there_and_back_is_exact(tmp_path: Path, name: str) -> None:
     source = model(name, tmp_path / "hf", dtype="bfloat16")
     result = SUBJECT.convert(convert_request(source, tmp_path / "fast_llm", format_of(name)))
-    assert set(result.files) == {"metadata.yaml", "model_0.safetensors", "ok"}
+    companions = set(list_files(source, COMPANION_FILES))
+    assert set(result.files) == {"metadata.yaml", "model_0.safetensors", "ok"} | companions
     assert result.bytes_written == sum(path.stat().st_size for path in (tmp_path / "fast_llm").iterdir())
     back = export(tmp_path / "fast_llm", tmp_path / "back", format_of(name), "bfloat16")
+    assert companions <= {path.name for path in back.iterdir()}, "they come back as they went"
     before, after = tensors(source), tensors(back)
     assert before.keys() == after.keys()
     assert all(after[key].equal(before[key]) and after[key].dtype == torch.bfloat16 for key in before)
