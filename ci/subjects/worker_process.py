@@ -257,7 +257,8 @@ class WorkerProcess:
 def find_program(subject: SubjectName, path: tuple[Path, ...]) -> Path:
     """Return the program of the first checkout of this package in `path`, else this package's own.
 
-    Raises RequestError for a checkout without the program: with our own, today's code would pass as the checkout's.
+    Raises RequestError for a checkout without the program, or with a link to one that is not in it: with our own,
+    today's code would pass as the checkout's.
     """
     for entry in path if find_offer(subject).in_this_package else ():
         package = entry.absolute() / WORKER_MAIN.parts[0]
@@ -267,6 +268,11 @@ def find_program(subject: SubjectName, path: tuple[Path, ...]) -> Path:
                 raise RequestError(
                     f"--subject-path {entry}: its {package.name}/ has no worker program ({WORKER_MAIN}), "
                     "so its code cannot be run; choose a commit that has this file"
+                )
+            if not program.resolve().is_relative_to(entry.resolve()):
+                raise RequestError(
+                    f"--subject-path {entry}: its {WORKER_MAIN} is a link that leads out of it, so other code would run; "
+                    "choose a commit without that link"
                 )
             return program
     return Path(__file__).with_name(WORKER_MAIN.name)

@@ -41,6 +41,16 @@ def test_a_checkout_of_this_package_brings_its_own_program(tmp_path: Path) -> No
     assert WorkerLaunch("fast_llm", Path("python"), (tmp_path,), {}).program == Path(worker_main.__file__)
 
 
+@pytest.mark.parametrize("link", ["ci", "ci/subjects", "ci/subjects/worker_main.py"])
+def test_a_checkout_whose_program_is_a_link_to_ours_is_refused(link: str, tmp_path: Path) -> None:
+    """Today's code would be tested, and pass, in place of the checkout's."""
+    ours, place = Path(worker_main.__file__).parents[2] / link, tmp_path / link
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(ours)
+    with pytest.raises(RequestError, match="is a link that leads out of it"):
+        launch((tmp_path,))
+
+
 @pytest.mark.parametrize("directory", ["ci", "ci/subjects"])
 def test_a_checkout_without_the_program_is_refused(directory: str, tmp_path: Path) -> None:
     (tmp_path / directory).mkdir(parents=True)
