@@ -271,7 +271,7 @@ def find_program(subject: SubjectName, path: tuple[Path, ...]) -> Path:
                 )
             if not program.resolve().is_relative_to(entry.resolve()):
                 raise RequestError(
-                    f"--subject-path {entry}: its {WORKER_MAIN} is a link that leads out of it, so other code would run; "
+                    f"--subject-path {entry}: its {WORKER_MAIN} is a link that leads out of it, to other code; "
                     "choose a commit without that link"
                 )
             return program
