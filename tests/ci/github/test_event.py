@@ -102,6 +102,7 @@ def bent(change: Any) -> bytes:
         (bent(lambda p: p["repository"].update(full_name="a/b/c")), "not owner/name"),
         (bent(lambda p: p["repository"].update(full_name="a/b?x")), "not owner/name"),
     ],
+    ids=lambda value: value if isinstance(value, str) else f"{len(value)} bytes",
 )
 def test_a_bent_payload_is_refused_in_one_line(content: bytes, said: str) -> None:
     with pytest.raises(RequestError, match=said) as refusal:
