@@ -198,7 +198,7 @@ def test_unknown_names_are_refused(fast_llm: Subject, tiny_models: TinyModels, t
         fast_llm.convert(ConvertRequest(source, str(tmp_path / "target"), "llama", model_config="bert"))
     with pytest.raises(UnsupportedError, match="attention=fast"):
         fast_llm.trace(tiny_models.request("llama", tmp_path / "trace", variant={"attention": "fast"}))
-    with pytest.raises(RequestError, match=r"metadata\.yaml"):
+    with pytest.raises(SubjectError, match=r"metadata\.yaml"):  # a worker blames nobody but its subject
         fast_llm.variants(source)
     with pytest.raises(RequestError, match="exists"):
         fast_llm.convert(ConvertRequest(source, str(tmp_path), "llama"))
