@@ -19,36 +19,37 @@ if TYPE_CHECKING:
 @contextmanager
 def lease(manifest: Path) -> Iterator[bool]:
     """Hold a lease while the block runs, beside others; yield whether the environment is still there."""
-    try:
-        descriptor = os.open(manifest, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        yield False
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits while it is being removed
-        yield _is_same(descriptor, manifest)
-    finally:
-        os.close(descriptor)
+    with _lock(manifest, fcntl.LOCK_SH) as held:  # waits while it is being removed
+        yield held
 
 
 @contextmanager
 def claim(manifest: Path) -> Iterator[bool]:
     """Yield whether no process holds a lease; while the block runs none gets one."""
+    with _lock(manifest, fcntl.LOCK_EX | fcntl.LOCK_NB) as held:
+        yield held
+
+
+@contextmanager
+def _lock(manifest: Path, operation: int) -> Iterator[bool]:
+    """Lock a manifest while the block runs; yield whether it is locked, and still the one that has the name."""
     try:
         descriptor = os.open(manifest, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         yield False
         return
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        yield False
-        return
-    try:
-        yield _is_same(descriptor, manifest)
+        yield _try_lock(descriptor, operation) and _is_same(descriptor, manifest)
     finally:
         os.close(descriptor)
+
+
+def _try_lock(descriptor: int, operation: int) -> bool:
+    try:
+        fcntl.flock(descriptor, operation)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _is_same(descriptor: int, manifest: Path) -> bool:
