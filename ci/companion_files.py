@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 GENERATION_CONFIG = "generation_config.json"
-TOKENIZER_FILES = (
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+OTHER_TOKENIZER_FILES = (
     "*.tiktoken",
     "added_tokens.json",
     "merges.txt",
@@ -22,16 +23,17 @@ TOKENIZER_FILES = (
     "spiece.model",
     "spm.model",
     "tekken.json",
-    "tokenizer.json",
     "tokenizer.model",
-    "tokenizer_config.json",
+    "tokenizer.model.v*",
     "vocab.bpe",
     "vocab.json",
     "vocab.txt",
 )
 """Patterns, since some tokenizers name their file after the model."""
+TOKENIZER_FILES = (TOKENIZER, TOKENIZER_CONFIG, *OTHER_TOKENIZER_FILES)
 TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
-PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+"""What a multimodal model's processor reads."""
 COMPANION_FILES = (GENERATION_CONFIG, *TOKENIZER_FILES, *TEMPLATE_FILES, *PROCESSOR_FILES)
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ci.companion_files import GENERATION_CONFIG, TOKENIZER_CONFIG
 from ci.errors import InfrastructureError
 from ci.hub import small_files
 from ci.hub.download_plan import OutputFile, PlacedTensor, TensorSource, build_weight_map, plan_output_files
@@ -222,17 +223,17 @@ def _iter_small_files(model: RemoteModel) -> Iterator[tuple[str, bytes]]:
         return model.hub.read_file(model.repository, name, limit=small_files.MAX_SMALL_FILE)
 
     listed = [name for name in model.repository.files if "/" not in name or name.endswith(".py")]
-    tokenizer_config = read(small_files.TOKENIZER_CONFIG) if small_files.TOKENIZER_CONFIG in listed else None
+    tokenizer_config = read(TOKENIZER_CONFIG) if TOKENIZER_CONFIG in listed else None
     names = small_files.select_small_files(listed, tokenizer_config, allow_remote_code=model.allow_remote_code)
     for name in names:
-        known = tokenizer_config if name == small_files.TOKENIZER_CONFIG else None
+        known = tokenizer_config if name == TOKENIZER_CONFIG else None
         content = read(name) if known is None else known
         yield name, _slice_small_file(name, content, model) if model.slice.vocab else content
 
 
 def _slice_small_file(name: str, content: bytes, model: RemoteModel) -> bytes:
     """Drop token ids beyond the kept rows of the vocabulary from generation_config.json; other files stay."""
-    if name != small_files.GENERATION or model.slice.vocab is None:
+    if name != GENERATION_CONFIG or model.slice.vocab is None:
         return content
     values = parse_object(content, what=model.repository.label(name))
     sliced = slice_generation_config(values, model.slice.vocab)

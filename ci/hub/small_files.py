@@ -6,36 +6,19 @@ import json
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from ci.companion_files import (
+    GENERATION_CONFIG,
+    OTHER_TOKENIZER_FILES,
+    PROCESSOR_FILES,
+    TEMPLATE_FILES,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 CONFIG = "config.json"
-GENERATION = "generation_config.json"
-TOKENIZER = "tokenizer.json"
-TOKENIZER_CONFIG = "tokenizer_config.json"
-OTHER_TOKENIZER_FILES = (
-    "tokenizer.model",
-    "tokenizer.model.v*",
-    "vocab.json",
-    "vocab.txt",
-    "vocab.bpe",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "spiece.model",
-    "sentencepiece*.model",
-    "spm.model",
-    "*.tiktoken",
-    "tekken.json",
-)
-PROCESSOR_FILES = (
-    "preprocessor_config.json",
-    "processor_config.json",
-    "video_preprocessor_config.json",
-    "chat_template.jinja",
-    "chat_template.json",
-)
-"""What a multimodal model's processor reads, and how a chat is written as tokens."""
 MAX_SMALL_FILE = 100 * 1024**2
 
 
@@ -46,7 +29,7 @@ def select_small_files(names: Iterable[str], tokenizer_config: bytes | None, *, 
     and its rate limit counts them. Python files are selected only with `allow_remote_code`.
     """
     listed = sorted(names)
-    always = {GENERATION, TOKENIZER, TOKENIZER_CONFIG, *PROCESSOR_FILES}
+    always = {GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG, *PROCESSOR_FILES, *TEMPLATE_FILES}
     others = () if TOKENIZER in listed and _names_special_tokens(tokenizer_config) else OTHER_TOKENIZER_FILES
     return [
         name

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ci.companion_files import copy_companions
+from ci.companion_files import COMPANION_FILES, copy_companions, list_files
+from ci.hub.small_files import select_small_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,3 +20,12 @@ def test_companions_are_copied_and_nothing_else(tmp_path: Path) -> None:
         (source / name).write_text(name)
     copy_companions(source, target)
     assert {path.name: path.read_text() for path in target.iterdir()} == {name: name for name in companions}
+
+
+def test_what_a_fetch_keeps_is_what_an_export_is_asked_for(tmp_path: Path) -> None:
+    """One list serves both: a file that is fetched and not compared would be lost without a word."""
+    names = ["video_preprocessor_config.json", "tokenizer.model.v3", "tokenizer.json", "chat_template.jinja", "x.py"]
+    for name in names:
+        (tmp_path / name).touch()
+    kept = select_small_files(names, None, allow_remote_code=False)
+    assert sorted(kept) == list(list_files(tmp_path, COMPANION_FILES)) == sorted(names[:-1])
