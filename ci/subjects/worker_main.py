@@ -34,8 +34,15 @@ def expose_package() -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Run `worker_main.py SUBJECT READ_FD WRITE_FD`: answer requests until the other side closes its end."""
+    """Run `worker_main.py SUBJECT READ_FD WRITE_FD`: answer requests until the other side closes its end.
+
+    `worker_main.py rank CALL` is a rank in an interpreter of its own (`ci.subjects.rank_process.spawn_rank`).
+    """
+    from ci.subjects.rank_process import RANK_WORD, run_call
     from ci.subjects.registry import create_subject
+
+    if arguments[0] == RANK_WORD:
+        os._exit(run_call(Path(arguments[1])))  # a library of collectives may hang while it is unloaded
 
     name, read, write = arguments[0], int(arguments[1]), int(arguments[2])
     for descriptor in (read, write):
