@@ -107,11 +107,11 @@ class RankGroups:
 
     def enter(self, tensor: Tensor) -> Tensor:
         """Return a tensor that tensor ranks use in parts: the backward pass sums their gradients."""
-        return _Enter.apply(tensor, self) if "tensor" in self.handles else tensor  # type: ignore[no-any-return,no-untyped-call]
+        return _Enter.apply(tensor, self) if "tensor" in self.handles else tensor  # type: ignore[no-untyped-call]
 
     def leave(self, tensor: Tensor) -> Tensor:
         """Return the sum of what tensor ranks computed in parts: the backward pass gives each the same gradient."""
-        return _Leave.apply(tensor, self) if "tensor" in self.handles else tensor  # type: ignore[no-any-return,no-untyped-call]
+        return _Leave.apply(tensor, self) if "tensor" in self.handles else tensor  # type: ignore[no-untyped-call]
 
     def send(self, tensor: Tensor, stage: int) -> None:
         """Send a tensor to the rank of another stage."""

@@ -13,17 +13,16 @@ from safetensors.torch import load_file, save_file
 from ci.errors import UnsupportedError
 from ci.layouts import LAYOUT_AXIS, LAYOUTS, Layout
 from ci.subjects.forward import measure_cost
+from ci.subjects.ranks import run_ranks
 from ci.subjects.reference.config_json_write import write_config
 from ci.subjects.reference.directories import Checkpoint, read_fast_llm, write_huggingface
 from ci.subjects.reference.offer import LAYOUTS_OFFERED
 from ci.subjects.reference.parameter_shards import check_layout
-from ci.subjects.reference.rank_groups import RankPlace
-from ci.subjects.reference.ranks_start import start_ranks
 from ci.subjects.reference.tensor_files import PlannedTensor
 from ci.subjects.reference.trace import list_variants
 from ci.subjects.reference.training_checkpoint import STATE, collect_checkpoint
 from ci.subjects.reference.training_gather import find_disagreements, join_ranks, split_to_huggingface
-from ci.subjects.reference.training_rank import CAPTURES, RESULT, name_step, run_training_rank
+from ci.subjects.reference.training_rank import BACKEND, CAPTURES, RESULT, name_step, run_place, run_training_rank
 from ci.subjects.training import Disagreement, RankReport, TrainRequest, TrainResult
 
 if TYPE_CHECKING:
@@ -41,12 +40,16 @@ def run_training(request: TrainRequest) -> TrainResult:
     output.mkdir(parents=True)
     with tempfile.TemporaryDirectory(prefix="ranks-", dir=output.parent) as scratch, measure_cost(DEVICE) as cost:
         directories = [Path(scratch, str(rank)) for rank in range(layout.ranks)]
-        work = [
-            partial(run_training_rank, RankPlace(layout, rank), request, directory)
-            for rank, directory in enumerate(directories)
-        ]
-        start_ranks(work, seconds=request.seconds)
+        start_ranks(request, layout, Path(scratch))
         return _Gathering(request, checkpoint, layout, directories).finish(cost.seconds)
+
+
+def start_ranks(request: TrainRequest, layout: Layout, directory: Path) -> None:
+    """Run every rank; a layout of one runs in this process."""
+    if layout.ranks == 1:
+        run_place(0, request, directory)
+    else:
+        run_ranks(run_training_rank, layout.ranks, request, directory, seconds=request.seconds)
 
 
 def find_layout(request: TrainRequest) -> Layout:
@@ -94,7 +97,7 @@ class _Gathering:
             auxiliary_losses=tuple(_name_balancing(step["balancing"]) for step in figures),
             gradient_norms=tuple(step["gradient_norm"] for step in figures),
             ranks=tuple(map(_report_rank, range(len(self.ranks)), self.results)),
-            backend="gloo" if len(self.ranks) > 1 else "",
+            backend=BACKEND if len(self.ranks) > 1 else "",
             ran=self._describe_ran(),
             seconds=seconds,
             disagreements=tuple(disagreements),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -29,10 +31,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from ci.subjects.rank_process import Rank
     from ci.subjects.training import TrainRequest
 
 RESULT = "result.json"
 CAPTURES = "captures.safetensors"
+BACKEND = "gloo"
 
 
 @dataclass
@@ -134,12 +138,18 @@ def read_documents(path: Path) -> list[Document]:
     return [Document(row[:n], counted[: n - 1]) for row, n, counted in zip(ids, lengths, mask, strict=True)]
 
 
-def run_training_rank(place: RankPlace, request: TrainRequest, directory: Path) -> None:
-    """Run one rank of a request, in its own process or, for a layout of one, in this one."""
-    torch.manual_seed(0)
-    RankRun(request, RankGroups.create(place), directory).run()
+def run_training_rank(rank: Rank, request: TrainRequest, directory: Path) -> None:
+    """Run one rank of a request in its own process, together with the layout's others."""
+    limit = timedelta(seconds=rank.collective_seconds)
+    dist.init_process_group(
+        BACKEND, init_method=rank.store, rank=rank.number, world_size=rank.count, timeout=limit
+    )
+    run_place(rank.number, request, directory)
+    dist.barrier()
+    dist.destroy_process_group()
 
 
-def find_layout_place(request: TrainRequest, rank: int) -> RankPlace:
-    """Return the place of a rank in the request's layout."""
-    return RankPlace(LAYOUTS[request.layout], rank)
+def run_place(rank: int, request: TrainRequest, directory: Path) -> None:
+    """Run a rank's part of a request; it writes to its own directory below `directory`."""
+    groups = RankGroups.create(RankPlace(LAYOUTS[request.layout], rank))
+    RankRun(request, groups, directory / str(rank)).run()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -70,23 +70,22 @@ class RankTrainer:
         waves = [documents] if self.groups.place.layout.order == "breadth" else [[d] for d in documents]
         for wave in waves:
             passed = [self._run_forward(document, tokens) for document in wave]
-            for received, output, loss, term in passed:
-                self._run_backward(received, output, loss, term)
-                losses.append(loss.detach())
-                balancing.append(term.detach())
+            for one in passed:
+                self._run_backward(one)
+                losses.append(one.loss.detach())
+                balancing.append(one.balancing.detach())
         return self._sum_over_ranks(losses), self._sum_over_ranks(balancing)
 
     def count_tokens(self, documents: Sequence[Document]) -> Tensor:
         """Count the predicted tokens of the step, over all documents of all data ranks."""
         return self.groups.sum(torch.stack([document.counted.sum() for document in documents]).sum(), "data")
 
-    def _run_forward(self, document: Document, tokens: Tensor) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
-        """Run the stage; return what it received, its output, its share of the loss, and its balancing loss."""
-        model, routers = self._build_model(), list[tuple[Tensor, Tensor]]()
+    def _run_forward(self, document: Document, tokens: Tensor) -> _Passed:
+        """Run the stage over a document, which comes from the ids or from the stage before."""
+        model, recorder = self._build_model(), _Recorder(self.captured if self.captured == {} else None)
         context = Context(torch.arange(len(document.ids))[None], attention=self.attention, moe=self.moe, ran=self.ran)
-        received = None if self.stage.embeddings else self._receive_hidden(len(document.ids), model)
+        received = None if self.stage.embeddings else self._receive_hidden(len(document.ids))
         hidden = model.embed(document.ids[None]) if received is None else received
-        recorder = _Recorder(routers, self.captured if self.captured == {} else None)
         if self.stage.embeddings:
             recorder(EMBEDDINGS, hidden)
         for index in self.stage.blocks:
@@ -97,20 +96,24 @@ class RankTrainer:
             loss = compute_loss(model.sum_cross_entropy(logits, document.ids[1:], document.counted), tokens)
         else:
             self.groups.send(hidden, self.groups.place.pipeline + 1)
-        term = sum((compute_balancing_loss(*router) for router in routers), loss.new_zeros(()))
-        return received, hidden, loss, self.auxiliary_loss * term / self.groups.place.layout.documents
+        balancing = sum((compute_balancing_loss(*router) for router in recorder.routers), loss.new_zeros(()))
+        return _Passed(received, hidden, loss, self.scale_balancing_loss(balancing))
 
-    def _run_backward(self, received: Tensor | None, output: Tensor, loss: Tensor, term: Tensor) -> None:
+    def scale_balancing_loss(self, balancing: Tensor) -> Tensor:
+        """Return a document's share of the balancing loss: the step's is the mean over its documents."""
+        return self.auxiliary_loss * balancing / self.groups.place.layout.documents
+
+    def _run_backward(self, passed: _Passed) -> None:
         """Differentiate one document of the stage, from the loss or from what the next stage sends."""
-        roots, gradients = [term] if term.requires_grad else [], [None] if term.requires_grad else []
+        roots: list[tuple[Tensor, Tensor | None]] = [(passed.balancing, None)] if passed.balancing.requires_grad else []
         if self.stage.head:
-            roots, gradients = [*roots, loss], [*gradients, None]
+            roots.append((passed.loss, None))
         else:
-            arrived = self.groups.receive(torch.empty_like(output), self.groups.place.pipeline + 1)
-            roots, gradients = [*roots, output], [*gradients, arrived]  # type: ignore[list-item]
-        torch.autograd.backward(roots, gradients)
-        if received is not None and received.grad is not None:
-            self.groups.send(received.grad, self.groups.place.pipeline - 1)
+            arrived = torch.empty_like(passed.output)
+            roots.append((passed.output, self.groups.receive(arrived, self.groups.place.pipeline + 1)))
+        torch.autograd.backward([root for root, _ in roots], [gradient for _, gradient in roots])
+        if passed.received is not None and passed.received.grad is not None:
+            self.groups.send(passed.received.grad, self.groups.place.pipeline - 1)
 
     def _build_model(self) -> ShardedModel:
         """Build the model in the dtype of the computation; its weights lead back to the parameters."""
@@ -122,7 +125,7 @@ class RankTrainer:
             cut_range(self.architecture.vocabulary, place.tensor, place.layout.tensor),
         )
 
-    def _receive_hidden(self, length: int, model: ShardedModel) -> Tensor:
+    def _receive_hidden(self, length: int) -> Tensor:
         hidden = torch.empty(1, length, self.architecture.hidden, dtype=self.dtype)
         return self.groups.receive(hidden, self.groups.place.pipeline - 1).requires_grad_()
 
@@ -132,12 +135,22 @@ class RankTrainer:
         return self.groups.sum(self.groups.sum(total, "pipeline"), "data")
 
 
+@dataclass(frozen=True)
+class _Passed:
+    """A document after the forward pass of a stage: its input from another stage, its output, its shares of losses."""
+
+    received: Tensor | None
+    output: Tensor
+    loss: Tensor
+    balancing: Tensor
+
+
 @dataclass
 class _Recorder:
     """Keeps the routers' logits and choices of a forward pass, and every tensor where `tensors` is there."""
 
-    routers: list[tuple[Tensor, Tensor]]
-    tensors: dict[str, Tensor] | None = None
+    tensors: dict[str, Tensor] | None
+    routers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     _logits: Tensor | None = None
 
     def __call__(self, name: str, tensor: Tensor) -> None:
