@@ -1,4 +1,4 @@
-"""Proves a layout of Fast-LLM on one rank: who is in its groups, what it holds, and which copies differ from others'."""
+"""Proves a layout of Fast-LLM on one rank: who is in its groups, what it holds, and which copies differ."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def _merge_stages(scratch: Path, step: int, layout: Layout) -> dict[str, Tensor]
         if (file := name_step_file(scratch, step, rank)).is_file():
             part = load_file(file)
             if twice := merged.keys() & part.keys():
-                raise ValueError(f"two pipeline stages hold {sorted(twice)[0]}")
+                raise ValueError(f"two pipeline stages hold {min(twice)}")
             merged |= part
     return merged
 
@@ -99,7 +99,8 @@ def _make_converter(request: TrainRequest) -> Any:
 
 def _make_result(request: TrainRequest, layout: Layout, results: list[RankResult], seconds: float) -> TrainResult:
     """Put the ranks' results together; they agree on the losses, and each saw the blocks of its own stages."""
-    first, ran = results[0], {}
+    first = results[0]
+    ran: dict[str, str] = {}
     for result in results:
         ran |= result.ran
     return TrainResult(

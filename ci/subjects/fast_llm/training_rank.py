@@ -6,11 +6,16 @@ pipeline stage, full gradients and weights under Fast-LLM's names.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
+from ci.errors import UnsupportedError
+from ci.layouts import Layout
 from ci.subjects.fast_llm.config import (
     choose_compiler,
     compile_stance,
@@ -29,17 +34,14 @@ from ci.subjects.fast_llm.layout_config import (
     round_up_predictions,
 )
 from ci.subjects.fast_llm.layout_proof import describe_rank, find_disagreements
+from ci.subjects.rank_process import Rank
+from ci.subjects.training import Disagreement, RankReport, TrainRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from torch import Tensor
-
-    from ci.layouts import Layout
     from ci.subjects.base import TraceRequest
-    from ci.subjects.rank_process import Rank
     from ci.subjects.reference.training_step import Document
-    from ci.subjects.training import Disagreement, RankReport, TrainRequest
 
 LOSS = "lm_head_loss"
 NO_CLIPPING = 1e30
@@ -130,7 +132,7 @@ class _TrainingRun:
         from ci.subjects.reference.training_rank import read_documents
 
         request = self.request
-        model = build_model(self.rank, self.layout, self._make_updates(variant_request), Path(request.checkpoint))
+        model = build_model(self.layout, self._make_updates(variant_request), Path(request.checkpoint))
         optimizer, completed = self._load(model)
         figures = self._run_steps(model, optimizer, read_documents(Path(request.inputs)), completed)
         self._write_checkpoints(model, optimizer, completed + request.steps)
@@ -255,7 +257,7 @@ class _TrainingRun:
             (path / "ok").touch()
 
 
-def build_model(rank: Rank, layout: Layout, updates: dict[tuple[str, ...], Any], checkpoint: Path) -> Any:
+def build_model(layout: Layout, updates: dict[tuple[str, ...], Any], checkpoint: Path) -> Any:
     """Make an empty model in training mode, with room for the optimizer's state, in a layout that is proved.
 
     Raises UnsupportedError where embeddings and head cannot be laid on different ranks.
@@ -273,8 +275,6 @@ def build_model(rank: Rank, layout: Layout, updates: dict[tuple[str, ...], Any],
             print(f"pipeline rank of each stage: {placement}, layers per stage: {size:g}")
             model.setup(Distributed(config.distributed), mode=StageMode.training)
             return model
-    from ci.errors import UnsupportedError
-
     raise UnsupportedError(f"Fast-LLM, layout {layout.name}: no split lays embeddings and head on different ranks")
 
 
