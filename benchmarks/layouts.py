@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from benchmarks.mutation.tiny_models import TINY_MODELS, TinyModel, write_tiny_model
 from ci.errors import HubTestsError
@@ -33,9 +34,8 @@ from ci.subjects.training import OptimizerSettings, TrainRequest, TrainResult
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from torch import Tensor
 
-EVEN = {"vocab_size": 152, "num_key_value_heads": 2, "num_attention_heads": 4, "head_dim": 12}
+EVEN = {"vocab_size": 152, "num_key_value_heads": 2, "num_attention_heads": 4}
 """Sizes that two ranks can divide."""
 MODELS = {
     "llama": replace(TINY_MODELS["biased"], config_changes={"attention_bias": True, "mlp_bias": True}),

@@ -56,6 +56,21 @@ def make_training_updates(config: Any, auxiliary_loss: float, recompute: str) ->
     return updates
 
 
+def check_divisible(config: Any, layout: Layout) -> None:
+    """Raise UnsupportedError for a model that the tensor ranks cannot divide evenly: Fast-LLM pads nothing."""
+    sizes = {"vocabulary": config.base_model.embeddings.vocab_size}
+    for _, block in list_blocks(config):
+        heads = {"heads": "heads", "head_groups": "key and value heads"}
+        sizes |= {word: getattr(block.mixer, name) for name, word in heads.items() if hasattr(block.mixer, name)}
+        mlps = [part for _, part in _list_mlps(block) if hasattr(part, "intermediate_size")]
+        sizes |= {"intermediate size": part.intermediate_size for part in mlps}
+    for word, size in sizes.items():
+        if size % layout.tensor:
+            raise UnsupportedError(
+                f"Fast-LLM, layout {layout.name}: {size} ({word}) is not divisible by {layout.tensor} tensor ranks"
+            )
+
+
 def find_backend(device: str) -> str:
     """Return the library of the collectives on a device."""
     return "gloo" if device == "cpu" else "nccl"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ci.errors import RequestError, UnsupportedError
+from ci.layouts import LAYOUT_AXIS
 from ci.subjects.base import (
     ConvertRequest,
     ConvertResult,
@@ -109,6 +110,8 @@ class FastLLMSubject:
 
         Where the device is too small beside the models that were kept, it runs once more without them.
         """
+        if LAYOUT_AXIS in request.variant:
+            return self._trace_in_layout(request)
         if request.device not in ("cpu", "cuda", "cuda:0"):
             raise UnsupportedError(
                 f"Fast-LLM runs on the first visible GPU, not on {request.device}: set CUDA_VISIBLE_DEVICES"
@@ -135,6 +138,14 @@ class FastLLMSubject:
         except BaseException:
             self.release()  # a model after a failed forward pass is not used again
             raise
+
+    def _trace_in_layout(self, request: TraceRequest) -> TraceResult:
+        """Run the forward pass on the ranks of a layout."""
+        from ci.subjects.fast_llm.layout_trace import run_layout_trace
+
+        self.release()
+        self.prepare()  # before the ranks fork: each of them would import for itself
+        return run_layout_trace(request)
 
     def release(self) -> None:
         """Unload the model."""

@@ -26,6 +26,7 @@ from ci.subjects.fast_llm.config import (
 )
 from ci.subjects.fast_llm.errors import translate_errors
 from ci.subjects.fast_llm.layout_config import (
+    check_divisible,
     find_backend,
     find_layout,
     list_stage_sizes,
@@ -128,11 +129,14 @@ class _TrainingRun:
 
     def run(self, variant_request: TraceRequest) -> RankResult:
         """Load, run each step, save and export."""
+        from fast_llm.engine.multi_stage.config import StageMode
+
         from ci.subjects.fast_llm.hooks import read_implementations
         from ci.subjects.reference.training_rank import read_documents
 
         request = self.request
-        model = build_model(self.layout, self._make_updates(variant_request), Path(request.checkpoint))
+        updates, path = self._make_updates(variant_request), Path(request.checkpoint)
+        model = build_model(self.layout, updates, path, mode=StageMode.training, optimizer_states=True)
         optimizer, completed = self._load(model)
         figures = self._run_steps(model, optimizer, read_documents(Path(request.inputs)), completed)
         self._write_checkpoints(model, optimizer, completed + request.steps)
@@ -257,23 +261,25 @@ class _TrainingRun:
             (path / "ok").touch()
 
 
-def build_model(layout: Layout, updates: dict[tuple[str, ...], Any], checkpoint: Path) -> Any:
-    """Make an empty model in training mode, with room for the optimizer's state, in a layout that is proved.
+def build_model(
+    layout: Layout, updates: dict[tuple[str, ...], Any], checkpoint: Path, *, mode: Any, optimizer_states: bool
+) -> Any:
+    """Make an empty model in a layout that is proved, with room for the optimizer's state where it is asked for.
 
     Raises UnsupportedError where embeddings and head cannot be laid on different ranks.
     """
     from fast_llm.engine.distributed.distributed import Distributed
-    from fast_llm.engine.multi_stage.config import StageMode
     from fast_llm.engine.optimizer.config import OptimizerConfig
 
-    base = read_model_config(checkpoint)
+    base, states = read_model_config(checkpoint), OptimizerConfig.state_names() if optimizer_states else ()
+    check_divisible(base, layout)
     for size in list_stage_sizes(layout, base.base_model.decoder.num_blocks):
         config = base.to_copy({**updates, ("multi_stage", "layers_per_stage"): size})
-        model = config.get_model_class()(config, optimizer_state_names=OptimizerConfig.state_names())
+        model = config.get_model_class()(config, optimizer_state_names=states)
         placement = list(model._stage_pipeline_ranks.values())
         if not layout.separate_tied or placement[0] != placement[-1]:
             print(f"pipeline rank of each stage: {placement}, layers per stage: {size:g}")
-            model.setup(Distributed(config.distributed), mode=StageMode.training)
+            model.setup(Distributed(config.distributed), mode=mode)
             return model
     raise UnsupportedError(f"Fast-LLM, layout {layout.name}: no split lays embeddings and head on different ranks")
 
