@@ -64,7 +64,8 @@ class Rank:
         names = {name for _, name in socket.if_nameindex()}
         interface = {"GLOO_SOCKET_IFNAME": LOOPBACK, "NCCL_SOCKET_IFNAME": LOOPBACK} if LOOPBACK in names else {}
         ranks = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
-        return {**ranks, "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", **interface}
+        same_hash = {"PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "0")}  # ranks may compare hashes of names
+        return {**ranks, **same_hash, "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", **interface}
 
 
 def fork_rank(rank: Rank, work: Work, arguments: tuple[Any, ...]) -> int:

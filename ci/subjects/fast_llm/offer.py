@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from ci.layouts import LAYOUTS
 from ci.subjects.base import Variant
 from ci.subjects.offer import SubjectOffer
+
+LAYOUTS_OFFERED = tuple(name for name, layout in LAYOUTS.items() if layout.expert == 1)
+"""The layouts in which Fast-LLM trains and runs: all that are known but expert parallelism, which it does not have."""
 
 OFFER = SubjectOffer(
     name="fast_llm",
