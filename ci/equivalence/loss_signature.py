@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 if TYPE_CHECKING:
-    from torch import Tensor
 
     from ci.layouts import Layout
 
@@ -58,7 +59,10 @@ def _list_wrong_sums(tokens: TokenLosses, layout: Layout) -> Iterator[tuple[str,
     ranks = [(sum(sums[r :: layout.data]), sum(counts[r :: layout.data])) for r in range(layout.data)]
     for rank, (one, count) in enumerate(ranks if layout.data > 1 else []):
         yield f"the loss is divided by data rank {rank}'s local tokens alone", one / count
-        yield f"only data rank {rank}'s documents are in the loss: its sum over the data ranks is missing", one / sum(counts)
+        yield (
+            f"only data rank {rank}'s documents are in the loss: its sum over the data ranks is missing",
+            one / sum(counts),
+        )
         yield f"every data rank computes the documents of rank {rank}", one / count
     if layout.data > 1:
         local = [one / count for one, count in ranks]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from ci.layouts import Layout
 
 MATCHES = 3e-6
@@ -35,7 +36,10 @@ def describe_norm(actual: float, squares: GradientSquares, layout: Layout) -> st
 def _list_wrong_squares(squares: GradientSquares, layout: Layout) -> Iterator[tuple[str, float]]:
     total, vectors, tied = squares.total, squares.vectors, squares.embeddings
     if layout.tensor > 1:
-        yield "norms and biases, which every tensor rank holds, count once a rank", total + (layout.tensor - 1) * vectors
+        yield (
+            "norms and biases, which every tensor rank holds, count once a rank",
+            total + (layout.tensor - 1) * vectors,
+        )
         yield "norms and biases are left out", total - vectors
         for rank, part in enumerate(squares.parts):
             yield f"only tensor rank {rank}'s part counts: the sum over the tensor ranks is missing", part

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from ci.equivalence.adamw_oracle import OptimizerHistory, compute_relative_error, compute_updates, is_decayed
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ci.subjects.training import OptimizerSettings
+from ci.subjects.training import OptimizerSettings
 
 MATCHES = 1e-3
 """A mistake explains updates where it gives them within this relative distance."""
@@ -141,7 +137,9 @@ def _find_clip_scale(parameters: Sequence[ParameterUpdates], settings: Optimizer
     low, high = 0.0, 4.0
     for _ in range(60):
         middle = (low + high) / 2
-        grows = _sum_sizes(parameters, settings, middle) < sum(float(_without_decay(p, settings).norm()) for p in parameters)
+        grows = _sum_sizes(parameters, settings, middle) < sum(
+            float(_without_decay(p, settings).norm()) for p in parameters
+        )
         low, high = (middle, high) if grows else (low, middle)
     tried = [(p, _rescale(p, low * p.history.scales[0])) for p in parameters]
     if not all(_matches(p.updates[:1], compute_updates(history, settings)[:1]) for p, history in tried):

@@ -26,13 +26,13 @@ from ci.equivalence.gradient_signature import (
 from ci.equivalence.loss_signature import TokenLosses, describe_loss
 from ci.equivalence.norm_signature import GradientSquares, describe_norm
 from ci.equivalence.optimizer_signature import ParameterUpdates, find_lost_slices, find_optimizer_mistake
+from ci.equivalence.training_compare import TrainingComparison
+from ci.evidence import Measure
+from ci.layouts import Layout
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ci.equivalence.training_compare import TrainingComparison
-    from ci.evidence import Measure
-    from ci.layouts import Layout
     from ci.subjects.training import Disagreement
 
 EMBEDDINGS_NAMES = ("embed_tokens.weight", "wte.weight")
@@ -156,7 +156,9 @@ class TrainingFinding:
         expected = self.comparison.expected.open_gradients(2).read(name)
         shares = fit_shares(actual, [expected, first])
         if shares and abs(shares[1]) > 0.02:
-            return f"{_name_parameters(wrong, wrong, '')}the first step's gradient is still in the second's: not cleared"
+            return (
+                f"{_name_parameters(wrong, wrong, '')}the first step's gradient is still in the second's: not cleared"
+            )
         return ""
 
     def _read_expected(self, name: str) -> Tensor:

@@ -7,6 +7,7 @@ on disk.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,19 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from ci.errors import SubjectError
 from ci.layouts import LAYOUTS
 from ci.subjects.forward import measure_cost
 from ci.subjects.hugging_face.gradients import merge_shards
-from ci.subjects.training import TrainResult
+from ci.subjects.training import TrainRequest, TrainResult
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
-    from torch import Tensor
-
-    from ci.subjects.training import OptimizerSettings, TrainRequest
+    from ci.subjects.training import OptimizerSettings
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ neighbours, and tensor ranks of one stage are direct neighbours.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 import torch.distributed as dist
 
+from ci.layouts import Layout
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
 
     from torch import Tensor
 
-    from ci.layouts import Layout
 
 Axis = Literal["tensor", "pipeline", "data"]
 AXES: tuple[Axis, ...] = ("tensor", "pipeline", "data")
