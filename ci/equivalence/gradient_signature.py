@@ -24,7 +24,7 @@ EQUAL = 3e-3
 
 @dataclass(frozen=True)
 class StepFacts:
-    """What is known of a step: its layout, counted tokens by document, gradient norms by document, and the clip limit."""
+    """What is known of a step: its layout, counted tokens and gradient norms by document, and the clip limit."""
 
     layout: Layout
     tokens: tuple[int, ...]

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 if TYPE_CHECKING:
-
     from ci.layouts import Layout
 
 MATCHES = 3e-6
@@ -26,7 +25,7 @@ class TokenLosses:
     @property
     def sums(self) -> list[float]:
         """Sum over the counted predictions of each document."""
-        return [float((l.double() * c).sum()) for l, c in zip(self.losses, self.counted, strict=True)]
+        return [float((one.double() * c).sum()) for one, c in zip(self.losses, self.counted, strict=True)]
 
     @property
     def tokens(self) -> list[int]:

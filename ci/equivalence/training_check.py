@@ -116,12 +116,12 @@ class TrainingCheck:
 
     def _describe_coverage(self, comparison: TrainingComparison) -> dict[str, str]:
         request, inputs = self.expected.request, load_file(self.steps.inputs)
-        count = self.layout.documents * request.steps
+        count, settings = self.layout.documents * request.steps, request.optimizer
         tokens = inputs["loss_mask"][:count].sum(1).tolist()
         coverage = {
             "layout": describe_layout(self.layout, comparison.run.result),
             "training": f"{request.steps} steps of {self.layout.documents} documents; counted tokens {tokens}",
-            "optimizer": f"AdamW, epsilon {request.optimizer.epsilon:g}, clipped at {request.optimizer.max_gradient_norm:g}",
+            "optimizer": f"AdamW, epsilon {settings.epsilon:g}, clipped at {settings.max_gradient_norm:g}",
         }
         if self.auxiliary_loss:
             coverage["balancing loss"] = f"coefficient {self.auxiliary_loss:g}, mean over the step's documents"

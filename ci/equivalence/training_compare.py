@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,7 +105,7 @@ class TrainingComparison:
         wide = [weight.double() for weight in weights]
         if any(weight.shape != wide[0].shape for weight in wide):
             raise SubjectError(f"weight of {name} has shape {tuple(wide[-1].shape)}, expected {tuple(wide[0].shape)}")
-        return [after - before for before, after in zip(wide, wide[1:], strict=False)]
+        return [after - before for before, after in pairwise(wide)]
 
     def read_history(self, name: str, norms: Sequence[float]) -> OptimizerHistory:
         """Return what the subject's own optimizer must have seen of a parameter."""

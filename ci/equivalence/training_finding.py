@@ -184,7 +184,8 @@ class TrainingFinding:
             axis = 1 if name.endswith(COLUMN_CUT) else 0
             for rank, part in enumerate(gradient.tensor_split(ranks, axis) if gradient.ndim > 1 else []):
                 parts[rank] += float(part.sum())
-        return GradientSquares(total, vectors, tied, tuple(part + vectors for part in parts))
+        limit = self.comparison.expected.request.optimizer.max_gradient_norm
+        return GradientSquares(total, vectors, limit, tied, tuple(part + vectors for part in parts))
 
     def _describe_updates(self) -> str:
         """Describe updates that AdamW does not give on the subject's own gradients."""

@@ -42,8 +42,9 @@ class TrainingRun:
     """The steps of a request over a loaded model. With `parts` each document's own gradient of step 1 is kept too.
 
     They are written to `parts/document/<d>`, those of the balancing loss to `parts/balancing/<d>`, and for tied
-    embeddings what comes from the lookup and from the head to `parts/lookup` and `parts/head`. `parts/tokens.safetensors`
-    has each document's cross entropy by prediction, `loss.<d>`, and which count, `counted.<d>`.
+    embeddings what comes from the lookup and from the head to `parts/lookup` and `parts/head`.
+    `parts/tokens.safetensors` has each document's cross entropy by prediction, `loss.<d>`, and which count,
+    `counted.<d>`.
     """
 
     model: Any

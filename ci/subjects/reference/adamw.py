@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-
-
 @dataclass
 class Moments:
     """The two moments of one parameter, or of the slice (n,) of it that this rank updates."""

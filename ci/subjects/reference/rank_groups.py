@@ -17,7 +17,6 @@ import torch.distributed as dist
 from ci.layouts import Layout
 
 if TYPE_CHECKING:
-
     from torch import Tensor
 
 
@@ -149,9 +148,9 @@ class _Leave(torch.autograd.Function):
     """Sum over tensor ranks forward, identity backward."""
 
     @staticmethod
-    def forward(context: Any, tensor: Tensor, groups: RankGroups) -> Tensor:
+    def forward(_: Any, tensor: Tensor, groups: RankGroups) -> Tensor:
         return groups.sum(tensor.contiguous().clone(), "tensor")
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    def backward(_: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return gradients[0], None
