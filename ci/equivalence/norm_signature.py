@@ -17,7 +17,8 @@ MATCHES = 3e-6
 class GradientSquares:
     """Sums of squares of a gradient: all of it, of vectors (norms, biases), of tied embeddings.
 
-    `limit` is the norm at which the gradient is clipped. `parts` are those of each tensor rank's share of the matrices, with all vectors.
+    `limit` is the norm at which the gradient is clipped. `parts` are those of each tensor rank's share of the matrices,
+    with all vectors.
     """
 
     total: float

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,7 +16,9 @@ from ci.equivalence.adamw_oracle import (
     compute_updates,
     is_decayed,
 )
-from ci.subjects.training import OptimizerSettings
+
+if TYPE_CHECKING:
+    from ci.subjects.training import OptimizerSettings
 
 MATCHES = 1e-3
 """A mistake explains updates where it gives them within this relative distance."""

@@ -101,8 +101,11 @@ class TrainingFinding:
         if reason := describe_loss(self.comparison.run.result.losses[0], self.tokens, self.layout):
             return f"loss: {reason}"
         group = self.captures()
-        reason = describe_captures(group) if group else ""
-        return f"forward pass: {reason}" if reason else ""
+        if group is None:
+            return ""
+        cut = "its sums over the parts of the vocabulary, " if self.layout.tensor > 1 else ""
+        right = f"every captured tensor is right, the loss of these logits is not: {cut}its targets, mask or divisor"
+        return f"forward pass: {describe_captures(group) or right}"
 
     def _describe_gradients(self) -> str:
         """Describe the wrong gradients of the first step that make it up, grouped by what they have in common."""
