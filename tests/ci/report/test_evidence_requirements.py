@@ -36,13 +36,15 @@ if TYPE_CHECKING:
     from ci.plan import Plan
     from ci.report.results import Results
 
-DOWNLOAD, CONVERSION, FORWARD, ROUND_TRIP, KEYS, LIVENESS, ORDER, POSITIONS, GRADIENTS = (
+DOWNLOAD, CONVERSION, FORWARD, ROUND_TRIP, KEYS, LIVENESS, ORDER, POSITIONS, GRADIENTS, *TRAINING = (
     f"{step}[smollm2]"
     for step in (
         *("test_download_and_truncate", "test_conversion", "test_forward_equivalence", "test_hub_model_conversion"),
         *DEEP_TESTS,
     )
 )
+STEPS, RESUME, CONVERTED = TRAINING
+LAYOUT = "test_implementation[layout-tp2-smollm2]"
 VARIANT = "test_implementation[attention-sdpa-smollm2]"
 FETCHED = Checkpoint("HuggingFaceTB/SmolLM2-135M", REVISION, 2, "x", "hit", 1, 0, 0, 0.0, "0" * 64, 30)
 
@@ -124,6 +126,14 @@ EVIDENCE: dict[str, tuple[str, dict[str, Any], str]] = {
     "layer order of two layers": (ORDER, {"measures": only("float32")}, "it did not compare decoder.2 in float32"),
     "positions in one dtype": (POSITIONS, {"measures": only("float32")}, "it compared nothing in bfloat16"),
     "positions that are not told": (POSITIONS, {"coverage": {}}, "its coverage does not name 'positions'"),
+    "training steps measured nothing": (STEPS, {"measures": ()}, "it compared nothing in float32"),
+    "training steps in no layout": (STEPS, {"coverage": {}}, "its coverage does not name 'layout'"),
+    "a layout that did not run": (LAYOUT, {"ran": {"layout": "single"}}, "layout=tp2 was asked for, and single ran"),
+    "a layout that measured nothing": (LAYOUT, {"measures": ()}, "it compared nothing in float32"),
+    "a damaged checkpoint that was accepted": (
+        *(RESUME, {"figures": {"resume.damaged_accepted": 1.0}}, "it recorded resume.damaged_accepted = 1.0"),
+    ),
+    "no export was compared": (CONVERTED, {"figures": {}}, "it recorded no conversion.tensors"),
     "gradients measured nothing": (GRADIENTS, {"measures": ()}, "it compared nothing in float32"),
     "no config key was tried": (KEYS, {"coverage": {}}, "its coverage does not name 'config key'"),
     "config keys without an answer": (
