@@ -412,7 +412,9 @@ def _resume_without(*kinds: str, step: bool = False) -> Callable[[Any], Any]:
 
 
 def _resume_first_documents(original: Any) -> Any:
-    return lambda documents, _, place: original(documents, 0, place)
+    from dataclasses import replace
+
+    return lambda rank, request, directory: original(rank, replace(request, resume_steps=0), directory)
 
 
 def _read_missing_as_zeros(original: Any) -> Any:
@@ -424,10 +426,10 @@ def _read_missing_as_zeros(original: Any) -> Any:
     return select
 
 
-def _read_unchecked(_: Any) -> Any:
+def _read_unchecked(original: Any) -> Any:
     from safetensors.torch import load_file
 
-    return lambda path, _: load_file(path)
+    return lambda path, expected: load_file(path) if path.is_file() else original(path, expected)
 
 
 def _repeat_first_slice(original: Any) -> Any:
@@ -557,7 +559,7 @@ FAULTS: tuple[TrainingFault, ...] = (
     ),
     _parallel(
         "the norm counts replicated parameters once a rank",
-        *("tp2", "llama", "count once a rank"),
+        *("tp2", "llama", "every tensor rank holds count once a rank"),
         _replace("training_step:counts_for_norm", lambda _, __: True),
     ),
     _parallel(
@@ -567,7 +569,7 @@ FAULTS: tuple[TrainingFault, ...] = (
     ),
     _parallel(
         "the norm is not summed over stages",
-        *("pp2", "llama", "gradient norm|ranks 0 and 1"),
+        *("pp2", "llama", "only stage 0's parameters|ranks 0 and 1"),
         _replace("training_step:compute_gradient_norm", _norm_over_axes("tensor")),
     ),
     # https://github.com/NVIDIA/Megatron-LM/issues/7452
@@ -601,7 +603,7 @@ FAULTS: tuple[TrainingFault, ...] = (
     ),
     _parallel(
         "slices are gathered in the wrong order",
-        *("zero2", "llama", "update of|weight of"),
+        *("zero2", "llama", "slices of the data ranks are gathered in the wrong order"),
         Plant("rank_groups:RankGroups.gather_slices", _gather_reversed),
     ),
     _parallel(
@@ -741,7 +743,7 @@ FAULTS: tuple[TrainingFault, ...] = (
     _step(
         "a resume begins with the first documents again",
         *("single", "llama", "other documents"),
-        Plant("training_rank:choose_documents", _resume_first_documents),
+        Plant("training:run_place", _resume_first_documents),
         check="resume",
     ),
     _step(
