@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from ci.errors import SubjectError
 from ci.layouts import LAYOUTS
@@ -41,8 +41,9 @@ class TrainingDocument:
 class TrainingRun:
     """The steps of a request over a loaded model. With `parts` each document's own gradient of step 1 is kept too.
 
-    They are written to `parts/document-<d>`, those of the balancing loss to `parts/balancing-<d>`, and for tied
-    embeddings what comes from the lookup and from the head to `parts/lookup` and `parts/head`.
+    They are written to `parts/document/<d>`, those of the balancing loss to `parts/balancing/<d>`, and for tied
+    embeddings what comes from the lookup and from the head to `parts/lookup` and `parts/head`. `parts/tokens.safetensors`
+    has each document's cross entropy by prediction, `loss.<d>`, and which count, `counted.<d>`.
     """
 
     model: Any
@@ -97,6 +98,8 @@ class TrainingRun:
     def _write_parts(self, documents: list[TrainingDocument]) -> None:
         """Write each document's own gradient, and those of both uses of tied embeddings."""
         tokens, target = sum(int(d.counted.sum()) for d in documents), Path(self.request.output) / "parts"
+        target.mkdir(parents=True)
+        save_file(self._measure_tokens(documents), target / "tokens.safetensors")
         for index, document in enumerate(documents):
             for kind in range(2 if self.request.auxiliary_loss else 1):
                 torch.autograd.backward(self._run_document(document, tokens, len(documents))[kind])
@@ -109,6 +112,16 @@ class TrainingRun:
                         torch.autograd.backward(self._run_document(document, tokens, len(documents))[0])
                 self._write_gradients(target / use)
                 self.model.zero_grad(set_to_none=True)
+
+    def _measure_tokens(self, documents: list[TrainingDocument]) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = {}
+        for index, document in enumerate(documents):
+            with torch.no_grad():
+                ids = document.ids.to(self.request.device)[None]
+                logits = self.model(input_ids=ids, use_cache=False).logits[0, :-1]
+            losses = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
+            tensors |= {f"loss.{index}": losses.cpu(), f"counted.{index}": document.counted.contiguous()}
+        return tensors
 
     def _write_gradients(self, directory: Path) -> None:
         """Write the gradients as if they were weights: transformers fuses experts in memory."""

@@ -159,7 +159,8 @@ class _Recorder:
         if name.endswith(TOP_EXPERTS) and self._logits is not None:
             self.routers.append((self._logits, tensor))
         if self.tensors is not None:
-            self.tensors[name] = tensor.detach().clone()
+            rows = tensor.detach().clone()
+            self.tensors[name] = rows if len(rows) == 1 else rows[None]  # routers see tokens without a batch
 
 
 def compute_loss(total: Tensor, tokens: Tensor) -> Tensor:

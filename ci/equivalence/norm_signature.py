@@ -1,0 +1,64 @@
+"""Which wrong sum of squares gives the gradient norm that a subject reported. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ci.layouts import Layout
+
+MATCHES = 3e-6
+
+
+@dataclass(frozen=True)
+class GradientSquares:
+    """Sums of squares of a gradient: all of it, of vectors (norms, biases), of tied embeddings.
+
+    `parts` are those of each tensor rank's share of the matrices, with all vectors.
+    """
+
+    total: float
+    vectors: float
+    embeddings: float = 0.0
+    parts: tuple[float, ...] = ()
+
+
+def describe_norm(actual: float, squares: GradientSquares, layout: Layout) -> str:
+    """Return which wrong norm it is; empty where it is right, or no known one."""
+    if _is_near(actual, squares.total):
+        return ""
+    return next((words for words, value in _list_wrong_squares(squares, layout) if _is_near(actual, value)), "")
+
+
+def _list_wrong_squares(squares: GradientSquares, layout: Layout) -> Iterator[tuple[str, float]]:
+    total, vectors, tied = squares.total, squares.vectors, squares.embeddings
+    if layout.tensor > 1:
+        yield "norms and biases, which every tensor rank holds, count once a rank", total + (layout.tensor - 1) * vectors
+        yield "norms and biases are left out", total - vectors
+        for rank, part in enumerate(squares.parts):
+            yield f"only tensor rank {rank}'s part counts: the sum over the tensor ranks is missing", part
+    if layout.pipeline > 1:
+        yield "the tied embeddings count on both stages", total + tied
+        yield "the tied embeddings count on no stage", total - tied
+    for axis, degree in _list_degrees(layout).items():
+        yield f"it is counted once for each of the {degree} {axis}", total * degree
+        yield f"it is divided by the root of the {degree} {axis}", total / degree
+        yield f"it is {degree} times as large: norms of the {axis} are added, not their squares", total * degree**2
+        yield f"it has 1/{degree} of its size", total / degree**2
+    yield "it is the square of the norm", total**2
+
+
+def _list_degrees(layout: Layout) -> Mapping[str, int]:
+    degrees = {
+        "tensor ranks": layout.tensor,
+        "stages": layout.pipeline,
+        "data ranks": layout.data,
+        "micro-batches": layout.micro_batches,
+    }
+    return {axis: degree for axis, degree in degrees.items() if degree > 1}
+
+
+def _is_near(actual: float, square: float) -> bool:
+    return square > 0 and abs(actual - square**0.5) <= MATCHES * square**0.5
