@@ -22,12 +22,15 @@ DEFAULT_TESTS = (
 """The test functions of every run, in the order in which they run."""
 
 GRADIENTS_TEST = "test_gradients"
+TRAINING_TESTS = ("test_training_step", "test_resume", "test_layout_conversion")
+"""The tests of whole training steps: of a subject whose offer names no layout they are not asked for."""
 DEEP_TESTS = (
     "test_config_sensitivity",
     "test_weight_liveness",
     "test_layer_order",
     "test_positions",
     GRADIENTS_TEST,
+    *TRAINING_TESTS,
 )
 """The tests that run with `--deep` only."""
 
@@ -47,16 +50,24 @@ def list_other_variants(subject: str, checkpoint_format: str) -> tuple[tuple[str
     return tuple((variant.axis, variant.name) for variant in variants if variant.axis != MOE_AXIS)
 
 
+def list_layouts(subject: str) -> tuple[tuple[str, str], ...]:
+    """Return (axis, name) of every parallel layout in which the subject trains."""
+    return tuple((variant.axis, variant.name) for variant in find_offer(subject).layout_variants)
+
+
 def list_expected_tests(subject: str, name: str, checkpoint_format: str, *, deep: bool = False) -> tuple[str, ...]:
     """Return, in order, the ids of the tests that the registry entry `name` must report.
 
-    A subject whose offer has no gradients is not asked for them: the suite says that the test did not run.
+    A subject whose offer has no gradients, or no training steps, is not asked for them: the suite says that the test
+    did not run. The layouts are tested with `deep` only.
     """
+    other = [*list_other_variants(subject, checkpoint_format), *(list_layouts(subject) if deep else ())]
     ids = {
         "test_moe_implementation": [f"{v}-{name}" for v in list_moe_variants(subject, checkpoint_format)],
-        "test_implementation": [f"{axis}-{v}-{name}" for axis, v in list_other_variants(subject, checkpoint_format)],
+        "test_implementation": [f"{axis}-{v}-{name}" for axis, v in other],
     }
-    not_offered = () if find_offer(subject).gradients else (GRADIENTS_TEST,)
+    offer = find_offer(subject)
+    not_offered = (*(() if offer.gradients else (GRADIENTS_TEST,)), *(() if offer.layouts else TRAINING_TESTS))
     functions = (*DEFAULT_TESTS, *(test for test in DEEP_TESTS if deep and test not in not_offered))
     return tuple(f"{function}[{variant}]" for function in functions for variant in ids.get(function, [name]))
 
@@ -69,6 +80,8 @@ def list_variant_tests(subject: str, name: str, checkpoint_format: str) -> dict[
             tests[f"test_moe_implementation[{variant.name}-{name}]"] = variant
         else:
             tests[f"test_implementation[{variant.axis}-{variant.name}-{name}]"] = variant
+    for layout in find_offer(subject).layout_variants:
+        tests[f"test_implementation[{layout.axis}-{layout.name}-{name}]"] = layout
     return tests
 
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from ci.equivalence.adamw_oracle import compute_relative_error
 from ci.equivalence.tensor_location import locate_tensor
 from ci.tensor_names import execution_order
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 WRONG = 1e-3
 """A captured tensor is wrong beyond this relative error: far above float32 noise, far below a lost part."""

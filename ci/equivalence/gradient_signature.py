@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from ci.equivalence.adamw_oracle import compute_relative_error
+from ci.layouts import Layout
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from torch import Tensor
 
-    from ci.layouts import Layout
 
 EXPLAINED = 2e-3
 """A combination explains a gradient where it leaves less than this share of its norm."""
@@ -23,7 +24,7 @@ EQUAL = 3e-3
 
 @dataclass(frozen=True)
 class StepFacts:
-    """What is known of a step: its layout, counted tokens by document, gradient norms by document, and the clip limit."""
+    """What is known of a step: its layout, counted tokens and gradient norms by document, and the clip limit."""
 
     layout: Layout
     tokens: tuple[int, ...]
@@ -105,7 +106,11 @@ def describe_rank_parts(actual: Tensor, expected: Tensor, ranks: int) -> str:
         shares = [_compute_ratio(one, other) for one, other in zip(ours, theirs, strict=True)]
         if None not in shares and not all(abs((share or 0) - (shares[0] or 0)) <= EQUAL for share in shares):
             return _describe_parts([share or 0.0 for share in shares], word)
-        swapped = [compute_relative_error(one, other) for one, other in zip(ours, theirs[::-1], strict=True) if one.shape == other.shape]
+        swapped = [
+            compute_relative_error(one, other)
+            for one, other in zip(ours, theirs[::-1], strict=True)
+            if one.shape == other.shape
+        ]
         if len(swapped) == ranks and max(swapped) <= EXPLAINED:
             return f"the {word} of the tensor ranks are in the wrong order"
     return ""
@@ -154,7 +159,10 @@ def _describe_pattern(shares: Sequence[float], facts: StepFacts) -> str:
 
 
 def _describe_common(share: float, layout: Layout, count: int) -> str:
-    return describe_factor(torch.tensor([share]), torch.tensor([1.0]), layout) or f"all {count} documents count {share:.3g} times"
+    return (
+        describe_factor(torch.tensor([share]), torch.tensor([1.0]), layout)
+        or f"all {count} documents count {share:.3g} times"
+    )
 
 
 def _describe_parts(shares: Sequence[float], word: str) -> str:

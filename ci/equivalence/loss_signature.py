@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from torch import Tensor
 
+if TYPE_CHECKING:
     from ci.layouts import Layout
 
 MATCHES = 3e-6
@@ -25,7 +25,7 @@ class TokenLosses:
     @property
     def sums(self) -> list[float]:
         """Sum over the counted predictions of each document."""
-        return [float((l.double() * c).sum()) for l, c in zip(self.losses, self.counted, strict=True)]
+        return [float((one.double() * c).sum()) for one, c in zip(self.losses, self.counted, strict=True)]
 
     @property
     def tokens(self) -> list[int]:
@@ -58,7 +58,10 @@ def _list_wrong_sums(tokens: TokenLosses, layout: Layout) -> Iterator[tuple[str,
     ranks = [(sum(sums[r :: layout.data]), sum(counts[r :: layout.data])) for r in range(layout.data)]
     for rank, (one, count) in enumerate(ranks if layout.data > 1 else []):
         yield f"the loss is divided by data rank {rank}'s local tokens alone", one / count
-        yield f"only data rank {rank}'s documents are in the loss: its sum over the data ranks is missing", one / sum(counts)
+        yield (
+            f"only data rank {rank}'s documents are in the loss: its sum over the data ranks is missing",
+            one / sum(counts),
+        )
         yield f"every data rank computes the documents of rank {rank}", one / count
     if layout.data > 1:
         local = [one / count for one, count in ranks]

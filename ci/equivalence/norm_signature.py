@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from ci.layouts import Layout
 
 MATCHES = 3e-6
@@ -16,11 +17,12 @@ MATCHES = 3e-6
 class GradientSquares:
     """Sums of squares of a gradient: all of it, of vectors (norms, biases), of tied embeddings.
 
-    `parts` are those of each tensor rank's share of the matrices, with all vectors.
+    `limit` is the norm at which the gradient is clipped. `parts` are those of each tensor rank's share of the matrices, with all vectors.
     """
 
     total: float
     vectors: float
+    limit: float | None = None
     embeddings: float = 0.0
     parts: tuple[float, ...] = ()
 
@@ -35,7 +37,10 @@ def describe_norm(actual: float, squares: GradientSquares, layout: Layout) -> st
 def _list_wrong_squares(squares: GradientSquares, layout: Layout) -> Iterator[tuple[str, float]]:
     total, vectors, tied = squares.total, squares.vectors, squares.embeddings
     if layout.tensor > 1:
-        yield "norms and biases, which every tensor rank holds, count once a rank", total + (layout.tensor - 1) * vectors
+        yield (
+            "norms and biases, which every tensor rank holds, count once a rank",
+            total + (layout.tensor - 1) * vectors,
+        )
         yield "norms and biases are left out", total - vectors
         for rank, part in enumerate(squares.parts):
             yield f"only tensor rank {rank}'s part counts: the sum over the tensor ranks is missing", part
@@ -47,6 +52,8 @@ def _list_wrong_squares(squares: GradientSquares, layout: Layout) -> Iterator[tu
         yield f"it is divided by the root of the {degree} {axis}", total / degree
         yield f"it is {degree} times as large: norms of the {axis} are added, not their squares", total * degree**2
         yield f"it has 1/{degree} of its size", total / degree**2
+    if squares.limit is not None:
+        yield "the norm after clipping is reported", squares.limit**2
     yield "it is the square of the norm", total**2
 
 

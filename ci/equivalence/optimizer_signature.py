@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
-from ci.equivalence.adamw_oracle import OptimizerHistory, compute_relative_error, compute_updates, is_decayed
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ci.subjects.training import OptimizerSettings
+from ci.equivalence.adamw_oracle import (
+    OptimizerHistory,
+    compute_relative_error,
+    compute_scales,
+    compute_updates,
+    is_decayed,
+)
+from ci.subjects.training import OptimizerSettings
 
 MATCHES = 1e-3
 """A mistake explains updates where it gives them within this relative distance."""
@@ -33,7 +35,7 @@ class WrongAdamW:
     epsilon_place: str = "after"
     swapped_betas: bool = False
     forgets: tuple[str, ...] = ()
-    scale: Callable[[float, Tensor, OptimizerSettings], float] = lambda scale, gradient, settings: scale
+    clipped: str = "once"
 
     def compute_updates(self, history: OptimizerHistory, settings: OptimizerSettings) -> list[Tensor]:
         """Return by step what is added to the parameter, in float64."""
@@ -41,7 +43,7 @@ class WrongAdamW:
         weight, updates = history.weight.double(), []
         first, second = torch.zeros_like(weight), torch.zeros_like(weight)
         for index, (raw, scale) in enumerate(zip(history.gradients, history.scales, strict=True)):
-            gradient = raw.double() * self.scale(scale, raw.double(), settings)
+            gradient = raw.double() * self._choose_scale(scale, raw.double(), settings)
             if self.decay == "gradient":
                 gradient = gradient + settings.weight_decay * weight
             first = torch.lerp(torch.zeros_like(first) if "first" in self.forgets else first, gradient, 1 - beta_1)
@@ -64,6 +66,11 @@ class WrongAdamW:
             root = (second.sqrt() + epsilon) / (1 - rest_2) ** 0.5
         return above / root
 
+    def _choose_scale(self, scale: float, gradient: Tensor, settings: OptimizerSettings) -> float:
+        """Return the factor of a gradient; `scale` is the right one."""
+        alone = compute_scales([float(gradient.norm())], settings.max_gradient_norm)[0]
+        return {"once": scale, "never": 1.0, "twice": scale**2, "alone": alone}[self.clipped]
+
     def _compute_decay(self, weight: Tensor, settings: OptimizerSettings) -> float:
         decayed = {
             "matrices": is_decayed(weight),
@@ -74,11 +81,6 @@ class WrongAdamW:
         }
         rate = settings.learning_rate if self.decay_scaled else 1.0
         return rate * settings.weight_decay * self.decay_factor * decayed[self.decay]
-
-
-def _clip_alone(scale: float, gradient: Tensor, settings: OptimizerSettings) -> float:
-    norm, limit = float(gradient.norm()), settings.max_gradient_norm
-    return limit / norm if limit is not None and norm > limit else 1.0
 
 
 RIGHT = WrongAdamW()
@@ -102,9 +104,9 @@ MISTAKES: Mapping[str, WrongAdamW] = {
     ),
     "the first moment is lost between the steps": replace(RIGHT, forgets=("first",)),
     "the second moment is lost between the steps": replace(RIGHT, forgets=("second",)),
-    "the gradient is not clipped": replace(RIGHT, scale=lambda scale, gradient, settings: 1.0),
-    "the gradient is clipped twice": replace(RIGHT, scale=lambda scale, gradient, settings: scale**2),
-    "each parameter's gradient is clipped by its own norm": replace(RIGHT, scale=_clip_alone),
+    "the gradient is not clipped": replace(RIGHT, clipped="never"),
+    "the gradient is clipped twice": replace(RIGHT, clipped="twice"),
+    "each parameter's gradient is clipped by its own norm": replace(RIGHT, clipped="alone"),
 }
 """Known mistakes, in words that follow a parameter's name."""
 
@@ -141,7 +143,9 @@ def _find_clip_scale(parameters: Sequence[ParameterUpdates], settings: Optimizer
     low, high = 0.0, 4.0
     for _ in range(60):
         middle = (low + high) / 2
-        grows = _sum_sizes(parameters, settings, middle) < sum(float(_without_decay(p, settings).norm()) for p in parameters)
+        grows = _sum_sizes(parameters, settings, middle) < sum(
+            float(_without_decay(p, settings).norm()) for p in parameters
+        )
         low, high = (middle, high) if grows else (low, middle)
     tried = [(p, _rescale(p, low * p.history.scales[0])) for p in parameters]
     if not all(_matches(p.updates[:1], compute_updates(history, settings)[:1]) for p, history in tried):

@@ -11,20 +11,21 @@ from typing import TYPE_CHECKING
 from safetensors.torch import load_file
 
 from ci.equivalence.capture_signature import CapturedGroup
+from ci.equivalence.hf_reference import ReferenceRun
 from ci.equivalence.inputs import InputCase
 from ci.equivalence.layout_proof import describe_layout, list_layout_problems
 from ci.equivalence.training_compare import TrainingComparison, TrainingRun, build_training_verdict
 from ci.equivalence.training_finding import TrainingFinding, describe_disagreement
 from ci.equivalence.training_reference import TrainingReference
 from ci.layouts import LAYOUTS, Layout
-from ci.subjects.trace_files import TraceReader
+from ci.subjects.training import Trainable
 
 if TYPE_CHECKING:
-    from ci.equivalence.hf_reference import ReferenceRun
     from ci.equivalence.training_reference import TrainingExpectation
     from ci.equivalence.verdict import Verdict
     from ci.evidence import Measure
-    from ci.subjects.training import Trainable, TrainRequest
+    from ci.subjects.trace_files import TraceReader
+    from ci.subjects.training import TrainRequest
 
 
 @dataclass
@@ -115,12 +116,12 @@ class TrainingCheck:
 
     def _describe_coverage(self, comparison: TrainingComparison) -> dict[str, str]:
         request, inputs = self.expected.request, load_file(self.steps.inputs)
-        count = self.layout.documents * request.steps
+        count, settings = self.layout.documents * request.steps, request.optimizer
         tokens = inputs["loss_mask"][:count].sum(1).tolist()
         coverage = {
             "layout": describe_layout(self.layout, comparison.run.result),
             "training": f"{request.steps} steps of {self.layout.documents} documents; counted tokens {tokens}",
-            "optimizer": f"AdamW, epsilon {request.optimizer.epsilon:g}, clipped at {request.optimizer.max_gradient_norm:g}",
+            "optimizer": f"AdamW, epsilon {settings.epsilon:g}, clipped at {settings.max_gradient_norm:g}",
         }
         if self.auxiliary_loss:
             coverage["balancing loss"] = f"coefficient {self.auxiliary_loss:g}, mean over the step's documents"

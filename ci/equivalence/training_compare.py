@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,17 +13,18 @@ from ci.equivalence.adamw_oracle import OptimizerHistory, compute_relative_error
 from ci.equivalence.case_result import MAX_MEASURES
 from ci.equivalence.checkpoint_tensors import CheckpointTensors
 from ci.equivalence.tolerances import SCALAR_FLOOR, NoiseFloor, Tolerances
-from ci.equivalence.training_reference import compare_numbers, expected_updates, name_gradients
+from ci.equivalence.training_reference import TrainingExpectation, compare_numbers, expected_updates, name_gradients
 from ci.equivalence.verdict import Verdict
 from ci.errors import SubjectError
 from ci.evidence import Measure
+from ci.subjects.training import TrainResult
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
     from torch import Tensor
 
-    from ci.equivalence.training_reference import TrainingExpectation
     from ci.subjects.base import DType
-    from ci.subjects.training import TrainResult
 
 DTYPE: DType = "float32"
 
@@ -104,7 +105,7 @@ class TrainingComparison:
         wide = [weight.double() for weight in weights]
         if any(weight.shape != wide[0].shape for weight in wide):
             raise SubjectError(f"weight of {name} has shape {tuple(wide[-1].shape)}, expected {tuple(wide[0].shape)}")
-        return [after - before for before, after in zip(wide, wide[1:], strict=False)]
+        return [after - before for before, after in pairwise(wide)]
 
     def read_history(self, name: str, norms: Sequence[float]) -> OptimizerHistory:
         """Return what the subject's own optimizer must have seen of a parameter."""
@@ -141,13 +142,15 @@ class TrainingComparison:
                 if missing := sorted(known - set(opened.files)):
                     raise SubjectError(f"training: step {step} has no {what} of {missing[0]}")
                 if unknown := sorted(set(opened.files) - known):
-                    raise SubjectError(
-                        f"training: {what} of a parameter that Hugging Face does not have: {unknown[0]}"
-                    )
+                    raise SubjectError(f"training: {what} of a parameter that Hugging Face does not have: {unknown[0]}")
 
 
 def build_training_verdict(
-    measures: Sequence[Measure], problems: Sequence[str], finding: str, coverage: Mapping[str, str], ran: Mapping[str, str]
+    measures: Sequence[Measure],
+    problems: Sequence[str],
+    finding: str,
+    coverage: Mapping[str, str],
+    ran: Mapping[str, str],
 ) -> Verdict:
     """Build the verdict: `problems` are what contradicts the layout, `finding` is the cause where it was found.
 
@@ -164,7 +167,11 @@ def build_training_verdict(
         component="kernel" if wrong or problems else "",
         coverage=coverage,
         ran=ran,
-        figures={"training.used": worst.used, "training.ratio": worst.ratio or 0.0, "training.quantities": len(measures)},
+        figures={
+            "training.used": worst.used,
+            "training.ratio": worst.ratio or 0.0,
+            "training.quantities": len(measures),
+        },
     )
 
 

@@ -26,13 +26,13 @@ from ci.equivalence.gradient_signature import (
 from ci.equivalence.loss_signature import TokenLosses, describe_loss
 from ci.equivalence.norm_signature import GradientSquares, describe_norm
 from ci.equivalence.optimizer_signature import ParameterUpdates, find_lost_slices, find_optimizer_mistake
+from ci.equivalence.training_compare import TrainingComparison
+from ci.evidence import Measure
+from ci.layouts import Layout
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ci.equivalence.training_compare import TrainingComparison
-    from ci.evidence import Measure
-    from ci.layouts import Layout
     from ci.subjects.training import Disagreement
 
 EMBEDDINGS_NAMES = ("embed_tokens.weight", "wte.weight")
@@ -156,7 +156,9 @@ class TrainingFinding:
         expected = self.comparison.expected.open_gradients(2).read(name)
         shares = fit_shares(actual, [expected, first])
         if shares and abs(shares[1]) > 0.02:
-            return f"{_name_parameters(wrong, wrong, '')}the first step's gradient is still in the second's: not cleared"
+            return (
+                f"{_name_parameters(wrong, wrong, '')}the first step's gradient is still in the second's: not cleared"
+            )
         return ""
 
     def _read_expected(self, name: str) -> Tensor:
@@ -182,7 +184,8 @@ class TrainingFinding:
             axis = 1 if name.endswith(COLUMN_CUT) else 0
             for rank, part in enumerate(gradient.tensor_split(ranks, axis) if gradient.ndim > 1 else []):
                 parts[rank] += float(part.sum())
-        return GradientSquares(total, vectors, tied, tuple(part + vectors for part in parts))
+        limit = self.comparison.expected.request.optimizer.max_gradient_norm
+        return GradientSquares(total, vectors, limit, tied, tuple(part + vectors for part in parts))
 
     def _describe_updates(self) -> str:
         """Describe updates that AdamW does not give on the subject's own gradients."""

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from ci.equivalence.adamw_oracle import OptimizerHistory, compute_relative_error, compute_scales, compute_updates
 from ci.equivalence.checkpoint_tensors import CheckpointTensors
+from ci.equivalence.hf_reference import ReferenceRun
 from ci.equivalence.tolerances import (
     AUXILIARY_LOSS,
     CLIPPED_SHARE,
@@ -27,11 +28,10 @@ from ci.equivalence.tolerances import (
     MAX_GRADIENT_NOISE,
 )
 from ci.errors import InfrastructureError
-from ci.layouts import Layout
 from ci.subjects.training import OptimizerSettings, TrainRequest, TrainResult
 
 if TYPE_CHECKING:
-    from ci.equivalence.hf_reference import ReferenceRun
+    from ci.layouts import Layout
 
 STEPS = 2
 """One step cannot show a buffer that is not cleared, or moments that are lost."""

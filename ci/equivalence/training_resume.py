@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safetensors.torch import load_file, save_file
@@ -16,11 +14,14 @@ from ci.equivalence.optimizer_signature import ParameterUpdates, find_optimizer_
 from ci.equivalence.tolerances import FLOAT32_TOLERANCE, MIN_FLOOR
 from ci.equivalence.training_compare import TrainingComparison, TrainingRun
 from ci.equivalence.verdict import Verdict
-from ci.errors import SubjectError, UnsupportedError
-from ci.evidence import Measure
+from ci.errors import NotOfferedError, SubjectError, UnsupportedError
+from ci.evidence import NOT_COVERED, Measure
 from ci.subjects.failure import SubjectCrashError, SubjectTimeoutError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
     from ci.equivalence.training_check import TrainingCheck
     from ci.subjects.training import TrainRequest
 
@@ -64,9 +65,14 @@ def check_layout_conversion(check: TrainingCheck, layouts: Sequence[str]) -> Ver
     runner.run("origin", steps=1, save=True, export=True)
     origin = runner.path("origin")
     following = runner.run("following", steps=1, resume=str(origin / "checkpoint"), resume_steps=1)
-    measures: list[Measure] = []
+    measures = list(_compare_bits(origin / "step-1" / "weights", origin / "export", "export from one process"))
+    refused: dict[str, str] = {}
     for layout in layouts:
-        runner.run(layout, layout=layout, steps=0, resume=str(origin / "checkpoint"), save=True, export=True)
+        try:
+            runner.run(layout, layout=layout, steps=0, resume=str(origin / "checkpoint"), save=True, export=True)
+        except UnsupportedError as refusal:  # a model that this layout cannot cut
+            refused[f"layout {layout}"] = f"{NOT_COVERED}{refusal}"
+            continue
         saved = runner.path(layout)
         back = f"{layout}-back"
         runner.run(back, steps=1, resume=str(saved / "checkpoint"), resume_steps=1, export=True)
@@ -78,6 +84,8 @@ def check_layout_conversion(check: TrainingCheck, layouts: Sequence[str]) -> Ver
         )
         for finished in (saved, runner.path(back)):
             shutil.rmtree(finished)
+    if len(refused) == len(layouts):
+        raise NotOfferedError("; ".join(refused.values()) or "the subject offers no layout to convert to")
     wrong = [measure for measure in measures if not measure.passed]
     worst = max(measures, key=lambda measure: measure.used)
     return Verdict(
@@ -87,7 +95,7 @@ def check_layout_conversion(check: TrainingCheck, layouts: Sequence[str]) -> Ver
         measures=tuple(sorted(measures, key=lambda measure: -measure.used)[:MOST_MEASURES]),
         worst=worst,
         component="conversion" if wrong else "",
-        coverage={"layout": f"single to and from {', '.join(layouts)}"},
+        coverage={"layout": f"single to and from {', '.join(layouts)}", **refused},
         ran=following.result.ran,
         figures={"conversion.tensors": float(len(measures))},
     )
@@ -139,9 +147,7 @@ def _compare_bits(expected: Path, actual: Path, what: str) -> Iterator[Measure]:
         yield Measure(f"{what}: {name}", "float32", tuple(one.shape), error, 0.0, passed=same, case="conversion")
 
 
-def _explain_resume(
-    check: TrainingCheck, whole: TrainingRun, resumed: TrainingRun, wrong: Sequence[Measure]
-) -> str:
+def _explain_resume(check: TrainingCheck, whole: TrainingRun, resumed: TrainingRun, wrong: Sequence[Measure]) -> str:
     """Return why the second step differs: other weights, other documents, or another optimizer state."""
     first = f"resume: {wrong[0].tensor} differs (relative {wrong[0].error:.2g})"
     if wrong[0].tensor.startswith("gradient"):

@@ -47,11 +47,13 @@ class TrainRequest:
     `inputs` is a safetensors file: `input_ids` int64 (documents, T), right padded with 0, `lengths` int64 (documents,),
     optionally `loss_mask` int64 (documents, T - 1) of 0 and 1, one for each predicted token. Each step takes the next
     `Layout.documents` of them. The loss is the mean cross entropy in nats over all predicted tokens of the step,
-    whatever their document. `auxiliary_loss` is the coefficient c of a mixture's balancing loss; it adds, as the mean over
-    the step's documents, c times the sum over layers of E times the sum over experts of (share of the document's tokens
-    that chose the expert) times (mean probability of the expert): https://arxiv.org/abs/2101.03961. `recompute` names
-    what the backward pass computes again. `resume` is another request's `checkpoint/`; `resume_steps` of the inputs are
-    skipped then. With `steps` 0 the run only loads, saves and exports. `seconds` is the limit after which ranks that wait for one another are stopped.
+    whatever their document.
+    `auxiliary_loss` is the coefficient c of a mixture's balancing loss. It adds, as the mean over the step's documents,
+    c times the sum over layers of E times the sum over experts of (share of the document's tokens that chose the
+    expert) times (mean probability of the expert): https://arxiv.org/abs/2101.03961.
+    `recompute` names what the backward pass computes again. `resume` is another request's `checkpoint/`; `resume_steps`
+    of the inputs are skipped then. With `steps` 0 the run only loads, saves and exports. `seconds` is the limit after
+    which ranks that wait for one another are stopped.
     """
 
     checkpoint: str
@@ -119,6 +121,12 @@ class TrainResult:
     seconds: float
     not_gathered: tuple[str, ...] = ()
     disagreements: tuple[Disagreement, ...] = ()
+
+
+def list_step_files(steps: int) -> tuple[str, ...]:
+    """List the files that a run of so many steps must write below its output directory."""
+    kinds = ("gradients", "weights")
+    return tuple(f"step-{step}/{kind}/model.safetensors" for step in range(1, steps + 1) for kind in kinds)
 
 
 @runtime_checkable

@@ -96,6 +96,7 @@ def call_method(subject: Subject, method: str, arguments: dict[str, Any]) -> Any
         Preparable,
         TraceRequest,
     )
+    from ci.subjects.training import NO_TRAINING, OptimizerSettings, Trainable, TrainRequest
 
     if method == "describe":
         return to_dict(subject.describe())
@@ -113,6 +114,11 @@ def call_method(subject: Subject, method: str, arguments: dict[str, Any]) -> Any
         if not isinstance(subject, Differentiable):
             raise NotOfferedError(NO_GRADIENTS)
         return to_dict(subject.gradients(GradientRequest(**arguments)))
+    if method == "train":
+        if not isinstance(subject, Trainable):
+            raise NotOfferedError(NO_TRAINING)
+        optimizer = OptimizerSettings(**arguments["optimizer"])
+        return to_dict(subject.train(TrainRequest(**{**arguments, "optimizer": optimizer})))
     raise ValueError(f"unknown method {method!r}")
 
 

@@ -33,6 +33,7 @@ OFFER = SubjectOffer(
         Variant("moe", "dropless", needs="triton"),
     ),
     axis_formats={"moe": frozenset({"mixtral"})},
+    layouts=LAYOUTS_OFFERED,
     conditional_needs={
         "attention=flash": ("flash-attn",),
         "attention=sdpa_nested": ("attention without a window",),

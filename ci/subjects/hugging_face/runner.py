@@ -35,11 +35,12 @@ from ci.subjects.memory import weight_bytes
 from ci.subjects.model_cache import Key, ModelCache, checkpoint_key
 from ci.subjects.trace_files import TraceWriter
 from ci.subjects.trace_rows import BatchTraceWriter, RowTraceWriter
-from ci.subjects.training import TrainRequest, TrainResult
 from ci.tensor_names import LOGITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from ci.subjects.training import TrainRequest, TrainResult
 
 ATTENTION = ("eager", "sdpa")
 EXPERTS = ("eager", "batched_mm", "grouped_mm")
@@ -121,7 +122,7 @@ class HuggingFace:
 
     @compute_float64_throughout
     def train_in_parts(self, request: TrainRequest) -> TrainResult:
-        """Run the steps, and write the parts of the first gradient too: of each document, of each use of tied weights."""
+        """Run the steps, and write the parts of the first gradient too, by document and use of tied weights."""
         return self._train(request, parts=True)
 
     def _train(self, request: TrainRequest, *, parts: bool) -> TrainResult:

@@ -7,6 +7,7 @@ on disk.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,19 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from ci.errors import SubjectError
 from ci.layouts import LAYOUTS
 from ci.subjects.forward import measure_cost
 from ci.subjects.hugging_face.gradients import merge_shards
-from ci.subjects.training import TrainResult
+from ci.subjects.training import TrainRequest, TrainResult
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
-    from torch import Tensor
-
-    from ci.subjects.training import OptimizerSettings, TrainRequest
+    from ci.subjects.training import OptimizerSettings
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,9 @@ class TrainingRun:
     """The steps of a request over a loaded model. With `parts` each document's own gradient of step 1 is kept too.
 
     They are written to `parts/document/<d>`, those of the balancing loss to `parts/balancing/<d>`, and for tied
-    embeddings what comes from the lookup and from the head to `parts/lookup` and `parts/head`. `parts/tokens.safetensors`
-    has each document's cross entropy by prediction, `loss.<d>`, and which count, `counted.<d>`.
+    embeddings what comes from the lookup and from the head to `parts/lookup` and `parts/head`.
+    `parts/tokens.safetensors` has each document's cross entropy by prediction, `loss.<d>`, and which count,
+    `counted.<d>`.
     """
 
     model: Any

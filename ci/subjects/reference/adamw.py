@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
+
+from ci.subjects.reference.rank_groups import RankGroups
+from ci.subjects.training import OptimizerSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from torch import Tensor
-
-    from ci.subjects.reference.rank_groups import RankGroups
-    from ci.subjects.training import OptimizerSettings
 
 
 @dataclass

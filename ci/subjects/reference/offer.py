@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ci.layouts import LAYOUT_AXIS
 from ci.subjects.base import Variant
 from ci.subjects.offer import SubjectOffer
 
@@ -20,6 +19,12 @@ LAYOUTS_OFFERED = (
 )
 """The layouts in which the reference trains, over gloo on processes of this machine."""
 
+DIVISIBLE = "heads and intermediate sizes that the ranks can divide"
+ENOUGH_LAYERS = "a layer for each stage"
+TIED = "tied embeddings"
+LAYOUT_NEEDS = (DIVISIBLE, ENOUGH_LAYERS, TIED)
+"""What only some models have."""
+
 OFFER = SubjectOffer(
     name="reference",
     package="ci",
@@ -33,4 +38,6 @@ OFFER = SubjectOffer(
     ),
     axis_formats={"moe": frozenset({"mixtral"})},
     in_this_package=True,
+    layouts=LAYOUTS_OFFERED,
+    conditional_needs={f"layout={name}": LAYOUT_NEEDS for name in LAYOUTS_OFFERED},
 )

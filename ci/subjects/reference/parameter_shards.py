@@ -13,6 +13,7 @@ import torch
 
 from ci.errors import UnsupportedError
 from ci.subjects.reference.convert import EMBEDDINGS_WEIGHT, FINAL_NORM_WEIGHT, HEAD_WEIGHT, Parameter
+from ci.subjects.reference.offer import DIVISIBLE, ENOUGH_LAYERS, TIED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,13 +109,6 @@ def check_layout(architecture: Architecture, layout: Layout) -> None:
     """Raise UnsupportedError for a model that lacks something for the layout."""
     if problem := find_layout_problem(architecture, layout):
         raise UnsupportedError(f"reference: layout {layout.name} needs {problem}, which this model has not")
-
-
-DIVISIBLE = "heads and intermediate sizes that the ranks can divide"
-ENOUGH_LAYERS = "a layer for each stage"
-TIED = "tied embeddings"
-MODEL_NEEDS = (DIVISIBLE, ENOUGH_LAYERS, TIED)
-"""What only some models have, as needs of a layout's variant."""
 
 
 def _cut_block(block: Block, count: int) -> Block:

@@ -6,6 +6,7 @@ neighbours, and tensor ranks of one stage are direct neighbours.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,12 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 import torch.distributed as dist
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from ci.layouts import Layout
 
+if TYPE_CHECKING:
     from torch import Tensor
 
-    from ci.layouts import Layout
 
 Axis = Literal["tensor", "pipeline", "data"]
 AXES: tuple[Axis, ...] = ("tensor", "pipeline", "data")
@@ -148,9 +148,9 @@ class _Leave(torch.autograd.Function):
     """Sum over tensor ranks forward, identity backward."""
 
     @staticmethod
-    def forward(context: Any, tensor: Tensor, groups: RankGroups) -> Tensor:
+    def forward(_: Any, tensor: Tensor, groups: RankGroups) -> Tensor:
         return groups.sum(tensor.contiguous().clone(), "tensor")
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    def backward(_: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return gradients[0], None

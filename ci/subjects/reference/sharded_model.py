@@ -14,13 +14,13 @@ from torch.nn.functional import embedding, linear
 
 from ci.subjects.reference.convert import EMBEDDINGS_WEIGHT, FINAL_NORM_WEIGHT, HEAD_WEIGHT
 from ci.subjects.reference.model import Model, rms_norm
+from ci.subjects.reference.rank_groups import RankGroups
 from ci.tensor_names import FINAL_NORM, LOGITS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ci.subjects.reference.model import RecordTensor
-    from ci.subjects.reference.rank_groups import RankGroups
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,10 @@ DEVICE = "cpu"
 
 
 def run_training(request: TrainRequest) -> TrainResult:
-    """Run a request's steps in its layout. Raises UnsupportedError for what is not offered, SubjectError, RequestError."""
+    """Run a request's steps in its layout.
+
+    Raises UnsupportedError for what is not offered, SubjectError, RequestError.
+    """
     checkpoint, layout = read_fast_llm(Path(request.checkpoint)), find_layout(request)
     check_request(request, checkpoint, layout)
     output = Path(request.output)
@@ -141,7 +144,13 @@ class _Gathering:
         ran: dict[str, str] = {}
         for result in self.results:
             ran |= result["ran"]
-        return {**ran, LAYOUT_AXIS: self.layout.name, "recompute": "none", "dtype": self.request.dtype, "device": DEVICE}
+        return {
+            **ran,
+            LAYOUT_AXIS: self.layout.name,
+            "recompute": "none",
+            "dtype": self.request.dtype,
+            "device": DEVICE,
+        }
 
 
 def _read_kind(file: Path, kind: str) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from ci.errors import InfrastructureError, SubjectError
 from ci.hub.strict_json import parse_object
@@ -28,8 +29,6 @@ from ci.subjects.reference.training_gather import join_ranks, join_slices, list_
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-
-    from torch import Tensor
 
     from ci.subjects.reference.convert import Parameter
     from ci.subjects.reference.directories import Checkpoint
@@ -87,9 +86,7 @@ def read_state(directory: Path, checkpoint: Checkpoint) -> TrainingState:
     return TrainingState(join, step)
 
 
-def cut_state(
-    state: TrainingState, held: Sequence[Parameter], place: RankPlace, optimizer: AdamW
-) -> dict[str, Tensor]:
+def cut_state(state: TrainingState, held: Sequence[Parameter], place: RankPlace, optimizer: AdamW) -> dict[str, Tensor]:
     """Return the weights of a rank, and give its optimizer the moments and the finished steps."""
     weights = {}
     for parameter in held:

@@ -25,6 +25,7 @@ from ci.subjects.reference.rank_groups import AXES, RankGroups, RankPlace
 from ci.subjects.reference.trace import load_model
 from ci.subjects.reference.training_checkpoint import cut_state, read_state, write_rank
 from ci.subjects.reference.training_step import Document, RankTrainer, StepFigures, run_step
+from ci.subjects.training import TrainRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ci.subjects.rank_process import Rank
-    from ci.subjects.training import TrainRequest
 
 RESULT = "result.json"
 CAPTURES = "captures.safetensors"
@@ -59,7 +59,11 @@ class RankRun:
             write_rank(self.directory, trainer.parameters, optimizer)
         if trainer.captured:
             save_file({n: t.contiguous() for n, t in trainer.captured.items()}, self.directory / CAPTURES)
-        result = {"figures": [asdict(f) for f in figures], "ran": dict(trainer.ran), **self._describe(trainer, optimizer)}
+        result = {
+            "figures": [asdict(f) for f in figures],
+            "ran": dict(trainer.ran),
+            **self._describe(trainer, optimizer),
+        }
         (self.directory / RESULT).write_text(json.dumps(result), encoding="utf-8")
 
     def _build(self, checkpoint: Checkpoint) -> tuple[RankTrainer, AdamW]:
@@ -86,9 +90,7 @@ class RankRun:
         )
         return trainer, optimizer
 
-    def _run_step(
-        self, number: int, trainer: RankTrainer, optimizer: AdamW, documents: list[Document]
-    ) -> StepFigures:
+    def _run_step(self, number: int, trainer: RankTrainer, optimizer: AdamW, documents: list[Document]) -> StepFigures:
         """Run one step over its documents, and write its gradients and the weights after it."""
         layout = self.groups.place.layout
         first = (self.request.resume_steps + number) * layout.documents
@@ -141,9 +143,7 @@ def read_documents(path: Path) -> list[Document]:
 def run_training_rank(rank: Rank, request: TrainRequest, directory: Path) -> None:
     """Run one rank of a request in its own process, together with the layout's others."""
     limit = timedelta(seconds=rank.collective_seconds)
-    dist.init_process_group(
-        BACKEND, init_method=rank.store, rank=rank.number, world_size=rank.count, timeout=limit
-    )
+    dist.init_process_group(BACKEND, init_method=rank.store, rank=rank.number, world_size=rank.count, timeout=limit)
     run_place(rank.number, request, directory)
     dist.barrier()
     dist.destroy_process_group()

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
+from ci.subjects.reference.attention import ImplementationLog
+from ci.subjects.reference.config import Architecture
 from ci.subjects.reference.convert import EMBEDDINGS_WEIGHT
 from ci.subjects.reference.model import Context
 from ci.subjects.reference.parameter_shards import Stage, cut_architecture, cut_range, find_cut_axis
+from ci.subjects.reference.rank_groups import RankGroups
 from ci.subjects.reference.sharded_model import ShardedModel
 from ci.tensor_names import EMBEDDINGS, ROUTER_LOGITS, TOP_EXPERTS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from torch import Tensor
+    from collections.abc import Sequence
 
     from ci.subjects.reference.adamw import AdamW
-    from ci.subjects.reference.attention import ImplementationLog
-    from ci.subjects.reference.config import Architecture
-    from ci.subjects.reference.rank_groups import RankGroups
 
 
 @dataclass(frozen=True)
