@@ -49,7 +49,7 @@ MODELS = {
         TINY_MODELS["moe"], config_changes={**TINY_MODELS["moe"].config_changes, "tie_word_embeddings": True}
     ),
 }
-LENGTH = 33
+LENGTH = 32
 SETTINGS = OptimizerSettings()
 BALANCE = 0.05
 TOLERATED = 10.0
@@ -243,7 +243,7 @@ def compute_balancing_gradients(case: Case, document: int, parts: int) -> dict[s
         case.folder / "source", dtype=torch.float64, experts_implementation="eager", attn_implementation="eager"
     )
     inputs = load_file(case.folder / "inputs.safetensors")
-    ids = inputs["input_ids"][document, : int(inputs["lengths"][document]) - 1]
+    ids = inputs["input_ids"][document, : int(inputs["lengths"][document])]
     output = model(input_ids=ids[None], output_router_logits=True, use_cache=False)
     per_token = model.config.num_experts_per_tok
     terms = [compute_balancing_loss(part, per_token) for logits in output.router_logits for part in logits.chunk(parts)]

@@ -12,7 +12,7 @@ import torch
 from ci.errors import UnsupportedError
 from ci.layouts import LAYOUTS
 from ci.subjects.base import ConvertRequest, TraceRequest
-from ci.subjects.fast_llm.layout_trace import _ForwardRun, _sort_routing
+from ci.subjects.fast_llm.layout_trace import _ForwardRun
 from ci.subjects.forward import Inputs
 from ci.subjects.rank_process import Rank
 from ci.subjects.trace_files import TraceReader
@@ -67,13 +67,3 @@ def test_rows_are_dealt_to_data_ranks_in_rounds_and_the_last_is_repeated() -> No
     assert list_rounds("single", 0, 2) == [[0], [1]]
     assert [list_rounds("dp2", rank, 3) for rank in (0, 1)] == [[[0], [2]], [[1], [2]]]
     assert [list_rounds("dp2_accumulate2", rank, 5) for rank in (0, 1)] == [[[0, 2], [4, 4]], [[1, 3], [4, 4]]]
-
-
-def test_experts_are_sorted_by_their_scores() -> None:
-    states = {
-        "decoder.0.mlp.router_top_experts": [torch.tensor([[3, 1]])],
-        "decoder.0.mlp.router_scores": [torch.tensor([[0.2, 0.8]])],
-    }
-    experts, scores = _sort_routing(states).values()
-    assert experts[0].tolist() == [[1, 3]]
-    assert torch.equal(scores[0], torch.tensor([[0.8, 0.2]]))
