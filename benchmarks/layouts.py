@@ -29,6 +29,7 @@ from ci.subjects.base import ConvertRequest
 from ci.subjects.fast_llm.offer import LAYOUTS_OFFERED
 from ci.subjects.fast_llm.subject import FastLLMSubject
 from ci.subjects.hugging_face import HuggingFace
+from ci.subjects.hugging_face.training import compute_balancing_loss
 from ci.subjects.training import OptimizerSettings, TrainRequest, TrainResult
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ MODELS = {
         TINY_MODELS["moe"], config_changes={**TINY_MODELS["moe"].config_changes, "tie_word_embeddings": True}
     ),
 }
-LENGTH = 33
+LENGTH = 32
 SETTINGS = OptimizerSettings()
 BALANCE = 0.05
 TOLERATED = 10.0
@@ -63,6 +64,7 @@ class Case:
     folder: Path
     seed: int
     steps: int
+    padded: bool = True
     results: dict[tuple[int, str, float], tuple[TrainResult, list[dict[str, Tensor]]]] = field(default_factory=dict)
 
     def prepare(self, subject: FastLLMSubject) -> None:
@@ -74,8 +76,9 @@ class Case:
         generator = torch.Generator().manual_seed(100 + self.seed)
         count = 4 * self.steps
         ids = torch.randint(0, EVEN["vocab_size"], (count, LENGTH), generator=generator)
-        lengths = torch.randint(LENGTH // 2, LENGTH + 1, (count,), generator=generator)
-        lengths[0] = LENGTH
+        lengths = torch.randint(LENGTH // 2, LENGTH - 1, (count,), generator=generator)
+        lengths[-1] = LENGTH
+        lengths = lengths if self.padded else torch.full_like(lengths, LENGTH)
         ids[torch.arange(LENGTH) >= lengths[:, None]] = 0
         mask = (torch.rand(count, LENGTH - 1, generator=generator) > 0.15).long()
         save_file({"input_ids": ids, "lengths": lengths, "loss_mask": mask}, self.folder / "inputs.safetensors")
@@ -133,8 +136,8 @@ class Row:
         if self.failure:
             return f"| {self.model} | {self.layout} | {self.failure} | | | | | {self.seconds:.1f} |"
         return (
-            f"| {self.model} | {self.layout} | {self.loss:.1e} | {self.gradient:.2f} ({self.parameter}) | {self.norm:.1e} "
-            f"| {self.update:.1e} | {self.double_step:.1e} | {self.seconds:.1f} |"
+            f"| {self.model} | {self.layout} | {self.loss:.1e} | {self.gradient:.2f} ({self.parameter}) "
+            f"| {self.norm:.1e} | {self.update:.1e} | {self.double_step:.1e} | {self.seconds:.1f} |"
         )
 
 
@@ -212,19 +215,40 @@ def compute_update(weight: Tensor, gradient: Tensor, moments: tuple[Tensor, Tens
     return -SETTINGS.learning_rate * (first / (1 - SETTINGS.beta_1**step) / scaled + decay * weight)
 
 
-def measure_balance(case: Case, subject: FastLLMSubject, name: str) -> tuple[float, float]:
-    """Return how many times the balancing loss's gradient is in the subject's, and the part that is not it."""
-    layout, step = LAYOUTS[name], []
+def measure_balance(case: Case, subject: FastLLMSubject, name: str) -> tuple[list[float], float, float]:
+    """Return how many times each document's balancing loss is in the gradient, the part that is none, and the size.
+
+    The size is the norm of what the balancing loss adds over that of the sum of all documents' balancing losses.
+    """
+    layout, gradients = LAYOUTS[name], []
     for balance in (BALANCE, 0.0):
         request = case.request(name, subject=True, auxiliary_loss=balance)
         subject.train(request)
-        ours = case.run_hugging_face(layout, "float64", balance)[1][0]
-        step.append((read_tensors(request, "gradients")[0], ours))
-    (with_loss, right_with), (without, right_without) = step
-    theirs = torch.cat([(with_loss[k].double() - without[k].double()).flatten() for k in sorted(with_loss)])
-    right = torch.cat([(right_with[k].double() - right_without[k].double()).flatten() for k in sorted(right_with)])
-    times = float(theirs @ right / (right @ right))
-    return times, float((theirs - times * right).norm() / (times * right).norm())
+        gradients.append(read_tensors(request, "gradients")[0])
+    parts = layout.micro_sequences * layout.sequence_data
+    terms = [compute_balancing_gradients(case, document, parts) for document in range(layout.documents)]
+    names = sorted(gradients[0].keys() & terms[0].keys())
+    theirs = torch.cat([(gradients[0][key].double() - gradients[1][key].double()).flatten() for key in names])
+    right = torch.stack([torch.cat([term[key].flatten() for key in names]) for term in terms], dim=1)
+    times = torch.linalg.lstsq(right, theirs[:, None]).solution
+    rest = float((theirs - (right @ times).flatten()).norm() / theirs.norm())
+    return times.flatten().tolist(), rest, float(theirs.norm() / right.sum(1).norm())
+
+
+def compute_balancing_gradients(case: Case, document: int, parts: int) -> dict[str, Tensor]:
+    """Return Hugging Face's gradients of one document's balancing loss, in float64, summed over its parts."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        case.folder / "source", dtype=torch.float64, experts_implementation="eager", attn_implementation="eager"
+    )
+    inputs = load_file(case.folder / "inputs.safetensors")
+    ids = inputs["input_ids"][document, : int(inputs["lengths"][document])]
+    output = model(input_ids=ids[None], output_router_logits=True, use_cache=False)
+    per_token = model.config.num_experts_per_tok
+    terms = [compute_balancing_loss(part, per_token) for logits in output.router_logits for part in logits.chunk(parts)]
+    torch.autograd.backward(BALANCE * torch.stack(terms).sum())
+    return {key: value.grad for key, value in model.named_parameters() if value.grad is not None}
 
 
 def iterate_rows(arguments: argparse.Namespace, folder: Path) -> Iterator[Row]:
@@ -242,13 +266,19 @@ def iterate_rows(arguments: argparse.Namespace, folder: Path) -> Iterator[Row]:
 
 
 def show_balance(folder: Path) -> None:
-    """Print how often each layout adds the balancing loss."""
-    subject, case = FastLLMSubject(), Case("mixtral", folder, 0, 1)
-    case.prepare(subject)
-    print("| layout | times the balancing loss's gradient is added | remainder |\n|---|---:|---:|")
-    for name in ("single", "tp2", "accumulate2", "breadth2", "pp2", "dp2", "split2", "sdp2", "dp2_accumulate2"):
-        times, rest = measure_balance(case, subject, name)
-        print(f"| {name} | {times:.4f} | {rest:.1e} |", flush=True)
+    """Print how often each layout adds the balancing loss of each document; 1 / documents would be its mean."""
+    subject = FastLLMSubject()
+    print("| documents | layout | times each document's balancing loss is added | remainder | size |")
+    print("|---|---|---:|---:|---:|")
+    for padded in (False, True):
+        (place := folder / str(padded)).mkdir()
+        case = Case("mixtral", place, 0, 1, padded=padded)
+        case.prepare(subject)
+        names = ("single",) if padded else ("single", "tp2", "accumulate2", "breadth2", "pp2", "dp2", "dp2_accumulate2")
+        for name in (*names, *(() if padded else ("split2", "sdp2"))):
+            times, rest, size = measure_balance(case, subject, name)
+            kind = "padded" if padded else "full length"
+            print(f"| {kind} | {name} | {', '.join(f'{t:.4f}' for t in times)} | {rest:.1e} | {size:.3f} |", flush=True)
 
 
 def show_rows(arguments: argparse.Namespace, folder: Path) -> int:

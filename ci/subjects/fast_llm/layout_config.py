@@ -62,8 +62,7 @@ def check_divisible(config: Any, layout: Layout) -> None:
     for _, block in list_blocks(config):
         heads = {"heads": "heads", "head_groups": "key and value heads"}
         sizes |= {word: getattr(block.mixer, name) for name, word in heads.items() if hasattr(block.mixer, name)}
-        mlps = [part for _, part in _list_mlps(block) if hasattr(part, "intermediate_size")]
-        sizes |= {"intermediate size": part.intermediate_size for part in mlps}
+        sizes["intermediate size"] = getattr(block.mlp, "intermediate_size", layout.tensor)
     for word, size in sizes.items():
         if size % layout.tensor:
             raise UnsupportedError(

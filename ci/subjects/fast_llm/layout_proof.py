@@ -29,7 +29,8 @@ def describe_rank(rank: int, model: Any) -> RankReport:
     many buffers for full gradients and full weights there are.
     """
     distributed = model.distributed
-    groups = {axis: _ask_members(getattr(distributed, name), rank) for axis, name in GROUPS.items()}
+    device = distributed.device
+    groups = {axis: _ask_members(getattr(distributed, name), rank, device) for axis, name in GROUPS.items()}
     return RankReport(
         rank,
         {axis: members for axis, members in groups.items() if len(members) > 1},
@@ -48,7 +49,7 @@ def find_disagreements(
     distributed = model.distributed
     for group in (distributed.tensor_group, distributed.data_group):
         for name, tensor in tensors.items() if group is not None else ():
-            first, error = _compare_with_first(group, tensor, rank)
+            first, error = _compare_with_first(group, tensor.to(distributed.device), rank)
             if not error <= SAME:
                 yield Disagreement(name, kind, (first, rank), error, step)
 
@@ -58,23 +59,21 @@ def _compare_with_first(group: Any, tensor: Tensor, rank: int) -> tuple[int, flo
     import torch
     from fast_llm.core.distributed import broadcast
 
-    device = "cpu" if "gloo" in type(group).__name__.lower() else torch.cuda.current_device()
-    theirs, first = tensor.to(device, copy=True), torch.tensor([rank], device=device)
+    theirs, first = tensor.clone(), torch.tensor([rank], device=tensor.device)
     broadcast(first, 0, group)
     broadcast(theirs, 0, group)
-    difference = float((theirs.cpu().double() - tensor.double()).norm())
+    difference = float((theirs.double() - tensor.double()).norm())
     norm = float(theirs.double().norm())
     return int(first), difference / norm if norm else (float("inf") if difference else 0.0)
 
 
-def _ask_members(group: Any, rank: int) -> tuple[int, ...]:
+def _ask_members(group: Any, rank: int, device: Any) -> tuple[int, ...]:
     """Return the ranks that answer in a group: nothing of its configuration is believed."""
+    if group is None:
+        return (rank,)
     import torch
     from fast_llm.core.distributed import all_gather_into_tensor
 
-    if group is None:
-        return (rank,)
-    device = "cpu" if "gloo" in type(group).__name__.lower() else torch.cuda.current_device()
     members = torch.empty(group.size(), dtype=torch.int64, device=device)
     all_gather_into_tensor(members, torch.tensor([rank], device=device), group)
     return tuple(int(member) for member in members)

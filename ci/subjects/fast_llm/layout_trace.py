@@ -28,7 +28,8 @@ from ci.subjects.fast_llm.config import (
     read_model_config,
 )
 from ci.subjects.fast_llm.errors import translate_errors
-from ci.subjects.fast_llm.hooks import HIDDEN_STATES, find_mixture, list_operations, read_implementations
+from ci.subjects.fast_llm.hidden_states import name_hidden_states, sort_routing
+from ci.subjects.fast_llm.hooks import find_mixture, list_operations, read_implementations
 from ci.subjects.fast_llm.layout_config import find_layout, make_layout_updates, round_up_predictions
 from ci.subjects.fast_llm.layout_join import join_parts, slice_block_input
 from ci.subjects.fast_llm.training import check_devices
@@ -41,21 +42,13 @@ from ci.subjects.forward import (
     exact_arithmetic,
     measure_cost,
     read_inputs,
-    sort_by_score,
 )
 from ci.subjects.rank_process import Rank
 from ci.subjects.ranks import run_ranks
 from ci.subjects.trace_files import TraceWriter
 from ci.tensor_names import (
-    EMBEDDINGS,
-    FINAL_NORM,
-    LOGITS,
     ROUTER_LOGITS,
-    ROUTER_SCORES,
-    TOP_EXPERTS,
-    block_name,
     execution_order,
-    is_block_level,
     scope_of,
     tensor_name,
 )
@@ -300,7 +293,7 @@ class _ForwardRun:
 
     def _write_round(self, model: Any, rows: list[int], batches: list[list[Any]]) -> None:
         """Write what this rank holds of each row; a row that was run again is written again."""
-        wanted = self._name_states(model)
+        wanted = name_hidden_states(model.base_model, everything=self.request.capture == "all")
         for index, (row, batch) in enumerate(zip(rows, batches, strict=True)):
             states: dict[str, list[Tensor]] = {}
             for model_input in batch:
@@ -309,34 +302,8 @@ class _ForwardRun:
                         states.setdefault(ours, []).append(tensor.detach())
             parts = self.layout.micro_sequences
             states |= {name: kept[index * parts :][:parts] for name, kept in self._captured.items()}
-            for name, tensors in _sort_routing(states).items():
+            for name, tensors in sort_routing(states).items():
                 file = _name_file(self.directory, name, row, self.rank.number)
                 save_file({str(i): tensor.cpu().contiguous().clone() for i, tensor in enumerate(tensors)}, file)
         for kept in self._captured.values():
             kept.clear()
-
-    def _name_states(self, model: Any) -> dict[str, str]:
-        """Return Fast-LLM's name of a hidden state → the trace's."""
-        base = model.base_model
-        names = {
-            base.embeddings.module_name: EMBEDDINGS,
-            base.head.final_norm.module_name: FINAL_NORM,
-            f"{base.head.module_name}.logits": LOGITS,
-        }
-        for index, block in enumerate(base.decoder):
-            names[block.module_name] = block_name(index)
-            names |= {
-                f"{block.module_name}.{theirs}": tensor_name(index, ours) for theirs, ours in HIDDEN_STATES.items()
-            }
-        if self.request.capture == "all":
-            return names
-        return {theirs: ours for theirs, ours in names.items() if is_block_level(ours)}
-
-
-def _sort_routing(states: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:
-    """Sort the chosen experts of each token by their scores, as a trace has them."""
-    for name in [name for name in states if name.endswith(TOP_EXPERTS)]:
-        scores = name.removesuffix(TOP_EXPERTS) + ROUTER_SCORES
-        pairs = [sort_by_score(*pair) for pair in zip(states[name], states[scores], strict=True)]
-        states[name], states[scores] = [experts for experts, _ in pairs], [score for _, score in pairs]
-    return states

@@ -6,6 +6,7 @@ pipeline stage, full gradients and weights under Fast-LLM's names.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -188,7 +189,8 @@ class _TrainingRun:
 
         config, distributed = make_schedule_config(self.layout), model.config.distributed
         preprocessing = model.get_preprocessing_config(PhaseType.training, self.layout.micro_sequences)
-        length = round_up_predictions(max(len(document.ids) for document in documents) - 1, self.layout)
+        # One token of padding at least: the last token predicts nothing, and is an input all the same as elsewhere.
+        length = round_up_predictions(max(len(document.ids) for document in documents), self.layout)
         schedule = Schedule(
             config,
             multi_stage=model,
@@ -203,13 +205,40 @@ class _TrainingRun:
             self._step = step + 1
             first = (self.request.resume_steps + step) * self.layout.documents
             batches = make_batches(documents[first : first + self.layout.documents], distributed, length + 1)
-            inputs = iter([batch.get_model_inputs(preprocessing) for batch in batches])
+            inputs = [batch.get_model_inputs(preprocessing) for batch in batches]
+            captured = self._ask_for_hidden_states(inputs)
             losses, _, metrics, _ = runner.run_step(
-                inputs, schedule, iteration=completed + step + 1, return_metrics=True
+                iter(inputs), schedule, iteration=completed + step + 1, return_metrics=True
             )
+            if captured is not None:
+                self._write_captures(model, captured, batches[0].unpadded_length)
             figures.append(({name: float(loss) for name, loss in losses.items()}, float(metrics["grad_norm"])))
             self._write_step(model)
         return figures
+
+    def _ask_for_hidden_states(self, inputs: list[list[Any]]) -> Any:
+        """Let the first document of the first step leave its hidden states behind, where its tokens are not cut."""
+        whole = not self.layout.sequence_tensor and self.layout.sequence_data == self.layout.micro_sequences == 1
+        if not (self.request.capture and self._step == 1 and whole):
+            return None
+        inputs[0][0].output_hidden_states.add(re.compile(".*"))
+        return inputs[0][0]
+
+    def _write_captures(self, model: Any, captured: Any, length: int) -> None:
+        """Write what this rank held of each tensor (1, T, …)."""
+        from safetensors.torch import save_file
+
+        from ci.subjects.fast_llm.hidden_states import name_hidden_states, sort_routing
+
+        names = name_hidden_states(model.base_model, everything=True)
+        states = {
+            names[name]: [tensor.detach()] for name, (_, tensor) in captured.hidden_states.items() if name in names
+        }
+        (directory := Path(self.request.output) / "captures").mkdir(exist_ok=True)
+        tensors = {
+            name: tensor.cpu()[None, :length].contiguous().clone() for name, (tensor,) in sort_routing(states).items()
+        }
+        save_file(tensors, directory / f"rank-{self.rank.number}.safetensors")
 
     def _keep_gradients(self, model: Any, optimizer: Any) -> None:
         """Gather the gradients; only the first rank of a pipeline stage keeps them."""
