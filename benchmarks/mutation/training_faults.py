@@ -213,7 +213,7 @@ def _overwrite_gradients(original: Any) -> Any:
     return backward
 
 
-def _tokens_of_rank(self: Any, documents: Sequence[Any]) -> Any:
+def _tokens_of_rank(_: Any, documents: Sequence[Any]) -> Any:
     return torch.stack([document.counted.sum() for document in documents]).sum()
 
 
@@ -522,7 +522,7 @@ FAULTS: tuple[TrainingFault, ...] = (
     ),
     _parallel(
         "the cross entropy is normalised over a rank's part of the vocabulary",
-        *("tp2", "llama", "loss of these logits.*vocabulary"),
+        *("tp2", "llama", "loss is wrong.*vocabulary"),
         _replace("sharded_model:ShardedModel.sum_cross_entropy", _cross_entropy_local),
     ),
     _parallel(
@@ -717,7 +717,7 @@ FAULTS: tuple[TrainingFault, ...] = (
     ),
     _step(
         "each token is predicted from itself",
-        *("single", "llama", "loss of these logits.*targets"),
+        *("single", "llama", "loss is wrong.*targets"),
         Plant("sharded_model:ShardedModel.sum_cross_entropy", _predict_same_token),
     ),
     # https://github.com/inclusionAI/AReaL/issues/1468

@@ -17,8 +17,8 @@ MATCHES = 3e-6
 class GradientSquares:
     """Sums of squares of a gradient: all of it, of what every tensor rank holds whole, of tied embeddings.
 
-    `limit` is the norm at which the gradient is clipped. `parts` are those of what each tensor rank holds, `stages` those
-    of each stage of a pipeline.
+    `limit` is the norm at which the gradient is clipped. `parts` are those of what each tensor rank holds, `stages`
+    those of each stage of a pipeline.
     """
 
     total: float

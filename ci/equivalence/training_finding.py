@@ -108,7 +108,7 @@ class TrainingFinding:
         if group is None:
             return ""
         cut = "its sums over the parts of the vocabulary, " if self.layout.tensor > 1 else ""
-        right = f"every captured tensor is right, the loss of these logits is not: {cut}its targets, mask or divisor"
+        right = f"every captured tensor of document 0 is right, the loss is wrong: {cut}its targets, mask or divisor"
         return f"forward pass: {describe_captures(group) or right}"
 
     def _describe_gradients(self) -> str:
