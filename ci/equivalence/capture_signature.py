@@ -48,7 +48,7 @@ def _describe_tensor(parts: Sequence[Tensor], expected: Tensor, ranks: Sequence[
     total = torch.stack([part.double() for part in parts]).sum(0)
     if len(parts) > 1 and compute_relative_error(total, expected) <= WRONG:
         return f"the all-reduce over tensor ranks {_join(ranks)} is missing: their sum is right, each alone is not"
-    ratio = _find_ratio(parts[0], expected)
+    ratio = _find_ratio(parts[wrong[0]], expected)
     if ratio is not None:
         return f"it has {ratio:.3g} times its size on rank {ranks[wrong[0]]}"
     if _is_constant(parts[wrong[0]], expected):

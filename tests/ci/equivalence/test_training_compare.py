@@ -53,7 +53,7 @@ class Careless(ReferenceSubject):
         if self.change == "a gradient":
             tensors.pop("model.norm.weight")
         else:
-            tensors["model.other.weight"] = tensors["model.norm.weight"]
+            tensors["model.other.weight"] = tensors["model.norm.weight"].clone()
         save_file(tensors, file)
         return result
 
