@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +13,7 @@ from ci.subjects.exchange_tree import MAX_DEPTH, copy_tree, fits_tree_copy, move
 from ci.subjects.failure import SubjectProtocolError
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from collections.abc import Callable
 
 

@@ -25,7 +25,7 @@ BLOCK = Block(Attention(4, 2, 3, None, True, True, DefaultRope(1e4)), Mlp(6, Fal
 ARCHITECTURE = Architecture(vocabulary=11, hidden=5, blocks=(BLOCK, BLOCK, BLOCK), epsilon=1e-5, tied=True)
 
 
-@pytest.mark.parametrize("parameter", list_parameters(ARCHITECTURE), ids=lambda parameter: parameter.name)
+@pytest.mark.parametrize("parameter", tuple(list_parameters(ARCHITECTURE)), ids=lambda parameter: parameter.name)
 def test_parts_put_together_are_the_parameter(parameter: object) -> None:
     full = torch.randn(parameter.shape)  # type: ignore[attr-defined]
     parts = [cut_parameter(parameter, full, rank, 2) for rank in range(2)]  # type: ignore[arg-type]

@@ -30,8 +30,8 @@ def test_one_rank_is_the_whole_model(factory: ModelFactory, name: str) -> None:
     for model in (whole, sharded):
         hidden = model.embed(ids)
         for index in range(len(model.architecture.blocks)):
-            hidden = model.run_block(index, hidden, context, lambda name, tensor: None)
-        answers.append(model.run_head(hidden, lambda name, tensor: None)[0])
+            hidden = model.run_block(index, hidden, context, lambda *_: None)
+        answers.append(model.run_head(hidden, lambda *_: None)[0])
     assert torch.allclose(*answers, rtol=1e-4, atol=1e-5)
     targets, counted = torch.arange(20), torch.tensor([1, 0] * 10)
     expected = torch.nn.functional.cross_entropy(answers[1][counted == 1], targets[counted == 1], reduction="sum")

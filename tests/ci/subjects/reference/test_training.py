@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +14,7 @@ from ci.subjects.training import Trainable
 from tests.ci.subjects.reference.training_runs import make_request
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from collections.abc import Mapping
 
 
