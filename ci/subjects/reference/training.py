@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load_file, save_file
 
-from ci.errors import UnsupportedError
+from ci.errors import RequestError, UnsupportedError
 from ci.layouts import LAYOUT_AXIS, LAYOUTS, Layout
 from ci.subjects.forward import measure_cost
 from ci.subjects.ranks import run_ranks
@@ -40,7 +40,9 @@ def run_training(request: TrainRequest) -> TrainResult:
     checkpoint, layout = read_fast_llm(Path(request.checkpoint)), find_layout(request)
     check_request(request, checkpoint, layout)
     output = Path(request.output)
-    output.mkdir(parents=True)
+    if output.exists():
+        raise RequestError(f"{output} exists; name a directory that does not")
+    output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="ranks-", dir=output.parent) as scratch, measure_cost(DEVICE) as cost:
         directories = [Path(scratch, str(rank)) for rank in range(layout.ranks)]
         start_ranks(request, layout, Path(scratch))
@@ -87,6 +89,7 @@ class _Gathering:
 
     def finish(self, seconds: float) -> TrainResult:
         """Write the output directory and return the result."""
+        self.output.mkdir()
         disagreements = [d for step in range(1, self.request.steps + 1) for d in self._write_step(step)]
         if self.request.save:
             self._save()

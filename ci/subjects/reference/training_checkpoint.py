@@ -80,9 +80,13 @@ def read_state(directory: Path, checkpoint: Checkpoint) -> TrainingState:
     layout, step, ranks = _read_files(directory)
     parts = {kind: [_select_kind(rank, kind) for rank in ranks] for kind in KINDS}
     _check_complete(directory, parts, layout, checkpoint)
-    for kind in KINDS[1:]:
-        parts[kind] = _join_slices(parts[kind], parts["weights"], layout)
-    join = {kind: join_ranks(checkpoint.parameters, parts[kind], layout, checkpoint.architecture) for kind in KINDS}
+    try:
+        for kind in KINDS[1:]:
+            parts[kind] = _join_slices(parts[kind], parts["weights"], layout)
+        join = {kind: join_ranks(checkpoint.parameters, parts[kind], layout, checkpoint.architecture) for kind in KINDS}
+    except RuntimeError as problem:  # torch's word for sizes that do not fit together
+        raise SubjectError(f"{directory}: its files are not of layout {layout.name}: {problem}") from None
+    _check_shapes(directory, join, layout, checkpoint)
     return TrainingState(join, step)
 
 
@@ -142,6 +146,20 @@ def _check_complete(
             if missing:
                 where = directory / name_file(place.rank)
                 raise SubjectError(f"{where}: {missing[0]}/{parameter.name} is missing for layout {layout.name}")
+
+
+def _check_shapes(
+    directory: Path, joined: Mapping[str, Mapping[str, Tensor]], layout: Layout, checkpoint: Checkpoint
+) -> None:
+    """Raise SubjectError for a whole of another shape: the files are of another layout than the index says."""
+    for kind, tensors in joined.items():
+        for parameter in checkpoint.parameters:
+            shape = tuple(tensors[parameter.name].shape)
+            if shape != parameter.shape:
+                raise SubjectError(
+                    f"{directory}: {kind}/{parameter.name} has shape {shape} as layout {layout.name}, expected "
+                    f"{parameter.shape}: its files are of another layout"
+                )
 
 
 def _join_slices(

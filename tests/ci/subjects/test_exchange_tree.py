@@ -13,8 +13,8 @@ from ci.subjects.exchange_tree import MAX_DEPTH, copy_tree, fits_tree_copy, move
 from ci.subjects.failure import SubjectProtocolError
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from collections.abc import Callable
+    from pathlib import Path
 
 
 @pytest.fixture

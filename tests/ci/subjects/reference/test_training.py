@@ -14,8 +14,8 @@ from ci.subjects.training import Trainable
 from tests.ci.subjects.reference.training_runs import make_request
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from collections.abc import Mapping
+    from pathlib import Path
 
 
 @pytest.fixture(scope="module")

@@ -86,7 +86,7 @@ def name_no_layout(checkpoint: Path, other: Path) -> None:
         (lose_moment, "second/head.final_norm.weight is missing"),
         (cut_moment, "first/head.final_norm.weight has shape"),
         (take_other_index, "rank-0.safetensors|has 1 files"),
-        (claim_other_layout, ""),
+        (claim_other_layout, "another layout|not of layout tp2"),
         (name_no_layout, "cannot be used"),
     ],
 )
