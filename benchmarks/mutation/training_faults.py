@@ -608,7 +608,7 @@ FAULTS: tuple[TrainingFault, ...] = (
     ),
     _parallel(
         "gradients are cut into other slices than moments",
-        *("zero2", "llama", "update of"),
+        *("zero2", "llama", "another rank's slice of the gradient"),
         Plant("adamw:AdamW.update", _cut_next_slice),
     ),
     _parallel(

@@ -150,6 +150,15 @@ def are_slices_swapped(updates: Tensor, history: OptimizerHistory, expected: Ten
     return compute_relative_error(weight + updates, swapped) < MATCHES
 
 
+def has_foreign_slices(parameter: ParameterUpdates, settings: OptimizerSettings, slices: int) -> bool:
+    """Return whether each slice of the first update is that of the gradient's next slice."""
+    history, count = parameter.history, parameter.history.weight.numel()
+    flat = torch.nn.functional.pad(history.gradients[0].flatten(), (0, -count % slices))
+    moved = flat.roll(len(flat) // slices)[:count].view_as(history.gradients[0])
+    other = replace(history, gradients=(moved,), scales=history.scales[:1])
+    return _matches(parameter.updates[:1], compute_updates(other, settings))
+
+
 def _find_clip_scale(parameters: Sequence[ParameterUpdates], settings: OptimizerSettings) -> str:
     """Return the factor of clipping in the first step that explains all first updates, found by bisection."""
     low, high = 0.0, 4.0

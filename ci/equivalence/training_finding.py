@@ -31,6 +31,7 @@ from ci.equivalence.optimizer_signature import (
     are_slices_swapped,
     find_lost_slices,
     find_optimizer_mistake,
+    has_foreign_slices,
 )
 from ci.equivalence.training_compare import TrainingComparison
 from ci.evidence import Measure
@@ -213,7 +214,8 @@ class TrainingFinding:
         parameters = [self._read_updates(name) for name in wrong[:MOST_FITTED]]
         settings = self.comparison.expected.request.optimizer
         reason = find_optimizer_mistake(parameters, settings) or self._describe_slices(parameters)
-        return _name_parameters(wrong, wrong, reason, "update of ") if reason else ""
+        unknown = "it is not AdamW's on the subject's own gradients, and no known mistake gives it"
+        return _name_parameters(wrong, wrong, reason or unknown, "update of ")
 
     def _read_updates(self, name: str) -> ParameterUpdates:
         norms = [self.comparison.compute_own_norm(step)[0] for step in self.comparison.steps]
@@ -230,6 +232,8 @@ class TrainingFinding:
                 parameter.updates[0], parameter.history, right, self.layout.data
             ):
                 return "the slices of the data ranks are gathered in the wrong order"
+            if self.layout.data > 1 and has_foreign_slices(parameter, settings, self.layout.data):
+                return "each data rank updates its slice with another rank's slice of the gradient"
         return ""
 
 

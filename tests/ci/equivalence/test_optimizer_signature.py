@@ -15,6 +15,7 @@ from ci.equivalence.optimizer_signature import (
     are_slices_swapped,
     find_lost_slices,
     find_optimizer_mistake,
+    has_foreign_slices,
 )
 from ci.subjects.training import OptimizerSettings
 
@@ -72,3 +73,7 @@ def test_slices_that_are_lost_or_swapped_are_told() -> None:
     swapped = torch.cat((weight + right).flatten().chunk(2)[::-1]).view_as(weight) - weight
     assert are_slices_swapped(swapped, history, right, 2)
     assert not are_slices_swapped(right, history, right, 2)
+    moved = replace(history, gradients=tuple(g.flatten().roll(15).view_as(g) for g in history.gradients))
+    foreign = ParameterUpdates("matrix", history, compute_updates(moved, SETTINGS))
+    assert has_foreign_slices(foreign, SETTINGS, 2)
+    assert not has_foreign_slices(replace(foreign, updates=compute_updates(history, SETTINGS)), SETTINGS, 2)
