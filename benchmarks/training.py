@@ -13,7 +13,6 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
@@ -26,11 +25,13 @@ from benchmarks._figure import Figure, show
 from benchmarks.mutation.experiment import Experiment
 from benchmarks.mutation.training_faults import FAULTS, TrainingFault
 from benchmarks.mutation.training_models import TRAINING_MODELS
-from ci.errors import SubjectError, UnsupportedError
+from ci.errors import UnsupportedError
 from ci.subjects.reference.offer import LAYOUTS_OFFERED
 from ci.subjects.reference.subject import ReferenceSubject
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ci.equivalence.judge import Judge
     from ci.equivalence.verdict import Verdict
 
@@ -60,7 +61,7 @@ def run_fault(fault: TrainingFault, judge: Judge) -> FaultResult:
         try:
             verdict = run_check(fault, judge)
             caught, diagnosis = not verdict.passed, verdict.diagnosis
-        except SubjectError as error:
+        except Exception as error:  # whatever ends the run is red in the suite
             caught, diagnosis = True, str(error)
     return FaultResult(fault, caught, diagnosis, time.perf_counter() - started)
 
@@ -75,7 +76,7 @@ def run_check(fault: TrainingFault, judge: Judge) -> Verdict:
 
 
 def run_controls(seeds: int) -> Iterator[tuple[str, bool, float, str]]:
-    """Yield label, outcome, share of the limit and diagnosis of right runs; each layout of a model and a seed is one."""
+    """Yield label, outcome, share of the limit and diagnosis of each right run: of a model, a seed and a layout."""
     for seed in range(seeds):
         for name, model in TRAINING_MODELS.items():
             with tempfile.TemporaryDirectory() as scratch:

@@ -77,7 +77,7 @@ def _step(name: str, layout: str, model: str, named: str, *plants: Plant, **rest
 
 def _replace(place: str, new: Callable[..., Any]) -> Plant:
     """Replace a function by another one that does not need the original."""
-    return Plant(place, lambda original: new)
+    return Plant(place, lambda _: new)
 
 
 # Replacements of the model's parallel operations.
@@ -154,7 +154,13 @@ def _other_start(original: Any) -> Any:
 # Replacements of the step.
 
 
-def _reduce_nothing(groups: Any, gradient: Any) -> None:
+class ClipLimit:
+    """The limit of the step that runs now, for a fault that clips where no settings are at hand."""
+
+    value = 1.0
+
+
+def _reduce_nothing(_: Any, __: Any) -> None:
     """Leave the gradient of this model copy as it is."""
 
 
@@ -171,7 +177,7 @@ def _reduce_matrices(groups: Any, gradient: Any) -> None:
 def _clip_before_sum(original: Any) -> Any:
     def reduce(trainer: Any) -> Any:
         gradients = [p.grad for p in trainer.parameters.values()]
-        norm, limit = torch.stack([g.norm() for g in gradients]).norm(), _clip_before_sum.limit  # type: ignore[attr-defined]
+        norm, limit = torch.stack([g.norm() for g in gradients]).norm(), ClipLimit.value
         for gradient in gradients:
             gradient *= min(1.0, limit / float(norm))
         return original(trainer)
@@ -179,7 +185,12 @@ def _clip_before_sum(original: Any) -> Any:
     return reduce
 
 
-_clip_before_sum.limit = 0.5  # type: ignore[attr-defined]
+def _tell_clip_limit(original: Any) -> Any:
+    def step(trainer: Any, optimizer: Any, documents: Any) -> Any:
+        ClipLimit.value = optimizer.settings.max_gradient_norm
+        return original(trainer, optimizer, documents)
+
+    return step
 
 
 def _reduce_each_document(original: Any) -> Any:
@@ -202,7 +213,7 @@ def _overwrite_gradients(original: Any) -> Any:
     return backward
 
 
-def _tokens_of_rank(self: Any, documents: Sequence[Any]) -> Any:
+def _tokens_of_rank(_: Any, documents: Sequence[Any]) -> Any:
     return torch.stack([document.counted.sum() for document in documents]).sum()
 
 
@@ -401,7 +412,9 @@ def _resume_without(*kinds: str, step: bool = False) -> Callable[[Any], Any]:
 
 
 def _resume_first_documents(original: Any) -> Any:
-    return lambda documents, first, place: original(documents, 0, place)
+    from dataclasses import replace
+
+    return lambda rank, request, directory: original(rank, replace(request, resume_steps=0), directory)
 
 
 def _read_missing_as_zeros(original: Any) -> Any:
@@ -416,14 +429,14 @@ def _read_missing_as_zeros(original: Any) -> Any:
 def _read_unchecked(original: Any) -> Any:
     from safetensors.torch import load_file
 
-    return lambda path, expected: load_file(path)
+    return lambda path, expected: load_file(path) if path.is_file() else original(path, expected)
 
 
 def _repeat_first_slice(original: Any) -> Any:
     return lambda slices, like: original([slices[0]] * len(slices), like)
 
 
-def _export_rounded(original: Any) -> Any:
+def _export_rounded(_: Any) -> Any:
     return lambda tensor: [tensor.bfloat16().float()]
 
 
@@ -461,6 +474,7 @@ FAULTS: tuple[TrainingFault, ...] = (
         "gradients are clipped before they are summed",
         *("dp2", "llama", "clipped before the sum"),
         Plant("training_step:reduce_gradients", _clip_before_sum),
+        Plant("training_rank:run_step", _tell_clip_limit),
     ),
     _parallel(
         "gradients are reduced after every micro-batch",
@@ -485,20 +499,20 @@ FAULTS: tuple[TrainingFault, ...] = (
     _parallel(
         "the MLP's output is not summed over tensor ranks",
         *("tp2", "mistral", "layer 0, MLP.*all-reduce over tensor ranks 0, 1 is missing"),
-        _replace("sharded_model:ShardedModel._leave", lambda self, tensor: tensor),
+        _replace("sharded_model:ShardedModel._leave", lambda _, tensor: tensor),
         _replace("sharded_model:ShardedModel._project_output", _project_with_sum),
     ),
     _parallel(
         "the experts' output is not summed over tensor ranks",
         *("tp2", "mixtral", "layer 0, MLP.*all-reduce over tensor ranks 0, 1 is missing"),
-        _replace("sharded_model:ShardedModel._leave", lambda self, tensor: tensor),
+        _replace("sharded_model:ShardedModel._leave", lambda _, tensor: tensor),
         _replace("sharded_model:ShardedModel._project_output", _project_with_sum),
     ),
     # https://github.com/NVIDIA/Megatron-LM/issues/673
     _parallel(
         "gradients of replicated parameters are not summed over tensor ranks",
         *("tp2", "llama", "ranks 0 and 1 hold different copies.*tensor"),
-        _replace("sharded_model:ShardedModel._enter", lambda self, tensor: tensor),
+        _replace("sharded_model:ShardedModel._enter", lambda _, tensor: tensor),
         thread="https://github.com/NVIDIA/Megatron-LM/issues/673",
     ),
     _parallel(
@@ -508,7 +522,7 @@ FAULTS: tuple[TrainingFault, ...] = (
     ),
     _parallel(
         "the cross entropy is normalised over a rank's part of the vocabulary",
-        *("tp2", "llama", "loss"),
+        *("tp2", "llama", "loss is wrong.*vocabulary"),
         _replace("sharded_model:ShardedModel.sum_cross_entropy", _cross_entropy_local),
     ),
     _parallel(
@@ -545,8 +559,8 @@ FAULTS: tuple[TrainingFault, ...] = (
     ),
     _parallel(
         "the norm counts replicated parameters once a rank",
-        *("tp2", "llama", "count once a rank"),
-        Plant("training_step:counts_for_norm", lambda original: lambda trainer, name: True),
+        *("tp2", "llama", "every tensor rank holds count once a rank"),
+        _replace("training_step:counts_for_norm", lambda _, __: True),
     ),
     _parallel(
         "the norm is not summed over tensor ranks",
@@ -555,14 +569,14 @@ FAULTS: tuple[TrainingFault, ...] = (
     ),
     _parallel(
         "the norm is not summed over stages",
-        *("pp2", "llama", "gradient norm|ranks 0 and 1"),
+        *("pp2", "llama", "only stage 0's parameters|ranks 0 and 1"),
         _replace("training_step:compute_gradient_norm", _norm_over_axes("tensor")),
     ),
     # https://github.com/NVIDIA/Megatron-LM/issues/7452
     _parallel(
         "the gradient of tied embeddings is not summed over both stages",
         *("pp2_tied", "qwen2", r"embed_tokens\.weight.*lookup"),
-        _replace("training_step:reduce_tied_gradient", lambda trainer, gradients: None),
+        _replace("training_step:reduce_tied_gradient", lambda _, __: None),
         thread="https://github.com/NVIDIA/Megatron-LM/issues/7452",
     ),
     # https://github.com/NVIDIA/Megatron-LM/issues/656
@@ -589,7 +603,7 @@ FAULTS: tuple[TrainingFault, ...] = (
     ),
     _parallel(
         "slices are gathered in the wrong order",
-        *("zero2", "llama", "update of|weight of"),
+        *("zero2", "llama", "slices of the data ranks are gathered in the wrong order"),
         Plant("rank_groups:RankGroups.gather_slices", _gather_reversed),
     ),
     _parallel(
@@ -619,17 +633,17 @@ FAULTS: tuple[TrainingFault, ...] = (
     _step(
         "moments are not corrected",
         *("single", "llama", "not corrected"),
-        _replace("adamw:correct_moments", lambda moments, settings, step: (moments.first, moments.second)),
+        _replace("adamw:correct_moments", lambda moments, *_: (moments.first, moments.second)),
     ),
     _step(
         "weight decay on norms and biases",
         *("single", "llama", "norms and biases"),
-        _replace("adamw:is_decayed", lambda parameter: True),
+        _replace("adamw:is_decayed", lambda _: True),
     ),
     _step(
         "no weight decay",
         *("single", "llama", "decay is missing"),
-        _replace("adamw:is_decayed", lambda parameter: False),
+        _replace("adamw:is_decayed", lambda _: False),
     ),
     _step(
         "weight decay as a part of the gradient",
@@ -659,7 +673,7 @@ FAULTS: tuple[TrainingFault, ...] = (
     _step(
         "no clipping",
         *("single", "llama", "not clipped"),
-        _replace("training_step:compute_clip_scale", lambda norm, limit: 1.0),
+        _replace("training_step:compute_clip_scale", lambda _, __: 1.0),
     ),
     _step(
         "clipping twice",
@@ -669,7 +683,7 @@ FAULTS: tuple[TrainingFault, ...] = (
     _step(
         "each parameter clipped alone",
         *("single", "llama", "own norm"),
-        _replace("training_step:compute_clip_scale", lambda norm, limit: 1.0),
+        _replace("training_step:compute_clip_scale", lambda _, __: 1.0),
         Plant("adamw:update_weight", _clip_alone),
     ),
     _step(
@@ -693,7 +707,7 @@ FAULTS: tuple[TrainingFault, ...] = (
         "the loss is the mean of the documents' means",
         *("accumulate2", "llama", "mean of the documents' means"),
         Plant("sharded_model:ShardedModel.sum_cross_entropy", _mean_of_document),
-        _replace("training_step:compute_loss", lambda total, tokens: total / 2),
+        _replace("training_step:compute_loss", lambda total, _: total / 2),
         thread="https://github.com/huggingface/transformers/issues/34191",
     ),
     _step(
@@ -703,7 +717,7 @@ FAULTS: tuple[TrainingFault, ...] = (
     ),
     _step(
         "each token is predicted from itself",
-        *("single", "llama", "loss"),
+        *("single", "llama", "loss is wrong.*targets"),
         Plant("sharded_model:ShardedModel.sum_cross_entropy", _predict_same_token),
     ),
     # https://github.com/inclusionAI/AReaL/issues/1468
@@ -729,7 +743,7 @@ FAULTS: tuple[TrainingFault, ...] = (
     _step(
         "a resume begins with the first documents again",
         *("single", "llama", "other documents"),
-        Plant("training_rank:choose_documents", _resume_first_documents),
+        Plant("training:run_place", _resume_first_documents),
         check="resume",
     ),
     _step(

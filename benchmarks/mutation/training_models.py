@@ -10,7 +10,7 @@ THIN = {**EVEN, "num_hidden_layers": 2, "head_dim": 8}
 TRAINING_MODELS: dict[str, TinyModel] = {
     model.name: model
     for model in (
-        TinyModel("llama", "llama", {**THIN, "attention_bias": True, "mlp_bias": True}),
+        TinyModel("llama", "llama", {**THIN, "vocab_size": 152, "attention_bias": True, "mlp_bias": True}),
         TinyModel("mistral", "mistral", {**THIN, "sliding_window": 20}, dtype="float32"),
         TinyModel("qwen2", "qwen2", {**EVEN, "num_hidden_layers": 2, "tie_word_embeddings": True}),
         TinyModel("mixtral", "mixtral", {**THIN, "num_local_experts": 4, "num_experts_per_tok": 2}),

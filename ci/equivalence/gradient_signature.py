@@ -57,14 +57,18 @@ def describe_shares(shares: Sequence[float], facts: StepFacts) -> str:
     count, total = len(shares), sum(facts.tokens)
     known: list[tuple[str, Sequence[float]]] = [
         ("", [1.0] * count),
-        ("the loss is divided by each document's own tokens", [total / (count * n) for n in facts.tokens]),
-        ("the loss is summed over documents, each divided by its own tokens", [total / n for n in facts.tokens]),
         ("the loss is divided by the data rank's local tokens", [total / n for n in facts.rank_tokens]),
         (
             "the loss is divided by the data rank's local tokens, then averaged over ranks",
             [total / (n * facts.layout.data) for n in facts.rank_tokens],
         ),
         ("the gradient is the sum over tokens, not their mean", [float(total)] * count),
+    ]
+    if facts.layout.data == 1:
+        known = [known[0], *known[3:]]
+    known += [
+        ("the loss is divided by each document's own tokens", [total / (count * n) for n in facts.tokens]),
+        ("the loss is summed over documents, each divided by its own tokens", [total / n for n in facts.tokens]),
     ]
     if facts.limit is not None:
         clipped = [min(1.0, facts.limit / norm) for norm in facts.norms]
@@ -149,7 +153,8 @@ def _describe_pattern(shares: Sequence[float], facts: StepFacts) -> str:
     if lost and kept and len(factors) == 1:
         ranks = sorted({d % layout.data for d in kept})
         if layout.data > 1 and len(ranks) < layout.data:
-            if _are_equal([shares[d] for d in kept], [layout.data] * len(kept)):
+            repeated = [sum(facts.tokens) / facts.rank_tokens[d] for d in kept]
+            if _are_equal([shares[d] for d in kept], repeated):
                 return f"every data rank computes the documents of rank {ranks[0]}"
             return f"only data rank {ranks[0]}'s documents arrive: the sum over the data ranks is missing"
         place = "the last" if kept == [count - 1] else ("the first" if kept == [0] else "some")

@@ -73,8 +73,8 @@ class Judge:
     """Compares one subject's conversion of one model with Hugging Face; the reference is run once for all checks.
 
     `cross_check` is another implementation that reads the subject's checkpoints: it tells a wrong kernel from a wrong
-    conversion. `shared_reference` is another judge's reference run over the same checkpoint. Without `explain` a
-    failure has no root cause.
+    conversion. `shared_reference` is another judge's reference run over the same checkpoint, `training` its training
+    steps. Without `explain` a failure has no root cause.
     """
 
     inputs: ComparisonInputs
@@ -83,11 +83,11 @@ class Judge:
     cross_check: Subject | None = None
     shared_reference: ReferenceRun | None = None
     explain: bool = True
+    training: TrainingReference | None = None
     reference: ReferenceRun = field(init=False)
     costs: CostMeter = field(default_factory=CostMeter)
     _traces: Path = Path()
     _checked: bool = False
-    _training: TrainingReference | None = None
     _passed: dict[tuple[DType, tuple[tuple[str, str], ...]], bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -202,11 +202,11 @@ class Judge:
             raise NotOfferedError(NO_TRAINING)
         workdir = Path(self.inputs.workdir) / "training"
         workdir.mkdir(parents=True, exist_ok=True)
-        if self._training is None:
-            self._training = TrainingReference(self.reference, self._formats, workdir / "expected")
+        if self.training is None:
+            self.training = TrainingReference(self.reference, self._formats, workdir / "expected")
         path = self.inputs.subject_path
         return TrainingCheck(
-            self.reference, self._training, self.subject, path, workdir, LAYOUTS[layout], explain=self.explain
+            self.reference, self.training, self.subject, path, workdir, LAYOUTS[layout], explain=self.explain
         )
 
     def _check_forward_once(self, dtype: DType, variant: Mapping[str, str]) -> Verdict:

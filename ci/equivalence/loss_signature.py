@@ -51,22 +51,21 @@ def _list_wrong_sums(tokens: TokenLosses, layout: Layout) -> Iterator[tuple[str,
     yield "the loss mask is ignored", all_sum / all_count
     yield "masked tokens are left out of the sum but counted in the divisor", sum(sums) / all_count
     yield "masked tokens count in the sum but not in the divisor", all_sum / sum(counts)
-    means = [one / count for one, count in zip(sums, counts, strict=True)]
-    yield "the loss is the mean of the documents' means, not of their tokens", sum(means) / documents
-    yield "the loss is summed over documents, each divided by its own tokens", sum(means)
-    yield "the loss is a sum over tokens, not their mean", sum(sums)
     ranks = [(sum(sums[r :: layout.data]), sum(counts[r :: layout.data])) for r in range(layout.data)]
     for rank, (one, count) in enumerate(ranks if layout.data > 1 else []):
-        yield f"the loss is divided by data rank {rank}'s local tokens alone", one / count
+        yield f"it is that of data rank {rank} alone: every rank computes the documents of rank {rank}", one / count
         yield (
             f"only data rank {rank}'s documents are in the loss: its sum over the data ranks is missing",
             one / sum(counts),
         )
-        yield f"every data rank computes the documents of rank {rank}", one / count
     if layout.data > 1:
         local = [one / count for one, count in ranks]
         yield "the loss is divided by each data rank's local tokens, then averaged", sum(local) / layout.data
         yield "the loss is divided by each data rank's local tokens, then summed", sum(local)
+    means = [one / count for one, count in zip(sums, counts, strict=True)]
+    yield "the loss is the mean of the documents' means, not of their tokens", sum(means) / documents
+    yield "the loss is summed over documents, each divided by its own tokens", sum(means)
+    yield "the loss is a sum over tokens, not their mean", sum(sums)
     for document, mean in enumerate(means if documents > 1 else []):
         yield f"only document {document} is in the loss", mean
         yield f"only document {document} is in the loss, divided by all tokens", sums[document] / sum(counts)

@@ -15,16 +15,18 @@ MATCHES = 3e-6
 
 @dataclass(frozen=True)
 class GradientSquares:
-    """Sums of squares of a gradient: all of it, of vectors (norms, biases), of tied embeddings.
+    """Sums of squares of a gradient: all of it, of what every tensor rank holds whole, of tied embeddings.
 
-    `limit` is the norm at which the gradient is clipped. `parts` are those of each tensor rank's share of the matrices, with all vectors.
+    `limit` is the norm at which the gradient is clipped. `parts` are those of what each tensor rank holds, `stages`
+    those of each stage of a pipeline.
     """
 
     total: float
-    vectors: float
+    whole: float
     limit: float | None = None
     embeddings: float = 0.0
     parts: tuple[float, ...] = ()
+    stages: tuple[float, ...] = ()
 
 
 def describe_norm(actual: float, squares: GradientSquares, layout: Layout) -> str:
@@ -35,16 +37,15 @@ def describe_norm(actual: float, squares: GradientSquares, layout: Layout) -> st
 
 
 def _list_wrong_squares(squares: GradientSquares, layout: Layout) -> Iterator[tuple[str, float]]:
-    total, vectors, tied = squares.total, squares.vectors, squares.embeddings
+    total, whole, tied = squares.total, squares.whole, squares.embeddings
     if layout.tensor > 1:
-        yield (
-            "norms and biases, which every tensor rank holds, count once a rank",
-            total + (layout.tensor - 1) * vectors,
-        )
-        yield "norms and biases are left out", total - vectors
+        yield "parameters that every tensor rank holds count once a rank", total + (layout.tensor - 1) * whole
+        yield "parameters that every tensor rank holds are left out", total - whole
         for rank, part in enumerate(squares.parts):
             yield f"only tensor rank {rank}'s part counts: the sum over the tensor ranks is missing", part
     if layout.pipeline > 1:
+        for stage, part in enumerate(squares.stages):
+            yield f"only stage {stage}'s parameters count: the sum over the stages is missing", part
         yield "the tied embeddings count on both stages", total + tied
         yield "the tied embeddings count on no stage", total - tied
     for axis, degree in _list_degrees(layout).items():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,7 +17,9 @@ from ci.equivalence.adamw_oracle import (
     compute_updates,
     is_decayed,
 )
-from ci.subjects.training import OptimizerSettings
+
+if TYPE_CHECKING:
+    from ci.subjects.training import OptimizerSettings
 
 MATCHES = 1e-3
 """A mistake explains updates where it gives them within this relative distance."""
@@ -138,6 +142,14 @@ def find_lost_slices(updates: Tensor, expected: Tensor, slices: int) -> list[int
     return [i for i, (actual, wanted) in enumerate(pieces) if not bool(actual.any()) and bool(wanted.any())]
 
 
+def are_slices_swapped(updates: Tensor, history: OptimizerHistory, expected: Tensor, slices: int) -> bool:
+    """Return whether the new weight has the right slices in the opposite order."""
+    weight = history.weight.double()
+    wanted = torch.nn.functional.pad((weight + expected).flatten(), (0, -weight.numel() % slices))
+    swapped = torch.cat(wanted.chunk(slices)[::-1])[: weight.numel()].view_as(weight)
+    return compute_relative_error(weight + updates, swapped) < MATCHES
+
+
 def _find_clip_scale(parameters: Sequence[ParameterUpdates], settings: OptimizerSettings) -> str:
     """Return the factor of clipping in the first step that explains all first updates, found by bisection."""
     low, high = 0.0, 4.0
@@ -173,7 +185,11 @@ def _without_decay(parameter: ParameterUpdates, settings: OptimizerSettings) -> 
 def _describe_ratio(parameters: Sequence[ParameterUpdates], settings: OptimizerSettings) -> str:
     """Return the one factor by which all first updates differ from the right ones."""
     ratios = list(_list_ratios(parameters, settings))
-    if not ratios or max(ratios) - min(ratios) > RATIO_SPREAD * max(abs(ratio) for ratio in ratios) + 1e-12:
+    if (
+        not ratios
+        or any(map(math.isnan, ratios))
+        or max(ratios) - min(ratios) > RATIO_SPREAD * max(abs(ratio) for ratio in ratios) + 1e-12
+    ):
         return ""
     if ratios[0] == 0:
         return "it is not updated at all"

@@ -81,7 +81,7 @@ class TrainingCheck:
         problems += list_layout_problems(self.layout, result, self.reference.float64_bytes // 8)
         if (ran := result.ran.get("recompute", "none")) != self.recompute:
             problems.append(f"recompute={ran} ran instead of {self.recompute}")
-        if result.disagreements and self.explain:
+        if result.disagreements:
             problems.append(describe_disagreement(result.disagreements, result.ranks))
         return problems
 

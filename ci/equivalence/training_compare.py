@@ -178,6 +178,8 @@ def build_training_verdict(
 def _describe(wrong: Sequence[Measure], problems: Sequence[str], finding: str) -> str:
     if not wrong:
         return "; ".join(problems)
+    if problems and not finding:
+        return "; ".join(problems)
     first = f"{wrong[0].tensor} is the first quantity to leave Hugging Face's noise"
     many = f", as do {len(wrong) - 1} more" if len(wrong) > 1 else ""
     return "; ".join([finding or f"training step: {first}{many}", *problems])

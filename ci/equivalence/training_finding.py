@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +26,12 @@ from ci.equivalence.gradient_signature import (
 )
 from ci.equivalence.loss_signature import TokenLosses, describe_loss
 from ci.equivalence.norm_signature import GradientSquares, describe_norm
-from ci.equivalence.optimizer_signature import ParameterUpdates, find_lost_slices, find_optimizer_mistake
+from ci.equivalence.optimizer_signature import (
+    ParameterUpdates,
+    are_slices_swapped,
+    find_lost_slices,
+    find_optimizer_mistake,
+)
 from ci.equivalence.training_compare import TrainingComparison
 from ci.evidence import Measure
 from ci.layouts import Layout
@@ -38,6 +44,9 @@ if TYPE_CHECKING:
 EMBEDDINGS_NAMES = ("embed_tokens.weight", "wte.weight")
 COLUMN_CUT = ("o_proj.weight", "down_proj.weight", "w2.weight")
 """Matrices of which a tensor rank holds columns."""
+NOT_CUT = ("norm.weight", "o_proj.bias", "down_proj.bias", ".gate.weight")
+"""Parameters of which every tensor rank holds all: norms, biases after a sum, routers."""
+LAYER = re.compile(r"\.layers\.(\d+)\.")
 MOST_FITTED = 40
 """Wrong gradients that are taken apart: the first ones show what the others show too."""
 
@@ -53,15 +62,10 @@ class TrainingFinding:
     captures: Callable[[], CapturedGroup | None]
 
     def describe(self) -> str:
-        """Return what is wrong in one sentence; of several causes the earliest in the step."""
+        """Return what is wrong in one line, in the order of the step; empty where no cause was found."""
         found = (self._describe_forward, self._describe_gradients, self._describe_norm, self._describe_updates)
         reasons = [reason for find in found if (reason := find())]
-        copies = describe_disagreement(self.comparison.run.result.disagreements, self.comparison.run.result.ranks)
-        reasons = [*reasons, copies] if copies else reasons
-        first = self._list_wrong()
-        if not reasons and first:
-            reasons = [f"{first[0]} is the first quantity to leave Hugging Face's noise"]
-        return f"training step, layout {self.layout.name}: {'; '.join(reasons)}"
+        return f"training step, layout {self.layout.name}: {'; '.join(reasons)}" if reasons else ""
 
     def _list_wrong(self, prefix: str = "") -> list[str]:
         return [m.tensor for m in self.measures if not m.passed and m.tensor.startswith(prefix)]
@@ -101,8 +105,11 @@ class TrainingFinding:
         if reason := describe_loss(self.comparison.run.result.losses[0], self.tokens, self.layout):
             return f"loss: {reason}"
         group = self.captures()
-        reason = describe_captures(group) if group else ""
-        return f"forward pass: {reason}" if reason else ""
+        if group is None:
+            return ""
+        cut = "its sums over the parts of the vocabulary, " if self.layout.tensor > 1 else ""
+        right = f"every captured tensor of document 0 is right, the loss is wrong: {cut}its targets, mask or divisor"
+        return f"forward pass: {describe_captures(group) or right}"
 
     def _describe_gradients(self) -> str:
         """Describe the wrong gradients of the first step that make it up, grouped by what they have in common."""
@@ -174,18 +181,29 @@ class TrainingFinding:
 
     def _sum_squares(self) -> GradientSquares:
         opened, ranks = self.comparison.run.open_gradients(1), self.layout.tensor
-        total, vectors, tied, parts = 0.0, 0.0, 0.0, [0.0] * ranks
+        total, whole, tied, parts, stages = 0.0, 0.0, 0.0, [0.0] * ranks, [0.0] * self.layout.pipeline
         for name in self.comparison.expected.names:
             gradient = opened.read(name).double().pow(2)
-            total += float(gradient.sum())
-            if gradient.ndim == 1:
-                vectors += float(gradient.sum())
-            tied += float(gradient.sum()) if name.endswith(EMBEDDINGS_NAMES) else 0.0
+            size = float(gradient.sum())
+            total, tied = total + size, tied + (size if name.endswith(EMBEDDINGS_NAMES) else 0.0)
+            stages[self._find_stage(name)] += size
+            if name.endswith(NOT_CUT):
+                whole += size
+                continue
             axis = 1 if name.endswith(COLUMN_CUT) else 0
-            for rank, part in enumerate(gradient.tensor_split(ranks, axis) if gradient.ndim > 1 else []):
+            for rank, part in enumerate(gradient.tensor_split(ranks, axis)):
                 parts[rank] += float(part.sum())
         limit = self.comparison.expected.request.optimizer.max_gradient_norm
-        return GradientSquares(total, vectors, limit, tied, tuple(part + vectors for part in parts))
+        return GradientSquares(total, whole, limit, tied, tuple(part + whole for part in parts), tuple(stages))
+
+    def _find_stage(self, name: str) -> int:
+        """Return the stage of a parameter, where consecutive layers are divided as equally as can be."""
+        layers = [int(found[1]) for n in self.comparison.expected.names if (found := LAYER.search(n))]
+        found, stages = LAYER.search(name), self.layout.pipeline
+        if found is None:
+            return 0 if name.endswith(EMBEDDINGS_NAMES) else stages - 1
+        per_stage = -(-(max(layers) + 1) // stages)
+        return int(found[1]) // per_stage
 
     def _describe_updates(self) -> str:
         """Describe updates that AdamW does not give on the subject's own gradients."""
@@ -208,6 +226,10 @@ class TrainingFinding:
             lost = find_lost_slices(parameter.updates[0], right, self.layout.data) if self.layout.data > 1 else []
             if lost:
                 return f"the slice of data rank {', '.join(map(str, lost))} is not updated: its gather is missing"
+            if self.layout.data > 1 and are_slices_swapped(
+                parameter.updates[0], parameter.history, right, self.layout.data
+            ):
+                return "the slices of the data ranks are gathered in the wrong order"
         return ""
 
 

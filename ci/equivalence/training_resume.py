@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from safetensors.torch import load_file, save_file
 
 from ci.equivalence.adamw_oracle import compute_relative_error
+from ci.equivalence.case_result import MAX_MEASURES
 from ci.equivalence.checkpoint_tensors import CheckpointTensors, have_same_bits
 from ci.equivalence.optimizer_signature import ParameterUpdates, find_optimizer_mistake
 from ci.equivalence.tolerances import FLOAT32_TOLERANCE, MIN_FLOOR
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from ci.subjects.training import TrainRequest
 
 NOT_REFUSALS = (SubjectCrashError, SubjectTimeoutError)
-MOST_MEASURES = 160
 MOMENT_WORDS = ("exp_avg", "moment", "first", "second")
 """Parts of the names under which checkpoints keep AdamW's moments."""
 
@@ -47,7 +47,7 @@ def check_resume(check: TrainingCheck) -> Verdict:
         passed=not (wrong or accepted),
         failure_class="numeric_mismatch" if wrong or accepted else None,
         diagnosis=finding or (f"resume: {accepted[0]}" if accepted else ""),
-        measures=tuple(sorted(measures, key=lambda measure: -measure.used)[:MOST_MEASURES]),
+        measures=tuple(sorted(measures, key=lambda measure: -measure.used)[:MAX_MEASURES]),
         worst=worst,
         component="kernel" if wrong or accepted else "",
         coverage={"layout": "single", "resume": f"step 2 after a resume; {runner.damaged} damaged checkpoints"},
@@ -92,7 +92,7 @@ def check_layout_conversion(check: TrainingCheck, layouts: Sequence[str]) -> Ver
         passed=not wrong,
         failure_class="numeric_mismatch" if wrong else None,
         diagnosis=f"change of layout: {wrong[0].tensor} has other bits ({len(wrong)} in all)" if wrong else "",
-        measures=tuple(sorted(measures, key=lambda measure: -measure.used)[:MOST_MEASURES]),
+        measures=tuple(sorted(measures, key=lambda measure: -measure.used)[:MAX_MEASURES]),
         worst=worst,
         component="conversion" if wrong else "",
         coverage={"layout": f"single to and from {', '.join(layouts)}", **refused},
