@@ -31,7 +31,8 @@ from hub_tests.subject import (
 
 NAMES = {"llama": "Llama-part", "mistral": "Mistral-part", "mixtral": "Mixtral-part", "qwen2": "Qwen2.5-part"}
 """A name for each format: its beginning decides which of LitGPT's converters runs."""
-ORIGINAL = "huggingface_config.json"
+THETA = {"llama": 1e4, "mistral": 1e4, "mixtral": 1e6, "qwen2": 1e4}
+"""What transformers takes for `rope_theta` where `config.json` has none."""
 
 
 class LitGPTSubject:
@@ -71,6 +72,8 @@ class LitGPTSubject:
         """Run LitGPT's `GPT` with hooks on its modules."""
         from hub_tests.torch_trace import ModelModules, trace_modules
 
+        if request.variant:
+            raise UnsupportedError(f"litgpt: it has no variants, {dict(request.variant)} was asked for")
         started = time.perf_counter()
         model = load_model(Path(request.checkpoint), request.dtype, request.device)
         modules = ModelModules(
@@ -79,7 +82,8 @@ class LitGPTSubject:
             final_norm=model.transformer.ln_f,
             operations={"norm_1": "norm_1", "mixer": "attn", "norm_2": "norm_2", "mlp": "mlp"},
             operation_inputs={"mixer.context": "attn.proj", "mixer_residual": "norm_2"},
-            experts=model.config.n_expert > 0,
+            router="mlp.gate" if model.config.n_expert else "",
+            experts_per_token=model.config.n_expert_per_token,
         )
         return trace_modules(request, modules, model, ran={}, load_seconds=time.perf_counter() - started)
 
@@ -148,7 +152,7 @@ def make_settings(config: dict[str, Any]) -> dict[str, Any]:
         "intermediate_size": config["intermediate_size"],
         "n_expert": experts,
         "n_expert_per_token": config.get("num_experts_per_tok", 0) if experts else 0,
-        "rope_base": int(rope.get("rope_theta") or config.get("rope_theta") or 10000),
+        "rope_base": int(rope.get("rope_theta") or config.get("rope_theta") or THETA[config["model_type"]]),
         "rope_adjustments": _make_rope(rope),
         **_make_window(config),
     }

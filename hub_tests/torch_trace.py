@@ -28,6 +28,9 @@ from ci.tensor_names import (
     EMBEDDINGS,
     FINAL_NORM,
     LOGITS,
+    ROUTER_LOGITS,
+    ROUTER_SCORES,
+    TOP_EXPERTS,
     block_name,
     execution_order,
     is_block_level,
@@ -60,8 +63,10 @@ class ModelModules:
 
     `operations` maps an operation's name (`docs/adapters.md`: "norm_1", "mixer", "mlp", …) to the path
     of a module inside each block; `operation_inputs` likewise, where the module's input is what the name means
-    ("mixer.context" is the input of the output projection). Each block's first argument is its hidden state (B, T,
-    hidden), and so is its output, or its first output.
+    ("mixer.context" is the input of the output projection). Of a mixture of experts `router` is the path of the module
+    whose output are the router's logits, (tokens, experts) or (B, T, experts); the `experts_per_token` with the largest
+    ones count as chosen, with the softmax over them as scores (https://arxiv.org/abs/2401.04088). Each block's first
+    argument is its hidden state (B, T, hidden), and so is its output, or its first output.
     """
 
     embeddings: torch.nn.Module
@@ -69,7 +74,8 @@ class ModelModules:
     final_norm: torch.nn.Module
     operations: Mapping[str, str] = field(default_factory=dict)
     operation_inputs: Mapping[str, str] = field(default_factory=dict)
-    experts: bool = False
+    router: str = ""
+    experts_per_token: int = 0
 
 
 def trace_modules(
@@ -94,7 +100,7 @@ def trace_modules(
             hooks = _Hooks(modules, rows, row, feed.select_row(row, inputs.count_padding(row)) if feed else None)
             with hooks.installed():
                 rows.keep(row, LOGITS, forward(part.ids.to(request.device)))
-    missing = rows.write(recorder, len(modules.blocks), experts=modules.experts)
+    missing = rows.write(recorder, len(modules.blocks), experts=bool(modules.router))
     return writer.finish(
         ran=ran,
         dtype=request.dtype,
@@ -163,6 +169,8 @@ class _Hooks:
                 yield self._record_output(block.get_submodule(path), tensor_name(index, operation))
             for operation, path in self.modules.operation_inputs.items():
                 yield self._record_input(block.get_submodule(path), tensor_name(index, operation))
+            if self.modules.router:
+                yield self._record_router(block.get_submodule(self.modules.router), index)
         if self.feed:
             yield self._replace_input(self.modules.final_norm, len(self.modules.blocks))
         yield self._record_output(self.modules.final_norm, FINAL_NORM)
@@ -178,6 +186,16 @@ class _Hooks:
             self.rows.keep(self.row, name, arguments[0])
 
         return module.register_forward_pre_hook(record)
+
+    def _record_router(self, module: torch.nn.Module, block: int) -> RemovableHandle:
+        def record(_module: Any, _arguments: Any, output: Any) -> None:
+            logits = (output[0] if isinstance(output, tuple) else output).reshape(1, -1, output.shape[-1])
+            chosen, experts = logits.topk(self.modules.experts_per_token)
+            self.rows.keep(self.row, tensor_name(block, ROUTER_LOGITS), logits)
+            self.rows.keep(self.row, tensor_name(block, TOP_EXPERTS), experts)
+            self.rows.keep(self.row, tensor_name(block, ROUTER_SCORES), chosen.float().softmax(-1).to(logits.dtype))
+
+        return module.register_forward_hook(record)
 
     def _replace_input(self, module: torch.nn.Module, block: int) -> RemovableHandle:
         def replace(_module: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:

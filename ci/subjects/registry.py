@@ -69,6 +69,11 @@ def find_offer(name: str) -> SubjectOffer:
     return find_adapter(name).offer
 
 
+def list_offers() -> list[tuple[str, SubjectOffer]]:
+    """Return the name and the offer of every subject: those of this package, then the installed adapters."""
+    return [(name, find_offer(name)) for name in (*ADAPTERS, *list_plugin_names())]
+
+
 def create_subject(name: str) -> Subject:
     """Make the subject `name` in this process. Raises RequestError for an unknown name.
 
