@@ -57,10 +57,12 @@ def find_adapter(name: str) -> Adapter:
             return adapter
     if plugin := find_plugin(name):
         return Adapter(load_offer(plugin), lambda: plugin.load()(), plugin)
-    known_names = ", ".join((*ADAPTERS, *list_plugin_names()))
+    from ci.models import suggest_name
+
+    names = (*ADAPTERS, *list_plugin_names())
     raise RequestError(
-        f"unknown subject {name!r}; choose one of {known_names}, or name an adapter: package.module:Class or "
-        "PATH/file.py:Class"
+        f"unknown subject {name!r}.{suggest_name(name, names)} Choose one of {', '.join(names)}, or name an adapter: "
+        "package.module:Class or PATH/file.py:Class"
     )
 
 
