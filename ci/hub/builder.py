@@ -91,7 +91,7 @@ def inspect_model(
 
 def build_checkpoint(model: RemoteModel, selection: TensorSelection, target: BuildTarget) -> None:
     """Download the selected tensors, then write every other file of the checkpoint."""
-    outputs = plan_output_files(selection.sources, max_file_size=MAX_FILE_SIZE)
+    outputs = plan_output_files(selection.sources, max_file_size=MAX_FILE_SIZE, headers=selection.headers)
     whole_files = find_whole_files(model.repository, outputs, selection.headers)
     transfer = Transfer(model.hub, model.repository, outputs, target.directory, whole_files)
     target.check_free_space(transfer.bytes_to_allocate)
@@ -133,7 +133,7 @@ def _plan_whole_file(repository: Repository, file: str) -> OutputFile:
     """Describe a whole upstream file as an output, for a resumable transfer."""
     size = repository.get_file(file).size
     source = TensorSource(file, TensorInfo(file, "U8", (size,), 0, size), 0, size)
-    return OutputFile(f"{DOWNLOADS}/{file}", b"", (PlacedTensor(source, 0),), size)
+    return OutputFile(f"{DOWNLOADS}/{file}", b"", (PlacedTensor(source, 0),), size, copy_of=file)
 
 
 def _select_from_torch_bin(
