@@ -1,8 +1,8 @@
 """Plan output files from the kept tensors. Pure: sizes and offsets only.
 
 Where nothing is left out, each shard is written as it is: one SHA-256 is then the file's own and the Hub's. Otherwise
-kept tensors stay in the order of their shard. Wide dtypes come first, as in files that safetensors writes, so that every
-tensor is aligned to its dtype.
+kept tensors stay in the order of their shard. Wide dtypes come first, as in files that safetensors writes, so that
+every tensor is aligned to its dtype.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def plan_output_files(
 ) -> tuple[OutputFile, ...]:
     """Plan the files that hold the kept tensors; a single one is `model.safetensors`.
 
-    Where they are all tensors of the shards in `headers`, unchanged, each shard is copied as it is. Otherwise a file has
-    at most `max_file_size` bytes of tensors.
+    Where they are all tensors of their shards, unchanged, each shard is copied with its header in `headers`. Otherwise
+    a file has at most `max_file_size` bytes of tensors.
     """
     ordered = sorted(sources, key=lambda s: (-DTYPE_BITS[s.tensor.dtype], s.shard, s.begin, s.tensor.name))
     if copied := _find_copied_shards(ordered, headers or {}):

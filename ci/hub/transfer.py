@@ -250,10 +250,8 @@ class _Hashes:
         self._tensors = {
             name: pool.submit(hasher.hash_each, parts) for name, parts in tensors.items() if parts != spans[name]
         }
-        known = {span: self._files[name] for name, span in spans.items()}
-        self._checks = [
-            known.get(file.spans) or pool.submit(hasher.hash_all, file.spans, file.start) for file in whole
-        ]
+        known: dict[tuple[Span, ...], Future[str]] = {span: self._files[name] for name, span in spans.items()}
+        self._checks = [known.get(file.spans) or pool.submit(hasher.hash_all, file.spans, file.start) for file in whole]
         self.running: set[Future[Any]] = {*self._files.values(), *self._tensors.values(), *self._checks}
 
     def read_digests(self) -> dict[str, Digests]:

@@ -94,7 +94,7 @@ def count_bytes(name: str, layers: int, part: Slice) -> int:
     parsed = parse_config(json.dumps(config), what=name)
     prefixes, choice = find_model_layers([s.tensor.name for s in sources], parsed), make_choice(layers)
     kept = [s for s in sources if prefixes.place(s.tensor.name, choice.positions)]
-    remote = RemoteModel(cast("Any", None), cast("Any", None), parsed, cast("Any", None), False, part)
+    remote = RemoteModel(cast("Any", None), cast("Any", None), parsed, cast("Any", None), part)
     return place_tensors(remote, KeptSources(choice, prefixes, tuple(kept), ())).size
 
 

@@ -89,7 +89,8 @@ def test_shards_of_which_nothing_is_left_out_are_copied() -> None:
 def test_shards_are_not_copied_where_anything_differs(change: str) -> None:
     tensors = [TensorInfo("x.a", "U8", (1,), 0, 1), TensorInfo("x.b", "F16", (1,), 1, 3)]
     tensors = tensors if change == "unaligned" else TWO
-    (first, two), (second, one) = make_shard("x", tensors, form="tf" if change == "format" else "pt"), make_shard("y", ONE)
+    first, two = make_shard("x", tensors, form="tf" if change == "format" else "pt")
+    second, one = make_shard("y", ONE)
     if change == "left out":
         two = two[:1]
     if change == "renamed":

@@ -102,7 +102,7 @@ def test_files_of_which_nothing_is_left_out_are_copied_and_hashed_once(
     for shard in shards:
         assert (Path(checkpoint.path) / shard.name).read_bytes() == shard.read_bytes()
     files = sum(shard.stat().st_size for shard in shards)
-    assert sum(hashed) == files + checkpoint.bytes_kept, "once as a file, which the Hub's digest is of, and once as tensors"
+    assert sum(hashed) == files + checkpoint.bytes_kept, "once as files and once as tensors"
 
 
 def test_no_byte_and_no_request_too_many(hub: HubServer, settings: Settings, tmp_path: Path) -> None:
