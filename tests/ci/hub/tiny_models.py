@@ -66,6 +66,7 @@ PER_LAYER = (
 DEPTHS = (
     "num_blocks",
     "num_hidden_layers",
+    "layers",
     "n_layer",
     "n_layers",
     "num_layers",
@@ -294,4 +295,5 @@ def _is_stack(name: str) -> bool:
         "blocks",
         "block",
         "decoder",
+        "layer_norm2",  # the last part of a layer of XLM
     )
