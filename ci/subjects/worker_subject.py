@@ -30,6 +30,7 @@ from ci.subjects.base import (
 from ci.subjects.compile_cache import CompiledCode
 from ci.subjects.disk_watch import RESERVED_BYTES, RESERVED_FILES, DiskWatch, has_room
 from ci.subjects.exchange import Exchange, copy_directory, fits_copy, hostile_directory, move_directory, remove_tree
+from ci.subjects.exchange_tree import copy_tree, fits_tree_copy, move_tree
 from ci.subjects.failure import (
     ERRORS,
     Failure,
@@ -40,6 +41,7 @@ from ci.subjects.failure import (
     to_one_line,
 )
 from ci.subjects.registry import SubjectName, find_offer
+from ci.subjects.training import TrainRequest, TrainResult, list_step_files
 from ci.subjects.unconverted import link_checkpoint
 from ci.subjects.worker_process import (
     MAX_RESPONSE_BYTES,
@@ -156,6 +158,10 @@ class WorkerSubject:
         """Run a backward pass into a directory of gradients; check that their file is there."""
         return self._try_twice(lambda: self._gradients(request), request.output)
 
+    def train(self, request: TrainRequest) -> TrainResult:
+        """Run training steps in the request's layout; check that the files of each step are there."""
+        return self._try_twice(lambda: self._train(request), request.output)
+
     def release(self) -> None:
         """Unload the worker's model; a worker that is not running has none."""
         if self._process is not None:
@@ -236,6 +242,22 @@ class WorkerSubject:
         self._take("gradients", output, Path(request.output))
         if not (Path(request.output) / "model.safetensors").is_file():
             raise self._protocol_error("gradients", f"it wrote no model.safetensors in {request.output}")
+        return result
+
+    def _train(self, request: TrainRequest) -> TrainResult:
+        output = self._exchange.next_output()
+        staged = replace(
+            request,
+            checkpoint=self._stage(request.checkpoint),
+            inputs=self._stage(request.inputs),
+            resume=self._stage(request.resume) if request.resume else None,
+            output=str(output),
+        )
+        result = self._call("train", to_dict(staged), TrainResult)
+        self._take("train", output, Path(request.output), tree=True)
+        for name in list_step_files(request.steps):
+            if not (Path(request.output) / name).is_file():
+                raise self._protocol_error("train", f"it wrote no {name} in {request.output}")
         return result
 
     def find_disk_failure(self) -> HubTestsError | None:
@@ -329,15 +351,21 @@ class WorkerSubject:
         """Make a file or directory visible to the worker, and return its path there."""
         return str(self._exchange.stage(Path(path)))
 
-    def _take(self, method: str, output: Path, target: Path) -> None:
-        """Take what the worker wrote to where it cannot change it; the worker ends first where that is much."""
+    def _take(self, method: str, output: Path, target: Path, *, tree: bool = False) -> None:
+        """Take what the worker wrote to where it cannot change it; the worker ends first where that is much.
+
+        Only a `tree` may have directories in it.
+        """
+        fits, copy, move = fits_copy, copy_directory, move_directory
+        if tree:
+            fits, copy, move = fits_tree_copy, copy_tree, move_tree
         try:
-            if fits_copy(output):
-                copy_directory(output, target)
+            if fits(output):
+                copy(output, target)
                 remove_tree(output)
             else:
                 self._end_before_move(method)
-                move_directory(output, target)
+                move(output, target)
         except SubjectProtocolError as wrong:
             raise self._protocol_error(method, str(wrong)) from None
         except InfrastructureError as problem:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import shutil
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ci.errors import RequestError, UnsupportedError
+from ci.layouts import LAYOUT_AXIS
 from ci.subjects.base import (
     ConvertRequest,
     ConvertResult,
@@ -31,6 +31,7 @@ from ci.subjects.compile_time import count_compilation
 from ci.subjects.failure import SubjectOutOfMemoryError
 from ci.subjects.fast_llm.config import (
     choose_compiler,
+    compile_stance,
     find_format,
     find_model_class,
     list_variants,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
     from ci.subjects.fast_llm.weights import Weights
     from ci.subjects.forward import Inputs, TeacherForcing
+    from ci.subjects.training import TrainRequest, TrainResult
 
 TRAINING_COPIES = 3
 """Mixtral at two layers, 23.6 GiB in float32, takes 70 GiB in training mode on an H100."""
@@ -108,6 +110,8 @@ class FastLLMSubject:
 
         Where the device is too small beside the models that were kept, it runs once more without them.
         """
+        if LAYOUT_AXIS in request.variant:
+            return self._trace_in_layout(request)
         if request.device not in ("cpu", "cuda", "cuda:0"):
             raise UnsupportedError(
                 f"Fast-LLM runs on the first visible GPU, not on {request.device}: set CUDA_VISIBLE_DEVICES"
@@ -128,12 +132,20 @@ class FastLLMSubject:
             with (
                 translate_errors(f"trace of {request.checkpoint}"),
                 exact_arithmetic(),
-                _compile_stance(choose_compiler(request)),
+                compile_stance(choose_compiler(request)),
             ):
                 return _trace(request, self._cache)
         except BaseException:
             self.release()  # a model after a failed forward pass is not used again
             raise
+
+    def _trace_in_layout(self, request: TraceRequest) -> TraceResult:
+        """Run the forward pass on the ranks of a layout."""
+        from ci.subjects.fast_llm.layout_trace import run_layout_trace
+
+        self.release()
+        self.prepare()  # before the ranks fork: each of them would import for itself
+        return run_layout_trace(request)
 
     def release(self) -> None:
         """Unload the model."""
@@ -148,9 +160,17 @@ class FastLLMSubject:
         with (
             translate_errors(f"gradients of {request.checkpoint}"),
             exact_arithmetic(),
-            _compile_stance(choose_compiler(make_trace_request(request))),
+            compile_stance(choose_compiler(make_trace_request(request))),
         ):
             return run_gradients(request)
+
+    def train(self, request: TrainRequest) -> TrainResult:
+        """Run training steps in the request's layout, each rank a process. Raises UnsupportedError, SubjectError."""
+        from ci.subjects.fast_llm.training import run_training
+
+        self.release()
+        self.prepare()  # before the ranks fork: each of them would import for itself
+        return run_training(request)
 
 
 def _trace(request: TraceRequest, cache: ModelCache[Any]) -> TraceResult:
@@ -288,13 +308,3 @@ def _run_conversion(model: Any, paths: tuple[Path, Path], formats: tuple[str, st
         output=CheckpointSaveConfig(path=paths[1], format=store, **save),
         use_cpu=True,
     ).run()
-
-
-def _compile_stance(compiler: str) -> Any:
-    """Return a context in which compiled functions run eagerly, for the compiler "eager".
-
-    https://docs.pytorch.org/docs/stable/generated/torch.compiler.set_stance.html
-    """
-    import torch
-
-    return torch.compiler.set_stance("force_eager") if compiler == "eager" else nullcontext()
