@@ -78,7 +78,7 @@ def test_the_balancing_loss_is_set_where_there_are_experts() -> None:
         ({"heads": 3}, r"3 \(heads\)"),
     ],
 )
-def test_sizes_that_tensor_ranks_cannot_divide_are_refused(changes: dict[str, int], message: str) -> None:
+def test_sizes_that_tensor_ranks_cannot_divide_are_refused(changes: dict[str, Any], message: str) -> None:
     check_divisible(make_config(), LAYOUTS["tp2"])
     check_divisible(make_config(**changes), LAYOUTS["dp2"])
     with pytest.raises(UnsupportedError, match=message) as caught:

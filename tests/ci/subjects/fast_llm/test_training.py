@@ -41,7 +41,7 @@ class Place:
 
     def __init__(self, subject: Subject, name: str, folder: Path, **changes: Any) -> None:
         assert isinstance(subject, Trainable)
-        self.subject, self.name, self.folder = subject, name, folder
+        self.train, self.name, self.folder = subject.train, name, folder
         self.source, self.converted = save_model(name, folder / "source", **CHANGES, **changes), folder / "converted"
         subject.convert(ConvertRequest(str(self.source), str(self.converted), name))
         self.inputs = save_documents(folder / "inputs.safetensors")
@@ -75,7 +75,7 @@ def test_a_layout_s_step_is_as_right_as_hugging_face(
     name: str, layout: str, changes: dict[str, Any], fast_llm: Subject, tmp_path: Path
 ) -> None:
     place = Place(fast_llm, name, tmp_path, **changes)
-    result = place.subject.train(place.request(layout, "theirs"))  # type: ignore[attr-defined]
+    result = place.train(place.request(layout, "theirs"))
     with HuggingFace() as hugging_face:
         right = hugging_face.train(place.request(layout, "right", source=True, dtype="float64"))
     assert result.losses == pytest.approx(right.losses, rel=1e-6)
@@ -89,10 +89,10 @@ def test_a_layout_s_step_is_as_right_as_hugging_face(
 
 
 def test_a_resumed_run_goes_on_as_if_it_had_not_ended(llama: Place) -> None:
-    train = llama.subject.train  # type: ignore[attr-defined]
+    train = llama.train
     train(llama.request("dp2", "whole", steps=2))
     train(llama.request("dp2", "first", save=True))
-    resumed = {"resume": str(llama.folder / "first" / "checkpoint"), "resume_steps": 1}
+    resumed: dict[str, Any] = {"resume": str(llama.folder / "first" / "checkpoint"), "resume_steps": 1}
     train(llama.request("dp2", "second", **resumed))
     whole, second = llama.read("whole", 2, "weights"), llama.read("second", 1, "weights")
     assert all(torch.equal(whole[key], second[key]) for key in whole)
@@ -102,10 +102,10 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_ended(llama: Place) -> None:
 
 
 def test_a_checkpoint_without_its_last_file_is_refused(llama: Place) -> None:
-    train = llama.subject.train  # type: ignore[attr-defined]
+    train = llama.train
     train(llama.request("tp2", "first", save=True))
     checkpoint = llama.folder / "first" / "checkpoint"
-    resumed = {"resume": str(checkpoint), "resume_steps": 1}
+    resumed: dict[str, Any] = {"resume": str(checkpoint), "resume_steps": 1}
     (checkpoint / "rank_1.safetensors").unlink()
     with pytest.raises(SubjectError, match=r"rank_1\.safetensors"):
         train(llama.request("single", "missing", **resumed))
@@ -115,7 +115,7 @@ def test_a_checkpoint_without_its_last_file_is_refused(llama: Place) -> None:
 
 
 def test_every_layout_exports_what_went_in(llama: Place) -> None:
-    train = llama.subject.train  # type: ignore[attr-defined]
+    train = llama.train
     expected = load_file(llama.source / "model.safetensors")
     for layout in ("single", "tp2", "pp2", "zero3"):
         train(llama.request(layout, layout, steps=0, export=True))
@@ -126,21 +126,21 @@ def test_every_layout_exports_what_went_in(llama: Place) -> None:
 
 
 def test_settings_of_the_optimizer_reach_it(llama: Place) -> None:
-    train, before = llama.subject.train, load_file(llama.source / "model.safetensors")  # type: ignore[attr-defined]
+    train, before = llama.train, load_file(llama.source / "model.safetensors")
     still = OptimizerSettings(learning_rate=1e-3, weight_decay=0.5, epsilon=1e9)
     train(llama.request("tp2", "decay", optimizer=still))
     after = llama.read("decay", 1, "weights")
     for key, weight in before.items():
         assert relative_error(after[key], weight * (1 - 5e-4 if weight.ndim > 1 else 1)) < 1e-6
     clipped = train(llama.request("tp2", "clipped", optimizer=OptimizerSettings(max_gradient_norm=1e-3)))
-    assert clipped.gradient_norms[0] > 0.1
+    assert (clipped.gradient_norms[0] or 0) > 0.1
     assert (
         relative_error(*(llama.read(name, 1, "gradients")["model.norm.weight"] for name in ("clipped", "decay"))) == 0
     )
 
 
 def test_recomputing_everything_changes_no_gradient(llama: Place) -> None:
-    train = llama.subject.train  # type: ignore[attr-defined]
+    train = llama.train
     train(llama.request("tp2", "none"))
     result = train(llama.request("tp2", "full", recompute="full"))
     assert result.ran["recompute"] == "full"
@@ -152,14 +152,14 @@ def test_sequence_tensor_parallel_experts_die_and_the_rank_is_named(fast_llm: Su
     """The day that this fails, Fast-LLM has mended it: take it out of docs/findings.md."""
     place = Place(fast_llm, "mixtral", tmp_path)
     with pytest.raises(SubjectCrashError, match=r"rank \d of 2 was killed by SIGABRT: .* in all_gather_into_tensor at"):
-        place.subject.train(place.request("stp2", "dies"))  # type: ignore[attr-defined]
+        place.train(place.request("stp2", "dies"))
 
 
 def test_what_fast_llm_does_not_have_is_refused_by_name(llama: Place) -> None:
     with pytest.raises(UnsupportedError, match="no expert parallelism"):
-        llama.subject.train(llama.request("ep2", "ep2"))  # type: ignore[attr-defined]
+        llama.train(llama.request("ep2", "ep2"))
     with pytest.raises(UnsupportedError, match="no recomputation 'all'"):
-        llama.subject.train(llama.request("tp2", "all", recompute="all"))  # type: ignore[attr-defined]
+        llama.train(llama.request("tp2", "all", recompute="all"))
 
 
 def test_too_few_gpus_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

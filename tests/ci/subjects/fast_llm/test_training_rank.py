@@ -30,7 +30,12 @@ def test_a_block_of_another_stage_has_no_storage() -> None:
 
 def test_gradients_are_taken_before_the_optimizer_clips_them() -> None:
     order: list[str] = []
-    optimizer = SimpleNamespace(grad_scale=8, step=lambda metrics: order.append(f"step {metrics}") or 1)
+
+    def step(metrics: object) -> int:
+        order.append(f"step {metrics}")
+        return 1
+
+    optimizer = SimpleNamespace(grad_scale=8, step=step)
     recorder = _Recorder(optimizer, lambda: order.append("recorded"))
     assert recorder.step({"a": 1}) is True
     assert (recorder.grad_scale, order) == (8.0, ["recorded", "step {'a': 1}"])
