@@ -65,3 +65,44 @@ class DiskWatch:
     def _watch(self) -> None:
         while not self._stopped.wait(INTERVAL) and not self.find():
             pass
+
+
+@dataclass
+class SharedWatch:
+    """One watch for the workers of a subject, which write to one disk at the same time.
+
+    It lasts from the first worker's start to the last one's end. Whoever fills the disk, all of them are ended.
+    """
+
+    _reclaims: dict[object, Callable[[], None]] = field(default_factory=dict, init=False)
+    _watch: DiskWatch | None = field(default=None, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    def join(self, worker: object, paths: tuple[Path, ...], reclaim: Callable[[], None]) -> None:
+        """Watch for a worker too; `reclaim` ends it and removes what it wrote."""
+        with self._lock:
+            self._reclaims[id(worker)] = reclaim
+            if self._watch is None:
+                self._watch = DiskWatch(paths, self._reclaim)
+            else:
+                self._watch.paths = tuple(dict.fromkeys((*self._watch.paths, *paths)))
+
+    def leave(self, worker: object) -> None:
+        """Forget a worker that has ended, and what was found once the last one has."""
+        with self._lock:
+            self._reclaims.pop(id(worker), None)
+            watch = self._watch if not self._reclaims else None
+            self._watch = None if watch else self._watch
+        if watch is not None:
+            watch.stop()
+
+    def find(self, worker: object) -> Finding:
+        """Return who left the disk too little room, "" where it has enough or the worker is not watched."""
+        with self._lock:
+            watch = self._watch if id(worker) in self._reclaims else None
+        return watch.find() if watch is not None else ""
+
+    def _reclaim(self) -> None:
+        with self._lock:
+            for reclaim in list(self._reclaims.values()):
+                reclaim()
