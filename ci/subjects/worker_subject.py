@@ -12,6 +12,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from ci.errors import HubTestsError, InfrastructureError, RequestError, SubjectError, UnsupportedError
@@ -78,6 +79,7 @@ class WorkerSubject:
     clock: PhaseClock = field(default_factory=PhaseClock)
     watch: SharedWatch = field(default_factory=SharedWatch)
     _process: WorkerProcess | None = field(default=None, init=False)
+    _ending: Lock = field(default_factory=Lock, init=False)
     _entered: bool = field(default=False, init=False)
     _home: Path = field(init=False)
     _stack: ExitStack = field(default_factory=ExitStack, init=False)
@@ -196,8 +198,9 @@ class WorkerSubject:
 
     def interrupt(self) -> None:
         """End the process, on behalf of another thread than the one whose call waits for it and fails then."""
-        if (process := self._process) is not None:
-            process.end()
+        with self._ending:
+            if self._process is not None:
+                self._process.interrupt()
 
     def trace(self, request: TraceRequest) -> TraceResult:
         """Run a forward pass into a trace directory; check that its trace.json equals the response."""
@@ -383,7 +386,9 @@ class WorkerSubject:
     def _end_before_move(self, method: str) -> None:
         """End the process: as long as one of its own lives, it can still write to what is moved."""
         process = self._running_process()
-        if not process.end():
+        with self._ending:
+            gone = process.end()
+        if not gone:
             raise self._end_with_error(SubjectCrashError, f"{method}: its processes cannot be ended")
         self._end_process()
 
@@ -400,8 +405,9 @@ class WorkerSubject:
 
     def _reclaim(self) -> None:
         """End what runs, and free what it wrote. Called by the watch, beside the call that may wait for a response."""
-        if self._process is not None:
-            self._process.end()
+        with self._ending:
+            if self._process is not None:
+                self._process.end()
         if self._compiled:
             self._compiled.dropped = self._compiled.crashed = True
         self._exchange.clear_outbox()
@@ -416,8 +422,7 @@ class WorkerSubject:
         """
         if filled := self.find_disk_failure():
             return filled
-        self.watch.leave(self)
-        process, self._process, self._warming = self._process, None, False
+        process = self._take_process()
         if self._compiled:
             self._compiled.crashed = True
         printed = process.kill() if process else ""
@@ -431,10 +436,15 @@ class WorkerSubject:
                 log.write(f"hub-tests: {to_one_line(line, 2000)}\n")
 
     def _end_process(self) -> None:
-        self.watch.leave(self)
-        process, self._process, self._warming = self._process, None, False
-        if process is not None:
+        if (process := self._take_process()) is not None:
             process.kill()
+
+    def _take_process(self) -> WorkerProcess | None:
+        """Return the process, which no other thread can reach any more."""
+        self.watch.leave(self)
+        with self._ending:
+            process, self._process, self._warming = self._process, None, False
+        return process
 
 
 def _blame(failure: Failure) -> type[HubTestsError]:
