@@ -161,13 +161,7 @@ class WorkerSubject:
         return result
 
     def export(self, request: ExportRequest) -> ConvertResult:
-        """Export to a Hugging Face directory; check that every file it names is there.
-
-        What is large is exported in a process of its own, as `convert` does.
-        """
-        if self.converts_apart(request.source):
-            with self.make_converter() as converter:
-                return converter.write_checkpoint("export", request)
+        """Export to a Hugging Face directory; check that every file it names is there."""
         return self._try_twice(lambda: self.write_checkpoint("export", request), request.target)
 
     def write_checkpoint(self, method: str, request: ConvertRequest | ExportRequest) -> ConvertResult:
