@@ -72,7 +72,7 @@ def test_whatever_is_raised_is_a_failure_of_one_line(
 
 
 def test_a_method_that_is_none_is_an_error() -> None:
-    assert asked(Fake(), "train")["failure"] == "error"
+    assert asked(Fake(), "fly")["failure"] == "error"
 
 
 def test_an_optional_method_that_is_lacking_is_no_refusal_of_the_model() -> None:
