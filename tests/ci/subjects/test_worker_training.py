@@ -35,15 +35,11 @@ def test_a_layout_trains_in_a_worker(tmp_path: Path) -> None:
             worker.train(make_request(tmp_path, "refused", layout="zero3"))
 
 
-def test_a_step_that_was_not_written_is_an_error(tmp_path: Path) -> None:
+def test_a_step_that_was_not_written_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     request = make_request(tmp_path, "out", steps=1)
-    with open_worker() as subject:
-        written = list_step_files
-        try:
-            from ci.subjects import worker_subject
-
-            worker_subject.list_step_files = lambda steps: written(steps + 1)  # type: ignore[assignment]
-            with pytest.raises(SubjectError, match=r"it wrote no step-2/gradients/model\.safetensors"):
-                subject.train(request)  # type: ignore[attr-defined]
-        finally:
-            worker_subject.list_step_files = written
+    monkeypatch.setattr("ci.subjects.worker_subject.list_step_files", lambda steps: list_step_files(steps + 1))
+    with (
+        open_worker() as subject,
+        pytest.raises(SubjectError, match=r"it wrote no step-2/gradients/model\.safetensors"),
+    ):
+        subject.train(request)
