@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ci.subjects.base import NO_GRADIENTS
 from ci.subjects.registry import ADAPTERS, find_offer
+from ci.subjects.training import NO_TRAINING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,12 +25,15 @@ DEFAULT_TESTS = (
 """The test functions of every run, in the order in which they run."""
 
 GRADIENTS_TEST = "test_gradients"
+TRAINING_TESTS = ("test_training_step", "test_resume", "test_layout_conversion")
+"""The tests of whole training steps: of a subject whose offer names no layout they are not asked for."""
 DEEP_TESTS = (
     "test_config_sensitivity",
     "test_weight_liveness",
     "test_layer_order",
     "test_positions",
     GRADIENTS_TEST,
+    *TRAINING_TESTS,
 )
 """The tests that run with `--deep` only."""
 
@@ -49,14 +53,21 @@ def list_other_variants(subject: str, checkpoint_format: str) -> tuple[tuple[str
     return tuple((variant.axis, variant.name) for variant in variants if variant.axis != MOE_AXIS)
 
 
+def list_layouts(subject: str) -> tuple[tuple[str, str], ...]:
+    """Return (axis, name) of every parallel layout in which the subject trains."""
+    return tuple((variant.axis, variant.name) for variant in find_offer(subject).layout_variants)
+
+
 def list_expected_tests(subject: str, name: str, checkpoint_format: str, *, deep: bool = False) -> tuple[str, ...]:
     """Return, in order, the ids of the tests that the registry entry `name` must report.
 
-    What a subject's offer leaves out is not asked for: the suite says that the test did not run.
+    What a subject's offer leaves out is not asked for: the suite says that the test did not run. The layouts are
+    tested with `deep` only.
     """
+    other = [*list_other_variants(subject, checkpoint_format), *(list_layouts(subject) if deep else ())]
     ids = {
         "test_moe_implementation": [f"{v}-{name}" for v in list_moe_variants(subject, checkpoint_format)],
-        "test_implementation": [f"{axis}-{v}-{name}" for axis, v in list_other_variants(subject, checkpoint_format)],
+        "test_implementation": [f"{axis}-{v}-{name}" for axis, v in other],
     }
     left_out = list_left_out(find_offer(subject))
     functions = (test for test in (*DEFAULT_TESTS, *(DEEP_TESTS if deep else ())) if test not in left_out)
@@ -68,6 +79,7 @@ def list_left_out(offer: SubjectOffer) -> dict[str, str]:
     reasons = {
         GRADIENTS_TEST: "" if offer.gradients else NO_GRADIENTS,
         "test_conversion": "" if offer.converts else "the subject reads the Hugging Face directory itself",
+        **dict.fromkeys(TRAINING_TESTS, "" if offer.layouts else NO_TRAINING),
         "test_hub_model_conversion": "" if offer.exports else "the subject does not export",
     }
     return {test: reason for test, reason in reasons.items() if reason}
@@ -81,6 +93,8 @@ def list_variant_tests(subject: str, name: str, checkpoint_format: str) -> dict[
             tests[f"test_moe_implementation[{variant.name}-{name}]"] = variant
         else:
             tests[f"test_implementation[{variant.axis}-{variant.name}-{name}]"] = variant
+    for layout in find_offer(subject).layout_variants:
+        tests[f"test_implementation[{layout.axis}-{layout.name}-{name}]"] = layout
     return tests
 
 
