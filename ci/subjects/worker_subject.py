@@ -41,6 +41,8 @@ from ci.subjects.failure import (
     SubjectTimeoutError,
     to_one_line,
 )
+from ci.subjects.registry import SubjectName, find_offer
+from ci.subjects.unconverted import link_checkpoint
 from ci.subjects.worker_process import (
     MAX_RESPONSE_BYTES,
     InvalidResponse,
@@ -52,8 +54,6 @@ from ci.subjects.worker_process import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    from ci.subjects.registry import SubjectName
 
 Result = TypeVar("Result")
 RESERVE = f"{RESERVED_BYTES // 2**30} GiB or {RESERVED_FILES} names"
@@ -148,8 +148,11 @@ class WorkerSubject:
         """Convert a Hugging Face directory; check that every file it names is there.
 
         A large one is converted in a process of its own, where the sandbox keeps that one's output from this one.
-        Elsewhere a process that had to end for a large checkpoint starts again at once: traces follow.
+        Elsewhere a process that had to end for a large checkpoint starts again at once: traces follow. Where the offer
+        leaves the conversion out, the subject reads the same files, linked at the target.
         """
+        if not find_offer(self.name).converts:
+            return link_checkpoint(Path(request.source), Path(request.target))
         if self.converts_apart(request.source):
             converter, self._converter = self._converter or self.make_converter(), None
             with converter:
@@ -184,7 +187,8 @@ class WorkerSubject:
 
         Of a large output no process may be left that can write to it. In a sandbox, only the one that wrote it can.
         """
-        return self.launch.isolation.applied and not fits_copy(Path(source))
+        possible = self.launch.isolation.applied and find_offer(self.name).converts
+        return possible and not fits_copy(Path(source))
 
     def make_converter(self) -> WorkerSubject:
         """Return another worker for one conversion, for use as a context manager. It compiles nothing."""
