@@ -80,9 +80,7 @@ STEP_REQUIREMENTS: Mapping[str, StepRequirement] = {
     "test_gradients": StepRequirement(dtypes=("float32",)),
     "test_training_step": _TRAINING,
     "test_resume": StepRequirement(dtypes=("float32",), coverage="resume", zero=("resume.damaged_accepted",)),
-    "test_layout_conversion": StepRequirement(
-        dtypes=("float32",), coverage="layout", positive=("conversion.tensors",)
-    ),
+    "test_layout_conversion": StepRequirement(dtypes=("float32",), coverage="layout", positive=("conversion.tensors",)),
 }
 
 
@@ -118,7 +116,7 @@ def collect_facts(
     planned_revision = planned.revision if planned.revision and len(planned.revision) == 40 else ""
     return EntryFacts(
         model_id=planned.model_id,
-        subject=request.subject,
+        subject=offer.name,
         commit=request.sha,
         revision=fetched.revision if fetched else planned_revision or (download.revision if download else ""),
         layers=fetched.layers if fetched else planned_layers or (download.layers if download else None),

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from ci.layouts import LAYOUT_AXIS
 from ci.subjects.base import Variant
 
+PROTOCOL = 1
+"""The version of the protocol between hub-tests and an adapter; it counts up when an old adapter cannot go on."""
+
 
 @dataclass(frozen=True)
 class SubjectOffer:
@@ -18,6 +21,9 @@ class SubjectOffer:
     axis that only some formats have. `conditional_needs` maps `axis=name` to what only some machines or models lack for
     it. The report accepts no other reason for a variant that did not run.
     With `in_this_package` the subject's code is a part of `ci`: a checkout of it brings its own worker program.
+    A subject that does not convert (`converts`) reads Hugging Face's directory itself; one that does not export
+    (`exports`) writes none. `fast_llm_checkpoints` says that its checkpoints are in Fast-LLM's format, which the
+    reference reads: then a wrong conversion is told from a wrong kernel. `protocol` is the version it was written for.
     `layouts` are those of `ci.layouts` in which it runs whole training steps, none where it runs no steps;
     `conditional_needs` has what only some models or machines lack for `layout=name`.
     What holds for one checkpoint on one machine is answered by `Subject.variants`; a test compares the two.
@@ -32,6 +38,10 @@ class SubjectOffer:
     in_this_package: bool = False
     gradients: bool = True
     layouts: tuple[str, ...] = ()
+    converts: bool = True
+    exports: bool = True
+    fast_llm_checkpoints: bool = False
+    protocol: int = PROTOCOL
 
     def names(self, axis: str) -> tuple[str, ...]:
         """Return the names of every variant on an axis."""

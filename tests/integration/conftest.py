@@ -256,7 +256,11 @@ def model_config(model_name: str) -> HubModel:
 
 @pytest.fixture(scope="module")
 def pipeline(
-    model_config: HubModel, run_options: RunOptions, fetch_results: FetchResults, hub_test_cache_dir: Path
+    request: pytest.FixtureRequest,
+    model_config: HubModel,
+    run_options: RunOptions,
+    fetch_results: FetchResults,
+    hub_test_cache_dir: Path,
 ) -> Iterator[ModelPipeline]:
     """The model's steps; each runs once."""
     workdir = hub_test_cache_dir / model_config.name
@@ -265,6 +269,10 @@ def pipeline(
     with ModelPipeline(
         model_config, run_options, settings.from_environ(os.environ), workdir, fetched=fetched
     ) as pipeline:
+        names = [
+            cast("Any", item).originalname for item in request.session.items if _model_of(item) == model_config.name
+        ]
+        pipeline.export_expected = "test_hub_model_conversion" in names
         yield pipeline
     shutil.rmtree(workdir, ignore_errors=True)
 

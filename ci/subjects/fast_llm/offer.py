@@ -39,5 +39,6 @@ OFFER = SubjectOffer(
         "attention=sdpa_nested": ("attention without a window",),
         **LAYOUT_NEEDS,
     },
+    fast_llm_checkpoints=True,
 )
 """The formats are those that this suite has models and tests for: Fast-LLM converts more, `describe` names them all."""

@@ -8,13 +8,12 @@ On the CPU its `torch.compile`d functions run eagerly, because compiling them ta
 from __future__ import annotations
 
 import shutil
-import time
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ci.errors import RequestError, UnsupportedError
+from ci.errors import UnsupportedError
 from ci.layouts import LAYOUT_AXIS
 from ci.subjects.base import (
     ConvertRequest,
@@ -32,7 +31,6 @@ from ci.subjects.failure import SubjectOutOfMemoryError
 from ci.subjects.fast_llm.config import (
     choose_compiler,
     compile_stance,
-    find_format,
     find_model_class,
     list_variants,
     loops_over_experts,
@@ -99,11 +97,15 @@ class FastLLMSubject:
 
     def convert(self, request: ConvertRequest) -> ConvertResult:
         """Import a Hugging Face directory into Fast-LLM's own format, on the CPU."""
-        return _convert(request, (request.checkpoint_format, "fast_llm"), {})
+        from ci.subjects.fast_llm.conversion import import_checkpoint
+
+        return import_checkpoint(request)
 
     def export(self, request: ExportRequest) -> ConvertResult:
         """Export a Fast-LLM checkpoint to a Hugging Face directory in `request.dtype`, on the CPU."""
-        return _convert(request, ("fast_llm", request.checkpoint_format), {"data_type": request.dtype})
+        from ci.subjects.fast_llm.conversion import export_checkpoint
+
+        return export_checkpoint(request)
 
     def trace(self, request: TraceRequest) -> TraceResult:
         """Run the forward pass in inference phase; `ran` is what the model's blocks really use.
@@ -178,9 +180,10 @@ def _trace(request: TraceRequest, cache: ModelCache[Any]) -> TraceResult:
 
     from ci.subjects.fast_llm.weights import take_weights
     from ci.subjects.forward import DTYPES, TeacherForcing, read_inputs
-    from ci.subjects.memory import weight_bytes
+    from ci.subjects.memory import read_stored_itemsize, weight_bytes
 
     inputs = read_inputs(Path(request.inputs)).to(request.device)
+    checkpoint, itemsize = Path(request.checkpoint), DTYPES[request.dtype].itemsize
     same = (*checkpoint_key(request.checkpoint), request.dtype, request.device)
 
     def reuse(other: Key, loaded: Any) -> Callable[[], Any] | None:
@@ -192,7 +195,7 @@ def _trace(request: TraceRequest, cache: ModelCache[Any]) -> TraceResult:
         (*same, tuple(sorted(request.variant.items()))),
         lambda: _load(request),
         device=request.device,
-        size=_count_copies(request) * weight_bytes(Path(request.checkpoint), DTYPES[request.dtype].itemsize, stored=4),
+        size=_count_copies(request) * weight_bytes(checkpoint, itemsize, stored=read_stored_itemsize(checkpoint)),
         reuse=reuse,
     )
     inputs.check_vocabulary(model.config.fast_llm_config.base_model.embeddings.vocab_size)
@@ -274,37 +277,3 @@ def _load(request: TraceRequest, weights: Weights | None = None) -> Any:
     load = CheckpointLoadConfig(path=path, format=make_format(weights) if weights else FastLLMCheckpointFormat)
     mode = StageMode.training if loops_over_experts(request, config) else StageMode.inference
     return wrapper.from_pretrained(load, updates, mode=mode).eval()
-
-
-def _convert(request: ConvertRequest | ExportRequest, formats: tuple[str, str], save: dict[str, Any]) -> ConvertResult:
-    """Convert into a directory beside the target, then rename it: a target that exists is complete."""
-    source, target = Path(request.source), Path(request.target)
-    if target.exists():
-        raise RequestError(f"{target} exists; name a directory that does not")
-    part = target.with_name(f".{target.name}.part")
-    started = time.perf_counter()
-    try:
-        with translate_errors(f"{formats[0]} to {formats[1]}"):
-            _run_conversion(find_model_class(request.model_config), (source, part), formats, save)
-        part.rename(target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    files = sorted(path for path in target.rglob("*") if path.is_file())
-    return ConvertResult(
-        files=tuple(str(path.relative_to(target)) for path in files),
-        bytes_written=sum(path.stat().st_size for path in files),
-        seconds=time.perf_counter() - started,
-    )
-
-
-def _run_conversion(model: Any, paths: tuple[Path, Path], formats: tuple[str, str], save: dict[str, Any]) -> None:
-    from fast_llm.engine.checkpoint.config import CheckpointLoadConfig, CheckpointSaveConfig
-    from fast_llm.engine.checkpoint.convert import ConvertConfig
-
-    load, store = (find_format(model, name) for name in formats)
-    ConvertConfig(
-        model=model,
-        input=CheckpointLoadConfig(path=paths[0], format=load),
-        output=CheckpointSaveConfig(path=paths[1], format=store, **save),
-        use_cpu=True,
-    ).run()

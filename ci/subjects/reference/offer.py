@@ -38,6 +38,7 @@ OFFER = SubjectOffer(
     ),
     axis_formats={"moe": frozenset({"mixtral"})},
     in_this_package=True,
+    fast_llm_checkpoints=True,
     layouts=LAYOUTS_OFFERED,
     conditional_needs={f"layout={name}": LAYOUT_NEEDS for name in LAYOUTS_OFFERED},
 )
