@@ -52,7 +52,6 @@ GEMMA4 = {
     "moe_intermediate_size": 56,
     "num_experts": 5,
     "top_k_experts": 2,
-    "vocab_size_per_layer_input": 331,
     "pad_token_id": 0,
 }
 """The text model of google/gemma-4-26B-A4B: `configs/` has its sizes as published, in the keys of transformers'
