@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ci.equivalence.image_inputs import ImageRequirements, add_images, describe_images, read_image_requirements
 from ci.equivalence.tolerances import LONG_INPUT_MEMORY_SHARE
 from ci.equivalence.trace_compare import WHOLE_BATCH, BatchSlice
 from ci.hub.config_numbers import read_count
+from ci.subjects.images import Images
 
 if TYPE_CHECKING:
     from ci.models import TestParams
@@ -46,6 +48,7 @@ class InputRequirements:
     rope_original: int | None = None
     positions: int | None = None
     experts: int = 0
+    images: ImageRequirements | None = None
 
     @property
     def required_length(self) -> int:
@@ -68,6 +71,7 @@ class InputCase:
     rows: tuple[str, ...] = ()
     part_of: str = ""
     part: BatchSlice = WHOLE_BATCH
+    images: Images | None = None
 
     @property
     def keep(self) -> Tensor:
@@ -89,6 +93,7 @@ def read_requirements(config: Mapping[str, Any]) -> InputRequirements:
         rope_original=_read_original_length(text),
         positions=text.get("max_position_embeddings"),
         experts=_count_experts(text),
+        images=read_image_requirements(config),
     )
 
 
@@ -121,7 +126,7 @@ def build_cases(
     reachable = min(wanted, find_longest_length(needs, free_bytes))
     if reachable > length:
         cases.append(InputCase("long", _draw_ids(needs.vocabulary, 1, reachable, seed + 1), rows=("random",)))
-    return tuple(cases)
+    return add_images(tuple(cases), needs.images, seed) if needs.images else tuple(cases)
 
 
 def describe_coverage(needs: InputRequirements, cases: tuple[InputCase, ...], *, free_bytes: int) -> dict[str, str]:
@@ -141,6 +146,8 @@ def describe_coverage(needs: InputRequirements, cases: tuple[InputCase, ...], *,
     if needs.rope_original:
         reached = longest > needs.rope_original
         coverage["RoPE original length"] = f"{longest} tokens > {needs.rope_original}" if reached else why
+    if needs.images:
+        coverage["images"] = describe_images(cases)
     if not any("text" in row for row in cases[0].rows):
         coverage["real text"] = "not covered: the checkpoint has no tokenizer that can be read"
     return coverage

@@ -99,8 +99,10 @@ class TraceRequest:
     """Run the forward pass of `checkpoint` over `inputs` and write a trace directory at `output` (must not exist).
 
     `inputs` is a safetensors file: `input_ids` int64 (B, T), optionally `attention_mask` int64 (B, T) of 0 and 1,
-    left padded. `variant` maps axis to name; an axis not named runs its default. `capture` is "blocks" (embeddings,
-    block outputs, final_norm, logits) or "all" (every name above). `feed` is another trace directory: its `embeddings`
+    left padded. A model that sees has `pixel_values` float32 (N, C, H, W), `image_sizes` int64 (N, 2) and `image_rows`
+    int64 (N,) too, where there are images.
+    `variant` maps axis to name; an axis not named runs its default. `capture` is "blocks" (embeddings, block outputs,
+    final_norm, logits) or "all" (every name above). `feed` is another trace directory: its `embeddings`
     and block outputs replace this model's block inputs (teacher forcing), so that each block is compared alone. The
     model runs in `eval` mode, without gradients, TF32 and reduced-precision reductions.
     """

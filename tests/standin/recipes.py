@@ -79,6 +79,41 @@ class Recipe:
         return {**upstream, **self.changes, "torch_dtype": self.dtype}
 
 
+PIXTRAL = {
+    "image_token_index": 10,
+    "text_config": {
+        "head_dim": 20,
+        "hidden_act": "silu",
+        "hidden_size": 96,
+        "intermediate_size": 152,
+        "max_position_embeddings": 512,
+        "model_type": "mistral",
+        "num_attention_heads": 6,
+        "num_hidden_layers": 5,
+        "num_key_value_heads": 3,
+        "rms_norm_eps": 1e-05,
+        "rope_theta": 10000.0,
+        "sliding_window": None,
+        "vocab_size": 331,
+    },
+    "vision_config": {
+        "head_dim": 12,
+        "hidden_act": "silu",
+        "hidden_size": 60,
+        "image_size": 64,
+        "intermediate_size": 88,
+        "model_type": "pixtral",
+        "num_attention_heads": 5,
+        "num_channels": 3,
+        "num_hidden_layers": 2,
+        "patch_size": 4,
+        "rope_theta": 10000.0,
+    },
+    "bos_token_id": 256,
+    "eos_token_id": 257,
+}
+"""mistral-community/pixtral-12b: `configs/` has the published sizes, in the keys of transformers' configurations of
+llava, pixtral and mistral, and not the published file."""
 GEMMA4_DENSE = {
     "enable_moe_block": False,
     "num_experts": None,
@@ -100,6 +135,7 @@ RECIPES = {
         Recipe("mistralai/Mixtral-8x7B-v0.1", "Mixtral-8x7B-v0.1", MOE, files=7),
         Recipe("Qwen/Qwen2.5-0.5B", "Qwen2.5-0.5B", {**DENSE, "max_window_layers": 5, "sliding_window": 512}, files=1),
         Recipe("Qwen/Qwen2.5-7B", "Qwen2.5-7B", {**DENSE, "max_window_layers": 5, "sliding_window": 512}),
+        Recipe("stand-in/llava", "pixtral-12b", PIXTRAL),
         Recipe("stand-in/gemma4-experts", "gemma-4-26B-A4B", GEMMA4),
         # What the production models leave out.
         Recipe("stand-in/gemma4-dense", "gemma-4-26B-A4B", {**GEMMA4, **GEMMA4_DENSE}),

@@ -23,6 +23,8 @@ DTYPES = {"bfloat16": (torch.bfloat16, "BF16"), "float16": (torch.float16, "F16"
 
 def tensor_shapes(config: Mapping[str, Any]) -> Shapes:
     """Return the shapes of upstream's checkpoint for a config.json, in model order."""
+    if "vision_config" in config:
+        return _llava_shapes(config)
     hidden, vocab = config["hidden_size"], config["vocab_size"]
     layer_shapes = _gemma4_shapes if config["model_type"] == "gemma4_text" else _layer_shapes
     shapes: Shapes = {"model.embed_tokens.weight": (vocab, hidden)}
@@ -36,6 +38,27 @@ def _layer_shapes(config: Mapping[str, Any], _: int) -> Shapes:
     mlp = _expert_shapes(config) if "num_local_experts" in config else _mlp_shapes(config)
     norms = {f"{norm}_layernorm.weight": (config["hidden_size"],) for norm in ("input", "post_attention")}
     return {**_attention_shapes(config), **mlp, **norms}
+
+
+def _llava_shapes(config: Mapping[str, Any]) -> Shapes:
+    """Return the shapes of a Pixtral tower, a projector and a text model: transformers, modeling_llava.py."""
+    text, vision = {"tie_word_embeddings": False, **config["text_config"]}, config["vision_config"]
+    size, inner, width = vision["hidden_size"], vision["intermediate_size"], text["hidden_size"]
+    patch, channels = vision["patch_size"], vision["num_channels"]
+    shapes: Shapes = {
+        "vision_tower.patch_conv.weight": (size, channels, patch, patch),
+        "vision_tower.ln_pre.weight": (size,),
+    }
+    for layer in range(vision["num_hidden_layers"]):
+        prefix = f"vision_tower.transformer.layers.{layer}."
+        shapes |= {f"{prefix}attention.{name}_proj.weight": (size, size) for name in "qkvo"}
+        shapes |= {f"{prefix}feed_forward.{name}_proj.weight": (inner, size) for name in ("gate", "up")}
+        shapes |= {f"{prefix}feed_forward.down_proj.weight": (size, inner)}
+        shapes |= {f"{prefix}{name}_norm.weight": (size,) for name in ("attention", "ffn")}
+    for number, columns in ((1, size), (2, width)):
+        shapes[f"multi_modal_projector.linear_{number}.weight"] = (width, columns)
+        shapes[f"multi_modal_projector.linear_{number}.bias"] = (width,)
+    return shapes | {f"language_model.{name}": shape for name, shape in tensor_shapes(text).items()}
 
 
 def _gemma4_shapes(config: Mapping[str, Any], layer: int) -> Shapes:
@@ -101,9 +124,13 @@ def make_tensor(name: str, shape: tuple[int, ...], seed: int, device: str = "cpu
     noise = torch.empty(shape, device=device).normal_(generator=generator)
     if name.endswith("bias"):
         return noise.mul_(0.3)
-    if "norm" in name or name.endswith(("scale", "scalar")):
+    if "norm" in name or "ln_pre" in name or name.endswith(("scale", "scalar")):
         return noise.mul_(0.3).add_(1)
-    return noise if "embed_tokens" in name else noise.div_(math.sqrt(shape[-1]))
+    return (
+        noise
+        if "embed_tokens" in name
+        else noise.div_(math.sqrt(math.prod(shape[1:]) if len(shape) == 4 else shape[-1]))
+    )
 
 
 def shards(shapes: Shapes, dtype: str, shard_bytes: int) -> list[Shapes]:

@@ -8,7 +8,7 @@ from ci.subjects.offer import SubjectOffer
 OFFER = SubjectOffer(
     name="fast_llm",
     package="fast_llm",
-    formats=("llama", "mistral", "mixtral", "qwen2", "gemma4"),
+    formats=("llama", "mistral", "mixtral", "qwen2", "gemma4", "llava"),
     variants=(
         Variant("attention", "backup"),
         Variant("attention", "sdpa_dense"),

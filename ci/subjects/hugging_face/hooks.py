@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ci.errors import UnsupportedError
+from ci.hub.truncation_rules import OTHER_MODALITY
 from ci.subjects.forward import TeacherForcing, TraceRecorder, sort_by_score
 from ci.tensor_names import (
     BRANCH_OPERATIONS,
@@ -50,7 +51,7 @@ class ForwardHooks:
     capture_all: bool
     feed: TeacherForcing | None = None
     ran: dict[str, str] = field(default_factory=dict)
-    _layer: int = 0
+    _layer: int | None = None
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -141,7 +142,12 @@ class ForwardHooks:
         return hook
 
     def _record(self, name: str, tensor: Tensor) -> None:
-        self.recorder.record(name if name == FINAL_NORM else tensor_name(self._layer, name), tensor)
+        if name == FINAL_NORM:
+            self.recorder.record(name, tensor)
+        elif (
+            self._layer is not None
+        ):  # attention of a vision tower, which runs before the first block, is dispatched too
+            self.recorder.record(tensor_name(self._layer, name), tensor)
 
     def _make_router_hook(self, *, has_logits: bool) -> Callable[..., None]:
         """Return a hook that records what a router returns: logits (N, experts), scores (N, k), indices (N, k).
@@ -202,7 +208,8 @@ def _observe_dispatch(
 def find_decoder_blocks(model: Any) -> nn.ModuleList:
     """Return the decoder's blocks: the one ModuleList as long as the text config's `num_hidden_layers`."""
     count = model.config.get_text_config().num_hidden_layers
-    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count and _is_block_list(m)]
+    named = ((name, module) for name, module in model.named_modules() if not OTHER_MODALITY.search(name))
+    lists = [m for _, m in named if isinstance(m, nn.ModuleList) and len(m) == count and _is_block_list(m)]
     if len(lists) != 1:
         raise UnsupportedError(f"{type(model).__name__}: found {len(lists)} stacks of {count} decoder blocks, not one")
     return lists[0]

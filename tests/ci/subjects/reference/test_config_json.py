@@ -40,7 +40,7 @@ def read(case: str, **changes: Any) -> Architecture:
 
 
 def test_the_shipped_configs_are_all_read() -> None:
-    assert {path.stem for path in CONFIGS.glob("*.json")} == {*UPSTREAM, "gemma-4-26B-A4B"}
+    assert {path.stem for path in CONFIGS.glob("*.json")} == {*UPSTREAM, "gemma-4-26B-A4B", "pixtral-12b"}
     gemma = upstream("gemma-4-26B-A4B")
     architecture = read_any_config(gemma, "gemma4")
     assert write_any_config(architecture, "gemma4", "bfloat16", gemma) == gemma
