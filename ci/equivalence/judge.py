@@ -26,6 +26,7 @@ from ci.equivalence.tolerances import SYNTHETIC_LAYERS, TEACHER_FORCING_SHARE
 from ci.equivalence.trace_compare import TraceComparison, TraceDiff
 from ci.equivalence.verdict import (
     Verdict,
+    add_crash,
     add_diagnosis,
     add_precision,
     apply_policy,
@@ -216,7 +217,7 @@ class Judge:
         explained = self.explain and not has_compile_cache(self.subject)  # else it is repeated first
         if explained and verdict.failure_class not in (None, "environment"):
             verdict = add_diagnosis(verdict, self._analyze_root_cause(results, spec).diagnose())
-        verdict = replace(verdict, diagnosis=f"{verdict.diagnosis}{crash}")
+        verdict = add_crash(verdict, crash)
         return add_precision(verdict, findings, self.inputs.model.precision_policy)
 
     def _uses_lens(self, case: CaseComparison, variant: Mapping[str, str]) -> bool:
@@ -243,14 +244,15 @@ class Judge:
     def _compare_next(self, results: list[CaseComparison], case: InputCase, dtype: DType, spec: ForwardSpec) -> str:
         """Add the comparison of a case; return why its forward pass failed, where an earlier case is wrong already.
 
-        The failure must not hide what is wrong. Without anything wrong before it, it is raised.
+        The failure must not hide what is wrong. Without anything wrong before it, in float32 or here, it is raised.
         """
         try:
             results.append(self._compare_end_to_end(case, dtype, spec))
         except SubjectError as refused:
-            if not any(result.failed for result in results):
+            right_before = self._passed.get(("float32", tuple(sorted(spec.variant.items()))), True)
+            if right_before and not any(result.failed for result in results):
                 raise
-            return f"; then the forward pass of {case.name!r} failed: {refused}"
+            return f"then the forward pass of {case.name!r} failed: {refused}"
         return ""
 
     def _compare_block_by_block(
