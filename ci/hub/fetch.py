@@ -43,15 +43,14 @@ class FetchRequest:
     """The model, its revision (None: the default branch), and how many layers of it to keep.
 
     `layers` is a count, "auto" for the fewest layers that hold every kind of layer, or the indices of chosen layers.
-    `allow_remote_code` also fetches the repository's Python files; hub-tests never runs them. `slice` keeps only part
-    of the vocabulary and of the experts. `refuse_quantized` raises QuantizedError for weights that are codes, before
-    any is downloaded where config.json or the headers say so.
+    `slice` keeps only part of the vocabulary and of the experts. Python files of the repository are never fetched.
+    `refuse_quantized` raises QuantizedError for weights that are codes, before any is downloaded where config.json or
+    the headers say so.
     """
 
     model_id: str
     layers: LayerRequest = 2
     revision: str | None = None
-    allow_remote_code: bool = False
     slice: Slice = WHOLE
     refuse_quantized: bool = False
 
@@ -141,9 +140,7 @@ class _FetchRun:
 
         request = self.request
         self.meter.report("headers")
-        model = inspect_model(
-            hub, repository, request.layers, allow_remote_code=request.allow_remote_code, wanted=request.slice
-        )
+        model = inspect_model(hub, repository, request.layers, request.slice)
         self._check_quantization(model.config.root.value, {}, repository.commit)
         if model.weights.is_torch_bin:
             # "auto" is known only after the download: until then the directory is named after 0 layers.
@@ -259,9 +256,7 @@ class _FetchRun:
 
     def _make_key(self, commit: str, choice: LayerChoice) -> CheckpointKey:
         request = self.request
-        return CheckpointKey(
-            request.model_id, commit, choice.layers, request.allow_remote_code, choice.picked, request.slice
-        )
+        return CheckpointKey(request.model_id, commit, choice.layers, choice.picked, request.slice)
 
     def _make_offline_error(self, commit: str | None) -> InfrastructureError:
         name, layers, revision = self.request.model_id, format_layers(self.request.layers), self.request.revision

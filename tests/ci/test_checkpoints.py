@@ -98,7 +98,3 @@ def test_a_model_with_code_of_its_own_is_refused_before_the_hub_is_asked(
 def test_only_what_a_subject_converts_must_have_plain_weights() -> None:
     assert make_fetch_request(HubModel("a", "o/a", "llama")).refuse_quantized
     assert not make_fetch_request(HubModel("o/a", "o/a", "")).refuse_quantized
-
-
-def test_no_entry_asks_for_python_files() -> None:
-    assert not make_fetch_request(HubModel("a", "o/a", "llama")).allow_remote_code

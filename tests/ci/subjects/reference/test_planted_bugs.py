@@ -118,7 +118,7 @@ BUGS: dict[str, tuple[Change, str]] = {
     "no embedding scale": (architecture(embedding_scale=lambda _: 1.0), EMBEDDINGS),
     "the hidden size as embedding scale": (architecture(embedding_scale=lambda a: float(a.hidden)), EMBEDDINGS),
     "no softcap": (architecture(softcap=lambda _: None), LOGITS),
-    "half the softcap": (architecture(softcap=lambda a: a.softcap / 2), LOGITS),
+    "half the softcap": (architecture(softcap=lambda a: (a.softcap or 0) / 2), LOGITS),
 }
 
 
