@@ -17,7 +17,7 @@ from ci.subjects.images import Images, describe_sizes
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ci.equivalence.inputs import InputCase
+    from ci.equivalence.input_case import InputCase
 
 SHAPES = ((2, 3), (3, 2), (1, 4), (2, 2))
 """Height and width of the images, in patches: both orientations, a single row of patches, a square."""

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from ci.equivalence.image_inputs import ImageRequirements, add_images, describe_images, read_image_requirements
+from ci.equivalence.input_case import InputCase as InputCase
 from ci.equivalence.tolerances import LONG_INPUT_MEMORY_SHARE
-from ci.equivalence.trace_compare import WHOLE_BATCH, BatchSlice
+from ci.equivalence.trace_compare import BatchSlice
 from ci.hub.config_numbers import read_count
-from ci.subjects.images import Images
 
 if TYPE_CHECKING:
     from ci.models import TestParams
@@ -55,28 +55,6 @@ class InputRequirements:
         """The sequence length that goes beyond every threshold of the model: 0 without any."""
         longest = max(self.window or 0, self.rope_original or 0)
         return longest + max(8, longest // 8) if longest else 0
-
-
-@dataclass(frozen=True)
-class InputCase:
-    """One input: ids int64 (B, T), mask int64 (B, T) or None, and what each row is.
-
-    A case that is part of another, `part_of` by its slice `part`, has no expected trace of its own: it must equal that
-    part of the other's.
-    """
-
-    name: str
-    ids: Tensor
-    mask: Tensor | None = None
-    rows: tuple[str, ...] = ()
-    part_of: str = ""
-    part: BatchSlice = WHOLE_BATCH
-    images: Images | None = None
-
-    @property
-    def keep(self) -> Tensor:
-        """Bool (B, T): the real tokens."""
-        return torch.ones_like(self.ids, dtype=torch.bool) if self.mask is None else self.mask.bool()
 
 
 def read_requirements(config: Mapping[str, Any]) -> InputRequirements:
