@@ -47,12 +47,17 @@ do_it() {
 [ -n "$dry" ] || [ "$(id -u)" = 0 ] || die "this needs root: run sudo $0 …"
 # The system's own Python: files below /root and /home are hidden from the units.
 python=/usr/bin/python3
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-    die "python3 is older than 3.11: use Debian 12, Ubuntu 24.04 or newer"
+check_python() {
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        die "python3 is older than 3.11: use Debian 12, Ubuntu 24.04 or newer"
+}
+[ ! -x "$python" ] || check_python
 if [ -z "$root" ]; then
+    do_it apt-get update --quiet
     # shellcheck disable=SC2086 # one word a package
     do_it apt-get install --yes --no-install-recommends $packages
 fi
+[ -n "$dry" ] || check_python
 do_it "$python" -m venv "$program/venv"
 do_it "$program/venv/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade "$here/..[runner]"
 do_it install -d -m 0755 "$root/etc/hub-runner" "$root/usr/local/bin"

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 EXPLAINED = 2e-3
 """A combination explains a gradient where it leaves less than this share of its norm."""
+ROUGH = 0.5
+"""A term explains most of an error where it leaves less than this share of it."""
 EQUAL = 3e-3
 """Two factors are equal within this relative distance."""
 
@@ -88,6 +90,23 @@ def describe_balancing(share: float, documents: int) -> str:
     if documents > 1 and abs(share - documents) <= 0.02 * documents:
         return f"the balancing loss is summed over the {documents} documents of the step instead of averaged"
     return f"the balancing loss's gradient has {share:.3g} times its size"
+
+
+def describe_rough_balancing(error: Tensor, balancing: Tensor, documents: int) -> str:
+    """Return how often the balancing loss's gradient counts, where that is most of an error; empty elsewhere.
+
+    The rest may be a statistic over other tokens, such as padding.
+    """
+    square = float((balancing * balancing).sum())
+    extra = float((error * balancing).sum()) / square if square else 0.0
+    size = float(error.norm())
+    if not size or float((error - extra * balancing).norm()) > ROUGH * size:
+        return ""
+    summed = documents > 1 and abs(1 + extra - documents) <= ROUGH / 2
+    why = f": it is summed over the {documents} documents of the step" if summed else ""
+    return (
+        f"the balancing loss's gradient counts about {1 + extra:.2f} times{why}, and takes in other tokens, as padding"
+    )
 
 
 def describe_uses(lookup: float, head: float) -> str:

@@ -20,6 +20,7 @@ from ci.equivalence.gradient_signature import (
     describe_balancing,
     describe_factor,
     describe_rank_parts,
+    describe_rough_balancing,
     describe_shares,
     describe_uses,
     fit_shares,
@@ -150,7 +151,8 @@ class TrainingFinding:
         extra = [sum(balancing[1:], balancing[0])] if balancing and any(bool(b.any()) for b in balancing) else []
         shares = fit_shares(actual, [*documents, *extra])
         if shares is None:
-            return ""
+            error = actual.double() - self._read_expected(name).double()
+            return describe_rough_balancing(error, extra[0], len(documents)) if extra else ""
         reason = describe_shares(shares[: len(documents)], self.facts)
         return reason or (describe_balancing(shares[-1], len(documents)) if extra else "")
 

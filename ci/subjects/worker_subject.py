@@ -189,7 +189,8 @@ class WorkerSubject:
 
         Of a large output no process may be left that can write to it. In a sandbox, only the one that wrote it can.
         """
-        return self.launch.isolation.applied and not fits_copy(Path(source))
+        possible = self.launch.isolation.applied and find_offer(self.name).converts
+        return possible and not fits_copy(Path(source))
 
     def make_converter(self) -> WorkerSubject:
         """Return another worker for one conversion, for use as a context manager. It compiles nothing."""

@@ -24,6 +24,8 @@ from ci.hub.fetch import Checkpoint, fetch
 from ci.models import HubModel
 from ci.run_options import RunOptions
 from ci.settings import Settings
+from ci.subjects import early_export
+from ci.subjects.base import ExportRequest
 from ci.subjects.failure import SubjectCrashError, SubjectOutOfMemoryError, SubjectTimeoutError
 from ci.subjects.sandbox import Isolation
 from ci.suite import CachedStep, ModelPipeline, StepFailedError, classify_failure
@@ -165,3 +167,35 @@ def test_a_subject_in_the_judges_interpreter_is_labelled_as_not_isolated(
     pipeline = ModelPipeline(MODEL, RunOptions(subject="fast_llm", device="cpu"), Settings(cache=tmp_path), tmp_path)
     said = "none: installed in hub-tests' own interpreter" if shares else "bubblewrap 0.8.0"
     assert pipeline.start_evidence("test_conversion").isolation == said
+
+
+@pytest.mark.parametrize(("expected", "possible", "early"), [(True, True, 1), (False, True, 0), (True, False, 0)])
+def test_an_export_that_a_test_will_ask_for_begins_after_the_conversion(
+    expected: bool, possible: bool, early: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    class Early:
+        def __init__(self, *_: Any) -> None:
+            said.append("made")
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda: said.append(name)
+
+    class Subject:
+        def export(self, request: ExportRequest) -> None:
+            said.append(f"export {request.source}")
+
+    monkeypatch.setattr(early_export, "EarlyExport", Early)
+    monkeypatch.setattr(early_export, "can_export_early", lambda *_: possible)
+    with make_pipeline(tmp_path) as pipeline:
+        pipeline.export_expected = expected
+        monkeypatch.setattr(pipeline, "start_subject", Subject)
+        monkeypatch.setattr(pipeline, "convert", lambda: (tmp_path / "converted", None))
+        monkeypatch.setattr(
+            pipeline, "_make_export_request", lambda path: ExportRequest(str(path), "exported", "llama")
+        )
+        pipeline._start_export(tmp_path / "converted")
+        assert said == early * ["made", "start"]
+        assert pipeline.export() == Path("exported")
+    assert said == (["made", "start", "finish", "stop"] if early else [f"export {tmp_path / 'converted'}"])

@@ -158,3 +158,24 @@ def test_install_sh_brings_what_the_doctor_and_the_installation_ask_for() -> Non
     essential = {"mount", "umount", "find", "cp"}  # of mount, findutils and coreutils
     brought = {"systemctl": "systemd", "nft": "nftables", "mkfs.ext4": "e2fsprogs", "bwrap": "bubblewrap"}
     assert {brought.get(tool, tool) for tool in set(TOOLS) - essential} <= packages
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="apt-get install bubblewrap")
+def test_on_a_host_without_python_the_packages_are_installed_first() -> None:
+    """A minimal Debian has none: it was told that its Python is too old."""
+    bare = [
+        "bwrap",
+        "--ro-bind",
+        "/",
+        "/",
+        "--dev",
+        "/dev",
+        "--ro-bind",
+        "/dev/null",
+        os.path.realpath("/usr/bin/python3"),
+    ]
+    words = ["/bin/sh", str(EXAMPLE.with_name("install.sh")), "--config", str(EXAMPLE), "--dry-run"]
+    done = subprocess.run([*bare, *words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    steps = [line.split()[1:3] for line in done.stdout.splitlines() if line.startswith("+ ")]
+    assert steps[:3] == [["apt-get", "update"], ["apt-get", "install"], ["/usr/bin/python3", "-m"]]

@@ -9,6 +9,7 @@ from ci.equivalence.gradient_signature import (
     describe_balancing,
     describe_factor,
     describe_rank_parts,
+    describe_rough_balancing,
     describe_shares,
     describe_uses,
     fit_shares,
@@ -74,3 +75,10 @@ def test_one_factor_is_told_with_what_has_that_size() -> None:
     assert describe_factor(2 * GRADIENT, GRADIENT, LAYOUTS["tp2"]).endswith("each tensor rank counts it once")
     assert describe_factor(0 * GRADIENT, GRADIENT, LAYOUTS["tp2"]) == "it is zero"
     assert describe_factor(-GRADIENT, GRADIENT, LAYOUTS["tp2"]).endswith("it has the wrong sign")
+
+
+def test_most_of_an_error_may_be_the_balancing_loss() -> None:
+    balancing = DOCUMENTS[0].double()
+    told = describe_rough_balancing(0.95 * balancing + 0.1 * DOCUMENTS[1].double(), balancing, 2)
+    assert "summed over the 2 documents" in told
+    assert describe_rough_balancing(DOCUMENTS[1].double(), balancing, 2) == ""

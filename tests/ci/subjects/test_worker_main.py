@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ci.errors import InfrastructureError, RequestError, UnsupportedError
-from ci.subjects.base import NO_GRADIENTS, ConvertRequest, ConvertResult, Variant
+from ci.subjects.base import NO_GRADIENTS, ConvertRequest, ConvertResult, Preparable, Variant
 from ci.subjects.failure import SubjectOutOfMemoryError
 from ci.subjects.training import NO_TRAINING
 from ci.subjects.worker_main import handle_request
@@ -86,3 +86,18 @@ def test_an_optional_method_that_is_lacking_is_no_refusal_of_the_model() -> None
 def test_an_interrupt_is_no_answer() -> None:
     with pytest.raises(KeyboardInterrupt):
         asked(Fake(KeyboardInterrupt()), "describe")
+
+
+def test_who_can_prepare_itself_does_and_others_have_nothing_to_do() -> None:
+    class Heavy(Fake):
+        prepared = 0
+
+        def prepare(self) -> None:
+            self.prepared += 1
+
+    heavy = Heavy()
+    assert isinstance(heavy, Preparable)
+    assert not isinstance(Fake(), Preparable)
+    assert asked(heavy, "prepare") == {"id": 3, "result": True}
+    assert heavy.prepared == 1
+    assert asked(Fake(), "prepare") == {"id": 3, "result": True}

@@ -19,6 +19,7 @@ import pytest
 
 from ci.equivalence.cold_repeat import has_compile_cache
 from ci.errors import HubTestsError, InfrastructureError, RequestError, SubjectError
+from ci.phases import PhaseClock
 from ci.subjects import exchange, worker_main
 from ci.subjects.base import ConvertRequest, ExportRequest, TraceRequest
 from ci.subjects.compile_cache import CompileCache
@@ -429,3 +430,54 @@ def test_an_unused_converter_ends_with_the_subject(tmp_path: Path, monkeypatch: 
         subject.warm_up(tmp_path / "source")
         assert len(list((tmp_path / "scratch").iterdir())) == 2
     assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_a_worker_that_is_warmed_up_starts_once_and_nobody_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = f"""
+        if request["method"] == "prepare":
+            time.sleep(1)
+            say(result=True)
+        else:
+            say(result={DESCRIPTION!r})
+    """
+    launched, clock = count_starts(monkeypatch), PhaseClock()
+    with open_impostor(tmp_path, code, clock=clock) as subject:
+        began = time.monotonic()
+        subject.warm_up()
+        subject.warm_up()
+        assert time.monotonic() - began < 0.9
+        assert subject.describe().version == "1"
+        assert len(launched) == 1
+        subject.warm_up()
+        assert len(launched) == 1, "it is warm"
+    (start,) = [phase for phase in clock.take() if phase.phase == "start"]
+    assert (start.detail, start.seconds > 0) == ("subject", True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("os.kill(os.getpid(), 9)", "describe: the worker was killed by SIGKILL"),
+        ("say(failure='crash', message='no module torch')", "no module torch"),
+        ("say(result=17)", "response to describe"),
+    ],
+)
+def test_a_worker_that_cannot_be_warmed_up_says_so_in_the_next_call(answer: str, said: str, tmp_path: Path) -> None:
+    with open_impostor(tmp_path, answer) as subject:
+        subject.warm_up()
+        with pytest.raises(SubjectError, match=said):
+            subject.describe()
+
+
+def test_a_plain_refusal_to_prepare_is_left_to_the_call_itself(tmp_path: Path) -> None:
+    code = f"""
+        if request["method"] == "prepare":
+            say(failure="unsupported", message="no")
+        else:
+            say(result={DESCRIPTION!r})
+    """
+    with open_impostor(tmp_path, code) as subject:
+        subject.warm_up()
+        assert subject.describe().version == "1"

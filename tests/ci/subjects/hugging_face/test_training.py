@@ -25,7 +25,8 @@ def test_gradients_are_the_token_means_and_the_sum_of_their_parts(tmp_path: Path
     mask[0, :5] = 0
     inputs = {"input_ids": ids, "lengths": torch.tensor([17, 9]), "loss_mask": mask}
     save_file(inputs, tmp_path / "inputs")
-    request = TrainRequest(*map(str, (source, tmp_path / "inputs", tmp_path / "out")), "qwen2", layout="dp2")
+    inputs_file, output = str(tmp_path / "inputs"), str(tmp_path / "out")
+    request = TrainRequest(str(source), inputs_file, output, "qwen2", layout="dp2")
     result = HuggingFace().train_in_parts(request)
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     losses = [
@@ -33,7 +34,7 @@ def test_gradients_are_the_token_means_and_the_sum_of_their_parts(tmp_path: Path
         for i, n in enumerate((17, 9))
     ]
     loss = (losses[0][5:].sum() + losses[1].sum()) / 19
-    loss.backward()
+    torch.autograd.backward(loss)
     assert result.losses[0] == pytest.approx(loss.item(), rel=1e-6)
     assert result.gradient_norms[0] == pytest.approx(compute_norm(model), rel=1e-5)
     whole = load_file(tmp_path / "out" / "step-1" / "gradients" / "model.safetensors")

@@ -32,7 +32,7 @@ def test_one_rank_is_the_whole_model(factory: ModelFactory, name: str) -> None:
         for index in range(len(model.architecture.blocks)):
             hidden = model.run_block(index, hidden, context, lambda *_: None)
         answers.append(model.run_head(hidden, lambda *_: None)[0])
-    assert torch.allclose(*answers, rtol=1e-4, atol=1e-5)
+    assert torch.allclose(answers[0], answers[1], rtol=1e-4, atol=1e-5)
     targets, counted = torch.arange(20), torch.tensor([1, 0] * 10)
     expected = torch.nn.functional.cross_entropy(answers[1][counted == 1], targets[counted == 1], reduction="sum")
     assert sharded.sum_cross_entropy(answers[1], targets, counted).item() == pytest.approx(expected.item(), rel=1e-5)
