@@ -121,8 +121,8 @@ def list_unseen_before(name: str, not_captured: Iterable[str]) -> tuple[str, ...
     unseen: list[str] = []
     for operation in reversed(operations[: operations.index(operation_of(name))]):
         if tensor_name(layer, operation) not in lacking:
-            if is_router(operation):
-                continue  # a dense block has none
+            if is_router(operation) or operation in BRANCH_OPERATIONS:
+                continue  # not every block has them
             break
         unseen.append(operation.rpartition(".")[2])
     return tuple(reversed(unseen))
