@@ -178,6 +178,7 @@ class ReferenceRun:
         if not file.exists():
             self.workdir.mkdir(parents=True, exist_ok=True)
             tensors = {"input_ids": case.ids, **({} if case.mask is None else {"attention_mask": case.mask})}
+            tensors |= case.images.to_tensors() if case.images else {}
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
         return file
 

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ci.equivalence.image_inputs import ImageRequirements, add_images, describe_images, read_image_requirements
+from ci.equivalence.input_case import InputCase as InputCase
 from ci.equivalence.tolerances import LONG_INPUT_MEMORY_SHARE
-from ci.equivalence.trace_compare import WHOLE_BATCH, BatchSlice
+from ci.equivalence.trace_compare import BatchSlice
 from ci.hub.config_numbers import read_count
 
 if TYPE_CHECKING:
@@ -46,33 +48,13 @@ class InputRequirements:
     rope_original: int | None = None
     positions: int | None = None
     experts: int = 0
+    images: ImageRequirements | None = None
 
     @property
     def required_length(self) -> int:
         """The sequence length that goes beyond every threshold of the model: 0 without any."""
         longest = max(self.window or 0, self.rope_original or 0)
         return longest + max(8, longest // 8) if longest else 0
-
-
-@dataclass(frozen=True)
-class InputCase:
-    """One input: ids int64 (B, T), mask int64 (B, T) or None, and what each row is.
-
-    A case that is part of another, `part_of` by its slice `part`, has no expected trace of its own: it must equal that
-    part of the other's.
-    """
-
-    name: str
-    ids: Tensor
-    mask: Tensor | None = None
-    rows: tuple[str, ...] = ()
-    part_of: str = ""
-    part: BatchSlice = WHOLE_BATCH
-
-    @property
-    def keep(self) -> Tensor:
-        """Bool (B, T): the real tokens."""
-        return torch.ones_like(self.ids, dtype=torch.bool) if self.mask is None else self.mask.bool()
 
 
 def read_requirements(config: Mapping[str, Any]) -> InputRequirements:
@@ -88,8 +70,16 @@ def read_requirements(config: Mapping[str, Any]) -> InputRequirements:
         window=(text.get("sliding_window") or None) if windowed else None,
         rope_original=_read_original_length(text),
         positions=text.get("max_position_embeddings"),
-        experts=text.get("num_local_experts") or text.get("num_experts") or text.get("n_routed_experts") or 0,
+        experts=_count_experts(text),
+        images=read_image_requirements(config),
     )
+
+
+def _count_experts(text: Mapping[str, Any]) -> int:
+    """Return the routed experts of a layer; `enable_moe_block` switches those of Gemma 4 off."""
+    if text.get("enable_moe_block") is False:
+        return 0
+    return text.get("num_local_experts") or text.get("num_experts") or text.get("n_routed_experts") or 0
 
 
 def read_published_dtype(config: Mapping[str, Any]) -> DType:
@@ -114,7 +104,7 @@ def build_cases(
     reachable = min(wanted, find_longest_length(needs, free_bytes))
     if reachable > length:
         cases.append(InputCase("long", _draw_ids(needs.vocabulary, 1, reachable, seed + 1), rows=("random",)))
-    return tuple(cases)
+    return add_images(tuple(cases), needs.images, seed) if needs.images else tuple(cases)
 
 
 def describe_coverage(needs: InputRequirements, cases: tuple[InputCase, ...], *, free_bytes: int) -> dict[str, str]:
@@ -134,6 +124,8 @@ def describe_coverage(needs: InputRequirements, cases: tuple[InputCase, ...], *,
     if needs.rope_original:
         reached = longest > needs.rope_original
         coverage["RoPE original length"] = f"{longest} tokens > {needs.rope_original}" if reached else why
+    if needs.images:
+        coverage["images"] = describe_images(cases)
     if not any("text" in row for row in cases[0].rows):
         coverage["real text"] = "not covered: the checkpoint has no tokenizer that can be read"
     return coverage

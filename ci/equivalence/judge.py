@@ -29,6 +29,7 @@ from ci.equivalence.training_reference import TrainingReference
 from ci.equivalence.training_resume import check_layout_conversion, check_resume
 from ci.equivalence.verdict import (
     Verdict,
+    add_crash,
     add_diagnosis,
     add_precision,
     apply_policy,
@@ -230,17 +231,19 @@ class Judge:
         results: list[CaseComparison] = []
         findings: list[PrecisionFinding] = []
         figures: dict[str, float] = {}
+        crash = ""
         self.reference.prepare(dtype)  # all of Hugging Face before the subject: each side loads its model once
         for case in self.reference.cases:
             if reason := self.reference.get_tolerances(case, dtype).untrusted:
                 return build_inconclusive_verdict(reason, coverage())
-            results.append(self._compare_end_to_end(case, dtype, spec))
+            if crash := self._compare_next(results, case, dtype, spec):
+                break
             if case is self.reference.cases[0] and self._uses_lens(results[-1], variant):
                 findings, figures = self._measure_precision(results[-1])
             _remove_if_passed(results[-1])
             if results[-1].substitutes:
                 return build_not_run_verdict(results[-1], coverage())
-        results += self._compare_block_by_block(results[0], dtype, spec)
+        results += self._compare_block_by_block(results[0], dtype, spec, skip=bool(crash))
         if results[-1].substitutes:
             return build_not_run_verdict(results[-1], coverage())
         verdict = build_verdict(results, coverage={**coverage(), **describe_uncaptured(results)})
@@ -252,6 +255,7 @@ class Judge:
         explained = self.explain and not has_compile_cache(self.subject)  # else it is repeated first
         if explained and verdict.failure_class not in (None, "environment"):
             verdict = add_diagnosis(verdict, self._analyze_root_cause(results, spec).diagnose())
+        verdict = add_crash(verdict, crash)
         return add_precision(verdict, findings, self.inputs.model.precision_policy)
 
     def _uses_lens(self, case: CaseComparison, variant: Mapping[str, str]) -> bool:
@@ -275,12 +279,28 @@ class Judge:
             return self._compare_case(case, dtype, spec, teacher_forced=True)
         return result
 
-    def _compare_block_by_block(self, batch: CaseComparison, dtype: DType, spec: ForwardSpec) -> list[CaseComparison]:
+    def _compare_next(self, results: list[CaseComparison], case: InputCase, dtype: DType, spec: ForwardSpec) -> str:
+        """Add the comparison of a case; return why its forward pass failed, where an earlier case is wrong already.
+
+        The failure must not hide what is wrong. Without anything wrong before it, in float32 or here, it is raised.
+        """
+        try:
+            results.append(self._compare_end_to_end(case, dtype, spec))
+        except SubjectError as refused:
+            right_before = self._passed.get(("float32", tuple(sorted(spec.variant.items()))), True)
+            if right_before and not any(result.failed for result in results):
+                raise
+            return f"then the forward pass of {case.name!r} failed: {refused}"
+        return ""
+
+    def _compare_block_by_block(
+        self, batch: CaseComparison, dtype: DType, spec: ForwardSpec, *, skip: bool
+    ) -> list[CaseComparison]:
         """Compare each block on the expected input too, in float32.
 
         There no noise of earlier blocks has gathered.
         """
-        if dtype != "float32" or batch.teacher_forced or batch.diff.problems:
+        if skip or dtype != "float32" or batch.teacher_forced or batch.diff.problems:
             return []
         result = self._compare_case(batch.case, dtype, spec, teacher_forced=True)
         return [result if batch.failed else _remove_if_passed(result)]

@@ -111,7 +111,7 @@ def _find_place(error: BaseException, package: str) -> _Place | None:
     """
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         names = str(frame.f_globals.get("__name__", "")).split(".")
-        if names[0] == package:
+        if names[0] == package and not frame.f_code.co_filename.startswith("<"):  # code without a file names no place
             path = Path(frame.f_code.co_filename)
             depth = len(names) + (path.name == "__init__.py")
             return _Place("/".join(path.parts[-depth:]), line, linecache.getline(str(path), line).strip())

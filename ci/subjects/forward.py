@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ci.errors import RequestError, SubjectError
+from ci.subjects.images import Images, find_image_problem, take_images
 from ci.subjects.trace_files import TraceReader
 from ci.tensor_names import EMBEDDINGS, block_name, is_block_level, layer_of, scope_of
 
@@ -32,10 +33,11 @@ DTYPES: dict[DType, torch.dtype] = {
 
 @dataclass(frozen=True)
 class Inputs:
-    """Token ids int64 (B, T) and, where rows are left padded, a mask int64 (B, T) of 0 and 1."""
+    """Token ids int64 (B, T) and, where rows are left padded, a mask int64 (B, T) of 0 and 1; images, if any."""
 
     ids: Tensor
     mask: Tensor | None = None
+    images: Images | None = None
 
     def position_ids(self) -> Tensor | None:
         """Return positions that start at 0 on each row's first real token, None without a mask."""
@@ -47,7 +49,8 @@ class Inputs:
 
     def select_row(self, row: int) -> Inputs:
         """Return one row alone, without its padding: ids (1, T - padding)."""
-        return Inputs(self.ids[row : row + 1, self.count_padding(row) :])
+        images = self.images.select_row(row) if self.images else None
+        return Inputs(self.ids[row : row + 1, self.count_padding(row) :], images=images)
 
     def check_vocabulary(self, size: int) -> None:
         """Raise RequestError for an id that is not below `size`.
@@ -59,7 +62,9 @@ class Inputs:
 
     def to(self, device: str) -> Inputs:
         """Return the same inputs on a device."""
-        return Inputs(self.ids.to(device), None if self.mask is None else self.mask.to(device))
+        mask = None if self.mask is None else self.mask.to(device)
+        images = None if self.images is None else self.images.to(device)
+        return Inputs(self.ids.to(device), mask, images)
 
 
 def read_inputs(path: Path) -> Inputs:
@@ -68,15 +73,20 @@ def read_inputs(path: Path) -> Inputs:
     A mask of ones becomes no mask.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        # By numpy: safetensors asks torch for float32, which means float64 in `hugging_face.float64_mode`.
+        with safe_open(path, framework="numpy") as file:
+            tensors = {name: torch.from_numpy(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as problem:
         raise RequestError(f"inputs {path} cannot be read: {problem}") from None
     ids, mask = tensors.pop("input_ids", None), tensors.pop("attention_mask", None)
-    if wrong := _find_problem(ids, mask) or (f"unknown tensors {sorted(tensors)}" if tensors else None):
+    images = take_images(tensors)
+    wrong = _find_problem(ids, mask)
+    if images is not None and ids is not None:
+        wrong = wrong or find_image_problem(images, len(ids))
+    if wrong := wrong or (f"unknown tensors {sorted(tensors)}" if tensors else None):
         raise RequestError(f"inputs {path}: {wrong}")
     assert ids is not None  # noqa: S101 (narrowing only)
-    return Inputs(ids, None if mask is None or bool(mask.all()) else mask)
+    return Inputs(ids, None if mask is None or bool(mask.all()) else mask, images)
 
 
 def _find_problem(ids: Tensor | None, mask: Tensor | None) -> str | None:

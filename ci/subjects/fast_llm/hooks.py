@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 HIDDEN_STATES = {
     **{name: name for name in BLOCK_OPERATIONS if name not in (MIXER, ROUTER_LOGITS)},
     "mixer_output": MIXER,  # Fast-LLM's own `mixer` is without the bias
+    **{f"mlp.routed.{name.removeprefix('mlp.')}": name for name in (TOP_EXPERTS, ROUTER_SCORES)},
 }
 """Fast-LLM's name of a hidden state in a block → the trace's.
 
@@ -89,6 +90,10 @@ class ForwardHooks:
             if name in self.operations
         )
 
+    def list_recorded(self, index: int) -> tuple[str, ...]:
+        """Return the operations that block `index` has: Fast-LLM names its input `norm_2` where no norm is there."""
+        return list_operations(self.blocks[index])
+
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Wrap the blocks for the length of the context."""
@@ -131,7 +136,7 @@ class ForwardHooks:
 
     def _record(self, index: int, frequencies: Tensor | None, name: str, tensor: Tensor) -> None:
         operation = HIDDEN_STATES.get(name)
-        if operation is None:
+        if operation is None or operation not in self.list_recorded(index):
             return
         if is_router(operation):
             self._record_routing(index, operation, tensor)
@@ -210,4 +215,4 @@ def read_implementations(blocks: list[Any]) -> dict[str, str]:
 
 def list_operations(block: Any) -> tuple[str, ...]:
     """Return the operations of a block in execution order, the router's only where it has one."""
-    return list_block_operations(experts=find_mixture(block) is not None)
+    return list_block_operations(experts=find_mixture(block) is not None, branches=hasattr(block.mlp, "routed"))

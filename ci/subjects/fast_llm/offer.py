@@ -23,7 +23,7 @@ LAYOUT_NEEDS = {
 OFFER = SubjectOffer(
     name="fast_llm",
     package="fast_llm",
-    formats=("llama", "mistral", "mixtral", "qwen2"),
+    formats=("llama", "mistral", "mixtral", "qwen2", "gemma4", "llava"),
     variants=(
         Variant("attention", "backup"),
         Variant("attention", "sdpa_dense"),
@@ -32,7 +32,8 @@ OFFER = SubjectOffer(
         Variant("moe", "looped"),
         Variant("moe", "dropless", needs="triton"),
     ),
-    axis_formats={"moe": frozenset({"mixtral"})},
+    axis_formats={"moe": frozenset({"mixtral", "gemma4"})},
+    dense_formats=frozenset({"gemma4"}),
     layouts=LAYOUTS_OFFERED,
     conditional_needs={
         "attention=flash": ("flash-attn",),

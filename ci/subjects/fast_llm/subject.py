@@ -80,14 +80,14 @@ class FastLLMSubject:
         with translate_errors("import"):
             import fast_llm
 
-            formats = find_model_class("gpt").checkpoint_formats
+            formats = [f for name in ("gpt", "multimodal") for f in find_model_class(name).checkpoint_formats]
             return Description(
                 subject="fast_llm",
                 version=fast_llm.__version__,
                 commit=find_commit(Path(fast_llm.__file__).parent, "fast_llm"),
                 python=python_version(),
                 libraries=installed_versions(LIBRARIES),
-                formats=tuple(format_.name for format_ in formats),
+                formats=tuple(dict.fromkeys(format_.name for format_ in formats)),
             )
 
     def variants(self, checkpoint: str) -> tuple[Variant, ...]:
@@ -233,6 +233,7 @@ class _ForwardRun:
             output = self.model(
                 inputs.ids,
                 attention_mask=inputs.mask,
+                **(inputs.images.to_arguments(DTYPES["float32"]) if inputs.images else {}),
                 use_cache=False,
                 output_hidden_states=hooks.hidden_state_patterns(),
                 return_dict=True,

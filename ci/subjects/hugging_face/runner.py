@@ -144,10 +144,10 @@ class HuggingFace:
             return self._from_config(checkpoint)
 
     def _from_config(self, checkpoint: str, **settings: Any) -> Any:
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=self.trust_remote_code, local_files_only=True)
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=self.trust_remote_code, **settings)
+        return choose_auto_class(config).from_config(config, trust_remote_code=self.trust_remote_code, **settings)
 
     def _choose_variant(self, request: TraceRequest, *, padded: bool) -> dict[str, str]:
         """Return axis → name for every axis of the model: the request's, else the default.
@@ -197,10 +197,12 @@ class HuggingFace:
         return new.eval()
 
     def _from_pretrained(self, request: TraceRequest) -> Any:
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoConfig
 
+        own_code = self.trust_remote_code
+        config = AutoConfig.from_pretrained(request.checkpoint, trust_remote_code=own_code, local_files_only=True)
         with _silence_loading():
-            model, info = AutoModelForCausalLM.from_pretrained(
+            model, info = choose_auto_class(config).from_pretrained(
                 request.checkpoint,
                 dtype=DTYPES[request.dtype],
                 attn_implementation="eager",
@@ -214,6 +216,13 @@ class HuggingFace:
         if problems:
             raise SubjectError(f"{request.checkpoint} does not load into {type(model).__name__} exactly: {problems}")
         return model
+
+
+def choose_auto_class(config: Any) -> Any:
+    """Return transformers' class that builds the model of a configuration, with its vision tower if it has one."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    return AutoModelForCausalLM if getattr(config, "vision_config", None) is None else AutoModelForImageTextToText
 
 
 def _list_variants(model: Any) -> tuple[Variant, ...]:
@@ -241,6 +250,8 @@ def _trace(
     hooks = ForwardHooks(model, recorder, capture_all=request.capture == "all", feed=feed)
     with measure_cost(request.device) as cost, hooks.installed():
         kwargs = {} if inputs.mask is None else {"attention_mask": inputs.mask, "position_ids": inputs.position_ids()}
+        if inputs.images is not None:
+            kwargs |= inputs.images.to_arguments(DTYPES[request.dtype])
         logits = model(input_ids=inputs.ids, use_cache=False, **kwargs).logits
     seconds = cost.seconds - recorder.seconds
     recorder.record(LOGITS, logits, copy=False)

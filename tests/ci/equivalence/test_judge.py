@@ -304,6 +304,35 @@ def exported(experiment: Experiment, name: str) -> Path:
     return target
 
 
+class FailsOnOneRow(MutantSubject):
+    """Has a bug, and fails where the batch has one row."""
+
+    def trace(self, request: TraceRequest) -> TraceResult:
+        if len(load_file(request.inputs)["input_ids"]) == 1:
+            raise UnsupportedError("no batch of one row")
+        return super().trace(request)
+
+
+def test_a_later_failure_does_not_hide_what_is_wrong(dense: Experiment) -> None:
+    wrong = FailsOnOneRow(BUGS["norm ignores epsilon"])
+    verdict = dense.judge(wrong, dense.converted).check_forward(dtype="float32", variant={})
+    assert verdict.failure_class == "numeric_mismatch"
+    assert "epsilon" in verdict.diagnosis
+    assert verdict.diagnosis.endswith("; then the forward pass of 'alone' failed: no batch of one row")
+
+
+def test_a_failure_of_another_dtype_does_not_hide_what_float32_shows(dense: Experiment) -> None:
+    judge = dense.judge(FailsOnOneRow(BUGS["norm ignores epsilon"]), dense.converted)
+    judge._passed["float32", ()] = False
+    verdict = judge.check_forward(dtype="model", variant={})
+    assert not verdict.passed
+    assert "the forward pass of 'alone' failed: no batch of one row" in verdict.diagnosis
+    with pytest.raises(UnsupportedError, match="no batch of one row"):
+        dense.judge(FailsOnOneRow(BUGS["norm ignores epsilon"]), dense.converted).check_forward(
+            dtype="model", variant={}
+        )
+
+
 def test_there_and_back(dense: Experiment) -> None:
     verdict = dense.judge(ReferenceSubject(), dense.converted).check_round_trip(str(exported(dense, "back")))
     assert verdict.passed, verdict.diagnosis

@@ -1,0 +1,108 @@
+"""Puts images into the inputs of a model that sees: several sizes, several in a row, and none.
+
+An image is a run of the model's image token, one for each patch; transformers and Fast-LLM put the features there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ci.hub.config_numbers import read_count
+from ci.subjects.images import Images, describe_sizes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ci.equivalence.input_case import InputCase
+
+SHAPES = ((2, 3), (3, 2), (1, 4), (2, 2))
+"""Height and width of the images, in patches: both orientations, a single row of patches, a square."""
+GAP = 2
+"""Tokens of text before each image."""
+
+
+@dataclass(frozen=True)
+class ImageRequirements:
+    """What images must be: the model's image token, and the pixels along one side of a token's patch."""
+
+    token: int
+    patch: int
+    channels: int
+
+
+def read_image_requirements(config: Mapping[str, Any]) -> ImageRequirements | None:
+    """Read the vision part of a Hugging Face config.json; None for a model without one.
+
+    Raises RequestError for a size that no model has.
+    """
+    vision = config.get("vision_config")
+    token = config.get("image_token_index", config.get("image_token_id"))
+    if not isinstance(vision, Mapping) or not isinstance(token, int):
+        return None
+    patch = read_count(vision, "patch_size", what="config.json: vision_config")
+    merged = config.get("spatial_merge_size") or 1
+    return ImageRequirements(token, patch * merged, vision.get("num_channels") or 3)
+
+
+def add_images(cases: tuple[InputCase, ...], needs: ImageRequirements, seed: int) -> tuple[InputCase, ...]:
+    """Return the cases with images in most rows, and a last case of text alone.
+
+    The first row has two images and the second none; a part of another case has the images of its row.
+    """
+    whole = [_place_images(case, needs, seed + i) for i, case in enumerate(cases) if not case.part_of]
+    by_name = {case.name: case for case in whole}
+    parts = {case.name: _cut_part(case, by_name[case.part_of]) for case in cases if case.part_of}
+    batch = cases[0]
+    text = _avoid_token(batch.ids[:1, :], needs.token)
+    ordered = [by_name.get(case.name) or parts[case.name] for case in cases]
+    return (*ordered, replace(batch, name="text", ids=text, mask=None, rows=("no image",)))
+
+
+def _place_images(case: InputCase, needs: ImageRequirements, seed: int) -> InputCase:
+    ids, shapes, rows = _avoid_token(case.ids, needs.token), [], []
+    for row in range(len(ids)):
+        at = int((~case.keep[row]).sum())
+        count = (2, 0)[row] if row < 2 and len(ids) > 1 else 1
+        for shape in (SHAPES[(row + number) % len(SHAPES)] for number in range(count)):
+            at += GAP
+            end = at + shape[0] * shape[1]
+            if end + 1 >= ids.shape[1]:
+                break
+            ids[row, at:end] = needs.token
+            shapes.append(shape)
+            rows.append(row)
+            at = end
+    if not shapes:
+        return replace(case, ids=ids)
+    return replace(case, ids=ids, images=_draw_images(shapes, rows, needs, seed))
+
+
+def _draw_images(shapes: list[tuple[int, int]], rows: list[int], needs: ImageRequirements, seed: int) -> Images:
+    """Draw pixels N(0, 1), as a processor's normalization leaves them, zero outside of an image."""
+    sizes = torch.tensor(shapes) * needs.patch
+    height, width = (int(size) for size in sizes.amax(0))
+    pixels = torch.randn(len(rows), needs.channels, height, width, generator=torch.Generator().manual_seed(seed))
+    for image, (tall, wide) in zip(pixels, sizes.tolist(), strict=True):
+        image[:, tall:] = 0
+        image[:, :, wide:] = 0
+    return Images(pixels, sizes, torch.tensor(rows))
+
+
+def _cut_part(part: InputCase, whole: InputCase) -> InputCase:
+    row, padding = len(whole.ids) - 1, int((~whole.keep[-1]).sum())
+    images = whole.images.select_row(row) if whole.images else None
+    return replace(part, ids=whole.ids[row:, padding:], images=images)
+
+
+def _avoid_token(ids: Tensor, token: int) -> Tensor:
+    """Return the ids without the image token: where no image is, no model may see it."""
+    return ids.masked_fill(ids == token, token + 1 if token == 0 else token - 1)
+
+
+def describe_images(cases: tuple[InputCase, ...]) -> str:
+    """Say which images each case has."""
+    return "; ".join(f"{case.name}: {describe_sizes(case.images)}" for case in cases)
