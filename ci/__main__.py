@@ -19,6 +19,7 @@ import typer
 
 from ci import __version__
 from ci.cli import environments, local, store, workflow
+from ci.cli.help import HelpfulGroup, improve_usage_error
 from ci.errors import HubTestsError, RequestError, TerminatedError
 from ci.github.actions import guard_output
 from ci.judge_environment import restart_isolated
@@ -34,9 +35,9 @@ BUG = 70
 
 app = typer.Typer(
     name="hub-tests",
+    cls=HelpfulGroup,
     help="Test on real Hub models that a converter and its kernels compute what Hugging Face computes.",
     no_args_is_help=True,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
@@ -92,6 +93,7 @@ def _run_verb(argv: Sequence[str] | None) -> int:
         print(f"hub-tests: {error}", file=sys.stderr)
         return error.exit_code
     except USAGE_ERROR as usage:
+        improve_usage_error(usage)
         cast("Any", usage).show()
         return RequestError.exit_code
     except (KeyboardInterrupt, typer.Abort):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +38,7 @@ def run(
     """Test models on this machine: fetch them, run the suite, write a report."""
     from ci import run as main_job
     from ci.models import REGISTRY, load_models, select_models
+    from ci.report.report_files import REPORT_HTML
     from ci.report.results import exit_code
     from ci.report.terminal import render_terminal
     from ci.terminal import fetch_progress
@@ -53,6 +55,7 @@ def run(
         print(to_json(results, indent=2))
     else:
         options.show(render_terminal(results))
+    print(f"Report: {report / REPORT_HTML}", file=sys.stderr if as_json else sys.stdout)
     raise typer.Exit(exit_code(results))
 
 
