@@ -141,9 +141,10 @@ def select_models(models: Mapping[str, HubModel], words: Iterable[str]) -> tuple
 
 
 def suggest_name(word: str, known: Iterable[str]) -> str:
-    """Return ` Did you mean 'x'?` where a known name is close, else an empty string."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" Did you mean '{close[0]}'?" if close else ""
+    """Return ` Did you mean 'x'?` where a known name is close, whatever its case, else an empty string."""
+    folded = {name.casefold(): name for name in reversed([*known])}
+    close = difflib.get_close_matches(word.casefold(), list(folded), n=1, cutoff=0.5)
+    return f" Did you mean '{folded[close[0]]}'?" if close else ""
 
 
 _CLASS_KEYS = ("checkpoint_format", "model_config")
@@ -160,7 +161,8 @@ def _match_names(models: Mapping[str, HubModel], word: str) -> list[str]:
         known = list(models)
     if not names:
         kind = "group" if word.startswith("@") else "model"
-        raise RequestError(f"no {kind} '{word}'.{suggest_name(word, known)} Known: {', '.join(known)}")
+        of_id = next((f" Did you mean '{name}'?" for name, one in models.items() if one.model_id == word), "")
+        raise RequestError(f"no {kind} '{word}'.{of_id or suggest_name(word, known)} Known: {', '.join(known)}")
     return names
 
 

@@ -59,8 +59,12 @@ STDERR = 2
 SUITE_NEEDS = ("accelerate", "numpy", "pytest", "safetensors", "torch", "transformers", "xdist", "yaml")
 """What the suite imports beyond the base dependencies."""
 
-PYTEST_ENVIRONMENT = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-"""Installed plugins may reorder, retry or slow tests; the suite loads the ones that it needs."""
+PYTEST_ENVIRONMENT = {
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    "TQDM_DISABLE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+"""Installed plugins may reorder, retry or slow tests; the suite loads the ones that it needs. It shows no other bars."""
 
 START_PYTEST = "import sys; sys.path.insert(0, sys.argv.pop(1)); import pytest; sys.exit(pytest.main())"
 """Starts pytest in an isolated interpreter, with this very package before all others."""
@@ -204,13 +208,22 @@ def run(
     if options.environment is None:
         _check_subject(replace(options, subject=options.subject_or_default()))
     read_checkpoints(options.checkpoints)
-    _say(format_heading(options))
     if options.checkpoints is None and options.device:
         check_device(options.device)  # before anything is fetched; where it was fetched, the suite's report says it
-    with own_report_folder(report), prepared_subject(options, settings, environ, report, _say) as prepared:
+    with own_report_folder(report), _announced(options, settings, environ, report) as prepared:
         return _run_prepared(
             models, prepared, settings, asked=options, report=report, environ=environ, progress=progress
         )
+
+
+@contextmanager
+def _announced(
+    options: RunOptions, settings: Settings, environ: Mapping[str, str], report: Path
+) -> Iterator[RunOptions]:
+    """Say in the first line what is tested, and yield options whose subject is built."""
+    _say(format_heading(options))
+    with prepared_subject(options, settings, environ, report, _say) as prepared:
+        yield prepared
 
 
 def _say(line: str) -> None:

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperGroup
 
-from ci.models import REGISTRY, load_models, suggest_name
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -169,7 +167,7 @@ def _read_type(parameter: Any, context: Any) -> str:
 
 def name_kind(parameter: Any, type_name: str) -> str:
     """Return the word for a value: its choices, a number's unit, FILE or DIR, else the last word of its name."""
-    name = (getattr(parameter, "opts", None) or [parameter.name])[0].lstrip("-").replace("_", "-")
+    name = str((getattr(parameter, "opts", None) or [parameter.name])[0]).lstrip("-").replace("_", "-")
     kind = type_name.strip("<>[]").lower()
     if getattr(parameter, "is_flag", False):
         return ""
@@ -190,6 +188,8 @@ def improve_usage_error(usage: Any) -> None:
     if not wrong or context is None:
         return
     known = [name for one in context.command.params for name in one.opts if name.startswith("--")]
+    from ci.models import suggest_name
+
     likely = suggest_name(wrong.lstrip("-"), [name.lstrip("-") for name in known]).replace("'", "'--", 1)
     usage.message = f"{usage.message}.{likely}"
     usage.possibilities = None
@@ -197,6 +197,8 @@ def improve_usage_error(usage: Any) -> None:
 
 def complete_models(incomplete: str) -> list[str]:
     """Return the registry's names and groups that begin with what was typed."""
+    from ci.models import REGISTRY, load_models
+
     models = load_models(REGISTRY)
     groups = sorted({f"@{group}" for model in models.values() for group in model.groups})
     return [word for word in (*models, *groups) if word.startswith(incomplete)]

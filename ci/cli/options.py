@@ -112,10 +112,11 @@ def answer(record: object, line: str, *, as_json: bool) -> None:
 
 
 def show(renderable: Any) -> None:
-    """Print a table or a report of `rich`, as wide as the terminal."""
+    """Print a table or a report of `rich`, as wide as the terminal; in a log, a command is one line."""
     from rich.console import Console
 
-    Console().print(renderable)
+    console = Console()
+    console.print(renderable, crop=console.is_terminal)
 
 
 def takes_run_options(verb: Callable[..., None]) -> Callable[..., None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich.console import Group
+from rich.padding import Padding
 from rich.text import Text
 
 from ci.report.text_table import Column, FittingTable
@@ -23,14 +24,14 @@ def render_diagnosis(diagnosis: Diagnosis) -> RenderableType:
         (Text(check.name), Text(check.status, STYLES[check.status]), Text(check.value), Text(check.expected))
         for check in diagnosis.checks
     ]
-    table = FittingTable((Column("check"), Column(""), Column("seen"), Column("expected", 1)), rows)
+    table = FittingTable((Column("check", whole=True), Column(""), Column("seen"), Column("expected", 1)), rows)
     fixes = [
         Text.assemble((f"{check.name}: ", STYLES[check.status]), check.fix)
         for check in diagnosis.checks
         if check.status in ("fail", "warn") and check.fix
     ]
     title = Text(f"doctor on {diagnosis.host.get('host', 'this host')}", "bold")
-    return Group(title, table, Text(), *fixes, _render_verdict(diagnosis))
+    return Group(title, Padding(table, (0, 0, 0, 1)), Text(), *fixes, _render_verdict(diagnosis))
 
 
 def _render_verdict(diagnosis: Diagnosis) -> Text:

@@ -39,7 +39,7 @@ STYLES = {
 _TESTS_PER_CAUSE = 8
 _TEST_COLUMNS = (
     *(Column("model"), Column("test"), Column("verdict"), Column("worst tensor", 2)),
-    *(Column("error / limit", align="right"), Column("time", 1, "right")),
+    *(Column("error / limit", align="right", whole=True), Column("time", 1, "right", whole=True)),
 )
 
 

@@ -27,11 +27,15 @@ INDENT = 3
 
 @dataclass(frozen=True)
 class Column:
-    """A column; those with the largest `drop` are left out first where a table is too wide, those with 0 never."""
+    """A column; those with the largest `drop` are left out first where a table is too wide, those with 0 never.
+
+    A `whole` one keeps each of its cells on one line, as long as there are columns.
+    """
 
     title: str
     drop: int = 0
     align: Literal["left", "right"] = "left"
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ class FittingTable:
 
         As many columns as fit unwrapped; where even the fewest do not, as many as fit wrapped between words.
         """
-        natural, least = self._measure(cell_len), self._measure(_measure_longest_word)
+        natural, words = self._measure(cell_len), self._measure(_measure_longest_word)
+        least = [full if one.whole else word for one, full, word in zip(self.columns, natural, words, strict=True)]
         leaving = sorted((i for i, one in enumerate(self.columns) if one.drop), key=lambda i: -self.columns[i].drop)
         sets = [
             [i for i in range(len(self.columns)) if i not in leaving[:left_out]] for left_out in range(len(leaving) + 1)
@@ -106,7 +111,10 @@ def _share(least: Sequence[int], natural: Sequence[int], room: int) -> list[int]
 
 @dataclass(frozen=True)
 class WrappedCommand:
-    """A command line that is broken between its words, with a backslash at each line's end."""
+    """A command line that is broken between its words, with a backslash at each line's end.
+
+    Where no terminal shows it, it is one line.
+    """
 
     command: str
     before: str = ""
@@ -114,9 +122,10 @@ class WrappedCommand:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the lines."""
+        width = options.max_width if console.is_terminal else 10**6
         lines, line = [], " " * self.indent + self.before
         for word in _split_words(self.command):
-            if line.strip() and cell_len(f"{line} {word} \\") > options.max_width:
+            if line.strip() and cell_len(f"{line} {word} \\") > width:
                 lines.append(f"{line} \\")
                 line = " " * (self.indent + 2) + word
             else:
