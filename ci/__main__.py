@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from ci import __version__
-from ci.cli import environments, local, store, workflow
+from ci.cli import bisect, environments, local, store, workflow
 from ci.cli.help import HelpfulGroup, improve_usage_error
 from ci.errors import HubTestsError, RequestError, TerminatedError
 from ci.github.actions import guard_output
@@ -41,7 +41,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-ON_THIS_MACHINE: tuple[Callable[..., None], ...] = (local.models, store.fetch, local.run, local.doctor)
+ON_THIS_MACHINE: tuple[Callable[..., None], ...] = (
+    *(local.models, store.fetch, local.run, bisect.bisect, local.doctor),
+)
 IN_A_WORKFLOW: tuple[Callable[..., None], ...] = (
     workflow.gate,
     workflow.start,

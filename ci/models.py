@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 REGISTRY = Path(__file__).with_name("models.toml")
 DEFAULT_GROUP = "default"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+RESERVED = ("bisect", "cancel", "help")
+"""Words of the comment command, which no model may be called."""
 MODEL_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 
 
@@ -117,6 +119,8 @@ def parse_model(name: str, table: Any, *, where: str = "HUB_TEST_CONFIGS") -> Hu
     where = f"{where}: [{name}]"
     if not NAME.fullmatch(name):
         raise RequestError(f"{where}: a name is lower-case letters, digits, '_' and '-', like 'qwen2-7b'")
+    if name in RESERVED:
+        raise RequestError(f"{where}: '{name}' is a word of the comment command; choose another name")
     if not hasattr(table, "keys"):
         raise RequestError(f"{where}: expected a table of keys, got {table!r}")
     entry = {key: _subject_name_of(value) if key in _CLASS_KEYS else value for key, value in table.items()}

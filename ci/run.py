@@ -64,7 +64,7 @@ PYTEST_ENVIRONMENT = {
     "TQDM_DISABLE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
-"""Installed plugins may reorder, retry or slow tests; the suite loads the ones that it needs. It shows no other bars."""
+"""Installed plugins may reorder, retry or slow tests; the suite loads those that it needs. No bars of libraries."""
 
 START_PYTEST = "import sys; sys.path.insert(0, sys.argv.pop(1)); import pytest; sys.exit(pytest.main())"
 """Starts pytest in an isolated interpreter, with this very package before all others."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 from rich.console import Console
@@ -13,7 +14,6 @@ from rich.live import Live
 from ci.hub.byte_plan import BytePlan
 from ci.hub.inventory import StoreEntry
 from ci.models import load_models
-from ci.report.text_table import FittingTable
 from ci.suite_progress import ProgressEvent
 from ci.terminal import (
     STARTING,
@@ -26,6 +26,9 @@ from ci.terminal import (
 )
 from tests.ci.report.test_text_table import find_broken_words
 from tests.ci.report.test_text_table import render as render_at
+
+if TYPE_CHECKING:
+    from ci.report.text_table import FittingTable
 
 ENTRY = StoreEntry("owner/model", "a" * 40, 2, "/store/x", 5000, "complete", 0.0, in_use=False)
 
@@ -145,7 +148,7 @@ def test_the_live_line_never_breaks_and_goes_away() -> None:
 
 MODELS = tuple(load_models().values())
 LONG = replace(MODELS[0], name="a-model-with-a-long-name", model_id="an-organisation/a-model-with-a-long-name-1.5B")
-PLAN = BytePlan("a-model-with-a-long-name", "org/x", 2, 32, slice="vocab=4096,experts=8")
+PLAN = BytePlan("a-model-with-a-long-name", "org/x", "vocab=4096,experts=8", 2, 32, 10**10, 10**9, 10**8)
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
