@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ci.github.bisect_lines import FailingNights, SubjectAddress, format_lines
+from ci.github.command import COMMAND
 from ci.report.escape import cell, code, escape_text, link
 from ci.report.history import HistoryRecord
 from ci.report.limits import COMMENT_CHARS
@@ -26,6 +28,7 @@ UPSTREAM = ("torch", "transformers")
 UPSTREAM_TITLE = "hub-tests: the nightly run fails with the newest torch and transformers"
 LABEL = "hub-tests"
 PARAGRAPH = "\n\n"
+MAX_BISECT_LINES = 8
 MAX_NAMED = 20
 """Models that the line about upstream names."""
 MAX_TABLE_CHARS = 24_000
@@ -83,9 +86,25 @@ def format_issue(results: Results, streaks: Sequence[FailureStreak], upstream: R
         ", ".join(code(streak.entry) for streak in streaks),
     )
     table = next((text for text in tables if count_characters(text) <= MAX_TABLE_CHARS), tables[-1])
-    head = f"{top}{f'{table}{PARAGRAPH}' if streaks else ''}{format_upstream(upstream) if upstream else ''}"
+    told = f"{table}{PARAGRAPH}{_format_bisect(results, streaks)}" if streaks else ""
+    head = f"{top}{told}{format_upstream(upstream) if upstream else ''}"
     shown = upstream if upstream and results.verdict != "failed" else results
     return head + render_markdown(shown, COMMENT_CHARS - count_characters(head) - 100)
+
+
+def _format_bisect(results: Results, streaks: Sequence[FailureStreak]) -> str:
+    """Format the lines that find what broke the first models: each thing that changed has its own."""
+    request = results.plan.request
+    server = "/".join(request.run_url.split("/")[:3]) or "https://github.com"
+    subject = SubjectAddress(request.subject, f"{server}/{request.subject_repository or request.repository}")
+    broken = [(s, FailingNights(s.last_passed, s.failed_nights[0])) for s in streaks if s.last_passed]
+    lines = [line for _, nights in broken for line in format_lines(nights, subject)]
+    if not lines:
+        return ""
+    more = f"\n# and {len(lines) - MAX_BISECT_LINES} more" if len(lines) > MAX_BISECT_LINES else ""
+    block = "\n".join(lines[:MAX_BISECT_LINES]) + more
+    told = f"or comment {code(f'{COMMAND} bisect {broken[0][0].entry}')} on a pull request"
+    return f"Which change broke it ({told}):\n\n```sh\n{block}\n```{PARAGRAPH}"
 
 
 def format_upstream(upstream: Results) -> str:
