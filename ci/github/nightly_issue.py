@@ -73,13 +73,27 @@ def find_streaks(baseline: Baseline, tonight: Sequence[HistoryRecord]) -> tuple[
     return tuple(streaks)
 
 
-def format_issue(results: Results, streaks: Sequence[FailureStreak], upstream: Results | None = None) -> str:
+def format_pages(server_url: str, repository: str, branch: str) -> str:
+    """Format the links to the dashboard: where GitHub Pages serves the branch, and the branch itself."""
+    owner, _, name = repository.partition("/")
+    files = link("its files", f"{server_url}/{repository}/tree/{branch}")
+    if server_url != "https://github.com" or not files:
+        return f"The nights so far: {files}." if files else ""
+    site = "" if name.lower() == f"{owner.lower()}.github.io" else f"{name}/"
+    served = link("dashboard", f"https://{owner.lower()}.github.io/{site}")
+    return f"The nights so far: {served}, where GitHub Pages serves the branch {code(branch)} ({files})."
+
+
+def format_issue(
+    results: Results, streaks: Sequence[FailureStreak], upstream: Results | None = None, pages: str = ""
+) -> str:
     """Format the issue's body: which entries fail since when, what changed, and tonight's report.
 
     If many entries fail, the column of changes is left out, and then all columns but the names. `upstream` are the
     results with the newest versions: one line, and the whole report where nothing else failed.
     """
     top = f"{MARKER}\nhub-tests updates this issue and closes it after the first night that passes.\n\n"
+    top += f"{pages}{PARAGRAPH}" if pages else ""
     tables = (
         _format_table(streaks, changes=True),
         _format_table(streaks, changes=False),
@@ -123,17 +137,23 @@ def format_upstream(upstream: Results) -> str:
 
 
 def update_issue(
-    client: Client, results: Results, streaks: Sequence[FailureStreak], *, bot: str, upstream: Results | None = None
+    client: Client,
+    results: Results,
+    streaks: Sequence[FailureStreak],
+    *,
+    bot: str,
+    upstream: Results | None = None,
+    pages: str = "",
 ) -> str:
     """Open, update or close the issue and return what was done. A neutral night changes nothing.
 
-    A failure with the newest versions alone keeps it open too, under a title of its own.
+    A failure with the newest versions alone keeps it open too, under a title of its own. `pages` links to the nights.
     """
     issue = _find_open_issue(client, bot)
     breaks_upstream = upstream is not None and upstream.verdict == "failed"
     if results.verdict == "failed" or breaks_upstream:
         title = TITLE if results.verdict == "failed" else UPSTREAM_TITLE
-        body = format_issue(results, streaks, upstream)
+        body = format_issue(results, streaks, upstream, pages)
         if issue is None:
             created = client.write(Issue, "POST", "/issues", {"title": title, "body": body, "labels": [LABEL]})
             return f"opened #{created.number}"

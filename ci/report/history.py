@@ -11,19 +11,25 @@ from typing import TYPE_CHECKING
 from ci.errors import RequestError
 from ci.evidence import FINGERPRINT
 from ci.records import read_json, to_json
+from ci.report.escape import clip
 from ci.report.results import find_most_complete_evidence, find_reference_evidence
 
 if TYPE_CHECKING:
     from ci.evidence import Evidence
     from ci.report.results import EntryResult, Results
 
+HEADLINE = 200
+"""Characters of a failing test's sentence that the history keeps."""
 WINDOW = 60
 """How many nights of a test are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryCase:
-    """One test of one night. `used` is the largest used share of a tolerance (1.0: the limit), None if not measured."""
+    """One test of one night. `used` is the largest used share of a tolerance (1.0: the limit), None if not measured.
+
+    `headline` is the sentence of a test that did not pass.
+    """
 
     name: str
     outcome: str
@@ -31,13 +37,15 @@ class HistoryCase:
     fingerprint: str = ""
     used: float | None = None
     seconds: float = 0.0
+    headline: str = ""
 
 
 @dataclass(frozen=True)
 class HistoryRecord:
     """One entry of one night. `date` is UTC, ISO 8601; `sha` the subject's commit; `seconds` the time of its job.
 
-    `reference` is the fingerprint of Hugging Face's own output for `inputs`; `oracle` is its dtype and version.
+    The job waited `queued` seconds for a runner. `reference` is the fingerprint of Hugging Face's own output for
+    `inputs`; `oracle` is its dtype and version.
     """
 
     date: str
@@ -57,6 +65,7 @@ class HistoryRecord:
     inputs: str = ""
     oracle: str = ""
     reference: float | None = None
+    queued: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -194,11 +203,15 @@ def _make_record(entry: EntryResult, *, date: str, sha: str, url: str) -> Histor
         device=tested.device if tested else "",
         libraries=dict(tested.libraries) if tested else {},
         seconds=entry.seconds,
+        queued=entry.job.queued if entry.job else 0.0,
         inputs=read_reference_inputs(reference) if reference else "",
         oracle=reference.coverage.get("oracle", "") if reference else "",
         reference=reference.figures[FINGERPRINT] if reference else None,
         cases=tuple(
-            HistoryCase(c.name, c.history_outcome, c.failure_class, c.fingerprint, c.used, c.seconds)
+            HistoryCase(
+                *(c.name, c.history_outcome, c.failure_class, c.fingerprint, c.used, c.seconds),
+                headline=clip(c.headline, HEADLINE) if c.outcome in ("failed", "missing") else "",
+            )
             for c in entry.cases
         ),
     )

@@ -20,10 +20,11 @@ FAILED = replace(PASSED, date="2026-09-02", verdict="failed", sha=BAD)
 
 
 def test_a_commit_that_changed_is_one_line() -> None:
-    assert format_lines(FailingNights(PASSED, FAILED), SUBJECT) == [
+    line = (
         f"hub-tests bisect mixtral --good {GOOD} --bad {BAD} --subject fast_llm --environment fast_llm "
         "--subject-source https://github.com/ServiceNow/Fast-LLM --device cuda"
-    ]
+    )
+    assert format_lines(FailingNights(PASSED, FAILED), SUBJECT) == [line]
 
 
 def test_libraries_and_revisions_are_searched_apart_at_one_commit() -> None:

@@ -15,7 +15,7 @@ from tests.ci.report import samples
 from tests.ci.report.samples import HOSTILE, MODELS, RUN_URL, Fault, make_results, mismatch, plan_of
 
 RUNS = ("passing", "failing", "mixed", "crashed", "neutral", "hostile")
-VOID = {"meta", "br", "circle", "path", "polyline"}
+VOID = {"meta", "br", "circle", "path", "polyline", "input"}
 
 
 class Page(HTMLParser):
@@ -43,7 +43,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.text += "" if self.open[-1:] == ["style"] else f" {data} "
+        self.text += "" if self.open[-1:] in (["style"], ["script"]) else f" {data} "
 
 
 @pytest.mark.parametrize("name", RUNS)
