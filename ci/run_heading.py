@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ci.devices import default_device
 from ci.errors import RequestError
 from ci.report.escape import one_line
+from ci.report.wording import label_subject
 from ci.subjects.provenance import read_commit
 from ci.subjects.registry import ADAPTERS, choose_default_subject, find_offer, is_importable, shares_interpreter
 from ci.subjects.sandbox import choose_isolation
@@ -58,7 +59,7 @@ def format_heading(options: RunOptions) -> str:
     """Format the first line: `fast_llm 0.3.0 1a2b3c4d5e6f on cuda, isolated by bubblewrap 0.8.0`."""
     subject = options.subject_or_default()
     commit = _find_commit(options)
-    facts = " ".join(filter(None, [subject, _find_version(options), commit[:12]]))
+    facts = " ".join(filter(None, [label_subject(subject), _find_version(options), commit[:12]]))
     own = find_offer(subject).in_this_package
     told = f" ({NOT_A_FRAMEWORK})" if own else ""
     return one_line(f"{facts}{told} on {find_device(options)}, {_describe_isolation(options, own=own)}", 400)

@@ -21,11 +21,13 @@ from ci.units import format_size
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from ci.conformance.checks import CheckResult
     from ci.hub.byte_plan import BytePlan
     from ci.hub.fetch import Checkpoint
     from ci.hub.inventory import StoreEntry
     from ci.hub.progress import Progress
     from ci.models import HubModel
+    from ci.subjects.offer import SubjectOffer
     from ci.suite_progress import ProgressDisplay, ProgressEvent
 
 MAX_SHOWN = 100
@@ -50,6 +52,21 @@ def make_models_table(models: Sequence[HubModel]) -> FittingTable:
         for model in models
     ]
     return _make_table(columns, rows)
+
+
+def make_offers_table(offers: Sequence[tuple[str, SubjectOffer]]) -> FittingTable:
+    """Make the table of subjects by the name that `--subject` takes."""
+    rows = []
+    for name, offer in offers:
+        variants = ", ".join(f"{variant.axis}={variant.name}" for variant in offer.variants)
+        rows.append((name, ", ".join(offer.formats), variants or "none", "yes" if offer.gradients else "no"))
+    return _make_table((Column("subject"), Column("formats"), Column("variants"), Column("trains", 1)), rows)
+
+
+def print_check(result: CheckResult) -> None:
+    """Print one line for a check of an adapter."""
+    sign = {True: "✓", False: "✗", None: "○"}[result.passed]
+    print(f"{sign} {one_line(result.name, MAX_SHOWN)}: {one_line(result.said, 4 * MAX_SHOWN)}", flush=True)
 
 
 def make_checkpoints_table(checkpoints: Mapping[str, Checkpoint]) -> FittingTable:

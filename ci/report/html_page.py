@@ -188,11 +188,11 @@ def _list_facts(results: Results, made: str) -> list[tuple[str, str]]:
     found = (find_most_complete_evidence(entry.cases) for entry in results.entries)
     tested = next((evidence for evidence in found if evidence and evidence.libraries), None)
     version = tested.subject_version if tested else ""
-    commit = request.sha[:12] or (tested.subject_commit or "")[:12] if tested else request.sha[:12]
-    subject = " ".join(filter(None, [request.subject, version, commit or request.subject_ref]))
-    versions = (
-        ", ".join(f"{name} {tested.libraries[name]}" for name in VERSIONS if name in tested.libraries) if tested else ""
-    )
+    commit = request.sha[:12] or ((tested.subject_commit or "")[:12] if tested else "")
+    label = wording.label_subject(request.subject)
+    subject = " ".join(filter(None, [label, version, commit or request.subject_ref]))
+    libraries = tested.libraries if tested else {}
+    versions = ", ".join(f"{name} {libraries[name]}" for name in VERSIONS if name in libraries)
     counts = [(label, str(number)) for number, label in wording.list_not_passed(totals) if number]
     origin = f"#{request.pull_request}" if request.pull_request else request.trigger.replace("_", " ")
     about = [("date", f"{made[:16].replace('T', ' ')} UTC" if made else ""), ("subject", subject)]

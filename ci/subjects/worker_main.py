@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ci.subjects.base import Subject
 
+PUBLISHED = Path(__file__).resolve().parents[2] / "hub_tests"
+"""The package that adapters import."""
+
 
 def expose_package() -> None:
     """Make `ci` importable from its own directory alone."""
@@ -34,19 +37,33 @@ def expose_package() -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Run `worker_main.py SUBJECT READ_FD WRITE_FD`: answer requests until the other side closes its end."""
-    from ci.subjects.registry import create_subject
+    """Run `worker_main.py SUBJECT READ_FD WRITE_FD [ADAPTER]`: answer requests until the other side closes its end.
 
+    SUBJECT is `module:Class` where ADAPTER is the place of that module.
+    """
     name, read, write = arguments[0], int(arguments[1]), int(arguments[2])
     for descriptor in (read, write):
         os.set_inheritable(descriptor, False)  # the subject's children must not keep the pipes open
-    subject = create_subject(name)
+    subject = load_subject(name, *map(Path, arguments[3:]))
     with os.fdopen(read, encoding="utf-8") as requests, os.fdopen(write, "w", encoding="utf-8") as responses:
         for line in requests:
             response = handle_request(subject, json.loads(line))
             release_memory(collect="failure" in response)
             responses.write(json.dumps(response) + "\n")
             responses.flush()
+
+
+def load_subject(name: str, adapter: Path | None = None) -> Subject:
+    """Make the subject: one of this package, or the class `module:Class` of an adapter that lies elsewhere."""
+    if adapter is None:
+        from ci.subjects.registry import create_subject
+
+        return create_subject(name)
+    from ci.subjects.plugins import Plugin, expose_module
+
+    expose_module(PUBLISHED.name, PUBLISHED)
+    subject: Subject = Plugin(name, adapter).load()()
+    return subject
 
 
 def handle_request(subject: Subject, request: dict[str, Any]) -> dict[str, Any]:
