@@ -17,5 +17,6 @@ OFFER = SubjectOffer(
         Variant("moe", "dropless"),
     ),
     axis_formats={"moe": frozenset({"mixtral", "gemma4"})},
+    dense_formats=frozenset({"gemma4"}),
     in_this_package=True,
 )

@@ -60,6 +60,13 @@ def test_missing_keys_have_the_defaults_of_transformers() -> None:
     assert [b.attention.window is None for b in ours.blocks] == [k == "full_attention" for k in theirs.layer_types]
 
 
+def test_a_dense_model_has_no_experts_whatever_their_number() -> None:
+    from ci.equivalence.inputs import read_requirements
+
+    assert read_requirements(config_of(CASE)).experts == 5
+    assert read_requirements(config_of(CASE, enable_moe_block=False)).experts == 0
+
+
 def test_a_model_without_full_attention_cannot_be_written() -> None:
     from dataclasses import replace
 
