@@ -40,7 +40,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-ON_THIS_MACHINE: tuple[Callable[..., None], ...] = (local.models, store.fetch, local.run, local.doctor)
+ON_THIS_MACHINE: tuple[Callable[..., None], ...] = (local.models, store.fetch, local.run, local.matrix, local.doctor)
 IN_A_WORKFLOW: tuple[Callable[..., None], ...] = (
     workflow.gate,
     workflow.start,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,7 +24,10 @@ WINDOW = 60
 
 @dataclass(frozen=True, slots=True)
 class HistoryCase:
-    """One test of one night. `used` is the largest used share of a tolerance (1.0: the limit), None if not measured."""
+    """One test of one night. `used` is the largest used share of a tolerance (1.0: the limit), None if not measured.
+
+    `margins` are the same by dtype, as far as the test recorded its measures; None stands for a share without an end.
+    """
 
     name: str
     outcome: str
@@ -31,6 +35,7 @@ class HistoryCase:
     fingerprint: str = ""
     used: float | None = None
     seconds: float = 0.0
+    margins: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -198,10 +203,20 @@ def _make_record(entry: EntryResult, *, date: str, sha: str, url: str) -> Histor
         oracle=reference.coverage.get("oracle", "") if reference else "",
         reference=reference.figures[FINGERPRINT] if reference else None,
         cases=tuple(
-            HistoryCase(c.name, c.history_outcome, c.failure_class, c.fingerprint, c.used, c.seconds)
+            HistoryCase(
+                c.name, c.history_outcome, c.failure_class, c.fingerprint, c.used, c.seconds, find_margins(c.evidence)
+            )
             for c in entry.cases
         ),
     )
+
+
+def find_margins(evidence: Evidence | None) -> dict[str, float | None]:
+    """Return the largest used share of a tolerance by dtype, None for one without an end."""
+    margins: dict[str, float] = {}
+    for measure in evidence.measures if evidence else ():
+        margins[measure.dtype] = max(margins.get(measure.dtype, 0.0), measure.used)
+    return {dtype: used if math.isfinite(used) else None for dtype, used in margins.items()}
 
 
 def read_reference_inputs(evidence: Evidence) -> str:
