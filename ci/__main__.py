@@ -42,7 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 ON_THIS_MACHINE: tuple[Callable[..., None], ...] = (
-    *(local.models, store.fetch, local.run, bisect.bisect, local.doctor),
+    *(local.models, store.fetch, local.run, bisect.bisect, local.matrix, local.doctor),
 )
 IN_A_WORKFLOW: tuple[Callable[..., None], ...] = (
     workflow.gate,

@@ -2,7 +2,7 @@
 
 The file is a JSON list. A fetched model has the keys of `ci.hub.fetch.Checkpoint` and its registry `name`; a model that
 could not be fetched has `name`, `gated` and `error`, and says so where the request or a limit of hub-tests
-(`not_truncatable`, `remote_code`) is the cause. `hub-tests fetch --json` prints the same list.
+(`not_truncatable`, `remote_code`, `quantized`) is the cause. `hub-tests fetch --json` prints the same list.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ci.errors import (
     InfrastructureError,
     NotTruncatableError,
     OwnLimitError,
+    QuantizedError,
     RemoteCodeError,
     RequestError,
 )
@@ -56,9 +57,13 @@ def make_fetch_request(model: HubModel) -> FetchRequest:
     """Return what to fetch for an entry of the registry.
 
     Raises RemoteCodeError for a model that runs code of its own: it would run in the judge, outside any sandbox.
+    The fetch refuses quantised weights of what a subject would convert.
     """
     check_own_code(model)
-    return FetchRequest(model.model_id, model.layer_request, model.revision, slice=model.slice)
+    converted = bool(model.checkpoint_format)  # a Hub id on the command line is only fetched
+    return FetchRequest(
+        model.model_id, model.layer_request, model.revision, slice=model.slice, refuse_quantized=converted
+    )
 
 
 def check_own_code(model: HubModel) -> None:
@@ -143,6 +148,7 @@ def _format_error(name: str, error: HubTestsError) -> dict[str, Any]:
 def _read_error(row: Mapping[str, Any]) -> HubTestsError:
     """Return the error of a model that could not be fetched. It never blames the subject."""
     kinds: dict[str, type[HubTestsError]] = {"gated": GatedError}
-    kinds |= {kind.failure_class: kind for kind in (NotTruncatableError, RemoteCodeError)} | {"request": RequestError}
+    limits = (NotTruncatableError, RemoteCodeError, QuantizedError)
+    kinds |= {kind.failure_class: kind for kind in limits} | {"request": RequestError}
     kind = next((kind for key, kind in kinds.items() if row.get(key)), InfrastructureError)
     return kind(str(row["error"]))

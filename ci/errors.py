@@ -27,7 +27,7 @@ class OwnLimitError(RequestError):
     `failure_class` says which, for machines; it is also the key of `checkpoints.json`.
     """
 
-    failure_class: Literal["not_truncatable", "remote_code"] = "not_truncatable"
+    failure_class: Literal["not_truncatable", "remote_code", "quantized"] = "not_truncatable"
 
 
 class NotTruncatableError(OwnLimitError):
@@ -38,6 +38,12 @@ class RemoteCodeError(OwnLimitError):
     """The model runs code of its own, which hub-tests does not run yet."""
 
     failure_class = "remote_code"
+
+
+class QuantizedError(OwnLimitError):
+    """The weights are quantised, and hub-tests does not dequantise them yet."""
+
+    failure_class = "quantized"
 
 
 class InfrastructureError(HubTestsError):

@@ -47,6 +47,7 @@ FailureClass = Literal[
     "gated",
     "not_truncatable",
     "remote_code",
+    "quantized",
     "timeout",
     "crash",
     "collection",
@@ -62,12 +63,12 @@ FailureClass = Literal[
 "unproven" is a pass that its own records do not carry: no evidence, evidence of another test, model, subject or
 revision, a comparison that is missing, without a usable limit or beyond it, a skipped variant that could have run, or a
 suite whose exit code contradicts its results. "interrupted" is what a user or a cancelled job ended before its result.
-"not_truncatable" and "remote_code" are limits of hub-tests itself. "precision" is an operation that is right and rounds
-too much, where the entry's `precision_policy` makes that a failure.
+"not_truncatable", "remote_code" and "quantized" are limits of hub-tests itself. "precision" is an operation that rounds
+too much and is right, where the entry's `precision_policy` makes that a failure.
 """
 
 INFRASTRUCTURE: frozenset[str] = frozenset(
-    {"hub_unavailable", "gated", "not_truncatable", "remote_code", "environment", "interrupted"}
+    {"hub_unavailable", "gated", "not_truncatable", "remote_code", "quantized", "environment", "interrupted"}
 )
 
 

@@ -24,6 +24,7 @@ from ci.phases import PhaseClock
 from ci.subjects.base import ConvertRequest, ConvertResult, Description, ExportRequest, Subject, UsesCompileCache
 from ci.subjects.compile_cache import choose_compile_cache
 from ci.subjects.failure import SubjectCrashError
+from ci.subjects.offer import NO_EXPERTS
 from ci.subjects.registry import find_offer, shares_interpreter
 from ci.subjects.sandbox import choose_isolation
 
@@ -183,6 +184,16 @@ class ModelPipeline:
         """The subject's interpreter: this one where a subject that is installed here runs in a sandbox."""
         sandboxed = choose_isolation(self.options.isolation).applied and not self.offer.in_this_package
         return self.options.subject_python or (Path(sys.executable) if sandboxed else None)
+
+    def find_model_need(self, axis: str) -> str:
+        """Return what the model itself lacks to run any variant of an axis, by its config.json; "" for nothing."""
+        from ci.equivalence.inputs import read_requirements
+
+        config = json.loads((Path(self.fetch_checkpoint().path) / "config.json").read_bytes())
+        dense = find_offer(self.subject_name).dense_formats
+        if axis != "moe" or self.model.checkpoint_format not in dense or read_requirements(config).experts:
+            return ""
+        return NO_EXPERTS
 
     def describe_isolation(self) -> str:
         """Say how the subject's code is kept apart from the judge: the sandbox, or why there is none."""

@@ -17,12 +17,16 @@ QUERY, KEY, VALUE, CONTEXT, MIXER = "mixer.query", "mixer.key", "mixer.value", "
 MIXER_RESIDUAL = "mixer_residual"
 ROUTER_LOGITS, TOP_EXPERTS, ROUTER_SCORES = "mlp.router_logits", "mlp.router_top_experts", "mlp.router_scores"
 MLP = "mlp"
+MLP_DENSE, MLP_ROUTED = "mlp.dense", "mlp.routed"
 
 ROUTER_OPERATIONS = (ROUTER_LOGITS, TOP_EXPERTS, ROUTER_SCORES)
 """The operations that only a mixture of experts has."""
+BRANCH_OPERATIONS = (MLP_DENSE, MLP_ROUTED)
+"""The operations of a block whose experts run beside a dense MLP, each branch with norms of its own."""
 BLOCK_OPERATIONS = (
     *(NORM_1, QUERY, KEY, VALUE, CONTEXT, MIXER, MIXER_RESIDUAL, NORM_2),
     *ROUTER_OPERATIONS,
+    *BRANCH_OPERATIONS,
     MLP,
 )
 """The operations of a block in execution order; the block's output follows them under the block's own name."""
@@ -85,9 +89,13 @@ def is_router(operation: str) -> bool:
     return operation in ROUTER_OPERATIONS
 
 
-def list_block_operations(*, experts: bool) -> tuple[str, ...]:
-    """Return a block's operations in execution order, the router's only with `experts`."""
-    return tuple(name for name in BLOCK_OPERATIONS if experts or not is_router(name))
+def list_block_operations(*, experts: bool, branches: bool = False) -> tuple[str, ...]:
+    """Return a block's operations in execution order, the router's only with `experts`.
+
+    With `branches` the experts run beside a dense MLP: then no norm is before both, so there is no `norm_2`.
+    """
+    absent = {NORM_2} if branches else set(BRANCH_OPERATIONS)
+    return tuple(name for name in BLOCK_OPERATIONS if name not in absent and (experts or not is_router(name)))
 
 
 def list_mandatory_tensors(scopes: Iterable[str]) -> tuple[str, ...]:

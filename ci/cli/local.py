@@ -59,6 +59,25 @@ def run(
     raise typer.Exit(exit_code(results))
 
 
+def matrix(
+    baseline: Annotated[Path, typer.Option(help="results of earlier nights: a JSONL file, or a directory of them")],
+    subject: Annotated[str, typer.Option(help="fast_llm or reference")] = "fast_llm",
+    registry: options.Registry = None,
+    as_json: options.JsonFlag = False,
+) -> None:
+    """Print the support matrix: every format, model, dtype and variant, from earlier nights' results."""
+    from datetime import UTC, datetime
+
+    from ci.models import REGISTRY, load_models
+    from ci.report.support_matrix import build_support_matrix
+    from ci.report.support_matrix_markdown import render_support_matrix
+    from ci.verbs.report import read_baseline
+
+    entries, now = load_models(registry or REGISTRY), datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    built = build_support_matrix(entries.values(), read_baseline(baseline), subject, now)
+    options.answer(built, render_support_matrix(built), as_json=as_json)
+
+
 def doctor(
     call: typer.Context,
     gpus: Annotated[

@@ -7,9 +7,10 @@ expert's gradient in another one's buffer.
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ci.equivalence.case_result import MAX_MEASURES
 from ci.equivalence.checkpoint_tensors import CheckpointTensors
@@ -21,7 +22,7 @@ from ci.evidence import Measure
 from ci.subjects.base import Differentiable, DType, GradientRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -49,15 +50,15 @@ class GradientComparison:
         self.reference.lease.acquire(self.subject)
         with self.reference.costs.clock.measure("forward", "subject float32 gradients"):
             self.subject.gradients(self._build_request(self.subject_path, actual, "float32", {}))
-        if unknown := list_unexpected(actual, expected):
+        if unknown := list_unexpected(actual, expected, self.reference.checkpoint):
             raise SubjectError(f"gradient of a parameter that Hugging Face does not have: {unknown[0]}")
         tolerances = Tolerances("float32", floors, self.reference.params.compare_factor)
         return tuple(measure_gradients(actual, expected, tolerances))
 
-    @property
+    @cached_property
     def _case(self) -> InputCase:
         """One sequence without padding: the long one where there is one, else the last document."""
-        return self.reference.cases[-1]
+        return avoid_padding_token(self.reference.cases[-1], self.reference.config)
 
     def _measure_floors(self, expected: Path) -> dict[str, NoiseFloor]:
         """Return the largest error of Hugging Face's float32 variants, by parameter."""
@@ -95,9 +96,23 @@ def compute_errors(actual: Path, expected: Path) -> dict[str, float]:
     }
 
 
-def list_unexpected(actual: Path, expected: Path) -> list[str]:
-    """List the gradients of parameters that Hugging Face does not have."""
-    known = CheckpointTensors(expected)
+def avoid_padding_token(case: InputCase, config: Mapping[str, Any]) -> InputCase:
+    """Return the case without the padding token as an input.
+
+    torch's Embedding gives the row of its `padding_idx` no gradient, whatever was fed:
+    https://docs.pytorch.org/docs/stable/generated/torch.nn.Embedding.html
+    """
+    text = config.get("text_config") or config
+    padding = text.get("pad_token_id")
+    if not isinstance(padding, int) or not bool((case.ids == padding).any()):
+        return case
+    other = 1 if padding == 0 else padding - 1
+    return replace(case, name="gradients", ids=case.ids.masked_fill(case.ids == padding, other))
+
+
+def list_unexpected(actual: Path, expected: Path, checkpoint: Path) -> list[str]:
+    """List the gradients of tensors that are neither parameters in Hugging Face nor buffers on disk."""
+    known = {*CheckpointTensors(expected).files, *CheckpointTensors(checkpoint).files}
     return [name for name in CheckpointTensors(actual).files if name not in known]
 
 

@@ -88,8 +88,15 @@ def read_requirements(config: Mapping[str, Any]) -> InputRequirements:
         window=(text.get("sliding_window") or None) if windowed else None,
         rope_original=_read_original_length(text),
         positions=text.get("max_position_embeddings"),
-        experts=text.get("num_local_experts") or text.get("num_experts") or text.get("n_routed_experts") or 0,
+        experts=_count_experts(text),
     )
+
+
+def _count_experts(text: Mapping[str, Any]) -> int:
+    """Return the routed experts of a layer; `enable_moe_block` switches those of Gemma 4 off."""
+    if text.get("enable_moe_block") is False:
+        return 0
+    return text.get("num_local_experts") or text.get("num_experts") or text.get("n_routed_experts") or 0
 
 
 def read_published_dtype(config: Mapping[str, Any]) -> DType:

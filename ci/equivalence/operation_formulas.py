@@ -218,10 +218,17 @@ def _propose_norms(
     if source not in names:
         return
     tensor, output = read(source).double()[keep], read(name).double()[keep]
+    if not set(summands) <= set(names) or not _is_sum(tensor, [read(summand).double()[keep] for summand in summands]):
+        summands = ()
     for epsilon in (float(settings[key]) for key in EPSILON_KEYS if isinstance(settings.get(key), (int, float))):
         normalized = _normalize(tensor, epsilon)
         weight = (output * normalized).sum(0) / normalized.pow(2).sum(0).clamp(min=torch.finfo(torch.float64).tiny)
-        yield NormFormula(source, summands if set(summands) <= set(names) else (), weight, epsilon)
+        yield NormFormula(source, summands, weight, epsilon)
+
+
+def _is_sum(tensor: Tensor, summands: list[Tensor]) -> bool:
+    """Return whether a tensor is the sum of these: a norm after the attention, or a scale, may be between them."""
+    return len(summands) == 2 and bool((sum(summands) - tensor).norm() <= FORMULA_ERROR * tensor.norm())
 
 
 def _find_norm_input(name: str, names: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
@@ -246,7 +253,7 @@ def _propose_attention(
     if len(query) != 4 or query[-1] != key[-1] or key[:3] != value[:3] or query[2] % key[2]:
         return
     width = query[-1]
-    scales = [width**-0.5]
+    scales = [width**-0.5, 1.0]
     scales += [float(settings["query_pre_attn_scalar"]) ** -0.5] if settings.get("query_pre_attn_scalar") else []
     scales += [float(settings["attention_multiplier"])] if settings.get("attention_multiplier") else []
     for window in dict.fromkeys((settings.get("sliding_window"), None)):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 VOCABULARY, INTERMEDIATE, HEADS, EXPERTS, EXPERTS_PER_TOKEN = 512, 192, 2, 4, 2
 """Sizes of a thin model; the hidden size is that of its heads."""
 EXPERT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts")
+PER_TOKEN_KEYS = ("num_experts_per_tok", "top_k_experts")
 TOKEN_ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -49,7 +50,8 @@ def shrink_config(config: Mapping[str, Any], layers: int) -> dict[str, Any]:
     }
     thin |= {key: INTERMEDIATE for key in config if key.endswith("intermediate_size")}
     thin |= {key: min(config[key], EXPERTS) for key in EXPERT_KEYS if config.get(key)}
-    thin |= {key: min(config[key], EXPERTS_PER_TOKEN) for key in ("num_experts_per_tok",) if config.get(key)}
+    thin |= {key: min(config[key], EXPERTS_PER_TOKEN) for key in PER_TOKEN_KEYS if config.get(key)}
+    thin |= {key: thin["num_key_value_heads"] for key in ("num_global_key_value_heads",) if config.get(key)}
     thin |= {key: None for key in TOKEN_ID_KEYS if not _are_in_vocabulary(config.get(key))}
     return thin | _repeat_layer_kinds(config, layers)
 
@@ -128,7 +130,12 @@ def _are_in_vocabulary(ids: Any) -> bool:
 
 
 def _repeat_layer_kinds(config: Mapping[str, Any], layers: int) -> dict[str, Any]:
-    """Return every list that has one value a layer, repeated to the new number of layers."""
+    """Return every list that has one value a layer, repeated to the new number of layers.
+
+    The last layer keeps its kind: some architectures ask for it.
+    """
     depth = config.get("num_hidden_layers")
     lists = {key: value for key, value in config.items() if isinstance(value, list) and len(value) == depth}
-    return {key: [value[i % len(value)] for i in range(layers)] for key, value in lists.items() if value}
+    return {
+        key: [*(value[i % len(value)] for i in range(layers - 1)), value[-1]] for key, value in lists.items() if value
+    }

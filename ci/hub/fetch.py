@@ -10,20 +10,23 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ci.errors import HubTestsError, InfrastructureError, RequestError
 from ci.hub.journal import has_complete_pieces
 from ci.hub.layers import LayerChoice, LayerRequest, format_layers, make_choice
 from ci.hub.progress import ProgressMeter
+from ci.hub.quantization import check_quantization
 from ci.hub.read_through import find_stored
 from ci.hub.repository import check_model_id, is_commit
 from ci.hub.slices import WHOLE, Slice
+from ci.hub.small_files import CONFIG
 from ci.hub.store import PartialCheckpoint, Store, make_disk_error
 from ci.hub.store_paths import CheckpointKey
+from ci.hub.strict_json import parse_object
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from ci.hub.progress import Progress
     from ci.hub.remote import HubClient
@@ -41,7 +44,8 @@ class FetchRequest:
 
     `layers` is a count, "auto" for the fewest layers that hold every kind of layer, or the indices of chosen layers.
     `allow_remote_code` also fetches the repository's Python files; hub-tests never runs them. `slice` keeps only part
-    of the vocabulary and of the experts.
+    of the vocabulary and of the experts. `refuse_quantized` raises QuantizedError for weights that are codes, before
+    any is downloaded where config.json or the headers say so.
     """
 
     model_id: str
@@ -49,6 +53,7 @@ class FetchRequest:
     revision: str | None = None
     allow_remote_code: bool = False
     slice: Slice = WHOLE
+    refuse_quantized: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,11 +144,14 @@ class _FetchRun:
         model = inspect_model(
             hub, repository, request.layers, allow_remote_code=request.allow_remote_code, wanted=request.slice
         )
+        self._check_quantization(model.config.root.value, {}, repository.commit)
         if model.weights.is_torch_bin:
             # "auto" is known only after the download: until then the directory is named after 0 layers.
             unknown = LayerChoice(0) if request.layers == "auto" else make_choice(request.layers)
             return self._fetch_into_store(unknown, model, None)
         selection = select_tensors(model, request.layers)
+        kept = {source.tensor.name: source.tensor.dtype for source in selection.sources}
+        self._check_quantization(model.config.root.value, kept, repository.commit)
         self._save_choice(repository.commit, selection.choice)
         cached = self._open_cached(repository.commit, selection.choice, "hit")
         return cached or self._fetch_into_store(selection.choice, model, selection)
@@ -221,6 +229,8 @@ class _FetchRun:
         if stored is None:
             return None
         manifest = stored.manifest
+        config = parse_object((stored.path / CONFIG).read_bytes(), what=str(stored.path / CONFIG))
+        self._check_quantization(config, {name: t.dtype for name, t in manifest.tensors.items()}, commit)
         self.meter.report("done", manifest.bytes_kept, manifest.bytes_kept)
         return Checkpoint(
             model_id=manifest.model_id,
@@ -241,6 +251,11 @@ class _FetchRun:
             picked=manifest.picked,
             slice=manifest.slice,
         )
+
+    def _check_quantization(self, config: Mapping[str, Any], tensors: Mapping[str, str], commit: str) -> None:
+        """Raise QuantizedError for a request that wants plain weights and would get codes."""
+        if self.request.refuse_quantized:
+            check_quantization(config, tensors, what=f"{self.request.model_id}@{commit[:8]}")
 
     def _make_key(self, commit: str, choice: LayerChoice) -> CheckpointKey:
         request = self.request

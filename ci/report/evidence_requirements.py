@@ -119,7 +119,7 @@ def collect_facts(
         published_dtype=download.published_dtype if download else "",
         compare_factor=planned.test_params.compare_factor,
         variants=list_variant_tests(request.subject, entry.name, planned.checkpoint_format),
-        conditional_needs=offer.conditional_needs,
+        conditional_needs=offer.conditional_needs_of(planned.checkpoint_format),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,6 +29,7 @@ WINDOW = 60
 class HistoryCase:
     """One test of one night. `used` is the largest used share of a tolerance (1.0: the limit), None if not measured.
 
+    `margins` are the same by dtype, as far as the test recorded its measures; None stands for a share without an end.
     `headline` is the sentence of a test that did not pass.
     """
 
@@ -37,6 +39,7 @@ class HistoryCase:
     fingerprint: str = ""
     used: float | None = None
     seconds: float = 0.0
+    margins: Mapping[str, float | None] = field(default_factory=dict)
     headline: str = ""
 
 
@@ -210,11 +213,20 @@ def _make_record(entry: EntryResult, *, date: str, sha: str, url: str) -> Histor
         cases=tuple(
             HistoryCase(
                 *(c.name, c.history_outcome, c.failure_class, c.fingerprint, c.used, c.seconds),
+                margins=find_margins(c.evidence),
                 headline=clip(c.headline, HEADLINE) if c.outcome in ("failed", "missing") else "",
             )
             for c in entry.cases
         ),
     )
+
+
+def find_margins(evidence: Evidence | None) -> dict[str, float | None]:
+    """Return the largest used share of a tolerance by dtype, None for one without an end."""
+    margins: dict[str, float] = {}
+    for measure in evidence.measures if evidence else ():
+        margins[measure.dtype] = max(margins.get(measure.dtype, 0.0), measure.used)
+    return {dtype: used if math.isfinite(used) else None for dtype, used in margins.items()}
 
 
 def read_reference_inputs(evidence: Evidence) -> str:

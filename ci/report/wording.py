@@ -47,6 +47,7 @@ CLASSES = {
     "gated": "gated model",
     "not_truncatable": "hub-tests cannot truncate this yet",
     "remote_code": "hub-tests does not run a model's own code yet",
+    "quantized": "hub-tests does not dequantise weights yet",
     "timeout": "timeout",
     "crash": "crash",
     "collection": "collection error",

@@ -20,13 +20,15 @@ dtype:
     decoder.<i>.mixer.key           (B, T, kv_heads, head_dim)   after RoPE
     decoder.<i>.mixer.value         (B, T, kv_heads, head_dim)
     decoder.<i>.mixer.context       (B, T, heads * head_dim)     input of the output projection
-    decoder.<i>.mixer               (B, T, hidden)      output of the attention, before the residual
+    decoder.<i>.mixer               (B, T, hidden)      output of the attention, before its norm if it has one
     decoder.<i>.mixer_residual      (B, T, hidden)      after adding the residual
     decoder.<i>.norm_2              (B, T, hidden)      input of the MLP
     decoder.<i>.mlp.router_logits   (B, T, experts)     MoE only
     decoder.<i>.mlp.router_top_experts (B, T, k) int64  MoE only, sorted by score, highest first
     decoder.<i>.mlp.router_scores   (B, T, k)           MoE only, in the order of router_top_experts
-    decoder.<i>.mlp                 (B, T, hidden)      output of the MLP, before the residual
+    decoder.<i>.mlp.dense           (B, T, hidden)      dense branch beside experts, after its own norm; no norm_2 then
+    decoder.<i>.mlp.routed          (B, T, hidden)      routed branch beside a dense one, after its own norm
+    decoder.<i>.mlp                 (B, T, hidden)      output of the MLP, before its norm if it has one
     decoder.<i>                     (B, T, hidden)      output of the block
     final_norm                      (B, T, hidden)
     logits                          (B, T, vocab)

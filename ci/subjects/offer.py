@@ -9,6 +9,8 @@ from ci.subjects.base import Variant
 
 PROTOCOL = 1
 """The version of the protocol between hub-tests and an adapter; it counts up when an old adapter cannot go on."""
+NO_EXPERTS = "a mixture of experts"
+"""What a dense model lacks to run a variant of the axis "moe"."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,8 @@ class SubjectOffer:
     `variants` lists each axis's default first where the default is fixed, and `needs` of a Variant names what it cannot
     run without on any machine ("cuda", or a library as `describe` calls it). `axis_formats` names the formats of an
     axis that only some formats have. `conditional_needs` maps `axis=name` to what only some machines or models lack for
-    it. The report accepts no other reason for a variant that did not run.
+    it. The report accepts no other reason for a variant that did not run. `dense_formats` are those of the formats with
+    the axis "moe" that also have models without experts: there the suite itself names the need NO_EXPERTS.
     `gradients` says whether the subject can train: only where it is False may the test of gradients not run.
     With `in_this_package` the subject's code is a part of `ci`: a checkout of it brings its own worker program.
     A subject that does not convert (`converts`) reads Hugging Face's directory itself; one that does not export
@@ -33,6 +36,7 @@ class SubjectOffer:
     variants: tuple[Variant, ...]
     axis_formats: Mapping[str, frozenset[str]] = field(default_factory=dict)
     conditional_needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    dense_formats: frozenset[str] = frozenset()
     in_this_package: bool = False
     gradients: bool = True
     converts: bool = True
@@ -43,6 +47,13 @@ class SubjectOffer:
     def names(self, axis: str) -> tuple[str, ...]:
         """Return the names of every variant on an axis."""
         return tuple(variant.name for variant in self.variants if variant.axis == axis)
+
+    def conditional_needs_of(self, checkpoint_format: str) -> Mapping[str, tuple[str, ...]]:
+        """Return what only some machines, or some models of this format, lack for a variant."""
+        if checkpoint_format not in self.dense_formats:
+            return self.conditional_needs
+        keys = [f"{variant.axis}={variant.name}" for variant in self.variants if variant.axis == "moe"]
+        return {**self.conditional_needs, **{k: (*self.conditional_needs.get(k, ()), NO_EXPERTS) for k in keys}}
 
     def variants_of(self, checkpoint_format: str) -> tuple[Variant, ...]:
         """Return the variants that a model of this format has."""

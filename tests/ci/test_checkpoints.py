@@ -13,7 +13,15 @@ from ci.checkpoints import (
     read_checkpoints,
     write_checkpoints,
 )
-from ci.errors import GatedError, HubTestsError, InfrastructureError, NotTruncatableError, RemoteCodeError, RequestError
+from ci.errors import (
+    GatedError,
+    HubTestsError,
+    InfrastructureError,
+    NotTruncatableError,
+    QuantizedError,
+    RemoteCodeError,
+    RequestError,
+)
 from ci.hub.fetch import Checkpoint, FetchRequest
 from ci.models import HubModel
 from ci.settings import Settings
@@ -65,7 +73,10 @@ def test_one_models_error_does_not_stop_the_others(tmp_path: Path, monkeypatch: 
     assert list(results.errors) == ["a"]
 
 
-@pytest.mark.parametrize("kind", [GatedError, InfrastructureError, NotTruncatableError, RemoteCodeError, RequestError])
+@pytest.mark.parametrize(
+    "kind",
+    [GatedError, InfrastructureError, NotTruncatableError, RemoteCodeError, QuantizedError, RequestError],
+)
 def test_an_error_is_of_the_same_class_when_it_is_read_back(kind: type[HubTestsError], tmp_path: Path) -> None:
     write_checkpoints(FetchResults(errors={"m": kind("why")}), tmp_path / "c.json")
     error = read_checkpoints(tmp_path / "c.json").errors["m"]
@@ -82,6 +93,11 @@ def test_a_model_with_code_of_its_own_is_refused_before_the_hub_is_asked(
     assert isinstance(error, RemoteCodeError)
     assert str(error).startswith("[phi] trust_remote_code: hub-tests does not run code that comes with a model yet")
     assert "\n" not in str(error)
+
+
+def test_only_what_a_subject_converts_must_have_plain_weights() -> None:
+    assert make_fetch_request(HubModel("a", "o/a", "llama")).refuse_quantized
+    assert not make_fetch_request(HubModel("o/a", "o/a", "")).refuse_quantized
 
 
 def test_no_entry_asks_for_python_files() -> None:

@@ -12,6 +12,7 @@ from ci.errors import (
     HubTestsError,
     InfrastructureError,
     NotTruncatableError,
+    QuantizedError,
     RemoteCodeError,
     RequestError,
     SubjectError,
@@ -53,6 +54,7 @@ def make_pipeline(tmp_path: Path, fetched: Checkpoint | HubTestsError | None = N
         (AssertionError("wrong"), "other"),
         (RequestError("bad option"), "environment"),
         (StepFailedError("test_download_and_truncate", RemoteCodeError("own code")), "remote_code"),
+        (StepFailedError("test_download_and_truncate", QuantizedError("codes")), "quantized"),
     ],
 )
 def test_a_subject_is_never_excused_and_infrastructure_never_blamed(error: Exception, said: str) -> None:

@@ -65,7 +65,10 @@ def test_every_tensor_sorts_into_the_order_of_execution() -> None:
 def test_only_a_mixture_has_the_routers_operations() -> None:
     dense = tensor_names.list_block_operations(experts=False)
     assert not [operation for operation in dense if tensor_names.is_router(operation)]
-    assert tensor_names.list_block_operations(experts=True) == tensor_names.BLOCK_OPERATIONS
+    mixture = tensor_names.list_block_operations(experts=True)
+    beside = tensor_names.list_block_operations(experts=True, branches=True)
+    assert {*mixture} ^ {*beside} == {tensor_names.NORM_2, *tensor_names.BRANCH_OPERATIONS}
+    assert {*mixture, *beside} == {*tensor_names.BLOCK_OPERATIONS}
 
 
 def test_a_trace_must_hold_what_every_subject_can_capture() -> None:

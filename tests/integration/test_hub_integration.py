@@ -104,7 +104,8 @@ def _judge_variant(pipeline: ModelPipeline, record: Any, axis: str, name: str) -
             reason = (
                 f"needs {variant.needs}" if variant else f"{pipeline.subject_name} does not offer it for this model"
             )
-            did_not_run = replace(evidence, unmet_need=(variant.needs if variant else None) or "")
+            need = (variant.needs if variant else pipeline.find_model_need(axis)) or ""
+            did_not_run = replace(evidence, unmet_need=need)
             said = f"{axis}={name} did not run: {reason}"
             note(replace(did_not_run, failure_class="variant_did_not_run", diagnosis=said))
             pytest.skip(f"variant did not run: {axis}={name} {reason}")

@@ -40,6 +40,23 @@ LLAMA3 = {
     "original_max_position_embeddings": 48,
     "rope_type": "llama3",
 }
+GEMMA4 = {
+    **{key: value for key, value in DENSE.items() if key != "num_hidden_layers"},
+    "num_hidden_layers": 4,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+    "num_key_value_heads": 3,
+    "num_global_key_value_heads": 2,
+    "head_dim": 20,
+    "global_head_dim": 40,
+    "sliding_window": 20,
+    "moe_intermediate_size": 56,
+    "num_experts": 5,
+    "top_k_experts": 2,
+    "vocab_size_per_layer_input": 331,
+    "pad_token_id": 0,
+}
+"""The text model of google/gemma-4-26B-A4B: `configs/` has its sizes as published, in the keys of transformers'
+configuration_gemma4.py, and not the published file, which has vision and audio beside it."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +80,15 @@ class Recipe:
         return {**upstream, **self.changes, "torch_dtype": self.dtype}
 
 
+GEMMA4_DENSE = {
+    "enable_moe_block": False,
+    "num_experts": None,
+    "top_k_experts": None,
+    "moe_intermediate_size": None,
+    "attention_k_eq_v": False,
+    "num_global_key_value_heads": None,
+}
+
 LLAMA = {**DENSE, "rope_scaling": None, "rope_theta": 10000.0}
 
 RECIPES = {
@@ -75,7 +101,9 @@ RECIPES = {
         Recipe("mistralai/Mixtral-8x7B-v0.1", "Mixtral-8x7B-v0.1", MOE, files=7),
         Recipe("Qwen/Qwen2.5-0.5B", "Qwen2.5-0.5B", {**DENSE, "max_window_layers": 5, "sliding_window": 512}, files=1),
         Recipe("Qwen/Qwen2.5-7B", "Qwen2.5-7B", {**DENSE, "max_window_layers": 5, "sliding_window": 512}),
+        Recipe("stand-in/gemma4-experts", "gemma-4-26B-A4B", GEMMA4),
         # What the production models leave out.
+        Recipe("stand-in/gemma4-dense", "gemma-4-26B-A4B", {**GEMMA4, **GEMMA4_DENSE}),
         Recipe("stand-in/llama", "Llama-3.1-8B", LLAMA),
         Recipe("stand-in/llama-bias", "Llama-3.1-8B", {**LLAMA, "attention_bias": True, "mlp_bias": True}),
         Recipe("stand-in/llama-yarn", "Llama-3.1-8B", {**LLAMA, "rope_scaling": YARN}),

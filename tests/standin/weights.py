@@ -24,17 +24,42 @@ DTYPES = {"bfloat16": (torch.bfloat16, "BF16"), "float16": (torch.float16, "F16"
 def tensor_shapes(config: Mapping[str, Any]) -> Shapes:
     """Return the shapes of upstream's checkpoint for a config.json, in model order."""
     hidden, vocab = config["hidden_size"], config["vocab_size"]
+    layer_shapes = _gemma4_shapes if config["model_type"] == "gemma4_text" else _layer_shapes
     shapes: Shapes = {"model.embed_tokens.weight": (vocab, hidden)}
     for layer in range(config["num_hidden_layers"]):
-        prefix = f"model.layers.{layer}."
-        for part in (
-            _attention_shapes(config),
-            _expert_shapes(config) if "num_local_experts" in config else _mlp_shapes(config),
-        ):
-            shapes |= {prefix + name: shape for name, shape in part.items()}
-        shapes |= {f"{prefix}{norm}_layernorm.weight": (hidden,) for norm in ("input", "post_attention")}
+        shapes |= {f"model.layers.{layer}.{name}": shape for name, shape in layer_shapes(config, layer).items()}
     shapes["model.norm.weight"] = (hidden,)
     return shapes if config["tie_word_embeddings"] else shapes | {"lm_head.weight": (vocab, hidden)}
+
+
+def _layer_shapes(config: Mapping[str, Any], _: int) -> Shapes:
+    mlp = _expert_shapes(config) if "num_local_experts" in config else _mlp_shapes(config)
+    norms = {f"{norm}_layernorm.weight": (config["hidden_size"],) for norm in ("input", "post_attention")}
+    return {**_attention_shapes(config), **mlp, **norms}
+
+
+def _gemma4_shapes(config: Mapping[str, Any], layer: int) -> Shapes:
+    """Return one layer of Gemma 4's text model: transformers, modeling_gemma4.py."""
+    hidden, full = config["hidden_size"], config["layer_types"][layer] == "full_attention"
+    shared = full and config["attention_k_eq_v"]
+    kv_heads = (shared and config["num_global_key_value_heads"]) or config["num_key_value_heads"]
+    head = config["global_head_dim" if full else "head_dim"]
+    attention = _attention_shapes({**config, "head_dim": head, "num_key_value_heads": kv_heads})
+    if shared:
+        del attention["self_attn.v_proj.weight"]
+    shapes = {**attention, "self_attn.q_norm.weight": (head,), "self_attn.k_norm.weight": (head,)}
+    shapes |= {**_mlp_shapes(config), "layer_scalar": (1,)}
+    norms = ["input", "post_attention", "pre_feedforward", "post_feedforward"]
+    if config["enable_moe_block"]:
+        experts, inner = config["num_experts"], config["moe_intermediate_size"]
+        shapes |= {"router.proj.weight": (experts, hidden), "router.scale": (hidden,)}
+        shapes |= {"router.per_expert_scale": (experts,), "experts.gate_up_proj": (experts, 2 * inner, hidden)}
+        shapes["experts.down_proj"] = (experts, hidden, inner)
+    shapes |= {f"{norm}_layernorm.weight": (hidden,) for norm in norms}
+    if config["enable_moe_block"]:
+        numbered = ("post_feedforward_layernorm_1", "post_feedforward_layernorm_2", "pre_feedforward_layernorm_2")
+        shapes |= {f"{norm}.weight": (hidden,) for norm in numbered}
+    return shapes
 
 
 def _attention_shapes(config: Mapping[str, Any]) -> Shapes:
@@ -76,7 +101,7 @@ def make_tensor(name: str, shape: tuple[int, ...], seed: int, device: str = "cpu
     noise = torch.empty(shape, device=device).normal_(generator=generator)
     if name.endswith("bias"):
         return noise.mul_(0.3)
-    if "norm" in name:
+    if "norm" in name or name.endswith(("scale", "scalar")):
         return noise.mul_(0.3).add_(1)
     return noise if "embed_tokens" in name else noise.div_(math.sqrt(shape[-1]))
 

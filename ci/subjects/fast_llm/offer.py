@@ -8,7 +8,7 @@ from ci.subjects.offer import SubjectOffer
 OFFER = SubjectOffer(
     name="fast_llm",
     package="fast_llm",
-    formats=("llama", "mistral", "mixtral", "qwen2"),
+    formats=("llama", "mistral", "mixtral", "qwen2", "gemma4"),
     variants=(
         Variant("attention", "backup"),
         Variant("attention", "sdpa_dense"),
@@ -17,7 +17,8 @@ OFFER = SubjectOffer(
         Variant("moe", "looped"),
         Variant("moe", "dropless", needs="triton"),
     ),
-    axis_formats={"moe": frozenset({"mixtral"})},
+    axis_formats={"moe": frozenset({"mixtral", "gemma4"})},
+    dense_formats=frozenset({"gemma4"}),
     conditional_needs={
         "attention=flash": ("flash-attn",),
         "attention=sdpa_nested": ("attention without a window",),

@@ -35,12 +35,20 @@ def write_gradients(model: Any, request: GradientRequest, ran: dict[str, str]) -
             parameter.copy_(parameter.grad)
     model.save_pretrained(request.output)
     merge_shards(Path(request.output))
+    drop_tensors(Path(request.output), {name for name, _ in model.named_buffers()})
     return GradientResult(loss=loss.detach().item(), ran=ran, seconds=cost.seconds)
 
 
 def compute_loss(logits: Tensor, ids: Tensor) -> Tensor:
     """Return the mean cross entropy in nats of logits (1, T, vocabulary) for the next tokens."""
     return torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:])
+
+
+def drop_tensors(directory: Path, names: set[str]) -> None:
+    """Remove tensors from model.safetensors: a buffer that is saved with the weights has no gradient."""
+    tensors = load_file(directory / FILE)
+    if names & tensors.keys():
+        save_file({name: tensor for name, tensor in tensors.items() if name not in names}, directory / FILE)
 
 
 def merge_shards(directory: Path) -> None:

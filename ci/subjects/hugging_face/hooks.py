@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ci.errors import UnsupportedError
 from ci.subjects.forward import TeacherForcing, TraceRecorder, sort_by_score
 from ci.tensor_names import (
+    BRANCH_OPERATIONS,
     CONTEXT,
     EMBEDDINGS,
     FINAL_NORM,
@@ -28,6 +29,7 @@ from ci.tensor_names import (
     NORM_1,
     NORM_2,
     QUERY,
+    ROUTER_LOGITS,
     ROUTER_OPERATIONS,
     VALUE,
     block_name,
@@ -106,10 +108,25 @@ class ForwardHooks:
         if norm is not None:
             yield norm.register_forward_pre_hook(self._record_input(MIXER_RESIDUAL), with_kwargs=True)
         if mlp is not None:
-            yield mlp.register_forward_pre_hook(self._record_input(NORM_2), with_kwargs=True)
-            if (router := _find_router(mlp)) is not None:
-                yield router.register_forward_hook(self._record_router)
-            yield mlp.register_forward_hook(self._record_output(MLP))
+            if (branches := _find_branch_norms(block)) is None:
+                yield mlp.register_forward_pre_hook(self._record_input(NORM_2), with_kwargs=True)
+            else:
+                for name, branch_norm in zip(BRANCH_OPERATIONS, branches, strict=True):
+                    yield branch_norm.register_forward_hook(self._record_output(name))
+            yield from self._register_router_hooks(mlp if _find_router(mlp) is not None else block)
+            if (norm_after := _find_child(block, "post_feedforward_layernorm")) is not None:
+                yield norm_after.register_forward_pre_hook(self._record_input(MLP), with_kwargs=True)
+            else:
+                yield mlp.register_forward_hook(self._record_output(MLP))
+
+    def _register_router_hooks(self, owner: nn.Module) -> Iterator[Any]:
+        """Register the router's hooks: Gemma 4's returns probabilities, so its projection gives the logits."""
+        if (router := _find_router(owner)) is None:
+            return
+        projection = _find_child(router, "proj")
+        yield router.register_forward_hook(self._make_router_hook(has_logits=projection is None))
+        if projection is not None:
+            yield projection.register_forward_hook(self._record_output(ROUTER_LOGITS))
 
     def _record_input(self, name: str) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
@@ -126,16 +143,21 @@ class ForwardHooks:
     def _record(self, name: str, tensor: Tensor) -> None:
         self.recorder.record(name if name == FINAL_NORM else tensor_name(self._layer, name), tensor)
 
-    def _record_router(self, _: nn.Module, __: Any, output: Any) -> None:
-        """Record what a router returns: logits (N, experts), scores (N, k), indices (N, k).
+    def _make_router_hook(self, *, has_logits: bool) -> Callable[..., None]:
+        """Return a hook that records what a router returns: logits (N, experts), scores (N, k), indices (N, k).
 
-        Any other form of output is not captured.
+        Any other form of output is not captured. Without `has_logits` the first of the three is something else.
         """
-        if not (isinstance(output, tuple) and len(output) == 3 and output[1].shape == output[2].shape):
-            return
-        logits, scores, experts = output
-        for name, tensor in zip(ROUTER_OPERATIONS, (logits, *sort_by_score(experts, scores)), strict=True):
-            self._record(name, tensor)
+
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            if not (isinstance(output, tuple) and len(output) == 3 and output[1].shape == output[2].shape):
+                return
+            logits, scores, experts = output
+            for name, tensor in zip(ROUTER_OPERATIONS, (logits, *sort_by_score(experts, scores)), strict=True):
+                if has_logits or name != ROUTER_LOGITS:
+                    self._record(name, tensor)
+
+        return hook
 
     def _dispatchers(self) -> Iterator[tuple[str, Any, Callable[..., None] | None]]:
         from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
@@ -197,7 +219,9 @@ def _is_block_list(modules: nn.ModuleList) -> bool:
 
 def _list_operations(block: nn.Module) -> tuple[str, ...]:
     mlp = _find_mlp(block)
-    return list_block_operations(experts=mlp is not None and _find_child(mlp, "experts") is not None)
+    branches = _find_branch_norms(block) is not None
+    experts = branches or (mlp is not None and _find_child(mlp, "experts") is not None)
+    return list_block_operations(experts=experts, branches=branches)
 
 
 def _find_child(module: nn.Module, *names: str) -> nn.Module | None:
@@ -211,6 +235,12 @@ def _find_mlp(block: nn.Module) -> nn.Module | None:
 
 def _find_norm_before_mlp(block: nn.Module) -> nn.Module | None:
     return _find_child(block, "pre_feedforward_layernorm", "post_attention_layernorm")
+
+
+def _find_branch_norms(block: nn.Module) -> tuple[nn.Module, nn.Module] | None:
+    """Return the norms after the dense and the routed branch of a block that has both (Gemma 4)."""
+    dense, routed = (_find_child(block, f"post_feedforward_layernorm_{number}") for number in (1, 2))
+    return None if dense is None or routed is None else (dense, routed)
 
 
 def _find_router(mlp: nn.Module) -> nn.Module | None:

@@ -27,11 +27,16 @@ class AttentionMask:
     """The keys that a query attends to: none after it, none of another document, with a window none further back.
 
     `documents` (B, T) numbers each row's documents; the padding before a row is a document of its own. None: each row
-    is one document.
+    is one document. Scores are divided by head_dim ** `scale_power`.
     """
 
     documents: Tensor | None = None
     window: int | None = None
+    scale_power: float = 0.5
+
+    def compute_scale(self, head_dim: int) -> float:
+        """Return the factor of the scores."""
+        return float(head_dim**-self.scale_power)
 
     @property
     def is_causal_only(self) -> bool:
@@ -72,7 +77,7 @@ def eager(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, ran: I
     ran.add("attention", "eager")
     length = query.shape[1]
     query, key, value = _split_heads(query, key, value)
-    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    scores = query @ key.transpose(-1, -2) * mask.compute_scale(query.shape[-1])
     allowed = mask.to_matrix(range(length), range(length), query.device)
     scores = scores.masked_fill(~allowed, float("-inf"))
     weights = torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
@@ -86,7 +91,9 @@ def sdpa(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, ran: Im
     causal = mask.is_causal_only
     matrix = None if causal else mask.to_matrix(range(length), range(length), query.device)
     query, key, value = _split_heads(query, key, value)
-    return _merge_heads(scaled_dot_product_attention(query, key, value, attn_mask=matrix, is_causal=causal))
+    scale = mask.compute_scale(query.shape[-1])
+    mixed = scaled_dot_product_attention(query, key, value, attn_mask=matrix, is_causal=causal, scale=scale)
+    return _merge_heads(mixed)
 
 
 def blockwise(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, ran: ImplementationLog) -> Tensor:
@@ -102,7 +109,7 @@ def blockwise(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, ra
 
 def _attend_chunk(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, queries: range) -> Tensor:
     """Attend from one chunk of queries to every allowed chunk of keys, the nearest first."""
-    chunk = query[:, :, queries.start : queries.stop] * query.shape[-1] ** -0.5
+    chunk = query[:, :, queries.start : queries.stop] * mask.compute_scale(query.shape[-1])
     total, weighted = chunk.new_zeros(chunk.shape[:-1]), torch.zeros_like(chunk)
     highest = torch.full_like(total, float("-inf"))
     first = 0 if mask.window is None else max(0, queries.start - mask.window + 1)

@@ -45,12 +45,28 @@ class YarnRope:
     original_context_length: int
 
 
-Rope = DefaultRope | Llama3Rope | YarnRope
+@dataclass(frozen=True)
+class ProportionalRope:
+    """The first `partial_rotary_factor` of a head's frequencies rotate; the others have angle 0.
+
+    The exponents divide by the whole head size: transformers, modeling_rope_utils.py.
+    """
+
+    theta: float
+    partial_rotary_factor: float
+
+
+Rope = DefaultRope | Llama3Rope | YarnRope | ProportionalRope
 
 
 @dataclass(frozen=True)
 class Attention:
-    """Causal grouped-query attention; `window` is how many tokens a query attends to, itself included (None: all)."""
+    """Causal grouped-query attention; `window` is how many tokens a query attends to, itself included (None: all).
+
+    Scores are divided by head_dim ** `scale_power`. `norm_epsilon`, where set, normalizes each head of query and key
+    with a weight and of value without one, before RoPE: arXiv 2302.05442. `shared_key_value`: the value is the key
+    before its norm.
+    """
 
     heads: int
     kv_heads: int
@@ -59,6 +75,9 @@ class Attention:
     qkv_bias: bool
     output_bias: bool
     rope: Rope
+    scale_power: float = 0.5
+    norm_epsilon: float | None = None
+    shared_key_value: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,19 +93,31 @@ class Mlp:
 
 @dataclass(frozen=True)
 class Block:
-    """norm → attention → residual, norm → MLP → residual."""
+    """norm → attention → residual, norm → MLP → residual.
+
+    `post_norms`: attention and MLP are normalized before they are added. `routed` runs beside `mlp` on the same
+    residual, each with norms of its own before and after. `output_scale`: a learned number multiplies the output.
+    """
 
     attention: Attention
     mlp: Mlp
     epsilon: float
+    post_norms: bool = False
+    routed: Mlp | None = None
+    output_scale: bool = False
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A decoder: embeddings, blocks in order, final norm, head (`tied`: the embeddings are the head)."""
+    """A decoder: embeddings, blocks in order, final norm, head (`tied`: the embeddings are the head).
+
+    `embedding_scale` multiplies the embeddings. `softcap` bounds the logits: c · tanh(logits / c), arXiv 2408.00118.
+    """
 
     vocabulary: int
     hidden: int
     blocks: tuple[Block, ...]
     epsilon: float
     tied: bool
+    embedding_scale: float = 1.0
+    softcap: float | None = None

@@ -36,6 +36,10 @@ class ConfigSection:
             raise SubjectError(f"{self.where}: {key!r} must be {kind.__name__}, got {value!r}"[:300])
         return value
 
+    def peek(self, key: str) -> object:
+        """Return the value of `key` and leave it unread; None where it is missing."""
+        return self._left.get(key)
+
     def take_optional(self, key: str, kind: type[T], default: T | None = None) -> T | None:
         """Read like `take`, but null is None and not the default."""
         if self._left.get(key, default) is None:

@@ -30,16 +30,29 @@ HF_HEAD = "lm_head.weight"
 
 @dataclass(frozen=True)
 class Part:
-    """A Hugging Face tensor in a Fast-LLM parameter; `transposed`: the parameter holds its transpose."""
+    """A Hugging Face tensor in a Fast-LLM parameter; `transposed`: the parameter holds its matrices' transposes."""
 
     name: str
     shape: tuple[int, ...]
     transposed: bool = False
 
     @property
+    def matrices(self) -> int:
+        """How many matrices it stacks: the experts of a tensor with three dimensions."""
+        return self.shape[0] if len(self.shape) == 3 else 1
+
+    @property
     def rows(self) -> int:
         """The number of the parameter's rows that it fills."""
-        return self.shape[-1] if self.transposed else self.shape[0]
+        rows = self.shape[-1] if self.transposed else self.shape[-2] if len(self.shape) > 1 else self.shape[0]
+        return self.matrices * rows
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one of the parameter's rows."""
+        if len(self.shape) == 1:
+            return ()
+        return self.shape[-2:-1] if self.transposed else self.shape[-1:]
 
 
 @dataclass(frozen=True)
@@ -52,8 +65,7 @@ class Parameter:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape in Fast-LLM."""
-        first = self.parts[0]
-        return (sum(part.rows for part in self.parts), *(first.shape[:1] if first.transposed else first.shape[1:]))
+        return (sum(part.rows for part in self.parts), *self.parts[0].row_shape)
 
 
 def list_parameters(architecture: Architecture) -> Iterator[Parameter]:
@@ -68,13 +80,30 @@ def list_parameters(architecture: Architecture) -> Iterator[Parameter]:
 
 
 def _list_block(fast_llm: str, hugging_face: str, block: Block, hidden: int) -> Iterator[Parameter]:
-    yield Parameter(f"{fast_llm}.norm_1.weight", (Part(f"{hugging_face}.input_layernorm.weight", (hidden,)),))
+    def norm(name: str, hf_name: str) -> Parameter:
+        return Parameter(f"{fast_llm}.{name}.weight", (Part(f"{hugging_face}.{hf_name}.weight", (hidden,)),))
+
+    yield norm("norm_1", "input_layernorm")
     yield from _list_attention(f"{fast_llm}.mixer", f"{hugging_face}.self_attn", block.attention, hidden)
-    yield Parameter(f"{fast_llm}.norm_2.weight", (Part(f"{hugging_face}.post_attention_layernorm.weight", (hidden,)),))
-    if block.mlp.experts is None:
+    if block.post_norms:
+        yield norm("post_mixer_norm", "post_attention_layernorm")
+    if block.routed is None:
+        yield norm("norm_2", "pre_feedforward_layernorm" if block.post_norms else "post_attention_layernorm")
+    if block.mlp.experts is not None:
+        yield from _list_experts(f"{fast_llm}.mlp", f"{hugging_face}.block_sparse_moe", block.mlp, hidden)
+    elif block.routed is None:
         yield from _list_mlp(f"{fast_llm}.mlp", f"{hugging_face}.mlp", block.mlp, hidden)
     else:
-        yield from _list_experts(f"{fast_llm}.mlp", f"{hugging_face}.block_sparse_moe", block.mlp, hidden)
+        yield norm("mlp.dense.pre_norm", "pre_feedforward_layernorm")
+        yield from _list_mlp(f"{fast_llm}.mlp.dense", f"{hugging_face}.mlp", block.mlp, hidden)
+        yield norm("mlp.dense.post_norm", "post_feedforward_layernorm_1")
+        yield norm("mlp.routed.pre_norm", "pre_feedforward_layernorm_2")
+        yield from _list_routed(f"{fast_llm}.mlp.routed", hugging_face, block.routed, hidden)
+        yield norm("mlp.routed.post_norm", "post_feedforward_layernorm_2")
+    if block.post_norms:
+        yield norm("post_mlp_norm", "post_feedforward_layernorm")
+    if block.output_scale:
+        yield Parameter(f"{fast_llm}.output_scale", (Part(f"{hugging_face}.layer_scalar", (1,)),))
 
 
 def _list_attention(fast_llm: str, hugging_face: str, attention: Attention, hidden: int) -> Iterator[Parameter]:
@@ -82,11 +111,18 @@ def _list_attention(fast_llm: str, hugging_face: str, attention: Attention, hidd
     yield from _list_linear(
         f"{fast_llm}.query", (f"{hugging_face}.q_proj",), (queries, hidden), bias=attention.qkv_bias
     )
-    key_value = (f"{hugging_face}.k_proj", f"{hugging_face}.v_proj")
+    key_value = [f"{hugging_face}.k_proj", *([] if attention.shared_key_value else [f"{hugging_face}.v_proj"])]
     yield from _list_linear(f"{fast_llm}.key_value", key_value, (keys, hidden), bias=attention.qkv_bias)
     yield from _list_linear(
         f"{fast_llm}.dense", (f"{hugging_face}.o_proj",), (hidden, queries), bias=attention.output_bias
     )
+    if attention.norm_epsilon is not None:
+        yield from _list_head_norms(fast_llm, hugging_face, attention)
+
+
+def _list_head_norms(fast_llm: str, hugging_face: str, attention: Attention) -> Iterator[Parameter]:
+    for name, short in (("query_norm", "q_norm"), ("key_norm", "k_norm")):
+        yield Parameter(f"{fast_llm}.{name}.weight", (Part(f"{hugging_face}.{short}.weight", (attention.head_dim,)),))
 
 
 def _list_mlp(fast_llm: str, hugging_face: str, mlp: Mlp, hidden: int) -> Iterator[Parameter]:
@@ -111,6 +147,19 @@ def _list_experts(fast_llm: str, hugging_face: str, mlp: Mlp, hidden: int) -> It
     yield Parameter(f"{fast_llm}.layer_2.weight", down)
 
 
+def _list_routed(fast_llm: str, hugging_face: str, mlp: Mlp, hidden: int) -> Iterator[Parameter]:
+    """Yield the scaled router and the experts beside a dense MLP: one tensor holds all of them."""
+    count, width = mlp.experts or 0, mlp.intermediate
+    yield Parameter(f"{fast_llm}.router.weight", (Part(f"{hugging_face}.router.proj.weight", (count, hidden)),))
+    yield Parameter(f"{fast_llm}.router_scale", (Part(f"{hugging_face}.router.scale", (hidden,)),))
+    scales = Part(f"{hugging_face}.router.per_expert_scale", (count,))
+    yield Parameter(f"{fast_llm}.router_per_expert_scale", (scales,))
+    gate_up = Part(f"{hugging_face}.experts.gate_up_proj", (count, 2 * width, hidden))
+    yield Parameter(f"{fast_llm}.layer_1.weight", (gate_up,))
+    down = Part(f"{hugging_face}.experts.down_proj", (count, hidden, width), transposed=True)
+    yield Parameter(f"{fast_llm}.layer_2.weight", (down,))
+
+
 def _list_linear(
     fast_llm: str, hugging_face: Iterable[str], shape: tuple[int, int], *, bias: bool
 ) -> Iterator[Parameter]:
@@ -126,7 +175,12 @@ def to_fast_llm(parameters: Iterable[Parameter], source: TensorFiles) -> Iterato
 
 def _stack_parts(parameter: Parameter, source: TensorFiles) -> Iterator[Tensor]:
     for part in parameter.parts:
-        yield from _read_rows(source, part.name, 0, part.shape[0], transposed=part.transposed)
+        if part.matrices > 1:
+            for matrix in range(part.matrices):
+                stored = source.read_rows(part.name, matrix, matrix + 1)[0]
+                yield stored.t() if part.transposed else stored
+        else:
+            yield from _read_rows(source, part.name, 0, part.shape[0], transposed=part.transposed)
 
 
 def to_huggingface(parameters: Iterable[Parameter], source: TensorFiles) -> Iterator[PlannedTensor]:
@@ -134,11 +188,8 @@ def to_huggingface(parameters: Iterable[Parameter], source: TensorFiles) -> Iter
     for parameter in parameters:
         key, begin = stored_name(parameter), 0
         for part in parameter.parts:
-            end = begin + part.rows
-            yield PlannedTensor(
-                part.name, part.shape, partial(_read_rows, source, key, begin, end, transposed=part.transposed)
-            )
-            begin = end
+            yield PlannedTensor(part.name, part.shape, partial(_cut_part, source, key, part, begin))
+            begin += part.rows
 
 
 def stored_name(parameter: Parameter) -> str:
@@ -147,6 +198,14 @@ def stored_name(parameter: Parameter) -> str:
     It ends in the shard: optimizer state has other shards beside `weights`.
     """
     return f"{parameter.name}/weights"
+
+
+def _cut_part(source: TensorFiles, key: str, part: Part, begin: int) -> Iterator[Tensor]:
+    """Yield the rows of a part, matrix by matrix: a transposed one is whole in memory."""
+    rows = part.rows // part.matrices
+    for matrix in range(part.matrices):
+        at = begin + matrix * rows
+        yield from _read_rows(source, key, at, at + rows, transposed=part.transposed)
 
 
 def _read_rows(source: TensorFiles, key: str, begin: int, end: int, *, transposed: bool) -> Iterator[Tensor]:

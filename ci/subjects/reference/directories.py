@@ -13,7 +13,7 @@ import yaml
 from ci.errors import InfrastructureError, SubjectError, UnsupportedError
 from ci.hub.strict_json import parse_object
 from ci.subjects.reference.config import Architecture
-from ci.subjects.reference.config_json import read_config
+from ci.subjects.reference.config_json_formats import read_any_config
 from ci.subjects.reference.convert import HF_EMBEDDINGS, HF_HEAD, Parameter, list_parameters, stored_name
 from ci.subjects.reference.metadata_yaml import read_base_model
 from ci.subjects.reference.metadata_yaml_write import write_base_model
@@ -62,7 +62,7 @@ class Checkpoint:
 def read_huggingface(path: Path, checkpoint_format: str) -> Checkpoint:
     """Read config.json. Raises SubjectError or UnsupportedError."""
     config = _read_json(path / "config.json")
-    return Checkpoint(path, read_config(config, checkpoint_format, where=f"{path.name}/config.json"), config)
+    return Checkpoint(path, read_any_config(config, checkpoint_format, where=f"{path.name}/config.json"), config)
 
 
 def open_huggingface(checkpoint: Checkpoint) -> TensorFiles:

@@ -17,7 +17,7 @@ from ci.subjects.reference.trace import load_model, make_context
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ci.subjects.reference.convert import Parameter
+    from ci.subjects.reference.convert import Parameter, Part
     from ci.subjects.reference.model import Model
 
 
@@ -42,7 +42,8 @@ def run_gradients(request: GradientRequest) -> GradientResult:
         loss = torch.nn.functional.cross_entropy(logits[0, :-1], inputs.ids[0, 1:])
         torch.autograd.backward(loss)
     Path(request.output).mkdir(parents=True)
-    gradients = {name: rows for p in checkpoint.parameters for name, rows in _split_gradient(model, p).items()}
+    trained = (p for p in checkpoint.parameters if not p.name.endswith(".output_scale"))  # Hugging Face's is a buffer
+    gradients = {name: rows for p in trained for name, rows in _split_gradient(model, p).items()}
     save_file(gradients, Path(request.output) / "model.safetensors")
     return GradientResult(loss=loss.detach().item(), ran=dict(context.ran), seconds=cost.seconds)
 
@@ -53,8 +54,13 @@ def _split_gradient(model: Model, parameter: Parameter) -> dict[str, Tensor]:
     if gradient is None:
         raise SubjectError(f"reference: no gradient reaches {parameter.name}")
     rows = gradient.cpu().split_with_sizes([part.rows for part in parameter.parts])
-    parts = (row.t() if part.transposed else row for part, row in zip(parameter.parts, rows, strict=True))
-    return {part.name: row.contiguous() for part, row in zip(parameter.parts, parts, strict=True)}
+    return {part.name: _shape_part(part, row) for part, row in zip(parameter.parts, rows, strict=True)}
+
+
+def _shape_part(part: Part, rows: Tensor) -> Tensor:
+    """Return rows of a Fast-LLM parameter in the shape of the Hugging Face tensor that they come from."""
+    stacked = rows.view(part.matrices, -1, *part.row_shape) if len(part.shape) == 3 else rows
+    return (stacked.mT if part.transposed else stacked).contiguous()
 
 
 def _ignore(name: str, tensor: Tensor) -> None:

@@ -18,14 +18,21 @@ from ci.subjects.reference.config import (
     DefaultRope,
     Llama3Rope,
     Mlp,
+    ProportionalRope,
     Rope,
     YarnRope,
 )
 from ci.subjects.reference.config_section import ConfigSection
 
-ROPES: Final[dict[str, type[Rope]]] = {"default": DefaultRope, "llama3": Llama3Rope, "yarn": YarnRope}
+ROPES: Final[dict[str, type[Rope]]] = {
+    "default": DefaultRope,
+    "llama3": Llama3Rope,
+    "yarn": YarnRope,
+    "proportional": ProportionalRope,
+}
 ROPE_DEFAULTS: Final[dict[str, Any]] = {
     "theta": 10000.0,
+    "partial_rotary_factor": 1.0,
     "scale_factor": 8.0,
     "low_frequency_factor": 1.0,
     "high_frequency_factor": 4.0,
@@ -45,42 +52,49 @@ def read_base_model(tree: object, *, where: str = "metadata.yaml") -> Architectu
     peft = section.take_section("peft")
     peft.allow("type", "none")
     peft.finish()
-    embeddings, head = section.take_section("embeddings"), section.take_section("head")
+    vocabulary, scale = _read_embeddings(section.take_section("embeddings"))
+    epsilon, softcap = _read_head(section.take_section("head"))
+    hidden = section.take_positive("hidden_size", 1024)
     architecture = Architecture(
-        vocabulary=_read_embeddings(embeddings),
-        hidden=section.take_positive("hidden_size", 1024),
-        blocks=_read_decoder(section.take_section("decoder")),
-        epsilon=_read_head(head),
+        vocabulary=vocabulary,
+        hidden=hidden,
+        blocks=_read_decoder(section.take_section("decoder"), hidden),
+        epsilon=epsilon,
+        embedding_scale=scale,
+        softcap=softcap,
         tied=section.take("tied_embedding_weight", bool, False),
     )
     section.finish()
     return architecture
 
 
-def _read_embeddings(section: ConfigSection) -> int:
+def _read_embeddings(section: ConfigSection) -> tuple[int, float]:
+    """Read the vocabulary and the factor of the embeddings."""
     vocabulary = section.take_positive("vocab_size", 49152)
     _refuse_optional(section, "position_embeddings")
-    section.allow("embedding_scale", 1.0)
+    scale = section.take("embedding_scale", float, 1.0)
     section.allow("full_precision_residual", False)
     section.ignore("type", "lr_scale", "word_embeddings", "num_position_embeddings", "dropout", "vocab_parallel")
     section.finish()
-    return vocabulary
+    return vocabulary, scale
 
 
-def _read_head(section: ConfigSection) -> float:
+def _read_head(section: ConfigSection) -> tuple[float, float | None]:
+    """Read the epsilon of the final norm and the bound of the logits."""
     epsilon = _read_norm(section.take_section("normalization"))
     section.allow("prediction_heads", 1)
-    section.allow("final_logit_softcap", None)
+    softcap = section.take_optional("final_logit_softcap", float)
     section.allow("logits_scale_factor", 1.0)
     section.ignore("type", "lr_scale", "output_weight", "cross_entropy_splits")
     section.ignore("losses", "loss_implementation", "prediction_loss_coefficient")
     section.finish()
-    return epsilon
+    return epsilon, softcap
 
 
-def _read_norm(section: ConfigSection) -> float:
-    if (kind := section.take("type", str, "layer_norm")) != "rms_norm":
-        raise section.refusal("type", kind)
+def _read_norm(section: ConfigSection, kind: str = "rms_norm") -> float:
+    """Read the epsilon of an RMS norm; `fixed_rms_norm` has no weight."""
+    if (found := section.take("type", str, "layer_norm")) != kind:
+        raise section.refusal("type", found)
     epsilon = section.take("epsilon", float, 1e-5)
     section.allow("zero_centered", False)
     section.ignore("weight", "lr_scale", "implementation")
@@ -88,7 +102,7 @@ def _read_norm(section: ConfigSection) -> float:
     return epsilon
 
 
-def _read_decoder(section: ConfigSection) -> tuple[Block, ...]:
+def _read_decoder(section: ConfigSection, hidden: int) -> tuple[Block, ...]:
     """Read the blocks.
 
     `fixed` repeats one block, `pattern` a list of named ones, both up to `num_blocks`.
@@ -105,24 +119,58 @@ def _read_decoder(section: ConfigSection) -> tuple[Block, ...]:
     if not pattern or not {*pattern} <= {*blocks}:
         raise section.refusal("pattern", pattern)
     read = {
-        name: _read_block(ConfigSection(f"{section.where}: block {name}".rstrip(), blocks[name])) for name in blocks
+        name: _read_block(ConfigSection(f"{section.where}: block {name}".rstrip(), blocks[name]), hidden)
+        for name in blocks
     }
     return tuple(read[pattern[i % len(pattern)]] for i in range(count))
 
 
-def _read_block(section: ConfigSection) -> Block:
+def _read_block(section: ConfigSection, hidden: int) -> Block:
     section.allow("type", "decoder")
-    for place in ("pre_mixer", "pre_mlp", "post_mixer", "post_mlp"):
-        section.allow(f"{place}_normalization", None)
-    _refuse_optional(section, "output_scale")
+    epsilon = _read_norm(section.take_section("normalization"))
+    section.allow("pre_mixer_normalization", None)
+    after = [_read_optional_norm(section, f"post_{place}_normalization") for place in ("mixer", "mlp")]
+    if after not in ([None, None], [epsilon, epsilon]):
+        raise section.refusal("post_mixer_normalization", f"epsilons {after}, normalization has {epsilon}")
+    mlp, routed = _read_mlps(section, epsilon, hidden)
     block = Block(
         attention=_read_attention(section.take_section("mixer")),
-        mlp=_read_mlp(section.take_section("mlp")),
-        epsilon=_read_norm(section.take_section("normalization")),
+        mlp=mlp,
+        epsilon=epsilon,
+        post_norms=after[0] is not None,
+        routed=routed,
+        output_scale=_read_enabled(section.take_section("output_scale")),
     )
     section.ignore("lr_scale", "dropout", "distillation_model", "distillation_loss_weight")
     section.finish()
     return block
+
+
+def _read_optional_norm(section: ConfigSection, key: str, kind: str = "rms_norm") -> float | None:
+    """Return the epsilon of a norm, None where there is no such norm."""
+    norm = section.take_section(key)
+    return _read_norm(norm, kind) if norm else None
+
+
+def _read_mlps(section: ConfigSection, epsilon: float, hidden: int) -> tuple[Mlp, Mlp | None]:
+    """Read the MLP; a `hybrid_moe` runs experts beside a dense one, each with norms of its own, so has none before."""
+    before, mlp = section.take_section("pre_mlp_normalization"), section.take_section("mlp")
+    if mlp.peek("type") != "hybrid_moe":
+        if before and (found := _read_norm(before)) != epsilon:
+            raise section.refusal("pre_mlp_normalization", f"epsilon {found}, normalization has {epsilon}")
+        return _read_mlp(mlp), None
+    mlp.ignore("type")
+    if (kind := before.take("type", str, "rms_norm")) != "none":
+        raise section.refusal("pre_mlp_normalization", f"{kind} before an MLP of type hybrid_moe")
+    parts = [mlp.take_section(name) for name in ("dense", "routed")]
+    mlp.allow("pre_norm", None)
+    mlp.allow("post_norm", None)
+    mlp.ignore("lr_scale")
+    mlp.finish()
+    for part in parts:
+        if [_read_optional_norm(part, f"{place}_norm") for place in ("pre", "post")] != [epsilon, epsilon]:
+            raise part.refusal("pre_norm", f"not an RMS norm of epsilon {epsilon} before and after")
+    return _read_mlp(parts[0]), _read_mlp(parts[1], scaled=(epsilon, hidden**-0.5))
 
 
 def _read_attention(section: ConfigSection) -> Attention:
@@ -132,10 +180,10 @@ def _read_attention(section: ConfigSection) -> Attention:
     if not query == key == value:
         raise section.refusal("key_layer", f"bias {key}, query_layer {query}, value_layer {value}")
     section.allow("causal", True)
-    section.allow("softmax_scale_power", 0.5)
-    section.allow("shared_key_value", False)
-    for norm in ("query_norm", "key_norm", "value_norm"):
-        section.allow(norm, None)
+    norms = [_read_optional_norm(section, f"{name}_norm") for name in ("query", "key")]
+    norms.append(_read_optional_norm(section, "value_norm", "fixed_rms_norm"))
+    if len({*norms}) > 1:
+        raise section.refusal("query_norm", f"epsilons of query, key and value are {norms}")
     attention = Attention(
         heads=section.take_positive("heads", 8),
         kv_heads=section.take_positive("head_groups", 1),
@@ -144,6 +192,9 @@ def _read_attention(section: ConfigSection) -> Attention:
         qkv_bias=query,
         output_bias=dense,
         rope=_read_rope(section.take_section("rotary")),
+        scale_power=section.take("softmax_scale_power", float, 0.5),
+        norm_epsilon=norms[0],
+        shared_key_value=section.take("shared_key_value", bool, False),
     )
     if attention.heads % attention.kv_heads or attention.head_dim % 2:
         raise section.refusal("head_groups", f"{attention.kv_heads} of {attention.heads} x {attention.head_dim}")
@@ -179,10 +230,11 @@ def _take_yarn_scale(section: ConfigSection) -> dict[str, float]:
     return {"scale_factor": scale, "attention_factor": 0.1 * math.log(scale) + 1 if given is None else given}
 
 
-def _read_mlp(section: ConfigSection) -> Mlp:
+def _read_mlp(section: ConfigSection, *, scaled: tuple[float, float] | None = None) -> Mlp:
+    """Read an MLP or a mixture of experts; `scaled` are epsilon and factor of a router that normalizes its input."""
     kind, default = section.take("type", str, "mlp"), section.take("add_linear_biases", bool, True)
     first, second = (_read_bias(section.take_section(layer), default) for layer in ("layer_1", "layer_2"))
-    if kind not in ("mlp", "moe") or first != second or (kind == "moe" and first):
+    if kind not in ("mlp", "moe") or first != second or (kind == "moe" and first) or (scaled and kind != "moe"):
         raise section.refusal("type", f"{kind} with biases {first}, {second}")
     section.allow("pre_norm", None)
     section.allow("post_norm", None)
@@ -193,20 +245,23 @@ def _read_mlp(section: ConfigSection) -> Mlp:
     if activation is None:
         raise section.refusal("activation", name)
     intermediate = section.take_positive("intermediate_size", 4096)
-    experts, per_token = _read_experts(section) if kind == "moe" else (None, None)
+    experts, per_token = _read_experts(section, scaled) if kind == "moe" else (None, None)
     section.ignore("lr_scale", "recompute_level")
     section.finish()
     return Mlp(intermediate, first, activation, experts, per_token)
 
 
-def _read_experts(section: ConfigSection) -> tuple[int, int]:
+def _read_experts(section: ConfigSection, scaled: tuple[float, float] | None) -> tuple[int, int]:
     router = section.take_section("router")
     router.ignore("weight", "lr_scale", "apply_peft")
     router.finish()
-    section.allow("router_normalization", None)
-    section.allow("router_input_scale", 1.0)
-    _refuse_optional(section, "router_scale")
-    _refuse_optional(section, "router_per_expert_scale")
+    epsilon, factor = scaled or (None, 1.0)
+    if (found := _read_optional_norm(section, "router_normalization", "fixed_rms_norm")) != epsilon:
+        raise section.refusal("router_normalization", f"epsilon {found}, expected {epsilon}")
+    section.allow("router_input_scale", factor)
+    for key in ("router_scale", "router_per_expert_scale"):
+        if (enabled := _read_enabled(section.take_section(key))) != (scaled is not None):
+            raise section.refusal(key, f"enabled: {enabled}")
     section.allow("shared_experts", 0)
     section.allow("routing", "aux_loss")  # Fast-LLM's name for top-k
     section.ignore("auxiliary_loss_coefficient", "z_loss_coefficient", "jitter_eps")
@@ -215,6 +270,14 @@ def _read_experts(section: ConfigSection) -> tuple[int, int]:
     if per_token > experts:
         raise section.refusal("experts_per_token", f"{per_token} of {experts}")
     return experts, per_token
+
+
+def _read_enabled(parameter: ConfigSection) -> bool:
+    """Return whether an optional parameter is there: by default it is not."""
+    enabled = parameter.take_optional("enabled", bool)
+    parameter.ignore("initialization", "lr_scale", "weight_decay")
+    parameter.finish()
+    return bool(enabled)
 
 
 def _read_bias(layer: ConfigSection, default: bool) -> bool:
@@ -230,7 +293,5 @@ def _read_bias(layer: ConfigSection, default: bool) -> bool:
 
 def _refuse_optional(section: ConfigSection, key: str) -> None:
     """Refuse an optional parameter of Fast-LLM that is enabled."""
-    parameter = section.take_section(key)
-    parameter.allow("enabled", None, False)
-    parameter.ignore("initialization", "lr_scale", "weight_decay")
-    parameter.finish()
+    if _read_enabled(section.take_section(key)):
+        raise section.refusal(key, "enabled")

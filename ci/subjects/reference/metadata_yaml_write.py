@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 def write_base_model(architecture: Architecture) -> dict[str, Any]:
     """Return `config.base_model` of an architecture: a fixed decoder where all blocks are equal, else a pattern."""
     return {
-        "embeddings": {"vocab_size": architecture.vocabulary, "embedding_scale": 1.0},
-        "decoder": _write_decoder(architecture.blocks),
+        "embeddings": {"vocab_size": architecture.vocabulary, "embedding_scale": architecture.embedding_scale},
+        "decoder": _write_decoder(architecture),
         "head": {
             "normalization": _write_norm(architecture.epsilon),
             "prediction_heads": 1,
-            "final_logit_softcap": None,
+            "final_logit_softcap": architecture.softcap,
         },
         "hidden_size": architecture.hidden,
         "tied_embedding_weight": architecture.tied,
@@ -27,14 +27,15 @@ def write_base_model(architecture: Architecture) -> dict[str, Any]:
     }
 
 
-def _write_decoder(blocks: tuple[Block, ...]) -> dict[str, Any]:
+def _write_decoder(architecture: Architecture) -> dict[str, Any]:
+    blocks, hidden = architecture.blocks, architecture.hidden
     kinds = {block: f"block_{number}" for number, block in enumerate(dict.fromkeys(blocks))}
     if len(kinds) == 1:
-        return {"type": "fixed", "num_blocks": len(blocks), "block": _write_block(blocks[0])}
+        return {"type": "fixed", "num_blocks": len(blocks), "block": _write_block(blocks[0], hidden)}
     return {
         "type": "pattern",
         "num_blocks": len(blocks),
-        "blocks": {name: _write_block(block) for block, name in kinds.items()},
+        "blocks": {name: _write_block(block, hidden) for block, name in kinds.items()},
         "pattern": [kinds[block] for block in blocks],
     }
 
@@ -43,12 +44,35 @@ def _write_norm(epsilon: float) -> dict[str, Any]:
     return {"type": "rms_norm", "epsilon": epsilon, "zero_centered": False}
 
 
-def _write_block(block: Block) -> dict[str, Any]:
-    return {
+def _write_block(block: Block, hidden: int) -> dict[str, Any]:
+    norm = _write_norm(block.epsilon)
+    written = {
         "type": "decoder",
         "mixer": _write_attention(block.attention),
         "mlp": _write_mlp(block.mlp),
-        "normalization": _write_norm(block.epsilon),
+        "normalization": norm,
+    }
+    if block.post_norms:
+        written |= {"post_mixer_normalization": norm, "post_mlp_normalization": norm}
+    if block.output_scale:
+        written["output_scale"] = {"enabled": True, "lr_scale": 0.0}  # Hugging Face has it as a buffer
+    if block.routed is not None:
+        dense, routed = ({**_write_mlp(mlp), "pre_norm": norm, "post_norm": norm} for mlp in (block.mlp, block.routed))
+        written["mlp"] = {
+            "type": "hybrid_moe",
+            "dense": dense,
+            "routed": {**routed, **_write_scaled_router(block, hidden)},
+        }
+        written["pre_mlp_normalization"] = {"type": "none"}
+    return written
+
+
+def _write_scaled_router(block: Block, hidden: int) -> dict[str, Any]:
+    return {
+        "router_normalization": {"type": "fixed_rms_norm", "epsilon": block.epsilon},
+        "router_scale": {"enabled": True},
+        "router_input_scale": hidden**-0.5,
+        "router_per_expert_scale": {"enabled": True},
     }
 
 
@@ -59,10 +83,15 @@ def _write_attention(attention: Attention) -> dict[str, Any]:
         "head_groups": attention.kv_heads,
         "head_size": attention.head_dim,
         "causal": True,
-        "softmax_scale_power": 0.5,
+        "softmax_scale_power": attention.scale_power,
         "add_linear_biases": attention.output_bias,
         "rotary": {"type": _rope_name(attention.rope), **dataclasses.asdict(attention.rope)},
     }
+    if attention.norm_epsilon is not None:
+        weighted = {"type": "rms_norm", "epsilon": attention.norm_epsilon}
+        written |= {"query_norm": weighted, "key_norm": weighted, "value_norm": {**weighted, "type": "fixed_rms_norm"}}
+    if attention.shared_key_value:
+        written["shared_key_value"] = True
     if attention.window is not None:
         written["window_size"] = attention.window
     if attention.qkv_bias != attention.output_bias:

@@ -8,17 +8,18 @@ rotary tables is float64.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding, gelu, linear, relu, silu
 
+from ci.subjects.forward import sort_by_score
 from ci.subjects.reference.attention import ATTENTION, AttentionMask, ImplementationLog
-from ci.subjects.reference.config import Architecture, Attention, Mlp
+from ci.subjects.reference.config import Architecture, Attention, Block, Mlp
 from ci.subjects.reference.convert import EMBEDDINGS_WEIGHT, FINAL_NORM_WEIGHT, HEAD_WEIGHT
-from ci.subjects.reference.moe import MOE, Experts, route
+from ci.subjects.reference.moe import MOE, Experts, Routing, route
 from ci.subjects.reference.rope import apply_rotary, rotary_tables
 from ci.subjects.reference.transposed_linear import transposed_linear
 from ci.tensor_names import (
@@ -29,6 +30,8 @@ from ci.tensor_names import (
     MIXER,
     MIXER_RESIDUAL,
     MLP,
+    MLP_DENSE,
+    MLP_ROUTED,
     NORM_1,
     NORM_2,
     QUERY,
@@ -72,8 +75,10 @@ class Model:
     weights: Mapping[str, Tensor]
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Return the embeddings (B, T, hidden) of token ids (B, T)."""
-        return embedding(ids, self.weights[EMBEDDINGS_WEIGHT])
+        """Return the embeddings (B, T, hidden) of token ids (B, T); their scale is rounded to the model's dtype."""
+        embeddings = embedding(ids, self.weights[EMBEDDINGS_WEIGHT])
+        scale = self.architecture.embedding_scale
+        return embeddings if scale == 1 else embeddings * torch.tensor(scale, dtype=torch.float64).to(embeddings)
 
     def run_block(self, index: int, hidden: Tensor, context: Context, record: RecordTensor) -> Tensor:
         """Run block `index` over (B, T, hidden).
@@ -81,14 +86,17 @@ class Model:
         `record` gets its tensors by their names in a trace.
         """
         block, name = self.architecture.blocks[index], block_name(index)
-        normed = rms_norm(hidden, self.weights[f"{name}.norm_1.weight"], block.epsilon)
+        normed = self._norm(f"{name}.norm_1", hidden, block.epsilon)
         record(tensor_name(index, NORM_1), normed)
-        hidden = hidden + self._attention(index, block.attention, normed, context, record)
+        mixed = self._attention(index, block.attention, normed, context, record)
+        hidden = hidden + (self._norm(f"{name}.post_mixer_norm", mixed, block.epsilon) if block.post_norms else mixed)
         record(tensor_name(index, MIXER_RESIDUAL), hidden)
-        normed = rms_norm(hidden, self.weights[f"{name}.norm_2.weight"], block.epsilon)
-        record(tensor_name(index, NORM_2), normed)
-        mlp = self._mlp if block.mlp.experts is None else self._mixture
-        hidden = hidden + mlp(index, block.mlp, normed, context, record)
+        branch = self._feed_forward if block.routed is None else self._two_branches
+        output = branch(index, block, hidden, context, record)
+        record(tensor_name(index, MLP), output)
+        hidden = hidden + (self._norm(f"{name}.post_mlp_norm", output, block.epsilon) if block.post_norms else output)
+        if block.output_scale:
+            hidden = hidden * self.weights[f"{name}.output_scale"]
         record(name, hidden)
         return hidden
 
@@ -97,8 +105,13 @@ class Model:
         normed = rms_norm(hidden, self.weights[FINAL_NORM_WEIGHT], self.architecture.epsilon)
         record(FINAL_NORM, normed)
         logits = linear(normed, self.weights[EMBEDDINGS_WEIGHT if self.architecture.tied else HEAD_WEIGHT])
+        if (cap := self.architecture.softcap) is not None:
+            logits = torch.tanh(logits / cap) * cap
         record(LOGITS, logits)
         return logits
+
+    def _norm(self, name: str, hidden: Tensor, epsilon: float) -> Tensor:
+        return rms_norm(hidden, self.weights[f"{name}.weight"], epsilon)
 
     def _linear(self, name: str, tensor: Tensor) -> Tensor:
         return linear(tensor, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"))
@@ -109,51 +122,90 @@ class Model:
         batch, length, _ = normed.shape
         name = f"{block_name(index)}.mixer"
         query = self._linear(f"{name}.query", normed).view(batch, length, attention.heads, -1)
-        key_value = self._linear(f"{name}.key_value", normed).view(batch, length, 2 * attention.kv_heads, -1)
-        key, value = key_value.chunk(2, dim=2)
+        key_value = self._linear(f"{name}.key_value", normed).view(batch, length, -1, attention.head_dim)
+        key, value = (key_value, key_value) if attention.shared_key_value else key_value.chunk(2, dim=2)
+        if (epsilon := attention.norm_epsilon) is not None:
+            query = self._norm(f"{name}.query_norm", query, epsilon)
+            key = self._norm(f"{name}.key_norm", key, epsilon)
+            value = rms_norm(value, None, epsilon)
         cos, sin = rotary_tables(attention.rope, attention.head_dim, context.positions, normed.dtype)
         query, key = apply_rotary(query, cos, sin), apply_rotary(key, cos, sin)
         for operation, tensor in ((QUERY, query), (KEY, key), (VALUE, value)):
             record(tensor_name(index, operation), tensor)
-        mask = AttentionMask(context.documents, attention.window)
+        mask = AttentionMask(context.documents, attention.window, attention.scale_power)
         mixed = ATTENTION[context.attention](query, key, value, mask, context.ran)
         record(tensor_name(index, CONTEXT), mixed)
         output = self._linear(f"{name}.dense", mixed)
         record(tensor_name(index, MIXER), output)
         return output
 
-    def _mlp(self, index: int, mlp: Mlp, normed: Tensor, _: Context, record: RecordTensor) -> Tensor:
-        name = f"{block_name(index)}.mlp"
+    def _feed_forward(self, index: int, block: Block, hidden: Tensor, context: Context, record: RecordTensor) -> Tensor:
+        name = block_name(index)
+        normed = self._norm(f"{name}.norm_2", hidden, block.epsilon)
+        record(tensor_name(index, NORM_2), normed)
+        if block.mlp.experts is None:
+            return self._mlp(f"{name}.mlp", block.mlp, normed)
+        tokens = normed.flatten(0, 1)
+        routing = route(tokens, self.weights[f"{name}.mlp.router.weight"], block.mlp.experts_per_token or 0)
+        _record_routing(index, routing, record)
+        return self._mixture(f"{name}.mlp", block.mlp, tokens, routing, context).view_as(normed)
+
+    def _two_branches(self, index: int, block: Block, hidden: Tensor, context: Context, record: RecordTensor) -> Tensor:
+        """Run a dense MLP and experts on the same residual, each with its own norms, and add them.
+
+        transformers, modeling_gemma4.py, `Gemma4TextDecoderLayer`.
+        """
+        name, epsilon = f"{block_name(index)}.mlp", block.epsilon
+        dense = self._norm(f"{name}.dense.pre_norm", hidden, epsilon)
+        dense = self._norm(f"{name}.dense.post_norm", self._mlp(f"{name}.dense", block.mlp, dense), epsilon)
+        assert block.routed is not None  # noqa: S101 (narrowing only)
+        routing = self._route_scaled(f"{name}.routed", block.routed, hidden.flatten(0, 1), epsilon)
+        _record_routing(index, routing, record)
+        record(tensor_name(index, MLP_DENSE), dense)
+        tokens = self._norm(f"{name}.routed.pre_norm", hidden, epsilon).flatten(0, 1)
+        routed = self._mixture(f"{name}.routed", block.routed, tokens, routing, context).view_as(hidden)
+        routed = self._norm(f"{name}.routed.post_norm", routed, epsilon)
+        record(tensor_name(index, MLP_ROUTED), routed)
+        return dense + routed
+
+    def _route_scaled(self, name: str, mlp: Mlp, tokens: Tensor, epsilon: float) -> Routing:
+        """Route normalized and scaled tokens; each expert's scores have a learned factor.
+
+        transformers, modeling_gemma4.py, `Gemma4TextRouter`.
+        """
+        tokens = rms_norm(tokens, None, epsilon) * self.weights[f"{name}.router_scale"] * tokens.shape[-1] ** -0.5
+        routing = route(tokens, self.weights[f"{name}.router.weight"], mlp.experts_per_token or 0)
+        scores = routing.scores * self.weights[f"{name}.router_per_expert_scale"][routing.experts]
+        return replace(routing, scores=scores)
+
+    def _mlp(self, name: str, mlp: Mlp, normed: Tensor) -> Tensor:
         gate, up = self._linear(f"{name}.layer_1", normed).chunk(2, dim=-1)
         output = transposed_linear(ACTIVATIONS[mlp.activation](gate) * up, self.weights[f"{name}.layer_2.weight"])
-        if mlp.bias:
-            output = output + self.weights[f"{name}.layer_2.bias"]
-        record(tensor_name(index, MLP), output)
-        return output
+        return output + self.weights[f"{name}.layer_2.bias"] if mlp.bias else output
 
-    def _mixture(self, index: int, mlp: Mlp, normed: Tensor, context: Context, record: RecordTensor) -> Tensor:
-        name = f"{block_name(index)}.mlp"
-        count, per_token = mlp.experts or 0, mlp.experts_per_token or 0
-        tokens = normed.flatten(0, 1)
-        routing = route(tokens, self.weights[f"{name}.router.weight"], per_token)
-        record(tensor_name(index, ROUTER_LOGITS), routing.logits)
-        record(tensor_name(index, TOP_EXPERTS), routing.experts)
-        record(tensor_name(index, ROUTER_SCORES), routing.scores)
+    def _mixture(self, name: str, mlp: Mlp, tokens: Tensor, routing: Routing, context: Context) -> Tensor:
+        """Run the experts over tokens (N, hidden)."""
+        count = mlp.experts or 0
         experts = Experts(
             gate_up=self.weights[f"{name}.layer_1.weight"].view(count, -1, tokens.shape[1]),
             down=self.weights[f"{name}.layer_2.weight"].view(count, -1, tokens.shape[1]),
             activation=ACTIVATIONS[mlp.activation],
         )
-        output = MOE[context.moe](tokens, routing, experts, context.ran).view_as(normed)
-        record(tensor_name(index, MLP), output)
-        return output
+        return MOE[context.moe](tokens, routing, experts, context.ran)
 
 
-def rms_norm(hidden: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+def _record_routing(index: int, routing: Routing, record: RecordTensor) -> None:
+    experts, scores = sort_by_score(routing.experts, routing.scores)
+    for operation, tensor in ((ROUTER_LOGITS, routing.logits), (TOP_EXPERTS, experts), (ROUTER_SCORES, scores)):
+        record(tensor_name(index, operation), tensor)
+
+
+def rms_norm(hidden: Tensor, weight: Tensor | None, epsilon: float) -> Tensor:
     """Normalize by the root mean square, in float32 at least: https://arxiv.org/abs/1910.07467.
 
-    The result is cast back before it is multiplied by the weight, as in Llama.
+    The result is cast back before it is multiplied by the weight, as in Llama; None: there is no weight.
     """
     wide = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
     wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
-    return weight * wide.to(hidden.dtype)
+    normed = wide.to(hidden.dtype)
+    return normed if weight is None else weight * normed

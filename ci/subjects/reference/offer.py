@@ -8,7 +8,7 @@ from ci.subjects.offer import SubjectOffer
 OFFER = SubjectOffer(
     name="reference",
     package="ci",
-    formats=("llama", "mistral", "mixtral", "qwen2"),
+    formats=("llama", "mistral", "mixtral", "qwen2", "gemma4"),
     variants=(
         Variant("attention", "eager", default=True),
         Variant("attention", "sdpa"),
@@ -16,7 +16,8 @@ OFFER = SubjectOffer(
         Variant("moe", "looped", default=True),
         Variant("moe", "dropless"),
     ),
-    axis_formats={"moe": frozenset({"mixtral"})},
+    axis_formats={"moe": frozenset({"mixtral", "gemma4"})},
+    dense_formats=frozenset({"gemma4"}),
     in_this_package=True,
     fast_llm_checkpoints=True,
 )

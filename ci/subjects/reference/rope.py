@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ci.subjects.reference.config import Llama3Rope, YarnRope
+from ci.subjects.reference.config import Llama3Rope, ProportionalRope, YarnRope
 
 if TYPE_CHECKING:
     from ci.subjects.reference.config import Rope
@@ -47,6 +47,9 @@ def compute_frequencies(rope: Rope, head_dim: int) -> tuple[Tensor, float]:
         return _llama3(rope, inverse), 1.0
     if isinstance(rope, YarnRope):
         return _yarn(rope, inverse, head_dim), rope.attention_factor
+    if isinstance(rope, ProportionalRope):
+        rotated = int(rope.partial_rotary_factor * head_dim // 2)
+        return torch.cat([inverse[:rotated], torch.zeros(head_dim // 2 - rotated)]), 1.0
     return inverse, 1.0
 
 

@@ -22,7 +22,7 @@ from ci.subjects.base import (
 )
 from ci.subjects.model_cache import ModelCache
 from ci.subjects.provenance import find_commit, installed_versions, python_version
-from ci.subjects.reference.config_json_write import write_config
+from ci.subjects.reference.config_json_formats import write_any_config
 from ci.subjects.reference.convert import to_fast_llm, to_huggingface
 from ci.subjects.reference.directories import (
     open_fast_llm,
@@ -89,7 +89,9 @@ class ReferenceSubject:
         if request.dtype not in SAFETENSORS_DTYPES:
             raise UnsupportedError(f"export to {request.dtype} is not implemented by the reference subject")
         checkpoint = read_fast_llm(Path(request.source))
-        config = write_config(checkpoint.architecture, request.checkpoint_format, request.dtype, checkpoint.original)
+        config = write_any_config(
+            checkpoint.architecture, request.checkpoint_format, request.dtype, checkpoint.original
+        )
         with open_fast_llm(checkpoint) as tensors, create_directory(target) as part:
             planned = to_huggingface(checkpoint.parameters, tensors)
             write_huggingface(part, config, planned, SAFETENSORS_DTYPES[request.dtype])

@@ -43,7 +43,7 @@ def list_variants(checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
 
     "moe" only where it has experts.
     """
-    experts = any(block.mlp.experts is not None for block in checkpoint.architecture.blocks)
+    experts = any(block.mlp.experts or block.routed for block in checkpoint.architecture.blocks)
     return {axis: names for axis, names in AXES.items() if axis != "moe" or experts}
 
 

@@ -11,11 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ci.equivalence.gradient_compare import (
+    avoid_padding_token,
     build_gradient_verdict,
     list_unexpected,
     measure_gradients,
 )
 from ci.equivalence.hf_reference import ReferenceRun
+from ci.equivalence.inputs import InputCase
 from ci.equivalence.judge import ComparisonInputs, Judge
 from ci.equivalence.tolerances import FLOAT32_TOLERANCE, NoiseFloor, Tolerances
 from ci.errors import InfrastructureError, NotOfferedError
@@ -81,7 +83,8 @@ def test_gradients_that_do_not_fit_in_float64_are_compared_with_float32(dense: E
 
 
 def test_a_missing_or_extra_gradient_is_seen(tmp_path: Path) -> None:
-    for name, tensors in {"right": {"a": torch.ones(3), "b": torch.ones(2)}, "mine": {"a": torch.ones(3)}}.items():
+    both = {"a": torch.ones(3), "b": torch.ones(2)}
+    for name, tensors in {"right": both, "mine": {"a": torch.ones(3)}, "buffer": {"b": torch.ones(2)}}.items():
         (tmp_path / name).mkdir()
         save_file(tensors, tmp_path / name / "model.safetensors")
     measures = {
@@ -89,7 +92,18 @@ def test_a_missing_or_extra_gradient_is_seen(tmp_path: Path) -> None:
     }
     assert measures["gradient of a"].passed
     assert not measures["gradient of b"].passed
-    assert list_unexpected(tmp_path / "right", tmp_path / "mine") == ["b"]
+    assert list_unexpected(tmp_path / "right", tmp_path / "mine", tmp_path / "mine") == ["b"]
+    assert not list_unexpected(tmp_path / "right", tmp_path / "mine", tmp_path / "buffer")
+
+
+@pytest.mark.parametrize(("padding", "fed"), [(0, 1), (5, 4), (None, 0), ([0], 0)])
+def test_the_padding_token_which_torch_gives_no_gradient_is_not_fed(padding: Any, fed: int) -> None:
+    ids = torch.tensor([[7, padding if isinstance(padding, int) else 0, 9]])
+    case = avoid_padding_token(InputCase("long", ids), {"pad_token_id": padding})
+    assert case.ids.tolist() == [[7, fed, 9]]
+    assert (case.name == "long") == (not isinstance(padding, int))
+    untouched = InputCase("long", torch.tensor([[7, 8]]))
+    assert avoid_padding_token(untouched, {"text_config": {"pad_token_id": padding}}) is untouched
 
 
 class Inference:

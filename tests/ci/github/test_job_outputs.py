@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ci.checkpoints import read_checkpoints
-from ci.errors import GatedError, InfrastructureError, NotTruncatableError, RemoteCodeError, RequestError
+from ci.errors import (
+    GatedError,
+    InfrastructureError,
+    NotTruncatableError,
+    QuantizedError,
+    RemoteCodeError,
+    RequestError,
+)
 from ci.github.job_outputs import (
     MAX_PACKED_CHARS,
     MAX_UNPACKED_BYTES,
@@ -66,6 +73,7 @@ def test_why_something_was_not_fetched_is_never_the_subjects_fault() -> None:
         "c": RequestError("no such model"),
         "d": NotTruncatableError("no rule"),
         "e": RemoteCodeError("own code"),
+        "f": QuantizedError("codes"),
     }
     problems = make_fetch_outputs({}, failed, Path("store")).problems
     assert {name: problem.failure_class for name, problem in problems.items()} == {
@@ -74,6 +82,7 @@ def test_why_something_was_not_fetched_is_never_the_subjects_fault() -> None:
         "c": "environment",
         "d": "not_truncatable",
         "e": "remote_code",
+        "f": "quantized",
     }
 
 

@@ -38,7 +38,7 @@ def test_a_variant_that_did_not_run_is_shown_and_does_not_count_as_a_pass() -> N
     ("failure_class", "code"),
     [
         *(("hub_unavailable", 3), ("gated", 3), ("environment", 3), ("crash", 1)),
-        *(("not_truncatable", 3), ("remote_code", 3)),
+        *(("not_truncatable", 3), ("remote_code", 3), ("quantized", 3)),
         *(("timeout", 1), ("out_of_memory", 1), ("unsupported", 1), ("other", 1)),
     ],
 )

@@ -14,7 +14,7 @@ from ci.subjects.forward import Inputs, TraceRecorder
 from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.hugging_face.hooks import ForwardHooks, find_decoder_blocks, has_experts
 from ci.subjects.trace_files import TraceWriter
-from ci.tensor_names import BLOCK_OPERATIONS, tensor_name
+from ci.tensor_names import ROUTER_LOGITS, tensor_name
 from tests.ci.subjects.tiny import CONFIGS, save_inputs, trace_request
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def test_hooks_record_every_operation_and_go_away(name: str, experts: bool, tmp_
         model(input_ids=ids, use_cache=False)
     assert has_experts(model) == experts
     assert set(hooks.list_expected()) <= set(recorder.written)
-    assert (tensor_name(0, BLOCK_OPERATIONS[-2]) in hooks.list_expected()) == experts
+    assert (tensor_name(0, ROUTER_LOGITS) in hooks.list_expected()) == experts
     assert hooks.ran.keys() == {"attention", *(["experts"] if experts else [])}
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 

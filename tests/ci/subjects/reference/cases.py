@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from ci.subjects.base import ConvertRequest, TraceRequest
 from ci.subjects.trace_files import TraceReader
 from tests.standin.models import build, write_json
-from tests.standin.recipes import DENSE, LLAMA, LLAMA3, MOE, YARN, Recipe
+from tests.standin.recipes import DENSE, GEMMA4, GEMMA4_DENSE, LLAMA, LLAMA3, MOE, YARN, Recipe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 ABSENT = "<absent>"
 """Takes a key of upstream's config.json away."""
 SMALL = {"num_hidden_layers": 3}
+GEMMA4_SMALL = {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"]}
+GEMMA_4 = "gemma-4-26B-A4B"
 LLAMA_31, MISTRAL, MIXTRAL, QWEN2 = "Llama-3.1-8B", "Mistral-7B-v0.1", "Mixtral-8x7B-v0.1", "Qwen2.5-7B"
 SLIDING = {"use_sliding_window": True, "sliding_window": 12}
 NEW_STYLE = {"rope_scaling": ABSENT, "rope_theta": ABSENT, "rope_parameters": {**LLAMA3, "rope_theta": 700.0}}
@@ -44,6 +46,13 @@ RECIPES: dict[str, Recipe] = {
     "mixtral-window": Recipe("mixtral", MIXTRAL, {**MOE, "sliding_window": 12, "num_local_experts": 5, "head_dim": 16}),
     "mixtral-null-head-dim": Recipe("mixtral", MIXTRAL, {**MOE, "head_dim": None, "num_experts_per_tok": 3}),
     "qwen2": Recipe("qwen2", QWEN2, DENSE),
+    "gemma4-experts": Recipe("gemma4", GEMMA_4, {**GEMMA4, **GEMMA4_SMALL}),
+    "gemma4-dense": Recipe("gemma4", GEMMA_4, {**GEMMA4, **GEMMA4_SMALL, **GEMMA4_DENSE}),
+    "gemma4-untied": Recipe(
+        "gemma4",
+        GEMMA_4,
+        {**GEMMA4, **GEMMA4_SMALL, "tie_word_embeddings": False, "final_logit_softcapping": None},
+    ),
     "qwen2-sliding": Recipe("qwen2", QWEN2, {**DENSE, **SLIDING, "max_window_layers": 1}),
     "qwen2-layer-types": Recipe(
         "qwen2",
@@ -51,7 +60,7 @@ RECIPES: dict[str, Recipe] = {
         {**DENSE, **SLIDING, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
     ),
 }
-MOE_CASES = tuple(name for name in RECIPES if name.startswith("mixtral"))
+MOE_CASES = tuple(name for name in RECIPES if name.startswith("mixtral") or name in ("gemma4-experts", "gemma4-untied"))
 
 
 def model(name: str, path: Path, *, dtype: str = "float32", **changes: Any) -> Path:

@@ -10,6 +10,7 @@ import pytest
 from ci.errors import SubjectError, UnsupportedError
 from ci.subjects.reference.config import Architecture, DefaultRope
 from ci.subjects.reference.config_json import FAMILIES, read_config
+from ci.subjects.reference.config_json_formats import read_any_config, write_any_config
 from tests.ci.subjects.reference.cases import ABSENT, RECIPES, format_of
 from tests.standin.recipes import CONFIGS, LLAMA3, YARN
 
@@ -35,11 +36,14 @@ def config_of(case: str, **changes: Any) -> dict[str, Any]:
 
 
 def read(case: str, **changes: Any) -> Architecture:
-    return read_config(config_of(case, **changes), format_of(case))
+    return read_any_config(config_of(case, **changes), format_of(case))
 
 
 def test_the_shipped_configs_are_all_read() -> None:
-    assert {path.stem for path in CONFIGS.glob("*.json")} == set(UPSTREAM)
+    assert {path.stem for path in CONFIGS.glob("*.json")} == {*UPSTREAM, "gemma-4-26B-A4B"}
+    gemma = upstream("gemma-4-26B-A4B")
+    architecture = read_any_config(gemma, "gemma4")
+    assert write_any_config(architecture, "gemma4", "bfloat16", gemma) == gemma
 
 
 @pytest.mark.parametrize(

@@ -30,26 +30,23 @@ def changed(tree: dict[str, Any], path: tuple[str, ...], value: object) -> dict[
     ("path", "value"),
     [
         ((*MIXER, "causal"), False),
-        ((*MIXER, "softmax_scale_power"), 1.0),
         ((*MIXER, "query_norm"), {"type": "rms_norm"}),
-        ((*MIXER, "shared_key_value"), True),
         ((*MIXER, "type"), "mamba"),
         ((*MIXER, "rotary", "type"), "none"),
         ((*MIXER, "rotary", "partial_rotary_factor"), 0.5),
         ((*MIXER, "key_layer", "bias", "enabled"), True),
         ((*MLP, "gated"), False),
         ((*MLP, "activation"), "squared_relu"),
-        ((*MLP, "type"), "hybrid_moe"),
+        ((*MLP, "type"), "mamba"),
         ((*MLP, "pre_norm"), {"type": "rms_norm"}),
         ((*BLOCK, "normalization", "type"), "layer_norm"),
         ((*BLOCK, "normalization", "zero_centered"), True),
-        ((*BLOCK, "post_mlp_normalization"), {"type": "rms_norm"}),
-        ((*BLOCK, "output_scale", "enabled"), True),
+        ((*BLOCK, "post_mlp_normalization"), {"type": "layer_norm"}),
+        ((*BLOCK, "post_mixer_normalization"), {"type": "rms_norm"}),
+        ((*MIXER, "key_norm"), {"type": "fixed_rms_norm"}),
         (("decoder", "type"), "spiral"),
-        (("embeddings", "embedding_scale"), 2.0),
         (("embeddings", "position_embeddings", "enabled"), True),
         (("embeddings", "full_precision_residual"), True),
-        (("head", "final_logit_softcap"), 30.0),
         (("head", "prediction_heads"), 2),
         (("head", "logits_scale_factor"), 0.5),
         (("peft", "type"), "lora"),
@@ -59,6 +56,45 @@ def changed(tree: dict[str, Any], path: tuple[str, ...], value: object) -> dict[
 def test_what_would_change_the_forward_is_refused_by_name(path: tuple[str, ...], value: object) -> None:
     with pytest.raises(UnsupportedError, match=path[-1] if path[-1] != "enabled" else "enabled|bias"):
         read_base_model(changed(write_base_model(read("llama")), path, value))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ((*MIXER, "softmax_scale_power"), 1.0),
+        ((*MIXER, "shared_key_value"), True),
+        ((*BLOCK, "output_scale", "enabled"), True),
+        (("embeddings", "embedding_scale"), 2.0),
+        (("head", "final_logit_softcap"), 30.0),
+    ],
+)
+def test_what_changes_the_forward_changes_the_architecture(path: tuple[str, ...], value: object) -> None:
+    tree = write_base_model(read("llama"))
+    architecture = read_base_model(changed(tree, path, value))
+    assert architecture != read("llama")
+    assert read_base_model(write_base_model(architecture)) == architecture
+
+
+@pytest.mark.parametrize(
+    ("block", "path", "value", "named"),
+    [
+        ("block_0", ("pre_mlp_normalization", "type"), "rms_norm", "pre_mlp_normalization"),
+        ("block_0", ("mlp", "dense", "pre_norm"), None, "pre_norm"),
+        ("block_1", ("mlp", "routed", "router_input_scale"), 1.0, "router_input_scale"),
+        ("block_1", ("mlp", "routed", "router_scale", "enabled"), False, "router_scale"),
+        ("block_1", ("mlp", "routed", "router_per_expert_scale"), None, "router_per_expert_scale"),
+        ("block_1", ("mlp", "routed", "router_normalization"), None, "router_normalization"),
+        ("block_0", ("post_mlp_normalization", "epsilon"), 0.5, "post_mixer_normalization"),
+        ("block_0", ("mixer", "value_norm"), None, "query_norm"),
+        ("block_1", ("mixer", "rotary", "type"), "spiral", "type"),
+    ],
+)
+def test_a_part_of_two_branches_that_is_of_another_kind_is_refused(
+    block: str, path: tuple[str, ...], value: object, named: str
+) -> None:
+    tree = write_base_model(read("gemma4-experts"))
+    with pytest.raises(UnsupportedError, match=named):
+        read_base_model(changed(tree, ("decoder", "blocks", block, *path), value))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,68 @@
+"""Tells quantised weights from plain ones, by config.json and by the tensors' names and dtypes. Standard library only.
+
+The stored numbers of a quantised weight are codes: without their scales they are no weights. A subject that casts codes
+to floats computes something else without an error, so such a checkpoint is refused before any subject sees it.
+https://huggingface.co/docs/transformers/main_classes/quantization lists the methods and their settings.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from ci.errors import QuantizedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+CONFIG_KEYS = ("quantization_config", "compression_config", "quantization")
+"""Keys of config.json that describe a quantisation: transformers', compressed-tensors' older one, and MLX's."""
+CODE_DTYPES = frozenset({"F4", "F6_E2M3", "F6_E3M2", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"})
+"""Dtypes of safetensors that hold codes or scales of codes, whatever the tensor's name is."""
+INTEGER_DTYPES = frozenset({"U8", "I8", "I16", "U16", "I32", "U32", "I64", "U64"})
+CODE_NAME = re.compile(r"(^|\.)(\w*weight\w*|w[123]|qweight|qzeros|\w*_blocks|\w*_packed|\w*_proj)$")
+"""Last parts of tensors' names that are codes where the dtype is an integer; masks and positions are not among them."""
+SCALE_NAME = re.compile(
+    r"(^|\.)(weight_scale(_inv|_2)?|weight_(absmax|packed|quant_map|shape)|qweight|qzeros|scales|g_idx|absmax|quant_map|SCB"
+    r"|\w+_proj_(blocks|scales))$"
+)
+"""Last parts of names that only quantised weights have: FP8, compressed-tensors, GPTQ and AWQ, MXFP4, bitsandbytes."""
+
+
+def check_quantization(config: Mapping[str, Any], tensors: Mapping[str, str], *, what: str) -> None:
+    """Raise QuantizedError for a checkpoint whose weights are quantised.
+
+    `tensors` maps names to safetensors' dtypes; empty where they are not known yet.
+    """
+    found = next(_describe_config(config, ""), "") or next(_describe_tensors(tensors), "")
+    if found:
+        raise QuantizedError(
+            f"{what}: its weights are quantised ({found}), and hub-tests does not dequantise: the subject would be "
+            "given codes instead of weights; name a repository with the weights in bfloat16, float16 or float32"
+        )
+
+
+def _describe_config(config: Mapping[str, Any], path: str) -> Iterator[str]:
+    """Yield each quantisation that a config.json describes, of the whole model or of a part."""
+    for key, value in config.items():
+        if key in CONFIG_KEYS and value:
+            yield f"{path}{key}: {_name_method(value)}"
+        elif isinstance(value, dict):
+            yield from _describe_config(value, f"{path}{key}.")
+
+
+def _name_method(value: Any) -> str:
+    """Return the method and its width, as far as the settings say them."""
+    if not isinstance(value, dict):
+        return str(value)[:80]
+    method = value.get("quant_method") or value.get("format") or "no quant_method"
+    bits = value.get("bits") or value.get("weight_bits") or value.get("num_bits")
+    blocks = value.get("weight_block_size") or value.get("group_size")
+    facts = (str(method), f"{bits} bits" if bits else "", f"blocks of {blocks}" if blocks else "")
+    return ", ".join(fact[:40] for fact in facts if fact)
+
+
+def _describe_tensors(tensors: Mapping[str, str]) -> Iterator[str]:
+    for name, dtype in tensors.items():
+        if dtype in CODE_DTYPES or SCALE_NAME.search(name) or (dtype in INTEGER_DTYPES and CODE_NAME.search(name)):
+            yield f"tensor {name[:200]} of dtype {dtype}"
