@@ -37,6 +37,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "cache prune": ("hub-tests cache prune --max-size 50GB --dry-run",),
     "env build": ("hub-tests env build fast_llm",),
     "env prune": ("hub-tests env prune --days 30",),
+    "matrix": ("hub-tests matrix --baseline history --html pages",),
     "report": ("hub-tests report --plan out/plan.json --results out --out again",),
 }
 """Command lines by verb, as somebody would type them."""

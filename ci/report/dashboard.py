@@ -3,94 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
+from ci.errors import RequestError
 from ci.evidence import format_share
 from ci.report import wording
 from ci.report.escape import is_safe_url
 from ci.report.night_charts import draw_margins, draw_strip
 from ci.report.nights import ModelNights, list_findings, list_models
 from ci.report.page_parts import load_parts, make_environment, mark_safe
+from ci.report.support_matrix import MatrixCell, SupportMatrix, build_support_matrix
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
+    from ci.models import HubModel
     from ci.report.history import Baseline
 
-DASHBOARD = "index.html"
+DASHBOARD, MATRIX = "index.html", "matrix.html"
 CHECKS = {"forward": 0, "variant": 1, "export": 2}
 CHANGES = 12
 """Nights with changes that are listed for each model."""
-
-
-class MatrixCell(Protocol):
-    """One cell of the support matrix, as the page shows it."""
-
-    @property
-    def checkpoint_format(self) -> str:
-        """The format of the row."""
-        ...
-
-    @property
-    def entry(self) -> str:
-        """The registry's name, "" for a format without a model."""
-        ...
-
-    @property
-    def check(self) -> str:
-        """Forward, variant or export."""
-        ...
-
-    @property
-    def variant(self) -> str:
-        """The variant `axis=name`, "" for the default."""
-        ...
-
-    @property
-    def dtype(self) -> str:
-        """The dtype, "" where there is none."""
-        ...
-
-    @property
-    def state(self) -> str:
-        """Passed, failed or empty."""
-        ...
-
-    @property
-    def margin(self) -> float | None:
-        """The largest used share of a tolerance."""
-        ...
-
-    @property
-    def date(self) -> str:
-        """The night's date."""
-        ...
-
-    @property
-    def reason(self) -> str:
-        """Why it is empty, or how it failed."""
-        ...
-
-    @property
-    def stale(self) -> str:
-        """Why it is old."""
-        ...
-
-
-class Matrix(Protocol):
-    """A support matrix: cells of one subject."""
-
-    @property
-    def subject(self) -> str:
-        """The subject's name."""
-        ...
-
-    @property
-    def cells(self) -> Sequence[MatrixCell]:
-        """All cells."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -121,7 +56,21 @@ class ModelCard:
     margins: Markup
 
 
-def render_dashboard(history: Baseline, *, made: str, repository_url: str = "", matrix: Matrix | None = None) -> str:
+def render_pages(
+    history: Baseline, models: Iterable[HubModel], subject: str, *, made: str, repository_url: str = ""
+) -> dict[str, str]:
+    """Render both pages, by the name of their file; the dashboard alone for a subject that is not known here."""
+    try:
+        matrix = build_support_matrix(models, history, subject, made)
+    except RequestError:
+        matrix = None
+    pages = {DASHBOARD: render_dashboard(history, made=made, repository_url=repository_url, matrix=matrix)}
+    return {**pages, MATRIX: render_matrix(matrix, made=made)} if matrix else pages
+
+
+def render_dashboard(
+    history: Baseline, *, made: str, repository_url: str = "", matrix: SupportMatrix | None = None
+) -> str:
     """Render the page as text. `made` is UTC, ISO 8601; `matrix` None leaves the support matrix out."""
     models = list_models(history)
     cards = [
@@ -142,12 +91,12 @@ def render_dashboard(history: Baseline, *, made: str, repository_url: str = "", 
     )
 
 
-def render_matrix(matrix: Matrix, *, made: str) -> str:
+def render_matrix(matrix: SupportMatrix, *, made: str) -> str:
     """Render the support matrix as a page of its own."""
     return _render("matrix.html.j2", made=made, table=make_matrix_table(matrix), subject=matrix.subject)
 
 
-def make_matrix_table(matrix: Matrix) -> MatrixTable:
+def make_matrix_table(matrix: SupportMatrix) -> MatrixTable:
     """Make the table: one row for each model, one column for each check, variant and dtype that any model has."""
     known = sorted((cell for cell in matrix.cells if cell.entry), key=lambda cell: CHECKS.get(cell.check, 9))
     names = list(dict.fromkeys(_name_check(cell) for cell in known))

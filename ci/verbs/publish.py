@@ -25,7 +25,8 @@ from ci.github.data_branch import append_history, read_nightly_history
 from ci.github.event import SHA
 from ci.github.pulls import Comment
 from ci.github.status_comment import CommentState, LastResult, format_status_comment, read_state, read_text
-from ci.report.dashboard import DASHBOARD, render_dashboard
+from ci.models import load_models
+from ci.report.dashboard import render_pages
 from ci.report.escape import code, escape_text, link
 from ci.report.history import make_history_records
 from ci.report.limits import COMMENT_CHARS
@@ -263,7 +264,8 @@ def _append_history(client: Client, results: Results, context: Context) -> str:
     url = f"{context.server_url}/{context.repository}"
 
     def make_pages(history: Baseline) -> dict[str, str]:
-        return {DASHBOARD: render_dashboard(history, made=now, repository_url=url), NO_JEKYLL: ""}
+        pages = render_pages(history, load_models().values(), request.subject, made=now, repository_url=url)
+        return {**pages, NO_JEKYLL: ""}
 
     message = f"Night of {now[:10]}: {request.sha[:12]}"
     return append_history(client, context.data_branch, records, message, make_pages)

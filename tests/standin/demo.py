@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+from ci.report.dashboard import render_pages
+from ci.report.history import Baseline, make_history_records
+from ci.report.report_files import read_report
 from ci.settings import from_environ
 from tests.standin.library import ALIAS_NOTE, add_trained
 from tests.standin.server import HubServer
@@ -62,12 +66,29 @@ def make_environ(environ: Mapping[str, str], hub: HubServer) -> dict[str, str]:
 
 
 def run(environ: Mapping[str, str]) -> int:
-    """Run `hub-tests run` in the terminal; its last line says where the report is."""
+    """Run `hub-tests run` in the terminal; it says where the report and its pages are."""
     print(f"$ hub-tests {' '.join(COMMAND[3:])}", flush=True)
     code = subprocess.run(COMMAND, cwd=CHECKOUT, env=dict(environ), check=False).returncode
-    if not (CHECKOUT / REPORT / "report.html").exists():
+    report = CHECKOUT / REPORT
+    if not (report / "report.json").exists():
         print(f"No report was written; exit code {code}", flush=True)
+        return code
+    pages = ", ".join(str(path.relative_to(CHECKOUT)) for path in write_pages(report))
+    print(f"This run as the first night of a dashboard: {pages}", flush=True)
     return code
+
+
+def write_pages(report: Path) -> list[Path]:
+    """Write the pages of the data branch, as if this run were the only night of its history."""
+    results, made = read_report(report), datetime.now(UTC).isoformat(timespec="seconds")
+    records = make_history_records(results, made)
+    history = Baseline({record.entry: (record,) for record in records})
+    models = [entry.model for entry in results.plan.entries]
+    paths = []
+    for name, page in render_pages(history, models, results.plan.request.subject, made=made).items():
+        (report / name).write_text(page, encoding="utf-8")
+        paths.append(report / name)
+    return paths
 
 
 if __name__ == "__main__":

@@ -4,39 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import random
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date, timedelta
 
 from ci.report.history import Baseline, HistoryCase, HistoryRecord
+from ci.report.support_matrix import CellState, MatrixCell, SupportMatrix
 
 DRIFT_FROM, BROKEN_FROM = 31, 38
 MODELS = ("smollm2", "mistral", "mixtral", "qwen2-05b", "llama3-8b", "qwen2-7b")
 HEADLINE = "layer 1, attention [conversion]: the rotary embedding is wrong"
 START = date(2026, 10, 1)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell of a support matrix."""
-
-    checkpoint_format: str
-    entry: str
-    check: str
-    variant: str = ""
-    dtype: str = ""
-    state: str = "empty"
-    margin: float | None = None
-    date: str = "2026-11-14T03:00:00Z"
-    reason: str = ""
-    stale: str = ""
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """A support matrix."""
-
-    subject: str
-    cells: tuple[Cell, ...]
 
 
 def make_sha(*parts: object) -> str:
@@ -49,7 +26,7 @@ def make_night(name: str, at: int, chosen: random.Random) -> HistoryRecord:
     neutral = name == "llama3-8b" and at % 11 == 4
     used = 3.9e3 if broken else (0.42 if drifts else 0.1 + MODELS.index(name) * 0.02) * chosen.uniform(0.97, 1.03)
     forward = f"test_forward_equivalence[{name}]"
-    failed = HistoryCase(forward, "failed", "numeric_mismatch", "f1", used, 40.0, HEADLINE)
+    failed = HistoryCase(forward, "failed", "numeric_mismatch", "f1", used, 40.0, headline=HEADLINE)
     passed = HistoryCase(forward, "passed", used=used, seconds=40.0)
     nothing = HistoryCase(forward, "inconclusive", "environment")
     return HistoryRecord(
@@ -83,19 +60,22 @@ def make_many(models: int = 256, nights: int = 30) -> Baseline:
     return Baseline({name: tuple(replace(night, entry=name) for night in known) for name, known in many.items()})
 
 
-def make_matrix() -> Matrix:
+def make_matrix() -> SupportMatrix:
     """Return a matrix with passed, failed, stale and empty cells, and a format without a model."""
     cells = []
     for at, name in enumerate(MODELS):
         of = "mixtral" if name == "mixtral" else "qwen2" if "qwen" in name else "llama"
+        known = MatrixCell(of, name, f"org/{name}", "forward", date="2026-11-14T03:00:00Z")
         for dtype in ("float32", "bfloat16"):
             wrong = name == "mixtral" and dtype == "float32"
-            state, margin, why = ("failed", 4000.0, "numeric mismatch") if wrong else ("passed", 0.1 + at / 20, "")
-            cells.append(Cell(of, name, "forward", "", dtype, state, margin, reason=why))
+            state: CellState = "failed" if wrong else "passed"
+            margin, why = (4000.0, "numeric mismatch") if wrong else (0.1 + at / 20, "")
+            cells.append(replace(known, dtype=dtype, state=state, margin=margin, reason=why))
             old = "9 days old" if at == 4 else ""
-            cells.append(Cell(of, name, "variant", "attention=sdpa", dtype, "passed", 0.2, stale=old))
+            sdpa = replace(known, check="variant", variant="attention=sdpa", dtype=dtype, stale=old)
+            cells.append(replace(sdpa, state="passed", margin=0.2))
         if name == "mixtral":
-            cells.append(Cell(of, name, "variant", "moe=dropless", reason="needs triton"))
-        cells.append(Cell(of, name, "export", state="passed", margin=0.0))
-    cells.append(Cell("apriel2", "", "forward", reason="no model of this format is in the registry"))
-    return Matrix("fast_llm", tuple(cells))
+            cells.append(replace(known, check="variant", variant="moe=dropless", reason="needs triton"))
+        cells.append(replace(known, check="export", state="passed", margin=0.0))
+    cells.append(MatrixCell("apriel2", "", "", "forward", reason="no model of this format is in the registry"))
+    return SupportMatrix("fast_llm", "2026-11-15T04:00:00Z", tuple(cells))
