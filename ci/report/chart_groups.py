@@ -56,4 +56,4 @@ def do_coincide(some: Sequence[Measure], others: Sequence[Measure]) -> bool:
 
 
 def _are_near(one: float, other: float) -> bool:
-    return one == other or (min(one, other) > 0 and max(one, other) <= COINCIDE * min(one, other))
+    return one == other or (0 < one <= COINCIDE * other and 0 < other <= COINCIDE * one)

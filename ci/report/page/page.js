@@ -6,12 +6,14 @@ for (const tools of document.querySelectorAll(".tools")) {
   const search = tools.querySelector("input"), count = tools.querySelector("output");
   const buttons = [...tools.querySelectorAll("button")];
   const key = (row, at) => { const cell = row.cells[at]; return cell ? cell.dataset.key ?? cell.textContent.trim() : ""; };
+  const read = row => [...row.cells].filter(c => !c.querySelector("svg")).map(c => c.textContent).join(" ").toLowerCase();
+  const texts = new Map(rows().map(row => [row, read(row)])); // without the titles inside drawings
   const show = () => {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     const only = buttons.filter(b => b.getAttribute("aria-pressed") === "true").map(b => b.value);
     let shown = 0;
     for (const row of rows()) {
-      const text = row.textContent.toLowerCase();
+      const text = texts.get(row);
       row.hidden = !(words.every(w => text.includes(w)) && (!only.length || only.includes(row.dataset.verdict)));
       const below = document.getElementById(row.dataset.below ?? "");
       if (below) below.hidden = row.hidden;

@@ -313,7 +313,7 @@ def test_results_with_the_newest_versions_reach_the_issue_and_nothing_else(
     assert [one.problem for one in done] == ["", ""]
     assert done[0].done == "opened #100"
     assert "1 of 3 fail: `mistral`" in state.issues[0]["body"]
-    (lines,) = state.files("hub-tests-data").values()
+    (lines,) = (text for path, text in state.files("hub-tests-data").items() if path.startswith("history/"))
     assert '"failed"' not in lines  # the history is of the environment that counts
     assert state.statuses == state.comments == []
 
