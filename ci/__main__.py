@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from ci import __version__
-from ci.cli import environments, local, store, subjects, workflow
+from ci.cli import bisect, environments, local, store, subjects, workflow
+from ci.cli.help import HelpfulGroup, improve_usage_error
 from ci.errors import HubTestsError, RequestError, TerminatedError
 from ci.github.actions import guard_output
 from ci.judge_environment import restart_isolated
@@ -34,13 +35,15 @@ BUG = 70
 
 app = typer.Typer(
     name="hub-tests",
+    cls=HelpfulGroup,
     help="Test on real Hub models that a converter and its kernels compute what Hugging Face computes.",
     no_args_is_help=True,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-ON_THIS_MACHINE: tuple[Callable[..., None], ...] = (local.models, store.fetch, local.run, local.matrix, local.doctor)
+ON_THIS_MACHINE: tuple[Callable[..., None], ...] = (
+    *(local.models, store.fetch, local.run, bisect.bisect, local.matrix, local.doctor),
+)
 IN_A_WORKFLOW: tuple[Callable[..., None], ...] = (
     workflow.gate,
     workflow.start,
@@ -93,6 +96,7 @@ def _run_verb(argv: Sequence[str] | None) -> int:
         print(f"hub-tests: {error}", file=sys.stderr)
         return error.exit_code
     except USAGE_ERROR as usage:
+        improve_usage_error(usage)
         cast("Any", usage).show()
         return RequestError.exit_code
     except (KeyboardInterrupt, typer.Abort):

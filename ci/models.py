@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 REGISTRY = Path(__file__).with_name("models.toml")
 DEFAULT_GROUP = "default"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+RESERVED = ("bisect", "cancel", "help")
+"""Words of the comment command, which no model may be called."""
 MODEL_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 
 
@@ -123,6 +125,8 @@ def parse_model(name: str, table: Any, *, where: str = "HUB_TEST_CONFIGS") -> Hu
     where = f"{where}: [{name}]"
     if not NAME.fullmatch(name):
         raise RequestError(f"{where}: a name is lower-case letters, digits, '_' and '-', like 'qwen2-7b'")
+    if name in RESERVED:
+        raise RequestError(f"{where}: '{name}' is a word of the comment command; choose another name")
     if not hasattr(table, "keys"):
         raise RequestError(f"{where}: expected a table of keys, got {table!r}")
     entry = {key: _subject_name_of(value) if key in _CLASS_KEYS else value for key, value in table.items()}
@@ -147,9 +151,10 @@ def select_models(models: Mapping[str, HubModel], words: Iterable[str]) -> tuple
 
 
 def suggest_name(word: str, known: Iterable[str]) -> str:
-    """Return ` Did you mean 'x'?` where a known name is close, else an empty string."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" Did you mean '{close[0]}'?" if close else ""
+    """Return ` Did you mean 'x'?` where a known name is close, whatever its case, else an empty string."""
+    folded = {name.casefold(): name for name in reversed([*known])}
+    close = difflib.get_close_matches(word.casefold(), list(folded), n=1, cutoff=0.5)
+    return f" Did you mean '{folded[close[0]]}'?" if close else ""
 
 
 _CLASS_KEYS = ("checkpoint_format", "model_config")
@@ -166,7 +171,8 @@ def _match_names(models: Mapping[str, HubModel], word: str) -> list[str]:
         known = list(models)
     if not names:
         kind = "group" if word.startswith("@") else "model"
-        raise RequestError(f"no {kind} '{word}'.{suggest_name(word, known)} Known: {', '.join(known)}")
+        of_id = next((f" Did you mean '{name}'?" for name, one in models.items() if one.model_id == word), "")
+        raise RequestError(f"no {kind} '{word}'.{of_id or suggest_name(word, known)} Known: {', '.join(known)}")
     return names
 
 

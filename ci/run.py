@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from ci.checkpoints import CHECKPOINTS_JSON, FetchResults, fetch_checkpoints, read_checkpoints, write_checkpoints
-from ci.devices import choose_worker_count
+from ci.devices import check_device, choose_worker_count
 from ci.doctor.identity import read_host_identity
 from ci.environments.prepare import check_options, prepared_subject
 from ci.environments.source import pin_address
@@ -32,12 +32,13 @@ from ci.report.report_files import write_report
 from ci.report.result_files import JUNIT, RUNNING, read_result_files
 from ci.report.run_files import record_suite_end, write_ended, write_host
 from ci.report_folder import own_report_folder
+from ci.run_heading import check_default_subject, format_heading
 from ci.run_options import RunOptions, make_pytest_arguments, make_reproduction_arguments
 from ci.subjects.compile_cache import choose_compile_cache
 from ci.subjects.registry import is_importable, shares_interpreter
 from ci.subjects.sandbox import choose_isolation
-from ci.suite_progress import follow_progress
-from ci.terminal import suite_progress
+from ci.suite_progress import ProgressEvent, follow_progress
+from ci.terminal import STARTING, suite_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -58,8 +59,12 @@ STDERR = 2
 SUITE_NEEDS = ("accelerate", "numpy", "pytest", "safetensors", "torch", "transformers", "xdist", "yaml")
 """What the suite imports beyond the base dependencies."""
 
-PYTEST_ENVIRONMENT = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-"""Installed plugins may reorder, retry or slow tests; the suite loads the ones that it needs."""
+PYTEST_ENVIRONMENT = {
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    "TQDM_DISABLE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+"""Installed plugins may reorder, retry or slow tests; the suite loads those that it needs. No bars of libraries."""
 
 START_PYTEST = "import sys; sys.path.insert(0, sys.argv.pop(1)); import pytest; sys.exit(pytest.main())"
 """Starts pytest in an isolated interpreter, with this very package before all others."""
@@ -113,6 +118,7 @@ def _shown_progress(options: RunOptions) -> Iterator[Path | None]:
         return
     with tempfile.TemporaryDirectory(prefix="hub-tests-progress.") as directory, suite_progress() as display:
         path = Path(directory, "events.jsonl")
+        display.show(ProgressEvent("started", STARTING))
         with follow_progress(path, display):
             yield path
 
@@ -172,7 +178,7 @@ def _pytest_command(models: Sequence[HubModel], options: RunOptions, report: Pat
         "-v" if options.verbose else "-q",
         f"--junitxml={report / JUNIT}",
         f"--running-file={report / RUNNING}",
-        *([f"--progress-file={progress}", "-o", "console_output_style=classic"] if progress else []),
+        *([f"--progress-file={progress}", "-o", "console_output_style=classic", "-rN"] if progress else []),
         *(f"--hub-model={model.name}" for model in models),
         *(["-n", str(options.workers), "--dist", "loadgroup"] if options.workers else []),
         *make_pytest_arguments(options),
@@ -195,16 +201,29 @@ def run(
     be written, or if every model was requested wrongly.
     """
     _check_suite()
+    check_default_subject(options, environ, Path.cwd())
     choose_isolation(options.isolation)
     check_options(options)
     choose_compile_cache(options, settings)
     if options.environment is None:
         _check_subject(replace(options, subject=options.subject_or_default()))
     read_checkpoints(options.checkpoints)
-    with own_report_folder(report), prepared_subject(options, settings, environ, report, _say) as prepared:
+    if options.checkpoints is None and options.device:
+        check_device(options.device)  # before anything is fetched; where it was fetched, the suite's report says it
+    with own_report_folder(report), _announced(options, settings, environ, report) as prepared:
         return _run_prepared(
             models, prepared, settings, asked=options, report=report, environ=environ, progress=progress
         )
+
+
+@contextmanager
+def _announced(
+    options: RunOptions, settings: Settings, environ: Mapping[str, str], report: Path
+) -> Iterator[RunOptions]:
+    """Say in the first line what is tested, and yield options whose subject is built."""
+    _say(format_heading(options))
+    with prepared_subject(options, settings, environ, report, _say) as prepared:
+        yield prepared
 
 
 def _say(line: str) -> None:

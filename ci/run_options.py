@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -288,6 +288,12 @@ def make_reproduction_arguments(options: RunOptions, *, leave_out: Iterable[str]
     """Return the words for `hub-tests run` without which the same test would run differently, or not at all."""
     known = frozenset(leave_out)
     return format_arguments(options, (o for o in OPTIONS if o.declared.reproduces and o.name not in known))
+
+
+def make_cli_arguments(options: RunOptions) -> list[str]:
+    """Return the words for `hub-tests run` that set everything that is not the default."""
+    chosen = (replace(one, pytest=one.cli) for one in OPTIONS if one.cli and getattr(options, one.name) != one.default)
+    return format_arguments(options, chosen)
 
 
 def make_pytest_reproduction_arguments(options: RunOptions) -> list[str]:

@@ -14,13 +14,12 @@ from rich.live import Live
 from rich.text import Text
 
 from ci.report.escape import one_line
+from ci.report.text_table import Column, FittingTable
 from ci.report.wording import format_duration
 from ci.units import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-
-    from rich.table import Table
 
     from ci.conformance.checks import CheckResult
     from ci.hub.byte_plan import BytePlan
@@ -33,30 +32,35 @@ if TYPE_CHECKING:
 
 MAX_SHOWN = 100
 """Characters of a test id, or of a phase, that are shown."""
+MAX_SKIPPED = 20
+"""Tests of a skipped chain that are named."""
+STARTING = "the suite starts and imports its libraries"
+"""What the live line says before the first test."""
 
 
-def make_models_table(models: Sequence[HubModel]) -> Table:
+def make_models_table(models: Sequence[HubModel]) -> FittingTable:
     """Make the table of the registry."""
-    table = _make_table("model", "Hub id", "format", "layers", "groups")
-    for model in models:
-        gated = " (gated)" if model.gated else ""
-        table.add_row(
+    columns = (Column("model"), Column("Hub id"), Column("format", 1), Column("layers", 2), Column("groups"))
+    rows = [
+        (
             model.name,
-            model.model_id + gated,
+            f"{model.model_id}{' (gated)' if model.gated else ''}",
             model.checkpoint_format,
             model.part,
             " ".join(model.groups),
         )
-    return table
+        for model in models
+    ]
+    return _make_table(columns, rows)
 
 
-def make_offers_table(offers: Sequence[tuple[str, SubjectOffer]]) -> Table:
+def make_offers_table(offers: Sequence[tuple[str, SubjectOffer]]) -> FittingTable:
     """Make the table of subjects by the name that `--subject` takes."""
-    table = _make_table("subject", "formats", "variants", "trains")
+    rows = []
     for name, offer in offers:
         variants = ", ".join(f"{variant.axis}={variant.name}" for variant in offer.variants)
-        table.add_row(name, ", ".join(offer.formats), variants or "none", "yes" if offer.gradients else "no")
-    return table
+        rows.append((name, ", ".join(offer.formats), variants or "none", "yes" if offer.gradients else "no"))
+    return _make_table((Column("subject"), Column("formats"), Column("variants"), Column("trains", 1)), rows)
 
 
 def print_check(result: CheckResult) -> None:
@@ -65,43 +69,54 @@ def print_check(result: CheckResult) -> None:
     print(f"{sign} {one_line(result.name, MAX_SHOWN)}: {one_line(result.said, 4 * MAX_SHOWN)}", flush=True)
 
 
-def make_checkpoints_table(checkpoints: Mapping[str, Checkpoint]) -> Table:
+def make_checkpoints_table(checkpoints: Mapping[str, Checkpoint]) -> FittingTable:
     """Make the table of fetched checkpoints. Paths have no column: a folded path cannot be copied."""
-    titles = ("model", "revision", "layers", "kept", "moved", "requests", "seconds", "files not verified upstream")
-    table = _make_table(*titles)
+    columns = (
+        *(Column("model"), Column("revision", 2), Column("layers"), Column("kept", align="right")),
+        *(Column("moved", align="right"), Column("requests", 4, "right"), Column("seconds", 3, "right")),
+        Column("files not verified upstream", 1),
+    )
+    rows = []
     for name, c in checkpoints.items():
         moved = "hit" if c.cache == "hit" else format_size(c.bytes_fetched)
         layers, unverified = f"{c.layers} of {c.layers_upstream}", len(c.not_verified_upstream)
         layers += f" ({', '.join(map(str, c.picked))})" if c.picked else ""
         layers += f", {c.slice}" if str(c.slice) else ""
         figures = (format_size(c.bytes_kept), moved, str(c.requests), f"{c.seconds:.1f}")
-        table.add_row(name, c.revision[:12], layers, *figures, str(unverified) if unverified else "-")
-    return table
+        rows.append((name, c.revision[:12], layers, *figures, str(unverified) if unverified else "-"))
+    return _make_table(columns, rows)
 
 
-def make_bytes_table(plans: Sequence[BytePlan]) -> Table:
+def make_bytes_table(plans: Sequence[BytePlan]) -> FittingTable:
     """Make the table of what each model would download: whole, its layers, and their slice."""
-    table = _make_table("model", "layers", "slice", "whole", "layers only", "to fetch", "read to know")
+    columns = (
+        *(Column("model"), Column("layers", 2), Column("slice", 3), Column("whole", align="right")),
+        *(Column("layers only", 1, "right"), Column("to fetch", align="right"), Column("read to know", 4, "right")),
+    )
+    rows: list[tuple[str, ...]] = []
     for plan in plans:
         if plan.problem:
-            table.add_row(plan.name, "-", plan.slice, "-", "-", plan.problem, "-")
+            rows.append((plan.name, "-", plan.slice, "-", "-", plan.problem, "-"))
             continue
         layers = f"{plan.layers or 'auto'} of {plan.layers_upstream}"
         sizes = (format_size(size) for size in (plan.whole, plan.kept, plan.sliced, plan.received))
-        table.add_row(plan.name, layers, plan.slice or "-", *sizes)
+        rows.append((plan.name, layers, plan.slice or "-", *sizes))
     totals = (format_size(sum(getattr(plan, key) for plan in plans)) for key in ("whole", "kept", "sliced", "received"))
-    table.add_row("all", "", "", *totals)
-    return table
+    return _make_table(columns, [*rows, ("all", "", "", *totals)])
 
 
-def make_entries_table(entries: Sequence[StoreEntry]) -> Table:
+def make_entries_table(entries: Sequence[StoreEntry]) -> FittingTable:
     """Make the table of the store; without paths, as above."""
     reasons = any(e.reason for e in entries)
-    table = _make_table("model", "revision", "layers", "size", "state", *(["why"] if reasons else []))
+    columns = (
+        *(Column("model"), Column("revision", 2), Column("layers", 1, "right"), Column("size", align="right")),
+        *(Column("state"), *((Column("why"),) if reasons else ())),
+    )
+    rows = []
     for e in entries:
         why = [e.reason] if reasons else []
-        table.add_row(e.model_id, e.revision[:12], str(e.layers), format_size(e.bytes), e.state, *why)
-    return table
+        rows.append((e.model_id, e.revision[:12], str(e.layers), format_size(e.bytes), e.state, *why))
+    return _make_table(columns, rows)
 
 
 @contextmanager
@@ -138,15 +153,42 @@ def format_ended_test(event: ProgressEvent) -> str:
 
 
 @dataclass
+class SkippedChain:
+    """The tests that an earlier failure skipped, kept until they can be told in one line."""
+
+    tests: list[str] = field(default_factory=list)
+
+    def take(self, event: ProgressEvent) -> bool:
+        """Keep a test that did not run, and return whether it was one."""
+        if event.event == "ended" and event.outcome == "skipped":
+            self.tests.append(event.test)
+            return True
+        return False
+
+    def tell(self) -> str:
+        """Return the kept tests as one line, "" without any, and forget them."""
+        tests, self.tests = self.tests, []
+        if not tests:
+            return ""
+        names = ", ".join(one_line(test, MAX_SHOWN) for test in tests[:MAX_SKIPPED])
+        more = f" and {len(tests) - MAX_SKIPPED} more" if len(tests) > MAX_SKIPPED else ""
+        return f"{TEST_SIGNS['skipped']} {names}{more}{TEST_WORDS['skipped']}"
+
+
+@dataclass
 class PlainProgress:
-    """Prints one line a test when it has ended, for logs."""
+    """Prints one line a test when it has ended, and one for those in a row that did not run, for logs."""
 
     stream: TextIO
+    _skipped: SkippedChain = field(default_factory=SkippedChain)
 
     def show(self, event: ProgressEvent) -> None:
-        """Print a test that has ended."""
-        if event.event == "ended":
-            print(format_ended_test(event), file=self.stream, flush=True)
+        """Print a test that has ended, before it those that did not run."""
+        if self._skipped.take(event) or event.event not in ("ended", "finished"):
+            return
+        for line in (self._skipped.tell(), format_ended_test(event) if event.event == "ended" else ""):
+            if line:
+                print(line, file=self.stream, flush=True)
 
     def tick(self) -> None:
         """Do nothing: a log does not move."""
@@ -162,20 +204,31 @@ class LiveProgress:
     live: Live
     clock: Callable[[], float] = time.monotonic
     _running: dict[str, tuple[float, str]] = field(default_factory=dict)
+    _skipped: SkippedChain = field(default_factory=SkippedChain)
 
     def show(self, event: ProgressEvent) -> None:
         """Print a test that has ended, or change the line; the end of the suite removes it."""
-        if event.event == "finished":
-            self._running.clear()
-            self.live.stop()
-        elif event.event == "ended":
+        if event.test != STARTING:
+            self._running.pop(STARTING, None)
+        if event.event in ("finished", "ended"):
             self._running.pop(event.test, None)
-            text = Text(format_ended_test(event), TEST_STYLES.get(event.outcome, ""), no_wrap=True, overflow="ellipsis")
-            self.live.console.print(text)
+            self._print_ended(event)
         else:
             since, _ = self._running.get(event.test, (self.clock(), ""))
             self._running[event.test] = (since, event.phase)
+        if event.event == "finished":
+            self._running.clear()
+            self.live.stop()
         self.tick()
+
+    def _print_ended(self, event: ProgressEvent) -> None:
+        if self._skipped.take(event):
+            return
+        if chain := self._skipped.tell():
+            self.live.console.print(Text(chain, TEST_STYLES["skipped"]))
+        if event.event == "ended":
+            text = Text(format_ended_test(event), TEST_STYLES.get(event.outcome, ""), no_wrap=True, overflow="ellipsis")
+            self.live.console.print(text)
 
     def tick(self) -> None:
         """Write the line again with the time that has passed."""
@@ -202,11 +255,5 @@ def suite_progress() -> Iterator[ProgressDisplay]:
         yield LiveProgress(live)
 
 
-def _make_table(*columns: str) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
+def _make_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> FittingTable:
+    return FittingTable(columns, [[Text(text) for text in row] for row in rows])

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ci.cli import options
+from ci.cli.help import HelpfulGroup
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ci.environments.base import BaseEnvironment
 
-env_app = typer.Typer(help="Build and keep the environments that subjects run in.", no_args_is_help=True)
+env_app = typer.Typer(
+    cls=HelpfulGroup, help="Build and keep the environments that subjects run in.", no_args_is_help=True
+)
 
 Name = Annotated[str, typer.Argument(help="fast_llm, reference or a TOML file", metavar="ENVIRONMENT")]
 

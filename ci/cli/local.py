@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +38,7 @@ def run(
     """Test models on this machine: fetch them, run the suite, write a report."""
     from ci import run as main_job
     from ci.models import REGISTRY, load_models, select_models
+    from ci.report.report_files import REPORT_HTML
     from ci.report.results import exit_code
     from ci.report.terminal import render_terminal
     from ci.terminal import fetch_progress
@@ -53,6 +55,7 @@ def run(
         print(to_json(results, indent=2))
     else:
         options.show(render_terminal(results))
+    print(f"Report: {report / REPORT_HTML}", file=sys.stderr if as_json else sys.stdout)
     raise typer.Exit(exit_code(results))
 
 
@@ -60,6 +63,9 @@ def matrix(
     baseline: Annotated[Path, typer.Option(help="results of earlier nights: a JSONL file, or a directory of them")],
     subject: Annotated[str, typer.Option(help="fast_llm or reference")] = "fast_llm",
     registry: options.Registry = None,
+    html: Annotated[
+        Path | None, typer.Option(help="directory to which the dashboard (index.html) and matrix.html are written")
+    ] = None,
     as_json: options.JsonFlag = False,
 ) -> None:
     """Print the support matrix: every format, model, dtype and variant, from earlier nights' results."""
@@ -71,8 +77,16 @@ def matrix(
     from ci.verbs.report import read_baseline
 
     entries, now = load_models(registry or REGISTRY), datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    built = build_support_matrix(entries.values(), read_baseline(baseline), subject, now)
+    history = read_baseline(baseline)
+    built = build_support_matrix(entries.values(), history, subject, now)
     options.answer(built, render_support_matrix(built), as_json=as_json)
+    if html:
+        from ci.report.dashboard import DASHBOARD, render_pages
+
+        html.mkdir(parents=True, exist_ok=True)
+        for name, page in render_pages(history, entries.values(), subject, made=now).items():
+            (html / name).write_text(page, encoding="utf-8")
+        print(f"Dashboard: {html / DASHBOARD}", file=sys.stderr if as_json else sys.stdout)
 
 
 def doctor(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from ci.cli.help import complete_models
 from ci.errors import RequestError
 from ci.run_options import OPTIONS, Option, RunOptions
 
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
     from ci.settings import Settings
 
 Models = Annotated[
-    list[str], typer.Argument(help="registry names, patterns such as mistral*, or @groups", metavar="MODEL…")
+    list[str],
+    typer.Argument(
+        help="registry names, patterns such as mistral*, or @groups", metavar="MODEL…", autocompletion=complete_models
+    ),
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="print the answer as JSON")]
 Registry = Annotated[Path | None, typer.Option(help="another models.toml")]
@@ -108,10 +112,11 @@ def answer(record: object, line: str, *, as_json: bool) -> None:
 
 
 def show(renderable: Any) -> None:
-    """Print a table or a report of `rich`, as wide as the terminal."""
+    """Print a table or a report of `rich`, as wide as the terminal; in a log, a command is one line."""
     from rich.console import Console
 
-    Console().print(renderable)
+    console = Console()
+    console.print(renderable, crop=console.is_terminal)
 
 
 def takes_run_options(verb: Callable[..., None]) -> Callable[..., None]:
@@ -138,7 +143,8 @@ def _typer_parameter(option: Option) -> inspect.Parameter:
     kind: Any = GenericAlias(list, (option.value_type,)) if option.repeated else option.value_type
     declared = option.declared
     names = (option.cli, declared.short) if declared.short else (option.cli,)
-    about = typer.Option(*names, help=declared.help, min=declared.minimum, metavar=declared.metavar)
+    metavar = declared.metavar or "|".join(option.choices) or None
+    about = typer.Option(*names, help=declared.help, min=declared.minimum, metavar=metavar)
     default = option.default or (False if option.value_type is bool else None)
     annotation: Any = Annotated[kind if default is not None else kind | None, about]
     return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ci.cli import options
+from ci.cli.help import HelpfulGroup
 from ci.errors import HubTestsError, RequestError
 
 if TYPE_CHECKING:
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from ci.hub.store import Store
     from ci.models import HubModel
 
-cache_app = typer.Typer(help="List, verify, repair or prune the store of truncated checkpoints.", no_args_is_help=True)
+cache_app = typer.Typer(
+    cls=HelpfulGroup, help="List, verify, repair or prune the store of truncated checkpoints.", no_args_is_help=True
+)
 
 
 def fetch(

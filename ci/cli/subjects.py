@@ -8,8 +8,11 @@ from typing import Annotated
 import typer
 
 from ci.cli import options
+from ci.cli.help import HelpfulGroup
 
-subject_app = typer.Typer(help="Look at what can be under test, and check an adapter.", no_args_is_help=True)
+subject_app = typer.Typer(
+    cls=HelpfulGroup, help="Look at what can be under test, and check an adapter.", no_args_is_help=True
+)
 
 
 @subject_app.command("ls")

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich.console import Group
-from rich.table import Table
+from rich.padding import Padding
 from rich.text import Text
+
+from ci.report.text_table import Column, FittingTable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -18,16 +20,18 @@ STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
 
 def render_diagnosis(diagnosis: Diagnosis) -> RenderableType:
     """Render the checks as a table, then what to do, then the verdict."""
-    table = Table("check", "", "seen", "expected", title=f"doctor on {diagnosis.host.get('host', 'this host')}")
-    for check in diagnosis.checks:
-        status = Text(check.status, style=STYLES[check.status])
-        table.add_row(Text(check.name), status, Text(check.value), Text(check.expected))
+    rows = [
+        (Text(check.name), Text(check.status, STYLES[check.status]), Text(check.value), Text(check.expected))
+        for check in diagnosis.checks
+    ]
+    table = FittingTable((Column("check", whole=True), Column(""), Column("seen"), Column("expected", 1)), rows)
     fixes = [
         Text.assemble((f"{check.name}: ", STYLES[check.status]), check.fix)
         for check in diagnosis.checks
         if check.status in ("fail", "warn") and check.fix
     ]
-    return Group(table, *fixes, _render_verdict(diagnosis))
+    title = Text(f"doctor on {diagnosis.host.get('host', 'this host')}", "bold")
+    return Group(title, Padding(table, (0, 0, 0, 1)), Text(), *fixes, _render_verdict(diagnosis))
 
 
 def _render_verdict(diagnosis: Diagnosis) -> Text:

@@ -1,6 +1,7 @@
 """The comment command `/run-hub-tests …`: parsed as words without a shell, and formatted as a line to paste.
 
-    /run-hub-tests [MODEL|GLOB|@group …] [--layers N|auto] [--deep] [--sha SHA] [--failed] [--plan] | help | cancel
+    /run-hub-tests [MODEL|GLOB|@group …] [--layers N|auto] [--deep] [--sha SHA] [--failed] [--plan]
+    /run-hub-tests bisect MODEL | help | cancel
 
 Only the first line of a comment counts, and only if it begins with exactly `/run-hub-tests`. GitHub's own
 `startsWith` ignores case, so the workflow's `if:` lets more comments through than this parser accepts.
@@ -14,13 +15,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ci.errors import RequestError
 from ci.github.event import SHA
-from ci.models import suggest_name
+from ci.models import NAME, RESERVED, suggest_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 COMMAND = "/run-hub-tests"
-GRAMMAR = f"{COMMAND} [MODEL|GLOB|@group …] [--layers N|auto] [--deep] [--sha SHA] [--failed] [--plan] | help | cancel"
+GRAMMAR = (
+    f"{COMMAND} [MODEL|GLOB|@group …] [--layers N|auto] [--deep] [--sha SHA] [--failed] [--plan]"
+    " | bisect MODEL | help | cancel"
+)
 FLAGS = ("--deep", "--failed", "--plan")
 OPTIONS = ("--layers", "--sha", *FLAGS)
 MAX_LINE_CHARS = 2000
@@ -32,7 +36,7 @@ _SELECTOR = re.compile(r"@[a-z0-9][a-z0-9_-]{0,62}|[a-z0-9*?\[][a-z0-9_*?\[\]!-]
 class Command:
     """A parsed comment command. `models` are the words as written; none means the default group."""
 
-    verb: Literal["run", "help", "cancel"] = "run"
+    verb: Literal["run", "bisect", "help", "cancel"] = "run"
     models: tuple[str, ...] = ()
     layers: int | Literal["auto"] | None = None
     sha: str | None = None
@@ -43,7 +47,7 @@ class Command:
     def format_line(self) -> str:
         """Format as the first line of a comment, which `parse_command` reads back."""
         if self.verb != "run":
-            return f"{COMMAND} {self.verb}"
+            return " ".join([COMMAND, self.verb, *self.models])
         words = [COMMAND, *self.models]
         words += ["--layers", str(self.layers)] if self.layers is not None else []
         words += ["--deep"] if self.deep else []
@@ -69,6 +73,8 @@ def parse_command(body: str) -> Command | None:
     words = line.split()[1:]
     if words in (["help"], ["cancel"]):
         return Command("help" if words == ["help"] else "cancel")
+    if words[:1] == ["bisect"]:
+        return _parse_bisect(words[1:])
     return _parse_run(words)
 
 
@@ -79,6 +85,12 @@ def parse_layers(text: str, *, what: str) -> int | Literal["auto"]:
     if not re.fullmatch(r"[0-9]{1,4}", text) or not 1 <= int(text) <= MAX_LAYERS:
         raise RequestError(f"{what}: expected a number from 1 to {MAX_LAYERS}, or auto")
     return int(text)
+
+
+def _parse_bisect(words: list[str]) -> Command:
+    if len(words) != 1 or not NAME.fullmatch(words[0]) or words[0] in RESERVED:
+        raise RequestError(f"'bisect' takes one model's name and nothing else: {COMMAND} bisect MODEL")
+    return Command("bisect", (words[0],))
 
 
 def _parse_run(words: list[str]) -> Command:
@@ -112,7 +124,9 @@ def _with_option(command: Command, option: str, value: str | None, remaining: It
 
 
 def _check_selector(word: str) -> str:
-    if word in ("help", "cancel"):
+    if word == "bisect":
+        raise RequestError(f"'{word}' must be the first word: {COMMAND} bisect MODEL")
+    if word in RESERVED:
         raise RequestError(f"'{word}' must be the only word: {COMMAND} {word}")
     if not _SELECTOR.fullmatch(word):
         raise RequestError(

@@ -17,7 +17,7 @@ from ci.github.api import ConflictError, NotFoundError
 from ci.report.history import history_line, read_history
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from ci.github.client import Client
     from ci.report.history import Baseline, HistoryRecord
@@ -80,23 +80,46 @@ def read_nightly_history(client: Client, branch: str) -> Baseline:
     return read_history(files.values())
 
 
-def append_history(client: Client, branch: str, records: Sequence[HistoryRecord], message: str) -> str:
-    """Append the records of one night to the file of its month and return the commit."""
+def append_history(
+    client: Client,
+    branch: str,
+    records: Sequence[HistoryRecord],
+    message: str,
+    make_pages: Callable[[Baseline], Mapping[str, str]] | None = None,
+) -> str:
+    """Append the records of one night to the file of its month and return the commit.
+
+    `make_pages` makes whole files of the same commit, by path, from all nights with these records.
+    """
     lines: dict[str, str] = {}
     for record in records:
         path = f"{HISTORY_FOLDER}/{record.date[:7]}.jsonl"
         lines[path] = lines.get(path, "") + history_line(record)
-    return append_lines(client, branch, lines, message)
+    new = list(lines.values())
+
+    def make_files() -> Mapping[str, str]:
+        if make_pages is None:
+            return {}
+        files = read_files(client, branch, HISTORY_FOLDER, suffix=".jsonl", newest=HISTORY_MONTHS)
+        return make_pages(read_history([*files.values(), *new]))
+
+    return append_lines(client, branch, lines, message, make_files)
 
 
-def append_lines(client: Client, branch: str, lines: Mapping[str, str], message: str) -> str:
+def append_lines(
+    client: Client,
+    branch: str,
+    lines: Mapping[str, str],
+    message: str,
+    make_files: Callable[[], Mapping[str, str]] = dict,
+) -> str:
     """Append `lines` (path to text) in one commit and return its SHA.
 
-    The branch is created if it does not exist.
+    The branch is created if it does not exist. `make_files` makes whole files (path to text) anew for each try.
     """
     for _ in range(MAX_PUSHES):
         head = _get_head(client, branch)
-        tree = _create_tree(client, head, lines)
+        tree = _create_tree(client, head, lines, make_files())
         commit = _create_commit(client, tree, [head.sha] if head else [], message)
         if _move_branch(client, branch, commit, create=head is None):
             return commit
@@ -127,13 +150,14 @@ def _read_blob(client: Client, sha: str) -> str:
     return base64.b64decode(blob.content).decode("utf-8", "replace")
 
 
-def _create_tree(client: Client, head: _Commit | None, lines: Mapping[str, str]) -> str:
-    """Create a tree with `lines` appended to the branch's files; other files stay as they are."""
+def _create_tree(client: Client, head: _Commit | None, lines: Mapping[str, str], files: Mapping[str, str]) -> str:
+    """Create a tree with `lines` appended to the branch's files, and whole `files`; others stay as they are."""
     blobs = _list_blobs(client, head.tree.sha) if head else {}
     changed = [
         {"path": path, "mode": "100644", "type": "blob", "content": _append_to_blob(client, blobs.get(path), text)}
         for path, text in lines.items()
     ]
+    changed += [{"path": path, "mode": "100644", "type": "blob", "content": text} for path, text in files.items()]
     base = {"base_tree": head.tree.sha} if head else {}
     return client.write(_Object, "POST", "/git/trees", {"tree": changed, **base}).sha
 

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Literal
 
 from ci.errors import RequestError
 from ci.github import messages
+from ci.github.bisect_lines import SubjectAddress, find_failing_nights, format_line, format_lines
 from ci.github.command import Command, parse_command
 from ci.github.run_request import is_allowed
 from ci.github.status_comment import CommentState, StartedRun
+from ci.models import select_models
 from ci.plan import Plan, RunRequest, make_plan
 
 if TYPE_CHECKING:
@@ -102,6 +104,8 @@ def _handle_command(command: Command, gate_input: GateInput) -> GateDecision:
         return _answer(event, "help", messages.format_help(gate_input.models))
     if command.verb == "cancel":
         return _cancel_runs(gate_input)
+    if command.verb == "bisect":
+        return _offer_bisect(command.models[0], gate_input)
     if not facts.pull.is_open:
         return _refuse(event, messages.say_closed())
     if command.failed:
@@ -112,6 +116,26 @@ def _handle_command(command: Command, gate_input: GateInput) -> GateDecision:
     if command.plan:
         return _answer(event, "plan", messages.format_plan(plan, gate_input.baseline, command))
     return _start_run(command, tuple(entry.name for entry in plan.entries), gate_input)
+
+
+def _offer_bisect(name: str, gate_input: GateInput) -> GateDecision:
+    """Answer with the lines that find the change: on main since a night passed, else on this pull request."""
+    (model,) = select_models(gate_input.models, [name])
+    pull, settings = gate_input.facts.pull, gate_input.settings
+    subject = SubjectAddress(settings.subject, f"{settings.server_url}/{pull.repository}")
+    records = gate_input.baseline.records.get(model.name, ())
+    nights = find_failing_nights(records)
+    passed = next((record for record in reversed(records) if record.verdict == "passed"), None)
+    if nights:
+        lines, where = format_lines(nights, subject), f"broke on main between {nights.passed.date[:10]} and "
+        where += nights.failed.date[:10]
+    elif passed and not pull.is_fork:
+        where = f"passed on main on {passed.date[:10]}; if it fails at this pull request's head"
+        lines = [format_line(model.name, "commits", passed.sha, pull.head_sha, subject, device=passed.device)]
+    else:
+        lines, where = [], "has no night that passed" if passed is None else "passed in the newest night on main"
+    answer = messages.format_bisect(model.name, where, [line for line in lines if line])
+    return _answer(gate_input.event, f"bisect {model.name}", answer)
 
 
 def _check_last_result(state: CommentState) -> str | None:

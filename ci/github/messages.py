@@ -128,12 +128,22 @@ def format_help(models: Mapping[str, HubModel]) -> str:
         "- `--sha` names the commit; a pull request from a fork needs it",
         "- `--failed` repeats what failed in the last run here",
         "- `--plan` shows what would run and how long it takes, and starts nothing",
+        "- `bisect MODEL` answers with the line that finds the change which broke a model",
         "- `cancel` stops what runs for this pull request",
         "",
         "| group | models |",
         "|---|---|",
     ]
     return "\n".join([*lines, *(f"| {cell(code('@' + g))} | {_list_first(groups[g])} |" for g in sorted(groups))])
+
+
+def format_bisect(model: str, where: str, lines: Sequence[str]) -> str:
+    """Format the lines that find the change which broke a model."""
+    head = f"{code(model)} {escape_text(where)}."
+    if not lines:
+        return f"{head} There is nothing to search here: name the ends yourself (`hub-tests bisect -h`)."
+    several = " Each line searches one of the things that changed." if len(lines) > 1 else ""
+    return f"{head}{several}\n\n{_code_block(chr(10).join(lines))}\n\nIt goes on where it was ended."
 
 
 def format_plan(plan: Plan, baseline: Baseline, command: Command) -> str:

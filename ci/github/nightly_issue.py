@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ci.github.bisect_lines import FailingNights, SubjectAddress, format_lines
+from ci.github.command import COMMAND
 from ci.report.escape import cell, code, escape_text, link
 from ci.report.history import HistoryRecord
 from ci.report.limits import COMMENT_CHARS
@@ -26,6 +28,7 @@ UPSTREAM = ("torch", "transformers")
 UPSTREAM_TITLE = "hub-tests: the nightly run fails with the newest torch and transformers"
 LABEL = "hub-tests"
 PARAGRAPH = "\n\n"
+MAX_BISECT_LINES = 8
 MAX_NAMED = 20
 """Models that the line about upstream names."""
 MAX_TABLE_CHARS = 24_000
@@ -70,22 +73,52 @@ def find_streaks(baseline: Baseline, tonight: Sequence[HistoryRecord]) -> tuple[
     return tuple(streaks)
 
 
-def format_issue(results: Results, streaks: Sequence[FailureStreak], upstream: Results | None = None) -> str:
+def format_pages(server_url: str, repository: str, branch: str) -> str:
+    """Format the links to the dashboard: where GitHub Pages serves the branch, and the branch itself."""
+    owner, _, name = repository.partition("/")
+    files = link("its files", f"{server_url}/{repository}/tree/{branch}")
+    if server_url != "https://github.com" or not files:
+        return f"The nights so far: {files}." if files else ""
+    site = "" if name.lower() == f"{owner.lower()}.github.io" else f"{name}/"
+    served = link("dashboard", f"https://{owner.lower()}.github.io/{site}")
+    return f"The nights so far: {served}, where GitHub Pages serves the branch {code(branch)} ({files})."
+
+
+def format_issue(
+    results: Results, streaks: Sequence[FailureStreak], upstream: Results | None = None, pages: str = ""
+) -> str:
     """Format the issue's body: which entries fail since when, what changed, and tonight's report.
 
     If many entries fail, the column of changes is left out, and then all columns but the names. `upstream` are the
     results with the newest versions: one line, and the whole report where nothing else failed.
     """
     top = f"{MARKER}\nhub-tests updates this issue and closes it after the first night that passes.\n\n"
+    top += f"{pages}{PARAGRAPH}" if pages else ""
     tables = (
         _format_table(streaks, changes=True),
         _format_table(streaks, changes=False),
         ", ".join(code(streak.entry) for streak in streaks),
     )
     table = next((text for text in tables if count_characters(text) <= MAX_TABLE_CHARS), tables[-1])
-    head = f"{top}{f'{table}{PARAGRAPH}' if streaks else ''}{format_upstream(upstream) if upstream else ''}"
+    told = f"{table}{PARAGRAPH}{_format_bisect(results, streaks)}" if streaks else ""
+    head = f"{top}{told}{format_upstream(upstream) if upstream else ''}"
     shown = upstream if upstream and results.verdict != "failed" else results
     return head + render_markdown(shown, COMMENT_CHARS - count_characters(head) - 100)
+
+
+def _format_bisect(results: Results, streaks: Sequence[FailureStreak]) -> str:
+    """Format the lines that find what broke the first models: each thing that changed has its own."""
+    request = results.plan.request
+    server = "/".join(request.run_url.split("/")[:3]) or "https://github.com"
+    subject = SubjectAddress(request.subject, f"{server}/{request.subject_repository or request.repository}")
+    broken = [(s, FailingNights(s.last_passed, s.failed_nights[0])) for s in streaks if s.last_passed]
+    lines = [line for _, nights in broken for line in format_lines(nights, subject)]
+    if not lines:
+        return ""
+    more = f"\n# and {len(lines) - MAX_BISECT_LINES} more" if len(lines) > MAX_BISECT_LINES else ""
+    block = "\n".join(lines[:MAX_BISECT_LINES]) + more
+    told = f"or comment {code(f'{COMMAND} bisect {broken[0][0].entry}')} on a pull request"
+    return f"Which change broke it ({told}):\n\n```sh\n{block}\n```{PARAGRAPH}"
 
 
 def format_upstream(upstream: Results) -> str:
@@ -104,17 +137,23 @@ def format_upstream(upstream: Results) -> str:
 
 
 def update_issue(
-    client: Client, results: Results, streaks: Sequence[FailureStreak], *, bot: str, upstream: Results | None = None
+    client: Client,
+    results: Results,
+    streaks: Sequence[FailureStreak],
+    *,
+    bot: str,
+    upstream: Results | None = None,
+    pages: str = "",
 ) -> str:
     """Open, update or close the issue and return what was done. A neutral night changes nothing.
 
-    A failure with the newest versions alone keeps it open too, under a title of its own.
+    A failure with the newest versions alone keeps it open too, under a title of its own. `pages` links to the nights.
     """
     issue = _find_open_issue(client, bot)
     breaks_upstream = upstream is not None and upstream.verdict == "failed"
     if results.verdict == "failed" or breaks_upstream:
         title = TITLE if results.verdict == "failed" else UPSTREAM_TITLE
-        body = format_issue(results, streaks, upstream)
+        body = format_issue(results, streaks, upstream, pages)
         if issue is None:
             created = client.write(Issue, "POST", "/issues", {"title": title, "body": body, "labels": [LABEL]})
             return f"opened #{created.number}"

@@ -134,6 +134,13 @@ class WorkflowJob:
             return 0.0
         return max((parse_time(self.completed_at) - parse_time(self.started_at)).total_seconds(), 0.0)
 
+    @property
+    def queued(self) -> float:
+        """Seconds that the job waited for a runner; 0 where no runner took it."""
+        if not self.created_at or not self.started_at:
+            return 0.0
+        return max((parse_time(self.started_at) - parse_time(self.created_at)).total_seconds(), 0.0)
+
 
 def parse_time(text: str) -> datetime:
     """Parse a time of the API, ISO 8601, as UTC."""
@@ -203,4 +210,5 @@ def _to_report_job(job: WorkflowJob, attempt: int) -> Job:
         runner=job.runner_name or "",
         note=f"waits for a runner with {', '.join(job.labels)}" if job.waits_for_runner else "",
         broke_early=job.failed_before_subject,
+        queued=job.queued,
     )

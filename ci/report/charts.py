@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from ci.evidence import Heat, Measure
 
-WIDTH, HEIGHT = 440, 190
-LEFT, RIGHT, TOP, BOTTOM = 40, 8, 10, 22
+WIDTH, HEIGHT = 440, 216
+LEFT, RIGHT, TOP, BOTTOM = 40, 8, 24, 34
 TENSORS = 400
 """A chart shows at most this many tensors: with more, a point is narrower than a pixel."""
 
@@ -47,13 +47,14 @@ class Scale:
         return round(HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM), 1)
 
 
-def draw_error_chart(measures: Sequence[Measure]) -> str:
+def draw_error_chart(measures: Sequence[Measure], scale: Scale | None = None) -> str:
     """Draw the error of each tensor, with noise floor and limit.
 
-    Tensors are in execution order, the scale is logarithmic. The residual stream's line shows where an error began.
+    Tensors are in execution order, the scale is logarithmic; charts with the same `scale` can be compared. The residual
+    stream's line shows where an error began. The tensor that is nearest to its limit, or farthest above, is named.
     """
     shown = list(measures[:TENSORS])
-    scale = _choose_scale([value for m in shown for value in (m.error, m.limit, m.floor or 0.0)])
+    scale = scale or choose_scale(shown)
     step = (WIDTH - LEFT - RIGHT) / max(len(shown), 1)
     xs = [round(LEFT + step * (index + 0.5), 1) for index in range(len(shown))]
     red = sum(not measure.passed for measure in shown)
@@ -67,7 +68,27 @@ def draw_error_chart(measures: Sequence[Measure]) -> str:
         )
     )
     parts += [_draw_point(x, scale.y(m.error), m) for x, m in zip(xs, shown, strict=True)]
+    parts += [_draw_axis_titles(), _name_worst(xs, shown)]
     return _wrap_svg(WIDTH, HEIGHT, label, "".join(parts))
+
+
+def choose_scale(measures: Sequence[Measure]) -> Scale:
+    """Choose the decades that hold every error, limit and noise floor."""
+    return _choose_scale([value for m in measures[:TENSORS] for value in (m.error, m.limit, m.floor or 0.0)])
+
+
+def _draw_axis_titles() -> str:
+    return _draw_text(2, 10, "error", "start") + _draw_text(WIDTH - RIGHT, HEIGHT - 4, "tensor, by layer", "end")
+
+
+def _name_worst(xs: Sequence[float], measures: Sequence[Measure]) -> str:
+    """Draw the name of the tensor with the largest error / limit in the top line, and a line down to it."""
+    if not measures:
+        return ""
+    at = max(range(len(measures)), key=lambda index: (not measures[index].passed, measures[index].used))
+    x, anchor = xs[at], "start" if xs[at] < WIDTH / 2 else "end"
+    name = f"{measures[at].tensor} {wording.format_used_tolerance(measures[at].used, None)}"
+    return f'<path class="change" d="M{x} {TOP - 8}V{HEIGHT - BOTTOM}"/>{_draw_text(x, TOP - 13, name, anchor)}'
 
 
 def draw_heat_map(heat: Heat) -> str:

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING
 from ci.errors import RequestError
 from ci.evidence import FINGERPRINT
 from ci.records import read_json, to_json
+from ci.report.escape import clip
 from ci.report.results import find_most_complete_evidence, find_reference_evidence
 
 if TYPE_CHECKING:
     from ci.evidence import Evidence
     from ci.report.results import EntryResult, Results
 
+HEADLINE = 200
+"""Characters of a failing test's sentence that the history keeps."""
 WINDOW = 60
 """How many nights of a test are looked at."""
 
@@ -27,6 +30,7 @@ class HistoryCase:
     """One test of one night. `used` is the largest used share of a tolerance (1.0: the limit), None if not measured.
 
     `margins` are the same by dtype, as far as the test recorded its measures; None stands for a share without an end.
+    `headline` is the sentence of a test that did not pass.
     """
 
     name: str
@@ -36,14 +40,15 @@ class HistoryCase:
     used: float | None = None
     seconds: float = 0.0
     margins: Mapping[str, float | None] = field(default_factory=dict)
+    headline: str = ""
 
 
 @dataclass(frozen=True)
 class HistoryRecord:
     """One entry of one night. `date` is UTC, ISO 8601; `sha` the subject's commit; `seconds` the time of its job.
 
-    `reference` is the fingerprint of Hugging Face's own output for `inputs`; `oracle` is its dtype and version.
-    `subset` is the `HubModel.subset` that was tested.
+    `subset` is the `HubModel.subset` that was tested. The job waited `queued` seconds for a runner. `reference` is the fingerprint of Hugging Face's own output for
+    `inputs`; `oracle` is its dtype and version.
     """
 
     date: str
@@ -64,6 +69,7 @@ class HistoryRecord:
     oracle: str = ""
     reference: float | None = None
     subset: str = ""
+    queued: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -213,13 +219,16 @@ def _make_record(entry: EntryResult, *, date: str, sha: str, url: str, subset: s
         device=tested.device if tested else "",
         libraries=dict(tested.libraries) if tested else {},
         seconds=entry.seconds,
+        queued=entry.job.queued if entry.job else 0.0,
         inputs=read_reference_inputs(reference) if reference else "",
         oracle=reference.coverage.get("oracle", "") if reference else "",
         reference=reference.figures[FINGERPRINT] if reference else None,
         subset=subset,
         cases=tuple(
             HistoryCase(
-                c.name, c.history_outcome, c.failure_class, c.fingerprint, c.used, c.seconds, find_margins(c.evidence)
+                *(c.name, c.history_outcome, c.failure_class, c.fingerprint, c.used, c.seconds),
+                margins=find_margins(c.evidence),
+                headline=clip(c.headline, HEADLINE) if c.outcome in ("failed", "missing") else "",
             )
             for c in entry.cases
         ),

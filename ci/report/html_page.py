@@ -1,24 +1,23 @@
-"""Results → `report.html`: one page without scripts, and without requests to the network.
+"""Results → `report.html`: one page without requests to the network; its one script searches, filters and sorts.
 
-Every text is cleaned and then escaped by Jinja. Only the SVG of `ci.report.charts`, which escapes by itself, and the
-style sheet go in as they are.
+Every text is cleaned and then escaped by Jinja. Only the SVG of `ci.report.charts`, which escapes by itself, the style
+sheet and the script go in as they are.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
 from ci.evidence import LayerRouting, Measure, format_share
 from ci.report import charts, wording
-from ci.report.escape import clean, is_safe_url
+from ci.report.chart_groups import ChartGroup, group_charts
+from ci.report.escape import is_safe_url
+from ci.report.page_parts import load_parts, make_environment, mark_safe
 from ci.report.phase_times import PhaseTable, describe_phase, describe_rest, format_seconds, make_phase_table
 from ci.report.results import EntryResult, find_closest_case, find_most_complete_evidence, group_by_causes
 
@@ -30,16 +29,19 @@ if TYPE_CHECKING:
     from ci.evidence import Evidence
     from ci.report.results import CaseResult, Cause, Results
 
-TEMPLATES = Path(__file__).with_name("page")
 MODELS_WITH_CHARTS = 24
 CHARTS_PER_MODEL = 40
 MODELS_ALWAYS_OPEN = 2
 """A report of at most this many models shows all of them unfolded."""
 CAUSES = 200
+VERSIONS = ("torch", "transformers")
+"""The libraries whose versions stand in the header."""
 TESTS_PER_CAUSE = 60
 JOBS_PER_CAUSE = 20
 ROUTING_ROWS = 200
 NAMES_PER_GROUP = 12
+NAMED_TENSORS = 6
+"""Tensors that are named below a chart: the ones nearest to their limit, or above it."""
 DETAIL_CHARS = 6_000
 
 
@@ -61,10 +63,11 @@ class CauseSection:
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing with its caption."""
+    """A drawing with its caption, and the tensors that are named below it."""
 
     svg: Markup
     caption: str
+    worst: tuple[Measure, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,8 @@ class ModelGroup:
     models: list[ModelSection]
 
 
-def render_html(results: Results) -> str:
-    """Return the page as text.
+def render_html(results: Results, made: str = "") -> str:
+    """Return the page as text; `made` is its date, UTC in ISO 8601, "" where nobody knows it.
 
     Charts are drawn for the first 24 models, failing ones first. Every model has a row in the table of models. The
     tests are listed for the models with charts and for all that did not pass.
@@ -110,18 +113,17 @@ def render_html(results: Results) -> str:
         _make_model_section(index, entry, with_charts=entry.name in charted, unfolded=few or entry.verdict != "passed")
         for index, entry in enumerate(results.entries)
     ]
-    style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
     return (
         _make_environment()
         .get_template("report.html.j2")
         .render(
             results=results,
             title=wording.format_title(results),
-            reason=wording.format_reason(results, wording.TITLE),
+            reason="" if results.causes else wording.format_reason(results, wording.TITLE),
             isolation_warning=wording.describe_isolation(results)[0],
             changes_summary=wording.summarize_changes(results),
             verdict_icon=wording.SIGNS[results.verdict],
-            facts=_list_facts(results),
+            facts=_list_facts(results, made),
             run_url=results.plan.request.run_url if is_safe_url(results.plan.request.run_url) else "",
             causes=[_make_cause_section(results, cause) for cause in results.causes[:CAUSES]],
             more_causes=max(len(results.causes) - CAUSES, 0),
@@ -131,8 +133,8 @@ def render_html(results: Results) -> str:
             with_charts=len(charted),
             without_charts=len(results.entries) - len(charted),
             heat_legend=_draw_heat_legend(),
-            style=_mark_safe(style),
-            style_hash="sha256-" + base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+            parts=load_parts(),
+            cause_of=_number_causes(results),
         )
     )
 
@@ -155,14 +157,7 @@ def _label_group(group: Sequence[ModelSection]) -> str:
 
 @cache
 def _make_environment() -> Environment:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=lambda value: clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
-    )
+    environment = make_environment().overlay()
     environment.globals |= {
         "signs": wording.SIGNS,
         "outcomes": wording.OUTCOMES,
@@ -182,17 +177,28 @@ def _make_environment() -> Environment:
     return environment
 
 
-def _mark_safe(text: str) -> Markup:
-    return Markup(text)  # noqa: S704 -- our own style sheet, or a chart whose texts are escaped
+def _number_causes(results: Results) -> dict[str, int]:
+    """Return the number of each test's cause: its sentence is said once, at the cause."""
+    shown = results.causes[:CAUSES]
+    return {test: number for number, cause in enumerate(shown, start=1) for _, test in cause.cases}
 
 
-def _list_facts(results: Results) -> list[tuple[str, str]]:
+def _list_facts(results: Results, made: str) -> list[tuple[str, str]]:
     request, totals = results.plan.request, results.totals
-    subject = f"{wording.label_subject(request.subject)} {request.sha[:12] or request.subject_ref}".strip()
+    found = (find_most_complete_evidence(entry.cases) for entry in results.entries)
+    tested = next((evidence for evidence in found if evidence and evidence.libraries), None)
+    version = tested.subject_version if tested else ""
+    commit = request.sha[:12] or ((tested.subject_commit or "")[:12] if tested else "")
+    label = wording.label_subject(request.subject)
+    subject = " ".join(filter(None, [label, version, commit or request.subject_ref]))
+    libraries = tested.libraries if tested else {}
+    versions = ", ".join(f"{name} {libraries[name]}" for name in VERSIONS if name in libraries)
     counts = [(label, str(number)) for number, label in wording.list_not_passed(totals) if number]
     origin = f"#{request.pull_request}" if request.pull_request else request.trigger.replace("_", " ")
+    about = [("date", f"{made[:16].replace('T', ' ')} UTC" if made else ""), ("subject", subject)]
+    about += [("device", tested.device if tested else ""), ("versions", versions)]
     return [
-        ("subject", subject),
+        *((name, value) for name, value in about if value),
         ("passed", f"{totals.passed} of {wording.pluralize(totals.tests, 'test')}"),
         *counts,
         ("time", wording.format_duration(totals.seconds)),
@@ -270,19 +276,26 @@ def _find_worst_case(entry: EntryResult) -> CaseResult | None:
 
 
 def _draw_error_charts(entry: EntryResult) -> list[Figure]:
-    """Draw one chart for each test and dtype that was measured, failing tests first."""
-    figures: list[Figure] = []
-    for case in sorted(entry.cases, key=lambda case: case.outcome == "passed"):
-        measures = case.evidence.measures if case.evidence and len(figures) < CHARTS_PER_MODEL else ()
-        for dtype in dict.fromkeys(measure.dtype for measure in measures):
-            of_dtype = [measure for measure in measures if measure.dtype == dtype]
-            if len(of_dtype) > 1:
-                red = sum(not measure.passed for measure in of_dtype)
-                state = f"{red} above the limit" if red else "all within the limit"
-                name, tensors = wording.shorten_test_id(case.name, entry.name), len(of_dtype)
-                caption = f"{name}, {dtype}: {wording.pluralize(tensors, 'tensor')}, {state}"
-                figures.append(Figure(_mark_safe(charts.draw_error_chart(of_dtype)), caption))
-    return figures
+    """Draw one chart for each test and dtype that was measured, failing tests first, on one scale for each dtype.
+
+    Tests whose errors coincide, as those of most variants do, share one chart.
+    """
+    groups = group_charts(entry)
+    scales = {
+        dtype: charts.choose_scale([m for group in groups if group.dtype == dtype for m in group.measures])
+        for dtype in dict.fromkeys(group.dtype for group in groups)
+    }
+    return [_draw_group(group, scales[group.dtype]) for group in groups[:CHARTS_PER_MODEL]]
+
+
+def _draw_group(group: ChartGroup, scale: charts.Scale) -> Figure:
+    red = sum(not measure.passed for measure in group.measures)
+    state = f"{red} above the limit" if red else "all within the limit"
+    tensors = wording.pluralize(len(group.measures), "tensor")
+    alike = f"; these {len(group.tests)} coincide" if len(group.tests) > 1 else ""
+    caption = f"{' and '.join(group.tests)}, {group.dtype}: {tensors}, {state}{alike}"
+    worst = sorted(group.measures, key=lambda measure: (measure.passed, -measure.used))[:NAMED_TENSORS]
+    return Figure(mark_safe(charts.draw_error_chart(group.measures, scale)), caption, tuple(worst))
 
 
 def _draw_heat_map(case: CaseResult, entry: str) -> Figure | None:
@@ -291,7 +304,7 @@ def _draw_heat_map(case: CaseResult, entry: str) -> Figure | None:
         return None
     name = wording.shorten_test_id(case.name, entry)
     caption = f"{name}, input {heat.case}, {heat.dtype}: the largest error / limit in each group of tokens"
-    return Figure(_mark_safe(charts.draw_heat_map(heat)), caption)
+    return Figure(mark_safe(charts.draw_heat_map(heat)), caption)
 
 
 def _summarize_routing(layers: Sequence[LayerRouting], flipped: int) -> str:
@@ -314,7 +327,7 @@ def _draw_heat_legend() -> Markup:
         for i, b in enumerate(borders)
     ]
     body = "".join(cells + labels)
-    return _mark_safe(f'<svg class="legend" viewBox="0 0 560 26" role="img" aria-label="error / limit">{body}</svg>')
+    return mark_safe(f'<svg class="legend" viewBox="0 0 560 26" role="img" aria-label="error / limit">{body}</svg>')
 
 
 def _list_environment(entry: EntryResult, tested: Evidence | None) -> list[tuple[str, str]]:

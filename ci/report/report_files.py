@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ def write_report(results: Results, out: Path) -> tuple[Path, ...]:
     contents = {
         REPORT_JSON: _make_adapter().dump_json(results),
         REPORT_MD: render_markdown(results, SUMMARY_BYTES, size=count_bytes).encode("utf-8", "replace"),
-        REPORT_HTML: render_html(results).encode("utf-8", "replace"),
+        REPORT_HTML: render_html(results, datetime.now(UTC).isoformat()).encode("utf-8", "replace"),
     }
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -28,8 +28,8 @@ EXIT_CODES: Mapping[Verdict, int] = {"passed": 0, "failed": 1, "neutral": 3}
 class Job:
     """The GitHub job of an entry. GitHub's answer wins over the result file.
 
-    `attempt` counts from 1, `seconds` is the run time. `broke_early` names the step in which the job failed before it
-    ran any code of the subject.
+    `attempt` counts from 1, `seconds` is the run time, `queued` the time it waited for a runner. `broke_early` names
+    the step in which the job failed before it ran any code of the subject.
     """
 
     conclusion: str | None
@@ -40,6 +40,7 @@ class Job:
     runner: str = ""
     note: str = ""
     broke_early: str = ""
+    queued: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Group
-from rich.table import Table
+from rich.padding import Padding
 from rich.text import Text
 
 from ci.evidence import format_share
@@ -21,6 +20,8 @@ from ci.report.phase_times import (
     join_variants,
     make_phase_table,
 )
+from ci.report.results import find_most_complete_evidence
+from ci.report.text_table import INDENT, Column, FittingTable, WrappedCommand
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -36,6 +37,10 @@ STYLES = {
     "consequence": "dim",
 }
 _TESTS_PER_CAUSE = 8
+_TEST_COLUMNS = (
+    *(Column("model"), Column("test"), Column("verdict"), Column("worst tensor", 2)),
+    *(Column("error / limit", align="right", whole=True), Column("time", 1, "right", whole=True)),
+)
 
 
 def render_terminal(results: Results) -> RenderableType:
@@ -44,8 +49,8 @@ def render_terminal(results: Results) -> RenderableType:
     heading = f"{wording.format_title(results)}{': ' + one_line(reason, 200) if reason else ''}"
     parts: list[RenderableType] = [
         Text(heading, STYLES[results.verdict]),
-        *_format_isolation(results),
-        _make_table(results),
+        *_format_subject(results),
+        *_make_table(results),
     ]
     for number, cause in enumerate(results.causes, start=1):
         parts.append(_format_cause(results, number, cause))
@@ -63,38 +68,46 @@ def _list_times(results: Results) -> list[RenderableType]:
     for entry in results.entries:
         if (table := make_phase_table(entry)) is None:
             continue
-        shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        shown.add_column(f"{entry.name}: seconds by phase", overflow="fold")
-        for name in ("seconds", "of all", "longest in"):
-            shown.add_column(name, justify="left" if name == "longest in" else "right", no_wrap=name != "longest in")
+        rows = []
         for one in join_variants(table.details):
             share = f"{one.seconds / table.seconds:.0%}" if one.seconds >= SHOWN_SECONDS and table.seconds else ""
             beside = f" ({format_seconds(one.beside)} beside)" if one.beside >= SHOWN_SECONDS else ""
-            label = Text(one_line(describe_phase(one), 80) + beside)
-            shown.add_row(label, format_seconds(one.seconds), share, Text(find_longest_test(entry, one)))
-        shown.add_row("sum", f"{table.seconds:.1f}", "100%", "")
-        parts += [shown, *([Text(describe_rest(table), "dim")] if describe_rest(table) else [])]
+            label = one_line(describe_phase(one), 80) + beside
+            rows.append((label, format_seconds(one.seconds), share, find_longest_test(entry, one)))
+        rows.append(("sum", f"{table.seconds:.1f}", "100%", ""))
+        columns = (
+            *(Column(f"{entry.name}: seconds by phase"), Column("seconds", align="right")),
+            *(Column("of all", 1, "right"), Column("longest in", 2)),
+        )
+        shown = FittingTable(columns, [[Text(text) for text in row] for row in rows])
+        parts += [Text(), shown, *([Text(describe_rest(table), "dim")] if describe_rest(table) else [])]
     outside = [f"{one_line(describe_phase(one), 80)} {one.seconds:.1f} s" for one in results.outside]
     return [*parts, Text(f"Outside of the tests: {'; '.join(outside)}", "dim")] if outside else parts
 
 
-def _format_isolation(results: Results) -> list[Text]:
-    warning, fact = wording.describe_isolation(results)
-    return [Text(one_line(warning), "bold yellow")] if warning else [Text(one_line(fact), "dim")] if fact else []
+def _format_subject(results: Results) -> list[Text]:
+    """Say what was tested and how it was isolated; a warning where it was not, or where no framework was tested."""
+    warning, isolation = wording.describe_isolation(results)
+    found = (find_most_complete_evidence(entry.cases) for entry in results.entries)
+    tested = next((evidence for evidence in found if evidence), None)
+    facts = [wording.describe_subject(tested), f"on {tested.device}" if tested.device else ""] if tested else []
+    fact = ", ".join(filter(None, [" ".join(filter(None, facts)), isolation]))
+    lines = [Text(one_line(warning), "bold yellow")] if warning else []
+    return [*lines, *([Text(one_line(fact), "dim")] if fact else [])]
 
 
-def _make_table(results: Results) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("model", "test", "verdict", "worst tensor"):
-        table.add_column(name, overflow="fold")
-    table.add_column("error / limit", justify="right", no_wrap=True)
-    table.add_column("time", justify="right", no_wrap=True)
+def _make_table(results: Results) -> list[RenderableType]:
+    """Make the table of tests; a chain that an earlier failure skipped is one sentence below it."""
+    rows, below = [], []
     for entry in results.entries:
-        for index, case in enumerate(entry.cases):
-            table.add_row(*_make_row(entry, case, first=index == 0))
+        shown = [case for case in entry.cases if case.outcome != "consequence"]
+        rows += [_make_row(entry, case, first=index == 0) for index, case in enumerate(shown)]
+        if chain := [case for case in entry.cases if case.outcome == "consequence"]:
+            names = ", ".join(wording.shorten_test_id(case.name, entry.name) for case in chain)
+            below.append(Text(f"{entry.name}: {wording.OUTCOMES['consequence']}: {names}", STYLES["consequence"]))
         if entry.label:
-            table.add_row("", Text(one_line(entry.label), STYLES[entry.verdict]))
-    return table
+            below.append(Text(f"{entry.name}: {one_line(entry.label)}", STYLES[entry.verdict]))
+    return [Text(), FittingTable(_TEST_COLUMNS, rows), *below, Text()]
 
 
 def _make_row(entry: EntryResult, case: CaseResult, *, first: bool) -> list[Text]:
@@ -112,8 +125,6 @@ def _make_row(entry: EntryResult, case: CaseResult, *, first: bool) -> list[Text
 def _describe_outcome(case: CaseResult) -> str:
     if case.outcome == "failed" and case.failure_class:
         return wording.CLASSES[case.failure_class]
-    if case.outcome == "consequence":
-        return "skipped"
     return "passed on retry" if case.outcome == "passed" and case.earlier else wording.OUTCOMES[case.outcome]
 
 
@@ -122,19 +133,22 @@ def _format_cause(results: Results, number: int, cause: Cause) -> Group:
     style = "yellow" if cause.infrastructure else "bold red"
     figure = wording.find_figure(cases)
     title, rest = wording.split_diagnosis(cause.title, wording.TITLE)
-    lines = [Text(f"{number}. {one_line(title, 400)}{f' ({figure})' if figure else ''}", style)]
-    lines += [Text(f"   {one_line(rest, 400)}")] if rest else []
+    lines = [Text(one_line(rest, 400))] if rest else []
     models = wording.pluralize(len(cause.models), "model")
     blame = wording.describe_blame(cause)
     facts = [wording.CLASSES[cause.failure_class], models, wording.describe_cause_change(cause, cases), blame]
-    lines.append(Text(f"   {', '.join(filter(None, facts))}", "dim"))
+    lines.append(Text(", ".join(filter(None, facts)), "dim"))
     tests = [test for _, test in cause.cases]
     more = f" and {len(tests) - _TESTS_PER_CAUSE} more" if len(tests) > _TESTS_PER_CAUSE else ""
-    lines.append(Text(f"   {', '.join(tests[:_TESTS_PER_CAUSE])}{more}"))
+    lines.append(Text(f"{', '.join(tests[:_TESTS_PER_CAUSE])}{more}"))
     shown = wording.find_shown_case(cases)
     if shown.used is not None and shown.evidence is not None and shown.evidence.worst is not None:
         worst = shown.evidence.worst
-        lines.append(Text(f"   {one_line(worst.tensor, 80)} {one_line(wording.format_measure(worst), 400)}"))
+        lines.append(Text(f"{one_line(worst.tensor, 80)} {one_line(wording.format_measure(worst), 400)}"))
     command = wording.format_reproduce_command(results.plan, cause.cases[0][0], cases[0])
-    lines.append(Text(f"   reproduce: {command}\n"))
-    return Group(*lines)
+    return Group(
+        Text(f"{number}. {one_line(title, 400)}{f' ({figure})' if figure else ''}", style),
+        *(Padding(line, (0, 0, 0, INDENT)) for line in lines),
+        WrappedCommand(command, "reproduce:"),
+        Text(),
+    )

@@ -85,7 +85,7 @@ def _handle_comment(event: CommentEvent, step: Context, registry: Path) -> GateD
         except RequestError as error:
             _carry_out(refuse_without_registry(event, comment.facts.role, settings, str(error)), comment)
             raise
-        baseline = _read_baseline(client, step) if _asks_for_plan(event) else Baseline()
+        baseline = _read_baseline(client, step) if _needs_history(event) else Baseline()
         return _carry_out(decide(GateInput(event, comment.facts, models, settings, baseline)), comment)
 
 
@@ -104,10 +104,10 @@ def _get_facts(event: CommentEvent, step: Context, client: Client) -> GitHubFact
     return GitHubFacts(role, pull, find_active_runs(client, state, step.run_id), state)
 
 
-def _asks_for_plan(event: CommentEvent) -> bool:
+def _needs_history(event: CommentEvent) -> bool:
     with suppress(RequestError):
         command = parse_command(event.body)
-        return command is not None and command.plan
+        return command is not None and (command.plan or command.verb == "bisect")
     return False
 
 

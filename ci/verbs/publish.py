@@ -25,6 +25,8 @@ from ci.github.data_branch import append_history, read_nightly_history
 from ci.github.event import SHA
 from ci.github.pulls import Comment
 from ci.github.status_comment import CommentState, LastResult, format_status_comment, read_state, read_text
+from ci.models import load_models
+from ci.report.dashboard import render_pages
 from ci.report.escape import code, escape_text, link
 from ci.report.history import make_history_records
 from ci.report.limits import COMMENT_CHARS
@@ -40,8 +42,11 @@ if TYPE_CHECKING:
 
     from ci.github.gate_input import PullRequest
     from ci.plan import Plan, RunRequest
+    from ci.report.history import Baseline
 
 Where = Literal["results", "night"]
+NO_JEKYLL = ".nojekyll"
+"""GitHub Pages serves a branch with this file as it is."""
 MAX_LOOKS = 5
 """How often the commit's runs are read again after the status was set."""
 
@@ -256,7 +261,14 @@ def _append_history(client: Client, results: Results, context: Context) -> str:
     now = _now()
     records = make_history_records(results, now)
     request = results.plan.request
-    return append_history(client, context.data_branch, records, f"Night of {now[:10]}: {request.sha[:12]}")
+    url = f"{context.server_url}/{context.repository}"
+
+    def make_pages(history: Baseline) -> dict[str, str]:
+        pages = render_pages(history, load_models().values(), request.subject, made=now, repository_url=url)
+        return {**pages, NO_JEKYLL: ""}
+
+    message = f"Night of {now[:10]}: {request.sha[:12]}"
+    return append_history(client, context.data_branch, records, message, make_pages)
 
 
 def _update_issue(client: Client, results: Results, context: Context, upstream: Path | None) -> str:
@@ -268,7 +280,8 @@ def _update_issue(client: Client, results: Results, context: Context, upstream: 
     tonight = make_history_records(results, _now())
     streaks = nightly_issue.find_streaks(history, tonight)
     newest = judge_upstream(results.plan, upstream) if upstream else None
-    return nightly_issue.update_issue(client, results, streaks, bot=context.bot_login, upstream=newest)
+    pages = nightly_issue.format_pages(context.server_url, context.repository, context.data_branch)
+    return nightly_issue.update_issue(client, results, streaks, bot=context.bot_login, upstream=newest, pages=pages)
 
 
 def judge_upstream(plan: Plan, folder: Path) -> Results:

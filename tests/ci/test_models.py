@@ -142,3 +142,11 @@ def test_chosen_layers_and_slices() -> None:
 def test_parts_that_are_none(table: dict[str, object], problem: str) -> None:
     with pytest.raises(RequestError, match=problem):
         parse_model("m", {"model_id": "a/b", "checkpoint_format": "x", **table})
+
+
+@pytest.mark.parametrize("word", ["bisect", "cancel", "help"])
+def test_a_word_of_the_comment_command_is_no_model(word: str, tmp_path: Path) -> None:
+    path = tmp_path / "models.toml"
+    path.write_text(f'[{word}]\nmodel_id = "a/b"\ncheckpoint_format = "llama"\n')
+    with pytest.raises(RequestError, match=f"'{word}' is a word of the comment command; choose another name"):
+        load_models(path)

@@ -5,14 +5,30 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 from rich.console import Console
 from rich.live import Live
 
+from ci.hub.byte_plan import BytePlan
 from ci.hub.inventory import StoreEntry
+from ci.models import load_models
 from ci.suite_progress import ProgressEvent
-from ci.terminal import LiveProgress, format_ended_test, make_entries_table, suite_progress
+from ci.terminal import (
+    STARTING,
+    LiveProgress,
+    format_ended_test,
+    make_bytes_table,
+    make_entries_table,
+    make_models_table,
+    suite_progress,
+)
+from tests.ci.report.test_text_table import find_broken_words
+from tests.ci.report.test_text_table import render as render_at
+
+if TYPE_CHECKING:
+    from ci.report.text_table import FittingTable
 
 ENTRY = StoreEntry("owner/model", "a" * 40, 2, "/store/x", 5000, "complete", 0.0, in_use=False)
 
@@ -64,6 +80,43 @@ def test_a_log_gets_one_line_a_test(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
 
 
+def skipped(name: str) -> ProgressEvent:
+    return ProgressEvent("ended", name, outcome="skipped")
+
+
+def test_a_chain_that_did_not_run_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with suite_progress() as display:
+        for event in (skipped("test_a[mixtral]"), skipped("test_b[mixtral]"), ENDED, skipped("test_c[llama]")):
+            display.show(event)
+        display.show(ProgressEvent("finished"))
+    assert capsys.readouterr().err.splitlines() == [
+        "○ test_a[mixtral], test_b[mixtral] did not run",
+        "✓ test_conversion[mixtral] 12 s",
+        "○ test_c[llama] did not run",
+    ]
+
+
+def test_a_long_chain_names_its_first_tests(capsys: pytest.CaptureFixture[str]) -> None:
+    with suite_progress() as display:
+        for number in range(30):
+            display.show(skipped(f"test_{number}[mixtral]"))
+        display.show(ProgressEvent("finished"))
+    assert capsys.readouterr().err.endswith("test_19[mixtral] and 10 more did not run\n")
+
+
+def test_the_live_line_says_that_the_suite_starts() -> None:
+    live, console, now = make_live()
+    live.show(ProgressEvent("started", STARTING))
+    now[0] += 7
+    assert live.format_line() == f"7.0 s  {STARTING}"
+    live.show(ProgressEvent("started", CONVERSION))
+    assert live.format_line() == f"0.0 s  {CONVERSION}"
+    live.show(skipped("test_a[mixtral]"))
+    live.show(ENDED)
+    assert isinstance(console.file, io.StringIO)
+    assert "○ test_a[mixtral] did not run\n" in console.file.getvalue()
+
+
 def test_the_live_line_names_time_test_and_phase() -> None:
     live, _, now = make_live()
     assert live.format_line() == ""
@@ -91,3 +144,22 @@ def test_the_live_line_never_breaks_and_goes_away() -> None:
     assert max(map(len, lines)) <= 40
     assert written.endswith("\x1b[1A\x1b[2K"), "the line is erased at the end"
     assert not live.live.is_started
+
+
+MODELS = tuple(load_models().values())
+LONG = replace(MODELS[0], name="a-model-with-a-long-name", model_id="an-organisation/a-model-with-a-long-name-1.5B")
+PLAN = BytePlan("a-model-with-a-long-name", "org/x", "vocab=4096,experts=8", 2, 32, 10**10, 10**9, 10**8)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize(
+    "table",
+    [
+        make_models_table([*MODELS, LONG]),
+        make_entries_table([ENTRY, replace(ENTRY, reason="not used for 3.0 d")]),
+        make_bytes_table([PLAN]),
+    ],
+)
+def test_no_table_breaks_a_word(table: FittingTable, width: int) -> None:
+    assert not find_broken_words(table, width)
+    assert max(map(len, render_at(table, width).splitlines())) <= width

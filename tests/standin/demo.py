@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+from ci.report.dashboard import render_pages
+from ci.report.history import Baseline, make_history_records
+from ci.report.report_files import read_report
 from ci.settings import from_environ
 from tests.standin.library import ALIAS_NOTE, add_trained
 from tests.standin.server import HubServer
@@ -27,6 +31,7 @@ TIMEOUT_SECONDS = 3
 
 def main() -> int:
     """Run the demo; the exit code is that of `hub-tests run`."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the bars of transformers say nothing about the demo
     environ = dict(os.environ)
     settings = from_environ(environ)
     reason = "HF_HUB_OFFLINE is set" if settings.offline else find_hub_problem(settings.endpoint)
@@ -61,12 +66,29 @@ def make_environ(environ: Mapping[str, str], hub: HubServer) -> dict[str, str]:
 
 
 def run(environ: Mapping[str, str]) -> int:
-    """Run `hub-tests run` in the terminal, and print where its report is."""
+    """Run `hub-tests run` in the terminal; it says where the report and its pages are."""
     print(f"$ hub-tests {' '.join(COMMAND[3:])}", flush=True)
     code = subprocess.run(COMMAND, cwd=CHECKOUT, env=dict(environ), check=False).returncode
-    report = CHECKOUT / REPORT / "report.md"
-    print(f"The report: {report}" if report.exists() else f"No report was written; exit code {code}", flush=True)
+    report = CHECKOUT / REPORT
+    if not (report / "report.json").exists():
+        print(f"No report was written; exit code {code}", flush=True)
+        return code
+    pages = ", ".join(str(path.relative_to(CHECKOUT)) for path in write_pages(report))
+    print(f"This run as the first night of a dashboard: {pages}", flush=True)
     return code
+
+
+def write_pages(report: Path) -> list[Path]:
+    """Write the pages of the data branch, as if this run were the only night of its history."""
+    results, made = read_report(report), datetime.now(UTC).isoformat(timespec="seconds")
+    records = make_history_records(results, made)
+    history = Baseline({record.entry: (record,) for record in records})
+    models = [entry.model for entry in results.plan.entries]
+    paths = []
+    for name, page in render_pages(history, models, results.plan.request.subject, made=made).items():
+        (report / name).write_text(page, encoding="utf-8")
+        paths.append(report / name)
+    return paths
 
 
 if __name__ == "__main__":

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from ci.errors import RequestError
 from ci.github.command import COMMAND, MAX_LAYERS, Command, parse_command
+from ci.models import RESERVED
 
 SHA = "0123456789abcdef" * 2 + "01234567"
 
 selectors = st.one_of(
     st.from_regex(r"@[a-z0-9][a-z0-9_-]{0,20}", fullmatch=True),
     st.from_regex(r"[a-z0-9*?\[][a-z0-9_*?\[\]!-]{0,20}", fullmatch=True),
-).filter(lambda word: word not in ("help", "cancel"))
+).filter(lambda word: word not in RESERVED)
 runs = st.builds(
     Command,
     models=st.lists(selectors, max_size=5).map(tuple),
@@ -112,3 +113,13 @@ def test_refused_in_one_line(words: str, said: str) -> None:
     with pytest.raises(RequestError, match=re.escape(said)) as refusal:
         parse_command(f"{COMMAND} {words}")
     assert "\n" not in str(refusal.value)
+
+
+def test_bisect_takes_one_name_and_nothing_else() -> None:
+    assert parse_command(f"{COMMAND} bisect mixtral") == Command("bisect", ("mixtral",))
+    assert Command("bisect", ("mixtral",)).format_line() == f"{COMMAND} bisect mixtral"
+    for words in ("", "mixtral llama", "mixtral --deep", "--deep", "@moe", "mist*", "bisect", "help"):
+        with pytest.raises(RequestError, match="'bisect' takes one model's name and nothing else"):
+            parse_command(f"{COMMAND} bisect {words}".rstrip())
+    with pytest.raises(RequestError, match="'bisect' must be the first word"):
+        parse_command(f"{COMMAND} mixtral bisect")

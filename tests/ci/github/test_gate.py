@@ -11,6 +11,7 @@ from ci.github.command import parse_command
 from ci.github.gate import GateDecision, ignore_reason, ignore_second_start
 from ci.github.gate_input import GitHubFacts, PullRequest, RepoSettings, Role
 from ci.github.status_comment import CommentState, LastResult, StartedRun
+from ci.report.history import Baseline, HistoryRecord
 from tests.ci.github.decisions import DEFAULTS, FORK, HEAD, OLD, PULL, WRITE, comment_event, decide_on
 
 
@@ -164,3 +165,26 @@ def test_cancel() -> None:
     )
     assert (decision.decision, decision.cancel) == ("cancel", (5,))
     assert "Nothing is running" in decide_on("/run-hub-tests cancel").answer
+
+
+def test_bisect_answers_with_the_line_to_paste() -> None:
+    settings = RepoSettings("fast_llm")
+    known = HistoryRecord("2026-09-01", "mixtral", "passed", "a" * 40, (), device="cuda")
+    broken = replace(known, date="2026-09-02", verdict="failed", sha="b" * 40)
+    for records, ends in (((known, broken), ("a", "b")), ((known,), ("a", "1"))):
+        decision = decide_on(
+            "/run-hub-tests bisect mixtral", settings=settings, baseline=Baseline({"mixtral": records})
+        )
+        assert (decision.decision, decision.reaction) == ("answered", "+1")
+        line = f"hub-tests bisect mixtral --good {ends[0] * 40} --bad {ends[1] * 40} --subject fast_llm"
+        assert line in decision.answer
+    fork = decide_on(
+        "/run-hub-tests bisect mixtral",
+        facts=GitHubFacts(WRITE, FORK),
+        settings=settings,
+        baseline=Baseline({"mixtral": (known,)}),
+    )
+    assert "passed in the newest night on main" in fork.answer
+    assert "has no night that passed" in decide_on("/run-hub-tests bisect mixtral").answer
+    wrong = decide_on("/run-hub-tests bisect mixtrall")
+    assert (wrong.decision, "Did you mean" in wrong.answer) == ("refused", True)

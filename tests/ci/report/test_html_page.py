@@ -15,7 +15,7 @@ from tests.ci.report import samples
 from tests.ci.report.samples import HOSTILE, MODELS, RUN_URL, Fault, make_results, mismatch, plan_of
 
 RUNS = ("passing", "failing", "mixed", "crashed", "neutral", "hostile")
-VOID = {"meta", "br", "circle", "path", "polyline"}
+VOID = {"meta", "br", "circle", "path", "polyline", "input"}
 
 
 class Page(HTMLParser):
@@ -43,7 +43,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.text += "" if self.open[-1:] == ["style"] else f" {data} "
+        self.text += "" if self.open[-1:] in (["style"], ["script"]) else f" {data} "
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -51,19 +51,24 @@ def test_the_page_is_complete_and_loads_nothing(name: str) -> None:
     page = Page(render_html(getattr(samples, name)()))
     assert page.open == []
     names = {tag for tag, _ in page.tags}
-    assert not names & {"script", "img", "iframe", "link", "object", "embed", "base", "form", "image", "use", "a:href"}
+    assert [tag for tag, _ in page.tags].count("script") == 1
+    assert not names & {"img", "iframe", "link", "object", "embed", "base", "form", "image", "use", "a:href"}
     for tag, attributes in page.tags:
         assert not {key for key in attributes if key.startswith("on") or key in ("style", "src", "srcset")}
         if tag == "a":
             target = attributes["href"] or ""
-            assert target.startswith((RUN_URL, "#model-"))
+            assert target.startswith((RUN_URL, "#model-", "#cause-"))
 
 
-def test_the_policy_allows_the_style_sheet_and_nothing_else() -> None:
+def test_the_policy_allows_the_style_sheet_and_the_script_and_nothing_else() -> None:
     html = render_html(samples.passing())
     style = html.split("<style>")[1].split("</style>")[0]
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    assert f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'" in html
+    script = html.split("<script>")[1].split("</script>")[0]
+    css, code = (
+        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in (style, script)
+    )
+    policy = f"default-src 'none'; style-src {css}; script-src {code}; base-uri 'none'; form-action 'none'"
+    assert policy in html.replace("&#39;", "'")
     assert "@import" not in style
     assert "url(" not in style
 
@@ -84,13 +89,49 @@ def test_the_page_shows_cause_worst_tensor_and_command() -> None:
     assert "newly failing, last good 028877665544" in text
 
 
-def test_one_chart_for_each_test_variant_and_dtype() -> None:
+def test_variants_that_coincide_share_a_chart_for_each_dtype() -> None:
     html = render_html(make_results(plan_of("mixtral")))
-    captions = re.findall(r"<figcaption>([^,<]*), (\w+): \d+ tensors", html)
+    captions = re.findall(r"<figcaption>([^,<]*), (\w+): \d+ tensors, all within the limit([^<]*)", html)
     tests = ["forward_equivalence", "moe_implementation looped", "moe_implementation dropless"]
     tests += [f"implementation attention-{name}" for name in ("eager", "sdpa", "blockwise")]
-    both = [(test, dtype) for test in tests for dtype in ("float32", "bfloat16")]
-    assert captions == [*both, ("hub_model_conversion", "float32")]
+    alike, both = "; these 6 coincide", " and ".join(tests)
+    assert captions == [(both, "float32", alike), (both, "bfloat16", alike), ("hub_model_conversion", "float32", "")]
+
+
+def test_variants_that_do_not_coincide_have_a_chart_each_on_one_scale() -> None:
+    plan = plan_of("mixtral")
+    html = render_html(make_results(plan, {"test_moe_implementation[dropless-mixtral]": mismatch(moe=True)}))
+    captions = re.findall(r"<figcaption>([^<]*), float32: 25 tensors, ([^<]*)", html)
+    assert captions[0] == ("moe_implementation dropless", "12 above the limit")
+    assert captions[1][0].startswith("forward_equivalence and moe_implementation looped and ")
+    axes = [re.findall(r'text-anchor="end">(1e-?\d+)<', svg) for svg in html.split("<figure>")[1:]]
+    floats = [names for names in axes if names][:1] + [names for names in axes if names][2:3]
+    assert floats[0] == floats[1], "two charts of one dtype can be compared"
+
+
+def test_the_header_says_when_where_and_with_what() -> None:
+    text = " ".join(Page(render_html(samples.passing(), "2026-11-27T01:02:03+00:00")).text.split())
+    head = text.partition("Models")[0]
+    for fact in ("date 2026-11-27 01:02 UTC", "reference 0.1.0 1a2b3c4d5e6f", "device cuda", "torch 2.13.0"):
+        assert fact in head
+    assert "date" not in " ".join(Page(render_html(samples.passing())).text.split()).partition("Models")[0]
+
+
+def test_a_failure_s_sentence_is_said_once() -> None:
+    page = Page(render_html(samples.failing()))
+    text = " ".join(page.text.partition("output of")[0].split()) + " ".join(page.text.partition("Models")[2].split())
+    assert text.count("the rotary embedding is wrong") == 1
+    assert ("a", {"href": "#cause-1"}) in page.tags
+
+
+def test_tensors_and_axes_are_named_without_hovering() -> None:
+    html = render_html(samples.failing())
+    shown = re.sub(r"<title>.*?</title>|<head>.*?</head>", "", html, flags=re.DOTALL)
+    figure = shown.split("<figure>")[1]
+    assert ">error</text>" in figure
+    assert ">tensor, by layer</text>" in figure
+    assert "decoder.1.mixer.query 4,000 x the limit</text>" in figure
+    assert '<code>decoder.1.mixer.query</code></td><td class="n">4,000 x</td>' in figure
 
 
 def test_red_charts_come_first_and_say_how_many_tensors_are_above_the_limit() -> None:

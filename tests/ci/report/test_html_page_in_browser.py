@@ -9,12 +9,16 @@ import subprocess
 import threading
 import zlib
 from dataclasses import replace
+from html import unescape
 from typing import TYPE_CHECKING
 
 import pytest
 
+from ci.models import HubModel
+from ci.report.dashboard import render_dashboard, render_matrix
 from ci.report.html_page import render_html
 from tests.ci.report import samples
+from tests.ci.report.history_samples import make_history, make_many, make_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -185,3 +189,84 @@ def test_it_fits_a_phone(tmp_path: Path, recorder: http.server.HTTPServer, run: 
     needed, given = text.split('id="width">')[1].split("</p>")[0].split(" in ")
     assert 300 < int(given) <= 400
     assert int(needed) <= int(given)
+
+
+CLICKS = """<!doctype html><iframe id="page" src="report.html" style="width: 1200px; height: 900px"></iframe>
+<pre id="said"></pre><script>page.onload = () => {
+  const d = page.contentDocument, out = [], view = page.contentWindow;
+  const isShown = row => view.getComputedStyle(row).display !== "none";
+  const rows = () => [...d.querySelectorAll("#models tbody tr")];
+  const names = () => rows().filter(isShown).map(r => r.cells[0].textContent.trim());
+  const search = d.querySelector(".tools input"), heads = [...d.querySelectorAll("#models thead th")];
+  const type = text => { search.value = text; search.dispatchEvent(new view.Event("input")); };
+  const tell = what => out.push(`${what}|${d.querySelector(".tools output").textContent}|${names().slice(0, 3)}`);
+  tell("all"); type("MODEL-1 04"); tell("search"); type("no such model"); tell("none"); type("");
+  const failed = d.querySelector('.tools button[value="failed"]');
+  failed.click(); tell("failed"); failed.click(); tell("again");
+  heads[0].click(); tell("up"); heads[0].click(); tell("down");
+  const number = heads.find(h => h.dataset.sort === "number" && h.textContent.includes("limit"));
+  number.click(); number.click(); tell("worst");
+  said.textContent = out.join("\\n");
+}</script>"""
+
+
+@pytest.mark.parametrize("page", ["report", "dashboard"])
+def test_256_models_are_searched_filtered_and_sorted(
+    tmp_path: Path, recorder: http.server.HTTPServer, page: str
+) -> None:
+    handler = recorder.RequestHandlerClass
+    handler.page = (make_large_report() if page == "report" else make_large_dashboard()).encode()  # type: ignore[attr-defined]
+    handler.around = CLICKS.encode()  # type: ignore[attr-defined]
+    address = f"http://127.0.0.1:{recorder.server_port}/phone"
+    text = unescape(browse(tmp_path, "--virtual-time-budget=4000", "--dump-dom", address))
+    lines = text.split('id="said">')[1].split("</pre>")[0].splitlines()
+    said = {what: (count, names) for what, count, names in (line.split("|") for line in lines)}
+    assert said["all"][0] == said["again"][0] == "256 of 256"
+    assert said["search"] == ("1 of 256", "model-104")
+    assert said["none"] == ("0 of 256", "")
+    failing = [f"model-{number:03d}" for number in range(256) if number % 6 == 2]
+    assert said["failed"] == (f"{len(failing)} of 256", ",".join(failing[:3]))
+    assert said["up"][1] == "model-000,model-001,model-002"
+    assert said["down"][1] == "model-255,model-254,model-253"
+    assert set(said["worst"][1].split(",")) <= set(failing)
+    assert set(handler.seen) - {"/favicon.ico"} == {"/phone", "/report.html"}  # type: ignore[attr-defined]
+
+
+def make_large_report() -> str:
+    models = {f"model-{n:03d}": HubModel(f"model-{n:03d}", f"org/model-{n}", "llama") for n in range(256)}
+    plan = samples.plan_of(*models, models=models)
+    faults = {f"test_forward_equivalence[model-{n:03d}]": samples.mismatch() for n in range(256) if n % 6 == 2}
+    return render_html(samples.make_results(plan, faults))
+
+
+def make_large_dashboard() -> str:
+    return render_dashboard(make_many(nights=45), made="2026-11-27T00:00:00Z")
+
+
+CLIPPED = """<!doctype html><iframe id="page" src="report.html" style="width: 400px; height: 900px; border: 0"></iframe>
+<pre id="said"></pre><script>page.onload = () => {
+  const d = page.contentDocument, out = [d.documentElement.scrollWidth];
+  for (const fold of d.querySelectorAll("details")) fold.open = true;
+  for (const box of d.querySelectorAll(".scroll, .card, figure, table.reflow, td"))
+    if (box.scrollWidth > box.clientWidth + 1 && box.clientWidth && !box.querySelector("table:not(.reflow)"))
+      out.push(`${box.tagName}.${box.className}: ${box.textContent.trim().slice(0, 40)}`);
+  said.textContent = out.join("\\n");
+}</script>"""
+
+
+@pytest.mark.parametrize("page", ["failing", "passing", "mixed", "dashboard", "matrix"])
+def test_nothing_is_clipped_at_400_pixels(tmp_path: Path, recorder: http.server.HTTPServer, page: str) -> None:
+    made = "2026-11-27T00:00:00Z"
+    pages = {
+        "dashboard": lambda: render_dashboard(make_history(), made=made, matrix=make_matrix()),
+        "matrix": lambda: render_matrix(make_matrix(), made=made),
+    }
+    handler = recorder.RequestHandlerClass
+    html = pages[page]() if page in pages else render_html(getattr(samples, page)())
+    handler.page = html.encode()  # type: ignore[attr-defined]
+    handler.around = CLIPPED.encode()  # type: ignore[attr-defined]
+    address = f"http://127.0.0.1:{recorder.server_port}/phone"
+    text = unescape(browse(tmp_path, "--virtual-time-budget=2500", "--dump-dom", address))
+    width, *clipped = text.split('id="said">')[1].split("</pre>")[0].splitlines()
+    assert int(width) <= 400
+    assert clipped == []

@@ -264,8 +264,20 @@ def test_a_night_leaves_an_issue_and_history(context: Context, state: GitHub, tm
     done = publish_report(report, context, where="night", sha256=report_digest(report))
     assert [one.problem for one in done] == ["", ""]
     assert done[0].done == "opened #100"
-    (lines,) = state.files("hub-tests-data").values()
+    files = state.files("hub-tests-data")
+    (lines,) = (text for path, text in files.items() if path.startswith("history/"))
     assert len(lines.splitlines()) == 3
+    assert set(files) - {path for path in files if path.startswith("history/")} == PAGES
+    assert "3 of 3 models fail" in files["index.html"]
+    assert "the rotary embedding is wrong" in files["index.html"], "tonight is in the dashboard of tonight"
+    (issue,) = state.issues
+    assert "[dashboard](https://" in issue["body"]
+    again = publish_report(report, context, where="night")
+    assert [one.problem for one in again] == ["", ""]
+    assert "1 night" in state.files("hub-tests-data")["index.html"], "a second attempt is the same night"
+
+
+PAGES = {"index.html", "matrix.html", ".nojekyll"}
 
 
 def test_the_comments_are_listed_once(context: Context, state: GitHub, github: Contract, tmp_path: Path) -> None:
@@ -301,7 +313,7 @@ def test_results_with_the_newest_versions_reach_the_issue_and_nothing_else(
     assert [one.problem for one in done] == ["", ""]
     assert done[0].done == "opened #100"
     assert "1 of 3 fail: `mistral`" in state.issues[0]["body"]
-    (lines,) = state.files("hub-tests-data").values()
+    (lines,) = (text for path, text in state.files("hub-tests-data").items() if path.startswith("history/"))
     assert '"failed"' not in lines  # the history is of the environment that counts
     assert state.statuses == state.comments == []
 

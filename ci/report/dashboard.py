@@ -1,0 +1,139 @@
+"""The history of nights → `index.html` of the data branch: one static page, which GitHub Pages can serve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from ci.errors import RequestError
+from ci.evidence import format_share
+from ci.report import wording
+from ci.report.escape import is_safe_url
+from ci.report.night_charts import draw_margins, draw_strip
+from ci.report.nights import ModelNights, list_findings, list_models
+from ci.report.page_parts import load_parts, make_environment, mark_safe
+from ci.report.support_matrix import MatrixCell, SupportMatrix, build_support_matrix
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ci.models import HubModel
+    from ci.report.history import Baseline
+
+DASHBOARD, MATRIX = "index.html", "matrix.html"
+CHECKS = {"forward": 0, "variant": 1, "export": 2}
+CHANGES = 12
+"""Nights with changes that are listed for each model."""
+
+
+@dataclass(frozen=True)
+class MatrixRow:
+    """One model of the matrix: its cells by column."""
+
+    checkpoint_format: str
+    entry: str
+    cells: tuple[MatrixCell | None, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class MatrixTable:
+    """The matrix as a table; `columns` are (check and variant, dtype)."""
+
+    columns: tuple[tuple[str, str], ...]
+    rows: tuple[MatrixRow, ...]
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """One model on the page."""
+
+    index: int
+    model: ModelNights
+    strip: Markup
+    margins: Markup
+
+
+def render_pages(
+    history: Baseline, models: Iterable[HubModel], subject: str, *, made: str, repository_url: str = ""
+) -> dict[str, str]:
+    """Render both pages, by the name of their file; the dashboard alone for a subject that is not known here."""
+    try:
+        matrix = build_support_matrix(models, history, subject, made)
+    except RequestError:
+        matrix = None
+    pages = {DASHBOARD: render_dashboard(history, made=made, repository_url=repository_url, matrix=matrix)}
+    return {**pages, MATRIX: render_matrix(matrix, made=made)} if matrix else pages
+
+
+def render_dashboard(
+    history: Baseline, *, made: str, repository_url: str = "", matrix: SupportMatrix | None = None
+) -> str:
+    """Render the page as text. `made` is UTC, ISO 8601; `matrix` None leaves the support matrix out."""
+    models = list_models(history)
+    cards = [
+        ModelCard(index, model, mark_safe(draw_strip(model.nights)), mark_safe(draw_margins(model.nights)))
+        for index, model in enumerate(models)
+    ]
+    return _render(
+        "dashboard.html.j2",
+        made=made,
+        cards=cards,
+        findings=list_findings(history),
+        problems=history.problems[:20],
+        nights=max((len(model.nights) for model in models), default=0),
+        repository_url=repository_url if is_safe_url(repository_url) else "",
+        table=make_matrix_table(matrix) if matrix else None,
+        subject=matrix.subject if matrix else "",
+        changes_shown=CHANGES,
+    )
+
+
+def render_matrix(matrix: SupportMatrix, *, made: str) -> str:
+    """Render the support matrix as a page of its own."""
+    return _render("matrix.html.j2", made=made, table=make_matrix_table(matrix), subject=matrix.subject)
+
+
+def make_matrix_table(matrix: SupportMatrix) -> MatrixTable:
+    """Make the table: one row for each model, one column for each check, variant and dtype that any model has."""
+    known = sorted((cell for cell in matrix.cells if cell.entry), key=lambda cell: CHECKS.get(cell.check, 9))
+    names = list(dict.fromkeys(_name_check(cell) for cell in known))
+    pairs = dict.fromkeys((_name_check(cell), cell.dtype) for cell in known)
+    columns = tuple(sorted(pairs, key=lambda pair: names.index(pair[0])))
+    rows: dict[tuple[str, str], dict[tuple[str, str], MatrixCell]] = {}
+    for cell in matrix.cells:
+        rows.setdefault((cell.checkpoint_format, cell.entry), {})[_name_check(cell), cell.dtype] = cell
+    return MatrixTable(
+        columns,
+        tuple(
+            MatrixRow(
+                name,
+                entry,
+                tuple(cells.get(column) for column in columns),
+                "" if entry else next(iter(cells.values())).reason,
+            )
+            for (name, entry), cells in rows.items()
+        ),
+    )
+
+
+def _name_check(cell: MatrixCell) -> str:
+    return cell.variant.replace("=", " ") if cell.check == "variant" else cell.check
+
+
+def _render(template: str, **values: object) -> str:
+    return (
+        make_environment()
+        .get_template(template)
+        .render(
+            parts=load_parts(),
+            format_share=format_share,
+            format_duration=wording.format_duration,
+            pluralize=wording.pluralize,
+            signs=wording.SIGNS,
+            is_safe_url=is_safe_url,
+            **values,
+        )
+    )

@@ -1,0 +1,83 @@
+"""Commits between two ends of a real git history, and versions between two versions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ci.bisect import candidates
+from ci.bisect.candidates import list_commits, list_versions, open_history
+from ci.errors import InfrastructureError, RequestError
+from tests.ci.bisect.history import run_git, write_history
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KNOWN = ["5.23.0", "5.22.0", "5.21.0", "5.21.0rc1", "5.20.1", "5.20.0", "4.57.3"]
+
+
+def test_commits_follow_the_first_parents(tmp_path: Path) -> None:
+    commits = write_history(tmp_path, 6, 3)
+    run_git(tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", "checkout", "--quiet", "-b", "side", commits[2])
+    run_git(tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--allow-empty", "-qm", "on the side")
+    run_git(tmp_path, "checkout", "--quiet", "main")
+    run_git(tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", "merge", "--no-ff", "-qm", "merged", "side")
+    listed = list_commits(tmp_path, commits[0], "main", {})
+    assert listed[:-1] == tuple(commits[1:])
+    assert listed[-1] == run_git(tmp_path, "rev-parse", "main")
+
+
+def test_wrong_ends_are_refused(tmp_path: Path) -> None:
+    commits = write_history(tmp_path, 4, 2)
+    with pytest.raises(RequestError, match="must be an ancestor of the bad one"):
+        list_commits(tmp_path, commits[3], commits[0], {})
+    with pytest.raises(RequestError, match="must be an ancestor of the bad one"):
+        list_commits(tmp_path, commits[3], commits[3], {})
+    for name in ("gone", "--upload-pack=x", "", "a b"):
+        with pytest.raises(RequestError, match="is no commit, branch or tag"):
+            list_commits(tmp_path, name, "main", {})
+
+
+def test_an_address_is_mirrored_once_without_files(tmp_path: Path) -> None:
+    commits = write_history(tmp_path / "upstream", 5, 2)
+    mirror = tmp_path / "mirror.git"
+    address = f"{(tmp_path / 'upstream').as_uri()}@main"
+    for _ in range(2):
+        assert open_history(address, mirror, {}) == mirror
+    assert list_commits(mirror, commits[1][:10], "main", {}) == tuple(commits[2:])
+    with pytest.raises(RequestError, match="not a git checkout"):
+        open_history(str(tmp_path), mirror, {})
+
+
+def test_versions_lie_between_the_ends() -> None:
+    assert list_versions("transformers", "5.20.0", "5.23.0", known=KNOWN) == ("5.20.1", "5.21.0", "5.22.0", "5.23.0")
+    assert list_versions("transformers", "5.20.1", "5.21.0rc1", known=KNOWN) == ("5.21.0rc1",)
+    for good, bad, said in (
+        ("5.23.0", "5.20.0", "must be the older one"),
+        ("5.20.0", "6.0", "no such version"),
+        ("x y", "5.20.0", "is no version"),
+    ):
+        with pytest.raises(RequestError, match=said):
+            list_versions("transformers", good, bad, known=KNOWN)
+
+
+@pytest.mark.parametrize(("program", "said"), [("exit 1", "names no version"), ("sleep 9", "did not answer")])
+def test_an_index_that_does_not_answer_is_infrastructure(
+    program: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = tmp_path / "python"
+    fake.write_text(f"#!/bin/sh\nexec {program}\n" if "sleep" in program else f"#!/bin/sh\n{program}\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(fake))
+    monkeypatch.setattr(candidates, "INDEX_SECONDS", 0.3)
+    with pytest.raises(InfrastructureError, match=said):
+        list_versions("transformers", "5.20.0", "5.23.0")
+
+
+def test_an_index_is_read_as_pip_prints_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = tmp_path / "python"
+    fake.write_text(f"#!/bin/sh\necho 'transformers (5.23.0)'\necho 'Available versions: {', '.join(KNOWN)}'\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(fake))
+    assert list_versions("transformers", "5.22.0", "5.23.0") == ("5.23.0",)

@@ -1,0 +1,82 @@
+"""The dashboard as text: every model, finding and cell, and nothing that a record could add to the page."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from ci.report.dashboard import make_matrix_table, render_dashboard, render_matrix
+from ci.report.history import Baseline
+from tests.ci.report.history_samples import HEADLINE, MODELS, make_history, make_many, make_matrix
+from tests.ci.report.test_html_page import Page
+
+MADE = "2026-11-15T04:00:00Z"
+
+
+def render(history: Baseline | None = None) -> str:
+    known = make_history() if history is None else history
+    return render_dashboard(known, made=MADE, repository_url="https://github.com/o/r", matrix=make_matrix())
+
+
+def test_the_dashboard_tells_everything() -> None:
+    text = " ".join(Page(render()).text.split())
+    assert "1 of 6 models fail" in text
+    assert "drifting while green 1" in text
+    assert f"{HEADLINE} numeric mismatch since 2026-11-08, 7 nights" in text
+    assert "error / limit moved from 16 % to 42 % on 2026-11-01, when" in text
+    assert all(name in text for name in MODELS)
+    assert "2026-11-01 torch 2.12.1 → 2.13.0" in text
+    assert "no model of this format is in the registry" in text
+
+
+def test_an_empty_history_is_a_page_too() -> None:
+    assert "No night yet" in Page(render(Baseline())).text
+
+
+@pytest.mark.parametrize("page", ["dashboard", "matrix"])
+def test_the_pages_are_complete_and_load_nothing(page: str) -> None:
+    html = render() if page == "dashboard" else render_matrix(make_matrix(), made=MADE)
+    parsed = Page(html)
+    assert parsed.open == []
+    names = [tag for tag, _ in parsed.tags]
+    assert names.count("script") == 1
+    assert not set(names) & {"img", "iframe", "link", "object", "embed", "base", "form", "image", "use"}
+    for _, attributes in parsed.tags:
+        assert not {key for key in attributes if key.startswith("on") or key in ("style", "src", "srcset")}
+
+
+def test_hostile_records_stay_text() -> None:
+    evil = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
+    (known,) = make_history(3, ("smollm2",)).records.values()
+    case = replace(known[0].cases[0], name=evil, outcome="failed", headline=evil, failure_class=evil)
+    nights = tuple(
+        replace(night, entry=evil, model_id=evil, verdict="failed", sha=evil + str(at), date=evil, cases=(case,))
+        for at, night in enumerate(known)
+    )
+    nights = tuple(
+        replace(night, run_url="javascript:alert(1)", libraries={evil: str(at)}) for at, night in enumerate(nights)
+    )
+    html = render(Baseline({evil: nights}, (evil,)))
+    assert html.count("<script>") == 1
+    assert "<img" not in html
+    assert 'href="javascript' not in html
+
+
+def test_many_models_stay_a_small_page() -> None:
+    html = render(make_many())
+    assert html.count('class="strip" viewBox') == 256
+    assert len(html) < 8_000_000
+
+
+def test_the_matrix_orders_its_columns_by_check() -> None:
+    table = make_matrix_table(make_matrix())
+    assert table.columns == (
+        ("forward", "float32"),
+        ("forward", "bfloat16"),
+        ("attention sdpa", "float32"),
+        ("attention sdpa", "bfloat16"),
+        ("moe dropless", ""),
+        ("export", ""),
+    )
+    assert table.rows[-1].note == "no model of this format is in the registry"
