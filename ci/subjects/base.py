@@ -19,6 +19,9 @@ dtype:
     decoder.<i>.mixer.query         (B, T, heads, head_dim)      after RoPE
     decoder.<i>.mixer.key           (B, T, kv_heads, head_dim)   after RoPE
     decoder.<i>.mixer.value         (B, T, kv_heads, head_dim)
+    decoder.<i>.mixer.decay         (B, T, heads) or (B, T, heads, head_dim)   delta rule only, logarithm of the decay
+    decoder.<i>.mixer.beta          (B, T, heads)       delta rule only, how much of the value is written
+    decoder.<i>.mixer.recurrence    (B, T, heads, value_dim)   delta rule only, what is read from the state
     decoder.<i>.mixer.context       (B, T, heads * head_dim)     input of the output projection
     decoder.<i>.mixer               (B, T, hidden)      output of the attention, before the residual
     decoder.<i>.mixer_residual      (B, T, hidden)      after adding the residual
@@ -30,6 +33,13 @@ dtype:
     decoder.<i>                     (B, T, hidden)      output of the block
     final_norm                      (B, T, hidden)
     logits                          (B, T, vocab)
+    prediction_head.<k>.block       (B, T, hidden)      several prediction heads only: head k from 1 has a block,
+    prediction_head.<k>.final_norm  (B, T, hidden)      a norm
+    prediction_head.<k>.logits      (B, T, vocab)       and logits of its own
+
+Of a delta rule (gated delta net, Kimi delta attention) query, key and value are what the recurrence reads: after the
+convolution, without a rotation, before they are normalized; a head of keys that several heads of values share is
+repeated.
 
 A subject that cannot capture a tensor lists it in `TraceResult.not_captured`; `logits`,
 `embeddings`, each `decoder.<i>` and `final_norm` are mandatory.

@@ -1,0 +1,99 @@
+"""Modelling code that travels with a model: its classes, loaded from a directory of Python files.
+
+Whoever calls this runs that code: only a worker in its own sandbox may. transformers' own loader copies the files into a
+cache, and takes a config that points to another repository; here `auto_map` must name files of the directory itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import json
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ci.errors import SubjectError, UnsupportedError
+from ci.subjects.hugging_face.kernels import fill_missing_kernels, offer_flash_attention
+
+REFERENCE = re.compile(r"([A-Za-z_]\w*)\.([A-Za-z_]\w*)")
+MODEL_KEYS = ("AutoModelForCausalLM", "AutoModel")
+"""The keys of `auto_map` that name the class with the output head; diffusion models have the second one only."""
+
+
+@dataclass(frozen=True)
+class ModelCode:
+    """The classes of a model and its config. `stand_ins` are the kernels that plain functions stand in for."""
+
+    config_class: Any
+    model_class: Any
+    stand_ins: tuple[str, ...]
+    digest: str
+
+
+def load_model_code(checkpoint: Path, directory: Path) -> ModelCode:
+    """Import the classes that the checkpoint's `auto_map` names from the Python files of `directory`.
+
+    Raises UnsupportedError for a checkpoint that names none, SubjectError where the code cannot be imported.
+    """
+    names = _read_auto_map(checkpoint)
+    digest = hash_code(directory)
+    package = _make_package(directory, f"hub_tests_model_code_{digest[:16]}")
+    config_class = _import_class(package, names["AutoConfig"], directory)
+    model_class = _import_class(package, names["model"], directory)
+    modules = [module for name, module in list(sys.modules.items()) if name.startswith(f"{package}.")]
+    stand_ins = tuple(dict.fromkeys(name for module in modules for name in fill_missing_kernels(module)))
+    return ModelCode(config_class, model_class, stand_ins or _filled.get(package, ()), digest)
+
+
+def hash_code(directory: Path) -> str:
+    """Return the SHA-256 of the names and contents of a directory's Python files, in hex."""
+    digest = hashlib.sha256()
+    for file in sorted(directory.glob("*.py")):
+        digest.update(f"{file.name}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _read_auto_map(checkpoint: Path) -> dict[str, str]:
+    try:
+        config = json.loads((checkpoint / "config.json").read_bytes())
+    except (OSError, ValueError) as problem:
+        raise SubjectError(f"{checkpoint / 'config.json'}: cannot be read: {problem}") from None
+    found: dict[str, Any] = config.get("auto_map") or {}
+    model = next((found[key] for key in MODEL_KEYS if key in found), None)
+    for name in (found.get("AutoConfig"), model):
+        if not isinstance(name, str) or not REFERENCE.fullmatch(name):
+            raise UnsupportedError(
+                f"{checkpoint / 'config.json'}: auto_map names {name!r}: expected AutoConfig and one of "
+                f"{', '.join(MODEL_KEYS)}, each as module.Class of this repository"
+            )
+    return {"AutoConfig": found["AutoConfig"], "model": str(model)}
+
+
+_filled: dict[str, tuple[str, ...]] = {}
+"""The stand-ins of each package, known when it was first imported."""
+
+
+def _make_package(directory: Path, name: str) -> str:
+    """Make the directory importable as a package of a name of ours: its files import each other relatively."""
+    if name not in sys.modules:
+        spec = importlib.machinery.ModuleSpec(name, None, is_package=True)
+        spec.submodule_search_locations = [str(directory)]
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        offer_flash_attention()
+    return name
+
+
+def _import_class(package: str, reference: str, directory: Path) -> Any:
+    module, _, name = reference.partition(".")
+    try:
+        found = getattr(importlib.import_module(f"{package}.{module}"), name)
+    except Exception as problem:  # whatever the code raises while it is imported is a finding about it
+        reason = " ".join(f"{type(problem).__name__}: {problem}".split())[:300]
+        raise SubjectError(f"the model's code {directory / module}.py cannot be imported: {reason}") from problem
+    filled = fill_missing_kernels(sys.modules[f"{package}.{module}"])
+    _filled[package] = tuple(dict.fromkeys((*_filled.get(package, ()), *filled)))
+    return found
