@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import safe_open
+
 from ci.errors import SubjectError, UnsupportedError
 from ci.subjects.hugging_face.kernels import fill_missing_kernels, offer_flash_attention
 
@@ -55,6 +58,34 @@ def hash_code(directory: Path) -> str:
     for file in sorted(directory.glob("*.py")):
         digest.update(f"{file.name}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def overrides_loading(model_class: Any) -> bool:
+    """Return whether a class has a `from_pretrained` of its own, which may know no `output_loading_info`."""
+    return "transformers" not in model_class.from_pretrained.__func__.__module__.partition(".")[0]
+
+
+def compare_with_stored(model: Any, checkpoint: Path) -> dict[str, list[str]]:
+    """Return what differs between a loaded model and its safetensors files, by kind; nothing where it is exact.
+
+    A tensor that is tied to a stored one, or that the model casts, is not missing or different.
+    """
+    own = dict(model.state_dict(keep_vars=True))
+    stored: dict[str, Any] = {}
+    for file in sorted(checkpoint.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as opened:
+            stored |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
+    loaded = {id(own[name]) for name in own.keys() & stored.keys()}
+    different = [name for name in own.keys() & stored.keys() if not _holds(own[name], stored[name])]
+    return {
+        "missing_keys": [name for name, tensor in own.items() if name not in stored and id(tensor) not in loaded],
+        "unexpected_keys": [name for name in stored if name not in own],
+        "different_keys": different,
+    }
+
+
+def _holds(own: Any, stored: Any) -> bool:
+    return own.shape == stored.shape and torch.equal(own.detach().cpu(), stored.to(own.dtype))
 
 
 def _read_auto_map(checkpoint: Path) -> dict[str, str]:

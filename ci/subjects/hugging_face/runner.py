@@ -29,7 +29,7 @@ from ci.subjects.hugging_face.cast_model import can_cast, has_same_parts, move_w
 from ci.subjects.hugging_face.float64_mode import compute_float64_throughout
 from ci.subjects.hugging_face.gradients import write_gradients
 from ci.subjects.hugging_face.hooks import ForwardHooks, record_heads
-from ci.subjects.hugging_face.model_code import ModelCode, load_model_code
+from ci.subjects.hugging_face.model_code import ModelCode, compare_with_stored, load_model_code, overrides_loading
 from ci.subjects.hugging_face.random_model import draw_weights
 from ci.subjects.hugging_face.structure import (
     classify_mixer,
@@ -223,17 +223,21 @@ class HuggingFace:
         from transformers import AutoModelForCausalLM
 
         code = self.load_code(request.checkpoint)
+        settings: dict[str, Any] = {
+            "dtype": DTYPES[request.dtype],
+            "attn_implementation": "eager",
+            "local_files_only": True,
+            "ignore_mismatched_sizes": True,  # the loading info then names them
+            "device_map": None if request.device == "cpu" else {"": request.device},  # load directly onto the device
+        }
         with _silence_loading():
-            model, info = (code.model_class if code else AutoModelForCausalLM).from_pretrained(
-                request.checkpoint,
-                dtype=DTYPES[request.dtype],
-                attn_implementation="eager",
-                **({} if code else {"trust_remote_code": False}),
-                local_files_only=True,
-                ignore_mismatched_sizes=True,  # the loading info then names them
-                output_loading_info=True,
-                device_map=None if request.device == "cpu" else {"": request.device},  # load directly onto the device
-            )
+            if code and overrides_loading(code.model_class):
+                model = code.model_class.from_pretrained(request.checkpoint, **settings)
+                info = compare_with_stored(model, Path(request.checkpoint))
+            else:
+                auto = code.model_class if code else AutoModelForCausalLM
+                settings |= {} if code else {"trust_remote_code": False}
+                model, info = auto.from_pretrained(request.checkpoint, output_loading_info=True, **settings)
         problems = {kind: sorted(map(str, names)) for kind, names in info.items() if names}
         if problems:
             raise SubjectError(f"{request.checkpoint} does not load into {type(model).__name__} exactly: {problems}")
