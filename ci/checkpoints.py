@@ -8,6 +8,7 @@ could not be fetched has `name`, `gated` and `error`, and says so where the requ
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from ci.models import HubModel
     from ci.settings import Settings
 
+COMMIT = re.compile(r"[0-9a-f]{40}")
 CHECKPOINTS_JSON = "checkpoints.json"
 
 
@@ -55,18 +57,29 @@ class FetchResults:
 def make_fetch_request(model: HubModel) -> FetchRequest:
     """Return what to fetch for an entry of the registry.
 
-    Raises RemoteCodeError for a model that runs code of its own: it would run in the judge, outside any sandbox.
+    Raises RemoteCodeError for a model that runs code of its own, where the entry does not say where.
     """
     check_own_code(model)
-    return FetchRequest(model.model_id, model.layer_request, model.revision, slice=model.slice)
+    allowed = model.trust_remote_code and not model.code_path
+    return FetchRequest(
+        model.model_id, model.layer_request, model.revision, allow_remote_code=allowed, slice=model.slice
+    )
 
 
 def check_own_code(model: HubModel) -> None:
-    """Raise RemoteCodeError for an entry that asks hub-tests to run the model's own code."""
-    if model.trust_remote_code:
+    """Raise RemoteCodeError for an entry that does not say where the model's own code may run, or which code it is."""
+    if not model.trust_remote_code:
+        return
+    if not model.code_environment:
         raise RemoteCodeError(
-            f"[{model.name}] trust_remote_code: hub-tests does not run code that comes with a model yet, because it "
-            f"would run beside the judge; drop the key if transformers itself has the architecture of {model.model_id}"
+            f"[{model.name}] trust_remote_code: hub-tests does not run code that comes with a model beside the judge; "
+            "name code_environment, in whose sandbox it runs, "
+            f"or drop the key if transformers itself has the architecture of {model.model_id}"
+        )
+    if not model.code_path and not COMMIT.fullmatch(model.revision or ""):
+        raise RemoteCodeError(
+            f"[{model.name}] trust_remote_code: revision {model.revision or 'none'}: the code that runs is pinned: "
+            f"name a commit of {model.model_id} with 40 digits"
         )
 
 

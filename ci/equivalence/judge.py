@@ -39,8 +39,16 @@ from ci.equivalence.weight_perturbation import perturb_checkpoint
 from ci.errors import NotOfferedError, SubjectError
 from ci.evidence import FINGERPRINT
 from ci.models import HubModel
-from ci.subjects.base import NO_GRADIENTS, ConvertRequest, Differentiable, DType, Subject, TraceRequest, TraceResult
-from ci.subjects.hugging_face import HuggingFace
+from ci.subjects.base import (
+    NO_GRADIENTS,
+    ConvertRequest,
+    Differentiable,
+    DType,
+    Subject,
+    TraceRequest,
+    TraceResult,
+    Yardstick,
+)
 from ci.subjects.trace_files import TraceReader
 
 if TYPE_CHECKING:
@@ -74,7 +82,7 @@ class Judge:
 
     inputs: ComparisonInputs
     subject: Subject
-    hugging_face: HuggingFace
+    hugging_face: Yardstick
     cross_check: Subject | None = None
     shared_reference: ReferenceRun | None = None
     explain: bool = True
@@ -108,7 +116,7 @@ class Judge:
         """Compare the exported checkpoint: tensors bit for bit, config, and its forward in stock Hugging Face."""
         original, exported = Path(self.inputs.hf_path), Path(exported_path)
         try:
-            before, after = round_trip.resolve_config(original), round_trip.resolve_config(exported)
+            before, after = (round_trip.resolve_config(path, self.hugging_face) for path in (original, exported))
             keys = round_trip.compare_configs(before, after)
             tied = bool(before.get("tie_word_embeddings"))
             with self.costs.clock.measure("compare", "exported checkpoint"):
@@ -137,7 +145,7 @@ class Judge:
         """Compare a thin synthetic model of many layers: two layers cannot show that they are in another order."""
         config = shrink_config(self.reference.config, SYNTHETIC_LAYERS)
         with self._make_directory("layers-") as workdir:
-            judge = self._convert_other(write_synthetic_model(config, workdir / "model"), workdir)
+            judge = self._convert_other(write_synthetic_model(config, workdir / "model", self.hugging_face), workdir)
             verdict = judge.check_forward(dtype="float32", variant={})
             coverage = {"inputs": verdict.coverage["inputs"], "layers": f"{SYNTHETIC_LAYERS} of a thin synthetic model"}
             return (replace(verdict, coverage=coverage),)
@@ -148,7 +156,7 @@ class Judge:
         config = shrink_config(self.reference.config, max(1, len(set(kinds))))
         reach = find_reach(read_requirements(config), self.reference.device, self.reference.free_bytes)
         with self._make_directory("positions-") as workdir:
-            source = write_synthetic_model(config, workdir / "model")
+            source = write_synthetic_model(config, workdir / "model", self.hugging_face)
             judge = self._convert_other(source, workdir, (build_far_case(reach.length, self.reference.seed),))
             dtypes: tuple[Literal["float32", "model"], ...] = ("float32", "model")
             verdicts = (judge.check_forward(dtype=dtype, variant={}) for dtype in dtypes)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ci.equivalence.checkpoint_tensors import CheckpointTensors, find_largest_difference, have_same_bits
-from ci.errors import SubjectError
 from ci.evidence import FailureClass
 
 if TYPE_CHECKING:
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ci.equivalence.verdict import Verdict
+    from ci.subjects.base import Yardstick
 
 KeyKind = Literal["metadata", "semantic"]
 HEAD, EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
@@ -133,17 +133,14 @@ def _is_tied(checkpoint: CheckpointTensors) -> bool:
     return EMBEDDINGS in checkpoint and have_same_bits(checkpoint.read(HEAD), checkpoint.read(EMBEDDINGS))
 
 
-def resolve_config(directory: Path) -> dict[str, Any]:
-    """Return config.json as transformers understands it, defaults filled in. Raises SubjectError where it does not."""
-    from transformers import AutoConfig
+def resolve_config(directory: Path, side: Yardstick | None = None) -> dict[str, Any]:
+    """Return config.json as transformers understands it, defaults filled in. Raises SubjectError where it does not.
 
-    try:
-        # Not left out: transformers would ask on the terminal whether the directory's own code may run.
-        config = AutoConfig.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
-    except Exception as problem:  # whatever transformers raises about a config is a finding about it
-        reason = " ".join(str(problem).split())[:300]
-        raise SubjectError(f"{directory / 'config.json'}: transformers refuses it: {reason}") from None
-    return {key: value for key, value in config.to_dict().items() if key != "_name_or_path"}
+    `side` is Hugging Face's; without it, transformers in this process.
+    """
+    from ci.subjects.hugging_face import HuggingFace
+
+    return dict((side or HuggingFace()).resolve_config(str(directory)))
 
 
 def compare_configs(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[KeyChange, ...]:

@@ -49,7 +49,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 NO_GRADIENTS = "the subject does not offer gradients"
 DType = Literal["float32", "bfloat16", "float16", "float64"]
@@ -229,6 +229,39 @@ class Preparable(Protocol):
 
     def prepare(self) -> None:
         """Import the libraries that the other calls need."""
+        ...
+
+
+@runtime_checkable
+class Yardstick(Protocol):
+    """Hugging Face's side, in this process or in a worker."""
+
+    def variants(self, checkpoint: str) -> tuple[Variant, ...]:
+        """Return the implementations that the model can run, all of them right."""
+        ...
+
+    def trace(self, request: TraceRequest) -> TraceResult:
+        """Run the forward pass of a Hugging Face directory and write a trace directory."""
+        ...
+
+    def gradients(self, request: GradientRequest) -> GradientResult:
+        """Run the backward pass of a Hugging Face directory and write its gradients."""
+        ...
+
+    def release(self) -> None:
+        """Unload the model."""
+        ...
+
+    def describe_side(self, checkpoint: str, /) -> str:
+        """Say which transformers runs whose modelling code."""
+        ...
+
+    def resolve_config(self, checkpoint: str) -> Mapping[str, Any]:
+        """Return config.json as transformers understands it, defaults filled in."""
+        ...
+
+    def write_model(self, source: str, target: str, dtype: DType, seed: int) -> ConvertResult:
+        """Write a model with drawn weights at `target`, for the config.json in `source`."""
         ...
 
 

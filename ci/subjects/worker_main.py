@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from ci.subjects.base import Subject
 
 
+YARDSTICK_METHODS = ("resolve_config", "write_model")
+
+
 def expose_package() -> None:
     """Make `ci` importable from its own directory alone."""
     directory = Path(__file__).resolve().parents[1]
@@ -88,6 +91,7 @@ def call_method(subject: Subject, method: str, arguments: dict[str, Any]) -> Any
         GradientRequest,
         Preparable,
         TraceRequest,
+        Yardstick,
     )
 
     if method == "describe":
@@ -102,6 +106,9 @@ def call_method(subject: Subject, method: str, arguments: dict[str, Any]) -> Any
     if method in ("prepare", "release"):
         getattr(subject, method)()
         return True
+    if method in YARDSTICK_METHODS and isinstance(subject, Yardstick):
+        result = getattr(subject, method)(**arguments)
+        return result if isinstance(result, dict) else to_dict(result)
     if method == "gradients":
         if not isinstance(subject, Differentiable):
             raise NotOfferedError(NO_GRADIENTS)

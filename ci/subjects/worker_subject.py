@@ -51,7 +51,7 @@ from ci.subjects.worker_process import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ci.subjects.registry import SubjectName
+    from ci.subjects.registry import WorkerName
 
 Result = TypeVar("Result")
 RESERVE = f"{RESERVED_BYTES // 2**30} GiB or {RESERVED_FILES} names"
@@ -106,7 +106,7 @@ class WorkerSubject:
         self._stack.close()
 
     @property
-    def name(self) -> SubjectName:
+    def name(self) -> WorkerName:
         """The subject's name."""
         return self.launch.subject
 

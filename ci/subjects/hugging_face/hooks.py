@@ -153,7 +153,7 @@ class ForwardHooks:
 
     def _record_value(self, mixer: Any) -> Callable[..., None]:
         def hook(_: nn.Module, __: Any, output: Tensor) -> None:
-            self._record(VALUE, output.unflatten(-1, (-1, mixer.head_dim)))
+            self._record(VALUE, output.reshape(*output.shape[:-1], -1, mixer.head_dim))
 
         return hook
 

@@ -1,26 +1,28 @@
 """Modelling code that travels with a model: its classes, loaded from a directory of Python files.
 
-Whoever calls this runs that code: only a worker in its own sandbox may. transformers' own loader copies the files into a
-cache, and takes a config that points to another repository; here `auto_map` must name files of the directory itself.
+Whoever calls this runs that code: only a worker in its own sandbox may. transformers' own loader copies the files into
+a cache, and takes a config that points to another repository; here `auto_map` must name files of the directory itself.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import json
 import re
 import sys
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
 
 from ci.errors import SubjectError, UnsupportedError
+from ci.subjects.hugging_face.code_source import hash_code
 from ci.subjects.hugging_face.kernels import fill_missing_kernels, offer_flash_attention
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 REFERENCE = re.compile(r"([A-Za-z_]\w*)\.([A-Za-z_]\w*)")
 MODEL_KEYS = ("AutoModelForCausalLM", "AutoModel")
@@ -50,14 +52,6 @@ def load_model_code(checkpoint: Path, directory: Path) -> ModelCode:
     modules = [module for name, module in list(sys.modules.items()) if name.startswith(f"{package}.")]
     stand_ins = tuple(dict.fromkeys(name for module in modules for name in fill_missing_kernels(module)))
     return ModelCode(config_class, model_class, stand_ins or _filled.get(package, ()), digest)
-
-
-def hash_code(directory: Path) -> str:
-    """Return the SHA-256 of the names and contents of a directory's Python files, in hex."""
-    digest = hashlib.sha256()
-    for file in sorted(directory.glob("*.py")):
-        digest.update(f"{file.name}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
 
 
 def overrides_loading(model_class: Any) -> bool:

@@ -6,8 +6,11 @@ is computed in float64 (`float64_mode`), and padded rows run one by one.
 
 from __future__ import annotations
 
+import shutil
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,7 +18,15 @@ import torch
 from accelerate import init_empty_weights  # type: ignore[import-untyped]
 
 from ci.errors import HubTestsError, InfrastructureError, SubjectError, UnsupportedError
-from ci.subjects.base import GradientRequest, GradientResult, TraceRequest, TraceResult, Variant
+from ci.subjects.base import (
+    ConvertResult,
+    DType,
+    GradientRequest,
+    GradientResult,
+    TraceRequest,
+    TraceResult,
+    Variant,
+)
 from ci.subjects.forward import (
     DTYPES,
     Inputs,
@@ -122,6 +133,10 @@ class HuggingFace:
             del model
             self.release()
 
+    def describe_side(self, _: str) -> str:
+        """Say which transformers runs; it is the same for any checkpoint."""
+        return f"transformers {version('transformers')}"
+
     def resolve_config(self, checkpoint: str) -> dict[str, Any]:
         """Return config.json as transformers understands it, defaults filled in. Raises SubjectError."""
         try:
@@ -133,20 +148,30 @@ class HuggingFace:
             raise SubjectError(f"{Path(checkpoint) / 'config.json'}: transformers refuses it: {reason}") from None
         return {key: value for key, value in config.items() if key != "_name_or_path"}
 
-    def write_model(self, directory: str, dtype: DType, seed: int) -> str:
-        """Write drawn weights beside the config.json in `directory`. Raises SubjectError where the model is refused."""
-        text = (Path(directory) / "config.json").read_text(encoding="utf-8")
+    def write_model(self, source: str, target: str, dtype: DType, seed: int) -> ConvertResult:
+        """Write a model with drawn weights at `target` (must not exist), for the config.json in `source`.
+
+        Raises SubjectError where transformers cannot build it.
+        """
+        started = time.perf_counter()
         try:
-            model = self._from_config(directory, dtype=torch.float32)
+            model = self._from_config(source, dtype=torch.float32)
         except HubTestsError:
             raise
         except Exception as problem:  # the same
             reason = " ".join(str(problem).split())[:300]
             raise SubjectError(f"no thin model: transformers refuses it: {reason}") from None
         draw_weights(model, seed)
-        model.to(DTYPES[dtype]).save_pretrained(directory)
-        (Path(directory) / "config.json").write_text(text, encoding="utf-8")  # not what transformers made of it
-        return directory
+        with _silence_loading():
+            model.to(DTYPES[dtype]).save_pretrained(target)
+        for file in Path(source).iterdir():  # the config as it is, not what transformers made of it
+            shutil.copyfile(file, Path(target) / file.name)
+        files = sorted(Path(target).iterdir())
+        return ConvertResult(
+            files=tuple(file.name for file in files),
+            bytes_written=sum(file.stat().st_size for file in files),
+            seconds=time.perf_counter() - started,
+        )
 
     def load_code(self, checkpoint: str) -> ModelCode | None:
         """Return the classes of a model that brings its own code, None where transformers has it."""
@@ -286,7 +311,9 @@ def _trace(
     recorder = TraceRecorder(writer, inputs, DTYPES[request.dtype])
     hooks = ForwardHooks(model, recorder, capture_all=request.capture == "all", feed=feed)
     with measure_cost(request.device) as cost, hooks.installed():
-        kwargs = {} if inputs.mask is None else {"attention_mask": inputs.mask, "position_ids": inputs.position_ids()}
+        kwargs: dict[str, Any] = (
+            {} if inputs.mask is None else {"attention_mask": inputs.mask, "position_ids": inputs.position_ids()}
+        )
         if find_prediction_blocks(model):
             kwargs["return_all_prediction_heads"] = True
         logits = model(input_ids=inputs.ids, use_cache=False, **kwargs).logits

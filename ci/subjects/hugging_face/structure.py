@@ -51,7 +51,7 @@ def find_mixer(block: nn.Module) -> nn.Module | None:
     """Return what mixes the tokens of a block; of several that take turns, the main one."""
     mixer = find_child(block, "self_attn", "mixer")
     several = mixer is not None and find_child(mixer, "mixers")
-    return several[mixer.main_mixer_name] if isinstance(several, nn.ModuleDict) else mixer  # type: ignore[index,return-value,union-attr]
+    return several[mixer.main_mixer_name] if isinstance(several, nn.ModuleDict) else mixer  # type: ignore[index,union-attr]
 
 
 def find_mixer_name(block: nn.Module) -> str:

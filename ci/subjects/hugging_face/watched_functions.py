@@ -7,19 +7,17 @@ has there, for the length of one forward pass.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from types import ModuleType
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from ci.subjects.hugging_face.kernels import kda_gate
 from ci.tensor_names import BETA, DECAY, KEY, QUERY, RECURRENCE, VALUE
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from types import ModuleType
 
 ROTATIONS = ("apply_rotary_pos_emb",)
 RECURRENCES = ("chunk_gated_delta_rule", "fused_recurrent_gated_delta_rule", "chunk_kda", "fused_recurrent_kda")
