@@ -6,7 +6,6 @@ A conversion that drops a key keeps every weight bit for bit, and answers as if 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import shutil
 import tempfile
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from ci.equivalence import config_changes
 from ci.equivalence.config_changes import ConfigChange
 from ci.equivalence.device_usage import CostMeter
+from ci.equivalence.edited_checkpoint import copy_with_config
 from ci.equivalence.hf_reference import ReferenceRun
 from ci.equivalence.trace_compare import compare_logits
 from ci.equivalence.verdict import Verdict, build_inconclusive_verdict
@@ -107,12 +107,8 @@ class ConfigSensitivity:
         self.workdir.mkdir(parents=True, exist_ok=True)
         directory = Path(tempfile.mkdtemp(prefix="edited-", dir=self.workdir))
         try:
-            for pattern in ("*.safetensors*", "generation_config.json"):
-                for file in self.reference.checkpoint.glob(pattern):
-                    (directory / file.name).symlink_to(file.resolve())
             edited = {**self.reference.config, **change.keys}
-            (directory / "config.json").write_text(json.dumps(edited), encoding="utf-8")
-            yield directory
+            yield copy_with_config(self.reference.checkpoint, directory / "edited", edited)
         finally:
             shutil.rmtree(directory)
 

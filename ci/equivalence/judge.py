@@ -14,10 +14,12 @@ from ci.equivalence.case_result import CaseComparison
 from ci.equivalence.cold_repeat import has_compile_cache, repeat_without_cache
 from ci.equivalence.config_sensitivity import ConfigSensitivity, build_sensitivity_verdict
 from ci.equivalence.device_usage import CostMeter
+from ci.equivalence.edited_checkpoint import copy_with_config
 from ci.equivalence.export_files import compare_export_files
 from ci.equivalence.gradient_compare import GradientComparison, build_gradient_verdict
 from ci.equivalence.hf_reference import ReferenceRun
 from ci.equivalence.inputs import read_requirements
+from ci.equivalence.nested_config import choose_mixer, count_block_kinds
 from ci.equivalence.precision_lens import is_lens_dtype
 from ci.equivalence.root_cause import ForwardSpec, RootCauseAnalysis
 from ci.equivalence.symmetries import undo_symmetries
@@ -57,6 +59,9 @@ if TYPE_CHECKING:
     from ci.equivalence.inputs import InputCase
     from ci.equivalence.precision_finding import PrecisionFinding
 
+MIXER_AXIS = "mixer"
+"""The axis of variants that are other functions, with trained weights of their own."""
+
 __all__ = ["ComparisonInputs", "Judge", "Verdict"]
 
 
@@ -90,6 +95,8 @@ class Judge:
     costs: CostMeter = field(default_factory=CostMeter)
     _traces: Path = Path()
     _checked: bool = False
+    _chosen_mixer: str = ""
+    _by_mixer: dict[str, Judge] = field(default_factory=dict)
     _passed: dict[tuple[DType, tuple[tuple[str, str], ...]], bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -104,7 +111,12 @@ class Judge:
         )
 
     def check_forward(self, *, dtype: Literal["float32", "model"], variant: Mapping[str, str]) -> Verdict:
-        """Compare the forward pass, in float32 or in the dtype that the model was published in."""
+        """Compare the forward pass, in float32 or in the dtype that the model was published in.
+
+        Another main mixer is another function: Hugging Face's side then runs it too.
+        """
+        if MIXER_AXIS in variant and variant[MIXER_AXIS] != self._chosen_mixer:
+            return self._choose_mixer(variant[MIXER_AXIS]).check_forward(dtype=dtype, variant=variant)
         run_dtype: DType = "float32" if dtype == "float32" else self.reference.model_dtype
         reference_costs, subject_costs = self._start_costs()
         verdict = repeat_without_cache(self.subject, lambda: self._check_forward_once(run_dtype, variant))
@@ -153,7 +165,8 @@ class Judge:
     def check_positions(self) -> tuple[Verdict, ...]:
         """Compare a thin synthetic model at far positions, in float32 and in the model's dtype."""
         kinds = self.reference.config.get("layer_types") or ()
-        config = shrink_config(self.reference.config, max(1, len(set(kinds))))
+        count = max(1, len(set(kinds)), count_block_kinds(self.reference.config))
+        config = shrink_config(self.reference.config, count)
         reach = find_reach(read_requirements(config), self.reference.device, self.reference.free_bytes)
         with self._make_directory("positions-") as workdir:
             source = write_synthetic_model(config, workdir / "model", self.hugging_face)
@@ -161,6 +174,20 @@ class Judge:
             dtypes: tuple[Literal["float32", "model"], ...] = ("float32", "model")
             verdicts = (judge.check_forward(dtype=dtype, variant={}) for dtype in dtypes)
             return tuple(replace(verdict, coverage={"positions": str(reach)}) for verdict in verdicts)
+
+    def _choose_mixer(self, name: str) -> Judge:
+        """Return the judge of the same conversion, whose reference run has another main mixer in every block."""
+        if name not in self._by_mixer:
+            workdir = Path(self.inputs.workdir) / f"mixer-{name}"
+            source = copy_with_config(
+                Path(self.inputs.hf_path), workdir / "model", choose_mixer(self.reference.config, name)
+            )
+            inputs = replace(self.inputs, hf_path=str(source), workdir=str(workdir))
+            reference = self.reference.for_checkpoint(source, workdir / "reference")
+            judge = Judge(inputs, self.subject, self.hugging_face, self.cross_check, shared_reference=reference)
+            judge._chosen_mixer = name
+            self._by_mixer[name] = judge
+        return self._by_mixer[name]
 
     def _convert_other(self, source: Path, workdir: Path, cases: tuple[InputCase, ...] = ()) -> Judge:
         """Convert another checkpoint of the same format, and return the judge of that conversion."""

@@ -57,6 +57,9 @@ METADATA_KEYS = frozenset(
 LENGTH_RATIO_KEYS = ("factor", "original_max_position_embeddings")
 """Where both are in a yarn or longrope section, `max_position_embeddings` is not read in place of one."""
 
+NESTED_SECTIONS = ("decoder", "embeddings", "head")
+TRAINING_KEYS = ("sampling_strategy", "sampling_weights")
+"""Keys of nested blocks that only training reads: outside of it the main mixer runs."""
 ROPE_SECTIONS = ("rope_parameters", "rope_scaling")
 ONLY_WITHOUT_ATTENTION_FACTOR = ("mscale", "mscale_all_dim")
 """Keys of a RoPE section that transformers reads only where `attention_factor` is not given.
@@ -146,7 +149,26 @@ def resolve_config(directory: Path, side: Yardstick | None = None) -> dict[str, 
 def compare_configs(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[KeyChange, ...]:
     """Return the keys that differ between two resolved configs, each classified."""
     differing = [key for key in sorted({*before, *after}) if _to_plain(before.get(key)) != _to_plain(after.get(key))]
-    return tuple(KeyChange(k, _classify_key(k, before, after), before.get(k), after.get(k)) for k in differing)
+    return tuple(change for key in differing for change in _compare_key(key, before, after))
+
+
+def _compare_key(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[KeyChange]:
+    """Yield the change of a key; of nested blocks, that of each leaf by its path."""
+    one, other = before.get(key), after.get(key)
+    if key not in NESTED_SECTIONS or not (isinstance(one, dict) and isinstance(other, dict)):
+        yield KeyChange(key, _classify_key(key, before, after), one, other)
+        return
+    for path, old, new in _find_changed_leaves(one, other, key):
+        kind: KeyKind = "metadata" if path.rpartition(".")[2] in TRAINING_KEYS else "semantic"
+        yield KeyChange(path, kind, old, new)
+
+
+def _find_changed_leaves(one: Any, other: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in sorted({*one, *other}):
+            yield from _find_changed_leaves(one.get(key), other.get(key), f"{path}.{key}")
+    elif _to_plain(one) != _to_plain(other):
+        yield path, one, other
 
 
 def _classify_key(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> KeyKind:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ci.equivalence.inputs import InputCase, InputRequirements, find_longest_length, read_published_dtype
+from ci.equivalence.nested_config import is_nested, shrink_nested
 from ci.equivalence.tolerances import LONGEST_INPUT
 from ci.errors import SubjectError
 
@@ -34,6 +35,9 @@ def shrink_config(config: Mapping[str, Any], layers: int) -> dict[str, Any]:
 
     Raises SubjectError for a config whose decoder is nested, as that of a model with images is.
     """
+    if is_nested(config):
+        thin = shrink_nested(config, layers, VOCABULARY)
+        return thin | {key: None for key in TOKEN_ID_KEYS if not _are_in_vocabulary(config.get(key))}
     if "hidden_size" not in config or "num_attention_heads" not in config:
         raise SubjectError(f"no thin model: config.json of {config.get('model_type')} has no sizes at its top level")
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]

@@ -5,10 +5,16 @@ from __future__ import annotations
 from ci.subjects.base import Variant
 from ci.subjects.offer import SubjectOffer
 
+OTHER_MIXERS = "a stochastic mixer of this name in every block"
+"""What a model without several mixers a block lacks."""
+
 OFFER = SubjectOffer(
     name="fast_llm",
     package="fast_llm",
-    formats=("llama", "mistral", "mixtral", "qwen2"),
+    formats=(
+        *("llama", "mistral", "mixtral", "qwen2"),
+        *("mtp_llama", "dream", "diffusion_llama", "apriel2_text", "apriel_hybrid_ssm"),
+    ),
     variants=(
         Variant("attention", "backup"),
         Variant("attention", "sdpa_dense"),
@@ -16,11 +22,16 @@ OFFER = SubjectOffer(
         Variant("attention", "flash", needs="cuda"),
         Variant("moe", "looped"),
         Variant("moe", "dropless", needs="triton"),
+        Variant("mixer", "attention"),
+        Variant("mixer", "sliding_window"),
+        Variant("mixer", "gdn"),
+        Variant("mixer", "kda"),
     ),
-    axis_formats={"moe": frozenset({"mixtral"})},
+    axis_formats={"moe": frozenset({"mixtral"}), "mixer": frozenset({"apriel2_text"})},
     conditional_needs={
         "attention=flash": ("flash-attn",),
         "attention=sdpa_nested": ("attention without a window",),
+        **{f"mixer={name}": (OTHER_MIXERS,) for name in ("attention", "sliding_window", "gdn", "kda")},
     },
 )
 """The formats are those that this suite has models and tests for: Fast-LLM converts more, `describe` names them all."""

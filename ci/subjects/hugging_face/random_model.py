@@ -24,8 +24,8 @@ def _draw(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
     noise: Tensor = torch.randn(shape, generator=generator)
     if name.endswith("bias"):
         return 0.3 * noise
-    if name.endswith("A_log"):
-        return 0.7 * noise - torch.tensor(0.5)  # decays of which some keep the past for tens of tokens
+    if name.endswith("A_log"):  # decays of which some keep the past for tens of tokens
+        return 0.7 * noise - torch.full(shape, 0.5)
     if len(shape) == 1:
         return 1 + 0.3 * noise
     if "conv" in name and len(shape) == 3:  # depthwise: one channel's own past
