@@ -48,7 +48,7 @@ def _is_qwen2(config: Config) -> bool:
 
     Qwen2, and Dream which is made from it, have them on query, key and value only.
     """
-    return config["model_type"] in ("qwen2", "Dream")
+    return str(config["model_type"]).lower() in ("qwen2", "dream")
 
 
 def _rope_key(name: str, key: str, attribute: str) -> ConfigKey[Block]:

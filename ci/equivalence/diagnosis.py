@@ -142,9 +142,7 @@ def _suspect_mixer(signature: ErrorSignature) -> str:
 
 def _suspect_attention(signature: ErrorSignature) -> str:
     if signature.only_last_right:
-        return (
-            "right at each row's last position only, which sees every other: causal, where Hugging Face sees both ways"
-        )
+        return "right at each row's last position only, which sees all others: causal, Hugging Face looks both ways"
     if signature.later_documents:
         return _DOCUMENTS
     if signature.padded_only:

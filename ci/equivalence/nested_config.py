@@ -96,12 +96,15 @@ def _shrink_block(block: Config) -> dict[str, Any]:
 
 
 def _shrink_mixer(mixer: Config) -> dict[str, Any]:
-    """Return a mixer of two heads; heads that others share become one."""
+    """Return a mixer of two heads, or of four in two groups where heads share others.
+
+    (Fast-LLM builds no gated delta net of one key head.)
+    """
     groups = {"heads": "head_groups", "value_heads": "key_heads"}
     thin = dict(mixer)
     for heads, shared in groups.items():
         if heads in mixer:
-            thin[heads] = THIN_HEADS
-        if shared in mixer:
-            thin[shared] = 1 if mixer[shared] < mixer.get(heads, mixer[shared]) else THIN_HEADS
+            grouped = mixer.get(shared, mixer[heads]) < mixer[heads]
+            thin |= {heads: THIN_HEADS * (2 if grouped else 1)}
+            thin |= {shared: THIN_HEADS} if shared in mixer else {}
     return thin

@@ -147,5 +147,6 @@ def _normalize(tensor: Tensor) -> Tensor:
 
 def _refuse(settings: dict[str, Any], names: tuple[str, ...]) -> None:
     """Raise NotImplementedError for a setting of a kernel that a forward pass without a cache does not need."""
-    if asked := [name for name in names if settings.get(name) not in (None, False)]:
+    given = ((name, settings.get(name)) for name in names)
+    if asked := [name for name, value in given if value is not None and value is not False]:
         raise NotImplementedError(f"the plain stand-in of this kernel has no {asked[0]}")

@@ -28,6 +28,5 @@ def _draw(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
         return 0.7 * noise - torch.full(shape, 0.5)
     if len(shape) == 1:
         return 1 + 0.3 * noise
-    if "conv" in name and len(shape) == 3:  # depthwise: one channel's own past
-        return noise / shape[-1] ** 0.5
-    return noise if "embed_tokens" in name else noise / shape[-1] ** 0.5
+    scale: float = shape[-1] ** 0.5  # of a depthwise convolution too, where it is the width
+    return noise if "embed_tokens" in name else noise / scale

@@ -295,7 +295,11 @@ def _find_own_batch(model: Any) -> tuple[str, ...]:
 
 
 def _set_implementations(model: Any, variant: dict[str, str]) -> None:
-    model.set_attn_implementation(variant["attention"])
+    if find_own_modules(model):  # transformers looks for its own dispatch in the code, and changes nothing without
+        for config in {id(c): c for part in model.modules() if (c := getattr(part, "config", None))}.values():
+            config._attn_implementation = variant["attention"]
+    else:
+        model.set_attn_implementation(variant["attention"])
     if "experts" in variant:
         model.set_experts_implementation(variant["experts"])
 

@@ -56,6 +56,7 @@ SHAPES: dict[str, tuple[int, int, int, int, int, int, int, bool, bool]] = {
     "mixtral": (4096, 14336, 32000, 32, 8, 32, 8, False, False),
     "qwen2-05b": (896, 4864, 151936, 14, 2, 24, 0, True, True),
     "qwen2-7b": (3584, 18944, 152064, 28, 4, 28, 0, True, False),
+    "dream-7b": (3584, 18944, 152064, 28, 4, 28, 0, True, False),
 }
 PUBLISHED = {"mixtral": 93_405_585_408, "llama3-8b": 16_060_522_496, "mistral": 14_483_464_192, "smollm2": 269_030_016}
 """`total_size` of the index files, or the size of the tensors of the one file."""
@@ -104,7 +105,8 @@ def test_the_shapes_are_those_of_the_published_models(name: str) -> None:
 
 
 def test_the_sliced_registry_fits_a_free_cache() -> None:
-    assert set(load_models()) == set(SHAPES), "a new entry needs its sizes here"
+    tested = {name for name, model in load_models().items() if "refused" not in model.groups}
+    assert tested == set(SHAPES), "a new entry needs its sizes here"
     whole = {name: count_bytes(name, 2, WHOLE) for name in SHAPES}
     sliced = {name: count_bytes(name, 2, Slice(vocab=16384, experts=4)) for name in SHAPES}
     assert whole["mixtral"] == 6_329_376_768
