@@ -1,10 +1,12 @@
-"""A tiny model whose modelling code travels with it: attention, a delta rule and a second prediction head, odd sizes."""
+"""A tiny model whose modelling code travels with it: attention, a delta rule, a second prediction head."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CONFIGURATION = """
 from transformers import PretrainedConfig
@@ -116,9 +118,9 @@ class TinyBlock(nn.Module):
 class TinyModel(nn.Module):
     def __init__(self, config):
         super().__init__()
-        kinds = config.decoder["pattern"]
+        kinds, count = config.decoder["pattern"], config.decoder["num_blocks"]
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(TinyBlock(config, kinds[i % len(kinds)]) for i in range(config.decoder["num_blocks"]))
+        self.layers = nn.ModuleList(TinyBlock(config, kinds[i % len(kinds)]) for i in range(count))
         self.mtp_heads = nn.ModuleList(TinyBlock(config, "attention") for _ in range(config.heads - 1))
         self.norms = nn.ModuleList(nn.RMSNorm(config.hidden_size, eps=1e-5) for _ in range(config.heads))
 

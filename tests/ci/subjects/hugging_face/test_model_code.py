@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -73,5 +71,3 @@ def test_a_class_with_its_own_loader_is_seen() -> None:
         def from_pretrained(cls) -> None: ...
 
     assert overrides_loading(Own)
-    assert "transformers" in sys.modules
-    assert json.loads("{}") == {}
