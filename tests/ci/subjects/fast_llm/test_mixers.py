@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ci.subjects.base import Subject
 
 REFERENCE_PYTHON = os.environ.get("HUB_TESTS_REFERENCE_PYTHON")
+REFERENCE_PATH = tuple(Path(p) for p in os.environ.get("HUB_TESTS_REFERENCE_PATH", "").split(os.pathsep) if p)
 CHECKOUT = os.environ.get("HUB_TESTS_FAST_LLM_PATH", "").split(os.pathsep)[-1]
 GDN = {"type": "gdn", "value_heads": 6, "key_heads": 2, "key_head_dim": 8, "value_head_dim": 12}
 KDA = {"type": "kda", "heads": 3, "head_dim": 10, "normalization": {"epsilon": 1e-3}}
@@ -115,8 +116,9 @@ def test_the_real_one_equals_its_own_modelling_code(main: str, fast_llm: Subject
         )
     source = ModelCodeSource(Path(CHECKOUT) / "fast_llm_external_models" / "apriel2", "the checkout")
     inputs = save_inputs(tmp_path / "inputs.safetensors", padding=(0, 11), length=80)
-    path = tuple(Path(p) for p in os.environ.get("HUB_TESTS_REFERENCE_PATH", "").split(os.pathsep) if p)
-    with open_hugging_face(Path(REFERENCE_PYTHON), source, detect_isolation(), environ=os.environ, path=path) as side:
+    with open_hugging_face(
+        Path(REFERENCE_PYTHON), source, detect_isolation(), environ=os.environ, path=REFERENCE_PATH
+    ) as side:
         side.write_model(str(save_apriel2(tmp_path / "config", main)), str(tmp_path / "model"), "float32", 0)
         request = {"dtype": "float64", "capture": "all"}
         side.trace(trace_request(tmp_path / "model", inputs, tmp_path / "expected", **request))
