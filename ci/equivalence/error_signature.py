@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ci.equivalence.tolerances import EXPLAINED_RESIDUAL, FEW_RESIDUAL, FEW_SHARE, HEAD_SHARE
+from ci.equivalence.tolerances import EXPLAINED_RESIDUAL, FEW_RESIDUAL, FEW_SHARE, HEAD_SHARE, MOST_SHARE
 
-MOST = 0.9
 TINY = 1e-300
 """Keeps a division by the energy of a tensor of zeros finite."""
 
@@ -161,7 +160,7 @@ def _is_right_in_first_document(tensor: WrongTensor) -> bool:
 def _is_only_last_right(tensor: WrongTensor) -> bool:
     """Return whether the last token of each row is right and nearly every other is wrong."""
     last, others = tensor.wrong[:, -1], tensor.wrong[:, :-1][tensor.keep[:, :-1]]
-    return not bool(last.any()) and bool(others.numel()) and float(others.float().mean()) > MOST
+    return not bool(last.any()) and bool(others.numel()) and float(others.float().mean()) > MOST_SHARE
 
 
 def _find_twin(tensor: WrongTensor) -> str:

@@ -9,16 +9,18 @@ from ci.equivalence.tolerances import EPSILON_FACTORS, INTEGER_STEPS, ROPE_THETA
 
 SECTIONS = ("decoder", "head", "embeddings")
 ACTIVATIONS = ("silu", "gelu_pytorch_tanh", "relu")
-SHORT_WINDOW = 8
 Path = tuple[str, ...]
 
 
-def list_nested_changes(config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the name of each change and the whole sections that it sets, for a config of nested blocks."""
+def list_nested_changes(config: Mapping[str, Any], window: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the name of each change and the whole sections that it sets, for a config of nested blocks.
+
+    An attention without a window gets `window` tokens.
+    """
     for section in SECTIONS:
         if isinstance(config.get(section), Mapping):
             for path, value in _walk(config[section], (section,)):
-                for other in _choose_values(path, value):
+                for other in _choose_values(path, value, window):
                     changed = _replace(config[section], path[1:], other)
                     yield f"{'.'.join(path)}={other!r}", {section: changed}
 
@@ -39,7 +41,7 @@ def _walk(node: Any, path: Path) -> Iterator[tuple[Path, Any]]:
         yield path, node
 
 
-def _choose_values(path: Path, value: Any) -> tuple[Any, ...]:
+def _choose_values(path: Path, value: Any, window: int) -> tuple[Any, ...]:
     """Choose other legal values of one leaf; none where the shapes of the weights decide it."""
     key = path[-1]
     if key in ("epsilon", "norm_eps"):
@@ -47,7 +49,7 @@ def _choose_values(path: Path, value: Any) -> tuple[Any, ...]:
     if key == "theta":
         return tuple(float(f"{value * factor:.4g}") for factor in ROPE_THETA_FACTORS)
     if key == "window_size":
-        return tuple(value + step for step in INTEGER_STEPS) if value else (SHORT_WINDOW,)
+        return tuple(value + step for step in INTEGER_STEPS) if value else (window,)
     if key == "activation":
         return tuple(name for name in ACTIVATIONS if name != value)
     if key == "main_mixer_name":

@@ -68,7 +68,7 @@ def test_a_thin_model_keeps_kinds_windows_and_head_sizes(config: dict[str, Any])
 
 
 def test_every_leaf_that_shapes_do_not_decide_is_changed() -> None:
-    names = {name.partition("=")[0] for name, _ in list_nested_changes(make())}
+    names = {name.partition("=")[0] for name, _ in list_nested_changes(make(), 8)}
     mixers = "decoder.block.mixer.mixers"
     assert names == {
         "decoder.block.mixer.main_mixer_name",

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ci.subjects.fast_llm.hooks import ForwardHooks, list_operations, read_implementations, rotate_to_row_start
+from ci.subjects.fast_llm.hooks import ForwardHooks, read_implementations, rotate_to_row_start
+from ci.subjects.fast_llm.mixers import list_operations
 from ci.subjects.forward import Inputs, TraceRecorder
 from ci.subjects.trace_files import TraceReader, TraceWriter
 from ci.tensor_names import BLOCK_OPERATIONS

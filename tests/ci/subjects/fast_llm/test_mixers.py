@@ -68,7 +68,7 @@ def test_a_recurrence_has_operations_of_its_own(main: str, recurrent: bool) -> N
 
 
 def test_what_the_kernel_is_given_is_recorded_and_the_kernel_put_back() -> None:
-    mixer, seen = Delta(), {}
+    mixer, seen = Delta(), dict[str, torch.Tensor]()
     kernel, x = mixer.chunk_gated_delta_rule, torch.randn(1, 5, 2, 3)
     with observe_delta_rule(mixer, seen.__setitem__):
         mixer(x)

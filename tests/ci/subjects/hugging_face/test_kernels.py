@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import sys
 from types import ModuleType
 from typing import Any
@@ -10,7 +11,6 @@ import pytest
 import torch
 from torch.nn import functional
 
-from ci.subjects.hugging_face import kernels
 from ci.subjects.hugging_face.kernels import (
     STAND_INS,
     causal_conv1d_fn,
@@ -86,7 +86,7 @@ def test_the_kernels_normalize_and_gate_as_fla_does() -> None:
     gate = kda_gate(raw, log, dt_bias=bias)
     one = -log[2].exp() * functional.softplus(raw[0, 1, 2, 3] + bias[13])
     torch.testing.assert_close(gate[0, 1, 2, 3].double(), one, rtol=1e-6, atol=0)  # fla computes it in float32
-    gated = {"A_log": log, "dt_bias": bias, "use_gate_in_kernel": True}
+    gated: dict[str, Any] = {"A_log": log, "dt_bias": bias, "use_gate_in_kernel": True}
     inside, _ = kda(**(given | {"g": raw}), **gated, use_qk_l2norm_in_kernel=True)
     outside, _ = kda(**(given | {"g": gate}), use_qk_l2norm_in_kernel=True)
     assert torch.equal(inside, outside)
@@ -126,7 +126,7 @@ def test_only_missing_kernels_are_filled() -> None:
 
 def test_flash_attention_is_importable_and_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "flash_attn", raising=False)
-    monkeypatch.setattr(kernels.importlib.machinery.PathFinder, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.machinery.PathFinder, "find_spec", lambda _: None)
     offer_flash_attention()
     module = sys.modules["flash_attn"]
     monkeypatch.delitem(sys.modules, "flash_attn")

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ci.subjects.hugging_face.random_model import draw_weights
 
 
 def test_every_weight_has_an_effect() -> None:
-    model = torch.nn.ModuleDict({"embed_tokens": torch.nn.Embedding(50, 40), "linear": torch.nn.Linear(40, 40)})
-    model["norm"] = torch.nn.RMSNorm(40)
+    linear, norm = torch.nn.Linear(40, 40), torch.nn.RMSNorm(40)
+    model: Any = torch.nn.ModuleDict({"embed_tokens": torch.nn.Embedding(50, 40), "linear": linear, "norm": norm})
     model["conv"] = torch.nn.Conv1d(40, 40, 4, groups=40)
     model.register_parameter("A_log", torch.nn.Parameter(torch.zeros(400)))
     draw_weights(model, 0)

@@ -26,7 +26,7 @@ def test_a_worker_can_run_it_and_it_is_no_subject() -> None:
 def test_its_calls_are_those_of_the_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CODE_VARIABLE, str(save_code(tmp_path / "code")))
     subject: Any = create_subject(YARDSTICK)
-    assert isinstance(subject, Yardstick)
+    assert isinstance(create_subject(YARDSTICK), Yardstick)
     config = save_config(tmp_path / "config")
     answer = call_method(subject, "resolve_config", {"checkpoint": str(config)})
     assert (answer["config"]["vocab_size"], answer["stand_ins"]) == (53, ["chunk_gated_delta_rule"])
