@@ -8,7 +8,6 @@ could not be fetched has `name`, `gated` and `error`, and says so where the requ
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from ci.models import HubModel
     from ci.settings import Settings
 
-COMMIT = re.compile(r"[0-9a-f]{40}")
 CHECKPOINTS_JSON = "checkpoints.json"
 
 
@@ -60,10 +58,7 @@ def make_fetch_request(model: HubModel) -> FetchRequest:
     Raises RemoteCodeError for a model that runs code of its own, where the entry does not say where.
     """
     check_own_code(model)
-    allowed = model.trust_remote_code and not model.code_path
-    return FetchRequest(
-        model.model_id, model.layer_request, model.revision, allow_remote_code=allowed, slice=model.slice
-    )
+    return FetchRequest(model.model_id, model.layer_request, model.revision, slice=model.slice)
 
 
 def check_own_code(model: HubModel) -> None:
@@ -76,10 +71,10 @@ def check_own_code(model: HubModel) -> None:
             "name code_environment, in whose sandbox it runs, "
             f"or drop the key if transformers itself has the architecture of {model.model_id}"
         )
-    if not model.code_path and not COMMIT.fullmatch(model.revision or ""):
+    if not model.code_path:
         raise RemoteCodeError(
-            f"[{model.name}] trust_remote_code: revision {model.revision or 'none'}: the code that runs is pinned: "
-            f"name a commit of {model.model_id} with 40 digits"
+            f"[{model.name}] trust_remote_code: Python files of {model.model_id} are not fetched yet; "
+            "name code_path, the directory of the subject's checkout that has the model's code"
         )
 
 

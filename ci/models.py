@@ -48,8 +48,7 @@ class HubModel:
     `export_policy`: whether what an export loses beside its weights is a warning or red ("strict"). `precision_policy`:
     the same for an operation that is right and less precise than it could be.
     `trust_remote_code`: transformers has not the model's code; it runs in a sandbox, in the environment
-    `code_environment`, and comes from the repository itself at the commit `revision`, or from `code_path` in the
-    subject's checkout.
+    `code_environment`, and comes from `code_path` in the subject's checkout.
     `layers` are the indices of chosen layers, from 0; then `num_layers_to_keep` is how many they are. `slice` keeps
     only part of the vocabulary and of the experts.
     """
@@ -82,6 +81,12 @@ class HubModel:
     def part(self) -> str:
         """Which part of the model is kept, in words: `2`, `auto`, `0,3`, `2, vocab=4096`."""
         return ", ".join(filter(None, [format_layers(self.layer_request), str(self.slice)]))
+
+    @property
+    def subset(self) -> str:
+        """What is kept other than the first layers whole, in words: `0,3`, `vocab=4096`; "" where nothing is."""
+        picked = format_layers(self.layers) if self.layers else ""
+        return ", ".join(filter(None, [picked, str(self.slice)]))
 
 
 def override_part(

@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, Self, TypeVar, cast
 
 from ci.checkpoints import make_fetch_request
 from ci.devices import default_device
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from ci.run_options import RunOptions
     from ci.settings import Settings
     from ci.subjects.base import Yardstick
+    from ci.subjects.early_export import EarlyExport
+    from ci.subjects.worker_subject import WorkerSubject
 
 T = TypeVar("T")
 
@@ -101,7 +103,7 @@ class ModelPipeline:
         """Run nothing yet: each step starts with the first test that needs it."""
         self.model = model
         self.options = options
-        self.subject_name = options.subject_or_default()
+        self.offer = find_offer(options.subject_or_default())
         self.device = options.device or default_device()
         self.clock = clock or PhaseClock()
         self._settings = settings
@@ -114,6 +116,13 @@ class ModelPipeline:
         self._export_step = CachedStep[Path]("test_hub_model_conversion")
         self._judge_step: CachedStep[Judge] = CachedStep("test_forward_equivalence")
         self._preparation: ReferencePreparation | None = None
+        self._early_export: EarlyExport | None = None
+        self.export_expected = False
+
+    @property
+    def subject_name(self) -> str:
+        """The subject's name, as its offer says it."""
+        return self.offer.name
 
     def __enter__(self) -> Self:
         """Return the pipeline itself; where the checkpoint is there already, let the subject's worker start."""
@@ -124,8 +133,9 @@ class ModelPipeline:
 
     def __exit__(self, *_: object) -> None:
         """End the subject's worker and free its memory."""
-        if self._preparation is not None:
-            self._preparation.stop()
+        for running in (self._preparation, self._early_export):
+            if running is not None:
+                running.stop()
         self._stack.close()
 
     def fetch_checkpoint(self) -> Checkpoint:
@@ -160,7 +170,7 @@ class ModelPipeline:
         logs = self.options.subject_logs
         self._subject = self._stack.enter_context(
             open_subject(
-                self.subject_name,
+                self.options.subject_or_default(),
                 python=self._python,
                 path=self.options.subject_path,
                 timeout=self.options.timeout,
@@ -173,22 +183,20 @@ class ModelPipeline:
             )
         )
         if (warm_up := getattr(self._subject, "warm_up", None)) is not None:
-            warm_up()
+            warm_up(checkpoint)
 
     @property
     def _python(self) -> Path | None:
         """The subject's interpreter: this one where a subject that is installed here runs in a sandbox."""
-        sandboxed = (
-            choose_isolation(self.options.isolation).applied and not find_offer(self.subject_name).in_this_package
-        )
+        sandboxed = choose_isolation(self.options.isolation).applied and not self.offer.in_this_package
         return self.options.subject_python or (Path(sys.executable) if sandboxed else None)
 
     def describe_isolation(self) -> str:
         """Say how the subject's code is kept apart from the judge: the sandbox, or why there is none."""
         isolation = choose_isolation(self.options.isolation)
-        if self._python is None and find_offer(self.subject_name).in_this_package:
+        if self._python is None and self.offer.in_this_package:
             return "not needed: hub-tests' own code"
-        if isolation.applied and shares_interpreter(self.subject_name, self.options.subject_python):
+        if isolation.applied and shares_interpreter(self.options.subject_or_default(), self.options.subject_python):
             return f"{NOT_ISOLATED}installed in hub-tests' own interpreter"
         return isolation.description if isolation.applied else f"{NOT_ISOLATED}{isolation.description}"
 
@@ -264,7 +272,10 @@ class ModelPipeline:
         self.import_libraries()
         self._prepare_reference()
         with self.clock.measure("convert", "import"):
-            return target, subject.convert(request)
+            result = subject.convert(request)
+        with suppress(HubTestsError):  # the export's own test says what is wrong
+            self._start_export(target)
+        return target, result
 
     def _prepare_reference(self) -> None:
         """Let Hugging Face run while the subject converts: another process, which leaves torch to this one's thread."""
@@ -287,22 +298,35 @@ class ModelPipeline:
         self._preparation = ReferencePreparation(reference)
         self._preparation.start()
 
+    def _start_export(self, converted: Path) -> None:
+        """Let the export begin beside the forward passes, where a test will ask for it and nothing waits for it."""
+        from ci.subjects.early_export import EarlyExport, can_export_early
+
+        subject = self.start_subject()
+        if self.export_expected and can_export_early(subject, converted, self.device):
+            self._early_export = EarlyExport(cast("WorkerSubject", subject), self._make_export_request(converted))
+            self._early_export.start()
+
     def _export(self) -> Path:
+        request = self._make_export_request(self.convert()[0])
+        if self._early_export is not None:
+            self._early_export.finish()
+        else:
+            with self.clock.measure("convert", "export"):
+                self.start_subject().export(request)
+        return Path(request.target)
+
+    def _make_export_request(self, converted: Path) -> ExportRequest:
         from ci.equivalence.inputs import read_published_dtype
 
-        target, upstream = self._workdir / "exported", Path(self.fetch_checkpoint().path)
-        converted, _ = self.convert()
-        request = ExportRequest(
+        upstream = Path(self.fetch_checkpoint().path)
+        return ExportRequest(
             source=str(converted),
-            target=str(target),
+            target=str(self._workdir / "exported"),
             checkpoint_format=self.model.checkpoint_format,
             model_config=self.model.model_config,
             dtype=read_published_dtype(json.loads((upstream / "config.json").read_bytes())),
         )
-        subject = self.start_subject()
-        with self.clock.measure("convert", "export"):
-            subject.export(request)
-        return target
 
     def import_libraries(self) -> None:
         """Import what the comparison needs, which takes seconds: torch and transformers."""
@@ -353,9 +377,7 @@ class ModelPipeline:
         return self._stack.enter_context(
             open_hugging_face(
                 self.options.reference_python or find_reference_python(self.model, self._settings),
-                find_code_source(
-                    self.model, Path(checkpoint.path), checkpoint.revision, self.options.subject_path, commit
-                ),
+                find_code_source(self.model, self.options.subject_path, commit),
                 choose_isolation(self.options.isolation),
                 environ=os.environ,
                 path=self.options.reference_path,
@@ -367,8 +389,8 @@ class ModelPipeline:
         )
 
     def _cross_check(self) -> Subject | None:
-        """Return the reference unless it is under test: it separates wrong kernels from wrong conversions."""
-        if self.subject_name == "reference":
+        """Return the reference where it reads the subject's checkpoints: it separates kernels from conversions."""
+        if self.offer.in_this_package or not self.offer.fast_llm_checkpoints:
             return None
         from ci.subjects.reference.subject import ReferenceSubject
 

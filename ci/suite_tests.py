@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ci.subjects.base import NO_GRADIENTS
 from ci.subjects.registry import ADAPTERS, find_offer
+from ci.subjects.training import NO_TRAINING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ci.subjects.base import Variant
+    from ci.subjects.offer import SubjectOffer
 
 DEFAULT_TESTS = (
     "test_download_and_truncate",
@@ -22,12 +25,15 @@ DEFAULT_TESTS = (
 """The test functions of every run, in the order in which they run."""
 
 GRADIENTS_TEST = "test_gradients"
+TRAINING_TESTS = ("test_training_step", "test_resume", "test_layout_conversion")
+"""The tests of whole training steps: of a subject whose offer names no layout they are not asked for."""
 DEEP_TESTS = (
     "test_config_sensitivity",
     "test_weight_liveness",
     "test_layer_order",
     "test_positions",
     GRADIENTS_TEST,
+    *TRAINING_TESTS,
 )
 """The tests that run with `--deep` only."""
 
@@ -47,18 +53,36 @@ def list_other_variants(subject: str, checkpoint_format: str) -> tuple[tuple[str
     return tuple((variant.axis, variant.name) for variant in variants if variant.axis != MOE_AXIS)
 
 
+def list_layouts(subject: str) -> tuple[tuple[str, str], ...]:
+    """Return (axis, name) of every parallel layout in which the subject trains."""
+    return tuple((variant.axis, variant.name) for variant in find_offer(subject).layout_variants)
+
+
 def list_expected_tests(subject: str, name: str, checkpoint_format: str, *, deep: bool = False) -> tuple[str, ...]:
     """Return, in order, the ids of the tests that the registry entry `name` must report.
 
-    A subject whose offer has no gradients is not asked for them: the suite says that the test did not run.
+    What a subject's offer leaves out is not asked for: the suite says that the test did not run. The layouts are
+    tested with `deep` only.
     """
+    other = [*list_other_variants(subject, checkpoint_format), *(list_layouts(subject) if deep else ())]
     ids = {
         "test_moe_implementation": [f"{v}-{name}" for v in list_moe_variants(subject, checkpoint_format)],
-        "test_implementation": [f"{axis}-{v}-{name}" for axis, v in list_other_variants(subject, checkpoint_format)],
+        "test_implementation": [f"{axis}-{v}-{name}" for axis, v in other],
     }
-    not_offered = () if find_offer(subject).gradients else (GRADIENTS_TEST,)
-    functions = (*DEFAULT_TESTS, *(test for test in DEEP_TESTS if deep and test not in not_offered))
+    left_out = list_left_out(find_offer(subject))
+    functions = (test for test in (*DEFAULT_TESTS, *(DEEP_TESTS if deep else ())) if test not in left_out)
     return tuple(f"{function}[{variant}]" for function in functions for variant in ids.get(function, [name]))
+
+
+def list_left_out(offer: SubjectOffer) -> dict[str, str]:
+    """Return the tests that an offer leaves out, each with the reason."""
+    reasons = {
+        GRADIENTS_TEST: "" if offer.gradients else NO_GRADIENTS,
+        "test_conversion": "" if offer.converts else "the subject reads the Hugging Face directory itself",
+        **dict.fromkeys(TRAINING_TESTS, "" if offer.layouts else NO_TRAINING),
+        "test_hub_model_conversion": "" if offer.exports else "the subject does not export",
+    }
+    return {test: reason for test, reason in reasons.items() if reason}
 
 
 def list_variant_tests(subject: str, name: str, checkpoint_format: str) -> dict[str, Variant]:
@@ -69,11 +93,13 @@ def list_variant_tests(subject: str, name: str, checkpoint_format: str) -> dict[
             tests[f"test_moe_implementation[{variant.name}-{name}]"] = variant
         else:
             tests[f"test_implementation[{variant.axis}-{variant.name}-{name}]"] = variant
+    for layout in find_offer(subject).layout_variants:
+        tests[f"test_implementation[{layout.axis}-{layout.name}-{name}]"] = layout
     return tests
 
 
 def list_variant_names() -> Mapping[str, tuple[str, ...]]:
-    """Return every variant's name of every subject by axis, for the fixtures that carry these names."""
+    """Return every variant's name of this package's subjects by axis, for the fixtures that carry these names."""
     variants = [variant for adapter in ADAPTERS.values() for variant in adapter.offer.variants]
     axes = dict.fromkeys(variant.axis for variant in variants)
     return {axis: tuple(dict.fromkeys(v.name for v in variants if v.axis == axis)) for axis in axes}

@@ -132,3 +132,19 @@ def _order_in_head(name: str) -> int:
     """Return a number that sorts the tensors after the blocks: the main head's first, then head by head."""
     head = _PREDICTION_HEAD.match(name)
     return _HEAD_ORDER.get(name[head.end() if head else 0 :], 0) + 3 * (int(head[1]) if head else 0)
+
+
+def list_unseen_before(name: str, not_captured: Iterable[str]) -> tuple[str, ...]:
+    """Return the operations just before a block's tensor that were not captured: an error may begin in them."""
+    layer, lacking = layer_of(name), set(not_captured)
+    operations = [*BLOCK_OPERATIONS, ""]
+    if layer is None or operation_of(name) not in operations:
+        return ()
+    unseen: list[str] = []
+    for operation in reversed(operations[: operations.index(operation_of(name))]):
+        if tensor_name(layer, operation) not in lacking:
+            if is_router(operation):
+                continue  # a dense block has none
+            break
+        unseen.append(operation.rpartition(".")[2])
+    return tuple(reversed(unseen))

@@ -82,6 +82,19 @@ INTEGER_STEPS = (3, 7)
 PERTURBATION = 0.1
 """Noise added to each weight, relative to its tensor's RMS: far above the noise, yet the model stays the same model."""
 
+# Training steps.
+
+DOCUMENT_PREDICTIONS = (64, 48, 56, 40)
+"""Predicted tokens of the documents in turn: unequal, and divisible by the ranks that share a document."""
+MASKED_SHARE = 0.25
+"""Share of the predictions that do not count."""
+CLIPPED_SHARE = 0.5
+"""The gradient is clipped at this share of Hugging Face's own norm, so that clipping shows."""
+SCALAR_FLOOR = 2.0**-23
+"""Least floor of a loss or a norm, one unit in the last place: of a single number no noise may be measured by luck."""
+AUXILIARY_LOSS = 0.1
+"""Coefficient of the balancing loss of experts: its gradient is far above the noise of the whole."""
+
 # Exact symmetries.
 
 SYMMETRY_SPREAD = 1e-2

@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ci.subjects.base import Subject
 
+PUBLISHED = Path(__file__).resolve().parents[2] / "hub_tests"
+"""The package that adapters import."""
+
 
 YARDSTICK_METHODS = ("resolve_config", "write_model")
 
@@ -37,19 +40,38 @@ def expose_package() -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Run `worker_main.py SUBJECT READ_FD WRITE_FD`: answer requests until the other side closes its end."""
-    from ci.subjects.registry import create_subject
+    """Run `worker_main.py SUBJECT READ_FD WRITE_FD [ADAPTER]`: answer requests until the other side closes its end.
 
+    SUBJECT is `module:Class` where ADAPTER is the place of that module. `worker_main.py rank CALL` is a rank in an
+    interpreter of its own (`ci.subjects.rank_process.spawn_rank`).
+    """
+    from ci.subjects.rank_process import RANK_WORD, run_call
+
+    if arguments[0] == RANK_WORD:
+        os._exit(run_call(Path(arguments[1])))  # a library of collectives may hang while it is unloaded
     name, read, write = arguments[0], int(arguments[1]), int(arguments[2])
     for descriptor in (read, write):
         os.set_inheritable(descriptor, False)  # the subject's children must not keep the pipes open
-    subject = create_subject(name)
+    subject = load_subject(name, *map(Path, arguments[3:]))
     with os.fdopen(read, encoding="utf-8") as requests, os.fdopen(write, "w", encoding="utf-8") as responses:
         for line in requests:
             response = handle_request(subject, json.loads(line))
             release_memory(collect="failure" in response)
             responses.write(json.dumps(response) + "\n")
             responses.flush()
+
+
+def load_subject(name: str, adapter: Path | None = None) -> Subject:
+    """Make the subject: one of this package, or the class `module:Class` of an adapter that lies elsewhere."""
+    if adapter is None:
+        from ci.subjects.registry import create_subject
+
+        return create_subject(name)
+    from ci.subjects.plugins import Plugin, expose_module
+
+    expose_module(PUBLISHED.name, PUBLISHED)
+    subject: Subject = Plugin(name, adapter).load()()
+    return subject
 
 
 def handle_request(subject: Subject, request: dict[str, Any]) -> dict[str, Any]:
@@ -91,7 +113,6 @@ def call_method(subject: Subject, method: str, arguments: dict[str, Any]) -> Any
         GradientRequest,
         Preparable,
         TraceRequest,
-        Yardstick,
     )
 
     if method == "describe":
@@ -106,14 +127,39 @@ def call_method(subject: Subject, method: str, arguments: dict[str, Any]) -> Any
     if method in ("prepare", "release"):
         getattr(subject, method)()
         return True
-    if method in YARDSTICK_METHODS and isinstance(subject, Yardstick):
-        result = getattr(subject, method)(**arguments)
-        return result if isinstance(result, dict) else to_dict(result)
+    if method in YARDSTICK_METHODS:
+        return _call_yardstick(subject, method, arguments)
     if method == "gradients":
         if not isinstance(subject, Differentiable):
             raise NotOfferedError(NO_GRADIENTS)
         return to_dict(subject.gradients(GradientRequest(**arguments)))
+    if method == "train":
+        return _call_train(subject, arguments)
     raise ValueError(f"unknown method {method!r}")
+
+
+def _call_train(subject: Subject, arguments: dict[str, Any]) -> Any:
+    """Train, where the subject can."""
+    from ci.errors import NotOfferedError
+    from ci.records import to_dict
+    from ci.subjects.training import NO_TRAINING, OptimizerSettings, Trainable, TrainRequest
+
+    if not isinstance(subject, Trainable):
+        raise NotOfferedError(NO_TRAINING)
+    optimizer = OptimizerSettings(**arguments["optimizer"])
+    return to_dict(subject.train(TrainRequest(**{**arguments, "optimizer": optimizer})))
+
+
+def _call_yardstick(subject: Subject, method: str, arguments: dict[str, Any]) -> Any:
+    """Call what only Hugging Face's side has."""
+    from ci.errors import NotOfferedError
+    from ci.records import to_dict
+    from ci.subjects.base import Yardstick
+
+    if not isinstance(subject, Yardstick):
+        raise NotOfferedError(f"only Hugging Face's side has {method}")
+    result = getattr(subject, method)(**arguments)
+    return result if isinstance(result, dict) else to_dict(result)
 
 
 if __name__ == "__main__":

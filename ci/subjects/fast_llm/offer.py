@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from ci.layouts import LAYOUTS
 from ci.subjects.base import Variant
 from ci.subjects.offer import SubjectOffer
 
 OTHER_MIXERS = "a stochastic mixer of this name in every block"
 """What a model without several mixers a block lacks."""
+
+LAYOUTS_OFFERED = tuple(name for name, layout in LAYOUTS.items() if layout.expert == 1)
+"""The layouts in which Fast-LLM trains and runs: all that are known but expert parallelism, which it does not have."""
+
+LAYOUT_NEEDS = {
+    f"layout={name}": (
+        *((f"{LAYOUTS[name].ranks} GPUs",) if LAYOUTS[name].ranks > 1 else ()),
+        *((f"divisible by {LAYOUTS[name].tensor} tensor ranks",) if LAYOUTS[name].tensor > 1 else ()),
+        *(("different ranks",) if LAYOUTS[name].separate_tied else ()),
+    )
+    for name in LAYOUTS_OFFERED
+    if LAYOUTS[name].ranks > 1
+}
+"""What a layout's refusal may name: GPUs of this machine, or a size of the model that the ranks cannot divide."""
 
 OFFER = SubjectOffer(
     name="fast_llm",
@@ -28,10 +43,13 @@ OFFER = SubjectOffer(
         Variant("mixer", "kda"),
     ),
     axis_formats={"moe": frozenset({"mixtral"}), "mixer": frozenset({"apriel2_text"})},
+    layouts=LAYOUTS_OFFERED,
     conditional_needs={
         "attention=flash": ("flash-attn",),
         "attention=sdpa_nested": ("attention without a window",),
         **{f"mixer={name}": (OTHER_MIXERS,) for name in ("attention", "sliding_window", "gdn", "kda")},
+        **LAYOUT_NEEDS,
     },
+    fast_llm_checkpoints=True,
 )
 """The formats are those that this suite has models and tests for: Fast-LLM converts more, `describe` names them all."""

@@ -34,16 +34,11 @@ def hash_code(directory: Path) -> str:
     return digest.hexdigest()
 
 
-def find_code_source(
-    model: HubModel, checkpoint: Path, commit: str, checkouts: tuple[Path, ...], subject_commit: str | None
-) -> ModelCodeSource:
-    """Return the code of an entry that needs some: of its own repository at `commit`, or of the subject's checkout.
+def find_code_source(model: HubModel, checkouts: tuple[Path, ...], subject_commit: str | None) -> ModelCodeSource:
+    """Return the code of an entry that needs some: that of the subject's checkout.
 
     Raises RequestError where the checkout is not given, or does not have it.
     """
-    if not model.code_path:
-        source = ModelCodeSource(checkpoint, f"{model.model_id} at {commit}")
-        return _check(source, model, "the repository has no Python files at this commit")
     for checkout in checkouts:
         if (directory := checkout / model.code_path).is_dir():
             at = f" at {subject_commit}" if subject_commit else ""

@@ -11,8 +11,6 @@ from ci.subjects.hugging_face.code_source import ModelCodeSource, find_code_sour
 if TYPE_CHECKING:
     from pathlib import Path
 
-COMMIT = "f" * 40
-OWN = HubModel("own", "o/own", "llama", trust_remote_code=True, code_environment="hf-5-14", revision=COMMIT)
 BESIDE = HubModel("own", "o/own", "llama", trust_remote_code=True, code_environment="hf-5-14", code_path="models/own")
 
 
@@ -28,18 +26,13 @@ def test_the_hash_is_of_names_and_contents_of_python_files(tmp_path: Path) -> No
 
 
 def test_the_report_says_whose_code_it_is(tmp_path: Path) -> None:
-    (tmp_path / "modeling_own.py").write_text("")
-    own = find_code_source(OWN, tmp_path, COMMIT, (), None)
-    assert (own.directory, own.origin) == (tmp_path, f"o/own at {COMMIT}")
     place = tmp_path / "checkout" / "models" / "own"
     place.mkdir(parents=True)
     (place / "modeling_own.py").write_text("")
-    beside = find_code_source(BESIDE, tmp_path, COMMIT, (tmp_path, tmp_path / "checkout"), "abc")
+    beside = find_code_source(BESIDE, (tmp_path, tmp_path / "checkout"), "abc")
     assert (beside.directory, beside.origin) == (place, "the subject's own checkout at abc, models/own")
 
 
 def test_code_that_is_nowhere_is_a_wrong_request(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="no Python files at this commit"):
-        find_code_source(OWN, tmp_path, COMMIT, (), None)
     with pytest.raises(RequestError, match=r"code_path models/own: no checkout of the subject has it; name one by"):
-        find_code_source(BESIDE, tmp_path, COMMIT, (tmp_path,), None)
+        find_code_source(BESIDE, (tmp_path,), None)
