@@ -143,8 +143,8 @@ def list_unseen_before(name: str, not_captured: Iterable[str]) -> tuple[str, ...
     unseen: list[str] = []
     for operation in reversed(operations[: operations.index(operation_of(name))]):
         if tensor_name(layer, operation) not in lacking:
-            if is_router(operation):
-                continue  # a dense block has none
+            if is_router(operation) or operation in DELTA_RULE_OPERATIONS:
+                continue  # a dense block, or an attention, has none
             break
         unseen.append(operation.rpartition(".")[2])
     return tuple(reversed(unseen))

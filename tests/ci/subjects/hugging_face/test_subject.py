@@ -19,7 +19,7 @@ def test_a_worker_can_run_it_and_it_is_no_subject() -> None:
     assert YARDSTICK not in SUBJECT_NAMES
     assert isinstance(create_subject(YARDSTICK), HuggingFaceSubject)
     assert find_adapter(YARDSTICK).offer.formats == ()
-    with pytest.raises(RequestError, match="choose one of fast_llm, reference"):
+    with pytest.raises(RequestError, match="Choose one of fast_llm, reference"):
         create_subject("hugging face")
 
 
