@@ -56,7 +56,7 @@ class FetchResults:
 def make_fetch_request(model: HubModel) -> FetchRequest:
     """Return what to fetch for an entry of the registry.
 
-    Raises RemoteCodeError for a model that runs code of its own: it would run in the judge, outside any sandbox.
+    Raises RemoteCodeError for a model that runs code of its own, where the entry does not say where.
     The fetch refuses quantised weights of what a subject would convert.
     """
     check_own_code(model)
@@ -67,11 +67,19 @@ def make_fetch_request(model: HubModel) -> FetchRequest:
 
 
 def check_own_code(model: HubModel) -> None:
-    """Raise RemoteCodeError for an entry that asks hub-tests to run the model's own code."""
-    if model.trust_remote_code:
+    """Raise RemoteCodeError for an entry that does not say where the model's own code may run, or which code it is."""
+    if not model.trust_remote_code:
+        return
+    if not model.code_environment:
         raise RemoteCodeError(
-            f"[{model.name}] trust_remote_code: hub-tests does not run code that comes with a model yet, because it "
-            f"would run beside the judge; drop the key if transformers itself has the architecture of {model.model_id}"
+            f"[{model.name}] trust_remote_code: hub-tests does not run code that comes with a model beside the judge; "
+            "name code_environment, in whose sandbox it runs, "
+            f"or drop the key if transformers itself has the architecture of {model.model_id}"
+        )
+    if not model.code_path:
+        raise RemoteCodeError(
+            f"[{model.name}] trust_remote_code: Python files of {model.model_id} are not fetched yet; "
+            "name code_path, the directory of the subject's checkout that has the model's code"
         )
 
 

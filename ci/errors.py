@@ -35,7 +35,7 @@ class NotTruncatableError(OwnLimitError):
 
 
 class RemoteCodeError(OwnLimitError):
-    """The model runs code of its own, which hub-tests does not run yet."""
+    """The model runs code of its own, and has no sandbox for it, or no pinned commit."""
 
     failure_class = "remote_code"
 

@@ -49,6 +49,8 @@ class HubModel:
 
     `export_policy`: whether what an export loses beside its weights is a warning or red ("strict"). `precision_policy`:
     the same for an operation that is right and less precise than it could be.
+    `trust_remote_code`: transformers has not the model's code; it runs in a sandbox, in the environment
+    `code_environment`, and comes from `code_path` in the subject's checkout.
     `layers` are the indices of chosen layers, from 0; then `num_layers_to_keep` is how many they are. `slice` keeps
     only part of the vocabulary and of the experts.
     """
@@ -65,6 +67,8 @@ class HubModel:
     revision: str | None = None
     gated: bool = False
     trust_remote_code: bool = False
+    code_environment: str = ""
+    code_path: str = ""
     export_policy: Policy = "warn"
     precision_policy: Policy = "warn"
     layers: tuple[int, ...] = ()
@@ -222,6 +226,12 @@ def _check_values(model: HubModel, *, where: str) -> None:
         )
         < 1
         or 0 in (model.slice.vocab, model.slice.experts),
+        f"code_path: '{model.code_path}' is not possible; expected a directory below the subject's checkout": (
+            Path(model.code_path).is_absolute() or ".." in Path(model.code_path).parts
+        ),
+        "code_environment and code_path need trust_remote_code = true": (
+            bool(model.code_environment or model.code_path) and not model.trust_remote_code
+        ),
         f"test_params.batch_size: {params.batch_size}; expected 1 or more": params.batch_size < 1,
         f"test_params.sequence_length: {params.sequence_length}; expected 2 or more": params.sequence_length < 2,
         f"test_params.compare_factor: {params.compare_factor}; expected 1.0 to 2.0": (

@@ -19,6 +19,7 @@ from ci.checkpoints import CHECKPOINTS_JSON, FetchResults, fetch_checkpoints, re
 from ci.devices import check_device, choose_worker_count
 from ci.doctor.identity import read_host_identity
 from ci.environments.prepare import check_options, prepared_subject
+from ci.environments.reference import provide_reference_environments
 from ci.environments.source import pin_address
 from ci.errors import GatedError, OwnLimitError, RequestError, TerminatedError
 from ci.github.output_relay import relay_output
@@ -210,6 +211,8 @@ def run(
     read_checkpoints(options.checkpoints)
     if options.checkpoints is None and options.device:
         check_device(options.device)  # before anything is fetched; where it was fetched, the suite's report says it
+    if options.reference_python is None:
+        provide_reference_environments(models, settings, environ, _say)
     with own_report_folder(report), _announced(options, settings, environ, report) as prepared:
         return _run_prepared(
             models, prepared, settings, asked=options, report=report, environ=environ, progress=progress

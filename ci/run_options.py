@@ -90,6 +90,17 @@ class RunOptions:
             reproduces=True,
         ),
     ] = ()
+    reference_python: Annotated[
+        Path | None,
+        Declaration(
+            "Python interpreter for models that bring their own code; default: the entry's code_environment",
+            reproduces=True,
+        ),
+    ] = None
+    reference_path: Annotated[
+        tuple[Path, ...],
+        Declaration("directory for that interpreter's import path; may be repeated", reproduces=True),
+    ] = ()
     environment: Annotated[
         str | None,
         Declaration(

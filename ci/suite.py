@@ -6,6 +6,7 @@ No pytest here: `tests/integration/` turns results into outcomes, skips and JUni
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from contextlib import ExitStack, suppress
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from ci.models import HubModel
     from ci.run_options import RunOptions
     from ci.settings import Settings
+    from ci.subjects.base import Yardstick
     from ci.subjects.early_export import EarlyExport
     from ci.subjects.worker_subject import WorkerSubject
 
@@ -291,7 +293,6 @@ class ModelPipeline:
         from ci.equivalence.device_usage import CostMeter
         from ci.equivalence.hf_reference import ReferenceRun
         from ci.equivalence.preparation import ReferencePreparation
-        from ci.subjects.hugging_face import HuggingFace
         from ci.subjects.memory import fits_beside_conversion
 
         checkpoint = Path(self.fetch_checkpoint().path)
@@ -300,7 +301,7 @@ class ModelPipeline:
         reference = ReferenceRun(
             checkpoint=checkpoint,
             params=self.model.test_params,
-            hugging_face=HuggingFace(),
+            hugging_face=self._open_hugging_face(),
             device=self.device,
             workdir=self._workdir / "reference",
             costs=CostMeter(clock=self.clock),
@@ -348,7 +349,6 @@ class ModelPipeline:
         self.import_libraries()
         from ci.equivalence.device_usage import CostMeter
         from ci.equivalence.judge import ComparisonInputs, Judge
-        from ci.subjects.hugging_face import HuggingFace
 
         converted, _ = self.convert()
         inputs = ComparisonInputs(
@@ -364,10 +364,39 @@ class ModelPipeline:
         return Judge(
             inputs,
             self.start_subject(),
-            prepared.hugging_face if prepared else HuggingFace(),
+            prepared.hugging_face if prepared else self._open_hugging_face(),
             cross_check=self._cross_check(),
             shared_reference=prepared,
             costs=CostMeter(clock=self.clock),
+        )
+
+    def _open_hugging_face(self) -> Yardstick:
+        """Return Hugging Face's side: in this process, or in a worker where it is code that came with the model.
+
+        Raises RemoteCodeError where there is no sandbox for that, RequestError where its environment is missing.
+        """
+        from ci.subjects.hugging_face import HuggingFace
+
+        if not self.model.trust_remote_code:
+            return HuggingFace()
+        from ci.environments.reference import find_reference_python
+        from ci.subjects.hugging_face.code_source import find_code_source
+        from ci.subjects.hugging_face.worker import open_hugging_face
+
+        checkpoint, logs = self.fetch_checkpoint(), self.options.subject_logs
+        commit = self.options.subject_commit or self.describe_subject().commit
+        return self._stack.enter_context(
+            open_hugging_face(
+                self.options.reference_python or find_reference_python(self.model, self._settings),
+                find_code_source(self.model, self.options.subject_path, commit),
+                choose_isolation(self.options.isolation),
+                environ=os.environ,
+                path=self.options.reference_path,
+                readable=(Path(checkpoint.path),),
+                timeout=self.options.timeout,
+                log=logs / f"{self.model.name}-hugging_face.log" if logs else None,
+                clock=self.clock,
+            )
         )
 
     def _cross_check(self) -> Subject | None:

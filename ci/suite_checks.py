@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ci.hub.fetch import Checkpoint
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
-_DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_blocks")
 
 
 def find_checkpoint_problems(checkpoint: Checkpoint) -> list[str]:
@@ -24,6 +24,7 @@ def find_checkpoint_problems(checkpoint: Checkpoint) -> list[str]:
     config = json.loads((root / "config.json").read_bytes())
     manifest = json.loads((root / "hub-tests.json").read_bytes())
     text = config.get("text_config", config)
+    text = {**text, **nested} if isinstance(nested := text.get("decoder"), dict) else text
     depth = next((text[key] for key in _DEPTH_KEYS if key in text), None)
     problems = [] if depth == checkpoint.layers else [f"config.json says {depth} layers, kept are {checkpoint.layers}"]
     problems += _find_file_problems(root, manifest)

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 EMBEDDINGS, FINAL_NORM, LOGITS = "embeddings", "final_norm", "logits"
+PREDICTION_BLOCK = "block"
 NORM_1, NORM_2 = "norm_1", "norm_2"
 QUERY, KEY, VALUE, CONTEXT, MIXER = "mixer.query", "mixer.key", "mixer.value", "mixer.context", "mixer"
+DECAY, BETA, RECURRENCE = "mixer.decay", "mixer.beta", "mixer.recurrence"
 MIXER_RESIDUAL = "mixer_residual"
 ROUTER_LOGITS, TOP_EXPERTS, ROUTER_SCORES = "mlp.router_logits", "mlp.router_top_experts", "mlp.router_scores"
 MLP = "mlp"
@@ -23,8 +25,10 @@ ROUTER_OPERATIONS = (ROUTER_LOGITS, TOP_EXPERTS, ROUTER_SCORES)
 """The operations that only a mixture of experts has."""
 BRANCH_OPERATIONS = (MLP_DENSE, MLP_ROUTED)
 """The operations of a block whose experts run beside a dense MLP, each branch with norms of its own."""
+DELTA_RULE_OPERATIONS = (DECAY, BETA, RECURRENCE)
+"""The operations that only a gated delta net and Kimi delta attention have."""
 BLOCK_OPERATIONS = (
-    *(NORM_1, QUERY, KEY, VALUE, CONTEXT, MIXER, MIXER_RESIDUAL, NORM_2),
+    *(NORM_1, QUERY, KEY, VALUE, *DELTA_RULE_OPERATIONS, CONTEXT, MIXER, MIXER_RESIDUAL, NORM_2),
     *ROUTER_OPERATIONS,
     *BRANCH_OPERATIONS,
     MLP,
@@ -35,6 +39,8 @@ EMBEDDINGS_SCOPE, HEAD_SCOPE = "embeddings", "head"
 """The scopes outside the blocks; each block is a scope of its own."""
 
 _BLOCK = re.compile(r"decoder\.(0|[1-9][0-9]{0,5})(?=\.|$)")
+_PREDICTION_HEAD = re.compile(r"prediction_head\.([1-9][0-9]{0,2})\.")
+_HEAD_ORDER = {PREDICTION_BLOCK: 0, FINAL_NORM: 1, LOGITS: 2}
 _ORDER = {operation: number for number, operation in enumerate((*BLOCK_OPERATIONS, ""))}
 
 
@@ -89,13 +95,29 @@ def is_router(operation: str) -> bool:
     return operation in ROUTER_OPERATIONS
 
 
-def list_block_operations(*, experts: bool, branches: bool = False) -> tuple[str, ...]:
-    """Return a block's operations in execution order, the router's only with `experts`.
+def list_block_operations(*, experts: bool, branches: bool = False, delta_rule: bool = False) -> tuple[str, ...]:
+    """Return a block's operations in execution order.
 
-    With `branches` the experts run beside a dense MLP: then no norm is before both, so there is no `norm_2`.
+    The router's are there only with `experts`, those of a recurrence only with `delta_rule`. With `branches` the
+    experts run beside a dense MLP: then no norm is before both, so there is no `norm_2`.
     """
-    absent = {NORM_2} if branches else set(BRANCH_OPERATIONS)
-    return tuple(name for name in BLOCK_OPERATIONS if name not in absent and (experts or not is_router(name)))
+    left_out = (() if experts else ROUTER_OPERATIONS) + (() if delta_rule else DELTA_RULE_OPERATIONS)
+    left_out += (NORM_2,) if branches else BRANCH_OPERATIONS
+    return tuple(name for name in BLOCK_OPERATIONS if name not in left_out)
+
+
+def prediction_head_name(head: int, operation: str) -> str:
+    """Return the name of a tensor of a further prediction head.
+
+    Head 1 predicts the second next token. Its operations are its own block's output, `final_norm` and `logits`.
+    """
+    return f"prediction_head.{head}.{operation}"
+
+
+def list_prediction_head_tensors(heads: int) -> tuple[str, ...]:
+    """Return the tensors of `heads` prediction heads, in execution order; the main head has none of them."""
+    operations = (PREDICTION_BLOCK, FINAL_NORM, LOGITS)
+    return tuple(prediction_head_name(head, name) for head in range(1, heads) for name in operations)
 
 
 def list_mandatory_tensors(scopes: Iterable[str]) -> tuple[str, ...]:
@@ -108,8 +130,14 @@ def execution_order(name: str) -> tuple[int, int]:
     """Return a key that sorts tensors by the order in which they are computed."""
     layer = layer_of(name)
     if layer is None:
-        return (-1, 0) if name == EMBEDDINGS else (1 << 30, int(name == LOGITS))
+        return (-1, 0) if name == EMBEDDINGS else (1 << 30, _order_in_head(name))
     return layer, _ORDER.get(operation_of(name), len(_ORDER))
+
+
+def _order_in_head(name: str) -> int:
+    """Return a number that sorts the tensors after the blocks: the main head's first, then head by head."""
+    head = _PREDICTION_HEAD.match(name)
+    return _HEAD_ORDER.get(name[head.end() if head else 0 :], 0) + 3 * (int(head[1]) if head else 0)
 
 
 def list_unseen_before(name: str, not_captured: Iterable[str]) -> tuple[str, ...]:
@@ -121,7 +149,7 @@ def list_unseen_before(name: str, not_captured: Iterable[str]) -> tuple[str, ...
     unseen: list[str] = []
     for operation in reversed(operations[: operations.index(operation_of(name))]):
         if tensor_name(layer, operation) not in lacking:
-            if is_router(operation) or operation in BRANCH_OPERATIONS:
+            if is_router(operation) or operation in (*BRANCH_OPERATIONS, *DELTA_RULE_OPERATIONS):
                 continue  # not every block has them
             break
         unseen.append(operation.rpartition(".")[2])

@@ -18,7 +18,7 @@ import torch
 from benchmarks.mutation.injection import HEAD, CurrentLayer, Mutation
 from ci.subjects.forward import Inputs, read_inputs
 from ci.subjects.hugging_face import HuggingFace
-from ci.subjects.hugging_face.hooks import find_decoder_blocks
+from ci.subjects.hugging_face.structure import find_decoder_blocks
 from ci.subjects.reference.attention import ATTENTION, AttentionMask, ImplementationLog
 from ci.subjects.reference.config import Architecture
 from ci.subjects.reference.moe import MOE, Experts, Routing

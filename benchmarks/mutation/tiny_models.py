@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ci.equivalence.synthetic_model import draw_weights
 from ci.subjects.base import DType
 from ci.subjects.forward import DTYPES
+from ci.subjects.hugging_face.random_model import draw_weights
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ci.equivalence.nested_config_changes import list_nested_changes
 from ci.equivalence.round_trip import METADATA_KEYS
 from ci.equivalence.tolerances import (
     EPSILON_FACTORS,
@@ -90,6 +91,7 @@ def list_changes(config: Mapping[str, Any], resolved: Mapping[str, Any]) -> tupl
     Each number has at least two alternatives: a converter that hard-codes one value cannot know both.
     """
     changes = [*_change_rope(config, resolved), *_change_activation(resolved), *_change_window(resolved)]
+    changes += [ConfigChange(name, keys) for name, keys in list_nested_changes(resolved, SHORT_WINDOW)]
     for key, value in resolved.items():
         if key not in SPECIAL_KEYS | SHAPE_KEYS | METADATA_KEYS | IDENTITY_KEYS:
             changes += [ConfigChange(f"{key}={other!r}", {key: other}) for other in choose_values(key, value)]

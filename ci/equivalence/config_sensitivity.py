@@ -6,7 +6,6 @@ A conversion that drops a key keeps every weight bit for bit, and answers as if 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import shutil
 import tempfile
@@ -19,8 +18,8 @@ from typing import TYPE_CHECKING, Literal
 from ci.equivalence import config_changes
 from ci.equivalence.config_changes import ConfigChange
 from ci.equivalence.device_usage import CostMeter
+from ci.equivalence.edited_checkpoint import copy_with_config
 from ci.equivalence.hf_reference import ReferenceRun
-from ci.equivalence.round_trip import resolve_config
 from ci.equivalence.trace_compare import compare_logits
 from ci.equivalence.verdict import Verdict, build_inconclusive_verdict
 from ci.errors import HubTestsError, InfrastructureError
@@ -77,7 +76,7 @@ class ConfigSensitivity:
 
         Answers that differ come last, when every other answer is known.
         """
-        config, resolved = self.reference.config, resolve_config(self.reference.checkpoint)
+        config, resolved = self.reference.config, self.reference.resolve_config()
         self._answers[UNCHANGED] = self.reference.get_expected_trace(self._case)
         results = [self._try_edited(change) for change in config_changes.list_changes(config, resolved)]
         alike = [result.change for result in results if result.outcome == "alike"]
@@ -87,7 +86,7 @@ class ConfigSensitivity:
 
     def list_untried_keys(self) -> tuple[str, ...]:
         """List the keys of config.json that no change is known for."""
-        return config_changes.list_untried_keys(resolve_config(self.reference.checkpoint))
+        return config_changes.list_untried_keys(self.reference.resolve_config())
 
     def _try_edited(self, change: ConfigChange) -> KeyResult:
         with self._edit_checkpoint(change) as directory:
@@ -108,11 +107,8 @@ class ConfigSensitivity:
         self.workdir.mkdir(parents=True, exist_ok=True)
         directory = Path(tempfile.mkdtemp(prefix="edited-", dir=self.workdir))
         try:
-            for file in self.reference.checkpoint.glob("*.safetensors*"):
-                (directory / file.name).symlink_to(file.resolve())
             edited = {**self.reference.config, **change.keys}
-            (directory / "config.json").write_text(json.dumps(edited), encoding="utf-8")
-            yield directory
+            yield copy_with_config(self.reference.checkpoint, directory / "edited", edited)
         finally:
             shutil.rmtree(directory)
 
@@ -121,7 +117,7 @@ class ConfigSensitivity:
             answer = self.reference.run_trace(
                 self._case,
                 self.reference.expected_dtype,
-                {"attention": "eager", "batch": "together"},
+                self.reference.choose_variant("eager"),
                 f"answer-{len(self._answers)}",
                 checkpoint=directory,
             )

@@ -141,6 +141,8 @@ def _suspect_mixer(signature: ErrorSignature) -> str:
 
 
 def _suspect_attention(signature: ErrorSignature) -> str:
+    if signature.only_last_right:
+        return "right at each row's last position only, which sees all others: causal, Hugging Face looks both ways"
     if signature.later_documents:
         return _DOCUMENTS
     if signature.padded_only:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ci.equivalence.tolerances import EXPLAINED_RESIDUAL, FEW_RESIDUAL, FEW_SHARE, HEAD_SHARE
+from ci.equivalence.tolerances import EXPLAINED_RESIDUAL, FEW_RESIDUAL, FEW_SHARE, HEAD_SHARE, MOST_SHARE
 
 TINY = 1e-300
 """Keeps a division by the energy of a tensor of zeros finite."""
@@ -45,7 +45,7 @@ class ErrorSignature:
     is the same for every token. `reordered`: a token's values are right and in another order. `channels` and `heads`
     list the few that carry the error, `experts` those whose tokens are wrong. `same_as` names the right tensor that
     this one equals. `later_documents`: the first row is right, later documents are wrong from their first token, which
-    sees no other.
+    sees no other. `only_last_right`: the last token of each row, which sees all others, is right, and no other is.
     """
 
     first_wrong: int = 0
@@ -60,6 +60,7 @@ class ErrorSignature:
     experts: tuple[int, ...] = ()
     padded_only: bool = False
     later_documents: bool = False
+    only_last_right: bool = False
     same_as: str = ""
 
 
@@ -81,6 +82,7 @@ def compute_signature(tensor: WrongTensor) -> ErrorSignature:
         experts=_find_wrong_experts(tensor),
         padded_only=_is_padded_only(tensor),
         later_documents=_is_right_in_first_document(tensor),
+        only_last_right=_is_only_last_right(tensor),
         same_as=_find_twin(tensor),
     )
 
@@ -153,6 +155,12 @@ def _is_right_in_first_document(tensor: WrongTensor) -> bool:
     at_start = tensor.wrong & tensor.keep & (tensor.position == 0)
     wrong, from_start = tensor.wrong.any(-1), at_start.any(-1)
     return not bool(wrong[0]) and bool(wrong.any()) and bool((wrong == from_start).all())
+
+
+def _is_only_last_right(tensor: WrongTensor) -> bool:
+    """Return whether the last token of each row is right and nearly every other is wrong."""
+    last, others = tensor.wrong[:, -1], tensor.wrong[:, :-1][tensor.keep[:, :-1]]
+    return not bool(last.any()) and bool(others.numel()) and float(others.float().mean()) > MOST_SHARE
 
 
 def _find_twin(tensor: WrongTensor) -> str:

@@ -44,7 +44,9 @@ class GradientComparison:
 
         Raises SubjectError where one has no counterpart, InfrastructureError where Hugging Face disagrees with itself.
         """
-        expected = self._run_reference("expected", self.reference.gradient_dtype, {"attention": "eager"})
+        expected = self._run_reference(
+            "expected", self.reference.gradient_dtype, self.reference.choose_variant("eager")
+        )
         floors = self._measure_floors(expected)
         actual = self.workdir / "actual"
         self.reference.lease.acquire(self.subject)
@@ -64,7 +66,7 @@ class GradientComparison:
         """Return the largest error of Hugging Face's float32 variants, by parameter."""
         floors: dict[str, NoiseFloor] = {}
         for variant in self.reference.list_variants(self._case):
-            noisy = self._run_reference("noise", "float32", {**variant, "batch": "together"})
+            noisy = self._run_reference("noise", "float32", {**variant, **self._run_whole})
             for name, error in compute_errors(noisy, expected).items():
                 if not error < MAX_GRADIENT_NOISE:
                     raise InfrastructureError(
@@ -74,6 +76,11 @@ class GradientComparison:
                 floors[name] = NoiseFloor(max(floors.get(name, NoiseFloor()).error, error))
             shutil.rmtree(noisy)
         return floors
+
+    @property
+    def _run_whole(self) -> dict[str, str]:
+        """The choice that runs the sequence as it is, where the model has one."""
+        return {axis: name for axis, name in self.reference.choose_variant("").items() if axis == "batch"}
 
     def _run_reference(self, name: str, dtype: DType, variant: dict[str, str]) -> Path:
         checkpoint = str(self.reference.checkpoint)

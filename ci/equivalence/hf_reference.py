@@ -9,7 +9,6 @@ import json
 import shutil
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +24,7 @@ from ci.equivalence.tolerances import EAGER_MEMORY_SHARE, FLOAT64_MEMORY_SHARE, 
 from ci.equivalence.trace_compare import TraceComparison, TraceDiff, extract_teacher_trace
 from ci.errors import RequestError, SubjectError
 from ci.models import TestParams
-from ci.subjects.base import DType, TraceRequest
-from ci.subjects.hugging_face import HuggingFace
+from ci.subjects.base import DType, TraceRequest, Yardstick
 from ci.subjects.memory import free_memory, weight_bytes
 from ci.subjects.trace_files import TraceReader
 from ci.tensor_names import LOGITS, TOP_EXPERTS
@@ -48,7 +46,7 @@ class ReferenceRun:
 
     checkpoint: Path
     params: TestParams
-    hugging_face: HuggingFace
+    hugging_face: Yardstick
     device: str
     workdir: Path
     seed: int = inputs.SEED
@@ -167,7 +165,8 @@ class ReferenceRun:
         if self._missing_variants:
             missing = "; ".join(self._missing_variants)
             coverage["noise"] = f"Hugging Face does not run {missing} here: its noise is not in the floor"
-        coverage["oracle"] = f"Hugging Face in {self.expected_dtype}, transformers {version('transformers')}"
+        side = self.hugging_face.describe_side(str(self.checkpoint))
+        coverage["oracle"] = f"Hugging Face in {self.expected_dtype}, {side}"
         if self.expected_dtype != "float64":
             coverage["oracle"] += f": float64 does not fit in {self.free_bytes / 1e9:.1f} GB of free memory"
         return coverage
@@ -190,7 +189,7 @@ class ReferenceRun:
         name = case.part_of or case.name
         if name not in self._expected:
             whole = next(c for c in self._cases if c.name == name) if case.part_of else case
-            variant = {"attention": "eager" if self._eager_fits(whole) else "sdpa", "batch": "together"}
+            variant = self.choose_variant("eager" if self._eager_fits(whole) else "sdpa")
             self._expected[name] = self.run_trace(whole, self.expected_dtype, variant, f"expected-{name}")
         return self._expected[name]
 
@@ -222,6 +221,16 @@ class ReferenceRun:
         if not self._eager_fits(case):
             offered = [v for v in offered if v.name != "eager" or v.axis != "attention"]
         return combine_variants(offered)
+
+    def choose_variant(self, attention: str) -> dict[str, str]:
+        """Return the variant that runs a whole batch with this attention, as far as the model has the choice."""
+        offered = {(v.axis, v.name) for v in self.hugging_face.variants(str(self.checkpoint))}
+        wanted = {"attention": attention, "batch": "together"}
+        return {axis: name for axis, name in wanted.items() if (axis, name) in offered}
+
+    def resolve_config(self) -> dict[str, Any]:
+        """Return the checkpoint's config.json as Hugging Face's side understands it."""
+        return dict(self.hugging_face.resolve_config(str(self.checkpoint)))
 
     def run_trace(
         self,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ci.equivalence import nested_config
 from ci.equivalence.image_inputs import ImageRequirements, add_images, describe_images, read_image_requirements
 from ci.equivalence.input_case import InputCase as InputCase
 from ci.equivalence.tolerances import LONG_INPUT_MEMORY_SHARE
@@ -60,6 +61,8 @@ class InputRequirements:
 def read_requirements(config: Mapping[str, Any]) -> InputRequirements:
     """Read the text part of a Hugging Face config.json. Raises RequestError for a size that no model has."""
     text = config.get("text_config") or config
+    if nested_config.is_nested(text):
+        return _read_nested_requirements(text)
     windowed = bool(text.get("use_sliding_window", True)) and "sliding_attention" in (
         text.get("layer_types") or ["sliding_attention"]
     )
@@ -80,6 +83,17 @@ def _count_experts(text: Mapping[str, Any]) -> int:
     if text.get("enable_moe_block") is False:
         return 0
     return text.get("num_local_experts") or text.get("num_experts") or text.get("n_routed_experts") or 0
+
+
+def _read_nested_requirements(text: Mapping[str, Any]) -> InputRequirements:
+    """Read what blocks that are nested below `decoder` ask for."""
+    return InputRequirements(
+        vocabulary=read_count(text, "vocab_size", what="config.json"),
+        hidden=read_count(text, "hidden_size", what="config.json"),
+        heads=nested_config.count_heads(text),
+        window=nested_config.find_window(text),
+        positions=(text.get("embeddings") or {}).get("max_position_embeddings"),
+    )
 
 
 def read_published_dtype(config: Mapping[str, Any]) -> DType:

@@ -14,10 +14,12 @@ from ci.equivalence.case_result import CaseComparison
 from ci.equivalence.cold_repeat import has_compile_cache, repeat_without_cache
 from ci.equivalence.config_sensitivity import ConfigSensitivity, build_sensitivity_verdict
 from ci.equivalence.device_usage import CostMeter
+from ci.equivalence.edited_checkpoint import copy_with_config
 from ci.equivalence.export_files import compare_export_files
 from ci.equivalence.gradient_compare import GradientComparison, build_gradient_verdict
 from ci.equivalence.hf_reference import ReferenceRun
 from ci.equivalence.inputs import read_requirements
+from ci.equivalence.nested_config import choose_mixer, count_block_kinds
 from ci.equivalence.precision_lens import is_lens_dtype
 from ci.equivalence.root_cause import ForwardSpec, RootCauseAnalysis
 from ci.equivalence.symmetries import undo_symmetries
@@ -44,8 +46,16 @@ from ci.errors import NotOfferedError, SubjectError
 from ci.evidence import FINGERPRINT
 from ci.layouts import LAYOUTS
 from ci.models import HubModel
-from ci.subjects.base import NO_GRADIENTS, ConvertRequest, Differentiable, DType, Subject, TraceRequest, TraceResult
-from ci.subjects.hugging_face import HuggingFace
+from ci.subjects.base import (
+    NO_GRADIENTS,
+    ConvertRequest,
+    Differentiable,
+    DType,
+    Subject,
+    TraceRequest,
+    TraceResult,
+    Yardstick,
+)
 from ci.subjects.trace_files import TraceReader
 from ci.subjects.training import NO_TRAINING, Trainable
 
@@ -54,6 +64,9 @@ if TYPE_CHECKING:
 
     from ci.equivalence.inputs import InputCase
     from ci.equivalence.precision_finding import PrecisionFinding
+
+MIXER_AXIS = "mixer"
+"""The axis of variants that are other functions, with trained weights of their own."""
 
 __all__ = ["ComparisonInputs", "Judge", "Verdict"]
 
@@ -80,7 +93,7 @@ class Judge:
 
     inputs: ComparisonInputs
     subject: Subject
-    hugging_face: HuggingFace
+    hugging_face: Yardstick
     cross_check: Subject | None = None
     shared_reference: ReferenceRun | None = None
     explain: bool = True
@@ -89,6 +102,8 @@ class Judge:
     costs: CostMeter = field(default_factory=CostMeter)
     _traces: Path = Path()
     _checked: bool = False
+    _chosen_mixer: str = ""
+    _by_mixer: dict[str, Judge] = field(default_factory=dict)
     _passed: dict[tuple[DType, tuple[tuple[str, str], ...]], bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -103,7 +118,12 @@ class Judge:
         )
 
     def check_forward(self, *, dtype: Literal["float32", "model"], variant: Mapping[str, str]) -> Verdict:
-        """Compare the forward pass, in float32 or in the dtype that the model was published in."""
+        """Compare the forward pass, in float32 or in the dtype that the model was published in.
+
+        Another main mixer is another function: Hugging Face's side then runs it too.
+        """
+        if MIXER_AXIS in variant and variant[MIXER_AXIS] != self._chosen_mixer:
+            return self._choose_mixer(variant[MIXER_AXIS]).check_forward(dtype=dtype, variant=variant)
         run_dtype: DType = "float32" if dtype == "float32" else self.reference.model_dtype
         reference_costs, subject_costs = self._start_costs()
         verdict = repeat_without_cache(self.subject, lambda: self._check_forward_once(run_dtype, variant))
@@ -115,7 +135,7 @@ class Judge:
         """Compare the exported checkpoint: tensors bit for bit, config, and its forward in stock Hugging Face."""
         original, exported = Path(self.inputs.hf_path), Path(exported_path)
         try:
-            before, after = round_trip.resolve_config(original), round_trip.resolve_config(exported)
+            before, after = (round_trip.resolve_config(path, self.hugging_face) for path in (original, exported))
             keys = round_trip.compare_configs(before, after)
             tied = bool(before.get("tie_word_embeddings"))
             with self.costs.clock.measure("compare", "exported checkpoint"):
@@ -144,7 +164,7 @@ class Judge:
         """Compare a thin synthetic model of many layers: two layers cannot show that they are in another order."""
         config = shrink_config(self.reference.config, SYNTHETIC_LAYERS)
         with self._make_directory("layers-") as workdir:
-            judge = self._convert_other(write_synthetic_model(config, workdir / "model"), workdir)
+            judge = self._convert_other(write_synthetic_model(config, workdir / "model", self.hugging_face), workdir)
             verdict = judge.check_forward(dtype="float32", variant={})
             coverage = {"inputs": verdict.coverage["inputs"], "layers": f"{SYNTHETIC_LAYERS} of a thin synthetic model"}
             return (replace(verdict, coverage=coverage),)
@@ -152,14 +172,29 @@ class Judge:
     def check_positions(self) -> tuple[Verdict, ...]:
         """Compare a thin synthetic model at far positions, in float32 and in the model's dtype."""
         kinds = self.reference.config.get("layer_types") or ()
-        config = shrink_config(self.reference.config, max(1, len(set(kinds))))
+        count = max(1, len(set(kinds)), count_block_kinds(self.reference.config))
+        config = shrink_config(self.reference.config, count)
         reach = find_reach(read_requirements(config), self.reference.device, self.reference.free_bytes)
         with self._make_directory("positions-") as workdir:
-            source = write_synthetic_model(config, workdir / "model")
+            source = write_synthetic_model(config, workdir / "model", self.hugging_face)
             judge = self._convert_other(source, workdir, (build_far_case(reach.length, self.reference.seed),))
             dtypes: tuple[Literal["float32", "model"], ...] = ("float32", "model")
             verdicts = (judge.check_forward(dtype=dtype, variant={}) for dtype in dtypes)
             return tuple(replace(verdict, coverage={"positions": str(reach)}) for verdict in verdicts)
+
+    def _choose_mixer(self, name: str) -> Judge:
+        """Return the judge of the same conversion, whose reference run has another main mixer in every block."""
+        if name not in self._by_mixer:
+            workdir = Path(self.inputs.workdir) / f"mixer-{name}"
+            source = copy_with_config(
+                Path(self.inputs.hf_path), workdir / "model", choose_mixer(self.reference.config, name)
+            )
+            inputs = replace(self.inputs, hf_path=str(source), workdir=str(workdir))
+            reference = self.reference.for_checkpoint(source, workdir / "reference")
+            judge = Judge(inputs, self.subject, self.hugging_face, self.cross_check, shared_reference=reference)
+            judge._chosen_mixer = name
+            self._by_mixer[name] = judge
+        return self._by_mixer[name]
 
     def _convert_other(self, source: Path, workdir: Path, cases: tuple[InputCase, ...] = ()) -> Judge:
         """Convert another checkpoint of the same format, and return the judge of that conversion."""

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ci.evidence import Measure
+    from ci.subjects.base import Yardstick
 
 INCOMPLETE = ("missing_tensor", "unexpected_tensor")
 """A trace with these problems is not one of this model: it says nothing about conversion or kernel."""
@@ -163,7 +164,7 @@ class RootCauseAnalysis:
         check_tensors = agrees is not True
         return AttributionEvidence(
             wrong_tensors=_try_check(lambda: find_wrong_tensors(original, converted)) if check_tensors else None,
-            wrong_keys=_try_check(lambda: _check_config(original, converted)),
+            wrong_keys=_try_check(lambda: _check_config(original, converted, self.reference.hugging_face)),
             cross_check_agrees=agrees,
             right_on_cross_conversion=None if agrees else self._is_right_on_cross_conversion(),
             refused="" if agrees else _find_refused(converted),
@@ -200,10 +201,10 @@ def _list_siblings(name: str) -> list[str]:
     return [name.removesuffix(operation) + SIBLINGS[operation]] if operation in SIBLINGS else []
 
 
-def _check_config(original: Path, converted: Path) -> tuple[str, ...]:
+def _check_config(original: Path, converted: Path, side: Yardstick) -> tuple[str, ...]:
     from ci.subjects.reference.directories import read_fast_llm
 
-    return find_wrong_keys(resolve_config(original), read_fast_llm(converted).architecture)
+    return find_wrong_keys(resolve_config(original, side), read_fast_llm(converted).architecture)
 
 
 def _find_refused(converted: Path) -> str:

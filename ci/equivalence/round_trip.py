@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ci.equivalence.checkpoint_tensors import CheckpointTensors, find_largest_difference, have_same_bits
-from ci.errors import SubjectError
 from ci.evidence import FailureClass
 
 if TYPE_CHECKING:
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ci.equivalence.verdict import Verdict
+    from ci.subjects.base import Yardstick
 
 KeyKind = Literal["metadata", "semantic"]
 HEAD, EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
@@ -57,6 +57,9 @@ METADATA_KEYS = frozenset(
 LENGTH_RATIO_KEYS = ("factor", "original_max_position_embeddings")
 """Where both are in a yarn or longrope section, `max_position_embeddings` is not read in place of one."""
 
+NESTED_SECTIONS = ("decoder", "embeddings", "head")
+TRAINING_KEYS = ("sampling_strategy", "sampling_weights")
+"""Keys of nested blocks that only training reads: outside of it the main mixer runs."""
 ROPE_SECTIONS = ("rope_parameters", "rope_scaling")
 ONLY_WITHOUT_ATTENTION_FACTOR = ("mscale", "mscale_all_dim")
 """Keys of a RoPE section that transformers reads only where `attention_factor` is not given.
@@ -133,23 +136,39 @@ def _is_tied(checkpoint: CheckpointTensors) -> bool:
     return EMBEDDINGS in checkpoint and have_same_bits(checkpoint.read(HEAD), checkpoint.read(EMBEDDINGS))
 
 
-def resolve_config(directory: Path) -> dict[str, Any]:
-    """Return config.json as transformers understands it, defaults filled in. Raises SubjectError where it does not."""
-    from transformers import AutoConfig
+def resolve_config(directory: Path, side: Yardstick | None = None) -> dict[str, Any]:
+    """Return config.json as transformers understands it, defaults filled in. Raises SubjectError where it does not.
 
-    try:
-        # Not left out: transformers would ask on the terminal whether the directory's own code may run.
-        config = AutoConfig.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
-    except Exception as problem:  # whatever transformers raises about a config is a finding about it
-        reason = " ".join(str(problem).split())[:300]
-        raise SubjectError(f"{directory / 'config.json'}: transformers refuses it: {reason}") from None
-    return {key: value for key, value in config.to_dict().items() if key != "_name_or_path"}
+    `side` is Hugging Face's; without it, transformers in this process.
+    """
+    from ci.subjects.hugging_face import HuggingFace
+
+    return dict((side or HuggingFace()).resolve_config(str(directory)))
 
 
 def compare_configs(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[KeyChange, ...]:
     """Return the keys that differ between two resolved configs, each classified."""
     differing = [key for key in sorted({*before, *after}) if _to_plain(before.get(key)) != _to_plain(after.get(key))]
-    return tuple(KeyChange(k, _classify_key(k, before, after), before.get(k), after.get(k)) for k in differing)
+    return tuple(change for key in differing for change in _compare_key(key, before, after))
+
+
+def _compare_key(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[KeyChange]:
+    """Yield the change of a key; of nested blocks, that of each leaf by its path."""
+    one, other = before.get(key), after.get(key)
+    if key not in NESTED_SECTIONS or not (isinstance(one, dict) and isinstance(other, dict)):
+        yield KeyChange(key, _classify_key(key, before, after), one, other)
+        return
+    for path, old, new in _find_changed_leaves(one, other, key):
+        kind: KeyKind = "metadata" if path.rpartition(".")[2] in TRAINING_KEYS else "semantic"
+        yield KeyChange(path, kind, old, new)
+
+
+def _find_changed_leaves(one: Any, other: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in sorted({*one, *other}):
+            yield from _find_changed_leaves(one.get(key), other.get(key), f"{path}.{key}")
+    elif _to_plain(one) != _to_plain(other):
+        yield path, one, other
 
 
 def _classify_key(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> KeyKind:

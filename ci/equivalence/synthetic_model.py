@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ci.equivalence.inputs import InputCase, InputRequirements, find_longest_length, read_published_dtype
+from ci.equivalence.nested_config import is_nested, shrink_nested
 from ci.equivalence.tolerances import LONGEST_INPUT
 from ci.errors import SubjectError
-from ci.subjects.forward import DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from torch import Tensor
+    from ci.subjects.base import Yardstick
 
 VOCABULARY, INTERMEDIATE, HEADS, EXPERTS, EXPERTS_PER_TOKEN = 512, 192, 2, 4, 2
 """Sizes of a thin model; the hidden size is that of its heads."""
@@ -36,6 +36,9 @@ def shrink_config(config: Mapping[str, Any], layers: int) -> dict[str, Any]:
 
     Raises SubjectError for a config whose decoder is nested, as that of a model with images is.
     """
+    if is_nested(config):
+        thin = shrink_nested(config, layers, VOCABULARY)
+        return thin | {key: None for key in TOKEN_ID_KEYS if not _are_in_vocabulary(config.get(key))}
     if "hidden_size" not in config or "num_attention_heads" not in config:
         raise SubjectError(f"no thin model: config.json of {config.get('model_type')} has no sizes at its top level")
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
@@ -56,34 +59,21 @@ def shrink_config(config: Mapping[str, Any], layers: int) -> dict[str, Any]:
     return thin | _repeat_layer_kinds(config, layers)
 
 
-def write_synthetic_model(config: Mapping[str, Any], directory: Path, *, seed: int = 0) -> Path:
+def write_synthetic_model(
+    config: Mapping[str, Any], directory: Path, side: Yardstick | None = None, *, seed: int = 0
+) -> Path:
     """Write a Hugging Face directory for `config`, its weights drawn from `seed`, in the config's own dtype.
 
-    Raises SubjectError where transformers cannot build the model.
+    `side` is Hugging Face's; without it, transformers in this process. Raises SubjectError where it cannot build it.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from ci.subjects.hugging_face import HuggingFace
 
-    directory.mkdir(parents=True)
-    (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    try:
-        loaded = AutoConfig.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_config(loaded, dtype=torch.float32, trust_remote_code=False)
-    except Exception as problem:  # whatever transformers raises about a config is a finding about it
-        raise SubjectError(f"no thin model: transformers refuses it: {' '.join(str(problem).split())[:300]}") from None
-    draw_weights(model, seed)
-    model.to(DTYPES[read_published_dtype(config)]).save_pretrained(directory)
-    (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")  # not what transformers made of it
+    source = directory.with_name(f"{directory.name}-config")
+    source.mkdir(parents=True)
+    (source / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (source / "generation_config.json").write_text("{}", encoding="utf-8")  # code of a model may ask for one
+    (side or HuggingFace()).write_model(str(source), str(directory), read_published_dtype(config), seed)
     return directory
-
-
-def draw_weights(model: Any, seed: int) -> None:
-    """Draw weights that all have an effect: linear N(0, 1 / fan_in), norms 1 + 0.3 N, biases 0.3 N, embeddings N(0, 1).
-
-    Hugging Face's own initialisation (norms of one, biases of zero, small weights) hides whole classes of bugs.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        parameter.data = _draw(name, parameter.shape, generator)
 
 
 @dataclass(frozen=True)
@@ -114,15 +104,6 @@ def build_far_case(length: int, seed: int) -> InputCase:
     """Build one row of `length` random tokens."""
     ids = torch.randint(0, VOCABULARY, (1, length), generator=torch.Generator().manual_seed(seed))
     return InputCase("far", ids, rows=("random",))
-
-
-def _draw(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
-    noise = torch.randn(shape, generator=generator)
-    if name.endswith("bias"):
-        return 0.3 * noise
-    if len(shape) == 1:
-        return 1 + 0.3 * noise
-    return noise if "embed_tokens" in name else noise / shape[-1] ** 0.5
 
 
 def _are_in_vocabulary(ids: Any) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ci.tensor_names import (
+    BETA,
     CONTEXT,
+    DECAY,
     EMBEDDINGS,
     FINAL_NORM,
     KEY,
@@ -18,6 +20,7 @@ from ci.tensor_names import (
     NORM_1,
     NORM_2,
     QUERY,
+    RECURRENCE,
     ROUTER_LOGITS,
     ROUTER_SCORES,
     TOP_EXPERTS,
@@ -32,6 +35,9 @@ PLAIN_WORDS: dict[str, str] = {
     QUERY: "query",
     KEY: "key",
     VALUE: "value",
+    DECAY: "decay of the recurrence",
+    BETA: "write strength of the recurrence",
+    RECURRENCE: "recurrence",
     CONTEXT: "attention",
     MIXER: "attention output projection",
     MIXER_RESIDUAL: "residual after attention",

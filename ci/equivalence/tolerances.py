@@ -117,6 +117,8 @@ FEW_RESIDUAL = 1e-3
 """Few channels carry an error where the others hold less than this share of its energy."""
 HEAD_SHARE = 1e-6
 """A head is wrong where it holds more than this share of the error's energy."""
+MOST_SHARE = 0.9
+"""Nearly all tokens are wrong where more than this share of them is."""
 ROUNDED_WEIGHT = 2e-2
 """A converted weight counts as rounded where each value is within this relative distance."""
 CONFIG_ROUNDING = 1e-12

@@ -27,7 +27,8 @@ from ci.equivalence.tolerances import (
     MASKED_SHARE,
     MAX_GRADIENT_NOISE,
 )
-from ci.errors import InfrastructureError
+from ci.errors import InfrastructureError, NotOfferedError
+from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.training import OptimizerSettings, TrainRequest, TrainResult
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class TrainingReference:
         if not output.exists():
             request = replace(expected.request, output=str(output), steps=1, checkpoint=str(self.reference.checkpoint))
             self.reference.lease.acquire(self.reference.hugging_face)
-            self.reference.hugging_face.train_in_parts(replace(request, dtype=self.reference.gradient_dtype))
+            self._side.train_in_parts(replace(request, dtype=self.reference.gradient_dtype))
         return output / "parts"
 
     @cached_property
@@ -149,10 +150,18 @@ class TrainingReference:
             )
         return floors
 
+    @property
+    def _side(self) -> HuggingFace:
+        """Hugging Face's side where it can train: not that of a model with code of its own."""
+        side = self.reference.hugging_face
+        if not isinstance(side, HuggingFace):
+            raise NotOfferedError("training steps of a model that brings its own code are not compared")
+        return side
+
     def _run(self, request: TrainRequest) -> TrainResult:
         self.reference.lease.acquire(self.reference.hugging_face)
         with self.reference.costs.clock.measure("forward", f"Hugging Face {request.dtype} training"):
-            return self.reference.hugging_face.train(request)
+            return self._side.train(request)
 
 
 def compare_runs(expected: TrainingExpectation, result: TrainResult, directory: Path) -> dict[str, float]:

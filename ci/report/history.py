@@ -47,8 +47,8 @@ class HistoryCase:
 class HistoryRecord:
     """One entry of one night. `date` is UTC, ISO 8601; `sha` the subject's commit; `seconds` the time of its job.
 
-    `subset` is the `HubModel.subset` that was tested. The job waited `queued` seconds for a runner. `reference` is the fingerprint of Hugging Face's own output for
-    `inputs`; `oracle` is its dtype and version.
+    `subset` is the `HubModel.subset` that was tested. The job waited `queued` seconds for a runner.
+    `reference` is the fingerprint of Hugging Face's own output for `inputs`; `oracle` is its dtype and version.
     """
 
     date: str

@@ -46,7 +46,7 @@ CLASSES = {
     "hub_unavailable": "Hub unavailable",
     "gated": "gated model",
     "not_truncatable": "hub-tests cannot truncate this yet",
-    "remote_code": "hub-tests does not run a model's own code yet",
+    "remote_code": "the model's own code has no sandbox to run in, or is not pinned",
     "quantized": "hub-tests does not dequantise weights yet",
     "timeout": "timeout",
     "crash": "crash",

@@ -19,6 +19,9 @@ dtype:
     decoder.<i>.mixer.query         (B, T, heads, head_dim)      after RoPE
     decoder.<i>.mixer.key           (B, T, kv_heads, head_dim)   after RoPE
     decoder.<i>.mixer.value         (B, T, kv_heads, head_dim)
+    decoder.<i>.mixer.decay         (B, T, heads) or (B, T, heads, head_dim)   delta rule only, logarithm of the decay
+    decoder.<i>.mixer.beta          (B, T, heads)       delta rule only, how much of the value is written
+    decoder.<i>.mixer.recurrence    (B, T, heads, value_dim)   delta rule only, what is read from the state
     decoder.<i>.mixer.context       (B, T, heads * head_dim)     input of the output projection
     decoder.<i>.mixer               (B, T, hidden)      output of the attention, before its norm if it has one
     decoder.<i>.mixer_residual      (B, T, hidden)      after adding the residual
@@ -32,6 +35,13 @@ dtype:
     decoder.<i>                     (B, T, hidden)      output of the block
     final_norm                      (B, T, hidden)
     logits                          (B, T, vocab)
+    prediction_head.<k>.block       (B, T, hidden)      several prediction heads only: head k from 1 has a block,
+    prediction_head.<k>.final_norm  (B, T, hidden)      a norm
+    prediction_head.<k>.logits      (B, T, vocab)       and logits of its own
+
+Of a delta rule (gated delta net, Kimi delta attention) query, key and value are what the recurrence reads: after the
+convolution, without a rotation, before they are normalized; a head of keys that several heads of values share is
+repeated.
 
 A subject that cannot capture a tensor lists it in `TraceResult.not_captured`; `logits`,
 `embeddings`, each `decoder.<i>` and `final_norm` are mandatory.
@@ -41,7 +51,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 NO_GRADIENTS = "the subject does not offer gradients"
 DType = Literal["float32", "bfloat16", "float16", "float64"]
@@ -223,6 +233,39 @@ class Preparable(Protocol):
 
     def prepare(self) -> None:
         """Import the libraries that the other calls need."""
+        ...
+
+
+@runtime_checkable
+class Yardstick(Protocol):
+    """Hugging Face's side, in this process or in a worker."""
+
+    def variants(self, checkpoint: str) -> tuple[Variant, ...]:
+        """Return the implementations that the model can run, all of them right."""
+        ...
+
+    def trace(self, request: TraceRequest) -> TraceResult:
+        """Run the forward pass of a Hugging Face directory and write a trace directory."""
+        ...
+
+    def gradients(self, request: GradientRequest) -> GradientResult:
+        """Run the backward pass of a Hugging Face directory and write its gradients."""
+        ...
+
+    def release(self) -> None:
+        """Unload the model."""
+        ...
+
+    def describe_side(self, checkpoint: str, /) -> str:
+        """Say which transformers runs whose modelling code."""
+        ...
+
+    def resolve_config(self, checkpoint: str) -> Mapping[str, Any]:
+        """Return config.json as transformers understands it, defaults filled in."""
+        ...
+
+    def write_model(self, source: str, target: str, dtype: DType, seed: int) -> ConvertResult:
+        """Write a model with drawn weights at `target`, for the config.json in `source`."""
         ...
 
 

@@ -47,11 +47,28 @@ ADAPTERS: Final[Mapping[SubjectName, Adapter]] = {
 }
 """The subjects of this package by name, in the order in which a default is looked for."""
 
+WorkerName = str
+"""What a worker can run: a subject, or Hugging Face's side of a model whose code travels with it."""
+
+YARDSTICK: Final[WorkerName] = "hugging_face"
+
 SUBJECT_NAMES: Final[tuple[SubjectName, ...]] = tuple(ADAPTERS)
 
 
+def _create_hugging_face() -> Subject:
+    from ci.subjects.hugging_face.subject import HuggingFaceSubject
+
+    return HuggingFaceSubject()
+
+
+YARDSTICK_ADAPTER: Final = Adapter(SubjectOffer(YARDSTICK, "transformers", (), ()), _create_hugging_face)
+"""Hugging Face's side: a worker can run it, and it can be no subject."""
+
+
 def find_adapter(name: str) -> Adapter:
-    """Return the adapter of a subject. Raises RequestError for an unknown name."""
+    """Return the adapter of a subject, or of Hugging Face's side. Raises RequestError for an unknown name."""
+    if name == YARDSTICK:
+        return YARDSTICK_ADAPTER
     for known, adapter in ADAPTERS.items():
         if known == name:
             return adapter

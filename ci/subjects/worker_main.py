@@ -23,6 +23,9 @@ PUBLISHED = Path(__file__).resolve().parents[2] / "hub_tests"
 """The package that adapters import."""
 
 
+YARDSTICK_METHODS = ("resolve_config", "write_model")
+
+
 def expose_package() -> None:
     """Make `ci` importable from its own directory alone."""
     directory = Path(__file__).resolve().parents[1]
@@ -111,7 +114,6 @@ def call_method(subject: Subject, method: str, arguments: dict[str, Any]) -> Any
         Preparable,
         TraceRequest,
     )
-    from ci.subjects.training import NO_TRAINING, OptimizerSettings, Trainable, TrainRequest
 
     if method == "describe":
         return to_dict(subject.describe())
@@ -125,16 +127,39 @@ def call_method(subject: Subject, method: str, arguments: dict[str, Any]) -> Any
     if method in ("prepare", "release"):
         getattr(subject, method)()
         return True
+    if method in YARDSTICK_METHODS:
+        return _call_yardstick(subject, method, arguments)
     if method == "gradients":
         if not isinstance(subject, Differentiable):
             raise NotOfferedError(NO_GRADIENTS)
         return to_dict(subject.gradients(GradientRequest(**arguments)))
     if method == "train":
-        if not isinstance(subject, Trainable):
-            raise NotOfferedError(NO_TRAINING)
-        optimizer = OptimizerSettings(**arguments["optimizer"])
-        return to_dict(subject.train(TrainRequest(**{**arguments, "optimizer": optimizer})))
+        return _call_train(subject, arguments)
     raise ValueError(f"unknown method {method!r}")
+
+
+def _call_train(subject: Subject, arguments: dict[str, Any]) -> Any:
+    """Train, where the subject can."""
+    from ci.errors import NotOfferedError
+    from ci.records import to_dict
+    from ci.subjects.training import NO_TRAINING, OptimizerSettings, Trainable, TrainRequest
+
+    if not isinstance(subject, Trainable):
+        raise NotOfferedError(NO_TRAINING)
+    optimizer = OptimizerSettings(**arguments["optimizer"])
+    return to_dict(subject.train(TrainRequest(**{**arguments, "optimizer": optimizer})))
+
+
+def _call_yardstick(subject: Subject, method: str, arguments: dict[str, Any]) -> Any:
+    """Call what only Hugging Face's side has."""
+    from ci.errors import NotOfferedError
+    from ci.records import to_dict
+    from ci.subjects.base import Yardstick
+
+    if not isinstance(subject, Yardstick):
+        raise NotOfferedError(f"only Hugging Face's side has {method}")
+    result = getattr(subject, method)(**arguments)
+    return result if isinstance(result, dict) else to_dict(result)
 
 
 if __name__ == "__main__":

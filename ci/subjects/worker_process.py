@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 from ci.errors import InfrastructureError, RequestError
 from ci.subjects.compile_cache import INSIDE, VARIABLES, CompileCache
 from ci.subjects.process_tree import ProcessTree, start_tree
-from ci.subjects.registry import SubjectName, find_adapter, find_offer
+from ci.subjects.registry import WorkerName, find_adapter, find_offer
 from ci.subjects.sandbox import (
     Isolation,
     SandboxPolicy,
@@ -95,7 +95,7 @@ class WorkerLaunch:
     sandboxed worker gets a copy of the `compile_cache`.
     """
 
-    subject: SubjectName
+    subject: WorkerName
     python: Path
     path: tuple[Path, ...]
     environ: Mapping[str, str] = field(repr=False)
@@ -262,7 +262,7 @@ class WorkerProcess:
         return next((line for line in reversed(lines) if line.strip()), "")
 
 
-def find_program(subject: SubjectName, path: tuple[Path, ...]) -> Path:
+def find_program(subject: WorkerName, path: tuple[Path, ...]) -> Path:
     """Return the program of the first checkout of this package in `path`, else this package's own.
 
     Raises RequestError for a checkout without the program, or with a link to one that is not in it: with our own,

@@ -42,7 +42,7 @@ from ci.subjects.failure import (
     SubjectTimeoutError,
     to_one_line,
 )
-from ci.subjects.registry import SubjectName, find_offer
+from ci.subjects.registry import find_offer
 from ci.subjects.training import TrainRequest, TrainResult, list_step_files
 from ci.subjects.unconverted import link_checkpoint
 from ci.subjects.worker_process import (
@@ -56,6 +56,8 @@ from ci.subjects.worker_process import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from ci.subjects.registry import WorkerName
 
 Result = TypeVar("Result")
 RESERVE = f"{RESERVED_BYTES // 2**30} GiB or {RESERVED_FILES} names"
@@ -118,7 +120,7 @@ class WorkerSubject:
         self._stack.close()
 
     @property
-    def name(self) -> SubjectName:
+    def name(self) -> WorkerName:
         """The subject's name."""
         return self.launch.subject
 

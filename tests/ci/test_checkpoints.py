@@ -91,7 +91,7 @@ def test_a_model_with_code_of_its_own_is_refused_before_the_hub_is_asked(
     results = fetch_checkpoints([model], Settings(cache=tmp_path))
     (error,) = results.errors.values()
     assert isinstance(error, RemoteCodeError)
-    assert str(error).startswith("[phi] trust_remote_code: hub-tests does not run code that comes with a model yet")
+    assert str(error).startswith("[phi] trust_remote_code: hub-tests does not run code that comes with a model")
     assert "\n" not in str(error)
 
 

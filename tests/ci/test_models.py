@@ -17,7 +17,9 @@ def registry(tmp_path: Path, text: str) -> Path:
 
 def test_shipped_registry_covers_every_plain_transformers_format() -> None:
     entries = load_models()
-    assert {model.checkpoint_format for model in entries.values()} == {"llama", "mistral", "mixtral", "qwen2"}
+    plain = [model for model in entries.values() if not model.trust_remote_code]
+    assert {model.checkpoint_format for model in plain} == {"llama", "mistral", "mixtral", "qwen2"}
+    assert all(model.code_environment and "own-code" in model.groups for model in set(entries.values()) - set(plain))
     assert entries["llama3-8b"].gated
 
 

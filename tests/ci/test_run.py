@@ -308,7 +308,7 @@ def test_a_model_with_code_of_its_own_is_refused_without_a_request_or_a_prompt(t
     with_code = REGISTRY.replace("num_layers", "trust_remote_code = true\nnum_layers")
     done, results = run(ROOT, tmp_path, "http://127.0.0.1:9", registered=with_code)
     assert done.returncode == 3, done.stdout + done.stderr
-    assert "[tiny] trust_remote_code: hub-tests does not run code that comes with a model yet" in done.stdout
+    assert "[tiny] trust_remote_code: hub-tests does not run code that comes with a model" in done.stdout
     assert results["verdict"] == "neutral"
     first = results["entries"][0]["cases"][0]
     assert (first["name"], first["failure_class"]) == ("test_download_and_truncate[tiny]", "remote_code")

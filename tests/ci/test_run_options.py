@@ -66,6 +66,8 @@ def test_the_names_are_those_that_people_use() -> None:
         "--subject",
         "--subject-python",
         "--subject-path",
+        "--reference-python",
+        "--reference-path",
         "--environment",
         "--subject-source",
         "--device",

@@ -65,10 +65,26 @@ def test_every_tensor_sorts_into_the_order_of_execution() -> None:
 def test_only_a_mixture_has_the_routers_operations() -> None:
     dense = tensor_names.list_block_operations(experts=False)
     assert not [operation for operation in dense if tensor_names.is_router(operation)]
-    mixture = tensor_names.list_block_operations(experts=True)
-    beside = tensor_names.list_block_operations(experts=True, branches=True)
+    mixture = tensor_names.list_block_operations(experts=True, delta_rule=True)
+    beside = tensor_names.list_block_operations(experts=True, branches=True, delta_rule=True)
     assert {*mixture} ^ {*beside} == {tensor_names.NORM_2, *tensor_names.BRANCH_OPERATIONS}
     assert {*mixture, *beside} == {*tensor_names.BLOCK_OPERATIONS}
+
+
+def test_only_a_delta_rule_has_a_decay() -> None:
+    attention = tensor_names.list_block_operations(experts=True)
+    assert not set(attention) & set(tensor_names.DELTA_RULE_OPERATIONS)
+    recurrent = tensor_names.list_block_operations(experts=False, delta_rule=True)
+    assert set(tensor_names.DELTA_RULE_OPERATIONS) <= set(recurrent)
+
+
+def test_further_prediction_heads_follow_the_main_one() -> None:
+    names = [*tensor_names.list_prediction_head_tensors(12)]
+    assert len(names) == 3 * 11
+    everything = ["embeddings", "decoder.0", "final_norm", "logits", *names]
+    assert sorted(set(everything), key=tensor_names.execution_order) == everything
+    assert {tensor_names.scope_of(name) for name in names} == {"head"}
+    assert not tensor_names.list_prediction_head_tensors(1)
 
 
 def test_a_trace_must_hold_what_every_subject_can_capture() -> None:

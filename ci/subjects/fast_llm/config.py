@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from ci.errors import RequestError, UnsupportedError
 from ci.subjects.base import TraceRequest, Variant
-from ci.subjects.fast_llm.offer import OFFER
+from ci.subjects.fast_llm.offer import OFFER, OTHER_MIXERS
 from ci.subjects.provenance import installed_versions
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-ATTENTION, MOE = OFFER.names("attention"), OFFER.names("moe")
+ATTENTION, MOE, MIXERS = OFFER.names("attention"), OFFER.names("moe"), OFFER.names("mixer")
 CUDA_ONLY = tuple(variant.name for variant in OFFER.variants if variant.needs == "cuda")
 COMPILE = ("eager", "inductor")
-CHOICES = {"attention": ATTENTION, "moe": MOE, "compile": COMPILE}
+CHOICES = {"attention": ATTENTION, "moe": MOE, "compile": COMPILE, "mixer": MIXERS}
 LOW_PRECISION = ("bfloat16", "float16")
 
 Blocks = list[tuple[tuple[str, ...], Any]]
@@ -60,7 +60,10 @@ def list_variants(config: Any) -> tuple[Variant, ...]:
     variants = [Variant("attention", name, needs=_find_attention_need(name, blocks)) for name in ATTENTION]
     if _has_experts(blocks):
         variants += [Variant("moe", name, needs=_find_moe_need(name)) for name in MOE]
+    if _has_other_blocks(blocks):
+        variants += [Variant("mixer", name, needs=_find_mixer_need(name, blocks)) for name in MIXERS]
     defaults = {
+        "mixer": "",
         "attention": _choose_default_attention(blocks),
         "moe": "looped" if _find_moe_need("dropless") else "dropless",
     }
@@ -79,7 +82,13 @@ def make_variant_updates(request: TraceRequest, config: Any) -> dict[tuple[str, 
     updates: dict[tuple[str, ...], str] = {}
     if attention := request.variant.get("attention"):
         _check_attention(attention, request, blocks)
-        updates |= {(*path, "mixer", "implementation"): attention for path, block in blocks if _is_attention(block)}
+        updates |= {
+            (*path, "implementation"): attention for path, mixer in _list_mixers(blocks) if _is_attention(mixer)
+        }
+    if main := request.variant.get("mixer"):
+        if needs := _find_mixer_need(main, blocks):
+            raise UnsupportedError(f"Fast-LLM: mixer={main} needs {needs}")
+        updates |= {(*path, "mixer", "main_mixer_name"): main for path, _ in blocks}
     if moe := request.variant.get("moe"):
         if not _has_experts(blocks):
             raise UnsupportedError(f"Fast-LLM has no variant moe={moe} for a model without experts")
@@ -147,8 +156,27 @@ def _experts_path(block: Any) -> tuple[str, ...]:
     return ("mlp",) if hasattr(block.mlp, "experts") else ()
 
 
-def _is_attention(block: Any) -> bool:
-    return hasattr(block.mixer, "implementation")
+def _list_mixers(blocks: Blocks) -> Blocks:
+    """Return each mixer's configuration with its path: those of a stochastic mixer one by one."""
+    mixers: Blocks = []
+    for path, block in blocks:
+        several = getattr(block.mixer, "mixers", None)
+        named = {("mixers", name): mixer for name, mixer in several.items()} if several else {(): block.mixer}
+        mixers += [((*path, "mixer", *name), mixer) for name, mixer in named.items()]
+    return mixers
+
+
+def _is_attention(mixer: Any) -> bool:
+    return hasattr(mixer, "implementation")
+
+
+def _has_other_blocks(blocks: Blocks) -> bool:
+    """Return whether the blocks are of a format that has other mixers than attention."""
+    return any(not _is_attention(mixer) for _, mixer in _list_mixers(blocks)) or len(_list_mixers(blocks)) > len(blocks)
+
+
+def _find_mixer_need(name: str, blocks: Blocks) -> str | None:
+    return None if all(name in getattr(block.mixer, "mixers", ()) for _, block in blocks) else OTHER_MIXERS
 
 
 def _find_attention_need(name: str, blocks: Blocks) -> str | None:
@@ -160,7 +188,7 @@ def _find_attention_need(name: str, blocks: Blocks) -> str | None:
         return "cuda"
     if name == "flash":
         return None if installed_versions(("flash-attn",)) else "flash-attn"
-    windowed = any(getattr(block.mixer, "window_size", None) is not None for _, block in blocks)
+    windowed = any(getattr(mixer, "window_size", None) is not None for _, mixer in _list_mixers(blocks))
     return "attention without a window" if windowed else None
 
 

@@ -8,7 +8,7 @@ the block gets a dictionary that records each one at once and keeps nothing.
 from __future__ import annotations
 
 import re
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,20 +16,31 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ci.errors import UnsupportedError
+from ci.subjects.fast_llm.mixers import (
+    find_mixer,
+    find_mixer_path,
+    find_mixture,
+    list_operations,
+    observe_delta_rule,
+)
 from ci.subjects.forward import Inputs, TeacherForcing, TraceRecorder, sort_by_score
 from ci.tensor_names import (
     BLOCK_OPERATIONS,
+    DELTA_RULE_OPERATIONS,
     EMBEDDINGS,
+    FINAL_NORM,
     KEY,
+    LOGITS,
     MIXER,
+    PREDICTION_BLOCK,
     QUERY,
     ROUTER_LOGITS,
     ROUTER_SCORES,
     TOP_EXPERTS,
     block_name,
     is_router,
-    list_block_operations,
+    list_prediction_head_tensors,
+    prediction_head_name,
     tensor_name,
 )
 
@@ -37,13 +48,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 HIDDEN_STATES = {
-    **{name: name for name in BLOCK_OPERATIONS if name not in (MIXER, ROUTER_LOGITS)},
+    **{name: name for name in BLOCK_OPERATIONS if name not in (MIXER, ROUTER_LOGITS, *DELTA_RULE_OPERATIONS)},
     "mixer_output": MIXER,  # Fast-LLM's own `mixer` is without the bias
     **{f"mlp.routed.{name.removeprefix('mlp.')}": name for name in (TOP_EXPERTS, ROUTER_SCORES)},
 }
 """Fast-LLM's name of a hidden state in a block → the trace's.
 
-The router's logits are read by a module hook: Fast-LLM's own hidden state of them fails its shape check.
+The router's logits are read by a module hook: Fast-LLM's own hidden state of them fails its shape check. Recurrences
+have no hidden states: what their kernels are given is watched (`ci.subjects.fast_llm.mixers`).
 """
 
 ROTATED = frozenset({QUERY, KEY})
@@ -73,22 +85,39 @@ class ForwardHooks:
         """The decoder's blocks (Fast-LLM's sequence cannot be sliced)."""
         return list(self.model.fast_llm_base_model.decoder)
 
+    @property
+    def prediction(self) -> Any:
+        """The blocks and heads that predict further tokens than the next one."""
+        return self.model.fast_llm_base_model.multi_token_prediction
+
+    @property
+    def final_norms(self) -> list[str]:
+        """The names of the hidden states of each prediction head's norm, the main head's first."""
+        heads = (self.model.fast_llm_base_model.head, *self.prediction.heads)
+        return [head.final_norm.module_name for head in heads]
+
     def hidden_state_patterns(self) -> list[str]:
-        """Return regular expressions for `output_hidden_states`: the final norm and the operations in each block."""
-        final = re.escape(self.model.fast_llm_base_model.head.final_norm.module_name) + "$"
-        names = "|".join(re.escape(name) for name, operation in HIDDEN_STATES.items() if operation in self.operations)
+        """Return regular expressions for `output_hidden_states`: the final norms and the operations in each block."""
+        finals = [re.escape(name) + "$" for name in self.final_norms]
+        names = [name for name, operation in HIDDEN_STATES.items() if operation in self.operations]
         if not names:
-            return [final]
-        return [final, *(rf"{re.escape(block.module_name)}\.(?:{names})$" for block in self.blocks)]
+            return finals
+        return [*finals, *(self._make_pattern(block, names) for block in self.blocks)]
+
+    def _make_pattern(self, block: Any, names: list[str]) -> str:
+        """Return the expression of a block's hidden states; those of a mixer among several are below its name."""
+        own = [name.replace("mixer.", f"{find_mixer_path(block)}.") for name in names]
+        return rf"{re.escape(block.module_name)}\.(?:{'|'.join(map(re.escape, own))})$"
 
     def list_expected(self) -> tuple[str, ...]:
         """Return every name of an operation that the trace should hold, in execution order."""
-        return tuple(
+        operations = tuple(
             tensor_name(index, name)
-            for index, block in enumerate(self.blocks)
-            for name in list_operations(block)
+            for index in range(len(self.blocks))
+            for name in self.list_recorded(index)
             if name in self.operations
         )
+        return (*operations, *list_prediction_head_tensors(len(self.final_norms)))
 
     def list_recorded(self, index: int) -> tuple[str, ...]:
         """Return the operations that block `index` has: Fast-LLM names its input `norm_2` where no norm is there."""
@@ -103,16 +132,15 @@ class ForwardHooks:
                 router = getattr(find_mixture(block), "router", None)
                 if ROUTER_LOGITS in self.operations and router is not None:
                     stack.callback(router.register_forward_hook(self._record_router_logits(index)).remove)
+                if self.operations:
+                    record = partial(self._record_operation, index)
+                    stack.enter_context(observe_delta_rule(find_mixer(block), record))
+            for head, block in enumerate(self.prediction.blocks, start=1):
+                stack.enter_context(_replace_forward(block, self._make_prediction_forward(head, block.forward)))
             yield
 
-    @contextmanager
-    def _wrap_block(self, index: int, block: Any) -> Iterator[None]:
-        forward = block.forward
-        block.forward = self._make_forward(index, block, forward)
-        try:
-            yield
-        finally:
-            del block.forward
+    def _wrap_block(self, index: int, block: Any) -> AbstractContextManager[None]:
+        return _replace_forward(block, self._make_forward(index, block, block.forward))
 
     def _make_forward(self, index: int, block: Any, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def run(input_: Tensor, kwargs: dict[str, Any], *args: Any, **rest: Any) -> Tensor:
@@ -120,16 +148,38 @@ class ForwardHooks:
                 self.recorder.record(EMBEDDINGS, input_)
                 self.recorder.flush()
                 input_ = self._force_input(0, input_)
-            record = partial(self._record, index, kwargs.get(self.rotary))
-            states = _RecordingDict(lambda name, tensor: record(name.removeprefix(f"{block.module_name}."), tensor))
+            record, path = partial(self._record, index, kwargs.get(self.rotary)), find_mixer_path(block)
+            states = _RecordingDict(
+                lambda name, tensor: record(
+                    name.removeprefix(f"{block.module_name}.").replace(f"{path}.", "mixer."), tensor
+                )
+            )
             output = forward(input_, {**kwargs, "hidden_states": states}, *args, **rest)
-            if output.ndim != input_.ndim:
-                raise UnsupportedError("Fast-LLM: tracing a model with several prediction heads is not supported")
-            self.recorder.record(block_name(index), output)
+            if output.ndim == input_.ndim:
+                self.recorder.record(block_name(index), output)
+                self.recorder.flush()
+                return self._force_input(index + 1, output)
+            self.recorder.record(block_name(index), output[1])  # before other heads: its input, then its output
             self.recorder.flush()
-            return self._force_input(index + 1, output)
+            return torch.stack((output[0], self._force_input(index + 1, output[1])))
 
         return run
+
+    def _make_prediction_forward(self, head: int, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def run(input_: Tensor, *args: Any, **rest: Any) -> Tensor:
+            output = forward(input_, *args, **rest)
+            own = output if output.ndim == input_.ndim else output[1]
+            self.recorder.record(prediction_head_name(head, PREDICTION_BLOCK), own)
+            return output
+
+        return run
+
+    def record_heads(self, hidden_states: dict[str, Tensor], logits: Tensor) -> None:
+        """Record each head's final norm and logits: (B, T, vocab), or (B, T, heads, vocab) of several heads."""
+        each = logits.unbind(dim=2) if logits.ndim == 4 else (logits,)
+        for head, (norm, own) in enumerate(zip(self.final_norms, each, strict=True)):
+            for name, tensor, copy in ((FINAL_NORM, hidden_states[norm], True), (LOGITS, own, False)):
+                self.recorder.record(prediction_head_name(head, name) if head else name, tensor, copy=copy)
 
     def _force_input(self, block: int, tensor: Tensor) -> Tensor:
         return tensor if self.feed is None else self.feed.read_block_input(block).reshape(tensor.shape).to(tensor.dtype)
@@ -145,6 +195,10 @@ class ForwardHooks:
             tensor = rotate_to_row_start(tensor, frequencies, self.recorder.inputs)
         self.recorder.record(tensor_name(index, operation), tensor)
 
+    def _record_operation(self, index: int, operation: str, tensor: Tensor) -> None:
+        if operation in self.operations:
+            self.recorder.record(tensor_name(index, operation), tensor)
+
     def _record_routing(self, index: int, operation: str, tensor: Tensor) -> None:
         """Wait until both the chosen experts and their scores are there, then sort them together."""
         self._routing[operation] = tensor
@@ -159,6 +213,15 @@ class ForwardHooks:
             self.recorder.record(tensor_name(index, ROUTER_LOGITS), logits)
 
         return hook
+
+
+@contextmanager
+def _replace_forward(block: Any, forward: Callable[..., Tensor]) -> Iterator[None]:
+    block.forward = forward
+    try:
+        yield
+    finally:
+        del block.forward
 
 
 class _RecordingDict(dict[str, Any]):
@@ -190,29 +253,16 @@ def rotate_to_row_start(tensor: Tensor, frequencies: Tensor, inputs: Inputs) -> 
     return rotated.to(tensor.dtype).reshape(tensor.shape)
 
 
-def find_mixture(block: Any) -> Any:
-    """Return the block's mixture of experts, None where it has none.
-
-    It may be beside a dense MLP.
-    """
-    mlp = getattr(block.mlp, "routed", block.mlp)
-    return mlp if hasattr(mlp, "_mlp_forward") else None
-
-
 def read_implementations(blocks: list[Any]) -> dict[str, str]:
     """Return axis → the implementation that the blocks run, as Fast-LLM resolved it.
 
     Several are joined by `+`.
     """
-    mixers = [block.mixer for block in blocks]
+    mixers = [find_mixer(block) for block in blocks]
     experts = [find_mixture(block) for block in blocks]
     names_by_axis = {
         "attention": {str(mixer._implementation) for mixer in mixers if hasattr(mixer, "_implementation")},
+        "mixer": {name for block in blocks if (name := find_mixer_path(block).rpartition(".")[2]) != "mixer"},
         "moe": {mlp._mlp_forward.__name__.removeprefix("_forward_") for mlp in experts if mlp is not None},
     }
     return {axis: "+".join(sorted(names)) for axis, names in names_by_axis.items() if names}
-
-
-def list_operations(block: Any) -> tuple[str, ...]:
-    """Return the operations of a block in execution order, the router's only where it has one."""
-    return list_block_operations(experts=find_mixture(block) is not None, branches=hasattr(block.mlp, "routed"))

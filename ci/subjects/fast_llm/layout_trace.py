@@ -29,9 +29,10 @@ from ci.subjects.fast_llm.config import (
 )
 from ci.subjects.fast_llm.errors import translate_errors
 from ci.subjects.fast_llm.hidden_states import name_hidden_states, sort_routing
-from ci.subjects.fast_llm.hooks import find_mixture, list_operations, read_implementations
+from ci.subjects.fast_llm.hooks import read_implementations
 from ci.subjects.fast_llm.layout_config import find_layout, make_layout_updates, round_up_predictions
 from ci.subjects.fast_llm.layout_join import join_parts, slice_block_input
+from ci.subjects.fast_llm.mixers import find_mixture, list_operations
 from ci.subjects.fast_llm.training import check_devices
 from ci.subjects.fast_llm.training_rank import build_model, is_absent, make_schedule_config, open_process_groups
 from ci.subjects.forward import (

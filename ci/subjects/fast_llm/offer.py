@@ -6,6 +6,9 @@ from ci.layouts import LAYOUTS
 from ci.subjects.base import Variant
 from ci.subjects.offer import SubjectOffer
 
+OTHER_MIXERS = "a stochastic mixer of this name in every block"
+"""What a model without several mixers a block lacks."""
+
 LAYOUTS_OFFERED = tuple(name for name, layout in LAYOUTS.items() if layout.expert == 1)
 """The layouts in which Fast-LLM trains and runs: all that are known but expert parallelism, which it does not have."""
 
@@ -23,7 +26,10 @@ LAYOUT_NEEDS = {
 OFFER = SubjectOffer(
     name="fast_llm",
     package="fast_llm",
-    formats=("llama", "mistral", "mixtral", "qwen2", "gemma4", "llava"),
+    formats=(
+        *("llama", "mistral", "mixtral", "qwen2", "gemma4", "llava"),
+        *("mtp_llama", "dream", "diffusion_llama", "apriel2_text", "apriel_hybrid_ssm"),
+    ),
     variants=(
         Variant("attention", "backup"),
         Variant("attention", "sdpa_dense"),
@@ -31,13 +37,18 @@ OFFER = SubjectOffer(
         Variant("attention", "flash", needs="cuda"),
         Variant("moe", "looped"),
         Variant("moe", "dropless", needs="triton"),
+        Variant("mixer", "attention"),
+        Variant("mixer", "sliding_window"),
+        Variant("mixer", "gdn"),
+        Variant("mixer", "kda"),
     ),
-    axis_formats={"moe": frozenset({"mixtral", "gemma4"})},
+    axis_formats={"moe": frozenset({"mixtral", "gemma4"}), "mixer": frozenset({"apriel2_text"})},
     dense_formats=frozenset({"gemma4"}),
     layouts=LAYOUTS_OFFERED,
     conditional_needs={
         "attention=flash": ("flash-attn",),
         "attention=sdpa_nested": ("attention without a window",),
+        **{f"mixer={name}": (OTHER_MIXERS,) for name in ("attention", "sliding_window", "gdn", "kda")},
         **LAYOUT_NEEDS,
     },
     fast_llm_checkpoints=True,

@@ -40,7 +40,7 @@ from ci.subjects.fast_llm.config import (
 from ci.subjects.fast_llm.errors import translate_errors
 from ci.subjects.model_cache import Key, ModelCache, checkpoint_key
 from ci.subjects.provenance import find_commit, installed_versions, python_version
-from ci.tensor_names import BLOCK_OPERATIONS, FINAL_NORM, LOGITS
+from ci.tensor_names import BLOCK_OPERATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -236,12 +236,11 @@ class _ForwardRun:
                 **(inputs.images.to_arguments(DTYPES["float32"]) if inputs.images else {}),
                 use_cache=False,
                 output_hidden_states=hooks.hidden_state_patterns(),
+                return_all_prediction_heads=len(hooks.final_norms) > 1,
                 return_dict=True,
             )
         seconds = cost.seconds - recorder.seconds
-        (final_norm,) = output.hidden_states.values()
-        recorder.record(FINAL_NORM, final_norm)
-        recorder.record(LOGITS, output.logits, copy=False)
+        hooks.record_heads(output.hidden_states, output.logits)
         recorder.flush()
         written = set(recorder.written)
         return writer.finish(

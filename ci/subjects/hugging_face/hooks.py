@@ -1,23 +1,35 @@
 """Hooks on a transformers decoder: record each operation, replace block inputs, note which implementation runs.
 
-Modules are found by the names that transformers' decoders share (`self_attn`, `mlp`, the norm before the MLP, `gate`).
 Attention and experts are recorded where transformers dispatches them, after RoPE:
 https://huggingface.co/docs/transformers/en/attention_interface
+What code that travels with a model calls itself is watched in that code's modules (`watched_functions`).
 """
 
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from ci.errors import UnsupportedError
-from ci.hub.truncation_rules import OTHER_MODALITY
 from ci.subjects.forward import TeacherForcing, TraceRecorder, sort_by_score
+from ci.subjects.hugging_face.structure import (
+    classify_mixer,
+    find_branch_norms,
+    find_child,
+    find_decoder_blocks,
+    find_mixer,
+    find_mixer_name,
+    find_mlp,
+    find_norm_before_mlp,
+    find_prediction_blocks,
+    find_router,
+    list_operations,
+)
+from ci.subjects.hugging_face.watched_functions import FunctionWatch, find_own_modules
 from ci.tensor_names import (
     BRANCH_OPERATIONS,
     CONTEXT,
@@ -29,17 +41,20 @@ from ci.tensor_names import (
     MLP,
     NORM_1,
     NORM_2,
+    PREDICTION_BLOCK,
     QUERY,
     ROUTER_LOGITS,
     ROUTER_OPERATIONS,
     VALUE,
     block_name,
-    list_block_operations,
+    list_prediction_head_tensors,
+    prediction_head_name,
     tensor_name,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import ModuleType
 
 
 @dataclass
@@ -61,12 +76,20 @@ class ForwardHooks:
                 stack.callback(handle.remove)
             for axis, interface, observer in self._dispatchers():
                 stack.enter_context(_observe_dispatch(interface, partial(self._note_implementation, axis), observer))
+            if modules := self._own_modules:
+                record = self._record if self.capture_all else None
+                stack.enter_context(FunctionWatch(modules, partial(self._note_implementation, "attention"), record))
             yield
+
+    @cached_property
+    def _own_modules(self) -> tuple[ModuleType, ...]:
+        return find_own_modules(self.model)
 
     def list_expected(self) -> tuple[str, ...]:
         """Return every name of a full capture, in execution order."""
         blocks = find_decoder_blocks(self.model)
-        return tuple(tensor_name(i, name) for i, block in enumerate(blocks) for name in _list_operations(block))
+        operations = [tensor_name(i, name) for i, block in enumerate(blocks) for name in list_operations(block)]
+        return (*operations, *list_prediction_head_tensors(1 + len(find_prediction_blocks(self.model))))
 
     def _register_hooks(self) -> Iterator[Any]:
         blocks = find_decoder_blocks(self.model)
@@ -75,6 +98,9 @@ class ForwardHooks:
             if self.capture_all:
                 yield from self._register_operation_hooks(block)
             yield block.register_forward_hook(self._after_block(index))
+        for head, block in enumerate(find_prediction_blocks(self.model), start=1):
+            yield block.register_forward_pre_hook(self._before_prediction_block)
+            yield block.register_forward_hook(self._after_prediction_block(head))
         yield self.model.get_output_embeddings().register_forward_pre_hook(self._record_input(FINAL_NORM))
 
     def _before_block(self, index: int) -> Callable[..., Any]:
@@ -99,35 +125,55 @@ class ForwardHooks:
 
         return hook
 
+    def _before_prediction_block(self, *_: Any) -> None:
+        self._layer = None  # what it computes inside has no name
+
+    def _after_prediction_block(self, head: int) -> Callable[..., None]:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            block = output[0] if isinstance(output, tuple) else output
+            self.recorder.record(prediction_head_name(head, PREDICTION_BLOCK), block)
+
+        return hook
+
     def _register_operation_hooks(self, block: nn.Module) -> Iterator[Any]:
-        attention, mlp, norm = _find_child(block, "self_attn"), _find_mlp(block), _find_norm_before_mlp(block)
-        if attention is not None:
-            yield attention.register_forward_pre_hook(self._record_input(NORM_1), with_kwargs=True)
-            if (projection := _find_child(attention, "o_proj", "out_proj", "dense")) is not None:
+        mixer, mlp, norm = find_mixer(block), find_mlp(block), find_norm_before_mlp(block)
+        if mixer is not None:
+            yield mixer.register_forward_pre_hook(self._record_input(NORM_1), with_kwargs=True)
+            if (projection := find_child(mixer, "o_proj", "out_proj", "dense")) is not None:
                 yield projection.register_forward_pre_hook(self._record_input(CONTEXT), with_kwargs=True)
-            yield attention.register_forward_hook(self._record_output(MIXER))
+            yield mixer.register_forward_hook(self._record_output(MIXER))
+            if classify_mixer(mixer) == "attention" and type(mixer).__module__ in map(_name_of, self._own_modules):
+                yield find_child(mixer, "v_proj").register_forward_hook(self._record_value(mixer))  # type: ignore[union-attr]
+            if name := find_mixer_name(block):
+                yield mixer.register_forward_hook(lambda *_: self._note_implementation("mixer", name))
         if norm is not None:
             yield norm.register_forward_pre_hook(self._record_input(MIXER_RESIDUAL), with_kwargs=True)
         if mlp is not None:
-            if (branches := _find_branch_norms(block)) is None:
+            if (branches := find_branch_norms(block)) is None:
                 yield mlp.register_forward_pre_hook(self._record_input(NORM_2), with_kwargs=True)
             else:
                 for name, branch_norm in zip(BRANCH_OPERATIONS, branches, strict=True):
                     yield branch_norm.register_forward_hook(self._record_output(name))
-            yield from self._register_router_hooks(mlp if _find_router(mlp) is not None else block)
-            if (norm_after := _find_child(block, "post_feedforward_layernorm")) is not None:
+            yield from self._register_router_hooks(mlp if find_router(mlp) is not None else block)
+            if (norm_after := find_child(block, "post_feedforward_layernorm")) is not None:
                 yield norm_after.register_forward_pre_hook(self._record_input(MLP), with_kwargs=True)
             else:
                 yield mlp.register_forward_hook(self._record_output(MLP))
 
     def _register_router_hooks(self, owner: nn.Module) -> Iterator[Any]:
         """Register the router's hooks: Gemma 4's returns probabilities, so its projection gives the logits."""
-        if (router := _find_router(owner)) is None:
+        if (router := find_router(owner)) is None:
             return
-        projection = _find_child(router, "proj")
+        projection = find_child(router, "proj")
         yield router.register_forward_hook(self._make_router_hook(has_logits=projection is None))
         if projection is not None:
             yield projection.register_forward_hook(self._record_output(ROUTER_LOGITS))
+
+    def _record_value(self, mixer: Any) -> Callable[..., None]:
+        def hook(_: nn.Module, __: Any, output: Tensor) -> None:
+            self._record(VALUE, output.reshape(*output.shape[:-1], -1, mixer.head_dim))
+
+        return hook
 
     def _record_input(self, name: str) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
@@ -143,10 +189,8 @@ class ForwardHooks:
 
     def _record(self, name: str, tensor: Tensor) -> None:
         if name == FINAL_NORM:
-            self.recorder.record(name, tensor)
-        elif (
-            self._layer is not None
-        ):  # attention of a vision tower, which runs before the first block, is dispatched too
+            record_heads(self.recorder, FINAL_NORM, tensor)
+        elif self._layer is not None:  # a vision tower's attention, before the first block, is dispatched too
             self.recorder.record(tensor_name(self._layer, name), tensor)
 
     def _make_router_hook(self, *, has_logits: bool) -> Callable[..., None]:
@@ -166,8 +210,11 @@ class ForwardHooks:
         return hook
 
     def _dispatchers(self) -> Iterator[tuple[str, Any, Callable[..., None] | None]]:
-        from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
         from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+        if not hasattr(ALL_ATTENTION_FUNCTIONS, "get_interface"):
+            return  # transformers 4: only models with code of their own run there
+        from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
         yield "attention", ALL_ATTENTION_FUNCTIONS, self._record_attention if self.capture_all else None
         yield "experts", ALL_EXPERTS_FUNCTIONS, None
@@ -178,6 +225,14 @@ class ForwardHooks:
     def _record_attention(self, _: nn.Module, query: Tensor, key: Tensor, value: Tensor, *__: Any, **___: Any) -> None:
         for name, tensor in ((QUERY, query), (KEY, key), (VALUE, value)):
             self._record(name, tensor.transpose(1, 2))
+
+
+def record_heads(recorder: TraceRecorder, name: str, tensor: Tensor, *, copy: bool = True) -> None:
+    """Record (B, T, size), or (B, T, heads, size) of several prediction heads: the main one first."""
+    main, *others = tensor.unbind(dim=2) if tensor.ndim == 4 else (tensor,)
+    recorder.record(name, main, copy=copy)
+    for head, part in enumerate(others, start=1):
+        recorder.record(prediction_head_name(head, name), part, copy=copy)
 
 
 @contextmanager
@@ -205,53 +260,8 @@ def _observe_dispatch(
         del interface.get_interface
 
 
-def find_decoder_blocks(model: Any) -> nn.ModuleList:
-    """Return the decoder's blocks: the one ModuleList as long as the text config's `num_hidden_layers`."""
-    count = model.config.get_text_config().num_hidden_layers
-    named = ((name, module) for name, module in model.named_modules() if not OTHER_MODALITY.search(name))
-    lists = [m for _, m in named if isinstance(m, nn.ModuleList) and len(m) == count and _is_block_list(m)]
-    if len(lists) != 1:
-        raise UnsupportedError(f"{type(model).__name__}: found {len(lists)} stacks of {count} decoder blocks, not one")
-    return lists[0]
-
-
-def has_experts(model: Any) -> bool:
-    """Return whether some module holds the experts of a mixture."""
-    return any(name.rpartition(".")[2] == "experts" for name, _ in model.named_modules())
-
-
-def _is_block_list(modules: nn.ModuleList) -> bool:
-    return all(len(list(module.children())) > 1 for module in modules)
-
-
-def _list_operations(block: nn.Module) -> tuple[str, ...]:
-    mlp = _find_mlp(block)
-    branches = _find_branch_norms(block) is not None
-    experts = branches or (mlp is not None and _find_child(mlp, "experts") is not None)
-    return list_block_operations(experts=experts, branches=branches)
-
-
-def _find_child(module: nn.Module, *names: str) -> nn.Module | None:
-    children = dict(module.named_children())
-    return next((children[name] for name in names if name in children), None)
-
-
-def _find_mlp(block: nn.Module) -> nn.Module | None:
-    return _find_child(block, "mlp", "block_sparse_moe", "feed_forward")
-
-
-def _find_norm_before_mlp(block: nn.Module) -> nn.Module | None:
-    return _find_child(block, "pre_feedforward_layernorm", "post_attention_layernorm")
-
-
-def _find_branch_norms(block: nn.Module) -> tuple[nn.Module, nn.Module] | None:
-    """Return the norms after the dense and the routed branch of a block that has both (Gemma 4)."""
-    dense, routed = (_find_child(block, f"post_feedforward_layernorm_{number}") for number in (1, 2))
-    return None if dense is None or routed is None else (dense, routed)
-
-
-def _find_router(mlp: nn.Module) -> nn.Module | None:
-    return _find_child(mlp, "gate", "router")
+def _name_of(module: ModuleType) -> str:
+    return module.__name__
 
 
 def _hidden_states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -6,8 +6,11 @@ is computed in float64 (`float64_mode`), and padded rows run one by one.
 
 from __future__ import annotations
 
+import shutil
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,7 +19,15 @@ from accelerate import init_empty_weights  # type: ignore[import-untyped]
 
 from ci.errors import HubTestsError, InfrastructureError, SubjectError, UnsupportedError
 from ci.layouts import LAYOUT_AXIS
-from ci.subjects.base import GradientRequest, GradientResult, TraceRequest, TraceResult, Variant
+from ci.subjects.base import (
+    ConvertResult,
+    DType,
+    GradientRequest,
+    GradientResult,
+    TraceRequest,
+    TraceResult,
+    Variant,
+)
 from ci.subjects.forward import (
     DTYPES,
     Inputs,
@@ -29,8 +40,18 @@ from ci.subjects.forward import (
 from ci.subjects.hugging_face.cast_model import can_cast, has_same_parts, move_weights, read_stored_dtypes
 from ci.subjects.hugging_face.float64_mode import compute_float64_throughout
 from ci.subjects.hugging_face.gradients import write_gradients
-from ci.subjects.hugging_face.hooks import ForwardHooks, has_experts
+from ci.subjects.hugging_face.hooks import ForwardHooks, record_heads
+from ci.subjects.hugging_face.model_code import ModelCode, compare_with_stored, load_model_code, overrides_loading
+from ci.subjects.hugging_face.random_model import draw_weights
+from ci.subjects.hugging_face.structure import (
+    classify_mixer,
+    find_decoder_blocks,
+    find_mixer,
+    find_prediction_blocks,
+    has_experts,
+)
 from ci.subjects.hugging_face.training import TrainingRun
+from ci.subjects.hugging_face.watched_functions import find_own_modules
 from ci.subjects.memory import weight_bytes
 from ci.subjects.model_cache import Key, ModelCache, checkpoint_key
 from ci.subjects.trace_files import TraceWriter
@@ -49,9 +70,13 @@ BATCH = ("together", "row_by_row")
 
 @dataclass
 class HuggingFace:
-    """Runs Hugging Face checkpoints. The last model stays loaded for its next trace, until `release`."""
+    """Runs Hugging Face checkpoints. The last model stays loaded for its next trace, until `release`.
 
-    trust_remote_code: bool = False
+    `code` is a directory with the modelling code of models that transformers does not have: it runs in this process,
+    so that only a worker in a sandbox may have one. None is for transformers' own models.
+    """
+
+    code: Path | None = None
     _cache: ModelCache[Any] = field(default_factory=ModelCache, init=False, repr=False)
     _variants: dict[Key, tuple[Variant, ...]] = field(default_factory=dict, init=False, repr=False)
 
@@ -112,6 +137,50 @@ class HuggingFace:
             del model
             self.release()
 
+    def describe_side(self, _: str) -> str:
+        """Say which transformers runs; it is the same for any checkpoint."""
+        return f"transformers {version('transformers')}"
+
+    def resolve_config(self, checkpoint: str) -> dict[str, Any]:
+        """Return config.json as transformers understands it, defaults filled in. Raises SubjectError."""
+        try:
+            config = self._read_config(checkpoint).to_dict()
+        except HubTestsError:
+            raise
+        except Exception as problem:  # whatever transformers raises about a config is a finding about it
+            reason = " ".join(str(problem).split())[:300]
+            raise SubjectError(f"{Path(checkpoint) / 'config.json'}: transformers refuses it: {reason}") from None
+        return {key: value for key, value in config.items() if key != "_name_or_path"}
+
+    def write_model(self, source: str, target: str, dtype: DType, seed: int) -> ConvertResult:
+        """Write a model with drawn weights at `target` (must not exist), for the config.json in `source`.
+
+        Raises SubjectError where transformers cannot build it.
+        """
+        started = time.perf_counter()
+        try:
+            model = self._from_config(source, dtype=torch.float32)
+        except HubTestsError:
+            raise
+        except Exception as problem:  # the same
+            reason = " ".join(str(problem).split())[:300]
+            raise SubjectError(f"no thin model: transformers refuses it: {reason}") from None
+        draw_weights(model, seed)
+        with _silence_loading():
+            model.to(DTYPES[dtype]).save_pretrained(target)
+        for file in Path(source).iterdir():  # the config as it is, not what transformers made of it
+            shutil.copyfile(file, Path(target) / file.name)
+        files = sorted(Path(target).iterdir())
+        return ConvertResult(
+            files=tuple(file.name for file in files),
+            bytes_written=sum(file.stat().st_size for file in files),
+            seconds=time.perf_counter() - started,
+        )
+
+    def load_code(self, checkpoint: str) -> ModelCode | None:
+        """Return the classes of a model that brings its own code, None where transformers has it."""
+        return load_model_code(Path(checkpoint), self.code) if self.code else None
+
     @compute_float64_throughout
     def train(self, request: TrainRequest) -> TrainResult:
         """Run optimizer steps in one process and write each step's gradients. Raises as `trace` does.
@@ -143,11 +212,19 @@ class HuggingFace:
         with torch.device("meta"):
             return self._from_config(checkpoint)
 
-    def _from_config(self, checkpoint: str, **settings: Any) -> Any:
+    def _read_config(self, checkpoint: str) -> Any:
         from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=self.trust_remote_code, local_files_only=True)
-        return choose_auto_class(config).from_config(config, trust_remote_code=self.trust_remote_code, **settings)
+        if code := self.load_code(checkpoint):
+            return code.config_class.from_pretrained(checkpoint, local_files_only=True)
+        # Not left out: transformers would ask on the terminal whether the directory's own code may run.
+        return AutoConfig.from_pretrained(checkpoint, trust_remote_code=False, local_files_only=True)
+
+    def _from_config(self, checkpoint: str, **settings: Any) -> Any:
+        config = self._read_config(checkpoint)
+        if code := self.load_code(checkpoint):
+            return code.model_class._from_config(config, **settings)
+        return choose_auto_class(config).from_config(config, trust_remote_code=False, **settings)
 
     def _choose_variant(self, request: TraceRequest, *, padded: bool) -> dict[str, str]:
         """Return axis → name for every axis of the model: the request's, else the default.
@@ -172,7 +249,7 @@ class HuggingFace:
 
         def reuse(other: Key, loaded: Any) -> Callable[[], Any] | None:
             *same, held, device = other
-            if (tuple(same), device) != (content, request.device) or not can_cast(loaded, held, stored):  # type: ignore[arg-type]
+            if self.code or (tuple(same), device) != (content, request.device) or not can_cast(loaded, held, stored):  # type: ignore[arg-type]
                 return None
             return lambda: self._cast(loaded, request)
 
@@ -197,21 +274,22 @@ class HuggingFace:
         return new.eval()
 
     def _from_pretrained(self, request: TraceRequest) -> Any:
-        from transformers import AutoConfig
-
-        own_code = self.trust_remote_code
-        config = AutoConfig.from_pretrained(request.checkpoint, trust_remote_code=own_code, local_files_only=True)
+        code = self.load_code(request.checkpoint)
+        settings: dict[str, Any] = {
+            "dtype": DTYPES[request.dtype],
+            "attn_implementation": "eager",
+            "local_files_only": True,
+            "ignore_mismatched_sizes": True,  # the loading info then names them
+            "device_map": None if request.device == "cpu" else {"": request.device},  # load directly onto the device
+        }
         with _silence_loading():
-            model, info = choose_auto_class(config).from_pretrained(
-                request.checkpoint,
-                dtype=DTYPES[request.dtype],
-                attn_implementation="eager",
-                trust_remote_code=self.trust_remote_code,
-                local_files_only=True,
-                ignore_mismatched_sizes=True,  # the loading info then names them
-                output_loading_info=True,
-                device_map=None if request.device == "cpu" else {"": request.device},  # load directly onto the device
-            )
+            if code and overrides_loading(code.model_class):
+                model = code.model_class.from_pretrained(request.checkpoint, **settings)
+                info = compare_with_stored(model, Path(request.checkpoint))
+            else:
+                auto = code.model_class if code else choose_auto_class(self._read_config(request.checkpoint))
+                settings |= {} if code else {"trust_remote_code": False}
+                model, info = auto.from_pretrained(request.checkpoint, output_loading_info=True, **settings)
         problems = {kind: sorted(map(str, names)) for kind, names in info.items() if names}
         if problems:
             raise SubjectError(f"{request.checkpoint} does not load into {type(model).__name__} exactly: {problems}")
@@ -229,11 +307,33 @@ def _list_variants(model: Any) -> tuple[Variant, ...]:
     axes = {"attention": ATTENTION, "experts": EXPERTS, "batch": BATCH}
     if not has_experts(model):
         del axes["experts"]
+    if find_own_modules(model):
+        axes |= {"attention": _find_own_attention(model), "batch": _find_own_batch(model)}
     return tuple(Variant(axis, name, default=name == names[0]) for axis, names in axes.items() for name in names)
 
 
+def _find_own_attention(model: Any) -> tuple[str, ...]:
+    """Return the attention implementations that a model's own code can run.
+
+    Code from before transformers' dispatch has a class for each, and builds one of them.
+    """
+    built = {type(find_mixer(block)).__name__ for block in find_decoder_blocks(model)}
+    return ("sdpa",) if any("Sdpa" in name for name in built) else ATTENTION
+
+
+def _find_own_batch(model: Any) -> tuple[str, ...]:
+    """Return how a model's own code can run padded rows: a recurrence, or attention both ways, reads the padding."""
+    mixers = [find_mixer(block) for block in find_decoder_blocks(model)]
+    causal = all(classify_mixer(mixer) == "attention" and getattr(mixer, "is_causal", False) for mixer in mixers)
+    return BATCH if causal else ("row_by_row",)
+
+
 def _set_implementations(model: Any, variant: dict[str, str]) -> None:
-    model.set_attn_implementation(variant["attention"])
+    if find_own_modules(model):  # transformers looks for its own dispatch in the code, and changes nothing without
+        for config in {id(c): c for part in model.modules() if (c := getattr(part, "config", None))}.values():
+            config._attn_implementation = variant["attention"]
+    else:
+        model.set_attn_implementation(variant["attention"])
     if "experts" in variant:
         model.set_experts_implementation(variant["experts"])
 
@@ -249,12 +349,16 @@ def _trace(
     recorder = TraceRecorder(writer, inputs, DTYPES[request.dtype])
     hooks = ForwardHooks(model, recorder, capture_all=request.capture == "all", feed=feed)
     with measure_cost(request.device) as cost, hooks.installed():
-        kwargs = {} if inputs.mask is None else {"attention_mask": inputs.mask, "position_ids": inputs.position_ids()}
+        kwargs: dict[str, Any] = (
+            {} if inputs.mask is None else {"attention_mask": inputs.mask, "position_ids": inputs.position_ids()}
+        )
         if inputs.images is not None:
             kwargs |= inputs.images.to_arguments(DTYPES[request.dtype])
+        if find_prediction_blocks(model):
+            kwargs["return_all_prediction_heads"] = True
         logits = model(input_ids=inputs.ids, use_cache=False, **kwargs).logits
     seconds = cost.seconds - recorder.seconds
-    recorder.record(LOGITS, logits, copy=False)
+    record_heads(recorder, LOGITS, logits, copy=False)
     recorder.flush()
     expected = hooks.list_expected() if hooks.capture_all else ()
     written = set(recorder.written)

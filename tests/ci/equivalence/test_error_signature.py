@@ -132,3 +132,15 @@ def test_other_faults_are_not_those_of_document_boundaries(rows: tuple[int, ...]
     for row in rows:
         wrong[row, 0 if 0 in rows else 1 :] += 1  # the first row too, or not from the first token
     assert not compute_signature(wrong_tensor(wrong, right)).later_documents
+
+
+@pytest.mark.parametrize(("right_at", "found"), [((T - 1,), True), ((), False), (tuple(range(4, T)), False)])
+def test_right_at_the_last_position_only_is_the_causal_mask(right_at: tuple[int, ...], found: bool) -> None:
+    right = drawn(8)
+    wrong = right + 1
+    wrong[:, list(right_at)] = right[:, list(right_at)]
+    signature = compute_signature(wrong_tensor(wrong, right))
+    assert signature.only_last_right is found
+    if found:
+        said = diagnosis.describe_suspect("decoder.1.mixer.context", signature)
+        assert said.endswith("causal, Hugging Face looks both ways")

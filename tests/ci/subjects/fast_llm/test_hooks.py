@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ci.subjects.fast_llm.hooks import ForwardHooks, list_operations, read_implementations, rotate_to_row_start
+from ci.subjects.fast_llm.hooks import ForwardHooks, read_implementations, rotate_to_row_start
+from ci.subjects.fast_llm.mixers import list_operations
 from ci.subjects.forward import Inputs, TraceRecorder
 from ci.subjects.trace_files import TraceReader, TraceWriter
 from ci.tensor_names import BLOCK_OPERATIONS
@@ -58,7 +60,10 @@ class Model:
     def __init__(self, *, experts: bool) -> None:
         norm = SimpleNamespace(module_name="head.final_norm")
         decoder = [Block(0, experts=experts), Block(1, experts=experts)]
-        self.fast_llm_base_model = SimpleNamespace(decoder=decoder, head=SimpleNamespace(final_norm=norm))
+        others = SimpleNamespace(blocks=[], heads=[])
+        self.fast_llm_base_model = SimpleNamespace(
+            decoder=decoder, head=SimpleNamespace(final_norm=norm), multi_token_prediction=others
+        )
 
     def run(self) -> tuple[Tensor, dict[str, Any]]:
         """The forward of its stages, with the dictionary that everybody shares."""
@@ -145,3 +150,63 @@ def test_patterns_are_for_what_is_asked() -> None:
     assert ForwardHooks(Model(experts=False), recorder).hidden_state_patterns() == [r"head\.final_norm$"]
     patterns = ForwardHooks(Model(experts=False), recorder, frozenset({"mixer"})).hidden_state_patterns()
     assert patterns == [r"head\.final_norm$", r"decoder\.0\.(?:mixer_output)$", r"decoder\.1\.(?:mixer_output)$"]
+
+
+class Predicting(Block):
+    """A block before another prediction head: it returns its input, then its output."""
+
+    def forward(self, input_: Tensor, kwargs: dict[str, Any], _losses: None = None) -> Tensor:
+        return torch.stack((input_, super().forward(input_, kwargs)))
+
+
+class SeveralHeads(Model):
+    """Three heads: the second one's block passes the shared input on, the last one's does not."""
+
+    def __init__(self) -> None:
+        super().__init__(experts=False)
+        base = self.fast_llm_base_model
+        base.decoder[1] = Predicting(1, experts=False)
+        base.multi_token_prediction.blocks = [Predicting(2, experts=False), Block(3, experts=False)]
+        base.multi_token_prediction.heads = [
+            SimpleNamespace(final_norm=SimpleNamespace(module_name=f"heads.{head}.final_norm")) for head in range(2)
+        ]
+
+    def run(self) -> tuple[Tensor, dict[str, Any]]:
+        kwargs: dict[str, Any] = {"hidden_states": {}}
+        shared = self.fast_llm_base_model.decoder[0].forward(HIDDEN, kwargs)
+        for block in (self.fast_llm_base_model.decoder[1], *self.fast_llm_base_model.multi_token_prediction.blocks):
+            output = block.forward(shared, kwargs)
+            shared = output[0] if output.ndim > HIDDEN.ndim else output
+        return output, kwargs["hidden_states"]
+
+
+def test_several_heads_read_the_same_input_and_have_names_of_their_own(tmp_path: Path) -> None:
+    model = SeveralHeads()
+    recorder = TraceRecorder(TraceWriter(tmp_path / "trace"), INPUTS, torch.float32)
+    hooks = ForwardHooks(model, recorder, frozenset(BLOCK_OPERATIONS))
+    assert hooks.final_norms == ["head.final_norm", "heads.0.final_norm", "heads.1.final_norm"]
+    with hooks.installed():
+        model.run()
+    norms = {name: torch.full((1, 3, 6), float(n)) for n, name in enumerate(hooks.final_norms)}
+    hooks.record_heads(norms, torch.arange(3.0).repeat(1, 3, 4, 1).transpose(2, 3))
+    recorder.flush()
+    (tmp_path / "trace" / "trace.json").touch()
+    trace = TraceReader(tmp_path / "trace")
+    assert set(hooks.list_expected()) <= set(recorder.written)
+    assert torch.equal(trace.tensor("decoder.1")[0], HIDDEN * 4)
+    assert torch.equal(trace.tensor("prediction_head.1.block")[0], HIDDEN * 4)
+    assert torch.equal(trace.tensor("prediction_head.2.block")[0], HIDDEN * 4)
+    assert trace.tensor("prediction_head.2.final_norm").eq(2).all()
+    assert [float(trace.tensor(f"{head}logits").mean()) for head in ("", "prediction_head.1.")] == [0.0, 1.0]
+
+
+def test_a_mixer_among_several_is_asked_below_its_name() -> None:
+    model = Model(experts=False)
+    block = model.fast_llm_base_model.decoder[0]
+    block.mixer = SimpleNamespace(mixers={"gdn": 0}, _config=SimpleNamespace(main_mixer_name="gdn"))
+    hooks = ForwardHooks(model, TraceRecorder(None, INPUTS, torch.float32), frozenset(BLOCK_OPERATIONS))  # type: ignore[arg-type]
+    pattern = re.compile(hooks.hidden_state_patterns()[1])
+    assert pattern.match("decoder.0.mixer.mixers.gdn.query")
+    assert pattern.match("decoder.0.mixer_output")
+    assert not pattern.match("decoder.0.mixer.mixers.attention.query")
+    assert read_implementations(hooks.blocks)["mixer"] == "gdn"

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 from ci.errors import UnsupportedError
 from ci.subjects.forward import Inputs, TraceRecorder
 from ci.subjects.hugging_face import HuggingFace
-from ci.subjects.hugging_face.hooks import ForwardHooks, find_decoder_blocks, has_experts
+from ci.subjects.hugging_face.hooks import ForwardHooks
+from ci.subjects.hugging_face.structure import find_decoder_blocks, has_experts
 from ci.subjects.trace_files import TraceWriter
 from ci.tensor_names import ROUTER_LOGITS, tensor_name
 from tests.ci.subjects.tiny import CONFIGS, save_inputs, trace_request

@@ -1,0 +1,103 @@
+"""Hugging Face's side in a worker: for a model whose code travels with it, in a sandbox of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ci.errors import RemoteCodeError
+from ci.phases import PhaseClock
+from ci.records import STRICT
+from ci.subjects.base import ConvertResult
+from ci.subjects.hugging_face.code_source import ModelCodeSource
+from ci.subjects.hugging_face.subject import CODE_VARIABLE
+from ci.subjects.registry import YARDSTICK
+from ci.subjects.worker_process import WorkerLaunch
+from ci.subjects.worker_subject import WorkerSubject
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ci.subjects.base import DType
+    from ci.subjects.sandbox import Isolation
+
+
+@dataclass(frozen=True)
+class ResolvedConfig:
+    """What the worker says of a config.json: the resolved keys, and the kernels that have plain stand-ins."""
+
+    __pydantic_config__: ClassVar = STRICT
+    config: Mapping[str, Any]
+    stand_ins: tuple[str, ...]
+
+
+@dataclass
+class HuggingFaceWorker(WorkerSubject):
+    """Runs Hugging Face checkpoints in a worker, as `HuggingFace` does in this process."""
+
+    source: ModelCodeSource | None = None
+    _resolved: dict[str, ResolvedConfig] = field(default_factory=dict, init=False)
+
+    def resolve_config(self, checkpoint: str) -> dict[str, Any]:
+        """Return config.json as the model's own config class understands it."""
+        return dict(self._resolve(checkpoint).config)
+
+    def write_model(self, source: str, target: str, dtype: DType, seed: int) -> ConvertResult:
+        """Write a model with drawn weights at `target`, for the config.json in `source`."""
+        output = self._exchange.next_output()
+        arguments = {"source": self._stage(source), "target": str(output), "dtype": dtype, "seed": seed}
+        result = self._call("write_model", arguments, ConvertResult)
+        self._take("write_model", output, Path(target))
+        return result
+
+    def describe_side(self, checkpoint: str, /) -> str:
+        """Say which transformers runs whose code, and what stands in for kernels."""
+        said = f"transformers {self.describe().version}, model code of {self.source}"
+        stand_ins = self._resolve(checkpoint).stand_ins
+        return f"{said}; plain PyTorch stands in for {', '.join(stand_ins)}" if stand_ins else said
+
+    def _resolve(self, checkpoint: str) -> ResolvedConfig:
+        if checkpoint not in self._resolved:
+            arguments = {"checkpoint": self._stage(checkpoint)}
+            self._resolved[checkpoint] = self._call("resolve_config", arguments, ResolvedConfig)
+        return self._resolved[checkpoint]
+
+
+@contextmanager
+def open_hugging_face(
+    python: Path,
+    source: ModelCodeSource,
+    isolation: Isolation,
+    *,
+    environ: Mapping[str, str],
+    path: tuple[Path, ...] = (),
+    readable: tuple[Path, ...] = (),
+    timeout: float = 1800.0,
+    log: Path | None = None,
+    clock: PhaseClock | None = None,
+) -> Iterator[HuggingFaceWorker]:
+    """Open Hugging Face's side in the interpreter `python`, for the length of the context.
+
+    `path` goes before its import path. Raises RemoteCodeError where there is no sandbox: the code came with a model.
+    """
+    if not isolation.applied:
+        raise RemoteCodeError(
+            f"code that comes with a model runs in a sandbox only, and there is none: {isolation.description}; "
+            "`hub-tests doctor` says what to install"
+        )
+    directory = source.directory.resolve()
+    launch = WorkerLaunch(
+        YARDSTICK,
+        python,
+        path,
+        environ,
+        log,
+        isolation,
+        (*readable, directory),
+        {CODE_VARIABLE: str(directory)},
+    )
+    with HuggingFaceWorker(launch, timeout, clock or PhaseClock(), source=source) as worker:
+        yield worker

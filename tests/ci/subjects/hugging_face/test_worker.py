@@ -1,0 +1,82 @@
+"""Hugging Face's side in a real sandboxed worker: the same answers, and nothing of the model's code in this process."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ci.errors import RemoteCodeError, SubjectError
+from ci.subjects.base import Yardstick
+from ci.subjects.hugging_face import HuggingFace
+from ci.subjects.hugging_face.code_source import ModelCodeSource
+from ci.subjects.hugging_face.worker import open_hugging_face
+from ci.subjects.sandbox import Isolation, detect_isolation
+from ci.subjects.trace_files import TraceReader
+from tests.ci.subjects.own_code import save_code, save_config
+from tests.ci.subjects.tiny import trace_request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ci.subjects.hugging_face.worker import HuggingFaceWorker
+
+LEAVES_A_MARK = "\nimport pathlib\ntry:\n    pathlib.Path({mark!r}).write_text('was here')\nexcept OSError:\n    pass\n"
+
+
+@pytest.fixture(scope="module")
+def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = save_code(tmp_path_factory.mktemp("code"))
+    directory.chmod(0o755)
+    with (directory / "modeling_tiny.py").open("a") as file:
+        file.write(LEAVES_A_MARK.format(mark=str(directory.parent / "mark")))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def worker(code: Path) -> Iterator[HuggingFaceWorker]:
+    if not detect_isolation().applied:
+        pytest.skip("namespaces are not to be had here")
+    source = ModelCodeSource(code, "the test's own")
+    with open_hugging_face(Path(sys.executable), source, detect_isolation(), environ=os.environ) as side:
+        yield side
+
+
+def test_it_answers_as_the_side_in_this_process(worker: HuggingFaceWorker, code: Path, tmp_path: Path) -> None:
+    assert isinstance(worker, Yardstick)
+    config = save_config(tmp_path / "config", ("gdn", "attention"))
+    worker.write_model(str(config), str(tmp_path / "model"), "float32", 3)
+    assert not [name for name in sys.modules if name.startswith("hub_tests_model_code")], "it ran in this process"
+    assert not (code.parent / "mark").exists(), "the model's code wrote outside of its sandbox"
+    ids = torch.randint(0, 53, (2, 7), generator=torch.Generator().manual_seed(1))
+    save_file({"input_ids": ids}, tmp_path / "inputs.safetensors")
+    request = {"dtype": "float64", "capture": "all"}
+    worker.trace(trace_request(tmp_path / "model", tmp_path / "inputs.safetensors", tmp_path / "there", **request))
+    assert worker.resolve_config(str(tmp_path / "model"))["hidden_size"] == 24
+    assert "model code of the test's own (sha256" in worker.describe_side(str(tmp_path / "model"))
+    assert "plain PyTorch stands in for chunk_gated_delta_rule" in worker.describe_side(str(tmp_path / "model"))
+    here = HuggingFace(code=code)
+    here.trace(trace_request(tmp_path / "model", tmp_path / "inputs.safetensors", tmp_path / "here", **request))
+    one, other = TraceReader(tmp_path / "there"), TraceReader(tmp_path / "here")
+    assert list(one) == list(other)
+    assert all(torch.equal(one.tensor(name), other.tensor(name)) for name in one)
+    assert worker.variants(str(tmp_path / "model")) == here.variants(str(tmp_path / "model"))
+
+
+def test_a_refusal_is_one_line(worker: HuggingFaceWorker, tmp_path: Path) -> None:
+    with pytest.raises(SubjectError, match="auto_map names None"):
+        worker.resolve_config(str(save_config(tmp_path / "config", auto_map={})))
+
+
+def test_without_a_sandbox_it_does_not_start(code: Path) -> None:
+    source, none = ModelCodeSource(code, "the test's own"), Isolation(None, "switched off by --isolation none")
+    with (
+        pytest.raises(RemoteCodeError, match="in a sandbox only, and there is none: switched off"),
+        open_hugging_face(Path(sys.executable), source, none, environ=os.environ),
+    ):
+        pass
