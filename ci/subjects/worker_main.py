@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ci.subjects.base import Subject
 
 
@@ -37,19 +39,26 @@ def main(arguments: list[str]) -> None:
     """Run `worker_main.py SUBJECT READ_FD WRITE_FD`: answer requests until the other side closes its end."""
     from ci.subjects.registry import create_subject
 
+    answer_requests(arguments, create_subject, call_method)
+
+
+def answer_requests(arguments: list[str], create: Callable[[str], Any], call: Callable[[Any, str, Any], Any]) -> None:
+    """Make what is asked by its name, and answer each line of requests with the result of a call."""
     name, read, write = arguments[0], int(arguments[1]), int(arguments[2])
     for descriptor in (read, write):
         os.set_inheritable(descriptor, False)  # the subject's children must not keep the pipes open
-    subject = create_subject(name)
+    subject = create(name)
     with os.fdopen(read, encoding="utf-8") as requests, os.fdopen(write, "w", encoding="utf-8") as responses:
         for line in requests:
-            response = handle_request(subject, json.loads(line))
+            response = handle_request(subject, json.loads(line), call)
             release_memory(collect="failure" in response)
             responses.write(json.dumps(response) + "\n")
             responses.flush()
 
 
-def handle_request(subject: Subject, request: dict[str, Any]) -> dict[str, Any]:
+def handle_request(
+    subject: Any, request: dict[str, Any], call: Callable[[Any, str, Any], Any] | None = None
+) -> dict[str, Any]:
     """Call the subject and return the response.
 
     An exception becomes a failure; its traceback goes to the log.
@@ -57,7 +66,7 @@ def handle_request(subject: Subject, request: dict[str, Any]) -> dict[str, Any]:
     from ci.subjects.failure import classify_error, format_error
 
     try:
-        return {"id": request["id"], "result": call_method(subject, request["method"], request["arguments"])}
+        return {"id": request["id"], "result": (call or call_method)(subject, request["method"], request["arguments"])}
     except (Exception, SystemExit) as error:
         traceback.print_exc()
         return {"id": request["id"], "failure": classify_error(error), "message": format_error(error)}

@@ -51,8 +51,6 @@ from ci.subjects.worker_process import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ci.subjects.registry import SubjectName
-
 Result = TypeVar("Result")
 RESERVE = f"{RESERVED_BYTES // 2**30} GiB or {RESERVED_FILES} names"
 
@@ -106,7 +104,7 @@ class WorkerSubject:
         self._stack.close()
 
     @property
-    def name(self) -> SubjectName:
+    def name(self) -> str:
         """The subject's name."""
         return self.launch.subject
 
