@@ -33,7 +33,8 @@ PATTERNS: Mapping[LoadFault, re.Pattern[str]] = {
         re.IGNORECASE,
     ),
     "config_unknown": re.compile(
-        r"[Uu]nknown (?:RoPE|rope|activation|quantization|config)|rope|`?\w+`? is not supported|unrecognized (?:key|value)|"
+        r"[Uu]nknown (?:RoPE|rope|activation|quantization|config)|rope|`?\w+`? is not supported|"
+        r"unrecognized (?:key|value)|"
         r"validation error|config|KeyError|AttributeError|TypeError|head.?size|divisible",
     ),
 }

@@ -56,8 +56,9 @@ class Continuation:
         _write(directory / CONTINUATION, own)
 
 
-def make_empty_scores(rows: int, length: int, top: int) -> Scores:
-    """Make scores in which no token is scored yet."""
+def make_empty_scores(ids: Tensor, top: int) -> Scores:
+    """Make scores of ids (B, T) in which no token is scored yet."""
+    rows, length = ids.shape
     return Scores(
         torch.full((rows, length), float("nan")),
         torch.full((rows, length, top), -1, dtype=torch.int64),

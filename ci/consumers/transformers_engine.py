@@ -50,7 +50,7 @@ class TransformersEngine:
         """Write the log-probability of each token of the inputs, and the most likely tokens."""
         inputs = read_inputs(Path(request.inputs))
         model, load_seconds = self._load(request)
-        scores, started, tokens = make_empty_scores(*inputs.ids.shape, request.top), time.perf_counter(), 0
+        scores, started, tokens = make_empty_scores(inputs.ids, request.top), time.perf_counter(), 0
         inputs.check_vocabulary(model.get_input_embeddings().num_embeddings)
         with exact_arithmetic(), torch.inference_mode():
             for row in range(len(inputs.ids)):

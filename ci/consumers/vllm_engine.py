@@ -11,6 +11,7 @@ import os
 import platform
 import time
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,7 @@ class VllmEngine:
         load_seconds = self._load(request, inputs.ids.shape[1] + 1)
         started = time.perf_counter()
         outputs = self._generate(inputs, prompt_logprobs=request.top, max_tokens=1, ignore_eos=True)
-        scores, tokens = make_empty_scores(*inputs.ids.shape, request.top), 0
+        scores, tokens = make_empty_scores(inputs.ids, request.top), 0
         for row, output in enumerate(outputs):
             first = inputs.count_padding(row)
             for position, said in enumerate(output.prompt_logprobs):
@@ -180,9 +181,7 @@ class VllmEngine:
 def _import_vllm() -> Any:
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)
-    import vllm
-
-    return vllm
+    return import_module("vllm")
 
 
 def _fill_top(ids: Tensor, logprobs: Tensor, said: Mapping[int, Any]) -> None:

@@ -103,10 +103,9 @@ class UvInstaller:
             self.environ,
         )
         progress("installing")
-        _run(
-            [str(self.program), "pip", "install", *target, "--require-hashes", "--compile-bytecode", "-r", str(lock)],
-            self.environ,
-        )
+        complete = ("--no-deps",) if description.excluded else ()  # the lock lists all; the excluded stay required
+        install = (str(self.program), "pip", "install", *target, *complete, "--require-hashes", "--compile-bytecode")
+        _run([*install, "-r", str(lock)], self.environ)
 
 
 @dataclass(frozen=True)
@@ -131,9 +130,7 @@ class PipInstaller:
     def install(self, path: Path, description: EnvironmentDescription, progress: Progress) -> None:
         """Install the requirements."""
         if description.excluded:
-            raise RequestError(
-                f"environment {description.name}: pip cannot leave packages out ('excluded'): install uv"
-            )
+            raise RequestError(f"environment {description.name}: pip cannot leave packages out: install uv")
         wanted, limits, _ = _written(path, description)
         progress(f"installing {len(description.requirements)} requirements")
         command = [str(path / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
