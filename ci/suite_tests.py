@@ -21,6 +21,8 @@ DEFAULT_TESTS = (
 )
 """The test functions of every run, in the order in which they run."""
 
+SERVED_TEST = "test_served_export"
+"""The test that runs with `--consumer` only, after the others of every run."""
 GRADIENTS_TEST = "test_gradients"
 DEEP_TESTS = (
     "test_config_sensitivity",
@@ -47,7 +49,9 @@ def list_other_variants(subject: str, checkpoint_format: str) -> tuple[tuple[str
     return tuple((variant.axis, variant.name) for variant in variants if variant.axis != MOE_AXIS)
 
 
-def list_expected_tests(subject: str, name: str, checkpoint_format: str, *, deep: bool = False) -> tuple[str, ...]:
+def list_expected_tests(
+    subject: str, name: str, checkpoint_format: str, *, deep: bool = False, served: bool = False
+) -> tuple[str, ...]:
     """Return, in order, the ids of the tests that the registry entry `name` must report.
 
     A subject whose offer has no gradients is not asked for them: the suite says that the test did not run.
@@ -57,7 +61,8 @@ def list_expected_tests(subject: str, name: str, checkpoint_format: str, *, deep
         "test_implementation": [f"{axis}-{v}-{name}" for axis, v in list_other_variants(subject, checkpoint_format)],
     }
     not_offered = () if find_offer(subject).gradients else (GRADIENTS_TEST,)
-    functions = (*DEFAULT_TESTS, *(test for test in DEEP_TESTS if deep and test not in not_offered))
+    asked = (SERVED_TEST,) if served else ()
+    functions = (*DEFAULT_TESTS, *asked, *(test for test in DEEP_TESTS if deep and test not in not_offered))
     return tuple(f"{function}[{variant}]" for function in functions for variant in ids.get(function, [name]))
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ci.consumers.registry import find_consumer
 from ci.consumers.worker_consumer import CONSUMER_MAIN, EngineWorker, WorkerConsumer
-from ci.environments.base import find_base
+from ci.environments.base import find_base, find_base_of, use_base
 from ci.environments.description import load_description
 from ci.errors import NotOfferedError
 from ci.phases import PhaseClock
@@ -67,5 +67,6 @@ def open_consumer(
     launch = WorkerLaunch(
         name, python, (), os.environ, log, isolation or NO_SANDBOX, readable, variables, main=CONSUMER_MAIN
     )
-    with EngineWorker(launch, timeout, clock or PhaseClock()) as worker:
+    base = find_base_of(python)
+    with use_base(base) if base else nullcontext(), EngineWorker(launch, timeout, clock or PhaseClock()) as worker:
         yield WorkerConsumer(worker)

@@ -5,6 +5,7 @@ As a consumer it runs the attention that transformers chooses for inference (sdp
 
 from __future__ import annotations
 
+import inspect
 import json
 import platform
 import time
@@ -80,7 +81,7 @@ class TransformersEngine:
             stops={str(token): token in stop_ids for token in request.stop_ids},
             sampling={key: json.dumps(getattr(generation, key, None)) for key in SAMPLING},
             chat_ids=render_conversation(_find_tokenizer(request)[0]),
-            default_dtype=_name_dtype(model.config.dtype or torch.float32),
+            default_dtype=_read_declared_dtype(request.checkpoint),
         )
 
     def release(self) -> None:
@@ -140,14 +141,24 @@ def _fill_scores(scores: Scores, row: int, first: int, logits: Tensor, ids: Tens
 
 def _continue_row(model: Any, ids: Tensor, written: Continuation, row: int, top: int) -> None:
     """Continue ids (1, T) greedily, with a key-value cache."""
-    cache = None
+    from transformers import DynamicCache
+
+    kept = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"  # 5.24 renamed it
+    cache = {kept: DynamicCache(config=model.config), "use_cache": True}
     for step in range(written.ids.shape[1]):
-        output = model(input_ids=ids, past_key_values=cache, use_cache=True)
-        logprobs = torch.log_softmax(output.logits[0, -1].float(), dim=-1)
-        best, cache = logprobs.topk(min(top, len(logprobs))), output.past_key_values
+        logprobs = torch.log_softmax(model(input_ids=ids, **cache).logits[0, -1].float(), dim=-1)
+        best = logprobs.topk(min(top, len(logprobs)))
         ids = best.indices[:1][None]
         written.ids[row, step] = int(ids)
         written.top_ids[row, step], written.top_logprobs[row, step] = best.indices.cpu(), best.values.cpu()
+
+
+def _read_declared_dtype(checkpoint: str) -> str:
+    """Return the dtype that the config declares: a loaded model's config says in which it was loaded."""
+    from transformers import AutoConfig
+
+    declared = AutoConfig.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False).dtype
+    return _name_dtype(declared) if isinstance(declared, torch.dtype) else str(declared or "")
 
 
 def _name_dtype(dtype: torch.dtype) -> str:

@@ -167,7 +167,7 @@ class ServedExport:
 
     def _find_flips(self, case: InputCase, dtype: DType, keep: Tensor, *sides: Scores) -> ServedFlips | None:
         """Return the tokens that a flipped choice of experts explains, None where routing says nothing."""
-        if not self.reference.requirements.experts or case.part_of:
+        if not self.reference.requirements.experts:
             return None
         near_ties = self._find_near_ties(case, dtype)
         if near_ties is None:
@@ -186,7 +186,8 @@ class ServedExport:
         near = torch.zeros(case.ids.shape, dtype=torch.bool)
         names = [name for name in trace if name.endswith(ROUTER_LOGITS)]
         for name in names:
-            logits, chosen = trace.tensor(name), trace.tensor(name.replace(ROUTER_LOGITS, TOP_EXPERTS))
+            logits = case.part.cut(trace.tensor(name))
+            chosen = trace.tensor(name.replace(ROUTER_LOGITS, TOP_EXPERTS))
             limit = tolerances.get_flip_gap_limit(name) * logits.double().norm(dim=-1)
             near |= find_near_ties(logits, chosen.shape[-1], limit)
         return near if names else None
