@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from ci.companion_files import TOKENIZER_FILES, list_files
 from ci.consumers.base import BATCH_INVARIANT, ConsumerDescription, ContinueResult, ScoreResult
-from ci.consumers.load_errors import find_load_fault
 from ci.consumers.score_files import make_empty_continuation, make_empty_scores
 from ci.consumers.transformers_engine import render_conversation
 from ci.errors import SubjectError
@@ -134,12 +133,19 @@ class VllmEngine:
         try:
             self._engine = self._start(request)
         except SubjectError as refused:
-            if self._tokenizer or find_load_fault(str(refused)) != "tokenizer_absent":
-                raise
-            self._tokenizer = to_one_line(str(refused), 300)
-            self._engine = self._start(request)
+            self._engine = self._start_without_tokenizer(request, refused)
         self._key = key
         return time.perf_counter() - started
+
+    def _start_without_tokenizer(self, request: ScoreRequest | ContinueRequest, refused: SubjectError) -> Any:
+        """Start the engine without a tokenizer, which was the fault then. Raises the first refusal where it is not."""
+        if self._tokenizer:
+            raise refused
+        self._tokenizer = to_one_line(f"the tokenizer does not load: {refused}", 300)
+        try:
+            return self._start(request)
+        except SubjectError:
+            raise refused from None
 
     def _start(self, request: ScoreRequest | ContinueRequest) -> Any:
         settings = {"gpu_memory_utilization": 0.5} if request.device != "cpu" else {}
