@@ -29,15 +29,19 @@ from ci.equivalence.served_scores import (
     mean_multiplicative_error,
     measure_gap,
 )
-from ci.equivalence.tolerances import SERVED_MIN_FLOOR, SERVED_TIE_FACTOR, SERVED_TOLERANCE, TOKEN_SLACK
-from ci.equivalence.verdict import Verdict
+from ci.equivalence.tolerances import (
+    SERVED_LARGEST_TIE,
+    SERVED_MIN_FLOOR,
+    SERVED_TIE_FACTOR,
+    SERVED_TOLERANCE,
+    TOKEN_SLACK,
+)
+from ci.equivalence.verdict import Verdict, build_inconclusive_verdict
 from ci.evidence import FailureClass, Measure, ServedGap, format_share_of_limit
 from ci.subjects.base import DType
 
 LOGPROBS, GREEDY = "served.logprobs", "served.greedy"
 POSITION_BINS = 64
-LARGEST_TIE = 1.0
-"""Nats: no noise makes a tie of tokens of which one is e times as likely."""
 FAILURES: Mapping[LoadFault, FailureClass] = {
     "architecture_refused": "config_mismatch",
     "tensor_missing": "missing_tensor",
@@ -102,6 +106,11 @@ class ServedResults:
 
 def build_served_verdict(results: ServedResults, engine: str) -> Verdict:
     """Build the verdict of one dtype; `engine` names the consumer in its sentences."""
+    if unusable := next((case for case in results.cases if not math.isfinite(case.floor_gap.rms)), None):
+        reason = (
+            f"inconclusive: {engine}'s own scores of the original are not finite ({unusable.name}, {results.dtype})"
+        )
+        return build_inconclusive_verdict(reason, results.coverage)
     measures = [_measure_case(case) for case in results.cases]
     token_limit = max((measure.token_limit or 0.0 for measure in measures), default=0.0)
     measures.append(_measure_greedy(results.continuation, token_limit))
@@ -143,7 +152,7 @@ def _measure_case(case: ServedCase) -> Measure:
     floor, export, least = case.floor_gap, case.export_gap, SERVED_MIN_FLOOR[case.dtype]
     rms, token = max(floor.rms, least), max(floor.largest, least)
     limit, token_limit = SERVED_TOLERANCE * rms, SERVED_TOLERANCE * TOKEN_SLACK[case.dtype] * token
-    usable = math.isfinite(rms) and floor.tokens > 0
+    usable = floor.tokens > 0
     place = export.worst
     return Measure(
         tensor=LOGPROBS,
@@ -167,7 +176,7 @@ def _measure_case(case: ServedCase) -> Measure:
 def _measure_greedy(continuation: ServedContinuation, token_limit: float) -> Measure:
     """Measure the largest distance over which a greedy token of the export differs from the original's."""
     found = find_divergences(continuation.export, continuation.original)
-    limit = min(SERVED_TIE_FACTOR * token_limit, LARGEST_TIE)
+    limit = min(SERVED_TIE_FACTOR * token_limit, SERVED_LARGEST_TIE)
     distance = max((one.distance for one in found), default=0.0)
     first = next((one for one in found if one.distance > limit), None)
     return Measure(

@@ -90,6 +90,8 @@ SERVED_MIN_FLOOR: dict[str, float] = {"float32": 2.0**-22, "float16": 2.0**-11, 
 """The least gap in nats: one rounding of a log-probability in float32, of a logit of about 1 in the other dtypes."""
 SERVED_TIE_FACTOR = 2.0
 """Two log-probabilities may each be off by the limit of a token, so twice that is a tie of a greedy choice."""
+SERVED_LARGEST_TIE = 1.0
+"""Nats between two tokens from which on no noise makes them a tie: the limit of a greedy choice is at most this."""
 SERVED_OUTLIER = 8.0
 """A gap of so many medians may be a flipped choice of experts, where a router's near tie explains one."""
 

@@ -273,6 +273,9 @@ def _draw_error_charts(entry: EntryResult) -> list[Figure]:
     """Draw one chart for each test and dtype that was measured, failing tests first."""
     figures: list[Figure] = []
     for case in sorted(entry.cases, key=lambda case: case.outcome == "passed"):
+        if case.evidence and case.evidence.served:
+            figures += _draw_served_charts(case, entry.name)
+            continue
         measures = case.evidence.measures if case.evidence and len(figures) < CHARTS_PER_MODEL else ()
         for dtype in dict.fromkeys(measure.dtype for measure in measures):
             of_dtype = [measure for measure in measures if measure.dtype == dtype]
@@ -283,6 +286,16 @@ def _draw_error_charts(entry: EntryResult) -> list[Figure]:
                 caption = f"{name}, {dtype}: {wording.pluralize(tensors, 'tensor')}, {state}"
                 figures.append(Figure(_mark_safe(charts.draw_error_chart(of_dtype)), caption))
     return figures
+
+
+def _draw_served_charts(case: CaseResult, entry: str) -> list[Figure]:
+    """Draw the difference of log-probabilities by position, one chart a dtype."""
+    name, gaps = wording.shorten_test_id(case.name, entry), case.evidence.served if case.evidence else ()
+    caption = "nats from Hugging Face by token position: dotted the original (the floor), solid the export"
+    return [
+        Figure(_mark_safe(charts.draw_served_chart(gap)), f"{name}, {gap.dtype}, input {gap.case}: {caption}")
+        for gap in gaps[:CHARTS_PER_MODEL]
+    ]
 
 
 def _draw_heat_map(case: CaseResult, entry: str) -> Figure | None:

@@ -50,6 +50,12 @@ def test_deep_tests_come_last_and_on_request() -> None:
     assert not set(DEFAULT_TESTS) & set(DEEP_TESTS)
 
 
+def test_a_served_export_is_tested_on_request_before_the_deep_tests() -> None:
+    plain, deep = (list_expected_tests("reference", "tiny", "llama", deep=deep) for deep in (False, True))
+    served = list_expected_tests("reference", "tiny", "llama", deep=True, served=True)
+    assert served == (*plain, "test_served_export[tiny]", *deep[len(plain) :])
+
+
 def test_a_subject_without_gradients_is_not_asked_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
     offer = replace(find_offer("reference"), gradients=False)
     monkeypatch.setattr(suite_tests, "find_offer", lambda _: offer)

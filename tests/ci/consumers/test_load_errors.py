@@ -11,13 +11,12 @@ from ci.equivalence.served_verdict import FAILURES
     [
         ("ValueError: Model architectures ['LamaForCausalLM'] are not supported for now.", "architecture_refused"),
         (
-            "ValueError: The checkpoint you are trying to load has model type `lama` but Transformers does not recognize "
-            "this architecture.",
+            "ValueError: The checkpoint has model type `lama` but Transformers does not recognize this architecture.",
             "architecture_refused",
         ),
         ("ValueError: Unrecognized model in /x. Should have a `model_type` key", "architecture_refused"),
         (
-            "ValueError: Following weights were not initialized from checkpoint: {'model.layers.1.mlp.down_proj.weight'}",
+            "ValueError: Following weights were not initialized from checkpoint: {'model.layers.1.mlp.down.weight'}",
             "tensor_missing",
         ),
         ("ValueError: There is no module or parameter named 'model.layers.1.mlp.gate_projection'", "tensor_missing"),

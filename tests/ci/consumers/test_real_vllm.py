@@ -2,7 +2,7 @@
 
     HUB_TESTS_VLLM_PYTHON=ENV/bin/python pytest -m long tests/ci/consumers/test_real_vllm.py
 
-`hub-tests env build vllm` prints the interpreter. One start of the worker serves all; on two cores it takes some minutes.
+`hub-tests env build vllm` prints the interpreter. On two cores it takes some minutes.
 """
 
 from __future__ import annotations
