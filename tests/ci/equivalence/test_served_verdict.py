@@ -148,7 +148,7 @@ def test_a_refused_export_has_the_class_of_its_fault() -> None:
 def test_the_chart_has_few_points_and_shows_every_position() -> None:
     noise = torch.zeros(2, 100)
     noise[1, 77] = 0.5
-    case = ServedCase("batch", "bfloat16", KEEP, *map(make_scores, (0.0, 0.0, noise)))
+    case = ServedCase("batch", "bfloat16", KEEP, make_scores(0.0), make_scores(0.0), make_scores(noise))
     gap = draw_positions(case)
     assert len(gap.positions) <= POSITION_BINS
     assert max(gap.export) == pytest.approx(0.5)

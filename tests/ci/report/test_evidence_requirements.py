@@ -25,7 +25,7 @@ from ci.report.markdown import render_markdown
 from ci.report.results import Attempt, Job, exit_code
 from ci.subjects.base import Variant
 from ci.subjects.registry import find_offer
-from ci.suite_tests import DEEP_TESTS, DEFAULT_TESTS
+from ci.suite_tests import DEEP_TESTS, DEFAULT_TESTS, SERVED_TEST
 from tests.ci.report import samples
 from tests.ci.report.samples import REVISION, Fault, did_not_run, document, evidence_of, junit, mismatch, plan_of
 from tests.ci.report.samples import measures as sample_measures
@@ -266,7 +266,7 @@ def test_a_float32_model_is_compared_in_float32_only() -> None:
 
 def test_every_step_has_its_requirement() -> None:
     """A new step must say here what its pass must show."""
-    assert set(STEP_REQUIREMENTS) == {*DEFAULT_TESTS, *DEEP_TESTS}
+    assert set(STEP_REQUIREMENTS) == {*DEFAULT_TESTS, SERVED_TEST, *DEEP_TESTS}
 
 
 # A variant that did not run.
