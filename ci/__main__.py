@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from ci import __version__
-from ci.cli import environments, local, store, workflow
+from ci.cli import environments, local, store, subjects, workflow
 from ci.errors import HubTestsError, RequestError, TerminatedError
 from ci.github.actions import guard_output
 from ci.judge_environment import restart_isolated
@@ -57,6 +57,7 @@ for _verb_function in ON_THIS_MACHINE:
     app.command(rich_help_panel="On this machine")(_verb_function)
 app.add_typer(store.cache_app, name="cache", rich_help_panel="On this machine")
 app.add_typer(environments.env_app, name="env", rich_help_panel="On this machine")
+app.add_typer(subjects.subject_app, name="subject", rich_help_panel="On this machine")
 for _verb_function in IN_A_WORKFLOW:
     app.command(rich_help_panel="In a workflow")(_verb_function)
 

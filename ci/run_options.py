@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 from ci.consumers.registry import CONSUMERS, ConsumerName
 from ci.errors import RequestError
 from ci.hub.slices import Slice, parse_slice
-from ci.subjects.registry import SUBJECT_NAMES, SubjectName, choose_default_subject
+from ci.subjects.registry import SUBJECT_NAMES, SubjectName, choose_default_subject, find_adapter
 from ci.subjects.sandbox import IsolationMode
 
 if TYPE_CHECKING:
@@ -41,6 +41,12 @@ def parse_layers(text: str) -> int | Literal["auto"] | tuple[int, ...]:
     raise RequestError(
         f"--layers {text}: expected a number of layers, 1 or more, or auto, or ascending indices like 0,3"
     )
+
+
+def parse_subject(text: str) -> SubjectName:
+    """Read a subject's name; a file's path becomes absolute. Raises RequestError where there is no such adapter."""
+    plugin = find_adapter(text).plugin
+    return f"{plugin.location}:{text.rpartition(':')[2]}" if plugin and ".py:" in text else text
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,13 @@ class RunOptions:
 
     subject: Annotated[
         SubjectName | None,
-        Declaration(f"{' or '.join(SUBJECT_NAMES)}; default: the first that can be imported", reproduces=True),
+        Declaration(
+            f"{' or '.join(SUBJECT_NAMES)}, an installed adapter, package.module:Class or PATH/file.py:Class; "
+            "default: the first that can be imported",
+            parse=parse_subject,
+            metavar="NAME|module:Class|FILE:Class",
+            reproduces=True,
+        ),
     ] = None
     subject_python: Annotated[Path | None, Declaration("Python interpreter that has the subject", reproduces=True)] = (
         None

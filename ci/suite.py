@@ -99,7 +99,7 @@ class ModelPipeline:
         """Run nothing yet: each step starts with the first test that needs it."""
         self.model = model
         self.options = options
-        self.subject_name = options.subject_or_default()
+        self.offer = find_offer(options.subject_or_default())
         self.device = options.device or default_device()
         self.clock = clock or PhaseClock()
         self._settings = settings
@@ -112,6 +112,11 @@ class ModelPipeline:
         self._export_step = CachedStep[Path]("test_hub_model_conversion")
         self._judge_step: CachedStep[Judge] = CachedStep("test_forward_equivalence")
         self._preparation: ReferencePreparation | None = None
+
+    @property
+    def subject_name(self) -> str:
+        """The subject's name, as its offer says it."""
+        return self.offer.name
 
     def __enter__(self) -> Self:
         """Return the pipeline itself; where the checkpoint is there already, let the subject's worker start."""
@@ -187,7 +192,7 @@ class ModelPipeline:
         logs = self.options.subject_logs
         self._subject = self._stack.enter_context(
             open_subject(
-                self.subject_name,
+                self.options.subject_or_default(),
                 python=self._python,
                 path=self.options.subject_path,
                 timeout=self.options.timeout,
@@ -205,17 +210,15 @@ class ModelPipeline:
     @property
     def _python(self) -> Path | None:
         """The subject's interpreter: this one where a subject that is installed here runs in a sandbox."""
-        sandboxed = (
-            choose_isolation(self.options.isolation).applied and not find_offer(self.subject_name).in_this_package
-        )
+        sandboxed = choose_isolation(self.options.isolation).applied and not self.offer.in_this_package
         return self.options.subject_python or (Path(sys.executable) if sandboxed else None)
 
     def describe_isolation(self) -> str:
         """Say how the subject's code is kept apart from the judge: the sandbox, or why there is none."""
         isolation = choose_isolation(self.options.isolation)
-        if self._python is None and find_offer(self.subject_name).in_this_package:
+        if self._python is None and self.offer.in_this_package:
             return "not needed: hub-tests' own code"
-        if isolation.applied and shares_interpreter(self.subject_name, self.options.subject_python):
+        if isolation.applied and shares_interpreter(self.options.subject_or_default(), self.options.subject_python):
             return f"{NOT_ISOLATED}installed in hub-tests' own interpreter"
         return isolation.description if isolation.applied else f"{NOT_ISOLATED}{isolation.description}"
 
@@ -365,8 +368,8 @@ class ModelPipeline:
         )
 
     def _cross_check(self) -> Subject | None:
-        """Return the reference unless it is under test: it separates wrong kernels from wrong conversions."""
-        if self.subject_name == "reference":
+        """Return the reference where it reads the subject's checkpoints: it separates kernels from conversions."""
+        if self.offer.in_this_package or not self.offer.fast_llm_checkpoints:
             return None
         from ci.subjects.reference.subject import ReferenceSubject
 

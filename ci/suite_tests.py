@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ci.subjects.base import NO_GRADIENTS
 from ci.subjects.registry import ADAPTERS, find_offer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ci.subjects.base import Variant
+    from ci.subjects.offer import SubjectOffer
 
 DEFAULT_TESTS = (
     "test_download_and_truncate",
@@ -33,6 +35,7 @@ DEEP_TESTS = (
 )
 """The tests that run with `--deep` only."""
 
+NO_EXPORT = "the subject does not export"
 MOE_AXIS = "moe"
 """The axis of `test_moe_implementation`; `test_implementation` runs the variants of every other axis."""
 
@@ -54,16 +57,27 @@ def list_expected_tests(
 ) -> tuple[str, ...]:
     """Return, in order, the ids of the tests that the registry entry `name` must report.
 
-    A subject whose offer has no gradients is not asked for them: the suite says that the test did not run.
+    What a subject's offer leaves out is not asked for: the suite says that the test did not run.
     """
     ids = {
         "test_moe_implementation": [f"{v}-{name}" for v in list_moe_variants(subject, checkpoint_format)],
         "test_implementation": [f"{axis}-{v}-{name}" for axis, v in list_other_variants(subject, checkpoint_format)],
     }
-    not_offered = () if find_offer(subject).gradients else (GRADIENTS_TEST,)
-    asked = (SERVED_TEST,) if served else ()
-    functions = (*DEFAULT_TESTS, *asked, *(test for test in DEEP_TESTS if deep and test not in not_offered))
+    left_out, asked = list_left_out(find_offer(subject)), (SERVED_TEST,) if served else ()
+    wanted = (*DEFAULT_TESTS, *asked, *(DEEP_TESTS if deep else ()))
+    functions = (test for test in wanted if test not in left_out)
     return tuple(f"{function}[{variant}]" for function in functions for variant in ids.get(function, [name]))
+
+
+def list_left_out(offer: SubjectOffer) -> dict[str, str]:
+    """Return the tests that an offer leaves out, each with the reason."""
+    reasons = {
+        GRADIENTS_TEST: "" if offer.gradients else NO_GRADIENTS,
+        "test_conversion": "" if offer.converts else "the subject reads the Hugging Face directory itself",
+        "test_hub_model_conversion": "" if offer.exports else NO_EXPORT,
+        SERVED_TEST: "" if offer.exports else NO_EXPORT,
+    }
+    return {test: reason for test, reason in reasons.items() if reason}
 
 
 def list_variant_tests(subject: str, name: str, checkpoint_format: str) -> dict[str, Variant]:
@@ -78,7 +92,7 @@ def list_variant_tests(subject: str, name: str, checkpoint_format: str) -> dict[
 
 
 def list_variant_names() -> Mapping[str, tuple[str, ...]]:
-    """Return every variant's name of every subject by axis, for the fixtures that carry these names."""
+    """Return every variant's name of this package's subjects by axis, for the fixtures that carry these names."""
     variants = [variant for adapter in ADAPTERS.values() for variant in adapter.offer.variants]
     axes = dict.fromkeys(variant.axis for variant in variants)
     return {axis: tuple(dict.fromkeys(v.name for v in variants if v.axis == axis)) for axis in axes}

@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from ci.conformance.checks import CheckResult
     from ci.hub.byte_plan import BytePlan
     from ci.hub.fetch import Checkpoint
     from ci.hub.inventory import StoreEntry
     from ci.hub.progress import Progress
     from ci.models import HubModel
+    from ci.subjects.offer import SubjectOffer
     from ci.suite_progress import ProgressDisplay, ProgressEvent
 
 MAX_SHOWN = 100
@@ -46,6 +48,21 @@ def make_models_table(models: Sequence[HubModel]) -> Table:
             " ".join(model.groups),
         )
     return table
+
+
+def make_offers_table(offers: Sequence[tuple[str, SubjectOffer]]) -> Table:
+    """Make the table of subjects by the name that `--subject` takes."""
+    table = _make_table("subject", "formats", "variants", "trains")
+    for name, offer in offers:
+        variants = ", ".join(f"{variant.axis}={variant.name}" for variant in offer.variants)
+        table.add_row(name, ", ".join(offer.formats), variants or "none", "yes" if offer.gradients else "no")
+    return table
+
+
+def print_check(result: CheckResult) -> None:
+    """Print one line for a check of an adapter."""
+    sign = {True: "✓", False: "✗", None: "○"}[result.passed]
+    print(f"{sign} {one_line(result.name, MAX_SHOWN)}: {one_line(result.said, 4 * MAX_SHOWN)}", flush=True)
 
 
 def make_checkpoints_table(checkpoints: Mapping[str, Checkpoint]) -> Table:

@@ -106,7 +106,7 @@ def test_commands_have_the_options_that_are_told(document: str) -> None:
         if words[0] not in root.commands:
             continue  # prose: "hub-tests is the CI service"
         command = root.commands[words[0]]
-        if words[0] in ("cache", "env"):
+        if words[0] in ("cache", "env", "subject"):
             command = command.commands[words[1]]
         told = {word.partition("=")[0] for word in words if word.startswith("--")}
         assert told <= options(command), line

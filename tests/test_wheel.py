@@ -72,7 +72,7 @@ def members(wheel: Path) -> set[str]:
 
 def test_the_wheel_has_the_package_and_nothing_of_the_benchmarks(wheel: Path) -> None:
     names = members(wheel)
-    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"ci", "hub_runner"}
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"ci", "hub_runner", "hub_tests"}
     assert {"ci/models.toml", "ci/py.typed", "ci/_suite/conftest.py", "ci/_suite/test_hub_integration.py"} <= names
     assert not [name for name in names if "mutation" in name or "mutant" in name or "benchmark" in name]
 

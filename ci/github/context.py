@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ci.errors import RequestError
 from ci.github.api import ApiSettings
 from ci.records import read_dict
-from ci.subjects.registry import SubjectName
+from ci.subjects.registry import SubjectName, find_adapter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -117,7 +117,11 @@ def read_inputs(text: str, defaults: Mapping[str, str] | None = None) -> Workflo
     given = {key: value for key, value in plain.items() if value not in (None, "")}
     merged = {key.replace("-", "_"): value for key, value in {**(defaults or {}), **given}.items()}
     values = {key: _convert_input(key, value) for key, value in merged.items() if key in known}
-    return read_dict(WorkflowInputs, values, what="inputs of the workflow")
+    inputs = read_dict(WorkflowInputs, values, what="inputs of the workflow")
+    if ".py:" in inputs.subject:
+        raise RequestError(f"inputs of the workflow: subject {inputs.subject}: name an installed adapter, not a file")
+    find_adapter(inputs.subject)
+    return inputs
 
 
 def _read_default_inputs(environ: Mapping[str, str]) -> dict[str, str]:

@@ -113,7 +113,7 @@ def collect_facts(
     planned_revision = planned.revision if planned.revision and len(planned.revision) == 40 else ""
     return EntryFacts(
         model_id=planned.model_id,
-        subject=request.subject,
+        subject=offer.name,
         commit=request.sha,
         revision=fetched.revision if fetched else planned_revision or (download.revision if download else ""),
         layers=fetched.layers if fetched else planned_layers or (download.layers if download else None),

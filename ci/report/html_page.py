@@ -188,7 +188,7 @@ def _mark_safe(text: str) -> Markup:
 
 def _list_facts(results: Results) -> list[tuple[str, str]]:
     request, totals = results.plan.request, results.totals
-    subject = f"{request.subject} {request.sha[:12] or request.subject_ref}".strip()
+    subject = f"{wording.label_subject(request.subject)} {request.sha[:12] or request.subject_ref}".strip()
     counts = [(label, str(number)) for number, label in wording.list_not_passed(totals) if number]
     origin = f"#{request.pull_request}" if request.pull_request else request.trigger.replace("_", " ")
     return [

@@ -50,7 +50,7 @@ def _list_facts(results: Results) -> str:
     request, totals = results.plan.request, results.totals
     commit = code(request.sha[:12] or request.subject_ref)
     facts = [
-        f"{code(request.subject)}{' at ' + commit if commit else ''}",
+        f"{code(wording.label_subject(request.subject))}{' at ' + commit if commit else ''}",
         f"{totals.passed} of {wording.pluralize(totals.tests, 'test')} passed",
         *(f"{number} {label}" for number, label in wording.list_not_passed(totals) if number),
         wording.format_duration(totals.seconds),

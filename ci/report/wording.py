@@ -352,3 +352,8 @@ def format_duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def label_subject(name: str) -> str:
+    """Return what a subject is called in a text: of an adapter's file, its name without the directory."""
+    return name.rpartition("/")[2]

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from ci.subjects.base import Variant
 
+PROTOCOL = 1
+"""The version of the protocol between hub-tests and an adapter; it counts up when an old adapter cannot go on."""
+
 
 @dataclass(frozen=True)
 class SubjectOffer:
@@ -18,7 +21,9 @@ class SubjectOffer:
     it. The report accepts no other reason for a variant that did not run.
     `gradients` says whether the subject can train: only where it is False may the test of gradients not run.
     With `in_this_package` the subject's code is a part of `ci`: a checkout of it brings its own worker program.
-    `gradients` says whether the subject can train: only where it is False may the test of gradients not run.
+    A subject that does not convert (`converts`) reads Hugging Face's directory itself; one that does not export
+    (`exports`) writes none. `fast_llm_checkpoints` says that its checkpoints are in Fast-LLM's format, which the
+    reference reads: then a wrong conversion is told from a wrong kernel. `protocol` is the version it was written for.
     What holds for one checkpoint on one machine is answered by `Subject.variants`; a test compares the two.
     """
 
@@ -30,6 +35,10 @@ class SubjectOffer:
     conditional_needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     in_this_package: bool = False
     gradients: bool = True
+    converts: bool = True
+    exports: bool = True
+    fast_llm_checkpoints: bool = False
+    protocol: int = PROTOCOL
 
     def names(self, axis: str) -> tuple[str, ...]:
         """Return the names of every variant on an axis."""

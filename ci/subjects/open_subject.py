@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import contextmanager
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ci.errors import RequestError
 from ci.phases import PhaseClock
-from ci.subjects.registry import SubjectName, create_subject
+from ci.subjects.registry import SubjectName, create_subject, find_adapter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from ci.subjects.base import Subject
     from ci.subjects.compile_cache import CompileCache
@@ -38,7 +39,7 @@ def open_subject(
     compile_cache: CompileCache | None = None,
     clock: PhaseClock | None = None,
 ) -> Iterator[Subject]:
-    """Open a subject for the length of the context, in a worker when `python` is given.
+    """Open a subject for the length of the context, in a worker when `python` is given or others wrote its adapter.
 
     `path` goes before the worker's own import path (a checkout of the subject, for example). It needs `python`, since
     code under test must not get into this process's path. `log` is the file for what the worker prints. Of `environ`
@@ -47,9 +48,10 @@ def open_subject(
     copy of the `compile_cache`. `clock` counts the time in which a worker starts and imports its libraries.
     Raises RequestError for an unknown name or an interpreter that is not there.
     """
+    if python is None and path:
+        raise RequestError("--subject-path needs --subject-python: it is the import path of that interpreter")
+    python = python or (Path(sys.executable) if find_adapter(name).plugin else None)
     if python is None:
-        if path:
-            raise RequestError("--subject-path needs --subject-python: it is the import path of that interpreter")
         yield create_subject(name)
         return
     from ci.subjects.worker_process import NO_SANDBOX, WorkerLaunch

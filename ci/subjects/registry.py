@@ -1,4 +1,4 @@
-"""The one list of subjects: each adapter's name, its offer, and how it is made. Light until a subject is made."""
+"""The subjects by name: those of this package, and the adapters of others. Light until a subject is made."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from ci.errors import RequestError
 from ci.subjects.base import Subject
 from ci.subjects.fast_llm.offer import OFFER as FAST_LLM_OFFER
 from ci.subjects.offer import SubjectOffer
+from ci.subjects.plugins import Plugin, find_plugin, list_plugin_names, load_offer
 from ci.subjects.reference.offer import OFFER as REFERENCE_OFFER
 
-SubjectName = Literal["fast_llm", "reference"]
-"""The names of `ADAPTERS`, as a type; a test keeps both alike."""
+SubjectName = str
+"""A key of `ADAPTERS`, or what `ci.subjects.plugins` finds."""
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A subject's offer, and the function that makes the subject in this process."""
+    """A subject's offer, and the function that makes the subject in this process; `plugin` where others wrote it."""
 
     offer: SubjectOffer
     create: Callable[[], Subject]
+    plugin: Plugin | None = None
 
 
 def _create_fast_llm() -> Subject:
@@ -43,7 +45,7 @@ ADAPTERS: Final[Mapping[SubjectName, Adapter]] = {
     "fast_llm": Adapter(FAST_LLM_OFFER, _create_fast_llm),
     "reference": Adapter(REFERENCE_OFFER, _create_reference),
 }
-"""Every subject by name, in the order in which a default is looked for."""
+"""The subjects of this package by name, in the order in which a default is looked for."""
 
 SUBJECT_NAMES: Final[tuple[SubjectName, ...]] = tuple(ADAPTERS)
 
@@ -53,12 +55,25 @@ def find_adapter(name: str) -> Adapter:
     for known, adapter in ADAPTERS.items():
         if known == name:
             return adapter
-    raise RequestError(f"unknown subject {name!r}; choose one of {', '.join(ADAPTERS)}")
+    if plugin := find_plugin(name):
+        return Adapter(load_offer(plugin), lambda: plugin.load()(), plugin)
+    from ci.models import suggest_name
+
+    names = (*ADAPTERS, *list_plugin_names())
+    raise RequestError(
+        f"unknown subject {name!r}.{suggest_name(name, names)} Choose one of {', '.join(names)}, or name an adapter: "
+        "package.module:Class or PATH/file.py:Class"
+    )
 
 
 def find_offer(name: str) -> SubjectOffer:
     """Return what a subject offers. Raises RequestError for an unknown name."""
     return find_adapter(name).offer
+
+
+def list_offers() -> list[tuple[str, SubjectOffer]]:
+    """Return the name and the offer of every subject: those of this package, then the installed adapters."""
+    return [(name, find_offer(name)) for name in (*ADAPTERS, *list_plugin_names())]
 
 
 def create_subject(name: str) -> Subject:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from ci.subjects.base import Subject
 
+PUBLISHED = Path(__file__).resolve().parents[2] / "hub_tests"
+"""The package that adapters import."""
+
 
 def expose_package() -> None:
     """Make `ci` importable from its own directory alone."""
@@ -36,10 +39,11 @@ def expose_package() -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Run `worker_main.py SUBJECT READ_FD WRITE_FD`: answer requests until the other side closes its end."""
-    from ci.subjects.registry import create_subject
+    """Run `worker_main.py SUBJECT READ_FD WRITE_FD [ADAPTER]`: answer requests until the other side closes its end.
 
-    answer_requests(arguments, create_subject, call_method)
+    SUBJECT is `module:Class` where ADAPTER is the place of that module.
+    """
+    answer_requests(arguments, lambda name: load_subject(name, *map(Path, arguments[3:])), call_method)
 
 
 def answer_requests(arguments: list[str], create: Callable[[str], Any], call: Callable[[Any, str, Any], Any]) -> None:
@@ -54,6 +58,19 @@ def answer_requests(arguments: list[str], create: Callable[[str], Any], call: Ca
             release_memory(collect="failure" in response)
             responses.write(json.dumps(response) + "\n")
             responses.flush()
+
+
+def load_subject(name: str, adapter: Path | None = None) -> Subject:
+    """Make the subject: one of this package, or the class `module:Class` of an adapter that lies elsewhere."""
+    if adapter is None:
+        from ci.subjects.registry import create_subject
+
+        return create_subject(name)
+    from ci.subjects.plugins import Plugin, expose_module
+
+    expose_module(PUBLISHED.name, PUBLISHED)
+    subject: Subject = Plugin(name, adapter).load()()
+    return subject
 
 
 def handle_request(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 from ci.errors import InfrastructureError, RequestError
 from ci.subjects.compile_cache import INSIDE, VARIABLES, CompileCache
 from ci.subjects.process_tree import ProcessTree, start_tree
-from ci.subjects.registry import find_offer
+from ci.subjects.registry import find_adapter, find_offer
 from ci.subjects.sandbox import (
     Isolation,
     SandboxPolicy,
@@ -26,6 +26,7 @@ from ci.subjects.sandbox import (
     sandbox_command,
     tool_directories,
 )
+from ci.subjects.worker_main import PUBLISHED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -126,10 +127,13 @@ class WorkerLaunch:
         self, arguments: tuple[str, ...], environment: Mapping[str, str], exchange: Exchange, info: int | None = None
     ) -> list[str]:
         """Return the command line of the worker, in its sandbox where there is one, which reports to `info`."""
-        command = [str(self.python), "-P", str(self.program), self.subject, *arguments]
+        plugin = None if self.main else find_adapter(self.subject).plugin
+        words = (plugin.reference, *arguments, str(plugin.location)) if plugin else (self.subject, *arguments)
+        command = [str(self.python), "-P", str(self.program), *words]
         if not self.isolation.applied:
             return command
         seen = (*interpreter_directories(self.python), *(entry.resolve() for entry in self.path), *self.readable)
+        seen = (*seen, *((plugin.location.resolve(), PUBLISHED) if plugin else ()))
         seen = (*seen, *tool_directories(environment))
         check_readable(self.isolation, seen)
         placed = ((exchange.compiled, INSIDE),) if exchange.compiled else ()

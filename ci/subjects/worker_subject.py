@@ -39,6 +39,8 @@ from ci.subjects.failure import (
     SubjectTimeoutError,
     to_one_line,
 )
+from ci.subjects.registry import SubjectName, find_offer
+from ci.subjects.unconverted import link_checkpoint
 from ci.subjects.worker_process import (
     MAX_RESPONSE_BYTES,
     InvalidResponse,
@@ -131,8 +133,11 @@ class WorkerSubject:
     def convert(self, request: ConvertRequest) -> ConvertResult:
         """Convert a Hugging Face directory; check that every file it names is there.
 
-        A process that had to end for a large checkpoint starts again at once: traces follow.
+        A process that had to end for a large checkpoint starts again at once: traces follow. Where the offer leaves
+        the conversion out, the subject reads the same files, linked at the target.
         """
+        if not find_offer(self.name).converts:
+            return link_checkpoint(Path(request.source), Path(request.target))
         warm = self._process is not None
         result = self._try_twice(lambda: self._write_checkpoint("convert", request), request.target)
         if warm:

@@ -18,7 +18,7 @@ ROOT = Path(cli.__file__).parent
         (["modles"], "Did you mean 'models'"),
         (["fetch", "mixtrl"], "no model 'mixtrl'. Did you mean 'mixtral'? Known: smollm2"),
         (["fetch", "mixtral", "--layers", "two"], "--layers two: expected a number of layers"),
-        (["run", "mixtral", "--subject", "fastllm"], "--subject fastllm: expected fast_llm or reference."),
+        (["run", "mixtral", "--subject", "fastllm"], "unknown subject 'fastllm'. Did you mean 'fast_llm'? "),
         (["run", "mixtral", "--device", "gpu"], "--device gpu: expected cpu or cuda"),
         (["run", "mixtral", "--timeout", "-1"], "Invalid value for '--timeout'"),
         (["run", "mixtral", "--time-limit", "0"], "Invalid value for '--time-limit'"),

@@ -94,7 +94,7 @@ def test_a_model_added_in_python_as_the_specification_writes_it_is_tested(tmp_pa
         ("--hub-model mixtrl", "no model 'mixtrl'. Did you mean 'mixtral'?"),
         ("--layers 0", "expected a number of layers, 1 or more, or auto"),
         ("--checkpoints none.json", "--checkpoints none.json: expected what `hub-tests fetch --json` printed"),
-        ("--subject megatron", "invalid choice: 'megatron'"),
+        ("--subject megatron", "unknown subject 'megatron'"),
     ],
 )
 def test_a_wrong_request_is_one_line_and_no_traceback(tmp_path: Path, options: str, says: str) -> None:

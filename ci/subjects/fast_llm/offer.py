@@ -22,5 +22,6 @@ OFFER = SubjectOffer(
         "attention=flash": ("flash-attn",),
         "attention=sdpa_nested": ("attention without a window",),
     },
+    fast_llm_checkpoints=True,
 )
 """The formats are those that this suite has models and tests for: Fast-LLM converts more, `describe` names them all."""

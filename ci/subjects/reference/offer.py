@@ -18,4 +18,5 @@ OFFER = SubjectOffer(
     ),
     axis_formats={"moe": frozenset({"mixtral"})},
     in_this_package=True,
+    fast_llm_checkpoints=True,
 )

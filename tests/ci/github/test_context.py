@@ -13,7 +13,8 @@ from ci.github.context import read_context, read_inputs
     [
         ("{", "not JSON"),
         ("[]", "expected an object"),
-        ('{"subject": "x"}', "subject"),
+        ('{"subject": "x"}', "unknown subject 'x'"),
+        ('{"subject": "here/x.py:X"}', "name an installed adapter, not a file"),
         ('{"pull-request": "x"}', "pull_"),
     ],
 )

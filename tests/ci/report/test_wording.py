@@ -111,3 +111,8 @@ def test_a_repetition_without_the_compile_cache_is_noted_once() -> None:
     case = CaseResult("test_forward_equivalence[smollm2]", "test_forward_equivalence", "passed", evidence=evidence)
     entry = EntryResult("smollm2", "passed", (case, replace(case, name="again")))
     assert [note for note in wording.list_notes(entry) if note in evidence.notes] == [said]
+
+
+def test_an_adapters_file_is_called_without_its_directory() -> None:
+    assert wording.label_subject("/home/me/toy_adapter.py:ToySubject") == "toy_adapter.py:ToySubject"
+    assert wording.label_subject("fast_llm") == "fast_llm"

@@ -3,7 +3,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
@@ -12,7 +11,6 @@ from ci.subjects import registry
 from ci.subjects.registry import (
     ADAPTERS,
     SUBJECT_NAMES,
-    SubjectName,
     choose_default_subject,
     create_subject,
     shares_interpreter,
@@ -20,13 +18,12 @@ from ci.subjects.registry import (
 
 
 def test_every_adapter_is_registered_under_its_own_name() -> None:
-    assert get_args(SubjectName) == SUBJECT_NAMES
     assert [adapter.offer.name for adapter in ADAPTERS.values()] == list(SUBJECT_NAMES)
     assert [type(create_subject(name)).__name__ for name in SUBJECT_NAMES] == ["FastLLMSubject", "ReferenceSubject"]
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(RequestError, match="'megatron'; choose one of fast_llm, reference"):
+    with pytest.raises(RequestError, match=r"'megatron'\. Choose one of fast_llm, reference, or name an adapter: "):
         create_subject("megatron")
 
 

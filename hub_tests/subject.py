@@ -1,0 +1,55 @@
+"""The protocol of a subject, version 1: what an adapter answers, and the records that travel.
+
+`docs/adapters.md` explains it; `ci.subjects.base` has every record, tensor name and shape. It needs no library.
+"""
+
+from ci.errors import RequestError, SubjectError, UnsupportedError
+from ci.layouts import LAYOUTS, Layout
+from ci.subjects.base import (
+    ConvertRequest,
+    ConvertResult,
+    Description,
+    Differentiable,
+    DType,
+    ExportRequest,
+    GradientRequest,
+    GradientResult,
+    Preparable,
+    Subject,
+    TraceRequest,
+    TraceResult,
+    Variant,
+)
+from ci.subjects.offer import PROTOCOL, SubjectOffer
+from ci.subjects.provenance import installed_versions, python_version
+from ci.subjects.training import OptimizerSettings, RankReport, Trainable, TrainRequest, TrainResult
+
+__all__ = [
+    "LAYOUTS",
+    "PROTOCOL",
+    "ConvertRequest",
+    "ConvertResult",
+    "DType",
+    "Description",
+    "Differentiable",
+    "ExportRequest",
+    "GradientRequest",
+    "GradientResult",
+    "Layout",
+    "OptimizerSettings",
+    "Preparable",
+    "RankReport",
+    "RequestError",
+    "Subject",
+    "SubjectError",
+    "SubjectOffer",
+    "TraceRequest",
+    "TraceResult",
+    "TrainRequest",
+    "TrainResult",
+    "Trainable",
+    "UnsupportedError",
+    "Variant",
+    "installed_versions",
+    "python_version",
+]
