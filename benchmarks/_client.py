@@ -20,9 +20,13 @@ Client = Literal["fetch", "hf"]
 
 @dataclass(frozen=True)
 class Cost:
-    """What a download cost: seconds of the call itself, peak resident bytes before it (imports done) and after it."""
+    """What a download cost: seconds of the call itself, peak resident bytes before it (imports done) and after it.
+
+    `cpu` are its processor seconds.
+    """
 
     seconds: float
+    cpu: float
     peak_before: int
     peak_after: int
 
@@ -70,10 +74,10 @@ def prepare(client: Client, endpoint: str, model_id: str, layers: int, target: P
 def main(client: str, endpoint: str, model_id: str, layers: str, target: str) -> None:
     """Download once and print the cost."""
     download = prepare(cast("Client", client), endpoint, model_id, int(layers), Path(target))
-    before, started = peak(), time.perf_counter()
+    before, started, busy = peak(), time.perf_counter(), time.process_time()
     download()
-    seconds = time.perf_counter() - started
-    print(json.dumps({"seconds": seconds, "peak_before": before, "peak_after": peak()}))
+    seconds, cpu = time.perf_counter() - started, time.process_time() - busy
+    print(json.dumps({"seconds": seconds, "cpu": cpu, "peak_before": before, "peak_after": peak()}))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,9 @@ Step = Literal[
     "test_layer_order",
     "test_positions",
     "test_gradients",
+    "test_training_step",
+    "test_resume",
+    "test_layout_conversion",
 ]
 
 FailureClass = Literal[

@@ -78,6 +78,12 @@ class HubModel:
         """Which part of the model is kept, in words: `2`, `auto`, `0,3`, `2, vocab=4096`."""
         return ", ".join(filter(None, [format_layers(self.layer_request), str(self.slice)]))
 
+    @property
+    def subset(self) -> str:
+        """What is kept other than the first layers whole, in words: `0,3`, `vocab=4096`; "" where nothing is."""
+        picked = format_layers(self.layers) if self.layers else ""
+        return ", ".join(filter(None, [picked, str(self.slice)]))
+
 
 def override_part(
     model: HubModel, layers: int | Literal["auto"] | tuple[int, ...] | None = None, part: Slice | None = None

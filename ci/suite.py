@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, Self, TypeVar, cast
 
 from ci.checkpoints import make_fetch_request
 from ci.devices import default_device
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from ci.models import HubModel
     from ci.run_options import RunOptions
     from ci.settings import Settings
+    from ci.subjects.early_export import EarlyExport
+    from ci.subjects.worker_subject import WorkerSubject
 
 T = TypeVar("T")
 
@@ -112,6 +114,8 @@ class ModelPipeline:
         self._export_step = CachedStep[Path]("test_hub_model_conversion")
         self._judge_step: CachedStep[Judge] = CachedStep("test_forward_equivalence")
         self._preparation: ReferencePreparation | None = None
+        self._early_export: EarlyExport | None = None
+        self.export_expected = False
 
     @property
     def subject_name(self) -> str:
@@ -127,8 +131,9 @@ class ModelPipeline:
 
     def __exit__(self, *_: object) -> None:
         """End the subject's worker and free its memory."""
-        if self._preparation is not None:
-            self._preparation.stop()
+        for running in (self._preparation, self._early_export):
+            if running is not None:
+                running.stop()
         self._stack.close()
 
     def fetch_checkpoint(self) -> Checkpoint:
@@ -205,7 +210,7 @@ class ModelPipeline:
             )
         )
         if (warm_up := getattr(self._subject, "warm_up", None)) is not None:
-            warm_up()
+            warm_up(checkpoint)
 
     @property
     def _python(self) -> Path | None:
@@ -294,7 +299,10 @@ class ModelPipeline:
         self.import_libraries()
         self._prepare_reference()
         with self.clock.measure("convert", "import"):
-            return target, subject.convert(request)
+            result = subject.convert(request)
+        with suppress(HubTestsError):  # the export's own test says what is wrong
+            self._start_export(target)
+        return target, result
 
     def _prepare_reference(self) -> None:
         """Let Hugging Face run while the subject converts: another process, which leaves torch to this one's thread."""
@@ -318,22 +326,35 @@ class ModelPipeline:
         self._preparation = ReferencePreparation(reference)
         self._preparation.start()
 
+    def _start_export(self, converted: Path) -> None:
+        """Let the export begin beside the forward passes, where a test will ask for it and nothing waits for it."""
+        from ci.subjects.early_export import EarlyExport, can_export_early
+
+        subject = self.start_subject()
+        if self.export_expected and can_export_early(subject, converted, self.device):
+            self._early_export = EarlyExport(cast("WorkerSubject", subject), self._make_export_request(converted))
+            self._early_export.start()
+
     def _export(self) -> Path:
+        request = self._make_export_request(self.convert()[0])
+        if self._early_export is not None:
+            self._early_export.finish()
+        else:
+            with self.clock.measure("convert", "export"):
+                self.start_subject().export(request)
+        return Path(request.target)
+
+    def _make_export_request(self, converted: Path) -> ExportRequest:
         from ci.equivalence.inputs import read_published_dtype
 
-        target, upstream = self._workdir / "exported", Path(self.fetch_checkpoint().path)
-        converted, _ = self.convert()
-        request = ExportRequest(
+        upstream = Path(self.fetch_checkpoint().path)
+        return ExportRequest(
             source=str(converted),
-            target=str(target),
+            target=str(self._workdir / "exported"),
             checkpoint_format=self.model.checkpoint_format,
             model_config=self.model.model_config,
             dtype=read_published_dtype(json.loads((upstream / "config.json").read_bytes())),
         )
-        subject = self.start_subject()
-        with self.clock.measure("convert", "export"):
-            subject.export(request)
-        return target
 
     def import_libraries(self) -> None:
         """Import what the comparison needs, which takes seconds: torch and transformers."""

@@ -21,6 +21,7 @@ from ci.equivalence.hf_reference import ReferenceRun
 from ci.equivalence.judge import ComparisonInputs, Judge
 from ci.equivalence.round_trip import compare_checkpoints
 from ci.equivalence.trace_compare import compare_logits
+from ci.equivalence.training_reference import TrainingReference
 from ci.errors import HubTestsError
 from ci.models import HubModel, TestParams
 from ci.subjects.base import ConvertRequest, DType, ExportRequest, Subject, TraceRequest
@@ -99,6 +100,8 @@ class Experiment:
         self.reference = ReferenceRun(
             self.source, self.model.test_params, self.hugging_face, device, workdir / "reference", seed=seed
         )
+        formats = (tiny_model.model_type, "gpt")
+        self.training = TrainingReference(self.reference, formats, workdir / "training")
         self._hf_traces: tuple[TraceReader, TraceReader] | None = None
 
     def judge(self, subject: Subject, converted: Path, *, explain: bool = True) -> Judge:
@@ -107,7 +110,13 @@ class Experiment:
             self.model, str(self.source), str(converted), self.device, str(self.workdir / "judge")
         )
         return Judge(
-            inputs, subject, self.hugging_face, ReferenceSubject(), shared_reference=self.reference, explain=explain
+            inputs,
+            subject,
+            self.hugging_face,
+            ReferenceSubject(),
+            shared_reference=self.reference,
+            explain=explain,
+            training=self.training,
         )
 
     def judge_correct_conversion(self) -> Iterator[tuple[str, str, Verdict]]:

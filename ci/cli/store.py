@@ -79,11 +79,24 @@ def _hand_over(call: typer.Context, results: FetchResults, root: Path) -> None:
         )
 
 
+PlaceOption = Annotated[
+    str | None, typer.Option("--store-url", help="a remote store instead of the directory, like s3://bucket/folder")
+]
+
+
 @cache_app.command("ls")
-def cache_ls(call: typer.Context, cache: options.CacheDir = None, as_json: options.JsonFlag = False) -> None:
+def cache_ls(
+    call: typer.Context, cache: options.CacheDir = None, place: PlaceOption = None, as_json: options.JsonFlag = False
+) -> None:
     """List the stored checkpoints with their state."""
+    if place:
+        from ci.hub.remote_prune import list_remote_entries
+        from ci.hub.remote_store import RemoteStore
+
+        remote = RemoteStore(place)
+        return _print_entries(remote.url, list_remote_entries(remote), as_json=as_json)
     store = _open_store(call, cache)
-    _print_entries(store, store.list_entries(), as_json=as_json)
+    return _print_entries(store.root, store.list_entries(), as_json=as_json)
 
 
 @cache_app.command("verify")
@@ -91,7 +104,7 @@ def cache_verify(call: typer.Context, cache: options.CacheDir = None, as_json: o
     """Compare every stored file with the hash in its manifest; exit with 3 if one differs."""
     store = _open_store(call, cache)
     entries = store.verify()
-    _print_entries(store, entries, as_json=as_json)
+    _print_entries(store.root, entries, as_json=as_json)
     if damaged := [entry for entry in entries if entry.state == "damaged"]:
         from ci.errors import InfrastructureError
 
@@ -135,6 +148,7 @@ def cache_prune(
     ] = "0s",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would go, and why; change nothing")] = False,
     cache: options.CacheDir = None,
+    place: PlaceOption = None,
     as_json: options.JsonFlag = False,
 ) -> None:
     """Remove the least recently used checkpoints above a size or an age."""
@@ -149,8 +163,14 @@ def cache_prune(
         parse_duration(grace),
         dry_run,
     )
+    if place:
+        from ci.hub.remote_prune import prune_remote_store
+        from ci.hub.remote_store import RemoteStore
+
+        remote = RemoteStore(place)
+        return _print_entries(remote.url, prune_remote_store(remote, request), as_json=as_json)
     store = _open_store(call, cache)
-    _print_entries(store, store.prune(request), as_json=as_json)
+    return _print_entries(store.root, store.prune(request), as_json=as_json)
 
 
 def _open_store(call: typer.Context, cache: Path | None) -> Store:
@@ -173,14 +193,14 @@ def _with_revision(models: tuple[HubModel, ...], revision: str | None) -> tuple[
     return tuple(replace(model, revision=revision or model.revision) for model in models)
 
 
-def _print_entries(store: Store, entries: Sequence[StoreEntry], *, as_json: bool) -> None:
+def _print_entries(place: Path | str, entries: Sequence[StoreEntry], *, as_json: bool) -> None:
     if as_json:
         from ci.records import to_json
 
         print(to_json(list(entries), indent=2))
         return
     if not entries:
-        print(f"nothing is stored in {store.root}")
+        print(f"nothing is stored in {place}")
         return
     from ci.terminal import make_entries_table
 

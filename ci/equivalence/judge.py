@@ -24,6 +24,9 @@ from ci.equivalence.symmetries import undo_symmetries
 from ci.equivalence.synthetic_model import build_far_case, find_reach, shrink_config, write_synthetic_model
 from ci.equivalence.tolerances import SYNTHETIC_LAYERS, TEACHER_FORCING_SHARE
 from ci.equivalence.trace_compare import TraceComparison, TraceDiff
+from ci.equivalence.training_check import TrainingCheck
+from ci.equivalence.training_reference import TrainingReference
+from ci.equivalence.training_resume import check_layout_conversion, check_resume
 from ci.equivalence.verdict import (
     Verdict,
     add_diagnosis,
@@ -38,10 +41,12 @@ from ci.equivalence.verdict import (
 from ci.equivalence.weight_perturbation import perturb_checkpoint
 from ci.errors import NotOfferedError, SubjectError
 from ci.evidence import FINGERPRINT
+from ci.layouts import LAYOUTS
 from ci.models import HubModel
 from ci.subjects.base import NO_GRADIENTS, ConvertRequest, Differentiable, DType, Subject, TraceRequest, TraceResult
 from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.trace_files import TraceReader
+from ci.subjects.training import NO_TRAINING, Trainable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -68,8 +73,8 @@ class Judge:
     """Compares one subject's conversion of one model with Hugging Face; the reference is run once for all checks.
 
     `cross_check` is another implementation that reads the subject's checkpoints: it tells a wrong kernel from a wrong
-    conversion. `shared_reference` is another judge's reference run over the same checkpoint. Without `explain` a
-    failure has no root cause.
+    conversion. `shared_reference` is another judge's reference run over the same checkpoint, `training` its training
+    steps. Without `explain` a failure has no root cause.
     """
 
     inputs: ComparisonInputs
@@ -78,6 +83,7 @@ class Judge:
     cross_check: Subject | None = None
     shared_reference: ReferenceRun | None = None
     explain: bool = True
+    training: TrainingReference | None = None
     reference: ReferenceRun = field(init=False)
     costs: CostMeter = field(default_factory=CostMeter)
     _traces: Path = Path()
@@ -170,6 +176,38 @@ class Judge:
             raise NotOfferedError(NO_GRADIENTS)
         subject = self.subject
         return repeat_without_cache(subject, lambda: self._check_gradients_once(subject))
+
+    def check_training(
+        self, layout: str = "single", *, recompute: str = "none", auxiliary_loss: bool = False
+    ) -> Verdict:
+        """Compare whole optimizer steps in a layout: losses, norms, gradients, updates.
+
+        Raises NotOfferedError for a subject that cannot train, and UnsupportedError for a layout that it refuses.
+        """
+        check = self._prepare_training(layout)
+        check.recompute = recompute
+        check.auxiliary_loss = check.steps.auxiliary_loss if auxiliary_loss else 0.0
+        return repeat_without_cache(self.subject, check.check)
+
+    def check_resume(self) -> Verdict:
+        """Compare a step after a resume with the same step without, and damaged checkpoints. Raises as above."""
+        return check_resume(self._prepare_training("single"))
+
+    def check_layout_conversion(self, layouts: tuple[str, ...]) -> Verdict:
+        """Save in each layout, load in one process, and compare exports bit for bit. Raises as above."""
+        return check_layout_conversion(self._prepare_training("single"), layouts)
+
+    def _prepare_training(self, layout: str) -> TrainingCheck:
+        if not isinstance(self.subject, Trainable):
+            raise NotOfferedError(NO_TRAINING)
+        workdir = Path(self.inputs.workdir) / "training"
+        workdir.mkdir(parents=True, exist_ok=True)
+        if self.training is None:
+            self.training = TrainingReference(self.reference, self._formats, workdir / "expected")
+        path = self.inputs.subject_path
+        return TrainingCheck(
+            self.reference, self.training, self.subject, path, workdir, LAYOUTS[layout], explain=self.explain
+        )
 
     def _check_forward_once(self, dtype: DType, variant: Mapping[str, str]) -> Verdict:
         with self._make_directory("traces-") as self._traces:

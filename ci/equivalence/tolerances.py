@@ -95,6 +95,19 @@ SERVED_LARGEST_TIE = 1.0
 SERVED_OUTLIER = 8.0
 """A gap of so many medians may be a flipped choice of experts, where a router's near tie explains one."""
 
+# Training steps.
+
+DOCUMENT_PREDICTIONS = (64, 48, 56, 40)
+"""Predicted tokens of the documents in turn: unequal, and divisible by the ranks that share a document."""
+MASKED_SHARE = 0.25
+"""Share of the predictions that do not count."""
+CLIPPED_SHARE = 0.5
+"""The gradient is clipped at this share of Hugging Face's own norm, so that clipping shows."""
+SCALAR_FLOOR = 2.0**-23
+"""Least floor of a loss or a norm, one unit in the last place: of a single number no noise may be measured by luck."""
+AUXILIARY_LOSS = 0.1
+"""Coefficient of the balancing loss of experts: its gradient is far above the noise of the whole."""
+
 # Exact symmetries.
 
 SYMMETRY_SPREAD = 1e-2

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ci.github.client import Client
 
 ENTRY_JOB = re.compile(r"test (?P<entry>[a-z0-9][a-z0-9_-]{0,62})")
-FETCH_JOB = "fetch"
+FETCH_JOB, PACK_JOB = "fetch", "subject"
 REPORT_JOB = "report"
 WORKFLOW_FILE = re.compile(r"(?:^|/)\.github/workflows/hub-tests\.yml(?:@|$)")
 """The workflow that tests; its path may begin with the repository, and end with the commit."""
@@ -168,9 +168,9 @@ def list_jobs(client: Client, run_id: int) -> tuple[WorkflowJob, ...]:
     return tuple(client.paginate(WorkflowJob, f"/actions/runs/{run_id}/jobs", key="jobs", filter="all"))
 
 
-def find_fetch_job(jobs: Iterable[WorkflowJob]) -> WorkflowJob | None:
-    """Find the newest job that fetches the checkpoints."""
-    return max((job for job in jobs if job.short_name == FETCH_JOB), key=lambda job: job.run_attempt, default=None)
+def find_job(jobs: Iterable[WorkflowJob], name: str) -> WorkflowJob | None:
+    """Find the newest job that is called `name`: FETCH_JOB, or PACK_JOB, which hands a private subject over."""
+    return max((job for job in jobs if job.short_name == name), key=lambda job: job.run_attempt, default=None)
 
 
 def select_entry_jobs(jobs: Iterable[WorkflowJob]) -> Mapping[str, Job]:

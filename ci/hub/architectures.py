@@ -34,7 +34,8 @@ class Architecture:
     `kept_mtp`: names that look like it and are needed: they stay. `period`: every how many layers attention differs
     where neither config.json nor the tensors show it. `required_kind`: the config class refuses `layer_types` without
     this kind; `required_last_kind`: it changes the last layer to this kind, whatever the weights are. `items`: lists
-    inside of layers that follow the layers. `shares_layers`: later layers use the weights of earlier ones, so that only
+    inside of layers that follow the layers. `lists`: the ends of the lists' names where a layer is spread over several
+    lists, with one module a layer each. `shares_layers`: later layers use the weights of earlier ones, so that only
     the first N layers can be kept. `refusal`: why the first layers alone are no valid model of the type, if
     `refused_field`, where there is one, is set.
     """
@@ -45,6 +46,7 @@ class Architecture:
     required_kind: str = ""
     required_last_kind: str = ""
     items: PerLayerItems | None = None
+    lists: tuple[str, ...] = ()
     shares_layers: bool = False
     refusal: str = ""
     refused_field: str = ""
@@ -134,6 +136,8 @@ _OTHERS: dict[str, Architecture] = {
     "mtp_llama": Architecture(kept_mtp=r"^model\.mtp_(heads|norms)\.\d+\."),
     # tf:nemo_speechlm: the config counts the layers of the speech encoder
     "nemo_speechlm": Architecture(refusal="config.json counts the layers of its speech encoder"),
+    # tf:xlm/modeling_xlm.py, `XLMModel`: layer i is attentions[i], layer_norm1[i], ffns[i], layer_norm2[i]
+    "xlm": Architecture(lists=("attentions", "ffns", "layer_norm1", "layer_norm2")),
     # tf:zamba2/modeling_zamba2.py, `Zamba2HybridLayer`: each use of a shared block has adapters of its own, numbered
     # by the uses; tensors of a block are stored with its first use.
     "zamba2": Architecture(items=PerLayerItems("adapter_list", "hybrid_layer_ids"), shares_layers=True),

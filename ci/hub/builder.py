@@ -69,8 +69,6 @@ def inspect_model(
     hub: HubClient,
     repository: Repository,
     layers: LayerRequest,
-    *,
-    allow_remote_code: bool,
     wanted: Slice = WHOLE,
 ) -> RemoteModel:
     """Read config.json and the index of a repository.
@@ -86,12 +84,12 @@ def inspect_model(
         raise InfrastructureError(f"{what}: not UTF-8 text; report it to the owner of the model") from None
     make_slice_rules(config, wanted)
     truncate_config(config, config.depth if layers == "auto" else layers, list_slice_edits(config, wanted))
-    return RemoteModel(hub, repository, config, find_weight_files(hub, repository), allow_remote_code, wanted)
+    return RemoteModel(hub, repository, config, find_weight_files(hub, repository), wanted)
 
 
 def build_checkpoint(model: RemoteModel, selection: TensorSelection, target: BuildTarget) -> None:
     """Download the selected tensors, then write every other file of the checkpoint."""
-    outputs = plan_output_files(selection.sources, max_file_size=MAX_FILE_SIZE)
+    outputs = plan_output_files(selection.sources, max_file_size=MAX_FILE_SIZE, headers=selection.headers)
     whole_files = find_whole_files(model.repository, outputs, selection.headers)
     transfer = Transfer(model.hub, model.repository, outputs, target.directory, whole_files)
     target.check_free_space(transfer.bytes_to_allocate)
@@ -133,7 +131,7 @@ def _plan_whole_file(repository: Repository, file: str) -> OutputFile:
     """Describe a whole upstream file as an output, for a resumable transfer."""
     size = repository.get_file(file).size
     source = TensorSource(file, TensorInfo(file, "U8", (size,), 0, size), 0, size)
-    return OutputFile(f"{DOWNLOADS}/{file}", b"", (PlacedTensor(source, 0),), size)
+    return OutputFile(f"{DOWNLOADS}/{file}", b"", (PlacedTensor(source, 0),), size, copy_of=file)
 
 
 def _select_from_torch_bin(
@@ -167,10 +165,9 @@ def _write_other_files(
 ) -> None:
     """Write everything except the tensor files; the manifest comes last."""
     files = {output.name: FileEntry(output.size, digests[output.name].file) for output in outputs}
-    for name, content in _iter_other_files(model, selection, outputs):
-        target.on_progress("files", len(files), 0)
-        _write_synced(target.directory / name, content)
-        files[name] = FileEntry(len(content), hashlib.sha256(content).hexdigest())
+    for name, content in _iter_made_files(model, selection, outputs):
+        files[name] = _write_file(target.directory / name, content)
+    files |= _fetch_small_files(model, target)
     manifest = _make_manifest(model, selection, outputs, digests, files, whole_files)
     draft = target.directory / f"{MANIFEST}.draft"
     _write_synced(draft, encode_manifest(manifest))
@@ -193,7 +190,7 @@ def _make_manifest(
         rules=RULES_VERSION,
         layers=selection.choice.layers,
         layers_upstream=model.config.depth,
-        remote_code=model.allow_remote_code,
+        remote_code=False,
         bytes_kept=selection.size,
         sources={shard: _describe_upstream_file(model.repository, shard) for shard in shards},
         tensors=_list_tensor_entries(outputs, digests, is_torch_bin=model.weights.is_torch_bin),
@@ -206,29 +203,35 @@ def _make_manifest(
     )
 
 
-def _iter_other_files(
+def _iter_made_files(
     model: RemoteModel, selection: TensorSelection, outputs: Sequence[OutputFile]
 ) -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of every file that holds no tensors, one at a time."""
+    """Yield name and content of the files that are made here: config.json, and the index of several files."""
     edits = list_slice_edits(model.config, model.slice)
     yield small_files.CONFIG, truncate_config(model.config, selection.choice.kept, edits).encode()
     if len(outputs) > 1:
         index = {"metadata": {"total_size": selection.size}, "weight_map": build_weight_map(outputs)}
         yield SAFETENSORS_INDEX, json.dumps(index, indent=1).encode()
-    yield from _iter_small_files(model)
 
 
-def _iter_small_files(model: RemoteModel) -> Iterator[tuple[str, bytes]]:
-    def read(name: str) -> bytes:
-        return model.hub.read_file(model.repository, name, limit=small_files.MAX_SMALL_FILE)
+def _fetch_small_files(model: RemoteModel, target: BuildTarget) -> dict[str, FileEntry]:
+    """Copy the small files from the Hub, several at once: each is a request that waits for a round trip or two."""
+    hub, repository, files = model.hub, model.repository, dict[str, FileEntry]()
 
-    listed = [name for name in model.repository.files if "/" not in name or name.endswith(".py")]
-    tokenizer_config = read(TOKENIZER_CONFIG) if TOKENIZER_CONFIG in listed else None
-    names = small_files.select_small_files(listed, tokenizer_config, allow_remote_code=model.allow_remote_code)
-    for name in names:
-        known = tokenizer_config if name == TOKENIZER_CONFIG else None
-        content = read(name) if known is None else known
-        yield name, _slice_small_file(name, content, model) if model.slice.vocab else content
+    def fetch(name: str) -> FileEntry:
+        content = hub.read_file(repository, name, limit=small_files.MAX_SMALL_FILE)
+        return _write_file(target.directory / name, _slice_small_file(name, content, model))
+
+    def fetch_all(names: Sequence[str]) -> None:
+        target.on_progress("files", len(files), 0)
+        files.update(zip(names, hub.map_parallel(fetch, names), strict=True))
+
+    listed = [name for name in repository.files if "/" not in name]
+    fetch_all(small_files.select_small_files(listed))
+    others = small_files.select_other_formats(listed, (target.directory / TOKENIZER_CONFIG).read_bytes)
+    if others:
+        fetch_all(others)
+    return files
 
 
 def _slice_small_file(name: str, content: bytes, model: RemoteModel) -> bytes:
@@ -273,6 +276,11 @@ def _list_notes(model: RemoteModel, selection: TensorSelection) -> tuple[str, ..
     if picked := selection.choice.picked:
         notes.append(f"layers {', '.join(map(str, picked))} of {model.config.depth} are kept, renumbered from 0")
     return (*notes, *list_slice_notes(model.config, model.slice))
+
+
+def _write_file(path: Path, content: bytes) -> FileEntry:
+    _write_synced(path, content)
+    return FileEntry(len(content), hashlib.sha256(content).hexdigest())
 
 
 def _write_synced(path: Path, content: bytes) -> None:

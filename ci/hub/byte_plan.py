@@ -50,7 +50,7 @@ def _plan_model(name: str, request: FetchRequest, settings: Settings) -> BytePla
     hub = HubClient(settings)
     try:
         repository = hub.get_repository(request.model_id, request.revision)
-        model = inspect_model(hub, repository, request.layers, allow_remote_code=False, wanted=request.slice)
+        model = inspect_model(hub, repository, request.layers, request.slice)
         whole = sum(repository.get_file(file).size for file in model.weights.files)
         planned = replace(empty, whole=whole, layers_upstream=model.config.depth)
         if model.weights.is_torch_bin:

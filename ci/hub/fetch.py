@@ -40,14 +40,12 @@ class FetchRequest:
     """The model, its revision (None: the default branch), and how many layers of it to keep.
 
     `layers` is a count, "auto" for the fewest layers that hold every kind of layer, or the indices of chosen layers.
-    `allow_remote_code` also fetches the repository's Python files; hub-tests never runs them. `slice` keeps only part
-    of the vocabulary and of the experts.
+    `slice` keeps only part of the vocabulary and of the experts. Python files of the repository are never fetched.
     """
 
     model_id: str
     layers: LayerRequest = 2
     revision: str | None = None
-    allow_remote_code: bool = False
     slice: Slice = WHOLE
 
 
@@ -136,9 +134,7 @@ class _FetchRun:
 
         request = self.request
         self.meter.report("headers")
-        model = inspect_model(
-            hub, repository, request.layers, allow_remote_code=request.allow_remote_code, wanted=request.slice
-        )
+        model = inspect_model(hub, repository, request.layers, request.slice)
         if model.weights.is_torch_bin:
             # "auto" is known only after the download: until then the directory is named after 0 layers.
             unknown = LayerChoice(0) if request.layers == "auto" else make_choice(request.layers)
@@ -244,9 +240,7 @@ class _FetchRun:
 
     def _make_key(self, commit: str, choice: LayerChoice) -> CheckpointKey:
         request = self.request
-        return CheckpointKey(
-            request.model_id, commit, choice.layers, request.allow_remote_code, choice.picked, request.slice
-        )
+        return CheckpointKey(request.model_id, commit, choice.layers, choice.picked, request.slice)
 
     def _make_offline_error(self, commit: str | None) -> InfrastructureError:
         name, layers, revision = self.request.model_id, format_layers(self.request.layers), self.request.revision

@@ -6,7 +6,7 @@ import hashlib
 import os
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -45,9 +45,9 @@ class FileHasher:
         """Return the SHA-256 of each span."""
         return [self.hash_all([span]) for span in spans]
 
-    def hash_all(self, spans: Iterable[Span], start: Any = None) -> str:
-        """Return the SHA-256 of spans joined together, after the bytes that the hash `start` has seen."""
-        digest = start.copy() if start else hashlib.sha256()
+    def hash_all(self, spans: Iterable[Span], start: bytes = b"") -> str:
+        """Return the SHA-256 of the bytes `start` and then of spans joined together."""
+        digest = hashlib.sha256(start)
         buffer = memoryview(bytearray(BLOCK_SIZE))
         for span in spans:
             at = span.begin

@@ -7,7 +7,6 @@ safetensors' own `SafeTensors::deserialize` checks is checked here before any by
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -51,13 +50,13 @@ class TensorInfo:
 class Header:
     """A file's tensors in the order of their bytes. `data_start` is the file offset of the first one.
 
-    `hash_state` is the SHA-256 of the header's own bytes, to be continued with those of the tensors.
+    `content` are the header's own bytes, up to `data_start`.
     """
 
     data_start: int
     tensors: tuple[TensorInfo, ...]
     metadata: Mapping[str, str] = field(default_factory=dict)
-    hash_state: Any = field(default=None, repr=False, compare=False)
+    content: bytes = field(default=b"", repr=False, compare=False)
 
 
 def find_header_end(first_bytes: bytes, file_size: int, *, what: str) -> int:
@@ -89,7 +88,7 @@ def parse_header(data: bytes, file_size: int, *, what: str) -> Header:
         (_parse_tensor(name, entry, what) for name, entry in entries.items()), key=lambda t: (t.begin, t.end)
     )
     _check_contiguous(tensors, file_size - end, what)
-    return Header(end, tuple(tensors), metadata, hashlib.sha256(data[:end]))
+    return Header(end, tuple(tensors), metadata, bytes(data[:end]))
 
 
 def write_header(tensors: Iterable[TensorInfo], metadata: Mapping[str, str]) -> bytes:

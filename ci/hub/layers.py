@@ -169,7 +169,9 @@ def find_layers(
         is_mtp = _is_mtp(name, architecture, what)
         if index >= 0 and not is_mtp and not truncation_rules.OTHER_MODALITY.search(prefix):
             indices[prefix].add(index)
-    prefixes = {_find_prefix(stack, indices, what): stack.depth for stack in stacks}
+    prefixes = {
+        prefix: stack.depth for stack in stacks for prefix in _find_prefixes(stack, indices, architecture, what)
+    }
     for prefix, depth in prefixes.items():
         if max(indices[prefix]) >= depth + mtp_layers:
             raise NotTruncatableError(
@@ -234,12 +236,22 @@ def _describe_names(names: set[str], word: str) -> list[str]:
     return [f"{word} {' and '.join(sorted(names)[:2])}{more}"] if names else []
 
 
-def _find_prefix(stack: LayerStack, indices: Mapping[str, set[int]], what: str) -> str:
-    """Return the prefix that has all indices of the stack.
+def _find_prefixes(
+    stack: LayerStack, indices: Mapping[str, set[int]], architecture: Architecture, what: str
+) -> list[str]:
+    """Return the prefix that has all indices of the stack, or those of each list that the architecture names.
 
-    Raises RequestError unless exactly one has.
+    Raises NotTruncatableError where none has, or where another one has too.
     """
     fitting = [prefix for prefix, present in indices.items() if _has_all(present, stack) and _is_on_side(stack, prefix)]
+    listed = [prefix for prefix in fitting if prefix.rsplit(".", 1)[-1] in architecture.lists]
+    if sorted(prefix.rsplit(".", 1)[-1] for prefix in listed) == sorted(architecture.lists) != []:
+        return listed
+    return [_find_prefix(stack, fitting, indices, what)]
+
+
+def _find_prefix(stack: LayerStack, fitting: list[str], indices: Mapping[str, set[int]], what: str) -> str:
+    """Return the one of the fitting prefixes that holds the layers."""
     named = [prefix for prefix in fitting if prefix.rsplit(".", 1)[-1] in LAYER_LIST_NAMES] or fitting
     named = [prefix for prefix in named if TEXT_WORDS.search(prefix)] or named if len(named) > 1 else named
     if len(named) != 1:

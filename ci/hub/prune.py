@@ -67,7 +67,7 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class _Clock:
+class PruneClock:
     """The file server's time, the times of the announcements by path, and the grace period in seconds."""
 
     now: float
@@ -84,7 +84,7 @@ def prune_entries(paths: StorePaths, request: PruneRequest) -> tuple[StoreEntry,
         return ()
     grace = max(request.grace, read_grace(paths))
     if request.dry_run:
-        return tuple(_show(decision) for decision in _decide(paths, request, grace))
+        return tuple(show_decision(decision) for decision in _decide(paths, request, grace))
     with suppress(OSError):
         paths.leases.mkdir(exist_ok=True)
     own = _acquire_prune_lease(paths)
@@ -97,7 +97,7 @@ def prune_entries(paths: StorePaths, request: PruneRequest) -> tuple[StoreEntry,
     return results
 
 
-def decide_all(entries: Sequence[StoreEntry], request: PruneRequest, clock: _Clock) -> list[Decision]:
+def decide_all(entries: Sequence[StoreEntry], request: PruneRequest, clock: PruneClock) -> list[Decision]:
     """Decide about each entry in the order of removal.
 
     Partial, quarantined and damaged ones come first, then the least recently used.
@@ -140,7 +140,7 @@ def _decide(paths: StorePaths, request: PruneRequest, grace: float) -> list[Deci
     entries = inventory.list_entries(paths)
     times = {entry.path: _read_time(paths.announcement_path(Path(entry.path))) for entry in entries}
     announced = {path: moment for path, moment in times.items() if moment is not None}
-    return decide_all(entries, request, _Clock(lease.read_clock(paths.leases), grace, announced))
+    return decide_all(entries, request, PruneClock(lease.read_clock(paths.leases), grace, announced))
 
 
 def _find_cause(entry: StoreEntry, request: PruneRequest, total: int, now: float) -> str:
@@ -156,7 +156,7 @@ def _find_cause(entry: StoreEntry, request: PruneRequest, total: int, now: float
     return ""
 
 
-def _decide_one(entry: StoreEntry, cause: str, clock: _Clock) -> Decision:
+def _decide_one(entry: StoreEntry, cause: str, clock: PruneClock) -> Decision:
     if entry.in_use:
         return Decision(entry, "keep", f"in use by {entry.holder}")
     if not cause:
@@ -186,7 +186,7 @@ def _carry_out(paths: StorePaths, decision: Decision) -> StoreEntry:
     if decision.action == "remove":
         with suppress(OSError):
             paths.verified_path(path).unlink()
-    return _show(decision)
+    return show_decision(decision)
 
 
 def _announce(announcement: Path, decision: Decision) -> StoreEntry:
@@ -198,10 +198,11 @@ def _announce(announcement: Path, decision: Decision) -> StoreEntry:
             announcement.write_text("{}", encoding="ascii")
         except OSError as error:
             return replace(decision.entry, reason=f"its removal cannot be announced: {error.strerror}")
-    return _show(decision)
+    return show_decision(decision)
 
 
-def _show(decision: Decision) -> StoreEntry:
+def show_decision(decision: Decision) -> StoreEntry:
+    """Return the entry of a decision with its reason, and with the state that it gets."""
     states: dict[Action, inventory.EntryState] = {"announce": "leaving", "remove": "removed"}
     return replace(decision.entry, state=states.get(decision.action, decision.entry.state), reason=decision.reason)
 

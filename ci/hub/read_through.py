@@ -31,10 +31,20 @@ def find_stored(store: Store, key: CheckpointKey, settings: Settings, *, fetched
     remote = RemoteStore(settings.store_url)
     if stored is None:
         with suppress(DamagedRemoteError):
-            return copy_from_remote(store, remote, key)
-    if stored is not None and settings.uploads and (fetched or remote.find(key) is None):
-        remote.upload(key, stored)
+            stored = copy_from_remote(store, remote, key)
+            fetched = False
+    if stored is not None and settings.uploads:
+        _write_back(remote, key, stored, fetched=fetched)
     return stored
+
+
+def _write_back(remote: RemoteStore, key: CheckpointKey, stored: StoredCheckpoint, *, fetched: bool) -> None:
+    """Write to the remote store what it lacks, or show there that the checkpoint is still in use."""
+    there = None if fetched else remote.find(key)
+    if there is None:
+        remote.upload(key, stored)
+    elif there.manifest_sha256 == stored.manifest_sha256:
+        remote.renew(key, stored)
 
 
 def copy_from_remote(

@@ -13,6 +13,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -57,6 +58,14 @@ class RemoteCheckpoint:
     manifest: Manifest
     content: bytes
     manifest_sha256: str
+
+
+@dataclass(frozen=True)
+class RemoteFileState:
+    """Bytes of a file at the remote place, and when it was written: seconds since 1970 by the place's clock."""
+
+    size: int
+    modified: float
 
 
 class RemoteStore:
@@ -123,6 +132,45 @@ class RemoteStore:
             if missing := [name for name in files if present.get(name) != files[name].size]:
                 raise InfrastructureError(f"{self.url}: {missing[0]} was not kept as it was written; check the place")
             self._put(stored.path / MANIFEST, f"{path}/{MANIFEST}")
+
+    def renew(self, key: CheckpointKey, stored: StoredCheckpoint) -> None:
+        """Write the manifest of a complete checkpoint again: its time says when it was last fetched."""
+        with self._explain("written"):
+            self._put(stored.path / MANIFEST, f"{self._root}/{StorePaths.relative_path(key)}/{MANIFEST}")
+
+    def list_files(self) -> dict[str, RemoteFileState]:
+        """List every file of the checkpoints, by its path below `checkpoints/`."""
+        root = f"{self._root}/checkpoints"
+        with self._explain("listed"):
+            try:
+                listed = self._files.find(root, detail=True)
+            except FileNotFoundError:
+                return {}
+            return {
+                str(path)[len(root) + 1 :]: RemoteFileState(int(details["size"]), _read_modified(details))
+                for path, details in listed.items()
+            }
+
+    def read_clock(self) -> float:
+        """Return the place's time in seconds since 1970: that of a small file, which is removed again."""
+        path = f"{self._root}/clock-{uuid.uuid4().hex[:8]}"
+        with self._explain("written"):
+            self._files.makedirs(self._root, exist_ok=True)
+            self._files.pipe_file(path, b"{}")
+            try:
+                return _read_modified(self._files.info(path))
+            finally:
+                self._files.rm_file(path)
+
+    def remove(self, address: str) -> None:
+        """Remove a checkpoint, its manifest first: what is left in part is no checkpoint."""
+        path = self._root + address.removeprefix(self.url)
+        with self._explain("written"):
+            files = self._files.find(path)
+            for file in sorted(files, key=lambda name: not str(name).endswith(f"/{MANIFEST}")):
+                self._files.rm_file(file)
+            if self._protocol not in WHOLE_OR_ABSENT:
+                self._files.rm(path, recursive=True)
 
     def _read_manifest(self, path: str) -> bytes | None:
         try:
@@ -207,6 +255,19 @@ def _open_file_system(url: str, protocol: str) -> tuple[Any, str]:
     except ValueError as error:
         raise RequestError(f"{url}: {error}") from None
     return found
+
+
+def _read_modified(details: Mapping[str, Any]) -> float:
+    """Return when a file was written. Each of fsspec's packages has a name and a type of its own for that."""
+    for name in ("LastModified", "last_modified", "updated", "mtime", "created"):
+        value = details.get(name)
+        if isinstance(value, str):
+            value = datetime.fromisoformat(value)
+        if isinstance(value, datetime):
+            return value.timestamp()
+        if isinstance(value, int | float):
+            return float(value)
+    raise ValueError("the place does not say when a file was written")
 
 
 def _write_file(path: Path, pieces: Iterator[bytes]) -> str:

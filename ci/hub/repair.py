@@ -77,7 +77,7 @@ def _fetch_again(
         return Repair(name, str(path), "not fetched again", f"{detail}; another version of hub-tests made it")
     key = parsed[0]
     layers = key.picked or key.layers
-    request = FetchRequest(key.model_id, layers, key.commit, key.remote_code, key.slice)
+    request = FetchRequest(key.model_id, layers, key.commit, key.slice)
     tick = None if progress is None else lambda state: progress(key.model_id, state)
     try:
         if Store(settings.cache).find(key) is None:

@@ -16,37 +16,40 @@ from ci.companion_files import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 CONFIG = "config.json"
 MAX_SMALL_FILE = 100 * 1024**2
 
 
-def select_small_files(names: Iterable[str], tokenizer_config: bytes | None, *, allow_remote_code: bool) -> list[str]:
-    """Select the files to copy beside config.json and the tensors.
+ALWAYS = frozenset({GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG, *PROCESSOR_FILES, *TEMPLATE_FILES})
 
-    Where `tokenizer.json` holds the whole tokenizer, its older formats are left out: each file is a request to the Hub,
-    and its rate limit counts them. Python files are selected only with `allow_remote_code`.
+
+def select_small_files(names: Iterable[str]) -> list[str]:
+    """Select the files to copy beside config.json and the tensors, but for other formats of a tokenizer."""
+    return [name for name in sorted(names) if name in ALWAYS]
+
+
+def select_other_formats(names: Iterable[str], read_tokenizer_config: Callable[[], bytes]) -> list[str]:
+    """Select the other files of a tokenizer.
+
+    Where `tokenizer.json` holds the whole tokenizer there are none: each file is a request to the Hub, and its rate
+    limit counts them. The tokenizer's config is read only where that depends on it.
     """
     listed = sorted(names)
-    always = {GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG, *PROCESSOR_FILES, *TEMPLATE_FILES}
-    others = () if TOKENIZER in listed and _names_special_tokens(tokenizer_config) else OTHER_TOKENIZER_FILES
-    return [
-        name
-        for name in listed
-        if name in always
-        or any(fnmatchcase(name, pattern) for pattern in others)
-        or (allow_remote_code and name.endswith(".py"))
-    ]
+    others = [name for name in listed if any(fnmatchcase(name, pattern) for pattern in OTHER_TOKENIZER_FILES)]
+    if others and {TOKENIZER, TOKENIZER_CONFIG}.issubset(listed) and _names_special_tokens(read_tokenizer_config()):
+        return []
+    return others
 
 
-def _names_special_tokens(tokenizer_config: bytes | None) -> bool:
+def _names_special_tokens(tokenizer_config: bytes) -> bool:
     """Return whether the tokenizer's config lists its special tokens.
 
     If it does, transformers reads no other file for them.
     """
     try:
-        config = json.loads(tokenizer_config or b"")
+        config = json.loads(tokenizer_config)
     except ValueError:
         return False
     return isinstance(config, dict) and "added_tokens_decoder" in config

@@ -45,7 +45,7 @@ HOLD_SILENCE = 600.0
 
 _CHECKPOINT_NAME = re.compile(
     r"(?P<model>[^@]+)@(?P<commit>[0-9a-f]{40})-r(?P<rules>\d{1,9})-L(?P<layers>\d{1,9})"
-    r"(?:-P(?P<picked>\d{1,9}(?:[_~]\d{1,9})*))?(?:-V(?P<vocab>\d{1,9}))?(?:-E(?P<experts>\d{1,9}))?(?P<code>-code)?"
+    r"(?:-P(?P<picked>\d{1,9}(?:[_~]\d{1,9})*))?(?:-V(?P<vocab>\d{1,9}))?(?:-E(?P<experts>\d{1,9}))?"
 )
 MAX_PICKED = 120
 """Characters of chosen layers in a directory's name."""
@@ -61,7 +61,6 @@ class CheckpointKey:
     model_id: str
     commit: str
     layers: int
-    remote_code: bool = False
     picked: tuple[int, ...] = ()
     slice: Slice = WHOLE
 
@@ -72,7 +71,7 @@ class CheckpointKey:
         parts += [f"P{format_picked(self.picked)}"] if self.picked else []
         parts += [f"V{self.slice.vocab}"] if self.slice.vocab else []
         parts += [f"E{self.slice.experts}"] if self.slice.experts else []
-        return "-".join([*parts, *(["code"] if self.remote_code else [])])
+        return "-".join(parts)
 
 
 @dataclass(frozen=True)
@@ -198,7 +197,7 @@ class StorePaths:
 def is_manifest_of(manifest: Manifest, key: CheckpointKey) -> bool:
     """Return whether a manifest is of `key`, made by the rules of this version."""
     m = manifest
-    made = CheckpointKey(m.model_id, m.commit, m.layers, m.remote_code, m.picked, m.slice)
+    made = CheckpointKey(m.model_id, m.commit, m.layers, m.picked, m.slice)
     return made == key and m.rules == RULES_VERSION
 
 
@@ -209,8 +208,8 @@ def parse_checkpoint_name(name: str) -> tuple[CheckpointKey, int] | None:
         return None
     part = Slice(int(match["vocab"] or 0) or None, int(match["experts"] or 0) or None)
     picked = parse_picked(match["picked"] or "")
-    model, commit, layers, code = decode_model_id(match["model"]), match["commit"], int(match["layers"]), match["code"]
-    return CheckpointKey(model, commit, layers, bool(code), picked, part), int(match["rules"])
+    model, commit, layers = decode_model_id(match["model"]), match["commit"], int(match["layers"])
+    return CheckpointKey(model, commit, layers, picked, part), int(match["rules"])
 
 
 def format_picked(layers: tuple[int, ...]) -> str:

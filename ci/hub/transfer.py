@@ -125,15 +125,9 @@ class Transfer:
         streams = _Streams(self._hub, self._run_stream, self._make_queue())
         try:
             syncing = disk_pool.submit(self._sync_loop)
-            hashes = [_submit_hashing(disk_pool, hasher, output) for output in self._outputs]
-            checks = [(file, disk_pool.submit(hasher.hash_all, file.spans, file.start)) for file in self._whole_files]
-            hashing = {*(future for pair in hashes for future in pair), *(future for _, future in checks)}
-            self._wait_for_all(streams, hashing, syncing, on_progress)
-            digests = {
-                output.name: _make_digests(output, whole.result(), tensors.result())
-                for output, (whole, tensors) in zip(self._outputs, hashes, strict=True)
-            }
-            return digests, [file.path for file, future in checks if future.result() != file.sha256]
+            hashes = _Hashes(disk_pool, hasher, self._outputs, self._whole_files)
+            self._wait_for_all(streams, hashes.running, syncing, on_progress)
+            return hashes.read_digests(), hashes.list_wrong_files()
         finally:
             self._hub.stop.set()
             self._state.stop()
@@ -237,18 +231,42 @@ class _Streams:
         return wanted if sum(not future.done() for future in self._running) <= wanted else 0
 
 
-def _submit_hashing(
-    pool: ThreadPoolExecutor, hasher: FileHasher, output: OutputFile
-) -> tuple[Future[str], Future[list[str]]]:
-    """Start hashing a file as a whole and, beside it, its tensors."""
-    spans = [Span(output.name, placed.offset, placed.offset + placed.size) for placed in output.tensors]
-    whole = pool.submit(hasher.hash_all, [Span(output.name, 0, output.size)])
-    return whole, pool.submit(hasher.hash_each, spans)
+class _Hashes:
+    """The running hashes of one download: of each output, of its tensors, and of upstream files.
 
+    What has the same bytes is hashed once: an output that is a copy of an upstream file, a file that is one tensor.
+    """
 
-def _make_digests(output: OutputFile, whole: str, tensors: Sequence[str]) -> Digests:
-    names = [placed.source.tensor.name for placed in output.tensors]
-    return Digests(whole, dict(zip(names, tensors, strict=True)))
+    def __init__(
+        self, pool: ThreadPoolExecutor, hasher: FileHasher, outputs: Sequence[OutputFile], whole: Sequence[WholeFile]
+    ) -> None:
+        self._outputs, self._whole_files = outputs, whole
+        spans = {output.name: (Span(output.name, 0, output.size),) for output in outputs}
+        tensors = {
+            output.name: tuple(Span(output.name, item.offset, item.offset + item.size) for item in output.tensors)
+            for output in outputs
+        }
+        self._files = {name: pool.submit(hasher.hash_all, span) for name, span in spans.items()}
+        self._tensors = {
+            name: pool.submit(hasher.hash_each, parts) for name, parts in tensors.items() if parts != spans[name]
+        }
+        known: dict[tuple[Span, ...], Future[str]] = {span: self._files[name] for name, span in spans.items()}
+        self._checks = [known.get(file.spans) or pool.submit(hasher.hash_all, file.spans, file.start) for file in whole]
+        self.running: set[Future[Any]] = {*self._files.values(), *self._tensors.values(), *self._checks}
+
+    def read_digests(self) -> dict[str, Digests]:
+        """Return the digests of every output, once nothing runs."""
+        return {output.name: self._read_output(output) for output in self._outputs}
+
+    def list_wrong_files(self) -> list[str]:
+        """List the upstream files that are not what the Hub lists, once nothing runs."""
+        checked = zip(self._whole_files, self._checks, strict=True)
+        return [file.path for file, future in checked if future.result() != file.sha256]
+
+    def _read_output(self, output: OutputFile) -> Digests:
+        whole, names = self._files[output.name].result(), [item.source.tensor.name for item in output.tensors]
+        hashed = self._tensors.get(output.name)
+        return Digests(whole, dict(zip(names, hashed.result() if hashed else [whole], strict=True)))
 
 
 def _allocate(handle: int, size: int) -> None:

@@ -37,10 +37,13 @@ class Rule(Enum):
     UNKNOWN = "looks as if it depended on the layers, and no rule covers it"
 
 
-DEPTH_FIELDS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_blocks")
+DEPTH_FIELDS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_blocks", "layers")
 """Fields that hold the number of layers."""
-AMBIGUOUS_DEPTH_FIELDS = {"num_blocks": ("block", "blocks", "num_hidden_layers")}
-"""Such fields that count layers only beside one of these: in Fast-LLM's apriel2 and in xLSTM, not in Perceiver."""
+AMBIGUOUS_DEPTH_FIELDS = {"num_blocks": ("block", "blocks", "num_hidden_layers"), "layers": ("ffn_dim",)}
+"""Such fields that count layers only beside one of these.
+
+`num_blocks` does in Fast-LLM's apriel2 and in xLSTM, not in Perceiver; `layers` does in Kosmos.
+"""
 ENCODER_DEPTH_FIELDS = ("encoder_layers", "num_encoder_layers", "encoder_num_hidden_layers")
 DECODER_DEPTH_FIELDS = ("decoder_layers", "num_decoder_layers", "decoder_num_hidden_layers")
 DEPTH_LIST_FIELD = "layers_block_type"

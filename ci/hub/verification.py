@@ -8,7 +8,7 @@ file of which only some tensors are kept stays without proof that the CDN sent i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ci.hub.file_hashes import Span
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 class WholeFile:
     """An upstream file of which every byte is downloaded, and its published digest.
 
-    `start` is the SHA-256 state after the bytes that are not in the outputs (its header), None where there are none.
-    `spans` are all other bytes in the file's order.
+    `start` are the file's first bytes where they are not in the outputs (its header). `spans` are all other bytes in
+    the file's order.
     """
 
     path: str
     sha256: str
-    start: Any
+    start: bytes
     spans: tuple[Span, ...]
 
 
@@ -42,7 +42,10 @@ def find_whole_files(
     `headers` are those of safetensors files; any other file has none.
     """
     by_shard: dict[str, list[tuple[PlacedTensor, str]]] = {}
+    copies: dict[str, tuple[Span, ...]] = {}
     for output in outputs:
+        if output.copy_of:
+            copies[output.copy_of] = (Span(output.name, 0, output.size),)
         for placed in output.tensors:
             by_shard.setdefault(placed.source.shard, []).append((placed, output.name))
     found = []
@@ -53,7 +56,8 @@ def find_whole_files(
             continue
         ordered = sorted(placed_tensors, key=lambda pair: pair[0].source.begin)
         spans = tuple(Span(name, placed.offset, placed.offset + placed.size) for placed, name in ordered)
-        found.append(WholeFile(path, file.sha256, header.hash_state if header else None, spans))
+        start = header.content if header and path not in copies else b""
+        found.append(WholeFile(path, file.sha256, start, copies.get(path, spans)))
     return tuple(found)
 
 

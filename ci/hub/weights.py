@@ -65,7 +65,6 @@ class RemoteModel:
     repository: Repository
     config: ModelConfig
     weights: WeightFiles
-    allow_remote_code: bool
     slice: Slice = WHOLE
 
 

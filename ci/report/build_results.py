@@ -49,6 +49,8 @@ def build_results(
     reached its tests. `fetched` are the checkpoints that the tests were given: each test must name its own. A planned
     test without a result is red, even if all others are green, and so is one whose evidence does not prove its pass.
     """
+    if baseline:
+        baseline = baseline.select_subsets({entry.name: entry.model.subset for entry in plan.entries})
     attempts = split_by_entry(plan, files) if isinstance(files, JunitFile | Attempt) else files
     entries = tuple(
         _build_entry(

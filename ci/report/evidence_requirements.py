@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ci.equivalence.tolerances import MIN_FLOOR, SYNTHETIC_LAYERS, NoiseFloor, Tolerances
 from ci.evidence import Measure, format_share_of_limit
+from ci.layouts import LAYOUT_AXIS
 from ci.subjects.base import Variant
 from ci.subjects.registry import find_offer
 from ci.suite_tests import SERVED_TEST, list_variant_tests
@@ -58,6 +59,7 @@ class StepRequirement:
 
 
 _FORWARD = StepRequirement(dtypes=("float32", "published"), whole_forward=True, coverage="inputs")
+_TRAINING = StepRequirement(dtypes=("float32",), coverage="layout", positive=("training.quantities",))
 STEP_REQUIREMENTS: Mapping[str, StepRequirement] = {
     DOWNLOAD_STEP: StepRequirement(positive=("bytes_kept",)),
     "test_conversion": StepRequirement(positive=("bytes_written",)),
@@ -77,6 +79,9 @@ STEP_REQUIREMENTS: Mapping[str, StepRequirement] = {
         dtypes=("float32", "published"), whole_forward=True, blocks=1, coverage="positions"
     ),
     "test_gradients": StepRequirement(dtypes=("float32",)),
+    "test_training_step": _TRAINING,
+    "test_resume": StepRequirement(dtypes=("float32",), coverage="resume", zero=("resume.damaged_accepted",)),
+    "test_layout_conversion": StepRequirement(dtypes=("float32",), coverage="layout", positive=("conversion.tensors",)),
 }
 
 
@@ -228,10 +233,12 @@ def _list_failures(facts: EntryFacts, evidence: Evidence) -> Iterator[str]:
 def _list_missing(facts: EntryFacts, test: str, evidence: Evidence) -> Iterator[str]:
     """Yield what the test's step must record and the evidence has not."""
     step = test.split("[", 1)[0]
-    required = STEP_REQUIREMENTS.get(step, StepRequirement())
+    variant = facts.variants.get(test)
+    in_layout = variant is not None and variant.axis == LAYOUT_AXIS
+    required = _TRAINING if in_layout else STEP_REQUIREMENTS.get(step, StepRequirement())
     if step == DOWNLOAD_STEP:
         yield from _list_missing_identity(evidence)
-    if (variant := facts.variants.get(test)) and evidence.ran.get(variant.axis) != variant.name:
+    if variant and evidence.ran.get(variant.axis) != variant.name:
         ran = evidence.ran.get(variant.axis, "nothing")
         yield f"{variant.axis}={variant.name} was asked for, and {ran} ran"
     wanted = ("float32" if name == "float32" else facts.published_dtype for name in required.dtypes)

@@ -38,6 +38,7 @@ class HistoryRecord:
     """One entry of one night. `date` is UTC, ISO 8601; `sha` the subject's commit; `seconds` the time of its job.
 
     `reference` is the fingerprint of Hugging Face's own output for `inputs`; `oracle` is its dtype and version.
+    `subset` is the `HubModel.subset` that was tested.
     """
 
     date: str
@@ -57,6 +58,7 @@ class HistoryRecord:
     inputs: str = ""
     oracle: str = ""
     reference: float | None = None
+    subset: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,14 @@ class Baseline:
 
     def __bool__(self) -> bool:
         return bool(self.records)
+
+    def select_subsets(self, subsets: Mapping[str, str]) -> Baseline:
+        """Return the nights that tested the same subset of each entry: another one is another model."""
+        same = {
+            entry: tuple(record for record in records if record.subset == subsets.get(entry, record.subset))
+            for entry, records in self.records.items()
+        }
+        return Baseline({entry: records for entry, records in same.items() if records}, self.problems)
 
     def last_case(self, entry: str, test: str) -> HistoryCase | None:
         """Return the test in the last night in which it passed or failed; None without one."""
@@ -175,10 +185,14 @@ def _keep_one_per_run(records: list[HistoryRecord]) -> tuple[HistoryRecord, ...]
 def make_history_records(results: Results, date: str) -> list[HistoryRecord]:
     """Make one record for each entry of a run. `date` is UTC, ISO 8601."""
     request = results.plan.request
-    return [_make_record(entry, date=date, sha=request.sha, url=request.run_url) for entry in results.entries]
+    subsets = {planned.name: planned.model.subset for planned in results.plan.entries}
+    return [
+        _make_record(entry, date=date, sha=request.sha, url=request.run_url, subset=subsets.get(entry.name, ""))
+        for entry in results.entries
+    ]
 
 
-def _make_record(entry: EntryResult, *, date: str, sha: str, url: str) -> HistoryRecord:
+def _make_record(entry: EntryResult, *, date: str, sha: str, url: str, subset: str) -> HistoryRecord:
     tested = find_most_complete_evidence(entry.cases)
     reference = find_reference_evidence(entry.cases)
     return HistoryRecord(
@@ -197,6 +211,7 @@ def _make_record(entry: EntryResult, *, date: str, sha: str, url: str) -> Histor
         inputs=read_reference_inputs(reference) if reference else "",
         oracle=reference.coverage.get("oracle", "") if reference else "",
         reference=reference.figures[FINGERPRINT] if reference else None,
+        subset=subset,
         cases=tuple(
             HistoryCase(c.name, c.history_outcome, c.failure_class, c.fingerprint, c.used, c.seconds)
             for c in entry.cases

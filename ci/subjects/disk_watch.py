@@ -54,6 +54,11 @@ class DiskWatch:
                 self._finding = "subject" if self._have_room() else "machine"
             return self._finding
 
+    def change_paths(self, paths: tuple[Path, ...]) -> None:
+        """Look at other paths from now on: when this returns, nobody looks at one that was left out."""
+        with self._lock:
+            self.paths = paths
+
     def stop(self) -> None:
         """End the watch."""
         self._stopped.set()
@@ -65,3 +70,57 @@ class DiskWatch:
     def _watch(self) -> None:
         while not self._stopped.wait(INTERVAL) and not self.find():
             pass
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """A running worker: where it writes, and what ends it and removes what it wrote."""
+
+    paths: tuple[Path, ...]
+    reclaim: Callable[[], None]
+
+
+@dataclass
+class SharedWatch:
+    """One watch for the workers of a subject, which write to one disk at the same time.
+
+    It lasts from the first worker's start to the last one's end. Whoever fills the disk, all of them are ended.
+    """
+
+    _workers: dict[int, _Watched] = field(default_factory=dict, init=False)
+    _watch: DiskWatch | None = field(default=None, init=False)
+    _changing: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    def join(self, worker: object, paths: tuple[Path, ...], reclaim: Callable[[], None]) -> None:
+        """Watch for a worker too; `reclaim` ends it and removes what it wrote."""
+        with self._changing:
+            self._workers = {**self._workers, id(worker): _Watched(paths, reclaim)}
+            if self._watch is None:
+                self._watch = DiskWatch(paths, self._reclaim)
+            else:
+                self._watch.change_paths(self._list_paths())
+
+    def leave(self, worker: object) -> None:
+        """Forget a worker that has ended, and what was found once the last one has."""
+        with self._changing:
+            self._workers = {key: other for key, other in self._workers.items() if key != id(worker)}
+            if self._watch is None:
+                return
+            if self._workers:
+                self._watch.change_paths(self._list_paths())
+                return
+            self._watch.stop()
+            self._watch = None
+
+    def find(self, worker: object) -> Finding:
+        """Return who left the disk too little room, "" where it has enough or the worker is not watched."""
+        watch = self._watch if id(worker) in self._workers else None
+        return watch.find() if watch is not None else ""
+
+    def _list_paths(self) -> tuple[Path, ...]:
+        return tuple(dict.fromkeys(path for worker in self._workers.values() for path in worker.paths))
+
+    def _reclaim(self) -> None:
+        """End all workers. Called while the watch looks, so it waits for no one who changes them."""
+        for worker in self._workers.values():
+            worker.reclaim()

@@ -162,12 +162,12 @@ def copy_directory(source: Path, target: Path) -> None:
     Raises SubjectProtocolError for anything but plain files, for too many of them, and where they do not fit on the
     disk; InfrastructureError where `target` cannot be written.
     """
-    directory = _open(source, os.O_DIRECTORY, None)
+    directory = open_untrusted(source, os.O_DIRECTORY, None, str(source))
     try:
         target.mkdir(parents=True)
         room = shutil.disk_usage(target).free - RESERVED_BYTES
-        for name in _names(directory, source):
-            room -= _copy_file(directory, name, source, target / name, room)
+        for name in list_names(directory, source):
+            room -= copy_file(directory, name, source, target / name, room)
     except OSError as problem:
         raise InfrastructureError(f"{target}: cannot be written: {problem.strerror}") from None
     finally:
@@ -179,10 +179,10 @@ def move_directory(source: Path, target: Path) -> None:
 
     Raises SubjectProtocolError for anything but plain files.
     """
-    directory = _open(source, os.O_DIRECTORY, None)
+    directory = open_untrusted(source, os.O_DIRECTORY, None, str(source))
     try:
-        for name in _names(directory, source):
-            _check_plain(os.stat(name, dir_fd=directory, follow_symlinks=False), source / name)
+        for name in list_names(directory, source):
+            check_plain(os.stat(name, dir_fd=directory, follow_symlinks=False), source / name)
     finally:
         os.close(directory)
     try:
@@ -192,7 +192,8 @@ def move_directory(source: Path, target: Path) -> None:
         raise InfrastructureError(f"{target}: cannot be written: {problem.strerror}") from None
 
 
-def _names(directory: int, source: Path) -> list[str]:
+def list_names(directory: int, source: Path) -> list[str]:
+    """List what lies in an open directory. Raises SubjectProtocolError for too many names, and for odd ones."""
     names: list[str] = []
     with os.scandir(directory) as entries:
         for entry in entries:
@@ -204,12 +205,12 @@ def _names(directory: int, source: Path) -> list[str]:
     return sorted(names)
 
 
-def _copy_file(directory: int, name: str, source: Path, target: Path, room: int) -> int:
-    """Copy one file as long as it is now, and return its bytes."""
-    opened = _open(Path(name), os.O_NONBLOCK, directory, shown=source / name)
+def copy_file(directory: int, name: str, source: Path, target: Path, room: int) -> int:
+    """Copy one plain file of an open directory, as long as it is now, and return its bytes."""
+    opened = open_untrusted(source / name, os.O_NONBLOCK, directory, name)
     try:
         status = os.fstat(opened)
-        _check_plain(status, source / name)
+        check_plain(status, source / name)
         if status.st_size > room:
             raise SubjectProtocolError(f"{source / name}: {status.st_size} bytes do not fit on the disk")
         with target.open("xb") as copy:
@@ -223,14 +224,19 @@ def _copy_file(directory: int, name: str, source: Path, target: Path, room: int)
         os.close(opened)
 
 
-def _open(path: Path, flags: int, directory: int | None, *, shown: Path | None = None) -> int:
+def open_untrusted(shown: Path, flags: int, directory: int | None, name: str) -> int:
+    """Open `name` in an open directory without following a link, and return the descriptor.
+
+    Raises SubjectProtocolError.
+    """
     try:
-        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags, dir_fd=directory)
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags, dir_fd=directory)
     except OSError as problem:
-        raise SubjectProtocolError(f"{to_one_line(str(shown or path))}: cannot be read: {problem.strerror}") from None
+        raise SubjectProtocolError(f"{to_one_line(str(shown))}: cannot be read: {problem.strerror}") from None
 
 
-def _check_plain(status: os.stat_result, path: Path) -> None:
+def check_plain(status: os.stat_result, path: Path) -> None:
+    """Raise SubjectProtocolError for anything but a plain file with one name."""
     if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
         raise SubjectProtocolError(f"{to_one_line(str(path))}: not a plain file of its own")
 

@@ -8,6 +8,9 @@ import re
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
+
+from ci.hub.header import DTYPE_BITS
 
 ROOT = Path("/")
 
@@ -72,6 +75,20 @@ def weight_bytes(checkpoint: Path, itemsize: int, *, stored: int = 2) -> int:
     `stored` is the size of an element on disk. The default, 2, is the smallest, so that the answer is an upper limit.
     """
     return sum(path.stat().st_size for path in checkpoint.glob("*.safetensors")) * itemsize // stored
+
+
+def list_stored_dtypes(checkpoint: Path) -> frozenset[str]:
+    """Return the dtypes of a directory's tensors, as safetensors names them: `BF16`, `F32`."""
+    dtypes: set[str] = set()
+    for path in checkpoint.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            dtypes |= {file.get_slice(name).get_dtype() for name in list(file.keys())}
+    return frozenset(dtypes)
+
+
+def read_stored_itemsize(checkpoint: Path) -> int:
+    """Return the bytes of a directory's smallest elements, 2 where it has no tensors."""
+    return min((max(1, DTYPE_BITS[dtype] // 8) for dtype in list_stored_dtypes(checkpoint)), default=2)
 
 
 def fits_beside_conversion(checkpoint: Path, device: str) -> bool:

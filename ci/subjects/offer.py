@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ci.layouts import LAYOUT_AXIS
 from ci.subjects.base import Variant
 
 PROTOCOL = 1
@@ -19,11 +20,12 @@ class SubjectOffer:
     run without on any machine ("cuda", or a library as `describe` calls it). `axis_formats` names the formats of an
     axis that only some formats have. `conditional_needs` maps `axis=name` to what only some machines or models lack for
     it. The report accepts no other reason for a variant that did not run.
-    `gradients` says whether the subject can train: only where it is False may the test of gradients not run.
     With `in_this_package` the subject's code is a part of `ci`: a checkout of it brings its own worker program.
     A subject that does not convert (`converts`) reads Hugging Face's directory itself; one that does not export
     (`exports`) writes none. `fast_llm_checkpoints` says that its checkpoints are in Fast-LLM's format, which the
     reference reads: then a wrong conversion is told from a wrong kernel. `protocol` is the version it was written for.
+    `layouts` are those of `ci.layouts` in which it runs whole training steps, none where it runs no steps;
+    `conditional_needs` has what only some models or machines lack for `layout=name`.
     What holds for one checkpoint on one machine is answered by `Subject.variants`; a test compares the two.
     """
 
@@ -35,6 +37,7 @@ class SubjectOffer:
     conditional_needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     in_this_package: bool = False
     gradients: bool = True
+    layouts: tuple[str, ...] = ()
     converts: bool = True
     exports: bool = True
     fast_llm_checkpoints: bool = False
@@ -43,6 +46,11 @@ class SubjectOffer:
     def names(self, axis: str) -> tuple[str, ...]:
         """Return the names of every variant on an axis."""
         return tuple(variant.name for variant in self.variants if variant.axis == axis)
+
+    @property
+    def layout_variants(self) -> tuple[Variant, ...]:
+        """The layouts of more than one process or micro-batch, as variants of a test each."""
+        return tuple(Variant(LAYOUT_AXIS, name) for name in self.layouts if name != "single")
 
     def variants_of(self, checkpoint_format: str) -> tuple[Variant, ...]:
         """Return the variants that a model of this format has."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from ci.subjects.base import DType
 
@@ -47,9 +47,13 @@ class TrainRequest:
     `inputs` is a safetensors file: `input_ids` int64 (documents, T), right padded with 0, `lengths` int64 (documents,),
     optionally `loss_mask` int64 (documents, T - 1) of 0 and 1, one for each predicted token. Each step takes the next
     `Layout.documents` of them. The loss is the mean cross entropy in nats over all predicted tokens of the step,
-    whatever their document. `auxiliary_loss` is the coefficient of a mixture's balancing loss. `recompute` names what
-    the backward pass computes again. `resume` is another request's `checkpoint/`; `resume_steps` of the inputs are
-    skipped then. `seconds` is the limit after which ranks that wait for one another are stopped.
+    whatever their document.
+    `auxiliary_loss` is the coefficient c of a mixture's balancing loss. It adds, as the mean over the step's documents,
+    c times the sum over layers of E times the sum over experts of (share of the document's tokens that chose the
+    expert) times (mean probability of the expert): https://arxiv.org/abs/2101.03961.
+    `recompute` names what the backward pass computes again. `resume` is another request's `checkpoint/`; `resume_steps`
+    of the inputs are skipped then. With `steps` 0 the run only loads, saves and exports. `seconds` is the limit after
+    which ranks that wait for one another are stopped.
     """
 
     checkpoint: str
@@ -69,6 +73,7 @@ class TrainRequest:
     save: bool = False
     export: bool = False
     seconds: float = 120.0
+    capture: bool = False
     variant: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -83,6 +88,20 @@ class RankReport:
     groups: Mapping[str, tuple[int, ...]]
     device: str
     parameters: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """Copies of one tensor that should be equal and are not: the relative L2 difference between two ranks.
+
+    `tensor` has the subject's own name; `kind` says whether it is the gradient or the weight after the step.
+    """
+
+    tensor: str
+    kind: Literal["gradient", "weight"]
+    ranks: tuple[int, int]
+    error: float
+    step: int = 1
 
 
 @dataclass(frozen=True)
@@ -101,6 +120,13 @@ class TrainResult:
     ran: Mapping[str, str]
     seconds: float
     not_gathered: tuple[str, ...] = ()
+    disagreements: tuple[Disagreement, ...] = ()
+
+
+def list_step_files(steps: int) -> tuple[str, ...]:
+    """List the files that a run of so many steps must write below its output directory."""
+    kinds = ("gradients", "weights")
+    return tuple(f"step-{step}/{kind}/model.safetensors" for step in range(1, steps + 1) for kind in kinds)
 
 
 @runtime_checkable

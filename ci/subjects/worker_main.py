@@ -41,8 +41,13 @@ def expose_package() -> None:
 def main(arguments: list[str]) -> None:
     """Run `worker_main.py SUBJECT READ_FD WRITE_FD [ADAPTER]`: answer requests until the other side closes its end.
 
-    SUBJECT is `module:Class` where ADAPTER is the place of that module.
+    SUBJECT is `module:Class` where ADAPTER is the place of that module. `worker_main.py rank CALL` is a rank in an
+    interpreter of its own (`ci.subjects.rank_process.spawn_rank`).
     """
+    from ci.subjects.rank_process import RANK_WORD, run_call
+
+    if arguments[0] == RANK_WORD:
+        os._exit(run_call(Path(arguments[1])))  # a library of collectives may hang while it is unloaded
     answer_requests(arguments, lambda name: load_subject(name, *map(Path, arguments[3:])), call_method)
 
 
@@ -115,6 +120,7 @@ def call_method(subject: Subject, method: str, arguments: dict[str, Any]) -> Any
         Preparable,
         TraceRequest,
     )
+    from ci.subjects.training import NO_TRAINING, OptimizerSettings, Trainable, TrainRequest
 
     if method == "describe":
         return to_dict(subject.describe())
@@ -132,6 +138,11 @@ def call_method(subject: Subject, method: str, arguments: dict[str, Any]) -> Any
         if not isinstance(subject, Differentiable):
             raise NotOfferedError(NO_GRADIENTS)
         return to_dict(subject.gradients(GradientRequest(**arguments)))
+    if method == "train":
+        if not isinstance(subject, Trainable):
+            raise NotOfferedError(NO_TRAINING)
+        optimizer = OptimizerSettings(**arguments["optimizer"])
+        return to_dict(subject.train(TrainRequest(**{**arguments, "optimizer": optimizer})))
     raise ValueError(f"unknown method {method!r}")
 
 

@@ -204,6 +204,10 @@ class WorkerProcess:
         self._limit_log()
         return gone
 
+    def interrupt(self) -> None:
+        """Kill everything that runs, without waiting for its end."""
+        self._tree.interrupt()
+
     def kill(self) -> str:
         """Kill everything that runs, close the pipes and return the last line that was printed."""
         self.end()

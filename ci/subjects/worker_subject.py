@@ -1,7 +1,8 @@
 """A subject that runs in an interpreter of its own. Every response is untrusted until it is validated.
 
-There is one process at a time: the first call starts it, and so does the first call after it died. Each failure is one
-line and a class (`ci.subjects.failure`). The worker's whole process group ends with the subject.
+There is one process at a time, and another one for a large conversion: the first call starts it, and so does the first
+call after it died. Each failure is one line and a class (`ci.subjects.failure`). The worker's whole process group ends
+with the subject.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from ci.errors import HubTestsError, InfrastructureError, RequestError, SubjectError, UnsupportedError
@@ -28,8 +30,9 @@ from ci.subjects.base import (
     Variant,
 )
 from ci.subjects.compile_cache import CompiledCode
-from ci.subjects.disk_watch import RESERVED_BYTES, RESERVED_FILES, DiskWatch, has_room
+from ci.subjects.disk_watch import RESERVED_BYTES, RESERVED_FILES, SharedWatch, has_room
 from ci.subjects.exchange import Exchange, copy_directory, fits_copy, hostile_directory, move_directory, remove_tree
+from ci.subjects.exchange_tree import copy_tree, fits_tree_copy, move_tree
 from ci.subjects.failure import (
     ERRORS,
     Failure,
@@ -39,7 +42,8 @@ from ci.subjects.failure import (
     SubjectTimeoutError,
     to_one_line,
 )
-from ci.subjects.registry import SubjectName, find_offer
+from ci.subjects.registry import find_offer
+from ci.subjects.training import TrainRequest, TrainResult, list_step_files
 from ci.subjects.unconverted import link_checkpoint
 from ci.subjects.worker_process import (
     MAX_RESPONSE_BYTES,
@@ -75,18 +79,24 @@ class WorkerSubject:
     launch: WorkerLaunch
     timeout: float
     clock: PhaseClock = field(default_factory=PhaseClock)
+    watch: SharedWatch = field(default_factory=SharedWatch)
     _process: WorkerProcess | None = field(default=None, init=False)
+    _ending: Lock = field(default_factory=Lock, init=False)
+    _entered: bool = field(default=False, init=False)
     _home: Path = field(init=False)
     _stack: ExitStack = field(default_factory=ExitStack, init=False)
     _exchange: Exchange = field(init=False)
-    _watch: DiskWatch | None = field(default=None, init=False)
     _description: Description | None = field(default=None, init=False)
     _calls: int = field(default=0, init=False)
     _compiled: CompiledCode | None = field(default=None, init=False)
     _warming: bool = field(default=False, init=False)
+    _converter: WorkerSubject | None = field(default=None, init=False)
 
     def __enter__(self) -> Self:
         """Return the subject; its process starts with the first call."""
+        if self._entered:
+            return self
+        self._entered = True
         self._home, launch = self._stack.enter_context(hostile_directory("hub-tests-worker.")), self.launch
         readable = tuple(path.resolve() for path in launch.readable)
         self._exchange = Exchange(self._home / "exchange", launch.isolation, readable)
@@ -100,6 +110,8 @@ class WorkerSubject:
     def __exit__(self, *_: object) -> None:
         """End the process and everything it started; keep what it compiled, where this run may."""
         self._end_process()
+        if self._converter is not None:
+            self._converter.__exit__()
         if self._compiled:
             self._compiled.keep()
             self._log(f"compile cache: {self._compiled.describe()}")
@@ -110,14 +122,18 @@ class WorkerSubject:
         """The subject's name."""
         return self.launch.subject
 
-    def warm_up(self) -> None:
+    def warm_up(self, source: Path | None = None) -> None:
         """Start the process, in its sandbox, and let it import its libraries, without waiting for that.
 
-        The next call waits, and gets the error where the process does not start.
+        The next call waits, and gets the error where the process does not start. Where `source` will be converted in
+        a process of its own, that one starts too.
         """
         if self._process is None:
             self._running_process().send_request(self._make_line("prepare", {}))
             self._warming = True
+        if source is not None and self._converter is None and self.converts_apart(str(source)):
+            self._converter = self.make_converter().__enter__()
+            self._converter.warm_up()
 
     def describe(self) -> Description:
         """Return the subject's name, version, commit, libraries and formats."""
@@ -133,20 +149,57 @@ class WorkerSubject:
     def convert(self, request: ConvertRequest) -> ConvertResult:
         """Convert a Hugging Face directory; check that every file it names is there.
 
-        A process that had to end for a large checkpoint starts again at once: traces follow. Where the offer leaves
-        the conversion out, the subject reads the same files, linked at the target.
+        A large one is converted in a process of its own, where the sandbox keeps that one's output from this one.
+        Elsewhere a process that had to end for a large checkpoint starts again at once: traces follow. Where the offer
+        leaves the conversion out, the subject reads the same files, linked at the target.
         """
         if not find_offer(self.name).converts:
             return link_checkpoint(Path(request.source), Path(request.target))
+        if self.converts_apart(request.source):
+            converter, self._converter = self._converter or self.make_converter(), None
+            with converter:
+                return converter.write_checkpoint("convert", request)
         warm = self._process is not None
-        result = self._try_twice(lambda: self._write_checkpoint("convert", request), request.target)
+        result = self._try_twice(lambda: self.write_checkpoint("convert", request), request.target)
         if warm:
             self.warm_up()
         return result
 
     def export(self, request: ExportRequest) -> ConvertResult:
         """Export to a Hugging Face directory; check that every file it names is there."""
-        return self._try_twice(lambda: self._write_checkpoint("export", request), request.target)
+        return self._try_twice(lambda: self.write_checkpoint("export", request), request.target)
+
+    def write_checkpoint(self, method: str, request: ConvertRequest | ExportRequest) -> ConvertResult:
+        """Let this worker's own process convert or export; check that every file it names is there."""
+        if Path(request.target).exists():
+            raise RequestError(f"{method}: {request.target} exists; name a directory that does not")
+        output = self._exchange.next_output()
+        staged = replace(request, source=self._stage(request.source), target=str(output))
+        result = self._call(method, to_dict(staged), ConvertResult)
+        self._take(method, output, Path(request.target))
+        written = {path.name for path in Path(request.target).iterdir()}
+        for file in result.files:
+            if file not in written:
+                reason = f"it names a file that is not in {request.target}: {to_one_line(file, 100)}"
+                raise self._protocol_error(method, reason)
+        return result
+
+    def converts_apart(self, source: str) -> bool:
+        """Return whether a process of its own converts a directory, whose output is about as large.
+
+        Of a large output no process may be left that can write to it. In a sandbox, only the one that wrote it can.
+        """
+        return self.launch.isolation.applied and not fits_copy(Path(source))
+
+    def make_converter(self) -> WorkerSubject:
+        """Return another worker for one conversion, for use as a context manager. It compiles nothing."""
+        return WorkerSubject(replace(self.launch, compile_cache=None), self.timeout, self.clock, self.watch)
+
+    def interrupt(self) -> None:
+        """End the process, on behalf of another thread than the one whose call waits for it and fails then."""
+        with self._ending:
+            if self._process is not None:
+                self._process.interrupt()
 
     def trace(self, request: TraceRequest) -> TraceResult:
         """Run a forward pass into a trace directory; check that its trace.json equals the response."""
@@ -155,6 +208,10 @@ class WorkerSubject:
     def gradients(self, request: GradientRequest) -> GradientResult:
         """Run a backward pass into a directory of gradients; check that their file is there."""
         return self._try_twice(lambda: self._gradients(request), request.output)
+
+    def train(self, request: TrainRequest) -> TrainResult:
+        """Run training steps in the request's layout; check that the files of each step are there."""
+        return self._try_twice(lambda: self._train(request), request.output)
 
     def release(self) -> None:
         """Unload the worker's model; a worker that is not running has none."""
@@ -238,12 +295,28 @@ class WorkerSubject:
             raise self._protocol_error("gradients", f"it wrote no model.safetensors in {request.output}")
         return result
 
+    def _train(self, request: TrainRequest) -> TrainResult:
+        output = self._exchange.next_output()
+        staged = replace(
+            request,
+            checkpoint=self._stage(request.checkpoint),
+            inputs=self._stage(request.inputs),
+            resume=self._stage(request.resume) if request.resume else None,
+            output=str(output),
+        )
+        result = self._call("train", to_dict(staged), TrainResult)
+        self._take("train", output, Path(request.output), tree=True)
+        for name in list_step_files(request.steps):
+            if not (Path(request.output) / name).is_file():
+                raise self._protocol_error("train", f"it wrote no {name} in {request.output}")
+        return result
+
     def find_disk_failure(self) -> HubTestsError | None:
         """Return the failure of whoever left too little room for results, None where there is enough.
 
         The worker has ended then, and what it wrote is removed.
         """
-        finding = self._watch.find() if self._watch else ""
+        finding = self.watch.find(self)
         if not finding:
             return None
         self._end_process()
@@ -311,33 +384,25 @@ class WorkerSubject:
             raise self._protocol_error(method, f"it answers request {response.id}, not {self._calls}")
         return response
 
-    def _write_checkpoint(self, method: str, request: ConvertRequest | ExportRequest) -> ConvertResult:
-        if Path(request.target).exists():
-            raise RequestError(f"{method}: {request.target} exists; name a directory that does not")
-        output = self._exchange.next_output()
-        staged = replace(request, source=self._stage(request.source), target=str(output))
-        result = self._call(method, to_dict(staged), ConvertResult)
-        self._take(method, output, Path(request.target))
-        written = {path.name for path in Path(request.target).iterdir()}
-        for file in result.files:
-            if file not in written:
-                reason = f"it names a file that is not in {request.target}: {to_one_line(file, 100)}"
-                raise self._protocol_error(method, reason)
-        return result
-
     def _stage(self, path: str) -> str:
         """Make a file or directory visible to the worker, and return its path there."""
         return str(self._exchange.stage(Path(path)))
 
-    def _take(self, method: str, output: Path, target: Path) -> None:
-        """Take what the worker wrote to where it cannot change it; the worker ends first where that is much."""
+    def _take(self, method: str, output: Path, target: Path, *, tree: bool = False) -> None:
+        """Take what the worker wrote to where it cannot change it; the worker ends first where that is much.
+
+        Only a `tree` may have directories in it.
+        """
+        fits, copy, move = fits_copy, copy_directory, move_directory
+        if tree:
+            fits, copy, move = fits_tree_copy, copy_tree, move_tree
         try:
-            if fits_copy(output):
-                copy_directory(output, target)
+            if fits(output):
+                copy(output, target)
                 remove_tree(output)
             else:
                 self._end_before_move(method)
-                move_directory(output, target)
+                move(output, target)
         except SubjectProtocolError as wrong:
             raise self._protocol_error(method, str(wrong)) from None
         except InfrastructureError as problem:
@@ -346,7 +411,9 @@ class WorkerSubject:
     def _end_before_move(self, method: str) -> None:
         """End the process: as long as one of its own lives, it can still write to what is moved."""
         process = self._running_process()
-        if not process.end():
+        with self._ending:
+            gone = process.end()
+        if not gone:
             raise self._end_with_error(SubjectCrashError, f"{method}: its processes cannot be ended")
         self._end_process()
 
@@ -358,13 +425,14 @@ class WorkerSubject:
             if not has_room(self._home):
                 raise _describe_full_disk(self._home)
             self._process = WorkerProcess.start(self.launch, self._home, self._exchange)
-            self._watch = DiskWatch((self._home, self._process.log.parent), self._reclaim)
+            self.watch.join(self, (self._home, self._process.log.parent), self._reclaim)
         return self._process
 
     def _reclaim(self) -> None:
         """End what runs, and free what it wrote. Called by the watch, beside the call that may wait for a response."""
-        if self._process is not None:
-            self._process.end()
+        with self._ending:
+            if self._process is not None:
+                self._process.end()
         if self._compiled:
             self._compiled.dropped = self._compiled.crashed = True
         self._exchange.clear_outbox()
@@ -379,8 +447,7 @@ class WorkerSubject:
         """
         if filled := self.find_disk_failure():
             return filled
-        self._stop_watch()
-        process, self._process, self._warming = self._process, None, False
+        process = self._take_process()
         if self._compiled:
             self._compiled.crashed = True
         printed = process.kill() if process else ""
@@ -394,15 +461,15 @@ class WorkerSubject:
                 log.write(f"hub-tests: {to_one_line(line, 2000)}\n")
 
     def _end_process(self) -> None:
-        self._stop_watch()
-        process, self._process, self._warming = self._process, None, False
-        if process is not None:
+        if (process := self._take_process()) is not None:
             process.kill()
 
-    def _stop_watch(self) -> None:
-        watch, self._watch = self._watch, None
-        if watch is not None:
-            watch.stop()
+    def _take_process(self) -> WorkerProcess | None:
+        """Return the process, which no other thread can reach any more."""
+        self.watch.leave(self)
+        with self._ending:
+            process, self._process, self._warming = self._process, None, False
+        return process
 
 
 def _blame(failure: Failure) -> type[HubTestsError]:

@@ -16,7 +16,7 @@ from ci.hub.remote_store import RemoteStore
 from ci.hub.store import Store
 from ci.hub.store_paths import StorePaths, parse_checkpoint_name
 from ci.judge_environment import find_system_program, make_git_environment
-from ci.subjects.registry import SubjectName, find_offer
+from ci.subjects.registry import SubjectName
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,14 +32,12 @@ GIT_TIMEOUT = 60
 class Admission:
     """An entry that may run now: the commit that is checked out, and the files that pin `hub-tests run` to both.
 
-    `path` goes onto the subject's import path: the checkout if the reference itself is under test, else "".
     `environment` is a name that hub-tests knows, or a file.
     """
 
     entry: str
     sha: str
     subject: SubjectName
-    path: str
     checkpoints: str
     registry: str
     environment: str
@@ -75,8 +73,7 @@ def admit_entry(
         Store(store).hold_for_run(Path(checkpoint.path), str(run_id))
     checkpoints, registry = write_run_files(plan, entry, checkpoint, out)
     name = plan.request.subject
-    path = str(subject) if find_offer(name).in_this_package else ""
-    return Admission(entry, sha, name, path, str(checkpoints), str(registry), write_environment(plan, out))
+    return Admission(entry, sha, name, str(checkpoints), str(registry), write_environment(plan, out))
 
 
 def write_environment(plan: Plan, out: Path) -> str:

@@ -91,7 +91,8 @@ def _ask_github(plan: Plan, context: Context) -> tuple[Mapping[str, Job], Baseli
         listed = _list_completed_jobs(lambda: workflow_runs.list_jobs(client, run_id), pause)
         history = data_branch.read_nightly_history(client, context.data_branch)
     jobs = workflow_runs.select_entry_jobs(listed)
-    return jobs, history, _find_untested(plan, jobs, workflow_runs.find_fetch_job(listed))
+    pack, fetch = (workflow_runs.find_job(listed, name) for name in (workflow_runs.PACK_JOB, workflow_runs.FETCH_JOB))
+    return jobs, history, _find_untested(plan, jobs, pack, fetch)
 
 
 def _write_run_result(run_results: Results, context: Context, out: Path) -> None:
@@ -125,17 +126,28 @@ def _list_completed_jobs(list_jobs: Callable[[], tuple[WorkflowJob, ...]], pause
     return jobs
 
 
-def _find_untested(plan: Plan, jobs: Mapping[str, Job], fetch: WorkflowJob | None) -> dict[str, Problem]:
-    """Find the entries that have no job for a reason outside of the subject."""
+def _find_untested(
+    plan: Plan, jobs: Mapping[str, Job], pack: WorkflowJob | None, fetch: WorkflowJob | None
+) -> dict[str, Problem]:
+    """Find the entries that have no job, or one without a subject, for a reason outside of the subject.
+
+    `pack` hands over a private subject's commit; it is skipped for a public one.
+    """
+    if pack is not None and pack.conclusion not in ("success", "skipped"):
+        problem = Problem("environment", f"nothing was tested: the job that hands over the subject {_tell_end(pack)}")
+        return {entry.name: problem for entry in plan.entries}
     if fetch is None or (fetch.conclusion == "success" and jobs):
         return {}
     if fetch.conclusion == "success":
         reason = "the run was cancelled before the first test job"
     else:
-        ended = f"ended as {fetch.conclusion}" if fetch.conclusion else f"is {fetch.status.replace('_', ' ')}"
-        reason = f"the job that fetches the checkpoints {ended}"
+        reason = f"the job that fetches the checkpoints {_tell_end(fetch)}"
     problem = Problem("environment", f"nothing was tested: {reason}")
     return {entry.name: problem for entry in plan.entries if entry.name not in jobs}
+
+
+def _tell_end(job: WorkflowJob) -> str:
+    return f"ended as {job.conclusion}" if job.conclusion else f"is {job.status.replace('_', ' ')}"
 
 
 def _find_waiting(jobs: Mapping[str, Job] | None) -> dict[str, Problem]:

@@ -47,6 +47,8 @@ def _check_origin(policy: Mapping[str, Any], env: Mapping[str, str], uid: int) -
         yield f"workflow {env.get('GITHUB_WORKFLOW_REF')!r} is not on the list of workflows"
     if uid in policy["store_uids"] and env.get("GITHUB_JOB") not in policy["store_jobs"]:
         yield f"job {env.get('GITHUB_JOB')!r} may not run where the store can be written"
+    if uid in policy["nightly_uids"] and event != "schedule":
+        yield f"event {event!r} may not run where compiled code is kept for other jobs: only the schedule may"
 
 
 def _check_commit(policy: Mapping[str, Any], env: Mapping[str, str]) -> Iterator[str]:

@@ -14,4 +14,5 @@ def build_policy(config: Config) -> dict[str, Any]:
     """Return the [admission] table with the repository or organization and the store's writers."""
     owner = {"repository": config.github.repository, "organization": config.github.organization}
     writers = [slot.uid for slot in config.resolved_slots if slot.writes_store]
-    return {**to_dict(config.admission), **owner, "store_uids": writers}
+    fillers = [slot.uid for slot in config.resolved_slots if slot.fills_compile_cache]
+    return {**to_dict(config.admission), **owner, "store_uids": writers, "nightly_uids": fillers}

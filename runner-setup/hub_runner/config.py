@@ -11,7 +11,7 @@ from ci.errors import RequestError
 from ci.records import STRICT
 
 SYSTEM_LABELS = ("self-hosted", "linux")
-STORE_LABEL = "hub-tests-store"
+STORE_LABEL, NIGHTLY_LABEL = "hub-tests-store", "hub-tests-nightly"
 """A just-in-time runner has the labels of its registration and no others."""
 
 
@@ -61,12 +61,14 @@ class SlotSpec:
     """One slot of the file: the GPUs that its jobs may open, as the N of /dev/nvidiaN.
 
     `writes_store`: a slot without GPUs that may write the store. It is for the job that fetches checkpoints.
+    `fills_compile_cache`: a slot for the nightly run alone, which may keep compiled code for the others.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
     gpus: tuple[int, ...] = ()
     writes_store: bool = False
+    fills_compile_cache: bool = False
 
 
 @dataclass(frozen=True)
@@ -185,8 +187,9 @@ class ProxySettings:
 
 @dataclass(frozen=True)
 class KubernetesSettings:
-    """The same runners on a cluster, through actions-runner-controller. `environments_claim`: a volume of environments.
+    """The same runners on a cluster, through actions-runner-controller.
 
+    `environments_claim`: a volume of environments. `compile_cache_claim`: one of compiled code.
     `sandbox`: let jobs make user namespaces, which bubblewrap needs. `seccomp_profile`: the profile of such pods, a
     file below the kubelet's seccomp directory; without one they have none.
     """
@@ -198,6 +201,7 @@ class KubernetesSettings:
     image: str
     store_claim: str
     environments_claim: str = ""
+    compile_cache_claim: str = ""
     max_runners: int = 4
     min_runners: int = 0
     sandbox: bool = True
@@ -215,6 +219,7 @@ class Slot:
     uid: int
     labels: tuple[str, ...]
     writes_store: bool = False
+    fills_compile_cache: bool = False
 
     @property
     def user(self) -> str:
@@ -252,9 +257,17 @@ class Config:
         return tuple(self._resolve_slot(index, spec) for index, spec in enumerate(self.slots))
 
     def _resolve_slot(self, index: int, spec: SlotSpec) -> Slot:
-        store_labels = (*SYSTEM_LABELS, self.host.arch, STORE_LABEL)
-        labels = store_labels if spec.writes_store else self.runner_labels(len(spec.gpus))
-        return Slot(index, spec.gpus, self.host.uid_base + index, labels, spec.writes_store)
+        labels = self.runner_labels(len(spec.gpus))
+        if spec.writes_store:
+            labels = self.own_labels(STORE_LABEL)
+        elif spec.fills_compile_cache:
+            labels = self.own_labels(NIGHTLY_LABEL)
+        uid = self.host.uid_base + index
+        return Slot(index, spec.gpus, uid, labels, spec.writes_store, spec.fills_compile_cache)
+
+    def own_labels(self, name: str) -> tuple[str, ...]:
+        """Return the labels of a slot for one kind of job, which a job that asks for any GPU does not match."""
+        return (*SYSTEM_LABELS, self.host.arch, name)
 
     def runner_labels(self, gpus: int) -> tuple[str, ...]:
         """Return the labels of a runner with `gpus` GPUs, on this host and on the cluster."""

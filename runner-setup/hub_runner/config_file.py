@@ -131,6 +131,12 @@ def _check_slots(config: Config) -> tuple[str | None, ...]:
         if all(bool(s.gpus) != s.writes_store for s in config.slots)
         else "slots: give either gpus, or writes_store",
         None if sum(s.writes_store for s in config.slots) <= 1 else "slots: at most one slot may write the store",
+        None
+        if all(s.gpus or not s.fills_compile_cache for s in config.slots)
+        else "slots: fills_compile_cache needs gpus",
+        None
+        if sum(s.fills_compile_cache for s in config.slots) <= 1
+        else "slots: at most one slot may fill the compile cache",
         None if not shared else f"slots: /dev/nvidia{shared[0]} belongs to two slots",
         None if all(0 <= gpu < 256 for gpu in gpus) else "slots: gpus are the N of /dev/nvidiaN, 0 to 255",
         None if config.host.uid_base in UIDS else f"host.uid_base: not within {UIDS.start} to {UIDS.stop - 1}",

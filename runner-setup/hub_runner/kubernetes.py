@@ -11,6 +11,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from hub_runner.admission_policy import build_policy
+from hub_runner.config import NIGHTLY_LABEL
 from hub_runner.layout import Layout
 from hub_runner.networks import CLOSED4, CLOSED6
 
@@ -23,8 +24,9 @@ RUNNER_UID = 1001
 """The user id in GitHub's runner image."""
 
 APP = "hub-tests-runner"
-ENVIRONMENTS = str(Layout().environments)
+ENVIRONMENTS, COMPILED = str(Layout().environments), str(Layout().compiled)
 ADMISSION, HOOK = f"{APP}-admission", "/etc/hub-runner"
+NIGHTLY = f"{APP}-admission-nightly"
 
 
 def render_manifests(config: Config) -> Mapping[str, str]:
@@ -32,12 +34,24 @@ def render_manifests(config: Config) -> Mapping[str, str]:
     cluster = config.kubernetes
     if cluster is None:
         return {}
-    sizes = sorted({len(slot.gpus) for slot in config.resolved_slots if slot.gpus})
+    sizes = sorted({len(slot.gpus) for slot in config.resolved_slots if slot.gpus and not slot.fills_compile_cache})
     values = {f"values-gpus-{size}.yaml": _format_yaml(build_scale_set_values(config, cluster, size)) for size in sizes}
     return {
         **values,
+        **_render_nightly(config, cluster),
         "network-policy.yaml": _format_yaml(build_network_policy(config, cluster)),
         "admission.yaml": _format_yaml(build_admission(config, cluster)),
+    }
+
+
+def _render_nightly(config: Config, cluster: KubernetesSettings) -> dict[str, str]:
+    """Render the scale set that fills the compile cache, and its hook; nothing without a slot or a volume for it."""
+    gpus = next((len(slot.gpus) for slot in config.resolved_slots if slot.fills_compile_cache), 0)
+    if not (gpus and cluster.compile_cache_claim):
+        return {}
+    return {
+        "values-nightly.yaml": _format_yaml(build_scale_set_values(config, cluster, gpus, nightly=True)),
+        "admission-nightly.yaml": _format_yaml(build_admission(config, cluster, nightly=True)),
     }
 
 
@@ -46,18 +60,23 @@ def _format_yaml(value: Any) -> str:
     return "# Rendered from hub-runner.toml.\n" + json.dumps(value, indent=2) + "\n"
 
 
-def build_scale_set_values(config: Config, cluster: KubernetesSettings, gpus: int) -> dict[str, Any]:
-    """Return the chart's values for runners with `gpus` GPUs."""
+def build_scale_set_values(
+    config: Config, cluster: KubernetesSettings, gpus: int, *, nightly: bool = False
+) -> dict[str, Any]:
+    """Return the chart's values for runners with `gpus` GPUs; `nightly` ones fill the compile cache."""
     where = config.github.repository or config.github.organization
     return {
         "githubConfigUrl": f"{config.github.url}/{where}",
         "githubConfigSecret": cluster.secret,
-        "runnerScaleSetName": f"{config.host.name}-gpus-{gpus}",
-        "scaleSetLabels": list(config.runner_labels(gpus)),
-        "minRunners": cluster.min_runners,
+        "runnerScaleSetName": f"{config.host.name}-nightly" if nightly else f"{config.host.name}-gpus-{gpus}",
+        "scaleSetLabels": list(config.own_labels(NIGHTLY_LABEL) if nightly else config.runner_labels(gpus)),
+        "minRunners": 0 if nightly else cluster.min_runners,
         "maxRunners": cluster.max_runners,
         **_build_proxy(config),
-        "template": {"metadata": {"labels": {"app": APP}}, "spec": build_pod_spec(config, cluster, gpus)},
+        "template": {
+            "metadata": {"labels": {"app": APP}},
+            "spec": build_pod_spec(config, cluster, gpus, nightly=nightly),
+        },
     }
 
 
@@ -68,7 +87,7 @@ def _build_proxy(config: Config) -> dict[str, Any]:
     return {"proxy": {"http": url, "https": url, "noProxy": list(proxy.without)}} if proxy.url else {}
 
 
-def build_pod_spec(config: Config, cluster: KubernetesSettings, gpus: int) -> dict[str, Any]:
+def build_pod_spec(config: Config, cluster: KubernetesSettings, gpus: int, *, nightly: bool = False) -> dict[str, Any]:
     """Return the pod of one job, with the same limits as the slot's unit."""
     return {
         # A user namespace of the pod's own: what a job may do with its sandbox never concerns the node's users.
@@ -87,8 +106,8 @@ def build_pod_spec(config: Config, cluster: KubernetesSettings, gpus: int) -> di
             "fsGroupChangePolicy": "OnRootMismatch",
             **_build_sandbox_permissions(cluster),
         },
-        "containers": [_build_container(config, cluster, gpus)],
-        "volumes": _build_volumes(config, cluster),
+        "containers": [_build_container(config, cluster, gpus, nightly=nightly)],
+        "volumes": _build_volumes(config, cluster, nightly=nightly),
     }
 
 
@@ -106,7 +125,7 @@ def _build_sandbox_permissions(cluster: KubernetesSettings) -> dict[str, Any]:
     }
 
 
-def _build_container(config: Config, cluster: KubernetesSettings, gpus: int) -> dict[str, Any]:
+def _build_container(config: Config, cluster: KubernetesSettings, gpus: int, *, nightly: bool) -> dict[str, Any]:
     limits = config.limits
     quantities = {
         "nvidia.com/gpu": str(gpus),
@@ -135,6 +154,7 @@ def _build_container(config: Config, cluster: KubernetesSettings, gpus: int) -> 
         "volumeMounts": [
             {"name": "store", "mountPath": config.runner.store, "readOnly": True},
             *_mount_environments(cluster),
+            *_mount_compiled(cluster, nightly=nightly),
             {"name": "admission", "mountPath": HOOK, "readOnly": True},
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  the pod's own
             {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108  the pod's own
@@ -148,34 +168,44 @@ def _mount_environments(cluster: KubernetesSettings) -> list[dict[str, Any]]:
     return [mount] if cluster.environments_claim else []
 
 
-def _build_volumes(config: Config, cluster: KubernetesSettings) -> list[dict[str, Any]]:
+def _mount_compiled(cluster: KubernetesSettings, *, nightly: bool) -> list[dict[str, Any]]:
+    """Return the mount of compiled code, which the nightly runners alone may write."""
+    mount = {"name": "compiled", "mountPath": COMPILED, "readOnly": not nightly}
+    return [mount] if cluster.compile_cache_claim else []
+
+
+def _build_volumes(config: Config, cluster: KubernetesSettings, *, nightly: bool) -> list[dict[str, Any]]:
+    compiled = {"claimName": cluster.compile_cache_claim, "readOnly": not nightly}
     memory = {"medium": "Memory", "sizeLimit": f"{config.limits.tmp_gib}Gi"}
     environments = {"claimName": cluster.environments_claim, "readOnly": True}
     return [
         *([{"name": "environments", "persistentVolumeClaim": environments}] if cluster.environments_claim else []),
+        *([{"name": "compiled", "persistentVolumeClaim": compiled}] if cluster.compile_cache_claim else []),
         {"name": "store", "persistentVolumeClaim": {"claimName": cluster.store_claim, "readOnly": True}},
-        {"name": "admission", "configMap": {"name": ADMISSION, "defaultMode": 0o555}},
+        {"name": "admission", "configMap": {"name": NIGHTLY if nightly else ADMISSION, "defaultMode": 0o555}},
         {"name": "tmp", "emptyDir": {"sizeLimit": f"{config.limits.disk_gib}Gi"}},
         {"name": "shm", "emptyDir": memory},
     ]
 
 
-def build_admission(config: Config, cluster: KubernetesSettings) -> dict[str, Any]:
+def build_admission(config: Config, cluster: KubernetesSettings, *, nightly: bool = False) -> dict[str, Any]:
     """Return a ConfigMap with the host's admission hook and policy.
 
+    All pods have one user id, so the nightly ones have a policy of their own.
     The runner image needs Python 3.11 for the hook.
     """
+    policy = {**build_policy(config), **({"nightly_uids": [RUNNER_UID]} if nightly else {})}
     hook = f"#!/bin/sh\nset -eu\nexec python3 -I {HOOK}/admission_hook.py {HOOK}/admission.json\n"
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": {"name": ADMISSION, "namespace": cluster.namespace},
+        "metadata": {"name": NIGHTLY if nightly else ADMISSION, "namespace": cluster.namespace},
         "data": {
             "job-started.sh": hook,
             "admission_hook.py": resources.files("hub_runner")
             .joinpath("admission_hook.py")
             .read_text(encoding="utf-8"),
-            "admission.json": json.dumps(build_policy(config), indent=2, sort_keys=True) + "\n",
+            "admission.json": json.dumps(policy, indent=2, sort_keys=True) + "\n",
         },
     }
 

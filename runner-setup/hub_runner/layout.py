@@ -55,6 +55,11 @@ class Layout:
         return self.data / "wheels"
 
     @property
+    def compiled(self) -> Path:
+        """What nightly runs compiled, for all jobs."""
+        return self.data / "compiled"
+
+    @property
     def run(self) -> Path:
         """The directory that a reboot empties: locks, JIT configurations, metrics."""
         return self.root / "run/hub-runner"

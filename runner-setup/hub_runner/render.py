@@ -91,8 +91,17 @@ def render_all_files(config: Config) -> Mapping[str, Rendered]:
 
 
 def labels_by_gpu_count(config: Config) -> dict[str, list[str]]:
-    """Return the labels for `runs-on`, by number of GPUs; "store" for the job that fetches checkpoints."""
-    return {"store" if slot.writes_store else str(len(slot.gpus)): list(slot.labels) for slot in config.resolved_slots}
+    """Return the labels for `runs-on`, by number of GPUs.
+
+    "store" is for the job that fetches checkpoints, "nightly" for the runs that fill the compile cache.
+    """
+    return {_name_kind(slot): list(slot.labels) for slot in config.resolved_slots}
+
+
+def _name_kind(slot: Slot) -> str:
+    if slot.writes_store:
+        return "store"
+    return "nightly" if slot.fills_compile_cache else str(len(slot.gpus))
 
 
 def build_proxy_variables(config: Config) -> dict[str, str]:
@@ -120,6 +129,7 @@ def _render_template(name: str, config: Config, **values: Any) -> str:
         "gpus": sorted(gpu for slot in config.resolved_slots for gpu in slot.gpus),
         "uids": [slot.uid for slot in config.resolved_slots],
         "store_owner": next((slot.user for slot in config.resolved_slots if slot.writes_store), "root"),
+        "compiled_owner": next((slot.user for slot in config.resolved_slots if slot.fills_compile_cache), "root"),
         "metadata": (*METADATA4, *METADATA6),
         "closed4": CLOSED4,
         "closed6": CLOSED6,

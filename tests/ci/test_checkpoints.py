@@ -9,7 +9,6 @@ from ci.checkpoints import (
     FetchResults,
     fetch_checkpoints,
     format_checkpoints,
-    make_fetch_request,
     read_checkpoints,
     write_checkpoints,
 )
@@ -82,7 +81,3 @@ def test_a_model_with_code_of_its_own_is_refused_before_the_hub_is_asked(
     assert isinstance(error, RemoteCodeError)
     assert str(error).startswith("[phi] trust_remote_code: hub-tests does not run code that comes with a model yet")
     assert "\n" not in str(error)
-
-
-def test_no_entry_asks_for_python_files() -> None:
-    assert not make_fetch_request(HubModel("a", "o/a", "llama")).allow_remote_code

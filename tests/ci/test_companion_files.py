@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ci.companion_files import COMPANION_FILES, copy_companions, list_files
-from ci.hub.small_files import select_small_files
+from ci.hub.small_files import select_other_formats, select_small_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,5 +27,5 @@ def test_what_a_fetch_keeps_is_what_an_export_is_asked_for(tmp_path: Path) -> No
     names = ["video_preprocessor_config.json", "tokenizer.model.v3", "tokenizer.json", "chat_template.jinja", "x.py"]
     for name in names:
         (tmp_path / name).touch()
-    kept = select_small_files(names, None, allow_remote_code=False)
+    kept = sorted([*select_small_files(names), *select_other_formats(names, bytes)])
     assert sorted(kept) == list(list_files(tmp_path, COMPANION_FILES)) == sorted(names[:-1])

@@ -8,6 +8,7 @@ from ci.errors import RequestError
 from ci.models import load_models
 from ci.plan import MAX_ENTRIES, Plan, RunRequest, make_plan, matrix, registry_digest
 from ci.records import read_json, to_json
+from ci.subjects.reference.offer import LAYOUTS_OFFERED
 from tests.ci.report.samples import MODELS
 
 
@@ -44,6 +45,10 @@ def test_deep_adds_its_tests() -> None:
         "test_layer_order[smollm2]",
         "test_positions[smollm2]",
         "test_gradients[smollm2]",
+        "test_training_step[smollm2]",
+        "test_resume[smollm2]",
+        "test_layout_conversion[smollm2]",
+        *(f"test_implementation[layout-{name}-smollm2]" for name in LAYOUTS_OFFERED if name != "single"),
     }
 
 

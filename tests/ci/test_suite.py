@@ -1,4 +1,5 @@
 import gc
+import os
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 from ci import suite
+from ci.checkpoints import make_fetch_request
 from ci.errors import (
     GatedError,
     HubTestsError,
@@ -17,13 +19,15 @@ from ci.errors import (
     SubjectError,
     UnsupportedError,
 )
-from ci.hub.fetch import Checkpoint
+from ci.hub.fetch import Checkpoint, fetch
 from ci.models import HubModel
 from ci.run_options import RunOptions
 from ci.settings import Settings
 from ci.subjects.failure import SubjectCrashError, SubjectOutOfMemoryError, SubjectTimeoutError
 from ci.subjects.sandbox import Isolation
 from ci.suite import CachedStep, ModelPipeline, StepFailedError, classify_failure
+from tests.standin.models import repository
+from tests.standin.server import HubServer
 
 MODEL = HubModel("tiny", "o/n", "llama")
 CHECKPOINT = Checkpoint("o/n", "f" * 40, 2, "/store/x", "hit", 10, 0, 0, 0.1, "a" * 64, 30)
@@ -95,6 +99,32 @@ def test_a_checkpoint_that_is_not_the_pinned_one_is_refused(tmp_path: Path, monk
     monkeypatch.setattr(suite, "fetch", lambda *_, **__: replace(CHECKPOINT, manifest_sha256="b" * 64))
     with pytest.raises(StepFailedError, match="is not the one that was fetched for this run"):
         make_pipeline(tmp_path, CHECKPOINT).fetch_checkpoint()
+
+
+@pytest.mark.parametrize("restored", [False, True])
+def test_what_was_admitted_earlier_is_hashed_again_where_others_may_write(
+    hub: HubServer, tmp_path: Path, restored: bool
+) -> None:
+    """`--checkpoints` names what another job fetched: names, sizes and times prove nothing about it."""
+    settings = Settings(cache=tmp_path / "store", endpoint=hub.endpoint)
+    hub.add(MODEL.model_id, repository("stand-in/llama"))
+    fetched = fetch(make_fetch_request(MODEL), settings)
+    options = RunOptions(subject="reference", device="cpu")
+    weights = Path(fetched.path) / "model.safetensors"
+    before, content = weights.stat(), bytearray(weights.read_bytes())
+    settings.cache.chmod(0o777)
+    content[-1] ^= 0 if restored else 1
+    weights.chmod(0o644)
+    weights.write_bytes(content)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    offline = replace(settings, offline=True)
+    pipeline = ModelPipeline(MODEL, options, offline, tmp_path, fetched=fetched)
+    if restored:
+        assert pipeline.fetch_checkpoint().manifest_sha256 == fetched.manifest_sha256
+        return
+    with pytest.raises(StepFailedError, match="HF_HUB_OFFLINE is set"):
+        pipeline.fetch_checkpoint()
+    assert not weights.exists(), "what is damaged is set aside"
 
 
 def test_evidence_knows_what_earlier_steps_established(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

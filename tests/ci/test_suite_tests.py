@@ -10,7 +10,9 @@ from ci.subjects.registry import find_offer
 from ci.suite_tests import (
     DEEP_TESTS,
     DEFAULT_TESTS,
+    TRAINING_TESTS,
     list_expected_tests,
+    list_layouts,
     list_moe_variants,
     list_other_variants,
     list_variant_names,
@@ -46,7 +48,10 @@ def test_a_mixture_has_one_test_an_implementation() -> None:
 
 def test_deep_tests_come_last_and_on_request() -> None:
     plain, deep = (list_expected_tests("reference", "tiny", "llama", deep=deep) for deep in (False, True))
-    assert deep == (*plain, *(f"{name}[tiny]" for name in DEEP_TESTS))
+    layouts = [f"test_implementation[layout-{name}-tiny]" for _, name in list_layouts("reference")]
+    assert [test for test in deep if test not in layouts] == [*plain, *(f"{name}[tiny]" for name in DEEP_TESTS)]
+    assert set(layouts) < set(deep)
+    assert "test_implementation[layout-single-tiny]" not in layouts, "that is test_training_step"
     assert not set(DEFAULT_TESTS) & set(DEEP_TESTS)
 
 
@@ -60,7 +65,16 @@ def test_a_subject_without_gradients_is_not_asked_for_them(monkeypatch: pytest.M
     offer = replace(find_offer("reference"), gradients=False)
     monkeypatch.setattr(suite_tests, "find_offer", lambda _: offer)
     deep = list_expected_tests("reference", "tiny", "llama", deep=True)
-    assert [test for test in deep if test.startswith(DEEP_TESTS)] == [f"{name}[tiny]" for name in DEEP_TESTS[:-1]]
+    assert [test for test in deep if test.startswith(DEEP_TESTS)] == [
+        f"{name}[tiny]" for name in DEEP_TESTS if name != "test_gradients"
+    ]
+
+
+def test_a_subject_without_layouts_is_not_asked_to_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    offer = replace(find_offer("reference"), layouts=())
+    monkeypatch.setattr(suite_tests, "find_offer", lambda _: offer)
+    deep = list_expected_tests("reference", "tiny", "llama", deep=True)
+    assert not [test for test in deep if test.startswith(TRAINING_TESTS) or "layout" in test]
 
 
 def test_variants_are_split_by_the_test_that_runs_them() -> None:
@@ -78,6 +92,7 @@ def test_names_of_every_subject_are_listed_once() -> None:
 
 def test_each_variant_is_known_by_the_id_of_its_test() -> None:
     for subject in ("fast_llm", "reference"):
-        planned = [test for test in list_expected_tests(subject, "mix", "mixtral") if "implementation" in test]
+        planned = list_expected_tests(subject, "mix", "mixtral", deep=True)
+        planned = tuple(test for test in planned if "implementation" in test)
         assert set(list_variant_tests(subject, "mix", "mixtral")) == set(planned)
     assert list_variant_tests("fast_llm", "mix", "mixtral")["test_moe_implementation[dropless-mix]"].needs == "triton"

@@ -326,6 +326,7 @@ def test_the_names_by_which_github_tells_of_jobs_and_steps() -> None:
     every = load(WORKFLOWS["hub-tests.yml"])["jobs"]
     assert workflow_runs.ENTRY_JOB.fullmatch(every["test"]["name"].replace("${{ matrix.name }}", "smollm2"))
     assert every["fetch"]["name"] == workflow_runs.FETCH_JOB
+    assert every["subject"]["name"] == workflow_runs.PACK_JOB
     for job in (every[job] for _, job in RUN_SUBJECTS):
         names = [step["name"] for step in job["steps"]]
         for step in job["steps"][: names.index(workflow_runs.SUBJECT_STEP)]:  # nothing of the subject is run in these

@@ -23,6 +23,7 @@ from ci.checkpoints import FetchResults, read_checkpoints
 from ci.devices import check_device, list_visible_gpus
 from ci.errors import HubTestsError
 from ci.evidence import Evidence, Step, to_property
+from ci.layouts import LAYOUT_AXIS
 from ci.models import HUB_TEST_CONFIGS, HubModel, load_models
 from ci.run_options import RunOptions, add_pytest_options, make_pytest_reproduction_arguments, read_pytest_options
 from ci.suite import ModelPipeline, StepFailedError, classify_failure
@@ -190,7 +191,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     cases = [(n, v, m) for n, model in models.items() for v, m in _variants(names[0], subject, model)]
     metafunc.parametrize(
         ("model_name", names[0]),
-        [(name, variant) for name, variant, _ in cases],
+        [pytest.param(name, variant, marks=_marks(variant)) for name, variant, _ in cases],
         ids=[f"{label}-{name}" for name, _, label in cases],
         scope="module",
     )
@@ -199,7 +200,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def _variants(kind: str, subject: str, model: HubModel) -> list[tuple[tuple[str, str], str]]:
     if kind == "moe_implementation":
         return [(("moe", v), v) for v in suite_tests.list_moe_variants(subject, model.checkpoint_format)]
-    return [((axis, v), f"{axis}-{v}") for axis, v in suite_tests.list_other_variants(subject, model.checkpoint_format)]
+    others = suite_tests.list_other_variants(subject, model.checkpoint_format)
+    return [((axis, v), f"{axis}-{v}") for axis, v in (*others, *suite_tests.list_layouts(subject))]
+
+
+def _marks(variant: tuple[str, str]) -> tuple[pytest.MarkDecorator, ...]:
+    """A layout starts processes, so it is tested with `--deep` only."""
+    return (pytest.mark.deep,) if variant[0] == LAYOUT_AXIS else ()
 
 
 def _chosen_models(config: pytest.Config) -> dict[str, HubModel]:
@@ -253,7 +260,11 @@ def model_config(model_name: str) -> HubModel:
 
 @pytest.fixture(scope="module")
 def pipeline(
-    model_config: HubModel, run_options: RunOptions, fetch_results: FetchResults, hub_test_cache_dir: Path
+    request: pytest.FixtureRequest,
+    model_config: HubModel,
+    run_options: RunOptions,
+    fetch_results: FetchResults,
+    hub_test_cache_dir: Path,
 ) -> Iterator[ModelPipeline]:
     """The model's steps; each runs once."""
     workdir = hub_test_cache_dir / model_config.name
@@ -262,6 +273,10 @@ def pipeline(
     with ModelPipeline(
         model_config, run_options, settings.from_environ(os.environ), workdir, fetched=fetched
     ) as pipeline:
+        names = [
+            cast("Any", item).originalname for item in request.session.items if _model_of(item) == model_config.name
+        ]
+        pipeline.export_expected = "test_hub_model_conversion" in names
         yield pipeline
     shutil.rmtree(workdir, ignore_errors=True)
 
@@ -282,7 +297,8 @@ def fast_llm_path(pipeline: ModelPipeline, truncated_hf_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def exported_hf_path(pipeline: ModelPipeline, fast_llm_path: Path) -> Path:
     """The Hugging Face directory that the subject exported."""
-    del fast_llm_path
+    if not pipeline.offer.exports:
+        return fast_llm_path  # the test says that it did not run
     return _run_or_skip(pipeline, pipeline.export)
 
 

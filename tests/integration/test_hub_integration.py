@@ -13,15 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ci.errors import NotOfferedError
+from ci.errors import NotOfferedError, UnsupportedError
 from ci.hub.verification import describe_unverified
+from ci.layouts import LAYOUT_AXIS
 from ci.suite import ModelPipeline, add_verdicts
 from ci.suite_checks import find_checkpoint_problems, format_failures, read_published_dtype
 from ci.suite_tests import list_left_out
+from ci.suite_training import check_steps, find_unmet_need, list_conversion_layouts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from ci.equivalence.judge import Judge, Verdict
     from ci.evidence import Step
 
 pytestmark = [pytest.mark.extra_slow, pytest.mark.filterwarnings("default")]
@@ -89,11 +93,29 @@ def test_moe_implementation(
 def test_implementation(
     pipeline: ModelPipeline, record: Any, fast_llm_path: Path, implementation: tuple[str, str]
 ) -> None:
-    """Each implementation on every other axis equals Hugging Face's, and really ran."""
+    """Each implementation on every other axis equals Hugging Face's, and really ran; in a layout, whole steps do."""
     _judge_variant(pipeline, record, *implementation)
 
 
+def _judge_layout(pipeline: ModelPipeline, record: Any, name: str) -> None:
+    variant = f"{LAYOUT_AXIS}={name}"
+    with record(variant) as note:
+        evidence = pipeline.start_evidence("test_implementation", variant)
+        try:
+            verdict = pipeline.judge().check_training(name)
+        except UnsupportedError as refusal:
+            if not (need := find_unmet_need(pipeline.subject_name, variant, refusal)):
+                raise
+            note(replace(evidence, unmet_need=need, failure_class="variant_did_not_run", diagnosis=str(refusal)))
+            pytest.skip(f"variant did not run: {variant} needs {need}")
+        note(add_verdicts(evidence, (verdict,)))
+        assert verdict.passed, format_failures((verdict,))
+
+
 def _judge_variant(pipeline: ModelPipeline, record: Any, axis: str, name: str) -> None:
+    if axis == LAYOUT_AXIS:
+        _judge_layout(pipeline, record, name)
+        return
     with record(f"{axis}={name}") as note:
         offered = {(v.axis, v.name): v for v in pipeline.start_subject().variants(str(pipeline.convert()[0]))}
         variant = offered.get((axis, name))
@@ -129,6 +151,7 @@ def test_hub_model_conversion(pipeline: ModelPipeline, record: Any, fast_llm_pat
 def test_served_export(pipeline: ModelPipeline, record: Any, exported_hf_path: Path) -> None:
     """An inference engine serves the export as it serves the original; without the engine, it did not run."""
     with record() as note:
+        _skip_left_out(pipeline, note, "test_served_export")
         evidence = pipeline.start_evidence("test_served_export")
         try:
             verdicts = pipeline.check_served_export()
@@ -189,3 +212,39 @@ def test_gradients(pipeline: ModelPipeline, record: Any, fast_llm_path: Path) ->
             pytest.skip(f"did not run: {said}")
         note(add_verdicts(evidence, (verdict,)))
         assert verdict.passed, format_failures((verdict,))
+
+
+@pytest.mark.deep
+def test_training_step(pipeline: ModelPipeline, record: Any, fast_llm_path: Path) -> None:
+    """Whole optimizer steps in one process equal Hugging Face's, with experts also their balancing loss."""
+    with record() as note:
+        _judge_training(pipeline, note, "test_training_step", lambda judge: check_steps(judge, pipeline.subject_name))
+
+
+@pytest.mark.deep
+def test_resume(pipeline: ModelPipeline, record: Any, fast_llm_path: Path) -> None:
+    """The step after a resume equals the step without one, and a damaged checkpoint is refused."""
+    with record() as note:
+        _judge_training(pipeline, note, "test_resume", lambda judge: (judge.check_resume(),))
+
+
+@pytest.mark.deep
+def test_layout_conversion(pipeline: ModelPipeline, record: Any, fast_llm_path: Path) -> None:
+    """Saved in one layout and loaded in another, weights, optimizer state and exports are the same bits."""
+    with record() as note:
+        layouts = list_conversion_layouts(pipeline.subject_name)
+        check = lambda judge: (judge.check_layout_conversion(layouts),)  # noqa: E731
+        _judge_training(pipeline, note, "test_layout_conversion", check)
+
+
+def _judge_training(
+    pipeline: ModelPipeline, note: Any, step: Step, check: Callable[[Judge], tuple[Verdict, ...]]
+) -> None:
+    evidence = pipeline.start_evidence(step)
+    try:
+        verdicts = check(pipeline.judge())
+    except NotOfferedError as said:
+        note(replace(evidence, failure_class="variant_did_not_run", diagnosis=f"did not run: {said}"))
+        pytest.skip(f"did not run: {said}")
+    note(add_verdicts(evidence, verdicts))
+    assert all(verdict.passed for verdict in verdicts), format_failures(verdicts)

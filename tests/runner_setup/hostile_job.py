@@ -117,7 +117,7 @@ def memory(path: str) -> int:
 def look(store: str) -> dict[str, Any]:
     status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":\t" in line)
     places = ("/etc/x", "/usr/x", "/opt/hub-runner/x", "/var/lib/hub-runner/x", f"{store}/x", "/tmp/x", "/dev/shm/x")
-    kept_places = tuple(f"/var/lib/hub-runner/{kept}/x" for kept in ("environments", "wheels"))
+    kept_places = tuple(f"/var/lib/hub-runner/{kept}/x" for kept in ("environments", "wheels", "compiled"))
     closed = ("/etc/hub-runner", "/run/hub-runner", "/var/log", "/run/systemd/private", "/root", "/home")
     return {
         "uid": os.getuid(),

@@ -180,3 +180,15 @@ def test_the_hook_needs_the_standard_library_alone() -> None:
     script += "print([n for n in ('pydantic', 'typer', 'jinja2', 'ci') if n in sys.modules])"
     answer = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("event", "refused"), [("schedule", False), ("workflow_dispatch", True), ("issue_comment", True)]
+)
+def test_where_compiled_code_is_kept_only_the_schedule_may_run(config: Config, event: str, refused: bool) -> None:
+    policy = {**build_policy(config), "nightly_uids": [60703]}
+    env = {**ENV, "GITHUB_EVENT_NAME": event}
+    objections = {uid: list(find_objections(policy, env, EVENT, uid=uid, now=NOW)) for uid in (60700, 60703)}
+    assert objections[60700] == []
+    assert [text for text in objections[60703] if "compiled code is kept" in text] == objections[60703]
+    assert bool(objections[60703]) is refused

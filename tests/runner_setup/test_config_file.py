@@ -27,6 +27,12 @@ MISTAKES = {
     "slot of nothing": ("gpus = [1, 2]", "gpus = []", "give either gpus, or writes_store"),
     "both": ("writes_store = true", "writes_store = true\ngpus = [5]", "give either gpus, or writes_store"),
     "two writers": ("gpus = [1, 2]", "writes_store = true", "at most one slot"),
+    "compiled without a GPU": ("writes_store = true", "writes_store = true\nfills_compile_cache = true", "needs gpus"),
+    "two fillers": (
+        "gpus = [1, 2]",
+        "gpus = [1]\nfills_compile_cache = true\n[[slots]]\ngpus = [2]\nfills_compile_cache = true",
+        "at most one slot may fill the compile cache",
+    ),
     "two homes": ('repository = "e', 'organization = "x"\nrepository = "e', "either repository or organization"),
     "bad repository": ('example-org/example-repo" ', 'example-org" ', "github.repository"),
     "label": ('"h100"]', '"h 100"]', "runner.labels"),

@@ -15,7 +15,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from hub_runner.config import ProxySettings
+from hub_runner.config import ProxySettings, SlotSpec
 from hub_runner.kubernetes import render_manifests
 from hub_runner.render import labels_by_gpu_count, render_host_files
 from tests.runner_setup.conftest import ARC_CHARTS
@@ -239,3 +239,27 @@ def test_the_real_chart_knows_every_key_of_the_values(config: Config, charts: Pa
     for key in sorted(set(values) - {"githubConfigUrl", "githubConfigSecret"}):
         less = {name: value for name, value in values.items() if name != key}
         assert without_hash(rendered(chart, less)) != whole, key
+
+
+def test_compiled_code_is_written_by_the_nightly_pods_alone(config: Config, tmp_path: Path) -> None:
+    assert config.kubernetes is not None
+    assert "compiled" not in json.dumps(read(config, "values-gpus-1.yaml"))
+    nightly = SlotSpec(gpus=(7,), fills_compile_cache=True)
+    cluster = replace(config.kubernetes, compile_cache_claim="kept")
+    filling = replace(config, kubernetes=cluster, slots=(*config.slots, nightly))
+    assert "values-nightly.yaml" not in render_manifests(replace(filling, slots=config.slots))
+    assert "values-nightly.yaml" not in render_manifests(replace(filling, kubernetes=config.kubernetes))
+    for name, writes in (("values-gpus-1.yaml", False), ("values-nightly.yaml", True)):
+        values = read(filling, name)
+        strictly(pod(values))
+        spec = values["template"]["spec"]
+        (mount,) = [each for each in spec["containers"][0]["volumeMounts"] if each["name"] == "compiled"]
+        assert (mount["mountPath"], mount["readOnly"]) == ("/var/lib/hub-runner/compiled", not writes)
+        (volume,) = [each for each in spec["volumes"] if each["name"] == "compiled"]
+        assert volume["persistentVolumeClaim"] == {"claimName": "kept", "readOnly": not writes}
+        (hook,) = [each["configMap"]["name"] for each in spec["volumes"] if each["name"] == "admission"]
+        assert ("hub-tests-nightly" in values["scaleSetLabels"]) is writes
+        admission = read(filling, "admission-nightly.yaml" if writes else "admission.yaml")
+        assert admission["metadata"]["name"] == hook
+        fillers = json.loads(admission["data"]["admission.json"])["nightly_uids"]
+        assert (spec["securityContext"]["runAsUser"] in fillers) is writes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -13,7 +14,7 @@ import pytest
 
 from hub_runner import render
 from hub_runner.__main__ import main
-from hub_runner.config import ProxySettings
+from hub_runner.config import ProxySettings, SlotSpec
 from hub_runner.config_file import parse_config
 from hub_runner.render import labels_by_gpu_count, mount_unit_name, render_all_files, render_host_files
 from tests.runner_setup.conftest import config_text
@@ -112,3 +113,25 @@ def test_a_job_sees_environments_and_wheels_and_cannot_write_them(config: Config
         ]
         assert line.split()[1:] == ["/var/lib/hub-runner/environments", "/var/lib/hub-runner/wheels"]
         assert "Environment=HUB_TESTS_SHARED_ENVIRONMENTS=/var/lib/hub-runner/environments" in unit
+
+
+def test_compiled_code_is_written_by_the_nightly_slot_alone(config: Config) -> None:
+    nightly = SlotSpec(gpus=(7,), fills_compile_cache=True)
+    filling = replace(config, slots=(*config.slots, nightly))
+    for host, writers in ((config, []), (filling, [len(config.slots)])):
+        files = render_host_files(host)
+        units = {slot.index: files[f"etc/systemd/system/{slot.unit}"].text for slot in host.resolved_slots}
+        bound = {
+            index: re.findall(r"^(\w+)=/var/lib/hub-runner/compiled$", unit, re.MULTILINE)
+            for index, unit in units.items()
+        }
+        assert [index for index, kinds in bound.items() if kinds == ["BindPaths"]] == writers
+        assert all(kinds in (["BindPaths"], ["BindReadOnlyPaths"]) for kinds in bound.values())
+        owner = f"hub-slot-{writers[0]}" if writers else "root"
+        assert (
+            f"d /var/lib/hub-runner/compiled 0755 {owner} {owner} -\n" in files["etc/tmpfiles.d/hub-runner.conf"].text
+        )
+    labels = labels_by_gpu_count(filling)
+    assert labels["nightly"] == ["self-hosted", "linux", "x64", "hub-tests-nightly"]
+    assert "gpus-1" in labels["1"], "a job that asks for any GPU does not match the nightly slot"
+    assert not set(config.runner.labels) & set(labels["nightly"])

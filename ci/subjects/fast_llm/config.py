@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ci.errors import RequestError, UnsupportedError
@@ -55,7 +56,7 @@ def read_model_config(checkpoint: Path) -> Any:
 
 def list_variants(config: Any) -> tuple[Variant, ...]:
     """Return the MoE and attention implementations; the default is what `auto` means here for float32."""
-    blocks = _list_blocks(config)
+    blocks = list_blocks(config)
     variants = [Variant("attention", name, needs=_find_attention_need(name, blocks)) for name in ATTENTION]
     if _has_experts(blocks):
         variants += [Variant("moe", name, needs=_find_moe_need(name)) for name in MOE]
@@ -74,7 +75,7 @@ def make_variant_updates(request: TraceRequest, config: Any) -> dict[tuple[str, 
     for axis, name in request.variant.items():
         if name not in CHOICES.get(axis, ()):
             raise UnsupportedError(f"Fast-LLM has no variant {axis}={name}")
-    blocks = _list_blocks(config)
+    blocks = list_blocks(config)
     updates: dict[tuple[str, ...], str] = {}
     if attention := request.variant.get("attention"):
         _check_attention(attention, request, blocks)
@@ -104,7 +105,7 @@ def loops_over_experts(request: TraceRequest, config: Any) -> bool:
 
     That reads gradient buffers, so it needs training mode.
     """
-    if not _has_experts(_list_blocks(config)):
+    if not _has_experts(list_blocks(config)):
         return False
     return request.variant.get("moe") == "looped" or _find_moe_need("dropless") is not None
 
@@ -114,7 +115,17 @@ def choose_compiler(request: TraceRequest) -> str:
     return request.variant.get("compile", "eager" if request.device == "cpu" else "inductor")
 
 
-def _list_blocks(config: Any) -> Blocks:
+def compile_stance(compiler: str) -> Any:
+    """Return a context in which compiled functions run eagerly, for the compiler "eager".
+
+    https://docs.pytorch.org/docs/stable/generated/torch.compiler.set_stance.html
+    """
+    import torch
+
+    return torch.compiler.set_stance("force_eager") if compiler == "eager" else nullcontext()
+
+
+def list_blocks(config: Any) -> Blocks:
     """Return each block configuration of the decoder with its path.
 
     A fixed sequence has one, a pattern has one for each name.

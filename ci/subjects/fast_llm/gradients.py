@@ -19,6 +19,8 @@ from ci.subjects.fast_llm.config import (
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ci.subjects.training import TrainRequest
+
 LOSS = "lm_head_loss"
 MICRO_BATCHES = 2
 """One would not show gradients that are overwritten where they should accumulate (Fast-LLM's #551)."""
@@ -42,7 +44,7 @@ def run_gradients(request: GradientRequest) -> GradientResult:
     return GradientResult(loss=float(losses[LOSS]), ran={"compile": choose_compiler(variant_request)}, seconds=seconds)
 
 
-def make_trace_request(request: GradientRequest) -> TraceRequest:
+def make_trace_request(request: GradientRequest | TrainRequest) -> TraceRequest:
     """Return a TraceRequest with the fields that decide about variants."""
     return TraceRequest(
         request.checkpoint, request.inputs, request.output, request.dtype, request.device, request.variant

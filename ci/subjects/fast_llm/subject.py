@@ -8,14 +8,13 @@ On the CPU its `torch.compile`d functions run eagerly, because compiling them ta
 from __future__ import annotations
 
 import shutil
-import time
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ci.errors import RequestError, UnsupportedError
+from ci.errors import UnsupportedError
+from ci.layouts import LAYOUT_AXIS
 from ci.subjects.base import (
     ConvertRequest,
     ConvertResult,
@@ -31,7 +30,7 @@ from ci.subjects.compile_time import count_compilation
 from ci.subjects.failure import SubjectOutOfMemoryError
 from ci.subjects.fast_llm.config import (
     choose_compiler,
-    find_format,
+    compile_stance,
     find_model_class,
     list_variants,
     loops_over_experts,
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
 
     from ci.subjects.fast_llm.weights import Weights
     from ci.subjects.forward import Inputs, TeacherForcing
+    from ci.subjects.training import TrainRequest, TrainResult
 
 TRAINING_COPIES = 3
 """Mixtral at two layers, 23.6 GiB in float32, takes 70 GiB in training mode on an H100."""
@@ -97,17 +97,23 @@ class FastLLMSubject:
 
     def convert(self, request: ConvertRequest) -> ConvertResult:
         """Import a Hugging Face directory into Fast-LLM's own format, on the CPU."""
-        return _convert(request, (request.checkpoint_format, "fast_llm"), {})
+        from ci.subjects.fast_llm.conversion import import_checkpoint
+
+        return import_checkpoint(request)
 
     def export(self, request: ExportRequest) -> ConvertResult:
         """Export a Fast-LLM checkpoint to a Hugging Face directory in `request.dtype`, on the CPU."""
-        return _convert(request, ("fast_llm", request.checkpoint_format), {"data_type": request.dtype})
+        from ci.subjects.fast_llm.conversion import export_checkpoint
+
+        return export_checkpoint(request)
 
     def trace(self, request: TraceRequest) -> TraceResult:
         """Run the forward pass in inference phase; `ran` is what the model's blocks really use.
 
         Where the device is too small beside the models that were kept, it runs once more without them.
         """
+        if LAYOUT_AXIS in request.variant:
+            return self._trace_in_layout(request)
         if request.device not in ("cpu", "cuda", "cuda:0"):
             raise UnsupportedError(
                 f"Fast-LLM runs on the first visible GPU, not on {request.device}: set CUDA_VISIBLE_DEVICES"
@@ -128,12 +134,20 @@ class FastLLMSubject:
             with (
                 translate_errors(f"trace of {request.checkpoint}"),
                 exact_arithmetic(),
-                _compile_stance(choose_compiler(request)),
+                compile_stance(choose_compiler(request)),
             ):
                 return _trace(request, self._cache)
         except BaseException:
             self.release()  # a model after a failed forward pass is not used again
             raise
+
+    def _trace_in_layout(self, request: TraceRequest) -> TraceResult:
+        """Run the forward pass on the ranks of a layout."""
+        from ci.subjects.fast_llm.layout_trace import run_layout_trace
+
+        self.release()
+        self.prepare()  # before the ranks fork: each of them would import for itself
+        return run_layout_trace(request)
 
     def release(self) -> None:
         """Unload the model."""
@@ -148,9 +162,17 @@ class FastLLMSubject:
         with (
             translate_errors(f"gradients of {request.checkpoint}"),
             exact_arithmetic(),
-            _compile_stance(choose_compiler(make_trace_request(request))),
+            compile_stance(choose_compiler(make_trace_request(request))),
         ):
             return run_gradients(request)
+
+    def train(self, request: TrainRequest) -> TrainResult:
+        """Run training steps in the request's layout, each rank a process. Raises UnsupportedError, SubjectError."""
+        from ci.subjects.fast_llm.training import run_training
+
+        self.release()
+        self.prepare()  # before the ranks fork: each of them would import for itself
+        return run_training(request)
 
 
 def _trace(request: TraceRequest, cache: ModelCache[Any]) -> TraceResult:
@@ -158,9 +180,10 @@ def _trace(request: TraceRequest, cache: ModelCache[Any]) -> TraceResult:
 
     from ci.subjects.fast_llm.weights import take_weights
     from ci.subjects.forward import DTYPES, TeacherForcing, read_inputs
-    from ci.subjects.memory import weight_bytes
+    from ci.subjects.memory import read_stored_itemsize, weight_bytes
 
     inputs = read_inputs(Path(request.inputs)).to(request.device)
+    checkpoint, itemsize = Path(request.checkpoint), DTYPES[request.dtype].itemsize
     same = (*checkpoint_key(request.checkpoint), request.dtype, request.device)
 
     def reuse(other: Key, loaded: Any) -> Callable[[], Any] | None:
@@ -172,7 +195,7 @@ def _trace(request: TraceRequest, cache: ModelCache[Any]) -> TraceResult:
         (*same, tuple(sorted(request.variant.items()))),
         lambda: _load(request),
         device=request.device,
-        size=_count_copies(request) * weight_bytes(Path(request.checkpoint), DTYPES[request.dtype].itemsize, stored=4),
+        size=_count_copies(request) * weight_bytes(checkpoint, itemsize, stored=read_stored_itemsize(checkpoint)),
         reuse=reuse,
     )
     inputs.check_vocabulary(model.config.fast_llm_config.base_model.embeddings.vocab_size)
@@ -254,47 +277,3 @@ def _load(request: TraceRequest, weights: Weights | None = None) -> Any:
     load = CheckpointLoadConfig(path=path, format=make_format(weights) if weights else FastLLMCheckpointFormat)
     mode = StageMode.training if loops_over_experts(request, config) else StageMode.inference
     return wrapper.from_pretrained(load, updates, mode=mode).eval()
-
-
-def _convert(request: ConvertRequest | ExportRequest, formats: tuple[str, str], save: dict[str, Any]) -> ConvertResult:
-    """Convert into a directory beside the target, then rename it: a target that exists is complete."""
-    source, target = Path(request.source), Path(request.target)
-    if target.exists():
-        raise RequestError(f"{target} exists; name a directory that does not")
-    part = target.with_name(f".{target.name}.part")
-    started = time.perf_counter()
-    try:
-        with translate_errors(f"{formats[0]} to {formats[1]}"):
-            _run_conversion(find_model_class(request.model_config), (source, part), formats, save)
-        part.rename(target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    files = sorted(path for path in target.rglob("*") if path.is_file())
-    return ConvertResult(
-        files=tuple(str(path.relative_to(target)) for path in files),
-        bytes_written=sum(path.stat().st_size for path in files),
-        seconds=time.perf_counter() - started,
-    )
-
-
-def _run_conversion(model: Any, paths: tuple[Path, Path], formats: tuple[str, str], save: dict[str, Any]) -> None:
-    from fast_llm.engine.checkpoint.config import CheckpointLoadConfig, CheckpointSaveConfig
-    from fast_llm.engine.checkpoint.convert import ConvertConfig
-
-    load, store = (find_format(model, name) for name in formats)
-    ConvertConfig(
-        model=model,
-        input=CheckpointLoadConfig(path=paths[0], format=load),
-        output=CheckpointSaveConfig(path=paths[1], format=store, **save),
-        use_cpu=True,
-    ).run()
-
-
-def _compile_stance(compiler: str) -> Any:
-    """Return a context in which compiled functions run eagerly, for the compiler "eager".
-
-    https://docs.pytorch.org/docs/stable/generated/torch.compiler.set_stance.html
-    """
-    import torch
-
-    return torch.compiler.set_stance("force_eager") if compiler == "eager" else nullcontext()

@@ -15,6 +15,7 @@ import torch
 from accelerate import init_empty_weights  # type: ignore[import-untyped]
 
 from ci.errors import HubTestsError, InfrastructureError, SubjectError, UnsupportedError
+from ci.layouts import LAYOUT_AXIS
 from ci.subjects.base import GradientRequest, GradientResult, TraceRequest, TraceResult, Variant
 from ci.subjects.forward import (
     DTYPES,
@@ -29,6 +30,7 @@ from ci.subjects.hugging_face.cast_model import can_cast, has_same_parts, move_w
 from ci.subjects.hugging_face.float64_mode import compute_float64_throughout
 from ci.subjects.hugging_face.gradients import write_gradients
 from ci.subjects.hugging_face.hooks import ForwardHooks, has_experts
+from ci.subjects.hugging_face.training import TrainingRun
 from ci.subjects.memory import weight_bytes
 from ci.subjects.model_cache import Key, ModelCache, checkpoint_key
 from ci.subjects.trace_files import TraceWriter
@@ -37,6 +39,8 @@ from ci.tensor_names import LOGITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from ci.subjects.training import TrainRequest, TrainResult
 
 ATTENTION = ("eager", "sdpa")
 EXPERTS = ("eager", "batched_mm", "grouped_mm")
@@ -104,6 +108,33 @@ class HuggingFace:
             with _translate_errors(request.checkpoint, "backward fails"), exact_arithmetic(), _silence_loading():
                 _set_implementations(model, variant)
                 return write_gradients(model, request, variant)
+        finally:
+            del model
+            self.release()
+
+    @compute_float64_throughout
+    def train(self, request: TrainRequest) -> TrainResult:
+        """Run optimizer steps in one process and write each step's gradients. Raises as `trace` does.
+
+        Of the request's layout only the number of documents counts. The model is unloaded afterwards.
+        """
+        return self._train(request, parts=False)
+
+    @compute_float64_throughout
+    def train_in_parts(self, request: TrainRequest) -> TrainResult:
+        """Run the steps, and write the parts of the first gradient too, by document and use of tied weights."""
+        return self._train(request, parts=True)
+
+    def _train(self, request: TrainRequest, *, parts: bool) -> TrainResult:
+        variant = {axis: name for axis, name in request.variant.items() if axis != LAYOUT_AXIS}
+        traced = TraceRequest(request.checkpoint, request.inputs, "", request.dtype, request.device, variant)
+        with _translate_errors(request.checkpoint, "does not load"):
+            model, _ = self._load(traced)
+        variant = self._choose_variant(traced, padded=False)
+        try:
+            with _translate_errors(request.checkpoint, "training fails"), exact_arithmetic(), _silence_loading():
+                _set_implementations(model, variant)
+                return TrainingRun(model, request, variant, parts=parts).run()
         finally:
             del model
             self.release()

@@ -8,7 +8,7 @@ rotary tables is float64.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -103,11 +103,22 @@ class Model:
     def _linear(self, name: str, tensor: Tensor) -> Tensor:
         return linear(tensor, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"))
 
+    def _project_output(self, name: str, mixed: Tensor) -> Tensor:
+        return self._linear(name, mixed)
+
+    def _enter(self, tensor: Tensor) -> Tensor:
+        """Begin what tensor-parallel ranks compute in parts; one process computes all of it."""
+        return tensor
+
+    def _leave(self, tensor: Tensor) -> Tensor:
+        """End it: tensor-parallel ranks sum their parts; one process has the sum."""
+        return tensor
+
     def _attention(
         self, index: int, attention: Attention, normed: Tensor, context: Context, record: RecordTensor
     ) -> Tensor:
         batch, length, _ = normed.shape
-        name = f"{block_name(index)}.mixer"
+        name, normed = f"{block_name(index)}.mixer", self._enter(normed)
         query = self._linear(f"{name}.query", normed).view(batch, length, attention.heads, -1)
         key_value = self._linear(f"{name}.key_value", normed).view(batch, length, 2 * attention.kv_heads, -1)
         key, value = key_value.chunk(2, dim=2)
@@ -118,14 +129,15 @@ class Model:
         mask = AttentionMask(context.documents, attention.window)
         mixed = ATTENTION[context.attention](query, key, value, mask, context.ran)
         record(tensor_name(index, CONTEXT), mixed)
-        output = self._linear(f"{name}.dense", mixed)
+        output = self._project_output(f"{name}.dense", mixed)
         record(tensor_name(index, MIXER), output)
         return output
 
     def _mlp(self, index: int, mlp: Mlp, normed: Tensor, _: Context, record: RecordTensor) -> Tensor:
         name = f"{block_name(index)}.mlp"
-        gate, up = self._linear(f"{name}.layer_1", normed).chunk(2, dim=-1)
-        output = transposed_linear(ACTIVATIONS[mlp.activation](gate) * up, self.weights[f"{name}.layer_2.weight"])
+        gate, up = self._linear(f"{name}.layer_1", self._enter(normed)).chunk(2, dim=-1)
+        activated = ACTIVATIONS[mlp.activation](gate) * up
+        output = self._leave(transposed_linear(activated, self.weights[f"{name}.layer_2.weight"]))
         if mlp.bias:
             output = output + self.weights[f"{name}.layer_2.bias"]
         record(tensor_name(index, MLP), output)
@@ -144,7 +156,8 @@ class Model:
             down=self.weights[f"{name}.layer_2.weight"].view(count, -1, tokens.shape[1]),
             activation=ACTIVATIONS[mlp.activation],
         )
-        output = MOE[context.moe](tokens, routing, experts, context.ran).view_as(normed)
+        routing = replace(routing, scores=self._enter(routing.scores))
+        output = self._leave(MOE[context.moe](self._enter(tokens), routing, experts, context.ran)).view_as(normed)
         record(tensor_name(index, MLP), output)
         return output
 

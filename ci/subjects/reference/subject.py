@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ci
 from ci.companion_files import copy_companions
@@ -37,6 +38,10 @@ from ci.subjects.reference.model import Model
 from ci.subjects.reference.offer import OFFER
 from ci.subjects.reference.tensor_files import create_directory
 from ci.subjects.reference.trace import list_variants, run_trace
+from ci.subjects.reference.training import run_training
+
+if TYPE_CHECKING:
+    from ci.subjects.training import TrainRequest, TrainResult
 
 DISTRIBUTION = "hub-tests"
 SAFETENSORS_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
@@ -108,6 +113,11 @@ class ReferenceSubject:
         """Run the backward pass of a `fast_llm` directory. Raises SubjectError, RequestError."""
         self.release()
         return run_gradients(request)
+
+    def train(self, request: TrainRequest) -> TrainResult:
+        """Run training steps in the request's layout. Raises UnsupportedError, SubjectError, RequestError."""
+        self.release()
+        return run_training(request)
 
 
 def _make_result(target: Path, started: float) -> ConvertResult:

@@ -85,3 +85,16 @@ def test_a_dry_run_says_why_and_changes_nothing(store: Path, capsys: pytest.Capt
     assert (entry["state"], entry["reason"][:28]) == ("complete", "within the limits, used 0 s ")
     assert cli.main(["cache", "prune", "--max-size", "0", "--json"]) == 0
     assert not path.exists()
+
+
+def test_a_remote_store_is_listed_and_pruned(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"file://{tmp_path / 'remote'}"
+    assert cli.main(["cache", "ls", "--store-url", url]) == 0
+    assert capsys.readouterr().out == f"nothing is stored in {url}\n"
+    assert cli.main(["fetch", "stand-in/llama", "--layers", "1", "--store-url", url]) == 0
+    name = Path(capsys.readouterr().out.splitlines()[-1]).name
+    assert cli.main(["cache", "prune", "--max-size", "0", "--store-url", url]) == 0
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[-1] == f"{url}/checkpoints/stand-in--llama/{name}"
+    assert (tmp_path / "remote" / "checkpoints" / "stand-in--llama" / name).is_dir(), "a run may hold it for a day"
+    assert len(list((store / "checkpoints").glob("*/*"))) == 1, "the directory is not pruned"

@@ -9,6 +9,7 @@ import torch
 
 from benchmarks.mutation.experiment import Experiment
 from benchmarks.mutation.tiny_models import TINY_MODELS
+from benchmarks.mutation.training_models import TRAINING_MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,3 +33,9 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 def moe(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     """A mixtral of six experts."""
     return Experiment(TINY_MODELS["moe"], tmp_path_factory.mktemp("moe"))
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    """A llama with biases that two ranks can divide; its judges share Hugging Face's training steps."""
+    return Experiment(TRAINING_MODELS["llama"], tmp_path_factory.mktemp("trained"))

@@ -41,6 +41,9 @@ def test_no_tensors_and_damaged_files_are_refused(tmp_path: Path) -> None:
         _ = CheckpointTensors(tmp_path).files
 
 
+NARROW = (torch.bfloat16, torch.float16)
+
+
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
@@ -50,6 +53,11 @@ def test_no_tensors_and_damaged_files_are_refused(tmp_path: Path) -> None:
         (torch.tensor([0.0]), torch.tensor([-0.0]), False),
         (torch.tensor([1.0]), torch.tensor([1.0 + 2**-23]), False),
         (torch.tensor([1.0]), torch.tensor([[1.0]]), False),
+        *((torch.tensor([0.0, math.nan], dtype=d), torch.tensor([0.0, math.nan], dtype=d), True) for d in NARROW),
+        *((torch.tensor([0.0], dtype=d), torch.tensor([-0.0], dtype=d), False) for d in NARROW),
+        *((torch.tensor([1.0], dtype=d), torch.tensor([1.0078125], dtype=d), False) for d in NARROW),
+        *((torch.ones(3, 2, dtype=d).t(), torch.ones(2, 3, dtype=d), True) for d in NARROW),
+        (torch.tensor([3]), torch.tensor([3]), True),
     ],
 )
 def test_bits_are_compared_in_the_wider_dtype(one: torch.Tensor, other: torch.Tensor, same: bool) -> None:

@@ -36,7 +36,7 @@ def write_checkpoint(directory: Path, key: CheckpointKey = KEY, size: int = 4096
         RULES_VERSION,
         key.layers,
         5,
-        key.remote_code,
+        False,
         size,
         sources={},
         tensors={"x": TensorEntry("U8", (size,), digest, "model.safetensors", "model.safetensors", 0, size)},

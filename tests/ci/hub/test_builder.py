@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ci.hub.fetch import fetch
 from ci.hub.header import parse_header
 from ci.hub.manifest import MANIFEST, read_manifest
+from ci.hub.remote import HubClient
 from ci.hub.store import Store
 from tests.ci.hub.samples import (
     CONFIG,
@@ -25,6 +26,7 @@ from tests.ci.hub.samples import (
 if TYPE_CHECKING:
     import pytest
 
+    from ci.hub.repository import Repository
     from ci.settings import Settings
     from tests.standin.server import HubServer
 
@@ -84,11 +86,28 @@ def test_layers_that_predict_further_tokens_go(hub: HubServer, settings: Setting
     assert json.loads((Path(checkpoint.path) / "config.json").read_text())["num_nextn_predict_layers"] == 0
 
 
-def test_python_files_only_where_they_are_allowed(settings: Settings, commit: str) -> None:
-    without, with_code = fetch(REQUEST, settings), fetch(replace(REQUEST, allow_remote_code=True), settings)
-    assert not list(Path(without.path).glob("*.py"))
-    assert [path.name for path in Path(with_code.path).glob("*.py")] == ["modeling_custom.py"]
-    assert without.path != with_code.path
+def test_python_files_stay_where_they_are(hub: HubServer, settings: Settings, commit: str) -> None:
+    checkpoint = fetch(REQUEST, settings)
+    assert not list(Path(checkpoint.path).rglob("*.py"))
+    assert not [request for request in hub.log if (request.file or "").endswith(".py")]
+    assert not read_manifest(Path(checkpoint.path))[0].remote_code
+
+
+def test_small_files_are_on_their_way_together(
+    settings: Settings, commit: str, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {"generation_config.json", "tokenizer.json", "tokenizer_config.json"}
+    read, together = HubClient.read_file, threading.Barrier(len(names), timeout=20)
+
+    def wait_and_read(self: HubClient, repository: Repository, path: str, *, limit: int) -> bytes:
+        if path in names:
+            together.wait()
+        return read(self, repository, path, limit=limit)
+
+    monkeypatch.setattr(HubClient, "read_file", wait_and_read)
+    checkpoint = fetch(REQUEST, settings)
+    for name in names:
+        assert (Path(checkpoint.path) / name).read_bytes() == (repository / name).read_bytes()
 
 
 def test_older_tokenizer_files_where_nothing_else_holds_the_tokenizer(

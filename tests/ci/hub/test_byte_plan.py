@@ -16,7 +16,7 @@ from ci.hub.layers import make_choice
 from ci.hub.model_config import parse_config
 from ci.hub.slices import WHOLE, Slice
 from ci.hub.weights import KeptSources, RemoteModel, find_model_layers, place_tensors
-from ci.models import load_models
+from ci.models import load_models, select_models
 from tests.ci.hub.samples import CONFIG, MODEL, REQUEST, make_repository
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def count_bytes(name: str, layers: int, part: Slice) -> int:
     parsed = parse_config(json.dumps(config), what=name)
     prefixes, choice = find_model_layers([s.tensor.name for s in sources], parsed), make_choice(layers)
     kept = [s for s in sources if prefixes.place(s.tensor.name, choice.positions)]
-    remote = RemoteModel(cast("Any", None), cast("Any", None), parsed, cast("Any", None), False, part)
+    remote = RemoteModel(cast("Any", None), cast("Any", None), parsed, cast("Any", None), part)
     return place_tensors(remote, KeptSources(choice, prefixes, tuple(kept), ())).size
 
 
@@ -104,9 +104,15 @@ def test_the_shapes_are_those_of_the_published_models(name: str) -> None:
 
 
 def test_the_sliced_registry_fits_a_free_cache() -> None:
-    assert set(load_models()) == set(SHAPES), "a new entry needs its sizes here"
+    """The group "sliced" is what a workflow with `store: cache` asks for: `models: "@sliced"`."""
+    known = load_models()
+    parts = {model.name.removeprefix("sliced-"): model for model in select_models(known, ["@sliced"])}
+    assert set(parts) == {model.name for model in select_models(known, ["@release"])}
+    assert set(parts) == set(SHAPES), "a new entry needs its sizes here"
+    for name, part in parts.items():
+        assert replace(known[name], name=part.name, groups=("sliced",), slice=part.slice) == part
     whole = {name: count_bytes(name, 2, WHOLE) for name in SHAPES}
-    sliced = {name: count_bytes(name, 2, Slice(vocab=16384, experts=4)) for name in SHAPES}
+    sliced = {name: count_bytes(name, 2, part.slice) for name, part in parts.items()}
     assert whole["mixtral"] == 6_329_376_768
     assert sum(whole.values()) > 10e9
     assert sum(sliced.values()) <= 9e9, sliced

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -83,6 +84,25 @@ def test_the_whole_depth_is_the_whole_model(settings: Settings, commit: str, rep
     checkpoint = fetch(replace(REQUEST, layers=5), settings)
     assert stored_tensors(checkpoint) == upstream_tensors(repository)
     assert (Path(checkpoint.path) / "config.json").read_bytes() == (repository / "config.json").read_bytes()
+
+
+def test_files_of_which_nothing_is_left_out_are_copied_and_hashed_once(
+    settings: Settings, commit: str, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, hashed = os.preadv, []
+
+    def count(*args: Any) -> int:
+        hashed.append(read(*args))
+        return hashed[-1]
+
+    monkeypatch.setattr("ci.hub.file_hashes.os.preadv", count)
+    checkpoint = fetch(replace(REQUEST, layers=5), settings)
+    assert checkpoint.not_verified_upstream == ()
+    shards = sorted(repository.glob("*.safetensors"))
+    for shard in shards:
+        assert (Path(checkpoint.path) / shard.name).read_bytes() == shard.read_bytes()
+    files = sum(shard.stat().st_size for shard in shards)
+    assert sum(hashed) == files + checkpoint.bytes_kept, "once as files and once as tensors"
 
 
 def test_no_byte_and_no_request_too_many(hub: HubServer, settings: Settings, tmp_path: Path) -> None:

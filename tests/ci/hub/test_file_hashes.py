@@ -40,7 +40,7 @@ def test_hashes_wait_for_their_bytes(tmp_path: Path) -> None:
     assert hasher.hash_all([Span(output.name, 0, output.size)]) == hashlib.sha256(content).hexdigest()
     assert hasher.hash_each(spans) == [hashlib.sha256(content[s.begin : s.end]).hexdigest() for s in spans]
     joined = b"head" + b"".join(content[s.begin : s.end] for s in spans)
-    assert hasher.hash_all(spans, hashlib.sha256(b"head")) == hashlib.sha256(joined).hexdigest()
+    assert hasher.hash_all(spans, b"head") == hashlib.sha256(joined).hexdigest()
     thread.join()
     os.close(handle)
 

@@ -30,7 +30,7 @@ def test_verify_reads_every_byte(store: Store) -> None:
 
 
 def test_entries_say_what_they_are(store: Store) -> None:
-    add(store, CheckpointKey("gpt2", COMMIT, 12, remote_code=True), size=100_000, used=50)
+    add(store, CheckpointKey("gpt2", COMMIT, 12), size=100_000, used=50)
     leave_parts(store, replace(KEY, layers=3))
     complete, partial = store.list_entries()
     assert (complete.model_id, complete.revision, complete.layers, complete.state) == ("gpt2", COMMIT, 12, "complete")

@@ -145,6 +145,23 @@ def test_a_count_of_layers_is_no_size_in_memory() -> None:
         find(names("model.layers", 3), stack(10**18))
 
 
+def test_a_layer_that_is_spread_over_several_lists() -> None:
+    """XLM has a list of attentions, one of feed-forward networks and two of norms, each with one entry a layer."""
+    lists = [f"transformer.{name}" for name in ("attentions", "layer_norm1", "ffns", "layer_norm2")]
+    listed = [name for prefix in lists for name in names(prefix, 6)] + ["transformer.embeddings.weight"]
+    found = find(listed, stack(6), architecture=find_architecture("xlm"))
+    assert dict(found.prefixes) == dict.fromkeys(lists, 6)
+    assert keeps(found, "transformer.ffns.1.w", 2)
+    assert not keeps(found, "transformer.layer_norm2.2.w", 2)
+    assert keeps(found, "transformer.embeddings.weight", 2)
+    assert found.place("transformer.attentions.5.w", {5: 0}) == "transformer.attentions.0.w"
+    for other in (listed[6:], listed[1:]):  # a list is missing, or one of its entries
+        with pytest.raises(NotTruncatableError, match="several lists of tensors"):
+            find(other, stack(6), architecture=find_architecture("xlm"))
+    with pytest.raises(NotTruncatableError, match="several lists of tensors"):
+        find(listed, stack(6))
+
+
 def test_encoder_and_decoder_are_told_apart() -> None:
     listed = [*names("model.encoder.layers", 4), *names("model.decoder.layers", 4)]
     prefixes = find(listed, stack(4, "encoder"), stack(4, "decoder"))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ci.errors import InfrastructureError, RequestError
+from ci.errors import InfrastructureError, NotTruncatableError, RequestError
 from ci.hub.config_numbers import MAX_LAYERS
 from ci.hub.model_config import LayerStack, parse_config
 from ci.hub.truncation_rules import Rule
@@ -53,3 +53,11 @@ def test_fields_carry_their_path_rule_and_depth() -> None:
 def test_not_json_is_upstreams_fault() -> None:
     with pytest.raises(InfrastructureError, match="not valid JSON"):
         parse_config("{", what="c")
+
+
+def test_layers_is_a_depth_only_beside_the_sizes_of_kosmos() -> None:
+    kosmos = {"text_config": {"layers": 24, "ffn_dim": 8192}, "vision_config": {"num_hidden_layers": 18}}
+    (stack,) = parse_config(json.dumps(kosmos), what="x").stacks
+    assert (stack.depth, stack.fields) == (24, (("text_config", "layers"),))
+    with pytest.raises(NotTruncatableError, match="no field says how many layers"):
+        parse_config('{"layers": 24}', what="x")

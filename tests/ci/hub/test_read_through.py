@@ -209,3 +209,17 @@ def test_a_prune_that_is_killed_is_finished_by_the_next(settings: Settings, comm
     assert Store(settings.cache).list_entries() == ()
     assert [path.name for path in (settings.cache / "trash").iterdir()] == []
     assert [path.name for path in (settings.cache / "leases").iterdir()] == []
+
+
+def test_a_hit_shows_that_the_remote_copy_is_in_use(
+    writer: Settings, reader: Settings, commit: str, tmp_path: Path
+) -> None:
+    request = replace(REQUEST, revision=commit)
+    fetch(request, writer)
+    (manifest,) = (tmp_path / "remote").rglob(MANIFEST)
+    content = manifest.read_bytes()
+    for settings, renews in ((writer, True), (replace(writer, cache=tmp_path / "c"), True), (reader, False)):
+        os.utime(manifest, (1000, 1000))
+        assert fetch(request, settings).cache == "hit"
+        assert (manifest.stat().st_mtime > 1000) == renews
+        assert manifest.read_bytes() == content

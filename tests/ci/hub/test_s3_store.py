@@ -182,3 +182,25 @@ def test_no_way_in_is_one_line(
     assert says in done.stderr
     assert "check the address and this machine's identity there" in done.stderr
     assert CREDENTIALS["AWS_SECRET_ACCESS_KEY"] not in done.stderr
+
+
+def test_old_checkpoints_are_pruned_and_other_objects_stay(
+    s3: S3, settings: Settings, commit: str, tmp_path: Path
+) -> None:
+    read(hub_tests(s3, settings, tmp_path / "a", "fetch", MODEL, "--revision", commit, "--json"))
+    folder = next(name for name in s3.list() if name.endswith(MANIFEST)).rpartition("/")[0]
+    mine = f"{folder.rpartition('/')[0]}/notes/mine.txt"
+    s3.call("put", BUCKET, mine, "x")
+    words = ("cache", "prune", "--max-size", "0", "--json")
+    assert read(hub_tests(s3, settings, tmp_path / "a", *words))["state"] == "complete", "a run may use it"
+    later = "import sys, ci.hub.remote_prune as prune; from ci.__main__ import main\n"
+    later += "prune.RUN_TIMEOUT = -1.0\nsys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", later, *words, "--store-url", PLACE],
+        env=s3.environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert read(done)["state"] == "removed"
+    assert list(s3.list()) == [mine]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ci.hub.small_files import select_small_files
+from ci.hub.small_files import select_other_formats, select_small_files
 
 LISTED = [
     *("README.md", "config.json", "generation_config.json", "merges.txt", "model.safetensors", "modeling_x.py"),
@@ -13,17 +13,21 @@ LISTED = [
 ]
 
 
+def select(names: list[str], tokenizer_config: bytes = b"") -> list[str]:
+    return sorted([*select_small_files(names), *select_other_formats(names, lambda: tokenizer_config)])
+
+
 def test_a_whole_tokenizer_is_two_files() -> None:
-    assert select_small_files(LISTED, b'{"added_tokens_decoder": {}}', allow_remote_code=False) == [
+    assert select(LISTED, b'{"added_tokens_decoder": {}}') == [
         "generation_config.json",
         "tokenizer.json",
         "tokenizer_config.json",
     ]
 
 
-@pytest.mark.parametrize("config", [None, b"", b"{", b"[]", b'{"model_max_length": 1}'])
-def test_what_a_tokenizer_leaves_to_other_files_is_fetched_too(config: bytes | None) -> None:
-    assert select_small_files(LISTED, config, allow_remote_code=False) == [
+@pytest.mark.parametrize("config", [b"", b"{", b"[]", b'{"model_max_length": 1}'])
+def test_what_a_tokenizer_leaves_to_other_files_is_fetched_too(config: bytes) -> None:
+    assert select(LISTED, config) == [
         "generation_config.json",
         "merges.txt",
         "special_tokens_map.json",
@@ -34,9 +38,11 @@ def test_what_a_tokenizer_leaves_to_other_files_is_fetched_too(config: bytes | N
     ]
 
 
-def test_code_only_where_it_is_allowed() -> None:
-    selected = select_small_files(LISTED, b'{"added_tokens_decoder": {}}', allow_remote_code=True)
-    assert [name for name in selected if name.endswith(".py")] == ["modeling_x.py", "sub/y.py", "tokenizer.py"]
+@pytest.mark.parametrize("missing", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_config_that_is_not_needed_is_not_read(missing: str) -> None:
+    names = [name for name in LISTED if name != missing]
+    assert "merges.txt" in select_other_formats(names, lambda: pytest.fail("it was read"))
+    assert select_other_formats(["tokenizer.json", "tokenizer_config.json"], lambda: pytest.fail("it was read")) == []
 
 
 @pytest.mark.parametrize(
@@ -47,12 +53,12 @@ def test_code_only_where_it_is_allowed() -> None:
     ],
 )
 def test_what_a_processor_reads_comes_along(name: str) -> None:
-    assert name in select_small_files([name, "tokenizer.json"], b"{}", allow_remote_code=False)
+    assert name in select([name, "tokenizer.json"], b"{}")
 
 
 @pytest.mark.parametrize("name", ["spiece.model", "sentencepiece.bpe.model", "qwen.tiktoken", "tekken.json"])
 def test_other_tokenizers(name: str) -> None:
-    assert select_small_files([name], None, allow_remote_code=False) == [name]
+    assert select([name]) == [name]
 
 
 @pytest.mark.parametrize(
@@ -67,4 +73,4 @@ def test_other_tokenizers(name: str) -> None:
     ],
 )
 def test_nothing_else(name: str) -> None:
-    assert select_small_files([name], None, allow_remote_code=False) == []
+    assert select([name]) == []

@@ -45,7 +45,7 @@ def test_a_checkpoint_is_there_when_it_is_whole(store: Store) -> None:
     [
         replace(KEY, commit="f" * 40),
         replace(KEY, layers=3),
-        replace(KEY, remote_code=True),
+        replace(KEY, picked=(0, 3)),
         replace(KEY, model_id="owner/other"),
     ],
 )

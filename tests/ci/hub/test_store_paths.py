@@ -34,7 +34,7 @@ def test_paths_are_as_documented() -> None:
     paths = StorePaths(Path("/store"))
     rules = f"{COMMIT}-r{RULES_VERSION}"
     assert paths.checkpoint_path(KEY) == Path(f"/store/checkpoints/owner--model/{rules}-L2")
-    assert paths.checkpoint_path(replace(KEY, remote_code=True)).name == f"{rules}-L2-code"
+    assert paths.checkpoint_path(replace(KEY, picked=(0, 3))).name == f"{rules}-L2-P0_3"
     assert paths.ref_path("owner/model", None) == Path("/store/refs/owner--model/HEAD.json")
     assert paths.ref_path("owner/model", "a/../b") == Path("/store/refs/owner--model/a%2F..%2Fb.json")
     assert paths.layer_choice_path("owner/model", COMMIT) == Path(f"/store/auto/owner--model/{rules}.json")
@@ -50,7 +50,7 @@ def test_model_ids_survive_as_names_of_directories(model_id: str) -> None:
 
 def test_names_of_directories_can_be_read_back() -> None:
     """Repair and admit know a key by the name alone, so a new part of the key must be in both."""
-    changed = CheckpointKey("gpt2", "f" * 40, 4, remote_code=True, picked=(0, 3, 4, 9), slice=Slice(4096, 4))
+    changed = CheckpointKey("gpt2", "f" * 40, 4, picked=(0, 3, 4, 9), slice=Slice(4096, 4))
     assert all(getattr(changed, field.name) != getattr(KEY, field.name) for field in fields(CheckpointKey))
     for key in (KEY, changed, replace(changed, slice=Slice(vocab=7)), replace(changed, slice=Slice(experts=7))):
         assert parse_checkpoint_name(f"{encode_model_id(key.model_id)}@{key.name}") == (key, RULES_VERSION)

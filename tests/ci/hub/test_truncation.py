@@ -247,8 +247,6 @@ class TestAllOfTransformers:
             *("gemma4_unified", "gemma4_unified_text", "granite_docling", "hrm_text", "inkling2", "inkling2_text"),
             *(
                 "gpt_neox_japanese",
-                "kosmos-2",
-                "kosmos-2.5",
                 "musicgen",
                 "musicgen_melody",
                 "nemo_speechlm",

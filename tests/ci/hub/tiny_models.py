@@ -66,6 +66,7 @@ PER_LAYER = (
 DEPTHS = (
     "num_blocks",
     "num_hidden_layers",
+    "layers",
     "n_layer",
     "n_layers",
     "num_layers",
@@ -232,7 +233,7 @@ def truncate(directory: Path, target: Path, layers: LayerRequest, part: Slice = 
     tensors = {name: source.tensor for name, source in sources.items()}
     choice = choose_layers(prefixes, config, tensors) if layers == "auto" else make_choice(layers)
     kept = [source for name, source in sources.items() if prefixes.place(name, choice.positions) is not None]
-    remote = RemoteModel(cast("Any", None), cast("Any", None), config, cast("Any", None), False, part)
+    remote = RemoteModel(cast("Any", None), cast("Any", None), config, cast("Any", None), part)
     selection = place_tensors(remote, KeptSources(choice, prefixes, tuple(kept), tuple(sources)))
     target.mkdir()
     (target / "config.json").write_text(truncate_config(config, choice.kept, list_slice_edits(config, part)))
@@ -294,4 +295,5 @@ def _is_stack(name: str) -> bool:
         "blocks",
         "block",
         "decoder",
+        "layer_norm2",  # the last part of a layer of XLM
     )

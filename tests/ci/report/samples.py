@@ -128,13 +128,25 @@ def routing(large: int = 0) -> tuple[LayerRouting, ...]:
 
 
 FORWARD_STEPS = ("test_forward_equivalence", "test_moe_implementation", "test_implementation", "test_positions")
-OTHER_STEPS = ("test_hub_model_conversion", "test_weight_liveness", "test_layer_order", "test_gradients")
+OTHER_STEPS = (
+    "test_hub_model_conversion",
+    "test_weight_liveness",
+    "test_layer_order",
+    "test_gradients",
+    "test_training_step",
+    "test_resume",
+    "test_layout_conversion",
+)
 """Steps that compare tensors in float32 only. Most reports are about other things, so their figures are small."""
 LAYERS = {"test_layer_order": SYNTHETIC_LAYERS}
 FIGURES = {
     "test_download_and_truncate": {"bytes_kept": 4096.0},
     "test_conversion": {"bytes_written": 4096.0},
     "test_hub_model_conversion": {"tensors_changed": 0.0, "semantic_keys_changed": 0.0},
+    "test_training_step": {"training.quantities": 40.0},
+    "test_implementation": {"training.quantities": 40.0},
+    "test_resume": {"resume.damaged_accepted": 0.0},
+    "test_layout_conversion": {"conversion.tensors": 40.0},
 }
 INPUTS = {"inputs": "batch: 4 x 64 (random, ids 0a1b2c3d)"}
 
@@ -182,6 +194,10 @@ COVERED = ("test_weight_liveness", "test_layer_order")
 COVERAGE = {
     "test_config_sensitivity": {"config key rope_theta=30000": "alike"},
     "test_positions": {"positions": "up to 2047 of 2047"},
+    "test_training_step": {"layout": "single: one rank on cpu"},
+    "test_implementation": {**INPUTS, "layout": "tp2: 2 ranks on cpu over gloo"},
+    "test_resume": {"resume": "step 2 after a resume"},
+    "test_layout_conversion": {"layout": "single to and from tp2"},
 }
 
 

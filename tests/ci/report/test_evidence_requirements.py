@@ -36,13 +36,15 @@ if TYPE_CHECKING:
     from ci.plan import Plan
     from ci.report.results import Results
 
-DOWNLOAD, CONVERSION, FORWARD, ROUND_TRIP, KEYS, LIVENESS, ORDER, POSITIONS, GRADIENTS = (
+DOWNLOAD, CONVERSION, FORWARD, ROUND_TRIP, KEYS, LIVENESS, ORDER, POSITIONS, GRADIENTS, *TRAINING = (
     f"{step}[smollm2]"
     for step in (
         *("test_download_and_truncate", "test_conversion", "test_forward_equivalence", "test_hub_model_conversion"),
         *DEEP_TESTS,
     )
 )
+STEPS, RESUME, CONVERTED = TRAINING
+LAYOUT = "test_implementation[layout-tp2-smollm2]"
 VARIANT = "test_implementation[attention-sdpa-smollm2]"
 FETCHED = Checkpoint("HuggingFaceTB/SmolLM2-135M", REVISION, 2, "x", "hit", 1, 0, 0, 0.0, "0" * 64, 30)
 
@@ -124,6 +126,14 @@ EVIDENCE: dict[str, tuple[str, dict[str, Any], str]] = {
     "layer order of two layers": (ORDER, {"measures": only("float32")}, "it did not compare decoder.2 in float32"),
     "positions in one dtype": (POSITIONS, {"measures": only("float32")}, "it compared nothing in bfloat16"),
     "positions that are not told": (POSITIONS, {"coverage": {}}, "its coverage does not name 'positions'"),
+    "training steps measured nothing": (STEPS, {"measures": ()}, "it compared nothing in float32"),
+    "training steps in no layout": (STEPS, {"coverage": {}}, "its coverage does not name 'layout'"),
+    "a layout that did not run": (LAYOUT, {"ran": {"layout": "single"}}, "layout=tp2 was asked for, and single ran"),
+    "a layout that measured nothing": (LAYOUT, {"measures": ()}, "it compared nothing in float32"),
+    "a damaged checkpoint that was accepted": (
+        *(RESUME, {"figures": {"resume.damaged_accepted": 1.0}}, "it recorded resume.damaged_accepted = 1.0"),
+    ),
+    "no export was compared": (CONVERTED, {"figures": {}}, "it recorded no conversion.tensors"),
     "gradients measured nothing": (GRADIENTS, {"measures": ()}, "it compared nothing in float32"),
     "no config key was tried": (KEYS, {"coverage": {}}, "its coverage does not name 'config key'"),
     "config keys without an answer": (
@@ -472,7 +482,8 @@ def test_an_interrupted_run_says_so_first() -> None:
     assert exit_code(results) == 3
     first, _, facts, *_ = render_markdown(results).splitlines()
     assert first == "## ⚠️ Interrupted: no answer for 1 of 1 model: the run was interrupted"
-    assert "10 of 12 tests passed" in facts
+    tests = deep_plan().entries[0].tests
+    assert f"{len(tests) - 2} of {len(tests)} tests passed" in facts
     assert "says nothing about this change" in render_markdown(results)
     failed = build({**LEFT, **FAILED}, exit_code=2, ended="interrupted")
     assert "Failed: 1 of 1 model, 1 cause, then interrupted" in render_markdown(failed)

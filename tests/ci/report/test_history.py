@@ -103,6 +103,23 @@ def test_a_missing_test_counts_as_failed_in_history() -> None:
     assert {case.name: case.outcome for case in smollm2.cases}[FORWARD] == "failed"
 
 
+def test_nights_of_another_slice_are_another_model() -> None:
+    record = HistoryRecord("2026-11-01", "m", "passed", "a" * 40, (HistoryCase("t", "passed"),))
+    sliced = replace(record, date="2026-11-02", subset="vocab=8", cases=(HistoryCase("t", "failed", "other"),))
+    text = "".join(history_line(night) for night in (record, sliced, replace(record, entry="other", subset="0,3")))
+    baseline = read_history([text])
+    assert baseline.select_subsets({"m": "", "other": "0,3"}).records == {
+        "m": (record,),
+        "other": baseline.records["other"],
+    }
+    [night] = baseline.select_subsets({"m": "vocab=8"}).records["m"]
+    assert night == sliced
+    assert set(baseline.select_subsets({"m": "vocab=9"}).records) == {"other"}, "what is not asked for stays"
+    history = baseline.select_subsets({"m": ""}).history_of("m", "t")
+    assert history is not None
+    assert not history.failing
+
+
 def test_an_empty_baseline_is_false() -> None:
     assert not read_history([])
     assert nights(plan_of("smollm2"), {})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ci.subjects import disk_watch
-from ci.subjects.disk_watch import RESERVED_BYTES, RESERVED_FILES, DiskWatch, has_room
+from ci.subjects.disk_watch import RESERVED_BYTES, RESERVED_FILES, DiskWatch, SharedWatch, has_room
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,3 +68,32 @@ def test_a_stopped_watch_looks_no_more(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(os, "statvfs", lambda _: disk(0))
     time.sleep(3 * disk_watch.INTERVAL)
     assert reclaimed == []
+
+
+@pytest.mark.parametrize(("others", "finding"), [(False, "subject"), (True, "machine")])
+def test_of_two_workers_both_end_and_both_say_who_filled_the_disk(
+    others: bool, finding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, ended = {"free": 2**40}, []
+
+    def reclaim_filler() -> None:
+        ended.append("filler")
+        state["free"] = 0 if others else 2**40
+
+    monkeypatch.setattr(os, "statvfs", lambda _: disk(state["free"]))
+    shared, innocent, filler = SharedWatch(), object(), object()
+    assert shared.find(innocent) == ""
+    shared.join(innocent, (tmp_path,), lambda: ended.append("innocent"))
+    shared.join(filler, (tmp_path,), reclaim_filler)
+    state["free"] = 0
+    assert shared.find(innocent) == shared.find(filler) == finding
+    assert sorted(ended) == ["filler", "innocent"]
+    shared.leave(filler)
+    assert (shared.find(filler), shared.find(innocent)) == ("", finding)
+    shared.leave(innocent)
+    assert shared.find(innocent) == ""
+    assert not [thread for thread in threading.enumerate() if thread.name == "disk watch"]
+    state["free"] = 2**40
+    shared.join(innocent, (tmp_path,), lambda: ended.append("again"))
+    assert shared.find(innocent) == "", "a new watch has found nothing yet"
+    shared.leave(innocent)

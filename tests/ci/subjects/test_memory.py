@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from ci.subjects import memory
 
@@ -69,6 +70,16 @@ def test_weights_are_counted_as_they_will_lie_in_memory(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(bytes(7))
     assert memory.weight_bytes(tmp_path, 4) == 200
     assert memory.weight_bytes(tmp_path, 8, stored=4) == 200
+
+
+def test_the_dtypes_on_disk_are_read(tmp_path: Path) -> None:
+    assert memory.read_stored_itemsize(tmp_path) == 2
+    save_file({"a": torch.ones(3)}, tmp_path / "one.safetensors")
+    assert memory.list_stored_dtypes(tmp_path) == {"F32"}
+    assert memory.read_stored_itemsize(tmp_path) == 4
+    save_file({"b": torch.ones(3, dtype=torch.bfloat16), "c": torch.ones(2)}, tmp_path / "two.safetensors")
+    assert memory.list_stored_dtypes(tmp_path) == {"F32", "BF16"}
+    assert memory.read_stored_itemsize(tmp_path) == 2
 
 
 RELEASED = """

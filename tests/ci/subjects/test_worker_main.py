@@ -8,6 +8,7 @@ import pytest
 from ci.errors import InfrastructureError, RequestError, UnsupportedError
 from ci.subjects.base import NO_GRADIENTS, ConvertRequest, ConvertResult, Variant
 from ci.subjects.failure import SubjectOutOfMemoryError
+from ci.subjects.training import NO_TRAINING
 from ci.subjects.worker_main import handle_request
 
 
@@ -72,12 +73,14 @@ def test_whatever_is_raised_is_a_failure_of_one_line(
 
 
 def test_a_method_that_is_none_is_an_error() -> None:
-    assert asked(Fake(), "train")["failure"] == "error"
+    assert asked(Fake(), "fly")["failure"] == "error"
 
 
 def test_an_optional_method_that_is_lacking_is_no_refusal_of_the_model() -> None:
     lacking = asked(Fake(), "gradients", checkpoint="a", inputs="b", output="c", checkpoint_format="llama")
     assert (lacking["failure"], lacking["message"]) == ("not_offered", NO_GRADIENTS)
+    lacking = asked(Fake(), "train", checkpoint="a", inputs="b", output="c", checkpoint_format="llama")
+    assert (lacking["failure"], lacking["message"]) == ("not_offered", NO_TRAINING)
 
 
 def test_an_interrupt_is_no_answer() -> None:

@@ -24,7 +24,10 @@ from ci.subjects.base import ConvertRequest, ExportRequest, TraceRequest
 from ci.subjects.compile_cache import CompileCache
 from ci.subjects.open_subject import open_subject
 from ci.subjects.process_tree import ProcessTree
+from ci.subjects.sandbox import detect_isolation
 from ci.subjects.trace_files import TraceReader
+from ci.subjects.worker_process import NO_SANDBOX, WorkerProcess
+from tests.ci.subjects.impostor import open_impostor
 from tests.ci.subjects.tiny import relative_error, save_inputs, save_model, trace_request
 
 if TYPE_CHECKING:
@@ -314,3 +317,115 @@ def test_want_of_memory_is_no_fault_of_the_compile_cache(
     monkeypatch.setattr("ci.subjects.worker_subject.WorkerSubject.drop_compile_cache", lambda _: dropped.append("x"))
     kind, _ = call_refused(impostor("say(failure='out_of_memory', message='2 TiB')"))
     assert (kind, dropped) == ("out_of_memory", [])
+
+
+WRITER = """
+    wanted = request["method"]
+    if wanted == "prepare":
+        def spread():
+            while places:
+                for known in list(places):
+                    for place, directories, _ in os.walk(known):
+                        for directory in directories if place.endswith("outbox") else []:
+                            open(os.path.join(place, directory, "evil"), "w").close()
+                time.sleep(0.01)
+        places = [{outside!r}]
+        threading.Thread(target=spread, daemon=True).start()
+        say(result=True)
+    elif wanted == "convert":
+        places = []  # of who converts: the other one goes on
+        target = request["arguments"]["target"]
+        os.mkdir(target)
+        open(target + "/present", "w").write(str(os.getpid()))
+        time.sleep(1)
+        say(result={{"files": ["present"], "bytes_written": 1, "seconds": 1.0}})
+    else:
+        say(result={description!r})
+"""
+
+
+@pytest.mark.parametrize("sandboxed", [True, False])
+def test_a_large_conversion_leaves_a_worker_that_cannot_reach_its_output(
+    sandboxed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a sandbox the same worker reaches it, so that one is never left there."""
+    isolation = detect_isolation() if sandboxed else NO_SANDBOX
+    if sandboxed and not isolation.applied:
+        pytest.skip(f"no sandbox here: {isolation.description}")
+    monkeypatch.setattr(exchange, "MAX_COPIED_BYTES", 0)
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "weights").write_text("x")
+    code = WRITER.format(outside=str(tmp_path / "scratch"), description=DESCRIPTION)
+    launched = count_starts(monkeypatch)
+    request = ConvertRequest(str(tmp_path / "source"), str(tmp_path / "target"), "llama")
+    with open_impostor(tmp_path, code, isolation=isolation) as subject:
+        assert subject.converts_apart(request.source) is sandboxed
+        subject.warm_up(tmp_path / "source")
+        assert len(launched) == (2 if sandboxed else 1)
+        if sandboxed:
+            subject.convert(request)
+        else:
+            with subject.make_converter() as converter:
+                converter.write_checkpoint("convert", request)
+        subject.describe()
+        assert len(launched) == 2, "nothing was started again for the calls that follow"
+    assert {path.name for path in (tmp_path / "target").iterdir()} == {"present", *(() if sandboxed else ("evil",))}
+
+
+def count_starts(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    launched: list[Any] = []
+    start = WorkerProcess.start
+
+    def counted(*arguments: Any) -> Any:
+        launched.append(arguments)
+        return start(*arguments)
+
+    monkeypatch.setattr(WorkerProcess, "start", counted)
+    return launched
+
+
+def test_a_converter_that_fills_the_disk_is_the_subjects_failure_for_all_its_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not detect_isolation().applied:
+        pytest.skip(f"no sandbox here: {detect_isolation().description}")
+    monkeypatch.setattr(exchange, "MAX_COPIED_BYTES", 0)
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    real = os.statvfs
+
+    def statvfs(_: Path) -> Any:
+        full = list(tmp_path.glob("scratch/hub-tests-worker.*/exchange/outbox/more"))
+        return SimpleNamespace(f_bavail=0, f_frsize=1, f_files=0, f_favail=0) if full else real("/")
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "weights").write_text("x")
+    code = """
+        if request["method"] == "convert":
+            open(os.path.dirname(request["arguments"]["target"]) + "/more", "w").close()
+            time.sleep(60)
+        say(result=True)
+    """
+    with open_impostor(tmp_path, code, isolation=detect_isolation()) as subject:
+        subject.warm_up(tmp_path / "source")
+        with pytest.raises(SubjectError, match="filled the disk"):
+            subject.convert(ConvertRequest(str(tmp_path / "source"), str(tmp_path / "target"), "llama"))
+        assert "filled the disk" in str(subject.find_disk_failure())
+
+
+def test_an_unused_converter_ends_with_the_subject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not detect_isolation().applied:
+        pytest.skip(f"no sandbox here: {detect_isolation().description}")
+    monkeypatch.setattr(exchange, "MAX_COPIED_BYTES", 0)
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "weights").write_text("x")
+    with open_impostor(tmp_path, "say(result=True)", isolation=detect_isolation()) as subject:
+        subject.warm_up(tmp_path / "source")
+        subject.warm_up(tmp_path / "source")
+        assert len(list((tmp_path / "scratch").iterdir())) == 2
+    assert not list((tmp_path / "scratch").iterdir())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -52,6 +52,31 @@ def test_a_fetch_that_broke_is_nobodys_fault(
     run_results = make_report(samples.plan_of("smollm2"), tmp_path / "results", tmp_path / "out", context=context)
     assert run_results.verdict == "neutral"
     assert run_results.causes[0].title == f"nothing was tested: {said}"
+
+
+@pytest.mark.parametrize("tests", [[], [{"steps": [{"name": "Set up job", "conclusion": "success"}]}]])
+@pytest.mark.parametrize("conclusion", ["failure", "cancelled", None])
+def test_a_private_subject_that_was_not_handed_over_is_told(
+    context: Context, state: State, tmp_path: Path, conclusion: str | None, tests: list[dict[str, Any]]
+) -> None:
+    """The test jobs start without it, and end before their suite."""
+    status = "completed" if conclusion else "in_progress"
+    pack = job("run / subject", 1, conclusion=conclusion, status=status)
+    broken = [job("run / test smollm2", 3, conclusion="failure", **more) for more in tests]
+    state.jobs[777] = [pack, job("run / fetch", 2), *broken]
+    run_results = make_report(samples.plan_of("smollm2"), tmp_path / "results", tmp_path / "out", context=context)
+    assert run_results.verdict == "neutral"
+    said = f"ended as {conclusion}" if conclusion else "is in progress"
+    assert run_results.causes[0].title == f"nothing was tested: the job that hands over the subject {said}"
+
+
+def test_a_subject_that_nobody_has_to_hand_over_is_no_problem(context: Context, state: State, tmp_path: Path) -> None:
+    state.jobs[777] = [
+        job("run / subject", 1, conclusion="skipped"),
+        job("run / fetch", 2, conclusion="failure"),
+    ]
+    run_results = make_report(samples.plan_of("smollm2"), tmp_path / "results", tmp_path / "out", context=context)
+    assert run_results.causes[0].title == "nothing was tested: the job that fetches the checkpoints ended as failure"
 
 
 def test_an_entry_without_a_job_beside_others_that_have_one_is_red(

@@ -1,0 +1,47 @@
+"""Which layouts the suite's tests of training run, and what a refusal of one means."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ci.errors import UnsupportedError
+from ci.evidence import NOT_COVERED
+from ci.subjects.registry import find_offer
+
+if TYPE_CHECKING:
+    from ci.equivalence.judge import Judge, Verdict
+
+CONVERSION_LAYOUTS = ("tp2", "pp2", "zero2", "zero3")
+"""Layouts that cut weights and optimizer state in different ways."""
+BALANCING_LAYOUT = "accumulate2"
+"""Two documents, so that a sum of their balancing losses is not their mean."""
+
+
+def list_conversion_layouts(subject: str) -> tuple[str, ...]:
+    """Return the layouts between which the subject's checkpoints are carried."""
+    return tuple(name for name in CONVERSION_LAYOUTS if name in find_offer(subject).layouts)
+
+
+def check_steps(judge: Judge, subject: str) -> tuple[Verdict, ...]:
+    """Check whole steps in one process; of a mixture of experts, also with its balancing loss.
+
+    Raises NotOfferedError for a subject that runs no training steps.
+    """
+    verdict = judge.check_training("single")
+    if not judge.reference.requirements.experts or BALANCING_LAYOUT not in find_offer(subject).layouts:
+        return (verdict,)
+    try:
+        return (verdict, judge.check_training(BALANCING_LAYOUT, auxiliary_loss=True))
+    except UnsupportedError as refusal:
+        coverage = {**verdict.coverage, "balancing loss": f"{NOT_COVERED}{refusal}"}
+        return (replace(verdict, coverage=coverage),)
+
+
+def find_unmet_need(subject: str, variant: str, refusal: UnsupportedError) -> str:
+    """Return which need of the subject's offer a refused layout names; empty where it names none.
+
+    Only a need that the offer knows excuses a layout that did not run.
+    """
+    needs = find_offer(subject).conditional_needs.get(variant, ())
+    return next((need for need in needs if need in str(refusal)), "")

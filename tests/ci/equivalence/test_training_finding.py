@@ -1,0 +1,40 @@
+"""A planted fault is named: the rank, the collective or the parameter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from benchmarks.mutation.training_faults import FAULTS
+from benchmarks.training import run_fault
+from ci.equivalence.training_finding import describe_disagreement
+from ci.subjects.reference.subject import ReferenceSubject
+from ci.subjects.training import Disagreement, RankReport
+
+if TYPE_CHECKING:
+    from benchmarks.mutation.experiment import Experiment
+
+QUICK = (
+    "gradients are not summed over data ranks",
+    "a bias is added by every tensor rank before the sum",
+    "the norm is not summed over stages",
+    "AdamW's step is counted twice",
+    "masked tokens count",
+)
+
+
+@pytest.mark.parametrize("fault", [f for f in FAULTS if f.name in QUICK], ids=lambda f: f.name.replace(" ", "-"))
+def test_a_planted_fault_is_named(fault: object, trained: Experiment) -> None:
+    result = run_fault(fault, trained.judge(ReferenceSubject(), trained.converted))  # type: ignore[arg-type]
+    assert result.named, result.diagnosis
+
+
+def test_copies_that_differ_are_told_with_their_group() -> None:
+    ranks = (RankReport(0, {"tensor": (0, 1)}, "cpu", {}), RankReport(1, {"tensor": (0, 1)}, "cpu", {}))
+    told = describe_disagreement(
+        (Disagreement("norm", "gradient", (0, 1), 0.5), Disagreement("x", "weight", (0, 1), 1)), ranks
+    )
+    assert told.startswith("gradient of norm: ranks 0 and 1 hold different copies (relative 0.5, step 1), and 1 more")
+    assert "their group is tensor" in told
+    assert describe_disagreement((), ranks) == ""

@@ -1,0 +1,40 @@
+"""The documents and settings of a step make every factor visible."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from ci.equivalence.adamw_oracle import OptimizerHistory, compute_updates
+from ci.equivalence.training_reference import choose_settings, compare_numbers, draw_documents
+
+
+def test_documents_are_unequal_masked_and_padded() -> None:
+    drawn = draw_documents(50, 1)
+    ids, lengths, mask = drawn["input_ids"], drawn["lengths"], drawn["loss_mask"]
+    assert len(set(lengths[:4].tolist())) == 4
+    assert all((length - 1) % 8 == 0 for length in lengths.tolist())
+    for row, length, counted in zip(ids, lengths.tolist(), mask, strict=True):
+        assert not row[length:].any()
+        assert not counted[length - 1 :].any(), "no padding is predicted"
+        assert 0 < int(counted.sum()) < length - 1
+    assert torch.equal(ids, draw_documents(50, 1)["input_ids"])
+
+
+def test_an_update_follows_the_size_of_its_gradient() -> None:
+    gradient = torch.randn(40, 25, generator=torch.Generator().manual_seed(0))
+    settings = choose_settings(float(gradient.norm()), gradient.numel())
+    assert settings.max_gradient_norm == pytest.approx(float(gradient.norm()) / 2, rel=1e-3)
+    sizes = [
+        float(compute_updates(OptimizerHistory(gradient, (gradient,), (scale,)), settings)[0].norm())
+        for scale in (0.5, 1.0)
+    ]
+    assert sizes[1] > 1.2 * sizes[0], "with a small epsilon both would be equal"
+
+
+def test_a_number_that_is_missing_is_infinitely_wrong() -> None:
+    assert compare_numbers(None, 1.0) == compare_numbers(math.nan, 1.0) == math.inf
+    assert compare_numbers(1.1, 1.0) == pytest.approx(0.1)
+    assert compare_numbers(0.0, 0.0) == 0.0

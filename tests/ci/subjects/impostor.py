@@ -1,0 +1,35 @@
+"""A worker that runs other code than ours, once for each request; in a sandbox where one is asked for."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from ci.subjects.open_subject import open_subject
+
+PRELUDE = """
+import json, os, sys, threading, time
+read, write = int(sys.argv[-2]), int(sys.argv[-1])
+lines = os.fdopen(read)
+def say(**answer):
+    os.write(write, json.dumps({"id": request["id"], **answer}).encode() + b"\\n")
+for line in lines:
+    request = json.loads(line)
+    if request["method"] == "variants":
+        say(result=[])
+        continue
+"""
+
+
+def open_impostor(directory: Path, code: str, **rest: Any) -> Any:
+    """Open a subject whose worker runs `code` for each request; asked for its variants, it has none."""
+    for path in (directory, *directory.parents):
+        if path.is_relative_to("/tmp") and path != Path("/tmp"):
+            path.chmod(0o755)  # the sandbox's user enters
+    script = directory / "interpreter" / "python"
+    script.parent.mkdir(exist_ok=True)
+    script.write_text(f"#!{sys.executable}\n{PRELUDE}{textwrap.indent(textwrap.dedent(code), '    ')}")
+    script.chmod(0o755)
+    return open_subject("reference", python=script, **{"timeout": 60.0, **rest})
