@@ -102,3 +102,19 @@ def execution_order(name: str) -> tuple[int, int]:
     if layer is None:
         return (-1, 0) if name == EMBEDDINGS else (1 << 30, int(name == LOGITS))
     return layer, _ORDER.get(operation_of(name), len(_ORDER))
+
+
+def list_unseen_before(name: str, not_captured: Iterable[str]) -> tuple[str, ...]:
+    """Return the operations just before a block's tensor that were not captured: an error may begin in them."""
+    layer, lacking = layer_of(name), set(not_captured)
+    operations = [*BLOCK_OPERATIONS, ""]
+    if layer is None or operation_of(name) not in operations:
+        return ()
+    unseen: list[str] = []
+    for operation in reversed(operations[: operations.index(operation_of(name))]):
+        if tensor_name(layer, operation) not in lacking:
+            if is_router(operation):
+                continue  # a dense block has none
+            break
+        unseen.append(operation.rpartition(".")[2])
+    return tuple(reversed(unseen))

@@ -29,6 +29,7 @@ from ci.tensor_names import (
     TOP_EXPERTS,
     VALUE,
     layer_of,
+    list_unseen_before,
     operation_of,
     scope_of,
 )
@@ -123,7 +124,11 @@ class RootCauseAnalysis:
         name = tensor.replace(TOP_EXPERTS, ROUTER_LOGITS)
         known = name in source.diff.tensors
         signature = compute_signature(self._read_wrong_tensor(name, source)) if known else ErrorSignature()
-        return describe_suspect(tensor, signature, only_low_precision=low)
+        suspect = describe_suspect(tensor, signature, only_low_precision=low)
+        unseen = list_unseen_before(name, source.diff.not_captured)
+        if not unseen or low:
+            return suspect
+        return f"begins in {', '.join(unseen)} (not captured), or here: {suspect}"
 
     def _read_wrong_tensor(self, name: str, source: CaseComparison) -> WrongTensor:
         actual, expected = TraceReader(source.path), self.reference.get_expected_trace(source.case)

@@ -84,3 +84,22 @@ def test_the_protocol_lists_every_name() -> None:
 def test_it_needs_the_standard_library_only() -> None:
     code = "import runpy, sys; runpy.run_path(sys.argv[1])"
     subprocess.run([sys.executable, "-I", "-S", "-c", code, tensor_names.__file__], check=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "lacking", "unseen"),
+    [
+        ("decoder.1.mixer.context", ("mixer.query", "mixer.key", "mixer.value"), ("query", "key", "value")),
+        ("decoder.1.mixer.context", ("mixer.query",), ()),
+        ("decoder.1.mixer.context", ("mixer.value", "norm_1"), ("value",)),
+        ("decoder.1.mlp", ("norm_2",), ("norm_2",)),
+        ("decoder.1.mlp", ("mlp.router_scores",), ("router_scores",)),
+        ("decoder.1.norm_1", ("mixer.query",), ()),
+        ("logits", ("mixer.query",), ()),
+    ],
+)
+def test_what_was_not_captured_just_before_a_tensor_may_be_where_it_begins(
+    name: str, lacking: tuple[str, ...], unseen: tuple[str, ...]
+) -> None:
+    assert tensor_names.list_unseen_before(name, [f"decoder.1.{operation}" for operation in lacking]) == unseen
+    assert tensor_names.list_unseen_before(name, [f"decoder.0.{operation}" for operation in lacking]) == ()
