@@ -24,6 +24,7 @@ Step = Literal[
     "test_moe_implementation",
     "test_implementation",
     "test_hub_model_conversion",
+    "test_served_export",
     "test_config_sensitivity",
     "test_weight_liveness",
     "test_layer_order",
@@ -200,6 +201,22 @@ class LayerRouting:
 
 
 @dataclass(frozen=True)
+class ServedGap:
+    """The largest |Δ log p| in nats, engine against Hugging Face, by token position; at most 64 bins.
+
+    `positions` is the first position of each bin, `original` and `export` the gaps of the two checkpoints there.
+    """
+
+    __pydantic_config__: ClassVar[Any] = NON_FINITE
+
+    case: str
+    dtype: str
+    positions: tuple[int, ...]
+    original: tuple[float, ...]
+    export: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Evidence:
     """The result of one test: what was tested, what was measured, and where a failure began.
 
@@ -248,6 +265,7 @@ class Evidence:
     picked: tuple[int, ...] = ()
     slice: str = ""
     phases: tuple[PhaseTime, ...] = ()
+    served: tuple[ServedGap, ...] = ()
 
 
 FINGERPRINT = "reference_fingerprint"

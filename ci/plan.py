@@ -28,8 +28,9 @@ class RunRequest:
     """Who asks for which run. `models` are names, patterns or @groups; none means the default group.
 
     `sha` is the subject's full commit, fixed when the request was made; `subject_ref` is the branch or tag that was
-    asked for. `layers` overrides the registry. `run_id` and `comment_id` say where on GitHub the answer goes. `options`
-    are further words of the command line that reproduces the run, such as --subject-path or --registry.
+    asked for. `layers` overrides the registry. `consumer` is the engine that serves each export. `run_id` and
+    `comment_id` say where on GitHub the answer goes. `options` are further words of the command line that reproduces
+    the run, such as --subject-path or --registry.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -51,6 +52,7 @@ class RunRequest:
     run_url: str = ""
     failed_only: bool = False
     options: tuple[str, ...] = ()
+    consumer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -135,5 +137,7 @@ def matrix(plan: Plan) -> dict[str, list[dict[str, str]]]:
 
 def _make_entry(model: HubModel, request: RunRequest) -> PlanEntry:
     model = override_part(model, request.layers)
-    tests = list_expected_tests(request.subject, model.name, model.checkpoint_format, deep=request.deep)
+    served = request.consumer is not None
+    formats = (request.subject, model.name, model.checkpoint_format)
+    tests = list_expected_tests(*formats, deep=request.deep, served=served)
     return PlanEntry(name=model.name, model=model, tests=tests)

@@ -335,6 +335,7 @@ def _write_plan(models: Sequence[HubModel], options: RunOptions, report: Path) -
         layers=None if isinstance(options.layers, tuple) else options.layers,
         deep=options.deep,
         device=options.device,
+        consumer=options.consumer,
         options=tuple(make_reproduction_arguments(options, leave_out=[field.name for field in fields(RunRequest)])),
     )
     chosen = {model.name: override_part(model, options.layers, options.slice) for model in models}

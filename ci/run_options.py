@@ -14,6 +14,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+from ci.consumers.registry import CONSUMERS, ConsumerName
 from ci.errors import RequestError
 from ci.hub.slices import Slice, parse_slice
 from ci.subjects.registry import SUBJECT_NAMES, SubjectName, choose_default_subject, find_adapter
@@ -165,6 +166,14 @@ class RunOptions:
     ] = None
     deep: Annotated[bool, Declaration("also test every config key, weight and gradient", reproduces=True)] = False
     verbose: Annotated[bool, Declaration("print one line for each test", pytest=None, short="-v")] = False
+    consumer: Annotated[
+        ConsumerName | None,
+        Declaration(f"engine that also serves each export: {' or '.join(CONSUMERS)}; default: none", reproduces=True),
+    ] = None
+    consumer_python: Annotated[
+        Path | None,
+        Declaration("Python interpreter that has the engine; default: its environment's", reproduces=True),
+    ] = None
     subject_commit: Annotated[str | None, Declaration("commit of the subject that was built", cli=None)] = None
     subject_failure: Annotated[str | None, Declaration("why the subject could not be built", cli=None)] = None
     subject_variables: Annotated[

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Generic, Self, TypeVar, cast
 from ci.checkpoints import make_fetch_request
 from ci.devices import default_device
 from ci.errors import GatedError, HubTestsError, InfrastructureError, OwnLimitError, SubjectError
-from ci.evidence import NOT_ISOLATED, Evidence, FailureClass, Step
+from ci.evidence import NOT_COVERED, NOT_ISOLATED, Evidence, FailureClass, Step
 from ci.hub.fetch import Checkpoint, fetch
 from ci.models import override_part
 from ci.phases import PhaseClock
@@ -154,6 +154,35 @@ class ModelPipeline:
     def judge(self) -> Judge:
         """Return the comparison with Hugging Face; the tests share its reference traces and noise floors."""
         return self._judge_step.run(self._judge)
+
+    def check_served_export(self) -> tuple[Verdict, ...]:
+        """Serve original and export with the consumer, and compare.
+
+        Raises NotOfferedError where the consumer is not here, or does not serve the original either.
+        """
+        from ci.consumers.open_consumer import find_interpreter, open_consumer
+        from ci.equivalence.served_export import ServedExport
+
+        name, logs = self.options.consumer or "", self.options.subject_logs
+        python, variables = find_interpreter(name, self._settings.environment_roots, self.options.consumer_python)
+        exported, reference = self.export(), self.judge().reference
+        with open_consumer(
+            name,
+            python=python,
+            timeout=self.options.timeout,
+            log=logs / f"{self.model.name}-{name}.log" if logs else None,
+            isolation=choose_isolation(self.options.isolation),
+            readable=(reference.checkpoint,),
+            variables=variables,
+            clock=self.clock,
+        ) as consumer:
+            trainer = (self.start_subject(), str(self.convert()[0]))
+            workdir, policy = self._workdir / "served", self.model.export_policy
+            return ServedExport(reference, consumer, exported, workdir, trainer, policy).check()
+
+    def describe_serving(self) -> dict[str, str]:
+        """Say that no engine serves the export, where none was asked for."""
+        return {} if self.options.consumer else {"served": f"{NOT_COVERED}no engine served the export (--consumer)"}
 
     def start_subject(self) -> Subject:
         """Return the subject; start it on first use. Raises SubjectCrashError where it could not be built."""
@@ -427,6 +456,7 @@ def add_verdicts(evidence: Evidence, verdicts: tuple[Verdict, ...]) -> Evidence:
         operation=red[0].operation if red else "",
         heat=next((verdict.heat for verdict in red or verdicts if verdict.heat), None),
         routing=tuple(layer for verdict in verdicts for layer in verdict.routing),
+        served=tuple(gap for verdict in verdicts for gap in verdict.served),
         measures=tuple(m for v in verdicts for m in v.measures),
         coverage={key: value for v in verdicts for key, value in v.coverage.items()},
         figures={**evidence.figures, **{key: value for v in verdicts for key, value in v.figures.items()}},

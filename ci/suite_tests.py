@@ -24,6 +24,8 @@ DEFAULT_TESTS = (
 )
 """The test functions of every run, in the order in which they run."""
 
+SERVED_TEST = "test_served_export"
+"""The test that runs with `--consumer` only, after the others of every run."""
 GRADIENTS_TEST = "test_gradients"
 TRAINING_TESTS = ("test_training_step", "test_resume", "test_layout_conversion")
 """The tests of whole training steps: of a subject whose offer names no layout they are not asked for."""
@@ -37,6 +39,7 @@ DEEP_TESTS = (
 )
 """The tests that run with `--deep` only."""
 
+NO_EXPORT = "the subject does not export"
 MOE_AXIS = "moe"
 """The axis of `test_moe_implementation`; `test_implementation` runs the variants of every other axis."""
 
@@ -58,7 +61,9 @@ def list_layouts(subject: str) -> tuple[tuple[str, str], ...]:
     return tuple((variant.axis, variant.name) for variant in find_offer(subject).layout_variants)
 
 
-def list_expected_tests(subject: str, name: str, checkpoint_format: str, *, deep: bool = False) -> tuple[str, ...]:
+def list_expected_tests(
+    subject: str, name: str, checkpoint_format: str, *, deep: bool = False, served: bool = False
+) -> tuple[str, ...]:
     """Return, in order, the ids of the tests that the registry entry `name` must report.
 
     What a subject's offer leaves out is not asked for: the suite says that the test did not run. The layouts are
@@ -69,8 +74,9 @@ def list_expected_tests(subject: str, name: str, checkpoint_format: str, *, deep
         "test_moe_implementation": [f"{v}-{name}" for v in list_moe_variants(subject, checkpoint_format)],
         "test_implementation": [f"{axis}-{v}-{name}" for axis, v in other],
     }
-    left_out = list_left_out(find_offer(subject))
-    functions = (test for test in (*DEFAULT_TESTS, *(DEEP_TESTS if deep else ())) if test not in left_out)
+    left_out, asked = list_left_out(find_offer(subject)), (SERVED_TEST,) if served else ()
+    wanted = (*DEFAULT_TESTS, *asked, *(DEEP_TESTS if deep else ()))
+    functions = (test for test in wanted if test not in left_out)
     return tuple(f"{function}[{variant}]" for function in functions for variant in ids.get(function, [name]))
 
 
@@ -80,7 +86,8 @@ def list_left_out(offer: SubjectOffer) -> dict[str, str]:
         GRADIENTS_TEST: "" if offer.gradients else NO_GRADIENTS,
         "test_conversion": "" if offer.converts else "the subject reads the Hugging Face directory itself",
         **dict.fromkeys(TRAINING_TESTS, "" if offer.layouts else NO_TRAINING),
-        "test_hub_model_conversion": "" if offer.exports else "the subject does not export",
+        "test_hub_model_conversion": "" if offer.exports else NO_EXPORT,
+        SERVED_TEST: "" if offer.exports else NO_EXPORT,
     }
     return {test: reason for test, reason in reasons.items() if reason}
 

@@ -17,6 +17,7 @@ ALLOWED: Mapping[str, str] = {
     "extra slow: fetches real Hub models": "the hub suite needs the real Hub and its models, which CI never downloads",
     "HUB_TESTS_FAST_LLM_PYTHON names no interpreter": "Fast-LLM needs a checkout and an interpreter of its own",
     "needs Fast-LLM: set HUB_TESTS_FAST_LLM_PYTHON": "Fast-LLM needs a checkout and an interpreter of its own",
+    "needs vLLM: set HUB_TESTS_VLLM_PYTHON": "vLLM needs an environment of its own, of several GB",
     "HUB_TESTS_ARC_CHARTS names no checkout": "the controller's charts are in a repository, not in a package",
     "neither helm nor helm-python-sdk is installed": "only needed together with the controller's charts",
     "needs a CUDA device": "CI's machines have no GPU",

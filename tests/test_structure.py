@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = {"ci": ROOT / "ci", "hub_runner": ROOT / "runner-setup" / "hub_runner"}
 
 WITHOUT_TEST_FILE: dict[str, str] = {
+    "ci/consumers/base.py": "the protocol and its records, without code; each engine's tests use them",
     "ci/errors.py": "exception classes without code; each is tested where it is raised",
     "ci/report/limits.py": "numbers alone; each limit is tested where it cuts",
     "ci/subjects/base.py": "the protocol and its records, without code; each adapter's tests use them",

@@ -32,7 +32,8 @@ class EnvironmentDescription:
     `python` is a version specifier. `environment` are variables, set while the overlay is built and the subject runs.
     `import_test` is Python code that must succeed once the subject is installed. `install` says how its commit becomes
     importable: "wheel", or "editable" where only an editable installation is complete, from `import_path` below the
-    checkout. `compiler` is what the subject's build calls.
+    checkout. `compiler` is what the subject's build calls. `excluded` are packages that are not installed although
+    another one requires them.
     """
 
     __pydantic_config__: ClassVar = STRICT
@@ -45,11 +46,15 @@ class EnvironmentDescription:
     install: Literal["wheel", "editable"] = "wheel"
     import_path: str = "."
     compiler: Literal["none", "c", "c++"] = "none"
+    excluded: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
         """SHA-256 of the content, in hex."""
-        return hashlib.sha256(json.dumps(to_dict(self), sort_keys=True).encode()).hexdigest()
+        content = to_dict(self)
+        if not self.excluded:
+            del content["excluded"]  # as before there was this key: what was built stays known
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def shipped_descriptions() -> tuple[str, ...]:
@@ -83,7 +88,8 @@ def _checked(table: dict[str, Any], path: Path) -> EnvironmentDescription:
     if Path(description.import_path).is_absolute() or ".." in Path(description.import_path).parts:
         raise RequestError(f"{path}: import-path '{description.import_path[:80]}': expected a path below the checkout")
     _check_variables(description, path)
-    if wrong := [word for word in (*description.requirements, *description.constraints) if word.startswith("-")]:
+    named = (*description.requirements, *description.constraints, *description.excluded)
+    if wrong := [word for word in named if word.startswith("-")]:
         raise RequestError(f"{path}: requirements: '{wrong[0][:80]}': expected a package, options are not allowed")
     return description
 

@@ -97,15 +97,15 @@ class UvInstaller:
                 str(lock),
                 "-c",
                 str(limits),
+                *_exclude(path, description),
                 str(wanted),
             ],
             self.environ,
         )
         progress("installing")
-        _run(
-            [str(self.program), "pip", "install", *target, "--require-hashes", "--compile-bytecode", "-r", str(lock)],
-            self.environ,
-        )
+        complete = ("--no-deps",) if description.excluded else ()  # the lock lists all; the excluded stay required
+        install = (str(self.program), "pip", "install", *target, *complete, "--require-hashes", "--compile-bytecode")
+        _run([*install, "-r", str(lock)], self.environ)
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,8 @@ class PipInstaller:
 
     def install(self, path: Path, description: EnvironmentDescription, progress: Progress) -> None:
         """Install the requirements."""
+        if description.excluded:
+            raise RequestError(f"environment {description.name}: pip cannot leave packages out: install uv")
         wanted, limits, _ = _written(path, description)
         progress(f"installing {len(description.requirements)} requirements")
         command = [str(path / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -163,6 +165,18 @@ def _written(path: Path, description: EnvironmentDescription) -> tuple[Path, Pat
     wanted.write_text("".join(f"{word}\n" for word in description.requirements), encoding="utf-8")
     limits.write_text("".join(f"{word}\n" for word in description.constraints), encoding="utf-8")
     return wanted, limits, path / LOCK
+
+
+def _exclude(path: Path, description: EnvironmentDescription) -> list[str]:
+    """Return uv's options that leave the excluded packages out: each is required on no platform.
+
+    https://docs.astral.sh/uv/concepts/resolution/#dependency-overrides
+    """
+    if not description.excluded:
+        return []
+    overrides = path / "overrides.txt"
+    overrides.write_text("".join(f"{name}; sys_platform == 'never'\n" for name in description.excluded), "utf-8")
+    return ["--overrides", str(overrides)]
 
 
 def _run(command: Sequence[str], environ: Mapping[str, str]) -> None:

@@ -47,7 +47,7 @@ def compare_export_files(original: Path, exported: Path) -> tuple[ExportFinding,
 
 def _compare_stop_ids(original: Path, exported: Path) -> Iterator[ExportFinding]:
     """Yield a finding where generation would stop at other tokens, or never."""
-    before, after = _read_stop_ids(original), _read_stop_ids(exported)
+    before, after = read_stop_ids(original), read_stop_ids(exported)
     if before and not after:
         yield ExportFinding("stop ids", "lost", f": generation never stops, it stopped at {_join(before)}")
     elif before != after:
@@ -56,7 +56,7 @@ def _compare_stop_ids(original: Path, exported: Path) -> Iterator[ExportFinding]
         )
 
 
-def _read_stop_ids(directory: Path) -> frozenset[int]:
+def read_stop_ids(directory: Path) -> frozenset[int]:
     """Return the ids at which transformers ends a text: the generation config's, else the config's."""
     for name in (GENERATION_CONFIG, "config.json"):
         ids = _read_json(directory / name).get("eos_token_id")

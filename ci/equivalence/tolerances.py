@@ -82,6 +82,19 @@ INTEGER_STEPS = (3, 7)
 PERTURBATION = 0.1
 """Noise added to each weight, relative to its tensor's RMS: far above the noise, yet the model stays the same model."""
 
+# What is served.
+
+SERVED_TOLERANCE = 1.2
+"""How many gaps of the original, Hugging Face to the same engine, an export passes with. Clean exports measure 1.0."""
+SERVED_MIN_FLOOR: dict[str, float] = {"float32": 2.0**-22, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+"""The least gap in nats: one rounding of a log-probability in float32, of a logit of about 1 in the other dtypes."""
+SERVED_TIE_FACTOR = 2.0
+"""Two log-probabilities may each be off by the limit of a token, so twice that is a tie of a greedy choice."""
+SERVED_LARGEST_TIE = 1.0
+"""Nats between two tokens from which on no noise makes them a tie: the limit of a greedy choice is at most this."""
+SERVED_OUTLIER = 8.0
+"""A gap of so many medians may be a flipped choice of experts, where a router's near tie explains one."""
+
 # Training steps.
 
 DOCUMENT_PREDICTIONS = (64, 48, 56, 40)

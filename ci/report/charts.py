@@ -17,7 +17,7 @@ from ci.tensor_names import EMBEDDINGS, is_block_level, layer_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ci.evidence import Heat, Measure
+    from ci.evidence import Heat, Measure, ServedGap
 
 WIDTH, HEIGHT = 440, 216
 LEFT, RIGHT, TOP, BOTTOM = 40, 8, 24, 34
@@ -105,6 +105,21 @@ def draw_heat_map(heat: Heat) -> str:
     return _wrap_svg(width, height, label, body).replace(
         "<svg ", f'<svg class="heat" width="{width}" height="{height}" ', 1
     )
+
+
+def draw_served_chart(gap: ServedGap) -> str:
+    """Draw the largest |Δ log p| of an engine to Hugging Face by token position: original and export."""
+    places, original, export = (values[:HEAT_CELLS] for values in (gap.positions, gap.original, gap.export))
+    scale = _choose_scale([*original, *export])
+    step = (WIDTH - LEFT - RIGHT) / max(len(places), 1)
+    xs = [round(LEFT + step * (index + 0.5), 1) for index in range(len(places))]
+    marks = range(0, len(places), max(1, len(places) // 6))
+    parts = [_draw_grid(scale)]
+    parts += [_draw_text(xs[at], HEIGHT - BOTTOM + 14, str(places[at]), "middle") for at in marks]
+    for kind, values in (("floor", original), ("growth", export)):
+        parts.append(_draw_line(kind, [(x, scale.y(value)) for x, value in zip(xs, values, strict=False)]))
+    label = f"Difference of log-probabilities by token position in {gap.dtype}: original and export"
+    return _wrap_svg(WIDTH, HEIGHT, label, "".join(parts))
 
 
 def choose_heat_level(value: float) -> int:

@@ -16,7 +16,7 @@ from ci.evidence import Measure, format_share_of_limit
 from ci.layouts import LAYOUT_AXIS
 from ci.subjects.base import Variant
 from ci.subjects.registry import find_offer
-from ci.suite_tests import list_variant_tests
+from ci.suite_tests import SERVED_TEST, list_variant_tests
 from ci.tensor_names import EMBEDDINGS, FINAL_NORM, LOGITS, block_name
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ STEP_REQUIREMENTS: Mapping[str, StepRequirement] = {
     "test_hub_model_conversion": StepRequirement(
         dtypes=("float32",), whole_forward=True, zero=("tensors_changed", "semantic_keys_changed")
     ),
+    SERVED_TEST: StepRequirement(dtypes=("float32", "published"), coverage="served by"),
     SENSITIVITY_STEP: StepRequirement(coverage=CONFIG_KEY),
     "test_weight_liveness": StepRequirement(dtypes=("float32",), whole_forward=True, coverage="inputs"),
     "test_layer_order": StepRequirement(
@@ -102,6 +103,7 @@ class EntryFacts:
     compare_factor: float
     variants: Mapping[str, Variant]
     conditional_needs: Mapping[str, tuple[str, ...]]
+    consumer: str = ""
 
 
 def collect_facts(
@@ -125,6 +127,7 @@ def collect_facts(
         compare_factor=planned.test_params.compare_factor,
         variants=list_variant_tests(request.subject, entry.name, planned.checkpoint_format),
         conditional_needs=offer.conditional_needs_of(planned.checkpoint_format),
+        consumer=request.consumer or "",
     )
 
 
@@ -144,12 +147,15 @@ def find_unexplained_skip(facts: EntryFacts, test: str, evidence: Evidence) -> s
     """Return why a skipped variant could have run; "" if it could not.
 
     The subject names what it lacks. Only a need that its offer knows counts, on a device that does not meet it, or for
-    a library that the subject does not list.
+    a library that the subject does not list. A consumer is optional: the judge itself says that it is not there, or
+    does not serve the original.
     """
     variant, need = facts.variants.get(test), evidence.unmet_need
     reason = next(_list_foreign(facts, test, evidence), "")
     if reason:
         return f"it was skipped, but {reason}"
+    if facts.consumer and test.startswith(f"{SERVED_TEST}[") and need == facts.consumer:
+        return ""
     if variant is None:
         return f"the plan promises it, but the subject says: {evidence.diagnosis or 'it did not run'}"
     if variant.needs in GPU_NEEDS and facts.device == "cpu" and need in GPU_NEEDS:

@@ -285,7 +285,8 @@ def _draw_error_charts(entry: EntryResult) -> list[Figure]:
         dtype: charts.choose_scale([m for group in groups if group.dtype == dtype for m in group.measures])
         for dtype in dict.fromkeys(group.dtype for group in groups)
     }
-    return [_draw_group(group, scales[group.dtype]) for group in groups[:CHARTS_PER_MODEL]]
+    served = [figure for case in entry.cases for figure in _draw_served_charts(case, entry.name)]
+    return [_draw_group(group, scales[group.dtype]) for group in groups[:CHARTS_PER_MODEL]] + served
 
 
 def _draw_group(group: ChartGroup, scale: charts.Scale) -> Figure:
@@ -296,6 +297,16 @@ def _draw_group(group: ChartGroup, scale: charts.Scale) -> Figure:
     caption = f"{' and '.join(group.tests)}, {group.dtype}: {tensors}, {state}{alike}"
     worst = sorted(group.measures, key=lambda measure: (measure.passed, -measure.used))[:NAMED_TENSORS]
     return Figure(mark_safe(charts.draw_error_chart(group.measures, scale)), caption, tuple(worst))
+
+
+def _draw_served_charts(case: CaseResult, entry: str) -> list[Figure]:
+    """Draw the difference of log-probabilities by position, one chart a dtype."""
+    name, gaps = wording.shorten_test_id(case.name, entry), case.evidence.served if case.evidence else ()
+    caption = "nats from Hugging Face by token position: dotted the original (the floor), solid the export"
+    return [
+        Figure(mark_safe(charts.draw_served_chart(gap)), f"{name}, {gap.dtype}, input {gap.case}: {caption}")
+        for gap in gaps[:CHARTS_PER_MODEL]
+    ]
 
 
 def _draw_heat_map(case: CaseResult, entry: str) -> Figure | None:

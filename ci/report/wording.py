@@ -300,6 +300,7 @@ def format_reproduce_command(plan: Plan, entry: str, case: CaseResult) -> str:
     if evidence is not None and _DEVICE.fullmatch(evidence.device):
         command.append(f"--device {evidence.device}")
     command += ["--deep"] if plan.request.deep else []
+    command += [f"--consumer={plan.request.consumer}"] if plan.request.consumer else []
     return " ".join([*command, *map(shlex.quote, plan.request.options)])
 
 

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ci.subjects.base import Subject
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "hub_tests"
@@ -49,13 +51,18 @@ def main(arguments: list[str]) -> None:
 
     if arguments[0] == RANK_WORD:
         os._exit(run_call(Path(arguments[1])))  # a library of collectives may hang while it is unloaded
+    answer_requests(arguments, lambda name: load_subject(name, *map(Path, arguments[3:])), call_method)
+
+
+def answer_requests(arguments: list[str], create: Callable[[str], Any], call: Callable[[Any, str, Any], Any]) -> None:
+    """Make what is asked by its name, and answer each line of requests with the result of a call."""
     name, read, write = arguments[0], int(arguments[1]), int(arguments[2])
     for descriptor in (read, write):
         os.set_inheritable(descriptor, False)  # the subject's children must not keep the pipes open
-    subject = load_subject(name, *map(Path, arguments[3:]))
+    subject = create(name)
     with os.fdopen(read, encoding="utf-8") as requests, os.fdopen(write, "w", encoding="utf-8") as responses:
         for line in requests:
-            response = handle_request(subject, json.loads(line))
+            response = handle_request(subject, json.loads(line), call)
             release_memory(collect="failure" in response)
             responses.write(json.dumps(response) + "\n")
             responses.flush()
@@ -74,7 +81,9 @@ def load_subject(name: str, adapter: Path | None = None) -> Subject:
     return subject
 
 
-def handle_request(subject: Subject, request: dict[str, Any]) -> dict[str, Any]:
+def handle_request(
+    subject: Any, request: dict[str, Any], call: Callable[[Any, str, Any], Any] | None = None
+) -> dict[str, Any]:
     """Call the subject and return the response.
 
     An exception becomes a failure; its traceback goes to the log.
@@ -82,7 +91,7 @@ def handle_request(subject: Subject, request: dict[str, Any]) -> dict[str, Any]:
     from ci.subjects.failure import classify_error, format_error
 
     try:
-        return {"id": request["id"], "result": call_method(subject, request["method"], request["arguments"])}
+        return {"id": request["id"], "result": (call or call_method)(subject, request["method"], request["arguments"])}
     except (Exception, SystemExit) as error:
         traceback.print_exc()
         return {"id": request["id"], "failure": classify_error(error), "message": format_error(error)}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 from ci.errors import InfrastructureError, RequestError
 from ci.subjects.compile_cache import INSIDE, VARIABLES, CompileCache
 from ci.subjects.process_tree import ProcessTree, start_tree
-from ci.subjects.registry import WorkerName, find_adapter, find_offer
+from ci.subjects.registry import find_adapter, find_offer
 from ci.subjects.sandbox import (
     Isolation,
     SandboxPolicy,
@@ -92,10 +92,11 @@ class WorkerLaunch:
 
     `readable` are directories that a sandboxed worker sees at their own paths: the checkpoint under test, say.
     `variables` are those of the subject's environment (`ci.environments.description` refuses dangerous names). Only a
-    sandboxed worker gets a copy of the `compile_cache`.
+    sandboxed worker gets a copy of the `compile_cache`. `main` is the program of a worker that runs no subject but what
+    `subject` names there: an engine, say.
     """
 
-    subject: WorkerName
+    subject: str
     python: Path
     path: tuple[Path, ...]
     environ: Mapping[str, str] = field(repr=False)
@@ -104,15 +105,16 @@ class WorkerLaunch:
     readable: tuple[Path, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
     compile_cache: CompileCache | None = None
+    main: Path | None = None
 
     @property
     def program(self) -> Path:
         """The program to run: that of a checkout of this package where one is under test, else this package's own."""
-        return find_program(self.subject, self.path)
+        return self.main or find_program(self.subject, self.path)
 
     def __post_init__(self) -> None:
         """Raise RequestError for a checkout whose program cannot be run."""
-        find_program(self.subject, self.path)
+        self.program  # noqa: B018 (finding it is the check)
 
     def make_environment(self, home: Path) -> dict[str, str]:
         """Return all environment variables of the worker."""
@@ -125,7 +127,7 @@ class WorkerLaunch:
         self, arguments: tuple[str, ...], environment: Mapping[str, str], exchange: Exchange, info: int | None = None
     ) -> list[str]:
         """Return the command line of the worker, in its sandbox where there is one, which reports to `info`."""
-        plugin = find_adapter(self.subject).plugin
+        plugin = None if self.main else find_adapter(self.subject).plugin
         words = (plugin.reference, *arguments, str(plugin.location)) if plugin else (self.subject, *arguments)
         command = [str(self.python), "-P", str(self.program), *words]
         if not self.isolation.applied:
@@ -262,7 +264,7 @@ class WorkerProcess:
         return next((line for line in reversed(lines) if line.strip()), "")
 
 
-def find_program(subject: WorkerName, path: tuple[Path, ...]) -> Path:
+def find_program(subject: str, path: tuple[Path, ...]) -> Path:
     """Return the program of the first checkout of this package in `path`, else this package's own.
 
     Raises RequestError for a checkout without the program, or with a link to one that is not in it: with our own,

@@ -57,7 +57,6 @@ from ci.subjects.worker_process import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ci.subjects.registry import WorkerName
 
 Result = TypeVar("Result")
 RESERVE = f"{RESERVED_BYTES // 2**30} GiB or {RESERVED_FILES} names"
@@ -120,7 +119,7 @@ class WorkerSubject:
         self._stack.close()
 
     @property
-    def name(self) -> WorkerName:
+    def name(self) -> str:
         """The subject's name."""
         return self.launch.subject
 

@@ -83,6 +83,8 @@ def test_the_names_are_those_that_people_use() -> None:
         "--workers",
         "--deep",
         "--verbose",
+        "--consumer",
+        "--consumer-python",
     ]
     assert {option.pytest for option in OPTIONS if option.pytest and option.pytest != option.cli} == {
         "--subject-timeout",

@@ -55,6 +55,20 @@ def test_deep_tests_come_last_and_on_request() -> None:
     assert not set(DEFAULT_TESTS) & set(DEEP_TESTS)
 
 
+def test_a_served_export_is_tested_on_request_before_the_deep_tests() -> None:
+    deep = list_expected_tests("reference", "tiny", "llama", deep=True)
+    served = list_expected_tests("reference", "tiny", "llama", deep=True, served=True)
+    place = served.index("test_served_export[tiny]")
+    assert served[place - 1] == "test_hub_model_conversion[tiny]"
+    assert served == (*deep[:place], "test_served_export[tiny]", *deep[place:])
+
+
+def test_a_subject_that_does_not_export_has_nothing_to_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    offer = replace(find_offer("reference"), exports=False)
+    monkeypatch.setattr(suite_tests, "find_offer", lambda _: offer)
+    assert "test_served_export[tiny]" not in list_expected_tests("reference", "tiny", "llama", served=True)
+
+
 def test_a_subject_without_gradients_is_not_asked_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
     offer = replace(find_offer("reference"), gradients=False)
     monkeypatch.setattr(suite_tests, "find_offer", lambda _: offer)

@@ -49,6 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the marks, load another registry if asked to, and give each xdist worker one GPU."""
     config.addinivalue_line("markers", "extra_slow: fetches real Hub models; skipped unless --run-extra-slow")
     config.addinivalue_line("markers", "deep: part of the suite only with --deep")
+    config.addinivalue_line("markers", "served: part of the suite only with --consumer")
     try:
         _check_options(config)
     except HubTestsError as wrong:
@@ -147,10 +148,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if empty := [item for item in items if item.name.endswith("NOTSET]") and here in item.path.parents]:
         config.hook.pytest_deselected(items=empty)  # no chosen model has such a variant: no test is lost
         items[:] = [item for item in items if item not in empty]
-    if not config.getoption("--deep"):
-        deep = [item for item in items if item.get_closest_marker("deep")]
-        config.hook.pytest_deselected(items=deep)
-        items[:] = [item for item in items if item not in deep]
+    for option in ("deep", "consumer"):
+        marker = "served" if option == "consumer" else option
+        if not config.getoption(f"--{option}"):
+            unasked = [item for item in items if item.get_closest_marker(marker)]
+            config.hook.pytest_deselected(items=unasked)
+            items[:] = [item for item in items if item not in unasked]
     skip = pytest.mark.skip(reason="extra slow: fetches real Hub models; run with --run-extra-slow")
     for item in items:
         if item.get_closest_marker("extra_slow") is None or here not in item.path.parents:
@@ -160,7 +163,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if name := _model_of(item):
             item.add_marker(pytest.mark.xdist_group(name))
     places = [index for index, item in enumerate(items) if _model_of(item) and here in item.path.parents]
-    steps, models = [*suite_tests.DEFAULT_TESTS, *suite_tests.DEEP_TESTS], list(HUB_TEST_CONFIGS)
+    steps = [*suite_tests.DEFAULT_TESTS, suite_tests.SERVED_TEST, *suite_tests.DEEP_TESTS]
+    models = list(HUB_TEST_CONFIGS)
     ours = sorted(
         (items[index] for index in places),
         key=lambda item: (models.index(_model_of(item)), steps.index(cast("Any", item).originalname), item.name),
@@ -288,6 +292,14 @@ def fast_llm_path(pipeline: ModelPipeline, truncated_hf_path: Path) -> Path:
     """The checkpoint converted to Fast-LLM's format with default settings."""
     del truncated_hf_path
     return _run_or_skip(pipeline, lambda: pipeline.convert()[0])
+
+
+@pytest.fixture(scope="module")
+def exported_hf_path(pipeline: ModelPipeline, fast_llm_path: Path) -> Path:
+    """The Hugging Face directory that the subject exported."""
+    if not pipeline.offer.exports:
+        return fast_llm_path  # the test says that it did not run
+    return _run_or_skip(pipeline, pipeline.export)
 
 
 def _variant_path(variant: str) -> Any:

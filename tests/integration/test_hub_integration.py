@@ -143,8 +143,26 @@ def test_hub_model_conversion(pipeline: ModelPipeline, record: Any, fast_llm_pat
         _skip_left_out(pipeline, note, "test_hub_model_conversion")
         exported = pipeline.export()
         verdict = pipeline.judge().check_round_trip(str(exported))
+        verdict = replace(verdict, coverage={**verdict.coverage, **pipeline.describe_serving()})
         note(add_verdicts(pipeline.start_evidence("test_hub_model_conversion"), (verdict,)))
         assert verdict.passed, format_failures((verdict,))
+
+
+@pytest.mark.served
+def test_served_export(pipeline: ModelPipeline, record: Any, exported_hf_path: Path) -> None:
+    """An inference engine serves the export as it serves the original; without the engine, it did not run."""
+    with record() as note:
+        _skip_left_out(pipeline, note, "test_served_export")
+        evidence = pipeline.start_evidence("test_served_export")
+        try:
+            verdicts = pipeline.check_served_export()
+        except NotOfferedError as said:
+            need = pipeline.options.consumer or ""
+            did_not_run = replace(evidence, failure_class="variant_did_not_run", unmet_need=need)
+            note(replace(did_not_run, diagnosis=f"did not run: {said}"))
+            pytest.skip(f"did not run: {said}")
+        note(add_verdicts(evidence, verdicts))
+        assert all(verdict.passed for verdict in verdicts), format_failures(verdicts)
 
 
 @pytest.mark.deep

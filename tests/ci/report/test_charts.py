@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from ci.evidence import Heat
+from ci.evidence import Heat, ServedGap
 from ci.report import charts
 from tests.ci.report.samples import heat, measures
 
@@ -36,6 +36,17 @@ def test_points_are_in_order_and_within_the_frame() -> None:
 def test_growth_follows_the_residual_stream_only() -> None:
     stream = [m for m in FLOAT32 if m.tensor in ("embeddings", "decoder.0", "decoder.1", "final_norm", "logits")]
     assert len(points(charts.draw_error_chart(FLOAT32), "growth")) == len(stream) == 5
+
+
+def test_a_served_export_is_drawn_over_its_original() -> None:
+    gap = ServedGap("batch", "bfloat16", (0, 2, 4), (0.0, 0.01, 0.02), (0.0, 0.01, 0.9))
+    svg = charts.draw_served_chart(gap)
+    original, export = points(svg, "floor"), points(svg, "growth")
+    assert original[:2] == export[:2]
+    assert UPPER <= export[2][1] < original[2][1] < original[1][1] <= LOWER
+    hostile = replace(gap, positions=tuple(range(10_000)), export=(float("nan"),) * 10_000)
+    assert len(points(charts.draw_served_chart(hostile), "growth")) == charts.HEAT_CELLS
+    assert "<polyline" not in charts.draw_served_chart(replace(gap, positions=(), original=(), export=()))
 
 
 def test_a_decade_is_as_high_as_any_other() -> None:

@@ -25,7 +25,7 @@ from ci.report.markdown import render_markdown
 from ci.report.results import Attempt, Job, exit_code
 from ci.subjects.base import Variant
 from ci.subjects.registry import find_offer
-from ci.suite_tests import DEEP_TESTS, DEFAULT_TESTS
+from ci.suite_tests import DEEP_TESTS, DEFAULT_TESTS, SERVED_TEST
 from tests.ci.report import samples
 from tests.ci.report.samples import REVISION, Fault, did_not_run, document, evidence_of, junit, mismatch, plan_of
 from tests.ci.report.samples import measures as sample_measures
@@ -276,7 +276,7 @@ def test_a_float32_model_is_compared_in_float32_only() -> None:
 
 def test_every_step_has_its_requirement() -> None:
     """A new step must say here what its pass must show."""
-    assert set(STEP_REQUIREMENTS) == {*DEFAULT_TESTS, *DEEP_TESTS}
+    assert set(STEP_REQUIREMENTS) == {*DEFAULT_TESTS, SERVED_TEST, *DEEP_TESTS}
 
 
 # A variant that did not run.
@@ -354,6 +354,47 @@ def test_gradients_are_excused_by_the_offer_alone(offered: bool, monkeypatch: py
     assert build({GRADIENTS: None}, deep_plan()).verdict == ("failed" if offered else "passed")
     assert build({GRADIENTS: mismatch()}, deep_plan()).verdict == "failed", "what ran counts, offered or not"
     assert build({LIVENESS: skip}, deep_plan()).verdict == "failed", "only of gradients the offer says so"
+
+
+SERVED = "test_served_export[smollm2]"
+
+
+def served_evidence(**changes: Any) -> dict[str, Any]:
+    """What the suite records for an export that vLLM serves."""
+    compared = [
+        Measure("served.logprobs", dtype, (2, 64), 0.01, 0.012, floor=0.01) for dtype in ("float32", "bfloat16")
+    ]
+    return {"measures": tuple(compared), "worst": compared[0], "coverage": {"served by": "vllm 0.32.0"}, **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, ""),
+        ({"measures": ()}, "it compared nothing in float32"),
+        ({"coverage": {}}, "its coverage does not name 'served by'"),
+    ],
+)
+def test_a_served_export_must_be_compared_in_both_dtypes(changes: dict[str, Any], says: str) -> None:
+    faults = {SERVED: Fault(None, evidence=served_evidence(**changes))}
+    results = build(faults, plan_of("smollm2", consumer="vllm"))
+    case = results.case("smollm2", SERVED)
+    assert case is not None
+    assert (case.outcome, results.verdict) == (("failed", "failed") if says else ("passed", "passed"))
+    assert says in case.headline
+
+
+@pytest.mark.parametrize(
+    ("need", "outcome", "verdict"),
+    [("vllm", "did_not_run", "neutral"), ("sglang", "failed", "failed"), ("", "failed", "failed")],
+)
+def test_an_engine_that_is_not_here_is_neither_green_nor_red(need: str, outcome: str, verdict: str) -> None:
+    skip = did_not_run("consumer", need)
+    results = build({SERVED: skip}, plan_of("smollm2", consumer="vllm"))
+    case = results.case("smollm2", SERVED)
+    assert case is not None
+    assert (case.outcome, results.verdict) == (outcome, verdict)
+    assert build({FORWARD: did_not_run("x", "vllm")}, plan_of("smollm2", consumer="vllm")).verdict == "failed"
 
 
 @pytest.mark.parametrize(
