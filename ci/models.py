@@ -52,7 +52,8 @@ class HubModel:
     `trust_remote_code`: transformers has not the model's code; it runs in a sandbox, in the environment
     `code_environment`, and comes from `code_path` in the subject's checkout.
     `layers` are the indices of chosen layers, from 0; then `num_layers_to_keep` is how many they are. `slice` keeps
-    only part of the vocabulary and of the experts.
+    only part of the vocabulary and of the experts. An `optional` entry runs only where its name or its group is asked
+    for: not by `*`, and not by a bare `pytest`.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -73,6 +74,7 @@ class HubModel:
     precision_policy: Policy = "warn"
     layers: tuple[int, ...] = ()
     slice: Slice = WHOLE
+    optional: bool = False
 
     @property
     def layer_request(self) -> int | Literal["auto"] | tuple[int, ...]:
@@ -172,6 +174,7 @@ def _match_names(models: Mapping[str, HubModel], word: str) -> list[str]:
         known = [f"@{group}" for group in sorted({group for model in models.values() for group in model.groups})]
     else:
         names = [name for name in models if fnmatch.fnmatchcase(name, word)]
+        names = [name for name in names if not models[name].optional] or names
         known = list(models)
     if not names:
         kind = "group" if word.startswith("@") else "model"

@@ -68,7 +68,10 @@ def plan(
         from ci.terminal import make_bytes_table
         from ci.verbs.plan_bytes import plan_registry_bytes
 
-        plans = plan_registry_bytes(names or ["*"], registry, options.settings(call), layers=layers, part=part)
+        from ci.models import REGISTRY, load_models
+
+        everything = list(load_models(registry or REGISTRY))
+        plans = plan_registry_bytes(names or everything, registry, options.settings(call), layers=layers, part=part)
         if as_json:
             options.answer(list(plans), "", as_json=True)
         else:

@@ -113,6 +113,9 @@ def test_select_by_name_glob_group_and_default() -> None:
         "mixtral",
     ]
     assert [m.name for m in select_models(known, ["@moe"])] == ["mixtral"]
+    assert not [m.name for m in select_models(known, ["*"]) if m.optional]
+    assert {m.name for m in select_models(known, ["sliced-*"])} == {m.name for m in select_models(known, ["@sliced"])}
+    assert [m.name for m in select_models(known, ["sliced-mixtral"])] == ["sliced-mixtral"]
     assert {m.name for m in select_models(known, [])} == {n for n, m in known.items() if "default" in m.groups}
 
 

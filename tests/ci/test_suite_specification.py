@@ -62,6 +62,12 @@ def run_pytest(root: Path, line: str) -> tuple[int, str]:
             "test_forward_equivalence",
         ),
         ("pytest tests/integration --run-extra-slow --deep", "test_gradients[mixtral]", "NOTSET"),
+        ("pytest tests/integration -k mixtral --run-extra-slow", "test_conversion[mixtral]", "sliced-mixtral"),
+        (
+            "pytest tests/integration --hub-model sliced-mixtral --run-extra-slow",
+            "test_conversion[sliced-mixtral]",
+            "test_conversion[mixtral]",
+        ),
     ],
 )
 def test_a_command_line_chooses_what_the_specification_says(line: str, included: str, excluded: str) -> None:

@@ -211,7 +211,8 @@ def _marks(variant: tuple[str, str]) -> tuple[pytest.MarkDecorator, ...]:
 
 def _chosen_models(config: pytest.Config) -> dict[str, HubModel]:
     only = config.getoption("--hub-model")
-    return {name: HUB_TEST_CONFIGS.model(name) for name in only or HUB_TEST_CONFIGS}
+    models = {name: HUB_TEST_CONFIGS.model(name) for name in only or HUB_TEST_CONFIGS}
+    return {name: model for name, model in models.items() if only or not model.optional} or models
 
 
 def _choose_own_gpu(environ: Any) -> None:
