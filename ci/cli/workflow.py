@@ -65,10 +65,9 @@ def plan(
 ) -> None:
     """Make the plan of an event: models, commit, and the tests that must report."""
     if as_bytes:
+        from ci.models import REGISTRY, load_models
         from ci.terminal import make_bytes_table
         from ci.verbs.plan_bytes import plan_registry_bytes
-
-        from ci.models import REGISTRY, load_models
 
         everything = list(load_models(registry or REGISTRY))
         plans = plan_registry_bytes(names or everything, registry, options.settings(call), layers=layers, part=part)
