@@ -1,6 +1,8 @@
-"""The real Fast-LLM's training step in every layout, against Hugging Face in float64: on the CPU, over gloo.
+"""The real Fast-LLM's training step in every layout, against Hugging Face in float64.
 
-    PYTHONPATH=FAST_LLM ENV/bin/python -m benchmarks.layouts [--models dense,moe] [--layouts tp2,pp2] [--steps 2]
+    PYTHONPATH=FAST_LLM ENV/bin/python -m benchmarks.layouts [--models llama,mixtral] [--layouts tp2,pp2] [--steps 2]
+
+By default it runs on the CPU, over gloo; with `--device cuda` over NCCL, without compiled functions.
 
 It runs in Fast-LLM's interpreter, without a sandbox. A row is one layout of one model: the loss's relative error, the
 worst parameter's gradient error (relative L2) divided by Hugging Face's own in float32, the same for the gradient's
@@ -65,6 +67,7 @@ class Case:
     seed: int
     steps: int
     padded: bool = True
+    device: str = "cpu"
     results: dict[tuple[int, str, float], tuple[TrainResult, list[dict[str, Tensor]]]] = field(default_factory=dict)
 
     def prepare(self, subject: FastLLMSubject) -> None:
@@ -95,6 +98,8 @@ class Case:
             layout=layout,
             steps=self.steps,
             seconds=120,
+            device=self.device if subject else "cpu",
+            variant={"compile": "eager"} if subject and self.device != "cpu" else {},
             **rest,
         )
 
@@ -257,7 +262,7 @@ def iterate_rows(arguments: argparse.Namespace, folder: Path) -> Iterator[Row]:
     for name in arguments.models:
         for seed in range(arguments.seeds):
             (case_folder := folder / f"{name}-{seed}").mkdir()
-            case = Case(name, case_folder, seed, arguments.steps)
+            case = Case(name, case_folder, seed, arguments.steps, device=arguments.device)
             case.prepare(subject)
             for layout in arguments.layouts:
                 if LAYOUTS[layout].separate_tied and not name.endswith("tied"):
@@ -312,6 +317,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--layouts", type=split, default=list(LAYOUTS_OFFERED))
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of the subject; cuda: one GPU a rank")
     parser.add_argument("--repeat", choices=sorted(REPEATS))
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
