@@ -6,7 +6,6 @@ No pytest here: `tests/integration/` turns results into outcomes, skips and JUni
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from contextlib import ExitStack, suppress
@@ -419,7 +418,6 @@ class ModelPipeline:
                 self.options.reference_python or find_reference_python(self.model, self._settings),
                 find_code_source(self.model, self.options.subject_path, commit),
                 choose_isolation(self.options.isolation),
-                environ=os.environ,
                 path=self.options.reference_path,
                 readable=(Path(checkpoint.path),),
                 timeout=self.options.timeout,

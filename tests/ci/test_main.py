@@ -88,13 +88,15 @@ def reads_environment(node: ast.AST) -> bool:
 
 
 def test_the_environment_is_read_in_known_places() -> None:
-    """Outside `main` only a subject's side: its worker inherits it, and Triton has no other switch for its numbers."""
+    """Outside `main` only what starts a worker, and what runs in one."""
     readers = {
         path.relative_to(ROOT).as_posix()
         for path in ROOT.rglob("*.py")
         if any(reads_environment(node) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     }
-    assert readers == {"__main__.py", "subjects/forward.py", "subjects/open_subject.py"}
+    starts_a_worker = {"subjects/open_subject.py", "subjects/hugging_face/worker.py", "consumers/open_consumer.py"}
+    runs_in_one = {"subjects/forward.py", "subjects/rank_process.py", "subjects/hugging_face/subject.py"}
+    assert readers == {"__main__.py", *starts_a_worker, *runs_in_one, "consumers/vllm_engine.py"}
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,7 @@ def test_names_of_every_subject_are_listed_once() -> None:
     assert list_variant_names() == {
         "attention": ("backup", "sdpa_dense", "sdpa_nested", "flash", "eager", "sdpa", "blockwise"),
         "moe": ("looped", "dropless"),
+        "mixer": ("attention", "sliding_window", "gdn", "kda"),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -72,7 +73,7 @@ def open_hugging_face(
     source: ModelCodeSource,
     isolation: Isolation,
     *,
-    environ: Mapping[str, str],
+    environ: Mapping[str, str] | None = None,
     path: tuple[Path, ...] = (),
     readable: tuple[Path, ...] = (),
     timeout: float = 1800.0,
@@ -81,7 +82,8 @@ def open_hugging_face(
 ) -> Iterator[HuggingFaceWorker]:
     """Open Hugging Face's side in the interpreter `python`, for the length of the context.
 
-    `path` goes before its import path. Raises RemoteCodeError where there is no sandbox: the code came with a model.
+    `path` goes before its import path. Of `environ` (this process's by default) it gets what every worker gets.
+    Raises RemoteCodeError where there is no sandbox: the code came with a model.
     """
     if not isolation.applied:
         raise RemoteCodeError(
@@ -93,7 +95,7 @@ def open_hugging_face(
         YARDSTICK,
         python,
         path,
-        environ,
+        os.environ if environ is None else environ,
         log,
         isolation,
         (*readable, directory),

@@ -30,8 +30,8 @@ def test_ordinary_variables_are_read(tmp_path: Path) -> None:
 
 
 def test_the_shipped_ones_are_read() -> None:
-    assert shipped_descriptions() == ("fast_llm", "reference", "vllm")
-    assert {load_description(name).name for name in shipped_descriptions()} == {"fast_llm", "reference", "vllm"}
+    assert shipped_descriptions() == ("fast_llm", "fast_llm-gemma4", "hf-4-57", "hf-5-14", "reference", "vllm")
+    assert [load_description(name).name for name in shipped_descriptions()] == list(shipped_descriptions())
 
 
 def test_the_digest_is_of_the_content(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 from ci.equivalence.root_cause import ForwardSpec, RootCauseAnalysis
 from ci.equivalence.tensor_compare import TensorProblem
@@ -77,13 +78,15 @@ def test_a_checkpoint_that_the_cross_check_refuses_is_judged_by_the_subject_itse
     converted = tmp_path / "converted"
     shutil.copytree(dense.converted, converted)
     metadata = converted / METADATA
-    metadata.write_text(metadata.read_text().replace("embedding_scale: 1.0", "embedding_scale: 2.5"))
+    tree = yaml.safe_load(metadata.read_text())
+    tree["config"]["base_model"]["embeddings"]["position_embeddings"] = {"enabled": True}
+    metadata.write_text(yaml.safe_dump(tree))
     spec = ForwardSpec(ReferenceSubject(), str(converted), {})
     workdir = tmp_path / "work"
     workdir.mkdir()
     diagnosis = analysis(dense, workdir, Runs(subject=not right), spec=spec).diagnose()
     assert diagnosis.component == component
-    assert ("embedding_scale" in diagnosis.reason) == right
+    assert ("position_embeddings" in diagnosis.reason) == right
 
 
 def test_what_passed_in_float32_is_the_kernel_without_another_run(dense: Experiment, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def edit_metadata(directory: Path, edit: Callable[[dict[str, Any]], object]) -> 
 def test_it_says_who_it_is() -> None:
     description = SUBJECT.describe()
     assert description.subject == "reference"
-    assert description.formats == ("llama", "mistral", "mixtral", "qwen2")
+    assert description.formats == ("llama", "mistral", "mixtral", "qwen2", "gemma4")
     assert description.libraries.keys() == {"torch", "safetensors"}
 
 
