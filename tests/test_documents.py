@@ -3,6 +3,7 @@
 import re
 import tomllib
 from dataclasses import MISSING, fields
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ def test_the_readme_is_for_the_first_five_minutes() -> None:
 
 def test_the_readme_shows_a_real_output_and_the_comment_before_anything_is_installed() -> None:
     start = text("README.md").split("## Use it on your machine")[0]
-    assert "$ hub-tests run smollm2 --subject reference" in start
+    assert "](docs/pictures/demo.svg)" in start
+    assert "$ make demo" in unescape(text("docs/pictures/demo.svg")).replace("\xa0", " ")
     assert "](docs/comment.png)" in start
 
 
