@@ -187,7 +187,8 @@ class Model:
         tokens = rms_norm(tokens, None, epsilon) * self.weights[f"{name}.router_scale"] * tokens.shape[-1] ** -0.5
         routing = route(tokens, self.weights[f"{name}.router.weight"], mlp.experts_per_token or 0)
         scores = routing.scores * self.weights[f"{name}.router_per_expert_scale"][routing.experts]
-        return replace(routing, scores=scores)
+        experts, scores = sort_by_score(routing.experts, scores)  # the factors may change the order
+        return replace(routing, experts=experts, scores=scores)
 
     def _mlp(self, name: str, mlp: Mlp, normed: Tensor) -> Tensor:
         gate, up = self._linear(f"{name}.layer_1", self._enter(normed)).chunk(2, dim=-1)
@@ -208,8 +209,11 @@ class Model:
 
 
 def _record_routing(index: int, routing: Routing, record: RecordTensor) -> None:
-    experts, scores = sort_by_score(routing.experts, routing.scores)
-    for operation, tensor in ((ROUTER_LOGITS, routing.logits), (TOP_EXPERTS, experts), (ROUTER_SCORES, scores)):
+    for operation, tensor in (
+        (ROUTER_LOGITS, routing.logits),
+        (TOP_EXPERTS, routing.experts),
+        (ROUTER_SCORES, routing.scores),
+    ):
         record(tensor_name(index, operation), tensor)
 
 
