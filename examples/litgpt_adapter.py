@@ -26,6 +26,7 @@ from hub_tests.subject import (
     UnsupportedError,
     Variant,
     installed_versions,
+    list_written,
     python_version,
 )
 
@@ -66,7 +67,7 @@ class LitGPTSubject:
         convert_hf_checkpoint(checkpoint_dir=target, model_name=name)
         for path in target.glob("*.safetensors*"):
             path.unlink()
-        return _make_result(target, started)
+        return list_written(target, started)
 
     def trace(self, request: TraceRequest) -> TraceResult:
         """Run LitGPT's `GPT` with hooks on its modules."""
@@ -105,7 +106,7 @@ class LitGPTSubject:
         plain = {name: tensor.to(dtype).contiguous().clone() for name, tensor in state.items()}
         save_file(plain, target / "model.safetensors", {"format": "pt"})
         (target / "model.pth").unlink()
-        return _make_result(target, started)
+        return list_written(target, started)
 
     def release(self) -> None:
         """Do nothing: no model is kept."""
@@ -179,9 +180,3 @@ def _make_window(config: dict[str, Any]) -> dict[str, Any]:
         return {}
     kinds = config.get("layer_types") or ["sliding_attention"] * config["num_hidden_layers"]
     return {"sliding_window_size": window, "sliding_window_indices": [int(k == "sliding_attention") for k in kinds]}
-
-
-def _make_result(target: Path, started: float) -> ConvertResult:
-    files = sorted(path for path in target.rglob("*") if path.is_file())
-    names = tuple(str(path.relative_to(target)) for path in files)
-    return ConvertResult(names, sum(path.stat().st_size for path in files), time.perf_counter() - started)

@@ -25,6 +25,7 @@ from hub_tests.subject import (
     UnsupportedError,
     Variant,
     installed_versions,
+    list_written,
     python_version,
 )
 
@@ -80,9 +81,7 @@ class TorchtitanSubject:
             name: tensor.to(dtype).contiguous().clone() for name, tensor in adapter.to_hf(model.state_dict()).items()
         }
         save_file(state, target / "model.safetensors", {"format": "pt"})
-        files = sorted(path.name for path in target.iterdir() if path.is_file())
-        size = sum((target / name).stat().st_size for name in files)
-        return ConvertResult(tuple(files), size, time.perf_counter() - started)
+        return list_written(target, started)
 
     def release(self) -> None:
         """Do nothing: no model is kept."""

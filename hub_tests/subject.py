@@ -23,6 +23,7 @@ from ci.subjects.base import (
 from ci.subjects.offer import PROTOCOL, SubjectOffer
 from ci.subjects.provenance import installed_versions, python_version
 from ci.subjects.training import OptimizerSettings, RankReport, Trainable, TrainRequest, TrainResult
+from ci.subjects.written_files import list_written
 
 __all__ = [
     "LAYOUTS",
@@ -51,5 +52,6 @@ __all__ = [
     "UnsupportedError",
     "Variant",
     "installed_versions",
+    "list_written",
     "python_version",
 ]

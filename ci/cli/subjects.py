@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003 -- typer reads it from the annotations
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -46,7 +47,7 @@ def check(
     as_json: options.JsonFlag = False,
 ) -> None:
     """Check an adapter on small generated models: protocol, forward, variants, refusals, and one planted bug."""
-    from ci.conformance.checks import ConformanceCheck, make_workdir
+    from ci.conformance.checks import ConformanceCheck
     from ci.records import to_json
     from ci.subjects.open_subject import open_subject
     from ci.subjects.registry import find_offer
@@ -55,7 +56,7 @@ def check(
 
     paths, results = tuple(path.absolute() for path in subject_path or ()), []
     python = subject_python.absolute() if subject_python else None
-    with make_workdir() as workdir:
+    with TemporaryDirectory(prefix="hub-tests-check.") as workdir:
         checks = ConformanceCheck(
             offer=find_offer(name),
             open_with=lambda seconds: open_subject(
@@ -65,7 +66,7 @@ def check(
                 timeout=seconds,
                 isolation=choose_isolation("auto"),
             ),
-            workdir=workdir,
+            workdir=Path(workdir),
             device=device,
         )
         for result in checks.run():

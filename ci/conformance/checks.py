@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -228,13 +227,6 @@ class ConformanceCheck:
 
     def _find_format(self, source: Path) -> str:
         return next(name for name, path in self._models.items() if path == source)
-
-
-@contextmanager
-def make_workdir() -> Iterator[Path]:
-    """Make a directory for generated models, and remove it."""
-    with tempfile.TemporaryDirectory(prefix="hub-tests-check.") as directory:
-        yield Path(directory)
 
 
 def _say(verdict: Verdict) -> str:

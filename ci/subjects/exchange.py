@@ -116,10 +116,7 @@ class Exchange:
             return
         if self.isolation.as_root:
             real.chmod(stat.S_IMODE(real.stat().st_mode) | 0o444)  # the worker is another user
-        try:
-            os.link(real, target)
-        except OSError:  # another file system
-            shutil.copyfile(real, target)
+        link_or_copy(real, target)
 
     def _forget_removed(self) -> None:
         """Remove from the inbox what the judge has removed, so that its bytes are freed."""
@@ -127,6 +124,14 @@ class Exchange:
             if not original.exists():
                 shutil.rmtree(staged.parent, ignore_errors=True)
                 del self._staged[original]
+
+
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """Link a file hard, or copy it where it lies on another file system."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 @contextmanager

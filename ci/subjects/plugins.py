@@ -73,6 +73,7 @@ def list_plugin_names() -> tuple[str, ...]:
     return tuple(sorted({point.name for point in entry_points(group=GROUP)}))
 
 
+@cache
 def find_plugin(name: str) -> Plugin | None:
     """Return the adapter of this name, None where there is none.
 

@@ -17,13 +17,15 @@ import numpy as np
 import torch
 
 from ci.errors import RequestError
-from ci.subjects.base import ConvertRequest, ConvertResult, ExportRequest
 from ci.subjects.fast_llm.config import find_format, find_model_class
 from ci.subjects.fast_llm.errors import translate_errors
 from ci.subjects.memory import list_stored_dtypes
+from ci.subjects.written_files import list_written
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ci.subjects.base import ConvertRequest, ConvertResult, ExportRequest
 
 FAST_LLM = "fast_llm"
 NARROW_DTYPES = {frozenset({"BF16"}): torch.bfloat16, frozenset({"F16"}): torch.float16}
@@ -70,12 +72,7 @@ def _write_directory(request: ConvertRequest | ExportRequest, formats: tuple[str
         part.rename(target)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    files = sorted(path for path in target.rglob("*") if path.is_file())
-    return ConvertResult(
-        files=tuple(str(path.relative_to(target)) for path in files),
-        bytes_written=sum(path.stat().st_size for path in files),
-        seconds=time.perf_counter() - started,
-    )
+    return list_written(target, started)
 
 
 def _import(request: ConvertRequest, source: Path, target: Path) -> None:

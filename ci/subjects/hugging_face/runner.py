@@ -56,6 +56,7 @@ from ci.subjects.memory import weight_bytes
 from ci.subjects.model_cache import Key, ModelCache, checkpoint_key
 from ci.subjects.trace_files import TraceWriter
 from ci.subjects.trace_rows import BatchTraceWriter, RowTraceWriter
+from ci.subjects.written_files import list_written
 from ci.tensor_names import LOGITS
 
 if TYPE_CHECKING:
@@ -170,12 +171,7 @@ class HuggingFace:
             model.to(DTYPES[dtype]).save_pretrained(target)
         for file in Path(source).iterdir():  # the config as it is, not what transformers made of it
             shutil.copyfile(file, Path(target) / file.name)
-        files = sorted(Path(target).iterdir())
-        return ConvertResult(
-            files=tuple(file.name for file in files),
-            bytes_written=sum(file.stat().st_size for file in files),
-            seconds=time.perf_counter() - started,
-        )
+        return list_written(Path(target), started)
 
     def load_code(self, checkpoint: str) -> ModelCode | None:
         """Return the classes of a model that brings its own code, None where transformers has it."""

@@ -39,6 +39,7 @@ from ci.subjects.reference.offer import OFFER
 from ci.subjects.reference.tensor_files import create_directory
 from ci.subjects.reference.trace import list_variants, run_trace
 from ci.subjects.reference.training import run_training
+from ci.subjects.written_files import list_written
 
 if TYPE_CHECKING:
     from ci.subjects.training import TrainRequest, TrainResult
@@ -85,7 +86,7 @@ class ReferenceSubject:
         with open_huggingface(checkpoint) as tensors, create_directory(target) as part:
             write_fast_llm(part, checkpoint, to_fast_llm(checkpoint.parameters, tensors))
             copy_companions(Path(request.source), part)
-        return _make_result(target, started)
+        return list_written(target, started)
 
     def export(self, request: ExportRequest) -> ConvertResult:
         """Convert a `fast_llm` directory to a Hugging Face directory in `request.dtype`. Raises SubjectError."""
@@ -101,7 +102,7 @@ class ReferenceSubject:
             planned = to_huggingface(checkpoint.parameters, tensors)
             write_huggingface(part, config, planned, SAFETENSORS_DTYPES[request.dtype])
             copy_companions(Path(request.source), part)
-        return _make_result(target, started)
+        return list_written(target, started)
 
     def trace(self, request: TraceRequest) -> TraceResult:
         """Run the forward pass of a `fast_llm` directory. Raises SubjectError, RequestError."""
@@ -120,15 +121,6 @@ class ReferenceSubject:
         """Run training steps in the request's layout. Raises UnsupportedError, SubjectError, RequestError."""
         self.release()
         return run_training(request)
-
-
-def _make_result(target: Path, started: float) -> ConvertResult:
-    files = sorted(path for path in target.iterdir())
-    return ConvertResult(
-        files=tuple(path.name for path in files),
-        bytes_written=sum(path.stat().st_size for path in files),
-        seconds=time.perf_counter() - started,
-    )
 
 
 def _check_model_config(name: str) -> None:

@@ -30,7 +30,9 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     """A directory on the import path, like site-packages; modules that it gave are forgotten."""
     known = set(sys.modules)
     monkeypatch.syspath_prepend(str(tmp_path))
+    find_plugin.cache_clear()
     yield tmp_path
+    find_plugin.cache_clear()
     for name in set(sys.modules) - known:
         del sys.modules[name]
 
