@@ -18,6 +18,7 @@ from ci.checkpoints import make_fetch_request
 from ci.devices import default_device
 from ci.errors import GatedError, HubTestsError, InfrastructureError, OwnLimitError, SubjectError
 from ci.evidence import NOT_COVERED, NOT_ISOLATED, Evidence, FailureClass, Step
+from ci.garbage_collection import leave_imports_alone
 from ci.hub.fetch import Checkpoint, fetch
 from ci.models import override_part
 from ci.phases import PhaseClock
@@ -369,7 +370,7 @@ class ModelPipeline:
 
     def import_libraries(self) -> None:
         """Import what the comparison needs, which takes seconds: torch and transformers."""
-        with self.clock.measure("start", "imports of the judge"):
+        with self.clock.measure("start", "imports of the judge"), leave_imports_alone():
             for name in JUDGE_LIBRARIES:
                 import_module(name)
 

@@ -113,6 +113,7 @@ def release_memory(*, collect: bool) -> None:
 def call_method(subject: Subject, method: str, arguments: dict[str, Any]) -> Any:
     """Call one method of the protocol; records go in and come out as plain values."""
     from ci.errors import NotOfferedError
+    from ci.garbage_collection import leave_imports_alone
     from ci.records import to_dict
     from ci.subjects.base import (
         NO_GRADIENTS,
@@ -131,10 +132,13 @@ def call_method(subject: Subject, method: str, arguments: dict[str, Any]) -> Any
     requests = {"convert": ConvertRequest, "export": ExportRequest, "trace": TraceRequest}
     if method in requests:
         return to_dict(getattr(subject, method)(requests[method](**arguments)))
-    if method == "prepare" and not isinstance(subject, Preparable):
+    if method == "prepare":
+        if isinstance(subject, Preparable):
+            with leave_imports_alone():
+                subject.prepare()
         return True
-    if method in ("prepare", "release"):
-        getattr(subject, method)()
+    if method == "release":
+        subject.release()
         return True
     if method in YARDSTICK_METHODS:
         return _call_yardstick(subject, method, arguments)

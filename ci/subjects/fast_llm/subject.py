@@ -54,19 +54,14 @@ TRAINING_COPIES = 3
 LIBRARIES = ("torch", "transformers", "safetensors", "triton", "flash-attn", "numpy")
 
 
-def _make_cache() -> ModelCache[Any]:
-    """Return a cache of two models: a comparison alternates between float32 and the model's dtype."""
-    return ModelCache(capacity=2)
-
-
 @dataclass(frozen=True)
 class FastLLMSubject:
     """Fast-LLM behind the subject protocol. Its exceptions become errors of one line that end with the place.
 
-    The last traced models of two dtypes stay loaded until `release`; another variant takes the weights of one.
+    The last traced model stays loaded until `release`; another variant or dtype takes its weights.
     """
 
-    _cache: ModelCache[Any] = field(default_factory=_make_cache, init=False, repr=False, compare=False)
+    _cache: ModelCache[Any] = field(default_factory=ModelCache, init=False, repr=False, compare=False)
 
     def prepare(self) -> None:
         """Import Fast-LLM with its model, and with it torch and transformers."""
@@ -184,15 +179,15 @@ def _trace(request: TraceRequest, cache: ModelCache[Any]) -> TraceResult:
 
     inputs = read_inputs(Path(request.inputs)).to(request.device)
     checkpoint, itemsize = Path(request.checkpoint), DTYPES[request.dtype].itemsize
-    same = (*checkpoint_key(request.checkpoint), request.dtype, request.device)
+    same = (*checkpoint_key(request.checkpoint), request.device)
 
     def reuse(other: Key, loaded: Any) -> Callable[[], Any] | None:
-        if other[:-1] != same:
+        if other[: len(same)] != same:
             return None
         return partial(_load, request, take_weights(loaded))
 
     model, load_seconds = cache.get(
-        (*same, tuple(sorted(request.variant.items()))),
+        (*same, request.dtype, tuple(sorted(request.variant.items()))),
         lambda: _load(request),
         device=request.device,
         size=_count_copies(request) * weight_bytes(checkpoint, itemsize, stored=read_stored_itemsize(checkpoint)),
