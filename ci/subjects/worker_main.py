@@ -25,6 +25,8 @@ PUBLISHED = Path(__file__).resolve().parents[2] / "hub_tests"
 """The package that adapters import."""
 
 
+UNANSWERED = ("prepare", "release")
+"""Methods without a result."""
 YARDSTICK_METHODS = ("resolve_config", "write_model")
 
 
@@ -113,7 +115,6 @@ def release_memory(*, collect: bool) -> None:
 def call_method(subject: Subject, method: str, arguments: dict[str, Any]) -> Any:
     """Call one method of the protocol; records go in and come out as plain values."""
     from ci.errors import NotOfferedError
-    from ci.garbage_collection import leave_imports_alone
     from ci.records import to_dict
     from ci.subjects.base import (
         NO_GRADIENTS,
@@ -121,7 +122,6 @@ def call_method(subject: Subject, method: str, arguments: dict[str, Any]) -> Any
         Differentiable,
         ExportRequest,
         GradientRequest,
-        Preparable,
         TraceRequest,
     )
 
@@ -132,13 +132,8 @@ def call_method(subject: Subject, method: str, arguments: dict[str, Any]) -> Any
     requests = {"convert": ConvertRequest, "export": ExportRequest, "trace": TraceRequest}
     if method in requests:
         return to_dict(getattr(subject, method)(requests[method](**arguments)))
-    if method == "prepare":
-        if isinstance(subject, Preparable):
-            with leave_imports_alone():
-                subject.prepare()
-        return True
-    if method == "release":
-        subject.release()
+    if method in UNANSWERED:
+        _call_unanswered(subject, method)
         return True
     if method in YARDSTICK_METHODS:
         return _call_yardstick(subject, method, arguments)
@@ -149,6 +144,18 @@ def call_method(subject: Subject, method: str, arguments: dict[str, Any]) -> Any
     if method == "train":
         return _call_train(subject, arguments)
     raise ValueError(f"unknown method {method!r}")
+
+
+def _call_unanswered(subject: Subject, method: str) -> None:
+    """Let the subject unload its model, or import its libraries where it can do that alone."""
+    from ci.garbage_collection import leave_imports_alone
+    from ci.subjects.base import Preparable
+
+    if method == "release":
+        subject.release()
+    elif isinstance(subject, Preparable):
+        with leave_imports_alone():
+            subject.prepare()
 
 
 def _call_train(subject: Subject, arguments: dict[str, Any]) -> Any:
