@@ -311,11 +311,17 @@ class ModelPipeline:
         subject = self.start_subject()
         self.import_libraries()
         self._prepare_reference()
+        if self._preparation is not None:  # it has looked at the free memory, of which a process on a GPU takes some
+            self._warm_device(subject)
         with self.clock.measure("convert", "import"):
             result = subject.convert(request)
         with suppress(HubTestsError):  # the export's own test says what is wrong
             self._start_export(target)
         return target, result
+
+    def _warm_device(self, subject: Subject) -> None:
+        if (warm_device := getattr(subject, "warm_device", None)) is not None:
+            warm_device(self.device)
 
     def _prepare_reference(self) -> None:
         """Let Hugging Face run while the subject converts: another process, which leaves torch to this one's thread."""

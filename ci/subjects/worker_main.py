@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ PUBLISHED = Path(__file__).resolve().parents[2] / "hub_tests"
 """The package that adapters import."""
 
 
-UNANSWERED = ("prepare", "release")
+UNANSWERED = ("prepare", "prepare_device", "release")
 """Methods without a result."""
 YARDSTICK_METHODS = ("resolve_config", "write_model")
 
@@ -133,7 +134,7 @@ def call_method(subject: Subject, method: str, arguments: dict[str, Any]) -> Any
     if method in requests:
         return to_dict(getattr(subject, method)(requests[method](**arguments)))
     if method in UNANSWERED:
-        _call_unanswered(subject, method)
+        _call_unanswered(subject, method, arguments)
         return True
     if method in YARDSTICK_METHODS:
         return _call_yardstick(subject, method, arguments)
@@ -146,14 +147,17 @@ def call_method(subject: Subject, method: str, arguments: dict[str, Any]) -> Any
     raise ValueError(f"unknown method {method!r}")
 
 
-def _call_unanswered(subject: Subject, method: str) -> None:
-    """Let the subject unload its model, or import its libraries where it can do that alone."""
+def _call_unanswered(subject: Subject, method: str, arguments: dict[str, Any]) -> None:
+    """Let the subject unload its model; or make libraries or a device ready, where it can do that alone."""
     from ci.garbage_collection import leave_imports_alone
-    from ci.subjects.base import Preparable
+    from ci.subjects.base import DevicePreparable, Preparable
 
     if method == "release":
         subject.release()
-    elif isinstance(subject, Preparable):
+    elif method == "prepare_device" and isinstance(subject, DevicePreparable):
+        with suppress(Exception):  # the first trace says what is wrong, and has more memory
+            subject.prepare_device(arguments["device"])
+    elif method == "prepare" and isinstance(subject, Preparable):
         with leave_imports_alone():
             subject.prepare()
 

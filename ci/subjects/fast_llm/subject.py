@@ -8,8 +8,10 @@ On the CPU its `torch.compile`d functions run eagerly, because compiling them ta
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +53,17 @@ if TYPE_CHECKING:
 
 TRAINING_COPIES = 3
 """Mixtral at two layers, 23.6 GiB in float32, takes 70 GiB in training mode on an H100."""
+LATE_MODULES = (
+    "fast_llm.layers.attention.attention",
+    "fast_llm.layers.block.sequence",
+    "fast_llm.layers.common.normalization.normalization",
+    "fast_llm.layers.decoder.mlp.mixture_of_experts",
+    "fast_llm.layers.language_model.head",
+    "fast_llm.layers.language_model.loss.monolithic",
+    "fast_llm.layers.language_model.multi_token_prediction",
+    "ci.subjects.fast_llm.hooks",
+)
+"""What is imported with the first model, not with Fast-LLM: 0.6 s of processor."""
 LIBRARIES = ("torch", "transformers", "safetensors", "triton", "flash-attn", "numpy")
 
 
@@ -69,6 +82,16 @@ class FastLLMSubject:
             model = find_model_class("gpt")
             model.get_model_class()
             model.get_huggingface_model_for_causal_lm_class()
+
+    def prepare_device(self, device: str) -> None:
+        """Import what Fast-LLM imports with its first model, and start CUDA."""
+        from ci.subjects.memory import allocate_cublas_workspace
+
+        with translate_errors("import"):
+            for name in LATE_MODULES:
+                with suppress(ModuleNotFoundError):  # another version of Fast-LLM has other modules
+                    import_module(name)
+            allocate_cublas_workspace(device)
 
     def describe(self) -> Description:
         """Return version, commit of the checkout it is imported from, libraries, and the formats it converts."""
