@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks._figure import Figure, show
+from benchmarks._full_size import serve_full_size
 from ci.models import load_models
-from tests.standin.models import build_full_size
-from tests.standin.recipes import CONFIGS
 from tests.standin.server import HubServer
 
 if TYPE_CHECKING:
@@ -41,22 +40,6 @@ class Run:
     results: dict[str, Any]
     seconds: float
     code: int
-
-
-def serve(hub: HubServer, scratch: Path, names: list[str], options: argparse.Namespace) -> None:
-    """Generate each named model at two layers and put it on the Hub.
-
-    `--head-dim` writes that key where the published config leaves it out, for a subject that refuses such a config.
-    """
-    for name in names:
-        model_id = load_models()[name].model_id
-        upstream = next(path.stem for path in CONFIGS.glob("*.json") if path.stem.startswith(model_id.split("/")[1]))
-        directory = build_full_size(upstream, scratch / name, device=options.device)
-        config = json.loads((directory / "config.json").read_bytes())
-        if options.head_dim:
-            config.setdefault("head_dim", config["hidden_size"] // config["num_attention_heads"])
-        (directory / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-        hub.add(model_id, directory)
 
 
 def run(names: list[str], gpus: list[int], environ: dict[str, str], options: argparse.Namespace) -> Run:
@@ -101,7 +84,9 @@ def measure(options: argparse.Namespace) -> list[Run]:
     names = options.model or [name for name, model in load_models().items() if GROUP in model.groups]
     counts = options.gpus or sorted({1, torch.cuda.device_count()})
     with tempfile.TemporaryDirectory(prefix="hub-tests-gpu-") as scratch, HubServer() as hub:
-        serve(hub, Path(scratch), names, options)
+        for name in names:
+            directory = Path(scratch) / name
+            serve_full_size(hub, name, directory, device=options.device, keys={}, head_dim=options.head_dim)
         torch.cuda.empty_cache()
         environ = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HUB_TESTS_CACHE": str(Path(scratch) / "store")}
         subprocess.run([sys.executable, "-m", "ci", "fetch", *names], env=environ, check=True)
