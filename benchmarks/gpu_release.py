@@ -2,8 +2,9 @@
 
 Every model of the group is generated at two layers with the shapes of its production config, served by the stand-in Hub
 and fetched. `hub-tests run @release --device cuda` then runs once for each number of GPUs: with one, and with all of
-them, one model on a GPU at a time. One row a model and run: verdict, worst tensor, seconds; last, the throughput
-against one GPU. With `--deep`, or another option of `hub-tests run`, each run has it.
+them, one model on a GPU at a time. With `--small` the models have the stand-in's odd small sizes instead. One row a
+model and run: verdict, worst tensor, seconds; last, the throughput against one GPU. With `--deep`, or another option
+of `hub-tests run`, each run has it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks._figure import Figure, show
 from benchmarks._full_size import serve_full_size
 from ci.models import load_models
+from tests.standin.library import TOKEN, add_generated
 from tests.standin.server import HubServer
 
 if TYPE_CHECKING:
@@ -84,11 +86,14 @@ def measure(options: argparse.Namespace) -> list[Run]:
     names = options.model or [name for name, model in load_models().items() if GROUP in model.groups]
     counts = options.gpus or sorted({1, torch.cuda.device_count()})
     with tempfile.TemporaryDirectory(prefix="hub-tests-gpu-") as scratch, HubServer() as hub:
-        for name in names:
+        if options.small:
+            add_generated(hub)
+        for name in () if options.small else names:
             directory = Path(scratch) / name
             serve_full_size(hub, name, directory, device=options.device, keys={}, head_dim=options.head_dim)
         torch.cuda.empty_cache()
-        environ = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HUB_TESTS_CACHE": str(Path(scratch) / "store")}
+        environ = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_TOKEN": TOKEN}
+        environ["HUB_TESTS_CACHE"] = str(Path(scratch) / "store")
         subprocess.run([sys.executable, "-m", "ci", "fetch", *names], env=environ, check=True)
         return [run(names, list(range(count)), environ, options) for count in counts]
 
@@ -109,6 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu only tries this program out")
     parser.add_argument("--gpus", type=int, action="append", help="number of GPUs of a run; may be repeated")
     parser.add_argument("--head-dim", action="store_true", help="write head_dim into configs that leave it out")
+    parser.add_argument("--small", action="store_true", help="the stand-in's small models instead of production widths")
     parser.add_argument("--out", type=Path, default=Path("out"))
     options, more = parser.parse_known_args(argv)
     runs = measure(argparse.Namespace(**vars(options), more=more))
