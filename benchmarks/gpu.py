@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks._figure import Figure
-from benchmarks._full_size import serve_full_size
+from benchmarks._serve_model import serve_full_size
 from tests.standin.server import HubServer
 
 if TYPE_CHECKING:

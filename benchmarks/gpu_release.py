@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks._figure import Figure, show
-from benchmarks._full_size import serve_full_size
+from benchmarks._serve_model import serve_full_size, serve_small
 from ci.models import load_models
-from tests.standin.library import TOKEN, add_generated
 from tests.standin.server import HubServer
 
 if TYPE_CHECKING:
@@ -86,14 +85,14 @@ def measure(options: argparse.Namespace) -> list[Run]:
     names = options.model or [name for name, model in load_models().items() if GROUP in model.groups]
     counts = options.gpus or sorted({1, torch.cuda.device_count()})
     with tempfile.TemporaryDirectory(prefix="hub-tests-gpu-") as scratch, HubServer() as hub:
-        if options.small:
-            add_generated(hub)
-        for name in () if options.small else names:
+        for name in names:
             directory = Path(scratch) / name
+            if options.small:
+                serve_small(hub, name, directory, head_dim=options.head_dim)
+                continue
             serve_full_size(hub, name, directory, device=options.device, keys={}, head_dim=options.head_dim)
         torch.cuda.empty_cache()
-        environ = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_TOKEN": TOKEN}
-        environ["HUB_TESTS_CACHE"] = str(Path(scratch) / "store")
+        environ = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HUB_TESTS_CACHE": str(Path(scratch) / "store")}
         subprocess.run([sys.executable, "-m", "ci", "fetch", *names], env=environ, check=True)
         return [run(names, list(range(count)), environ, options) for count in counts]
 

@@ -1,12 +1,13 @@
-"""Checkpoints at production widths for the benchmarks on a GPU."""
+"""Generated checkpoints for the benchmarks on a GPU: at production widths, or small."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
 from ci.models import load_models
-from tests.standin.models import build_full_size
+from tests.standin.models import build_full_size, repository
 from tests.standin.recipes import CONFIGS
 
 if TYPE_CHECKING:
@@ -25,12 +26,23 @@ def serve_full_size(
     """
     model_id = load_models()[name].model_id
     build_full_size(find_config(model_id), directory, device=device)
-    path = directory / "config.json"
+    _add_keys(directory / "config.json", keys, head_dim=head_dim)
+    hub.add(model_id, directory)
+
+
+def serve_small(hub: HubServer, name: str, directory: Path, *, head_dim: bool) -> None:
+    """Copy the stand-in's small model of a registry entry to the new `directory`, and put it on the Hub."""
+    model_id = load_models()[name].model_id
+    shutil.copytree(repository(model_id), directory)
+    _add_keys(directory / "config.json", {}, head_dim=head_dim)
+    hub.add(model_id, directory)
+
+
+def _add_keys(path: Path, keys: dict[str, Any], *, head_dim: bool) -> None:
     config = json.loads(path.read_bytes()) | keys
     if head_dim:
         config.setdefault("head_dim", config["hidden_size"] // config["num_attention_heads"])
     path.write_text(json.dumps(config, indent=2), encoding="utf-8")
-    hub.add(model_id, directory)
 
 
 def find_config(model_id: str) -> str:
