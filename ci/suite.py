@@ -18,6 +18,7 @@ from ci.checkpoints import make_fetch_request
 from ci.devices import default_device
 from ci.errors import GatedError, HubTestsError, InfrastructureError, OwnLimitError, SubjectError
 from ci.evidence import NOT_COVERED, NOT_ISOLATED, Evidence, FailureClass, Step
+from ci.garbage_collection import leave_imports_alone
 from ci.hub.fetch import Checkpoint, fetch
 from ci.models import override_part
 from ci.phases import PhaseClock
@@ -310,11 +311,17 @@ class ModelPipeline:
         subject = self.start_subject()
         self.import_libraries()
         self._prepare_reference()
+        if self._preparation is not None:  # it has looked at the free memory, of which a process on a GPU takes some
+            self._warm_device(subject)
         with self.clock.measure("convert", "import"):
             result = subject.convert(request)
         with suppress(HubTestsError):  # the export's own test says what is wrong
             self._start_export(target)
         return target, result
+
+    def _warm_device(self, subject: Subject) -> None:
+        if (warm_device := getattr(subject, "warm_device", None)) is not None:
+            warm_device(self.device)
 
     def _prepare_reference(self) -> None:
         """Let Hugging Face run while the subject converts: another process, which leaves torch to this one's thread."""
@@ -369,7 +376,7 @@ class ModelPipeline:
 
     def import_libraries(self) -> None:
         """Import what the comparison needs, which takes seconds: torch and transformers."""
-        with self.clock.measure("start", "imports of the judge"):
+        with self.clock.measure("start", "imports of the judge"), leave_imports_alone():
             for name in JUDGE_LIBRARIES:
                 import_module(name)
 
