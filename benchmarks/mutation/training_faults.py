@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from ci.subjects.reference.convert import EMBEDDINGS_WEIGHT
+from ci.subjects.reference.weight_names import EMBEDDINGS_WEIGHT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,8 +17,8 @@ from ci.subjects.reference.trace import load_model, make_context
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ci.subjects.reference.convert import Parameter, Part
     from ci.subjects.reference.model import Model
+    from ci.subjects.reference.parameter import Parameter, Part
 
 
 def run_gradients(request: GradientRequest) -> GradientResult:
