@@ -93,6 +93,7 @@ def _restyle(written: dict[str, Any], architecture: Architecture, original: Mapp
         "mlp_bias": False,
         "tie_word_embeddings": False,
         "rope_scaling": None,
+        "use_sliding_window": False,
     }
     omitted = {
         key

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from ci.subjects.base import ConvertRequest, TraceRequest
 from ci.subjects.trace_files import TraceReader
 from tests.standin.models import build, write_json
+from tests.standin.own_models import OWN_MODELS, write_own_model
 from tests.standin.recipes import DENSE, GEMMA4, GEMMA4_DENSE, LLAMA, LLAMA3, MOE, YARN, Recipe
 
 if TYPE_CHECKING:
@@ -60,11 +61,15 @@ RECIPES: dict[str, Recipe] = {
         {**DENSE, **SLIDING, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
     ),
 }
+CASES = (*RECIPES, *OWN_MODELS)
+"""Every case: of transformers' models, and of those whose modelling code travels with them."""
 MOE_CASES = tuple(name for name in RECIPES if name.startswith("mixtral") or name in ("gemma4-experts", "gemma4-untied"))
 
 
 def model(name: str, path: Path, *, dtype: str = "float32", **changes: Any) -> Path:
     """The case `name` as a Hugging Face directory, `changes` in its config.json."""
+    if name in OWN_MODELS:
+        return write_own_model({**OWN_MODELS[name], **changes}, path, dtype=dtype)
     recipe = RECIPES[name]
     build(replace(recipe, changes={**recipe.changes, **SMALL, **changes}, dtype=dtype, files=2), path)
     config = json.loads((path / "config.json").read_text())
@@ -74,7 +79,7 @@ def model(name: str, path: Path, *, dtype: str = "float32", **changes: Any) -> P
 
 def format_of(name: str) -> str:
     """The checkpoint format of a case."""
-    return RECIPES[name].model_id
+    return RECIPES[name].model_id if name in RECIPES else str(OWN_MODELS[name]["model_type"])
 
 
 def convert_request(source: Path, target: Path, checkpoint_format: str) -> ConvertRequest:
