@@ -101,7 +101,7 @@ def save_inputs(path: Path, *, padding: tuple[int, ...] = (0, 9), length: int = 
 
 
 def errors(trace: Path, expected: Path, *, common: bool = False) -> dict[str, float]:
-    """||value - expected|| / ||expected|| of each tensor; infinite where it is not finite or an expert differs.
+    """||value - expected|| / ||expected|| of each tensor; infinite where not finite, or of other shape or experts.
 
     Both traces must hold the same tensors, unless only the `common` ones are asked for.
     """
@@ -113,5 +113,7 @@ def errors(trace: Path, expected: Path, *, common: bool = False) -> dict[str, fl
 def _error(name: str, value: torch.Tensor, expected: torch.Tensor) -> float:
     if name.endswith("router_top_experts"):
         return 0.0 if torch.equal(value, expected) else float("inf")
+    if value.shape != expected.shape:
+        return float("inf")
     error = float((value.double() - expected.double()).norm() / expected.double().norm())
     return min(float("inf"), error)

@@ -34,6 +34,10 @@ class ModelFactory:
         path = self.root / "inputs.safetensors"
         return path if path.exists() else save_inputs(path)
 
+    def inputs_of(self, _: str) -> Path:
+        """The inputs of a case."""
+        return self.inputs
+
     def source(self, name: str) -> Path:
         """The Hugging Face directory of a case."""
         path = self.root / name
