@@ -159,6 +159,11 @@ class Block:
     output_scale: bool = False
 
     @property
+    def main_mixer(self) -> SingleMixer:
+        """The mixer that runs where none is chosen."""
+        return self.mixer.choose("")[1] if isinstance(self.mixer, StochasticMixer) else self.mixer
+
+    @property
     def attention(self) -> Attention:
         """The mixer of a block that has attention alone. Raises UnsupportedError for another mixer."""
         if not isinstance(self.mixer, Attention):

@@ -29,7 +29,7 @@ LAYOUT_NEEDS = (DIVISIBLE, ENOUGH_LAYERS, TIED, PLAIN)
 MIXERS = ("attention", "sliding_window", "gdn", "kda")
 """The names that published models give their mixers."""
 OTHER_MIXERS = "a stochastic mixer of this name in every block"
-SOME_ATTENTION = "attention in some block"
+SOME_ATTENTION = "attention as the main mixer of some block"
 
 OFFER = SubjectOffer(
     name="reference",

@@ -50,7 +50,7 @@ def list_variants(checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
     """
     architecture = checkpoint.architecture
     experts = any(block.mlp.experts or block.routed for block in architecture.blocks)
-    attention = any(isinstance(mixer, Attention) for mixer in architecture.mixers)
+    attention = any(isinstance(block.main_mixer, Attention) for block in architecture.blocks)
     here = {"moe": experts, "attention": attention}
     variants = {axis: names for axis, names in AXES.items() if here[axis]}
     return variants | ({MIXER_AXIS: names} if (names := list_mixers(architecture)) else {})
