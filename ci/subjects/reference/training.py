@@ -38,7 +38,7 @@ def run_training(request: TrainRequest) -> TrainResult:
 
     Raises UnsupportedError for what is not offered, SubjectError, RequestError.
     """
-    checkpoint, layout = read_fast_llm(Path(request.checkpoint)), find_layout(request)
+    checkpoint, layout = read_fast_llm(Path(request.checkpoint), request.checkpoint_format), find_layout(request)
     check_request(request, checkpoint, layout)
     output = Path(request.output)
     if output.exists():
