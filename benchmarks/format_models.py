@@ -10,7 +10,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ci.subjects.hugging_face.code_source import ModelCodeSource
@@ -20,6 +19,8 @@ from tests.standin.recipes import DENSE, PIXTRAL, RECIPES
 from tests.standin.weights import Shapes, make_tensor, tensor_shapes, write_checkpoint
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ci.subjects.sandbox import Isolation
 
 EXTERNAL = "fast_llm_external_models"
@@ -125,7 +126,7 @@ class FormatModel:
         factor = 2.0 if self.checkpoint_format == "mixtral" else 1.0
         params = {"batch_size": 2, "sequence_length": 64, "compare_factor": factor}
         lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
-        return "\n".join([f"[{self.name}]", *lines, f"[{self.name}.test_params]"] + _list_pairs(params)) + "\n"
+        return "\n".join([f"[{self.name}]", *lines, f"[{self.name}.test_params]", *_list_pairs(params)]) + "\n"
 
 
 def _list_pairs(table: Mapping[str, Any]) -> list[str]:
@@ -166,7 +167,10 @@ MODELS = (
             "DreamModel",
             make_auto_map("dream", "DreamConfig", "DreamModel", "AutoModel"),
             **{**LLAMA, "tie_word_embeddings": False, "mask_token_id": 300, "pad_token_id": 258},
-            **{"use_sliding_window": False, "sliding_window": None, "max_window_layers": 4, "rope_scaling": None},
+            use_sliding_window=False,
+            sliding_window=None,
+            max_window_layers=4,
+            rope_scaling=None,
         ),
     ),
     make_external(
@@ -201,7 +205,9 @@ MODELS = (
             "LlavaHybridForConditionalGeneration",
             make_auto_map("llava_hybrid", "LlavaHybridConfig", "LlavaHybridForConditionalGeneration"),
             **{**PIXTRAL, "text_config": {**APRIEL, "model_type": "apriel_ssm_thinker_hybrid"}},
-            **{"projector_hidden_act": "gelu", "vision_feature_layer": -1, "vision_feature_select_strategy": "full"},
+            projector_hidden_act="gelu",
+            vision_feature_layer=-1,
+            vision_feature_select_strategy="full",
         ),
         by_name=True,
         model_config="multimodal",
@@ -257,7 +263,7 @@ def write_model(model: FormatModel, folder: Path, checkout: Path, isolation: Iso
 
 
 def make_hybrid_shapes(config: Mapping[str, Any]) -> Shapes:
-    """Return the shapes of a model with Mamba-2 blocks among attention, by the names that Fast-LLM's converter reads."""
+    """Return the shapes of a model with Mamba-2 blocks among attention, by Fast-LLM's names."""
     text = {"model_type": "mistral", **(config.get("text_config") or config), "tie_word_embeddings": False}
     plain = {**text, "model_type": "mistral"}
     shapes = tensor_shapes({**config, "text_config": plain} if "text_config" in config else plain)

@@ -28,7 +28,7 @@ from tests.standin.library import TOKEN
 from tests.standin.server import HubServer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from ci.report.results import CaseResult, EntryResult
 
@@ -63,7 +63,12 @@ def judge_models(models: Sequence[FormatModel], checkout: Path, folder: Path, *,
     """Serve the models, run each with its environment, and return a row for each."""
     rows = []
     with HubServer() as hub:
-        environ = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_TOKEN": TOKEN, "HUB_TESTS_CACHE": str(folder / "store")}
+        environ = {
+            **os.environ,
+            "HF_ENDPOINT": hub.endpoint,
+            "HF_TOKEN": TOKEN,
+            "HUB_TESTS_CACHE": str(folder / "store"),
+        }
         for model in models:
             hub.add(model.model_id, _write(model, folder / "models", checkout), gated=model.gated)
         hub.grant(TOKEN, *(model.model_id for model in models if model.gated))

@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Self, TypeVar, cast
 
-from ci.checkpoints import make_fetch_request
+from ci.checkpoints import fetch_own_code, make_fetch_request
 from ci.devices import default_device
 from ci.errors import GatedError, HubTestsError, InfrastructureError, OwnLimitError, SubjectError
 from ci.evidence import NOT_COVERED, NOT_ISOLATED, Evidence, FailureClass, Step
@@ -109,6 +109,7 @@ class ModelPipeline:
         self._settings = settings
         self._workdir = workdir
         self._fetched = fetched
+        self._fetched_code: Path | None = None
         self._stack = ExitStack()
         self._subject: Subject | None = None
         self._fetch_step = CachedStep[Checkpoint]("test_download_and_truncate")
@@ -292,6 +293,7 @@ class ModelPipeline:
             request = replace(request, layers=layers, revision=pinned.revision, slice=pinned.slice)
         with self.clock.measure("fetch"):
             checkpoint = fetch(request, self._settings)
+            self._fetched_code = fetch_own_code(model, self._settings)
         if pinned and pinned.manifest_sha256 != checkpoint.manifest_sha256:
             raise InfrastructureError(
                 f"{model.name}: the stored checkpoint at {checkpoint.path} is not the one that was fetched for this "
@@ -416,7 +418,7 @@ class ModelPipeline:
         return self._stack.enter_context(
             open_hugging_face(
                 self.options.reference_python or find_reference_python(self.model, self._settings),
-                find_code_source(self.model, self.options.subject_path, commit),
+                find_code_source(self.model, self.options.subject_path, commit, self._fetched_code),
                 choose_isolation(self.options.isolation),
                 path=self.options.reference_path,
                 readable=(Path(checkpoint.path),),

@@ -117,9 +117,11 @@ def start_tree(
 
 def _start_process(command: Sequence[str], **settings: Any) -> subprocess.Popen[bytes]:
     """Start a process from a thread that outlives it, whichever thread asks."""
-    if threading.current_thread() is threading.main_thread():
+
+    def start() -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, **settings)  # noqa: S603 (the command is the caller's)
-    return _starter.submit(subprocess.Popen, command, **settings).result()
+
+    return start() if threading.current_thread() is threading.main_thread() else _starter.submit(start).result()
 
 
 def _read_info(info: IO[bytes], seconds: float) -> int | None:

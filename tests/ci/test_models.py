@@ -59,6 +59,21 @@ def test_mixtral_is_exactly_the_specification() -> None:
         ),
         ('[a]\nmodel_id = "o/n"\n[a]\n', "not valid TOML"),
         ('["A b"]\nmodel_id = "o/n"\ncheckpoint_format = "llama"\n', "a name is lower-case letters"),
+        (
+            '[a]\nmodel_id = "o/n"\ncheckpoint_format = "llama"\ntrust_remote_code = true\ncode_revision = "main"\n',
+            "[a]: code_revision: 'main' is not possible; expected a full commit of 40 hex digits",
+        ),
+        (
+            f'[a]\nmodel_id = "o/n"\ncheckpoint_format = "llama"\ncode_revision = "{"0" * 40}"\n',
+            "[a]: code_environment, code_path and code_revision need trust_remote_code = true",
+        ),
+        (
+            (
+                '[a]\nmodel_id = "o/n"\ncheckpoint_format = "llama"\ntrust_remote_code = true\ncode_path = "p"\n'
+                f'code_revision = "{"0" * 40}"\n'
+            ),
+            "[a]: code_path and code_revision exclude each other",
+        ),
         ("a = 3\n", "[a]: expected a table of keys, got 3"),
     ],
 )
