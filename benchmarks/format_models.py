@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.hugging_face.code_source import ModelCodeSource
 from ci.subjects.hugging_face.worker import open_hugging_face
-from tests.standin.models import repository, write_companions, write_json
-from tests.standin.recipes import DENSE, PIXTRAL, RECIPES
+from tests.standin.models import build, repository, write_companions, write_json
+from tests.standin.recipes import DENSE, LLAMA3, PIXTRAL, RECIPES, Recipe
 from tests.standin.weights import Shapes, make_tensor, tensor_shapes, write_checkpoint
 
 if TYPE_CHECKING:
@@ -81,6 +82,18 @@ VISION = {
     },
 }
 """What Fast-LLM writes for the tower of a llava model when it exports that as apriel2."""
+GEMMA4_VISION = {
+    "model_type": "gemma4_vision",
+    "hidden_size": 60,
+    "intermediate_size": 88,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 5,
+    "num_key_value_heads": 5,
+    "head_dim": 12,
+    "patch_size": 4,
+    "pooling_kernel_size": 2,
+    "position_embedding_size": 64,
+}
 LAYOUT = ["t", "m2", "t", "m2"]
 """The blocks of Apriel-H1: attention, and Mamba-2 between."""
 SSM = {"d_state": 8, "d_inner": 96, "d_xb": 48, "dt_rank": 6, "d_conv": 4, "bias": False}
@@ -97,13 +110,14 @@ APRIEL2_MAP = {
 class FormatModel:
     """One model of a format, with its entry of the registry.
 
-    `recipe` names one of the stand-in's; else `config` is config.json, and the weights are drawn by the modelling code
-    at `code_path` in the environment `code_environment`, or, where that code builds nothing on a CPU, by name.
+    `recipe` names one of the stand-in's, or is one; else `config` is config.json, and the weights are drawn by
+    transformers, or by the modelling code at `code_path` in the environment `code_environment`, or, where that code
+    builds nothing on a CPU, by name.
     """
 
     name: str
     checkpoint_format: str
-    recipe: str = ""
+    recipe: str | Recipe = ""
     config: Mapping[str, Any] = field(default_factory=dict)
     code_environment: str = ""
     code_path: str = ""
@@ -115,7 +129,7 @@ class FormatModel:
     @property
     def model_id(self) -> str:
         """The id under which the stand-in Hub serves it."""
-        return self.recipe or f"stand-in/{self.name}"
+        return (self.recipe if isinstance(self.recipe, str) else "") or f"stand-in/{self.name}"
 
     def make_entry(self) -> str:
         """Return the entry of models.toml."""
@@ -139,13 +153,40 @@ def make_external(name: str, folder: str, environment: str, config: Mapping[str,
     return FormatModel(name, name, config=config, code_environment=environment, code_path=path, **keys)
 
 
+def make_plain(name: str, checkpoint_format: str, upstream: str, **changes: Any) -> FormatModel:
+    """Return a model with the sizes of the stand-in's and what a published one has beside them."""
+    return FormatModel(name, checkpoint_format, Recipe(f"stand-in/{name}", upstream, {**DENSE, **changes}, files=1))
+
+
 MODELS = (
     FormatModel("llama", "llama", "meta-llama/Llama-3.1-8B", gated=True),
+    make_plain("llama-3-2", "llama", "Llama-3.1-8B", rope_scaling={**LLAMA3, "factor": 32.0}, tie_word_embeddings=True),
+    make_plain("smollm2", "llama", "SmolLM2-135M-Instruct"),
     FormatModel("mistral", "mistral", "mistralai/Mistral-7B-v0.1"),
+    make_plain("mistral-nemo", "mistral", "Mistral-7B-v0.3", head_dim=20),
     FormatModel("mixtral", "mixtral", "stand-in/mixtral-head-dim"),
+    FormatModel("mixtral-published", "mixtral", "mistralai/Mixtral-8x7B-v0.1"),
     FormatModel("qwen2", "qwen2", "Qwen/Qwen2.5-0.5B"),
+    make_plain(
+        "qwen2-windows", "qwen2", "Qwen2.5-0.5B", use_sliding_window=True, sliding_window=20, max_window_layers=1
+    ),
     FormatModel("gemma4-experts", "gemma4", "stand-in/gemma4-experts", environment=GEMMA4),
     FormatModel("gemma4-dense", "gemma4", "stand-in/gemma4-dense", environment=GEMMA4),
+    FormatModel(
+        "gemma4-published",
+        "gemma4",
+        config={
+            "model_type": "gemma4",
+            "architectures": ["Gemma4ForConditionalGeneration"],
+            "text_config": RECIPES["stand-in/gemma4-experts"].config | {"architectures": None},
+            "vision_config": GEMMA4_VISION,
+            "image_token_id": 10,
+            "bos_token_id": 256,
+            "eos_token_id": 257,
+            "transformers_version": "5.14.1",
+        },
+        environment=GEMMA4,
+    ),
     FormatModel("llava", "llava", "stand-in/llava", model_config="multimodal"),
     make_external(
         "mtp_llama",
@@ -233,7 +274,7 @@ MODELS = (
         model_config="multimodal",
     ),
 )
-"""One model of each of Fast-LLM's thirteen formats; gemma4 has two."""
+"""Each of Fast-LLM's thirteen formats, and what published models of the plain ones have beside the usual."""
 
 
 def write_model(model: FormatModel, folder: Path, checkout: Path, isolation: Isolation, python: Path | None) -> Path:
@@ -241,8 +282,10 @@ def write_model(model: FormatModel, folder: Path, checkout: Path, isolation: Iso
 
     `python` is the interpreter of its `code_environment`, in whose sandbox the modelling code draws the weights.
     """
+    if isinstance(model.recipe, Recipe):
+        return build(model.recipe, folder / model.name)
     if model.recipe:
-        return repository(RECIPES[model.recipe].model_id)
+        return repository(model.recipe)
     config, target = dict(model.config), folder / model.name
     if model.by_name:
         target.mkdir(parents=True)
@@ -254,10 +297,13 @@ def write_model(model: FormatModel, folder: Path, checkout: Path, isolation: Iso
         source = folder / f"{model.name}-config"
         source.mkdir(parents=True)
         write_json(source / "config.json", config)
-        assert python is not None
-        code = ModelCodeSource(checkout / model.code_path, "the checkout")
-        with open_hugging_face(python, code, isolation) as side:
-            side.write_model(str(source), str(target), "bfloat16", 0)
+        if python is None:
+            with HuggingFace() as own:
+                own.write_model(str(source), str(target), "bfloat16", 0)
+        else:
+            code = ModelCodeSource(checkout / model.code_path, "the checkout")
+            with open_hugging_face(python, code, isolation) as side:
+                side.write_model(str(source), str(target), "bfloat16", 0)
     write_companions(target, model.model_id, config)
     return target
 

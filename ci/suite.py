@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ci.models import HubModel
     from ci.run_options import RunOptions
     from ci.settings import Settings
-    from ci.subjects.base import Yardstick
+    from ci.subjects.base import Variant, Yardstick
     from ci.subjects.early_export import EarlyExport
     from ci.subjects.worker_subject import WorkerSubject
 
@@ -221,7 +221,14 @@ class ModelPipeline:
         sandboxed = choose_isolation(self.options.isolation).applied and not self.offer.in_this_package
         return self.options.subject_python or (Path(sys.executable) if sandboxed else None)
 
-    def find_model_need(self, axis: str) -> str:
+    def find_need(self, axis: str, name: str, variant: Variant | None) -> str:
+        """Return what is missing to run a variant: what the subject says of it, or why it does not list it; or ""."""
+        if variant is not None:
+            return variant.needs or ""
+        conditional = find_offer(self.subject_name).conditional_needs.get(f"{axis}={name}", ())
+        return self._find_model_need(axis) or next(iter(conditional), "")
+
+    def _find_model_need(self, axis: str) -> str:
         """Return what the model itself lacks to run any variant of an axis, by its config.json; "" for nothing."""
         from ci.equivalence.inputs import read_requirements
 
