@@ -7,6 +7,7 @@ are recipes of our own, in that code's keys, and not published files.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -66,7 +67,7 @@ VISION_BLOCK = {
     "mlp": {**MLP, "intermediate_size": 88},
     **NORM,
 }
-VISION = {
+VISION: dict[str, Any] = {
     "hidden_size": 60,
     "embeddings": {"patch_height": 4, "patch_width": 4, "input_channels": 3, **NORM},
     "encoder": {"type": "fixed", "num_blocks": 2, "block": VISION_BLOCK},
@@ -112,7 +113,7 @@ class FormatModel:
 
     `recipe` names one of the stand-in's, or is one; else `config` is config.json, and the weights are drawn by
     transformers, or by the modelling code at `code_path` in the environment `code_environment`, or, where that code
-    builds nothing on a CPU, by name.
+    builds nothing on a CPU, by name. With `carries_code` the repository has that code's files beside the weights.
     """
 
     name: str
@@ -125,18 +126,20 @@ class FormatModel:
     environment: str = FAST_LLM
     gated: bool = False
     by_name: bool = False
+    carries_code: bool = False
 
     @property
     def model_id(self) -> str:
         """The id under which the stand-in Hub serves it."""
         return (self.recipe if isinstance(self.recipe, str) else "") or f"stand-in/{self.name}"
 
-    def make_entry(self) -> str:
-        """Return the entry of models.toml."""
+    def make_entry(self, commit: str) -> str:
+        """Return the entry of models.toml; `commit` is that of the repository."""
         keys: dict[str, Any] = {"model_id": self.model_id, "checkpoint_format": self.checkpoint_format}
         keys |= {"model_config": self.model_config, "num_layers_to_keep": 2, "groups": ["formats"]}
         if self.code_environment:
-            keys |= {"trust_remote_code": True, "code_path": self.code_path, "code_environment": self.code_environment}
+            code = {"code_revision": commit} if self.carries_code else {"code_path": self.code_path}
+            keys |= {"trust_remote_code": True, "code_environment": self.code_environment, **code}
         factor = 2.0 if self.checkpoint_format == "mixtral" else 1.0
         params = {"batch_size": 2, "sequence_length": 64, "compare_factor": factor}
         lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
@@ -147,10 +150,24 @@ def _list_pairs(table: Mapping[str, Any]) -> list[str]:
     return [f"{key} = {json.dumps(value)}" for key, value in table.items()]
 
 
-def make_external(name: str, folder: str, environment: str, config: Mapping[str, Any], **keys: Any) -> FormatModel:
-    """Return a model whose modelling code lies in Fast-LLM's checkout."""
-    path = f"{EXTERNAL}/{folder}"
-    return FormatModel(name, name, config=config, code_environment=environment, code_path=path, **keys)
+def make_external(
+    checkpoint_format: str, folder: str, environment: str, config: Mapping[str, Any], name: str = "", **keys: Any
+) -> FormatModel:
+    """Return a model whose modelling code lies in Fast-LLM's checkout, called after its format unless named."""
+    keys |= {"config": config, "code_environment": environment, "code_path": f"{EXTERNAL}/{folder}"}
+    return FormatModel(name or checkpoint_format, checkpoint_format, **keys)
+
+
+DREAM = make_own_config(
+    "Dream",
+    "DreamModel",
+    make_auto_map("dream", "DreamConfig", "DreamModel", "AutoModel"),
+    **{**LLAMA, "tie_word_embeddings": False, "mask_token_id": 300, "pad_token_id": 258},
+    use_sliding_window=False,
+    sliding_window=None,
+    max_window_layers=4,
+    rope_scaling=None,
+)
 
 
 def make_plain(name: str, checkpoint_format: str, upstream: str, **changes: Any) -> FormatModel:
@@ -199,20 +216,14 @@ MODELS = (
             **{**LLAMA, **UNTIED, "prediction_heads": 3, "rope_scaling": None},
         ),
     ),
-    make_external(
+    make_external("dream", "diffusion_dream", "hf-4-57", DREAM),
+    FormatModel(
+        "dream-carried",
         "dream",
-        "diffusion_dream",
-        "hf-4-57",
-        make_own_config(
-            "Dream",
-            "DreamModel",
-            make_auto_map("dream", "DreamConfig", "DreamModel", "AutoModel"),
-            **{**LLAMA, "tie_word_embeddings": False, "mask_token_id": 300, "pad_token_id": 258},
-            use_sliding_window=False,
-            sliding_window=None,
-            max_window_layers=4,
-            rope_scaling=None,
-        ),
+        config=DREAM,
+        code_environment="hf-4-57",
+        code_path=f"{EXTERNAL}/diffusion_dream",
+        carries_code=True,
     ),
     make_external(
         "diffusion_llama",
@@ -277,6 +288,56 @@ MODELS = (
 """Each of Fast-LLM's thirteen formats, and what published models of the plain ones have beside the usual."""
 
 
+def make_apriel2_text(name: str, mixer: Mapping[str, Any], **keys: Any) -> FormatModel:
+    """Return a model of apriel2_text with one kind of mixer in each block."""
+    decoder = {"type": "fixed", "num_blocks": LAYERS, "block": {"mixer": mixer, "mlp": MLP, **NORM}}
+    sizes = {**SIZES, "decoder": decoder, "head": NORM, "tie_word_embeddings": False, **keys}
+    config = make_own_config("apriel2_text", "Apriel2ForCausalLM", APRIEL2_TEXT_MAP, **sizes)
+    path = f"{EXTERNAL}/apriel2"
+    return FormatModel(name, "apriel2_text", config=config, code_environment="hf-5-14", code_path=path)
+
+
+def make_apriel2(name: str, vision: Mapping[str, Any], **keys: Any) -> FormatModel:
+    """Return a model of apriel2 with attention in each block, and this vision encoder."""
+    block = {"mixer": MIXERS["attention"], "mlp": MLP, **NORM}
+    sizes = {**SIZES, "decoder": {"type": "fixed", "num_blocks": LAYERS, "block": block}, "head": NORM, **keys}
+    sizes |= {"vision_encoder": dict(vision), "image_token_index": 10, "tie_word_embeddings": False}
+    config = make_own_config("apriel2", "Apriel2ForConditionalGeneration", APRIEL2_MAP, **sizes)
+    return make_external("apriel2", "apriel2", "hf-5-14", config, model_config="multimodal", name=name)
+
+
+def change_convolution(mixer: str, activation: str) -> dict[str, Any]:
+    """Return a recurrent mixer whose convolution has another activation than silu."""
+    return {**MIXERS[mixer], "convolution_layer": {"kernel_size": 4, "activation": activation}}
+
+
+LARGE_EPSILON = {"normalization": {"type": "rms_norm", "epsilon": 0.03}}
+LLAMA3_ROTARY = {
+    "type": "llama3",
+    "theta": 10000.0,
+    "scale_factor": 8.0,
+    "low_frequency_factor": 1.0,
+    "high_frequency_factor": 4.0,
+    "original_context_length": 48,
+}
+PROBES = (
+    make_apriel2_text("apriel2-attention", MIXERS["attention"]),
+    make_apriel2_text(
+        "apriel2-kda-sigmoid", {**MIXERS["kda"], "normalization": {"epsilon": 1e-5, "activation": "sigmoid"}}
+    ),
+    make_apriel2_text("apriel2-kda-convolution", change_convolution("kda", "gelu_pytorch_tanh")),
+    make_apriel2_text("apriel2-gdn-convolution", change_convolution("gdn", "gelu_pytorch_tanh")),
+    make_apriel2_text("apriel2-llama3-rope", {**ATTENTION, "rotary": LLAMA3_ROTARY}),
+    make_apriel2("apriel2-images", VISION),
+    make_apriel2("apriel2-tower-epsilon", {**VISION, "embeddings": {**VISION["embeddings"], **LARGE_EPSILON}}),
+    make_apriel2(
+        "apriel2-blocks-epsilon",
+        {**VISION, "encoder": {"type": "fixed", "num_blocks": 2, "block": {**VISION_BLOCK, **LARGE_EPSILON}}},
+    ),
+)
+"""Structures that a config may ask for and no published model is known to: run where they are named only."""
+
+
 def write_model(model: FormatModel, folder: Path, checkout: Path, isolation: Isolation, python: Path | None) -> Path:
     """Write the model's repository below `folder` and return it.
 
@@ -305,6 +366,8 @@ def write_model(model: FormatModel, folder: Path, checkout: Path, isolation: Iso
             with open_hugging_face(python, code, isolation) as side:
                 side.write_model(str(source), str(target), "bfloat16", 0)
     write_companions(target, model.model_id, config)
+    for file in (checkout / model.code_path).glob("*.py") if model.carries_code else ():
+        shutil.copyfile(file, target / file.name)
     return target
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.format_models import MODELS, FormatModel, write_model
+from benchmarks.format_models import MODELS, PROBES, FormatModel, write_model
 from ci.environments.description import load_description
 from ci.environments.prepare import provide_base
 from ci.report.report_files import read_report
@@ -69,11 +69,13 @@ def judge_models(models: Sequence[FormatModel], checkout: Path, folder: Path, *,
             "HF_TOKEN": TOKEN,
             "HUB_TESTS_CACHE": str(folder / "store"),
         }
+        entries = []
         for model in models:
-            hub.add(model.model_id, _write(model, folder / "models", checkout), gated=model.gated)
+            commit = hub.add(model.model_id, _write(model, folder / "models", checkout), gated=model.gated)
+            entries.append(model.make_entry(commit))
         hub.grant(TOKEN, *(model.model_id for model in models if model.gated))
         registry = folder / "models.toml"
-        registry.write_text("\n".join(model.make_entry() for model in models), encoding="utf-8")
+        registry.write_text("\n".join(entries), encoding="utf-8")
         for environment in dict.fromkeys(model.environment for model in models):
             chosen = [model for model in models if model.environment == environment]
             report = folder / f"report-{environment}"
@@ -146,7 +148,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", type=Path, help="directory for models, store and reports; default: removed")
     asked = parser.parse_args(argv)
     names = [name for name in asked.only.split(",") if name]
-    models = [model for model in MODELS if not names or model.name in names]
+    if unknown := set(names) - {model.name for model in (*MODELS, *PROBES)}:
+        parser.error(f"unknown models {', '.join(sorted(unknown))}")
+    models = [model for model in (*MODELS, *PROBES) if model.name in names] if names else list(MODELS)
     with tempfile.TemporaryDirectory(prefix="hub-tests-formats.") as scratch:
         folder = asked.keep or Path(scratch)
         rows = judge_models(models, asked.checkout.absolute(), folder.absolute(), deep=asked.deep)

@@ -57,6 +57,7 @@ SHAPES: dict[str, tuple[int, int, int, int, int, int, int, bool, bool]] = {
     "qwen2-05b": (896, 4864, 151936, 14, 2, 24, 0, True, True),
     "qwen2-7b": (3584, 18944, 152064, 28, 4, 28, 0, True, False),
     "dream-7b": (3584, 18944, 152064, 28, 4, 28, 0, True, False),
+    "dream-7b-hub": (3584, 18944, 152064, 28, 4, 28, 0, True, False),
 }
 PUBLISHED = {"mixtral": 93_405_585_408, "llama3-8b": 16_060_522_496, "mistral": 14_483_464_192, "smollm2": 269_030_016}
 """`total_size` of the index files, or the size of the tensors of the one file."""
