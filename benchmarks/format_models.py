@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 EXTERNAL = "fast_llm_external_models"
 """The directory of Fast-LLM's checkout with the modelling code of formats that transformers does not have."""
 LAYERS = 4
-FAST_LLM, GEMMA4 = "fast_llm", "fast_llm-gemma4"
+FAST_LLM, OLDER = "fast_llm", "fast_llm-gemma4"
+"""Fast-LLM's environments; the second one has transformers 5.14, for formats that fail with a later one."""
 MLP = {"type": "mlp", "intermediate_size": 152, "activation": "silu", "gated": True, "add_linear_biases": False}
 NORM = {"normalization": {"type": "rms_norm", "epsilon": 1e-5}}
 ROTARY = {"type": "mistral_1d", "theta": 10000.0}
@@ -151,10 +152,10 @@ def _list_pairs(table: Mapping[str, Any]) -> list[str]:
 
 
 def make_external(
-    checkpoint_format: str, folder: str, environment: str, config: Mapping[str, Any], name: str = "", **keys: Any
+    checkpoint_format: str, folder: str, code_environment: str, config: Mapping[str, Any], name: str = "", **keys: Any
 ) -> FormatModel:
     """Return a model whose modelling code lies in Fast-LLM's checkout, called after its format unless named."""
-    keys |= {"config": config, "code_environment": environment, "code_path": f"{EXTERNAL}/{folder}"}
+    keys |= {"config": config, "code_environment": code_environment, "code_path": f"{EXTERNAL}/{folder}"}
     return FormatModel(name or checkpoint_format, checkpoint_format, **keys)
 
 
@@ -187,8 +188,8 @@ MODELS = (
     make_plain(
         "qwen2-windows", "qwen2", "Qwen2.5-0.5B", use_sliding_window=True, sliding_window=20, max_window_layers=1
     ),
-    FormatModel("gemma4-experts", "gemma4", "stand-in/gemma4-experts", environment=GEMMA4),
-    FormatModel("gemma4-dense", "gemma4", "stand-in/gemma4-dense", environment=GEMMA4),
+    FormatModel("gemma4-experts", "gemma4", "stand-in/gemma4-experts", environment=OLDER),
+    FormatModel("gemma4-dense", "gemma4", "stand-in/gemma4-dense", environment=OLDER),
     FormatModel(
         "gemma4-published",
         "gemma4",
@@ -202,7 +203,7 @@ MODELS = (
             "eos_token_id": 257,
             "transformers_version": "5.14.1",
         },
-        environment=GEMMA4,
+        environment=OLDER,
     ),
     FormatModel("llava", "llava", "stand-in/llava", model_config="multimodal"),
     make_external(
@@ -215,6 +216,7 @@ MODELS = (
             make_auto_map("mtp_llama", "MTPLlamaConfig", "MTPLlamaForCausalLM"),
             **{**LLAMA, **UNTIED, "prediction_heads": 3, "rope_scaling": None},
         ),
+        environment=OLDER,
     ),
     make_external("dream", "diffusion_dream", "hf-4-57", DREAM),
     FormatModel(

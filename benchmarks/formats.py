@@ -106,7 +106,10 @@ def _read_entries(report: Path) -> tuple[EntryResult, ...]:
 
 def _make_row(model: FormatModel, entry: EntryResult) -> Row:
     red = [case for case in entry.cases if case.outcome in ("failed", "missing")]
-    lines = tuple(f"`{case.name}`: {_shorten(case.headline)}" for case in red)
+    by_line: dict[str, list[str]] = {}
+    for case in red:
+        by_line.setdefault(_shorten(case.headline), []).append(f"`{case.name.partition('[')[0]}`")
+    lines = tuple(f"{', '.join(dict.fromkeys(names))}: {line}" for line, names in by_line.items())
     passed = sum(case.outcome == "passed" for case in entry.cases)
     return Row(model.checkpoint_format, model.name, _describe_verdict(entry.cases, red), passed, lines)
 

@@ -62,7 +62,12 @@ def test_a_refusal_says_whose_limit_it_is(case: CaseResult, verdict: str) -> Non
 
 
 def test_a_row_names_each_red_test(tmp_path: Path) -> None:
-    cases = (make_case("test_conversion", "passed"), make_case(COMPARED, "failed", headline="a|b\nc"))
+    wrong = make_case(COMPARED, "failed", headline="a|b\nc")
+    cases = (
+        make_case("test_conversion", "passed"),
+        wrong,
+        make_case("test_implementation", "failed", headline="a|b c"),
+    )
     row = _make_row(MODELS[0], EntryResult("m", "failed", cases))
-    assert row.red == (r"`test_forward_equivalence[m]`: a\|b c",)
+    assert row.red == (r"`test_forward_equivalence`, `test_implementation`: a\|b c",)
     assert show_table([row]).splitlines()[-1].startswith("| llama | llama | refused: Fast-LLM | 1 |")
