@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ci.subjects.sandbox import Isolation
 
 SPECIAL_IDS = ("bos", "eos", "pad", "unk")
+ID_PLACES = ("config", "generation_config")
 MAX_ROWS = 700
 MAX_KEYS = 250
 """Keys of one file that are shown, those of the original first; published configs have up to 120."""
@@ -46,7 +47,7 @@ MAX_DEPTH = 4
 MAX_TEXT = 120
 NULL = str(None)
 NOWHERE = "none"
-"""What a special id is called that a place does not have."""
+"""What a special token is called that no place has."""
 UNREAD = "no forward pass of a finished model reads it"
 WRITER = "it says who wrote the file"
 SAME_MEANING = "transformers reads the same value"
@@ -231,27 +232,34 @@ class _TemplateRow:
 
 
 def _list_special_ids(files: ExportedFiles) -> Iterator[Companion]:
-    """Yield what each special token is, in each of its three places."""
-    for place, key in ((CONFIG, "{}_token_id"), (GENERATION_CONFIG, "{}_token_id")):
-        before, after = (directory.read_object(place) for directory in files.both)
-        for token in SPECIAL_IDS:
-            name = key.format(token)
-            yield from _compare_id(f"{token} in {place}", before.get(name), after.get(name))
-    before, after = map(_read_tokenizer_ids, files.both)
+    """Yield one row for each special token: what it is in each of its three places."""
+    before, after = map(_read_special_ids, files.both)
     for token in SPECIAL_IDS:
-        yield from _compare_id(f"{token} of the tokenizer", before.get(token), after.get(token))
+        yield from _compare_id(token, before[token], after[token])
 
 
-def _compare_id(name: str, before: Any, after: Any) -> Iterator[Companion]:
-    if before is None and after is None:
+def _compare_id(token: str, before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[Companion]:
+    """Yield the row of a token that any place has; an id more is permitted, another one or none is a finding."""
+    if not before and not after:
         return
-    one, other = (NOWHERE if value is None else str(value) for value in (before, after))
+    one, other = (", ".join(f"{place} {value}" for place, value in side.items()) or NOWHERE for side in (before, after))
     if before == after:
-        yield Companion("special ids", name, "kept", "equal", one, other)
-    elif before is None:
-        yield Companion("special ids", name, "added", "permitted", one, other)
-    else:
-        yield Companion("special ids", name, "dropped" if after is None else "changed", "finding", one, other)
+        yield Companion("special ids", token, "kept", "equal", one, other)
+        return
+    lost = any(after.get(place) != value for place, value in before.items())
+    fate: Fate = "added" if not before else "dropped" if not after else "changed"
+    yield Companion("special ids", token, fate, "finding" if lost else "permitted", one, other)
+
+
+def _read_special_ids(directory: CompanionDirectory) -> dict[str, dict[str, str]]:
+    """Return what each special token is, by the place that says it."""
+    tokenizer = _read_tokenizer_ids(directory)
+    ids: dict[str, dict[str, str]] = {}
+    for token in SPECIAL_IDS:
+        configs = {place: directory.read_object(f"{place}.json").get(f"{token}_token_id") for place in ID_PLACES}
+        said = {**configs, "tokenizer": tokenizer.get(token)}
+        ids[token] = {place: str(value) for place, value in said.items() if value is not None}
+    return ids
 
 
 def _read_tokenizer_ids(directory: CompanionDirectory) -> dict[str, str]:
