@@ -411,6 +411,7 @@ class ModelPipeline:
             prepared.hugging_face if prepared else self._open_hugging_face(),
             cross_check=self._cross_check(),
             shared_reference=prepared,
+            isolation=choose_isolation(self.options.isolation),
             costs=CostMeter(clock=self.clock),
         )
 
@@ -471,6 +472,7 @@ def add_verdicts(evidence: Evidence, verdicts: tuple[Verdict, ...]) -> Evidence:
         heat=next((verdict.heat for verdict in red or verdicts if verdict.heat), None),
         routing=tuple(layer for verdict in verdicts for layer in verdict.routing),
         served=tuple(gap for verdict in verdicts for gap in verdict.served),
+        companions=tuple(one for verdict in verdicts for one in verdict.companions),
         measures=tuple(m for v in verdicts for m in v.measures),
         coverage={key: value for v in verdicts for key, value in v.coverage.items()},
         figures={**evidence.figures, **{key: value for v in verdicts for key, value in v.figures.items()}},
