@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ci.errors import RequestError
+from ci.hub.layers import LayerRequest
+from ci.hub.slices import Slice
 from ci.models import HubModel, override_part, select_models
 from ci.records import STRICT, to_json
 from ci.subjects.registry import SubjectName
@@ -20,7 +22,6 @@ MAX_ENTRIES = 256
 """Jobs of one matrix (https://docs.github.com/en/actions/reference/limits)."""
 
 Trigger = Literal["cli", "workflow_dispatch", "schedule", "issue_comment", "merge_group"]
-Layers = int | Literal["auto"]
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,16 @@ class RunRequest:
     """Who asks for which run. `models` are names, patterns or @groups; none means the default group.
 
     `sha` is the subject's full commit, fixed when the request was made; `subject_ref` is the branch or tag that was
-    asked for. `layers` overrides the registry. `consumer` is the engine that serves each export. `run_id` and
-    `comment_id` say where on GitHub the answer goes. `options` are further words of the command line that reproduces
-    the run, such as --subject-path or --registry.
+    asked for. `layers` and `slice` override the registry. `consumer` is the engine that serves each export. `run_id`
+    and `comment_id` say where on GitHub the answer goes. `options` are further words of the command line that
+    reproduces the run, such as --subject-path or --registry.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
     trigger: Trigger = "cli"
     models: tuple[str, ...] = ()
-    layers: Layers | None = None
+    layers: LayerRequest | None = None
     subject: SubjectName = "reference"
     deep: bool = False
     device: str | None = None
@@ -53,6 +54,7 @@ class RunRequest:
     failed_only: bool = False
     options: tuple[str, ...] = ()
     consumer: str | None = None
+    slice: Slice | None = None
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def matrix(plan: Plan) -> dict[str, list[dict[str, str]]]:
 
 
 def _make_entry(model: HubModel, request: RunRequest) -> PlanEntry:
-    model = override_part(model, request.layers)
+    model = override_part(model, request.layers, request.slice)
     served = request.consumer is not None
     formats = (request.subject, model.name, model.checkpoint_format)
     tests = list_expected_tests(*formats, deep=request.deep, served=served)

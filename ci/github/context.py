@@ -28,6 +28,7 @@ class WorkflowInputs:
 
     models: tuple[str, ...] = ()
     layers: str = ""
+    slice: str = ""
     subject: SubjectName = "fast_llm"
     subject_repository: str = ""
     subject_ref: str = ""

@@ -19,6 +19,8 @@ from ci.github.bisect_lines import SubjectAddress, find_failing_nights, format_l
 from ci.github.command import Command, parse_command
 from ci.github.run_request import is_allowed
 from ci.github.status_comment import CommentState, StartedRun
+from ci.hub.layers import LayerRequest
+from ci.hub.slices import Slice
 from ci.models import select_models
 from ci.plan import Plan, RunRequest, make_plan
 
@@ -42,9 +44,10 @@ class GateDecision:
     comment_id: int | None = None
     sha: str = ""
     models: tuple[str, ...] = ()
-    layers: int | Literal["auto"] | None = None
+    layers: LayerRequest | None = None
     deep: bool = False
     cancel: tuple[int, ...] = ()
+    slice: Slice | None = None
 
 
 def ignore_reason(event: CommentEvent) -> str | None:
@@ -114,7 +117,8 @@ def _handle_command(command: Command, gate_input: GateInput) -> GateDecision:
         command = _as_last_time(command, facts.state)
     plan = _plan_run(command, gate_input)
     if command.plan:
-        return _answer(event, "plan", messages.format_plan(plan, gate_input.baseline, command))
+        nights = gate_input.baseline.select_subsets({entry.name: entry.model.subset for entry in plan.entries})
+        return _answer(event, "plan", messages.format_plan(plan, nights, command))
     return _start_run(command, tuple(entry.name for entry in plan.entries), gate_input)
 
 
@@ -123,7 +127,8 @@ def _offer_bisect(name: str, gate_input: GateInput) -> GateDecision:
     (model,) = select_models(gate_input.models, [name])
     pull, settings = gate_input.facts.pull, gate_input.settings
     subject = SubjectAddress(settings.subject, f"{settings.server_url}/{pull.repository}")
-    records = gate_input.baseline.records.get(model.name, ())
+    nights_of_part = gate_input.baseline.select_subsets({model.name: model.subset})
+    records = nights_of_part.records.get(model.name, ())
     nights = find_failing_nights(records)
     passed = next((record for record in reversed(records) if record.verdict == "passed"), None)
     if nights:
@@ -146,21 +151,27 @@ def _check_last_result(state: CommentState) -> str | None:
 
 
 def _as_last_time(command: Command, state: CommentState) -> Command:
-    """Return `command` with the last run's layers and deep tests.
+    """Return `command` with the last run's layers, slice and deep tests.
 
-    Layers of its own stay. With fewer layers or tests the failure may disappear.
+    Its own layers and slice stay. With fewer layers, rows or tests the failure may disappear.
     """
     if state.last is None:
         return command
     layers = state.last.layers if command.layers is None else command.layers
-    return replace(command, layers=layers, deep=command.deep or state.last.deep)
+    part = state.last.slice if command.slice is None else command.slice
+    return replace(command, layers=layers, slice=part, deep=command.deep or state.last.deep)
 
 
 def _plan_run(command: Command, gate_input: GateInput) -> Plan:
     last = gate_input.facts.state.last
     models = (*last.failed, *last.unsettled) if command.failed and last else command.models
     request = RunRequest(
-        "issue_comment", models, layers=command.layers, deep=command.deep, subject=gate_input.settings.subject
+        "issue_comment",
+        models,
+        layers=command.layers,
+        slice=command.slice,
+        deep=command.deep,
+        subject=gate_input.settings.subject,
     )
     return make_plan(request, gate_input.models)
 
@@ -172,7 +183,12 @@ def _start_run(command: Command, models: tuple[str, ...], gate_input: GateInput)
         return _refuse(event, messages.say_fork_needs_sha(suggested, pull, server))
     if command.sha not in (None, pull.head_sha):
         return _refuse(event, messages.say_not_head(suggested, pull, server))
-    wanted = StartedRun(0, event.comment_id, pull.head_sha, models, command.layers, command.deep)
+    wanted = StartedRun(
+        *(0, event.comment_id, pull.head_sha, models),
+        layers=command.layers,
+        slice=command.slice,
+        deep=command.deep,
+    )
     if same := next((run for run in gate_input.facts.active_runs if run.key == wanted.key), None):
         return _answer(event, "already running", messages.say_already_running(same, event, server))
     return GateDecision(
@@ -184,6 +200,7 @@ def _start_run(command: Command, models: tuple[str, ...], gate_input: GateInput)
         sha=pull.head_sha,
         models=models,
         layers=command.layers,
+        slice=command.slice,
         deep=command.deep,
     )
 

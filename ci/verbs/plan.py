@@ -65,7 +65,7 @@ def plan_event(
     request = make_run_request(event, context)
     models = load_models(registry or REGISTRY)
     required = tuple(model.name for model in select_models(models, context.inputs.required))
-    request = _drop_usual_layers(request, models)
+    request = _drop_usual_part(request, models)
     make_plan(request, models)  # refuse a request that selects nothing before GitHub is asked for its commit
     plan = make_plan(replace(request, sha=request.sha or resolve_commit(request, context)), models)
     plan = replace(plan, required=required, environment=environment)
@@ -76,10 +76,12 @@ def plan_event(
     return plan
 
 
-def _drop_usual_layers(request: RunRequest, models: Mapping[str, HubModel]) -> RunRequest:
-    """Drop a number of layers that is the registry's for each model: then the result is an ordinary one."""
-    usual = {model.num_layers_to_keep for model in select_models(models, request.models)}
-    return replace(request, layers=None) if usual == {request.layers} else request
+def _drop_usual_part(request: RunRequest, models: Mapping[str, HubModel]) -> RunRequest:
+    """Drop layers and a slice that are the registry's for each model: then the result is an ordinary one."""
+    selected = select_models(models, request.models)
+    if {model.layer_request for model in selected} == {request.layers}:
+        request = replace(request, layers=None)
+    return replace(request, slice=None) if {model.slice for model in selected} == {request.slice} else request
 
 
 def resolve_commit(request: RunRequest, context: Context) -> str:

@@ -243,6 +243,7 @@ def _make_last_result(publication: _Publication) -> LastResult:
         models=tuple(entry.name for entry in entries),
         failed=tuple(entry.name for entry in entries if entry.verdict != "passed"),
         layers=request.layers,
+        slice=request.slice,
         unsettled=tuple(dict.fromkeys(others)),
         deep=request.deep,
     )

@@ -11,6 +11,7 @@ from ci.github.command import parse_command
 from ci.github.gate import GateDecision, ignore_reason, ignore_second_start
 from ci.github.gate_input import GitHubFacts, PullRequest, RepoSettings, Role
 from ci.github.status_comment import CommentState, LastResult, StartedRun
+from ci.hub.slices import Slice
 from ci.report.history import Baseline, HistoryRecord
 from tests.ci.github.decisions import DEFAULTS, FORK, HEAD, OLD, PULL, WRITE, comment_event, decide_on
 
@@ -135,6 +136,9 @@ def test_failed_repeats_the_last_failures() -> None:
     deep = GitHubFacts(WRITE, PULL, state=CommentState(last=replace(last, layers=4)))
     assert decide_on("/run-hub-tests --failed", facts=deep).layers == 4
     assert decide_on("/run-hub-tests --failed --layers auto", facts=deep).layers == "auto"
+    sliced = GitHubFacts(WRITE, PULL, state=CommentState(last=replace(last, slice=Slice(4096))))
+    assert decide_on("/run-hub-tests --failed", facts=sliced).slice == Slice(4096)
+    assert decide_on("/run-hub-tests --failed --slice vocab=9", facts=sliced).slice == Slice(9)
     green = CommentState(last=replace(last, failed=()))
     assert "Nothing failed" in decide_on("/run-hub-tests --failed", facts=GitHubFacts(WRITE, PULL, state=green)).answer
     assert "No run has finished" in decide_on("/run-hub-tests --failed").answer
@@ -185,6 +189,8 @@ def test_bisect_answers_with_the_line_to_paste() -> None:
         baseline=Baseline({"mixtral": (known,)}),
     )
     assert "passed in the newest night on main" in fork.answer
+    sliced = Baseline({"mixtral": (known, replace(broken, subset="vocab=9"))})
+    assert "broke on main" not in decide_on("/run-hub-tests bisect mixtral", settings=settings, baseline=sliced).answer
     assert "has no night that passed" in decide_on("/run-hub-tests bisect mixtral").answer
     wrong = decide_on("/run-hub-tests bisect mixtrall")
     assert (wrong.decision, "Did you mean" in wrong.answer) == ("refused", True)

@@ -168,6 +168,8 @@ EVIDENCE: dict[str, tuple[str, dict[str, Any], str]] = {
     "another revision": (FORWARD, {"revision": "c" * 40}, "another revision"),
     "no revision": (DOWNLOAD, {"revision": ""}, "another revision: none"),
     "other layers": (FORWARD, {"layers": 1}, "another layers: 1, expected 2"),
+    "chosen layers": (FORWARD, {"picked": (0, 3)}, "another part of the model: layers 0,3, whole, expected the first"),
+    "a slice": (FORWARD, {"slice": "vocab=9"}, "another part of the model: the first layers, vocab=9, expected"),
     "another device": (FORWARD, {"device": "cpu"}, "another device: cpu, expected cuda"),
     # The evidence itself.
     "a failure": (FORWARD, {"failure_class": "numeric_mismatch", "diagnosis": "query is wrong"}, "query is wrong"),

@@ -13,6 +13,7 @@ import pytest
 
 from ci.errors import InfrastructureError, RequestError
 from ci.github.context import WorkflowInputs
+from ci.hub.slices import Slice
 from ci.plan import PlannedEnvironment
 from ci.verbs.plan import plan_event, read_environment
 from tests.ci.github.test_actions import runner_reads
@@ -130,6 +131,24 @@ def test_the_registrys_own_number_of_layers_is_nothing_special(
     made = plan_event(asking, "merge_group", recorded(tmp_path, events.merge_group("7" * 40)))
     assert made.request.layers == kept
     assert made.entries[0].model.num_layers_to_keep == (kept or 2)
+
+
+@pytest.mark.parametrize(
+    ("layers", "part", "kept"),
+    [
+        ("", "vocab=16384", (None, None)),
+        ("2", "vocab=16384", (None, None)),
+        ("0,1", "vocab=9", ((0, 1), Slice(9))),
+        ("", "experts=2", (None, Slice(experts=2))),
+    ],
+)
+def test_the_registrys_own_slice_is_nothing_special(
+    context: Context, state: State, tmp_path: Path, layers: str, part: str, kept: Any
+) -> None:
+    asking = replace(context, inputs=replace(context.inputs, models=("sliced-smollm2",), layers=layers, slice=part))
+    made = plan_event(asking, "merge_group", recorded(tmp_path, events.merge_group("7" * 40)))
+    assert (made.request.layers, made.request.slice) == kept
+    assert made.entries[0].model.slice == (kept[1] or Slice(16384))
 
 
 def test_a_policy_that_names_nothing_is_refused(context: Context, state: State, tmp_path: Path) -> None:
