@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from benchmarks._figure import Figure, show
-from benchmarks._served_forms import FORMS, Exporter
+from benchmarks._served_forms import FORMS, WRITERS, Exporter
 from ci.consumers.base import Consumer
 from ci.consumers.open_consumer import find_interpreter, open_consumer
 from ci.consumers.registry import CONSUMERS
@@ -41,7 +41,7 @@ from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.open_subject import open_subject
 from ci.subjects.sandbox import choose_isolation
 from tests.ci.equivalence.served_faults import FAULTS, KIN, Fault, plant_fault
-from tests.ci.equivalence.served_models import LIBRARY, RECIPES, build_served
+from tests.ci.equivalence.served_models import LIBRARY, RECIPES, build_served, find_format
 
 if TYPE_CHECKING:
     from ci.consumers.base import (
@@ -182,7 +182,8 @@ def list_controls(words: str, forms: tuple[str, ...]) -> Iterator[tuple[str, str
     models = [name for name in (*RECIPES, *LIBRARY) if words in name]
     for seed in itertools.count():
         for number, model in enumerate(models):
-            yield model, forms[(number + seed) % len(forms)], DTYPES[(number + seed) % len(DTYPES)], seed
+            offered = [form for form in forms if form in WRITERS or find_format(model)]
+            yield model, offered[(number + seed) % len(offered)], DTYPES[(number + seed) % len(DTYPES)], seed
 
 
 def show_controls(bench: Bench, wanted: int, words: str, forms: tuple[str, ...]) -> list[Figure]:

@@ -1,6 +1,6 @@
 """The comment command `/run-hub-tests …`: parsed as words without a shell, and formatted as a line to paste.
 
-    /run-hub-tests [MODEL|GLOB|@group …] [--layers N|auto] [--deep] [--sha SHA] [--failed] [--plan]
+    /run-hub-tests [MODEL|GLOB|@group …] [--layers N|auto] [--deep] [--consumer ENGINE] [--sha SHA] [--failed] [--plan]
     /run-hub-tests bisect MODEL | help | cancel
 
 Only the first line of a comment counts, and only if it begins with exactly `/run-hub-tests`. GitHub's own
@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from ci.consumers.registry import CONSUMERS, ConsumerName
 from ci.errors import RequestError
 from ci.github.event import SHA
 from ci.models import NAME, RESERVED, suggest_name
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
 
 COMMAND = "/run-hub-tests"
 GRAMMAR = (
-    f"{COMMAND} [MODEL|GLOB|@group …] [--layers N|auto] [--deep] [--sha SHA] [--failed] [--plan]"
+    f"{COMMAND} [MODEL|GLOB|@group …] [--layers N|auto] [--deep] [--consumer ENGINE] [--sha SHA] [--failed] [--plan]"
     " | bisect MODEL | help | cancel"
 )
 FLAGS = ("--deep", "--failed", "--plan")
-OPTIONS = ("--layers", "--sha", *FLAGS)
+OPTIONS = ("--layers", "--consumer", "--sha", *FLAGS)
 MAX_LINE_CHARS = 2000
 MAX_LAYERS = 1000
 _SELECTOR = re.compile(r"@[a-z0-9][a-z0-9_-]{0,62}|[a-z0-9*?\[][a-z0-9_*?\[\]!-]{0,62}")
@@ -43,6 +44,7 @@ class Command:
     failed: bool = False
     plan: bool = False
     deep: bool = False
+    consumer: ConsumerName | None = None
 
     def format_line(self) -> str:
         """Format as the first line of a comment, which `parse_command` reads back."""
@@ -51,6 +53,7 @@ class Command:
         words = [COMMAND, *self.models]
         words += ["--layers", str(self.layers)] if self.layers is not None else []
         words += ["--deep"] if self.deep else []
+        words += ["--consumer", self.consumer] if self.consumer else []
         words += ["--sha", self.sha] if self.sha else []
         words += ["--failed"] if self.failed else []
         words += ["--plan"] if self.plan else []
@@ -87,6 +90,14 @@ def parse_layers(text: str, *, what: str) -> int | Literal["auto"]:
     return int(text)
 
 
+def parse_consumer(text: str, *, what: str) -> ConsumerName:
+    """Return the engine's name; `what` names the value in the RequestError."""
+    for known in CONSUMERS:
+        if known == text:
+            return known
+    raise RequestError(f"{what}: expected {' or '.join(CONSUMERS)}.{suggest_name(text, CONSUMERS)}")
+
+
 def _parse_bisect(words: list[str]) -> Command:
     if len(words) != 1 or not NAME.fullmatch(words[0]) or words[0] in RESERVED:
         raise RequestError(f"'bisect' takes one model's name and nothing else: {COMMAND} bisect MODEL")
@@ -120,6 +131,8 @@ def _with_option(command: Command, option: str, value: str | None, remaining: It
     value = next(remaining, "") if value is None else value
     if option == "--layers":
         return replace(command, layers=parse_layers(value, what=f"'--layers {value}'"))
+    if option == "--consumer":
+        return replace(command, consumer=parse_consumer(value, what=f"'--consumer {value}'"))
     return replace(command, sha=_parse_sha(value))
 
 

@@ -13,6 +13,7 @@ import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from ci.consumers.registry import ConsumerName
 from ci.errors import RequestError
 from ci.github import workflow_runs
 from ci.records import STRICT, read_json
@@ -51,10 +52,12 @@ class ModelResult:
     run_id: int = 0
     run_url: str = ""
     started: str = ""
+    consumer: ConsumerName | None = None
 
     def covers(self, other: ModelResult) -> bool:
         """Return whether this result is about all that `other` was about."""
-        return self.model == other.model and self.layers == other.layers and (self.deep or not other.deep)
+        served = not other.consumer or self.consumer == other.consumer
+        return self.model == other.model and self.layers == other.layers and (self.deep or not other.deep) and served
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,7 @@ def make_run_result(results: Results, attempt: int, started: str) -> RunResult:
             headline=_find_headline(entry),
             layers=request.layers,
             deep=request.deep,
+            consumer=request.consumer,
             run_id=request.run_id or 0,
             run_url=request.run_url,
             started=started,

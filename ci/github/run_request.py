@@ -46,6 +46,7 @@ def make_run_request(event: Event, context: Context) -> RunRequest:
         layers=parse_layers_input(inputs.layers),
         subject=inputs.subject,
         deep=inputs.deep,
+        consumer=inputs.consumer,
         repository=context.repository,
         subject_repository=inputs.subject_repository or context.repository,
         subject_ref=group.head_ref if group else inputs.subject_ref,

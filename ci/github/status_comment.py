@@ -15,6 +15,7 @@ import zlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from ci.consumers.registry import ConsumerName
 from ci.errors import RequestError
 from ci.records import read_json, to_json
 
@@ -43,11 +44,12 @@ class StartedRun:
     models: tuple[str, ...]
     layers: int | Literal["auto"] | None = None
     deep: bool = False
+    consumer: ConsumerName | None = None
 
     @property
     def key(self) -> tuple[object, ...]:
         """Equal for two runs that test the same models in the same way at the same commit."""
-        return (self.sha, tuple(sorted(self.models)), self.layers, self.deep)
+        return (self.sha, tuple(sorted(self.models)), self.layers, self.deep, self.consumer)
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class LastResult:
     layers: int | Literal["auto"] | None = None
     unsettled: tuple[str, ...] = ()
     deep: bool = False
+    consumer: ConsumerName | None = None
 
 
 @dataclass(frozen=True)

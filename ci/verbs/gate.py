@@ -139,5 +139,6 @@ def _format_outputs(decision: GateDecision) -> dict[str, str]:
         "models": " ".join(decision.models),
         "layers": "" if decision.layers is None else str(decision.layers),
         "deep": "true" if decision.deep else "false",
+        "consumer": decision.consumer or "",
         "pull-request": str(decision.pull_request or ""),
     }

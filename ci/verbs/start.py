@@ -47,6 +47,7 @@ class _Start:
             decision.models,
             decision.layers,
             decision.deep,
+            decision.consumer,
         )
 
 

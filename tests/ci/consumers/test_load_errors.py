@@ -33,8 +33,8 @@ from ci.equivalence.served_verdict import FAILURES
         ("KeyError: 'rope_type'", "config_unknown"),
         (
             (
-                "ValueError: The decoder prompt (length 272) is longer than the maximum model length of 64. Make sure that "
-                "`max_model_len` is no smaller than the number of text tokens."
+                "ValueError: The decoder prompt (length 272) is longer than the maximum model length of 64. Make sure "
+                "that `max_model_len` is no smaller than the number of text tokens."
             ),
             "context_short",
         ),

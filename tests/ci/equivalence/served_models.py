@@ -50,7 +50,7 @@ RECIPES = {
     "llama-one-head": _recipe("Llama-3.1-8B", {**PLAIN, "num_key_value_heads": 1}),
     "llama-tied": _recipe("Llama-3.1-8B", {**PLAIN, "tie_word_embeddings": True}),
     "llama-bias": _recipe("Llama-3.1-8B", {**PLAIN, "attention_bias": True, "mlp_bias": True}),
-    "llama-yarn": _recipe("Llama-3.1-8B", {**SIZES, "rope_scaling": YARN}),
+    "llama-yarn": _recipe("Llama-3.1-8B", {**SIZES, "rope_scaling": {**YARN, "original_max_position_embeddings": 128}}),
     "mistral-no-window": _recipe("Mistral-7B-v0.3", SIZES),
     "qwen2-untied": _recipe("Qwen2.5-7B", {**SIZES, **WINDOW}),
     "mixtral-window": _recipe("Mixtral-8x7B-v0.1", {**SIZES, "sliding_window": 20}),

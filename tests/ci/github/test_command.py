@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from ci.consumers.registry import CONSUMERS
 from ci.errors import RequestError
 from ci.github.command import COMMAND, MAX_LAYERS, Command, parse_command
 from ci.models import RESERVED
@@ -26,6 +27,7 @@ runs = st.builds(
     sha=st.one_of(st.none(), st.from_regex(r"[0-9a-f]{40}", fullmatch=True)),
     plan=st.booleans(),
     deep=st.booleans(),
+    consumer=st.sampled_from([None, *CONSUMERS]),
 )
 
 
@@ -80,6 +82,8 @@ def test_not_a_command(body: str) -> None:
         (f"--sha {SHA.upper()}", Command(sha=SHA)),
         ("--failed --plan", Command(failed=True, plan=True)),
         ("mixtral --deep", Command(models=("mixtral",), deep=True)),
+        ("mixtral --consumer vllm", Command(models=("mixtral",), consumer="vllm")),
+        ("--consumer=transformers", Command(consumer="transformers")),
     ],
 )
 def test_meaning(words: str, command: Command) -> None:
@@ -98,6 +102,8 @@ def test_meaning(words: str, command: Command) -> None:
         ("--layers 1 --layers=2", "given twice"),
         ("--plan=yes", "takes no value"),
         ("--deep=yes", "takes no value"),
+        ("--consumer", "'--consumer ': expected vllm or transformers."),
+        ("--consumer vlm", "Did you mean 'vllm'?"),
         ("--failed mixtral", "leave the models out"),
         ("Mixtral", "names are lower-case"),
         ("$(reboot)", "is not a model name"),

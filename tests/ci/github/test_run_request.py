@@ -88,6 +88,8 @@ def test_a_tick_and_a_dispatch() -> None:
     inputs = {"models": "@moe", "layers": "3", "deep": "true", "pull-request": "0", "subject-repository": "a/b"}
     request = asked("workflow_dispatch", events.dispatch(), **inputs)
     assert (request.models, request.layers, request.deep, request.subject_repository) == (("@moe",), 3, True, "a/b")
+    assert request.consumer is None
+    assert asked("workflow_dispatch", events.dispatch(), **inputs, consumer="vllm").consumer == "vllm"
 
 
 def may_fill(name: str, payload: dict[str, Any], **inputs: Any) -> bool:
