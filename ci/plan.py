@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from ci.consumers.registry import ConsumerName
 from ci.errors import RequestError
 from ci.hub.layers import LayerRequest
 from ci.hub.slices import Slice
@@ -53,7 +54,7 @@ class RunRequest:
     run_url: str = ""
     failed_only: bool = False
     options: tuple[str, ...] = ()
-    consumer: str | None = None
+    consumer: ConsumerName | None = None
     slice: Slice | None = None
 
 
@@ -122,6 +123,13 @@ def make_plan(request: RunRequest, models: Mapping[str, HubModel]) -> Plan:
     return Plan(request=request, entries=entries, registry=registry_digest(models))
 
 
+def leave_out_consumer(plan: Plan) -> Plan:
+    """Return the plan of the same run in which no engine serves the exports."""
+    request = replace(plan.request, consumer=None)
+    entries = tuple(replace(entry, tests=_list_tests(entry.model, request)) for entry in plan.entries)
+    return replace(plan, request=request, entries=entries)
+
+
 def registry_digest(models: Mapping[str, HubModel]) -> str:
     """Return the sha256 of the registry's content: equal digests mean equal entries."""
     return hashlib.sha256(to_json([models[name] for name in sorted(models)]).encode()).hexdigest()
@@ -139,7 +147,9 @@ def matrix(plan: Plan) -> dict[str, list[dict[str, str]]]:
 
 def _make_entry(model: HubModel, request: RunRequest) -> PlanEntry:
     model = override_part(model, request.layers, request.slice)
-    served = request.consumer is not None
+    return PlanEntry(name=model.name, model=model, tests=_list_tests(model, request))
+
+
+def _list_tests(model: HubModel, request: RunRequest) -> tuple[str, ...]:
     formats = (request.subject, model.name, model.checkpoint_format)
-    tests = list_expected_tests(*formats, deep=request.deep, served=served)
-    return PlanEntry(name=model.name, model=model, tests=tests)
+    return list_expected_tests(*formats, deep=request.deep, served=request.consumer is not None)

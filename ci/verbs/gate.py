@@ -141,5 +141,6 @@ def _format_outputs(decision: GateDecision) -> dict[str, str]:
         "layers": "" if decision.layers is None else format_layers(decision.layers),
         "slice": "" if decision.slice is None else str(decision.slice),
         "deep": "true" if decision.deep else "false",
+        "consumer": decision.consumer or "",
         "pull-request": str(decision.pull_request or ""),
     }

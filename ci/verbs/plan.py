@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from ci.consumers.registry import find_consumer
 from ci.environments.description import load_description
 from ci.errors import RequestError
 from ci.github.actions import write_outputs
@@ -160,5 +161,12 @@ def _format_outputs(plan: Plan) -> dict[str, str]:
         "subject-repository": plan.request.subject_repository,
         "scope": choose_scope(plan.request),
         "deep": "true" if plan.request.deep else "",
+        **_format_consumer(plan.request.consumer),
         "count": str(len(plan.entries)),
     }
+
+
+def _format_consumer(name: str | None) -> dict[str, str]:
+    """Return the engine, and the environment that a test machine must have for it."""
+    offer = find_consumer(name) if name else None
+    return {"consumer": name or "", "consumer-environment": (offer and offer.environment) or ""}

@@ -55,6 +55,21 @@ def test_a_plan_of_the_default_branch_fills_the_compile_cache(context: Context, 
     assert dict(runner_reads(context.output_path.read_text()))["fill-compile-cache"] == "true"
 
 
+@pytest.mark.parametrize(
+    ("consumer", "environment"), [(None, ""), ("vllm", "vllm"), ("transformers", "")], ids=["none", "vllm", "own"]
+)
+def test_a_plan_tells_the_engine_and_the_environment_that_it_needs(
+    context: Context, state: State, tmp_path: Path, consumer: Any, environment: str
+) -> None:
+    state.commits[state.repository, "HEAD"] = "3" * 40
+    asking = replace(context, inputs=replace(context.inputs, models=("mixtral",), consumer=consumer))
+    made = plan_event(asking, "schedule", recorded(tmp_path, events.schedule()))
+    assert ("test_served_export[mixtral]" in made.entries[0].tests) is (consumer is not None)
+    assert context.output_path is not None
+    outputs = dict(runner_reads(context.output_path.read_text()))
+    assert (outputs["consumer"], outputs["consumer-environment"]) == (consumer or "", environment)
+
+
 def test_a_pull_request_named_by_hand_is_held_to_its_head(context: Context, state: State, tmp_path: Path) -> None:
     """Also where a whole commit is given: it must be what the pull request points at."""
     state.pulls[7] = {"state": "open", "sha": "4" * 40, "repository": "mallory/framework"}
