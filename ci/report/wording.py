@@ -295,7 +295,7 @@ def format_reproduce_command(plan: Plan, entry: str, case: CaseResult) -> str:
     layers = format_layers(planned.model.layer_request) if planned else None
     command = ["hub-tests run", entry]
     command += [f"--layers {layers}"] if layers is not None else []
-    command += [f"--subject {plan.request.subject}"]
+    command += [f"--subject {shlex.quote(plan.adapter.file if plan.adapter else plan.request.subject)}"]
     evidence = case.evidence
     if evidence is not None and _DEVICE.fullmatch(evidence.device):
         command.append(f"--device {evidence.device}")

@@ -14,7 +14,8 @@ from ci.github.context import read_context, read_inputs
         ("{", "not JSON"),
         ("[]", "expected an object"),
         ('{"subject": "x"}', "unknown subject 'x'"),
-        ('{"subject": "here/x.py:X"}', "name an installed adapter, not a file"),
+        ('{"subject": "here/x.py:X"}', "no job but the sandboxed one may load an adapter; put its description on the"),
+        ('{"subject": "here.x:X"}', r"\(hub-tests subject describe here.x:X\), and name that file"),
         ('{"pull-request": "x"}', "pull_"),
     ],
 )
