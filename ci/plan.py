@@ -13,7 +13,8 @@ from ci.hub.layers import LayerRequest
 from ci.hub.slices import Slice
 from ci.models import HubModel, override_part, select_models
 from ci.records import STRICT, to_json
-from ci.subjects.registry import SubjectName
+from ci.subjects.described import announce_described, parse_described
+from ci.subjects.registry import ADAPTERS, SubjectName
 from ci.suite_tests import list_expected_tests
 
 if TYPE_CHECKING:
@@ -80,11 +81,21 @@ class PlannedEnvironment:
 
 
 @dataclass(frozen=True)
+class PlannedAdapter:
+    """The description of an adapter that hub-tests does not have: its file in the caller's repository, and its text."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    file: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """The tests that a report expects results for. `registry` is the digest of the whole registry.
 
     `required` are the models that the commit's policy requires, whether this plan tests them or not. `environment` None
-    means the subject's own.
+    means the subject's own. `adapter` is there where the subject is described by a file.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -96,10 +107,20 @@ class Plan:
     notes: tuple[str, ...] = field(default=())
     required: tuple[str, ...] = field(default=())
     environment: PlannedEnvironment | None = None
+    adapter: PlannedAdapter | None = None
 
     def entry(self, name: str) -> PlanEntry | None:
         """Return the entry called `name`, None where the plan has none."""
         return next((entry for entry in self.entries if entry.name == name), None)
+
+
+def announce_adapter(adapter: PlannedAdapter | None) -> str | None:
+    """Make a described adapter findable in this process, and return its name; None for none."""
+    if adapter is None:
+        return None
+    described = parse_described(adapter.text, what=adapter.file)
+    announce_described(described, ADAPTERS)
+    return described.offer.name
 
 
 def make_plan(request: RunRequest, models: Mapping[str, HubModel]) -> Plan:

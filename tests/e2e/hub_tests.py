@@ -4,6 +4,7 @@ $E2E_ROOT/suite/<entry>/{junit.xml,running.txt,host.json}   what the suite would
 $E2E_ROOT/suite/<entry>/exit                                how it would end; a negative number is a signal
 $E2E_ROOT/suite/<entry>/consumer                            the engine that must be asked for; empty for none
 $E2E_ROOT/consumers.txt                                     written: the engine of each run, and its interpreter
+$E2E_ROOT/subjects.txt                                      written: what each entry is tested against
 $E2E_ROOT/compile-cache.txt                                 written: which entry fills or reads which compile cache
 """
 
@@ -34,6 +35,7 @@ def run(words: list[str]) -> int:
         if not Path(options[option]).is_file():
             raise SystemExit(f"{option} {options[option]}: no such file")
     check_interpreter(options)
+    note_subject(options["--subject"])
     if options["--isolation"] != "required" or not (Path(options["--subject-source"]) / ".git").exists():
         raise SystemExit("the subject must be isolated, and built from its checkout")
     if cache := os.environ.get("HUB_TESTS_COMPILE_CACHE", ""):
@@ -53,6 +55,16 @@ def run(words: list[str]) -> int:
     if code < 0:
         os.kill(os.getpid(), -code)
     return code
+
+
+def note_subject(name: str) -> None:
+    """Read the subject's offer as the real verb does, and note it."""
+    from ci.subjects.registry import find_adapter
+
+    adapter = find_adapter(name)
+    loaded = adapter.plugin.reference if adapter.plugin else "hub-tests' own"
+    with (Path(os.environ["E2E_ROOT"]) / "subjects.txt").open("a") as file:
+        file.write(f"{adapter.offer.name} {loaded} converts={adapter.offer.converts}\n")
 
 
 def check_interpreter(options: dict[str, str]) -> None:

@@ -6,11 +6,11 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
-from ci.plan import RunRequest, make_plan
+from ci.plan import PlannedAdapter, RunRequest, announce_adapter, make_plan
 from ci.verbs.pack import pack_subject
 from tests.ci.report import samples
 from tests.e2e import events
-from tests.e2e.conftest import ENVIRONMENT
+from tests.e2e.conftest import ENVIRONMENT, OUR_SUBJECT, SUBJECT
 from tests.e2e.test_comment import say
 
 if TYPE_CHECKING:
@@ -33,6 +33,26 @@ def test_the_environment_is_the_default_branchs_not_the_pull_requests(scene: Sce
     outcome = say(scene, "/run-hub-tests smollm2")
     assert set(outcome.jobs.values()) == {"success"}, outcome.log
     assert built(scene) == ["ours numpy"]
+
+
+def test_an_adapter_is_described_by_the_default_branch_and_loaded_by_the_test_job_alone(scene: Scene) -> None:
+    announce_adapter(PlannedAdapter(SUBJECT, OUR_SUBJECT))
+    scene.prepare("smollm2", subject="trainer")
+    scene.host.variables |= {"HUB_TESTS_SUBJECT": SUBJECT}
+    outcome = say(scene, "/run-hub-tests smollm2")
+    assert set(outcome.jobs.values()) == {"success"}, outcome.log
+    told = (scene.host.root / "subjects.txt").read_text()
+    assert told == "trainer trainer.hub:Subject converts=True\n"  # not what the pull request says
+    comment = scene.state.comment("board")
+    assert "Passed: 1 model" in comment
+    assert "trainer" in comment
+
+
+def test_an_adapter_that_a_trusted_job_would_import_is_refused(scene: Scene) -> None:
+    scene.host.variables |= {"HUB_TESTS_SUBJECT": "trainer.hub:Subject"}
+    outcome = say(scene, "/run-hub-tests smollm2")
+    assert outcome.jobs == {"gate": "failure", "conclude": "failure"}, outcome.log
+    assert "hub-tests subject describe trainer.hub:Subject" in outcome.log
 
 
 def test_a_private_subject_reaches_the_test_job_without_a_permission(scene: Scene) -> None:
