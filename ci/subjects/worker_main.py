@@ -47,7 +47,8 @@ def expose_package() -> None:
 def main(arguments: list[str]) -> None:
     """Run `worker_main.py SUBJECT READ_FD WRITE_FD [ADAPTER]`: answer requests until the other side closes its end.
 
-    SUBJECT is `module:Class` where ADAPTER is the place of that module. `worker_main.py rank CALL` is a rank in an
+    SUBJECT is `module:Class` for an adapter of others; ADAPTER is the place of its module, where that is not one of
+    this interpreter's own. `worker_main.py rank CALL` is a rank in an
     interpreter of its own (`ci.subjects.rank_process.spawn_rank`).
     """
     from ci.subjects.rank_process import RANK_WORD, run_call
@@ -72,8 +73,8 @@ def answer_requests(arguments: list[str], create: Callable[[str], Any], call: Ca
 
 
 def load_subject(name: str, adapter: Path | None = None) -> Subject:
-    """Make the subject: one of this package, or the class `module:Class` of an adapter that lies elsewhere."""
-    if adapter is None:
+    """Make the subject: one of this package, or the class `module:Class` of an adapter that others wrote."""
+    if adapter is None and ":" not in name:
         from ci.subjects.registry import create_subject
 
         return create_subject(name)
