@@ -38,9 +38,13 @@ def run(words: list[str]) -> int:
     note_subject(options["--subject"])
     if options["--isolation"] != "required" or not (Path(options["--subject-source"]) / ".git").exists():
         raise SystemExit("the subject must be isolated, and built from its checkout")
-    if cache := os.environ.get("HUB_TESTS_COMPILE_CACHE", ""):
+    if cache := options.get("--compile-cache") or os.environ.get("HUB_TESTS_COMPILE_CACHE", ""):
         with (Path(os.environ["E2E_ROOT"]) / "compile-cache.txt").open("a") as told:
-            told.write(f"{entry} {'fills' if fill else 'reads'} {cache}\n")
+            found = "".join(f" and finds {path.name}" for path in sorted(Path(cache).glob("*.tar")))
+            told.write(f"{entry} {'fills' if fill else 'reads'} {cache}{found}\n")
+        if fill and "--compile-cache" in options:
+            Path(cache).mkdir(exist_ok=True)
+            (Path(cache) / f"{entry}.tar").write_text("compiled")
     elif fill:
         raise SystemExit("there is no compile cache to fill")
     folder = "upstream" if options.get("--environment", "").startswith("newest") else "suite"

@@ -37,6 +37,7 @@ STATUS_COMMENT_GROUP = "hub-tests-status-comment-"
 SETUP_SECONDS = 50
 """Checkout and installation of a job that does nothing else for long."""
 
+KEEPS_COMPILED = "keep-compiled"
 RUN_SUBJECTS = {("hub-tests.yml", "test"), ("hub-tests.yml", "upstream")}
 """The jobs that run a subject's code."""
 
@@ -326,6 +327,21 @@ def test_the_job_that_runs_a_subject_has_nothing_to_lose() -> None:
             assert content["steps"][-1]["if"] == "${{ always() }}"
 
 
+def test_only_a_trusted_runs_compiled_code_is_saved_and_by_a_job_that_runs_nothing() -> None:
+    every = load(WORKFLOWS["hub-tests.yml"])["jobs"]
+    keep, trusted = every[KEEPS_COMPILED], "needs.plan.outputs.fill-compile-cache == 'true'"
+    assert trusted in keep["if"]
+    assert keep["permissions"] == {}
+    assert "--may-fail keep-compiled" in every["conclude"]["steps"][-1]["run"]
+    (handed,) = [step for step in every["test"]["steps"] if step.get("with", {}).get("path") == "hub-compiled"][1:]
+    assert trusted in handed["if"]
+    assert keep["steps"][0]["with"]["name"] == handed["with"]["name"]
+    saves = [(w, j) for w, j, content in jobs() if "hub-tests-compiled-" in json.dumps(content) and j != "test"]
+    assert saves == [("hub-tests.yml", KEEPS_COMPILED)]
+    suites = [step for _, step in steps() if step.get("name") == workflow_runs.SUBJECT_STEP]
+    assert [trusted in step["env"].get("FILL", "") for step in suites] == [True, False]
+
+
 def test_the_names_by_which_github_tells_of_jobs_and_steps() -> None:
     every = load(WORKFLOWS["hub-tests.yml"])["jobs"]
     assert workflow_runs.ENTRY_JOB.fullmatch(every["test"]["name"].replace("${{ matrix.name }}", "smollm2"))
@@ -479,7 +495,9 @@ def test_no_wait_is_longer_than_its_job() -> None:
     for workflow, job, content in jobs():
         verbs = [v for step in content.get("steps", []) for v in re.findall(r"hub-tests [a-z]+", step.get("run", ""))]
         verbs = [verb for verb in verbs if verb in waits]
-        if content.get("uses") is None and workflow not in OURS_ALONE:
+        if job == KEEPS_COMPILED:
+            assert not any("run" in step for step in content["steps"]), "it only moves files"
+        elif content.get("uses") is None and workflow not in OURS_ALONE:
             assert verbs, f"{workflow}:{job}"
             limit = 60 * int(content["timeout-minutes"])
             assert sum(waits[verb] for verb in verbs) + SETUP_SECONDS <= limit, f"{workflow}:{job}: {verbs}"
