@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ci.errors import RequestError
 from ci.hub.layers import LayerRequest, format_layers
+from ci.hub.repository import is_commit
 from ci.hub.slices import WHOLE, Slice
 from ci.records import STRICT
 
@@ -50,7 +51,8 @@ class HubModel:
     `export_policy`: whether what an export loses beside its weights is a warning or red ("strict"). `precision_policy`:
     the same for an operation that is right and less precise than it could be.
     `trust_remote_code`: transformers has not the model's code; it runs in a sandbox, in the environment
-    `code_environment`, and comes from `code_path` in the subject's checkout.
+    `code_environment`, and comes from `code_path` in the subject's checkout, or from the model's own repository at
+    the full commit `code_revision`.
     `layers` are the indices of chosen layers, from 0; then `num_layers_to_keep` is how many they are. `slice` keeps
     only part of the vocabulary and of the experts. An `optional` entry runs only where its name or its group is asked
     for: not by `*`, and not by a bare `pytest`.
@@ -70,6 +72,7 @@ class HubModel:
     trust_remote_code: bool = False
     code_environment: str = ""
     code_path: str = ""
+    code_revision: str = ""
     export_policy: Policy = "warn"
     precision_policy: Policy = "warn"
     layers: tuple[int, ...] = ()
@@ -236,8 +239,12 @@ def _check_values(model: HubModel, *, where: str) -> None:
         f"code_path: '{model.code_path}' is not possible; expected a directory below the subject's checkout": (
             Path(model.code_path).is_absolute() or ".." in Path(model.code_path).parts
         ),
-        "code_environment and code_path need trust_remote_code = true": (
-            bool(model.code_environment or model.code_path) and not model.trust_remote_code
+        f"code_revision: '{model.code_revision}' is not possible; expected a full commit of 40 hex digits": (
+            bool(model.code_revision) and not is_commit(model.code_revision)
+        ),
+        "code_path and code_revision exclude each other": bool(model.code_path and model.code_revision),
+        "code_environment, code_path and code_revision need trust_remote_code = true": (
+            bool(model.code_environment or model.code_path or model.code_revision) and not model.trust_remote_code
         ),
         f"test_params.batch_size: {params.batch_size}; expected 1 or more": params.batch_size < 1,
         f"test_params.sequence_length: {params.sequence_length}; expected 2 or more": params.sequence_length < 2,

@@ -1,7 +1,7 @@
 """The comment command `/run-hub-tests …`: parsed as words without a shell, and formatted as a line to paste.
 
     /run-hub-tests [MODEL|GLOB|@group …] [--layers N|auto|I,J] [--slice vocab=V,experts=E]
-        [--deep] [--sha SHA] [--failed] [--plan]
+        [--deep] [--consumer ENGINE] [--sha SHA] [--failed] [--plan]
     /run-hub-tests bisect MODEL | help | cancel
 
 Only the first line of a comment counts, and only if it begins with exactly `/run-hub-tests`. GitHub's own
@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from ci.consumers.registry import CONSUMERS, ConsumerName
 from ci.errors import RequestError
 from ci.github.event import SHA
 from ci.hub.layers import LayerRequest, format_layers
@@ -25,11 +26,11 @@ if TYPE_CHECKING:
 
 COMMAND = "/run-hub-tests"
 GRAMMAR = (
-    f"{COMMAND} [MODEL|GLOB|@group …] [--layers N|auto|I,J] [--slice vocab=V,experts=E] [--deep] [--sha SHA]"
-    " [--failed] [--plan] | bisect MODEL | help | cancel"
+    f"{COMMAND} [MODEL|GLOB|@group …] [--layers N|auto|I,J] [--slice vocab=V,experts=E] [--deep] [--consumer ENGINE]"
+    " [--sha SHA] [--failed] [--plan] | bisect MODEL | help | cancel"
 )
 FLAGS = ("--deep", "--failed", "--plan")
-OPTIONS = ("--layers", "--slice", "--sha", *FLAGS)
+OPTIONS = ("--layers", "--slice", "--consumer", "--sha", *FLAGS)
 MAX_LINE_CHARS = 2000
 MAX_LAYERS = 1000
 _SELECTOR = re.compile(r"@[a-z0-9][a-z0-9_-]{0,62}|[a-z0-9*?\[][a-z0-9_*?\[\]!-]{0,62}")
@@ -47,6 +48,7 @@ class Command:
     plan: bool = False
     deep: bool = False
     slice: Slice | None = None
+    consumer: ConsumerName | None = None
 
     def format_line(self) -> str:
         """Format as the first line of a comment, which `parse_command` reads back."""
@@ -56,6 +58,7 @@ class Command:
         words += ["--layers", format_layers(self.layers)] if self.layers is not None else []
         words += ["--slice", str(self.slice)] if self.slice is not None else []
         words += ["--deep"] if self.deep else []
+        words += ["--consumer", self.consumer] if self.consumer else []
         words += ["--sha", self.sha] if self.sha else []
         words += ["--failed"] if self.failed else []
         words += ["--plan"] if self.plan else []
@@ -106,6 +109,14 @@ def parse_part(text: str, *, what: str) -> Slice:
         raise RequestError(f"{what}: expected vocab=V, experts=E or both, like vocab=4096,experts=4") from None
 
 
+def parse_consumer(text: str, *, what: str) -> ConsumerName:
+    """Return the engine's name; `what` names the value in the RequestError."""
+    for known in CONSUMERS:
+        if known == text:
+            return known
+    raise RequestError(f"{what}: expected {' or '.join(CONSUMERS)}.{suggest_name(text, CONSUMERS)}")
+
+
 def _parse_bisect(words: list[str]) -> Command:
     if len(words) != 1 or not NAME.fullmatch(words[0]) or words[0] in RESERVED:
         raise RequestError(f"'bisect' takes one model's name and nothing else: {COMMAND} bisect MODEL")
@@ -141,6 +152,8 @@ def _with_option(command: Command, option: str, value: str | None, remaining: It
         return replace(command, layers=parse_layers(value, what=f"'--layers {value}'"))
     if option == "--slice":
         return replace(command, slice=parse_part(value, what=f"'--slice {value}'"))
+    if option == "--consumer":
+        return replace(command, consumer=parse_consumer(value, what=f"'--consumer {value}'"))
     return replace(command, sha=_parse_sha(value))
 
 

@@ -13,6 +13,7 @@ import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ci.consumers.registry import ConsumerName
 from ci.errors import RequestError
 from ci.github import workflow_runs
 from ci.hub.layers import LayerRequest
@@ -54,6 +55,7 @@ class ModelResult:
     run_url: str = ""
     started: str = ""
     slice: Slice | None = None
+    consumer: ConsumerName | None = None
 
     @property
     def is_of_registry(self) -> bool:
@@ -63,7 +65,8 @@ class ModelResult:
     def covers(self, other: ModelResult) -> bool:
         """Return whether this result is about all that `other` was about."""
         same = (self.model, self.layers, self.slice) == (other.model, other.layers, other.slice)
-        return same and (self.deep or not other.deep)
+        served = not other.consumer or self.consumer == other.consumer
+        return same and served and (self.deep or not other.deep)
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,7 @@ def make_run_result(results: Results, attempt: int, started: str) -> RunResult:
             layers=request.layers,
             slice=request.slice,
             deep=request.deep,
+            consumer=request.consumer,
             run_id=request.run_id or 0,
             run_url=request.run_url,
             started=started,

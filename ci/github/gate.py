@@ -11,8 +11,9 @@ reviewed.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from ci.consumers.registry import ConsumerName
 from ci.errors import RequestError
 from ci.github import messages
 from ci.github.bisect_lines import SubjectAddress, find_failing_nights, format_line, format_lines
@@ -46,6 +47,7 @@ class GateDecision:
     models: tuple[str, ...] = ()
     layers: LayerRequest | None = None
     deep: bool = False
+    consumer: ConsumerName | None = None
     cancel: tuple[int, ...] = ()
     slice: Slice | None = None
 
@@ -151,15 +153,17 @@ def _check_last_result(state: CommentState) -> str | None:
 
 
 def _as_last_time(command: Command, state: CommentState) -> Command:
-    """Return `command` with the last run's layers, slice and deep tests.
+    """Return `command` with the last run's layers, slice, deep tests and engine.
 
-    Its own layers and slice stay. With fewer layers, rows or tests the failure may disappear.
+    Layers, slice and an engine of its own stay. With fewer layers, rows or tests the failure may disappear.
     """
     if state.last is None:
         return command
     layers = state.last.layers if command.layers is None else command.layers
     part = state.last.slice if command.slice is None else command.slice
-    return replace(command, layers=layers, slice=part, deep=command.deep or state.last.deep)
+    consumer = command.consumer or state.last.consumer
+    deep = command.deep or state.last.deep
+    return replace(command, layers=layers, slice=part, deep=deep, consumer=consumer)
 
 
 def _plan_run(command: Command, gate_input: GateInput) -> Plan:
@@ -172,6 +176,7 @@ def _plan_run(command: Command, gate_input: GateInput) -> Plan:
         slice=command.slice,
         deep=command.deep,
         subject=gate_input.settings.subject,
+        consumer=command.consumer,
     )
     return make_plan(request, gate_input.models)
 
@@ -183,12 +188,13 @@ def _start_run(command: Command, models: tuple[str, ...], gate_input: GateInput)
         return _refuse(event, messages.say_fork_needs_sha(suggested, pull, server))
     if command.sha not in (None, pull.head_sha):
         return _refuse(event, messages.say_not_head(suggested, pull, server))
-    wanted = StartedRun(
-        *(0, event.comment_id, pull.head_sha, models),
-        layers=command.layers,
-        slice=command.slice,
-        deep=command.deep,
-    )
+    how: dict[str, Any] = {
+        "layers": command.layers,
+        "slice": command.slice,
+        "deep": command.deep,
+        "consumer": command.consumer,
+    }
+    wanted = StartedRun(0, event.comment_id, pull.head_sha, models, **how)
     if same := next((run for run in gate_input.facts.active_runs if run.key == wanted.key), None):
         return _answer(event, "already running", messages.say_already_running(same, event, server))
     return GateDecision(
@@ -199,9 +205,7 @@ def _start_run(command: Command, models: tuple[str, ...], gate_input: GateInput)
         comment_id=event.comment_id,
         sha=pull.head_sha,
         models=models,
-        layers=command.layers,
-        slice=command.slice,
-        deep=command.deep,
+        **how,
     )
 
 

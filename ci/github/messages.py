@@ -6,6 +6,7 @@ from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING
 
+from ci.consumers.registry import CONSUMERS
 from ci.github.command import COMMAND, GRAMMAR
 from ci.models import describe_override
 from ci.report.escape import cell, code, escape_text, link
@@ -127,6 +128,7 @@ def format_help(models: Mapping[str, HubModel]) -> str:
         "- `--layers` keeps that many layers; `auto` keeps the fewest that hold every kind of layer; `0,3` keeps these",
         "- `--slice` keeps the first rows of the vocabulary and the first experts, like `vocab=4096,experts=4`",
         "- `--deep` also tests each config key, each weight on disk and each gradient",
+        f"- `--consumer` also serves each export with an engine, {' or '.join(map(code, CONSUMERS))}",
         "- `--sha` names the commit; a pull request from a fork needs it",
         "- `--failed` repeats what failed in the last run here",
         "- `--plan` shows what would run and how long it takes, and starts nothing",

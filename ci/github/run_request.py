@@ -48,6 +48,7 @@ def make_run_request(event: Event, context: Context) -> RunRequest:
         slice=parse_part(inputs.slice, what=f"input slice '{inputs.slice[:50]}'") if inputs.slice else None,
         subject=inputs.subject,
         deep=inputs.deep,
+        consumer=inputs.consumer,
         repository=context.repository,
         subject_repository=inputs.subject_repository or context.repository,
         subject_ref=group.head_ref if group else inputs.subject_ref,

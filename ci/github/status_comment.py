@@ -15,6 +15,7 @@ import zlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from ci.consumers.registry import ConsumerName
 from ci.errors import RequestError
 from ci.hub.layers import LayerRequest
 from ci.hub.slices import Slice
@@ -46,11 +47,12 @@ class StartedRun:
     layers: LayerRequest | None = None
     deep: bool = False
     slice: Slice | None = None
+    consumer: ConsumerName | None = None
 
     @property
     def key(self) -> tuple[object, ...]:
         """Equal for two runs that test the same models in the same way at the same commit."""
-        return (self.sha, tuple(sorted(self.models)), self.layers, self.slice, self.deep)
+        return (self.sha, tuple(sorted(self.models)), self.layers, self.slice, self.deep, self.consumer)
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class LastResult:
     unsettled: tuple[str, ...] = ()
     deep: bool = False
     slice: Slice | None = None
+    consumer: ConsumerName | None = None
 
 
 @dataclass(frozen=True)

@@ -297,7 +297,7 @@ def format_reproduce_command(plan: Plan, entry: str, case: CaseResult) -> str:
     command = ["hub-tests run", entry]
     command += [f"--layers {layers}"] if layers is not None else []
     command += [f"--slice {planned.model.slice}"] if planned and planned.model.slice != WHOLE else []
-    command += [f"--subject {plan.request.subject}"]
+    command += [f"--subject {shlex.quote(plan.adapter.file if plan.adapter else plan.request.subject)}"]
     evidence = case.evidence
     if evidence is not None and _DEVICE.fullmatch(evidence.device):
         command.append(f"--device {evidence.device}")

@@ -48,6 +48,7 @@ class _Start:
             layers=decision.layers,
             slice=decision.slice,
             deep=decision.deep,
+            consumer=decision.consumer,
         )
 
 

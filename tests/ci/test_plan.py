@@ -10,7 +10,7 @@ import ci.github
 from ci.errors import RequestError
 from ci.hub.slices import Slice
 from ci.models import load_models
-from ci.plan import MAX_ENTRIES, Plan, RunRequest, make_plan, matrix, registry_digest
+from ci.plan import MAX_ENTRIES, Plan, RunRequest, leave_out_consumer, make_plan, matrix, registry_digest
 from ci.records import read_json, to_json
 from ci.subjects.reference.offer import LAYOUTS_OFFERED
 from tests.ci.report.samples import MODELS
@@ -54,6 +54,13 @@ def test_deep_adds_its_tests() -> None:
         "test_layout_conversion[smollm2]",
         *(f"test_implementation[layout-{name}-smollm2]" for name in LAYOUTS_OFFERED if name != "single"),
     }
+
+
+def test_a_consumer_adds_one_test_which_can_be_left_out_again() -> None:
+    plain, served = (make_plan(RunRequest(deep=True, consumer=name), MODELS) for name in (None, "vllm"))
+    added = [set(one.tests) - set(other.tests) for one, other in zip(served.entries, plain.entries, strict=True)]
+    assert added == [{f"test_served_export[{entry.name}]"} for entry in plain.entries]
+    assert leave_out_consumer(served) == plain
 
 
 def test_layers_of_the_request_win_over_the_registry() -> None:

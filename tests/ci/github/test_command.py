@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from ci.consumers.registry import CONSUMERS
 from ci.errors import RequestError
 from ci.github.command import COMMAND, MAX_LAYERS, Command, parse_command
 from ci.hub.slices import Slice
@@ -29,6 +30,7 @@ runs = st.builds(
     sha=st.one_of(st.none(), st.from_regex(r"[0-9a-f]{40}", fullmatch=True)),
     plan=st.booleans(),
     deep=st.booleans(),
+    consumer=st.sampled_from([None, *CONSUMERS]),
 )
 
 
@@ -86,6 +88,8 @@ def test_not_a_command(body: str) -> None:
         (f"--sha {SHA.upper()}", Command(sha=SHA)),
         ("--failed --plan", Command(failed=True, plan=True)),
         ("mixtral --deep", Command(models=("mixtral",), deep=True)),
+        ("mixtral --consumer vllm", Command(models=("mixtral",), consumer="vllm")),
+        ("--consumer=transformers", Command(consumer="transformers")),
     ],
 )
 def test_meaning(words: str, command: Command) -> None:
@@ -110,6 +114,8 @@ def test_meaning(words: str, command: Command) -> None:
         ("--layers 1 --layers=2", "given twice"),
         ("--plan=yes", "takes no value"),
         ("--deep=yes", "takes no value"),
+        ("--consumer", "'--consumer ': expected vllm or transformers."),
+        ("--consumer vlm", "Did you mean 'vllm'?"),
         ("--failed mixtral", "leave the models out"),
         ("Mixtral", "names are lower-case"),
         ("$(reboot)", "is not a model name"),

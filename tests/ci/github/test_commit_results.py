@@ -177,6 +177,9 @@ def result(model: str = "mixtral", started: int = 1, **changes: Any) -> ModelRes
         (result(slice=Slice(4096)), result(started=2, slice=Slice(4096)), True),
         (result(deep=True), result(started=2), False),
         (result(), result(started=2, deep=True), True),
+        (result(consumer="vllm"), result(started=2), False),
+        (result(consumer="vllm"), result(started=2, consumer="transformers"), False),
+        (result(), result(started=2, consumer="vllm"), True),
     ],
 )
 def test_a_newer_result_replaces_only_what_it_covers(older: ModelResult, newer: ModelResult, replaces: bool) -> None:

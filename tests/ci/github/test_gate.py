@@ -157,6 +157,18 @@ def test_deep_is_asked_for_and_repeated() -> None:
     assert decide_on("/run-hub-tests mixtral --deep", facts=running).decision == "run"
 
 
+def test_an_engine_is_asked_for_and_repeated() -> None:
+    assert decide_on("/run-hub-tests mixtral --consumer vllm").consumer == "vllm"
+    assert decide_on("/run-hub-tests mixtral").consumer is None
+    last = CommentState(last=LastResult(5, HEAD, ("mixtral",), ("mixtral",), consumer="vllm"))
+    facts = GitHubFacts(WRITE, PULL, state=last)
+    assert decide_on("/run-hub-tests --failed", facts=facts).consumer == "vllm"
+    assert decide_on("/run-hub-tests --failed --consumer transformers", facts=facts).consumer == "transformers"
+    running = GitHubFacts(WRITE, PULL, active_runs=(StartedRun(55, 1, HEAD, ("mixtral",)),))
+    assert decide_on("/run-hub-tests mixtral --consumer vllm", facts=running).decision == "run"
+    assert decide_on("/run-hub-tests mixtral", facts=running).decision == "answered"
+
+
 def test_a_run_at_an_older_commit_keeps_none_from_being_started() -> None:
     old, new = StartedRun(55, 1, OLD, ("mixtral",)), StartedRun(56, 1, HEAD, ("mistral",))
     found = decide_on("/run-hub-tests mixtral", facts=GitHubFacts(WRITE, PULL, active_runs=(old, new)))

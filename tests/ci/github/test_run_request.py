@@ -97,6 +97,8 @@ def test_a_tick_and_a_dispatch() -> None:
     request = asked("workflow_dispatch", events.dispatch(), **inputs)
     assert request.slice == Slice(experts=4)
     assert (request.models, request.layers, request.deep, request.subject_repository) == (("@moe",), 3, True, "a/b")
+    assert request.consumer is None
+    assert asked("workflow_dispatch", events.dispatch(), **inputs, consumer="vllm").consumer == "vllm"
 
 
 def may_fill(name: str, payload: dict[str, Any], **inputs: Any) -> bool:
