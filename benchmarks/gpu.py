@@ -111,7 +111,7 @@ def job(name: str, options: argparse.Namespace, hub: HubServer, scratch: Path) -
     """Generate the checkpoint of a model, serve it and run the job; with a compile cache cold, then warm."""
     directory, keys = scratch / name, dict(pair.split("=", 1) for pair in options.config)
     values = {key: json.loads(value) for key, value in keys.items()}
-    serve_full_size(hub, name, directory, device="cuda", keys=values, head_dim=options.head_dim)
+    serve_full_size(hub, name, directory, device="cuda", keys=values, head_dim=options.head_dim, drop=options.drop)
     _free_gpu_memory()
     seconds_to_read = read_seconds(directory)
     _free_gpu_memory()
@@ -240,6 +240,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--subject", default="reference")
     parser.add_argument("--config", action="append", default=[], help="KEY=VALUE to add to the production config.json")
     parser.add_argument("--head-dim", action="store_true", help="write head_dim into configs that leave it out")
+    parser.add_argument("--drop", action="append", default=[], help="a key to take out of the production config.json")
     parser.add_argument("--out", type=Path, default=Path("out"))
     parser.add_argument("--compile-cache", type=Path, help="run each job twice: fill this directory, then use it")
     options, more = parser.parse_known_args(argv)

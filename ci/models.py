@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ci.errors import RequestError
-from ci.hub.layers import format_layers
+from ci.hub.layers import LayerRequest, format_layers
 from ci.hub.repository import is_commit
 from ci.hub.slices import WHOLE, Slice
 from ci.records import STRICT
@@ -80,7 +80,7 @@ class HubModel:
     optional: bool = False
 
     @property
-    def layer_request(self) -> int | Literal["auto"] | tuple[int, ...]:
+    def layer_request(self) -> LayerRequest:
         """Which layers to keep: the chosen ones, a number of them, or auto."""
         return self.layers or self.num_layers_to_keep
 
@@ -96,15 +96,19 @@ class HubModel:
         return ", ".join(filter(None, [picked, str(self.slice)]))
 
 
-def override_part(
-    model: HubModel, layers: int | Literal["auto"] | tuple[int, ...] | None = None, part: Slice | None = None
-) -> HubModel:
+def override_part(model: HubModel, layers: LayerRequest | None = None, part: Slice | None = None) -> HubModel:
     """Return the entry with other layers, or another slice; None keeps what the registry says."""
     if isinstance(layers, tuple):
         model = replace(model, layers=layers, num_layers_to_keep=len(layers))
     elif layers is not None:
         model = replace(model, layers=(), num_layers_to_keep=layers)
     return model if part is None else replace(model, slice=part)
+
+
+def describe_override(layers: LayerRequest | None, part: Slice | None) -> str:
+    """Name what is kept instead of the registry's choice, like `4 layers, vocab=4096`; "" where nothing is."""
+    picked = f"layers {format_layers(layers)}" if isinstance(layers, tuple) else f"{layers} layers"
+    return ", ".join(filter(None, [picked if layers is not None else "", str(part) if part is not None else ""]))
 
 
 def load_models(path: Path = REGISTRY) -> dict[str, HubModel]:

@@ -18,6 +18,7 @@ from ci.checkpoints import fetch_own_code, make_fetch_request
 from ci.devices import default_device
 from ci.errors import GatedError, HubTestsError, InfrastructureError, OwnLimitError, SubjectError
 from ci.evidence import NOT_COVERED, NOT_ISOLATED, Evidence, FailureClass, Step
+from ci.garbage_collection import leave_imports_alone
 from ci.hub.fetch import Checkpoint, fetch
 from ci.models import override_part
 from ci.phases import PhaseClock
@@ -319,11 +320,17 @@ class ModelPipeline:
         subject = self.start_subject()
         self.import_libraries()
         self._prepare_reference()
+        if self._preparation is not None:  # it has looked at the free memory, of which a process on a GPU takes some
+            self._warm_device(subject)
         with self.clock.measure("convert", "import"):
             result = subject.convert(request)
         with suppress(HubTestsError):  # the export's own test says what is wrong
             self._start_export(target)
         return target, result
+
+    def _warm_device(self, subject: Subject) -> None:
+        if (warm_device := getattr(subject, "warm_device", None)) is not None:
+            warm_device(self.device)
 
     def _prepare_reference(self) -> None:
         """Let Hugging Face run while the subject converts: another process, which leaves torch to this one's thread."""
@@ -378,7 +385,7 @@ class ModelPipeline:
 
     def import_libraries(self) -> None:
         """Import what the comparison needs, which takes seconds: torch and transformers."""
-        with self.clock.measure("start", "imports of the judge"):
+        with self.clock.measure("start", "imports of the judge"), leave_imports_alone():
             for name in JUDGE_LIBRARIES:
                 import_module(name)
 
@@ -404,6 +411,7 @@ class ModelPipeline:
             prepared.hugging_face if prepared else self._open_hugging_face(),
             cross_check=self._cross_check(),
             shared_reference=prepared,
+            isolation=choose_isolation(self.options.isolation),
             costs=CostMeter(clock=self.clock),
         )
 
@@ -464,6 +472,7 @@ def add_verdicts(evidence: Evidence, verdicts: tuple[Verdict, ...]) -> Evidence:
         heat=next((verdict.heat for verdict in red or verdicts if verdict.heat), None),
         routing=tuple(layer for verdict in verdicts for layer in verdict.routing),
         served=tuple(gap for verdict in verdicts for gap in verdict.served),
+        companions=tuple(one for verdict in verdicts for one in verdict.companions),
         measures=tuple(m for v in verdicts for m in v.measures),
         coverage={key: value for v in verdicts for key, value in v.coverage.items()},
         figures={**evidence.figures, **{key: value for v in verdicts for key, value in v.figures.items()}},

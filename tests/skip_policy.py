@@ -36,6 +36,7 @@ ALLOWED_OFFLINE: Mapping[str, str] = {
     "no chromium here: apt-get install": "the Debian packages could not be installed",
     "node is not installed": "the Debian package nodejs could not be installed",
     "run `npm ci` in tests/e2e": "npm could not be installed",
+    "no second engine for chat templates": "npm could not be installed",
 }
 """Reasons that are allowed only while HUB_TESTS_MISSING_PACKAGES, set by .ci/run, names packages."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ci.subjects.reference.convert import EMBEDDINGS_WEIGHT
+from ci.subjects.reference.weight_names import EMBEDDINGS_WEIGHT
 
 
 def project_without_sum(self: Any, name: str, mixed: Any) -> Any:

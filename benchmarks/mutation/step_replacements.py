@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ci.subjects.reference.convert import EMBEDDINGS_WEIGHT
+from ci.subjects.reference.weight_names import EMBEDDINGS_WEIGHT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
