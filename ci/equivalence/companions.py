@@ -248,7 +248,8 @@ def _compare_id(token: str, before: Mapping[str, str], after: Mapping[str, str])
         return
     lost = any(after.get(place) != value for place, value in before.items())
     fate: Fate = "added" if not before else "dropped" if not after else "changed"
-    yield Companion("special ids", token, fate, "finding" if lost else "permitted", one, other)
+    why = "generation and padding read them" if lost else ""
+    yield Companion("special ids", token, fate, "finding" if lost else "permitted", one, other, why)
 
 
 def _read_special_ids(directory: CompanionDirectory) -> dict[str, dict[str, str]]:
