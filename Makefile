@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help lint check test test-long room demo bench clean
+.PHONY: help lint check test test-long room demo bench dist clean
 
 PYTEST := OMP_NUM_THREADS=1 $(RUN)/python -m pytest -q
 PARALLEL := -n auto --dist loadgroup
@@ -47,5 +47,13 @@ demo: $(READY) ## the main job on a real model: the Hub when it answers, the sta
 bench: $(READY) ## the figures of docs/figures.md, as ratios
 	$(RUN)/python -m benchmarks
 
+# The wheel is built from the source archive, so that both have the same files. The release workflow names its own hatchling.
+HATCHLING = $(abspath $(RUN))/hatchling
+dist:   ## the source archive, and the wheel from it, in dist/
+	rm -rf dist build && mkdir -p build/source
+	"$(HATCHLING)" build -t sdist -d dist
+	tar -xf dist/*.tar.gz -C build/source --strip-components=1
+	cd build/source && "$(HATCHLING)" build -t wheel -d "$(CURDIR)/dist"
+
 clean: ## remove what the targets above made
-	rm -rf $(VENV) tests/e2e/node_modules ci/chat_templates/node_modules .mypy_cache .ruff_cache .pytest_cache .demo
+	rm -rf $(VENV) tests/e2e/node_modules ci/chat_templates/node_modules .mypy_cache .ruff_cache .pytest_cache .demo dist build

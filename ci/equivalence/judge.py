@@ -19,9 +19,9 @@ from ci.equivalence.edited_checkpoint import copy_with_config
 from ci.equivalence.gradient_compare import GradientComparison, build_gradient_verdict
 from ci.equivalence.hf_reference import ReferenceRun
 from ci.equivalence.inputs import read_requirements
-from ci.equivalence.nested_config import choose_mixer, count_block_kinds
+from ci.equivalence.nested_config import choose_mixer, count_block_kinds, list_mixer_names
 from ci.equivalence.precision_lens import is_lens_dtype
-from ci.equivalence.root_cause import ForwardSpec, RootCauseAnalysis
+from ci.equivalence.root_cause import MIXER_AXIS, ForwardSpec, RootCauseAnalysis
 from ci.equivalence.symmetries import undo_symmetries
 from ci.equivalence.synthetic_model import build_far_case, find_reach, shrink_config, write_synthetic_model
 from ci.equivalence.tolerances import SYNTHETIC_LAYERS, TEACHER_FORCING_SHARE
@@ -66,9 +66,6 @@ if TYPE_CHECKING:
 
     from ci.equivalence.inputs import InputCase
     from ci.equivalence.precision_finding import PrecisionFinding
-
-MIXER_AXIS = "mixer"
-"""The axis of variants that are other functions, with trained weights of their own."""
 
 __all__ = ["ComparisonInputs", "Judge", "Verdict"]
 
@@ -218,6 +215,11 @@ class Judge:
         subject = self.subject
         return repeat_without_cache(subject, lambda: self._check_gradients_once(subject))
 
+    def check_gradients_of_mixers(self) -> tuple[Verdict, ...]:
+        """Compare the gradients, where several mixers take turns those of each of them. Raises as above."""
+        names = list_mixer_names(self.reference.config)
+        return tuple(self._choose_mixer(name).check_gradients() for name in names) or (self.check_gradients(),)
+
     def check_training(
         self, layout: str = "single", *, recompute: str = "none", auxiliary_loss: bool = False
     ) -> Verdict:
@@ -262,7 +264,8 @@ class Judge:
     def _check_gradients_once(self, subject: Differentiable) -> Verdict:
         with self._make_directory("gradients-") as workdir:
             path = self.inputs.subject_path
-            comparison = GradientComparison(self.reference, subject, path, self._formats, workdir)
+            variant = {MIXER_AXIS: self._chosen_mixer} if self._chosen_mixer else {}
+            comparison = GradientComparison(self.reference, subject, path, self._formats, workdir, variant)
             return build_gradient_verdict(comparison.measure())
 
     def _compare_forward(self, dtype: DType, variant: Mapping[str, str]) -> Verdict:
