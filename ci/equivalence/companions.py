@@ -115,7 +115,7 @@ def _judge_config_key(row: Companion, changes: Sequence[KeyChange]) -> Companion
         readers = "generation" if row.name in TOKEN_IDS else "an engine that serves the model"
         return replace(row, judgement="finding", reason=f"{readers} reads it{_resolve(row, own)}")
     if row.name.rpartition(".")[2] in DTYPE_KEYS:
-        return replace(row, reason="see the dtype below")
+        return replace(row, reason="the row of the dtype judges it")
     if row.name in PROVENANCE:
         return replace(row, reason=WRITER)
     return replace(row, reason=UNREAD if own else SAME_MEANING)
