@@ -25,7 +25,7 @@ from ci.subjects.base import ConvertRequest, ConvertResult, Description, ExportR
 from ci.subjects.compile_cache import choose_compile_cache
 from ci.subjects.failure import SubjectCrashError
 from ci.subjects.offer import NO_EXPERTS
-from ci.subjects.registry import find_offer, shares_interpreter
+from ci.subjects.registry import SubjectName, find_offer, shares_interpreter
 from ci.subjects.sandbox import choose_isolation
 
 if TYPE_CHECKING:
@@ -121,8 +121,13 @@ class ModelPipeline:
 
     @property
     def subject_name(self) -> str:
-        """The subject's name, as its offer says it."""
+        """The subject's name, as its offer says it: for messages and results."""
         return self.offer.name
+
+    @property
+    def subject(self) -> SubjectName:
+        """What finds the subject again: its name, or the module or file of its adapter."""
+        return self.options.subject_or_default()
 
     def __enter__(self) -> Self:
         """Return the pipeline itself; where the checkpoint is there already, let the subject's worker start."""
@@ -225,7 +230,7 @@ class ModelPipeline:
         from ci.equivalence.inputs import read_requirements
 
         config = json.loads((Path(self.fetch_checkpoint().path) / "config.json").read_bytes())
-        dense = find_offer(self.subject_name).dense_formats
+        dense = self.offer.dense_formats
         if axis != "moe" or self.model.checkpoint_format not in dense or read_requirements(config).experts:
             return ""
         return NO_EXPERTS
