@@ -168,9 +168,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     places = [index for index, item in enumerate(items) if _model_of(item) and here in item.path.parents]
     steps = [*suite_tests.DEFAULT_TESTS, suite_tests.SERVED_TEST, *suite_tests.DEEP_TESTS]
     models = list(HUB_TEST_CONFIGS)
+    order = {name: place for place, name in enumerate(steps)}  # a test that somebody has put beside comes last
     ours = sorted(
         (items[index] for index in places),
-        key=lambda item: (models.index(_model_of(item)), steps.index(cast("Any", item).originalname), item.name),
+        key=lambda item: (
+            models.index(_model_of(item)),
+            order.get(cast("Any", item).originalname, len(order)),
+            item.name,
+        ),
     )
     for index, item in zip(places, ours, strict=True):
         items[index] = item
