@@ -1,5 +1,6 @@
 import gc
 import os
+import re
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from ci.settings import Settings
 from ci.subjects import early_export
 from ci.subjects.base import ExportRequest
 from ci.subjects.failure import SubjectCrashError, SubjectOutOfMemoryError, SubjectTimeoutError
+from ci.subjects.registry import find_offer
 from ci.subjects.sandbox import Isolation
 from ci.suite import CachedStep, ModelPipeline, StepFailedError, classify_failure
 from tests.standin.models import repository
@@ -199,3 +201,12 @@ def test_an_export_that_a_test_will_ask_for_begins_after_the_conversion(
         assert said == early * ["made", "start"]
         assert pipeline.export() == Path("exported")
     assert said == (["made", "start", "finish", "stop"] if early else [f"export {tmp_path / 'converted'}"])
+
+
+def test_an_adapter_that_only_its_file_names_is_found_again_by_every_test(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    options = RunOptions(subject=f"{root / 'examples/toy_adapter.py'}:ToySubject", device="cpu")
+    pipeline = ModelPipeline(MODEL, options, Settings(tmp_path / "cache"), tmp_path)
+    assert (pipeline.subject_name, find_offer(pipeline.subject)) == ("toy", pipeline.offer)
+    suite_text = (root / "tests/integration/test_hub_integration.py").read_text()
+    assert not re.findall(r"[\w.]+\((?:[^()]*, )?pipeline\.subject_name\b", suite_text), "its name finds no adapter"
