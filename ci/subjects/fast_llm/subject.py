@@ -236,7 +236,7 @@ class _ForwardRun:
                 **(inputs.images.to_arguments(DTYPES["float32"]) if inputs.images else {}),
                 use_cache=False,
                 output_hidden_states=hooks.hidden_state_patterns(),
-                return_all_prediction_heads=len(hooks.final_norms) > 1,
+                **({"return_all_prediction_heads": True} if len(hooks.final_norms) > 1 else {}),
                 return_dict=True,
             )
         seconds = cost.seconds - recorder.seconds
