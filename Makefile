@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help lint check test test-long room demo bench clean
+.PHONY: help lint check test test-long room demo bench dist clean
 
 PYTEST := OMP_NUM_THREADS=1 $(RUN)/python -m pytest -q
 PARALLEL := -n auto --dist loadgroup
@@ -17,10 +17,10 @@ $(READY): pyproject.toml constraints.txt
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[suite,environments,dev]'
 	touch $@
 
-# GitHub's parser, evaluator and API description, for the tests of the workflows; without npm those say that they skip.
-NODE_READY := tests/e2e/node_modules/.ready
-$(NODE_READY): tests/e2e/package.json tests/e2e/package-lock.json
-	if command -v npm >/dev/null && npm ci --prefix tests/e2e --silent; then touch $@; fi
+# GitHub's parser, evaluator and API description, and a second engine for chat templates; without npm tests say that they skip.
+NODE_READY := tests/e2e/node_modules/.ready ci/chat_templates/node_modules/.ready
+%/node_modules/.ready: %/package.json %/package-lock.json
+	if command -v npm >/dev/null && npm ci --prefix $* --silent; then touch $@; fi
 
 lint: $(READY) ## ruff alone: seconds
 	$(RUN)/ruff check .
@@ -47,5 +47,13 @@ demo: $(READY) ## the main job on a real model: the Hub when it answers, the sta
 bench: $(READY) ## the figures of docs/figures.md, as ratios
 	$(RUN)/python -m benchmarks
 
+# The wheel is built from the source archive, so that both have the same files. The release workflow names its own hatchling.
+HATCHLING = $(abspath $(RUN))/hatchling
+dist:   ## the source archive, and the wheel from it, in dist/
+	rm -rf dist build && mkdir -p build/source
+	"$(HATCHLING)" build -t sdist -d dist
+	tar -xf dist/*.tar.gz -C build/source --strip-components=1
+	cd build/source && "$(HATCHLING)" build -t wheel -d "$(CURDIR)/dist"
+
 clean: ## remove what the targets above made
-	rm -rf $(VENV) tests/e2e/node_modules .mypy_cache .ruff_cache .pytest_cache .demo
+	rm -rf $(VENV) tests/e2e/node_modules ci/chat_templates/node_modules .mypy_cache .ruff_cache .pytest_cache .demo dist build

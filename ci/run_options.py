@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 from ci.consumers.registry import CONSUMERS, ConsumerName
 from ci.errors import RequestError
 from ci.hub.slices import Slice, parse_slice
+from ci.subjects.described import SUFFIX
 from ci.subjects.registry import SUBJECT_NAMES, SubjectName, choose_default_subject, find_adapter
 from ci.subjects.sandbox import IsolationMode
 
@@ -45,7 +46,10 @@ def parse_layers(text: str) -> int | Literal["auto"] | tuple[int, ...]:
 
 def parse_subject(text: str) -> SubjectName:
     """Read a subject's name; a file's path becomes absolute. Raises RequestError where there is no such adapter."""
-    plugin = find_adapter(text).plugin
+    adapter = find_adapter(text)
+    if adapter.described and text.endswith(SUFFIX):
+        return str(Path(text).absolute())
+    plugin = adapter.plugin
     return f"{plugin.location}:{text.rpartition(':')[2]}" if plugin and ".py:" in text else text
 
 
@@ -74,8 +78,8 @@ class RunOptions:
     subject: Annotated[
         SubjectName | None,
         Declaration(
-            f"{' or '.join(SUBJECT_NAMES)}, an installed adapter, package.module:Class or PATH/file.py:Class; "
-            "default: the first that can be imported",
+            f"{' or '.join(SUBJECT_NAMES)}, an installed adapter, package.module:Class, PATH/file.py:Class or a "
+            "description PATH/file.toml; default: the first that can be imported",
             parse=parse_subject,
             metavar="NAME|module:Class|FILE:Class",
             reproduces=True,

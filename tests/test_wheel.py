@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.release import check_files
 from tests.standin.models import repository
 from tests.standin.server import HubServer
 
@@ -32,13 +35,27 @@ sequence_length = 16
 pytestmark = pytest.mark.xdist_group("wheel")
 
 
+def build(kind: str, source: Path, target: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(target)]
+    subprocess.run(command, cwd=source, check=True, capture_output=True)
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("dist")
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(target)]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
-    (built,) = target.glob("*.whl")
+    """The wheel as a release has it: built from the source archive, as `make dist` does."""
+    target, source = tmp_path_factory.mktemp("dist"), tmp_path_factory.mktemp("source")
+    build("sdist", ROOT, target)
+    (archive,) = target.glob("*.tar.gz")
+    with tarfile.open(archive) as packed:
+        packed.extractall(source, filter="data")
+    build("wheel", source / archive.name.removesuffix(".tar.gz"), target)
+    built, _ = check_files(f"v{version()}", target)
     return built
+
+
+def version() -> str:
+    declared: str = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    return declared
 
 
 @pytest.fixture(scope="module")

@@ -78,6 +78,14 @@ def context(call: typer.Context) -> Context:
 
 def plan(call: typer.Context, path: Path | None = None) -> Plan:
     """Read the plan from a file, or from `$HUB_TESTS_PLAN`, where an earlier job packed it."""
+    from ci.plan import announce_adapter
+
+    found = _read_plan(call, path)
+    announce_adapter(found.adapter)
+    return found
+
+
+def _read_plan(call: typer.Context, path: Path | None) -> Plan:
     from ci.plan import Plan
     from ci.records import read_json
 

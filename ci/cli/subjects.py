@@ -31,12 +31,36 @@ def ls(as_json: options.JsonFlag = False) -> None:
     options.show(make_offers_table(offers))
 
 
+@subject_app.command("describe")
+def describe(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="an adapter: a name, package.module:Class or FILE.py:Class, the file's path below its checkout",
+            metavar="NAME|module:Class|FILE:Class",
+        ),
+    ],
+) -> None:
+    """Print a description of an adapter as TOML, by which the workflow can use what it never imports."""
+    from ci.errors import RequestError
+    from ci.subjects.described import format_described, parse_described
+    from ci.subjects.registry import find_adapter
+
+    adapter = find_adapter(name)
+    if adapter.plugin is None:
+        raise RequestError(f"{name} is a subject of hub-tests: the workflow knows it by this name")
+    text = format_described(adapter.offer, name if ".py:" in name else adapter.plugin.reference)
+    parse_described(text, what=f"the description of {name}")
+    print(text, end="")
+
+
 @subject_app.command("check")
 def check(
     name: Annotated[
         str,
         typer.Argument(
-            help="a name, package.module:Class or PATH/file.py:Class", metavar="NAME|module:Class|FILE:Class"
+            help="a name, package.module:Class, PATH/file.py:Class or a description PATH/file.toml",
+            metavar="NAME|module:Class|FILE",
         ),
     ],
     subject_python: Annotated[Path | None, typer.Option(help="Python interpreter that has the subject")] = None,

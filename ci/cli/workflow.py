@@ -10,17 +10,20 @@ import typer
 from ci.cli import options
 from ci.errors import RequestError
 
+Caller = Annotated[Path, typer.Option(help="checkout of the calling repository's default branch")]
+
 
 def gate(
     call: typer.Context,
     event_path: Annotated[Path, typer.Option(help="file with the comment's webhook payload")],
     registry: options.Registry = None,
+    caller: Caller = Path("caller"),
     as_json: options.JsonFlag = False,
 ) -> None:
     """Decide whether a comment may start a run, and at which commit; answer it."""
     from ci.verbs.gate import run_gate
 
-    decision = run_gate(options.context(call), event_path, registry)
+    decision = run_gate(options.context(call), event_path, registry, caller)
     options.answer(decision, f"{decision.decision}: {decision.reason}", as_json=as_json)
 
 
@@ -59,7 +62,7 @@ def plan(
     environment: Annotated[
         str | None, typer.Option(help="what the subject runs in: a name, or a TOML file below --caller")
     ] = None,
-    caller: Annotated[Path, typer.Option(help="checkout of the calling repository's default branch")] = Path("caller"),
+    caller: Caller = Path("caller"),
     out: Annotated[Path | None, typer.Option(help="also write the plan to this file, for `hub-tests report`")] = None,
     as_json: options.JsonFlag = False,
 ) -> None:
@@ -79,10 +82,12 @@ def plan(
     if event_name is None or event_path is None or names or layers or part:
         raise RequestError("plan needs --event-name and --event-path; MODEL, --layers and --slice go with --bytes")
     from ci.records import to_json
-    from ci.verbs.plan import plan_event, read_environment
+    from ci.verbs.plan import plan_event, read_adapter, read_environment
 
+    context = options.context(call)
     planned = read_environment(environment, caller) if environment else None
-    made = plan_event(options.context(call), event_name, event_path, registry, planned)
+    adapter = read_adapter(context.inputs.subject, caller)
+    made = plan_event(context, event_name, event_path, registry, planned, adapter)
     if out:
         out.write_text(to_json(made, indent=2), encoding="utf-8")
     listed = ", ".join(entry.name for entry in made.entries)

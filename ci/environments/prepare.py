@@ -15,9 +15,10 @@ from ci.environments.overlay import build_overlay, read_tail
 from ci.environments.prerequisites import check_prerequisites
 from ci.environments.source import SubjectSource, fetch_source, is_git_address, split_address
 from ci.errors import InfrastructureError, RequestError, SubjectError
+from ci.subjects.described import find_checkout_file
 from ci.subjects.exchange import hostile_directory
 from ci.subjects.provenance import read_commit
-from ci.subjects.registry import find_offer
+from ci.subjects.registry import find_adapter, find_offer
 from ci.subjects.sandbox import choose_isolation
 
 if TYPE_CHECKING:
@@ -96,6 +97,11 @@ def check_options(options: RunOptions) -> None:
     if options.environment:
         load_description(options.environment)
     source = options.subject_source
+    described = find_adapter(options.subject_or_default()).described
+    if described and described.checkout_file and source is None and not options.subject_path:
+        raise RequestError(
+            f"the adapter is {described.checkout_file} of the subject's checkout: name the checkout (--subject-source)"
+        )
     if source is None:
         return
     if not options.environment and not options.subject_python:
@@ -149,12 +155,14 @@ def _install(
 ) -> RunOptions:
     """Build the overlay; a subject that is a part of this package is imported from its checkout as it is."""
     options = replace(options, subject_commit=source.commit)
-    assert options.subject_python  # noqa: S101 (checked by the caller)
+    python = options.subject_python
+    assert python  # noqa: S101 (checked by the caller)
     if find_offer(options.subject_or_default()).in_this_package:
         return replace(options, subject_path=(*options.subject_path, source.path))
     isolation = choose_isolation(options.isolation)
     try:
-        overlay = build_overlay(options.subject_python, description, source.path, directory / "overlay", isolation)
+        options = _copy_adapter(options, source, directory / "adapter")
+        overlay = build_overlay(python, description, source.path, directory / "overlay", isolation)
     except SubjectError as failure:
         return replace(options, subject_failure=str(failure))
     finally:
@@ -162,3 +170,14 @@ def _install(
             (report / "logs").mkdir(parents=True, exist_ok=True)
             (report / "logs" / "build.log").write_bytes(read_tail(log, 2**20))
     return replace(options, subject_path=(overlay.path, *options.subject_path))
+
+
+def _copy_adapter(options: RunOptions, source: SubjectSource, folder: Path) -> RunOptions:
+    """Copy the adapter's file, where it is one of the checkout, so that the sandbox sees it and nothing beside it."""
+    described = find_adapter(options.subject_or_default()).described
+    if described is None or described.checkout_file is None:
+        return options
+    file = find_checkout_file(described, source.path)
+    folder.mkdir(mode=0o755)
+    (folder / file.name).write_bytes(file.read_bytes())
+    return replace(options, subject_path=(*options.subject_path, folder))

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Literal
 from ci.equivalence import round_trip
 from ci.equivalence.case_result import CaseComparison
 from ci.equivalence.cold_repeat import has_compile_cache, repeat_without_cache
+from ci.equivalence.companions import compare_companions, count_companions
 from ci.equivalence.config_sensitivity import ConfigSensitivity, build_sensitivity_verdict
 from ci.equivalence.device_usage import CostMeter
 from ci.equivalence.edited_checkpoint import copy_with_config
-from ci.equivalence.export_files import compare_export_files
 from ci.equivalence.gradient_compare import GradientComparison, build_gradient_verdict
 from ci.equivalence.hf_reference import ReferenceRun
 from ci.equivalence.inputs import read_requirements
@@ -56,8 +56,10 @@ from ci.subjects.base import (
     TraceResult,
     Yardstick,
 )
+from ci.subjects.sandbox import Isolation
 from ci.subjects.trace_files import TraceReader
 from ci.subjects.training import NO_TRAINING, Trainable
+from ci.subjects.worker_process import NO_SANDBOX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -85,7 +87,7 @@ class Judge:
 
     `cross_check` is another implementation that reads the subject's checkpoints: it tells a wrong kernel from a wrong
     conversion. `shared_reference` is another judge's reference run over the same checkpoint, `training` its training
-    steps. Without `explain` a failure has no root cause.
+    steps. Without `explain` a failure has no root cause. `isolation` is that of rewritten chat templates.
     """
 
     inputs: ComparisonInputs
@@ -95,6 +97,7 @@ class Judge:
     shared_reference: ReferenceRun | None = None
     explain: bool = True
     training: TrainingReference | None = None
+    isolation: Isolation = NO_SANDBOX
     reference: ReferenceRun = field(init=False)
     costs: CostMeter = field(default_factory=CostMeter)
     _traces: Path = Path()
@@ -141,7 +144,9 @@ class Judge:
         except SubjectError as error:
             return Verdict(passed=False, failure_class="config_mismatch", diagnosis=str(error), component="conversion")
         verdict = round_trip.build_round_trip_verdict(tensors, keys, forward)
-        findings = tuple(map(str, compare_export_files(original, exported)))
+        with self.costs.clock.measure("compare", "companions of the export"):
+            companions, findings = compare_companions(original, exported, keys, self.isolation)
+        verdict = replace(verdict, companions=companions, figures={**verdict.figures, **count_companions(companions)})
         return apply_policy(verdict, findings, "export_incomplete", self.inputs.model.export_policy)
 
     def check_config_sensitivity(self) -> Verdict:

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ci.consumers.registry import ConsumerName
 from ci.errors import RequestError
 from ci.github.api import ApiSettings
 from ci.records import read_dict
+from ci.subjects.described import SUFFIX
 from ci.subjects.registry import SubjectName, find_adapter
 
 if TYPE_CHECKING:
@@ -28,12 +30,14 @@ class WorkflowInputs:
 
     models: tuple[str, ...] = ()
     layers: str = ""
+    slice: str = ""
     subject: SubjectName = "fast_llm"
     subject_repository: str = ""
     subject_ref: str = ""
     pull_request: int = 0
     store: str = "directory"
     deep: bool = False
+    consumer: ConsumerName | None = None
     required: tuple[str, ...] = ()
 
 
@@ -118,10 +122,23 @@ def read_inputs(text: str, defaults: Mapping[str, str] | None = None) -> Workflo
     merged = {key.replace("-", "_"): value for key, value in {**(defaults or {}), **given}.items()}
     values = {key: _convert_input(key, value) for key, value in merged.items() if key in known}
     inputs = read_dict(WorkflowInputs, values, what="inputs of the workflow")
-    if ".py:" in inputs.subject:
-        raise RequestError(f"inputs of the workflow: subject {inputs.subject}: name an installed adapter, not a file")
-    find_adapter(inputs.subject)
+    _check_subject(inputs.subject)
     return inputs
+
+
+def _check_subject(name: str) -> None:
+    """Raise RequestError for a subject that the trusted jobs would have to import, or that they do not know.
+
+    A description (a TOML file of the default branch) is read by the jobs that check that branch out.
+    """
+    if name.endswith(SUFFIX):
+        return
+    if ":" in name:
+        raise RequestError(
+            f"inputs of the workflow: subject {name}: no job but the sandboxed one may load an adapter; put its "
+            f"description on the default branch (hub-tests subject describe {name}), and name that file"
+        )
+    find_adapter(name)
 
 
 def _read_default_inputs(environ: Mapping[str, str]) -> dict[str, str]:
@@ -133,6 +150,7 @@ def _read_default_inputs(environ: Mapping[str, str]) -> dict[str, str]:
         "subject": "HUB_TESTS_SUBJECT",
         "subject-repository": "HUB_TESTS_SUBJECT_REPOSITORY",
         "required": "HUB_TESTS_REQUIRED",
+        "consumer": "HUB_TESTS_CONSUMER",
     }
     nightly = {"deep": "true"} if environ.get("GITHUB_EVENT_NAME") == "schedule" else {}
     return nightly | {key: environ[name] for key, name in names.items() if environ.get(name)}

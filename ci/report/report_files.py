@@ -7,6 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from ci.errors import InfrastructureError, RequestError
+from ci.plan import announce_adapter
 from ci.records import read_json
 from ci.report.html_page import render_html
 from ci.report.limits import SUMMARY_BYTES
@@ -60,4 +61,6 @@ def read_report(path: Path) -> Results:
         text = path.read_bytes()
     except OSError as error:
         raise RequestError(f"{path}: cannot read the report: {error.strerror}") from None
-    return read_json(Results, text, what=str(path))
+    results = read_json(Results, text, what=str(path))
+    announce_adapter(results.plan.adapter)
+    return results

@@ -240,6 +240,15 @@ class Preparable(Protocol):
 
 
 @runtime_checkable
+class DevicePreparable(Protocol):
+    """A subject whose first use of a device takes seconds: an optional part of the protocol."""
+
+    def prepare_device(self, device: str) -> None:
+        """Make a device ready for the first model, and load none."""
+        ...
+
+
+@runtime_checkable
 class Yardstick(Protocol):
     """Hugging Face's side, in this process or in a worker."""
 

@@ -28,10 +28,13 @@ _FILE = re.compile(r"(?P<path>.+\.py):(?P<attribute>[A-Za-z_]\w*)")
 
 @dataclass(frozen=True)
 class Plugin:
-    """An adapter's class as `module:attribute`, and the file or directory of its top-level module."""
+    """An adapter's class as `module:attribute`, and the file or directory of its top-level module.
+
+    Without a `location` the module is one of the worker's own environment: it is never imported here.
+    """
 
     reference: str
-    location: Path
+    location: Path | None
 
     @property
     def module(self) -> str:
@@ -41,11 +44,13 @@ class Plugin:
     def load(self) -> Any:
         """Import the module and return the adapter's class. Raises RequestError where it cannot be imported."""
         try:
-            expose_module(self.module.partition(".")[0], self.location)
+            if self.location:
+                expose_module(self.module.partition(".")[0], self.location)
             return getattr(import_module(self.module), self.reference.partition(":")[2])
         except Exception as problem:
             reason = f"{type(problem).__name__}: {problem}".splitlines()[0]
-            raise RequestError(f"the adapter {self.reference} in {self.location} cannot be loaded: {reason}") from None
+            where = f"{self.reference} in {self.location}" if self.location else self.reference
+            raise RequestError(f"the adapter {where} cannot be loaded: {reason}") from None
 
 
 def expose_module(name: str, location: Path) -> None:

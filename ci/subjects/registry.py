@@ -11,6 +11,7 @@ from typing import Final
 
 from ci.errors import RequestError
 from ci.subjects.base import Subject
+from ci.subjects.described import SUFFIX, DescribedAdapter, find_announced, read_described
 from ci.subjects.fast_llm.offer import OFFER as FAST_LLM_OFFER
 from ci.subjects.offer import SubjectOffer
 from ci.subjects.plugins import Plugin, find_plugin, list_plugin_names, load_offer
@@ -22,11 +23,15 @@ SubjectName = str
 
 @dataclass(frozen=True)
 class Adapter:
-    """A subject's offer, and the function that makes the subject in this process; `plugin` where others wrote it."""
+    """A subject's offer, and the function that makes the subject in this process; `plugin` where others wrote it.
+
+    `described` where hub-tests has a description of it alone.
+    """
 
     offer: SubjectOffer
     create: Callable[[], Subject]
     plugin: Plugin | None = None
+    described: DescribedAdapter | None = None
 
 
 def _create_fast_llm() -> Subject:
@@ -72,6 +77,8 @@ def find_adapter(name: str) -> Adapter:
     for known, adapter in ADAPTERS.items():
         if known == name:
             return adapter
+    if described := read_described(Path(name)) if name.endswith(SUFFIX) else find_announced(name):
+        return _use_described(described)
     if plugin := find_plugin(name):
         return Adapter(load_offer(plugin), lambda: plugin.load()(), plugin)
     from ci.models import suggest_name
@@ -79,8 +86,13 @@ def find_adapter(name: str) -> Adapter:
     names = (*ADAPTERS, *list_plugin_names())
     raise RequestError(
         f"unknown subject {name!r}.{suggest_name(name, names)} Choose one of {', '.join(names)}, or name an adapter: "
-        "package.module:Class or PATH/file.py:Class"
+        "package.module:Class, PATH/file.py:Class or a description PATH/file.toml"
     )
+
+
+def _use_described(described: DescribedAdapter) -> Adapter:
+    plugin = Plugin(described.reference, None)
+    return Adapter(described.offer, lambda: plugin.load()(), plugin, described)
 
 
 def find_offer(name: str) -> SubjectOffer:

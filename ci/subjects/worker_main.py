@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ PUBLISHED = Path(__file__).resolve().parents[2] / "hub_tests"
 """The package that adapters import."""
 
 
+UNANSWERED = ("prepare", "prepare_device", "release")
+"""Methods without a result."""
 YARDSTICK_METHODS = ("resolve_config", "write_model")
 
 
@@ -44,7 +47,8 @@ def expose_package() -> None:
 def main(arguments: list[str]) -> None:
     """Run `worker_main.py SUBJECT READ_FD WRITE_FD [ADAPTER]`: answer requests until the other side closes its end.
 
-    SUBJECT is `module:Class` where ADAPTER is the place of that module. `worker_main.py rank CALL` is a rank in an
+    SUBJECT is `module:Class` for an adapter of others; ADAPTER is the place of its module, where that is not one of
+    this interpreter's own. `worker_main.py rank CALL` is a rank in an
     interpreter of its own (`ci.subjects.rank_process.spawn_rank`).
     """
     from ci.subjects.rank_process import RANK_WORD, run_call
@@ -69,8 +73,8 @@ def answer_requests(arguments: list[str], create: Callable[[str], Any], call: Ca
 
 
 def load_subject(name: str, adapter: Path | None = None) -> Subject:
-    """Make the subject: one of this package, or the class `module:Class` of an adapter that lies elsewhere."""
-    if adapter is None:
+    """Make the subject: one of this package, or the class `module:Class` of an adapter that others wrote."""
+    if adapter is None and ":" not in name:
         from ci.subjects.registry import create_subject
 
         return create_subject(name)
@@ -120,7 +124,6 @@ def call_method(subject: Subject, method: str, arguments: dict[str, Any]) -> Any
         Differentiable,
         ExportRequest,
         GradientRequest,
-        Preparable,
         TraceRequest,
     )
 
@@ -131,10 +134,8 @@ def call_method(subject: Subject, method: str, arguments: dict[str, Any]) -> Any
     requests = {"convert": ConvertRequest, "export": ExportRequest, "trace": TraceRequest}
     if method in requests:
         return to_dict(getattr(subject, method)(requests[method](**arguments)))
-    if method == "prepare" and not isinstance(subject, Preparable):
-        return True
-    if method in ("prepare", "release"):
-        getattr(subject, method)()
+    if method in UNANSWERED:
+        _call_unanswered(subject, method, arguments)
         return True
     if method in YARDSTICK_METHODS:
         return _call_yardstick(subject, method, arguments)
@@ -145,6 +146,21 @@ def call_method(subject: Subject, method: str, arguments: dict[str, Any]) -> Any
     if method == "train":
         return _call_train(subject, arguments)
     raise ValueError(f"unknown method {method!r}")
+
+
+def _call_unanswered(subject: Subject, method: str, arguments: dict[str, Any]) -> None:
+    """Let the subject unload its model; or make libraries or a device ready, where it can do that alone."""
+    from ci.garbage_collection import leave_imports_alone
+    from ci.subjects.base import DevicePreparable, Preparable
+
+    if method == "release":
+        subject.release()
+    elif method == "prepare_device" and isinstance(subject, DevicePreparable):
+        with suppress(Exception):  # the first trace says what is wrong, and has more memory
+            subject.prepare_device(arguments["device"])
+    elif method == "prepare" and isinstance(subject, Preparable):
+        with leave_imports_alone():
+            subject.prepare()
 
 
 def _call_train(subject: Subject, arguments: dict[str, Any]) -> Any:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from ci.errors import InfrastructureError, RequestError
+from ci.judge_environment import LARGE_PAGES
 from ci.subjects.compile_cache import INSIDE, VARIABLES, CompileCache
 from ci.subjects.process_tree import ProcessTree, start_tree
 from ci.subjects.registry import find_adapter, find_offer
@@ -67,6 +68,7 @@ FIXED_VARIABLES = {
     "PYTHONFAULTHANDLER": "1",
     "PYTHONHASHSEED": "0",
     "PYTHONUNBUFFERED": "1",
+    **LARGE_PAGES,
 }
 
 
@@ -128,12 +130,13 @@ class WorkerLaunch:
     ) -> list[str]:
         """Return the command line of the worker, in its sandbox where there is one, which reports to `info`."""
         plugin = None if self.main else find_adapter(self.subject).plugin
-        words = (plugin.reference, *arguments, str(plugin.location)) if plugin else (self.subject, *arguments)
+        places = (plugin.location,) if plugin and plugin.location else ()
+        words = (plugin.reference if plugin else self.subject, *arguments, *map(str, places))
         command = [str(self.python), "-P", str(self.program), *words]
         if not self.isolation.applied:
             return command
         seen = (*interpreter_directories(self.python), *(entry.resolve() for entry in self.path), *self.readable)
-        seen = (*seen, *((plugin.location.resolve(), PUBLISHED) if plugin else ()))
+        seen = (*seen, *(place.resolve() for place in places), *((PUBLISHED,) if plugin else ()))
         seen = (*seen, *tool_directories(environment))
         check_readable(self.isolation, seen)
         placed = ((exchange.compiled, INSIDE),) if exchange.compiled else ()

@@ -32,7 +32,7 @@ GIT_TIMEOUT = 60
 class Admission:
     """An entry that may run now: the commit that is checked out, and the files that pin `hub-tests run` to both.
 
-    `environment` is a name that hub-tests knows, or a file.
+    `environment` and `subject` are names that hub-tests knows, or files.
     """
 
     entry: str
@@ -72,8 +72,19 @@ def admit_entry(
     if run_id is not None:
         Store(store).hold_for_run(Path(checkpoint.path), str(run_id))
     checkpoints, registry = write_run_files(plan, entry, checkpoint, out)
-    name = plan.request.subject
-    return Admission(entry, sha, name, str(checkpoints), str(registry), write_environment(plan, out))
+    return Admission(
+        entry, sha, write_adapter(plan, out), str(checkpoints), str(registry), write_environment(plan, out)
+    )
+
+
+def write_adapter(plan: Plan, out: Path) -> SubjectName:
+    """Return the planned subject's name, or the file of its description below `out`."""
+    if plan.adapter is None:
+        return plan.request.subject
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "subject.toml"
+    path.write_text(plan.adapter.text, encoding="utf-8")
+    return str(path)
 
 
 def write_environment(plan: Plan, out: Path) -> str:

@@ -7,7 +7,8 @@ status comment nor a status.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ci.errors import RequestError
@@ -23,20 +24,27 @@ from ci.github.gate import GateDecision, decide, ignore_reason, refuse_without_r
 from ci.github.gate_input import GateInput, GitHubFacts, RepoSettings
 from ci.github.job_outputs import pack_record
 from ci.github.status_comment import format_reply, read_state
+from ci.hub.layers import format_layers
 from ci.models import REGISTRY, load_models
+from ci.plan import announce_adapter
 from ci.report.history import Baseline
+from ci.verbs.plan import read_adapter
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ci.github.status_comment import CommentState, StartedRun
 
 
-def run_gate(context: Context, event_path: Path, registry: Path | None = None) -> GateDecision:
-    """Decide on the comment at `event_path`, answer it, and write the decision as outputs."""
+def run_gate(
+    context: Context, event_path: Path, registry: Path | None = None, caller: Path | None = None
+) -> GateDecision:
+    """Decide on the comment at `event_path`, answer it, and write the decision as outputs.
+
+    `caller` is the checkout of the default branch, where the subject is described by a file of it.
+    """
     event = load_comment(event_path)
     reason = ignore_reason(event)
-    decision = GateDecision("ignored", reason) if reason else _handle_comment(event, context, registry or REGISTRY)
+    files = _CallersFiles(registry or REGISTRY, caller or Path("caller"))
+    decision = GateDecision("ignored", reason) if reason else _handle_comment(event, context, files)
     if context.output_path:
         write_outputs(context.output_path, _format_outputs(decision))
     return decision
@@ -66,6 +74,14 @@ def write_reply(client: Client, number: int, answer: str, *, bot: str) -> None:
 
 
 @dataclass(frozen=True)
+class _CallersFiles:
+    """The registry, and the checkout of the default branch."""
+
+    registry: Path
+    caller: Path
+
+
+@dataclass(frozen=True)
 class _CommentContext:
     """One comment that is being handled."""
 
@@ -75,13 +91,15 @@ class _CommentContext:
     facts: GitHubFacts
 
 
-def _handle_comment(event: CommentEvent, step: Context, registry: Path) -> GateDecision:
+def _handle_comment(event: CommentEvent, step: Context, files: _CallersFiles) -> GateDecision:
     with Client(step.api) as client:
         _react(client, event, "eyes")
         comment = _CommentContext(event, step, client, _get_facts(event, step, client))
         settings = RepoSettings(step.inputs.subject, step.allowed_logins, step.server_url)
         try:
-            models = load_models(registry)
+            models = load_models(files.registry)
+            adapter = read_adapter(step.inputs.subject, files.caller)
+            settings = replace(settings, subject=announce_adapter(adapter) or settings.subject)
         except RequestError as error:
             _carry_out(refuse_without_registry(event, comment.facts.role, settings, str(error)), comment)
             raise
@@ -137,7 +155,9 @@ def _format_outputs(decision: GateDecision) -> dict[str, str]:
         "record": pack_record(decision) if decision.decision == "run" else "",
         "sha": decision.sha,
         "models": " ".join(decision.models),
-        "layers": "" if decision.layers is None else str(decision.layers),
+        "layers": "" if decision.layers is None else format_layers(decision.layers),
+        "slice": "" if decision.slice is None else str(decision.slice),
         "deep": "true" if decision.deep else "false",
+        "consumer": decision.consumer or "",
         "pull-request": str(decision.pull_request or ""),
     }

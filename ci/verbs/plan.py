@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from ci.consumers.registry import find_consumer
 from ci.environments.description import load_description
 from ci.errors import RequestError
 from ci.github.actions import write_outputs
@@ -13,7 +14,8 @@ from ci.github.event import SHA, load_event
 from ci.github.job_outputs import pack_record
 from ci.github.run_request import choose_head, choose_scope, make_run_request, may_fill_compile_cache
 from ci.models import REGISTRY, load_models, select_models
-from ci.plan import PlannedEnvironment, make_plan
+from ci.plan import PlannedAdapter, PlannedEnvironment, announce_adapter, make_plan
+from ci.subjects.described import MAX_BYTES, SUFFIX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,10 +45,34 @@ def read_environment(name: str, caller: Path) -> PlannedEnvironment:
     """
     if not name.endswith(".toml"):
         return PlannedEnvironment(load_description(name).name)
+    path = _find_callers_file(name, caller, what="environment")
+    return PlannedEnvironment(load_description(str(path)).name, path.read_text(encoding="utf-8"))
+
+
+def read_adapter(subject: str, caller: Path) -> PlannedAdapter | None:
+    """Read the description of an adapter in the checkout `caller`, and make it findable; None for a known subject.
+
+    Raises RequestError for a description that is none, or that is not in the checkout.
+    """
+    if not subject.endswith(SUFFIX):
+        return None
+    path = _find_callers_file(subject, caller, what="subject")
+    try:
+        text = path.read_bytes()[: MAX_BYTES + 1].decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"subject {subject[:200]}: cannot read the file of the default branch: {error}") from None
+    if len(text) > MAX_BYTES:
+        raise RequestError(f"subject {subject[:200]}: longer than {MAX_BYTES} bytes: not a description of an adapter")
+    adapter = PlannedAdapter(subject, text)
+    announce_adapter(adapter)
+    return adapter
+
+
+def _find_callers_file(name: str, caller: Path, *, what: str) -> Path:
     path = (caller / name).resolve()
     if not path.is_relative_to(caller.resolve()):
-        raise RequestError(f"environment {name[:200]}: expected a file of the calling repository's default branch")
-    return PlannedEnvironment(load_description(str(path)).name, path.read_text(encoding="utf-8"))
+        raise RequestError(f"{what} {name[:200]}: expected a file of the calling repository's default branch")
+    return path
 
 
 def plan_event(
@@ -55,6 +81,7 @@ def plan_event(
     event_path: Path,
     registry: Path | None = None,
     environment: PlannedEnvironment | None = None,
+    adapter: PlannedAdapter | None = None,
 ) -> Plan:
     """Plan a recorded event.
 
@@ -63,12 +90,13 @@ def plan_event(
     """
     event = load_event(event_name, event_path)
     request = make_run_request(event, context)
+    request = replace(request, subject=announce_adapter(adapter) or request.subject)
     models = load_models(registry or REGISTRY)
     required = tuple(model.name for model in select_models(models, context.inputs.required))
-    request = _drop_usual_layers(request, models)
+    request = _drop_usual_part(request, models)
     make_plan(request, models)  # refuse a request that selects nothing before GitHub is asked for its commit
     plan = make_plan(replace(request, sha=request.sha or resolve_commit(request, context)), models)
-    plan = replace(plan, required=required, environment=environment)
+    plan = replace(plan, required=required, environment=environment, adapter=adapter)
     if context.output_path:
         fill = may_fill_compile_cache(event, request)
         write_outputs(context.output_path, {**_format_outputs(plan), "fill-compile-cache": "true" if fill else ""})
@@ -76,10 +104,12 @@ def plan_event(
     return plan
 
 
-def _drop_usual_layers(request: RunRequest, models: Mapping[str, HubModel]) -> RunRequest:
-    """Drop a number of layers that is the registry's for each model: then the result is an ordinary one."""
-    usual = {model.num_layers_to_keep for model in select_models(models, request.models)}
-    return replace(request, layers=None) if usual == {request.layers} else request
+def _drop_usual_part(request: RunRequest, models: Mapping[str, HubModel]) -> RunRequest:
+    """Drop layers and a slice that are the registry's for each model: then the result is an ordinary one."""
+    selected = select_models(models, request.models)
+    if {model.layer_request for model in selected} == {request.layers}:
+        request = replace(request, layers=None)
+    return replace(request, slice=None) if {model.slice for model in selected} == {request.slice} else request
 
 
 def resolve_commit(request: RunRequest, context: Context) -> str:
@@ -158,5 +188,12 @@ def _format_outputs(plan: Plan) -> dict[str, str]:
         "subject-repository": plan.request.subject_repository,
         "scope": choose_scope(plan.request),
         "deep": "true" if plan.request.deep else "",
+        **_format_consumer(plan.request.consumer),
         "count": str(len(plan.entries)),
     }
+
+
+def _format_consumer(name: str | None) -> dict[str, str]:
+    """Return the engine, and the environment that a test machine must have for it."""
+    offer = find_consumer(name) if name else None
+    return {"consumer": name or "", "consumer-environment": (offer and offer.environment) or ""}

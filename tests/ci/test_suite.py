@@ -25,8 +25,9 @@ from ci.models import HubModel
 from ci.run_options import RunOptions
 from ci.settings import Settings
 from ci.subjects import early_export
-from ci.subjects.base import ExportRequest
+from ci.subjects.base import ExportRequest, Variant
 from ci.subjects.failure import SubjectCrashError, SubjectOutOfMemoryError, SubjectTimeoutError
+from ci.subjects.offer import NO_EXPERTS
 from ci.subjects.sandbox import Isolation
 from ci.suite import CachedStep, ModelPipeline, StepFailedError, classify_failure
 from tests.standin.models import repository
@@ -199,3 +200,16 @@ def test_an_export_that_a_test_will_ask_for_begins_after_the_conversion(
         assert said == early * ["made", "start"]
         assert pipeline.export() == Path("exported")
     assert said == (["made", "start", "finish", "stop"] if early else [f"export {tmp_path / 'converted'}"])
+
+
+def test_a_dense_model_lacks_experts_where_others_of_its_format_have_them(hub: HubServer, tmp_path: Path) -> None:
+    """The report accepts that variants of a mixture did not run only where the suite names this need."""
+    settings = Settings(cache=tmp_path / "store", endpoint=hub.endpoint)
+    dense = HubModel("dense", "stand-in/gemma4-dense", "gemma4")
+    hub.add(dense.model_id, repository(dense.model_id))
+    options = RunOptions(subject="fast_llm", device="cpu")
+    with ModelPipeline(dense, options, settings, tmp_path) as pipeline:
+        assert pipeline.find_need("moe", "looped", None) == NO_EXPERTS
+        assert pipeline.find_need("attention", "backup", None) == ""
+        assert pipeline.find_need("moe", "dropless", Variant("moe", "dropless", needs="triton")) == "triton"
+        assert pipeline.find_need("mixer", "gdn", None) == "a stochastic mixer of this name in every block"

@@ -22,6 +22,7 @@ from tests.standin.server import HubServer
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from ci.consumers.registry import ConsumerName
     from tests.e2e.fake_github import State
 
 SERVICE = ("ci", "tests/integration", ".github", "pyproject.toml", "README.md", "LICENSE", "requirements")
@@ -35,6 +36,16 @@ MODELS = {
 REGISTRY = "hub-models.toml"
 ENVIRONMENT = "hub-environment.toml"
 OUR_ENVIRONMENT = 'name = "ours"\npython = ">=3.11"\nrequirements = ["numpy"]\n'
+SUBJECT = "hub-subject.toml"
+OUR_SUBJECT = """
+adapter = "trainer.hub:Subject"
+name = "trainer"
+package = "trainer"
+formats = ["llama"]
+exports = false
+gradients = false
+"""
+"""An adapter that no job but the sandboxed one may load, as the default branch describes it."""
 OURS = """[ours]
 model_id = "HuggingFaceTB/SmolLM2-135M"
 checkpoint_format = "llama"
@@ -97,10 +108,13 @@ class Scene:
         *,
         status: int = 0,
         deep: bool = False,
+        consumer: ConsumerName | None = None,
+        subject: str = "reference",
     ) -> Path:
         """What the suite leaves for `entry`, and how it ends."""
         known = load_models() | load_models(self.registry)
-        plan = make_plan(RunRequest("issue_comment", (entry,), subject="reference", deep=deep), known)
+        request = RunRequest("issue_comment", (entry,), subject=subject, deep=deep, consumer=consumer)
+        plan = make_plan(request, known)
         folder = self.suite / entry
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "junit.xml").write_bytes(samples.junit(plan, faults))
@@ -108,6 +122,7 @@ class Scene:
         (folder / "deep").unlink(missing_ok=True)
         if deep:
             (folder / "deep").touch()
+        (folder / "consumer").write_text(consumer or "")
         return folder
 
 
@@ -149,12 +164,14 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Repositories:
     (work / LOCK).write_text("# No index on this machine: what the tests have is installed already.\n")
     (work / REGISTRY).write_text(OURS)
     (work / ENVIRONMENT).write_text(OUR_ENVIRONMENT)
+    (work / SUBJECT).write_text(OUR_SUBJECT)
     main = commit(work, "as it is")
     git(root, "clone", "--quiet", "--bare", str(work), "service.git")
     git(work, "checkout", "--quiet", "-b", "feature")
     (work / "README.md").write_text("A change of words.\n")
     (work / REGISTRY).write_text(THEIRS)
     (work / ENVIRONMENT).write_text(OUR_ENVIRONMENT.replace("numpy", "mallorys-package"))
+    (work / SUBJECT).write_text(OUR_SUBJECT + "converts = false\n")  # one test less
     head = commit(work, "change words")
     git(work, "checkout", "--quiet", "-b", "broken")
     swap_gate_and_up(work / "ci/subjects/reference/convert.py")

@@ -10,6 +10,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,9 @@ SETUP_SECONDS = 50
 
 RUN_SUBJECTS = {("hub-tests.yml", "test"), ("hub-tests.yml", "upstream")}
 """The jobs that run a subject's code."""
+
+OURS_ALONE = ("ci.yml", "release.yml")
+"""The workflows of this repository itself, which nobody calls."""
 
 needs_npm = pytest.mark.skipif(bool(contract.missing()), reason=contract.missing() or "npm is here")
 
@@ -132,7 +136,7 @@ def test_the_callers_workflow_is_short_and_valid(scripts: Path, tmp_path: Path) 
     folder.mkdir(parents=True)
     for name, path in WORKFLOWS.items():
         (folder / name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
-    local = re.sub(r"OWNER/hub-tests/(\S+)@COMMIT", r"./\1", text)
+    local = re.sub(r"OWNER/hub-tests/(\S+)@COMMIT # v\d+\.\d+\.\d+", r"./\1", text)
     assert local != text
     (folder / "caller.yml").write_text(local, encoding="utf-8")
     found = validated(scripts, tmp_path, ".github/workflows/caller.yml")
@@ -380,11 +384,11 @@ def test_the_suite_is_ended_in_order_before_its_step_is_killed() -> None:
         assert int(limit[1]) + 2 * SECONDS_TO_WRITE < 60 * int(step["timeout-minutes"])
 
 
-def test_only_fetch_sees_the_hub_token_and_only_night_writes_contents() -> None:
+def test_only_fetch_sees_the_hub_token_and_only_night_and_a_release_write_contents() -> None:
     with_token = {(w, j) for w, j, c in jobs() if "secrets.HF_TOKEN" in json.dumps(c.get("steps", []))}
     assert with_token == {("hub-tests.yml", "fetch")}
     writers = {(w, j) for w, j, c in jobs() if c["permissions"].get("contents") == "write" and "steps" in c}
-    assert writers == {("hub-tests.yml", "night")}
+    assert writers == {("hub-tests.yml", "night"), ("release.yml", "release")}
 
 
 def test_no_checkout_leaves_its_token_and_none_names_a_head() -> None:
@@ -475,7 +479,40 @@ def test_no_wait_is_longer_than_its_job() -> None:
     for workflow, job, content in jobs():
         verbs = [v for step in content.get("steps", []) for v in re.findall(r"hub-tests [a-z]+", step.get("run", ""))]
         verbs = [verb for verb in verbs if verb in waits]
-        if content.get("uses") is None and workflow != "ci.yml":
+        if content.get("uses") is None and workflow not in OURS_ALONE:
             assert verbs, f"{workflow}:{job}"
             limit = 60 * int(content["timeout-minutes"])
             assert sum(waits[verb] for verb in verbs) + SETUP_SECONDS <= limit, f"{workflow}:{job}: {verbs}"
+
+
+# The release
+
+
+def test_a_release_publishes_what_was_built_and_checked_by_an_identity_alone() -> None:
+    every = load(WORKFLOWS["release.yml"])["jobs"]
+    assert load(WORKFLOWS["release.yml"])["on"] == {"push": {"tags": ["v[0-9]+.[0-9]+.[0-9]+"]}}
+    with_identity = {(w, j) for w, j, c in jobs() if (c["permissions"] or {}).get("id-token")}
+    assert with_identity == {("release.yml", "publish")}
+    publish = every["publish"]
+    assert publish["environment"] == "release"
+    assert set(publish["needs"]) == {"build", "check"}
+    assert set(publish["permissions"]) == {"attestations", "id-token"}
+    assert "secrets." not in json.dumps(every)
+    runs = [step["run"] for step in publish["steps"] if "run" in step]
+    assert runs == ['base64 --decode <<< "$SHA256" | sha256sum --check --strict']
+    uses = [step["uses"].split("@")[0] for step in publish["steps"] if "uses" in step]
+    assert uses[-2:] == ["actions/attest-build-provenance", "pypa/gh-action-pypi-publish"]
+
+
+def test_every_job_of_a_release_compares_the_files_with_the_builds_digests() -> None:
+    for job, content in load(WORKFLOWS["release.yml"])["jobs"].items():
+        names = [step.get("name", "") for step in content["steps"]]
+        if "Get the files" in names:
+            at = names.index("Get the files")
+            assert names[at + 1] == "They are those that were built", job
+            assert content["steps"][at + 1]["env"] == {"SHA256": "${{ needs.build.outputs.sha256 }}"}, job
+
+
+def test_the_callers_comment_names_this_version() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert set(re.findall(r"@COMMIT # v(\S+)", adopting())) == {version}

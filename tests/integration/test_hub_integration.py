@@ -16,7 +16,6 @@ import pytest
 from ci.errors import NotOfferedError, UnsupportedError
 from ci.hub.verification import describe_unverified
 from ci.layouts import LAYOUT_AXIS
-from ci.subjects.registry import find_offer
 from ci.suite import ModelPipeline, add_verdicts
 from ci.suite_checks import find_checkpoint_problems, format_failures, read_published_dtype
 from ci.suite_tests import list_left_out
@@ -117,7 +116,6 @@ def _judge_variant(pipeline: ModelPipeline, record: Any, axis: str, name: str) -
     if axis == LAYOUT_AXIS:
         _judge_layout(pipeline, record, name)
         return
-    lacking = find_offer(pipeline.subject_name).conditional_needs
     with record(f"{axis}={name}") as note:
         offered = {(v.axis, v.name): v for v in pipeline.start_subject().variants(str(pipeline.convert()[0]))}
         variant = offered.get((axis, name))
@@ -125,9 +123,9 @@ def _judge_variant(pipeline: ModelPipeline, record: Any, axis: str, name: str) -
             "test_moe_implementation" if axis == "moe" else "test_implementation", f"{axis}={name}"
         )
         if variant is None or variant.needs:
-            need = variant.needs if variant else next(iter(lacking.get(f"{axis}={name}", ())), "")
+            need = pipeline.find_need(axis, name, variant)
             reason = f"needs {need}" if need else f"{pipeline.subject_name} does not offer it for this model"
-            did_not_run = replace(evidence, unmet_need=need or "")
+            did_not_run = replace(evidence, unmet_need=need)
             said = f"{axis}={name} did not run: {reason}"
             note(replace(did_not_run, failure_class="variant_did_not_run", diagnosis=said))
             pytest.skip(f"variant did not run: {axis}={name} {reason}")

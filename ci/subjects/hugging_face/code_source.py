@@ -13,14 +13,20 @@ if TYPE_CHECKING:
     from ci.models import HubModel
 
 SHOWN_DIGITS = 12
+IMPORT_FAILED = "cannot be imported"
+"""What the worker's message says where the model's code raises while it is imported, or lacks a file."""
 
 
 @dataclass(frozen=True)
 class ModelCodeSource:
-    """Where a model's code comes from: its directory, and in words whose it is, with the commit."""
+    """Where a model's code comes from: its directory, and in words whose it is, with the commit.
+
+    `from_hub`: it came with the model, so that no subject is to blame for it.
+    """
 
     directory: Path
     origin: str
+    from_hub: bool = False
 
     def __str__(self) -> str:
         return f"{self.origin} (sha256 {hash_code(self.directory)[:SHOWN_DIGITS]})"
@@ -34,11 +40,15 @@ def hash_code(directory: Path) -> str:
     return digest.hexdigest()
 
 
-def find_code_source(model: HubModel, checkouts: tuple[Path, ...], subject_commit: str | None) -> ModelCodeSource:
-    """Return the code of an entry that needs some: that of the subject's checkout.
+def find_code_source(
+    model: HubModel, checkouts: tuple[Path, ...], subject_commit: str | None, fetched: Path | None = None
+) -> ModelCodeSource:
+    """Return the code of an entry that needs some: what was `fetched` with the model, or the subject's checkout's.
 
     Raises RequestError where the checkout is not given, or does not have it.
     """
+    if fetched is not None:
+        return ModelCodeSource(fetched, f"{model.model_id} on the Hub at {model.code_revision}", from_hub=True)
     for checkout in checkouts:
         if (directory := checkout / model.code_path).is_dir():
             at = f" at {subject_commit}" if subject_commit else ""

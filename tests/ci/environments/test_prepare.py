@@ -118,3 +118,49 @@ def test_the_variables_of_a_description_reach_the_suite(
         words = make_pytest_arguments(prepared)
     assert """--subject-variables={"MAX_JOBS": "4"}""" in words
     assert options.read_subject_variables() == {}
+
+
+ADAPTER = """
+adapter = "tools/hub_adapter.py:Sub"
+name = "sub"
+package = "standin"
+formats = ["llama"]
+"""
+
+
+def describe_adapter(tmp_path: Path) -> str:
+    (tmp_path / "hub-subject.toml").write_text(ADAPTER)
+    return str(tmp_path / "hub-subject.toml")
+
+
+def test_an_adapter_of_the_checkout_is_copied_alone_to_where_the_worker_looks(
+    base: BaseEnvironment, settings: Settings, described: str, tmp_path: Path
+) -> None:
+    checkout = write_subject(tmp_path / "checkout")
+    (checkout / "tools").mkdir()
+    (checkout / "tools/hub_adapter.py").write_text("class Sub: ...\n")
+    (checkout / "tools/beside.py").write_text("")
+    subject = describe_adapter(tmp_path)
+    options = replace(OPTIONS, subject=subject, environment=described, subject_source=str(checkout))
+    with prepared_subject(options, settings, os.environ, tmp_path / "report", print) as prepared:
+        assert prepared.subject_failure is None
+        assert (prepared.subject_path[0] / "standin").is_dir()
+        assert [path.name for path in prepared.subject_path[1].iterdir()] == ["hub_adapter.py"]
+
+
+def test_a_commit_without_the_adapters_file_is_the_subjects_failure(
+    base: BaseEnvironment, settings: Settings, described: str, tmp_path: Path
+) -> None:
+    checkout = write_subject(tmp_path / "checkout")
+    options = replace(OPTIONS, subject=describe_adapter(tmp_path), environment=described, subject_source=str(checkout))
+    with prepared_subject(options, settings, os.environ, tmp_path / "report", print) as prepared:
+        assert prepared.subject_failure == "the subject's checkout has no file tools/hub_adapter.py with the adapter"
+
+
+def test_an_adapter_of_the_checkout_needs_the_checkout(settings: Settings, described: str, tmp_path: Path) -> None:
+    options = replace(OPTIONS, subject=describe_adapter(tmp_path), environment=described)
+    with (
+        pytest.raises(RequestError, match=r"tools/hub_adapter\.py of the subject's checkout: name the checkout"),
+        prepared_subject(options, settings, os.environ, tmp_path / "report", print),
+    ):
+        pass

@@ -101,3 +101,17 @@ def test_who_can_prepare_itself_does_and_others_have_nothing_to_do() -> None:
     assert asked(heavy, "prepare") == {"id": 3, "result": True}
     assert heavy.prepared == 1
     assert asked(Fake(), "prepare") == {"id": 3, "result": True}
+
+
+def test_a_device_that_cannot_be_made_ready_is_left_to_the_first_trace() -> None:
+    class OnDevice(Fake):
+        asked = ""
+
+        def prepare_device(self, device: str) -> None:
+            self.asked = device
+            raise MemoryError(device)
+
+    subject = OnDevice()
+    assert asked(subject, "prepare_device", device="cuda") == {"id": 3, "result": True}
+    assert subject.asked == "cuda"
+    assert asked(Fake(), "prepare_device", device="cuda") == {"id": 3, "result": True}

@@ -7,14 +7,20 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ci.cli import options
 from ci.errors import InfrastructureError, RequestError
 from ci.github.context import WorkflowInputs
-from ci.plan import PlannedEnvironment
-from ci.verbs.plan import plan_event, read_environment
+from ci.hub.slices import Slice
+from ci.plan import PlannedAdapter, PlannedEnvironment
+from ci.subjects import described
+from ci.subjects.registry import find_offer
+from ci.verbs.admit import write_adapter
+from ci.verbs.plan import plan_event, read_adapter, read_environment
 from tests.ci.github.test_actions import runner_reads
 from tests.e2e import events
 from tests.e2e.fake_github import Fault
@@ -52,6 +58,21 @@ def test_a_plan_of_the_default_branch_fills_the_compile_cache(context: Context, 
     plan_event(asking, "schedule", recorded(tmp_path, events.schedule()))
     assert context.output_path is not None
     assert dict(runner_reads(context.output_path.read_text()))["fill-compile-cache"] == "true"
+
+
+@pytest.mark.parametrize(
+    ("consumer", "environment"), [(None, ""), ("vllm", "vllm"), ("transformers", "")], ids=["none", "vllm", "own"]
+)
+def test_a_plan_tells_the_engine_and_the_environment_that_it_needs(
+    context: Context, state: State, tmp_path: Path, consumer: Any, environment: str
+) -> None:
+    state.commits[state.repository, "HEAD"] = "3" * 40
+    asking = replace(context, inputs=replace(context.inputs, models=("mixtral",), consumer=consumer))
+    made = plan_event(asking, "schedule", recorded(tmp_path, events.schedule()))
+    assert ("test_served_export[mixtral]" in made.entries[0].tests) is (consumer is not None)
+    assert context.output_path is not None
+    outputs = dict(runner_reads(context.output_path.read_text()))
+    assert (outputs["consumer"], outputs["consumer-environment"]) == (consumer or "", environment)
 
 
 def test_a_pull_request_named_by_hand_is_held_to_its_head(context: Context, state: State, tmp_path: Path) -> None:
@@ -132,6 +153,24 @@ def test_the_registrys_own_number_of_layers_is_nothing_special(
     assert made.entries[0].model.num_layers_to_keep == (kept or 2)
 
 
+@pytest.mark.parametrize(
+    ("layers", "part", "kept"),
+    [
+        ("", "vocab=16384", (None, None)),
+        ("2", "vocab=16384", (None, None)),
+        ("0,1", "vocab=9", ((0, 1), Slice(9))),
+        ("", "experts=2", (None, Slice(experts=2))),
+    ],
+)
+def test_the_registrys_own_slice_is_nothing_special(
+    context: Context, state: State, tmp_path: Path, layers: str, part: str, kept: Any
+) -> None:
+    asking = replace(context, inputs=replace(context.inputs, models=("sliced-smollm2",), layers=layers, slice=part))
+    made = plan_event(asking, "merge_group", recorded(tmp_path, events.merge_group("7" * 40)))
+    assert (made.request.layers, made.request.slice) == kept
+    assert made.entries[0].model.slice == (kept[1] or Slice(16384))
+
+
 def test_a_policy_that_names_nothing_is_refused(context: Context, state: State, tmp_path: Path) -> None:
     asking = replace(context, inputs=replace(context.inputs, required=("@nonesuch",)))
     with pytest.raises(RequestError, match="no group '@nonesuch'"):
@@ -209,3 +248,57 @@ def test_another_private_repository_is_read_with_its_own_token(
         plan_event(asking, "schedule", recorded(tmp_path, events.schedule()))
     made = plan_event(replace(asking, subject_token=""), "schedule", recorded(tmp_path, events.schedule()))
     assert made.request.sha == "5" * 40
+
+
+ADAPTER = """
+adapter = "trainer.hub:Subject"
+name = "trainer"
+package = "trainer"
+formats = ["llama", "mixtral"]
+exports = false
+"""
+
+
+def test_a_described_adapter_is_planned_by_its_offer_and_its_text_travels(
+    context: Context, state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(described, "_ANNOUNCED", {})
+    (tmp_path / "hub-subject.toml").write_text(ADAPTER)
+    inputs = replace(context.inputs, models=("smollm2",), subject="hub-subject.toml")
+    state.commits[state.repository, "HEAD"] = "3" * 40
+    adapter = read_adapter(inputs.subject, tmp_path)
+    event = recorded(tmp_path, events.schedule())
+    made = plan_event(replace(context, inputs=inputs), "schedule", event, adapter=adapter)
+    assert (made.request.subject, made.adapter) == ("trainer", PlannedAdapter("hub-subject.toml", ADAPTER))
+    (entry,) = made.entries
+    assert "test_forward_equivalence[smollm2]" in entry.tests
+    assert not [test for test in entry.tests if test.startswith("test_hub_model_conversion")]
+    assert context.output_path is not None
+    packed = runner_reads(context.output_path.read_text())["plan"]
+    monkeypatch.setattr(described, "_ANNOUNCED", {})
+    call: Any = SimpleNamespace(obj={"HUB_TESTS_PLAN": packed})
+    assert options.plan(call) == made
+    assert find_offer("trainer").formats == ("llama", "mixtral")  # in a later job too
+    assert write_adapter(made, tmp_path / "out") == str(tmp_path / "out/subject.toml")
+    assert (tmp_path / "out/subject.toml").read_text() == ADAPTER
+    assert "trainer" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("../secret.toml", "expected a file of the calling repository's default branch"),
+        ("none.toml", "cannot read the file of the default branch"),
+        ("long.toml", "longer than 65536 bytes"),
+        ("link.toml", "expected a file of the calling repository's default branch"),
+    ],
+)
+def test_only_a_description_of_the_default_branch_is_read(name: str, said: str, tmp_path: Path) -> None:
+    caller = tmp_path / "caller"
+    caller.mkdir()
+    (tmp_path / "secret.toml").write_text(ADAPTER)
+    (caller / "link.toml").symlink_to(tmp_path / "secret.toml")
+    (caller / "long.toml").write_text("#" * 70000)
+    with pytest.raises(RequestError, match=said):
+        read_adapter(name, caller)
+    assert read_adapter("fast_llm", caller) is None
