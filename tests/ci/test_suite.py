@@ -1,5 +1,6 @@
 import gc
 import os
+import re
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from ci.subjects import early_export
 from ci.subjects.base import ExportRequest, Variant
 from ci.subjects.failure import SubjectCrashError, SubjectOutOfMemoryError, SubjectTimeoutError
 from ci.subjects.offer import NO_ATTENTION, NO_EXPERTS
+from ci.subjects.registry import find_offer
 from ci.subjects.sandbox import Isolation
 from ci.suite import CachedStep, ModelPipeline, StepFailedError, classify_failure
 from tests.ci.hub.samples import CONFIG, make_repository
@@ -229,3 +231,12 @@ def test_a_model_of_recurrences_alone_lacks_attention(hub: HubServer, tmp_path: 
     settings = Settings(cache=tmp_path / "store", endpoint=hub.endpoint)
     with ModelPipeline(model, options, settings, tmp_path) as pipeline:
         assert pipeline.find_need("attention", "backup", None) == NO_ATTENTION
+
+
+def test_an_adapter_that_only_its_file_names_is_found_again_by_every_test(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    options = RunOptions(subject=f"{root / 'examples/toy_adapter.py'}:ToySubject", device="cpu")
+    pipeline = ModelPipeline(MODEL, options, Settings(tmp_path / "cache"), tmp_path)
+    assert (pipeline.subject_name, find_offer(pipeline.subject)) == ("toy", pipeline.offer)
+    suite_text = (root / "tests/integration/test_hub_integration.py").read_text()
+    assert not re.findall(r"[\w.]+\((?:[^()]*, )?pipeline\.subject_name\b", suite_text), "its name finds no adapter"
