@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ci.chat_templates.conversations import generate_conversations
+from ci.chat_templates.conversations import find_roles, generate_conversations
 from ci.chat_templates.engines import find_engines
 from ci.chat_templates.render import SECONDS, Template, render_templates
 from ci.chat_templates.template_files import read_special_tokens, read_templates
@@ -103,8 +103,9 @@ def compare_templates(
     conversations: Sequence[Conversation] | None = None,
     seconds: float = SECONDS,
 ) -> TemplateJudgement:
-    """Compare two templates on generated conversations, by each engine that is here."""
-    asked = generate_conversations() if conversations is None else conversations
+    """Compare two templates by each engine that is here, on conversations with the roles that they test for."""
+    roles = find_roles((before.text, after.text))
+    asked = generate_conversations(roles=roles) if conversations is None else conversations
     runs = (
         render_templates(engine, (before, after), asked, isolation, seconds=seconds)
         for engine in (find_engines() if engines is None else engines)
