@@ -17,29 +17,29 @@ if TYPE_CHECKING:
 
 
 def serve_full_size(
-    hub: HubServer, name: str, directory: Path, *, device: str, keys: dict[str, Any], head_dim: bool
+    hub: HubServer, name: str, directory: Path, *, device: str, keys: dict[str, Any], head_dim: bool, drop: list[str]
 ) -> None:
     """Generate a registry entry's model at two layers in the new `directory`, and put it on the Hub.
 
-    `keys` are added to its config.json. `head_dim` writes that key where the published config leaves it out, for a
-    subject that refuses such a config.
+    `keys` are added to its config.json, and those in `drop` are taken out. `head_dim` writes that key where the
+    published config leaves it out. All three are for a subject that refuses a config as it is published.
     """
     model_id = load_models()[name].model_id
     build_full_size(find_config(model_id), directory, device=device)
-    _add_keys(directory / "config.json", keys, head_dim=head_dim)
+    _edit_keys(directory / "config.json", keys, head_dim=head_dim, drop=drop)
     hub.add(model_id, directory)
 
 
-def serve_small(hub: HubServer, name: str, directory: Path, *, head_dim: bool) -> None:
+def serve_small(hub: HubServer, name: str, directory: Path, *, head_dim: bool, drop: list[str]) -> None:
     """Copy the stand-in's small model of a registry entry to the new `directory`, and put it on the Hub."""
     model_id = load_models()[name].model_id
     shutil.copytree(repository(model_id), directory)
-    _add_keys(directory / "config.json", {}, head_dim=head_dim)
+    _edit_keys(directory / "config.json", {}, head_dim=head_dim, drop=drop)
     hub.add(model_id, directory)
 
 
-def _add_keys(path: Path, keys: dict[str, Any], *, head_dim: bool) -> None:
-    config = json.loads(path.read_bytes()) | keys
+def _edit_keys(path: Path, keys: dict[str, Any], *, head_dim: bool, drop: list[str]) -> None:
+    config = {key: value for key, value in json.loads(path.read_bytes()).items() if key not in drop} | keys
     if head_dim:
         config.setdefault("head_dim", config["hidden_size"] // config["num_attention_heads"])
     path.write_text(json.dumps(config, indent=2), encoding="utf-8")

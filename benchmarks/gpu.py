@@ -21,6 +21,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,7 +112,7 @@ def job(name: str, options: argparse.Namespace, hub: HubServer, scratch: Path) -
     """Generate the checkpoint of a model, serve it and run the job; with a compile cache cold, then warm."""
     directory, keys = scratch / name, dict(pair.split("=", 1) for pair in options.config)
     values = {key: json.loads(value) for key, value in keys.items()}
-    serve_full_size(hub, name, directory, device="cuda", keys=values, head_dim=options.head_dim)
+    serve_full_size(hub, name, directory, device="cuda", keys=values, head_dim=options.head_dim, drop=options.drop)
     _free_gpu_memory()
     seconds_to_read = read_seconds(directory)
     _free_gpu_memory()
@@ -144,6 +145,14 @@ def _run(
         seconds = time.perf_counter() - started
     results = json.loads((report / "report.json").read_bytes())
     return Job(label, results, seconds, usage, seconds_to_read, code)
+
+
+def _compile_bytecode(words: list[str]) -> None:
+    """Compile the modules below `--subject-path`, as an overlay's are: no sandboxed worker can keep its own."""
+    values = dict(pairwise(words))
+    if "--subject-path" in values:
+        python = values.get("--subject-python", sys.executable)
+        subprocess.run([python, "-m", "compileall", "-q", values["--subject-path"]], check=False)
 
 
 def _free_gpu_memory() -> None:
@@ -214,6 +223,7 @@ def report(jobs: list[Job]) -> str:
 def measure(options: argparse.Namespace) -> list[Job]:
     """Run the job of each model in turn; each checkpoint is removed before the next."""
     jobs = []
+    _compile_bytecode(options.more)
     for name in options.model:
         with tempfile.TemporaryDirectory(prefix="hub-tests-gpu-") as scratch, HubServer() as hub:
             jobs += job(name, options, hub, Path(scratch))
@@ -240,6 +250,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--subject", default="reference")
     parser.add_argument("--config", action="append", default=[], help="KEY=VALUE to add to the production config.json")
     parser.add_argument("--head-dim", action="store_true", help="write head_dim into configs that leave it out")
+    parser.add_argument("--drop", action="append", default=[], help="a key to take out of the production config.json")
     parser.add_argument("--out", type=Path, default=Path("out"))
     parser.add_argument("--compile-cache", type=Path, help="run each job twice: fill this directory, then use it")
     options, more = parser.parse_known_args(argv)

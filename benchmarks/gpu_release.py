@@ -87,10 +87,11 @@ def measure(options: argparse.Namespace) -> list[Run]:
     with tempfile.TemporaryDirectory(prefix="hub-tests-gpu-") as scratch, HubServer() as hub:
         for name in names:
             directory = Path(scratch) / name
+            edits = {"head_dim": options.head_dim, "drop": options.drop}
             if options.small:
-                serve_small(hub, name, directory, head_dim=options.head_dim)
-                continue
-            serve_full_size(hub, name, directory, device=options.device, keys={}, head_dim=options.head_dim)
+                serve_small(hub, name, directory, **edits)
+            else:
+                serve_full_size(hub, name, directory, device=options.device, keys={}, **edits)
         torch.cuda.empty_cache()
         environ = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HUB_TESTS_CACHE": str(Path(scratch) / "store")}
         subprocess.run([sys.executable, "-m", "ci", "fetch", *names], env=environ, check=True)
@@ -114,6 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--gpus", type=int, action="append", help="number of GPUs of a run; may be repeated")
     parser.add_argument("--head-dim", action="store_true", help="write head_dim into configs that leave it out")
     parser.add_argument("--small", action="store_true", help="the stand-in's small models instead of production widths")
+    parser.add_argument("--drop", action="append", default=[], help="a key to take out of the production config.json")
     parser.add_argument("--out", type=Path, default=Path("out"))
     options, more = parser.parse_known_args(argv)
     runs = measure(argparse.Namespace(**vars(options), more=more))

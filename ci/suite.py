@@ -26,7 +26,7 @@ from ci.subjects.base import ConvertRequest, ConvertResult, Description, ExportR
 from ci.subjects.compile_cache import choose_compile_cache
 from ci.subjects.failure import SubjectCrashError
 from ci.subjects.offer import NO_EXPERTS
-from ci.subjects.registry import find_offer, shares_interpreter
+from ci.subjects.registry import SubjectName, find_offer, shares_interpreter
 from ci.subjects.sandbox import choose_isolation
 
 if TYPE_CHECKING:
@@ -126,8 +126,13 @@ class ModelPipeline:
 
     @property
     def subject_name(self) -> str:
-        """The subject's name, as its offer says it."""
+        """The subject's name, as its offer says it: for messages and results."""
         return self.offer.name
+
+    @property
+    def subject(self) -> SubjectName:
+        """What finds the subject again: its name, or the module or file of its adapter."""
+        return self.options.subject_or_default()
 
     def __enter__(self) -> Self:
         """Return the pipeline itself; where the checkpoint is there already, let the subject's worker start."""
@@ -236,7 +241,7 @@ class ModelPipeline:
         """Return what is missing to run a variant: what the subject says of it, or why it does not list it; or ""."""
         if variant is not None:
             return variant.needs or ""
-        conditional = find_offer(self.subject_name).conditional_needs.get(f"{axis}={name}", ())
+        conditional = self.offer.conditional_needs.get(f"{axis}={name}", ())
         return self._find_model_need(axis) or next(iter(conditional), "")
 
     def _find_model_need(self, axis: str) -> str:
@@ -244,7 +249,7 @@ class ModelPipeline:
         from ci.equivalence.inputs import read_requirements
 
         config = json.loads((self.find_source() / "config.json").read_bytes())
-        dense = find_offer(self.subject_name).dense_formats
+        dense = self.offer.dense_formats
         if axis != "moe" or self.model.checkpoint_format not in dense or read_requirements(config).experts:
             return ""
         return NO_EXPERTS

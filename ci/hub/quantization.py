@@ -47,8 +47,8 @@ def check_quantization(config: Mapping[str, Any], tensors: Mapping[str, str], *,
     found = next(_describe_config(config, ""), "") or describe_tensors(tensors)
     if found:
         raise QuantizedError(
-            f"{what}: its weights are quantised ({found}), and hub-tests does not dequantise them: the subject would be "
-            "given codes instead of weights; name a repository with the weights in bfloat16, float16 or float32, or of "
+            f"{what}: its weights are quantised ({found}), and hub-tests does not dequantise them: the subject would "
+            "be given codes instead of weights; name a repository with the weights in bfloat16, float16 or float32, or of "
             'FP8 with weight_scale_inv the rule: dequantize = "fp8-blocks" in the registry'
         )
 

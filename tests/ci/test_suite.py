@@ -1,5 +1,6 @@
 import gc
 import os
+import re
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from ci.subjects import early_export
 from ci.subjects.base import ExportRequest, Variant
 from ci.subjects.failure import SubjectCrashError, SubjectOutOfMemoryError, SubjectTimeoutError
 from ci.subjects.offer import NO_EXPERTS
+from ci.subjects.registry import find_offer
 from ci.subjects.sandbox import Isolation
 from ci.suite import DEQUANTIZED, CachedStep, ModelPipeline, StepFailedError, classify_failure
 from tests.ci.subjects.quantized_models import write_quantized
@@ -243,3 +245,12 @@ def test_a_dense_model_lacks_experts_where_others_of_its_format_have_them(hub: H
         assert pipeline.find_need("attention", "backup", None) == ""
         assert pipeline.find_need("moe", "dropless", Variant("moe", "dropless", needs="triton")) == "triton"
         assert pipeline.find_need("mixer", "gdn", None) == "a stochastic mixer of this name in every block"
+
+
+def test_an_adapter_that_only_its_file_names_is_found_again_by_every_test(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    options = RunOptions(subject=f"{root / 'examples/toy_adapter.py'}:ToySubject", device="cpu")
+    pipeline = ModelPipeline(MODEL, options, Settings(tmp_path / "cache"), tmp_path)
+    assert (pipeline.subject_name, find_offer(pipeline.subject)) == ("toy", pipeline.offer)
+    suite_text = (root / "tests/integration/test_hub_integration.py").read_text()
+    assert not re.findall(r"[\w.]+\((?:[^()]*, )?pipeline\.subject_name\b", suite_text), "its name finds no adapter"
