@@ -103,7 +103,10 @@ def compare_templates(
     conversations: Sequence[Conversation] | None = None,
     seconds: float = SECONDS,
 ) -> TemplateJudgement:
-    """Compare two templates by each engine that is here, on conversations with the roles that they test for."""
+    """Compare two templates by each engine that is here.
+
+    The conversations have the roles that the templates test for.
+    """
     roles = find_roles((before.text, after.text))
     asked = generate_conversations(roles=roles) if conversations is None else conversations
     runs = (
@@ -114,7 +117,10 @@ def compare_templates(
 
 
 def judge_run(run: EngineRun, conversations: int) -> EngineJudgement:
-    """Judge what an engine rendered; a run that stopped early is judged by what it rendered before."""
+    """Judge what an engine rendered.
+
+    A run that stopped early is judged by what it rendered before.
+    """
     pairs = _pair_renderings(run.renderings)
     rendered = sum(one.text is not None and other.text is not None for one, other in pairs)
     refused = sum(one.text is None and other.text is None for one, other in pairs)

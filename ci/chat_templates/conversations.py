@@ -146,7 +146,7 @@ def _draw_with_system(random: Random) -> list[dict[str, Any]]:
 
 
 def _draw_with_calls(random: Random) -> list[dict[str, Any]]:
-    """Draw a call of tools with its answers, in most cases, and what is said around it."""
+    """Draw, in most cases, a call of tools with its answers."""
     start = [_write_turn(random, "system")] if random.random() < 0.5 else []
     if random.random() < 0.25:
         return [*start, *_draw_turns(random)]
