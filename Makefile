@@ -17,10 +17,10 @@ $(READY): pyproject.toml constraints.txt
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[suite,environments,dev]'
 	touch $@
 
-# GitHub's parser, evaluator and API description, for the tests of the workflows; without npm those say that they skip.
-NODE_READY := tests/e2e/node_modules/.ready
-$(NODE_READY): tests/e2e/package.json tests/e2e/package-lock.json
-	if command -v npm >/dev/null && npm ci --prefix tests/e2e --silent; then touch $@; fi
+# GitHub's parser, evaluator and API description, and a second engine for chat templates; without npm tests say that they skip.
+NODE_READY := tests/e2e/node_modules/.ready ci/chat_templates/node_modules/.ready
+%/node_modules/.ready: %/package.json %/package-lock.json
+	if command -v npm >/dev/null && npm ci --prefix $* --silent; then touch $@; fi
 
 lint: $(READY) ## ruff alone: seconds
 	$(RUN)/ruff check .
@@ -56,4 +56,4 @@ dist:   ## the source archive, and the wheel from it, in dist/
 	cd build/source && "$(HATCHLING)" build -t wheel -d "$(CURDIR)/dist"
 
 clean: ## remove what the targets above made
-	rm -rf $(VENV) tests/e2e/node_modules .mypy_cache .ruff_cache .pytest_cache .demo dist build
+	rm -rf $(VENV) tests/e2e/node_modules ci/chat_templates/node_modules .mypy_cache .ruff_cache .pytest_cache .demo dist build

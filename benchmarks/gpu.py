@@ -25,8 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks._figure import Figure
-from ci.models import load_models
-from tests.standin.models import build_full_size
+from benchmarks._serve_model import serve_full_size
 from tests.standin.server import HubServer
 
 if TYPE_CHECKING:
@@ -110,10 +109,9 @@ class Job:
 
 def job(name: str, options: argparse.Namespace, hub: HubServer, scratch: Path) -> list[Job]:
     """Generate the checkpoint of a model, serve it and run the job; with a compile cache cold, then warm."""
-    model = load_models()[name]
-    directory = build_full_size(model.model_id.split("/")[1], scratch / name, device="cuda")
-    _write_defaults(directory / "config.json", dict(pair.split("=", 1) for pair in options.config))
-    hub.add(model.model_id, directory)
+    directory, keys = scratch / name, dict(pair.split("=", 1) for pair in options.config)
+    values = {key: json.loads(value) for key, value in keys.items()}
+    serve_full_size(hub, name, directory, device="cuda", keys=values, head_dim=options.head_dim, drop=options.drop)
     _free_gpu_memory()
     seconds_to_read = read_seconds(directory)
     _free_gpu_memory()
@@ -146,13 +144,6 @@ def _run(
         seconds = time.perf_counter() - started
     results = json.loads((report / "report.json").read_bytes())
     return Job(label, results, seconds, usage, seconds_to_read, code)
-
-
-def _write_defaults(config: Path, keys: dict[str, str]) -> None:
-    """Add keys to a config for a subject that refuses it as published."""
-    if keys:
-        content = json.loads(config.read_bytes()) | {key: json.loads(value) for key, value in keys.items()}
-        config.write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
 def _free_gpu_memory() -> None:
@@ -248,6 +239,8 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("model", nargs="*", default=list(MODELS))
     parser.add_argument("--subject", default="reference")
     parser.add_argument("--config", action="append", default=[], help="KEY=VALUE to add to the production config.json")
+    parser.add_argument("--head-dim", action="store_true", help="write head_dim into configs that leave it out")
+    parser.add_argument("--drop", action="append", default=[], help="a key to take out of the production config.json")
     parser.add_argument("--out", type=Path, default=Path("out"))
     parser.add_argument("--compile-cache", type=Path, help="run each job twice: fill this directory, then use it")
     options, more = parser.parse_known_args(argv)

@@ -23,6 +23,7 @@ from ci.errors import (
     RemoteCodeError,
     RequestError,
 )
+from ci.hub.code_files import fetch_code
 from ci.hub.fetch import Checkpoint, FetchRequest, fetch
 from ci.models import override_part
 from ci.records import read_dict, to_dict
@@ -76,11 +77,16 @@ def check_own_code(model: HubModel) -> None:
             "name code_environment, in whose sandbox it runs, "
             f"or drop the key if transformers itself has the architecture of {model.model_id}"
         )
-    if not model.code_path:
+    if not model.code_path and not model.code_revision:
         raise RemoteCodeError(
-            f"[{model.name}] trust_remote_code: Python files of {model.model_id} are not fetched yet; "
-            "name code_path, the directory of the subject's checkout that has the model's code"
+            f"[{model.name}] trust_remote_code: which code is not said; name code_revision, the full commit of "
+            f"{model.model_id} that has it, or code_path, a directory of the subject's checkout"
         )
+
+
+def fetch_own_code(model: HubModel, settings: Settings) -> Path | None:
+    """Return the directory of an entry's Python files from the Hub; None where its code is elsewhere."""
+    return fetch_code(model.model_id, model.code_revision, settings) if model.code_revision else None
 
 
 def fetch_checkpoints(
@@ -99,6 +105,7 @@ def fetch_checkpoints(
         tick = None if progress is None else lambda state, name=model.name: progress(name, state)
         try:
             request = make_fetch_request(override_part(model, layers, part))
+            fetch_own_code(model, settings)
             checkpoints[model.name] = fetch(request, _set_deadline(settings, ends), progress=tick)
         except HubTestsError as error:
             errors[model.name] = error

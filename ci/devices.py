@@ -41,3 +41,19 @@ def choose_worker_count(models: int, device: Literal["cpu", "cuda"] | None, envi
         return 0
     gpus = len(list_visible_gpus(environ))
     return min(gpus, models) if gpus > 1 else 0
+
+
+def share_machine(environ: Mapping[str, str], cores: int) -> dict[str, str]:
+    """Return the variables that give a pytest-xdist worker its own GPU and its share of the cores.
+
+    Worker gw<i> of N sees one GPU, shared only if there are too few, and starts cores / N threads, unless
+    OMP_NUM_THREADS says another number: N processes with a thread for each core slow each other down.
+    Nothing is set outside of a worker.
+    """
+    worker = environ.get("PYTEST_XDIST_WORKER", "")
+    if not worker.startswith("gw"):
+        return {}
+    gpus = list_visible_gpus(environ)
+    device = {"CUDA_VISIBLE_DEVICES": gpus[int(worker[2:]) % len(gpus)]} if gpus else {}
+    threads = max(1, cores // int(environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+    return device | ({} if "OMP_NUM_THREADS" in environ else {"OMP_NUM_THREADS": str(threads)})

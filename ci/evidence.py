@@ -216,6 +216,28 @@ class ServedGap:
     export: tuple[float, ...]
 
 
+Fate = Literal["kept", "changed", "dropped", "added"]
+CompanionJudgement = Literal["equal", "permitted", "finding", "defect"]
+
+
+@dataclass(frozen=True)
+class Companion:
+    """One thing beside the weights, and what an export made of it.
+
+    `part` is the file or the group, `name` the key, file, template or token in it, `before` and `after` the values as
+    short text. A "finding" is a warning or red by the entry's `export_policy`, a "defect" is red in any case, and what
+    is "permitted" changed without any consequence that hub-tests knows; `reason` says why.
+    """
+
+    part: str
+    name: str
+    fate: Fate
+    judgement: CompanionJudgement
+    before: str = ""
+    after: str = ""
+    reason: str = ""
+
+
 @dataclass(frozen=True)
 class Evidence:
     """The result of one test: what was tested, what was measured, and where a failure began.
@@ -226,8 +248,9 @@ class Evidence:
     `warnings` are findings that the entry's policies do not make red; reports show them beside a pass.
     `isolation` says how the subject's code was kept apart from the judge that wrote this. `picked` are the upstream
     indices of chosen layers, empty where the first ones are kept; `slice` is the kept part of vocabulary and experts,
-    like `vocab=4096,experts=4`. `phases` are the seconds of
-    the test by phase, as far as the suite measured them: `ci.report.phase_times` adds the rest of the wall time.
+    like `vocab=4096,experts=4`. `phases` are the seconds of the test by phase, as far as the suite measured them:
+    `ci.report.phase_times` adds the rest of the wall time. `companions` are what an export keeps, changes, drops and
+    adds beside its weights.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -266,6 +289,7 @@ class Evidence:
     slice: str = ""
     phases: tuple[PhaseTime, ...] = ()
     served: tuple[ServedGap, ...] = ()
+    companions: tuple[Companion, ...] = ()
 
 
 FINGERPRINT = "reference_fingerprint"

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ci.errors import RequestError
-from ci.hub.layers import format_layers
+from ci.hub.layers import LayerRequest, format_layers
+from ci.hub.repository import is_commit
 from ci.hub.slices import WHOLE, Slice
 from ci.records import STRICT
 
@@ -50,7 +51,8 @@ class HubModel:
     `export_policy`: whether what an export loses beside its weights is a warning or red ("strict"). `precision_policy`:
     the same for an operation that is right and less precise than it could be.
     `trust_remote_code`: transformers has not the model's code; it runs in a sandbox, in the environment
-    `code_environment`, and comes from `code_path` in the subject's checkout.
+    `code_environment`, and comes from `code_path` in the subject's checkout, or from the model's own repository at
+    the full commit `code_revision`.
     `layers` are the indices of chosen layers, from 0; then `num_layers_to_keep` is how many they are. `slice` keeps
     only part of the vocabulary and of the experts. An `optional` entry runs only where its name or its group is asked
     for: not by `*`, and not by a bare `pytest`.
@@ -70,6 +72,7 @@ class HubModel:
     trust_remote_code: bool = False
     code_environment: str = ""
     code_path: str = ""
+    code_revision: str = ""
     export_policy: Policy = "warn"
     precision_policy: Policy = "warn"
     layers: tuple[int, ...] = ()
@@ -77,7 +80,7 @@ class HubModel:
     optional: bool = False
 
     @property
-    def layer_request(self) -> int | Literal["auto"] | tuple[int, ...]:
+    def layer_request(self) -> LayerRequest:
         """Which layers to keep: the chosen ones, a number of them, or auto."""
         return self.layers or self.num_layers_to_keep
 
@@ -93,15 +96,19 @@ class HubModel:
         return ", ".join(filter(None, [picked, str(self.slice)]))
 
 
-def override_part(
-    model: HubModel, layers: int | Literal["auto"] | tuple[int, ...] | None = None, part: Slice | None = None
-) -> HubModel:
+def override_part(model: HubModel, layers: LayerRequest | None = None, part: Slice | None = None) -> HubModel:
     """Return the entry with other layers, or another slice; None keeps what the registry says."""
     if isinstance(layers, tuple):
         model = replace(model, layers=layers, num_layers_to_keep=len(layers))
     elif layers is not None:
         model = replace(model, layers=(), num_layers_to_keep=layers)
     return model if part is None else replace(model, slice=part)
+
+
+def describe_override(layers: LayerRequest | None, part: Slice | None) -> str:
+    """Name what is kept instead of the registry's choice, like `4 layers, vocab=4096`; "" where nothing is."""
+    picked = f"layers {format_layers(layers)}" if isinstance(layers, tuple) else f"{layers} layers"
+    return ", ".join(filter(None, [picked if layers is not None else "", str(part) if part is not None else ""]))
 
 
 def load_models(path: Path = REGISTRY) -> dict[str, HubModel]:
@@ -232,8 +239,12 @@ def _check_values(model: HubModel, *, where: str) -> None:
         f"code_path: '{model.code_path}' is not possible; expected a directory below the subject's checkout": (
             Path(model.code_path).is_absolute() or ".." in Path(model.code_path).parts
         ),
-        "code_environment and code_path need trust_remote_code = true": (
-            bool(model.code_environment or model.code_path) and not model.trust_remote_code
+        f"code_revision: '{model.code_revision}' is not possible; expected a full commit of 40 hex digits": (
+            bool(model.code_revision) and not is_commit(model.code_revision)
+        ),
+        "code_path and code_revision exclude each other": bool(model.code_path and model.code_revision),
+        "code_environment, code_path and code_revision need trust_remote_code = true": (
+            bool(model.code_environment or model.code_path or model.code_revision) and not model.trust_remote_code
         ),
         f"test_params.batch_size: {params.batch_size}; expected 1 or more": params.batch_size < 1,
         f"test_params.sequence_length: {params.sequence_length}; expected 2 or more": params.sequence_length < 2,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from ci.consumers.registry import ConsumerName
 from ci.errors import RequestError
+from ci.hub.layers import LayerRequest
+from ci.hub.slices import Slice
 from ci.models import HubModel, override_part, select_models
 from ci.records import STRICT, to_json
 from ci.subjects.described import announce_described, parse_described
@@ -21,7 +24,6 @@ MAX_ENTRIES = 256
 """Jobs of one matrix (https://docs.github.com/en/actions/reference/limits)."""
 
 Trigger = Literal["cli", "workflow_dispatch", "schedule", "issue_comment", "merge_group"]
-Layers = int | Literal["auto"]
 
 
 @dataclass(frozen=True)
@@ -29,16 +31,16 @@ class RunRequest:
     """Who asks for which run. `models` are names, patterns or @groups; none means the default group.
 
     `sha` is the subject's full commit, fixed when the request was made; `subject_ref` is the branch or tag that was
-    asked for. `layers` overrides the registry. `consumer` is the engine that serves each export. `run_id` and
-    `comment_id` say where on GitHub the answer goes. `options` are further words of the command line that reproduces
-    the run, such as --subject-path or --registry.
+    asked for. `layers` and `slice` override the registry. `consumer` is the engine that serves each export. `run_id`
+    and `comment_id` say where on GitHub the answer goes. `options` are further words of the command line that
+    reproduces the run, such as --subject-path or --registry.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
     trigger: Trigger = "cli"
     models: tuple[str, ...] = ()
-    layers: Layers | None = None
+    layers: LayerRequest | None = None
     subject: SubjectName = "reference"
     deep: bool = False
     device: str | None = None
@@ -53,7 +55,8 @@ class RunRequest:
     run_url: str = ""
     failed_only: bool = False
     options: tuple[str, ...] = ()
-    consumer: str | None = None
+    consumer: ConsumerName | None = None
+    slice: Slice | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,13 @@ def make_plan(request: RunRequest, models: Mapping[str, HubModel]) -> Plan:
     return Plan(request=request, entries=entries, registry=registry_digest(models))
 
 
+def leave_out_consumer(plan: Plan) -> Plan:
+    """Return the plan of the same run in which no engine serves the exports."""
+    request = replace(plan.request, consumer=None)
+    entries = tuple(replace(entry, tests=_list_tests(entry.model, request)) for entry in plan.entries)
+    return replace(plan, request=request, entries=entries)
+
+
 def registry_digest(models: Mapping[str, HubModel]) -> str:
     """Return the sha256 of the registry's content: equal digests mean equal entries."""
     return hashlib.sha256(to_json([models[name] for name in sorted(models)]).encode()).hexdigest()
@@ -157,8 +167,10 @@ def matrix(plan: Plan) -> dict[str, list[dict[str, str]]]:
 
 
 def _make_entry(model: HubModel, request: RunRequest) -> PlanEntry:
-    model = override_part(model, request.layers)
-    served = request.consumer is not None
+    model = override_part(model, request.layers, request.slice)
+    return PlanEntry(name=model.name, model=model, tests=_list_tests(model, request))
+
+
+def _list_tests(model: HubModel, request: RunRequest) -> tuple[str, ...]:
     formats = (request.subject, model.name, model.checkpoint_format)
-    tests = list_expected_tests(*formats, deep=request.deep, served=served)
-    return PlanEntry(name=model.name, model=model, tests=tests)
+    return list_expected_tests(*formats, deep=request.deep, served=request.consumer is not None)

@@ -23,7 +23,7 @@ from ci.environments.reference import provide_reference_environments
 from ci.environments.source import pin_address
 from ci.errors import GatedError, OwnLimitError, RequestError, TerminatedError
 from ci.github.output_relay import relay_output
-from ci.judge_environment import make_suite_environment
+from ci.judge_environment import LARGE_PAGES, make_suite_environment
 from ci.models import override_part
 from ci.phases import PhaseTime
 from ci.plan import Plan, RunRequest, make_plan
@@ -64,6 +64,7 @@ PYTEST_ENVIRONMENT = {
     "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     "TQDM_DISABLE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    **LARGE_PAGES,
 }
 """Installed plugins may reorder, retry or slow tests; the suite loads those that it needs. No bars of libraries."""
 
@@ -332,7 +333,8 @@ def _write_plan(models: Sequence[HubModel], options: RunOptions, report: Path) -
         trigger="cli",
         models=tuple(model.name for model in models),
         subject=options.subject or "reference",
-        layers=None if isinstance(options.layers, tuple) else options.layers,
+        layers=options.layers,
+        slice=options.slice,
         deep=options.deep,
         device=options.device,
         consumer=options.consumer,

@@ -14,10 +14,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Self, TypeVar, cast
 
-from ci.checkpoints import make_fetch_request
+from ci.checkpoints import fetch_own_code, make_fetch_request
 from ci.devices import default_device
 from ci.errors import GatedError, HubTestsError, InfrastructureError, OwnLimitError, SubjectError
 from ci.evidence import NOT_COVERED, NOT_ISOLATED, Evidence, FailureClass, Step
+from ci.garbage_collection import leave_imports_alone
 from ci.hub.fetch import Checkpoint, fetch
 from ci.models import override_part
 from ci.phases import PhaseClock
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from ci.models import HubModel
     from ci.run_options import RunOptions
     from ci.settings import Settings
-    from ci.subjects.base import Yardstick
+    from ci.subjects.base import Variant, Yardstick
     from ci.subjects.early_export import EarlyExport
     from ci.subjects.worker_subject import WorkerSubject
 
@@ -109,6 +110,7 @@ class ModelPipeline:
         self._settings = settings
         self._workdir = workdir
         self._fetched = fetched
+        self._fetched_code: Path | None = None
         self._stack = ExitStack()
         self._subject: Subject | None = None
         self._fetch_step = CachedStep[Checkpoint]("test_download_and_truncate")
@@ -225,7 +227,14 @@ class ModelPipeline:
         sandboxed = choose_isolation(self.options.isolation).applied and not self.offer.in_this_package
         return self.options.subject_python or (Path(sys.executable) if sandboxed else None)
 
-    def find_model_need(self, axis: str) -> str:
+    def find_need(self, axis: str, name: str, variant: Variant | None) -> str:
+        """Return what is missing to run a variant: what the subject says of it, or why it does not list it; or ""."""
+        if variant is not None:
+            return variant.needs or ""
+        conditional = self.offer.conditional_needs.get(f"{axis}={name}", ())
+        return self._find_model_need(axis) or next(iter(conditional), "")
+
+    def _find_model_need(self, axis: str) -> str:
         """Return what the model itself lacks to run any variant of an axis, by its config.json; "" for nothing."""
         from ci.equivalence.inputs import read_requirements
 
@@ -297,6 +306,7 @@ class ModelPipeline:
             request = replace(request, layers=layers, revision=pinned.revision, slice=pinned.slice)
         with self.clock.measure("fetch"):
             checkpoint = fetch(request, self._settings)
+            self._fetched_code = fetch_own_code(model, self._settings)
         if pinned and pinned.manifest_sha256 != checkpoint.manifest_sha256:
             raise InfrastructureError(
                 f"{model.name}: the stored checkpoint at {checkpoint.path} is not the one that was fetched for this "
@@ -315,11 +325,17 @@ class ModelPipeline:
         subject = self.start_subject()
         self.import_libraries()
         self._prepare_reference()
+        if self._preparation is not None:  # it has looked at the free memory, of which a process on a GPU takes some
+            self._warm_device(subject)
         with self.clock.measure("convert", "import"):
             result = subject.convert(request)
         with suppress(HubTestsError):  # the export's own test says what is wrong
             self._start_export(target)
         return target, result
+
+    def _warm_device(self, subject: Subject) -> None:
+        if (warm_device := getattr(subject, "warm_device", None)) is not None:
+            warm_device(self.device)
 
     def _prepare_reference(self) -> None:
         """Let Hugging Face run while the subject converts: another process, which leaves torch to this one's thread."""
@@ -374,7 +390,7 @@ class ModelPipeline:
 
     def import_libraries(self) -> None:
         """Import what the comparison needs, which takes seconds: torch and transformers."""
-        with self.clock.measure("start", "imports of the judge"):
+        with self.clock.measure("start", "imports of the judge"), leave_imports_alone():
             for name in JUDGE_LIBRARIES:
                 import_module(name)
 
@@ -400,6 +416,7 @@ class ModelPipeline:
             prepared.hugging_face if prepared else self._open_hugging_face(),
             cross_check=self._cross_check(),
             shared_reference=prepared,
+            isolation=choose_isolation(self.options.isolation),
             costs=CostMeter(clock=self.clock),
         )
 
@@ -421,7 +438,7 @@ class ModelPipeline:
         return self._stack.enter_context(
             open_hugging_face(
                 self.options.reference_python or find_reference_python(self.model, self._settings),
-                find_code_source(self.model, self.options.subject_path, commit),
+                find_code_source(self.model, self.options.subject_path, commit, self._fetched_code),
                 choose_isolation(self.options.isolation),
                 path=self.options.reference_path,
                 readable=(Path(checkpoint.path),),
@@ -460,6 +477,7 @@ def add_verdicts(evidence: Evidence, verdicts: tuple[Verdict, ...]) -> Evidence:
         heat=next((verdict.heat for verdict in red or verdicts if verdict.heat), None),
         routing=tuple(layer for verdict in verdicts for layer in verdict.routing),
         served=tuple(gap for verdict in verdicts for gap in verdict.served),
+        companions=tuple(one for verdict in verdicts for one in verdict.companions),
         measures=tuple(m for v in verdicts for m in v.measures),
         coverage={key: value for v in verdicts for key, value in v.coverage.items()},
         figures={**evidence.figures, **{key: value for v in verdicts for key, value in v.figures.items()}},

@@ -22,7 +22,6 @@ WITHOUT_TEST_FILE: dict[str, str] = {
     "ci/errors.py": "exception classes without code; each is tested where it is raised",
     "ci/report/limits.py": "numbers alone; each limit is tested where it cuts",
     "ci/subjects/base.py": "the protocol and its records, without code; each adapter's tests use them",
-    "ci/subjects/reference/config.py": "records without code; the tests of their readers and of the model use them",
 }
 """Modules that need no test file of their own, each with its reason."""
 

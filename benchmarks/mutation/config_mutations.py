@@ -20,19 +20,19 @@ def _blocks(architecture: Architecture, change: Callable[[Any], Any]) -> Archite
 
 def _rope(change: Callable[[Any], Any]) -> Callable[[Architecture], Architecture]:
     return lambda architecture: _blocks(
-        architecture, lambda b: replace(b, attention=replace(b.attention, rope=change(b.attention.rope)))
+        architecture, lambda b: replace(b, mixer=replace(b.attention, rope=change(b.attention.rope)))
     )
 
 
 def _window(change: Callable[[Any], Any]) -> Callable[[Architecture], Architecture]:
     return lambda architecture: _blocks(
-        architecture, lambda b: replace(b, attention=replace(b.attention, window=change(b.attention.window)))
+        architecture, lambda b: replace(b, mixer=replace(b.attention, window=change(b.attention.window)))
     )
 
 
 def _one_window_lost(architecture: Architecture) -> Architecture:
     blocks = list(architecture.blocks)
-    blocks[LAYER] = replace(blocks[LAYER], attention=replace(blocks[LAYER].attention, window=None))
+    blocks[LAYER] = replace(blocks[LAYER], mixer=replace(blocks[LAYER].attention, window=None))
     return replace(architecture, blocks=tuple(blocks))
 
 

@@ -57,7 +57,7 @@ def _set_rope(kind: type[Any], **constants: Any) -> Callable[[Any], Any]:
     def change(block: Any) -> Any:
         rope = block.attention.rope
         fixed: Any = replace(rope, **constants) if isinstance(rope, kind) else rope
-        return replace(block, attention=replace(block.attention, rope=fixed))
+        return replace(block, mixer=replace(block.attention, rope=fixed))
 
     return change
 
@@ -142,7 +142,7 @@ DEEP: tuple[DeepBug, ...] = (
     _constant(  # https://github.com/NVIDIA-NeMo/Megatron-Bridge/issues/2656: the sliding window
         "sliding window hard-coded",
         "hard-coded constant",
-        lambda block: replace(block, attention=replace(block.attention, window=20)),
+        lambda block: replace(block, mixer=replace(block.attention, window=20)),
         "sliding_window",
         applicability.has_window,
     ),

@@ -10,6 +10,7 @@ import typer
 
 from ci.cli import options
 from ci.cli.help import HelpfulGroup
+from ci.errors import HubTestsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +32,7 @@ def build(
     newest: Annotated[
         Path | None, typer.Option(help="resolve the newest allowed versions, write them to this file and build that")
     ] = None,
+    optional: Annotated[bool, typer.Option(help="where it cannot be built, say so and succeed")] = False,
     as_json: options.JsonFlag = False,
 ) -> None:
     """Build a base environment, or find the one that is there; print its interpreter."""
@@ -49,8 +51,14 @@ def build(
         description = resolve_newest(description, find_installer(options.environ(call)))
         newest.write_text(format_description(description), encoding="utf-8")
     roots = options.settings(call).environment_roots
-    check_prerequisites(description, roots, options.environ(call), progress, python=python)
-    base = provide_base(description, options.settings(call), options.environ(call), progress, python=python)
+    try:
+        check_prerequisites(description, roots, options.environ(call), progress, python=python)
+        base = provide_base(description, options.settings(call), options.environ(call), progress, python=python)
+    except HubTestsError as problem:
+        if not optional:
+            raise
+        progress(f"environment '{description.name}' is not built, what needs it will not run: {problem}")
+        return
     options.answer(base.manifest, str(base.python), as_json=as_json)
 
 

@@ -85,8 +85,9 @@ class ContinueResult:
 
     `stops` tells for each of the request's `stop_ids` whether a generation ended with it. `sampling` are the defaults
     that the engine takes from the generation config, as JSON text by name. `chat_ids` are the token ids of
-    a fixed conversation in the checkpoint's chat template, empty where it has none. `default_dtype` is the dtype in
-    which the engine would serve the checkpoint by itself.
+    a fixed conversation in the checkpoint's chat template, empty where it has none, and `text_ids` those of a fixed
+    text, with what the tokenizer adds. `default_dtype` is the dtype and `context` the longest context, in tokens, in
+    which the engine would serve the checkpoint by itself; 0 is not said.
     """
 
     seconds: float
@@ -94,6 +95,8 @@ class ContinueResult:
     sampling: Mapping[str, str] = field(default_factory=dict)
     chat_ids: tuple[int, ...] = ()
     default_dtype: str = ""
+    text_ids: tuple[int, ...] = ()
+    context: int = 0
 
 
 CONVERSATION = (
@@ -102,6 +105,8 @@ CONVERSATION = (
     {"role": "user", "content": "Thank you!"},
 )
 """The conversation that an engine renders with the checkpoint's chat template."""
+TEXT = "Two and two make 4.\n\n  La réponse est là."
+"""The text that an engine tokenizes as a prompt: words, digits, white space, and letters beyond ASCII."""
 
 
 class Consumer(Protocol):

@@ -12,7 +12,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 LoadFault = Literal[
-    "architecture_refused", "tensor_missing", "shape_mismatch", "config_unknown", "tokenizer_absent", "other"
+    "architecture_refused",
+    "tensor_missing",
+    "shape_mismatch",
+    "context_short",
+    "config_unknown",
+    "tokenizer_absent",
+    "other",
 ]
 
 PATTERNS: Mapping[LoadFault, re.Pattern[str]] = {
@@ -32,6 +38,7 @@ PATTERNS: Mapping[LoadFault, re.Pattern[str]] = {
         r"shapes? .*(?:differ|incompatible)|invalid for input of size|exceeds dimension size|AssertionError",
         re.IGNORECASE,
     ),
+    "context_short": re.compile(r"longer than the maximum (?:model|context) length|exceeds? .*max_model_len"),
     "config_unknown": re.compile(
         r"[Uu]nknown (?:RoPE|rope|activation|quantization|config)|rope|`?\w+`? is not supported|"
         r"unrecognized (?:key|value)|"
@@ -44,6 +51,7 @@ SENTENCES: Mapping[LoadFault, str] = {
     "architecture_refused": "the engine refuses the architecture",
     "tensor_missing": "a tensor is missing, or has another name",
     "shape_mismatch": "a tensor has another shape than the config says",
+    "context_short": "the config allows a shorter context than the original's",
     "config_unknown": "the engine does not understand the config",
     "tokenizer_absent": "the tokenizer is absent, or cannot be read",
     "other": "the engine does not load it",

@@ -1,6 +1,6 @@
 """Serves a checkpoint with transformers itself: the trivial consumer, and Hugging Face's side of the comparison.
 
-As a consumer it runs the attention that transformers chooses for inference (sdpa); the other side runs eager attention.
+As a consumer it runs the attention that transformers chooses, sdpa where it can; the other side runs eager attention.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ci.consumers.base import BATCH_INVARIANT, CONVERSATION, ConsumerDescription, ContinueResult, ScoreResult
+from ci.consumers.base import BATCH_INVARIANT, CONVERSATION, TEXT, ConsumerDescription, ContinueResult, ScoreResult
 from ci.consumers.score_files import Continuation, Scores, make_empty_continuation, make_empty_scores
 from ci.errors import SubjectError
 from ci.subjects.failure import to_one_line
@@ -36,13 +36,13 @@ SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty", "do_sample")
 class TransformersEngine:
     """Scores and continues tokens, row by row and without padding. The last model stays loaded until `release`."""
 
-    attention: str = "sdpa"
+    attention: str | None = None
     _cache: ModelCache[Any] = field(default_factory=ModelCache, init=False, repr=False)
 
     def describe(self) -> ConsumerDescription:
         """Return the versions of transformers and torch."""
         libraries = {name: version(name) for name in ("torch", "transformers", "tokenizers")}
-        flags = {"attention": self.attention, BATCH_INVARIANT: "rows run one by one"}
+        flags = {"attention": self.attention or "as transformers chooses", BATCH_INVARIANT: "rows run one by one"}
         return ConsumerDescription(
             "transformers", libraries["transformers"], platform.python_version(), libraries, flags
         )
@@ -76,12 +76,15 @@ class TransformersEngine:
         generation = model.generation_config
         ends = generation.eos_token_id
         stop_ids = set(ends if isinstance(ends, list) else [ends])
+        tokenizer = _find_tokenizer(request)[0]
         return ContinueResult(
             seconds=time.perf_counter() - started,
             stops={str(token): token in stop_ids for token in request.stop_ids},
             sampling={key: json.dumps(getattr(generation, key, None)) for key in SAMPLING},
-            chat_ids=render_conversation(_find_tokenizer(request)[0]),
+            chat_ids=render_conversation(tokenizer),
             default_dtype=_read_declared_dtype(request.checkpoint),
+            text_ids=tokenize_text(tokenizer),
+            context=int(getattr(model.config, "max_position_embeddings", 0) or 0),
         )
 
     def release(self) -> None:
@@ -118,6 +121,11 @@ def render_conversation(tokenizer: Any) -> tuple[int, ...]:
         return ()
     text = tokenizer.apply_chat_template(list(CONVERSATION), tokenize=False, add_generation_prompt=True)
     return tuple(tokenizer.encode(text, add_special_tokens=False))
+
+
+def tokenize_text(tokenizer: Any) -> tuple[int, ...]:
+    """Return the ids of the fixed text as a prompt, with the tokens that the tokenizer adds by itself."""
+    return () if tokenizer is None else tuple(tokenizer.encode(TEXT))
 
 
 def _find_tokenizer(request: ScoreRequest | ContinueRequest) -> tuple[Any, str]:

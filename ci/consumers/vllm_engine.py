@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ci.companion_files import TOKENIZER_FILES, list_files
 from ci.consumers.base import BATCH_INVARIANT, ConsumerDescription, ContinueResult, ScoreResult
 from ci.consumers.score_files import make_empty_continuation, make_empty_scores
-from ci.consumers.transformers_engine import render_conversation
+from ci.consumers.transformers_engine import render_conversation, tokenize_text
 from ci.errors import SubjectError
 from ci.subjects.failure import to_one_line
 from ci.subjects.forward import Inputs, read_inputs
@@ -103,13 +103,16 @@ class VllmEngine:
                 _fill_top(written.top_ids[row, step], written.top_logprobs[row, step], said)
         written.write(Path(request.output))
         defaults = self._engine.get_default_sampling_params()
-        config = self._engine.llm_engine.model_config.hf_config
+        config = self._engine.llm_engine.model_config
+        tokenizer = None if self._tokenizer else self._engine.get_tokenizer()
         return ContinueResult(
             seconds=time.perf_counter() - started,
             stops={str(token): self._stops_at(inputs, token) for token in request.stop_ids},
             sampling={key: json.dumps(getattr(defaults, key)) for key in SAMPLING},
-            chat_ids=() if self._tokenizer else render_conversation(self._engine.get_tokenizer()),
-            default_dtype=str(getattr(config, "dtype", "") or "").removeprefix("torch."),
+            chat_ids=render_conversation(tokenizer),
+            default_dtype=str(getattr(config.hf_config, "dtype", "") or "").removeprefix("torch."),
+            text_ids=tokenize_text(tokenizer),
+            context=_find_context(config),
         )
 
     def release(self) -> None:
@@ -217,6 +220,14 @@ def _describe_invariance() -> str:
     if not torch.cuda.is_available():
         return "not offered on CPU"
     return "on" if os.environ.get("VLLM_BATCH_INVARIANT") == "1" else "off; VLLM_BATCH_INVARIANT=1 switches it on"
+
+
+def _find_context(config: Any) -> int:
+    """Return the context that vLLM would serve by itself, 0 where this version does not say."""
+    try:
+        return int(config.get_and_verify_max_len(None))
+    except (AttributeError, TypeError, ValueError):
+        return 0
 
 
 def _read_context(checkpoint: Path) -> int:

@@ -42,6 +42,14 @@ class CheckpointTensors:
     def __contains__(self, name: object) -> bool:
         return name in self.files
 
+    def read_dtypes(self) -> dict[str, str]:
+        """Return each tensor's dtype as safetensors names it. Raises SubjectError as `files` does."""
+        dtypes: dict[str, str] = {}
+        for path in dict.fromkeys(self.files.values()):
+            with safe_open(path, framework="pt") as file:
+                dtypes |= {name: file.get_slice(name).get_dtype() for name in list(file.keys())}
+        return dtypes
+
     def read(self, name: str) -> Tensor:
         """Read one tensor from disk; it is not kept."""
         try:

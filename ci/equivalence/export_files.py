@@ -6,19 +6,32 @@ gone never stops generating. Whether a finding is red is the `export_policy` of 
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from ci.companion_files import GENERATION_CONFIG, PROCESSOR_FILES, TEMPLATE_FILES, TOKENIZER_FILES, list_files
+from ci.chat_templates.compare import TemplateJudgement
+from ci.chat_templates.template_files import read_templates
+from ci.companion_files import (
+    GENERATION_CONFIG,
+    PROCESSOR_FILES,
+    TOKENIZER_FILES,
+    CompanionDirectory,
+    find_first_difference,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
 
-TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+CONFIG = "config.json"
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "decoder_start_token_id")
 PROVENANCE = frozenset({"_from_model_config", "transformers_version"})
 """Keys of a generation config that say who wrote it, not how to generate."""
+SERVED_KEYS = ("architectures", "max_position_embeddings")
+"""Keys of config.json by which an engine chooses its implementation, and the longest prompt that it takes."""
+DTYPE_KEYS = ("dtype", "torch_dtype")
+"""Where config.json declares the dtype that it was published in; the second is the older name."""
 
 
 @dataclass(frozen=True)
@@ -34,20 +47,46 @@ class ExportFinding:
         return f"export: {self.what} {change}{self.detail}"
 
 
-def compare_export_files(original: Path, exported: Path) -> tuple[ExportFinding, ...]:
+@dataclass(frozen=True)
+class ExportedFiles:
+    """The files of both checkpoints; `templates` are the engines' judgements of rewritten templates by name."""
+
+    original: CompanionDirectory
+    exported: CompanionDirectory
+    templates: Mapping[str, TemplateJudgement]
+
+    @property
+    def both(self) -> tuple[CompanionDirectory, CompanionDirectory]:
+        """The original, then the export."""
+        return self.original, self.exported
+
+
+def open_exported(
+    original: Path, exported: Path, templates: Mapping[str, TemplateJudgement] | None = None
+) -> ExportedFiles:
+    """Open both directories. In the export a link counts as missing: it may lead anywhere."""
+    return ExportedFiles(CompanionDirectory(original, links=True), CompanionDirectory(exported), templates or {})
+
+
+def compare_export_files(
+    original: Path, exported: Path, templates: Mapping[str, TemplateJudgement] | None = None
+) -> tuple[ExportFinding, ...]:
     """Compare all that a Hugging Face directory says beside its weights and its architecture."""
+    files = open_exported(original, exported, templates)
     return (
-        *_compare_stop_ids(original, exported),
-        *_compare_token_ids(original, exported),
-        *_compare_generation(original, exported),
-        *_compare_template(original, exported),
-        *_compare_files(original, exported),
+        *_compare_stop_ids(files),
+        *_compare_token_ids(files),
+        *_compare_served_keys(files),
+        *_compare_dtype(files),
+        *_compare_generation(files),
+        *_compare_templates(files),
+        *_compare_files(files),
     )
 
 
-def _compare_stop_ids(original: Path, exported: Path) -> Iterator[ExportFinding]:
+def _compare_stop_ids(files: ExportedFiles) -> Iterator[ExportFinding]:
     """Yield a finding where generation would stop at other tokens, or never."""
-    before, after = read_stop_ids(original), read_stop_ids(exported)
+    before, after = map(_read_stop_ids, files.both)
     if before and not after:
         yield ExportFinding("stop ids", "lost", f": generation never stops, it stopped at {_join(before)}")
     elif before != after:
@@ -58,64 +97,87 @@ def _compare_stop_ids(original: Path, exported: Path) -> Iterator[ExportFinding]
 
 def read_stop_ids(directory: Path) -> frozenset[int]:
     """Return the ids at which transformers ends a text: the generation config's, else the config's."""
-    for name in (GENERATION_CONFIG, "config.json"):
-        ids = _read_json(directory / name).get("eos_token_id")
+    return _read_stop_ids(CompanionDirectory(directory, links=True))
+
+
+def _read_stop_ids(directory: CompanionDirectory) -> frozenset[int]:
+    for name in (GENERATION_CONFIG, CONFIG):
+        ids = directory.read_object(name).get("eos_token_id")
         if ids is not None:
-            return frozenset(ids if isinstance(ids, list) else [ids])
+            return frozenset(one for one in (ids if isinstance(ids, list) else [ids]) if isinstance(one, int))
     return frozenset()
 
 
-def _compare_token_ids(original: Path, exported: Path) -> Iterator[ExportFinding]:
-    before, after = _read_json(original / "config.json"), _read_json(exported / "config.json")
-    for key in TOKEN_IDS:
+def _compare_token_ids(files: ExportedFiles) -> Iterator[ExportFinding]:
+    yield from _compare_keys(files, TOKEN_IDS)
+
+
+def _compare_served_keys(files: ExportedFiles) -> Iterator[ExportFinding]:
+    """Yield a finding where an engine would choose another implementation, or another longest prompt."""
+    yield from _compare_keys(files, SERVED_KEYS)
+
+
+def _compare_keys(files: ExportedFiles, keys: tuple[str, ...]) -> Iterator[ExportFinding]:
+    before, after = (directory.read_object(CONFIG) for directory in files.both)
+    for key in keys:
         if before.get(key) is not None and after.get(key) != before[key]:
             lost = after.get(key) is None
             detail = f": it was {before[key]}" if lost else f": {after[key]}, it was {before[key]}"
-            yield ExportFinding(f"{key} of config.json", "lost" if lost else "changed", detail)
+            yield ExportFinding(f"{key} of config.json", "lost" if lost else "changed", detail[:200])
 
 
-def _compare_generation(original: Path, exported: Path) -> Iterator[ExportFinding]:
-    before, after = (_read_json(directory / GENERATION_CONFIG) for directory in (original, exported))
-    if before and not (exported / GENERATION_CONFIG).is_file():
-        yield ExportFinding(GENERATION_CONFIG, "lost")
-    elif keys := sorted(k for k in {*before, *after} - PROVENANCE if before.get(k) != after.get(k)):
-        yield ExportFinding(GENERATION_CONFIG, "changed", f": {', '.join(keys)}")
-
-
-def _compare_template(original: Path, exported: Path) -> Iterator[ExportFinding]:
-    """Compare the chat template's text, in whichever of its places it stands."""
-    before, after = _read_template(original), _read_template(exported)
+def _compare_dtype(files: ExportedFiles) -> Iterator[ExportFinding]:
+    """Yield a finding where config.json declares another dtype: loaders and engines compute in what it says."""
+    before, after = map(read_declared_dtype, files.both)
     if before and before != after:
-        yield ExportFinding("the chat template", "changed" if after else "lost")
+        detail = f": {after}, it was {before}" if after else f": it was {before}"
+        yield ExportFinding("the declared dtype", "changed" if after else "lost", detail)
 
 
-def _read_template(directory: Path) -> str:
-    jinja = directory / TEMPLATE_FILES[0]
-    if jinja.is_file():
-        return jinja.read_text(encoding="utf-8", errors="replace")
-    for name in (TEMPLATE_FILES[1], "tokenizer_config.json"):
-        if template := _read_json(directory / name).get("chat_template"):
-            return json.dumps(template) if not isinstance(template, str) else template
-    return ""
+def read_declared_dtype(directory: CompanionDirectory) -> str:
+    """Return the dtype that config.json declares, of a multimodal model its text part's; "" for none."""
+    config = directory.read_object(CONFIG)
+    text = config.get("text_config")
+    sections = (config, text if isinstance(text, dict) else {})
+    named = (section.get(key) for section in sections for key in DTYPE_KEYS)
+    return next((str(dtype).removeprefix("torch.")[:40] for dtype in named if dtype), "")
 
 
-def _compare_files(original: Path, exported: Path) -> Iterator[ExportFinding]:
+def _compare_generation(files: ExportedFiles) -> Iterator[ExportFinding]:
+    before, after = (directory.read_object(GENERATION_CONFIG) for directory in files.both)
+    if before and not files.exported.has(GENERATION_CONFIG):
+        yield ExportFinding(GENERATION_CONFIG, "lost")
+    elif problem := files.exported.explain_unread(GENERATION_CONFIG):
+        yield ExportFinding(GENERATION_CONFIG, "changed", f": {problem}")
+    elif keys := sorted(k for k in {*before, *after} - PROVENANCE if before.get(k) != after.get(k)):
+        yield ExportFinding(GENERATION_CONFIG, "changed", f": {', '.join(keys)[:200]}")
+
+
+def _compare_templates(files: ExportedFiles) -> Iterator[ExportFinding]:
+    """Compare the chat templates, wherever they stand. One that two engines hold equal is no finding."""
+    before, after = map(read_templates, files.both)
+    for name, text in before.items():
+        judged = files.templates.get(name)
+        if after.get(name) == text or (name in after and judged and judged.held):
+            continue
+        what = "the chat template" if name == "default" else f"the chat template {name[:40]}"
+        yield ExportFinding(what, "changed" if name in after else "lost", f": {judged}" if judged else "")
+
+
+def _compare_files(files: ExportedFiles) -> Iterator[ExportFinding]:
     """Compare the tokenizer's and the processor's files byte by byte."""
-    for name in list_files(original, (*TOKENIZER_FILES, *PROCESSOR_FILES)):
-        if not (exported / name).is_file():
+    for name in files.original.list_names((*TOKENIZER_FILES, *PROCESSOR_FILES)):
+        if not files.exported.has(name):
             yield ExportFinding(name, "lost")
-        elif (original / name).read_bytes() != (exported / name).read_bytes():
+        elif find_difference(files, name) is not None:
             yield ExportFinding(name, "changed")
 
 
-def _read_json(file: Path) -> Mapping[str, Any]:
-    """Return the object in a file; empty where there is none: its loss is a finding of its own."""
-    try:
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+def find_difference(files: ExportedFiles, name: str) -> int | None:
+    """Return the first byte in which a file of that name differs, None where it is the same."""
+    with files.original.open(name) as before, files.exported.open(name) as after:
+        return find_first_difference(before, after)
 
 
 def _join(ids: frozenset[int]) -> str:
-    return ", ".join(map(str, sorted(ids)))
+    return ", ".join(map(str, sorted(ids)[:16]))

@@ -7,7 +7,8 @@ expert's gradient in another one's buffer.
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from ci.evidence import Measure
 from ci.subjects.base import Differentiable, DType, GradientRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
@@ -31,13 +32,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class GradientComparison:
-    """The backward pass over the longest single sequence, in float32, against Hugging Face's in float64."""
+    """The backward pass over the longest single sequence, in float32, against Hugging Face's in float64.
+
+    `variant` is the subject's; Hugging Face's side has what it names in its config.
+    """
 
     reference: ReferenceRun
     subject: Differentiable
     subject_path: str
     formats: tuple[str, str]
     workdir: Path
+    variant: Mapping[str, str] = field(default_factory=dict)
 
     def measure(self) -> tuple[Measure, ...]:
         """Compare every parameter's gradient.
@@ -51,7 +56,7 @@ class GradientComparison:
         actual = self.workdir / "actual"
         self.reference.lease.acquire(self.subject)
         with self.reference.costs.clock.measure("forward", "subject float32 gradients"):
-            self.subject.gradients(self._build_request(self.subject_path, actual, "float32", {}))
+            self.subject.gradients(self._build_request(self.subject_path, actual, "float32", dict(self.variant)))
         if unknown := list_unexpected(actual, expected, self.reference.checkpoint):
             raise SubjectError(f"gradient of a parameter that Hugging Face does not have: {unknown[0]}")
         tolerances = Tolerances("float32", floors, self.reference.params.compare_factor)

@@ -41,6 +41,9 @@ def read_image_requirements(config: Mapping[str, Any]) -> ImageRequirements | No
     """
     vision = config.get("vision_config")
     token = config.get("image_token_index", config.get("image_token_id"))
+    if isinstance(nested := config.get("vision_encoder"), Mapping):  # Fast-LLM's apriel2
+        embeddings = nested.get("embeddings") or {}
+        vision = {"patch_size": embeddings.get("patch_height"), "num_channels": embeddings.get("input_channels")}
     if not isinstance(vision, Mapping) or not isinstance(token, int):
         return None
     patch = read_count(vision, "patch_size", what="config.json: vision_config")

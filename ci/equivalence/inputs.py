@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +62,7 @@ def read_requirements(config: Mapping[str, Any]) -> InputRequirements:
     """Read the text part of a Hugging Face config.json. Raises RequestError for a size that no model has."""
     text = config.get("text_config") or config
     if nested_config.is_nested(text):
-        return _read_nested_requirements(text)
+        return replace(_read_nested_requirements(text), images=read_image_requirements(config))
     windowed = bool(text.get("use_sliding_window", True)) and "sliding_attention" in (
         text.get("layer_types") or ["sliding_attention"]
     )

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Literal
 from ci.equivalence import round_trip
 from ci.equivalence.case_result import CaseComparison
 from ci.equivalence.cold_repeat import has_compile_cache, repeat_without_cache
+from ci.equivalence.companions import compare_companions, count_companions
 from ci.equivalence.config_sensitivity import ConfigSensitivity, build_sensitivity_verdict
 from ci.equivalence.device_usage import CostMeter
 from ci.equivalence.edited_checkpoint import copy_with_config
-from ci.equivalence.export_files import compare_export_files
 from ci.equivalence.gradient_compare import GradientComparison, build_gradient_verdict
 from ci.equivalence.hf_reference import ReferenceRun
 from ci.equivalence.inputs import read_requirements
-from ci.equivalence.nested_config import choose_mixer, count_block_kinds
+from ci.equivalence.nested_config import choose_mixer, count_block_kinds, list_mixer_names
 from ci.equivalence.precision_lens import is_lens_dtype
-from ci.equivalence.root_cause import ForwardSpec, RootCauseAnalysis
+from ci.equivalence.root_cause import MIXER_AXIS, ForwardSpec, RootCauseAnalysis
 from ci.equivalence.symmetries import undo_symmetries
 from ci.equivalence.synthetic_model import build_far_case, find_reach, shrink_config, write_synthetic_model
 from ci.equivalence.tolerances import SYNTHETIC_LAYERS, TEACHER_FORCING_SHARE
@@ -56,17 +56,16 @@ from ci.subjects.base import (
     TraceResult,
     Yardstick,
 )
+from ci.subjects.sandbox import Isolation
 from ci.subjects.trace_files import TraceReader
 from ci.subjects.training import NO_TRAINING, Trainable
+from ci.subjects.worker_process import NO_SANDBOX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ci.equivalence.inputs import InputCase
     from ci.equivalence.precision_finding import PrecisionFinding
-
-MIXER_AXIS = "mixer"
-"""The axis of variants that are other functions, with trained weights of their own."""
 
 __all__ = ["ComparisonInputs", "Judge", "Verdict"]
 
@@ -88,7 +87,7 @@ class Judge:
 
     `cross_check` is another implementation that reads the subject's checkpoints: it tells a wrong kernel from a wrong
     conversion. `shared_reference` is another judge's reference run over the same checkpoint, `training` its training
-    steps. Without `explain` a failure has no root cause.
+    steps. Without `explain` a failure has no root cause. `isolation` is that of rewritten chat templates.
     """
 
     inputs: ComparisonInputs
@@ -98,6 +97,7 @@ class Judge:
     shared_reference: ReferenceRun | None = None
     explain: bool = True
     training: TrainingReference | None = None
+    isolation: Isolation = NO_SANDBOX
     reference: ReferenceRun = field(init=False)
     costs: CostMeter = field(default_factory=CostMeter)
     _traces: Path = Path()
@@ -144,7 +144,9 @@ class Judge:
         except SubjectError as error:
             return Verdict(passed=False, failure_class="config_mismatch", diagnosis=str(error), component="conversion")
         verdict = round_trip.build_round_trip_verdict(tensors, keys, forward)
-        findings = tuple(map(str, compare_export_files(original, exported)))
+        with self.costs.clock.measure("compare", "companions of the export"):
+            companions, findings = compare_companions(original, exported, keys, self.isolation)
+        verdict = replace(verdict, companions=companions, figures={**verdict.figures, **count_companions(companions)})
         return apply_policy(verdict, findings, "export_incomplete", self.inputs.model.export_policy)
 
     def check_config_sensitivity(self) -> Verdict:
@@ -213,6 +215,11 @@ class Judge:
         subject = self.subject
         return repeat_without_cache(subject, lambda: self._check_gradients_once(subject))
 
+    def check_gradients_of_mixers(self) -> tuple[Verdict, ...]:
+        """Compare the gradients, where several mixers take turns those of each of them. Raises as above."""
+        names = list_mixer_names(self.reference.config)
+        return tuple(self._choose_mixer(name).check_gradients() for name in names) or (self.check_gradients(),)
+
     def check_training(
         self, layout: str = "single", *, recompute: str = "none", auxiliary_loss: bool = False
     ) -> Verdict:
@@ -257,7 +264,8 @@ class Judge:
     def _check_gradients_once(self, subject: Differentiable) -> Verdict:
         with self._make_directory("gradients-") as workdir:
             path = self.inputs.subject_path
-            comparison = GradientComparison(self.reference, subject, path, self._formats, workdir)
+            variant = {MIXER_AXIS: self._chosen_mixer} if self._chosen_mixer else {}
+            comparison = GradientComparison(self.reference, subject, path, self._formats, workdir, variant)
             return build_gradient_verdict(comparison.measure())
 
     def _compare_forward(self, dtype: DType, variant: Mapping[str, str]) -> Verdict:

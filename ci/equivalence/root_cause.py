@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 INCOMPLETE = ("missing_tensor", "unexpected_tensor")
 """A trace with these problems is not one of this model: it says nothing about conversion or kernel."""
+MIXER_AXIS = "mixer"
+"""The axis of variants that are other functions, with trained weights of their own."""
 SIBLINGS = {KEY: VALUE, VALUE: KEY, NORM_1: NORM_2, NORM_2: NORM_1}
 """Operations of one shape that could be mistaken for each other."""
 
@@ -160,7 +162,7 @@ class RootCauseAnalysis:
     def _collect_evidence(self) -> AttributionEvidence:
         """Check the converted checkpoint; a cross-check that agrees makes the check of its tensors needless."""
         original, converted = self.reference.checkpoint, Path(self.spec.checkpoint)
-        agrees = self._is_right(self.cross_check, self.spec.checkpoint, {})
+        agrees = self._is_right(self.cross_check, self.spec.checkpoint, self._other_function)
         check_tensors = agrees is not True
         return AttributionEvidence(
             wrong_tensors=_try_check(lambda: find_wrong_tensors(original, converted)) if check_tensors else None,
@@ -169,6 +171,11 @@ class RootCauseAnalysis:
             right_on_cross_conversion=None if agrees else self._is_right_on_cross_conversion(),
             refused="" if agrees else _find_refused(converted),
         )
+
+    @property
+    def _other_function(self) -> dict[str, str]:
+        """The part of the variant that is another function of the model, which the cross-check must compute too."""
+        return {axis: name for axis, name in self.spec.variant.items() if axis == MIXER_AXIS}
 
     def _is_right(self, subject: Subject | None, checkpoint: str, variant: Mapping[str, str]) -> bool | None:
         """Return whether a forward pass equals Hugging Face's; None where there is none."""

@@ -1,4 +1,4 @@
-"""What an engine makes of the files beside the weights, original against export: stops, sampling, template, dtype."""
+"""What an engine makes of the files beside the weights, original against export: stops, sampling, tokens, dtype."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ def compare_served_files(
         *_compare_stops(original[1], export[1]),
         *_compare_sampling(original[1], export[1]),
         *_compare_template(original[1], export[1]),
+        *_compare_tokenization(original[1], export[1]),
+        *_compare_context(original[1], export[1]),
         *_compare_dtype(original[1], export[1]),
     )
 
@@ -49,6 +51,24 @@ def _compare_sampling(before: ContinueResult, after: ContinueResult) -> Iterator
 def _compare_template(before: ContinueResult, after: ContinueResult) -> Iterator[ExportFinding]:
     if before.chat_ids and before.chat_ids != after.chat_ids:
         yield ExportFinding("the served chat template", "changed" if after.chat_ids else "lost")
+
+
+def _compare_tokenization(before: ContinueResult, after: ContinueResult) -> Iterator[ExportFinding]:
+    """Compare the ids of a text. Where the export has no tokenizer at all, that is its finding."""
+    if after.text_ids and before.text_ids != after.text_ids:
+        place = next(
+            (i for i, (one, other) in enumerate(zip(before.text_ids, after.text_ids, strict=False)) if one != other),
+            min(len(before.text_ids), len(after.text_ids)),
+        )
+        lengths = f"{len(after.text_ids)} tokens, of the original {len(before.text_ids)}"
+        yield ExportFinding("served tokenization", "changed", f": a text is {lengths}, different from token {place} on")
+
+
+def _compare_context(before: ContinueResult, after: ContinueResult) -> Iterator[ExportFinding]:
+    if before.context and after.context and before.context != after.context:
+        yield ExportFinding(
+            "served context", "changed", f": at most {after.context} tokens, the original {before.context}"
+        )
 
 
 def _compare_dtype(before: ContinueResult, after: ContinueResult) -> Iterator[ExportFinding]:

@@ -85,6 +85,15 @@ def measure_gap(actual: Tensor, expected: Tensor, keep: Tensor) -> Gap:
     return Gap(values, where & finite, int((where & ~finite & ~alike).sum()))
 
 
+def find_first_beyond(gap: Gap, keep: Tensor, limit: float) -> int | None:
+    """Return the first position in a row's real tokens, of any row, whose gap is above `limit` nats; None without one.
+
+    A lost window shows behind its end, a lost RoPE scaling far into a text, a wrong weight from the first token on.
+    """
+    positions = (keep.bool().cumsum(-1) - 1)[gap.where & (gap.values.abs() > limit)]
+    return int(positions.min()) if len(positions) else None
+
+
 def mean_multiplicative_error(gap: Gap) -> float:
     """Return the mean of exp |Δ log p|: 1 is equality. NeMo-RL's `token_mult_prob_error`.
 

@@ -26,6 +26,7 @@ from ci.equivalence.served_scores import (
     MismatchShares,
     bound_divergence,
     estimate_policy_divergence,
+    find_first_beyond,
     mean_multiplicative_error,
     measure_gap,
 )
@@ -47,6 +48,7 @@ FAILURES: Mapping[LoadFault, FailureClass] = {
     "tensor_missing": "missing_tensor",
     "shape_mismatch": "shape_mismatch",
     "config_unknown": "config_mismatch",
+    "context_short": "config_mismatch",
     "tokenizer_absent": "export_incomplete",
     "other": "other",
 }
@@ -207,8 +209,15 @@ def _describe_failure(measure: Measure, results: ServedResults, engine: str) -> 
     share = format_share_of_limit(measure.used)
     return (
         f"{engine} scores the export's tokens {measure.error:.3g} nats from Hugging Face, the original's "
-        f"{measure.floor:.3g} ({measure.dtype}, {measure.case}): {share}"
+        f"{measure.floor:.3g} ({measure.dtype}, {measure.case}): {share}{_say_where(measure, results.cases)}"
     )
+
+
+def _say_where(measure: Measure, cases: Sequence[ServedCase]) -> str:
+    """Say from which position of a text on the gap is beyond every token's limit: a window or RoPE shows late."""
+    case = next(case for case in cases if case.name == measure.case)
+    first = find_first_beyond(case.export_gap, case.keep, measure.token_limit or math.inf)
+    return "" if first is None else f"; the first token beyond its own limit is at position {first}"
 
 
 def _collect_figures(results: ServedResults) -> dict[str, float]:

@@ -11,7 +11,7 @@ from ci.equivalence.case_result import CaseComparison, keep_worst_per_tensor, li
 from ci.equivalence.diagnosis import describe_growth
 from ci.equivalence.tensor_location import locate_tensor
 from ci.equivalence.tolerances import SPECIFICATION_LIMITS
-from ci.evidence import FailureClass, Heat, LayerRouting, Measure, ServedGap
+from ci.evidence import Companion, FailureClass, Heat, LayerRouting, Measure, ServedGap
 from ci.tensor_names import LOGITS, is_block_level, operation_of
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class Verdict:
     heat: Heat | None = None
     routing: tuple[LayerRouting, ...] = ()
     served: tuple[ServedGap, ...] = ()
+    companions: tuple[Companion, ...] = ()
 
 
 def build_verdict(cases: Sequence[CaseComparison], *, coverage: Mapping[str, str]) -> Verdict:

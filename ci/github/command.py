@@ -1,6 +1,7 @@
 """The comment command `/run-hub-tests …`: parsed as words without a shell, and formatted as a line to paste.
 
-    /run-hub-tests [MODEL|GLOB|@group …] [--layers N|auto] [--deep] [--sha SHA] [--failed] [--plan]
+    /run-hub-tests [MODEL|GLOB|@group …] [--layers N|auto|I,J] [--slice vocab=V,experts=E]
+        [--deep] [--consumer ENGINE] [--sha SHA] [--failed] [--plan]
     /run-hub-tests bisect MODEL | help | cancel
 
 Only the first line of a comment counts, and only if it begins with exactly `/run-hub-tests`. GitHub's own
@@ -13,8 +14,11 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from ci.consumers.registry import CONSUMERS, ConsumerName
 from ci.errors import RequestError
 from ci.github.event import SHA
+from ci.hub.layers import LayerRequest, format_layers
+from ci.hub.slices import Slice, parse_slice
 from ci.models import NAME, RESERVED, suggest_name
 
 if TYPE_CHECKING:
@@ -22,11 +26,11 @@ if TYPE_CHECKING:
 
 COMMAND = "/run-hub-tests"
 GRAMMAR = (
-    f"{COMMAND} [MODEL|GLOB|@group …] [--layers N|auto] [--deep] [--sha SHA] [--failed] [--plan]"
-    " | bisect MODEL | help | cancel"
+    f"{COMMAND} [MODEL|GLOB|@group …] [--layers N|auto|I,J] [--slice vocab=V,experts=E] [--deep] [--consumer ENGINE]"
+    " [--sha SHA] [--failed] [--plan] | bisect MODEL | help | cancel"
 )
 FLAGS = ("--deep", "--failed", "--plan")
-OPTIONS = ("--layers", "--sha", *FLAGS)
+OPTIONS = ("--layers", "--slice", "--consumer", "--sha", *FLAGS)
 MAX_LINE_CHARS = 2000
 MAX_LAYERS = 1000
 _SELECTOR = re.compile(r"@[a-z0-9][a-z0-9_-]{0,62}|[a-z0-9*?\[][a-z0-9_*?\[\]!-]{0,62}")
@@ -38,19 +42,23 @@ class Command:
 
     verb: Literal["run", "bisect", "help", "cancel"] = "run"
     models: tuple[str, ...] = ()
-    layers: int | Literal["auto"] | None = None
+    layers: LayerRequest | None = None
     sha: str | None = None
     failed: bool = False
     plan: bool = False
     deep: bool = False
+    slice: Slice | None = None
+    consumer: ConsumerName | None = None
 
     def format_line(self) -> str:
         """Format as the first line of a comment, which `parse_command` reads back."""
         if self.verb != "run":
             return " ".join([COMMAND, self.verb, *self.models])
         words = [COMMAND, *self.models]
-        words += ["--layers", str(self.layers)] if self.layers is not None else []
+        words += ["--layers", format_layers(self.layers)] if self.layers is not None else []
+        words += ["--slice", str(self.slice)] if self.slice is not None else []
         words += ["--deep"] if self.deep else []
+        words += ["--consumer", self.consumer] if self.consumer else []
         words += ["--sha", self.sha] if self.sha else []
         words += ["--failed"] if self.failed else []
         words += ["--plan"] if self.plan else []
@@ -78,13 +86,35 @@ def parse_command(body: str) -> Command | None:
     return _parse_run(words)
 
 
-def parse_layers(text: str, *, what: str) -> int | Literal["auto"]:
-    """Parse a number of layers, or auto; `what` names the value in the RequestError."""
+def parse_layers(text: str, *, what: str) -> LayerRequest:
+    """Parse a number of layers, auto, or indices like 0,3; `what` names the value in the RequestError."""
     if text == "auto":
         return "auto"
-    if not re.fullmatch(r"[0-9]{1,4}", text) or not 1 <= int(text) <= MAX_LAYERS:
-        raise RequestError(f"{what}: expected a number from 1 to {MAX_LAYERS}, or auto")
-    return int(text)
+    if re.fullmatch(r"[0-9]{1,4}", text) and 1 <= int(text) <= MAX_LAYERS:
+        return int(text)
+    if re.fullmatch(r"[0-9]{1,4}(,[0-9]{1,4})+", text):
+        picked = tuple(map(int, text.split(",")))
+        if picked == tuple(sorted(set(picked))):
+            return picked
+    raise RequestError(
+        f"{what}: expected a number from 1 to {MAX_LAYERS}, or auto, or ascending indices from 0 like 0,3"
+    )
+
+
+def parse_part(text: str, *, what: str) -> Slice:
+    """Parse a slice like `vocab=4096,experts=4`; `what` names the value in the RequestError."""
+    try:
+        return parse_slice(text)
+    except RequestError:
+        raise RequestError(f"{what}: expected vocab=V, experts=E or both, like vocab=4096,experts=4") from None
+
+
+def parse_consumer(text: str, *, what: str) -> ConsumerName:
+    """Return the engine's name; `what` names the value in the RequestError."""
+    for known in CONSUMERS:
+        if known == text:
+            return known
+    raise RequestError(f"{what}: expected {' or '.join(CONSUMERS)}.{suggest_name(text, CONSUMERS)}")
 
 
 def _parse_bisect(words: list[str]) -> Command:
@@ -120,6 +150,10 @@ def _with_option(command: Command, option: str, value: str | None, remaining: It
     value = next(remaining, "") if value is None else value
     if option == "--layers":
         return replace(command, layers=parse_layers(value, what=f"'--layers {value}'"))
+    if option == "--slice":
+        return replace(command, slice=parse_part(value, what=f"'--slice {value}'"))
+    if option == "--consumer":
+        return replace(command, consumer=parse_consumer(value, what=f"'--consumer {value}'"))
     return replace(command, sha=_parse_sha(value))
 
 

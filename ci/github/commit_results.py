@@ -11,10 +11,13 @@ from __future__ import annotations
 import io
 import zipfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from ci.consumers.registry import ConsumerName
 from ci.errors import RequestError
 from ci.github import workflow_runs
+from ci.hub.layers import LayerRequest
+from ci.hub.slices import Slice
 from ci.records import STRICT, read_json
 from ci.report.escape import clean, one_line
 from ci.report.results import Verdict
@@ -36,7 +39,7 @@ STARTING_EVENTS = frozenset({"issue_comment", "workflow_dispatch", "schedule", "
 
 @dataclass(frozen=True)
 class ModelResult:
-    """One model's result in one run. `layers` is the request's number, None for the registry's.
+    """One model's result in one run. `layers` and `slice` are the request's, None for the registry's.
 
     `started` is when GitHub started the run's attempt, ISO 8601, UTC.
     """
@@ -46,15 +49,24 @@ class ModelResult:
     model: str
     verdict: Verdict
     headline: str = ""
-    layers: int | Literal["auto"] | None = None
+    layers: LayerRequest | None = None
     deep: bool = False
     run_id: int = 0
     run_url: str = ""
     started: str = ""
+    slice: Slice | None = None
+    consumer: ConsumerName | None = None
+
+    @property
+    def is_of_registry(self) -> bool:
+        """Return whether the model was tested as the registry has it, and not another part of it."""
+        return self.layers is None and self.slice is None
 
     def covers(self, other: ModelResult) -> bool:
         """Return whether this result is about all that `other` was about."""
-        return self.model == other.model and self.layers == other.layers and (self.deep or not other.deep)
+        same = (self.model, self.layers, self.slice) == (other.model, other.layers, other.slice)
+        served = not other.consumer or self.consumer == other.consumer
+        return same and served and (self.deep or not other.deep)
 
 
 @dataclass(frozen=True)
@@ -122,7 +134,9 @@ def make_run_result(results: Results, attempt: int, started: str) -> RunResult:
             verdict=entry.verdict,
             headline=_find_headline(entry),
             layers=request.layers,
+            slice=request.slice,
             deep=request.deep,
+            consumer=request.consumer,
             run_id=request.run_id or 0,
             run_url=request.run_url,
             started=started,

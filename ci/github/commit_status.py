@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ci.github.commit_results import ModelResult, find_standing
+from ci.models import describe_override
 from ci.report.escape import one_line
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def decide_status(
     failed = tuple(result for result in standing if result.verdict == "failed")
     neutral = tuple(result for result in standing if result.verdict == "neutral")
     passed = tuple(result for result in standing if result.verdict == "passed")
-    whole = {result.model for result in standing if result.layers is None}
+    whole = {result.model for result in standing if result.is_of_registry}
     missing = tuple(name for name in required if name not in whole | {r.model for r in (*failed, *neutral)})
     state = _decide_state(failed, neutral, passed, missing, under_way, problem)
     parts = [
@@ -103,7 +104,7 @@ def _decide_state(
 
 
 def _name_results(word: str, results: Sequence[ModelResult]) -> str:
-    names = [r.model if r.layers is None else f"{r.model} ({r.layers} layers)" for r in results]
+    names = [r.model if r.is_of_registry else f"{r.model} ({describe_override(r.layers, r.slice)})" for r in results]
     return f"{word}: {_join(names)}" if names else ""
 
 

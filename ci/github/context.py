@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ci.consumers.registry import ConsumerName
 from ci.errors import RequestError
 from ci.github.api import ApiSettings
 from ci.records import read_dict
@@ -29,12 +30,14 @@ class WorkflowInputs:
 
     models: tuple[str, ...] = ()
     layers: str = ""
+    slice: str = ""
     subject: SubjectName = "fast_llm"
     subject_repository: str = ""
     subject_ref: str = ""
     pull_request: int = 0
     store: str = "directory"
     deep: bool = False
+    consumer: ConsumerName | None = None
     required: tuple[str, ...] = ()
 
 
@@ -147,6 +150,7 @@ def _read_default_inputs(environ: Mapping[str, str]) -> dict[str, str]:
         "subject": "HUB_TESTS_SUBJECT",
         "subject-repository": "HUB_TESTS_SUBJECT_REPOSITORY",
         "required": "HUB_TESTS_REQUIRED",
+        "consumer": "HUB_TESTS_CONSUMER",
     }
     nightly = {"deep": "true"} if environ.get("GITHUB_EVENT_NAME") == "schedule" else {}
     return nightly | {key: environ[name] for key, name in names.items() if environ.get(name)}

@@ -11,14 +11,17 @@ reviewed.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from ci.consumers.registry import ConsumerName
 from ci.errors import RequestError
 from ci.github import messages
 from ci.github.bisect_lines import SubjectAddress, find_failing_nights, format_line, format_lines
 from ci.github.command import Command, parse_command
 from ci.github.run_request import is_allowed
 from ci.github.status_comment import CommentState, StartedRun
+from ci.hub.layers import LayerRequest
+from ci.hub.slices import Slice
 from ci.models import select_models
 from ci.plan import Plan, RunRequest, make_plan
 
@@ -42,9 +45,11 @@ class GateDecision:
     comment_id: int | None = None
     sha: str = ""
     models: tuple[str, ...] = ()
-    layers: int | Literal["auto"] | None = None
+    layers: LayerRequest | None = None
     deep: bool = False
+    consumer: ConsumerName | None = None
     cancel: tuple[int, ...] = ()
+    slice: Slice | None = None
 
 
 def ignore_reason(event: CommentEvent) -> str | None:
@@ -114,7 +119,8 @@ def _handle_command(command: Command, gate_input: GateInput) -> GateDecision:
         command = _as_last_time(command, facts.state)
     plan = _plan_run(command, gate_input)
     if command.plan:
-        return _answer(event, "plan", messages.format_plan(plan, gate_input.baseline, command))
+        nights = gate_input.baseline.select_subsets({entry.name: entry.model.subset for entry in plan.entries})
+        return _answer(event, "plan", messages.format_plan(plan, nights, command))
     return _start_run(command, tuple(entry.name for entry in plan.entries), gate_input)
 
 
@@ -123,7 +129,8 @@ def _offer_bisect(name: str, gate_input: GateInput) -> GateDecision:
     (model,) = select_models(gate_input.models, [name])
     pull, settings = gate_input.facts.pull, gate_input.settings
     subject = SubjectAddress(settings.subject, f"{settings.server_url}/{pull.repository}")
-    records = gate_input.baseline.records.get(model.name, ())
+    nights_of_part = gate_input.baseline.select_subsets({model.name: model.subset})
+    records = nights_of_part.records.get(model.name, ())
     nights = find_failing_nights(records)
     passed = next((record for record in reversed(records) if record.verdict == "passed"), None)
     if nights:
@@ -146,21 +153,30 @@ def _check_last_result(state: CommentState) -> str | None:
 
 
 def _as_last_time(command: Command, state: CommentState) -> Command:
-    """Return `command` with the last run's layers and deep tests.
+    """Return `command` with the last run's layers, slice, deep tests and engine.
 
-    Layers of its own stay. With fewer layers or tests the failure may disappear.
+    Layers, slice and an engine of its own stay. With fewer layers, rows or tests the failure may disappear.
     """
     if state.last is None:
         return command
     layers = state.last.layers if command.layers is None else command.layers
-    return replace(command, layers=layers, deep=command.deep or state.last.deep)
+    part = state.last.slice if command.slice is None else command.slice
+    consumer = command.consumer or state.last.consumer
+    deep = command.deep or state.last.deep
+    return replace(command, layers=layers, slice=part, deep=deep, consumer=consumer)
 
 
 def _plan_run(command: Command, gate_input: GateInput) -> Plan:
     last = gate_input.facts.state.last
     models = (*last.failed, *last.unsettled) if command.failed and last else command.models
     request = RunRequest(
-        "issue_comment", models, layers=command.layers, deep=command.deep, subject=gate_input.settings.subject
+        "issue_comment",
+        models,
+        layers=command.layers,
+        slice=command.slice,
+        deep=command.deep,
+        subject=gate_input.settings.subject,
+        consumer=command.consumer,
     )
     return make_plan(request, gate_input.models)
 
@@ -172,7 +188,13 @@ def _start_run(command: Command, models: tuple[str, ...], gate_input: GateInput)
         return _refuse(event, messages.say_fork_needs_sha(suggested, pull, server))
     if command.sha not in (None, pull.head_sha):
         return _refuse(event, messages.say_not_head(suggested, pull, server))
-    wanted = StartedRun(0, event.comment_id, pull.head_sha, models, command.layers, command.deep)
+    how: dict[str, Any] = {
+        "layers": command.layers,
+        "slice": command.slice,
+        "deep": command.deep,
+        "consumer": command.consumer,
+    }
+    wanted = StartedRun(0, event.comment_id, pull.head_sha, models, **how)
     if same := next((run for run in gate_input.facts.active_runs if run.key == wanted.key), None):
         return _answer(event, "already running", messages.say_already_running(same, event, server))
     return GateDecision(
@@ -183,8 +205,7 @@ def _start_run(command: Command, models: tuple[str, ...], gate_input: GateInput)
         comment_id=event.comment_id,
         sha=pull.head_sha,
         models=models,
-        layers=command.layers,
-        deep=command.deep,
+        **how,
     )
 
 

@@ -6,7 +6,9 @@ from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING
 
+from ci.consumers.registry import CONSUMERS
 from ci.github.command import COMMAND, GRAMMAR
+from ci.models import describe_override
 from ci.report.escape import cell, code, escape_text, link
 
 if TYPE_CHECKING:
@@ -123,8 +125,10 @@ def format_help(models: Mapping[str, HubModel]) -> str:
     lines = ["The command is the first line of a comment:", "", _code_block(GRAMMAR), ""]
     lines += [
         "- without a model, the group `@default` is tested; a glob is like `qwen2-*`",
-        "- `--layers` keeps that many layers; `auto` keeps the fewest that hold every kind of layer",
+        "- `--layers` keeps that many layers; `auto` keeps the fewest that hold every kind of layer; `0,3` keeps these",
+        "- `--slice` keeps the first rows of the vocabulary and the first experts, like `vocab=4096,experts=4`",
         "- `--deep` also tests each config key, each weight on disk and each gradient",
+        f"- `--consumer` also serves each export with an engine, {' or '.join(map(code, CONSUMERS))}",
         "- `--sha` names the commit; a pull request from a fork needs it",
         "- `--failed` repeats what failed in the last run here",
         "- `--plan` shows what would run and how long it takes, and starts nothing",
@@ -226,9 +230,9 @@ def format_repeat(command: Command) -> str:
 
 
 def _format_other(icon: str, word: str, result: ModelResult) -> str:
-    layers = "" if result.layers is None else f" with {result.layers} layers"
+    part = "" if result.is_of_registry else f" with {describe_override(result.layers, result.slice)}"
     said = f": {escape_text(result.headline, MAX_HEADLINE_CHARS)}" if result.headline else ""
-    return f"- {icon} {code(result.model)}{layers} {word} in {_link_result(result.run_id, result.run_url)}{said}"
+    return f"- {icon} {code(result.model)}{part} {word} in {_link_result(result.run_id, result.run_url)}{said}"
 
 
 def _link_result(run_id: int, url: str) -> str:

@@ -64,7 +64,7 @@ def find_streaks(baseline: Baseline, tonight: Sequence[HistoryRecord]) -> tuple[
     for record in tonight:
         if record.verdict != "failed":
             continue
-        nights = baseline.records.get(record.entry, ())
+        nights = baseline.select_subsets({record.entry: record.subset}).records.get(record.entry, ())
         earlier = [night for night in nights if night.verdict != "neutral" and night.run_url != record.run_url]
         passed = [index for index, night in enumerate(earlier) if night.verdict == "passed"]
         first_failed = passed[-1] + 1 if passed else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from ci.errors import RequestError
-from ci.github.command import parse_layers
+from ci.github.command import parse_layers, parse_part
 from ci.github.event import REPOSITORY, SHA, CommentEvent, DispatchEvent, MergeGroupEvent, ScheduleEvent
 from ci.plan import RunRequest, Trigger
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ci.github.context import Context
     from ci.github.event import Event
     from ci.github.gate_input import PullRequest
+    from ci.hub.layers import LayerRequest
 
 STORES = ("directory", "url", "cache")
 """How checkpoints travel from the fetch job to the test jobs."""
@@ -44,8 +45,10 @@ def make_run_request(event: Event, context: Context) -> RunRequest:
         trigger=_find_trigger(event),
         models=inputs.models or (inputs.required if group else ()),
         layers=parse_layers_input(inputs.layers),
+        slice=parse_part(inputs.slice, what=f"input slice '{inputs.slice[:50]}'") if inputs.slice else None,
         subject=inputs.subject,
         deep=inputs.deep,
+        consumer=inputs.consumer,
         repository=context.repository,
         subject_repository=inputs.subject_repository or context.repository,
         subject_ref=group.head_ref if group else inputs.subject_ref,
@@ -58,8 +61,8 @@ def make_run_request(event: Event, context: Context) -> RunRequest:
     )
 
 
-def parse_layers_input(text: str) -> int | Literal["auto"] | None:
-    """Parse the input `layers`: "" for the registry's number, a number, or auto."""
+def parse_layers_input(text: str) -> LayerRequest | None:
+    """Parse the input `layers`: "" for the registry's number, a number, auto, or indices."""
     return parse_layers(text, what=f"input layers '{text[:50]}'") if text else None
 
 

@@ -15,7 +15,10 @@ import zlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from ci.consumers.registry import ConsumerName
 from ci.errors import RequestError
+from ci.hub.layers import LayerRequest
+from ci.hub.slices import Slice
 from ci.records import read_json, to_json
 
 if TYPE_CHECKING:
@@ -41,18 +44,20 @@ class StartedRun:
     comment_id: int
     sha: str
     models: tuple[str, ...]
-    layers: int | Literal["auto"] | None = None
+    layers: LayerRequest | None = None
     deep: bool = False
+    slice: Slice | None = None
+    consumer: ConsumerName | None = None
 
     @property
     def key(self) -> tuple[object, ...]:
         """Equal for two runs that test the same models in the same way at the same commit."""
-        return (self.sha, tuple(sorted(self.models)), self.layers, self.deep)
+        return (self.sha, tuple(sorted(self.models)), self.layers, self.slice, self.deep, self.consumer)
 
 
 @dataclass(frozen=True)
 class LastResult:
-    """The last finished run: the entries that it tested, those that failed, and the layers that were asked for.
+    """The last finished run: the entries that it tested, those that failed, and the part that was asked for.
 
     `unsettled` are entries that other runs did not pass at the same commit, and that this run did not test.
     """
@@ -61,9 +66,11 @@ class LastResult:
     sha: str
     models: tuple[str, ...]
     failed: tuple[str, ...]
-    layers: int | Literal["auto"] | None = None
+    layers: LayerRequest | None = None
     unsettled: tuple[str, ...] = ()
     deep: bool = False
+    slice: Slice | None = None
+    consumer: ConsumerName | None = None
 
 
 @dataclass(frozen=True)

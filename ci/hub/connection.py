@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 REDIRECTS = {301, 302, 303, 307, 308}
 MAX_REDIRECTS = 5
+LOOK_EVERY = 8
+"""Of so many reads one is looked at: with TLS a read brings 16 KB at most, and a look is a call of the system."""
 HEADER_TIMEOUTS = 2
 """An answer's status and headers may take this many times the timeout, with all waits in between."""
 
@@ -48,6 +50,7 @@ class HubConnection:
     """Connections for one fetch, safe for many threads.
 
     `requests` counts those to the Hub's own origin (its rate limits count these), `received` the bytes of all bodies.
+    Of bodies, one in a few `reads` is looked at: a `late` one found its bytes waiting.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -55,6 +58,8 @@ class HubConnection:
         self.stop = threading.Event()
         self.requests = 0
         self.received = 0
+        self.reads = 0
+        self.late = 0
         self._token = settings.token
         self._count = threading.Lock()
         self._watch = HeaderWatch()
@@ -92,19 +97,30 @@ class HubConnection:
         """
         since, arrived = time.monotonic(), 0
         latency = min(self._latency, self.limits.timeout)
-        for chunk in iter_body(response, size, self.limits.timeout, direct=direct, latency=latency):
+        body = iter_body(response, size, self.limits.timeout, direct=direct, latency=latency)
+        for number, chunk in enumerate(body):
             if self.stop.is_set():
                 raise Interrupted
             with self._count:
                 self.received += len(chunk)
             yield chunk
             arrived += len(chunk)
+            if number % LOOK_EVERY == 0 and 0 < arrived < size:
+                self._look_at_read(response)
             self._check_deadline()
             seconds = time.monotonic() - since
             if seconds >= self.limits.timeout:
                 if arrived < self.limits.minimum_rate * seconds:
                     raise SlowError(f"only {arrived} bytes came in {seconds:.0f} s")
                 since, arrived = time.monotonic(), 0
+
+    def _look_at_read(self, response: Any) -> None:
+        """Count whether the next bytes of a body are there before anybody asks for them."""
+        stream = response.extensions.get("network_stream")
+        if stream is not None:
+            late = bool(stream.get_extra_info("is_readable"))
+            with self._count:
+                self.reads, self.late = self.reads + 1, self.late + late
 
     def resolve_redirect(self, url: str, response: Any) -> str:
         """Return the absolute URL that a redirect names. Raises OddAnswerError for anything but a usable one."""

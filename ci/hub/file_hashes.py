@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from ci.hub.download_plan import OutputFile
     from ci.hub.piece_plan import Piece
@@ -41,23 +41,35 @@ class FileHasher:
         self._parts = {name: sorted(listed) for name, listed in parts.items()}
         self._begins = {name: [begin for begin, _, _ in listed] for name, listed in self._parts.items()}
 
-    def hash_each(self, spans: Iterable[Span]) -> list[str]:
-        """Return the SHA-256 of each span."""
-        return [self.hash_all([span]) for span in spans]
+    def hash_file(self, output: str, size: int, parts: Sequence[Span]) -> tuple[str, list[str]]:
+        """Return the SHA-256 of a file and of each part of it, reading each byte once.
+
+        `parts` are in the file's order and do not overlap.
+        """
+        digest, by_part = hashlib.sha256(), _PartDigests(parts)
+        for at, block in self._iter_blocks(Span(output, 0, size)):
+            digest.update(block)
+            by_part.update(at, block)
+        return str(digest.hexdigest()), by_part.finish()
 
     def hash_all(self, spans: Iterable[Span], start: bytes = b"") -> str:
         """Return the SHA-256 of the bytes `start` and then of spans joined together."""
         digest = hashlib.sha256(start)
-        buffer = memoryview(bytearray(BLOCK_SIZE))
         for span in spans:
-            at = span.begin
-            while at < span.end:
-                ready = min(self._wait_until_ready(span.output, at), span.end)
-                while at < ready:
-                    count = os.preadv(self._handles[span.output], [buffer[: min(BLOCK_SIZE, ready - at)]], at)
-                    digest.update(buffer[:count])
-                    at += count
+            for _, block in self._iter_blocks(span):
+                digest.update(block)
         return str(digest.hexdigest())
+
+    def _iter_blocks(self, span: Span) -> Iterator[tuple[int, memoryview]]:
+        """Yield offset and content of each block of a span; the next one overwrites it."""
+        buffer = memoryview(bytearray(min(BLOCK_SIZE, span.end - span.begin)))
+        at = span.begin
+        while at < span.end:
+            ready = min(self._wait_until_ready(span.output, at), span.end)
+            while at < ready:
+                count = os.preadv(self._handles[span.output], [buffer[: min(BLOCK_SIZE, ready - at)]], at)
+                yield at, buffer[:count]
+                at += count
 
     def _wait_until_ready(self, output: str, at: int) -> int:
         """Wait for byte `at` of a file, and return the offset up to which (or further) it is complete from there."""
@@ -71,3 +83,31 @@ class FileHasher:
             index += 1
             ready = parts[index][1]
         return ready
+
+
+class _PartDigests:
+    """The digests of parts of a file, fed with the file's blocks in order."""
+
+    def __init__(self, parts: Sequence[Span]) -> None:
+        self._parts, self._digests = parts, list[str]()
+        self._digest = hashlib.sha256()
+
+    def update(self, at: int, block: memoryview) -> None:
+        """Hash the parts that lie in `block`, which begins at byte `at`."""
+        end = at + len(block)
+        while len(self._digests) < len(self._parts) and self._parts[len(self._digests)].begin < end:
+            part = self._parts[len(self._digests)]
+            self._digest.update(block[max(part.begin, at) - at : min(part.end, end) - at])
+            if part.end > end:
+                break
+            self._close_part()
+
+    def finish(self) -> list[str]:
+        """Return all digests; what is left are empty parts at the end of the file."""
+        while len(self._digests) < len(self._parts):
+            self._close_part()
+        return self._digests
+
+    def _close_part(self) -> None:
+        self._digests.append(str(self._digest.hexdigest()))
+        self._digest = hashlib.sha256()

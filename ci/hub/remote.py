@@ -9,6 +9,7 @@ ranges of that file. A signed URL is valid for about an hour; an expired one is 
 from __future__ import annotations
 
 import threading
+import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from ci.hub.responses import (
     raise_transient,
 )
 from ci.hub.retry import RetryPolicy, RetryState
+from ci.hub.stream_count import Counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -71,6 +73,11 @@ class HubClient:
     def received(self) -> int:
         """The bytes of all bodies."""
         return self._connection.received
+
+    def measure(self) -> Counts:
+        """Return what was measured so far, with the processor time of this process."""
+        connection = self._connection
+        return Counts(connection.received, time.process_time(), connection.reads, connection.late)
 
     def get_repository(self, model_id: str, revision: str | None) -> Repository:
         """Return the commit and files of `model_id` at a branch, tag or commit, with one request.

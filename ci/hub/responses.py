@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MAX_WAIT = 600.0
 RATE_LIMIT = re.compile(r'"\w+"\s*;\s*r\s*=\s*(?P<remaining>\d{1,9})\s*;\s*t\s*=\s*(?P<seconds>\d{1,9})')
-READ_SIZE = 1024**2
+READ_SIZE = 256 * 1024
 MIN_DIRECT_SIZE = 1024**2
 """Bytes of a body from which reading the socket directly may pay for a connection that cannot be reused."""
 DIRECT_BYTES_PER_SECOND = 512 * 1024**2

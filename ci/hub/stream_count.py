@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 FIRST = 8
 GROWTH = 4
 """The number of streams is multiplied by this: 8, 32, 64 (the default limit)."""
@@ -15,6 +17,25 @@ PAUSE = 5.0
 """Seconds until more streams are tried again."""
 BUSY = 0.8
 """Processor seconds of this process a second, beyond which more streams only cost."""
+LATE = 0.5
+"""Share of reads that found bytes already waiting, beyond which the network waits for this process.
+
+Where other programs load the processors, a process has little processor time and is still what limits the transfer.
+"""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a transfer has measured since it began.
+
+    `received` bytes, `cpu` seconds of the process, and of the `reads` that were looked at those that came `late`: their
+    bytes were there already.
+    """
+
+    received: int = 0
+    cpu: float = 0.0
+    reads: int = 0
+    late: int = 0
 
 
 class StreamCount:
@@ -23,26 +44,26 @@ class StreamCount:
     def __init__(self, most: int, now: float) -> None:
         self._most = most
         self.count = min(FIRST, most)
-        self._start: tuple[float, int, float] | None = None
+        self._start: tuple[float, Counts] | None = None
         self._settled_at, self._wait_until = now, now
         self._best: tuple[float, int] | None = None
 
-    def update(self, received: int, cpu: float, now: float) -> int:
-        """Return the number of streams to run, given all bytes and processor seconds since the start.
+    def update(self, counts: Counts, now: float) -> int:
+        """Return the number of streams to run, given all that was measured since the start.
 
         Throughput is compared before and after each growth. Where it did not grow, the old number returns.
         """
-        if self._start is None and received and now >= self._settled_at:
-            self._start = (now, received, cpu)
+        if self._start is None and counts.received and now >= self._settled_at:
+            self._start = (now, counts)
         if self._start is None or now - self._start[0] < INTERVAL:
             return self.count
-        seconds = now - self._start[0]
-        rate, busy = (received - self._start[1]) / seconds, (cpu - self._start[2]) / seconds
-        self._start = (now, received, cpu)
+        seconds, before = now - self._start[0], self._start[1]
+        rate = (counts.received - before.received) / seconds
+        self._start = (now, counts)
         if self._best is not None and rate < GAIN * self._best[0]:
             self._change(self._best[1], None, now)
             self._wait_until = now + PAUSE
-        elif now >= self._wait_until and busy < BUSY and self.count < self._most:
+        elif now >= self._wait_until and self.count < self._most and _waits_for_network(before, counts, seconds):
             self._change(min(GROWTH * self.count, self._most), (rate, self.count), now)
         else:
             self._best = None
@@ -51,3 +72,10 @@ class StreamCount:
     def _change(self, count: int, best: tuple[float, int] | None, now: float) -> None:
         self.count, self._best = count, best
         self._start, self._settled_at = None, now + SETTLE
+
+
+def _waits_for_network(before: Counts, now: Counts, seconds: float) -> bool:
+    """Return whether the network limits a transfer, and not the processor time that this process has."""
+    reads = now.reads - before.reads
+    is_late = reads > 0 and now.late - before.late > LATE * reads
+    return not is_late and now.cpu - before.cpu < BUSY * seconds

@@ -1,9 +1,10 @@
 """Download byte ranges straight to their places on disk, hash them, and resume after an interruption.
 
 Streams write requests in parallel: as many as pay off, each request as long as the measured speed asks for. Hash
-workers follow, reading finished bytes back from the page cache: one hashes each file as a whole and one its tensors, so
-memory does not depend on the model. Files that are downloaded whole are compared with the Hub's digest. A sync thread
-flushes finished pieces to the disk and then records them in the journal, so the journal is right even after a crash.
+workers follow, one for each file that grows, reading finished bytes back from the page cache once for the file's digest
+and its tensors', so memory does not depend on the model. Files that are downloaded whole are compared with the Hub's
+digest. A sync thread flushes finished pieces to the disk and then records them in the journal, so the journal is right
+even after a crash.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import errno
 import os
 import time
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ci.errors import InfrastructureError
@@ -21,7 +22,7 @@ from ci.hub.journal import Journal
 from ci.hub.piece_plan import choose_piece_size, plan_pieces
 from ci.hub.piece_state import PieceState
 from ci.hub.piece_writer import PieceWriter, write_at
-from ci.hub.request_queue import RequestQueue
+from ci.hub.request_queue import PARALLEL_OUTPUTS, RequestQueue
 from ci.hub.stream_count import StreamCount
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from ci.hub.repository import Repository
     from ci.hub.verification import WholeFile
 
-HASH_WORKERS = 4
+HASH_WORKERS = PARALLEL_OUTPUTS
 PIECE_SIZE = 4 * 1024**2
 """Bytes of the largest piece, the unit of the journal."""
 LARGEST_REQUEST = 64 * 1024**2
@@ -207,13 +208,13 @@ class _Streams:
         self._hub, self._run, self._queue = hub, run, queue
         self._pool = ThreadPoolExecutor(hub.limits.streams, "hub-stream")
         self._count = StreamCount(hub.limits.streams, time.monotonic())
-        self._received, self._cpu = hub.received, time.process_time()
+        self._received = hub.received
         self._running: set[Future[None]] = set()
 
     def adjust(self) -> set[Future[None]]:
         """Start streams where more are wanted than run, and return those that run or failed."""
-        received, cpu = self._hub.received - self._received, time.process_time() - self._cpu
-        wanted = self._count.update(received, cpu, time.monotonic())
+        counts = self._hub.measure()
+        wanted = self._count.update(replace(counts, received=counts.received - self._received), time.monotonic())
         failed = {future for future in self._running if future.done() and future.exception()}
         self._running = {future for future in self._running if not future.done()} | failed
         while self._queue and len(self._running) < wanted:
@@ -234,39 +235,43 @@ class _Streams:
 class _Hashes:
     """The running hashes of one download: of each output, of its tensors, and of upstream files.
 
-    What has the same bytes is hashed once: an output that is a copy of an upstream file, a file that is one tensor.
+    An output that is a copy of an upstream file is hashed once for both.
     """
 
     def __init__(
         self, pool: ThreadPoolExecutor, hasher: FileHasher, outputs: Sequence[OutputFile], whole: Sequence[WholeFile]
     ) -> None:
         self._outputs, self._whole_files = outputs, whole
-        spans = {output.name: (Span(output.name, 0, output.size),) for output in outputs}
-        tensors = {
-            output.name: tuple(Span(output.name, item.offset, item.offset + item.size) for item in output.tensors)
-            for output in outputs
+        self._files = {output.name: pool.submit(_hash_output, hasher, output) for output in outputs}
+        copies: dict[tuple[Span, ...], Future[Digests]] = {
+            (Span(output.name, 0, output.size),): self._files[output.name] for output in outputs
         }
-        self._files = {name: pool.submit(hasher.hash_all, span) for name, span in spans.items()}
-        self._tensors = {
-            name: pool.submit(hasher.hash_each, parts) for name, parts in tensors.items() if parts != spans[name]
-        }
-        known: dict[tuple[Span, ...], Future[str]] = {span: self._files[name] for name, span in spans.items()}
-        self._checks = [known.get(file.spans) or pool.submit(hasher.hash_all, file.spans, file.start) for file in whole]
-        self.running: set[Future[Any]] = {*self._files.values(), *self._tensors.values(), *self._checks}
+        self._checks = [copies.get(file.spans) or pool.submit(_check_file, hasher, file) for file in whole]
+        self.running: set[Future[Any]] = {*self._files.values(), *self._checks}
 
     def read_digests(self) -> dict[str, Digests]:
         """Return the digests of every output, once nothing runs."""
-        return {output.name: self._read_output(output) for output in self._outputs}
+        return {name: future.result() for name, future in self._files.items()}
 
     def list_wrong_files(self) -> list[str]:
         """List the upstream files that are not what the Hub lists, once nothing runs."""
         checked = zip(self._whole_files, self._checks, strict=True)
-        return [file.path for file, future in checked if future.result() != file.sha256]
+        return [file.path for file, future in checked if future.result().file != file.sha256]
 
-    def _read_output(self, output: OutputFile) -> Digests:
-        whole, names = self._files[output.name].result(), [item.source.tensor.name for item in output.tensors]
-        hashed = self._tensors.get(output.name)
-        return Digests(whole, dict(zip(names, hashed.result() if hashed else [whole], strict=True)))
+
+def _hash_output(hasher: FileHasher, output: OutputFile) -> Digests:
+    """Hash an output and its tensors; a file that is one tensor is hashed once."""
+    spans = [Span(output.name, placed.offset, placed.offset + placed.size) for placed in output.tensors]
+    names = [placed.source.tensor.name for placed in output.tensors]
+    if spans == [Span(output.name, 0, output.size)]:
+        whole = hasher.hash_all(spans)
+        return Digests(whole, dict.fromkeys(names, whole))
+    whole, tensors = hasher.hash_file(output.name, output.size, spans)
+    return Digests(whole, dict(zip(names, tensors, strict=True)))
+
+
+def _check_file(hasher: FileHasher, file: WholeFile) -> Digests:
+    return Digests(hasher.hash_all(file.spans, file.start), {})
 
 
 def _allocate(handle: int, size: int) -> None:

@@ -15,9 +15,10 @@ from ci.report.night_charts import draw_margins, draw_strip
 from ci.report.nights import ModelNights, list_findings, list_models
 from ci.report.page_parts import load_parts, make_environment, mark_safe
 from ci.report.support_matrix import MatrixCell, SupportMatrix, build_support_matrix
+from ci.report.support_matrix_markdown import LIBRARIES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ci.models import HubModel
     from ci.report.history import Baseline
@@ -30,12 +31,16 @@ CHANGES = 12
 
 @dataclass(frozen=True)
 class MatrixRow:
-    """One model of the matrix: its cells by column."""
+    """One model of the matrix: its cells by column.
+
+    `night` is one cell of the night that most of its cells are of: those name no other one. None without a result.
+    """
 
     checkpoint_format: str
     entry: str
     cells: tuple[MatrixCell | None, ...]
     note: str = ""
+    night: MatrixCell | None = None
 
 
 @dataclass(frozen=True)
@@ -105,18 +110,33 @@ def make_matrix_table(matrix: SupportMatrix) -> MatrixTable:
     rows: dict[tuple[str, str], dict[tuple[str, str], MatrixCell]] = {}
     for cell in matrix.cells:
         rows.setdefault((cell.checkpoint_format, cell.entry), {})[_name_check(cell), cell.dtype] = cell
-    return MatrixTable(
-        columns,
-        tuple(
-            MatrixRow(
-                name,
-                entry,
-                tuple(cells.get(column) for column in columns),
-                "" if entry else next(iter(cells.values())).reason,
-            )
-            for (name, entry), cells in rows.items()
-        ),
-    )
+    return MatrixTable(columns, tuple(_make_row(*names, cells, columns) for names, cells in rows.items()))
+
+
+def _make_row(
+    checkpoint_format: str,
+    entry: str,
+    cells: Mapping[tuple[str, str], MatrixCell],
+    columns: Sequence[tuple[str, str]],
+) -> MatrixRow:
+    note = "" if entry else next(iter(cells.values())).reason
+    shown = tuple(cells.get(column) for column in columns)
+    return MatrixRow(checkpoint_format, entry, shown, note, _find_common_night([cell for cell in shown if cell]))
+
+
+def _find_common_night(cells: Sequence[MatrixCell]) -> MatrixCell | None:
+    """Return a cell of the night that most of them are of."""
+    nights = [describe_night(cell) for cell in cells if cell.state != "empty"]
+    common = max(nights, key=nights.count, default="")
+    return next((cell for cell in cells if cell.state != "empty" and describe_night(cell) == common), None)
+
+
+def describe_night(cell: MatrixCell) -> str:
+    """Describe when and with what a cell was measured: date, commit, device, versions; "" for an empty one."""
+    if cell.state == "empty":
+        return ""
+    versions = ", ".join(f"{name} {cell.libraries[name]}" for name in LIBRARIES if name in cell.libraries)
+    return " · ".join(filter(None, [cell.date[:10], cell.sha[:7], cell.device, versions]))
 
 
 def _name_check(cell: MatrixCell) -> str:
@@ -133,6 +153,7 @@ def _render(template: str, **values: object) -> str:
             format_duration=wording.format_duration,
             pluralize=wording.pluralize,
             signs=wording.SIGNS,
+            describe_night=describe_night,
             is_safe_url=is_safe_url,
             **values,
         )

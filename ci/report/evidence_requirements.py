@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ci.equivalence.tolerances import MIN_FLOOR, SYNTHETIC_LAYERS, NoiseFloor, Tolerances
 from ci.evidence import Measure, format_share_of_limit
+from ci.hub.layers import format_layers, make_choice
 from ci.layouts import LAYOUT_AXIS
 from ci.subjects.base import Variant
 from ci.subjects.registry import find_offer
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from ci.evidence import Evidence
     from ci.hub.fetch import Checkpoint
+    from ci.models import HubModel
     from ci.plan import PlanEntry, RunRequest
 
 DOWNLOAD_STEP = "test_download_and_truncate"
@@ -90,7 +92,7 @@ class EntryFacts:
     """What the evidence of an entry's tests must agree with: the plan, the fetched checkpoint, and the download's test.
 
     "" and None mean unknown: then the tests must only agree with each other. `variants` are the planned variants by
-    test id.
+    test id. `picked` are chosen layers and `slice` is the kept part of the rest; empty means the first layers, whole.
     """
 
     model_id: str
@@ -104,6 +106,8 @@ class EntryFacts:
     variants: Mapping[str, Variant]
     conditional_needs: Mapping[str, tuple[str, ...]]
     consumer: str = ""
+    picked: tuple[int, ...] = ()
+    slice: str = ""
 
 
 def collect_facts(
@@ -128,7 +132,13 @@ def collect_facts(
         variants=list_variant_tests(request.subject, entry.name, planned.checkpoint_format),
         conditional_needs=offer.conditional_needs_of(planned.checkpoint_format),
         consumer=request.consumer or "",
+        picked=fetched.picked if fetched else _find_picked(planned),
+        slice=str(fetched.slice if fetched else planned.slice),
     )
+
+
+def _find_picked(planned: HubModel) -> tuple[int, ...]:
+    return make_choice(planned.layers).picked if planned.layers else ()
 
 
 def find_unproven(facts: EntryFacts, test: str, evidence: Evidence | None) -> str:
@@ -207,6 +217,13 @@ def _list_foreign(facts: EntryFacts, test: str, evidence: Evidence) -> Iterator[
     for name, recorded, expected, known in pairs:
         if known and (expected or name == "variant") and recorded != expected:
             yield f"its evidence is of another {name}: {recorded or 'none'}, expected {expected or 'none'}"
+    if (evidence.picked, evidence.slice) != (facts.picked, facts.slice):
+        recorded, expected = _name_part(evidence.picked, evidence.slice), _name_part(facts.picked, facts.slice)
+        yield f"its evidence is of another part of the model: {recorded}, expected {expected}"
+
+
+def _name_part(picked: tuple[int, ...], part: str) -> str:
+    return f"{f'layers {format_layers(picked)}' if picked else 'the first layers'}, {part or 'whole'}"
 
 
 def _list_failures(facts: EntryFacts, evidence: Evidence) -> Iterator[str]:

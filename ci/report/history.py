@@ -109,6 +109,10 @@ class Baseline:
         }
         return Baseline({entry: records for entry, records in same.items() if records}, self.problems)
 
+    def select_newest_subsets(self) -> Baseline:
+        """Return the nights that tested the same subset of each entry as its newest night."""
+        return self.select_subsets({entry: records[-1].subset for entry, records in self.records.items() if records})
+
     def last_case(self, entry: str, test: str) -> HistoryCase | None:
         """Return the test in the last night in which it passed or failed; None without one."""
         nights = self._conclusive.get((entry, test))

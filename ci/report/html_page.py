@@ -16,6 +16,7 @@ from markupsafe import Markup
 from ci.evidence import LayerRouting, Measure, format_share
 from ci.report import charts, wording
 from ci.report.chart_groups import ChartGroup, group_charts
+from ci.report.companion_tables import JUDGEMENTS, build_companion_tables
 from ci.report.escape import is_safe_url
 from ci.report.page_parts import load_parts, make_environment, mark_safe
 from ci.report.phase_times import PhaseTable, describe_phase, describe_rest, format_seconds, make_phase_table
@@ -128,6 +129,7 @@ def render_html(results: Results, made: str = "") -> str:
             causes=[_make_cause_section(results, cause) for cause in results.causes[:CAUSES]],
             more_causes=max(len(results.causes) - CAUSES, 0),
             models=models,
+            exports=build_companion_tables(results),
             groups=_group_models(results, models, charted),
             listed=charted | {entry.name for entry in results.entries if entry.verdict != "passed"},
             with_charts=len(charted),
@@ -163,6 +165,7 @@ def _make_environment() -> Environment:
         "outcomes": wording.OUTCOMES,
         "classes": wording.CLASSES,
         "changes": wording.CHANGES,
+        "judgements": JUDGEMENTS,
         "pluralize": wording.pluralize,
         "shorten_test_id": wording.shorten_test_id,
         "first_clauses": lambda sentence: wording.split_diagnosis(sentence, wording.TITLE)[0],

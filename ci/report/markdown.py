@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ci.evidence import format_share
 from ci.report import wording
+from ci.report.companion_tables import build_companion_tables
 from ci.report.escape import cell, clip, code, escape_text, link
 from ci.report.limits import COMMENT_CHARS
 from ci.report.markdown_failures import fold, list_causes, list_failing_steps, list_failure_counts
@@ -26,7 +27,7 @@ def render_markdown(
 ) -> str:
     """Return the whole report in at most `limit`, measured by `size`.
 
-    If it does not fit, parts are left out in this order: times by phase, tests of passing models, environment,
+    If it does not fit, parts are left out in this order: times by phase, exports, tests of passing models, environment,
     tracebacks, tests of failing models, table of models, figures of the causes. The verdict and the failing names
     always stay: each test, or if that is too long each model with its failing steps, or at last a count for each.
     """
@@ -75,6 +76,7 @@ def _list_details(results: Results) -> list[Block]:
     blocks = [Block(_make_models_table(results.entries), 3)]
     blocks += [Block(_make_group_table(group), 4) for group in group_by_causes(results)]
     blocks += [Block(_fold_tests(entry), 7) for entry in passed]
+    blocks.append(Block(_list_exports(results), 7))
     blocks.append(Block(_list_environments(results), 6))
     blocks += [
         Block(_fold_times(entry.name, table), 8) for entry in results.entries if (table := make_phase_table(entry))
@@ -136,6 +138,19 @@ def _make_tests_table(entry: EntryResult) -> str:
         )
     notes = [f"- {escape_text(note, 400)}" for note in wording.list_notes(entry)]
     return "\n".join([*rows, "", *notes]).strip()
+
+
+def _list_exports(results: Results) -> str:
+    """Fold one row for each format: what exports change beside the weights, counted, and the findings by name."""
+    rows = []
+    for table in build_companion_tables(results):
+        grave = [row.companion for row in table.rows if row.companion.judgement in ("defect", "finding")]
+        names = dict.fromkeys(f"{one.name} {one.fate}" for one in grave)
+        more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+        said = cell(", ".join(map(code, list(names)[:_NAMES])) + more)
+        rows.append(f"| {cell(code(table.checkpoint_format))} | {table.summary} | {said} |")
+    head = "| format | beside the weights | defects and findings |\n| --- | --- | --- |"
+    return fold("Exports beside the weights", "", "\n".join([head, *rows])) if rows else ""
 
 
 def _list_environments(results: Results) -> str:

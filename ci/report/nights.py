@@ -81,14 +81,15 @@ class Finding:
 
 
 def list_models(history: Baseline) -> tuple[ModelNights, ...]:
-    """List the models by name, each with its last nights."""
+    """List the models by name, each with its last nights of the part that is tested now."""
+    history = history.select_newest_subsets()
     return tuple(_make_model(name, records[-WINDOW:]) for name, records in sorted(history.records.items()) if records)
 
 
 def list_findings(history: Baseline) -> tuple[Finding, ...]:
     """List the causes by which a model fails in its newest clear night, those of most tests first."""
     found: dict[str, list[tuple[HistoryRecord, HistoryCase, int, str]]] = {}
-    for records in history.records.values():
+    for records in history.select_newest_subsets().records.values():
         clear = [record for record in records[-WINDOW:] if record.verdict != "neutral"]
         for case in clear[-1].cases if clear else ():
             if case.outcome == "failed":

@@ -161,10 +161,11 @@ class _Row:
 
     @property
     def _records(self) -> list[HistoryRecord]:
-        """The nights of this entry with this subject, newest first; nights of another model are not its own."""
+        """The nights of this entry with this subject, newest first; those of another model or part are not its own."""
         known = self.history.records.get(self.model.name, ())
         own = (("", self.subject), ("", self.model.model_id))
-        return [r for r in reversed(known) if r.subject in own[0] and r.model_id in own[1]]
+        same = (r for r in reversed(known) if r.subset == self.model.subset)
+        return [r for r in same if r.subject in own[0] and r.model_id in own[1]]
 
     def _find_night(self, test: str) -> tuple[HistoryRecord, HistoryCase] | None:
         for record in self._records:

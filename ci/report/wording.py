@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ci.evidence import NOT_COVERED, NOT_ISOLATED, REPEATED, format_share, format_share_of_limit
 from ci.hub.layers import format_layers
+from ci.hub.slices import WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -295,6 +296,7 @@ def format_reproduce_command(plan: Plan, entry: str, case: CaseResult) -> str:
     layers = format_layers(planned.model.layer_request) if planned else None
     command = ["hub-tests run", entry]
     command += [f"--layers {layers}"] if layers is not None else []
+    command += [f"--slice {planned.model.slice}"] if planned and planned.model.slice != WHOLE else []
     command += [f"--subject {shlex.quote(plan.adapter.file if plan.adapter else plan.request.subject)}"]
     evidence = case.evidence
     if evidence is not None and _DEVICE.fullmatch(evidence.device):

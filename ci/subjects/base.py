@@ -165,6 +165,8 @@ class GradientRequest:
     `inputs` is a safetensors file with `input_ids` int64 (1, T): T - 1 predictions in nats, without auxiliary losses.
     `output` (must not exist) becomes a directory with `model.safetensors`: gradients in `dtype`, under the names and
     in the shapes of the Hugging Face checkpoint on disk, tied parameters summed. No dropout, no gradient scaling.
+    With several prediction heads the loss is the sum of their means, each over the tokens for which every head has a
+    target: the first T - heads. Mixers that take turns and did not run have no gradients.
     """
 
     checkpoint: str
@@ -233,6 +235,15 @@ class Preparable(Protocol):
 
     def prepare(self) -> None:
         """Import the libraries that the other calls need."""
+        ...
+
+
+@runtime_checkable
+class DevicePreparable(Protocol):
+    """A subject whose first use of a device takes seconds: an optional part of the protocol."""
+
+    def prepare_device(self, device: str) -> None:
+        """Make a device ready for the first model, and load none."""
         ...
 
 

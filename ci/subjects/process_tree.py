@@ -12,11 +12,13 @@ import os
 import select
 import signal
 import subprocess
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from ci.errors import InfrastructureError
 
@@ -28,6 +30,10 @@ START_SECONDS = 30.0
 END_SECONDS = 30.0
 """How long killed processes may take to be gone: a driver can hold one back."""
 MAX_INFO_BYTES = 4096
+
+_starter = ThreadPoolExecutor(1, "start")
+"""A thread that lives as long as this process. A sandbox dies with the thread that started it, not with the process:
+the kernel's signal at the parent's death is about that thread (PR_SET_PDEATHSIG, prctl(2))."""
 
 
 @dataclass
@@ -84,7 +90,7 @@ def start_tree(
     """
     read, write = os.pipe()
     try:
-        popen = subprocess.Popen(  # noqa: S603 (the command is the caller's)
+        popen = _start_process(
             make_command(write if sandboxed else None),
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -107,6 +113,15 @@ def start_tree(
         except BaseException:
             tree.end()
             raise
+
+
+def _start_process(command: Sequence[str], **settings: Any) -> subprocess.Popen[bytes]:
+    """Start a process from a thread that outlives it, whichever thread asks."""
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(command, **settings)  # noqa: S603 (the command is the caller's)
+
+    return start() if threading.current_thread() is threading.main_thread() else _starter.submit(start).result()
 
 
 def _read_info(info: IO[bytes], seconds: float) -> int | None:

@@ -17,6 +17,7 @@ import json
 import os
 import sys
 import traceback
+from contextlib import suppress
 from importlib.abc import MetaPathFinder
 from importlib.machinery import PathFinder, SourceFileLoader
 from pathlib import Path
@@ -32,6 +33,8 @@ PUBLISHED = Path(__file__).resolve().parents[2] / "hub_tests"
 PACKAGE = "ci"
 OTHER_NAME = "hub_tests_ci"
 """The name of our package where the subject has one that is called `ci`."""
+UNANSWERED = ("prepare", "prepare_device", "release")
+"""Methods without a result."""
 YARDSTICK_METHODS = ("resolve_config", "write_model")
 
 
@@ -199,7 +202,6 @@ def call_method(subject: Subject, method: str, arguments: dict[str, Any]) -> Any
         Differentiable,
         ExportRequest,
         GradientRequest,
-        Preparable,
         TraceRequest,
     )
 
@@ -210,10 +212,8 @@ def call_method(subject: Subject, method: str, arguments: dict[str, Any]) -> Any
     requests = {"convert": ConvertRequest, "export": ExportRequest, "trace": TraceRequest}
     if method in requests:
         return to_dict(getattr(subject, method)(requests[method](**arguments)))
-    if method == "prepare" and not isinstance(subject, Preparable):
-        return True
-    if method in ("prepare", "release"):
-        getattr(subject, method)()
+    if method in UNANSWERED:
+        _call_unanswered(subject, method, arguments)
         return True
     if method in YARDSTICK_METHODS:
         return _call_yardstick(subject, method, arguments)
@@ -224,6 +224,21 @@ def call_method(subject: Subject, method: str, arguments: dict[str, Any]) -> Any
     if method == "train":
         return _call_train(subject, arguments)
     raise ValueError(f"unknown method {method!r}")
+
+
+def _call_unanswered(subject: Subject, method: str, arguments: dict[str, Any]) -> None:
+    """Let the subject unload its model; or make libraries or a device ready, where it can do that alone."""
+    from ci.garbage_collection import leave_imports_alone
+    from ci.subjects.base import DevicePreparable, Preparable
+
+    if method == "release":
+        subject.release()
+    elif method == "prepare_device" and isinstance(subject, DevicePreparable):
+        with suppress(Exception):  # the first trace says what is wrong, and has more memory
+            subject.prepare_device(arguments["device"])
+    elif method == "prepare" and isinstance(subject, Preparable):
+        with leave_imports_alone():
+            subject.prepare()
 
 
 def _call_train(subject: Subject, arguments: dict[str, Any]) -> Any:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from ci.errors import InfrastructureError, RequestError
+from ci.judge_environment import LARGE_PAGES
 from ci.subjects.compile_cache import INSIDE, VARIABLES, CompileCache
 from ci.subjects.process_tree import ProcessTree, start_tree
 from ci.subjects.registry import find_adapter, find_offer
@@ -67,6 +68,7 @@ FIXED_VARIABLES = {
     "PYTHONFAULTHANDLER": "1",
     "PYTHONHASHSEED": "0",
     "PYTHONUNBUFFERED": "1",
+    **LARGE_PAGES,
 }
 
 

@@ -136,6 +136,17 @@ class WorkerSubject:
             self._converter = self.make_converter().__enter__()
             self._converter.warm_up()
 
+    def warm_device(self, device: str) -> None:
+        """Let the process make a GPU ready, without waiting, while another one is about to convert.
+
+        A process that converts itself is busy, and one that runs on the CPU has nothing to make ready.
+        """
+        if device == "cpu" or self._converter is None:
+            return
+        self._await_start("prepare")
+        self._running_process().send_request(self._make_line("prepare_device", {"device": device}))
+        self._warming = True
+
     def describe(self) -> Description:
         """Return the subject's name, version, commit, libraries and formats."""
         if self._description is None:

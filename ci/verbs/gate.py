@@ -24,6 +24,7 @@ from ci.github.gate import GateDecision, decide, ignore_reason, refuse_without_r
 from ci.github.gate_input import GateInput, GitHubFacts, RepoSettings
 from ci.github.job_outputs import pack_record
 from ci.github.status_comment import format_reply, read_state
+from ci.hub.layers import format_layers
 from ci.models import REGISTRY, load_models
 from ci.plan import announce_adapter
 from ci.report.history import Baseline
@@ -154,7 +155,9 @@ def _format_outputs(decision: GateDecision) -> dict[str, str]:
         "record": pack_record(decision) if decision.decision == "run" else "",
         "sha": decision.sha,
         "models": " ".join(decision.models),
-        "layers": "" if decision.layers is None else str(decision.layers),
+        "layers": "" if decision.layers is None else format_layers(decision.layers),
+        "slice": "" if decision.slice is None else str(decision.slice),
         "deep": "true" if decision.deep else "false",
+        "consumer": decision.consumer or "",
         "pull-request": str(decision.pull_request or ""),
     }

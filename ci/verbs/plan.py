@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from ci.consumers.registry import find_consumer
 from ci.environments.description import load_description
 from ci.errors import RequestError
 from ci.github.actions import write_outputs
@@ -92,7 +93,7 @@ def plan_event(
     request = replace(request, subject=announce_adapter(adapter) or request.subject)
     models = load_models(registry or REGISTRY)
     required = tuple(model.name for model in select_models(models, context.inputs.required))
-    request = _drop_usual_layers(request, models)
+    request = _drop_usual_part(request, models)
     make_plan(request, models)  # refuse a request that selects nothing before GitHub is asked for its commit
     plan = make_plan(replace(request, sha=request.sha or resolve_commit(request, context)), models)
     plan = replace(plan, required=required, environment=environment, adapter=adapter)
@@ -103,10 +104,12 @@ def plan_event(
     return plan
 
 
-def _drop_usual_layers(request: RunRequest, models: Mapping[str, HubModel]) -> RunRequest:
-    """Drop a number of layers that is the registry's for each model: then the result is an ordinary one."""
-    usual = {model.num_layers_to_keep for model in select_models(models, request.models)}
-    return replace(request, layers=None) if usual == {request.layers} else request
+def _drop_usual_part(request: RunRequest, models: Mapping[str, HubModel]) -> RunRequest:
+    """Drop layers and a slice that are the registry's for each model: then the result is an ordinary one."""
+    selected = select_models(models, request.models)
+    if {model.layer_request for model in selected} == {request.layers}:
+        request = replace(request, layers=None)
+    return replace(request, slice=None) if {model.slice for model in selected} == {request.slice} else request
 
 
 def resolve_commit(request: RunRequest, context: Context) -> str:
@@ -185,5 +188,12 @@ def _format_outputs(plan: Plan) -> dict[str, str]:
         "subject-repository": plan.request.subject_repository,
         "scope": choose_scope(plan.request),
         "deep": "true" if plan.request.deep else "",
+        **_format_consumer(plan.request.consumer),
         "count": str(len(plan.entries)),
     }
+
+
+def _format_consumer(name: str | None) -> dict[str, str]:
+    """Return the engine, and the environment that a test machine must have for it."""
+    offer = find_consumer(name) if name else None
+    return {"consumer": name or "", "consumer-environment": (offer and offer.environment) or ""}

@@ -26,6 +26,7 @@ from ci.github.event import SHA
 from ci.github.pulls import Comment
 from ci.github.status_comment import CommentState, LastResult, format_status_comment, read_state, read_text
 from ci.models import load_models
+from ci.plan import leave_out_consumer
 from ci.report.dashboard import render_pages
 from ci.report.escape import code, escape_text, link
 from ci.report.history import make_history_records
@@ -243,8 +244,10 @@ def _make_last_result(publication: _Publication) -> LastResult:
         models=tuple(entry.name for entry in entries),
         failed=tuple(entry.name for entry in entries if entry.verdict != "passed"),
         layers=request.layers,
+        slice=request.slice,
         unsettled=tuple(dict.fromkeys(others)),
         deep=request.deep,
+        consumer=request.consumer,
     )
 
 
@@ -285,7 +288,11 @@ def _update_issue(client: Client, results: Results, context: Context, upstream: 
 
 
 def judge_upstream(plan: Plan, folder: Path) -> Results:
-    """Judge the results with the newest versions; an entry without any gave no answer."""
+    """Judge the results with the newest versions; an entry without any gave no answer.
+
+    No engine serves them: its environment is its own, and does not change with the subject's.
+    """
+    plan = leave_out_consumer(plan)
     with TemporaryDirectory(prefix="hub-tests-upstream.") as scratch:
         results = folder if folder.is_dir() else Path(scratch, "none")
         results.mkdir(exist_ok=True)

@@ -45,8 +45,10 @@ class _Start:
             self.event.comment_id,
             decision.sha,
             decision.models,
-            decision.layers,
-            decision.deep,
+            layers=decision.layers,
+            slice=decision.slice,
+            deep=decision.deep,
+            consumer=decision.consumer,
         )
 
 

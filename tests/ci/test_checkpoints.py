@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,9 @@ import pytest
 from ci import checkpoints
 from ci.checkpoints import (
     FetchResults,
+    check_own_code,
     fetch_checkpoints,
+    fetch_own_code,
     format_checkpoints,
     make_fetch_request,
     read_checkpoints,
@@ -25,6 +28,8 @@ from ci.errors import (
 from ci.hub.fetch import Checkpoint, FetchRequest
 from ci.models import HubModel
 from ci.settings import Settings
+from tests.ci.hub.samples import make_repository
+from tests.standin.server import HubServer
 
 CHECKPOINT = Checkpoint("o/n", "f" * 40, 2, "/store/x", "hit", 10, 0, 0, 0.1, "a" * 64, 30)
 
@@ -93,6 +98,28 @@ def test_a_model_with_code_of_its_own_is_refused_before_the_hub_is_asked(
     assert isinstance(error, RemoteCodeError)
     assert str(error).startswith("[phi] trust_remote_code: hub-tests does not run code that comes with a model")
     assert "\n" not in str(error)
+
+
+def test_the_code_of_an_entry_is_brought_before_its_weights(hub: HubServer, tmp_path: Path) -> None:
+    settings = Settings(cache=tmp_path / "store", endpoint=hub.endpoint)
+    directory = make_repository(tmp_path / "m")
+    commit = hub.add("o/own", directory)
+    model = HubModel("own", "o/own", "llama", trust_remote_code=True, code_environment="e", code_revision=commit)
+    results = fetch_checkpoints([model], settings)
+    assert set(results.checkpoints) == {"own"}
+    assert (settings.cache / "code" / "o--own" / commit / "modeling_custom.py").is_file()
+    (directory / "modeling_custom.py").unlink()
+    without = replace(model, code_revision=hub.add("o/own", directory), name="without")
+    results = fetch_checkpoints([without], settings)
+    assert "no Python files beside config.json" in str(results.errors["without"])
+    assert not results.checkpoints
+    assert fetch_own_code(replace(model, code_revision="", code_path="here"), settings) is None
+
+
+def test_which_code_must_be_said() -> None:
+    model = HubModel("own", "o/own", "llama", trust_remote_code=True, code_environment="e")
+    with pytest.raises(RemoteCodeError, match="name code_revision, the full commit of o/own that has it, or code_path"):
+        check_own_code(model)
 
 
 def test_only_what_a_subject_converts_must_have_plain_weights() -> None:

@@ -3,7 +3,7 @@ from typing import Literal
 import pytest
 
 from ci import devices
-from ci.devices import check_device, choose_worker_count, list_visible_gpus
+from ci.devices import check_device, choose_worker_count, list_visible_gpus, share_machine
 from ci.errors import InfrastructureError
 
 
@@ -38,3 +38,15 @@ def test_one_worker_a_gpu_is_the_default(
 ) -> None:
     monkeypatch.setattr(devices, "default_device", lambda: seen)
     assert choose_worker_count(models, device, {"CUDA_VISIBLE_DEVICES": "0,1"}) == workers
+
+
+def test_a_worker_has_its_own_gpu_and_its_share_of_the_cores() -> None:
+    second = {"PYTEST_XDIST_WORKER": "gw1", "PYTEST_XDIST_WORKER_COUNT": "2", "CUDA_VISIBLE_DEVICES": "4,7"}
+    assert share_machine(second, 32) == {"CUDA_VISIBLE_DEVICES": "7", "OMP_NUM_THREADS": "16"}
+    third = {**second, "PYTEST_XDIST_WORKER": "gw2", "PYTEST_XDIST_WORKER_COUNT": "3"}
+    assert share_machine(third, 2) == {"CUDA_VISIBLE_DEVICES": "4", "OMP_NUM_THREADS": "1"}
+    assert share_machine(second | {"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": ""}, 32) == {}
+
+
+def test_a_run_without_workers_shares_nothing() -> None:
+    assert share_machine({"CUDA_VISIBLE_DEVICES": "0,1"}, 32) == {}

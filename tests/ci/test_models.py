@@ -18,9 +18,26 @@ def registry(tmp_path: Path, text: str) -> Path:
 def test_shipped_registry_covers_every_plain_transformers_format() -> None:
     entries = load_models()
     plain = [model for model in entries.values() if not model.trust_remote_code]
-    assert {model.checkpoint_format for model in plain} == {"llama", "mistral", "mixtral", "qwen2"}
+    usual = {model.checkpoint_format for model in plain if "formats" not in model.groups}
+    assert usual == {"llama", "mistral", "mixtral", "qwen2"}
+    assert {model.checkpoint_format for model in plain} == usual | {"gemma4", "llava"}
     assert all(model.code_environment and "own-code" in model.groups for model in set(entries.values()) - set(plain))
     assert entries["llama3-8b"].gated
+
+
+def test_further_formats_and_known_refusals_run_where_they_are_asked_for_only() -> None:
+    entries = load_models()
+    further = select_models(entries, ["@formats"])
+    assert {model.checkpoint_format for model in further} >= {
+        "gemma4",
+        "llava",
+        "dream",
+        "apriel_hybrid_ssm",
+        "apriel2",
+    }
+    assert {model.name for model in select_models(entries, ["@refused"])} < {model.name for model in further}
+    assert all(model.optional and "default" not in model.groups for model in further)
+    assert not {model.name for model in select_models(entries, ["*"])} & {model.name for model in further}
 
 
 def test_mixtral_is_exactly_the_specification() -> None:
@@ -59,6 +76,21 @@ def test_mixtral_is_exactly_the_specification() -> None:
         ),
         ('[a]\nmodel_id = "o/n"\n[a]\n', "not valid TOML"),
         ('["A b"]\nmodel_id = "o/n"\ncheckpoint_format = "llama"\n', "a name is lower-case letters"),
+        (
+            '[a]\nmodel_id = "o/n"\ncheckpoint_format = "llama"\ntrust_remote_code = true\ncode_revision = "main"\n',
+            "[a]: code_revision: 'main' is not possible; expected a full commit of 40 hex digits",
+        ),
+        (
+            f'[a]\nmodel_id = "o/n"\ncheckpoint_format = "llama"\ncode_revision = "{"0" * 40}"\n',
+            "[a]: code_environment, code_path and code_revision need trust_remote_code = true",
+        ),
+        (
+            (
+                '[a]\nmodel_id = "o/n"\ncheckpoint_format = "llama"\ntrust_remote_code = true\ncode_path = "p"\n'
+                f'code_revision = "{"0" * 40}"\n'
+            ),
+            "[a]: code_path and code_revision exclude each other",
+        ),
         ("a = 3\n", "[a]: expected a table of keys, got 3"),
     ],
 )

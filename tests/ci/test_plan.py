@@ -1,12 +1,16 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
+from importlib import import_module
+from pkgutil import iter_modules
 
 import pytest
 
+import ci.github
 from ci.errors import RequestError
+from ci.hub.slices import Slice
 from ci.models import load_models
-from ci.plan import MAX_ENTRIES, Plan, RunRequest, make_plan, matrix, registry_digest
+from ci.plan import MAX_ENTRIES, Plan, RunRequest, leave_out_consumer, make_plan, matrix, registry_digest
 from ci.records import read_json, to_json
 from ci.subjects.reference.offer import LAYOUTS_OFFERED
 from tests.ci.report.samples import MODELS
@@ -52,8 +56,17 @@ def test_deep_adds_its_tests() -> None:
     }
 
 
+def test_a_consumer_adds_one_test_which_can_be_left_out_again() -> None:
+    plain, served = (make_plan(RunRequest(deep=True, consumer=name), MODELS) for name in (None, "vllm"))
+    added = [set(one.tests) - set(other.tests) for one, other in zip(served.entries, plain.entries, strict=True)]
+    assert added == [{f"test_served_export[{entry.name}]"} for entry in plain.entries]
+    assert leave_out_consumer(served) == plain
+
+
 def test_layers_of_the_request_win_over_the_registry() -> None:
     assert make_plan(RunRequest(layers="auto"), MODELS).entries[0].model.num_layers_to_keep == "auto"
+    picked = make_plan(RunRequest(layers=(0, 3), slice=Slice(4096)), MODELS).entries[0].model
+    assert (picked.layer_request, picked.slice) == ((0, 3), Slice(4096))
     assert make_plan(RunRequest(layers=5), MODELS).entries[0].model.num_layers_to_keep == 5
     assert make_plan(RunRequest(), MODELS).entries[0].model.num_layers_to_keep == 2
 
@@ -103,3 +116,16 @@ def test_the_digest_tells_registries_apart() -> None:
     other = {**MODELS, "mixtral": replace(MODELS["mixtral"], revision=None)}
     assert registry_digest(MODELS) != registry_digest(other)
     assert registry_digest(MODELS) == registry_digest(dict(reversed(MODELS.items())))
+
+
+def test_what_names_layers_also_names_the_slice() -> None:
+    """A record that forgets the slice would take a result of a smaller model for one of the whole."""
+    records = {
+        record
+        for name in ("plan", *(f"github.{module.name}" for module in iter_modules(ci.github.__path__)))
+        for record in vars(import_module(f"ci.{name}")).values()
+        if isinstance(record, type) and is_dataclass(record)
+    }
+    with_layers = {record for record in records if "layers" in {field.name for field in fields(record)}}
+    assert len(with_layers) > 5
+    assert not [r.__name__ for r in with_layers if not {"slice", "subset"} & {field.name for field in fields(r)}]

@@ -26,8 +26,9 @@ from ci.models import HubModel
 from ci.run_options import RunOptions
 from ci.settings import Settings
 from ci.subjects import early_export
-from ci.subjects.base import ExportRequest
+from ci.subjects.base import ExportRequest, Variant
 from ci.subjects.failure import SubjectCrashError, SubjectOutOfMemoryError, SubjectTimeoutError
+from ci.subjects.offer import NO_EXPERTS
 from ci.subjects.registry import find_offer
 from ci.subjects.sandbox import Isolation
 from ci.suite import CachedStep, ModelPipeline, StepFailedError, classify_failure
@@ -210,3 +211,16 @@ def test_an_adapter_that_only_its_file_names_is_found_again_by_every_test(tmp_pa
     assert (pipeline.subject_name, find_offer(pipeline.subject)) == ("toy", pipeline.offer)
     suite_text = (root / "tests/integration/test_hub_integration.py").read_text()
     assert not re.findall(r"[\w.]+\((?:[^()]*, )?pipeline\.subject_name\b", suite_text), "its name finds no adapter"
+
+
+def test_a_dense_model_lacks_experts_where_others_of_its_format_have_them(hub: HubServer, tmp_path: Path) -> None:
+    """The report accepts that variants of a mixture did not run only where the suite names this need."""
+    settings = Settings(cache=tmp_path / "store", endpoint=hub.endpoint)
+    dense = HubModel("dense", "stand-in/gemma4-dense", "gemma4")
+    hub.add(dense.model_id, repository(dense.model_id))
+    options = RunOptions(subject="fast_llm", device="cpu")
+    with ModelPipeline(dense, options, settings, tmp_path) as pipeline:
+        assert pipeline.find_need("moe", "looped", None) == NO_EXPERTS
+        assert pipeline.find_need("attention", "backup", None) == ""
+        assert pipeline.find_need("moe", "dropless", Variant("moe", "dropless", needs="triton")) == "triton"
+        assert pipeline.find_need("mixer", "gdn", None) == "a stochastic mixer of this name in every block"

@@ -22,6 +22,7 @@ from tests.standin.server import HubServer
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from ci.consumers.registry import ConsumerName
     from tests.e2e.fake_github import State
 
 SERVICE = ("ci", "tests/integration", ".github", "pyproject.toml", "README.md", "LICENSE", "requirements")
@@ -107,11 +108,13 @@ class Scene:
         *,
         status: int = 0,
         deep: bool = False,
+        consumer: ConsumerName | None = None,
         subject: str = "reference",
     ) -> Path:
         """What the suite leaves for `entry`, and how it ends."""
         known = load_models() | load_models(self.registry)
-        plan = make_plan(RunRequest("issue_comment", (entry,), subject=subject, deep=deep), known)
+        request = RunRequest("issue_comment", (entry,), subject=subject, deep=deep, consumer=consumer)
+        plan = make_plan(request, known)
         folder = self.suite / entry
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "junit.xml").write_bytes(samples.junit(plan, faults))
@@ -119,6 +122,7 @@ class Scene:
         (folder / "deep").unlink(missing_ok=True)
         if deep:
             (folder / "deep").touch()
+        (folder / "consumer").write_text(consumer or "")
         return folder
 
 

@@ -2,6 +2,8 @@
 
 $E2E_ROOT/suite/<entry>/{junit.xml,running.txt,host.json}   what the suite would leave
 $E2E_ROOT/suite/<entry>/exit                                how it would end; a negative number is a signal
+$E2E_ROOT/suite/<entry>/consumer                            the engine that must be asked for; empty for none
+$E2E_ROOT/consumers.txt                                     written: the engine of each run, and its interpreter
 $E2E_ROOT/subjects.txt                                      written: what each entry is tested against
 $E2E_ROOT/compile-cache.txt                                 written: which entry fills or reads which compile cache
 """
@@ -45,7 +47,8 @@ def run(words: list[str]) -> int:
     prepared = Path(os.environ["E2E_ROOT"]) / folder / entry
     if deep != (prepared / "deep").exists():
         raise SystemExit(f"--deep is {'' if deep else 'not '}given, the test has prepared the other")
-    shutil.copytree(prepared, options["--report"], ignore=shutil.ignore_patterns("exit", "deep"))
+    check_consumer(options, (prepared / "consumer").read_text())
+    shutil.copytree(prepared, options["--report"], ignore=shutil.ignore_patterns("exit", "deep", "consumer"))
     (row,) = json.loads(Path(options["--checkpoints"]).read_text())
     name_checkpoint(Path(options["--report"]) / "junit.xml", row)
     code = int((prepared / "exit").read_text())
@@ -74,6 +77,16 @@ def check_interpreter(options: dict[str, str]) -> None:
         load_description(options["--environment"])
     elif not Path(options["--subject-python"]).is_file():
         raise SystemExit(f"--subject-python {options['--subject-python']}: no such file")
+
+
+def check_consumer(options: dict[str, str], prepared: str) -> None:
+    """The engine that the test has prepared, and its interpreter only together with it."""
+    if options.get("--consumer", "") != prepared:
+        raise SystemExit(f"--consumer {options.get('--consumer')}, the test has prepared {prepared or 'none'}")
+    if "--consumer-python" in options and not prepared:
+        raise SystemExit("--consumer-python without --consumer")
+    with (Path(os.environ["E2E_ROOT"]) / "consumers.txt").open("a") as told:
+        told.write(f"{prepared} {options.get('--consumer-python', '')}".strip() + "\n")
 
 
 def build_environment(words: list[str]) -> int:

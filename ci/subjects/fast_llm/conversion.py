@@ -9,11 +9,13 @@ from __future__ import annotations
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import safetensors.torch
 import torch
 
 from ci.errors import RequestError
@@ -23,6 +25,8 @@ from ci.subjects.memory import list_stored_dtypes
 from ci.subjects.written_files import list_written
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from ci.subjects.base import ConvertRequest, ConvertResult, ExportRequest
@@ -32,6 +36,9 @@ NARROW_DTYPES = {frozenset({"BF16"}): torch.bfloat16, frozenset({"F16"}): torch.
 """The dtypes of a source, as safetensors names them → the dtype in which its import is saved."""
 PIECE = 2**24
 """Weights that one thread checks at a time: 64 MiB."""
+FILE_WEIGHTS = 2**26
+"""Weights after which Fast-LLM begins another file of an import, so that several are written at the same time."""
+WRITERS = 8
 
 
 def import_checkpoint(request: ConvertRequest) -> ConvertResult:
@@ -90,10 +97,34 @@ def _import(request: ConvertRequest, source: Path, target: Path) -> None:
         CheckpointLoadConfig(path=source, format=load), {("distributed", "use_cuda"): False}, mode=StageMode.weights
     )
     narrow = keep_bits(loaded.get_shard("weights"), dtype)
-    save = {"data_type": str(dtype).removeprefix("torch.")} if narrow else {}
+    save: dict[str, Any] = {"data_type": str(dtype).removeprefix("torch.")} if narrow else {}
     target.mkdir()
-    loaded.save_checkpoint(CheckpointSaveConfig(path=target, format=store, **save))
+    with write_files_beside():
+        loaded.save_checkpoint(
+            CheckpointSaveConfig(path=target, format=store, parameters_per_file=FILE_WEIGHTS, **save)
+        )
     (target / "ok").touch()  # its converter's sign of a whole checkpoint
+
+
+@contextmanager
+def write_files_beside() -> Iterator[None]:
+    """Let safetensors' `save_file` write in other threads; all files are there after the block, or it raises.
+
+    Fast-LLM writes one file after the other, each by a single thread that copies to the system's cache.
+    """
+    with ThreadPoolExecutor(WRITERS) as pool:
+        save_file, written = safetensors.torch.save_file, []
+
+        def submit(*args: Any, **kwargs: Any) -> None:
+            written.append(pool.submit(save_file, *args, **kwargs))
+
+        safetensors.torch.save_file = submit
+        try:
+            yield
+        finally:
+            safetensors.torch.save_file = save_file
+        for file in written:
+            file.result()
 
 
 def _export(request: ExportRequest, source: Path, target: Path) -> None:

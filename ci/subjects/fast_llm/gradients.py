@@ -12,6 +12,7 @@ from ci.subjects.fast_llm.config import (
     choose_compiler,
     find_format,
     find_model_class,
+    list_blocks,
     make_variant_updates,
     read_model_config,
 )
@@ -62,6 +63,7 @@ def _load(request: GradientRequest, variant_request: TraceRequest) -> Any:
         ("distributed", "compute_dtype"): request.dtype,
         ("multi_stage", "num_grad_buffers"): count_gradient_buffers(config),
         **_disable_auxiliary_loss(config),
+        **_choose_mixers(config, request.variant.get("mixer")),
         **make_variant_updates(variant_request, config),
     }
     load = CheckpointLoadConfig(path=path, format=FastLLMCheckpointFormat)
@@ -91,6 +93,18 @@ def _disable_auxiliary_loss(config: Any) -> dict[tuple[str, ...], float]:
         for at, block in blocks.items()
         if hasattr(block.mlp, "auxiliary_loss_coefficient")
     }
+
+
+def _choose_mixers(config: Any, chosen: str | None) -> dict[tuple[str, ...], Any]:
+    """Return config updates by which training always draws one of several mixers: the chosen one, else the main one."""
+    updates: dict[tuple[str, ...], Any] = {}
+    for path, block in list_blocks(config):
+        if names := getattr(block.mixer, "mixers", None):
+            main = chosen or block.mixer.main_mixer_name
+            at = (*path, "mixer")
+            updates[(*at, "sampling_strategy")] = "weighted"
+            updates[(*at, "sampling_weights")] = {name: float(name == main) for name in names}
+    return updates
 
 
 def _run_step(model: Any, ids: Tensor) -> dict[str, float]:

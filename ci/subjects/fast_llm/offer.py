@@ -28,7 +28,8 @@ OFFER = SubjectOffer(
     package="fast_llm",
     formats=(
         *("llama", "mistral", "mixtral", "qwen2", "gemma4", "llava"),
-        *("mtp_llama", "dream", "diffusion_llama", "apriel2_text", "apriel_hybrid_ssm"),
+        *("mtp_llama", "dream", "diffusion_llama", "apriel2_text", "apriel2"),
+        *("apriel_hybrid_ssm", "llava_hybrid_ssm"),
     ),
     variants=(
         Variant("attention", "backup"),
@@ -42,7 +43,7 @@ OFFER = SubjectOffer(
         Variant("mixer", "gdn"),
         Variant("mixer", "kda"),
     ),
-    axis_formats={"moe": frozenset({"mixtral", "gemma4"}), "mixer": frozenset({"apriel2_text"})},
+    axis_formats={"moe": frozenset({"mixtral", "gemma4"}), "mixer": frozenset({"apriel2_text", "apriel2"})},
     dense_formats=frozenset({"gemma4"}),
     layouts=LAYOUTS_OFFERED,
     conditional_needs={
@@ -53,4 +54,4 @@ OFFER = SubjectOffer(
     },
     fast_llm_checkpoints=True,
 )
-"""The formats are those that this suite has models and tests for: Fast-LLM converts more, `describe` names them all."""
+"""The formats are all that Fast-LLM converts at commit 7d61a1b, those that it refuses itself too."""

@@ -1,7 +1,8 @@
-"""The weights of a loaded model for the next variant: Fast-LLM builds that model anew, and reads no checkpoint for it.
+"""The weights of a loaded model for the next one: Fast-LLM builds that model anew, and reads no checkpoint for it.
 
 Fast-LLM keeps a model's weights as one flat tensor, the shard "weights", and lets a checkpoint format say how it is
-filled. Here a format that reads the same directory fills it from memory, where the layouts are the same.
+filled. Here a format that reads the same directory fills it from memory, where the layouts are the same. The shard is
+in float32 whatever dtype the model computes in, so that a model of another dtype takes the same bits.
 """
 
 from __future__ import annotations

@@ -34,11 +34,15 @@ def hash_code(directory: Path) -> str:
     return digest.hexdigest()
 
 
-def find_code_source(model: HubModel, checkouts: tuple[Path, ...], subject_commit: str | None) -> ModelCodeSource:
-    """Return the code of an entry that needs some: that of the subject's checkout.
+def find_code_source(
+    model: HubModel, checkouts: tuple[Path, ...], subject_commit: str | None, fetched: Path | None = None
+) -> ModelCodeSource:
+    """Return the code of an entry that needs some: what was `fetched` with the model, or the subject's checkout's.
 
     Raises RequestError where the checkout is not given, or does not have it.
     """
+    if fetched is not None:
+        return ModelCodeSource(fetched, f"{model.model_id} on the Hub at {model.code_revision}")
     for checkout in checkouts:
         if (directory := checkout / model.code_path).is_dir():
             at = f" at {subject_commit}" if subject_commit else ""

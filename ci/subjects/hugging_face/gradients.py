@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from ci.errors import SubjectError
 from ci.subjects.base import GradientRequest, GradientResult
 from ci.subjects.forward import measure_cost, read_inputs
+from ci.subjects.hugging_face.structure import find_prediction_blocks, list_idle_parameters
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,27 +22,43 @@ FILE = "model.safetensors"
 def write_gradients(model: Any, request: GradientRequest, ran: dict[str, str]) -> GradientResult:
     """Run the forward and backward pass and write the gradients, which overwrite the model's weights.
 
+    Where several mixers take turns, those that did not run have none.
+
     transformers fuses experts in memory; `save_pretrained` converts them to the names and shapes on disk. So the
     gradients are saved as if they were weights.
     """
     ids = read_inputs(Path(request.inputs)).ids.to(request.device)
     with measure_cost(request.device) as cost:
-        loss = compute_loss(model(input_ids=ids, use_cache=False).logits, ids)
+        every_head = {"return_all_prediction_heads": True} if find_prediction_blocks(model) else {}
+        loss = compute_loss(model(input_ids=ids, use_cache=False, **every_head).logits, ids)
         torch.autograd.backward(loss)
+    idle = list_idle_parameters(model)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
+            if name in idle:
+                continue
             if parameter.grad is None:
                 raise SubjectError(f"Hugging Face, {request.checkpoint}: no gradient reaches {name}")
             parameter.copy_(parameter.grad)
     model.save_pretrained(request.output)
     merge_shards(Path(request.output))
-    drop_tensors(Path(request.output), {name for name, _ in model.named_buffers()})
+    drop_tensors(Path(request.output), idle | {name for name, _ in model.named_buffers()})
     return GradientResult(loss=loss.detach().item(), ran=ran, seconds=cost.seconds)
 
 
 def compute_loss(logits: Tensor, ids: Tensor) -> Tensor:
-    """Return the mean cross entropy in nats of logits (1, T, vocabulary) for the next tokens."""
-    return torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:])
+    """Return the mean cross entropy in nats of logits (1, T, vocabulary) for the next tokens.
+
+    Of several prediction heads, logits (1, T, heads, vocabulary), it is the sum of their means. Head k predicts the
+    token k + 1 places further; tokens count for which every head has a target.
+    """
+    heads = logits.unbind(dim=2) if logits.ndim == 4 else (logits,)
+    last = ids.shape[1] - len(heads)
+    losses = [
+        torch.nn.functional.cross_entropy(part[0, :last], ids[0, head : head + last])
+        for head, part in enumerate(heads, start=1)
+    ]
+    return torch.stack(losses).sum()
 
 
 def drop_tensors(directory: Path, names: set[str]) -> None:

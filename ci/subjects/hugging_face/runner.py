@@ -6,6 +6,7 @@ is computed in float64 (`float64_mode`), and padded rows run one by one.
 
 from __future__ import annotations
 
+import inspect
 import shutil
 import time
 from contextlib import contextmanager
@@ -350,6 +351,9 @@ def _trace(
         )
         if inputs.images is not None:
             kwargs |= inputs.images.to_arguments(DTYPES[request.dtype])
+            if "output_vision_hidden_states" in inspect.signature(model.forward).parameters:
+                # apriel2's code joins the vision tower's hidden states of several images, and fails without them
+                kwargs |= {"output_vision_hidden_states": True, "output_hidden_states": True}
         if find_prediction_blocks(model):
             kwargs["return_all_prediction_heads"] = True
         logits = model(input_ids=inputs.ids, use_cache=False, **kwargs).logits

@@ -62,6 +62,18 @@ def find_mixer_name(block: nn.Module) -> str:
     return str(mixer.main_mixer_name) if mixer is not None and find_child(mixer, "mixers") is not None else ""
 
 
+def list_idle_parameters(model: Any) -> set[str]:
+    """Return the names of the parameters of mixers that did not run, where several take turns."""
+    idle: set[int] = set()
+    for block in find_decoder_blocks(model):
+        main = find_mixer_name(block)
+        mixer = find_child(block, "mixer")
+        several = find_child(mixer, "mixers") if main and mixer is not None else None
+        for name, other in several.named_children() if several is not None else ():
+            idle |= {id(parameter) for parameter in other.parameters() if name != main}
+    return {name for name, parameter in model.named_parameters() if id(parameter) in idle}
+
+
 def classify_mixer(mixer: nn.Module | None) -> MixerKind:
     """Say what a mixer computes, by the parts that it has."""
     if mixer is None:

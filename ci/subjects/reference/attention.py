@@ -24,7 +24,9 @@ CHUNK: Final = 128
 
 @dataclass(frozen=True)
 class AttentionMask:
-    """The keys that a query attends to: none after it, none of another document, with a window none further back.
+    """The keys that a query attends to: none of another document, none after it, with a window none further back.
+
+    Without `causal` it attends to the keys after it too.
 
     `documents` (B, T) numbers each row's documents; the padding before a row is a document of its own. None: each row
     is one document. Scores are divided by head_dim ** `scale_power`.
@@ -33,6 +35,7 @@ class AttentionMask:
     documents: Tensor | None = None
     window: int | None = None
     scale_power: float = 0.5
+    causal: bool = True
 
     def compute_scale(self, head_dim: int) -> float:
         """Return the factor of the scores."""
@@ -41,7 +44,7 @@ class AttentionMask:
     @property
     def is_causal_only(self) -> bool:
         """Whether the mask is causal and nothing else."""
-        return self.documents is None and self.window is None
+        return self.documents is None and self.window is None and self.causal
 
     def to_matrix(self, queries: range, keys: range, device: torch.device) -> Tensor:
         """Return the mask (B or 1, 1, queries, keys).
@@ -50,7 +53,7 @@ class AttentionMask:
         """
         query = torch.arange(queries.start, queries.stop, device=device)[:, None]
         key = torch.arange(keys.start, keys.stop, device=device)[None, :]
-        allowed = key <= query
+        allowed = (key <= query) | (not self.causal)
         if self.window is not None:
             allowed = allowed & (query - key < self.window)
         if self.documents is None:
@@ -108,13 +111,15 @@ def blockwise(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, ra
 
 
 def _attend_chunk(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, queries: range) -> Tensor:
-    """Attend from one chunk of queries to every allowed chunk of keys, the nearest first."""
+    """Attend from one chunk of queries to every allowed chunk of keys, its own first: there each query sees itself."""
     chunk = query[:, :, queries.start : queries.stop] * mask.compute_scale(query.shape[-1])
     total, weighted = chunk.new_zeros(chunk.shape[:-1]), torch.zeros_like(chunk)
     highest = torch.full_like(total, float("-inf"))
     first = 0 if mask.window is None else max(0, queries.start - mask.window + 1)
-    for begin in range(queries.start, first // CHUNK * CHUNK - 1, -CHUNK):
-        keys = range(begin, min(begin + CHUNK, queries.stop))
+    before = [*range(queries.start, first // CHUNK * CHUNK - 1, -CHUNK)]
+    after = [] if mask.causal else [*range(queries.start + CHUNK, key.shape[2], CHUNK)]
+    for begin in [*before, *after]:
+        keys = range(begin, min(begin + CHUNK, key.shape[2]))
         scores = chunk @ key[:, :, keys.start : keys.stop].transpose(-1, -2)
         scores = scores.masked_fill(~mask.to_matrix(queries, keys, query.device), float("-inf"))
         new_highest = torch.maximum(highest, scores.amax(-1))

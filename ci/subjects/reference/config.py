@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ci.errors import UnsupportedError
+
 Activation = Literal["silu", "gelu", "relu"]
 """Fast-LLM's names; its `gelu` is the tanh approximation, `gelu_pytorch_tanh` in Hugging Face."""
 
@@ -61,7 +63,9 @@ Rope = DefaultRope | Llama3Rope | YarnRope | ProportionalRope
 
 @dataclass(frozen=True)
 class Attention:
-    """Causal grouped-query attention; `window` is how many tokens a query attends to, itself included (None: all).
+    """Grouped-query attention; `window` is how many tokens a query attends to, itself included (None: all).
+
+    Not `causal`: a query attends to the tokens after it too.
 
     Scores are divided by head_dim ** `scale_power`. `norm_epsilon`, where set, normalizes each head of query and key
     with a weight and of value without one, before RoPE: arXiv 2302.05442. `shared_key_value`: the value is the key
@@ -78,6 +82,54 @@ class Attention:
     scale_power: float = 0.5
     norm_epsilon: float | None = None
     shared_key_value: bool = False
+    causal: bool = True
+
+
+@dataclass(frozen=True)
+class GatedDeltaNet:
+    """A gated delta net, https://arxiv.org/abs/2412.06464, in the layout of Fast-LLM's gdn.py.
+
+    `kernel`: the width of the causal convolution over query, key and value. `epsilon`: of the gated norm of its output.
+    """
+
+    value_heads: int
+    key_heads: int
+    key_head_dim: int
+    value_head_dim: int
+    kernel: int
+    epsilon: float = 1e-5
+
+
+@dataclass(frozen=True)
+class KimiDeltaAttention:
+    """Kimi delta attention, https://arxiv.org/abs/2510.26692: a delta rule whose decay differs between channels.
+
+    `gate`: the activation of the output's gate; Kimi Linear has a sigmoid, Fast-LLM's default is silu.
+    """
+
+    heads: int
+    head_dim: int
+    kernel: int
+    epsilon: float = 1e-5
+    gate: Literal["silu", "sigmoid"] = "silu"
+
+
+SingleMixer = Attention | GatedDeltaNet | KimiDeltaAttention
+
+
+@dataclass(frozen=True)
+class StochasticMixer:
+    """Several mixers by name, of which training draws one; outside of it the `main` one runs, or a chosen one."""
+
+    mixers: tuple[tuple[str, SingleMixer], ...]
+    main: str
+
+    def choose(self, name: str) -> tuple[str, SingleMixer]:
+        """Return the name and the mixer that runs: the main one where no name is given."""
+        return name or self.main, dict(self.mixers)[name or self.main]
+
+
+Mixer = SingleMixer | StochasticMixer
 
 
 @dataclass(frozen=True)
@@ -93,18 +145,30 @@ class Mlp:
 
 @dataclass(frozen=True)
 class Block:
-    """norm → attention → residual, norm → MLP → residual.
+    """norm → mixer → residual, norm → MLP → residual.
 
-    `post_norms`: attention and MLP are normalized before they are added. `routed` runs beside `mlp` on the same
+    `post_norms`: mixer and MLP are normalized before they are added. `routed` runs beside `mlp` on the same
     residual, each with norms of its own before and after. `output_scale`: a learned number multiplies the output.
     """
 
-    attention: Attention
+    mixer: Mixer
     mlp: Mlp
     epsilon: float
     post_norms: bool = False
     routed: Mlp | None = None
     output_scale: bool = False
+
+    @property
+    def main_mixer(self) -> SingleMixer:
+        """The mixer that runs where none is chosen."""
+        return self.mixer.choose("")[1] if isinstance(self.mixer, StochasticMixer) else self.mixer
+
+    @property
+    def attention(self) -> Attention:
+        """The mixer of a block that has attention alone. Raises UnsupportedError for another mixer."""
+        if not isinstance(self.mixer, Attention):
+            raise UnsupportedError(f"this is implemented for attention alone, not for {type(self.mixer).__name__}")
+        return self.mixer
 
 
 @dataclass(frozen=True)
@@ -112,6 +176,9 @@ class Architecture:
     """A decoder: embeddings, blocks in order, final norm, head (`tied`: the embeddings are the head).
 
     `embedding_scale` multiplies the embeddings. `softcap` bounds the logits: c · tanh(logits / c), arXiv 2408.00118.
+    With several `prediction_heads` head k predicts the token k + 1 places further: each after the first runs a block of
+    its own, like the last one, on that one's input, and a norm of its own, and shares the output matrix. As Fast-LLM's
+    mtp_llama has it; the idea is of https://arxiv.org/abs/2404.19737.
     """
 
     vocabulary: int
@@ -121,3 +188,11 @@ class Architecture:
     tied: bool
     embedding_scale: float = 1.0
     softcap: float | None = None
+    prediction_heads: int = 1
+
+    @property
+    def mixers(self) -> tuple[SingleMixer, ...]:
+        """Every mixer of every block, those of a stochastic one each."""
+        mixers = [block.mixer for block in self.blocks]
+        named = (m.mixers if isinstance(m, StochasticMixer) else (("", m),) for m in mixers)
+        return tuple(mixer for group in named for _, mixer in group)

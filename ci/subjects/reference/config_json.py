@@ -7,7 +7,7 @@ keys are read in the style of either version.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ci.errors import UnsupportedError
 from ci.subjects.reference.config import Activation, Architecture, Attention, Block, Mlp
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 class ModelFamily:
     """A Hugging Face architecture: its names, and its defaults of missing keys.
 
-    `own_biases`: it has the keys attention_bias and mlp_bias; `kv_heads` None: as many as heads.
+    `own_biases`: it has the keys attention_bias and mlp_bias; `kv_heads` None: as many as heads. `windows`: no layer
+    has a window, every one has the same, or some are chosen. `prediction_heads`: it has this key. `other_type`: how
+    published files write model_type too.
     """
 
     name: str
@@ -34,15 +36,30 @@ class ModelFamily:
     own_biases: bool = False
     qkv_bias: bool = False
     experts: bool = False
+    windows: Literal["none", "all", "chosen"] = "all"
+    causal: bool = True
+    prediction_heads: bool = False
+    other_type: str = ""
 
 
 FAMILIES: Final = {
     family.name: family
     for family in (
-        ModelFamily("llama", "LlamaForCausalLM", own_biases=True),
+        ModelFamily("llama", "LlamaForCausalLM", own_biases=True, windows="none"),
         ModelFamily("mistral", "MistralForCausalLM", kv_heads=8, window=4096),
         ModelFamily("mixtral", "MixtralForCausalLM", epsilon=1e-5, theta=1e6, kv_heads=8, experts=True),
-        ModelFamily("qwen2", "Qwen2ForCausalLM", kv_heads=32, window=4096, qkv_bias=True),
+        ModelFamily("qwen2", "Qwen2ForCausalLM", kv_heads=32, window=4096, qkv_bias=True, windows="chosen"),
+        ModelFamily("mtp_llama", "MTPLlamaForCausalLM", own_biases=True, windows="none", prediction_heads=True),
+        ModelFamily("diffusion_llama", "DiffusionLlamaModel", own_biases=True, windows="none", causal=False),
+        ModelFamily(
+            *("dream", "DreamModel"),
+            kv_heads=32,
+            window=4096,
+            qkv_bias=True,
+            windows="chosen",
+            causal=False,
+            other_type="Dream",
+        ),
     )
 }
 
@@ -54,7 +71,7 @@ DTYPE_KEYS: Final = ("dtype", "torch_dtype")
 
 IGNORED_KEYS: Final = (
     # Tokens and generation: they change which tokens are fed, not the logits of a token.
-    *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "mask_token_id", "decoder_start_token_id"),
     *("bad_words_ids", "begin_suppress_tokens", "diversity_penalty", "do_sample", "early_stopping"),
     *("encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "forced_bos_token_id"),
     *("forced_eos_token_id", "length_penalty", "max_length", "min_length", "no_repeat_ngram_size"),
@@ -118,6 +135,7 @@ def read_config(config: Mapping[str, Any], checkpoint_format: str, *, where: str
         blocks=tuple(Block(replace(attention, window=window), mlp, epsilon) for window in windows),
         epsilon=epsilon,
         tied=section.take("tie_word_embeddings", bool, False),
+        prediction_heads=section.take_positive("prediction_heads", 1) if family.prediction_heads else 1,
     )
     for key, values in NEUTRAL_VALUES.items():
         section.allow(key, *values)
@@ -128,7 +146,7 @@ def read_config(config: Mapping[str, Any], checkpoint_format: str, *, where: str
 
 def _check_names(section: ConfigSection, family: ModelFamily) -> None:
     model_type = section.take("model_type", str)
-    if model_type != family.name:
+    if model_type not in (family.name, family.other_type):
         raise UnsupportedError(f"{section.where}: model_type {model_type!r} is not of the format {family.name!r}")
     section.allow("architectures", [family.architecture], None)
 
@@ -145,7 +163,7 @@ def _read_attention(section: ConfigSection, family: ModelFamily, hidden: int, he
         raise UnsupportedError(f"{section.where}: head_dim {head_dim} is odd, but RoPE needs pairs")
     bias = section.take("attention_bias", bool, False) if family.own_biases else False
     rope = read_rope(section, family.theta)
-    return Attention(heads, kv_heads, head_dim, None, family.qkv_bias or bias, bias, rope)
+    return Attention(heads, kv_heads, head_dim, None, family.qkv_bias or bias, bias, rope, causal=family.causal)
 
 
 def _read_mlp(section: ConfigSection, family: ModelFamily) -> Mlp:
@@ -165,12 +183,14 @@ def _read_mlp(section: ConfigSection, family: ModelFamily) -> Mlp:
 def _read_windows(section: ConfigSection, family: ModelFamily, layers: int) -> tuple[int | None, ...]:
     """Read each layer's sliding window: Qwen2 has it from `max_window_layers` on, or by `layer_types`."""
     window, first = None, 0
-    if family.name == "llama":
+    if family.windows == "none":
         section.allow("sliding_window", None)
     else:
         window = section.take_optional_positive("sliding_window", family.window)
-    if family.name == "qwen2":
+    if family.windows == "chosen":
         window = window if section.take("use_sliding_window", bool, False) else None
+        if window is not None and not family.causal:
+            raise section.refusal("use_sliding_window", True)
         first = section.take("max_window_layers", int, 28)
     counted = [window is not None and layer >= first for layer in range(layers)]
     kinds = section.take_optional("layer_types", list)
@@ -186,4 +206,4 @@ def _can_use_layer_types(
     """Return whether `layer_types` can be used: transformers reads them for each layer in Qwen2 only."""
     if len(kinds) != len(counted) or not {*kinds} <= {SLIDING, FULL}:
         return False
-    return window is not None or not any(sliding) if family.name == "qwen2" else sliding == counted
+    return window is not None or not any(sliding) if family.windows == "chosen" else sliding == counted

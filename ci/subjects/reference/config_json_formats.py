@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ci.errors import UnsupportedError
 from ci.subjects.reference.config_json import DTYPE_KEYS, IGNORED_KEYS, NEUTRAL_VALUES, read_config
+from ci.subjects.reference.config_json_apriel2 import NAME as APRIEL2
+from ci.subjects.reference.config_json_apriel2 import read_apriel2, write_apriel2
 from ci.subjects.reference.config_json_gemma4 import NAME as GEMMA4
 from ci.subjects.reference.config_json_gemma4 import NOT_TEXT, read_gemma4, write_gemma4
 from ci.subjects.reference.config_json_write import write_config
@@ -16,10 +18,15 @@ if TYPE_CHECKING:
     from ci.subjects.reference.config import Architecture
 
 
+READERS: Final = {GEMMA4: read_gemma4, APRIEL2: read_apriel2}
+WRITERS: Final = {GEMMA4: write_gemma4, APRIEL2: write_apriel2}
+"""The formats whose keys are not Llama's."""
+
+
 def read_any_config(config: Mapping[str, Any], checkpoint_format: str, *, where: str = "config.json") -> Architecture:
     """Read a config.json. Raises SubjectError for a malformed file, UnsupportedError for an unknown feature."""
-    if checkpoint_format == GEMMA4:
-        return read_gemma4(config, where=where)
+    if checkpoint_format in READERS:
+        return READERS[checkpoint_format](config, where=where)
     return read_config(config, checkpoint_format, where=where)
 
 
@@ -31,12 +38,12 @@ def write_any_config(
     `original` is the config.json that the checkpoint was converted from ({} where unknown): keys without effect are
     copied from it.
     """
-    if checkpoint_format != GEMMA4:
+    if checkpoint_format not in WRITERS:
         return write_config(architecture, checkpoint_format, dtype, original)
     kept = {*IGNORED_KEYS, *NEUTRAL_VALUES, *NOT_TEXT, "vocab_size_per_layer_input"} - {*DTYPE_KEYS}
     copied = {key: value for key, value in original.items() if key in kept}
     key = "torch_dtype" if "torch_dtype" in original else "dtype"
-    written = {**copied, **write_gemma4(architecture, original), key: dtype}
-    if read_gemma4(written, where="exported config.json") != architecture:
-        raise UnsupportedError(f"a config.json of format {GEMMA4!r} cannot express {architecture}"[:500])
+    written = {**copied, **WRITERS[checkpoint_format](architecture, original), key: dtype}
+    if READERS[checkpoint_format](written, where="exported config.json") != architecture:
+        raise UnsupportedError(f"a config.json of format {checkpoint_format!r} cannot express {architecture}"[:500])
     return dict(sorted(written.items()))

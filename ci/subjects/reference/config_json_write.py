@@ -50,7 +50,7 @@ def _write_keys(architecture: Architecture, family: ModelFamily, original: Mappi
     experts = {"num_local_experts": mlp.experts, "num_experts_per_tok": mlp.experts_per_token}
     return {
         "architectures": [family.architecture],
-        "model_type": family.name,
+        "model_type": family.other_type if original.get("model_type") == family.other_type else family.name,
         "vocab_size": architecture.vocabulary,
         "hidden_size": architecture.hidden,
         "intermediate_size": mlp.intermediate,
@@ -64,15 +64,16 @@ def _write_keys(architecture: Architecture, family: ModelFamily, original: Mappi
         **write_rope(attention.rope, original),
         **biases,
         **(experts if family.experts else {}),
+        **({"prediction_heads": architecture.prediction_heads} if family.prediction_heads else {}),
         **_write_windows(architecture, family, original),
     }
 
 
 def _write_windows(architecture: Architecture, family: ModelFamily, original: Mapping[str, Any]) -> dict[str, Any]:
     windows = [block.attention.window for block in architecture.blocks]
-    if family.name == "llama":
+    if family.windows == "none":
         return {}
-    if family.name != "qwen2":
+    if family.windows == "all":
         return {"sliding_window": windows[0]}
     window = next((window for window in windows if window is not None), None)
     keys: dict[str, Any] = {"use_sliding_window": window is not None}
@@ -92,6 +93,7 @@ def _restyle(written: dict[str, Any], architecture: Architecture, original: Mapp
         "mlp_bias": False,
         "tie_word_embeddings": False,
         "rope_scaling": None,
+        "use_sliding_window": False,
     }
     omitted = {
         key

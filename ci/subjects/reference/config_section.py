@@ -61,6 +61,10 @@ class ConfigSection:
         value = self._left.pop(key, None)
         return ConfigSection(f"{self.where}: {key}", {} if value is None else value)
 
+    def name_child(self, name: str, values: object) -> ConfigSection:
+        """Return a section of values that were read from this one by name."""
+        return ConfigSection(f"{self.where}: {name}", values)
+
     def allow(self, key: str, *allowed: object) -> None:
         """Refuse `key` by name unless it is missing or has an allowed value.
 

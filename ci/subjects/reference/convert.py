@@ -6,11 +6,21 @@ https://github.com/ServiceNow/Fast-LLM/tree/main/fast_llm/models/gpt/conversion
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from ci.subjects.reference.config import Attention, GatedDeltaNet, StochasticMixer
+from ci.subjects.reference.convert_delta import list_gated_delta_net, list_kimi_delta_attention
+from ci.subjects.reference.parameter import Parameter, Part
 from ci.subjects.reference.tensor_files import BLOCK_ELEMENTS, PlannedTensor
+from ci.subjects.reference.weight_names import (
+    EMBEDDINGS_WEIGHT,
+    FINAL_NORM_WEIGHT,
+    HEAD_WEIGHT,
+    WeightNames,
+    name_prediction_block,
+    name_prediction_norm,
+)
 from ci.tensor_names import block_name
 
 if TYPE_CHECKING:
@@ -18,73 +28,34 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ci.subjects.reference.config import Architecture, Attention, Block, Mlp
+    from ci.subjects.reference.config import Architecture, Block, Mixer, Mlp
     from ci.subjects.reference.tensor_files import TensorFiles
 
-EMBEDDINGS_WEIGHT = "embeddings.word_embeddings_weight"
-HEAD_WEIGHT = "head.output_weights"
-FINAL_NORM_WEIGHT = "head.final_norm.weight"
-HF_EMBEDDINGS = "model.embed_tokens.weight"
-HF_HEAD = "lm_head.weight"
+LLAMA: Final = WeightNames()
 
 
-@dataclass(frozen=True)
-class Part:
-    """A Hugging Face tensor in a Fast-LLM parameter; `transposed`: the parameter holds its matrices' transposes."""
-
-    name: str
-    shape: tuple[int, ...]
-    transposed: bool = False
-
-    @property
-    def matrices(self) -> int:
-        """How many matrices it stacks: the experts of a tensor with three dimensions."""
-        return self.shape[0] if len(self.shape) == 3 else 1
-
-    @property
-    def rows(self) -> int:
-        """The number of the parameter's rows that it fills."""
-        rows = self.shape[-1] if self.transposed else self.shape[-2] if len(self.shape) > 1 else self.shape[0]
-        return self.matrices * rows
-
-    @property
-    def row_shape(self) -> tuple[int, ...]:
-        """The shape of one of the parameter's rows."""
-        if len(self.shape) == 1:
-            return ()
-        return self.shape[-2:-1] if self.transposed else self.shape[-1:]
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A Fast-LLM parameter and its parts in order."""
-
-    name: str
-    parts: tuple[Part, ...]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape in Fast-LLM."""
-        return (sum(part.rows for part in self.parts), *self.parts[0].row_shape)
-
-
-def list_parameters(architecture: Architecture) -> Iterator[Parameter]:
-    """Yield every parameter of a model, in execution order."""
+def list_parameters(architecture: Architecture, names: WeightNames = LLAMA) -> Iterator[Parameter]:
+    """Yield every parameter of a model, in execution order; `names` are those of its Hugging Face format."""
     hidden, vocabulary = architecture.hidden, architecture.vocabulary
-    yield Parameter(EMBEDDINGS_WEIGHT, (Part(HF_EMBEDDINGS, (vocabulary, hidden)),))
+    yield Parameter(EMBEDDINGS_WEIGHT, (Part(names.embeddings, (vocabulary, hidden)),))
     for index, block in enumerate(architecture.blocks):
-        yield from _list_block(block_name(index), f"model.layers.{index}", block, hidden)
-    yield Parameter(FINAL_NORM_WEIGHT, (Part("model.norm.weight", (hidden,)),))
+        yield from _list_block(block_name(index), f"{names.blocks}.{index}", names.mixer, block, hidden)
+    yield Parameter(FINAL_NORM_WEIGHT, (Part(names.final_norm, (hidden,)),))
     if not architecture.tied:
-        yield Parameter(HEAD_WEIGHT, (Part(HF_HEAD, (vocabulary, hidden)),))
+        yield Parameter(HEAD_WEIGHT, (Part(names.head, (vocabulary, hidden)),))
+    for head in range(1, architecture.prediction_heads):
+        path = f"{names.prediction_blocks}.{head - 1}"
+        yield from _list_block(name_prediction_block(head), path, names.mixer, architecture.blocks[-1], hidden)
+        norm = Part(f"{names.prediction_norms}.{head}.weight", (hidden,))
+        yield Parameter(name_prediction_norm(head), (norm,))
 
 
-def _list_block(fast_llm: str, hugging_face: str, block: Block, hidden: int) -> Iterator[Parameter]:
+def _list_block(fast_llm: str, hugging_face: str, mixer_name: str, block: Block, hidden: int) -> Iterator[Parameter]:
     def norm(name: str, hf_name: str) -> Parameter:
         return Parameter(f"{fast_llm}.{name}.weight", (Part(f"{hugging_face}.{hf_name}.weight", (hidden,)),))
 
     yield norm("norm_1", "input_layernorm")
-    yield from _list_attention(f"{fast_llm}.mixer", f"{hugging_face}.self_attn", block.attention, hidden)
+    yield from _list_mixer(f"{fast_llm}.mixer", f"{hugging_face}.{mixer_name}", block.mixer, hidden)
     if block.post_norms:
         yield norm("post_mixer_norm", "post_attention_layernorm")
     if block.routed is None:
@@ -104,6 +75,18 @@ def _list_block(fast_llm: str, hugging_face: str, block: Block, hidden: int) -> 
         yield norm("post_mlp_norm", "post_feedforward_layernorm")
     if block.output_scale:
         yield Parameter(f"{fast_llm}.output_scale", (Part(f"{hugging_face}.layer_scalar", (1,)),))
+
+
+def _list_mixer(fast_llm: str, hugging_face: str, mixer: Mixer, hidden: int) -> Iterator[Parameter]:
+    if isinstance(mixer, StochasticMixer):
+        for name, one in mixer.mixers:
+            yield from _list_mixer(f"{fast_llm}.mixers.{name}", f"{hugging_face}.mixers.{name}", one, hidden)
+    elif isinstance(mixer, Attention):
+        yield from _list_attention(fast_llm, hugging_face, mixer, hidden)
+    elif isinstance(mixer, GatedDeltaNet):
+        yield from list_gated_delta_net(fast_llm, hugging_face, mixer, hidden)
+    else:
+        yield from list_kimi_delta_attention(fast_llm, hugging_face, mixer, hidden)
 
 
 def _list_attention(fast_llm: str, hugging_face: str, attention: Attention, hidden: int) -> Iterator[Parameter]:

@@ -14,7 +14,7 @@ from ci.errors import InfrastructureError, SubjectError, UnsupportedError
 from ci.hub.strict_json import parse_object
 from ci.subjects.reference.config import Architecture
 from ci.subjects.reference.config_json_formats import read_any_config
-from ci.subjects.reference.convert import HF_EMBEDDINGS, HF_HEAD, Parameter, list_parameters, stored_name
+from ci.subjects.reference.convert import list_parameters, stored_name
 from ci.subjects.reference.metadata_yaml import read_base_model
 from ci.subjects.reference.metadata_yaml_write import write_base_model
 from ci.subjects.reference.tensor_files import (
@@ -25,9 +25,12 @@ from ci.subjects.reference.tensor_files import (
     split_files,
     write_tensors,
 )
+from ci.subjects.reference.weight_names import WeightNames, find_weight_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from ci.subjects.reference.parameter import Parameter
 
 
 VERSION: Final = "0.4.0"
@@ -47,34 +50,40 @@ DUMPER: Final = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The contents of a directory: architecture, parameters, and the original config.json ({}: unknown)."""
+    """The contents of a directory: architecture, parameters, and the original config.json ({}: unknown).
+
+    `names` are those of its tensors in a Hugging Face directory.
+    """
 
     path: Path
     architecture: Architecture
     original: Mapping[str, Any] = field(default_factory=dict)
+    names: WeightNames = field(default_factory=WeightNames)
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
         """Every Fast-LLM parameter, in execution order."""
-        return tuple(list_parameters(self.architecture))
+        return tuple(list_parameters(self.architecture, self.names))
 
 
 def read_huggingface(path: Path, checkpoint_format: str) -> Checkpoint:
     """Read config.json. Raises SubjectError or UnsupportedError."""
     config = _read_json(path / "config.json")
-    return Checkpoint(path, read_any_config(config, checkpoint_format, where=f"{path.name}/config.json"), config)
+    architecture = read_any_config(config, checkpoint_format, where=f"{path.name}/config.json")
+    return Checkpoint(path, architecture, config, find_weight_names(checkpoint_format))
 
 
 def open_huggingface(checkpoint: Checkpoint) -> TensorFiles:
     """Open the tensors of a Hugging Face directory; checks that they are exactly the architecture's."""
-    path = checkpoint.path
+    path, names = checkpoint.path, checkpoint.names
     tensors = open_tensors(path, [SINGLE] if (path / SINGLE).is_file() else _read_index(path))
     expected = {part.name: part.shape for p in checkpoint.parameters for part in p.parts}
     stored = {name: at for name, at in tensors.stored.items() if not _is_rotary_buffer(name, checkpoint.architecture)}
-    redundant = {HF_HEAD: expected[HF_EMBEDDINGS]} if checkpoint.architecture.tied and HF_HEAD in stored else {}
+    tied = checkpoint.architecture.tied and names.head in stored
+    redundant = {names.head: expected[names.embeddings]} if tied else {}
     check_tensors(TensorFiles(stored), expected | redundant, path)
     if redundant:
-        _check_tied(tensors, path)
+        _check_tied(tensors, path, names)
     return TensorFiles({name: at for name, at in stored.items() if name not in redundant})
 
 
@@ -96,19 +105,24 @@ def _is_rotary_buffer(name: str, architecture: Architecture) -> bool:
     return any(name == f"model.layers.{layer}.self_attn.rotary_emb.inv_freq" for layer in layers)
 
 
-def _check_tied(tensors: TensorFiles, path: Path) -> None:
+def _check_tied(tensors: TensorFiles, path: Path, names: WeightNames) -> None:
     """Raise UnsupportedError for a tied head that differs from the embeddings.
 
     transformers drops a stored head that equals the tied embeddings, and unties them otherwise.
     """
     with tensors:
-        pairs = zip(tensors.read_blocks(HF_EMBEDDINGS), tensors.read_blocks(HF_HEAD), strict=True)
+        pairs = zip(tensors.read_blocks(names.embeddings), tensors.read_blocks(names.head), strict=True)
         if not all(bool((embeddings == head).all()) for embeddings, head in pairs):
-            raise UnsupportedError(f"{path}: tie_word_embeddings is true, but {HF_HEAD!r} differs from the embeddings")
+            raise UnsupportedError(
+                f"{path}: tie_word_embeddings is true, but {names.head!r} differs from the embeddings"
+            )
 
 
-def read_fast_llm(path: Path) -> Checkpoint:
-    """Read metadata.yaml of a finished `fast_llm` directory. Raises SubjectError or UnsupportedError."""
+def read_fast_llm(path: Path, checkpoint_format: str = "") -> Checkpoint:
+    """Read metadata.yaml of a finished `fast_llm` directory. Raises SubjectError or UnsupportedError.
+
+    The format is that of the Hugging Face directory whose names the parameters get.
+    """
     tree = _read_metadata(path)
     if tree.get("format") != "fast_llm" or tree.get("model") != "gpt":
         raise UnsupportedError(f"{path / METADATA}: format {tree.get('format')!r} of model {tree.get('model')!r}")
@@ -117,7 +131,8 @@ def read_fast_llm(path: Path) -> Checkpoint:
     architecture = read_base_model(base_model, where=f"{path.name}/{METADATA}")
     extra = tree.get("metadata")
     original = extra.get("huggingface_config") if isinstance(extra, dict) else None
-    return Checkpoint(path, architecture, original if isinstance(original, dict) else {})
+    names = find_weight_names(checkpoint_format)
+    return Checkpoint(path, architecture, original if isinstance(original, dict) else {}, names)
 
 
 def open_fast_llm(checkpoint: Checkpoint) -> TensorFiles:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ci.subjects.reference.config import (
     Activation,
@@ -20,9 +20,14 @@ from ci.subjects.reference.config import (
     Mlp,
     ProportionalRope,
     Rope,
+    StochasticMixer,
     YarnRope,
 )
 from ci.subjects.reference.config_section import ConfigSection
+from ci.subjects.reference.metadata_yaml_delta import DELTA_READERS, TRAINING_KEYS
+
+if TYPE_CHECKING:
+    from ci.subjects.reference.config import Mixer, SingleMixer
 
 ROPES: Final[dict[str, type[Rope]]] = {
     "default": DefaultRope,
@@ -53,7 +58,7 @@ def read_base_model(tree: object, *, where: str = "metadata.yaml") -> Architectu
     peft.allow("type", "none")
     peft.finish()
     vocabulary, scale = _read_embeddings(section.take_section("embeddings"))
-    epsilon, softcap = _read_head(section.take_section("head"))
+    epsilon, softcap, heads = _read_head(section.take_section("head"))
     hidden = section.take_positive("hidden_size", 1024)
     architecture = Architecture(
         vocabulary=vocabulary,
@@ -62,6 +67,7 @@ def read_base_model(tree: object, *, where: str = "metadata.yaml") -> Architectu
         epsilon=epsilon,
         embedding_scale=scale,
         softcap=softcap,
+        prediction_heads=heads,
         tied=section.take("tied_embedding_weight", bool, False),
     )
     section.finish()
@@ -79,16 +85,16 @@ def _read_embeddings(section: ConfigSection) -> tuple[int, float]:
     return vocabulary, scale
 
 
-def _read_head(section: ConfigSection) -> tuple[float, float | None]:
-    """Read the epsilon of the final norm and the bound of the logits."""
+def _read_head(section: ConfigSection) -> tuple[float, float | None, int]:
+    """Read the epsilon of the final norm, the bound of the logits, and the number of prediction heads."""
     epsilon = _read_norm(section.take_section("normalization"))
-    section.allow("prediction_heads", 1)
+    heads = section.take_positive("prediction_heads", 1)
     softcap = section.take_optional("final_logit_softcap", float)
     section.allow("logits_scale_factor", 1.0)
     section.ignore("type", "lr_scale", "output_weight", "cross_entropy_splits")
     section.ignore("losses", "loss_implementation", "prediction_loss_coefficient")
     section.finish()
-    return epsilon, softcap
+    return epsilon, softcap, heads
 
 
 def _read_norm(section: ConfigSection, kind: str = "rms_norm") -> float:
@@ -134,7 +140,7 @@ def _read_block(section: ConfigSection, hidden: int) -> Block:
         raise section.refusal("post_mixer_normalization", f"epsilons {after}, normalization has {epsilon}")
     mlp, routed = _read_mlps(section, epsilon, hidden)
     block = Block(
-        attention=_read_attention(section.take_section("mixer")),
+        mixer=_read_mixer(section.take_section("mixer")),
         mlp=mlp,
         epsilon=epsilon,
         post_norms=after[0] is not None,
@@ -173,13 +179,34 @@ def _read_mlps(section: ConfigSection, epsilon: float, hidden: int) -> tuple[Mlp
     return _read_mlp(parts[0]), _read_mlp(parts[1], scaled=(epsilon, hidden**-0.5))
 
 
+def _read_mixer(section: ConfigSection) -> Mixer:
+    if section.peek("type") != "stochastic":
+        return _read_single_mixer(section)
+    section.ignore("type", "lr_scale", "seed_shift", *TRAINING_KEYS)
+    mixers = section.take("mixers", dict)
+    read = tuple((name, _read_single_mixer(section.name_child(name, each))) for name, each in mixers.items())
+    main = section.take_optional("main_mixer_name", str) or next(iter(mixers), "")
+    section.finish()
+    if main not in mixers:
+        raise section.refusal("main_mixer_name", main)
+    return StochasticMixer(read, main)
+
+
+def _read_single_mixer(section: ConfigSection) -> SingleMixer:
+    kind = section.take("type", str, "attention")
+    if kind == "attention":
+        return _read_attention(section)
+    if kind not in DELTA_READERS:
+        raise section.refusal("type", kind)
+    return DELTA_READERS[kind](section)
+
+
 def _read_attention(section: ConfigSection) -> Attention:
-    section.allow("type", "attention")
     default = section.take("add_linear_biases", bool, True)
     query, key, value, dense = (_read_bias(section.take_section(layer), default) for layer in LAYERS)
     if not query == key == value:
         raise section.refusal("key_layer", f"bias {key}, query_layer {query}, value_layer {value}")
-    section.allow("causal", True)
+    causal = section.take("causal", bool, True)
     norms = [_read_optional_norm(section, f"{name}_norm") for name in ("query", "key")]
     norms.append(_read_optional_norm(section, "value_norm", "fixed_rms_norm"))
     if len({*norms}) > 1:
@@ -195,6 +222,7 @@ def _read_attention(section: ConfigSection) -> Attention:
         scale_power=section.take("softmax_scale_power", float, 0.5),
         norm_epsilon=norms[0],
         shared_key_value=section.take("shared_key_value", bool, False),
+        causal=causal,
     )
     if attention.heads % attention.kv_heads or attention.head_dim % 2:
         raise section.refusal("head_groups", f"{attention.kv_heads} of {attention.heads} x {attention.head_dim}")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from ci.subjects.reference.config import Attention, StochasticMixer
 from ci.subjects.reference.metadata_yaml import LAYERS, ROPES
+from ci.subjects.reference.metadata_yaml_delta import write_delta_mixer
 
 if TYPE_CHECKING:
-    from ci.subjects.reference.config import Architecture, Attention, Block, Mlp, Rope
+    from ci.subjects.reference.config import Architecture, Block, Mixer, Mlp, Rope
 
 
 def write_base_model(architecture: Architecture) -> dict[str, Any]:
@@ -18,7 +20,7 @@ def write_base_model(architecture: Architecture) -> dict[str, Any]:
         "decoder": _write_decoder(architecture),
         "head": {
             "normalization": _write_norm(architecture.epsilon),
-            "prediction_heads": 1,
+            "prediction_heads": architecture.prediction_heads,
             "final_logit_softcap": architecture.softcap,
         },
         "hidden_size": architecture.hidden,
@@ -48,7 +50,7 @@ def _write_block(block: Block, hidden: int) -> dict[str, Any]:
     norm = _write_norm(block.epsilon)
     written = {
         "type": "decoder",
-        "mixer": _write_attention(block.attention),
+        "mixer": _write_mixer(block.mixer),
         "mlp": _write_mlp(block.mlp),
         "normalization": norm,
     }
@@ -76,13 +78,20 @@ def _write_scaled_router(block: Block, hidden: int) -> dict[str, Any]:
     }
 
 
+def _write_mixer(mixer: Mixer) -> dict[str, Any]:
+    if isinstance(mixer, StochasticMixer):
+        mixers = {name: _write_mixer(each) for name, each in mixer.mixers}
+        return {"type": "stochastic", "main_mixer_name": mixer.main, "mixers": mixers}
+    return _write_attention(mixer) if isinstance(mixer, Attention) else write_delta_mixer(mixer)
+
+
 def _write_attention(attention: Attention) -> dict[str, Any]:
     written = {
         "type": "attention",
         "heads": attention.heads,
         "head_groups": attention.kv_heads,
         "head_size": attention.head_dim,
-        "causal": True,
+        "causal": attention.causal,
         "softmax_scale_power": attention.scale_power,
         "add_linear_biases": attention.output_bias,
         "rotary": {"type": _rope_name(attention.rope), **dataclasses.asdict(attention.rope)},

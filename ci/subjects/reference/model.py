@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -17,11 +18,18 @@ from torch.nn.functional import embedding, gelu, linear, relu, silu
 
 from ci.subjects.forward import sort_by_score
 from ci.subjects.reference.attention import ATTENTION, AttentionMask, ImplementationLog
-from ci.subjects.reference.config import Architecture, Attention, Block, Mlp
-from ci.subjects.reference.convert import EMBEDDINGS_WEIGHT, FINAL_NORM_WEIGHT, HEAD_WEIGHT
+from ci.subjects.reference.config import Architecture, Attention, Block, GatedDeltaNet, Mlp, StochasticMixer
+from ci.subjects.reference.delta_mixers import run_gated_delta_net, run_kimi_delta_attention
 from ci.subjects.reference.moe import MOE, Experts, Routing, route
 from ci.subjects.reference.rope import apply_rotary, rotary_tables
 from ci.subjects.reference.transposed_linear import transposed_linear
+from ci.subjects.reference.weight_names import (
+    EMBEDDINGS_WEIGHT,
+    FINAL_NORM_WEIGHT,
+    HEAD_WEIGHT,
+    name_prediction_block,
+    name_prediction_norm,
+)
 from ci.tensor_names import (
     CONTEXT,
     FINAL_NORM,
@@ -34,13 +42,14 @@ from ci.tensor_names import (
     MLP_ROUTED,
     NORM_1,
     NORM_2,
+    PREDICTION_BLOCK,
     QUERY,
     ROUTER_LOGITS,
     ROUTER_SCORES,
     TOP_EXPERTS,
     VALUE,
     block_name,
-    tensor_name,
+    prediction_head_name,
 )
 
 if TYPE_CHECKING:
@@ -58,12 +67,16 @@ ACTIVATIONS: Final[Mapping[Activation, Callable[[Tensor], Tensor]]] = {
 
 @dataclass(frozen=True)
 class Context:
-    """What every block of one forward pass shares: positions and documents (B, T), and the implementations."""
+    """What every block of one forward pass shares: positions and documents (B, T), and the implementations.
+
+    `mixer` names the one that runs in every stochastic mixer; empty: the main one.
+    """
 
     positions: Tensor
     documents: Tensor | None = None
     attention: str = "eager"
     moe: str = "looped"
+    mixer: str = ""
     ran: ImplementationLog = field(default_factory=ImplementationLog)
 
 
@@ -85,24 +98,43 @@ class Model:
 
         `record` gets its tensors by their names in a trace.
         """
-        block, name = self.architecture.blocks[index], block_name(index)
-        normed = self._norm(f"{name}.norm_1", hidden, block.epsilon)
-        record(tensor_name(index, NORM_1), normed)
-        mixed = self._attention(index, block.attention, normed, context, record)
-        hidden = hidden + (self._norm(f"{name}.post_mixer_norm", mixed, block.epsilon) if block.post_norms else mixed)
-        record(tensor_name(index, MIXER_RESIDUAL), hidden)
-        branch = self._feed_forward if block.routed is None else self._two_branches
-        output = branch(index, block, hidden, context, record)
-        record(tensor_name(index, MLP), output)
-        hidden = hidden + (self._norm(f"{name}.post_mlp_norm", output, block.epsilon) if block.post_norms else output)
-        if block.output_scale:
-            hidden = hidden * self.weights[f"{name}.output_scale"]
-        record(name, hidden)
+        hidden = self._run_named_block(block_name(index), self.architecture.blocks[index], hidden, context, record)
+        record(block_name(index), hidden)
         return hidden
+
+    def _run_named_block(
+        self, name: str, block: Block, hidden: Tensor, context: Context, record: RecordTensor
+    ) -> Tensor:
+        """Run a block whose weights, and whose tensors in a trace, begin with `name`."""
+        normed = self._norm(f"{name}.norm_1", hidden, block.epsilon)
+        record(f"{name}.{NORM_1}", normed)
+        mixed = self._mix(name, block, normed, context, record)
+        record(f"{name}.{MIXER}", mixed)
+        hidden = hidden + (self._norm(f"{name}.post_mixer_norm", mixed, block.epsilon) if block.post_norms else mixed)
+        record(f"{name}.{MIXER_RESIDUAL}", hidden)
+        branch = self._feed_forward if block.routed is None else self._two_branches
+        output = branch(name, block, hidden, context, record)
+        record(f"{name}.{MLP}", output)
+        hidden = hidden + (self._norm(f"{name}.post_mlp_norm", output, block.epsilon) if block.post_norms else output)
+        return hidden * self.weights[f"{name}.output_scale"] if block.output_scale else hidden
+
+    def run_prediction_heads(self, hidden: Tensor, context: Context, record: RecordTensor) -> list[Tensor]:
+        """Run every prediction head after the first on the last block's input (B, T, hidden); return their logits."""
+        logits = []
+        for head in range(1, self.architecture.prediction_heads):
+            name, block = name_prediction_block(head), self.architecture.blocks[-1]
+            output = self._run_named_block(name, block, hidden, context, _ignore)
+            record(prediction_head_name(head, PREDICTION_BLOCK), output)
+            named = partial(_record_head, record, head)
+            logits.append(self._read_logits(name_prediction_norm(head), output, named))
+        return logits
 
     def run_head(self, hidden: Tensor, record: RecordTensor) -> Tensor:
         """Return the logits (B, T, vocabulary) of the final norm of (B, T, hidden)."""
-        normed = rms_norm(hidden, self.weights[FINAL_NORM_WEIGHT], self.architecture.epsilon)
+        return self._read_logits(FINAL_NORM_WEIGHT, hidden, record)
+
+    def _read_logits(self, norm: str, hidden: Tensor, record: RecordTensor) -> Tensor:
+        normed = rms_norm(hidden, self.weights[norm], self.architecture.epsilon)
         record(FINAL_NORM, normed)
         logits = linear(normed, self.weights[EMBEDDINGS_WEIGHT if self.architecture.tied else HEAD_WEIGHT])
         if (cap := self.architecture.softcap) is not None:
@@ -127,11 +159,24 @@ class Model:
         """End it: tensor-parallel ranks sum their parts; one process has the sum."""
         return tensor
 
+    def _mix(self, name: str, block: Block, normed: Tensor, context: Context, record: RecordTensor) -> Tensor:
+        """Run the block's mixer: of a stochastic one, that of the context."""
+        mixer, path = block.mixer, f"{name}.mixer"
+        if isinstance(mixer, StochasticMixer):
+            chosen, mixer = mixer.choose(context.mixer)
+            context.ran.add("mixer", chosen)
+            path = f"{path}.mixers.{chosen}"
+        named = partial(_record_operation, record, name)
+        if isinstance(mixer, Attention):
+            return self._attention(path, mixer, normed, context, named)
+        run = run_gated_delta_net if isinstance(mixer, GatedDeltaNet) else run_kimi_delta_attention
+        return run(mixer, normed, context.documents, lambda end: self.weights[f"{path}.{end}"], named)  # type: ignore[arg-type]
+
     def _attention(
-        self, index: int, attention: Attention, normed: Tensor, context: Context, record: RecordTensor
+        self, name: str, attention: Attention, normed: Tensor, context: Context, record: RecordTensor
     ) -> Tensor:
         batch, length, _ = normed.shape
-        name, normed = f"{block_name(index)}.mixer", self._enter(normed)
+        normed = self._enter(normed)
         query = self._linear(f"{name}.query", normed).view(batch, length, attention.heads, -1)
         key_value = self._linear(f"{name}.key_value", normed).view(batch, length, -1, attention.head_dim)
         key, value = (key_value, key_value) if attention.shared_key_value else key_value.chunk(2, dim=2)
@@ -142,41 +187,40 @@ class Model:
         cos, sin = rotary_tables(attention.rope, attention.head_dim, context.positions, normed.dtype)
         query, key = apply_rotary(query, cos, sin), apply_rotary(key, cos, sin)
         for operation, tensor in ((QUERY, query), (KEY, key), (VALUE, value)):
-            record(tensor_name(index, operation), tensor)
-        mask = AttentionMask(context.documents, attention.window, attention.scale_power)
+            record(operation, tensor)
+        mask = AttentionMask(context.documents, attention.window, attention.scale_power, attention.causal)
         mixed = ATTENTION[context.attention](query, key, value, mask, context.ran)
-        record(tensor_name(index, CONTEXT), mixed)
-        output = self._project_output(f"{name}.dense", mixed)
-        record(tensor_name(index, MIXER), output)
-        return output
+        record(CONTEXT, mixed)
+        return self._project_output(f"{name}.dense", mixed)
 
-    def _feed_forward(self, index: int, block: Block, hidden: Tensor, context: Context, record: RecordTensor) -> Tensor:
-        name = block_name(index)
+    def _feed_forward(self, name: str, block: Block, hidden: Tensor, context: Context, record: RecordTensor) -> Tensor:
         normed = self._norm(f"{name}.norm_2", hidden, block.epsilon)
-        record(tensor_name(index, NORM_2), normed)
+        record(f"{name}.{NORM_2}", normed)
         if block.mlp.experts is None:
             return self._mlp(f"{name}.mlp", block.mlp, normed)
         tokens = normed.flatten(0, 1)
         routing = route(tokens, self.weights[f"{name}.mlp.router.weight"], block.mlp.experts_per_token or 0)
-        _record_routing(index, routing, record)
+        _record_routing(name, routing, record)
         return self._mixture(f"{name}.mlp", block.mlp, tokens, routing, context).view_as(normed)
 
-    def _two_branches(self, index: int, block: Block, hidden: Tensor, context: Context, record: RecordTensor) -> Tensor:
+    def _two_branches(
+        self, block_path: str, block: Block, hidden: Tensor, context: Context, record: RecordTensor
+    ) -> Tensor:
         """Run a dense MLP and experts on the same residual, each with its own norms, and add them.
 
         transformers, modeling_gemma4.py, `Gemma4TextDecoderLayer`.
         """
-        name, epsilon = f"{block_name(index)}.mlp", block.epsilon
+        name, epsilon = f"{block_path}.mlp", block.epsilon
         dense = self._norm(f"{name}.dense.pre_norm", hidden, epsilon)
         dense = self._norm(f"{name}.dense.post_norm", self._mlp(f"{name}.dense", block.mlp, dense), epsilon)
         assert block.routed is not None  # noqa: S101 (narrowing only)
         routing = self._route_scaled(f"{name}.routed", block.routed, hidden.flatten(0, 1), epsilon)
-        _record_routing(index, routing, record)
-        record(tensor_name(index, MLP_DENSE), dense)
+        _record_routing(block_path, routing, record)
+        record(f"{block_path}.{MLP_DENSE}", dense)
         tokens = self._norm(f"{name}.routed.pre_norm", hidden, epsilon).flatten(0, 1)
         routed = self._mixture(f"{name}.routed", block.routed, tokens, routing, context).view_as(hidden)
         routed = self._norm(f"{name}.routed.post_norm", routed, epsilon)
-        record(tensor_name(index, MLP_ROUTED), routed)
+        record(f"{block_path}.{MLP_ROUTED}", routed)
         return dense + routed
 
     def _route_scaled(self, name: str, mlp: Mlp, tokens: Tensor, epsilon: float) -> Routing:
@@ -208,13 +252,25 @@ class Model:
         return self._leave(MOE[context.moe](self._enter(tokens), routing, experts, context.ran))
 
 
-def _record_routing(index: int, routing: Routing, record: RecordTensor) -> None:
+def _record_operation(record: RecordTensor, block: str, operation: str, tensor: Tensor) -> None:
+    record(f"{block}.{operation}", tensor)
+
+
+def _record_head(record: RecordTensor, head: int, operation: str, tensor: Tensor) -> None:
+    record(prediction_head_name(head, operation), tensor)
+
+
+def _ignore(name: str, tensor: Tensor) -> None:
+    """Record nothing: what a prediction head's block computes inside has no name in a trace."""
+
+
+def _record_routing(block: str, routing: Routing, record: RecordTensor) -> None:
     for operation, tensor in (
         (ROUTER_LOGITS, routing.logits),
         (TOP_EXPERTS, routing.experts),
         (ROUTER_SCORES, routing.scores),
     ):
-        record(tensor_name(index, operation), tensor)
+        record(f"{block}.{operation}", tensor)
 
 
 def rms_norm(hidden: Tensor, weight: Tensor | None, epsilon: float) -> Tensor:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from ci.errors import UnsupportedError
-from ci.subjects.reference.convert import EMBEDDINGS_WEIGHT, FINAL_NORM_WEIGHT, HEAD_WEIGHT, Parameter
-from ci.subjects.reference.offer import DIVISIBLE, ENOUGH_LAYERS, TIED
+from ci.subjects.reference.config import Attention
+from ci.subjects.reference.offer import DIVISIBLE, ENOUGH_LAYERS, PLAIN, TIED
+from ci.subjects.reference.weight_names import EMBEDDINGS_WEIGHT, FINAL_NORM_WEIGHT, HEAD_WEIGHT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from ci.layouts import Layout
     from ci.subjects.reference.config import Architecture, Block
+    from ci.subjects.reference.parameter import Parameter
     from ci.subjects.reference.rank_groups import RankPlace
 
 ROW_CUT = ("query.weight", "query.bias", "key_value.weight", "key_value.bias", "layer_1.weight", "layer_1.bias")
@@ -98,6 +100,8 @@ def cut_architecture(architecture: Architecture, count: int) -> Architecture:
 def find_layout_problem(architecture: Architecture, layout: Layout) -> str:
     """Return what a model lacks for a layout, as a need of a variant; empty where it lacks nothing."""
     blocks = architecture.blocks
+    if architecture.prediction_heads > 1 or not all(isinstance(block.mixer, Attention) for block in blocks):
+        return PLAIN
     if any(b.attention.kv_heads % layout.tensor or b.mlp.intermediate % layout.tensor for b in blocks):
         return DIVISIBLE
     if len(blocks) < layout.pipeline:
@@ -115,6 +119,6 @@ def _cut_block(block: Block, count: int) -> Block:
     attention, mlp = block.attention, block.mlp
     return replace(
         block,
-        attention=replace(attention, heads=attention.heads // count, kv_heads=attention.kv_heads // count),
+        mixer=replace(attention, heads=attention.heads // count, kv_heads=attention.kv_heads // count),
         mlp=replace(mlp, intermediate=mlp.intermediate // count),
     )

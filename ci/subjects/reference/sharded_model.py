@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import embedding, linear
 
-from ci.subjects.reference.convert import EMBEDDINGS_WEIGHT, FINAL_NORM_WEIGHT, HEAD_WEIGHT
 from ci.subjects.reference.model import Model, rms_norm
 from ci.subjects.reference.rank_groups import RankGroups
+from ci.subjects.reference.weight_names import EMBEDDINGS_WEIGHT, FINAL_NORM_WEIGHT, HEAD_WEIGHT
 from ci.tensor_names import FINAL_NORM, LOGITS
 
 if TYPE_CHECKING:

@@ -37,7 +37,7 @@ from ci.subjects.reference.gradients import run_gradients
 from ci.subjects.reference.model import Model
 from ci.subjects.reference.offer import OFFER
 from ci.subjects.reference.tensor_files import create_directory
-from ci.subjects.reference.trace import list_variants, run_trace
+from ci.subjects.reference.trace import MIXER_AXIS, list_variants, run_trace
 from ci.subjects.reference.training import run_training
 from ci.subjects.written_files import list_written
 
@@ -71,9 +71,9 @@ class ReferenceSubject:
         )
 
     def variants(self, checkpoint: str) -> tuple[Variant, ...]:
-        """Return every attention implementation, and every mixture implementation where the model has experts."""
+        """Return every implementation of what the model has, and the mixers that take turns."""
         return tuple(
-            Variant(axis, name, default=index == 0)
+            Variant(axis, name, default=index == 0 and axis != MIXER_AXIS)
             for axis, names in list_variants(read_fast_llm(Path(checkpoint))).items()
             for index, name in enumerate(names)
         )
@@ -94,7 +94,7 @@ class ReferenceSubject:
         _check_model_config(request.model_config)
         if request.dtype not in SAFETENSORS_DTYPES:
             raise UnsupportedError(f"export to {request.dtype} is not implemented by the reference subject")
-        checkpoint = read_fast_llm(Path(request.source))
+        checkpoint = read_fast_llm(Path(request.source), request.checkpoint_format)
         config = write_any_config(
             checkpoint.architecture, request.checkpoint_format, request.dtype, checkpoint.original
         )

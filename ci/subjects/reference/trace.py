@@ -21,7 +21,8 @@ from ci.subjects.forward import (
 from ci.subjects.memory import weight_bytes
 from ci.subjects.model_cache import ModelCache, checkpoint_key
 from ci.subjects.reference.attention import ATTENTION
-from ci.subjects.reference.convert import Parameter, stored_name
+from ci.subjects.reference.config import Attention, StochasticMixer
+from ci.subjects.reference.convert import stored_name
 from ci.subjects.reference.directories import Checkpoint, open_fast_llm, read_fast_llm
 from ci.subjects.reference.model import Context, Model, RecordTensor
 from ci.subjects.reference.moe import MOE
@@ -32,19 +33,33 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ci.subjects.base import TraceRequest, TraceResult
+    from ci.subjects.reference.config import Architecture
+    from ci.subjects.reference.parameter import Parameter
     from ci.subjects.reference.tensor_files import TensorFiles
 
 AXES: Final = {"attention": tuple(ATTENTION), "moe": tuple(MOE)}
-"""Every variant of each axis, the default first."""
+"""Every variant of each axis of implementations, the default first."""
+MIXER_AXIS: Final = "mixer"
+"""The axis of a stochastic mixer's mixers: other functions with weights of their own, so none of them is a default."""
 
 
 def list_variants(checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
-    """Return a checkpoint's variants by axis, the default first.
+    """Return a checkpoint's variants by axis, the default first where there is one.
 
-    "moe" only where it has experts.
+    An axis is there only where some block has what it is about.
     """
-    experts = any(block.mlp.experts or block.routed for block in checkpoint.architecture.blocks)
-    return {axis: names for axis, names in AXES.items() if axis != "moe" or experts}
+    architecture = checkpoint.architecture
+    experts = any(block.mlp.experts or block.routed for block in architecture.blocks)
+    attention = any(isinstance(block.main_mixer, Attention) for block in architecture.blocks)
+    here = {"moe": experts, "attention": attention}
+    variants = {axis: names for axis, names in AXES.items() if here[axis]}
+    return variants | ({MIXER_AXIS: names} if (names := list_mixers(architecture)) else {})
+
+
+def list_mixers(architecture: Architecture) -> tuple[str, ...]:
+    """Return the names that every block's stochastic mixer has; none where a block has a single mixer."""
+    named = [b.mixer.mixers if isinstance(b.mixer, StochasticMixer) else () for b in architecture.blocks]
+    return tuple(name for name, _ in named[0] if all(name in dict(mixers) for mixers in named))
 
 
 def run_trace(request: TraceRequest, cache: ModelCache[Model]) -> TraceResult:
@@ -82,7 +97,8 @@ def make_context(request: TraceRequest, checkpoint: Checkpoint, inputs: Inputs) 
     if positions is None:
         positions = torch.arange(inputs.ids.shape[1], device=inputs.ids.device)[None]
     attention, moe = (request.variant.get(axis, names[0]) for axis, names in AXES.items())
-    return Context(positions, documents=inputs.mask, attention=attention, moe=moe)
+    mixer = request.variant.get(MIXER_AXIS, "")
+    return Context(positions, documents=inputs.mask, attention=attention, moe=moe, mixer=mixer)
 
 
 def _trace(
@@ -144,13 +160,15 @@ def run_forward(
     With `feed` each block starts from the other trace.
     """
     record, blocks = _select_tensors(recorder, capture_all=capture_all), len(model.architecture.blocks)
-    hidden = model.embed(inputs.ids)
+    before = hidden = model.embed(inputs.ids)
     recorder.record(EMBEDDINGS, hidden)
     recorder.flush()
     for index in range(blocks):
-        hidden = model.run_block(index, feed.read_block_input(index) if feed else hidden, context, record)
+        before = feed.read_block_input(index) if feed else hidden
+        hidden = model.run_block(index, before, context, record)
         recorder.flush()
     model.run_head(feed.read_block_input(blocks) if feed else hidden, record)
+    model.run_prediction_heads(before, context, record)
     recorder.flush()
 
 

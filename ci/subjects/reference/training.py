@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors.torch import load_file, save_file
 
 from ci.errors import RequestError, UnsupportedError
@@ -37,7 +38,7 @@ def run_training(request: TrainRequest) -> TrainResult:
 
     Raises UnsupportedError for what is not offered, SubjectError, RequestError.
     """
-    checkpoint, layout = read_fast_llm(Path(request.checkpoint)), find_layout(request)
+    checkpoint, layout = read_fast_llm(Path(request.checkpoint), request.checkpoint_format), find_layout(request)
     check_request(request, checkpoint, layout)
     output = Path(request.output)
     if output.exists():
@@ -50,11 +51,15 @@ def run_training(request: TrainRequest) -> TrainResult:
 
 
 def start_ranks(request: TrainRequest, layout: Layout, directory: Path) -> None:
-    """Run every rank; a layout of one runs in this process."""
+    """Run every rank; a layout of one runs in this process.
+
+    Autograd's threads for a GPU do not survive a fork: once this process used one, ranks are new interpreters.
+    """
     if layout.ranks == 1:
         run_place(0, request, directory)
     else:
-        run_ranks(run_training_rank, layout.ranks, request, directory, seconds=request.seconds)
+        used_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        run_ranks(run_training_rank, layout.ranks, request, directory, seconds=request.seconds, fork=not used_gpu)
 
 
 def find_layout(request: TrainRequest) -> Layout:

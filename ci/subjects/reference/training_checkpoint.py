@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from ci.subjects.reference.convert import Parameter
     from ci.subjects.reference.directories import Checkpoint
+    from ci.subjects.reference.parameter import Parameter
 
 INDEX = "training.json"
 STATE = "state.safetensors"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ci.layouts import Layout
     from ci.subjects.reference.config import Architecture
-    from ci.subjects.reference.convert import Parameter
+    from ci.subjects.reference.parameter import Parameter
 
 SAME = 1e-6
 """Relative L2 difference up to which copies agree: collectives may add in another order."""

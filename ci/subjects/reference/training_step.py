@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ci.subjects.reference.attention import ImplementationLog
 from ci.subjects.reference.config import Architecture
-from ci.subjects.reference.convert import EMBEDDINGS_WEIGHT
 from ci.subjects.reference.model import Context
 from ci.subjects.reference.parameter_shards import Stage, cut_architecture, cut_range, find_cut_axis
 from ci.subjects.reference.rank_groups import RankGroups
 from ci.subjects.reference.sharded_model import ShardedModel
+from ci.subjects.reference.weight_names import EMBEDDINGS_WEIGHT
 from ci.tensor_names import EMBEDDINGS, ROUTER_LOGITS, TOP_EXPERTS
 
 if TYPE_CHECKING:

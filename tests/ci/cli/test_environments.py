@@ -73,6 +73,19 @@ def test_prune_also_removes_compiled_code(
     assert not layer.exists()
 
 
+def test_what_is_optional_and_cannot_be_built_is_said_and_is_no_failure(
+    environment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "none.toml").write_text('name = "none"\npython = ">=9"\nrequirements = []\n')
+    assert main(["env", "build", str(tmp_path / "none.toml")]) != 0
+    capsys.readouterr()
+    assert main(["env", "build", str(tmp_path / "none.toml"), "--optional"]) == 0
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "environment 'none' is not built, what needs it will not run: " in said.err
+    assert main(["env", "build", str(tmp_path / "unknown.toml"), "--optional"]) == 2, "no description at all"
+
+
 def test_build_finds_what_is_there(environment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.toml").write_text('name = "mine"\npython = ">=3.11"\nrequirements = []\n')
     assert main(["env", "build", str(tmp_path / "mine.toml")]) == 0

@@ -47,7 +47,11 @@ class LLM:
         self.model = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, settings["dtype"])).eval()
         self.generation = json.loads((directory / "generation_config.json").read_text())
         shutdown = SimpleNamespace(shutdown=lambda: None)
-        model_config = SimpleNamespace(dtype=self.model.dtype, hf_config=self.model.config)
+        model_config = SimpleNamespace(
+            dtype=self.model.dtype,
+            hf_config=self.model.config,
+            get_and_verify_max_len=lambda asked: asked or config["max_position_embeddings"],
+        )
         self.llm_engine = SimpleNamespace(model_config=model_config, engine_core=shutdown)
 
     def get_tokenizer(self) -> Any:

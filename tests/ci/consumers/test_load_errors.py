@@ -31,6 +31,13 @@ from ci.equivalence.served_verdict import FAILURES
         ),
         ("ValueError: Unknown RoPE scaling type yarn3", "config_unknown"),
         ("KeyError: 'rope_type'", "config_unknown"),
+        (
+            (
+                "ValueError: The decoder prompt (length 272) is longer than the maximum model length of 64. Make sure "
+                "that `max_model_len` is no smaller than the number of text tokens."
+            ),
+            "context_short",
+        ),
         ("OSError: Can't load tokenizer for '/x'", "tokenizer_absent"),
         ("RuntimeError: Engine core initialization failed.", "other"),
     ],

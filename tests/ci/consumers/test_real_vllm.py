@@ -20,7 +20,8 @@ from ci.equivalence.served_export import ServedExport
 from ci.models import TestParams
 from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.sandbox import choose_isolation
-from tests.ci.equivalence.served_faults import FAULTS, build_served, plant_fault
+from tests.ci.equivalence.served_faults import FAULTS, plant_fault
+from tests.ci.equivalence.served_models import build_served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

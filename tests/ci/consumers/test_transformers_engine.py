@@ -9,16 +9,15 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ci.consumers.base import CONVERSATION, ContinueRequest, ScoreRequest
+from ci.consumers.base import CONVERSATION, TEXT, ContinueRequest, ScoreRequest
 from ci.consumers.score_files import read_scores
-from ci.consumers.transformers_engine import TransformersEngine, render_conversation
+from ci.consumers.transformers_engine import TransformersEngine, render_conversation, tokenize_text
 from ci.errors import SubjectError
-from tests.ci.equivalence.served_faults import FAULTS, build_served, plant_fault
+from tests.ci.equivalence.served_faults import FAULTS, KIN, plant_fault
+from tests.ci.equivalence.served_models import build_served
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-TEMPLATE = "{% for message in messages %}<s>{{ message['content'] }}{% endfor %}"
 
 
 @pytest.fixture
@@ -46,12 +45,27 @@ def test_a_missing_tensor_is_refused(inputs: Path, tmp_path: Path) -> None:
 
 
 def test_the_chat_template_is_rendered_where_there_is_one(inputs: Path, tmp_path: Path) -> None:
-    checkpoint = build_served("llama", tmp_path / "model")
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    assert render_conversation(tokenizer) == ()
-    assert render_conversation(None) == ()
-    tokenizer.chat_template = TEMPLATE
-    tokenizer.save_pretrained(checkpoint)
+    checkpoint = build_served("llama", tmp_path / "llama")
     engine = TransformersEngine()
     result = engine.continue_greedily(ContinueRequest(str(checkpoint), str(inputs), str(tmp_path / "out"), tokens=2))
     assert result.chat_ids.count(256) == len(CONVERSATION)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    tokenizer.chat_template = None
+    assert render_conversation(tokenizer) == ()
+    assert render_conversation(None) == ()
+
+
+def test_a_text_is_tokenized_with_what_the_tokenizer_adds(tmp_path: Path) -> None:
+    checkpoint = build_served("llama", tmp_path / "llama")
+    exported = plant_fault(KIN["beginning added by the tokenizer"], checkpoint, tmp_path / "exported")
+    before, after = (tokenize_text(AutoTokenizer.from_pretrained(place)) for place in (checkpoint, exported))
+    assert len(before) == len(TEXT.encode())
+    assert after == (256, *before)
+    assert tokenize_text(None) == ()
+
+
+def test_an_attention_that_the_model_does_not_have_is_not_forced_on_it(inputs: Path, tmp_path: Path) -> None:
+    """Gemma 2 has no sdpa in transformers."""
+    checkpoint = build_served("gemma2", tmp_path / "gemma2")
+    assert TransformersEngine().score(ScoreRequest(str(checkpoint), str(inputs), str(tmp_path / "out"))).tokens
+    assert TransformersEngine().describe().flags["attention"] == "as transformers chooses"

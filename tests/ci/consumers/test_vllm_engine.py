@@ -16,7 +16,7 @@ from ci.consumers.transformers_engine import TransformersEngine
 from ci.consumers.vllm_engine import VARIABLES, VllmEngine
 from ci.errors import SubjectError
 from tests.ci.consumers import stand_in_vllm
-from tests.ci.equivalence.served_faults import build_served, edit_config
+from tests.ci.equivalence.served_models import build_served, edit_config
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,6 +60,8 @@ def test_it_scores_and_continues_as_transformers_does(vllm: VllmEngine, inputs: 
     assert torch.equal(continuations[0].ids, continuations[1].ids)
     assert [result.stops for result in results] == [{"42": True, "7": False}] * 2
     assert [result.default_dtype for result in results] == ["float32"] * 2
+    assert [result.context for result in results] == [512] * 2
+    assert results[0].text_ids == results[1].text_ids != ()
     assert results[0].sampling["temperature"] == "0.6"
 
 

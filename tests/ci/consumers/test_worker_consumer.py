@@ -15,7 +15,8 @@ from ci.consumers.score_files import read_continuation, read_scores
 from ci.consumers.transformers_engine import TransformersEngine
 from ci.errors import SubjectError
 from ci.subjects.sandbox import choose_isolation
-from tests.ci.equivalence.served_faults import FAULTS, build_served, plant_fault
+from tests.ci.equivalence.served_faults import FAULTS, plant_fault
+from tests.ci.equivalence.served_models import build_served
 
 KEEP = torch.ones(2, 9, dtype=torch.bool)
 

@@ -1,4 +1,4 @@
-"""Five small models that engines serve, and twelve faults of an export, each planted into a copy of a checkpoint."""
+"""Faults of an export, each planted into a copy of a checkpoint: twelve of known issues, and their kin."""
 
 from __future__ import annotations
 
@@ -8,81 +8,31 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import load_file, save_file
 
-from tests.standin.models import build, write_json
-from tests.standin.recipes import LLAMA3, Recipe
+from tests.ci.equivalence.served_models import GENERATION, TEMPLATE, edit_config, edit_json, edit_tensors
+from tests.standin.models import write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SIZES: dict[str, Any] = {
-    "hidden_size": 128,
-    "intermediate_size": 192,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "num_hidden_layers": 2,
-    "vocab_size": 331,
-    "bos_token_id": 256,
-    "eos_token_id": 257,
-    "max_position_embeddings": 512,
-}
-"""Heads of 32: the smallest that vLLM's attention on CPU takes."""
-WINDOW = {"max_window_layers": 2, "sliding_window": 512}
-RECIPES = {
-    "llama": Recipe("stand-in/served-llama", "Llama-3.1-8B", {**SIZES, "rope_scaling": LLAMA3}, files=1),
-    "mistral": Recipe("stand-in/served-mistral", "Mistral-7B-v0.1", {**SIZES, "sliding_window": 20}, files=1),
-    "qwen2": Recipe("stand-in/served-qwen2", "Qwen2.5-0.5B", {**SIZES, **WINDOW}, files=1),
-    "mixtral": Recipe("stand-in/served-mixtral", "Mixtral-8x7B-v0.1", SIZES, files=1),
-    "smollm2": Recipe("stand-in/served-smollm2", "SmolLM2-135M-Instruct", SIZES, files=1),
-    "head-dim": Recipe("stand-in/served-head-dim", "Llama-3.1-8B", {**SIZES, "rope_scaling": None, "head_dim": 64}),
-}
-"""The five architectures, and a llama whose heads are wider than its hidden size says."""
-GENERATION = {"bos_token_id": 256, "eos_token_id": [257, 42], "temperature": 0.6, "top_p": 0.9, "do_sample": True}
-"""Two ends, and a sampling that an engine takes over."""
 
-
-def build_served(name: str, directory: Path, *, dtype: str = "float32", seed: int = 0) -> Path:
-    """Write one of the models, with a generation config that matters."""
-    recipe = RECIPES[name]
-    build(Recipe(recipe.model_id, recipe.upstream, recipe.changes, files=1, dtype=dtype), directory, seed)
-    write_json(directory / "generation_config.json", GENERATION)
-    if recipe.config["tie_word_embeddings"]:
-        edit_tensors(_shrink_embeddings, directory)
-    return directory
-
-
-def _shrink_embeddings(tensors: dict[str, Tensor]) -> None:
-    """Make a tied head's logits about 1: with embeddings of 1 a single token would have all the probability."""
-    tensors["model.embed_tokens.weight"] *= 0.1
+SCORES = "scores the export's tokens"
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault of an export of `model`; with `files` its weights are right, and what stands beside them is not."""
+    """A fault of an export of `model`; with `files` its weights are right, and what stands beside them is not.
+
+    `named` are words of the diagnosis that say what kind of fault it is.
+    """
 
     model: str
     plant: Callable[[Path], None]
-    dtype: str = "float32"
     files: bool = False
-
-
-def edit_tensors(edit: Callable[[dict[str, Tensor]], None], directory: Path) -> None:
-    """Change the tensors of a directory with one file."""
-    tensors = load_file(directory / "model.safetensors")
-    edit(tensors)
-    save_file(
-        {n: t.clone().contiguous() for n, t in tensors.items()}, directory / "model.safetensors", {"format": "pt"}
-    )
-
-
-def edit_config(changes: dict[str, Any], directory: Path) -> None:
-    """Change keys of config.json; None removes one."""
-    config = json.loads((directory / "config.json").read_text()) | changes
-    write_json(directory / "config.json", {key: value for key, value in config.items() if value is not None})
+    named: str = SCORES
 
 
 def _drop_bias(tensors: dict[str, Tensor]) -> None:
@@ -136,20 +86,103 @@ def _remove_generation_config(directory: Path) -> None:
     (directory / "generation_config.json").unlink()
 
 
+def _round_layer(tensors: dict[str, Tensor]) -> None:
+    """float16 in between, of the last layer alone."""
+    for name in [name for name in tensors if name.startswith("model.layers.1.")]:
+        tensors[name] = tensors[name].half().to(tensors[name].dtype)
+
+
+def _swap_layers(tensors: dict[str, Tensor]) -> None:
+    for name in [name for name in tensors if name.startswith("model.layers.0.")]:
+        other = name.replace("layers.0.", "layers.1.")
+        tensors[name], tensors[other] = tensors[other], tensors[name]
+
+
+def _swap_query_and_key_norm(tensors: dict[str, Tensor]) -> None:
+    one, other = (f"model.layers.1.self_attn.{name}_norm.weight" for name in "qk")
+    tensors[one], tensors[other] = tensors[other], tensors[one]
+
+
+def _shift_vocabulary(tensors: dict[str, Tensor]) -> None:
+    """One row of the head is written twice, as by a tokenizer with one token more."""
+    tensors["lm_head.weight"] = torch.roll(tensors["lm_head.weight"], 1, 0)
+
+
+def _double_rope_base(directory: Path) -> None:
+    edit_config({"rope_theta": 2 * json.loads((directory / "config.json").read_text())["rope_theta"]}, directory)
+
+
+def _change_rope(directory: Path) -> None:
+    rope = json.loads((directory / "config.json").read_text())["rope_parameters"]
+    edit_config({"rope_parameters": {k: v for k, v in rope.items() if k != "partial_rotary_factor"}}, directory)
+
+
+def _add_beginning(directory: Path) -> None:
+    """The tokenizer puts <s> before a text: its post-processor is what tokenizer libraries read."""
+    template = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<s>": {"id": "<s>", "ids": [256], "tokens": ["<s>"]}},
+    }
+    edit_json("tokenizer.json", {"post_processor": template}, directory)
+
+
+def _change_template_end(directory: Path) -> None:
+    edit_json("tokenizer_config.json", {"chat_template": TEMPLATE.replace("</s>", "<s>")}, directory)
+
+
+def _forget_second_end(directory: Path) -> None:
+    write_json(directory / "generation_config.json", GENERATION | {"eos_token_id": 257})
+
+
+def _remove_tokenizer(directory: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        (directory / name).unlink()
+
+
 FAULTS = {
     "dropped bias": Fault("qwen2", partial(edit_tensors, _drop_bias)),
-    "lost head_dim": Fault("head-dim", partial(edit_config, {"head_dim": None})),
+    "lost head_dim": Fault("head-dim", partial(edit_config, {"head_dim": None}), named=f"{SCORES}|another shape"),
     "lost RoPE scaling": Fault("llama", partial(edit_config, {"rope_scaling": None})),
-    "wrong EOS": Fault("llama", _change_end, files=True),
+    "wrong EOS": Fault("llama", _change_end, files=True, named="served stop ids"),
     "untied head": Fault("smollm2", _untie),
     "transposed projection": Fault("llama", partial(edit_tensors, _transpose)),
     "experts in another order": Fault("mixtral", partial(edit_tensors, _reorder_experts)),
     "float16 in between": Fault("llama", partial(edit_tensors, _round_to_float16)),
     "padded vocabulary": Fault("llama", _pad_vocabulary),
-    "missing generation config": Fault("llama", _remove_generation_config, files=True),
-    "another dtype": Fault("llama", partial(edit_config, {"torch_dtype": "float16"}), files=True),
-    "renamed key": Fault("llama", partial(edit_tensors, _rename)),
+    "missing generation config": Fault("llama", _remove_generation_config, files=True, named="served stop ids"),
+    "another dtype": Fault("llama", partial(edit_config, {"torch_dtype": "float16"}), files=True, named="served dtype"),
+    "renamed key": Fault("llama", partial(edit_tensors, _rename), named="a tensor is missing, or has another name"),
 }
+"""Twelve faults of exports that issues of real projects tell of."""
+KIN = {
+    "RoPE base changed": Fault("llama", _double_rope_base),
+    "norm epsilon changed": Fault("llama", partial(edit_config, {"rms_norm_eps": 1e-6})),
+    "attention multiplier lost": Fault("granite", partial(edit_config, {"attention_multiplier": None})),
+    "sliding window dropped": Fault("mistral", partial(edit_config, {"sliding_window": None})),
+    "beginning added by the tokenizer": Fault("llama", _add_beginning, files=True, named="served tokenization"),
+    "chat template ends otherwise": Fault("llama", _change_template_end, files=True, named="served chat template"),
+    "router normalisation lost": Fault("qwen3-moe", partial(edit_config, {"norm_topk_prob": None})),
+    "float16 in one layer": Fault("llama", partial(edit_tensors, _round_layer)),
+    "layers swapped": Fault("llama", partial(edit_tensors, _swap_layers)),
+    "norms of query and key swapped": Fault("qwen3", partial(edit_tensors, _swap_query_and_key_norm)),
+    "vocabulary shifted by one": Fault("llama", partial(edit_tensors, _shift_vocabulary)),
+    "tied by mistake": Fault("llama", partial(edit_config, {"tie_word_embeddings": True})),
+    "fewer experts for a token": Fault("mixtral", partial(edit_config, {"num_experts_per_tok": 1})),
+    "another activation": Fault("starcoder2", partial(edit_config, {"hidden_act": "gelu"})),
+    "logits' soft cap lost": Fault("gemma2", partial(edit_config, {"final_logit_softcapping": None})),
+    "partial RoPE lost": Fault("stablelm", _change_rope),
+    "context shortened": Fault(
+        "llama", partial(edit_config, {"max_position_embeddings": 300}), files=True, named="served context"
+    ),
+    "second end forgotten": Fault("llama", _forget_second_end, files=True, named="served stop ids"),
+    "tokenizer lost": Fault("llama", _remove_tokenizer, files=True, named="served tokenizer"),
+    "architecture renamed": Fault(
+        "llama", partial(edit_config, {"architectures": ["LamaForCausalLM"], "model_type": "lama"}), named="refuses"
+    ),
+}
+"""Faults that were planted after the rule stood, and that nothing in it knows of."""
 
 
 def plant_fault(fault: Fault, original: Path, directory: Path) -> Path:

@@ -26,7 +26,7 @@ def test_a_right_conversion_has_no_wrong_key(dense: Experiment, moe: Experiment)
 def test_a_wrong_key_is_named_with_its_layer(dense: Experiment) -> None:
     architecture: Any = read_fast_llm(dense.converted).architecture
     blocks = list(architecture.blocks)
-    blocks[2] = replace(blocks[2], attention=replace(blocks[2].attention, window=7))
+    blocks[2] = replace(blocks[2], mixer=replace(blocks[2].attention, window=7))
     wrong = find_wrong_keys(resolve_config(dense.source), replace(architecture, blocks=tuple(blocks), tied=True))
     assert wrong == ("window is 7 in layer 2, expected None", "tied is True, expected False")
 
@@ -41,7 +41,7 @@ def test_a_wrong_key_is_named_with_its_layer(dense: Experiment) -> None:
 def test_another_rope_is_wrong_in_its_type_and_its_own_keys(dense: Experiment, rope: Any, wrong: set[str]) -> None:
     architecture: Any = read_fast_llm(dense.converted).architecture
     block = architecture.blocks[0]
-    block = replace(block, attention=replace(block.attention, rope=rope))
+    block = replace(block, mixer=replace(block.attention, rope=rope))
     parameters = {"rope_theta": 10000.0, "factor": 2.0, "original_max_position_embeddings": 32}
     config = {**resolve_config(dense.source), "rope_parameters": parameters, "num_hidden_layers": 1}
     messages = find_wrong_keys(config, replace(architecture, blocks=(block,)))

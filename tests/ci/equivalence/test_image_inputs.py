@@ -19,6 +19,16 @@ def test_what_images_must_be_is_read_from_the_config() -> None:
     assert read_image_requirements(RECIPES["stand-in/llama"].config) is None
 
 
+def test_a_tower_that_is_nested_is_read_too() -> None:
+    embeddings = {"patch_height": 4, "patch_width": 4, "input_channels": 3}
+    norm = {"normalization": {"type": "rms_norm", "epsilon": 1e-5}}
+    block = {"mixer": {"type": "attention", "heads": 2}, "mlp": {"type": "mlp", "intermediate_size": 8}, **norm}
+    nested = {"decoder": {"type": "fixed", "num_blocks": 2, "block": block}, "hidden_size": 8, "vocab_size": 64}
+    seeing = nested | {"vision_encoder": {"embeddings": embeddings}, "image_token_index": 10}
+    assert read_requirements(seeing).images == ImageRequirements(token=10, patch=4, channels=3)
+    assert read_requirements(nested).images is None
+
+
 def test_each_case_has_one_image_token_for_each_patch_in_the_order_of_the_images() -> None:
     for case in CASES:
         tokens = (case.ids == 10).sum(1).tolist()

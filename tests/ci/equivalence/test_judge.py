@@ -20,7 +20,7 @@ from ci.equivalence.judge import ComparisonInputs, Judge
 from ci.errors import UnsupportedError
 from ci.evidence import FINGERPRINT
 from ci.records import to_json
-from ci.subjects.base import ConvertRequest, ExportRequest, TraceRequest, TraceResult
+from ci.subjects.base import ConvertRequest, DType, ExportRequest, TraceRequest, TraceResult
 from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.reference.subject import ReferenceSubject
 
@@ -298,9 +298,9 @@ def test_traces_are_removed_even_when_the_subject_refuses(dense: Experiment) -> 
     assert not list(Path(judge.inputs.workdir).glob("traces-*"))
 
 
-def exported(experiment: Experiment, name: str) -> Path:
-    target = experiment.workdir / name
-    ReferenceSubject().export(ExportRequest(str(experiment.converted), str(target), experiment.tiny_model.model_type))
+def exported(experiment: Experiment, name: str, dtype: DType = "float32") -> Path:
+    target, kind = experiment.workdir / name, experiment.tiny_model.model_type
+    ReferenceSubject().export(ExportRequest(str(experiment.converted), str(target), kind, dtype=dtype))
     return target
 
 
@@ -366,7 +366,7 @@ def test_a_semantic_key_is_a_difference(dense: Experiment) -> None:
 def test_what_an_export_loses_beside_its_weights_is_a_warning_or_red(
     dense: Experiment, policy: Policy, failure: str | None
 ) -> None:
-    target = exported(dense, f"lossy-{policy}")
+    target = exported(dense, f"lossy-{policy}", "bfloat16")
     (target / "generation_config.json").unlink()
     judge = dense.judge(ReferenceSubject(), dense.converted)
     judge.inputs = replace(judge.inputs, model=replace(dense.model, export_policy=policy))

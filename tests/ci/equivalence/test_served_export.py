@@ -6,6 +6,7 @@ with vLLM where there is one.
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,12 +23,16 @@ from ci.models import TestParams
 from ci.subjects.base import ConvertRequest
 from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.reference.subject import ReferenceSubject
-from tests.ci.equivalence.served_faults import FAULTS, build_served, edit_config, plant_fault
+from tests.ci.equivalence.served_faults import FAULTS, KIN, plant_fault
+from tests.ci.equivalence.served_models import build_served, edit_config
 
 if TYPE_CHECKING:
     from ci.consumers.base import ContinueRequest, ContinueResult, ScoreRequest, ScoreResult
     from ci.equivalence.verdict import Verdict
     from ci.models import Policy
+
+
+KEPT = "tied by mistake"
 
 
 @pytest.fixture(scope="module")
@@ -58,15 +63,32 @@ def serve(
     return ServedExport(reference, exported=exported, workdir=workdir, policy=policy, **rest).check()
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", [*FAULTS, *(name for name in KIN if name != KEPT)])
 def test_a_planted_fault_of_an_export_is_found(name: str, originals: dict[str, ReferenceRun], tmp_path: Path) -> None:
-    fault = FAULTS[name]
+    fault = (FAULTS | KIN)[name]
     reference = originals[fault.model]
     exported = plant_fault(fault, reference.checkpoint, tmp_path / "exported")
     (verdict,) = serve(reference, exported, tmp_path / "work")
     assert not verdict.passed
     assert (verdict.failure_class == "export_incomplete") is fault.files, verdict.diagnosis
-    assert verdict.diagnosis
+    assert re.search(fault.named, verdict.diagnosis)
+
+
+def test_a_lost_window_shows_behind_its_end(originals: dict[str, ReferenceRun], tmp_path: Path) -> None:
+    reference = originals["mistral"]
+    exported = plant_fault(KIN["sliding window dropped"], reference.checkpoint, tmp_path / "exported")
+    (verdict,) = serve(reference, exported, tmp_path / "work")
+    assert verdict.diagnosis.endswith("the first token beyond its own limit is at position 21"), "a window of 20"
+
+
+def test_transformers_keeps_a_head_that_a_config_says_is_tied(
+    originals: dict[str, ReferenceRun], tmp_path: Path
+) -> None:
+    """So this fault needs an engine that believes the config, as vLLM does."""
+    reference = originals["llama"]
+    exported = plant_fault(KIN[KEPT], reference.checkpoint, tmp_path / "exported")
+    (verdict,) = serve(reference, exported, tmp_path / "work")
+    assert verdict.passed
 
 
 @pytest.mark.parametrize("name", ["smollm2", "mixtral bfloat16"])

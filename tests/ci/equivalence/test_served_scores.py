@@ -11,6 +11,7 @@ from ci.consumers.score_files import Scores
 from ci.equivalence.served_scores import (
     bound_divergence,
     estimate_policy_divergence,
+    find_first_beyond,
     mean_multiplicative_error,
     measure_gap,
     split_mismatch,
@@ -44,6 +45,13 @@ def test_a_token_that_both_find_impossible_is_equal() -> None:
     both[0, 2] = -math.inf
     gap = measure_gap(both, both, KEEP)
     assert (gap.rms, gap.infinite, gap.tokens) == (0, 0, 3)
+
+
+def test_the_first_position_beyond_a_limit_is_counted_without_padding() -> None:
+    gap = measure_gap(EXPECTED + torch.tensor([0.0, 0.1, 0.0, -0.4]), EXPECTED, KEEP)
+    assert find_first_beyond(gap, KEEP, 0.2) == 1, "the second row's second token is at column 3"
+    assert find_first_beyond(gap, KEEP[:1].expand(2, -1), 0.2) == 3
+    assert find_first_beyond(gap, KEEP, 0.5) is None
 
 
 def test_the_figures_of_other_projects() -> None:

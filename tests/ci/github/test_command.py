@@ -9,8 +9,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from ci.consumers.registry import CONSUMERS
 from ci.errors import RequestError
 from ci.github.command import COMMAND, MAX_LAYERS, Command, parse_command
+from ci.hub.slices import Slice
 from ci.models import RESERVED
 
 SHA = "0123456789abcdef" * 2 + "01234567"
@@ -19,13 +21,16 @@ selectors = st.one_of(
     st.from_regex(r"@[a-z0-9][a-z0-9_-]{0,20}", fullmatch=True),
     st.from_regex(r"[a-z0-9*?\[][a-z0-9_*?\[\]!-]{0,20}", fullmatch=True),
 ).filter(lambda word: word not in RESERVED)
+PICKS = st.sets(st.integers(0, 9999), min_size=2, max_size=5).map(lambda picked: tuple(sorted(picked)))
 runs = st.builds(
     Command,
     models=st.lists(selectors, max_size=5).map(tuple),
-    layers=st.one_of(st.none(), st.just("auto"), st.integers(1, MAX_LAYERS)),
+    layers=st.one_of(st.none(), st.just("auto"), st.integers(1, MAX_LAYERS), PICKS),
+    slice=st.one_of(st.none(), st.builds(Slice, st.integers(1, 10**8), st.none() | st.integers(1, 512))),
     sha=st.one_of(st.none(), st.from_regex(r"[0-9a-f]{40}", fullmatch=True)),
     plan=st.booleans(),
     deep=st.booleans(),
+    consumer=st.sampled_from([None, *CONSUMERS]),
 )
 
 
@@ -77,9 +82,14 @@ def test_not_a_command(body: str) -> None:
         ("mixtral @moe qwen2-*", Command(models=("mixtral", "@moe", "qwen2-*"))),
         ("--layers 4 mixtral", Command(models=("mixtral",), layers=4)),
         ("--layers=auto", Command(layers="auto")),
+        ("--layers 0,3", Command(layers=(0, 3))),
+        ("--slice vocab=4096,experts=4", Command(slice=Slice(4096, 4))),
+        ("mixtral --slice=experts=4", Command(models=("mixtral",), slice=Slice(experts=4))),
         (f"--sha {SHA.upper()}", Command(sha=SHA)),
         ("--failed --plan", Command(failed=True, plan=True)),
         ("mixtral --deep", Command(models=("mixtral",), deep=True)),
+        ("mixtral --consumer vllm", Command(models=("mixtral",), consumer="vllm")),
+        ("--consumer=transformers", Command(consumer="transformers")),
     ],
 )
 def test_meaning(words: str, command: Command) -> None:
@@ -93,11 +103,19 @@ def test_meaning(words: str, command: Command) -> None:
         ("--layers", "expected a number from 1 to 1000, or auto"),
         ("--layers 0", "'--layers 0'"),
         ("--layers two", "'--layers two'"),
+        ("--layers 3,0", "ascending indices"),
+        ("--layers 0,", "'--layers 0,'"),
+        ("--slice", "'--slice ': expected vocab=V"),
+        ("--slice vocab=0", "'--slice vocab=0'"),
+        ("--slice rows=3", "like vocab=4096,experts=4"),
+        ("--slice vocab=3 --slice=experts=2", "given twice"),
         ("--sha abc", "40 hexadecimal digits"),
         ("--sha=main", "40 hexadecimal digits"),
         ("--layers 1 --layers=2", "given twice"),
         ("--plan=yes", "takes no value"),
         ("--deep=yes", "takes no value"),
+        ("--consumer", "'--consumer ': expected vllm or transformers."),
+        ("--consumer vlm", "Did you mean 'vllm'?"),
         ("--failed mixtral", "leave the models out"),
         ("Mixtral", "names are lower-case"),
         ("$(reboot)", "is not a model name"),

@@ -22,6 +22,7 @@ from ci.github.commit_results import (
     parse_run_result,
     read_commit_results,
 )
+from ci.hub.slices import Slice
 from ci.records import to_json
 from tests.ci.github.samples import add_result, job, zipped
 from tests.ci.report import samples
@@ -168,8 +169,17 @@ def result(model: str = "mixtral", started: int = 1, **changes: Any) -> ModelRes
         (result(), result("mistral", 2), False),
         (result(layers=4), result(started=2), False),
         (result(), result(started=2, layers=1), False),
+        (result(layers=(0, 3)), result(started=2, layers=(0, 3)), True),
+        (result(layers=2), result(started=2, layers=(0, 1)), False),
+        (result(), result(started=2, slice=Slice(4096)), False),
+        (result(slice=Slice(4096)), result(started=2), False),
+        (result(slice=Slice(4096)), result(started=2, slice=Slice(4096, 4)), False),
+        (result(slice=Slice(4096)), result(started=2, slice=Slice(4096)), True),
         (result(deep=True), result(started=2), False),
         (result(), result(started=2, deep=True), True),
+        (result(consumer="vllm"), result(started=2), False),
+        (result(consumer="vllm"), result(started=2, consumer="transformers"), False),
+        (result(), result(started=2, consumer="vllm"), True),
     ],
 )
 def test_a_newer_result_replaces_only_what_it_covers(older: ModelResult, newer: ModelResult, replaces: bool) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from ci.github.commit_results import ModelResult
 from ci.github.commit_status import MAX_DESCRIPTION_CHARS, RunUnderWay, decide_status
+from ci.hub.slices import Slice
 
 PAGE = (Path(__file__).parents[3] / "docs/status.md").read_text(encoding="utf-8")
 
@@ -68,6 +69,11 @@ def test_each_rule_is_what_the_page_says(known: str, state: str) -> None:
         ({"required": ("a",), "results": (result("a"), result("b"))}, "2 models passed: a, b"),
         ({"required": ("a",), "results": (result("a", layers=4),)}, "no result yet: a"),
         ({"required": (), "results": (result("a", "failed", layers=4),)}, "failed: a (4 layers)"),
+        ({"required": ("a",), "results": (result("a", slice=Slice(4096)),)}, "no result yet: a"),
+        (
+            {"required": (), "results": (result("a", "failed", layers=(0, 3), slice=Slice(4096)),)},
+            "failed: a (layers 0,3, vocab=4096)",
+        ),
         ({"required": (), "results": (), "under_way": (RunUnderWay(5),)}, "running: run 5"),
     ],
 )

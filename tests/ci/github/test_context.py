@@ -17,6 +17,7 @@ from ci.github.context import read_context, read_inputs
         ('{"subject": "here/x.py:X"}', "no job but the sandboxed one may load an adapter; put its description on the"),
         ('{"subject": "here.x:X"}', r"\(hub-tests subject describe here.x:X\), and name that file"),
         ('{"pull-request": "x"}', "pull_"),
+        ('{"consumer": "vlm"}', "consumer"),
     ],
 )
 def test_inputs_that_are_none(text: str, said: str) -> None:
@@ -53,6 +54,13 @@ def test_the_environment() -> None:
 )
 def test_the_nightly_run_is_deep_unless_its_caller_says_no(event: str, inputs: str, deep: bool) -> None:
     assert read_context({"GITHUB_EVENT_NAME": event, "HUB_TESTS_INPUTS": inputs}).inputs.deep is deep
+
+
+def test_the_engine_comes_from_the_input_or_the_variable() -> None:
+    assert read_context({}).inputs.consumer is None
+    assert read_context({"HUB_TESTS_CONSUMER": "vllm"}).inputs.consumer == "vllm"
+    given = {"HUB_TESTS_CONSUMER": "vllm", "HUB_TESTS_INPUTS": '{"consumer": "transformers"}'}
+    assert read_context(given).inputs.consumer == "transformers"
 
 
 def test_the_policy_comes_from_the_input_or_the_variable() -> None:

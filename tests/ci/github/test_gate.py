@@ -11,6 +11,7 @@ from ci.github.command import parse_command
 from ci.github.gate import GateDecision, ignore_reason, ignore_second_start
 from ci.github.gate_input import GitHubFacts, PullRequest, RepoSettings, Role
 from ci.github.status_comment import CommentState, LastResult, StartedRun
+from ci.hub.slices import Slice
 from ci.report.history import Baseline, HistoryRecord
 from tests.ci.github.decisions import DEFAULTS, FORK, HEAD, OLD, PULL, WRITE, comment_event, decide_on
 
@@ -135,6 +136,9 @@ def test_failed_repeats_the_last_failures() -> None:
     deep = GitHubFacts(WRITE, PULL, state=CommentState(last=replace(last, layers=4)))
     assert decide_on("/run-hub-tests --failed", facts=deep).layers == 4
     assert decide_on("/run-hub-tests --failed --layers auto", facts=deep).layers == "auto"
+    sliced = GitHubFacts(WRITE, PULL, state=CommentState(last=replace(last, slice=Slice(4096))))
+    assert decide_on("/run-hub-tests --failed", facts=sliced).slice == Slice(4096)
+    assert decide_on("/run-hub-tests --failed --slice vocab=9", facts=sliced).slice == Slice(9)
     green = CommentState(last=replace(last, failed=()))
     assert "Nothing failed" in decide_on("/run-hub-tests --failed", facts=GitHubFacts(WRITE, PULL, state=green)).answer
     assert "No run has finished" in decide_on("/run-hub-tests --failed").answer
@@ -151,6 +155,18 @@ def test_deep_is_asked_for_and_repeated() -> None:
     assert decide_on("/run-hub-tests --failed", facts=GitHubFacts(WRITE, PULL, state=last)).deep
     running = GitHubFacts(WRITE, PULL, active_runs=(StartedRun(55, 1, HEAD, ("mixtral",)),))
     assert decide_on("/run-hub-tests mixtral --deep", facts=running).decision == "run"
+
+
+def test_an_engine_is_asked_for_and_repeated() -> None:
+    assert decide_on("/run-hub-tests mixtral --consumer vllm").consumer == "vllm"
+    assert decide_on("/run-hub-tests mixtral").consumer is None
+    last = CommentState(last=LastResult(5, HEAD, ("mixtral",), ("mixtral",), consumer="vllm"))
+    facts = GitHubFacts(WRITE, PULL, state=last)
+    assert decide_on("/run-hub-tests --failed", facts=facts).consumer == "vllm"
+    assert decide_on("/run-hub-tests --failed --consumer transformers", facts=facts).consumer == "transformers"
+    running = GitHubFacts(WRITE, PULL, active_runs=(StartedRun(55, 1, HEAD, ("mixtral",)),))
+    assert decide_on("/run-hub-tests mixtral --consumer vllm", facts=running).decision == "run"
+    assert decide_on("/run-hub-tests mixtral", facts=running).decision == "answered"
 
 
 def test_a_run_at_an_older_commit_keeps_none_from_being_started() -> None:
@@ -185,6 +201,8 @@ def test_bisect_answers_with_the_line_to_paste() -> None:
         baseline=Baseline({"mixtral": (known,)}),
     )
     assert "passed in the newest night on main" in fork.answer
+    sliced = Baseline({"mixtral": (known, replace(broken, subset="vocab=9"))})
+    assert "broke on main" not in decide_on("/run-hub-tests bisect mixtral", settings=settings, baseline=sliced).answer
     assert "has no night that passed" in decide_on("/run-hub-tests bisect mixtral").answer
     wrong = decide_on("/run-hub-tests bisect mixtrall")
     assert (wrong.decision, "Did you mean" in wrong.answer) == ("refused", True)

@@ -90,6 +90,9 @@ def test_an_issue_says_what_moved_since_it_was_good() -> None:
         replace(history, records=before), make_history_records(results, "2026-09-01T03:17:00Z")
     )
     assert [streak.entry for streak in failing] == ["smollm2"]
+    sliced = [replace(record, subset="vocab=9") for record in make_history_records(results, "2026-09-01T03:17:00Z")]
+    (alone,) = nightly_issue.find_streaks(replace(history, records=before), sliced)
+    assert (len(alone.failed_nights), alone.last_passed) == (1, None), "nights of the whole model count"
     text = nightly_issue.format_issue(results, failing)
     assert "torch 2.12.0 → 2.13.0" in text.replace("`", "")
     assert "Hub revision ffffffffffff → " in text.replace("`", "")

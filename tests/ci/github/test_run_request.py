@@ -18,6 +18,7 @@ from ci.github.run_request import (
     may_fill_compile_cache,
     parse_layers_input,
 )
+from ci.hub.slices import Slice
 from ci.plan import RunRequest
 from tests.e2e import events
 
@@ -85,9 +86,19 @@ def test_a_tick_and_a_dispatch() -> None:
         None,
         "main",
     )
-    inputs = {"models": "@moe", "layers": "3", "deep": "true", "pull-request": "0", "subject-repository": "a/b"}
+    inputs = {
+        "models": "@moe",
+        "layers": "3",
+        "slice": "experts=4",
+        "deep": "true",
+        "pull-request": "0",
+        "subject-repository": "a/b",
+    }
     request = asked("workflow_dispatch", events.dispatch(), **inputs)
+    assert request.slice == Slice(experts=4)
     assert (request.models, request.layers, request.deep, request.subject_repository) == (("@moe",), 3, True, "a/b")
+    assert request.consumer is None
+    assert asked("workflow_dispatch", events.dispatch(), **inputs, consumer="vllm").consumer == "vllm"
 
 
 def may_fill(name: str, payload: dict[str, Any], **inputs: Any) -> bool:
@@ -131,7 +142,7 @@ def test_a_pull_request_by_hand_is_held_to_the_same_rule() -> None:
             choose_head(RunRequest(pull_request=7, subject_ref=ref), pull)
 
 
-@pytest.mark.parametrize(("text", "layers"), [("", None), ("auto", "auto"), ("12", 12)])
+@pytest.mark.parametrize(("text", "layers"), [("", None), ("auto", "auto"), ("12", 12), ("0,3", (0, 3))])
 def test_layers(text: str, layers: Any) -> None:
     assert parse_layers_input(text) == layers
 

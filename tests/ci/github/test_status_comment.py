@@ -20,6 +20,7 @@ from ci.github.status_comment import (
     format_status_comment,
     read_state,
 )
+from ci.hub.slices import Slice
 
 RUN = StartedRun(5, 11, "a" * 40, ("mixtral", "mistral"), "auto")
 LAST = LastResult(4, "b" * 40, ("mixtral",), ("mixtral",))
@@ -52,6 +53,9 @@ def test_runs_come_and_go() -> None:
 def test_the_same_request_has_the_same_key() -> None:
     assert RUN.key == replace(RUN, run_id=9, comment_id=9, models=("mistral", "mixtral")).key
     assert RUN.key != replace(RUN, layers=2).key
+    assert (
+        len({replace(RUN, layers=layers, slice=part).key for layers in (2, (0, 1)) for part in (None, Slice(9))}) == 4
+    )
 
 
 def test_a_state_too_large_forgets_the_oldest_runs_first() -> None:

@@ -8,6 +8,9 @@ import random
 import threading
 from typing import TYPE_CHECKING
 
+import pytest
+
+from ci.hub import file_hashes
 from ci.hub.download_plan import plan_output_files
 from ci.hub.file_hashes import FileHasher, Span
 from ci.hub.piece_plan import plan_pieces
@@ -36,9 +39,10 @@ def test_hashes_wait_for_their_bytes(tmp_path: Path) -> None:
 
     thread = threading.Thread(target=arrive)
     thread.start()
-    spans = [Span(output.name, p.offset, p.offset + p.size) for p in reversed(output.tensors)]
-    assert hasher.hash_all([Span(output.name, 0, output.size)]) == hashlib.sha256(content).hexdigest()
-    assert hasher.hash_each(spans) == [hashlib.sha256(content[s.begin : s.end]).hexdigest() for s in spans]
+    spans = [Span(output.name, p.offset, p.offset + p.size) for p in output.tensors]
+    each = [hashlib.sha256(content[s.begin : s.end]).hexdigest() for s in spans]
+    assert hasher.hash_file(output.name, output.size, spans) == (hashlib.sha256(content).hexdigest(), each)
+    spans.reverse()
     joined = b"head" + b"".join(content[s.begin : s.end] for s in spans)
     assert hasher.hash_all(spans, b"head") == hashlib.sha256(joined).hexdigest()
     thread.join()
@@ -51,4 +55,22 @@ def test_a_file_without_tensors(tmp_path: Path) -> None:
     os.pwrite(handle, output.header, 0)
     hasher = FileHasher([output], [], PieceState([], []), {output.name: handle})
     assert hasher.hash_all([Span(output.name, 0, output.size)]) == hashlib.sha256(output.header).hexdigest()
+    os.close(handle)
+
+
+@pytest.mark.parametrize("block", [1, 7, 8, 64])
+def test_parts_of_a_file_whatever_the_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(file_hashes, "BLOCK_SIZE", block)
+    sizes = [0, 8, 0, 0, 16, 8, 24, 0]
+    begins = [100 * n for n in range(len(sizes))]
+    sources = [source(f"t{n}", at, size) for n, (at, size) in enumerate(zip(begins, sizes, strict=True))]
+    (output,) = plan_output_files(sources, max_file_size=10**9)
+    content = output.header + random.Random(0).randbytes(output.size - len(output.header))
+    (tmp_path / "file").write_bytes(content)
+    handle = os.open(tmp_path / "file", os.O_RDONLY)
+    pieces = plan_pieces([output], piece_size=30)
+    hasher = FileHasher([output], pieces, PieceState(pieces, range(len(pieces))), {output.name: handle})
+    spans = [Span(output.name, p.offset, p.offset + p.size) for p in output.tensors]
+    each = [hashlib.sha256(content[s.begin : s.end]).hexdigest() for s in spans]
+    assert hasher.hash_file(output.name, output.size, spans) == (hashlib.sha256(content).hexdigest(), each)
     os.close(handle)

@@ -12,7 +12,7 @@ import pytest
 from ci.errors import InfrastructureError
 from ci.hub.remote import HubClient, Interrupted
 from tests.ci.hub.samples import BIG, MODEL
-from tests.standin.wire import Fault, FaultKind
+from tests.standin.wire import Fault, FaultKind, Link
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -146,3 +146,17 @@ def test_told_to_stop(hub: HubServer, big: bytes, client: HubClient, commit: str
     with pytest.raises(Interrupted):
         client.read_range(listing, BIG, 0, len(big))
     assert time.monotonic() - started < 40
+
+
+def test_reads_that_come_late_are_told_from_those_that_wait(
+    hub: HubServer, settings: Settings, big: bytes, commit: str
+) -> None:
+    late, early = HubClient(settings), HubClient(settings)
+    late.stream_range(late.get_repository(MODEL, None), BIG, (0, len(big)), lambda *_: time.sleep(0.02))
+    hub.link = Link(rate=5e6)
+    early.stream_range(early.get_repository(MODEL, None), BIG, (0, len(big)), lambda *_: None)
+    for client, is_late in ((late, True), (early, False)):
+        counts = client.measure()
+        assert counts.received >= len(big)
+        assert counts.reads
+        assert (counts.late > counts.reads / 2) is is_late, counts

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from ci.hub.piece_plan import Part, Piece
-from ci.hub.request_queue import FIRST_REQUEST, SECONDS, RequestQueue
+from ci.hub.request_queue import FIRST_REQUEST, PARALLEL_OUTPUTS, SECONDS, RequestQueue
 
 SIZE = 256 * 1024
 MB = 1024**2
 
 
-def pieces(count: int, *, shard: str = "a", skip: int | None = None) -> list[Piece]:
+def pieces(count: int, *, shard: str = "a", skip: int | None = None, output: str = "out") -> list[Piece]:
     """Pieces side by side; after `skip` one is missing upstream."""
     places = [n + (skip is not None and n > skip) for n in range(count)]
     return [
-        Piece(shard, at * SIZE, (at + 1) * SIZE, (Part(at * SIZE, (at + 1) * SIZE, "out", n * SIZE),), at)
+        Piece(shard, at * SIZE, (at + 1) * SIZE, (Part(at * SIZE, (at + 1) * SIZE, output, n * SIZE),), at)
         for n, at in enumerate(places)
     ]
 
@@ -24,6 +24,21 @@ def test_all_are_given_out_once_in_order() -> None:
     while numbers := queue.take(4):
         taken += numbers
     assert taken == list(range(100))
+    assert not queue
+
+
+def test_a_few_files_grow_at_once_each_from_its_beginning() -> None:
+    files = ["a", "b", "c", "d", "e", "f"]
+    planned = [piece for file in files for piece in pieces(8, shard=file, output=file)]
+    queue = RequestQueue(planned, range(len(planned)), largest=64 * MB)
+    taken = []
+    while numbers := queue.take(100):
+        assert len(numbers) == 1
+        taken.append(planned[numbers[0]])
+    for number in range(8):
+        grown = taken[number * PARALLEL_OUTPUTS : (number + 1) * PARALLEL_OUTPUTS]
+        assert {(piece.shard, piece.position) for piece in grown} == {(file, number) for file in "abcd"}
+    assert {piece.shard for piece in taken[8 * PARALLEL_OUTPUTS :]} == {"e", "f"}
     assert not queue
 
 

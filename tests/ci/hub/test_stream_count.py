@@ -5,21 +5,27 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from ci.hub.stream_count import FIRST, StreamCount
+from ci.hub.stream_count import FIRST, Counts, StreamCount
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
 def simulate(
-    throughput: Callable[[int], float], *, most: int = 64, seconds: float = 4.0, busy: float = 0.1
+    throughput: Callable[[int], float],
+    *,
+    most: int = 64,
+    seconds: float = 4.0,
+    busy: float = 0.1,
+    late: float = 0.0,
 ) -> list[int]:
     """Return the number of streams at each tick on a line that carries `throughput(streams)` bytes a second."""
     count, now, received, counts = StreamCount(most, 0.0), 0.0, 0.0, []
     while now < seconds:
         now += 0.05
         received += 0.05 * throughput(count.count)
-        counts.append(count.update(int(received), busy * now, now))
+        reads = int(1000 * now)
+        counts.append(count.update(Counts(int(received), busy * now, reads, int(late * reads)), now))
     return counts
 
 
@@ -48,6 +54,11 @@ def test_more_is_tried_again_later() -> None:
 
 def test_a_busy_process_stays_with_few() -> None:
     assert set(simulate(lambda streams: streams * 1e9, busy=1.5)) == {FIRST}
+
+
+def test_a_process_that_other_programs_keep_from_reading_stays_with_few() -> None:
+    assert set(simulate(lambda streams: streams * 1e9, busy=0.3, late=0.95)) == {FIRST}
+    assert simulate(lambda streams: streams * 2e6, busy=0.3, late=0.05)[-1] == 64
 
 
 def test_the_limit_is_kept() -> None:

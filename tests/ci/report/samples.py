@@ -325,6 +325,14 @@ def did_not_run(variant: str, need: str) -> Fault:
 # The runs of the golden reports
 
 
+def served_evidence(**changes: Any) -> dict[str, Any]:
+    """What the suite records for an export that vLLM serves."""
+    compared = [
+        Measure("served.logprobs", dtype, (2, 64), 0.01, 0.012, floor=0.01) for dtype in ("float32", "bfloat16")
+    ]
+    return {"measures": tuple(compared), "worst": compared[0], "coverage": {"served by": "vllm 0.32.0"}, **changes}
+
+
 def passing() -> Results:
     """Return a run that passed, with a baseline."""
     plan = plan_of()

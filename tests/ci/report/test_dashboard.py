@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 
 from ci.report.dashboard import make_matrix_table, render_dashboard, render_matrix
 from ci.report.history import Baseline
+from ci.report.support_matrix import MatrixCell, SupportMatrix
 from tests.ci.report.history_samples import HEADLINE, MODELS, make_history, make_many, make_matrix
 from tests.ci.report.test_html_page import Page
 
@@ -80,3 +82,22 @@ def test_the_matrix_orders_its_columns_by_check() -> None:
         ("export", ""),
     )
     assert table.rows[-1].note == "no model of this format is in the registry"
+
+
+def test_a_row_names_its_night_once_and_a_cell_of_another_night_its_own() -> None:
+    libraries = {"torch": "2.14.1", "transformers": "5.24.0", "numpy": "2.0"}
+    cell = MatrixCell("llama", "m", "o/m", "forward", dtype="float32", state="passed", margin=0.4, libraries=libraries)
+    known = replace(cell, date="2026-11-27T01:00:00Z", sha="7d61a1ba2047", device="cpu", run_url="https://g.example/1")
+    older = replace(known, check="export", dtype="", date="2026-11-20T01:00:00Z", sha="1234567890", stale="7 days old")
+    empty = replace(cell, check="variant", variant="moe=dropless", state="empty", reason="needs triton")
+    matrix = SupportMatrix("fast_llm", MADE, (known, replace(known, dtype="bfloat16"), older, empty))
+    assert make_matrix_table(matrix).rows[0].night == known
+    html = render_matrix(matrix, made=MADE)
+    shown = re.sub(r' title="[^"]*"', "", html)
+    assert shown.count("2026-11-27 · 7d61a1b · cpu · torch 2.14.1, transformers 5.24.0") == 1
+    assert shown.count("2026-11-20 · 1234567 · cpu") == 1
+    assert "stale: 7 days old" in shown
+    assert "needs triton" in shown
+    assert html.count('title="2026-11-27') == 2
+    assert 'href="https://g.example/1"' in html
+    assert make_matrix_table(SupportMatrix("fast_llm", MADE, (empty,))).rows[0].night is None

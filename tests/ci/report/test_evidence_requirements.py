@@ -27,7 +27,17 @@ from ci.subjects.base import Variant
 from ci.subjects.registry import find_offer
 from ci.suite_tests import DEEP_TESTS, DEFAULT_TESTS, SERVED_TEST
 from tests.ci.report import samples
-from tests.ci.report.samples import REVISION, Fault, did_not_run, document, evidence_of, junit, mismatch, plan_of
+from tests.ci.report.samples import (
+    REVISION,
+    Fault,
+    did_not_run,
+    document,
+    evidence_of,
+    junit,
+    mismatch,
+    plan_of,
+    served_evidence,
+)
 from tests.ci.report.samples import measures as sample_measures
 
 if TYPE_CHECKING:
@@ -168,6 +178,8 @@ EVIDENCE: dict[str, tuple[str, dict[str, Any], str]] = {
     "another revision": (FORWARD, {"revision": "c" * 40}, "another revision"),
     "no revision": (DOWNLOAD, {"revision": ""}, "another revision: none"),
     "other layers": (FORWARD, {"layers": 1}, "another layers: 1, expected 2"),
+    "chosen layers": (FORWARD, {"picked": (0, 3)}, "another part of the model: layers 0,3, whole, expected the first"),
+    "a slice": (FORWARD, {"slice": "vocab=9"}, "another part of the model: the first layers, vocab=9, expected"),
     "another device": (FORWARD, {"device": "cpu"}, "another device: cpu, expected cuda"),
     # The evidence itself.
     "a failure": (FORWARD, {"failure_class": "numeric_mismatch", "diagnosis": "query is wrong"}, "query is wrong"),
@@ -357,14 +369,6 @@ def test_gradients_are_excused_by_the_offer_alone(offered: bool, monkeypatch: py
 
 
 SERVED = "test_served_export[smollm2]"
-
-
-def served_evidence(**changes: Any) -> dict[str, Any]:
-    """What the suite records for an export that vLLM serves."""
-    compared = [
-        Measure("served.logprobs", dtype, (2, 64), 0.01, 0.012, floor=0.01) for dtype in ("float32", "bfloat16")
-    ]
-    return {"measures": tuple(compared), "worst": compared[0], "coverage": {"served by": "vllm 0.32.0"}, **changes}
 
 
 @pytest.mark.parametrize(

@@ -49,3 +49,18 @@ def test_medians_leave_nights_without_a_job_out() -> None:
     ]
     (model,) = list_models(Baseline({"m": tuple(nights)}))
     assert model.seconds == 20
+
+
+def test_nights_of_another_part_of_the_model_are_left_out() -> None:
+    history = make_history()
+    known = {name: list(records) for name, records in history.records.items()}
+    known["mixtral"][-1] = replace(known["mixtral"][-1], subset="vocab=9")
+    known["qwen2-05b"] = [
+        replace(r, subset="" if n < DRIFT_FROM else "vocab=9") for n, r in enumerate(known["qwen2-05b"])
+    ]
+    sliced = Baseline({name: tuple(records) for name, records in known.items()})
+    models = {model.name: model for model in list_models(sliced)}
+    assert len(models["mixtral"].nights) == 1
+    assert models["qwen2-05b"].drift == "", "a smaller model has other margins"
+    (finding,) = list_findings(sliced)
+    assert (finding.nights, finding.since) == (1, known["mixtral"][-1].date[:10])

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from ci.errors import RequestError
+from ci.hub.slices import Slice
 from ci.models import HubModel
 from ci.records import read_json, to_json
 from ci.report.history import Baseline, HistoryCase, HistoryRecord, history_line, read_history
@@ -52,6 +53,15 @@ def test_each_dtype_has_its_own_margin_date_commit_and_versions() -> None:
     assert half.libraries["transformers"] == "5.24.0"
     assert half.oracle.startswith("Hugging Face in float64")
     assert (half.reason, half.stale) == ("", "")
+
+
+def test_a_night_of_another_part_of_the_model_fills_no_cell() -> None:
+    sliced = replace(NIGHT, subset="vocab=9")
+    assert [cell.state for cell in cells_of(build(sliced), "forward")] == ["empty"]
+    assert [cell.state for cell in cells_of(build(NIGHT, sliced), "forward")] == ["passed", "passed"]
+    part = replace(TINY, slice=Slice(9))
+    assert [cell.state for cell in cells_of(build(NIGHT, sliced, models=(part,)), "forward")] == ["passed", "passed"]
+    assert [cell.state for cell in cells_of(build(NIGHT, models=(part,)), "forward")] == ["empty"]
 
 
 def test_an_export_is_one_cell_and_a_failure_is_red_in_its_dtype_alone() -> None:

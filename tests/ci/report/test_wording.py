@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ci.evidence import REPEATED, Evidence
+from ci.hub.slices import Slice
 from ci.report import wording
 from ci.report.escape import code
 from ci.report.markdown import render_markdown
@@ -36,6 +37,11 @@ def test_the_command_to_reproduce_carries_what_the_plan_says() -> None:
     assert (
         wording.format_reproduce_command(plan, "mixtral", case)
         == "hub-tests run mixtral --layers auto --subject fast_llm --device cuda --deep"
+    )
+    plan = samples.plan_of("mixtral", layers=(0, 3), slice=Slice(4096, 4), subject="fast_llm")
+    assert (
+        wording.format_reproduce_command(plan, "mixtral", case)
+        == "hub-tests run mixtral --layers 0,3 --slice vocab=4096,experts=4 --subject fast_llm --device cuda"
     )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -131,3 +133,17 @@ def test_a_sandbox_that_does_not_answer_is_the_machines_failure(
         start_tree(
             lambda info: [sys.executable, "-c", answer, str(info)], sandboxed=True, environment={}, output=output
         )
+
+
+@sandboxed_only
+def test_a_sandbox_outlives_the_thread_that_started_it(tmp_path: Path) -> None:
+    """The kernel ends what dies with its parent when the thread ends that started it."""
+    trees: list[ProcessTree] = []
+    words = ["/bin/sh", "-c", "echo started; sleep 60"]
+    starting = threading.Thread(target=lambda: trees.append(start(words, tmp_path / "log", sandboxed=True)))
+    starting.start()
+    starting.join()
+    wait_for(tmp_path / "log", "started")
+    with pytest.raises(subprocess.TimeoutExpired):
+        trees[0].popen.wait(0.5)
+    assert trees[0].end()

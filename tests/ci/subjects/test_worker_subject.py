@@ -456,6 +456,37 @@ def test_a_worker_that_is_warmed_up_starts_once_and_nobody_waits_for_it(
     assert (start.detail, start.seconds > 0) == ("subject", True)
 
 
+def test_a_device_is_made_ready_while_another_process_converts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not detect_isolation().applied:
+        pytest.skip(f"no sandbox here: {detect_isolation().description}")
+    monkeypatch.setattr(exchange, "MAX_COPIED_BYTES", 0)
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "weights").write_text("x")
+    code = f"""
+        method, arguments = request["method"], request["arguments"]
+        if method == "prepare_device":
+            time.sleep(1)
+            print("ready:", arguments["device"], flush=True)
+            say(failure="unsupported", message="no such device")
+        elif method == "convert":
+            os.mkdir(arguments["target"])
+            say(result={{"files": [], "bytes_written": 1, "seconds": 1.0}})
+        else:
+            say(result=True if method == "prepare" else {DESCRIPTION!r})
+    """
+    with open_impostor(tmp_path, code, isolation=detect_isolation()) as subject:
+        subject.warm_device("cuda")
+        subject.warm_up(tmp_path / "source")
+        subject.warm_device("cpu")
+        began = time.monotonic()
+        subject.warm_device("cuda")
+        subject.convert(ConvertRequest(str(tmp_path / "source"), str(tmp_path / "target"), "llama"))
+        assert subject._warming, f"it was waited for: {time.monotonic() - began:.1f} s"
+        assert subject.describe().version == "1"
+        assert subject._process is not None
+        assert subject._process.log.read_text().count("ready: cuda") == 1
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [

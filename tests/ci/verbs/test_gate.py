@@ -49,7 +49,8 @@ def outputs(context: Context) -> dict[str, str]:
 
 def test_a_run_is_handed_on_and_nothing_is_written_yet(context: Context, pull: State, tmp_path: Path) -> None:
     """`start` announces it, in the queue that only what the gate allows enters."""
-    decision = gate_comment(context, tmp_path, "/run-hub-tests mixtral --layers 3 --deep")
+    command = "/run-hub-tests mixtral --layers 3 --slice vocab=9 --deep --consumer vllm"
+    decision = gate_comment(context, tmp_path, command)
     told = outputs(context)
     assert unpack_record(GateDecision, told.pop("record"), what="record") == decision
     assert told == {
@@ -57,7 +58,9 @@ def test_a_run_is_handed_on_and_nothing_is_written_yet(context: Context, pull: S
         "sha": HEAD,
         "models": "mixtral",
         "layers": "3",
+        "slice": "vocab=9",
         "deep": "true",
+        "consumer": "vllm",
         "pull-request": "7",
     }
     assert pull.comments == pull.statuses == []

@@ -15,6 +15,7 @@ import pytest
 from ci.cli import options
 from ci.errors import InfrastructureError, RequestError
 from ci.github.context import WorkflowInputs
+from ci.hub.slices import Slice
 from ci.plan import PlannedAdapter, PlannedEnvironment
 from ci.subjects import described
 from ci.subjects.registry import find_offer
@@ -57,6 +58,21 @@ def test_a_plan_of_the_default_branch_fills_the_compile_cache(context: Context, 
     plan_event(asking, "schedule", recorded(tmp_path, events.schedule()))
     assert context.output_path is not None
     assert dict(runner_reads(context.output_path.read_text()))["fill-compile-cache"] == "true"
+
+
+@pytest.mark.parametrize(
+    ("consumer", "environment"), [(None, ""), ("vllm", "vllm"), ("transformers", "")], ids=["none", "vllm", "own"]
+)
+def test_a_plan_tells_the_engine_and_the_environment_that_it_needs(
+    context: Context, state: State, tmp_path: Path, consumer: Any, environment: str
+) -> None:
+    state.commits[state.repository, "HEAD"] = "3" * 40
+    asking = replace(context, inputs=replace(context.inputs, models=("mixtral",), consumer=consumer))
+    made = plan_event(asking, "schedule", recorded(tmp_path, events.schedule()))
+    assert ("test_served_export[mixtral]" in made.entries[0].tests) is (consumer is not None)
+    assert context.output_path is not None
+    outputs = dict(runner_reads(context.output_path.read_text()))
+    assert (outputs["consumer"], outputs["consumer-environment"]) == (consumer or "", environment)
 
 
 def test_a_pull_request_named_by_hand_is_held_to_its_head(context: Context, state: State, tmp_path: Path) -> None:
@@ -135,6 +151,24 @@ def test_the_registrys_own_number_of_layers_is_nothing_special(
     made = plan_event(asking, "merge_group", recorded(tmp_path, events.merge_group("7" * 40)))
     assert made.request.layers == kept
     assert made.entries[0].model.num_layers_to_keep == (kept or 2)
+
+
+@pytest.mark.parametrize(
+    ("layers", "part", "kept"),
+    [
+        ("", "vocab=16384", (None, None)),
+        ("2", "vocab=16384", (None, None)),
+        ("0,1", "vocab=9", ((0, 1), Slice(9))),
+        ("", "experts=2", (None, Slice(experts=2))),
+    ],
+)
+def test_the_registrys_own_slice_is_nothing_special(
+    context: Context, state: State, tmp_path: Path, layers: str, part: str, kept: Any
+) -> None:
+    asking = replace(context, inputs=replace(context.inputs, models=("sliced-smollm2",), layers=layers, slice=part))
+    made = plan_event(asking, "merge_group", recorded(tmp_path, events.merge_group("7" * 40)))
+    assert (made.request.layers, made.request.slice) == kept
+    assert made.entries[0].model.slice == (kept[1] or Slice(16384))
 
 
 def test_a_policy_that_names_nothing_is_refused(context: Context, state: State, tmp_path: Path) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import load_file, save_file
 
 from ci.subjects.base import ConvertRequest, ExportRequest
 from ci.subjects.fast_llm import conversion
-from ci.subjects.fast_llm.conversion import keep_bits
+from ci.subjects.fast_llm.conversion import keep_bits, write_files_beside
 from ci.subjects.memory import list_stored_dtypes
 from ci.subjects.trace_files import TraceReader
 from tests.ci.subjects.tiny import save_inputs, save_model, trace_request
@@ -54,6 +56,30 @@ def test_what_float16_cannot_hold_is_found() -> None:
 def test_weights_that_are_narrow_already_keep_their_own_dtype_only() -> None:
     assert keep_bits(torch.ones(3, dtype=torch.bfloat16), torch.bfloat16)
     assert not keep_bits(torch.ones(3, dtype=torch.bfloat16), torch.float16)
+
+
+def test_files_are_written_beside_each_other_and_are_there_after_the_block(tmp_path: Path) -> None:
+    started = threading.Barrier(3)  # broken unless three writers meet
+    original = safetensors.torch.save_file
+
+    def wait_and_save(tensors: dict[str, torch.Tensor], filename: Path, metadata: dict[str, str]) -> None:
+        started.wait(10)
+        original(tensors, filename, metadata)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(safetensors.torch, "save_file", wait_and_save)
+        with write_files_beside():
+            for number in range(3):
+                tensors = {"weights": torch.full((4,), float(number))}
+                safetensors.torch.save_file(tensors=tensors, filename=tmp_path / str(number), metadata={"a": "b"})
+        assert safetensors.torch.save_file is wait_and_save, "the library's own function is back"
+    assert [load_file(tmp_path / str(number))["weights"][0].item() for number in range(3)] == [0, 1, 2]
+
+
+def test_a_file_that_cannot_be_written_fails_the_block(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match=r"No such file|os error 2"), write_files_beside():  # noqa: PT012
+        safetensors.torch.save_file({"a": torch.ones(1)}, tmp_path / "missing" / "file")
+        safetensors.torch.save_file({"a": torch.ones(1)}, tmp_path / "other")
 
 
 def widen(source: Path, target: Path) -> Path:

@@ -28,17 +28,19 @@ def overwrite_weights(checkpoint: Path) -> None:
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("dtype", "before"), [("float32", "float32"), ("bfloat16", "bfloat16"), ("bfloat16", "float32")]
+)
 @pytest.mark.parametrize(
     ("name", "variant"), [("mistral", {"attention": "backup"}), ("mixtral", {"attention": "backup"})]
 )
-def test_another_variant_takes_the_weights_and_computes_as_if_it_had_read_them(
-    name: str, variant: dict[str, str], dtype: str, fast_llm: Subject, tmp_path: Path
+def test_another_variant_or_dtype_takes_the_weights_and_computes_as_if_it_had_read_them(
+    name: str, variant: dict[str, str], dtype: str, before: str, fast_llm: Subject, tmp_path: Path
 ) -> None:
     inputs, checkpoint = save_inputs(tmp_path / "inputs", padding=(0, 5)), tmp_path / "converted"
     fast_llm.convert(ConvertRequest(str(save_model(name, tmp_path / "model")), str(checkpoint), name))
 
-    def trace(target: str, **rest: Any) -> TraceReader:
+    def trace(target: str, dtype: Any = dtype, **rest: Any) -> TraceReader:
         request = trace_request(checkpoint, inputs, tmp_path / target, capture="all", dtype=dtype, **rest)
         fast_llm.trace(request)
         return TraceReader(tmp_path / target)
@@ -46,7 +48,7 @@ def test_another_variant_takes_the_weights_and_computes_as_if_it_had_read_them(
     fast_llm.release()
     read = trace("read", variant=variant)
     fast_llm.release()
-    default = trace("default")
+    default = trace("default", before)
     overwrite_weights(checkpoint)
     taken = trace("taken", variant=variant)
     assert taken.result.ran == read.result.ran != default.result.ran

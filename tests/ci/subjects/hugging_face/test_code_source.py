@@ -33,6 +33,12 @@ def test_the_report_says_whose_code_it_is(tmp_path: Path) -> None:
     assert (beside.directory, beside.origin) == (place, "the subject's own checkout at abc, models/own")
 
 
+def test_code_that_was_fetched_is_the_hubs(tmp_path: Path) -> None:
+    own = HubModel("own", "o/own", "llama", trust_remote_code=True, code_environment="e", code_revision="a" * 40)
+    source = find_code_source(own, (tmp_path,), "abc", tmp_path)
+    assert (source.directory, source.origin) == (tmp_path, f"o/own on the Hub at {'a' * 40}")
+
+
 def test_code_that_is_nowhere_is_a_wrong_request(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"code_path models/own: no checkout of the subject has it; name one by"):
         find_code_source(BESIDE, (tmp_path,), None)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from ci.checkpoints import fetch_own_code, make_fetch_request
 from ci.errors import RemoteCodeError, SubjectError
+from ci.hub.fetch import fetch
+from ci.models import HubModel
+from ci.settings import Settings
 from ci.subjects.base import Yardstick
 from ci.subjects.hugging_face import HuggingFace
-from ci.subjects.hugging_face.code_source import ModelCodeSource
+from ci.subjects.hugging_face.code_source import ModelCodeSource, find_code_source
 from ci.subjects.hugging_face.worker import open_hugging_face
 from ci.subjects.sandbox import Isolation, detect_isolation
 from ci.subjects.trace_files import TraceReader
@@ -25,7 +31,29 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ci.subjects.hugging_face.worker import HuggingFaceWorker
+    from tests.standin.server import HubServer
 
+TRIES_EVERYTHING = """
+import os, pathlib, socket
+reached = [name for name in ("HF_TOKEN",) if name in os.environ]
+try:
+    pathlib.Path({token!r}).read_text()
+    reached.append("the token's file")
+except OSError:
+    pass
+try:
+    socket.create_connection(({host!r}, {port}), timeout=2).close()
+    reached.append("the network")
+except OSError:
+    pass
+try:
+    pathlib.Path(__file__).with_name("left_behind.py").write_text("")
+    reached.append("its own directory")
+except OSError:
+    pass
+if reached:
+    raise RuntimeError("reached " + ", ".join(reached))
+"""
 LEAVES_A_MARK = "\nimport pathlib\ntry:\n    pathlib.Path({mark!r}).write_text('was here')\nexcept OSError:\n    pass\n"
 
 
@@ -85,3 +113,37 @@ def test_without_a_sandbox_it_does_not_start(code: Path) -> None:
         open_hugging_face(Path(sys.executable), source, none, environ=os.environ),
     ):
         pass
+
+
+def test_code_from_the_hub_runs_and_reaches_neither_token_nor_network(
+    worker: HuggingFaceWorker, hub: HubServer, tmp_path: Path
+) -> None:
+    """The entry pins the commit; a later commit's code does not run, and the report says whose code it was."""
+    address, token = urlsplit(hub.endpoint), tmp_path / "token"
+    token.write_text("hf_secret")
+    config = save_config(tmp_path / "config", ("gdn", "attention"), heads=1)
+    worker.write_model(str(config), str(tmp_path / "model"), "float32", 3)
+    modelling = save_code(tmp_path / "model") / "modeling_tiny.py"
+    probe = TRIES_EVERYTHING.format(token=str(token), host=address.hostname, port=address.port)
+    modelling.write_text(probe + modelling.read_text())
+    pinned = hub.add("o/own", tmp_path / "model")
+    hub.grant("hf_secret")
+    settings = Settings(cache=tmp_path / "store", endpoint=hub.endpoint, token="hf_secret")
+    model = HubModel("own", "o/own", "llama", trust_remote_code=True, code_environment="e", code_revision=pinned)
+    fetched = fetch_own_code(model, settings)
+    checkpoint = fetch(make_fetch_request(model), settings)
+    modelling.write_text("raise RuntimeError('a later commit')")
+    assert hub.add("o/own", tmp_path / "model") != pinned
+    assert fetch_own_code(model, settings) == fetched
+    source = find_code_source(model, (), "of the subject", fetched)
+    environ = {**os.environ, "HF_TOKEN": "hf_secret", "HOME": str(tmp_path)}
+    with open_hugging_face(Path(sys.executable), source, detect_isolation(), environ=environ) as side:
+        assert f"model code of o/own on the Hub at {pinned} (sha256" in side.describe_side(checkpoint.path)
+    bare = subprocess.run(
+        [sys.executable, "-c", f"__file__ = {str(modelling)!r}\n{probe}"],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "reached HF_TOKEN, the token's file, the network, its own directory" in bare.stderr, "without a sandbox"

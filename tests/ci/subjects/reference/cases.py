@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from ci.subjects.base import ConvertRequest, TraceRequest
 from ci.subjects.trace_files import TraceReader
 from tests.standin.models import build, write_json
+from tests.standin.own_models import OWN_MODELS, write_own_model
 from tests.standin.recipes import DENSE, GEMMA4, GEMMA4_DENSE, LLAMA, LLAMA3, MOE, YARN, Recipe
 
 if TYPE_CHECKING:
@@ -60,11 +61,15 @@ RECIPES: dict[str, Recipe] = {
         {**DENSE, **SLIDING, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
     ),
 }
+CASES = (*RECIPES, *OWN_MODELS)
+"""Every case: of transformers' models, and of those whose modelling code travels with them."""
 MOE_CASES = tuple(name for name in RECIPES if name.startswith("mixtral") or name in ("gemma4-experts", "gemma4-untied"))
 
 
 def model(name: str, path: Path, *, dtype: str = "float32", **changes: Any) -> Path:
     """The case `name` as a Hugging Face directory, `changes` in its config.json."""
+    if name in OWN_MODELS:
+        return write_own_model({**OWN_MODELS[name], **changes}, path, dtype=dtype)
     recipe = RECIPES[name]
     build(replace(recipe, changes={**recipe.changes, **SMALL, **changes}, dtype=dtype, files=2), path)
     config = json.loads((path / "config.json").read_text())
@@ -74,7 +79,7 @@ def model(name: str, path: Path, *, dtype: str = "float32", **changes: Any) -> P
 
 def format_of(name: str) -> str:
     """The checkpoint format of a case."""
-    return RECIPES[name].model_id
+    return RECIPES[name].model_id if name in RECIPES else str(OWN_MODELS[name]["model_type"])
 
 
 def convert_request(source: Path, target: Path, checkpoint_format: str) -> ConvertRequest:
@@ -96,7 +101,7 @@ def save_inputs(path: Path, *, padding: tuple[int, ...] = (0, 9), length: int = 
 
 
 def errors(trace: Path, expected: Path, *, common: bool = False) -> dict[str, float]:
-    """||value - expected|| / ||expected|| of each tensor; infinite where it is not finite or an expert differs.
+    """||value - expected|| / ||expected|| of each tensor; infinite where not finite, or of other shape or experts.
 
     Both traces must hold the same tensors, unless only the `common` ones are asked for.
     """
@@ -108,5 +113,7 @@ def errors(trace: Path, expected: Path, *, common: bool = False) -> dict[str, fl
 def _error(name: str, value: torch.Tensor, expected: torch.Tensor) -> float:
     if name.endswith("router_top_experts"):
         return 0.0 if torch.equal(value, expected) else float("inf")
+    if value.shape != expected.shape:
+        return float("inf")
     error = float((value.double() - expected.double()).norm() / expected.double().norm())
     return min(float("inf"), error)

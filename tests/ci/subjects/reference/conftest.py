@@ -13,6 +13,7 @@ import torch
 from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.reference.subject import ReferenceSubject
 from tests.ci.subjects.reference.cases import convert_request, format_of, model, save_inputs, trace_request
+from tests.standin.own_models import OWN_MODELS, open_side
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +25,7 @@ class ModelFactory:
 
     root: Path
     hugging_face: HuggingFace = field(default_factory=HuggingFace)
+    own_code: HuggingFace = field(default_factory=open_side)
     subject: ReferenceSubject = field(default_factory=ReferenceSubject)
 
     @property
@@ -31,6 +33,10 @@ class ModelFactory:
         """Two rows, one of them left padded."""
         path = self.root / "inputs.safetensors"
         return path if path.exists() else save_inputs(path)
+
+    def inputs_of(self, _: str) -> Path:
+        """The inputs of a case."""
+        return self.inputs
 
     def source(self, name: str) -> Path:
         """The Hugging Face directory of a case."""
@@ -48,7 +54,8 @@ class ModelFactory:
         """transformers' trace of everything."""
         path = self.root / f"{name}.expected.{dtype}"
         if not path.exists():
-            self.hugging_face.trace(trace_request(self.source(name), self.inputs, path, dtype=dtype, capture="all"))
+            side = self.own_code if name in OWN_MODELS else self.hugging_face
+            side.trace(trace_request(self.source(name), self.inputs, path, dtype=dtype, capture="all"))
         return path
 
     def trace(self, name: str, dtype: Any = "float32", **variant: str) -> Path:

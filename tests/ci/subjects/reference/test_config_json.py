@@ -12,6 +12,7 @@ from ci.subjects.reference.config import Architecture, DefaultRope
 from ci.subjects.reference.config_json import FAMILIES, read_config
 from ci.subjects.reference.config_json_formats import read_any_config, write_any_config
 from tests.ci.subjects.reference.cases import ABSENT, RECIPES, format_of
+from tests.standin.own_models import OWN_MODELS
 from tests.standin.recipes import CONFIGS, LLAMA3, YARN
 
 UPSTREAM = {
@@ -31,7 +32,10 @@ def upstream(name: str) -> dict[str, Any]:
 
 
 def config_of(case: str, **changes: Any) -> dict[str, Any]:
-    merged = {**RECIPES[case].config, "num_hidden_layers": 3, **changes}
+    own = OWN_MODELS.get(case, {})
+    if "decoder" in own:
+        return {**own, **changes}
+    merged = {**(own or RECIPES[case].config), "num_hidden_layers": 3, **changes}
     return {key: value for key, value in merged.items() if value != ABSENT}
 
 

@@ -5,12 +5,12 @@ import pytest
 from ci.errors import UnsupportedError
 from ci.subjects.reference.config_json_formats import read_any_config, write_any_config
 from ci.subjects.reference.offer import OFFER
-from tests.ci.subjects.reference.cases import RECIPES, format_of
+from tests.ci.subjects.reference.cases import CASES, format_of
 from tests.ci.subjects.reference.test_config_json import config_of, read
 
 
 def test_every_format_of_the_offer_is_read_and_written() -> None:
-    cases = {format_of(case): case for case in RECIPES}
+    cases = {format_of(case): case for case in CASES}
     assert {*cases} == {*OFFER.formats}
     for checkpoint_format, case in cases.items():
         written = write_any_config(read(case), checkpoint_format, "bfloat16", config_of(case))

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from ci.subjects.reference.directories import read_fast_llm, read_huggingface
 from tests.ci.subjects.reference import fast_llm_peer
-from tests.ci.subjects.reference.cases import RECIPES, convert_request, errors, format_of, trace_request
+from tests.ci.subjects.reference.cases import CASES, convert_request, errors, format_of, trace_request
 
 if TYPE_CHECKING:
     from ci.subjects.base import ConvertRequest, TraceRequest
@@ -38,6 +38,7 @@ NOT_CONVERTED = (
     *("llama-yarn-bare", "llama-yarn-mscale"),  # refused: YaRN without an attention_factor
     *("mixtral", "mixtral-null-head-dim"),  # refused: no head_dim, as production's config.json has none
     *("qwen2-sliding", "qwen2-layer-types"),  # converted, the window dropped
+    *("dream", "diffusion"),  # converted as causal
 )
 """What Fast-LLM 0.4 cannot convert yet."""
 
@@ -48,7 +49,7 @@ Peer = dict[tuple[str, str], str | None]
 def peer(factory: ModelFactory) -> Peer:
     """All of Fast-LLM's work in one process: (what, case) → None, or its error."""
     calls: dict[tuple[str, str], ConvertRequest | TraceRequest] = {}
-    for name in RECIPES:
+    for name in CASES:
         theirs = factory.root / f"{name}.theirs"
         calls["convert", name] = convert_request(factory.source(name), theirs, format_of(name))
         calls["trace", name] = trace_request(
@@ -70,7 +71,7 @@ def run(directory: Path, requests: list[dict[str, Any]]) -> list[str | None]:
     return answers
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", CASES)
 def test_fast_llm_runs_what_the_reference_writes(factory: ModelFactory, peer: Peer, name: str) -> None:
     assert peer["trace", name] is None
     expected = factory.expected(name)
@@ -84,7 +85,7 @@ def comparable(name: str) -> bool:
     return not name.endswith(("mixer.query", "mixer.key"))
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name not in NOT_CONVERTED])
+@pytest.mark.parametrize("name", [name for name in CASES if name not in NOT_CONVERTED])
 def test_the_reference_runs_what_fast_llm_writes(factory: ModelFactory, peer: Peer, name: str) -> None:
     assert peer["convert", name] is None
     theirs, output = factory.root / f"{name}.theirs", factory.root / f"{name}.over-theirs"
@@ -94,7 +95,7 @@ def test_the_reference_runs_what_fast_llm_writes(factory: ModelFactory, peer: Pe
     assert max(by_tensor.values()) <= 1e-6, by_tensor
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name not in NOT_CONVERTED])
+@pytest.mark.parametrize("name", [name for name in CASES if name not in NOT_CONVERTED])
 def test_both_write_the_same_bits(factory: ModelFactory, peer: Peer, name: str) -> None:
     assert peer["convert", name] is None
     ours, theirs = factory.converted(name), factory.root / f"{name}.theirs"

@@ -29,7 +29,6 @@ def changed(tree: dict[str, Any], path: tuple[str, ...], value: object) -> dict[
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ((*MIXER, "causal"), False),
         ((*MIXER, "query_norm"), {"type": "rms_norm"}),
         ((*MIXER, "type"), "mamba"),
         ((*MIXER, "rotary", "type"), "none"),
@@ -47,7 +46,6 @@ def changed(tree: dict[str, Any], path: tuple[str, ...], value: object) -> dict[
         (("decoder", "type"), "spiral"),
         (("embeddings", "position_embeddings", "enabled"), True),
         (("embeddings", "full_precision_residual"), True),
-        (("head", "prediction_heads"), 2),
         (("head", "logits_scale_factor"), 0.5),
         (("peft", "type"), "lora"),
         (("vision_encoder",), {}),
@@ -66,6 +64,8 @@ def test_what_would_change_the_forward_is_refused_by_name(path: tuple[str, ...],
         ((*BLOCK, "output_scale", "enabled"), True),
         (("embeddings", "embedding_scale"), 2.0),
         (("head", "final_logit_softcap"), 30.0),
+        (("head", "prediction_heads"), 2),
+        ((*MIXER, "causal"), False),
     ],
 )
 def test_what_changes_the_forward_changes_the_architecture(path: tuple[str, ...], value: object) -> None:

@@ -59,7 +59,7 @@ def test_tied_embeddings_are_on_both_ends() -> None:
 @pytest.mark.parametrize(
     ("layout", "changes", "words"),
     [
-        ("tp2", {"blocks": (replace(BLOCK, attention=replace(BLOCK.attention, kv_heads=1)),)}, "can divide"),
+        ("tp2", {"blocks": (replace(BLOCK, mixer=replace(BLOCK.attention, kv_heads=1)),)}, "can divide"),
         ("pp2", {"blocks": (BLOCK,)}, "a layer for each stage"),
         ("pp2_tied", {"tied": False}, "tied embeddings"),
     ],

@@ -77,19 +77,19 @@ def blocks(change: Callable[[Any], Any]) -> Change:
 
 
 def attention(**changed: Any) -> Change:
-    return blocks(lambda block: replace(block, attention=replace(block.attention, **changed)))
+    return blocks(lambda block: replace(block, mixer=replace(block.attention, **changed)))
 
 
 def whole_head(block: Any) -> Any:
     rope = block.attention.rope
     if isinstance(rope, ProportionalRope):
         rope = replace(rope, partial_rotary_factor=1.0)
-    return replace(block, attention=replace(block.attention, rope=rope))
+    return replace(block, mixer=replace(block.attention, rope=rope))
 
 
 def next_window(block: Any) -> Any:
     window = block.attention.window
-    return replace(block, attention=replace(block.attention, window=window and window + 1))
+    return replace(block, mixer=replace(block.attention, window=window and window + 1))
 
 
 BUGS: dict[str, tuple[Change, str]] = {

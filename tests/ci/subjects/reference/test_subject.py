@@ -20,7 +20,7 @@ from ci.subjects.base import ExportRequest, Subject
 from ci.subjects.reference import directories
 from ci.subjects.reference.offer import OFFER
 from ci.subjects.reference.subject import ReferenceSubject
-from tests.ci.subjects.reference.cases import RECIPES, convert_request, format_of, model
+from tests.ci.subjects.reference.cases import CASES, convert_request, format_of, model
 from tests.ci.subjects.reference.test_convert import tensors
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def export(source: Path, target: Path, checkpoint_format: str, dtype: DType = "f
     return target
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", CASES)
 def test_there_and_back_is_exact(tmp_path: Path, name: str) -> None:
     source = model(name, tmp_path / "hf", dtype="bfloat16")
     result = SUBJECT.convert(convert_request(source, tmp_path / "fast_llm", format_of(name)))
@@ -85,7 +85,7 @@ def edit_metadata(directory: Path, edit: Callable[[dict[str, Any]], object]) -> 
 def test_it_says_who_it_is() -> None:
     description = SUBJECT.describe()
     assert description.subject == "reference"
-    assert description.formats == ("llama", "mistral", "mixtral", "qwen2", "gemma4")
+    assert description.formats == OFFER.formats
     assert description.libraries.keys() == {"torch", "safetensors"}
 
 

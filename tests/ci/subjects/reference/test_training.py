@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from ci.errors import UnsupportedError
+from ci.subjects import ranks
 from ci.subjects.reference.subject import ReferenceSubject
 from ci.subjects.training import Trainable
 from tests.ci.subjects.reference.training_runs import make_request
@@ -46,6 +47,15 @@ def test_four_ranks_give_the_step_of_one_process(root: Path) -> None:
     exported = load_file(root / "dp2_tp2" / "export" / "model.safetensors")
     written = load_file(root / "dp2_tp2" / "step-1" / "weights" / "model.safetensors")
     assert all(torch.equal(exported[name], written[name]) for name in written)
+
+
+def test_ranks_are_new_processes_once_this_one_used_a_gpu(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Autograd's threads for a GPU do not survive a fork: on an H100 every layout of several ranks died of it."""
+    whole = ReferenceSubject().train(make_request(root, "one", layout="accumulate2"))
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(ranks, "fork_rank", None)
+    parts = ReferenceSubject().train(make_request(root, "two", layout="dp2"))
+    assert parts.losses == pytest.approx(whole.losses, rel=1e-6)
 
 
 def test_low_precision_keeps_its_parameters_in_float32(root: Path) -> None:

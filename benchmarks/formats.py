@@ -1,0 +1,165 @@
+"""Every format that Fast-LLM converts, by `hub-tests run` from the Hub to the report: a verdict or a refusal each.
+
+    python -m benchmarks.formats --checkout FAST_LLM [--only dream,apriel2] [--deep] [--keep DIR]
+
+A stand-in Hub serves one small model of each format (`benchmarks.format_models`). `run` builds the environments where
+they are missing, Fast-LLM's with the checkout over it and that of each model's own code, and judges in sandboxes. The
+table says what ended red, and whose limit a refusal is. Minutes, and some GB of disk for the environments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.format_models import MODELS, PROBES, FormatModel, write_model
+from ci.environments.description import load_description
+from ci.environments.prepare import provide_base
+from ci.report.report_files import read_report
+from ci.settings import from_environ
+from ci.subjects.sandbox import detect_isolation
+from tests.standin.library import TOKEN
+from tests.standin.server import HubServer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ci.report.results import CaseResult, EntryResult
+
+SHOWN = 160
+"""Characters of a failure's first line in the table."""
+COMPARED = "test_forward_equivalence"
+MODEL_CODE = ("modelling code", "model's code", "Hugging Face, ", "transformers refuses")
+"""What the message of an error says that Hugging Face's side raised."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one model came to: right, wrong or refused, by whom, and the first line of each red test."""
+
+    checkpoint_format: str
+    name: str
+    verdict: str
+    passed: int
+    red: tuple[str, ...]
+
+    @property
+    def refused(self) -> bool:
+        """Whether nothing was compared."""
+        return self.verdict.startswith("refused")
+
+    def show(self) -> str:
+        """Return the row of the Markdown table."""
+        return f"| {self.checkpoint_format} | {self.name} | {self.verdict} | {self.passed} | {'<br>'.join(self.red)} |"
+
+
+def judge_models(models: Sequence[FormatModel], checkout: Path, folder: Path, *, deep: bool) -> list[Row]:
+    """Serve the models, run each with its environment, and return a row for each."""
+    rows = []
+    with HubServer() as hub:
+        environ = {
+            **os.environ,
+            "HF_ENDPOINT": hub.endpoint,
+            "HF_TOKEN": TOKEN,
+            "HUB_TESTS_CACHE": str(folder / "store"),
+        }
+        entries = []
+        for model in models:
+            commit = hub.add(model.model_id, _write(model, folder / "models", checkout), gated=model.gated)
+            entries.append(model.make_entry(commit))
+        hub.grant(TOKEN, *(model.model_id for model in models if model.gated))
+        registry = folder / "models.toml"
+        registry.write_text("\n".join(entries), encoding="utf-8")
+        for environment in dict.fromkeys(model.environment for model in models):
+            chosen = [model for model in models if model.environment == environment]
+            report = folder / f"report-{environment}"
+            words = ["--registry", str(registry), "--subject", "fast_llm", "--environment", environment]
+            words += ["--subject-source", str(checkout), "--report", str(report), *(["--deep"] if deep else [])]
+            command = [sys.executable, "-m", "ci", "run", *(model.name for model in chosen), *words]
+            subprocess.run(command, env=environ, stdout=sys.stderr, check=False)
+            rows += [_make_row(model, entry) for model, entry in zip(chosen, _read_entries(report), strict=True)]
+    return rows
+
+
+def _write(model: FormatModel, folder: Path, checkout: Path) -> Path:
+    """Write a model's repository; where its own code draws the weights, build that code's environment first."""
+    python = None
+    if model.code_environment:
+        description = load_description(model.code_environment)
+        python = provide_base(description, from_environ(os.environ), os.environ, _say).python
+    return write_model(model, folder, checkout, detect_isolation(), python)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _read_entries(report: Path) -> tuple[EntryResult, ...]:
+    return read_report(report).entries
+
+
+def _make_row(model: FormatModel, entry: EntryResult) -> Row:
+    red = [case for case in entry.cases if case.outcome in ("failed", "missing")]
+    by_line: dict[str, list[str]] = {}
+    for case in red:
+        by_line.setdefault(_shorten(case.headline), []).append(f"`{case.name.partition('[')[0]}`")
+    lines = tuple(f"{', '.join(dict.fromkeys(names))}: {line}" for line, names in by_line.items())
+    passed = sum(case.outcome == "passed" for case in entry.cases)
+    return Row(model.checkpoint_format, model.name, _describe_verdict(entry.cases, red), passed, lines)
+
+
+def _describe_verdict(cases: Sequence[CaseResult], red: Sequence[CaseResult]) -> str:
+    """Say whether the forward pass is right; where nothing was compared, whose limit that is."""
+    compared = next((case for case in cases if case.step == COMPARED), None)
+    if compared and (compared.outcome == "passed" or (compared.evidence and compared.evidence.measures)):
+        return "right" if compared.outcome == "passed" else "wrong"
+    if not red:
+        return "refused: nothing ran"
+    return f"refused: {_find_owner(red[0])}"
+
+
+def _find_owner(case: CaseResult) -> str:
+    """Say whose limit a failure is: that of the code under test, of the model's own code, or of hub-tests."""
+    if case.infrastructure:
+        return "hub-tests" if case.failure_class in ("remote_code", "not_truncatable", "quantized") else "this machine"
+    return "the model's code" if any(word in case.headline for word in MODEL_CODE) else "Fast-LLM"
+
+
+def _shorten(text: str) -> str:
+    line = " ".join(text.split()).replace("|", "\\|")
+    return line if len(line) <= SHOWN else f"{line[:SHOWN]}…"
+
+
+def show_table(rows: Sequence[Row]) -> str:
+    """Return the rows as a Markdown table."""
+    head = "| format | model | forward pass | tests passed | red tests |\n|---|---|---|---:|---|"
+    return "\n".join([head, *(row.show() for row in rows)])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table; exit code 1 where a format has neither a verdict nor a refusal."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.formats", description=__doc__)
+    parser.add_argument("--checkout", type=Path, required=True, help="Fast-LLM's checkout")
+    parser.add_argument("--only", default="", help="names of models, with commas; default: all")
+    parser.add_argument("--deep", action="store_true", help="also test every config key, weight and gradient")
+    parser.add_argument("--keep", type=Path, help="directory for models, store and reports; default: removed")
+    asked = parser.parse_args(argv)
+    names = [name for name in asked.only.split(",") if name]
+    if unknown := set(names) - {model.name for model in (*MODELS, *PROBES)}:
+        parser.error(f"unknown models {', '.join(sorted(unknown))}")
+    models = [model for model in (*MODELS, *PROBES) if model.name in names] if names else list(MODELS)
+    with tempfile.TemporaryDirectory(prefix="hub-tests-formats.") as scratch:
+        folder = asked.keep or Path(scratch)
+        rows = judge_models(models, asked.checkout.absolute(), folder.absolute(), deep=asked.deep)
+    print(show_table(rows))
+    return 0 if {row.checkpoint_format for row in rows} == {model.checkpoint_format for model in models} else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""Who refuses a quantised checkpoint: hub-tests before the subject, and each subject that gets one all the same."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from safetensors import safe_open
+
+from ci.errors import QuantizedError, SubjectError
+from ci.hub.quantization import check_quantization
+from ci.subjects.base import ConvertRequest
+from ci.subjects.reference.subject import ReferenceSubject
+from tests.ci.subjects.quantized_models import SCHEMES, write_quantized
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ci.subjects.base import Subject
+
+CASES = [(scheme, settings) for scheme in SCHEMES for settings in (True, False)]
+IDS = [f"{scheme}-{'described' if settings else 'not described'}" for scheme, settings in CASES]
+
+
+@pytest.mark.parametrize(("scheme", "settings"), CASES, ids=IDS)
+def test_hub_tests_refuses_it_before_the_subject(scheme: str, settings: bool, tmp_path: Path) -> None:
+    directory = write_quantized(tmp_path / "model", scheme, settings=settings)
+    with safe_open(directory / "model.safetensors", framework="pt") as file:
+        dtypes = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (no mapping)
+    config = json.loads((directory / "config.json").read_text())
+    with pytest.raises(QuantizedError):
+        check_quantization(config, dtypes, what="o/n")
+    with pytest.raises(QuantizedError):
+        check_quantization({}, dtypes, what="o/n")
+
+
+@pytest.mark.parametrize(("scheme", "settings"), CASES, ids=IDS)
+def test_the_reference_refuses_it_too(scheme: str, settings: bool, tmp_path: Path) -> None:
+    directory = write_quantized(tmp_path / "model", scheme, settings=settings)
+    with pytest.raises(SubjectError):
+        ReferenceSubject().convert(ConvertRequest(str(directory), str(tmp_path / "converted"), "llama"))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("scheme", "settings"), CASES, ids=IDS)
+def test_fast_llm_refuses_it_too(scheme: str, settings: bool, tmp_path: Path, fast_llm: Subject) -> None:
+    """By its config's unknown key; without that, by the scales that it has no parameter for."""
+    directory = write_quantized(tmp_path / "model", scheme, settings=settings)
+    with pytest.raises(SubjectError, match="quantization_config" if settings else "AssertionError|KeyError"):
+        fast_llm.convert(ConvertRequest(str(directory), str(tmp_path / "converted"), "llama"))
