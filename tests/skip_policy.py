@@ -20,6 +20,7 @@ ALLOWED: Mapping[str, str] = {
     "needs vLLM: set HUB_TESTS_VLLM_PYTHON": "vLLM needs an environment of its own, of several GB",
     "needs litgpt: set HUB_TESTS_LITGPT_PYTHON": "LitGPT needs an environment of its own, of 2 GB",
     "needs torchtitan: set HUB_TESTS_TORCHTITAN_PYTHON": "torchtitan needs an environment of its own, of 2 GB",
+    "needs a GCS server: set HUB_TESTS_GCS_PYTHON": "gcsfs and its emulator need an environment of their own",
     "HUB_TESTS_ARC_CHARTS names no checkout": "the controller's charts are in a repository, not in a package",
     "neither helm nor helm-python-sdk is installed": "only needed together with the controller's charts",
     "needs a CUDA device": "CI's machines have no GPU",

@@ -115,7 +115,7 @@ def _judge_config_key(row: Companion, changes: Sequence[KeyChange]) -> Companion
         readers = "generation" if row.name in TOKEN_IDS else "an engine that serves the model"
         return replace(row, judgement="finding", reason=f"{readers} reads it{_resolve(row, own)}")
     if row.name.rpartition(".")[2] in DTYPE_KEYS:
-        return replace(row, reason="see the dtype below")
+        return replace(row, reason="the row of the dtype judges it")
     if row.name in PROVENANCE:
         return replace(row, reason=WRITER)
     return replace(row, reason=UNREAD if own else SAME_MEANING)
@@ -248,7 +248,8 @@ def _compare_id(token: str, before: Mapping[str, str], after: Mapping[str, str])
         return
     lost = any(after.get(place) != value for place, value in before.items())
     fate: Fate = "added" if not before else "dropped" if not after else "changed"
-    yield Companion("special ids", token, fate, "finding" if lost else "permitted", one, other)
+    why = "generation and padding read them" if lost else ""
+    yield Companion("special ids", token, fate, "finding" if lost else "permitted", one, other, why)
 
 
 def _read_special_ids(directory: CompanionDirectory) -> dict[str, dict[str, str]]:

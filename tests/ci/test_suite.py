@@ -204,15 +204,6 @@ def test_an_export_that_a_test_will_ask_for_begins_after_the_conversion(
     assert said == (["made", "start", "finish", "stop"] if early else [f"export {tmp_path / 'converted'}"])
 
 
-def test_an_adapter_that_only_its_file_names_is_found_again_by_every_test(tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
-    options = RunOptions(subject=f"{root / 'examples/toy_adapter.py'}:ToySubject", device="cpu")
-    pipeline = ModelPipeline(MODEL, options, Settings(tmp_path / "cache"), tmp_path)
-    assert (pipeline.subject_name, find_offer(pipeline.subject)) == ("toy", pipeline.offer)
-    suite_text = (root / "tests/integration/test_hub_integration.py").read_text()
-    assert not re.findall(r"[\w.]+\((?:[^()]*, )?pipeline\.subject_name\b", suite_text), "its name finds no adapter"
-
-
 def test_a_dense_model_lacks_experts_where_others_of_its_format_have_them(hub: HubServer, tmp_path: Path) -> None:
     """The report accepts that variants of a mixture did not run only where the suite names this need."""
     settings = Settings(cache=tmp_path / "store", endpoint=hub.endpoint)
@@ -224,3 +215,12 @@ def test_a_dense_model_lacks_experts_where_others_of_its_format_have_them(hub: H
         assert pipeline.find_need("attention", "backup", None) == ""
         assert pipeline.find_need("moe", "dropless", Variant("moe", "dropless", needs="triton")) == "triton"
         assert pipeline.find_need("mixer", "gdn", None) == "a stochastic mixer of this name in every block"
+
+
+def test_an_adapter_that_only_its_file_names_is_found_again_by_every_test(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    options = RunOptions(subject=f"{root / 'examples/toy_adapter.py'}:ToySubject", device="cpu")
+    pipeline = ModelPipeline(MODEL, options, Settings(tmp_path / "cache"), tmp_path)
+    assert (pipeline.subject_name, find_offer(pipeline.subject)) == ("toy", pipeline.offer)
+    suite_text = (root / "tests/integration/test_hub_integration.py").read_text()
+    assert not re.findall(r"[\w.]+\((?:[^()]*, )?pipeline\.subject_name\b", suite_text), "its name finds no adapter"

@@ -136,7 +136,8 @@ def _answer_file(catalog: Catalog, request: Request, route: str, repo: Repo, com
         return Reply(302, headers | linked | {"Location": location}, f"Found. Redirecting to {location}".encode())
     headers["ETag"] = f'"{file.etag}"'
     if catalog.relative_redirects and route == "resolve":
-        location = f"/api/resolve-cache/models/{repo.model_id}/{commit.id}/{quote(file.path)}"
+        query = urlencode({request.path: "", "etag": headers["ETag"]})
+        location = f"/api/resolve-cache/models/{repo.model_id}/{commit.id}/{quote(file.path)}?{query}"
         return Reply(307, headers | {"Location": location}, b"Temporary Redirect")
     gzipped = "gzip" in request.headers.get("accept-encoding", "") and file.path.endswith(GZIPPED)
     if gzipped and request.range is None:

@@ -112,6 +112,20 @@ def test_who_can_prepare_itself_does_and_others_have_nothing_to_do() -> None:
     assert asked(Fake(), "prepare") == {"id": 3, "result": True}
 
 
+def test_a_device_that_cannot_be_made_ready_is_left_to_the_first_trace() -> None:
+    class OnDevice(Fake):
+        asked = ""
+
+        def prepare_device(self, device: str) -> None:
+            self.asked = device
+            raise MemoryError(device)
+
+    subject = OnDevice()
+    assert asked(subject, "prepare_device", device="cuda") == {"id": 3, "result": True}
+    assert subject.asked == "cuda"
+    assert asked(Fake(), "prepare_device", device="cuda") == {"id": 3, "result": True}
+
+
 OWN_CI = {
     "ci/__init__.py": "FLAVOR = 'theirs'\n",
     "ci/errors.py": "class TheirError(Exception): ...\n",
@@ -201,17 +215,3 @@ def test_an_import_that_cannot_be_renamed_is_said(tmp_path: Path) -> None:
         RenamingLoader("x", str(tmp_path / "x.py")).get_code("x")
     assert rename_module("ci.errors") == "hub_tests_ci.errors"
     assert rename_module("cicada") == "cicada"
-
-
-def test_a_device_that_cannot_be_made_ready_is_left_to_the_first_trace() -> None:
-    class OnDevice(Fake):
-        asked = ""
-
-        def prepare_device(self, device: str) -> None:
-            self.asked = device
-            raise MemoryError(device)
-
-    subject = OnDevice()
-    assert asked(subject, "prepare_device", device="cuda") == {"id": 3, "result": True}
-    assert subject.asked == "cuda"
-    assert asked(Fake(), "prepare_device", device="cuda") == {"id": 3, "result": True}
