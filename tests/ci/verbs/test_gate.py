@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
+import ci
 from ci.errors import InfrastructureError, RequestError
+from ci.github.context import WorkflowInputs
 from ci.github.gate import GateDecision
 from ci.github.job_outputs import unpack_record
 from ci.github.status_comment import CommentState, StartedRun, format_status_comment
@@ -19,8 +24,6 @@ from tests.e2e import events
 from tests.e2e.fake_github import BOT, Fault
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ci.github.context import Context
     from tests.e2e.contract import Contract
     from tests.e2e.fake_github import State
@@ -152,3 +155,15 @@ def test_what_is_none_of_its_business_asks_nobody(
     assert gate_comment(context, tmp_path, "/run-hub-tests", None, **who).decision == "ignored"
     assert github.fake.log == []
     assert outputs(context)["decision"] == "ignored"
+
+
+def test_what_a_comment_asks_for_reaches_the_run() -> None:
+    folder = Path(ci.__file__).parents[1] / ".github/workflows"
+    jobs = yaml.safe_load((folder / "hub-tests-comment.yml").read_text(encoding="utf-8"))["jobs"]
+    called: dict[Any, Any] = yaml.load((folder / "hub-tests.yml").read_text(encoding="utf-8"), yaml.BaseLoader)
+    asked = {field.name for field in fields(GateDecision)} & {field.name for field in fields(WorkflowInputs)}
+    assert asked >= {"models", "layers", "slice", "deep"}
+    for name in (field.replace("_", "-") for field in asked):
+        assert name in jobs["gate"]["outputs"]
+        assert f"needs.gate.outputs.{name}" in jobs["run"]["with"][name]
+        assert name in called["on"]["workflow_call"]["inputs"]
