@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 from ci.errors import InfrastructureError
+from ci.hub.commits import request_commits
 from ci.hub.connection import MAX_REDIRECTS, REDIRECTS, HubConnection, Interrupted, make_redirect_error
 from ci.hub.listing import request_repository
 from ci.hub.responses import (
@@ -39,6 +40,7 @@ from ci.hub.stream_count import Counts
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from ci.hub.commits import HubCommit
     from ci.hub.repository import RemoteFile, Repository
     from ci.settings import Settings
 
@@ -48,6 +50,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 PARALLEL_CALLS = 8
+MAX_COMMITS = 10_000
 MALFORMED_TRIES = 3
 """How often a file that arrives whole but malformed is read."""
 
@@ -92,6 +95,21 @@ class HubClient:
                 return request_repository(self._connection, model_id, revision)
             except RETRYABLE_ERRORS as problem:
                 retry.wait_or_raise(problem)
+
+    def list_commits(self, model_id: str, revision: str, until: str) -> tuple[HubCommit, ...]:
+        """Return the commits from a revision back to the commit `until`, or to the first one; newest first."""
+        retry = self._start_retries(f"{model_id} at {revision}")
+        found: tuple[HubCommit, ...] = ()
+        page: str | None = None
+        while True:
+            try:
+                commits, page = request_commits(self._connection, model_id, revision, page)
+            except RETRYABLE_ERRORS as problem:
+                retry.wait_or_raise(problem)
+                continue
+            found += commits
+            if page is None or until in {commit.id for commit in commits} or len(found) > MAX_COMMITS:
+                return found
 
     def read_file(self, repository: Repository, path: str, *, limit: int) -> bytes:
         """Return a small file, checked against the size and digest in the listing."""
