@@ -47,6 +47,5 @@ def test_llava_is_judged_from_fetch_to_export(hub: HubServer, tmp_path: Path) ->
     assert done.returncode == 0, done.stdout
     names = {f"test_{name.removeprefix('test_')}" for name in TESTS}
     assert {name: found.failure_class for name, found in evidence.items()} == dict.fromkeys(names)
-    assert "2 images" in str(evidence["test_forward_equivalence"].coverage["images"])
-    measured = {measure.tensor for measure in evidence["test_gradients"].measures}
-    assert any("vision_tower" in tensor or "multi_modal_projector" in tensor for tensor in measured)
+    assert "batch: 5 images" in str(evidence["test_forward_equivalence"].coverage["images"])
+    assert evidence["test_gradients"].figures["gradients.ratio"] < 10
