@@ -31,8 +31,9 @@ from ci.subjects.failure import SubjectCrashError, SubjectOutOfMemoryError, Subj
 from ci.subjects.offer import NO_ATTENTION, NO_EXPERTS
 from ci.subjects.registry import find_offer
 from ci.subjects.sandbox import Isolation
-from ci.suite import CachedStep, ModelPipeline, StepFailedError, classify_failure
+from ci.suite import DEQUANTIZED, CachedStep, ModelPipeline, StepFailedError, classify_failure
 from tests.ci.hub.samples import CONFIG, make_repository
+from tests.ci.subjects.quantized_models import write_quantized
 from tests.standin.models import repository
 from tests.standin.server import HubServer
 
@@ -138,6 +139,35 @@ def test_what_was_admitted_earlier_is_hashed_again_where_others_may_write(
     with pytest.raises(StepFailedError, match="HF_HUB_OFFLINE is set"):
         pipeline.fetch_checkpoint()
     assert not weights.exists(), "what is damaged is set aside"
+
+
+@pytest.mark.parametrize("rule", ["", "fp8-blocks"])
+def test_fp8_weights_are_refused_or_dequantised_by_the_entrys_rule(hub: HubServer, tmp_path: Path, rule: Any) -> None:
+    settings = Settings(cache=tmp_path / "store", endpoint=hub.endpoint)
+    hub.add(MODEL.model_id, write_quantized(tmp_path / "codes", "fp8", settings=True))
+    model, options = replace(MODEL, dequantize=rule), RunOptions(subject="reference", device="cpu")
+    with ModelPipeline(model, options, settings, tmp_path) as pipeline:
+        if not rule:
+            with pytest.raises(StepFailedError, match="fp8, e4m3") as refused:
+                pipeline.judge()
+            assert classify_failure(refused.value) == "quantized"
+            return
+        assert DEQUANTIZED in pipeline.fetch_checkpoint().notes
+        verdict = pipeline.judge().check_round_trip(str(pipeline.export()))
+        assert verdict.passed, verdict.diagnosis
+        assert pipeline.judge().check_forward(dtype="float32", variant={}).passed
+        (stored,) = (row for row in verdict.companions if row.name == "stored")
+        assert (stored.before, stored.judgement) == ("BF16", "equal")
+
+
+def test_another_scheme_than_the_entrys_rule_is_refused(hub: HubServer, tmp_path: Path) -> None:
+    settings = Settings(cache=tmp_path / "store", endpoint=hub.endpoint)
+    hub.add(MODEL.model_id, write_quantized(tmp_path / "codes", "bitsandbytes", settings=True))
+    model, options = replace(MODEL, dequantize="fp8-blocks"), RunOptions(subject="reference", device="cpu")
+    with ModelPipeline(model, options, settings, tmp_path) as pipeline:
+        with pytest.raises(StepFailedError, match="quant_method 'bitsandbytes'") as refused:
+            pipeline.convert()
+        assert classify_failure(refused.value) == "quantized"
 
 
 def test_evidence_knows_what_earlier_steps_established(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
