@@ -165,6 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     models = [model for model in (*MODELS, *PROBES) if model.name in names] if names else list(MODELS)
     with tempfile.TemporaryDirectory(prefix="hub-tests-formats.") as scratch:
         folder = asked.keep or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
         rows = judge_models(models, asked.checkout.absolute(), folder.absolute(), deep=asked.deep)
     print(show_table(rows))
     return 0 if {row.checkpoint_format for row in rows} == {model.checkpoint_format for model in models} else 1
