@@ -25,7 +25,7 @@ from ci.phases import PhaseClock
 from ci.subjects.base import ConvertRequest, ConvertResult, Description, ExportRequest, Subject, UsesCompileCache
 from ci.subjects.compile_cache import choose_compile_cache
 from ci.subjects.failure import SubjectCrashError
-from ci.subjects.offer import NO_EXPERTS
+from ci.subjects.offer import NO_ATTENTION, NO_EXPERTS
 from ci.subjects.registry import SubjectName, find_offer, shares_interpreter
 from ci.subjects.sandbox import choose_isolation
 
@@ -246,9 +246,12 @@ class ModelPipeline:
 
     def _find_model_need(self, axis: str) -> str:
         """Return what the model itself lacks to run any variant of an axis, by its config.json; "" for nothing."""
+        from ci.equivalence import nested_config
         from ci.equivalence.inputs import read_requirements
 
         config = json.loads((self.find_source() / "config.json").read_bytes())
+        if axis == "attention":
+            return NO_ATTENTION if nested_config.is_nested(config) and not nested_config.has_attention(config) else ""
         dense = self.offer.dense_formats
         if axis != "moe" or self.model.checkpoint_format not in dense or read_requirements(config).experts:
             return ""

@@ -18,6 +18,8 @@ ALLOWED: Mapping[str, str] = {
     "HUB_TESTS_FAST_LLM_PYTHON names no interpreter": "Fast-LLM needs a checkout and an interpreter of its own",
     "needs Fast-LLM: set HUB_TESTS_FAST_LLM_PYTHON": "Fast-LLM needs a checkout and an interpreter of its own",
     "needs vLLM: set HUB_TESTS_VLLM_PYTHON": "vLLM needs an environment of its own, of several GB",
+    "needs litgpt: set HUB_TESTS_LITGPT_PYTHON": "LitGPT needs an environment of its own, of 2 GB",
+    "needs torchtitan: set HUB_TESTS_TORCHTITAN_PYTHON": "torchtitan needs an environment of its own, of 2 GB",
     "needs a GCS server: set HUB_TESTS_GCS_PYTHON": "gcsfs and its emulator need an environment of their own",
     "HUB_TESTS_ARC_CHARTS names no checkout": "the controller's charts are in a repository, not in a package",
     "neither helm nor helm-python-sdk is installed": "only needed together with the controller's charts",

@@ -28,14 +28,20 @@ from ci.settings import Settings
 from ci.subjects import early_export
 from ci.subjects.base import ExportRequest, Variant
 from ci.subjects.failure import SubjectCrashError, SubjectOutOfMemoryError, SubjectTimeoutError
-from ci.subjects.offer import NO_EXPERTS
+from ci.subjects.offer import NO_ATTENTION, NO_EXPERTS
 from ci.subjects.registry import find_offer
 from ci.subjects.sandbox import Isolation
 from ci.suite import DEQUANTIZED, CachedStep, ModelPipeline, StepFailedError, classify_failure
+from tests.ci.hub.samples import CONFIG, make_repository
 from tests.ci.subjects.quantized_models import write_quantized
 from tests.standin.models import repository
 from tests.standin.server import HubServer
 
+NESTED = {
+    "num_hidden_layers": None,
+    "decoder": {"type": "fixed", "num_blocks": 5, "block": {"mixer": {"type": "gdn", "key_heads": 2}}},
+}
+"""A config.json of Fast-LLM's apriel2 without attention."""
 MODEL = HubModel("tiny", "o/n", "llama")
 CHECKPOINT = Checkpoint("o/n", "f" * 40, 2, "/store/x", "hit", 10, 0, 0, 0.1, "a" * 64, 30)
 
@@ -245,6 +251,16 @@ def test_a_dense_model_lacks_experts_where_others_of_its_format_have_them(hub: H
         assert pipeline.find_need("attention", "backup", None) == ""
         assert pipeline.find_need("moe", "dropless", Variant("moe", "dropless", needs="triton")) == "triton"
         assert pipeline.find_need("mixer", "gdn", None) == "a stochastic mixer of this name in every block"
+
+
+def test_a_model_of_recurrences_alone_lacks_attention(hub: HubServer, tmp_path: Path) -> None:
+    directory = make_repository(tmp_path / "m", config={**CONFIG, **NESTED})
+    hub.add("o/gdn", directory)
+    model = HubModel("gdn", "o/gdn", "apriel2_text")
+    options = RunOptions(subject="fast_llm", device="cpu")
+    settings = Settings(cache=tmp_path / "store", endpoint=hub.endpoint)
+    with ModelPipeline(model, options, settings, tmp_path) as pipeline:
+        assert pipeline.find_need("attention", "backup", None) == NO_ATTENTION
 
 
 def test_an_adapter_that_only_its_file_names_is_found_again_by_every_test(tmp_path: Path) -> None:
