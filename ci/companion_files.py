@@ -92,8 +92,9 @@ class CompanionDirectory:
     def read_bytes(self, name: str, limit: int = MAX_OBJECT_BYTES) -> bytes:
         """Return a file's bytes. Raises OSError where it is missing or longer than `limit`."""
         with self.open(name) as file:
-            content = file.read(limit + 1)
-        if len(content) > limit:
+            long = os.fstat(file.fileno()).st_size > limit
+            content = b"" if long else file.read(limit + 1)
+        if long or len(content) > limit:
             raise OSError(f"{name} is longer than {limit} bytes")
         return content
 

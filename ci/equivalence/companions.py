@@ -270,7 +270,7 @@ def _read_special_ids(directory: CompanionDirectory) -> dict[str, dict[str, str]
 
 
 def _read_tokenizer_ids(directory: CompanionDirectory) -> dict[str, str]:
-    """Return each special token of a tokenizer as its id, if a file says it, and text."""
+    """Return each special token of a tokenizer: its id, where known, and text."""
     texts = read_special_tokens(directory)
     ids = _read_added_tokens(directory.read_object(TOKENIZER), directory.read_object(TOKENIZER_CONFIG))
     named = {token: texts[f"{token}_token"] for token in SPECIAL_IDS if f"{token}_token" in texts}
