@@ -10,7 +10,7 @@ from benchmarks._figure import show
 
 NAMES = ("startup", "transfer", "memory", "throughput", "slow_link", "store", "suite", "verdict_cost", "report")
 """What is measured when nothing is named: some minutes."""
-LONG = ("mutation", "classes", "precision")
+LONG = ("mutation", "classes", "precision", "overlay")
 """Measured when named: many minutes."""
 
 

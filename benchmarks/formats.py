@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from benchmarks.format_models import MODELS, PROBES, FormatModel, write_model
 from ci.environments.description import load_description
 from ci.environments.prepare import provide_base
+from ci.errors import SubjectError
 from ci.report.report_files import read_report
 from ci.settings import from_environ
 from ci.subjects.sandbox import detect_isolation
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 SHOWN = 160
 """Characters of a failure's first line in the table."""
+OWN_CODE = "the model's code"
 COMPARED = "test_forward_equivalence"
 MODEL_CODE = ("modelling code", "model's code", "Hugging Face, ", "transformers refuses")
 """What the message of an error says that Hugging Face's side raised."""
@@ -61,7 +63,7 @@ class Row:
 
 def judge_models(models: Sequence[FormatModel], checkout: Path, folder: Path, *, deep: bool) -> list[Row]:
     """Serve the models, run each with its environment, and return a row for each."""
-    rows = []
+    rows, served = [], list[FormatModel]()
     with HubServer() as hub:
         environ = {
             **os.environ,
@@ -71,13 +73,20 @@ def judge_models(models: Sequence[FormatModel], checkout: Path, folder: Path, *,
         }
         entries = []
         for model in models:
-            commit = hub.add(model.model_id, _write(model, folder / "models", checkout), gated=model.gated)
-            entries.append(model.make_entry(commit))
-        hub.grant(TOKEN, *(model.model_id for model in models if model.gated))
+            try:
+                written = _write(model, folder / "models", checkout)
+            except SubjectError as problem:
+                rows.append(
+                    Row(model.checkpoint_format, model.name, f"refused: {OWN_CODE}", 0, (_shorten(str(problem)),))
+                )
+                continue
+            served.append(model)
+            entries.append(model.make_entry(hub.add(model.model_id, written, gated=model.gated)))
+        hub.grant(TOKEN, *(model.model_id for model in served if model.gated))
         registry = folder / "models.toml"
         registry.write_text("\n".join(entries), encoding="utf-8")
-        for environment in dict.fromkeys(model.environment for model in models):
-            chosen = [model for model in models if model.environment == environment]
+        for environment in dict.fromkeys(model.environment for model in served):
+            chosen = [model for model in served if model.environment == environment]
             report = folder / f"report-{environment}"
             words = ["--registry", str(registry), "--subject", "fast_llm", "--environment", environment]
             words += ["--subject-source", str(checkout), "--report", str(report), *(["--deep"] if deep else [])]
@@ -128,7 +137,7 @@ def _find_owner(case: CaseResult) -> str:
     """Say whose limit a failure is: that of the code under test, of the model's own code, or of hub-tests."""
     if case.infrastructure:
         return "hub-tests" if case.failure_class in ("remote_code", "not_truncatable", "quantized") else "this machine"
-    return "the model's code" if any(word in case.headline for word in MODEL_CODE) else "Fast-LLM"
+    return OWN_CODE if any(word in case.headline for word in MODEL_CODE) else "Fast-LLM"
 
 
 def _shorten(text: str) -> str:

@@ -102,7 +102,7 @@ def _find_version(options: RunOptions) -> str:
     for root in [*options.subject_path, *map(Path, filter(None, [options.subject_source]))]:
         if found := _VERSION.search(_read_text(root / offer.package / "__init__.py")):
             return found[1]
-    if options.subject_python is None and not is_importable(offer.name):
+    if options.subject_python is None and not is_importable(options.subject_or_default()):
         return ""
     if options.subject_python is None:
         return next((one.version for one in Distribution.discover(name=offer.package)), "")

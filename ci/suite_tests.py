@@ -105,8 +105,12 @@ def list_variant_tests(subject: str, name: str, checkpoint_format: str) -> dict[
     return tests
 
 
-def list_variant_names() -> Mapping[str, tuple[str, ...]]:
-    """Return every variant's name of this package's subjects by axis, for the fixtures that carry these names."""
-    variants = [variant for adapter in ADAPTERS.values() for variant in adapter.offer.variants]
+def list_variant_names(*others: SubjectOffer) -> Mapping[str, tuple[str, ...]]:
+    """Return every variant's name by axis, for the fixtures that carry these names.
+
+    Those of this package's subjects, and of the `others`.
+    """
+    offers = (*(adapter.offer for adapter in ADAPTERS.values()), *others)
+    variants = [variant for offer in offers for variant in offer.variants]
     axes = dict.fromkeys(variant.axis for variant in variants)
     return {axis: tuple(dict.fromkeys(v.name for v in variants if v.axis == axis)) for axis in axes}

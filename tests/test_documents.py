@@ -14,6 +14,7 @@ import yaml
 from benchmarks import report, startup
 from ci import __main__ as cli
 from ci.environments.description import EnvironmentDescription, load_description
+from ci.models import load_models
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.md"))
@@ -205,10 +206,12 @@ def test_the_keys_of_an_environments_description_are_as_told() -> None:
             assert told[key].strip("`") == field.default, key
 
 
-def test_an_environment_that_is_shown_is_a_description(tmp_path: Path) -> None:
-    (shown,) = re.findall(r"```toml\n(.*?)```", text("docs/environments.md"), re.DOTALL)
+def test_an_environment_and_an_entry_that_are_shown_are_valid(tmp_path: Path) -> None:
+    entry, shown = re.findall(r"```toml\n(.*?)```", text("docs/environments.md"), re.DOTALL)
     (tmp_path / "shown.toml").write_text(shown, encoding="utf-8")
     assert load_description(str(tmp_path / "shown.toml")).install == "editable"
+    (tmp_path / "models.toml").write_text(entry, encoding="utf-8")
+    assert load_models(tmp_path / "models.toml")["my-model"].code_revision
 
 
 def test_the_targets_of_the_figures_are_those_of_the_benchmarks() -> None:

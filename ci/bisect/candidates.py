@@ -1,6 +1,6 @@
 """The candidates between a good and a bad end: commits of a git repository, or versions of a package.
 
-A repository of the Hub is a git repository too: its revisions are commits.
+The commits of a model are asked from the Hub's API, which a token opens for gated models too.
 """
 
 from __future__ import annotations
@@ -8,17 +8,22 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from packaging.version import InvalidVersion, Version
 
+from ci.environments.installer import find_uv
 from ci.environments.source import is_git_address, split_address
 from ci.errors import InfrastructureError, RequestError
 from ci.subjects.provenance import run_git
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from ci.hub.commits import HubCommit
+    from ci.hub.remote import HubClient
 
 MAX_CANDIDATES = 100_000
 CLONE_SECONDS = 1800
@@ -74,7 +79,23 @@ def _resolve(here: list[str], name: str, environ: Mapping[str, str]) -> str:
     raise RequestError(f"'{name[:80]}' is no commit, branch or tag of the repository")
 
 
-def list_versions(package: str, good: str, bad: str, *, known: Sequence[str] | None = None) -> tuple[str, ...]:
+def list_revisions(client: HubClient, model_id: str, good: str, bad: str) -> tuple[HubCommit, ...]:
+    """List a model's commits on the Hub after `good` up to `bad`, oldest first.
+
+    Both are branches, tags or commits.
+    Raises RequestError for a revision that does not exist, or where `good` is not an ancestor of `bad`.
+    """
+    ends = [client.get_repository(model_id, name).commit for name in (good, bad)]
+    commits = client.list_commits(model_id, ends[1], ends[0])
+    before = [at for at, commit in enumerate(commits) if commit.id == ends[0]]
+    if ends[0] == ends[1] or not before:
+        raise RequestError(f"--good {good} --bad {bad}: the good revision of {model_id} must be before the bad one")
+    return tuple(reversed(commits[: before[0]]))
+
+
+def list_versions(
+    package: str, good: str, bad: str, environ: Mapping[str, str], *, known: Sequence[str] | None = None
+) -> tuple[str, ...]:
     """List the versions of a package after `good` up to `bad`, oldest first; pre-releases only where one is an end.
 
     `known` are the versions of the package, None asks the package index.
@@ -82,7 +103,7 @@ def list_versions(package: str, good: str, bad: str, *, known: Sequence[str] | N
     low, high = (_parse(version) for version in (good, bad))
     if not low < high:
         raise RequestError(f"--good {good} --bad {bad}: the good version must be the older one")
-    versions = {_parse(word) for word in (_ask_index(package) if known is None else known)}
+    versions = {_parse(word) for word in (_ask_index(package, environ) if known is None else known)}
     if high not in versions:
         raise RequestError(f"--bad {bad}: the index has no such version of {package}")
     early = low.is_prerelease or high.is_prerelease
@@ -96,9 +117,13 @@ def _parse(word: str) -> Version:
         raise RequestError(f"'{word[:80]}' is no version, like 5.20.0") from None
 
 
-def _ask_index(package: str) -> list[str]:
-    """Ask the package index, through pip, for the versions of a package that this Python can have."""
-    command = [sys.executable, "-m", "pip", "index", "versions", package, "--disable-pip-version-check", "--pre"]
+def _ask_index(package: str, environ: Mapping[str, str]) -> list[str]:
+    """Ask the package index, through pip, for the versions of a package.
+
+    Also for those that this Python cannot have: the subject's environment may have another one.
+    """
+    pip = _find_pip(environ)
+    command = [*pip, "index", "versions", package, "--disable-pip-version-check", "--pre", "--ignore-requires-python"]
     try:
         done = subprocess.run(  # noqa: S603 -- our own interpreter; the name was checked
             command, capture_output=True, text=True, timeout=INDEX_SECONDS, check=False
@@ -107,6 +132,15 @@ def _ask_index(package: str) -> list[str]:
         raise InfrastructureError(f"the package index did not answer for {package} in {INDEX_SECONDS} s") from None
     listed = re.search(r"^Available versions: (.+)$", done.stdout, re.MULTILINE)
     if done.returncode or not listed:
-        said = (done.stderr.strip().splitlines() or ["no versions"])[-1]
+        said = next(reversed(done.stderr.strip().splitlines()), "no versions")
         raise InfrastructureError(f"the package index names no version of {package}: {said[:200]}")
     return [word.strip() for word in listed[1].split(",")]
+
+
+def _find_pip(environ: Mapping[str, str]) -> list[str]:
+    """Return how pip is called: this interpreter's, or uv's where hub-tests is a tool of uv and has none."""
+    if find_spec("pip"):
+        return [sys.executable, "-m", "pip"]
+    if uv := find_uv(environ):
+        return [uv, "tool", "run", "--quiet", "pip"]
+    raise RequestError("bisect over a package asks the index through pip: install pip or uv beside hub-tests")

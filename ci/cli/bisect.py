@@ -95,12 +95,16 @@ def _list_candidates(
     environ: Mapping[str, str],
 ) -> tuple[tuple[str, ...], Callable[[str], str]]:
     """Return the candidates, and what describes one of them."""
-    from ci.bisect.candidates import describe_commit, list_commits, list_versions, open_history
+    from ci.bisect.candidates import describe_commit, list_commits, list_revisions, list_versions, open_history
 
-    if over not in ("commits", "hub"):
-        return list_versions(over, *ends), lambda version: f"{over} {version}"
-    source = run_options.subject_source or "" if over == "commits" else f"{settings.endpoint}/{model.model_id}"
-    repository = open_history(source, folder / f"{over}.git", environ)
+    if over == "hub":
+        from ci.hub.remote import HubClient
+
+        revisions = {one.id: one for one in list_revisions(HubClient(settings), model.model_id, *ends)}
+        return tuple(revisions), lambda one: f"{one[:12]} {revisions[one].date} {revisions[one].title}".strip()
+    if over != "commits":
+        return list_versions(over, *ends, environ), lambda version: f"{over} {version}"
+    repository = open_history(run_options.subject_source or "", folder / "commits.git", environ)
     return list_commits(repository, *ends, environ), lambda commit: describe_commit(repository, commit, environ)
 
 

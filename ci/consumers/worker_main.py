@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import runpy
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,5 @@ def call_method(consumer: Consumer, method: str, arguments: dict[str, Any]) -> A
 
 
 if __name__ == "__main__":
-    runpy.run_path(str(Path(__file__).parents[1] / "subjects" / "worker_main.py"))["expose_package"]()
-    from ci.consumers.worker_main import main as serve
-
-    serve(sys.argv[1:])
+    name = runpy.run_path(str(Path(__file__).parents[1] / "subjects" / "worker_main.py"))["expose_package"]()
+    import_module(f"{name}.consumers.worker_main").main(sys.argv[1:])

@@ -41,8 +41,13 @@ class Installer(Protocol):
 
 def find_installer(environ: Mapping[str, str]) -> Installer:
     """Choose uv where it is installed, else pip."""
-    program = shutil.which("uv", path=environ.get("PATH")) or _packaged_uv()
+    program = find_uv(environ)
     return UvInstaller(Path(program), environ) if program else PipInstaller(environ)
+
+
+def find_uv(environ: Mapping[str, str]) -> str | None:
+    """Find uv on the path, or as a package; None where it is not installed."""
+    return shutil.which("uv", path=environ.get("PATH")) or _packaged_uv()
 
 
 def _packaged_uv() -> str | None:

@@ -64,8 +64,12 @@ class GradientComparison:
 
     @cached_property
     def _case(self) -> InputCase:
-        """One sequence without padding: the long one where there is one, else the last document."""
-        return avoid_padding_token(self.reference.cases[-1], self.reference.config)
+        """One sequence without padding: the long one where there is one, else the last document.
+
+        A model that sees gets images, or no gradient would reach its tower.
+        """
+        cases = [case for case in self.reference.cases if case.images is not None] or self.reference.cases
+        return avoid_padding_token(cases[-1], self.reference.config)
 
     def _measure_floors(self, expected: Path) -> dict[str, NoiseFloor]:
         """Return the largest error of Hugging Face's float32 variants, by parameter."""

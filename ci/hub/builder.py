@@ -20,6 +20,7 @@ from ci.hub.header import TensorInfo
 from ci.hub.layers import make_choice
 from ci.hub.manifest import MANIFEST, RULES_VERSION, SCHEMA, FileEntry, Manifest, TensorEntry, encode_manifest
 from ci.hub.model_config import parse_config
+from ci.hub.repository import RemoteFile
 from ci.hub.slices import WHOLE, Slice, list_slice_edits, list_slice_notes, make_slice_rules, slice_generation_config
 from ci.hub.strict_json import parse_object
 from ci.hub.transfer import Digests, Transfer
@@ -57,12 +58,14 @@ class BuildTarget:
     """The directory that becomes a checkpoint.
 
     `check_free_space(bytes)` raises when the disk has less. `on_progress(phase, done, total)` is called often during
-    the build; it also renews the lease of the directory.
+    the build; it also renews the lease of the directory. `find_known(file)` returns what the store already has of the
+    model's small files.
     """
 
     directory: Path
     check_free_space: Callable[[int], None]
     on_progress: Callable[[str, int, int], None]
+    find_known: Callable[[RemoteFile], bytes | None]
 
 
 def inspect_model(
@@ -215,11 +218,12 @@ def _iter_made_files(
 
 
 def _fetch_small_files(model: RemoteModel, target: BuildTarget) -> dict[str, FileEntry]:
-    """Copy the small files from the Hub, several at once: each is a request that waits for a round trip or two."""
+    """Copy the small files from the store or from the Hub, several at once."""
     hub, repository, files = model.hub, model.repository, dict[str, FileEntry]()
 
     def fetch(name: str) -> FileEntry:
-        content = hub.read_file(repository, name, limit=small_files.MAX_SMALL_FILE)
+        known = target.find_known(repository.get_file(name))
+        content = hub.read_file(repository, name, limit=small_files.MAX_SMALL_FILE) if known is None else known
         return _write_file(target.directory / name, _slice_small_file(name, content, model))
 
     def fetch_all(names: Sequence[str]) -> None:

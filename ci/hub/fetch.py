@@ -8,6 +8,7 @@ is written last.
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -188,7 +189,8 @@ class _FetchRun:
             self.meter.report(phase, done, total)
             partial.lease.renew()
 
-        target = BuildTarget(partial.path, self.store.check_free_space, on_progress)
+        find_known = functools.partial(self.store.find_small_file, self.request.model_id)
+        target = BuildTarget(partial.path, self.store.check_free_space, on_progress, find_known)
         try:
             if selection is None:
                 selection = build_from_torch_bin(model, self.request.layers, target)

@@ -42,7 +42,7 @@ def request_repository(connection: HubConnection, model_id: str, revision: str |
             check_encoding(response)
             if response.status_code != 200:
                 raise OddAnswerError(f"HTTP {response.status_code} instead of the list of files")
-            repository = _parse_listing(_read_bounded(connection, response, url), model_id, revision, url)
+            repository = _parse_listing(read_bounded(connection, response, url), model_id, revision, url)
         return repository if url == first else _rename(connection, repository, url)
     raise make_redirect_error()
 
@@ -72,7 +72,7 @@ def _rename(connection: HubConnection, repository: Repository, url: str) -> Repo
         raise OddAnswerError(f"redirected to a model without a valid name: {problem}") from None
 
 
-def _read_bounded(connection: HubConnection, response: Any, url: str) -> bytes:
+def read_bounded(connection: HubConnection, response: Any, url: str) -> bytes:
     """Read a whole body of unknown length, up to MAX_LISTING bytes."""
     content = bytearray()
     for chunk in connection.iter_chunks(response, 0):

@@ -3,7 +3,9 @@
 Nothing else reads data from the Hub. (The doctor asks whether it answers.)
 
 Redirects are followed here: a renamed model's to its new name, a file's to its signed CDN URL, which is kept for later
-ranges of that file. A signed URL is valid for about an hour; an expired one is requested again.
+ranges of that file. A signed URL is valid for about an hour; an expired one is requested again. A small file's leads to
+another address of the Hub, which differs from one file to the next by name and digest only: the first one tells those
+of the others, and spares a request for each.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 from ci.errors import InfrastructureError
+from ci.hub.commits import request_commits
 from ci.hub.connection import MAX_REDIRECTS, REDIRECTS, HubConnection, Interrupted, make_redirect_error
 from ci.hub.listing import request_repository
 from ci.hub.responses import (
@@ -31,11 +34,13 @@ from ci.hub.responses import (
     raise_transient,
 )
 from ci.hub.retry import RetryPolicy, RetryState
+from ci.hub.small_file_urls import SmallFileUrls
 from ci.hub.stream_count import Counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from ci.hub.commits import HubCommit
     from ci.hub.repository import RemoteFile, Repository
     from ci.settings import Settings
 
@@ -45,6 +50,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 PARALLEL_CALLS = 8
+MAX_COMMITS = 10_000
 MALFORMED_TRIES = 3
 """How often a file that arrives whole but malformed is read."""
 
@@ -59,6 +65,7 @@ class HubClient:
         self._connection = HubConnection(settings)
         self.stop = self._connection.stop
         self._file_urls: dict[str, str] = {}
+        self._small_file_urls = SmallFileUrls()
         self._url_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     @property
@@ -88,6 +95,21 @@ class HubClient:
                 return request_repository(self._connection, model_id, revision)
             except RETRYABLE_ERRORS as problem:
                 retry.wait_or_raise(problem)
+
+    def list_commits(self, model_id: str, revision: str, until: str) -> tuple[HubCommit, ...]:
+        """Return the commits from a revision back to the commit `until`, or to the first one; newest first."""
+        retry = self._start_retries(f"{model_id} at {revision}")
+        found: tuple[HubCommit, ...] = ()
+        page: str | None = None
+        while True:
+            try:
+                commits, page = request_commits(self._connection, model_id, revision, page)
+            except RETRYABLE_ERRORS as problem:
+                retry.wait_or_raise(problem)
+                continue
+            found += commits
+            if page is None or until in {commit.id for commit in commits} or len(found) > MAX_COMMITS:
+                return found
 
     def read_file(self, repository: Repository, path: str, *, limit: int) -> bytes:
         """Return a small file, checked against the size and digest in the listing."""
@@ -180,8 +202,11 @@ class HubClient:
     def forget_file_url(self, path: str, url: str | None = None) -> None:
         """Forget where a file's bytes are (if that is `url`), so that the Hub is asked again."""
         with self._url_locks[path]:
-            if url is None or self._file_urls.get(path) == url:
+            known = self._file_urls.get(path)
+            if url is None or known == url:
                 self._file_urls.pop(path, None)
+            if known is None:
+                self._small_file_urls.stop_guessing()
 
     def close_watch(self) -> None:
         """End the thread that watches over requests, once none is running."""
@@ -218,6 +243,8 @@ class HubClient:
         target = self._connection.resolve_redirect(url, response)
         if not self._connection.is_hub_url(target):
             self._file_urls[file.path] = target
+        elif self._connection.is_hub_url(url):
+            self._small_file_urls.learn(file, target)
         return target
 
     def _find_file_url(self, repository: Repository, file: RemoteFile) -> str:
@@ -231,7 +258,7 @@ class HubClient:
             return known
         origin = f"{self.endpoint}/{quote(repository.hub_id)}/resolve/{repository.commit}/{quote(file.path)}"
         if file.sha256 is None:
-            return origin
+            return self._small_file_urls.guess(file) or origin
         with self._url_locks[file.path]:
             return self._file_urls.get(file.path) or self._resolve_file_url(repository, file, origin)
 
@@ -250,10 +277,10 @@ class HubClient:
     def _check_file_response(self, repository: Repository, file: RemoteFile, url: str, response: Any) -> None:
         """Raise for a refused file.
 
-        A refusal by the Hub is final. One by the CDN means that the signed URL expired: it is forgotten, so that the
-        next try asks for another.
+        A refusal by the Hub is final. One by the CDN means that the signed URL expired, one of a guessed address that
+        it is another: it is forgotten, so that the next try asks for it.
         """
-        if self._connection.is_hub_url(url):
+        if self._connection.is_hub_url(url) and url != self._small_file_urls.guess(file):
             self._connection.raise_for_status(response, repository.model_id, repository.commit)
         raise_transient(response)
         if response.status_code >= 400:

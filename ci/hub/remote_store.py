@@ -8,6 +8,7 @@ read or write is the place's own affair: credentials come from the machine, neve
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -39,8 +40,8 @@ WHOLE_OR_ABSENT = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "m
 PACKAGES = {
     "s3": "hub-tests[s3]",
     "s3a": "hub-tests[s3]",
-    "gs": "gcsfs",
-    "gcs": "gcsfs",
+    "gs": "hub-tests[gs]",
+    "gcs": "hub-tests[gs]",
     "abfs": "adlfs",
     "az": "adlfs",
 }
@@ -254,6 +255,8 @@ def _open_file_system(url: str, protocol: str) -> tuple[Any, str]:
         raise RequestError(f"{url}: {error}; install it: pip install '{package}'") from None
     except ValueError as error:
         raise RequestError(f"{url}: {error}") from None
+    # gcsfs logs each failed request with its traceback; what failed in the end is raised, and becomes one line.
+    logging.getLogger(type(found[0]).__module__.partition(".")[0]).addHandler(logging.NullHandler())
     return found
 
 

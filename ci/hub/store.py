@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ci.errors import HubTestsError, InfrastructureError
 from ci.hub import inventory, lease, prune, verified
 from ci.hub.checkpoint_files import find_size_problems
+from ci.hub.known_files import find_known_file
 from ci.hub.layers import LayerChoice
 from ci.hub.lease import Lease
 from ci.hub.manifest import MANIFEST, IncompatibleManifestError, Manifest, read_manifest
@@ -24,6 +25,7 @@ from ci.records import read_json, to_json
 if TYPE_CHECKING:
     from ci.hub.inventory import StoreEntry
     from ci.hub.prune import PruneRequest
+    from ci.hub.repository import RemoteFile
 
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 CACHEDIR_TAG = (
@@ -111,6 +113,10 @@ class Store:
         if stored is not None:
             self.mark_in_use(stored.path)
         return stored
+
+    def find_small_file(self, model_id: str, file: RemoteFile) -> bytes | None:
+        """Find a listed file in any checkpoint of a model, compared with its digest in the list."""
+        return find_known_file(self._paths.checkpoints / encode_model_id(model_id), file)
 
     def set_aside(self, stored: StoredCheckpoint) -> None:
         """Move a checkpoint into the quarantine."""

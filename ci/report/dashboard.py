@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
@@ -18,13 +19,15 @@ from ci.report.support_matrix import MatrixCell, SupportMatrix, build_support_ma
 from ci.report.support_matrix_markdown import LIBRARIES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from ci.models import HubModel
     from ci.report.history import Baseline
 
 DASHBOARD, MATRIX = "index.html", "matrix.html"
 CHECKS = {"forward": 0, "variant": 1, "export": 2}
+FEW_COLUMNS = 3
+"""Columns without any result that are shown all the same; more of one reason are one sentence."""
 CHANGES = 12
 """Nights with changes that are listed for each model."""
 
@@ -45,10 +48,14 @@ class MatrixRow:
 
 @dataclass(frozen=True)
 class MatrixTable:
-    """The matrix as a table; `columns` are (check and variant, dtype)."""
+    """The matrix as a table; `columns` are (check and variant, dtype).
+
+    `untested` are the names of columns that no model has a result in, by the reason that they share.
+    """
 
     columns: tuple[tuple[str, str], ...]
     rows: tuple[MatrixRow, ...]
+    untested: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -106,11 +113,25 @@ def make_matrix_table(matrix: SupportMatrix) -> MatrixTable:
     known = sorted((cell for cell in matrix.cells if cell.entry), key=lambda cell: CHECKS.get(cell.check, 9))
     names = list(dict.fromkeys(_name_check(cell) for cell in known))
     pairs = dict.fromkeys((_name_check(cell), cell.dtype) for cell in known)
-    columns = tuple(sorted(pairs, key=lambda pair: names.index(pair[0])))
+    untested = _find_untested(known)
+    folded = {name for names_of_reason in untested.values() for name in names_of_reason}
+    columns = tuple(sorted((p for p in pairs if p[0] not in folded), key=lambda pair: names.index(pair[0])))
     rows: dict[tuple[str, str], dict[tuple[str, str], MatrixCell]] = {}
     for cell in matrix.cells:
         rows.setdefault((cell.checkpoint_format, cell.entry), {})[_name_check(cell), cell.dtype] = cell
-    return MatrixTable(columns, tuple(_make_row(*names, cells, columns) for names, cells in rows.items()))
+    return MatrixTable(columns, tuple(_make_row(*names, cells, columns) for names, cells in rows.items()), untested)
+
+
+def _find_untested(cells: Sequence[MatrixCell]) -> dict[str, tuple[str, ...]]:
+    """Group, by their reason, the checks that are empty for every model; a few of one reason stay columns."""
+    reasons: dict[str, set[str]] = {}
+    for cell in cells:
+        reasons.setdefault(_name_check(cell), set()).add(cell.reason if cell.state == "empty" else "")
+    by_reason: dict[str, list[str]] = {}
+    for name, said in reasons.items():
+        if len(said) == 1 and "" not in said:
+            by_reason.setdefault(said.pop(), []).append(name)
+    return {reason: tuple(names) for reason, names in by_reason.items() if len(names) > FEW_COLUMNS}
 
 
 def _make_row(

@@ -69,7 +69,10 @@ STEP_REQUIREMENTS: Mapping[str, StepRequirement] = {
     "test_moe_implementation": _FORWARD,
     "test_implementation": _FORWARD,
     "test_hub_model_conversion": StepRequirement(
-        dtypes=("float32",), whole_forward=True, zero=("tensors_changed", "semantic_keys_changed")
+        dtypes=("float32",),
+        whole_forward=True,
+        positive=("companions.kept",),
+        zero=("tensors_changed", "semantic_keys_changed"),
     ),
     SERVED_TEST: StepRequirement(dtypes=("float32", "published"), coverage="served by"),
     SENSITIVITY_STEP: StepRequirement(coverage=CONFIG_KEY),

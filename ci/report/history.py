@@ -214,7 +214,7 @@ def _make_record(entry: EntryResult, *, date: str, sha: str, url: str, subset: s
         date=date,
         entry=entry.name,
         verdict=entry.verdict,
-        sha=sha,
+        sha=sha or (tested.subject_commit or "" if tested else ""),
         run_url=url,
         model_id=tested.model_id if tested else "",
         revision=tested.revision if tested else "",

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
 from ci.errors import RequestError
+from ci.layouts import LAYOUT_AXIS
 from ci.models import HubModel
 from ci.report.history import Baseline
 from ci.report.wording import CLASSES
@@ -29,6 +30,7 @@ STALE_DAYS = 8
 DOWNLOAD, FORWARD, EXPORT = "test_download_and_truncate", "test_forward_equivalence", "test_hub_model_conversion"
 ANY_DTYPE = ""
 """The dtype of a cell whose night did not record its margins by dtype, and of an export, which is compared in bits."""
+DEEP_ONLY = "tested with --deep only"
 NO_ENTRY = "no model of this format is in the registry"
 
 CellState = Literal["passed", "failed", "empty"]
@@ -184,7 +186,7 @@ class _Row:
         if fetched is not None and fetched.outcome not in ("passed", "did_not_run"):
             return _name_class(fetched)
         if case is None:
-            return "not tested since it is planned"
+            return DEEP_ONLY if variant and variant.axis == LAYOUT_AXIS else "not tested since it is planned"
         if case.outcome == "did_not_run":
             return f"needs {variant.needs}" if variant and variant.needs else "the subject does not run it here"
         if case.outcome == "consequence":

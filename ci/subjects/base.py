@@ -162,7 +162,8 @@ class TraceResult:
 class GradientRequest:
     """Differentiate the mean next-token cross entropy of `inputs` by every parameter of `checkpoint`.
 
-    `inputs` is a safetensors file with `input_ids` int64 (1, T): T - 1 predictions in nats, without auxiliary losses.
+    `inputs` is a safetensors file: `input_ids` int64 (1, T) and, for a model that sees, the images of a TraceRequest:
+    T - 1 predictions in nats, without auxiliary losses.
     `output` (must not exist) becomes a directory with `model.safetensors`: gradients in `dtype`, under the names and
     in the shapes of the Hugging Face checkpoint on disk, tied parameters summed. No dropout, no gradient scaling.
     With several prediction heads the loss is the sum of their means, each over the tokens for which every head has a

@@ -2,46 +2,123 @@
 
 It runs in the subject's interpreter, which needs nothing of ours except this package's directory: it is started as a
 file and loads the package `ci` from its place, so that neither our site-packages nor anything beside `ci` can be
-imported. A request is `{"id", "method", "arguments"}`, a response `{"id", "result"}` or `{"id", "failure", "message"}`,
-each one line of JSON on a pipe of its own. What the subject prints goes to the log, so it cannot pass as a response.
+imported. Where the subject has a package `ci` of its own, that one keeps the name, and ours takes another.
+
+A request is `{"id", "method", "arguments"}`, a response `{"id", "result"}` or `{"id", "failure", "message"}`, each one
+line of JSON on a pipe of its own. What the subject prints goes to the log, so it cannot pass as a response.
 """
 
 from __future__ import annotations
 
+import ast
+import importlib
 import importlib.util
 import json
 import os
 import sys
 import traceback
 from contextlib import suppress
+from importlib.abc import MetaPathFinder
+from importlib.machinery import PathFinder, SourceFileLoader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from ci.subjects.base import Subject
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "hub_tests"
 """The package that adapters import."""
-
-
+PACKAGE = "ci"
+OTHER_NAME = "hub_tests_ci"
+"""The name of our package where the subject has one that is called `ci`."""
 UNANSWERED = ("prepare", "prepare_device", "release")
 """Methods without a result."""
 YARDSTICK_METHODS = ("resolve_config", "write_model")
 
 
-def expose_package() -> None:
-    """Make `ci` importable from its own directory alone."""
+def expose_package() -> str:
+    """Make our package importable from its own directory alone, and return its name: `ci`, unless that is taken."""
     directory = Path(__file__).resolve().parents[1]
+    if is_taken(directory):
+        sys.meta_path.insert(0, RenamedPackage({OTHER_NAME: directory, PUBLISHED.name: PUBLISHED}))
+        return OTHER_NAME
     spec = importlib.util.spec_from_file_location(
-        directory.name, directory / "__init__.py", submodule_search_locations=[str(directory)]
+        PACKAGE, directory / "__init__.py", submodule_search_locations=[str(directory)]
     )
     if spec is None or spec.loader is None:
         raise ImportError(f"{directory} is not a package")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[directory.name] = module
+    sys.modules[PACKAGE] = module
     spec.loader.exec_module(module)
+    return PACKAGE
+
+
+def is_taken(directory: Path) -> bool:
+    """Return whether the subject's import path has a package or module `ci` that is not ours.
+
+    A directory without `__init__.py` is one if there is Python code in it: often it only has a CI service's scripts.
+    """
+    found = PathFinder.find_spec(PACKAGE)
+    if found is None:
+        return False
+    if found.origin:
+        return Path(found.origin).resolve() != directory / "__init__.py"
+    places = {Path(place).resolve() for place in found.submodule_search_locations or ()} - {directory}
+    return any(any(place.glob("*.py")) for place in places)
+
+
+class RenamedPackage(MetaPathFinder):
+    """Finds the modules of packages of ours by name, and makes them import each other by our package's other name."""
+
+    def __init__(self, packages: Mapping[str, Path]) -> None:
+        self.packages = packages
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
+        """Return the spec of a module of ours, None for any other."""
+        del path, target
+        package, *rest = fullname.split(".")
+        if package not in self.packages:
+            return None
+        place = self.packages[package].joinpath(*rest)
+        is_package = (place / "__init__.py").is_file()
+        file = place / "__init__.py" if is_package else place.with_suffix(".py")
+        if not file.is_file():
+            return None
+        loader, places = RenamingLoader(fullname, str(file)), [str(place)] if is_package else None
+        return importlib.util.spec_from_file_location(fullname, file, loader=loader, submodule_search_locations=places)
+
+
+class RenamingLoader(SourceFileLoader):
+    """Loads a file of ours in which `ci` means our package, whatever the subject calls so."""
+
+    def get_code(self, fullname: str) -> Any:
+        """Compile the file with its imports changed; Python's own cache holds the file as it is."""
+        file = self.get_filename(fullname)
+        tree = ast.parse(self.get_data(file), file)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                node.module = rename_module(node.module)
+            elif isinstance(node, ast.Import):
+                node.names = [_rename_alias(alias) for alias in node.names]
+        return compile(tree, file, "exec", dont_inherit=True)
+
+
+def rename_module(name: str) -> str:
+    """Return the other name of a module of our package, and any other name as it is."""
+    package, dot, rest = name.partition(".")
+    return f"{OTHER_NAME}{dot}{rest}" if package == PACKAGE else name
+
+
+def _rename_alias(alias: ast.alias) -> ast.alias:
+    """Rename `import ci`; `import ci.x` would bind the name `ci`, so no module of ours may say so."""
+    renamed = rename_module(alias.name)
+    if renamed == alias.name:
+        return alias
+    if alias.asname is None and "." in alias.name:
+        raise ImportError(f"import {alias.name}: write it as 'from … import' in a module that a worker loads")
+    return ast.copy_location(ast.alias(renamed, alias.asname or alias.name), alias)
 
 
 def main(arguments: list[str]) -> None:
@@ -80,7 +157,8 @@ def load_subject(name: str, adapter: Path | None = None) -> Subject:
         return create_subject(name)
     from ci.subjects.plugins import Plugin, expose_module
 
-    expose_module(PUBLISHED.name, PUBLISHED)
+    if not __name__.startswith(f"{OTHER_NAME}."):  # then `RenamedPackage` finds it
+        expose_module(PUBLISHED.name, PUBLISHED)
     subject: Subject = Plugin(name, adapter).load()()
     return subject
 
@@ -188,7 +266,4 @@ def _call_yardstick(subject: Subject, method: str, arguments: dict[str, Any]) ->
 
 
 if __name__ == "__main__":
-    expose_package()
-    from ci.subjects.worker_main import main as serve
-
-    serve(sys.argv[1:])
+    importlib.import_module(f"{expose_package()}.subjects.worker_main").main(sys.argv[1:])

@@ -3,11 +3,17 @@
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.ci.subjects.conftest import NOT_HERE, PATH, PYTHON
 from tests.standin.fixtures import hub
 
 __all__ = ["hub"]
+
+
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
+"""Hypothesis's limits of time say how busy the machine is, and nothing about the code."""
 
 
 @pytest.fixture

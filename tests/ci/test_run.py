@@ -296,6 +296,50 @@ def test_a_subject_that_misbehaves_is_red_in_one_line(kind: str, hub: HubServer,
     assert read_outcomes(results)["test_forward_equivalence[tiny]"] == "consequence"
 
 
+ADAPTER = """
+from dataclasses import replace
+VARIANTS = (Variant("attention", "eager"), Variant("attention", "sdpa", default=True), Variant("attention", "folded"))
+
+
+class Varied(ToySubject):
+    offer = replace(
+        ToySubject.offer, name="varied", variants=VARIANTS, conditional_needs={"attention=folded": ("a fold",)}
+    )
+
+    def variants(self, checkpoint):
+        return (*VARIANTS[:2], replace(VARIANTS[2], needs="a fold"))
+
+    def load(self, request):
+        model = super().load(request)
+        model.set_attn_implementation(request.variant.get("attention", "sdpa"))
+        return model
+"""
+OBSERVED = 'ran={"attention": request.variant.get("attention", "sdpa")}'
+
+
+def write_adapter(tmp_path: Path) -> Path:
+    """Write the toy trainer with two attentions, and a third one that lacks something here."""
+    toy = (ROOT / "examples/toy_adapter.py").read_text()
+    assert toy.count("ran={}") == toy.count("if request.variant:") == 1
+    adapter = tmp_path / "varied_adapter.py"
+    adapter.write_text(toy.replace("ran={}", OBSERVED).replace("if request.variant:", "if False:") + ADAPTER)
+    return adapter
+
+
+def test_an_adapter_of_others_is_tested_in_each_of_its_variants(hub: HubServer, tmp_path: Path) -> None:
+    """It is known by its file alone: nothing of hub-tests finds it by the name that its offer has."""
+    hub.add("stand-in/llama", repository("stand-in/llama"))
+    done, results = run(ROOT, tmp_path, hub.endpoint, subject=("--subject", f"{write_adapter(tmp_path)}:Varied"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    outcomes = read_outcomes(results)
+    assert {name: outcome for name, outcome in outcomes.items() if "attention" in name} == {
+        "test_implementation[attention-eager-tiny]": "passed",
+        "test_implementation[attention-sdpa-tiny]": "passed",
+        "test_implementation[attention-folded-tiny]": "skipped",
+    }
+    assert results["verdict"] == "passed"
+
+
 def test_a_gated_model_without_a_token_blames_nobody(hub: HubServer, tmp_path: Path) -> None:
     hub.add("stand-in/llama", repository("stand-in/llama"), gated=True)
     done, results = run(ROOT, tmp_path, hub.endpoint)

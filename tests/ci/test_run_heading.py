@@ -83,3 +83,9 @@ def test_a_checkout_that_means_the_framework_is_no_silent_fall_back(tmp_path: Pa
 )
 def test_a_named_subject_is_taken_at_its_word(named: RunOptions, tmp_path: Path) -> None:
     check_default_subject(named, {"FAST_LLM_PATH": "/x"}, make_checkout(tmp_path / "Fast-LLM"))
+
+
+def test_an_adapter_that_only_its_file_names_has_a_heading() -> None:
+    """Also before it has an interpreter: its offer's name is no name of the registry."""
+    toy = Path(__file__).parents[2] / "examples/toy_adapter.py"
+    assert format_heading(RunOptions(f"{toy}:ToySubject", device="cpu")).startswith("toy")

@@ -93,6 +93,21 @@ def test_a_model_added_in_python_as_the_specification_writes_it_is_tested(tmp_pa
     assert "[mixtral]" not in output
 
 
+def test_each_variant_of_another_adapter_has_its_fixture(tmp_path: Path) -> None:
+    """Such a fixture is set up where a test of somebody's own asks for it, by the variant's name."""
+    shutil.copytree(ROOT / "tests" / "integration", tmp_path / "tests" / "integration")
+    toy = (ROOT / "examples/toy_adapter.py").read_text()
+    (tmp_path / "own_adapter.py").write_text(toy.replace('("llama",), ())', '("llama",), (Variant("moe", "folded"),))'))
+    own = tmp_path / "tests/integration/test_own.py"
+    own.write_text("def test_own(model_name, fast_llm_path_folded, fast_llm_path_looped): ...\n")
+    line = "pytest tests/integration/test_own.py --hub-model smollm2 --setup-plan --subject"
+    code, output = run_pytest(tmp_path, f"{line} {tmp_path}/own_adapter.py:ToySubject")
+    assert code == 0, output
+    assert "SETUP    M fast_llm_path_folded" in output
+    code, output = run_pytest(tmp_path, f"{line} reference")
+    assert "fixture 'fast_llm_path_folded' not found" in output
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ci import suite_tests
+from ci.subjects.base import Variant
+from ci.subjects.offer import SubjectOffer
 from ci.subjects.registry import find_offer
 from ci.suite_tests import (
     DEEP_TESTS,
@@ -97,6 +99,12 @@ def test_names_of_every_subject_are_listed_once() -> None:
         "moe": ("looped", "dropless"),
         "mixer": ("attention", "sliding_window", "gdn", "kda"),
     }
+
+
+def test_names_of_another_adapters_variants_are_added() -> None:
+    other = SubjectOffer("other", "other", ("llama",), (Variant("attention", "folded"), Variant("moe", "looped")))
+    assert list_variant_names(other)["attention"][-1] == "folded"
+    assert list_variant_names(other)["moe"] == ("looped", "dropless")
 
 
 def test_each_variant_is_known_by_the_id_of_its_test() -> None:

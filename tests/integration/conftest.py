@@ -14,6 +14,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pytest
@@ -26,6 +27,7 @@ from ci.evidence import Evidence, Step, to_property
 from ci.layouts import LAYOUT_AXIS
 from ci.models import HUB_TEST_CONFIGS, HubModel, load_models
 from ci.run_options import RunOptions, add_pytest_options, make_pytest_reproduction_arguments, read_pytest_options
+from ci.subjects.registry import find_offer
 from ci.suite import ModelPipeline, StepFailedError, classify_failure
 from ci.suite_progress import POLL_SECONDS, ProgressEvent, ProgressWriter
 
@@ -52,6 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "served: part of the suite only with --consumer")
     try:
         _check_options(config)
+        config.pluginmanager.register(make_variant_fixtures(read_pytest_options(config.getoption).subject_or_default()))
     except HubTestsError as wrong:
         raise pytest.UsageError(str(wrong)) from None
     if (running := config.getoption("--running-file")) and not hasattr(config, "workerinput"):
@@ -165,9 +168,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     places = [index for index, item in enumerate(items) if _model_of(item) and here in item.path.parents]
     steps = [*suite_tests.DEFAULT_TESTS, suite_tests.SERVED_TEST, *suite_tests.DEEP_TESTS]
     models = list(HUB_TEST_CONFIGS)
+    order = {name: place for place, name in enumerate(steps)}  # a test that somebody has put beside comes last
     ours = sorted(
         (items[index] for index in places),
-        key=lambda item: (models.index(_model_of(item)), steps.index(cast("Any", item).originalname), item.name),
+        key=lambda item: (
+            models.index(_model_of(item)),
+            order.get(cast("Any", item).originalname, len(order)),
+            item.name,
+        ),
     )
     for index, item in zip(places, ours, strict=True):
         items[index] = item
@@ -312,8 +320,13 @@ def _variant_path(variant: str) -> Any:
     return path
 
 
-for _variant in [name for names in suite_tests.list_variant_names().values() for name in names]:
-    globals()[f"fast_llm_path_{_variant}"] = _variant_path(_variant)
+def make_variant_fixtures(subject: str) -> ModuleType:
+    """Make a plugin with a fixture for each variant: of hub-tests' own subjects, and of the one under test."""
+    plugin = ModuleType("variant_fixtures")
+    for names in suite_tests.list_variant_names(find_offer(subject)).values():
+        for variant in names:
+            setattr(plugin, f"fast_llm_path_{variant}", _variant_path(variant))
+    return plugin
 
 
 def _run_or_skip(pipeline: ModelPipeline, work: Callable[[], T]) -> T:

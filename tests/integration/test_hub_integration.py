@@ -104,7 +104,7 @@ def _judge_layout(pipeline: ModelPipeline, record: Any, name: str) -> None:
         try:
             verdict = pipeline.judge().check_training(name)
         except UnsupportedError as refusal:
-            if not (need := find_unmet_need(pipeline.subject_name, variant, refusal)):
+            if not (need := find_unmet_need(pipeline.subject, variant, refusal)):
                 raise
             note(replace(evidence, unmet_need=need, failure_class="variant_did_not_run", diagnosis=str(refusal)))
             pytest.skip(f"variant did not run: {variant} needs {need}")
@@ -217,7 +217,7 @@ def test_gradients(pipeline: ModelPipeline, record: Any, fast_llm_path: Path) ->
 def test_training_step(pipeline: ModelPipeline, record: Any, fast_llm_path: Path) -> None:
     """Whole optimizer steps in one process equal Hugging Face's, with experts also their balancing loss."""
     with record() as note:
-        _judge_training(pipeline, note, "test_training_step", lambda judge: check_steps(judge, pipeline.subject_name))
+        _judge_training(pipeline, note, "test_training_step", lambda judge: check_steps(judge, pipeline.subject))
 
 
 @pytest.mark.deep
@@ -231,7 +231,7 @@ def test_resume(pipeline: ModelPipeline, record: Any, fast_llm_path: Path) -> No
 def test_layout_conversion(pipeline: ModelPipeline, record: Any, fast_llm_path: Path) -> None:
     """Saved in one layout and loaded in another, weights, optimizer state and exports are the same bits."""
     with record() as note:
-        layouts = list_conversion_layouts(pipeline.subject_name)
+        layouts = list_conversion_layouts(pipeline.subject)
         check = lambda judge: (judge.check_layout_conversion(layouts),)  # noqa: E731
         _judge_training(pipeline, note, "test_layout_conversion", check)
 

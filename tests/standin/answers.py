@@ -33,6 +33,7 @@ ROUTES = {
         "tree": rf"/api/models/{MODEL}/tree/{REVISION}(/(?P<file>.+))?",
         "paths": rf"/api/models/{MODEL}/paths-info/{REVISION}",
         "refs": rf"/api/models/{MODEL}/refs",
+        "commits": rf"/api/models/{MODEL}/commits/{REVISION}",
         "cached": rf"/api/resolve-cache/models/{MODEL}/{REVISION}/(?P<file>.+)",
         "resolve": rf"/{MODEL}/resolve/{REVISION}/(?P<file>.+)",
     }.items()
@@ -112,6 +113,8 @@ def _match_route(path: str) -> tuple[str, dict[str, Any] | None]:
 def _answer_revision(catalog: Catalog, request: Request, route: str, repo: Repo, commit: Commit) -> Reply:
     if route == "info":
         return _make_json(_make_info(catalog, repo, commit, blobs=_read_flag(request.query, "blobs")))
+    if route == "commits":
+        return _answer_commits(catalog, request, repo, commit)
     if route == "tree":
         return _answer_tree(catalog, request, commit)
     if route == "paths":
@@ -133,7 +136,8 @@ def _answer_file(catalog: Catalog, request: Request, route: str, repo: Repo, com
         return Reply(302, headers | linked | {"Location": location}, f"Found. Redirecting to {location}".encode())
     headers["ETag"] = f'"{file.etag}"'
     if catalog.relative_redirects and route == "resolve":
-        location = f"/api/resolve-cache/models/{repo.model_id}/{commit.id}/{quote(file.path)}"
+        query = urlencode({request.path: "", "etag": headers["ETag"]})
+        location = f"/api/resolve-cache/models/{repo.model_id}/{commit.id}/{quote(file.path)}?{query}"
         return Reply(307, headers | {"Location": location}, b"Temporary Redirect")
     gzipped = "gzip" in request.headers.get("accept-encoding", "") and file.path.endswith(GZIPPED)
     if gzipped and request.range is None:
@@ -249,6 +253,25 @@ def _answer_tree(catalog: Catalog, request: Request, commit: Commit) -> Reply:
         query = urlencode({**request.query, "cursor": start + size})
         headers["Link"] = f'<http://{request.headers["host"]}{request.path}?{query}>; rel="next"'
     return _make_json(listed[start : start + size], headers)
+
+
+def _answer_commits(catalog: Catalog, request: Request, repo: Repo, commit: Commit) -> Reply:
+    """Answer with the commits that were pushed up to this one, newest first; authors and dates are made up."""
+    pushed = list(repo.commits)
+    listed = pushed[pushed.index(commit.id) :: -1]
+    size = min(int(request.query.get("limit", catalog.page_size)), catalog.page_size)
+    page = int(request.query.get("p", 0))
+    headers = {}
+    if (page + 1) * size < len(listed):
+        query = urlencode({**request.query, "p": page + 1})
+        headers["Link"] = f'<http://{request.headers["host"]}{request.path}?{query}>; rel="next"'
+    return _make_json([_describe_commit(pushed, one) for one in listed[page * size : (page + 1) * size]], headers)
+
+
+def _describe_commit(pushed: list[str], commit: str) -> dict[str, Any]:
+    number = pushed.index(commit)
+    date = f"2025-01-{number % 28 + 1:02d}T00:00:00.000Z"
+    return {"id": commit, "title": f"Upload number {number}", "message": "", "date": date, "authors": [{"user": "a"}]}
 
 
 def _list_entries(commit: Commit) -> Iterator[dict[str, Any]]:

@@ -112,10 +112,16 @@ def write_own_model(config: Mapping[str, Any], directory: Path, *, dtype: Any = 
         "AutoModelForCausalLM": f"modeling_standin.{CLASSES[kind]}",
     }
     source = directory.with_name(f"{directory.name}-config")
-    source.mkdir(parents=True)
-    written = {**config, "dtype": dtype, "auto_map": auto_map}
-    (source / "config.json").write_text(json.dumps(written), encoding="utf-8")
+    save_config({**config, "dtype": dtype, "auto_map": auto_map}, source)
     open_side().write_model(str(source), str(directory), dtype, seed)
+    return directory
+
+
+def save_config(config: Mapping[str, Any], directory: Path) -> Path:
+    """Write a directory with config.json, and the generation config that some modelling code asks for."""
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (directory / "generation_config.json").write_text("{}", encoding="utf-8")
     return directory
 
 

@@ -57,7 +57,8 @@ def _llava_shapes(config: Mapping[str, Any]) -> Shapes:
         shapes |= {f"{prefix}{name}_norm.weight": (size,) for name in ("attention", "ffn")}
     for number, columns in ((1, size), (2, width)):
         shapes[f"multi_modal_projector.linear_{number}.weight"] = (width, columns)
-        shapes[f"multi_modal_projector.linear_{number}.bias"] = (width,)
+        if config.get("multimodal_projector_bias", True):
+            shapes[f"multi_modal_projector.linear_{number}.bias"] = (width,)
     return shapes | {f"language_model.{name}": shape for name, shape in tensor_shapes(text).items()}
 
 

@@ -13,14 +13,20 @@ if TYPE_CHECKING:
     from ci.models import HubModel
 
 SHOWN_DIGITS = 12
+IMPORT_FAILED = "cannot be imported"
+"""What the worker's message says where the model's code raises while it is imported, or lacks a file."""
 
 
 @dataclass(frozen=True)
 class ModelCodeSource:
-    """Where a model's code comes from: its directory, and in words whose it is, with the commit."""
+    """Where a model's code comes from: its directory, and in words whose it is, with the commit.
+
+    `from_hub`: it came with the model, so that no subject is to blame for it.
+    """
 
     directory: Path
     origin: str
+    from_hub: bool = False
 
     def __str__(self) -> str:
         return f"{self.origin} (sha256 {hash_code(self.directory)[:SHOWN_DIGITS]})"
@@ -42,7 +48,7 @@ def find_code_source(
     Raises RequestError where the checkout is not given, or does not have it.
     """
     if fetched is not None:
-        return ModelCodeSource(fetched, f"{model.model_id} on the Hub at {model.code_revision}")
+        return ModelCodeSource(fetched, f"{model.model_id} on the Hub at {model.code_revision}", from_hub=True)
     for checkout in checkouts:
         if (directory := checkout / model.code_path).is_dir():
             at = f" at {subject_commit}" if subject_commit else ""

@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 
 from ci.errors import SubjectError, UnsupportedError
-from ci.subjects.hugging_face.code_source import hash_code
+from ci.subjects.hugging_face.code_source import IMPORT_FAILED, hash_code
 from ci.subjects.hugging_face.kernels import fill_missing_kernels, offer_flash_attention
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _import_class(package: str, reference: str, directory: Path) -> Any:
         found = getattr(importlib.import_module(f"{package}.{module}"), name)
     except Exception as problem:  # whatever the code raises while it is imported is a finding about it
         reason = " ".join(f"{type(problem).__name__}: {problem}".split())[:300]
-        raise SubjectError(f"the model's code {directory / module}.py cannot be imported: {reason}") from problem
+        raise SubjectError(f"the model's code {directory / module}.py {IMPORT_FAILED}: {reason}") from problem
     filled = fill_missing_kernels(sys.modules[f"{package}.{module}"])
     _filled[package] = tuple(dict.fromkeys((*_filled.get(package, ()), *filled)))
     return found

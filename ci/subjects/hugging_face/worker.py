@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ci.errors import RemoteCodeError
+from ci.errors import RemoteCodeError, SubjectError
 from ci.phases import PhaseClock
 from ci.records import STRICT
 from ci.subjects.base import ConvertResult
-from ci.subjects.hugging_face.code_source import ModelCodeSource
+from ci.subjects.hugging_face.code_source import IMPORT_FAILED, ModelCodeSource
 from ci.subjects.hugging_face.subject import CODE_VARIABLE
 from ci.subjects.registry import YARDSTICK
 from ci.subjects.worker_process import WorkerLaunch
-from ci.subjects.worker_subject import WorkerSubject
+from ci.subjects.worker_subject import Result, WorkerSubject
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,6 +59,15 @@ class HuggingFaceWorker(WorkerSubject):
         said = f"transformers {self.describe().version}, model code of {self.source}"
         stand_ins = self._resolve(checkpoint).stand_ins
         return f"{said}; plain PyTorch stands in for {', '.join(stand_ins)}" if stand_ins else said
+
+    def _call(self, method: str, arguments: dict[str, Any], kind: type[Result]) -> Result:
+        """Call the worker; code of the Hub that cannot be imported is no failure of the subject: RemoteCodeError."""
+        try:
+            return super()._call(method, arguments, kind)
+        except SubjectError as problem:
+            if self.source is not None and self.source.from_hub and IMPORT_FAILED in str(problem):
+                raise RemoteCodeError(f"{self.source}: {problem}") from None
+            raise
 
     def _resolve(self, checkpoint: str) -> ResolvedConfig:
         if checkpoint not in self._resolved:

@@ -58,7 +58,17 @@ class ProportionalRope:
     partial_rotary_factor: float
 
 
-Rope = DefaultRope | Llama3Rope | YarnRope | ProportionalRope
+@dataclass(frozen=True)
+class AxialRope:
+    """RoPE of two coordinates: even frequencies rotate by the line of a patch, odd ones by its column.
+
+    transformers, modeling_pixtral.py, `PixtralVisionRotaryEmbedding`.
+    """
+
+    theta: float
+
+
+Rope = DefaultRope | Llama3Rope | YarnRope | ProportionalRope | AxialRope
 
 
 @dataclass(frozen=True)
@@ -114,7 +124,25 @@ class KimiDeltaAttention:
     gate: Literal["silu", "sigmoid"] = "silu"
 
 
-SingleMixer = Attention | GatedDeltaNet | KimiDeltaAttention
+@dataclass(frozen=True)
+class Mamba:
+    """A selective scan with grouped heads, https://arxiv.org/abs/2312.00752, in the layout of Fast-LLM's mamba.py.
+
+    `inner` channels, in heads of `state`; `grouped` of them before x and B are repeated; `rank` of the steps'
+    projection; `kernel`: the width of the convolution. `bias`: of the other projections.
+    """
+
+    inner: int
+    grouped: int
+    state: int
+    rank: int
+    kernel: int
+    bias: bool
+    convolution_bias: bool
+    step_bias: bool
+
+
+SingleMixer = Attention | GatedDeltaNet | KimiDeltaAttention | Mamba
 
 
 @dataclass(frozen=True)
@@ -172,13 +200,36 @@ class Block:
 
 
 @dataclass(frozen=True)
+class VisionTower:
+    """Patches of images, each normalized, through blocks in which an image attends to itself alone, and a projector.
+
+    The projector is linear, activation, linear, as wide as the decoder: transformers, modeling_llava.py. Its exact gelu
+    is not Fast-LLM's `gelu`.
+    """
+
+    hidden: int
+    patch: int
+    blocks: tuple[Block, ...]
+    epsilon: float
+    projector: Activation | Literal["gelu_exact"]
+    projector_bias: bool
+    channels: int = 3
+
+    @property
+    def patch_size(self) -> int:
+        """The number of values of a patch."""
+        return self.channels * self.patch * self.patch
+
+
+@dataclass(frozen=True)
 class Architecture:
     """A decoder: embeddings, blocks in order, final norm, head (`tied`: the embeddings are the head).
 
     `embedding_scale` multiplies the embeddings. `softcap` bounds the logits: c · tanh(logits / c), arXiv 2408.00118.
     With several `prediction_heads` head k predicts the token k + 1 places further: each after the first runs a block of
     its own, like the last one, on that one's input, and a norm of its own, and shares the output matrix. As Fast-LLM's
-    mtp_llama has it; the idea is of https://arxiv.org/abs/2404.19737.
+    mtp_llama has it; the idea is of https://arxiv.org/abs/2404.19737. With a `vision` tower its features are put where
+    the `image_token` is.
     """
 
     vocabulary: int
@@ -189,6 +240,8 @@ class Architecture:
     embedding_scale: float = 1.0
     softcap: float | None = None
     prediction_heads: int = 1
+    vision: VisionTower | None = None
+    image_token: int = 0
 
     @property
     def mixers(self) -> tuple[SingleMixer, ...]:

@@ -10,6 +10,8 @@ from ci.subjects.reference.config_json_apriel2 import NAME as APRIEL2
 from ci.subjects.reference.config_json_apriel2 import read_apriel2, write_apriel2
 from ci.subjects.reference.config_json_gemma4 import NAME as GEMMA4
 from ci.subjects.reference.config_json_gemma4 import NOT_TEXT, read_gemma4, write_gemma4
+from ci.subjects.reference.config_json_llava import NAME as LLAVA
+from ci.subjects.reference.config_json_llava import read_llava, write_llava
 from ci.subjects.reference.config_json_write import write_config
 
 if TYPE_CHECKING:
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
     from ci.subjects.reference.config import Architecture
 
 
-READERS: Final = {GEMMA4: read_gemma4, APRIEL2: read_apriel2}
-WRITERS: Final = {GEMMA4: write_gemma4, APRIEL2: write_apriel2}
+READERS: Final = {GEMMA4: read_gemma4, APRIEL2: read_apriel2, LLAVA: read_llava}
+WRITERS: Final = {GEMMA4: write_gemma4, APRIEL2: write_apriel2, LLAVA: write_llava}
 """The formats whose keys are not Llama's."""
 
 

@@ -9,17 +9,23 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from ci.subjects.reference.config import Attention, GatedDeltaNet, StochasticMixer
-from ci.subjects.reference.convert_delta import list_gated_delta_net, list_kimi_delta_attention
+from ci.subjects.reference.config import Attention, GatedDeltaNet, Mamba, StochasticMixer
+from ci.subjects.reference.convert_delta import list_gated_delta_net, list_kimi_delta_attention, list_mamba
 from ci.subjects.reference.parameter import Parameter, Part
 from ci.subjects.reference.tensor_files import BLOCK_ELEMENTS, PlannedTensor
 from ci.subjects.reference.weight_names import (
     EMBEDDINGS_WEIGHT,
     FINAL_NORM_WEIGHT,
     HEAD_WEIGHT,
+    PATCH_NORM_WEIGHT,
+    PATCH_WEIGHT,
+    PROJECTOR,
+    VISION_BLOCK,
+    BlockNames,
     WeightNames,
     name_prediction_block,
     name_prediction_norm,
+    name_vision_block,
 )
 from ci.tensor_names import block_name
 
@@ -28,7 +34,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ci.subjects.reference.config import Architecture, Block, Mixer, Mlp
+    from ci.subjects.reference.config import Architecture, Block, Mixer, Mlp, VisionTower
     from ci.subjects.reference.tensor_files import TensorFiles
 
 LLAMA: Final = WeightNames()
@@ -37,33 +43,35 @@ LLAMA: Final = WeightNames()
 def list_parameters(architecture: Architecture, names: WeightNames = LLAMA) -> Iterator[Parameter]:
     """Yield every parameter of a model, in execution order; `names` are those of its Hugging Face format."""
     hidden, vocabulary = architecture.hidden, architecture.vocabulary
+    if architecture.vision is not None:
+        yield from _list_vision(architecture.vision, hidden)
     yield Parameter(EMBEDDINGS_WEIGHT, (Part(names.embeddings, (vocabulary, hidden)),))
     for index, block in enumerate(architecture.blocks):
-        yield from _list_block(block_name(index), f"{names.blocks}.{index}", names.mixer, block, hidden)
+        yield from _list_block(block_name(index), f"{names.blocks}.{index}", names.block, block, hidden)
     yield Parameter(FINAL_NORM_WEIGHT, (Part(names.final_norm, (hidden,)),))
     if not architecture.tied:
         yield Parameter(HEAD_WEIGHT, (Part(names.head, (vocabulary, hidden)),))
     for head in range(1, architecture.prediction_heads):
         path = f"{names.prediction_blocks}.{head - 1}"
-        yield from _list_block(name_prediction_block(head), path, names.mixer, architecture.blocks[-1], hidden)
+        yield from _list_block(name_prediction_block(head), path, names.block, architecture.blocks[-1], hidden)
         norm = Part(f"{names.prediction_norms}.{head}.weight", (hidden,))
         yield Parameter(name_prediction_norm(head), (norm,))
 
 
-def _list_block(fast_llm: str, hugging_face: str, mixer_name: str, block: Block, hidden: int) -> Iterator[Parameter]:
+def _list_block(fast_llm: str, hugging_face: str, names: BlockNames, block: Block, hidden: int) -> Iterator[Parameter]:
     def norm(name: str, hf_name: str) -> Parameter:
         return Parameter(f"{fast_llm}.{name}.weight", (Part(f"{hugging_face}.{hf_name}.weight", (hidden,)),))
 
-    yield norm("norm_1", "input_layernorm")
-    yield from _list_mixer(f"{fast_llm}.mixer", f"{hugging_face}.{mixer_name}", block.mixer, hidden)
+    yield norm("norm_1", names.norm_1)
+    yield from _list_mixer(f"{fast_llm}.mixer", f"{hugging_face}.{names.mixer}", block.mixer, hidden)
     if block.post_norms:
         yield norm("post_mixer_norm", "post_attention_layernorm")
     if block.routed is None:
-        yield norm("norm_2", "pre_feedforward_layernorm" if block.post_norms else "post_attention_layernorm")
+        yield norm("norm_2", "pre_feedforward_layernorm" if block.post_norms else names.norm_2)
     if block.mlp.experts is not None:
         yield from _list_experts(f"{fast_llm}.mlp", f"{hugging_face}.block_sparse_moe", block.mlp, hidden)
     elif block.routed is None:
-        yield from _list_mlp(f"{fast_llm}.mlp", f"{hugging_face}.mlp", block.mlp, hidden)
+        yield from _list_mlp(f"{fast_llm}.mlp", f"{hugging_face}.{names.mlp}", block.mlp, hidden)
     else:
         yield norm("mlp.dense.pre_norm", "pre_feedforward_layernorm")
         yield from _list_mlp(f"{fast_llm}.mlp.dense", f"{hugging_face}.mlp", block.mlp, hidden)
@@ -77,6 +85,22 @@ def _list_block(fast_llm: str, hugging_face: str, mixer_name: str, block: Block,
         yield Parameter(f"{fast_llm}.output_scale", (Part(f"{hugging_face}.layer_scalar", (1,)),))
 
 
+def _list_vision(vision: VisionTower, hidden: int) -> Iterator[Parameter]:
+    """Yield the parameters of a vision tower and of its projector to `hidden` values: both are llava's."""
+    size, patch = vision.hidden, vision.patch
+    yield Parameter(PATCH_WEIGHT, (Part("vision_tower.patch_conv.weight", (size, vision.channels, patch, patch)),))
+    yield Parameter(PATCH_NORM_WEIGHT, (Part("vision_tower.ln_pre.weight", (size,)),))
+    for index, block in enumerate(vision.blocks):
+        path = f"vision_tower.transformer.layers.{index}"
+        yield from _list_block(name_vision_block(index), path, VISION_BLOCK, block, size)
+    for number, columns in ((1, size), (2, hidden)):
+        source, shape = f"multi_modal_projector.linear_{number}", (hidden, columns)
+        weight = Part(f"{source}.weight", shape, transposed=number == 2)
+        yield Parameter(f"{PROJECTOR}.layer_{number}.weight", (weight,))
+        if vision.projector_bias:
+            yield Parameter(f"{PROJECTOR}.layer_{number}.bias", (Part(f"{source}.bias", (hidden,)),))
+
+
 def _list_mixer(fast_llm: str, hugging_face: str, mixer: Mixer, hidden: int) -> Iterator[Parameter]:
     if isinstance(mixer, StochasticMixer):
         for name, one in mixer.mixers:
@@ -85,6 +109,8 @@ def _list_mixer(fast_llm: str, hugging_face: str, mixer: Mixer, hidden: int) -> 
         yield from _list_attention(fast_llm, hugging_face, mixer, hidden)
     elif isinstance(mixer, GatedDeltaNet):
         yield from list_gated_delta_net(fast_llm, hugging_face, mixer, hidden)
+    elif isinstance(mixer, Mamba):
+        yield from list_mamba(fast_llm, hugging_face, mixer, hidden)
     else:
         yield from list_kimi_delta_attention(fast_llm, hugging_face, mixer, hidden)
 

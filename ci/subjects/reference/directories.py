@@ -39,6 +39,8 @@ VERSION: Final = "0.4.0"
 FILE_ELEMENTS: Final = 2**32
 """Fast-LLM's parameters_per_file."""
 
+MODELS: Final = ("gpt", "multimodal")
+"""Fast-LLM's classes of models: without and with images."""
 SHARD_BYTES: Final = 5 * 10**9
 INDEX: Final = "model.safetensors.index.json"
 SINGLE: Final = "model.safetensors"
@@ -124,7 +126,7 @@ def read_fast_llm(path: Path, checkpoint_format: str = "") -> Checkpoint:
     The format is that of the Hugging Face directory whose names the parameters get.
     """
     tree = _read_metadata(path)
-    if tree.get("format") != "fast_llm" or tree.get("model") != "gpt":
+    if tree.get("format") != "fast_llm" or tree.get("model") not in MODELS:
         raise UnsupportedError(f"{path / METADATA}: format {tree.get('format')!r} of model {tree.get('model')!r}")
     config = tree.get("config")
     base_model = config.get("base_model") if isinstance(config, dict) else None
@@ -181,12 +183,13 @@ def write_fast_llm(path: Path, checkpoint: Checkpoint, planned: Iterable[Planned
         name = f"model_{number}.safetensors"
         write_tensors(path / name, file, "F32")
         index |= {tensor.name: name for tensor in file}
+    model = MODELS[checkpoint.architecture.vision is not None]
     tree = {
-        "config": {"type": "gpt", "base_model": write_base_model(checkpoint.architecture)},
+        "config": {"type": model, "base_model": write_base_model(checkpoint.architecture)},
         "fast_llm_version": VERSION,
         "format": "fast_llm",
         "metadata": {"state_index": index, "huggingface_config": dict(checkpoint.original)},
-        "model": "gpt",
+        "model": model,
         "shards": ["weights"],
     }
     (path / METADATA).write_text(yaml.dump(tree, Dumper=DUMPER), encoding="utf-8")

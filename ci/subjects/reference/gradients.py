@@ -41,7 +41,7 @@ def run_gradients(request: GradientRequest) -> GradientResult:
     for weight in model.weights.values():
         weight.requires_grad_()
     with measure_cost(request.device) as cost, exact_arithmetic():
-        before = hidden = model.embed(inputs.ids)
+        before = hidden = model.embed_all(inputs, context)
         for index in range(len(checkpoint.architecture.blocks)):
             before, hidden = hidden, model.run_block(index, hidden, context, _ignore)
         heads = [model.run_head(hidden, _ignore), *model.run_prediction_heads(before, context, _ignore)]
@@ -87,6 +87,8 @@ def _split_gradient(model: Model, parameter: Parameter) -> dict[str, Tensor]:
 
 def _shape_part(part: Part, rows: Tensor) -> Tensor:
     """Return rows of a Fast-LLM parameter in the shape of the Hugging Face tensor that they come from."""
+    if len(part.shape) == 4:
+        return rows.view(part.shape).contiguous()
     stacked = rows.view(part.matrices, -1, *part.row_shape) if part.stacked and len(part.shape) == 3 else rows
     return (stacked.mT if part.transposed else stacked).contiguous()
 

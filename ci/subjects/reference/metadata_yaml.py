@@ -14,6 +14,7 @@ from ci.subjects.reference.config import (
     Activation,
     Architecture,
     Attention,
+    AxialRope,
     Block,
     DefaultRope,
     Llama3Rope,
@@ -21,6 +22,7 @@ from ci.subjects.reference.config import (
     ProportionalRope,
     Rope,
     StochasticMixer,
+    VisionTower,
     YarnRope,
 )
 from ci.subjects.reference.config_section import ConfigSection
@@ -34,6 +36,7 @@ ROPES: Final[dict[str, type[Rope]]] = {
     "llama3": Llama3Rope,
     "yarn": YarnRope,
     "proportional": ProportionalRope,
+    "default_2d": AxialRope,
 }
 ROPE_DEFAULTS: Final[dict[str, Any]] = {
     "theta": 10000.0,
@@ -60,6 +63,7 @@ def read_base_model(tree: object, *, where: str = "metadata.yaml") -> Architectu
     vocabulary, scale = _read_embeddings(section.take_section("embeddings"))
     epsilon, softcap, heads = _read_head(section.take_section("head"))
     hidden = section.take_positive("hidden_size", 1024)
+    seeing = section.take_optional("vision_encoder", dict)
     architecture = Architecture(
         vocabulary=vocabulary,
         hidden=hidden,
@@ -69,6 +73,8 @@ def read_base_model(tree: object, *, where: str = "metadata.yaml") -> Architectu
         softcap=softcap,
         prediction_heads=heads,
         tied=section.take("tied_embedding_weight", bool, False),
+        vision=None if seeing is None else _read_vision(section.name_child("vision_encoder", seeing), hidden),
+        image_token=section.take_optional("image_token_index", int) or 0,
     )
     section.finish()
     return architecture
@@ -95,6 +101,42 @@ def _read_head(section: ConfigSection) -> tuple[float, float | None, int]:
     section.ignore("losses", "loss_implementation", "prediction_loss_coefficient")
     section.finish()
     return epsilon, softcap, heads
+
+
+def _read_vision(section: ConfigSection, hidden: int) -> VisionTower:
+    """Read a vision tower and its projector."""
+    section.ignore("type", "lr_scale", "normalization")  # of pixels, before the model
+    patches, projector = section.take_section("embeddings"), section.take_section("adapter")
+    size, width = section.take_positive("hidden_size", 1024), patches.take_positive("patch_width", 16)
+    patch, epsilon = patches.take_positive("patch_height", 16), _read_norm(patches.take_section("normalization"))
+    if _read_bias(patches.take_section("patch_embeddings"), False) or patch != width:
+        raise patches.refusal("patch_embeddings", f"with a bias, or patches of {patch} x {width}")
+    patches.allow("full_precision_residual", False)
+    patches.ignore("type", "lr_scale")
+    patches.finish()
+    activation, bias = _read_projector(projector, hidden)
+    blocks = _read_decoder(section.take_section("encoder"), size)
+    section.finish()
+    return VisionTower(size, patch, blocks, epsilon, activation, bias)  # type: ignore[arg-type]
+
+
+def _read_projector(section: ConfigSection, hidden: int) -> tuple[str, bool]:
+    """Read activation and biases of a projector that is as wide as the decoder."""
+    section.allow("type", "mlp")
+    section.allow("gated", False)
+    section.allow("pre_norm", None)
+    section.allow("post_norm", None)
+    bias = section.take("add_linear_biases", bool, True)
+    if any(_read_bias(section.take_section(layer), bias) != bias for layer in ("layer_1", "layer_2")):
+        raise section.refusal("layer_1", f"another bias than {bias}")
+    if (width := section.take_positive("intermediate_size", 4096)) != hidden:
+        raise section.refusal("intermediate_size", width)
+    name = section.take("activation", str, "gelu")
+    if name not in (*ACTIVATIONS, "gelu_exact"):
+        raise section.refusal("activation", name)
+    section.ignore("lr_scale", "recompute_level")
+    section.finish()
+    return name, bias
 
 
 def _read_norm(section: ConfigSection, kind: str = "rms_norm") -> float:

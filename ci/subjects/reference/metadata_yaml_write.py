@@ -10,14 +10,16 @@ from ci.subjects.reference.metadata_yaml import LAYERS, ROPES
 from ci.subjects.reference.metadata_yaml_delta import write_delta_mixer
 
 if TYPE_CHECKING:
-    from ci.subjects.reference.config import Architecture, Block, Mixer, Mlp, Rope
+    from ci.subjects.reference.config import Architecture, Block, Mixer, Mlp, Rope, VisionTower
 
 
 def write_base_model(architecture: Architecture) -> dict[str, Any]:
     """Return `config.base_model` of an architecture: a fixed decoder where all blocks are equal, else a pattern."""
+    vision = {} if architecture.vision is None else _write_vision(architecture.vision, architecture)
     return {
+        **vision,
         "embeddings": {"vocab_size": architecture.vocabulary, "embedding_scale": architecture.embedding_scale},
-        "decoder": _write_decoder(architecture),
+        "decoder": _write_decoder(architecture.blocks, architecture.hidden),
         "head": {
             "normalization": _write_norm(architecture.epsilon),
             "prediction_heads": architecture.prediction_heads,
@@ -29,8 +31,23 @@ def write_base_model(architecture: Architecture) -> dict[str, Any]:
     }
 
 
-def _write_decoder(architecture: Architecture) -> dict[str, Any]:
-    blocks, hidden = architecture.blocks, architecture.hidden
+def _write_vision(vision: VisionTower, architecture: Architecture) -> dict[str, Any]:
+    patches = {"patch_height": vision.patch, "patch_width": vision.patch, "normalization": _write_norm(vision.epsilon)}
+    projector = {
+        "type": "mlp",
+        "intermediate_size": architecture.hidden,
+        "gated": False,
+        "activation": vision.projector,
+        "add_linear_biases": vision.projector_bias,
+    }
+    tower = {"embeddings": patches, "encoder": _write_decoder(vision.blocks, vision.hidden), "adapter": projector}
+    return {
+        "vision_encoder": {**tower, "hidden_size": vision.hidden},
+        "image_token_index": architecture.image_token,
+    }
+
+
+def _write_decoder(blocks: tuple[Block, ...], hidden: int) -> dict[str, Any]:
     kinds = {block: f"block_{number}" for number, block in enumerate(dict.fromkeys(blocks))}
     if len(kinds) == 1:
         return {"type": "fixed", "num_blocks": len(blocks), "block": _write_block(blocks[0], hidden)}

@@ -16,19 +16,26 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, gelu, linear, relu, silu
 
+from ci.errors import RequestError
 from ci.subjects.forward import sort_by_score
 from ci.subjects.reference.attention import ATTENTION, AttentionMask, ImplementationLog
-from ci.subjects.reference.config import Architecture, Attention, Block, GatedDeltaNet, Mlp, StochasticMixer
+from ci.subjects.reference.config import Architecture, Attention, Block, GatedDeltaNet, Mamba, Mlp, StochasticMixer
 from ci.subjects.reference.delta_mixers import run_gated_delta_net, run_kimi_delta_attention
+from ci.subjects.reference.mamba import run_mamba
 from ci.subjects.reference.moe import MOE, Experts, Routing, route
 from ci.subjects.reference.rope import apply_rotary, rotary_tables
 from ci.subjects.reference.transposed_linear import transposed_linear
+from ci.subjects.reference.vision import cut_patches, locate_patches, place_features
 from ci.subjects.reference.weight_names import (
     EMBEDDINGS_WEIGHT,
     FINAL_NORM_WEIGHT,
     HEAD_WEIGHT,
+    PATCH_NORM_WEIGHT,
+    PATCH_WEIGHT,
+    PROJECTOR,
     name_prediction_block,
     name_prediction_norm,
+    name_vision_block,
 )
 from ci.tensor_names import (
     CONTEXT,
@@ -53,7 +60,9 @@ from ci.tensor_names import (
 )
 
 if TYPE_CHECKING:
-    from ci.subjects.reference.config import Activation
+    from ci.subjects.forward import Inputs
+    from ci.subjects.images import Images
+    from ci.subjects.reference.config import Activation, VisionTower
 
 RecordTensor = Callable[[str, Tensor], None]
 """Is called with each named tensor of the forward pass as it is computed."""
@@ -62,6 +71,12 @@ ACTIVATIONS: Final[Mapping[Activation, Callable[[Tensor], Tensor]]] = {
     "silu": silu,
     "gelu": lambda x: gelu(x, approximate="tanh"),
     "relu": relu,
+}
+
+
+PROJECTOR_ACTIVATIONS: Final[Mapping[str, Callable[[Tensor], Tensor]]] = {
+    **{str(name): function for name, function in ACTIVATIONS.items()},
+    "gelu_exact": gelu,
 }
 
 
@@ -92,6 +107,36 @@ class Model:
         embeddings = embedding(ids, self.weights[EMBEDDINGS_WEIGHT])
         scale = self.architecture.embedding_scale
         return embeddings if scale == 1 else embeddings * torch.tensor(scale, dtype=torch.float64).to(embeddings)
+
+    def embed_all(self, inputs: Inputs, context: Context) -> Tensor:
+        """Return the embeddings (B, T, hidden) of tokens and, at the image tokens, of images.
+
+        Raises RequestError where images and image tokens do not match.
+        """
+        embeddings = self.embed(inputs.ids)
+        if inputs.images is None:
+            return embeddings
+        features = self.run_vision(inputs.images, context)
+        return place_features(embeddings, inputs.ids, self.architecture.image_token, features)
+
+    def run_vision(self, images: Images, context: Context) -> Tensor:
+        """Return the features (patches, hidden) of all images: each image attends to itself alone."""
+        vision = self.architecture.vision
+        if vision is None:
+            raise RequestError("the inputs have images, but the model has no vision tower")
+        positions, numbers = locate_patches(images, vision.patch)
+        patches = linear(cut_patches(images, vision.patch).to(self.weights[PATCH_WEIGHT]), self.weights[PATCH_WEIGHT])
+        hidden = rms_norm(patches, self.weights[PATCH_NORM_WEIGHT], vision.epsilon)[None]
+        seen = replace(context, positions=positions, documents=numbers)
+        for index, block in enumerate(vision.blocks):
+            hidden = self._run_named_block(name_vision_block(index), block, hidden, seen, _ignore)
+        return self._project(vision, hidden[0])
+
+    def _project(self, vision: VisionTower, hidden: Tensor) -> Tensor:
+        """Return what the projector makes of a tower's output."""
+        inner = PROJECTOR_ACTIVATIONS[vision.projector](self._linear(f"{PROJECTOR}.layer_1", hidden))
+        output = transposed_linear(inner, self.weights[f"{PROJECTOR}.layer_2.weight"])
+        return output + self.weights[f"{PROJECTOR}.layer_2.bias"] if vision.projector_bias else output
 
     def run_block(self, index: int, hidden: Tensor, context: Context, record: RecordTensor) -> Tensor:
         """Run block `index` over (B, T, hidden).
@@ -169,8 +214,12 @@ class Model:
         named = partial(_record_operation, record, name)
         if isinstance(mixer, Attention):
             return self._attention(path, mixer, normed, context, named)
-        run = run_gated_delta_net if isinstance(mixer, GatedDeltaNet) else run_kimi_delta_attention
-        return run(mixer, normed, context.documents, lambda end: self.weights[f"{path}.{end}"], named)  # type: ignore[arg-type]
+        arguments = normed, context.documents, lambda end: self.weights[f"{path}.{end}"], named
+        if isinstance(mixer, GatedDeltaNet):
+            return run_gated_delta_net(mixer, *arguments)
+        if isinstance(mixer, Mamba):
+            return run_mamba(mixer, *arguments)
+        return run_kimi_delta_attention(mixer, *arguments)
 
     def _attention(
         self, name: str, attention: Attention, normed: Tensor, context: Context, record: RecordTensor

@@ -26,6 +26,8 @@ PLAIN = "attention and nothing else as mixers, one prediction head, no images"
 LAYOUT_NEEDS = (DIVISIBLE, ENOUGH_LAYERS, TIED, PLAIN)
 """What only some models have."""
 
+SEEING_FORMATS = ("llava",)
+"""The formats of models that see images."""
 MIXERS = ("attention", "sliding_window", "gdn", "kda")
 """The names that published models give their mixers."""
 OTHER_MIXERS = "a stochastic mixer of this name in every block"
@@ -36,7 +38,7 @@ OFFER = SubjectOffer(
     package="ci",
     formats=(
         *("llama", "mistral", "mixtral", "qwen2", "gemma4"),
-        *("mtp_llama", "dream", "diffusion_llama", "apriel2_text"),
+        *("mtp_llama", "dream", "diffusion_llama", "apriel2_text", "llava"),
     ),
     variants=(
         Variant("attention", "eager", default=True),

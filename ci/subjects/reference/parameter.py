@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -9,7 +10,8 @@ from dataclasses import dataclass
 class Part:
     """A Hugging Face tensor in a Fast-LLM parameter; `transposed`: the parameter holds its matrices' transposes.
 
-    Matrices of a tensor with three dimensions are `stacked` by rows, or else the tensor is kept as it is.
+    Matrices of a tensor with three dimensions are `stacked` by rows, or else the tensor is kept as it is. Of four
+    dimensions, as a convolution over pixels has, the last three are one.
     """
 
     name: str
@@ -25,7 +27,7 @@ class Part:
     @property
     def rows(self) -> int:
         """The number of the parameter's rows that it fills."""
-        if not self.stacked:
+        if not self.stacked or len(self.shape) == 4:
             return self.shape[0]
         rows = self.shape[-1] if self.transposed else self.shape[-2] if len(self.shape) > 1 else self.shape[0]
         return self.matrices * rows
@@ -33,6 +35,8 @@ class Part:
     @property
     def row_shape(self) -> tuple[int, ...]:
         """The shape of one of the parameter's rows."""
+        if len(self.shape) == 4:
+            return (math.prod(self.shape[1:]),)
         if not self.stacked or len(self.shape) == 1:
             return self.shape[1:]
         return self.shape[-2:-1] if self.transposed else self.shape[-1:]

@@ -100,7 +100,11 @@ def cut_architecture(architecture: Architecture, count: int) -> Architecture:
 def find_layout_problem(architecture: Architecture, layout: Layout) -> str:
     """Return what a model lacks for a layout, as a need of a variant; empty where it lacks nothing."""
     blocks = architecture.blocks
-    if architecture.prediction_heads > 1 or not all(isinstance(block.mixer, Attention) for block in blocks):
+    if (
+        architecture.prediction_heads > 1
+        or architecture.vision
+        or not all(isinstance(block.mixer, Attention) for block in blocks)
+    ):
         return PLAIN
     if any(b.attention.kv_heads % layout.tensor or b.mlp.intermediate % layout.tensor for b in blocks):
         return DIVISIBLE

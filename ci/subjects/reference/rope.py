@@ -11,19 +11,24 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ci.subjects.reference.config import Llama3Rope, ProportionalRope, YarnRope
+from ci.subjects.reference.config import AxialRope, Llama3Rope, ProportionalRope, YarnRope
 
 if TYPE_CHECKING:
     from ci.subjects.reference.config import Rope
 
 
 def rotary_tables(rope: Rope, head_dim: int, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return cos and sin in `dtype` for integer positions (B, T).
+    """Return cos and sin in `dtype` for integer positions (B, T), of two coordinates (B, T, 2).
 
     Their shape is (B, T, 1, head_dim / 2).
     """
     inverse, scale = compute_frequencies(rope, head_dim)
-    angles = positions[..., None, None].float() * inverse.to(positions.device)
+    inverse = inverse.to(positions.device)
+    if isinstance(rope, AxialRope):
+        line, column = positions[..., None, None].float().unbind(dim=2)
+        angles = torch.cat([line * inverse[0::2], column * inverse[1::2]], dim=-1)
+    else:
+        angles = positions[..., None, None].float() * inverse
     return (angles.cos() * scale).to(dtype), (angles.sin() * scale).to(dtype)
 
 

@@ -26,6 +26,7 @@ from ci.subjects.provenance import find_commit, installed_versions, python_versi
 from ci.subjects.reference.config_json_formats import write_any_config
 from ci.subjects.reference.convert import to_fast_llm, to_huggingface
 from ci.subjects.reference.directories import (
+    MODELS,
     open_fast_llm,
     open_huggingface,
     read_fast_llm,
@@ -35,7 +36,7 @@ from ci.subjects.reference.directories import (
 )
 from ci.subjects.reference.gradients import run_gradients
 from ci.subjects.reference.model import Model
-from ci.subjects.reference.offer import OFFER
+from ci.subjects.reference.offer import OFFER, SEEING_FORMATS
 from ci.subjects.reference.tensor_files import create_directory
 from ci.subjects.reference.trace import MIXER_AXIS, list_variants, run_trace
 from ci.subjects.reference.training import run_training
@@ -81,7 +82,7 @@ class ReferenceSubject:
     def convert(self, request: ConvertRequest) -> ConvertResult:
         """Convert a Hugging Face directory to Fast-LLM's `fast_llm` format. Raises SubjectError."""
         started, target = time.perf_counter(), Path(request.target)
-        _check_model_config(request.model_config)
+        _check_model_config(request)
         checkpoint = read_huggingface(Path(request.source), request.checkpoint_format)
         with open_huggingface(checkpoint) as tensors, create_directory(target) as part:
             write_fast_llm(part, checkpoint, to_fast_llm(checkpoint.parameters, tensors))
@@ -91,7 +92,7 @@ class ReferenceSubject:
     def export(self, request: ExportRequest) -> ConvertResult:
         """Convert a `fast_llm` directory to a Hugging Face directory in `request.dtype`. Raises SubjectError."""
         started, target = time.perf_counter(), Path(request.target)
-        _check_model_config(request.model_config)
+        _check_model_config(request)
         if request.dtype not in SAFETENSORS_DTYPES:
             raise UnsupportedError(f"export to {request.dtype} is not implemented by the reference subject")
         checkpoint = read_fast_llm(Path(request.source), request.checkpoint_format)
@@ -123,6 +124,10 @@ class ReferenceSubject:
         return run_training(request)
 
 
-def _check_model_config(name: str) -> None:
-    if name != "gpt":
-        raise UnsupportedError(f"model_config {name!r} is not implemented by the reference subject: 'gpt' is")
+def _check_model_config(request: ConvertRequest | ExportRequest) -> None:
+    expected = MODELS[request.checkpoint_format in SEEING_FORMATS]
+    if (name := request.model_config) != expected:
+        raise UnsupportedError(
+            f"model_config {name!r} of format {request.checkpoint_format!r} is not implemented by the reference "
+            f"subject: {expected!r} is"
+        )

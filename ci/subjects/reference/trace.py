@@ -160,7 +160,7 @@ def run_forward(
     With `feed` each block starts from the other trace.
     """
     record, blocks = _select_tensors(recorder, capture_all=capture_all), len(model.architecture.blocks)
-    before = hidden = model.embed(inputs.ids)
+    before = hidden = model.embed_all(inputs, context)
     recorder.record(EMBEDDINGS, hidden)
     recorder.flush()
     for index in range(blocks):

@@ -8,15 +8,31 @@ from typing import Final
 EMBEDDINGS_WEIGHT: Final = "embeddings.word_embeddings_weight"
 HEAD_WEIGHT: Final = "head.output_weights"
 FINAL_NORM_WEIGHT: Final = "head.final_norm.weight"
+PATCH_WEIGHT: Final = "vision_encoder.embeddings.patch_embeddings.weight"
+PATCH_NORM_WEIGHT: Final = "vision_encoder.embeddings.normalization.weight"
+PROJECTOR: Final = "vision_encoder.adapter"
+
+
+@dataclass(frozen=True)
+class BlockNames:
+    """The names of a block's modules in a Hugging Face directory."""
+
+    mixer: str = "self_attn"
+    mlp: str = "mlp"
+    norm_1: str = "input_layernorm"
+    norm_2: str = "post_attention_layernorm"
+
+
+VISION_BLOCK: Final = BlockNames("attention", "feed_forward", "attention_norm", "ffn_norm")
 
 
 @dataclass(frozen=True)
 class WeightNames:
-    """The names in a Hugging Face directory; `mixer` is the module of a block, without a number."""
+    """The names in a Hugging Face directory, `block` those of a block's modules."""
 
     embeddings: str = "model.embed_tokens.weight"
     blocks: str = "model.layers"
-    mixer: str = "self_attn"
+    block: BlockNames = BlockNames()
     final_norm: str = "model.norm.weight"
     head: str = "lm_head.weight"
     prediction_blocks: str = "model.mtp_heads"
@@ -25,7 +41,13 @@ class WeightNames:
 
 WEIGHT_NAMES: Final = {
     "mtp_llama": WeightNames(final_norm="model.mtp_norms.0.weight"),
-    "apriel2_text": WeightNames(blocks="model.decoder.blocks", mixer="mixer"),
+    "apriel2_text": WeightNames(blocks="model.decoder.blocks", block=BlockNames(mixer="mixer")),
+    "llava": WeightNames(
+        embeddings="language_model.model.embed_tokens.weight",
+        blocks="language_model.model.layers",
+        final_norm="language_model.model.norm.weight",
+        head="language_model.lm_head.weight",
+    ),
 }
 """The formats whose names are not those of Llama."""
 
@@ -33,6 +55,11 @@ WEIGHT_NAMES: Final = {
 def find_weight_names(checkpoint_format: str) -> WeightNames:
     """Return the names of a checkpoint format."""
     return WEIGHT_NAMES.get(checkpoint_format, WeightNames())
+
+
+def name_vision_block(index: int) -> str:
+    """Return Fast-LLM's name of block `index` of a vision tower, from 0."""
+    return f"vision_encoder.encoder.{index}"
 
 
 def name_prediction_block(head: int) -> str:

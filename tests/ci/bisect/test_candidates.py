@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ci.bisect import candidates
-from ci.bisect.candidates import list_commits, list_versions, open_history
+from ci.bisect.candidates import list_commits, list_revisions, list_versions, open_history
 from ci.errors import InfrastructureError, RequestError
+from ci.hub.remote import HubClient
+from ci.settings import Settings
 from tests.ci.bisect.history import run_git, write_history
+from tests.standin.server import HubServer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,15 +54,20 @@ def test_an_address_is_mirrored_once_without_files(tmp_path: Path) -> None:
 
 
 def test_versions_lie_between_the_ends() -> None:
-    assert list_versions("transformers", "5.20.0", "5.23.0", known=KNOWN) == ("5.20.1", "5.21.0", "5.22.0", "5.23.0")
-    assert list_versions("transformers", "5.20.1", "5.21.0rc1", known=KNOWN) == ("5.21.0rc1",)
+    assert list_versions("transformers", "5.20.0", "5.23.0", {}, known=KNOWN) == (
+        "5.20.1",
+        "5.21.0",
+        "5.22.0",
+        "5.23.0",
+    )
+    assert list_versions("transformers", "5.20.1", "5.21.0rc1", {}, known=KNOWN) == ("5.21.0rc1",)
     for good, bad, said in (
         ("5.23.0", "5.20.0", "must be the older one"),
         ("5.20.0", "6.0", "no such version"),
         ("x y", "5.20.0", "is no version"),
     ):
         with pytest.raises(RequestError, match=said):
-            list_versions("transformers", good, bad, known=KNOWN)
+            list_versions("transformers", good, bad, {}, known=KNOWN)
 
 
 @pytest.mark.parametrize(("program", "said"), [("exit 1", "names no version"), ("sleep 9", "did not answer")])
@@ -72,7 +80,7 @@ def test_an_index_that_does_not_answer_is_infrastructure(
     monkeypatch.setattr("sys.executable", str(fake))
     monkeypatch.setattr(candidates, "INDEX_SECONDS", 0.3)
     with pytest.raises(InfrastructureError, match=said):
-        list_versions("transformers", "5.20.0", "5.23.0")
+        list_versions("transformers", "5.20.0", "5.23.0", {})
 
 
 def test_an_index_is_read_as_pip_prints_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,4 +88,37 @@ def test_an_index_is_read_as_pip_prints_it(tmp_path: Path, monkeypatch: pytest.M
     fake.write_text(f"#!/bin/sh\necho 'transformers (5.23.0)'\necho 'Available versions: {', '.join(KNOWN)}'\n")
     fake.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(fake))
-    assert list_versions("transformers", "5.22.0", "5.23.0") == ("5.23.0",)
+    assert list_versions("transformers", "5.22.0", "5.23.0", {}) == ("5.23.0",)
+
+
+def test_without_pip_the_index_is_asked_through_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where hub-tests is a tool of uv: such an environment has no pip."""
+    fake = tmp_path / "uv"
+    fake.write_text(f"#!/bin/sh\necho \"$@\" >'{tmp_path}/asked'\necho 'Available versions: {', '.join(KNOWN)}'\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr(candidates, "find_spec", lambda _: None)
+    assert list_versions("transformers", "5.22.0", "5.23.0", {"PATH": str(tmp_path)}) == ("5.23.0",)
+    assert (tmp_path / "asked").read_text().startswith("tool run --quiet pip index versions transformers ")
+    monkeypatch.setattr(candidates, "find_uv", lambda _: None)
+    with pytest.raises(RequestError, match="install pip or uv beside hub-tests"):
+        list_versions("transformers", "5.22.0", "5.23.0", {})
+
+
+def test_revisions_of_a_model_lie_between_the_ends(tmp_path: Path) -> None:
+    with HubServer() as hub:
+        pushed = []
+        for number in range(4):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            (folder / "config.json").write_text(str(number))
+            pushed.append(hub.add("owner/model", folder))
+        hub.catalog.page_size = 2
+        hub.catalog.repos["owner/model"].refs["v1"] = pushed[1]
+        client = HubClient(Settings(tmp_path / "cache", endpoint=hub.endpoint))
+        listed = list_revisions(client, "owner/model", "v1", "main")
+        assert [commit.id for commit in listed] == pushed[2:]
+        for good, bad in (("main", "v1"), ("main", "main")):
+            with pytest.raises(RequestError, match="the good revision of owner/model must be before the bad one"):
+                list_revisions(client, "owner/model", good, bad)
+        with pytest.raises(RequestError, match="nowhere"):
+            list_revisions(client, "owner/model", "nowhere", "main")

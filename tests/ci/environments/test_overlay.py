@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,18 @@ def test_what_fails_is_the_subjects_failure(
     (checkout / file).write_text(text)
     with pytest.raises(SubjectCrashError, match=said):
         build_overlay(base.python, DESCRIPTION, checkout, tmp_path / "overlay", isolation)
+
+
+def test_an_extension_is_built_with_the_descriptions_flags_and_without_debug_information(
+    base: BaseEnvironment, tmp_path: Path
+) -> None:
+    checkout = write_subject(tmp_path / "checkout")
+    source = checkout / "standin" / "_data.c"
+    source.write_text("#ifndef WANTED\n#error not wanted\n#endif\n" + source.read_text())
+    description = replace(DESCRIPTION, environment={"CPPFLAGS": "-DWANTED"})
+    overlay = build_overlay(base.python, description, checkout, tmp_path / "overlay", BARE)
+    (built,) = overlay.path.rglob("_data*.so")
+    assert b".debug_info" not in built.read_bytes()
 
 
 ATTACK = """

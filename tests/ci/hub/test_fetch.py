@@ -118,6 +118,56 @@ def test_no_byte_and_no_request_too_many(hub: HubServer, settings: Settings, tmp
     assert data - checkpoint.bytes_kept <= len(touched) * 128 * 1024, "more than the headers' probes was moved"
 
 
+COMPANIONS = ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
+def add_companions(directory: Path, number: int, **changed: str) -> Path:
+    """Create a repository of three shards, the weights of one commit, and four companion files."""
+    made = make_repository(directory, seed=10 * number)
+    (made / "chat_template.jinja").write_text(changed.get("template", "{{ messages }}"))
+    assert sorted(path.name for path in made.iterdir() if path.name in COMPANIONS) == sorted(COMPANIONS)
+    return made
+
+
+@pytest.mark.parametrize("detour", [False, True])
+def test_a_companion_is_asked_for_only_where_the_store_has_it_not(
+    hub: HubServer, settings: Settings, tmp_path: Path, *, detour: bool
+) -> None:
+    """Requests are touched shards + 3 + unknown companions; one more where the Hub redirects small files."""
+    hub.catalog.relative_redirects = detour
+    hub.add(MODEL, add_companions(tmp_path / "one", 1))
+    first = fetch(replace(REQUEST, layers=1), settings)
+    assert first.requests == len(hub.requests("hub")) == 2 + 3 + 4 + detour
+    assert fetch(replace(REQUEST, layers=2), settings).requests == 3 + 3 + detour, "another part touches three shards"
+    hub.add(MODEL, add_companions(tmp_path / "two", 2))
+    newer = fetch(replace(REQUEST, layers=1), settings)
+    assert newer.revision != first.revision
+    assert newer.requests == 2 + 3 + detour, "the next commit has the same companions"
+    hub.add(MODEL, add_companions(tmp_path / "three", 3, template="{{ other }}"))
+    third = fetch(replace(REQUEST, layers=1), settings)
+    assert third.requests == 2 + 4 + detour, "one companion changed"
+    assert (Path(third.path) / "chat_template.jinja").read_text() == "{{ other }}"
+    hub.catalog.lists_digests = False
+    hub.add(MODEL, add_companions(tmp_path / "four", 4))
+    assert fetch(replace(REQUEST, layers=1), settings).requests <= 2 + 3 + 4 + detour, "without digests in the list"
+
+
+@pytest.mark.parametrize("detour", [False, True])
+def test_no_more_requests_than_hf_download_makes_for_the_same_files(
+    hub: HubServer, settings: Settings, tmp_path: Path, *, detour: bool
+) -> None:
+    from huggingface_hub import snapshot_download
+
+    hub.catalog.relative_redirects = detour
+    hub.add(MODEL, add_companions(tmp_path / "one", 1))
+    ours = fetch(replace(REQUEST, layers=1), settings).requests
+    touched = {str(request.file) for request in hub.requests("cdn")}
+    hub.log.clear()
+    files = ["config.json", "model.safetensors.index.json", *COMPANIONS, *touched]
+    snapshot_download(MODEL, allow_patterns=files, endpoint=hub.endpoint, token=False, cache_dir=tmp_path / "cache")
+    assert ours < len(hub.requests("hub"))
+
+
 def test_neighbours_are_one_range(hub: HubServer, settings: Settings, commit: str) -> None:
     fetch(REQUEST, settings)
     ranges = [request.range for request in hub.requests("cdn") if request.range]

@@ -11,12 +11,14 @@ import pytest
 
 from ci.errors import InfrastructureError
 from ci.hub.remote import HubClient, Interrupted
+from ci.hub.small_file_urls import SmallFileUrls
 from tests.ci.hub.samples import BIG, MODEL
 from tests.standin.wire import Fault, FaultKind, Link
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ci.hub.repository import RemoteFile
     from ci.settings import Settings
     from tests.standin.server import HubServer
 
@@ -70,6 +72,37 @@ def test_small_files_directly_or_over_the_detour(
     listing = client.get_repository(MODEL, None)
     assert client.read_file(listing, "config.json", limit=10_000) == (repository / "config.json").read_bytes()
     assert client.requests == len(hub.requests("hub")) == (3 if relative else 2)
+
+
+def test_only_the_first_small_file_takes_the_detour(
+    hub: HubServer, client: HubClient, commit: str, repository: Path
+) -> None:
+    hub.catalog.relative_redirects = True
+    listing = client.get_repository(MODEL, None)
+    names = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
+    for name in names:
+        assert client.read_file(listing, name, limit=10_000) == (repository / name).read_bytes()
+    assert client.requests == len(hub.requests("hub")) == 1 + 1 + len(names)
+    assert len([request for request in hub.requests("hub") if "/resolve/" in request.path]) == 1
+
+
+def test_a_wrong_address_of_a_small_file_costs_a_request_and_no_more(
+    hub: HubServer, client: HubClient, commit: str, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.catalog.relative_redirects = True
+    listing = client.get_repository(MODEL, None)
+    client.read_file(listing, "config.json", limit=10_000)
+    right = SmallFileUrls.guess
+    guesses = {"generation_config.json": "/missing/file", "tokenizer.json": "/api/models/owner/model"}
+
+    def guess_wrongly(urls: SmallFileUrls, file: RemoteFile) -> str | None:
+        return right(urls, file) and f"{hub.endpoint}{guesses[file.path]}"
+
+    monkeypatch.setattr(SmallFileUrls, "guess", guess_wrongly)
+    for name in guesses:
+        before = len(hub.log)
+        assert client.read_file(listing, name, limit=10_000) == (repository / name).read_bytes()
+        assert len(hub.log) - before == (3 if name == "generation_config.json" else 2)
 
 
 FAULTS: list[FaultKind] = ["drop", "reset", "cut", "short", "expired"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from io import StringIO
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -14,12 +13,10 @@ from ci.report.html_page import render_html
 from ci.report.junit import read_junit
 from ci.report.markdown import render_markdown
 from ci.report.terminal import render_terminal
+from tests.ci.report.companion_samples import make_exports
 from tests.ci.report.github_markdown import parse_markdown
-from tests.ci.report.samples import Fault, junit, make_results, plan_of
+from tests.ci.report.samples import Fault, junit, plan_of
 from tests.ci.report.test_html_page import Page
-
-if TYPE_CHECKING:
-    from ci.report.results import Results
 
 KEPT = (
     Companion("config.json", "hidden_size", "kept", "equal", "96", "96"),
@@ -31,18 +28,8 @@ ACT = Companion("config.json", "hidden_act", "changed", "defect", "gelu", "gelu_
 NULL = Companion("config.json", "pad_token_id", "added", "equal", "", "None", "null is no value")
 
 
-def run(**companions: tuple[Companion, ...]) -> Results:
-    """Return a run whose exports have these rows by model; a model without any was not exported."""
-    plan = plan_of()
-    faults = {
-        f"test_hub_model_conversion[{name}]": Fault(None, evidence={"companions": rows})
-        for name, rows in companions.items()
-    }
-    return make_results(plan, faults)
-
-
 def test_rows_of_a_format_are_merged_and_the_gravest_come_first() -> None:
-    tables = build_companion_tables(run(smollm2=(*KEPT, THETA, EOS, ACT, NULL), mistral=(*KEPT, THETA)))
+    tables = build_companion_tables(make_exports(smollm2=(*KEPT, THETA, EOS, ACT, NULL), mistral=(*KEPT, THETA)))
     assert [table.checkpoint_format for table in tables] == ["llama", "mistral"]
     llama = tables[0]
     assert [row.companion for row in llama.rows] == [ACT, EOS, THETA, NULL]
@@ -55,13 +42,13 @@ def test_rows_of_a_format_are_merged_and_the_gravest_come_first() -> None:
 
 
 def test_a_run_without_exports_has_no_table() -> None:
-    assert build_companion_tables(run()) == ()
-    assert "Exports beside the weights" not in render_html(run())
-    assert "Exports beside the weights" not in render_markdown(run())
+    assert build_companion_tables(make_exports()) == ()
+    assert "Exports beside the weights" not in render_html(make_exports())
+    assert "Exports beside the weights" not in render_markdown(make_exports())
 
 
 def test_the_reports_show_them() -> None:
-    results = run(smollm2=(*KEPT, THETA, EOS, ACT))
+    results = make_exports(smollm2=(*KEPT, THETA, EOS, ACT))
     page = Page(render_html(results))
     for word in ("Exports beside the weights", "hidden_act", "gelu_tanh", "the forward pass reads it", "rope_theta"):
         assert word in page.text
@@ -75,7 +62,7 @@ def test_the_reports_show_them() -> None:
 def test_hostile_rows_are_text() -> None:
     attack = "<script>alert(1)</script> @everyone | x\u202e [x](https://evil.example)"
     row = Companion("config.json", attack, "changed", "finding", attack, attack, attack)
-    results = run(smollm2=(row,))
+    results = make_exports(smollm2=(row,))
     page = Page(render_html(results))
     assert [tag for tag, _ in page.tags].count("script") == 1
     assert page.open == []
@@ -86,14 +73,14 @@ def test_hostile_rows_are_text() -> None:
 
 def test_a_table_has_a_limit_and_says_so() -> None:
     rows = tuple(Companion("config.json", f"key{i}", "added", "permitted") for i in range(MAX_ROWS + 5))
-    (table,) = build_companion_tables(run(smollm2=rows))
+    (table,) = build_companion_tables(make_exports(smollm2=rows))
     assert (len(table.rows), table.more) == (MAX_ROWS, 5)
-    assert "5 more rows are in report.json" in Page(render_html(run(smollm2=rows))).text
+    assert "5 more rows are in report.json" in Page(render_html(make_exports(smollm2=rows))).text
 
 
 def test_the_terminal_says_nothing_of_what_is_right() -> None:
     console = Console(width=120, file=StringIO())
-    console.print(render_terminal(run(smollm2=(*KEPT, THETA))))
+    console.print(render_terminal(make_exports(smollm2=(*KEPT, THETA))))
     assert "smollm2" in console.file.getvalue()  # type: ignore[attr-defined]
     assert "rope_theta" not in console.file.getvalue()  # type: ignore[attr-defined]
 

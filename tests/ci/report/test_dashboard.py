@@ -101,3 +101,20 @@ def test_a_row_names_its_night_once_and_a_cell_of_another_night_its_own() -> Non
     assert html.count('title="2026-11-27') == 2
     assert 'href="https://g.example/1"' in html
     assert make_matrix_table(SupportMatrix("fast_llm", MADE, (empty,))).rows[0].night is None
+
+
+def test_many_columns_without_a_result_are_one_sentence() -> None:
+    cell = MatrixCell("llama", "m", "o/m", "forward", dtype="float32", state="passed", margin=0.4, date=MADE)
+    layouts = [
+        MatrixCell("llama", "m", "o/m", "variant", f"layout=tp{i}", reason="tested with --deep only") for i in range(5)
+    ]
+    flash = MatrixCell("llama", "m", "o/m", "variant", "attention=flash", reason="needs cuda")
+    table = make_matrix_table(SupportMatrix("fast_llm", MADE, (cell, *layouts, flash)))
+    assert table.columns == (("forward", "float32"), ("attention flash", ""))
+    assert table.untested == {"tested with --deep only": tuple(f"layout tp{i}" for i in range(5))}
+    shown = Page(render_matrix(SupportMatrix("fast_llm", MADE, (cell, *layouts, flash)), made=MADE)).text
+    assert "Empty for every model, tested with --deep only: layout tp0, layout tp1" in shown
+    tested = replace(layouts[0], state="passed", margin=0.1, date=MADE, reason="")
+    table = make_matrix_table(SupportMatrix("fast_llm", MADE, (cell, tested, *layouts[1:])))
+    assert ("layout tp0", "") in table.columns
+    assert "layout tp0" not in table.untested["tested with --deep only"]

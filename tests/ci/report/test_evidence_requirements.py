@@ -54,6 +54,8 @@ DOWNLOAD, CONVERSION, FORWARD, ROUND_TRIP, KEYS, LIVENESS, ORDER, POSITIONS, GRA
     )
 )
 STEPS, RESUME, CONVERTED = TRAINING
+BESIDE = {"companions.kept": 20.0}
+"""What a round trip compared beside the weights."""
 LAYOUT = "test_implementation[layout-tp2-smollm2]"
 VARIANT = "test_implementation[attention-sdpa-smollm2]"
 FETCHED = Checkpoint("HuggingFaceTB/SmolLM2-135M", REVISION, 2, "x", "hit", 1, 0, 0, 0.0, "0" * 64, 30)
@@ -127,11 +129,16 @@ EVIDENCE: dict[str, tuple[str, dict[str, Any], str]] = {
     "round trip measured nothing": (ROUND_TRIP, {"measures": ()}, "it compared nothing in float32"),
     "round trip changed a tensor": (
         ROUND_TRIP,
-        {"figures": {"tensors_changed": 1.0, "semantic_keys_changed": 0.0}},
+        {"figures": {**BESIDE, "tensors_changed": 1.0, "semantic_keys_changed": 0.0}},
         "tensors_changed = 1.0",
     ),
-    "round trip did not count": (ROUND_TRIP, {"figures": {}}, "tensors_changed = nothing"),
-    "round trip counted NaN": (ROUND_TRIP, {"figures": {"tensors_changed": NAN}}, "tensors_changed = nan"),
+    "round trip did not count": (ROUND_TRIP, {"figures": BESIDE}, "tensors_changed = nothing"),
+    "round trip counted NaN": (ROUND_TRIP, {"figures": {**BESIDE, "tensors_changed": NAN}}, "tensors_changed = nan"),
+    "round trip looked at the weights alone": (
+        ROUND_TRIP,
+        {"figures": {"tensors_changed": 0.0, "semantic_keys_changed": 0.0}},
+        "it recorded no companions.kept",
+    ),
     "weights measured nothing": (LIVENESS, {"measures": ()}, "it compared nothing in float32"),
     "layer order of two layers": (ORDER, {"measures": only("float32")}, "it did not compare decoder.2 in float32"),
     "positions in one dtype": (POSITIONS, {"measures": only("float32")}, "it compared nothing in bfloat16"),

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ci.evidence import Companion
 from ci.models import HubModel
 from ci.report.dashboard import render_dashboard, render_matrix
 from ci.report.html_page import render_html
 from tests.ci.report import samples
+from tests.ci.report.companion_samples import make_exports
 from tests.ci.report.history_samples import make_history, make_many, make_matrix
 
 if TYPE_CHECKING:
@@ -243,6 +245,12 @@ def make_large_dashboard() -> str:
     return render_dashboard(make_many(nights=45), made="2026-11-27T00:00:00Z")
 
 
+LONG_ROWS = tuple(
+    Companion("generation_config.json", "a.long.path_" * 9, "changed", judgement, "x" * 120, "y" * 120, "why " * 60)
+    for judgement in ("defect", "finding", "permitted")
+)
+
+
 CLIPPED = """<!doctype html><iframe id="page" src="report.html" style="width: 400px; height: 900px; border: 0"></iframe>
 <pre id="said"></pre><script>page.onload = () => {
   const d = page.contentDocument, out = [d.documentElement.scrollWidth];
@@ -254,12 +262,13 @@ CLIPPED = """<!doctype html><iframe id="page" src="report.html" style="width: 40
 }</script>"""
 
 
-@pytest.mark.parametrize("page", ["failing", "passing", "mixed", "dashboard", "matrix"])
+@pytest.mark.parametrize("page", ["failing", "passing", "mixed", "dashboard", "matrix", "exports"])
 def test_nothing_is_clipped_at_400_pixels(tmp_path: Path, recorder: http.server.HTTPServer, page: str) -> None:
     made = "2026-11-27T00:00:00Z"
     pages = {
         "dashboard": lambda: render_dashboard(make_history(), made=made, matrix=make_matrix()),
         "matrix": lambda: render_matrix(make_matrix(), made=made),
+        "exports": lambda: render_html(make_exports(smollm2=LONG_ROWS, mistral=LONG_ROWS[:1])),
     }
     handler = recorder.RequestHandlerClass
     html = pages[page]() if page in pages else render_html(getattr(samples, page)())

@@ -114,16 +114,17 @@ def test_a_file_that_is_none_is_said(tmp_path: Path) -> None:
 
 
 def test_an_announced_adapter_is_found_by_its_name_and_never_imported(tmp_path: Path) -> None:
+    text = TOY.replace("toy_adapter", "described_toy")
     with pytest.raises(RequestError, match="unknown subject 'toy'"):
         find_offer("toy")
-    announce_described(parse_described(TOY, what="toy.toml"), ADAPTERS)
+    announce_described(parse_described(text, what="toy.toml"), ADAPTERS)
     assert find_offer("toy").formats == ("llama",)
-    (tmp_path / "toy.toml").write_text(TOY)
+    (tmp_path / "toy.toml").write_text(text)
     adapter = find_adapter(str(tmp_path / "toy.toml"))
     assert adapter.offer == find_offer("toy")
     assert adapter.plugin is not None
     assert adapter.plugin.location is None
-    assert "toy_adapter" not in sys.modules
+    assert "described_toy" not in sys.modules
 
 
 def test_a_described_adapter_is_no_subject_of_hub_tests() -> None:
@@ -133,12 +134,14 @@ def test_a_described_adapter_is_no_subject_of_hub_tests() -> None:
 
 
 def test_the_worker_loads_it_from_its_own_path(tmp_path: Path) -> None:
-    (tmp_path / "toy.toml").write_text(TOY)
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path/described_toy.py").write_text((EXAMPLES / "toy_adapter.py").read_text())
+    (tmp_path / "toy.toml").write_text(TOY.replace("toy_adapter", "described_toy"))
     name = str(tmp_path / "toy.toml")
-    with open_subject(name, python=Path(sys.executable), path=(EXAMPLES,)) as subject:
+    with open_subject(name, python=Path(sys.executable), path=(tmp_path / "path",)) as subject:
         assert subject.describe().subject == "toy"
-    assert "toy_adapter" not in sys.modules
-    with open_subject(name, python=Path(sys.executable)) as subject, pytest.raises(SubjectError, match="toy_adapter"):
+    assert "described_toy" not in sys.modules
+    with open_subject(name, python=Path(sys.executable)) as subject, pytest.raises(SubjectError, match="described_toy"):
         subject.describe()
 
 

@@ -11,13 +11,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ci.equivalence.inputs import build_cases, read_requirements
 from ci.errors import RequestError, SubjectError, UnsupportedError
+from ci.models import TestParams
 from ci.subjects.base import ConvertRequest, ExportRequest, TraceRequest
 from ci.subjects.failure import SubjectOutOfMemoryError
 from ci.subjects.fast_llm.subject import FastLLMSubject
 from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.trace_files import TraceReader
 from tests.ci.subjects.tiny import relative_error, save_inputs, save_model, trace_request
+from tests.standin.models import build
+from tests.standin.recipes import PIXTRAL, Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -237,3 +241,24 @@ def test_a_model_that_does_not_fit_beside_the_kept_ones_runs_without_them(
         with pytest.raises(SubjectOutOfMemoryError):
             subject.trace(request)
     assert len(calls) == kept + 1
+
+
+def test_a_model_that_sees_is_right_in_every_image_token(fast_llm: Subject, tmp_path: Path) -> None:
+    """The projector's activation is the one that Fast-LLM has; with `gelu` it computes another."""
+    changes = {**PIXTRAL, "projector_hidden_act": "gelu_pytorch_tanh", "vision_feature_layer": -1}
+    recipe = Recipe("stand-in/sees", "pixtral-12b", changes, dtype="float32")
+    model = build(recipe, tmp_path / "model")
+    cases = build_cases(read_requirements(recipe.config), TestParams(1, 48), text=None, free_bytes=10**10)
+    batch = cases[0]
+    assert batch.images is not None
+    assert batch.mask is not None
+    tensors = {"input_ids": batch.ids, "attention_mask": batch.mask, **batch.images.to_tensors()}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "inputs.safetensors")
+    fast_llm.convert(ConvertRequest(str(model), str(tmp_path / "converted"), "llava", "multimodal"))
+    inputs = tmp_path / "inputs.safetensors"
+    with HuggingFace() as side:
+        side.trace(trace_request(model, inputs, tmp_path / "expected", dtype="float64", capture="all"))
+    fast_llm.trace(trace_request(tmp_path / "converted", inputs, tmp_path / "actual", capture="all"))
+    measured = errors(tmp_path / "actual", TraceReader(tmp_path / "expected"))
+    assert {"embeddings", "logits"} <= set(measured)
+    assert max(measured.values()) < 2e-5, max(measured, key=lambda name: measured[name])

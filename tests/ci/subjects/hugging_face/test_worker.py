@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -14,23 +14,23 @@ import torch
 from safetensors.torch import save_file
 
 from ci.checkpoints import fetch_own_code, make_fetch_request
-from ci.errors import RemoteCodeError, SubjectError
+from ci.errors import HubTestsError, RemoteCodeError, SubjectError
 from ci.hub.fetch import fetch
 from ci.models import HubModel
 from ci.settings import Settings
 from ci.subjects.base import Yardstick
 from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.hugging_face.code_source import ModelCodeSource, find_code_source
-from ci.subjects.hugging_face.worker import open_hugging_face
+from ci.subjects.hugging_face.worker import HuggingFaceWorker, open_hugging_face
 from ci.subjects.sandbox import Isolation, detect_isolation
 from ci.subjects.trace_files import TraceReader
+from ci.subjects.worker_subject import WorkerSubject
 from tests.ci.subjects.own_code import save_code, save_config
 from tests.ci.subjects.tiny import trace_request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ci.subjects.hugging_face.worker import HuggingFaceWorker
     from tests.standin.server import HubServer
 
 TRIES_EVERYTHING = """
@@ -147,3 +147,20 @@ def test_code_from_the_hub_runs_and_reaches_neither_token_nor_network(
         check=False,
     )
     assert "reached HF_TOKEN, the token's file, the network, its own directory" in bare.stderr, "without a sandbox"
+
+
+@pytest.mark.parametrize(("from_hub", "kind"), [(True, RemoteCodeError), (False, SubjectError)])
+def test_code_of_the_hub_that_lacks_a_file_blames_no_subject(
+    from_hub: bool, kind: type[HubTestsError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = save_code(tmp_path / "code")
+    (code / "configuration_tiny.py").unlink()
+
+    def call(*_: Any) -> Any:
+        return HuggingFace(code=code).load_code(str(save_config(tmp_path / "config")))
+
+    monkeypatch.setattr(WorkerSubject, "_call", call)
+    source = ModelCodeSource(code, "o/own on the Hub at its commit", from_hub=from_hub)
+    side = HuggingFaceWorker(None, 1.0, source=source)  # type: ignore[arg-type]
+    with pytest.raises(kind, match=r"configuration_tiny\.py cannot be imported"):
+        side.describe()

@@ -12,7 +12,14 @@ import torch
 
 from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.reference.subject import ReferenceSubject
-from tests.ci.subjects.reference.cases import convert_request, format_of, model, save_inputs, trace_request
+from tests.ci.subjects.reference.cases import (
+    convert_request,
+    format_of,
+    model,
+    save_image_inputs,
+    save_inputs,
+    trace_request,
+)
 from tests.standin.own_models import OWN_MODELS, open_side
 
 if TYPE_CHECKING:
@@ -34,9 +41,12 @@ class ModelFactory:
         path = self.root / "inputs.safetensors"
         return path if path.exists() else save_inputs(path)
 
-    def inputs_of(self, _: str) -> Path:
-        """The inputs of a case."""
-        return self.inputs
+    def inputs_of(self, name: str) -> Path:
+        """The inputs of a case: with images for a model that sees."""
+        path = self.root / "image-inputs.safetensors"
+        if format_of(name) != "llava":
+            return self.inputs
+        return path if path.exists() else save_image_inputs(path)
 
     def source(self, name: str) -> Path:
         """The Hugging Face directory of a case."""
@@ -55,7 +65,7 @@ class ModelFactory:
         path = self.root / f"{name}.expected.{dtype}"
         if not path.exists():
             side = self.own_code if name in OWN_MODELS else self.hugging_face
-            side.trace(trace_request(self.source(name), self.inputs, path, dtype=dtype, capture="all"))
+            side.trace(trace_request(self.source(name), self.inputs_of(name), path, dtype=dtype, capture="all"))
         return path
 
     def trace(self, name: str, dtype: Any = "float32", **variant: str) -> Path:
@@ -63,7 +73,7 @@ class ModelFactory:
         path = self.root / ".".join((name, dtype, *variant.values()))
         if not path.exists():
             request = trace_request(
-                self.converted(name), self.inputs, path, dtype=dtype, capture="all", variant=variant
+                self.converted(name), self.inputs_of(name), path, dtype=dtype, capture="all", variant=variant
             )
             self.subject.trace(request)
         return path

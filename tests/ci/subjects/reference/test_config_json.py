@@ -33,6 +33,8 @@ def upstream(name: str) -> dict[str, Any]:
 
 def config_of(case: str, **changes: Any) -> dict[str, Any]:
     own = OWN_MODELS.get(case, {})
+    if case.startswith("llava"):
+        return {**RECIPES[case].config, **changes}
     if "decoder" in own:
         return {**own, **changes}
     merged = {**(own or RECIPES[case].config), "num_hidden_layers": 3, **changes}

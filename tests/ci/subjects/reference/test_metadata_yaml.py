@@ -30,7 +30,7 @@ def changed(tree: dict[str, Any], path: tuple[str, ...], value: object) -> dict[
     ("path", "value"),
     [
         ((*MIXER, "query_norm"), {"type": "rms_norm"}),
-        ((*MIXER, "type"), "mamba"),
+        ((*MIXER, "type"), "hyena"),
         ((*MIXER, "rotary", "type"), "none"),
         ((*MIXER, "rotary", "partial_rotary_factor"), 0.5),
         ((*MIXER, "key_layer", "bias", "enabled"), True),
@@ -48,7 +48,6 @@ def changed(tree: dict[str, Any], path: tuple[str, ...], value: object) -> dict[
         (("embeddings", "full_precision_residual"), True),
         (("head", "logits_scale_factor"), 0.5),
         (("peft", "type"), "lora"),
-        (("vision_encoder",), {}),
     ],
 )
 def test_what_would_change_the_forward_is_refused_by_name(path: tuple[str, ...], value: object) -> None:
@@ -165,3 +164,23 @@ def test_a_malformed_tree_is_one_line(tree: object) -> None:
     with pytest.raises((SubjectError, UnsupportedError)) as caught:
         read_base_model(tree)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        (("embeddings", "patch_width"), 5, "patch_embeddings"),
+        (("embeddings", "patch_embeddings"), {"bias": {"enabled": True}}, "patch_embeddings"),
+        (("embeddings", "normalization", "type"), "layer_norm", "type"),
+        (("adapter", "gated"), True, "gated"),
+        (("adapter", "intermediate_size"), 7, "intermediate_size"),
+        (("adapter", "activation"), "tanh", "activation"),
+        (("adapter", "layer_1"), {"bias": {"enabled": False}}, "layer_1"),
+        (("encoder", "type"), "spiral", "type"),
+    ],
+)
+def test_another_vision_tower_is_refused_by_name(path: tuple[str, ...], value: object, named: str) -> None:
+    tree = write_base_model(read("llava"))
+    assert read_base_model(tree) == read("llava")
+    with pytest.raises(UnsupportedError, match=named):
+        read_base_model(changed(tree, ("vision_encoder", *path), value))

@@ -1,4 +1,4 @@
-"""Bugs in several heads, in attention both ways, in delta rules: each shows, and first in the operation it is in."""
+"""Bugs in heads, in attention both ways, in delta rules, before the decoder of a model that sees: each is located."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ci.tensor_names import (
     BETA,
     CONTEXT,
     DECAY,
+    EMBEDDINGS,
     FINAL_NORM,
     KEY,
     LOGITS,
@@ -96,6 +97,10 @@ def delay(tensor: Tensor) -> Tensor:
     return tensor.roll(1, dims=1)
 
 
+def delay_rows(tensor: Tensor) -> Tensor:
+    return tensor.roll(1, dims=0)
+
+
 def swap_halves(tensor: Tensor) -> Tensor:
     return torch.cat(tensor.chunk(2)[::-1])
 
@@ -138,13 +143,52 @@ def one_ahead(_: Any) -> Any:
 
     def wrong(self: Any, queries: range, keys: range, __: Any) -> Tensor:
         query, key = torch.arange(queries.start, queries.stop)[:, None], torch.arange(keys.start, keys.stop)
-        same = self.documents[:, queries.start : queries.stop, None] == self.documents[:, None, keys.start : keys.stop]
-        allowed: Tensor = (key <= query + 1) & same
+        allowed: Tensor = (key <= query + 1)[None]
+        if (documents := self.documents) is not None:
+            same = documents[:, queries.start : queries.stop, None] == documents[:, None, keys.start : keys.stop]
+            allowed = allowed & same
         return allowed[:, None]
 
     return wrong
 
 
+def turn_grid(located: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Lines and columns of patches are exchanged."""
+    return located[0].flip(-1), located[1]
+
+
+def one_line(located: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Patches are counted as if they were one line."""
+    positions, numbers = located
+    along = torch.arange(positions.shape[1])
+    return torch.stack([torch.zeros_like(along), along], dim=-1)[None], numbers
+
+
+def one_image(located: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Patches attend to those of other images."""
+    return located[0], torch.zeros_like(located[1])
+
+
+def channels_last(patches: Tensor) -> Tensor:
+    """The values of a patch are in the order line, column, channel."""
+    return patches.view(len(patches), 3, -1).transpose(1, 2).flatten(1)
+
+
+def vision(change: Callable[[Any], Any]) -> Plant:
+    """A bug of the vision tower's description."""
+
+    def plant(right: Model) -> Model:
+        return replace(right, architecture=replace(right.architecture, vision=change(right.architecture.vision)))
+
+    return in_weights(plant)
+
+
+def causal_tower(tower: Any) -> Any:
+    blocks = tuple(replace(block, mixer=replace(block.mixer, causal=True)) for block in tower.blocks)
+    return replace(tower, blocks=blocks)
+
+
+SEEING = "llava"
 ONES, ZEROS = torch.ones_like, torch.zeros_like
 BUGS = [
     PlantedBug(NET, "the decay's sign", result("delta_mixers.compute_decay", lambda d: -d), DECAY),
@@ -214,6 +258,18 @@ BUGS = [
         in_function("model.AttentionMask", lambda mask: lambda _, *rest: mask(None, *rest)),
         CONTEXT,
     ),
+    PlantedBug(SEEING, "axes of RoPE swapped", result("model.locate_patches", turn_grid), EMBEDDINGS),
+    PlantedBug(SEEING, "RoPE along one line", result("model.locate_patches", one_line), EMBEDDINGS),
+    PlantedBug(SEEING, "images attend to each other", result("model.locate_patches", one_image), EMBEDDINGS),
+    PlantedBug(SEEING, "a causal tower", vision(causal_tower), EMBEDDINGS),
+    PlantedBug(SEEING, "channels last in a patch", result("model.cut_patches", channels_last), EMBEDDINGS),
+    PlantedBug(SEEING, "patches in another order", result("model.cut_patches", lambda p: p.flip(0)), EMBEDDINGS),
+    PlantedBug(SEEING, "features one token late", argument("model.place_features", 3, delay_rows), EMBEDDINGS),
+    PlantedBug(SEEING, "no features", argument("model.place_features", 3, ZEROS), EMBEDDINGS),
+    PlantedBug(SEEING, "the projector's gelu by tanh", vision(lambda v: replace(v, projector="gelu")), EMBEDDINGS),
+    PlantedBug(SEEING, "no bias of the projector", weights("adapter.layer_1.bias", ZEROS), EMBEDDINGS),
+    PlantedBug(SEEING, "no weight in the patches' norm", weights("embeddings.normalization.weight", ONES), EMBEDDINGS),
+    PlantedBug(SEEING, "the tower's norms swapped", exchange("encoder.0.norm_1", "encoder.0.norm_2"), EMBEDDINGS),
 ]
 
 

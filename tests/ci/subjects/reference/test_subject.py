@@ -20,7 +20,7 @@ from ci.subjects.base import ExportRequest, Subject
 from ci.subjects.reference import directories
 from ci.subjects.reference.offer import OFFER
 from ci.subjects.reference.subject import ReferenceSubject
-from tests.ci.subjects.reference.cases import CASES, convert_request, format_of, model
+from tests.ci.subjects.reference.cases import CASES, convert_request, format_of, model, model_config_of
 from tests.ci.subjects.reference.test_convert import tensors
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ SUBJECT: Subject = ReferenceSubject()
 
 
 def export(source: Path, target: Path, checkpoint_format: str, dtype: DType = "float32") -> Path:
-    SUBJECT.export(ExportRequest(str(source), str(target), checkpoint_format, dtype=dtype))
+    model_config = model_config_of(checkpoint_format)
+    SUBJECT.export(ExportRequest(str(source), str(target), checkpoint_format, model_config, dtype=dtype))
     return target
 
 
