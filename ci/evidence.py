@@ -200,6 +200,10 @@ class LayerRouting:
     dtype: str = ""
 
 
+SERVED_LOGPROBS = "served.logprobs"
+"""The `tensor` of a measure of scored tokens: the gap of an engine's log-probabilities to Hugging Face."""
+
+
 @dataclass(frozen=True)
 class ServedGap:
     """The largest |Δ log p| in nats, engine against Hugging Face, by token position; at most 64 bins.

@@ -42,7 +42,7 @@ def find_interpreter(name: str, roots: Sequence[Path], python: Path | None = Non
         if (base := find_base(root, description)) is not None:
             return base.python, variables
     raise NotOfferedError(
-        f"consumer {name}: its environment is not built: run `hub-tests env build {offer.environment}`, "
+        f"consumer {name}: its environment is not built: run hub-tests env build {offer.environment}, "
         "or name an interpreter that has it with --consumer-python"
     )
 

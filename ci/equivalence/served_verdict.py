@@ -38,10 +38,10 @@ from ci.equivalence.tolerances import (
     TOKEN_SLACK,
 )
 from ci.equivalence.verdict import Verdict, build_inconclusive_verdict
-from ci.evidence import FailureClass, Measure, ServedGap, format_share_of_limit
+from ci.evidence import SERVED_LOGPROBS, FailureClass, Measure, ServedGap, format_share_of_limit
 from ci.subjects.base import DType
 
-LOGPROBS, GREEDY = "served.logprobs", "served.greedy"
+LOGPROBS, GREEDY = SERVED_LOGPROBS, "served.greedy"
 POSITION_BINS = 64
 FAILURES: Mapping[LoadFault, FailureClass] = {
     "architecture_refused": "config_mismatch",

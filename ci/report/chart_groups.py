@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ci.evidence import Measure
 from ci.report import wording
+from ci.suite_tests import SERVED_TEST
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +30,8 @@ class ChartGroup:
 def group_charts(entry: EntryResult) -> list[ChartGroup]:
     """Group the measured tests of a model by dtype and errors, failing tests first."""
     groups: list[ChartGroup] = []
-    for case in sorted(entry.cases, key=lambda case: case.outcome == "passed"):
+    by_layer = [case for case in entry.cases if case.step != SERVED_TEST]  # an engine's scores have no layers
+    for case in sorted(by_layer, key=lambda case: case.outcome == "passed"):
         measures = case.evidence.measures if case.evidence else ()
         for dtype in dict.fromkeys(measure.dtype for measure in measures):
             of_dtype = tuple(measure for measure in measures if measure.dtype == dtype)

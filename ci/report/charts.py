@@ -107,16 +107,19 @@ def draw_heat_map(heat: Heat) -> str:
     )
 
 
-def draw_served_chart(gap: ServedGap) -> str:
-    """Draw the largest |Δ log p| of an engine to Hugging Face by token position: original and export."""
+def draw_served_chart(gap: ServedGap, limit: float | None = None) -> str:
+    """Draw the largest |Δ log p| of an engine to Hugging Face by position: original, export, a token's limit."""
     places, original, export = (values[:HEAT_CELLS] for values in (gap.positions, gap.original, gap.export))
-    scale = _choose_scale([*original, *export])
+    scale = _choose_scale([*original, *export, limit or 0.0])
     step = (WIDTH - LEFT - RIGHT) / max(len(places), 1)
     xs = [round(LEFT + step * (index + 0.5), 1) for index in range(len(places))]
     marks = range(0, len(places), max(1, len(places) // 6))
     parts = [_draw_grid(scale)]
     parts += [_draw_text(xs[at], HEIGHT - BOTTOM + 14, str(places[at]), "middle") for at in marks]
-    for kind, values in (("floor", original), ("growth", export)):
+    if limit:
+        parts.append(f'<path class="limit" d="M{LEFT} {scale.y(limit)}H{WIDTH - RIGHT}"/>')
+    parts += [_draw_text(2, 10, "nats", "start"), _draw_text(WIDTH - RIGHT, HEIGHT - 4, "token position", "end")]
+    for kind, values in (("growth", export), ("floor", original)):
         parts.append(_draw_line(kind, [(x, scale.y(value)) for x, value in zip(xs, values, strict=False)]))
     label = f"Difference of log-probabilities by token position in {gap.dtype}: original and export"
     return _wrap_svg(WIDTH, HEIGHT, label, "".join(parts))

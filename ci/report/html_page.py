@@ -21,6 +21,13 @@ from ci.report.escape import is_safe_url
 from ci.report.page_parts import load_parts, make_environment, mark_safe
 from ci.report.phase_times import PhaseTable, describe_phase, describe_rest, format_seconds, make_phase_table
 from ci.report.results import EntryResult, find_closest_case, find_most_complete_evidence, group_by_causes
+from ci.report.served_section import (
+    EXPLANATION,
+    ServedSection,
+    find_served_case,
+    find_token_limit,
+    make_served_section,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,6 +93,8 @@ class ModelSection:
     used_before: float | None
     drift: str
     charts: list[Figure]
+    served: ServedSection | None
+    served_charts: list[Figure]
     heat_map: Figure | None
     routing: list[LayerRouting]
     routing_summary: str
@@ -135,6 +144,7 @@ def render_html(results: Results, made: str = "") -> str:
             with_charts=len(charted),
             without_charts=len(results.entries) - len(charted),
             heat_legend=_draw_heat_legend(),
+            served_explanation=EXPLANATION,
             parts=load_parts(),
             cause_of=_number_causes(results),
         )
@@ -264,6 +274,8 @@ def _make_model_section(index: int, entry: EntryResult, *, with_charts: bool, un
         used_before=closest.used_before if closest else None,
         drift=wording.describe_drift([entry]),
         charts=_draw_error_charts(entry) if with_charts else [],
+        served=make_served_section(entry),
+        served_charts=_draw_served_charts(entry) if with_charts else [],
         heat_map=_draw_heat_map(worst, entry.name) if worst else None,
         routing=sorted(flipped, key=lambda layer: not layer.large_flips)[:ROUTING_ROWS],
         routing_summary=_summarize_routing(routing, len(flipped)),
@@ -288,8 +300,7 @@ def _draw_error_charts(entry: EntryResult) -> list[Figure]:
         dtype: charts.choose_scale([m for group in groups if group.dtype == dtype for m in group.measures])
         for dtype in dict.fromkeys(group.dtype for group in groups)
     }
-    served = [figure for case in entry.cases for figure in _draw_served_charts(case, entry.name)]
-    return [_draw_group(group, scales[group.dtype]) for group in groups[:CHARTS_PER_MODEL]] + served
+    return [_draw_group(group, scales[group.dtype]) for group in groups[:CHARTS_PER_MODEL]]
 
 
 def _draw_group(group: ChartGroup, scale: charts.Scale) -> Figure:
@@ -302,13 +313,18 @@ def _draw_group(group: ChartGroup, scale: charts.Scale) -> Figure:
     return Figure(mark_safe(charts.draw_error_chart(group.measures, scale)), caption, tuple(worst))
 
 
-def _draw_served_charts(case: CaseResult, entry: str) -> list[Figure]:
+def _draw_served_charts(entry: EntryResult) -> list[Figure]:
     """Draw the difference of log-probabilities by position, one chart a dtype."""
-    name, gaps = wording.shorten_test_id(case.name, entry), case.evidence.served if case.evidence else ()
-    caption = "nats from Hugging Face by token position: dotted the original (the floor), solid the export"
+    case = find_served_case(entry)
+    evidence = case.evidence if case else None
+    if evidence is None:
+        return []
     return [
-        Figure(mark_safe(charts.draw_served_chart(gap)), f"{name}, {gap.dtype}, input {gap.case}: {caption}")
-        for gap in gaps[:CHARTS_PER_MODEL]
+        Figure(
+            mark_safe(charts.draw_served_chart(gap, find_token_limit(evidence, gap))),
+            f"{gap.dtype}, input {gap.case}: the largest difference from Hugging Face at each token position",
+        )
+        for gap in evidence.served[:CHARTS_PER_MODEL]
     ]
 
 

@@ -12,6 +12,7 @@ from ci.report.limits import COMMENT_CHARS
 from ci.report.markdown_failures import fold, list_causes, list_failing_steps, list_failure_counts
 from ci.report.phase_times import PhaseTable, describe_phase, describe_rest, format_seconds, make_phase_table
 from ci.report.results import find_closest_case, find_most_complete_evidence, group_by_causes
+from ci.report.served_section import describe_served
 from ci.report.truncate_markdown import Block, count_characters, essential_blocks_fit, join_blocks
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def _make_tests_table(entry: EntryResult) -> str:
             f"| {cell(code(case.name))} | {wording.OUTCOME_ICONS[case.outcome]} {wording.OUTCOMES[case.outcome]}"
             f"{cell(why)}{cell(earlier)} | {_format_used(case)} | {wording.format_duration(case.seconds)} |"
         )
-    notes = [f"- {escape_text(note, 400)}" for note in wording.list_notes(entry)]
+    notes = [f"- {escape_text(note, 400)}" for note in (*wording.list_notes(entry), *describe_served(entry))]
     return "\n".join([*rows, "", *notes]).strip()
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ci.report.results import Totals
 from ci.report.suite_exit import describe_exit, find_exit_note, is_interrupted
 from ci.subjects.offer import NO_ATTENTION, NO_EXPERTS
+from ci.suite_tests import SERVED_TEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -52,7 +53,8 @@ def describe_entry_problem(
         return f"{planned - missing} of {planned} planned tests have a result"
     ran = {case.step for case in cases if case.outcome != "did_not_run" or _lacks_part(case)}
     not_run = sorted({case.step for case in cases if case.planned} - ran)
-    return f"no test of {', '.join(not_run)} could run" if not_run else ""
+    why = next((f": {case.headline}" for case in cases if case.headline and case.step in not_run), "")
+    return f"no test of {', '.join(not_run)} could run{why if not_run == [SERVED_TEST] else ''}" if not_run else ""
 
 
 def list_entry_notes(cases: Sequence[CaseResult], job: Job | None, attempt: Attempt | None = None) -> tuple[str, ...]:

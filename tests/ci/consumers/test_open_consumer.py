@@ -17,7 +17,7 @@ def test_transformers_needs_no_environment() -> None:
 
 
 def test_an_engine_without_its_environment_is_not_here(tmp_path: Path) -> None:
-    with pytest.raises(NotOfferedError, match=r"run `hub-tests env build vllm`, or name .* --consumer-python"):
+    with pytest.raises(NotOfferedError, match=r"run hub-tests env build vllm, or name .* --consumer-python"):
         find_interpreter("vllm", (tmp_path,))
     with pytest.raises(NotOfferedError, match="not an executable file"):
         find_interpreter("vllm", (), tmp_path / "python")

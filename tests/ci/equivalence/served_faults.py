@@ -191,7 +191,7 @@ KIN = {
     ),
     "second end forgotten": Fault("llama", _forget_second_end, files=True, named="served stop ids"),
     "further end": Fault("llama", _add_end, files=True, named="generation ends at token 7"),
-    "tensor lost": Fault("llama", partial(edit_tensors, _lose_tensor), named="a tensor is missing"),
+    "tensor lost": Fault("llama", partial(edit_tensors, _lose_tensor), named=f"{SCORES}|a tensor is missing"),
     "vocabulary cut": Fault("llama", partial(edit_tensors, _cut_vocabulary), named="another shape"),
     "unknown RoPE": Fault("llama", partial(edit_config, {"rope_scaling": UNKNOWN_ROPE}), named="understand the config"),
     "tokenizer lost": Fault("llama", _remove_tokenizer, files=True, named="served tokenizer"),
