@@ -327,8 +327,7 @@ PROBES = (
     make_apriel2_text(
         "apriel2-kda-sigmoid", {**MIXERS["kda"], "normalization": {"epsilon": 1e-5, "activation": "sigmoid"}}
     ),
-    make_apriel2_text("apriel2-kda-convolution", change_convolution("kda", "gelu_pytorch_tanh")),
-    make_apriel2_text("apriel2-gdn-convolution", change_convolution("gdn", "gelu_pytorch_tanh")),
+    make_apriel2_text("apriel2-kda-convolution", change_convolution("kda", "identity")),
     make_apriel2_text("apriel2-llama3-rope", {**ATTENTION, "rotary": LLAMA3_ROTARY}),
     make_apriel2("apriel2-images", VISION),
     make_apriel2("apriel2-tower-epsilon", {**VISION, "embeddings": {**VISION["embeddings"], **LARGE_EPSILON}}),

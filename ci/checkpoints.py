@@ -58,13 +58,12 @@ def make_fetch_request(model: HubModel) -> FetchRequest:
     """Return what to fetch for an entry of the registry.
 
     Raises RemoteCodeError for a model that runs code of its own, where the entry does not say where.
-    The fetch refuses quantised weights of what a subject would convert.
+    The fetch refuses quantised weights of what a subject would convert, unless the entry says how to dequantise them.
     """
     check_own_code(model)
     converted = bool(model.checkpoint_format)  # a Hub id on the command line is only fetched
-    return FetchRequest(
-        model.model_id, model.layer_request, model.revision, slice=model.slice, refuse_quantized=converted
-    )
+    plain = converted and not model.dequantize
+    return FetchRequest(model.model_id, model.layer_request, model.revision, slice=model.slice, refuse_quantized=plain)
 
 
 def check_own_code(model: HubModel) -> None:

@@ -98,14 +98,17 @@ class CompanionDirectory:
         return content
 
     def read_object(self, name: str) -> Mapping[str, Any]:
-        """Return the JSON object in a file; empty where it is missing, too long, too deep, or none."""
+        """Return the JSON object in a file.
+
+        It is empty where the file is missing, too long, too deep, or no object.
+        """
         try:
             return self.parse_object(name)
         except (OSError, ValueError):
             return {}
 
     def explain_unread(self, name: str) -> str:
-        """Say why a file that is there holds no JSON object; "" where it does, or where there is none."""
+        """Say why a file holds no JSON object; "" where it does, or is missing."""
         if not os.path.lexists(self.path / name):
             return ""
         if not self.has(name):
@@ -119,7 +122,10 @@ class CompanionDirectory:
         return ""
 
     def parse_object(self, name: str) -> dict[str, Any]:
-        """Return the JSON object in a file. Raises OSError where it cannot be read, ValueError where it is none."""
+        """Return the JSON object in a file.
+
+        Raises OSError where it cannot be read, ValueError where it is none.
+        """
         try:
             content = json.loads(self.read_bytes(name).decode("utf-8"))
         except RecursionError:
@@ -147,7 +153,7 @@ def _check_depth(content: Any) -> None:
 
 
 def find_first_difference(one: IO[bytes], other: IO[bytes]) -> int | None:
-    """Return the offset of the first byte that differs between two files, None where they are equal."""
+    """Return the offset of the first byte that differs between two files, or None."""
     offset = 0
     while True:
         first, second = one.read(PIECE_BYTES), other.read(PIECE_BYTES)

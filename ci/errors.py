@@ -41,7 +41,7 @@ class RemoteCodeError(OwnLimitError):
 
 
 class QuantizedError(OwnLimitError):
-    """The weights are quantised, and hub-tests does not dequantise them yet."""
+    """The weights are quantised, and the entry names no rule that makes them plain."""
 
     failure_class = "quantized"
 

@@ -53,6 +53,8 @@ class HubModel:
     `trust_remote_code`: transformers has not the model's code; it runs in a sandbox, in the environment
     `code_environment`, and comes from `code_path` in the subject's checkout, or from the model's own repository at
     the full commit `code_revision`.
+    `dequantize`: the rule by which quantised weights are made plain before anything is compared; without it they are
+    refused.
     `layers` are the indices of chosen layers, from 0; then `num_layers_to_keep` is how many they are. `slice` keeps
     only part of the vocabulary and of the experts. An `optional` entry runs only where its name or its group is asked
     for: not by `*`, and not by a bare `pytest`.
@@ -73,6 +75,7 @@ class HubModel:
     code_environment: str = ""
     code_path: str = ""
     code_revision: str = ""
+    dequantize: Literal["", "fp8-blocks"] = ""
     export_policy: Policy = "warn"
     precision_policy: Policy = "warn"
     layers: tuple[int, ...] = ()

@@ -25,7 +25,7 @@ from ci.phases import PhaseClock
 from ci.subjects.base import ConvertRequest, ConvertResult, Description, ExportRequest, Subject, UsesCompileCache
 from ci.subjects.compile_cache import choose_compile_cache
 from ci.subjects.failure import SubjectCrashError
-from ci.subjects.offer import NO_EXPERTS
+from ci.subjects.offer import NO_ATTENTION, NO_EXPERTS
 from ci.subjects.registry import SubjectName, find_offer, shares_interpreter
 from ci.subjects.sandbox import choose_isolation
 
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+DEQUANTIZED = "its FP8 weights are written as bfloat16 before they are compared: code times the scale of its block"
+"""The note of an entry that says how its weights are dequantised."""
 JUDGE_LIBRARIES = ("ci.equivalence.judge", "ci.subjects.hugging_face", "transformers.models.auto.modeling_auto")
 """Modules whose import takes seconds, because they need torch or transformers."""
 
@@ -114,6 +116,7 @@ class ModelPipeline:
         self._stack = ExitStack()
         self._subject: Subject | None = None
         self._fetch_step = CachedStep[Checkpoint]("test_download_and_truncate")
+        self._dequantize_step = CachedStep[Path]("test_conversion")
         self._convert_step = CachedStep[tuple[Path, ConvertResult]]("test_conversion")
         self._export_step = CachedStep[Path]("test_hub_model_conversion")
         self._judge_step: CachedStep[Judge] = CachedStep("test_forward_equivalence")
@@ -148,6 +151,13 @@ class ModelPipeline:
     def fetch_checkpoint(self) -> Checkpoint:
         """Return the truncated checkpoint in the store; fetch it if it is missing."""
         return self._fetch_step.run(self._fetch)
+
+    def find_source(self) -> Path:
+        """Return the directory that is converted and compared: the store's, or its copy with plain weights."""
+        checkpoint = self.fetch_checkpoint()
+        if not self.model.dequantize:
+            return Path(checkpoint.path)
+        return self._dequantize_step.run(lambda: self._dequantize(checkpoint))
 
     def convert(self) -> tuple[Path, ConvertResult]:
         """Return the directory of the subject's checkpoint, and what the conversion reported."""
@@ -193,7 +203,7 @@ class ModelPipeline:
     def start_subject(self) -> Subject:
         """Return the subject; start it on first use. Raises SubjectCrashError where it could not be built."""
         if self._subject is None:
-            self._warm_up(Path(self.fetch_checkpoint().path))
+            self._warm_up(self.find_source())
         assert self._subject is not None  # noqa: S101 (narrowing only)
         return self._subject
 
@@ -236,9 +246,12 @@ class ModelPipeline:
 
     def _find_model_need(self, axis: str) -> str:
         """Return what the model itself lacks to run any variant of an axis, by its config.json; "" for nothing."""
+        from ci.equivalence import nested_config
         from ci.equivalence.inputs import read_requirements
 
-        config = json.loads((Path(self.fetch_checkpoint().path) / "config.json").read_bytes())
+        config = json.loads((self.find_source() / "config.json").read_bytes())
+        if axis == "attention":
+            return NO_ATTENTION if nested_config.is_nested(config) and not nested_config.has_attention(config) else ""
         dense = self.offer.dense_formats
         if axis != "moe" or self.model.checkpoint_format not in dense or read_requirements(config).experts:
             return ""
@@ -312,12 +325,19 @@ class ModelPipeline:
                 f"{model.name}: the stored checkpoint at {checkpoint.path} is not the one that was fetched for this "
                 f"run (manifest {checkpoint.manifest_sha256[:12]}, expected {pinned.manifest_sha256[:12]}): fetch again"
             )
-        return checkpoint
+        return replace(checkpoint, notes=(*checkpoint.notes, DEQUANTIZED)) if model.dequantize else checkpoint
+
+    def _dequantize(self, checkpoint: Checkpoint) -> Path:
+        from ci.equivalence.dequantized_checkpoint import dequantize_checkpoint
+
+        what = f"{checkpoint.model_id}@{checkpoint.revision[:8]}"
+        with self.clock.measure("convert", "dequantise"):
+            return dequantize_checkpoint(Path(checkpoint.path), self._workdir / "dequantized", what=what)
 
     def _convert(self) -> tuple[Path, ConvertResult]:
         target = self._workdir / "converted"
         request = ConvertRequest(
-            source=self.fetch_checkpoint().path,
+            source=str(self.find_source()),
             target=str(target),
             checkpoint_format=self.model.checkpoint_format,
             model_config=self.model.model_config,
@@ -344,7 +364,7 @@ class ModelPipeline:
         from ci.equivalence.preparation import ReferencePreparation
         from ci.subjects.memory import fits_beside_conversion
 
-        checkpoint = Path(self.fetch_checkpoint().path)
+        checkpoint = self.find_source()
         if self._python is None or not fits_beside_conversion(checkpoint, self.device):
             return
         reference = ReferenceRun(
@@ -379,7 +399,7 @@ class ModelPipeline:
     def _make_export_request(self, converted: Path) -> ExportRequest:
         from ci.equivalence.inputs import read_published_dtype
 
-        upstream = Path(self.fetch_checkpoint().path)
+        upstream = self.find_source()
         return ExportRequest(
             source=str(converted),
             target=str(self._workdir / "exported"),
@@ -402,7 +422,7 @@ class ModelPipeline:
         converted, _ = self.convert()
         inputs = ComparisonInputs(
             model=self.model,
-            hf_path=self.fetch_checkpoint().path,
+            hf_path=str(self.find_source()),
             subject_path=str(converted),
             device=self.device,
             workdir=tempfile.mkdtemp(prefix="judge-", dir=self._workdir),
@@ -433,7 +453,7 @@ class ModelPipeline:
         from ci.subjects.hugging_face.code_source import find_code_source
         from ci.subjects.hugging_face.worker import open_hugging_face
 
-        checkpoint, logs = self.fetch_checkpoint(), self.options.subject_logs
+        checkpoint, logs = self.find_source(), self.options.subject_logs
         commit = self.options.subject_commit or self.describe_subject().commit
         return self._stack.enter_context(
             open_hugging_face(
@@ -441,7 +461,7 @@ class ModelPipeline:
                 find_code_source(self.model, self.options.subject_path, commit, self._fetched_code),
                 choose_isolation(self.options.isolation),
                 path=self.options.reference_path,
-                readable=(Path(checkpoint.path),),
+                readable=(checkpoint,),
                 timeout=self.options.timeout,
                 log=logs / f"{self.model.name}-hugging_face.log" if logs else None,
                 clock=self.clock,

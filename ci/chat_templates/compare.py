@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ci.chat_templates.conversations import generate_conversations
+from ci.chat_templates.conversations import find_roles, generate_conversations
 from ci.chat_templates.engines import find_engines
 from ci.chat_templates.render import SECONDS, Template, render_templates
 from ci.chat_templates.template_files import read_special_tokens, read_templates
@@ -103,8 +103,12 @@ def compare_templates(
     conversations: Sequence[Conversation] | None = None,
     seconds: float = SECONDS,
 ) -> TemplateJudgement:
-    """Compare two templates on generated conversations, by each engine that is here."""
-    asked = generate_conversations() if conversations is None else conversations
+    """Compare two templates by each engine that is here.
+
+    The conversations have the roles that the templates test for.
+    """
+    roles = find_roles((before.text, after.text))
+    asked = generate_conversations(roles=roles) if conversations is None else conversations
     runs = (
         render_templates(engine, (before, after), asked, isolation, seconds=seconds)
         for engine in (find_engines() if engines is None else engines)
@@ -113,7 +117,10 @@ def compare_templates(
 
 
 def judge_run(run: EngineRun, conversations: int) -> EngineJudgement:
-    """Judge what an engine rendered; a run that stopped early is judged by what it rendered before."""
+    """Judge what an engine rendered.
+
+    A run that stopped early is judged by what it rendered before.
+    """
     pairs = _pair_renderings(run.renderings)
     rendered = sum(one.text is not None and other.text is not None for one, other in pairs)
     refused = sum(one.text is None and other.text is None for one, other in pairs)

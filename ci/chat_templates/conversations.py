@@ -6,13 +6,14 @@ https://huggingface.co/docs/transformers/main/chat_templating_multimodal (conten
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 COUNT = 200
 SEED = 17
@@ -78,8 +79,17 @@ CALLS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("add", {"values": [1, 2, 30], "exact": True}),
     ("now", {}),
 )
-SWITCHES: tuple[dict[str, Any], ...] = ({}, {}, {"enable_thinking": False}, {"enable_thinking": True})
+DOCUMENTS = ({"title": "Bees", "text": "They dance.\n"}, {"title": "Naïve “set”", "text": "a ∈ A"})
+SWITCHES: tuple[dict[str, Any], ...] = (
+    *({}, {}, {}, {"enable_thinking": False}, {"enable_thinking": True}),
+    *({"documents": list(DOCUMENTS)}, {"date_string": "26 Jul 2024"}, {"tools_in_user_message": False}),
+)
 """Further arguments of `apply_chat_template` that published templates read."""
+
+KNOWN_ROLES = ("user", "assistant", "system", "tool", "developer", "ipython")
+MAX_ROLES = 8
+_ROLE_TEST = re.compile(r"""role['"]?\s*\]?\s*(?:==|!=|(?:not\s+)?in)\s*([^%}]{1,200})""")
+_QUOTED = re.compile(r"""['"]([A-Za-z][\w-]{0,30})['"]""")
 
 
 @dataclass(frozen=True)
@@ -92,14 +102,27 @@ class Conversation:
     switches: Mapping[str, Any] = field(default_factory=dict)
 
 
-def generate_conversations(count: int = COUNT, seed: int = SEED) -> tuple[Conversation, ...]:
-    """Generate conversations: the same ones for the same seed, on every machine."""
+def find_roles(templates: Iterable[str]) -> tuple[str, ...]:
+    """Find the roles that templates test for, beside the usual ones: `context`, `tool_response`, …"""
+    tests = (match.group(1) for template in templates for match in _ROLE_TEST.finditer(template))
+    named = (name for test in tests for name in _QUOTED.findall(test))
+    return tuple(name for name in dict.fromkeys(named) if name not in KNOWN_ROLES)[:MAX_ROLES]
+
+
+def generate_conversations(
+    count: int = COUNT, seed: int = SEED, roles: tuple[str, ...] = ()
+) -> tuple[Conversation, ...]:
+    """Generate conversations: the same ones for the same seed, on every machine.
+
+    `roles` are further ones, which half of the odd conversations have.
+    """
     random = Random(seed)  # noqa: S311 (no secret)
-    return tuple(_generate_one(random, KINDS[index % len(KINDS)]) for index in range(count))
+    return tuple(_generate_one(random, KINDS[index % len(KINDS)], roles) for index in range(count))
 
 
-def _generate_one(random: Random, kind: Kind) -> Conversation:
-    messages = _GENERATORS[kind](random)
+def _generate_one(random: Random, kind: Kind, roles: tuple[str, ...]) -> Conversation:
+    further = kind == "odd" and roles and random.random() < 0.75
+    messages = _draw_with_role(random, random.choice(roles)) if further else _GENERATORS[kind](random)
     prompt = random.random() < (0.7 if messages and messages[-1]["role"] != "assistant" else 0.3)
     tools = tuple(random.sample(TOOLS, random.randint(1, len(TOOLS)))) if kind == "tools" else None
     return Conversation(tuple(messages), tools, prompt, random.choice(SWITCHES))
@@ -123,7 +146,7 @@ def _draw_with_system(random: Random) -> list[dict[str, Any]]:
 
 
 def _draw_with_calls(random: Random) -> list[dict[str, Any]]:
-    """Draw a call of tools with its answers, in most cases, and what is said around it."""
+    """Draw, in most cases, a call of tools with its answers."""
     start = [_write_turn(random, "system")] if random.random() < 0.5 else []
     if random.random() < 0.25:
         return [*start, *_draw_turns(random)]
@@ -157,6 +180,13 @@ def _split_content(random: Random, turn: Mapping[str, Any]) -> list[dict[str, An
     ]
     images = [{"type": "image"}] if turn["role"] == "user" and random.random() < 0.5 else []
     return [*images, *texts[: random.choice((1, 2))]]
+
+
+def _draw_with_role(random: Random, role: str) -> list[dict[str, Any]]:
+    """Draw turns with one of another role: before them, after them, or after the first."""
+    turns, other = _draw_turns(random), _write_turn(random, role)
+    at = random.choice((0, 1, len(turns)))
+    return [*turns[:at], other, *turns[at:]]
 
 
 def _draw_odd(random: Random) -> list[dict[str, Any]]:

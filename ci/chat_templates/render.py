@@ -88,7 +88,7 @@ def render_templates(
 def _run_program(
     engine: Engine, asked: IO[bytes], answers: IO[bytes], log: IO[bytes], isolation: Isolation, seconds: float
 ) -> str:
-    """Run the engine to its end or to its limit; return what went wrong, "" for nothing."""
+    """Run the engine to its end or limit; return what went wrong, or ""."""
     descriptors = (asked.fileno(), answers.fileno())
     command = [*_limit_resources(seconds), *engine.words, *map(str, descriptors)]
     environment = {**ENVIRONMENT, "HOME": "/nonexistent"}
@@ -117,7 +117,10 @@ def _run_program(
 
 
 def _limit_resources(seconds: float) -> list[str]:
-    """Limit memory, what is written, and processor time: the wall clock alone would not end many processes."""
+    """Limit memory, what is written, and processor time.
+
+    The wall clock alone would not end many processes.
+    """
     limits = {"data": MEMORY_BYTES, "fsize": ANSWER_BYTES, "cpu": int(seconds) + 1, "core": 0}
     return [find_system_program("prlimit"), *(f"--{name}={value}" for name, value in limits.items()), "--"]
 

@@ -82,7 +82,10 @@ def _list_templates(value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _list_tokens(tokens: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield each special token's name and text; a token is a text, or an object with one in `content`."""
+    """Yield each special token's name and text.
+
+    A token is a text, or an object with one in `content`.
+    """
     for name in SPECIAL_TOKENS:
         token = tokens.get(name)
         text = token.get("content") if isinstance(token, dict) else token

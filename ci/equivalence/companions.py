@@ -56,7 +56,7 @@ SAME_MEANING = "transformers reads the same value"
 def compare_companions(
     original: Path, exported: Path, changes: Sequence[KeyChange], isolation: Isolation
 ) -> tuple[tuple[Companion, ...], tuple[str, ...]]:
-    """Compare all that lies beside the weights; return the table, and the findings that the export policy judges.
+    """Compare all that lies beside the weights: the table, and the export policy's findings.
 
     Rewritten chat templates run in processes with that `isolation`. Raises SubjectError for damaged weight files.
     """
@@ -103,7 +103,7 @@ def _list_config(files: ExportedFiles, changes: Sequence[KeyChange]) -> Iterator
 
 
 def _judge_config_key(row: Companion, changes: Sequence[KeyChange]) -> Companion:
-    """Judge a key of config.json by what transformers makes of it, and by who else reads it."""
+    """Judge a key of config.json by what transformers and other readers make of it."""
     if row.fate == "kept":
         return row
     own = [change for change in changes if _overlap(change.key, row.name)]
@@ -155,7 +155,10 @@ def _list_keys(files: ExportedFiles, name: str) -> Iterator[Companion]:
 
 
 def _compare_values(part: str, key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Companion:
-    """Return the row of a key; null is as good as no key, but it is shown."""
+    """Return the row of a key.
+
+    Null is as good as no key, but it is shown.
+    """
     same, shared = before.get(key) == after.get(key), key in before and key in after
     fate: Fate = "added" if key not in before else "dropped" if key not in after else "kept" if same else "changed"
     texts = [str(side[key]) if key in side else "" for side in (before, after)]
@@ -239,7 +242,10 @@ def _list_special_ids(files: ExportedFiles) -> Iterator[Companion]:
 
 
 def _compare_id(token: str, before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[Companion]:
-    """Yield the row of a token that any place has; an id more is permitted, another one or none is a finding."""
+    """Yield the row of a token that any place has.
+
+    An id more is permitted, another one or none is a finding.
+    """
     if not before and not after:
         return
     one, other = (", ".join(f"{place} {value}" for place, value in side.items()) or NOWHERE for side in (before, after))
@@ -264,7 +270,7 @@ def _read_special_ids(directory: CompanionDirectory) -> dict[str, dict[str, str]
 
 
 def _read_tokenizer_ids(directory: CompanionDirectory) -> dict[str, str]:
-    """Return each special token of a tokenizer as its id and text; without an id where no file says it."""
+    """Return each special token of a tokenizer as its id, if a file says it, and text."""
     texts = read_special_tokens(directory)
     ids = _read_added_tokens(directory.read_object(TOKENIZER), directory.read_object(TOKENIZER_CONFIG))
     named = {token: texts[f"{token}_token"] for token in SPECIAL_IDS if f"{token}_token" in texts}
@@ -295,7 +301,10 @@ def _list_dtypes(files: ExportedFiles) -> Iterator[Companion]:
 
 
 def _compare_stored_dtypes(files: ExportedFiles) -> Iterator[Companion]:
-    """Compare the dtypes in which the tensors that both have are stored; those of equal values may differ."""
+    """Compare the dtypes in which the tensors that both have are stored.
+
+    The values may be equal and the dtypes not.
+    """
     if not all(any(directory.path.glob("*.safetensors")) for directory in files.both):
         return
     before, after = (CheckpointTensors(directory.path).read_dtypes() for directory in files.both)

@@ -189,6 +189,8 @@ def _suspect_scores(signature: ErrorSignature) -> str:
 
 
 def _suspect_embeddings(signature: ErrorSignature) -> str:
+    if signature.only_images:
+        return "only tokens of images: the vision tower or its projector (weights, norms, activation, 2-D RoPE)"
     if signature.scale is not None:
         return f"scaled by {signature.scale:.6g}: the embedding's scale"
     return _describe_channels(signature) or "rows of the embedding table, or token ids shifted"

@@ -23,7 +23,7 @@ class WrongTensor:
     """One wrong tensor: `actual` and `expected` (B, T, …), `wrong` and `keep` bool (B, T), `position` int64 (B, T).
 
     `position` counts within each document. `siblings` are right tensors that the actual one might have been mistaken
-    for; `experts` is int64 (B, T, k), the experts of each token.
+    for; `experts` is int64 (B, T, k), the experts of each token; `image` is bool (B, T), the tokens of images.
     """
 
     actual: Tensor
@@ -34,6 +34,7 @@ class WrongTensor:
     window: int | None = None
     siblings: Mapping[str, Tensor] = field(default_factory=dict)
     experts: Tensor | None = None
+    image: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class ErrorSignature:
     list the few that carry the error, `experts` those whose tokens are wrong. `same_as` names the right tensor that
     this one equals. `later_documents`: the first row is right, later documents are wrong from their first token, which
     sees no other. `only_last_right`: the last token of each row, which sees all others, is right, and no other is.
+    `only_images`: no token of text is wrong.
     """
 
     first_wrong: int = 0
@@ -61,6 +63,7 @@ class ErrorSignature:
     padded_only: bool = False
     later_documents: bool = False
     only_last_right: bool = False
+    only_images: bool = False
     same_as: str = ""
 
 
@@ -83,6 +86,7 @@ def compute_signature(tensor: WrongTensor) -> ErrorSignature:
         padded_only=_is_padded_only(tensor),
         later_documents=_is_right_in_first_document(tensor),
         only_last_right=_is_only_last_right(tensor),
+        only_images=_is_only_images(tensor),
         same_as=_find_twin(tensor),
     )
 
@@ -145,6 +149,13 @@ def _is_padded_only(tensor: WrongTensor) -> bool:
     padded = ~tensor.keep.all(-1)
     wrong = tensor.wrong.any(-1)
     return bool(padded.any()) and bool((~padded).any()) and bool(wrong[padded].any()) and not bool(wrong[~padded].any())
+
+
+def _is_only_images(tensor: WrongTensor) -> bool:
+    if tensor.image is None:
+        return False
+    text = tensor.keep & ~tensor.image
+    return bool(tensor.wrong.any()) and bool(text.any()) and not bool((tensor.wrong & text).any())
 
 
 def _is_right_in_first_document(tensor: WrongTensor) -> bool:

@@ -174,7 +174,7 @@ def _compare_files(files: ExportedFiles) -> Iterator[ExportFinding]:
 
 
 def find_difference(files: ExportedFiles, name: str) -> int | None:
-    """Return the first byte in which a file of that name differs, None where it is the same."""
+    """Return the first byte that differs in a file of that name, or None."""
     with files.original.open(name) as before, files.exported.open(name) as after:
         return find_first_difference(before, after)
 

@@ -56,6 +56,11 @@ def count_block_kinds(config: Config) -> int:
     return len(config["decoder"].get("pattern") or (0,)) if is_nested(config) else 0
 
 
+def has_attention(config: Config) -> bool:
+    """Return whether some mixer of some block is softmax attention."""
+    return any(mixer.get("type", "attention") == "attention" for mixer in list_mixers(config))
+
+
 def find_window(config: Config) -> int | None:
     """Return the longest window of an attention, None without one."""
     return max((mixer["window_size"] for mixer in list_mixers(config) if mixer.get("window_size")), default=None)

@@ -146,7 +146,13 @@ class RootCauseAnalysis:
             window=self.reference.requirements.window,
             siblings={other: part.cut(expected.tensor(other)) for other in _list_siblings(name) if other in expected},
             experts=self._read_experts(name, expected, source),
+            image=self._find_image_tokens(source),
         )
+
+    def _find_image_tokens(self, source: CaseComparison) -> Tensor | None:
+        """Return which tokens of a case stand for an image; None where it has none."""
+        images = self.reference.requirements.images
+        return source.case.ids == images.token if images and source.case.images else None
 
     def _read_experts(self, name: str, expected: TraceReader, source: CaseComparison) -> Tensor | None:
         chosen = f"decoder.{layer_of(name)}.{TOP_EXPERTS}"

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from ci.subjects.base import DType
 
 PROBED_STOPS = 8
-"""The most stop ids of the original that an engine is asked about."""
+"""The most stop ids of original and export that an engine is asked about."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,6 @@ class ServedExport:
     def _serve(self, consumer: Consumer, checkpoint: Path, dtype: DType, name: str) -> Served:
         """Score every case and continue the batch; the longest case first, so that an engine starts once."""
         cases = sorted(self.reference.cases, key=lambda case: -case.ids.shape[1])
-        stop_ids = tuple(sorted(read_stop_ids(self.reference.checkpoint)))[:PROBED_STOPS]
         self.reference.lease.acquire(consumer)
         scores, files = {}, self.workdir / f"{dtype}-{name}"
         with self.reference.costs.clock.measure("forward", f"served {name} {dtype}"):
@@ -135,11 +134,21 @@ class ServedExport:
                 scores[case.name] = read_scores(output, self._cut(case.keep, 1), TOP)
             batch, output = self.reference.cases[0], files / "continuation"
             prompts = str(self._write(batch, CONTINUED_TOKENS))
-            ask = ContinueRequest(str(checkpoint), prompts, str(output), dtype, self.device, stop_ids=stop_ids)
+            ask = ContinueRequest(str(checkpoint), prompts, str(output), dtype, self.device, stop_ids=self._stop_ids)
             continued = consumer.continue_greedily(ask)
             continuation = read_continuation(output, len(batch.ids), CONTINUED_TOKENS, TOP)
         shutil.rmtree(files)
         return Served(scores, continuation, (result, continued))
+
+    @property
+    def _stop_ids(self) -> tuple[int, ...]:
+        """The ends of the original, then what only the export ends at: one too many stops a text too early."""
+        before, after = read_stop_ids(self.reference.checkpoint), read_stop_ids(self.exported)
+        within = [token for token in (*sorted(before), *sorted(after - before)) if self._is_token(token)]
+        return tuple(within)[:PROBED_STOPS]
+
+    def _is_token(self, token: int) -> bool:
+        return 0 <= token < self.reference.requirements.vocabulary
 
     @property
     def device(self) -> str:

@@ -47,8 +47,9 @@ def check_quantization(config: Mapping[str, Any], tensors: Mapping[str, str], *,
     found = next(_describe_config(config, ""), "") or describe_tensors(tensors)
     if found:
         raise QuantizedError(
-            f"{what}: its weights are quantised ({found}), and hub-tests does not dequantise: the subject would be "
-            "given codes instead of weights; name a repository with the weights in bfloat16, float16 or float32"
+            f"{what}: its weights are quantised ({found}), and hub-tests does not dequantise them: the subject would "
+            "be given codes instead of weights; name a repository with the weights in bfloat16, float16 or float32, or "
+            'of FP8 with weight_scale_inv the rule: dequantize = "fp8-blocks" in the registry'
         )
 
 
@@ -79,7 +80,7 @@ def _find_loaded_bits(value: Mapping[str, Any]) -> int | None:
 
 
 def describe_tensors(tensors: Mapping[str, str]) -> str:
-    """Describe the first tensor that is a code or a scale, and the scheme that has such tensors; "" for none."""
+    """Describe the first tensor that is a code or a scale, with its scheme; or ""."""
     found = next(((name, dtype) for name, dtype in tensors.items() if _is_quantized(name, dtype)), None)
     if found is None:
         return ""

@@ -68,7 +68,10 @@ class CompanionTable:
 
 
 def build_companion_tables(results: Results) -> tuple[CompanionTable, ...]:
-    """Build the tables, in the order of the plan; a format whose exports were not compared has none."""
+    """Build the tables, in the order of the plan.
+
+    A format whose exports were not compared has none.
+    """
     formats = {entry.name: entry.model.checkpoint_format for entry in results.plan.entries}
     found: dict[str, dict[str, tuple[Companion, ...]]] = {}
     for entry in results.entries:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ci.report.results import Totals
 from ci.report.suite_exit import describe_exit, find_exit_note, is_interrupted
-from ci.subjects.offer import NO_EXPERTS
+from ci.subjects.offer import NO_ATTENTION, NO_EXPERTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ def find_entry_verdict(cases: Sequence[CaseResult]) -> Verdict:
     if any(case.outcome in ("failed", "missing") for case in cases):
         return "neutral"
     planned = {case.step for case in cases if case.planned}
-    passed = {case.step for case in cases if case.planned and (case.outcome == "passed" or _lacks_experts(case))}
+    passed = {case.step for case in cases if case.planned and (case.outcome == "passed" or _lacks_part(case))}
     return "passed" if planned and planned == passed else "neutral"
 
 
@@ -33,9 +33,9 @@ def find_run_verdict(entries: Sequence[EntryResult]) -> Verdict:
     return "passed" if verdicts == {"passed"} else "neutral"
 
 
-def _lacks_experts(case: CaseResult) -> bool:
+def _lacks_part(case: CaseResult) -> bool:
     """Return whether the model itself has nothing to run: the suite read that in config.json, not from the subject."""
-    return case.evidence is not None and case.evidence.unmet_need == NO_EXPERTS
+    return case.evidence is not None and case.evidence.unmet_need in (NO_ATTENTION, NO_EXPERTS)
 
 
 def describe_entry_problem(
@@ -50,7 +50,7 @@ def describe_entry_problem(
     planned = sum(case.planned for case in cases)
     if missing:
         return f"{planned - missing} of {planned} planned tests have a result"
-    ran = {case.step for case in cases if case.outcome != "did_not_run" or _lacks_experts(case)}
+    ran = {case.step for case in cases if case.outcome != "did_not_run" or _lacks_part(case)}
     not_run = sorted({case.step for case in cases if case.planned} - ran)
     return f"no test of {', '.join(not_run)} could run" if not_run else ""
 

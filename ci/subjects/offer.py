@@ -12,6 +12,8 @@ PROTOCOL = 1
 """The version of the protocol between hub-tests and an adapter; it counts up when an old adapter cannot go on."""
 NO_EXPERTS = "a mixture of experts"
 """What a dense model lacks to run a variant of the axis "moe"."""
+NO_ATTENTION = "attention in some block"
+"""What a model of recurrences alone lacks to run a variant of the axis "attention"."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class SubjectOffer:
     run without on any machine ("cuda", or a library as `describe` calls it). `axis_formats` names the formats of an
     axis that only some formats have. `conditional_needs` maps `axis=name` to what only some machines or models lack for
     it. The report accepts no other reason for a variant that did not run. `dense_formats` are those of the formats with
-    the axis "moe" that also have models without experts: there the suite itself names the need NO_EXPERTS.
+    the axis "moe" that also have models without experts: there the suite itself names the need NO_EXPERTS; in formats
+    with the axis "mixer" it names NO_ATTENTION.
     With `in_this_package` the subject's code is a part of `ci`: a checkout of it brings its own worker program.
     A subject that does not convert (`converts`) reads Hugging Face's directory itself; one that does not export
     (`exports`) writes none. `fast_llm_checkpoints` says that its checkpoints are in Fast-LLM's format, which the
@@ -53,10 +56,14 @@ class SubjectOffer:
 
     def conditional_needs_of(self, checkpoint_format: str) -> Mapping[str, tuple[str, ...]]:
         """Return what only some machines, or some models of this format, lack for a variant."""
-        if checkpoint_format not in self.dense_formats:
-            return self.conditional_needs
-        keys = [f"{variant.axis}={variant.name}" for variant in self.variants if variant.axis == "moe"]
-        return {**self.conditional_needs, **{k: (*self.conditional_needs.get(k, ()), NO_EXPERTS) for k in keys}}
+        lacking = {"moe": NO_EXPERTS} if checkpoint_format in self.dense_formats else {}
+        lacking |= {"attention": NO_ATTENTION} if checkpoint_format in self.axis_formats.get("mixer", ()) else {}
+        needs = dict(self.conditional_needs)
+        for variant in self.variants:
+            if variant.axis in lacking:
+                key = f"{variant.axis}={variant.name}"
+                needs[key] = (*needs.get(key, ()), lacking[variant.axis])
+        return needs
 
     @property
     def layout_variants(self) -> tuple[Variant, ...]:

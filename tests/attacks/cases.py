@@ -208,7 +208,12 @@ ATTACKS = {
             for path in Path(place).rglob("*"):
                 attempt(f"write {path}", lambda path=path: append(path))
                 attempt(f"unlink {path}", lambda path=path: path.unlink())
-        say("environment", os.environ.get("TRITON_CACHE_DIR"), os.environ.get("TORCHINDUCTOR_CACHE_DIR"))
+        for path in map(Path, WHERE.get("cached", ())):
+            attempt(f"poison {path}", lambda path=path: append(path))
+            attempt(f"replace {path}", lambda path=path: create(path))
+            attempt(f"unlink {path}", lambda path=path: path.unlink())
+        names = ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "UV_FIND_LINKS", "PIP_FIND_LINKS", "HF_HUB_CACHE")
+        say("environment", *(os.environ.get(name) for name in names))
 
         def before(name, request):
             if name == "convert":

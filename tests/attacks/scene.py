@@ -22,6 +22,12 @@ EVIL = "raise SystemExit(0)  # written by the pull request\n"
 START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from ci.__main__ import main; sys.exit(main())"
 """Starts a judge that an environment variable cannot change, as an installed `hub-tests` under `python -I`."""
 
+CACHED = (
+    "kernel.bin",
+    "wheels/torch-2.0-py3-none-any.whl",
+    "environments/base/lib/python3.12/site-packages/torch/__init__.py",
+    "hub/models--org--tiny/snapshots/0/config.json",
+)
 ACTIONS_FILES = ("GITHUB_ENV", "GITHUB_PATH", "GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY", "GITHUB_STATE")
 
 PRELUDE = """
@@ -128,6 +134,11 @@ class Scene:
         return (self.judge, self.root / "store", self.root / "actions", self.root / "secret", self.root / "caches")
 
     @property
+    def cached(self) -> tuple[Path, ...]:
+        """A file of each cache that a machine keeps: compiled code, wheels, environments, the Hub's."""
+        return tuple(self.root / "caches" / name for name in CACHED)
+
+    @property
     def temporary(self) -> Path:
         """TMPDIR of every run: empty before, and to be empty afterwards."""
         return self.root / "temporary"
@@ -142,7 +153,9 @@ class Scene:
             (self.root / name).mkdir()
         for name in ACTIONS_FILES:
             (self.root / "actions" / name).write_text("")
-        (self.root / "caches" / "kernel.bin").write_text("compiled earlier")
+        for path in self.cached:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("kept from an earlier job")
         (self.root / "secret").write_text("a token that nobody under test may read")
         (self.root / "models.toml").write_text(REGISTRY)
 
@@ -161,6 +174,9 @@ class Scene:
             "TMPDIR": str(self.temporary),
             "TORCHINDUCTOR_CACHE_DIR": str(self.root / "caches"),
             "TRITON_CACHE_DIR": str(self.root / "caches"),
+            "UV_FIND_LINKS": str(self.root / "caches" / "wheels"),
+            "PIP_FIND_LINKS": str(self.root / "caches" / "wheels"),
+            "HF_HUB_CACHE": str(self.root / "caches" / "hub"),
             "COLUMNS": "140",
             "OMP_NUM_THREADS": "1",
         }
@@ -210,6 +226,7 @@ class Scene:
             "store": str(self.root / "store"),
             "secret": str(self.root / "secret"),
             "caches": str(self.root / "caches"),
+            "cached": [str(path) for path in self.cached],
             "report": str(self.report),
             "home": str(self.root / "home"),
             "temporary": str(self.temporary),

@@ -124,4 +124,5 @@ def test_which_code_must_be_said() -> None:
 
 def test_only_what_a_subject_converts_must_have_plain_weights() -> None:
     assert make_fetch_request(HubModel("a", "o/a", "llama")).refuse_quantized
+    assert not make_fetch_request(HubModel("a", "o/a", "llama", dequantize="fp8-blocks")).refuse_quantized
     assert not make_fetch_request(HubModel("o/a", "o/a", "")).refuse_quantized

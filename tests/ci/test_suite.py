@@ -28,13 +28,20 @@ from ci.settings import Settings
 from ci.subjects import early_export
 from ci.subjects.base import ExportRequest, Variant
 from ci.subjects.failure import SubjectCrashError, SubjectOutOfMemoryError, SubjectTimeoutError
-from ci.subjects.offer import NO_EXPERTS
+from ci.subjects.offer import NO_ATTENTION, NO_EXPERTS
 from ci.subjects.registry import find_offer
 from ci.subjects.sandbox import Isolation
-from ci.suite import CachedStep, ModelPipeline, StepFailedError, classify_failure
+from ci.suite import DEQUANTIZED, CachedStep, ModelPipeline, StepFailedError, classify_failure
+from tests.ci.hub.samples import CONFIG, make_repository
+from tests.ci.subjects.quantized_models import write_quantized
 from tests.standin.models import repository
 from tests.standin.server import HubServer
 
+NESTED = {
+    "num_hidden_layers": None,
+    "decoder": {"type": "fixed", "num_blocks": 5, "block": {"mixer": {"type": "gdn", "key_heads": 2}}},
+}
+"""A config.json of Fast-LLM's apriel2 without attention."""
 MODEL = HubModel("tiny", "o/n", "llama")
 CHECKPOINT = Checkpoint("o/n", "f" * 40, 2, "/store/x", "hit", 10, 0, 0, 0.1, "a" * 64, 30)
 
@@ -134,6 +141,35 @@ def test_what_was_admitted_earlier_is_hashed_again_where_others_may_write(
     assert not weights.exists(), "what is damaged is set aside"
 
 
+@pytest.mark.parametrize("rule", ["", "fp8-blocks"])
+def test_fp8_weights_are_refused_or_dequantised_by_the_entrys_rule(hub: HubServer, tmp_path: Path, rule: Any) -> None:
+    settings = Settings(cache=tmp_path / "store", endpoint=hub.endpoint)
+    hub.add(MODEL.model_id, write_quantized(tmp_path / "codes", "fp8", settings=True))
+    model, options = replace(MODEL, dequantize=rule), RunOptions(subject="reference", device="cpu")
+    with ModelPipeline(model, options, settings, tmp_path) as pipeline:
+        if not rule:
+            with pytest.raises(StepFailedError, match="fp8, e4m3") as refused:
+                pipeline.judge()
+            assert classify_failure(refused.value) == "quantized"
+            return
+        assert DEQUANTIZED in pipeline.fetch_checkpoint().notes
+        verdict = pipeline.judge().check_round_trip(str(pipeline.export()))
+        assert verdict.passed, verdict.diagnosis
+        assert pipeline.judge().check_forward(dtype="float32", variant={}).passed
+        (stored,) = (row for row in verdict.companions if row.name == "stored")
+        assert (stored.before, stored.judgement) == ("BF16", "equal")
+
+
+def test_another_scheme_than_the_entrys_rule_is_refused(hub: HubServer, tmp_path: Path) -> None:
+    settings = Settings(cache=tmp_path / "store", endpoint=hub.endpoint)
+    hub.add(MODEL.model_id, write_quantized(tmp_path / "codes", "bitsandbytes", settings=True))
+    model, options = replace(MODEL, dequantize="fp8-blocks"), RunOptions(subject="reference", device="cpu")
+    with ModelPipeline(model, options, settings, tmp_path) as pipeline:
+        with pytest.raises(StepFailedError, match="quant_method 'bitsandbytes'") as refused:
+            pipeline.convert()
+        assert classify_failure(refused.value) == "quantized"
+
+
 def test_evidence_knows_what_earlier_steps_established(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suite, "fetch", lambda *_, **__: CHECKPOINT)
     pipeline = make_pipeline(tmp_path)
@@ -215,6 +251,16 @@ def test_a_dense_model_lacks_experts_where_others_of_its_format_have_them(hub: H
         assert pipeline.find_need("attention", "backup", None) == ""
         assert pipeline.find_need("moe", "dropless", Variant("moe", "dropless", needs="triton")) == "triton"
         assert pipeline.find_need("mixer", "gdn", None) == "a stochastic mixer of this name in every block"
+
+
+def test_a_model_of_recurrences_alone_lacks_attention(hub: HubServer, tmp_path: Path) -> None:
+    directory = make_repository(tmp_path / "m", config={**CONFIG, **NESTED})
+    hub.add("o/gdn", directory)
+    model = HubModel("gdn", "o/gdn", "apriel2_text")
+    options = RunOptions(subject="fast_llm", device="cpu")
+    settings = Settings(cache=tmp_path / "store", endpoint=hub.endpoint)
+    with ModelPipeline(model, options, settings, tmp_path) as pipeline:
+        assert pipeline.find_need("attention", "backup", None) == NO_ATTENTION
 
 
 def test_an_adapter_that_only_its_file_names_is_found_again_by_every_test(tmp_path: Path) -> None:

@@ -200,11 +200,18 @@ def strict(schema: Any) -> Any:
     return made
 
 
-@pytest.mark.parametrize("size", ["1", "2"])
-def test_the_real_chart_renders_what_was_meant(config: Config, charts: Path, size: str) -> None:
+def let_nightly_pods_fill(config: Config) -> Config:
+    """The same with a slot and a volume for compiled code, which a scale set of its own fills."""
+    assert config.kubernetes is not None
+    cluster = replace(config.kubernetes, compile_cache_claim="kept")
+    return replace(config, kubernetes=cluster, slots=(*config.slots, SlotSpec(gpus=(7,), fills_compile_cache=True)))
+
+
+@pytest.mark.parametrize(("name", "size"), [("gpus-1", "1"), ("gpus-2", "2"), ("nightly", "1")])
+def test_the_real_chart_renders_what_was_meant(config: Config, charts: Path, name: str, size: str) -> None:
     from jsonschema import Draft202012Validator
 
-    values = read(config, f"values-gpus-{size}.yaml")
+    values = read(let_nightly_pods_fill(config), f"values-{name}.yaml")
     made = {each["kind"]: each for each in rendered(charts / "gha-runner-scale-set", values)}
     scale_set = made.pop("AutoscalingRunnerSet")
     Draft202012Validator(custom(charts, "autoscalingrunnersets")).validate(scale_set)
@@ -219,6 +226,9 @@ def test_the_real_chart_renders_what_was_meant(config: Config, charts: Path, siz
     assert of_job["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == size
     assert of_job["nodeSelector"] == values["template"]["spec"]["nodeSelector"]
     assert of_job["tolerations"] == values["template"]["spec"]["tolerations"]
+    assert of_job["volumes"] == values["template"]["spec"]["volumes"]
+    assert of_job["containers"][0]["volumeMounts"] == values["template"]["spec"]["containers"][0]["volumeMounts"]
+    assert spec["runnerScaleSetName"] == values["runnerScaleSetName"]
     assert spec["template"]["metadata"]["labels"]["app"] == "hub-tests-runner"  # what the network policy selects
     accounts = made["ServiceAccount"]
     assert of_job["serviceAccountName"] == accounts["metadata"]["name"]
@@ -242,11 +252,8 @@ def test_the_real_chart_knows_every_key_of_the_values(config: Config, charts: Pa
 
 
 def test_compiled_code_is_written_by_the_nightly_pods_alone(config: Config, tmp_path: Path) -> None:
-    assert config.kubernetes is not None
     assert "compiled" not in json.dumps(read(config, "values-gpus-1.yaml"))
-    nightly = SlotSpec(gpus=(7,), fills_compile_cache=True)
-    cluster = replace(config.kubernetes, compile_cache_claim="kept")
-    filling = replace(config, kubernetes=cluster, slots=(*config.slots, nightly))
+    filling = let_nightly_pods_fill(config)
     assert "values-nightly.yaml" not in render_manifests(replace(filling, slots=config.slots))
     assert "values-nightly.yaml" not in render_manifests(replace(filling, kubernetes=config.kubernetes))
     for name, writes in (("values-gpus-1.yaml", False), ("values-nightly.yaml", True)):

@@ -70,7 +70,9 @@ def _read_model_config(_: Key, checkpoint: Path) -> Any:
 def list_variants(config: Any) -> tuple[Variant, ...]:
     """Return the MoE and attention implementations; the default is what `auto` means here for float32."""
     blocks = list_blocks(config)
-    variants = [Variant("attention", name, needs=_find_attention_need(name, blocks)) for name in ATTENTION]
+    variants = []
+    if any(_is_attention(mixer) for _, mixer in _list_mixers(blocks)):
+        variants = [Variant("attention", name, needs=_find_attention_need(name, blocks)) for name in ATTENTION]
     if _has_experts(blocks):
         variants += [Variant("moe", name, needs=_find_moe_need(name)) for name in MOE]
     if _has_other_blocks(blocks):

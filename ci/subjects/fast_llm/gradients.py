@@ -42,7 +42,12 @@ def run_gradients(request: GradientRequest) -> GradientResult:
     Path(request.output).mkdir(parents=True)
     save_file(gradients, Path(request.output) / "model.safetensors")
     seconds = cost.seconds + time.perf_counter() - started
-    return GradientResult(loss=float(losses[LOSS]), ran={"compile": choose_compiler(variant_request)}, seconds=seconds)
+    return GradientResult(_sum_losses(losses), ran={"compile": choose_compiler(variant_request)}, seconds=seconds)
+
+
+def _sum_losses(losses: dict[str, float]) -> float:
+    """Return the sum over prediction heads: each further one has its distance at the end of the name."""
+    return sum(float(value) for name, value in losses.items() if name == LOSS or name.startswith(f"{LOSS}_"))
 
 
 def make_trace_request(request: GradientRequest | TrainRequest) -> TraceRequest:

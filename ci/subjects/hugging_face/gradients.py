@@ -27,6 +27,8 @@ def write_gradients(model: Any, request: GradientRequest, ran: dict[str, str]) -
     transformers fuses experts in memory; `save_pretrained` converts them to the names and shapes on disk. So the
     gradients are saved as if they were weights.
     """
+    from transformers import GenerationConfig
+
     inputs = read_inputs(Path(request.inputs)).to(request.device)
     ids, images = inputs.ids, inputs.images
     with measure_cost(request.device) as cost:
@@ -43,6 +45,8 @@ def write_gradients(model: Any, request: GradientRequest, ran: dict[str, str]) -
             if parameter.grad is None:
                 raise SubjectError(f"Hugging Face, {request.checkpoint}: no gradient reaches {name}")
             parameter.copy_(parameter.grad)
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config = GenerationConfig()  # a model's own may refuse to be written
     model.save_pretrained(request.output)
     merge_shards(Path(request.output))
     drop_tensors(Path(request.output), idle | {name for name, _ in model.named_buffers()})

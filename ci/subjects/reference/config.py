@@ -124,7 +124,25 @@ class KimiDeltaAttention:
     gate: Literal["silu", "sigmoid"] = "silu"
 
 
-SingleMixer = Attention | GatedDeltaNet | KimiDeltaAttention
+@dataclass(frozen=True)
+class Mamba:
+    """A selective scan with grouped heads, https://arxiv.org/abs/2312.00752, in the layout of Fast-LLM's mamba.py.
+
+    `inner` channels, in heads of `state`; `grouped` of them before x and B are repeated; `rank` of the steps'
+    projection; `kernel`: the width of the convolution. `bias`: of the other projections.
+    """
+
+    inner: int
+    grouped: int
+    state: int
+    rank: int
+    kernel: int
+    bias: bool
+    convolution_bias: bool
+    step_bias: bool
+
+
+SingleMixer = Attention | GatedDeltaNet | KimiDeltaAttention | Mamba
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from ci.subjects.reference.config import (
     DefaultRope,
     GatedDeltaNet,
     KimiDeltaAttention,
+    Mamba,
     Mlp,
     StochasticMixer,
 )
@@ -184,6 +185,24 @@ def _read_kimi_delta_attention(section: ConfigSection) -> KimiDeltaAttention:
     return KimiDeltaAttention(heads, head_dim, _read_kernel(section), epsilon, gate)  # type: ignore[arg-type]
 
 
+def _read_mamba(section: ConfigSection) -> Mamba:
+    section.allow("repeat_kv_before_conv", True)
+    section.ignore("dt_min", "dt_max", "dt_init", "dt_scale", "dt_init_floor")  # how steps begin
+    mixer = Mamba(
+        inner=section.take_positive("d_inner"),
+        grouped=section.take_positive("d_xb"),
+        state=section.take_positive("state_size"),
+        rank=section.take_positive("dt_rank"),
+        kernel=section.take_positive("d_conv", 4),
+        bias=section.take("add_linear_biases", bool, False),
+        convolution_bias=section.take("conv_bias", bool),
+        step_bias=section.take("dt_proj_bias", bool),
+    )
+    if mixer.inner % mixer.grouped or mixer.grouped % mixer.state:
+        raise section.refusal("d_xb", f"{mixer.grouped} of {mixer.inner} in heads of {mixer.state}")
+    return mixer
+
+
 def _read_kernel(section: ConfigSection) -> int:
     convolution = section.take_section("convolution_layer")
     kernel = convolution.take_positive("kernel_size")
@@ -196,6 +215,7 @@ READERS: Final[Mapping[str, Callable[[ConfigSection], SingleMixer]]] = {
     "attention": _read_attention,
     "gdn": _read_gated_delta_net,
     "kda": _read_kimi_delta_attention,
+    "mamba": _read_mamba,
 }
 
 
@@ -247,6 +267,8 @@ def _write_mixer(mixer: Mixer) -> dict[str, Any]:
         return {"type": "stochastic", "main_mixer_name": mixer.main, "mixers": mixers}
     if isinstance(mixer, Attention):
         return _write_attention(mixer)
+    if isinstance(mixer, Mamba):
+        return _write_mamba(mixer)
     convolution = {"convolution_layer": {"kernel_size": mixer.kernel}}
     if isinstance(mixer, GatedDeltaNet):
         sizes = {"value_heads": mixer.value_heads, "key_heads": mixer.key_heads}
@@ -254,6 +276,12 @@ def _write_mixer(mixer: Mixer) -> dict[str, Any]:
         return {"type": "gdn", **sizes, **dims, "norm_eps": mixer.epsilon, **convolution}
     norm = {"epsilon": mixer.epsilon, "activation": mixer.gate}
     return {"type": "kda", "heads": mixer.heads, "head_dim": mixer.head_dim, "normalization": norm, **convolution}
+
+
+def _write_mamba(mixer: Mamba) -> dict[str, Any]:
+    sizes = {"d_inner": mixer.inner, "d_xb": mixer.grouped, "state_size": mixer.state, "dt_rank": mixer.rank}
+    biases = {"conv_bias": mixer.convolution_bias, "dt_proj_bias": mixer.step_bias}
+    return {"type": "mamba", **sizes, "d_conv": mixer.kernel, "add_linear_biases": mixer.bias, **biases}
 
 
 def _write_attention(attention: Attention) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from ci.subjects.reference.config import Attention, GatedDeltaNet, StochasticMixer
-from ci.subjects.reference.convert_delta import list_gated_delta_net, list_kimi_delta_attention
+from ci.subjects.reference.config import Attention, GatedDeltaNet, Mamba, StochasticMixer
+from ci.subjects.reference.convert_delta import list_gated_delta_net, list_kimi_delta_attention, list_mamba
 from ci.subjects.reference.parameter import Parameter, Part
 from ci.subjects.reference.tensor_files import BLOCK_ELEMENTS, PlannedTensor
 from ci.subjects.reference.weight_names import (
@@ -109,6 +109,8 @@ def _list_mixer(fast_llm: str, hugging_face: str, mixer: Mixer, hidden: int) -> 
         yield from _list_attention(fast_llm, hugging_face, mixer, hidden)
     elif isinstance(mixer, GatedDeltaNet):
         yield from list_gated_delta_net(fast_llm, hugging_face, mixer, hidden)
+    elif isinstance(mixer, Mamba):
+        yield from list_mamba(fast_llm, hugging_face, mixer, hidden)
     else:
         yield from list_kimi_delta_attention(fast_llm, hugging_face, mixer, hidden)
 

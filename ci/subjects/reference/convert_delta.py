@@ -1,4 +1,4 @@
-"""The parameters of gated delta net and Kimi delta attention: the same tensors, by the same names, on both sides."""
+"""The parameters of mixers with a state: the same tensors on both sides, by nearly the same names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ci.subjects.reference.parameter import Parameter, Part
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from ci.subjects.reference.config import GatedDeltaNet, KimiDeltaAttention
+    from ci.subjects.reference.config import GatedDeltaNet, KimiDeltaAttention, Mamba
 
 
 def list_gated_delta_net(fast_llm: str, hugging_face: str, mixer: GatedDeltaNet, hidden: int) -> Iterator[Parameter]:
@@ -45,6 +45,24 @@ def list_kimi_delta_attention(
         "norm.weight": (mixer.head_dim,),
     }
     return _list_same(fast_llm, hugging_face, shapes)
+
+
+def list_mamba(fast_llm: str, hugging_face: str, mixer: Mamba, hidden: int) -> Iterator[Parameter]:
+    """Yield the parameters of a Mamba block, in execution order."""
+    inner, fast = mixer.inner, f"{fast_llm}.convolution"
+    convolution = {"weight": (inner, 1, mixer.kernel), **({"bias": (inner,)} if mixer.convolution_bias else {})}
+    for name, shape in convolution.items():
+        yield Parameter(f"{fast}.{name}", (Part(f"{hugging_face}.conv1d.{name}", shape, stacked=False),))
+    linear = {
+        "in_proj": (2 * inner + 2 * mixer.grouped, hidden, mixer.bias),
+        "dt_in_proj": (mixer.rank, hidden, mixer.bias),
+        "dt_proj": (inner, mixer.rank, mixer.step_bias),
+        "out_proj": (hidden, inner, mixer.bias),
+    }
+    shapes: dict[str, tuple[int, ...]] = {"A_log": (inner, mixer.state), "D": (inner,)}
+    for name, (rows, columns, bias) in linear.items():
+        shapes |= {f"{name}.weight": (rows, columns), **({f"{name}.bias": (rows,)} if bias else {})}
+    yield from _list_same(fast_llm, hugging_face, shapes)
 
 
 def _list_same(fast_llm: str, hugging_face: str, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Parameter]:

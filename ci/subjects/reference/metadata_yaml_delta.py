@@ -1,4 +1,4 @@
-"""Reads and writes gated delta net and Kimi delta attention in Fast-LLM's metadata.yaml.
+"""Reads and writes gated delta net, Kimi delta attention and Mamba in Fast-LLM's metadata.yaml.
 
 Keys and defaults are those of fast_llm/layers/ssm/config.py of version 0.4.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from ci.subjects.reference.config import GatedDeltaNet, KimiDeltaAttention
+from ci.subjects.reference.config import GatedDeltaNet, KimiDeltaAttention, Mamba
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,6 +20,7 @@ TRAINING_KEYS: Final = (
 )
 """How training draws one of several mixers: outside of it the main one runs."""
 PARAMETERS: Final = ("dt_bias_weight", "a_log_weight")
+MAMBA_LAYERS: Final = ("z_layer", "x_layer", "b_layer", "c_layer", "output_layer", "dt_input_layer")
 NET_LAYERS: Final = ("qkv_projection_layer", "ba_projection_layer", "output_layer")
 KIMI_LAYERS: Final = (
     *(f"{name}_projection_layer" for name in ("q", "k", "v", "f_a", "f_b", "g_a", "g_b")),
@@ -58,9 +59,40 @@ def _read_kimi_delta_attention(section: ConfigSection) -> KimiDeltaAttention:
     return mixer
 
 
-DELTA_READERS: Final[Mapping[str, Callable[[ConfigSection], GatedDeltaNet | KimiDeltaAttention]]] = {
+def _read_mamba(section: ConfigSection) -> Mamba:
+    """Read a Mamba block, whose layers share one setting of biases but for the convolution and the steps."""
+    default = section.take("add_linear_biases", bool, True)
+    for name in MAMBA_LAYERS:
+        layer = section.take_section(name)
+        if (found := _read_bias(layer, default)) != default:
+            raise section.refusal(name, f"bias {found}, add_linear_biases is {default}")
+        layer.ignore("weight", "lr_scale", "apply_peft")
+        layer.finish()
+    convolution, steps = section.take_section("convolution_layer"), section.take_section("dt_layer")
+    biases = [_read_bias(layer, default) for layer in (convolution, steps)]
+    steps.ignore("weight", "lr_scale", "apply_peft")
+    steps.finish()
+    section.allow("repeat_kv_before_conv", True)
+    section.allow("cross_document_attention", True)
+    section.ignore("lr_scale", "d_weight", "a_log_weight")
+    mixer = Mamba(
+        inner=section.take_positive("d_inner", 2048),
+        grouped=section.take_positive("d_xb", 1024),
+        state=section.take_positive("state_size", 16),
+        rank=section.take_positive("dt_rank", 64),
+        kernel=_read_kernel(convolution),
+        bias=default,
+        convolution_bias=biases[0],
+        step_bias=biases[1],
+    )
+    section.finish()
+    return mixer
+
+
+DELTA_READERS: Final[Mapping[str, Callable[[ConfigSection], GatedDeltaNet | KimiDeltaAttention | Mamba]]] = {
     "gdn": _read_gated_delta_net,
     "kda": _read_kimi_delta_attention,
+    "mamba": _read_mamba,
 }
 """Fast-LLM's name of a mixer → what reads it."""
 
@@ -80,6 +112,14 @@ def _check_bias(layer: ConfigSection) -> None:
     bias.allow("enabled", False, None)
     bias.ignore("initialization", "lr_scale", "weight_decay")
     bias.finish()
+
+
+def _read_bias(layer: ConfigSection, default: bool) -> bool:
+    bias = layer.take_section("bias")
+    enabled = bias.take_optional("enabled", bool)
+    bias.ignore("initialization", "lr_scale", "weight_decay")
+    bias.finish()
+    return default if enabled is None else enabled
 
 
 def _read_kernel(convolution: ConfigSection) -> int:
@@ -102,8 +142,10 @@ def _read_gated_norm(norm: ConfigSection) -> tuple[float, str]:
     return epsilon, gate
 
 
-def write_delta_mixer(mixer: GatedDeltaNet | KimiDeltaAttention) -> dict[str, Any]:
+def write_delta_mixer(mixer: GatedDeltaNet | KimiDeltaAttention | Mamba) -> dict[str, Any]:
     """Return a mixer's part of the tree."""
+    if isinstance(mixer, Mamba):
+        return _write_mamba(mixer)
     convolution = {"convolution_layer": {"kernel_size": mixer.kernel}}
     if isinstance(mixer, GatedDeltaNet):
         sizes = {"value_heads": mixer.value_heads, "key_heads": mixer.key_heads}
@@ -111,3 +153,16 @@ def write_delta_mixer(mixer: GatedDeltaNet | KimiDeltaAttention) -> dict[str, An
         return {"type": "gdn", **sizes, **dims, **convolution, "normalization": {"epsilon": mixer.epsilon}}
     norm = {"epsilon": mixer.epsilon, "activation": mixer.gate}
     return {"type": "kda", "heads": mixer.heads, "head_dim": mixer.head_dim, **convolution, "normalization": norm}
+
+
+def _write_mamba(mixer: Mamba) -> dict[str, Any]:
+    return {
+        "type": "mamba",
+        "d_inner": mixer.inner,
+        "d_xb": mixer.grouped,
+        "state_size": mixer.state,
+        "dt_rank": mixer.rank,
+        "add_linear_biases": mixer.bias,
+        "convolution_layer": {"kernel_size": mixer.kernel, "bias": {"enabled": mixer.convolution_bias}},
+        "dt_layer": {"bias": {"enabled": mixer.step_bias}},
+    }

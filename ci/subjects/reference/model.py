@@ -19,8 +19,9 @@ from torch.nn.functional import embedding, gelu, linear, relu, silu
 from ci.errors import RequestError
 from ci.subjects.forward import sort_by_score
 from ci.subjects.reference.attention import ATTENTION, AttentionMask, ImplementationLog
-from ci.subjects.reference.config import Architecture, Attention, Block, GatedDeltaNet, Mlp, StochasticMixer
+from ci.subjects.reference.config import Architecture, Attention, Block, GatedDeltaNet, Mamba, Mlp, StochasticMixer
 from ci.subjects.reference.delta_mixers import run_gated_delta_net, run_kimi_delta_attention
+from ci.subjects.reference.mamba import run_mamba
 from ci.subjects.reference.moe import MOE, Experts, Routing, route
 from ci.subjects.reference.rope import apply_rotary, rotary_tables
 from ci.subjects.reference.transposed_linear import transposed_linear
@@ -213,8 +214,12 @@ class Model:
         named = partial(_record_operation, record, name)
         if isinstance(mixer, Attention):
             return self._attention(path, mixer, normed, context, named)
-        run = run_gated_delta_net if isinstance(mixer, GatedDeltaNet) else run_kimi_delta_attention
-        return run(mixer, normed, context.documents, lambda end: self.weights[f"{path}.{end}"], named)  # type: ignore[arg-type]
+        arguments = normed, context.documents, lambda end: self.weights[f"{path}.{end}"], named
+        if isinstance(mixer, GatedDeltaNet):
+            return run_gated_delta_net(mixer, *arguments)
+        if isinstance(mixer, Mamba):
+            return run_mamba(mixer, *arguments)
+        return run_kimi_delta_attention(mixer, *arguments)
 
     def _attention(
         self, name: str, attention: Attention, normed: Tensor, context: Context, record: RecordTensor

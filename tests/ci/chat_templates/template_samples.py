@@ -71,6 +71,17 @@ DATED = """\
 {% endfor %}
 """
 
+OWN_ROLE = """\
+{%- for document in documents or [] %}{{ document.title + ': ' + document.text }}{% endfor %}
+{%- for message in messages %}
+    {%- if message.role == 'retrieved' %}
+        {{- 'Context: ' + message.content + '\\n' }}
+    {%- else %}
+        {{- message.role + ': ' + message.content + eos_token }}
+    {%- endif %}
+{%- endfor %}
+"""
+
 REWRITTEN = {
     "chatml": (
         CHATML,
@@ -107,6 +118,11 @@ PLANTED = {
     "it refuses no wrong order": (INSTRUCT, INSTRUCT.replace("(loop.index0 % 2 == 0)", "(message['role'] == 'user')")),
     "it refuses everything": (CHATML, "{{ raise_exception('no') }}" + CHATML),
     "a switch is not read": (CHATML, CHATML.replace("enable_thinking is false", "false")),
+    "a role of its own": (
+        OWN_ROLE,
+        OWN_ROLE.replace("'Context: ' + message.content + '\\n'", "'Context: ' + message.content"),
+    ),
+    "documents are dropped": (OWN_ROLE, OWN_ROLE.replace("in documents or []", "in []")),
     "it does not compile": (CHATML, CHATML.replace("{%- endfor %}", "", 1)),
 }
 """Original and export, in which one mistake was planted."""

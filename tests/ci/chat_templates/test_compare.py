@@ -11,7 +11,7 @@ from transformers.utils import chat_template_utils
 
 from ci.chat_templates import compare
 from ci.chat_templates.compare import EngineJudgement, TemplateJudgement, judge_rewritten_templates, judge_run
-from ci.chat_templates.conversations import generate_conversations
+from ci.chat_templates.conversations import find_roles, generate_conversations
 from ci.chat_templates.jinja2_program import _render
 from ci.chat_templates.render import EngineRun, Rendering
 from ci.companion_files import CompanionDirectory
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def render_both(before: str, after: str) -> EngineRun:
     """Render as the first engine's program does."""
     renderings = []
-    for index, conversation in enumerate(generate_conversations()):
+    for index, conversation in enumerate(generate_conversations(roles=find_roles((before, after)))):
         plain = json.loads(json.dumps(asdict(conversation)))
         for side, text in enumerate((before, after)):
             shown = _render(chat_template_utils, {"template": text, "tokens": TOKENS}, plain)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from ci.chat_templates.conversations import COUNT, generate_conversations
+from ci.chat_templates.conversations import COUNT, MAX_ROLES, find_roles, generate_conversations
 
 
 def test_a_seed_gives_the_same_conversations() -> None:
@@ -42,3 +42,13 @@ def test_they_reach_every_branch_that_templates_have() -> None:
 def test_they_are_json() -> None:
     for one in generate_conversations():
         assert json.loads(json.dumps(asdict(one)))["tools"] == (list(one.tools) if one.tools else None)
+
+
+def test_the_roles_that_a_template_tests_for_are_found_and_used() -> None:
+    template = """{% if messages[0]['role'] == 'context' %}{% elif message.role in ["tool_response", 'user'] %}
+    {% elif message['role'] not in ('observation',) %}{{ '<|role|>' + message['role'] + '== "x"' }}{% endif %}"""
+    assert find_roles([template, template]) == ("context", "tool_response", "observation")
+    assert len(find_roles([f"{{% if m.role == 'r{i}' %}}" for i in range(50)])) == MAX_ROLES
+    asked = generate_conversations(roles=("context", "tool_response"))
+    used = [{message["role"] for message in one.messages} for one in asked]
+    assert min(sum(role in roles for roles in used) for role in ("context", "tool_response")) >= 4

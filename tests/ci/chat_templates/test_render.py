@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ci.chat_templates.compare import EngineJudgement, TemplateJudgement, compare_templates, judge_run
-from ci.chat_templates.conversations import generate_conversations
+from ci.chat_templates.conversations import find_roles, generate_conversations
 from ci.chat_templates.engines import Engine, find_engines
 from ci.chat_templates.render import Template, render_templates
 from ci.subjects.sandbox import choose_isolation
@@ -83,7 +83,8 @@ BLIND = {"arguments are not JSON": "in JavaScript the text of an object is its J
 @pytest.fixture(scope="module")
 def judged() -> dict[str, list[EngineJudgement]]:
     """Judge every pair by both engines, each of which is started once."""
-    asked, isolation = generate_conversations(), choose_isolation("auto")
+    roles = find_roles(text for pair in PAIRS.values() for text in pair)
+    asked, isolation = generate_conversations(roles=roles), choose_isolation("auto")
     templates = [Template(text, TOKENS) for pair in PAIRS.values() for text in pair]
     runs = [render_templates(engine, templates, asked, isolation, seconds=240) for engine in (JINJA2, OTHER)]
     return {name: [judge_run(pick_pair(run, number), len(asked)) for run in runs] for number, name in enumerate(PAIRS)}

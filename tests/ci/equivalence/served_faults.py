@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+UNKNOWN_ROPE = {"rope_type": "yarn3", "factor": 8.0}
 SCORES = "scores the export's tokens"
 
 
@@ -136,6 +137,19 @@ def _forget_second_end(directory: Path) -> None:
     write_json(directory / "generation_config.json", GENERATION | {"eos_token_id": 257})
 
 
+def _add_end(directory: Path) -> None:
+    write_json(directory / "generation_config.json", GENERATION | {"eos_token_id": [257, 42, 7]})
+
+
+def _lose_tensor(tensors: dict[str, Tensor]) -> None:
+    del tensors["model.layers.1.self_attn.o_proj.weight"]
+
+
+def _cut_vocabulary(tensors: dict[str, Tensor]) -> None:
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        tensors[name] = tensors[name][:-1]
+
+
 def _remove_tokenizer(directory: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         (directory / name).unlink()
@@ -168,7 +182,6 @@ KIN = {
     "layers swapped": Fault("llama", partial(edit_tensors, _swap_layers)),
     "norms of query and key swapped": Fault("qwen3", partial(edit_tensors, _swap_query_and_key_norm)),
     "vocabulary shifted by one": Fault("llama", partial(edit_tensors, _shift_vocabulary)),
-    "tied by mistake": Fault("llama", partial(edit_config, {"tie_word_embeddings": True})),
     "fewer experts for a token": Fault("mixtral", partial(edit_config, {"num_experts_per_tok": 1})),
     "another activation": Fault("starcoder2", partial(edit_config, {"hidden_act": "gelu"})),
     "logits' soft cap lost": Fault("gemma2", partial(edit_config, {"final_logit_softcapping": None})),
@@ -177,6 +190,10 @@ KIN = {
         "llama", partial(edit_config, {"max_position_embeddings": 300}), files=True, named="served context"
     ),
     "second end forgotten": Fault("llama", _forget_second_end, files=True, named="served stop ids"),
+    "further end": Fault("llama", _add_end, files=True, named="generation ends at token 7"),
+    "tensor lost": Fault("llama", partial(edit_tensors, _lose_tensor), named="a tensor is missing"),
+    "vocabulary cut": Fault("llama", partial(edit_tensors, _cut_vocabulary), named="another shape"),
+    "unknown RoPE": Fault("llama", partial(edit_config, {"rope_scaling": UNKNOWN_ROPE}), named="understand the config"),
     "tokenizer lost": Fault("llama", _remove_tokenizer, files=True, named="served tokenizer"),
     "architecture renamed": Fault(
         "llama", partial(edit_config, {"architectures": ["LamaForCausalLM"], "model_type": "lama"}), named="refuses"

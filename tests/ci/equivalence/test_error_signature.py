@@ -134,6 +134,18 @@ def test_other_faults_are_not_those_of_document_boundaries(rows: tuple[int, ...]
     assert not compute_signature(wrong_tensor(wrong, right)).later_documents
 
 
+@pytest.mark.parametrize(("wrong_text", "found"), [(False, True), (True, False)])
+def test_wrong_in_tokens_of_images_only_is_the_vision_tower(wrong_text: bool, found: bool) -> None:
+    right, image = drawn(8), torch.zeros(B, T, dtype=torch.bool)
+    image[0, 2:5] = True
+    wrong = right + image[..., None] * torch.randn(right.shape, generator=torch.Generator().manual_seed(3))
+    wrong[1, 0] += int(wrong_text)
+    signature = compute_signature(wrong_tensor(wrong, right, image=image))
+    assert signature.only_images is found
+    assert ("vision tower" in diagnosis.describe_suspect("embeddings", signature)) is found
+    assert not compute_signature(wrong_tensor(wrong, right)).only_images
+
+
 @pytest.mark.parametrize(("right_at", "found"), [((T - 1,), True), ((), False), (tuple(range(4, T)), False)])
 def test_right_at_the_last_position_only_is_the_causal_mask(right_at: tuple[int, ...], found: bool) -> None:
     right = drawn(8)

@@ -45,6 +45,13 @@ def test_only_names_that_every_block_has_are_mixers() -> None:
     assert nested_config.list_mixer_names({"hidden_size": 3}) == ()
 
 
+def test_attention_is_found_in_any_mixer() -> None:
+    alone = make(type="fixed", num_blocks=2, block={"mixer": GDN, **REST})
+    assert nested_config.has_attention(make())
+    assert nested_config.has_attention(PATTERN)
+    assert not nested_config.has_attention(alone)
+
+
 def test_another_main_mixer_changes_every_block_and_nothing_else() -> None:
     before = make()
     after = nested_config.choose_mixer(before, "kda")

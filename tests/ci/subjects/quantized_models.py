@@ -23,9 +23,10 @@ FP8_MAX = 448.0
 
 
 def quantize_to_fp8(name: str, weight: Tensor) -> Tensors:
-    """Return codes and one scale for each block of 128 x 128, as DeepSeek-V3 has them: here one block."""
+    """Return codes and one scale for each block of 128 x 128, as DeepSeek-V3 has them: here all the same."""
     scale = weight.abs().max() / FP8_MAX
-    return {name: (weight / scale).to(torch.float8_e4m3fn), f"{name}_scale_inv": scale.reshape(1, 1)}
+    blocks = torch.full([-(-side // 128) for side in weight.shape], float(scale))
+    return {name: (weight / scale).to(torch.float8_e4m3fn), f"{name}_scale_inv": blocks}
 
 
 def quantize_to_int8(name: str, weight: Tensor) -> Tensors:

@@ -9,7 +9,7 @@ import pytest
 
 from ci.errors import UnsupportedError
 from ci.subjects.base import TraceRequest
-from ci.subjects.fast_llm.config import choose_compiler, loops_over_experts, make_variant_updates
+from ci.subjects.fast_llm.config import choose_compiler, list_variants, loops_over_experts, make_variant_updates
 
 DENSE = SimpleNamespace(mixer=SimpleNamespace(implementation="auto", window_size=None), mlp=SimpleNamespace())
 SPARSE = SimpleNamespace(mixer=DENSE.mixer, mlp=SimpleNamespace(experts=8))
@@ -51,6 +51,14 @@ def test_updates_reach_every_block_that_has_the_choice() -> None:
 def test_a_choice_that_cannot_run_is_refused_before_loading(variant: dict[str, str], says: str) -> None:
     with pytest.raises(UnsupportedError, match=says):
         make_variant_updates(request(variant=variant), config(block=DENSE))
+
+
+def test_a_model_of_recurrences_alone_has_no_attention_to_choose(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ci.subjects.fast_llm.config._find_moe_need", lambda _: "triton")
+    recurrent = SimpleNamespace(mixer=SimpleNamespace(), mlp=SimpleNamespace())
+    assert not [variant for variant in list_variants(config(block=recurrent)) if variant.axis == "attention"]
+    both = config(blocks={"a": DENSE, "b": recurrent})
+    assert [variant.name for variant in list_variants(both) if variant.axis == "attention" and not variant.needs]
 
 
 def test_looping_over_experts_is_known_before_loading() -> None:

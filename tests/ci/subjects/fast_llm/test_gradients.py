@@ -12,7 +12,10 @@ from safetensors.torch import load_file, save_file
 from ci.subjects.base import ConvertRequest, Differentiable, GradientRequest
 from ci.subjects.fast_llm.gradients import count_gradient_buffers, make_trace_request
 from ci.subjects.hugging_face import HuggingFace
-from tests.ci.subjects.tiny import relative_error, save_model
+from ci.subjects.reference.gradients import run_gradients
+from ci.subjects.reference.subject import ReferenceSubject
+from tests.ci.subjects.tiny import relative_error, save_inputs, save_model
+from tests.standin.own_models import describe_stochastic, write_own_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,6 +37,25 @@ def test_every_gradient_is_as_right_as_hugging_face(name: str, fast_llm: Subject
     actual, expected = (load_file(tmp_path / side / "model.safetensors") for side in ("theirs", "right"))
     assert actual.keys() == expected.keys()
     assert max(relative_error(actual[key], expected[key]) for key in expected) < 1e-4
+
+
+@pytest.mark.parametrize("mixer", ["sliding_window", "gdn", "kda"])
+def test_the_mixer_of_the_variant_is_differentiated(mixer: str, fast_llm: Subject, tmp_path: Path) -> None:
+    """Training draws the mixer at random: here it is always the one that was asked for, and the others get nothing."""
+    assert isinstance(fast_llm, Differentiable)
+    source, converted = write_own_model(describe_stochastic("attention"), tmp_path / "hf"), tmp_path / "converted"
+    ReferenceSubject().convert(ConvertRequest(str(source), str(converted), "apriel2_text"))
+    save_inputs(tmp_path / "inputs.safetensors", padding=(0,), length=60)
+    paths = str(converted), str(tmp_path / "inputs.safetensors")
+    variant = {"mixer": mixer}
+    theirs = fast_llm.gradients(GradientRequest(*paths, str(tmp_path / "theirs"), "apriel2_text", variant=variant))
+    right = run_gradients(
+        GradientRequest(*paths, str(tmp_path / "right"), "apriel2_text", dtype="float64", variant=variant)
+    )
+    assert theirs.loss == pytest.approx(right.loss, rel=1e-5)
+    actual, expected = (load_file(tmp_path / side / "model.safetensors") for side in ("theirs", "right"))
+    assert max(relative_error(actual[key], expected[key]) for key in expected) < 1e-4
+    assert not any(bool(actual[key].any()) for key in actual.keys() - expected.keys())
 
 
 def test_the_variant_is_that_of_the_request() -> None:

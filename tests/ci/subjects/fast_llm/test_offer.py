@@ -10,12 +10,20 @@ import pytest
 from ci.subjects.base import ConvertRequest
 from ci.subjects.fast_llm import config
 from ci.subjects.fast_llm.offer import OFFER
+from ci.subjects.offer import NO_ATTENTION
 from tests.ci.subjects.tiny import save_model
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ci.subjects.base import Subject
+
+
+def test_a_model_of_recurrences_alone_lacks_attention_where_a_format_may_have_such_models() -> None:
+    assert NO_ATTENTION in OFFER.conditional_needs_of("apriel2")["attention=backup"]
+    assert "flash-attn" in OFFER.conditional_needs_of("apriel2_text")["attention=flash"]
+    for usual in ("llama", "gemma4"):
+        assert NO_ATTENTION not in OFFER.conditional_needs_of(usual).get("attention=backup", ())
 
 
 def test_its_formats_and_variants_are_those_of_the_real_one(fast_llm: Subject, tmp_path: Path) -> None:

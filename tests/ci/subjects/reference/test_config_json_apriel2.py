@@ -9,11 +9,22 @@ from typing import Any
 import pytest
 
 from ci.errors import UnsupportedError
-from ci.subjects.reference.config import Attention, GatedDeltaNet, KimiDeltaAttention, StochasticMixer
+from ci.subjects.reference.config import Attention, GatedDeltaNet, KimiDeltaAttention, Mamba, StochasticMixer
 from ci.subjects.reference.config_json_apriel2 import read_apriel2, write_apriel2
+from ci.subjects.reference.metadata_yaml import read_base_model
+from ci.subjects.reference.metadata_yaml_write import write_base_model
 from tests.ci.subjects.reference.test_config_json import read
 from tests.standin.own_models import MIXERS, OWN_MODELS
 
+MAMBA = {
+    "type": "mamba",
+    "d_inner": 24,
+    "d_xb": 8,
+    "state_size": 4,
+    "dt_rank": 3,
+    "conv_bias": True,
+    "dt_proj_bias": True,
+}
 CASES = ("apriel2-stochastic", "apriel2-pattern", "apriel2-sigmoid")
 MIXER = ("decoder", "block", "mixer", "mixers")
 
@@ -65,7 +76,8 @@ def test_fewer_blocks_keep_the_original_words() -> None:
         (("decoder", "block", "mlp", "add_linear_biases"), True, "add_linear_biases"),
         (("decoder", "block", "mlp", "layer_1"), {"bias": {"enabled": True}}, "layer_1"),
         (("decoder", "block", "mixer", "main_mixer_name"), "other", "main_mixer_name"),
-        ((*MIXER, "gdn", "type"), "mamba", "type = 'mamba'"),
+        ((*MIXER, "gdn", "type"), "hyena", "type = 'hyena'"),
+        ((*MIXER, "gdn"), {**MAMBA, "d_xb": 10}, "10 of 24 in heads of 4"),
         ((*MIXER, "gdn", "key_heads"), 4, "4 of 6 value heads"),
         ((*MIXER, "gdn", "convolution_layer"), {"kernel_size": 3, "activation": "relu"}, "activation"),
         ((*MIXER, "kda", "normalization", "activation"), "tanh", "activation"),
@@ -99,6 +111,13 @@ def test_biases_of_single_layers_are_read_and_written() -> None:
     assert isinstance(first, Attention)
     assert (first.qkv_bias, first.output_bias) == (True, False)
     assert read_apriel2(write_apriel2(architecture, {}), where="config.json") == architecture
+
+
+def test_mamba_is_read_and_written() -> None:
+    architecture = read_apriel2(change((*MIXER, "gdn"), MAMBA), where="config.json")
+    assert architecture.mixers[2] == Mamba(24, 8, 4, 3, 4, bias=False, convolution_bias=True, step_bias=True)
+    assert read_apriel2(write_apriel2(architecture, {}), where="config.json") == architecture
+    assert read_base_model(write_base_model(architecture)) == architecture
 
 
 def test_what_it_cannot_express_is_refused() -> None:

@@ -30,7 +30,7 @@ def changed(tree: dict[str, Any], path: tuple[str, ...], value: object) -> dict[
     ("path", "value"),
     [
         ((*MIXER, "query_norm"), {"type": "rms_norm"}),
-        ((*MIXER, "type"), "mamba"),
+        ((*MIXER, "type"), "hyena"),
         ((*MIXER, "rotary", "type"), "none"),
         ((*MIXER, "rotary", "partial_rotary_factor"), 0.5),
         ((*MIXER, "key_layer", "bias", "enabled"), True),

@@ -7,27 +7,29 @@ from typing import Any
 import pytest
 
 from ci.errors import UnsupportedError
-from ci.subjects.reference.config import GatedDeltaNet, KimiDeltaAttention
+from ci.subjects.reference.config import GatedDeltaNet, KimiDeltaAttention, Mamba
 from ci.subjects.reference.config_section import ConfigSection
 from ci.subjects.reference.metadata_yaml_delta import DELTA_READERS, write_delta_mixer
 
 NET = GatedDeltaNet(6, 2, 8, 12, 3, 1e-3)
+MAMBA = Mamba(24, 8, 4, 3, 3, bias=False, convolution_bias=True, step_bias=True)
 KIMI = KimiDeltaAttention(3, 10, 2, 1e-4, "sigmoid")
 
 
-def read(tree: dict[str, Any]) -> GatedDeltaNet | KimiDeltaAttention:
+def read(tree: dict[str, Any]) -> GatedDeltaNet | KimiDeltaAttention | Mamba:
     section = ConfigSection("mixer", tree)
     return DELTA_READERS[section.take("type", str)](section)
 
 
-@pytest.mark.parametrize("mixer", [NET, KIMI])
-def test_a_mixer_is_read_as_it_was_written(mixer: GatedDeltaNet | KimiDeltaAttention) -> None:
+@pytest.mark.parametrize("mixer", [NET, KIMI, MAMBA])
+def test_a_mixer_is_read_as_it_was_written(mixer: GatedDeltaNet | KimiDeltaAttention | Mamba) -> None:
     assert read(write_delta_mixer(mixer)) == mixer
 
 
 def test_missing_keys_have_fast_llms_defaults() -> None:
     assert read({"type": "gdn"}) == GatedDeltaNet(16, 8, 64, 64, 4)
     assert read({"type": "kda"}) == KimiDeltaAttention(16, 64, 4)
+    assert read({"type": "mamba"}) == Mamba(2048, 1024, 16, 64, 4, bias=True, convolution_bias=True, step_bias=True)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +43,9 @@ def test_missing_keys_have_fast_llms_defaults() -> None:
         (KIMI, {"normalization": {"activation": "tanh"}}, "activation"),
         (KIMI, {"beta_projection_layer": {"bias": {"enabled": True}}}, "enabled"),
         (KIMI, {"rotary": {}}, "rotary"),
+        (MAMBA, {"z_layer": {"bias": {"enabled": True}}}, "z_layer"),
+        (MAMBA, {"repeat_kv_before_conv": False}, "repeat_kv_before_conv"),
+        (MAMBA, {"cross_document_attention": False}, "cross_document_attention"),
     ],
 )
 def test_what_would_change_the_forward_is_refused_by_name(mixer: Any, changes: dict[str, Any], named: str) -> None:

@@ -143,8 +143,10 @@ def one_ahead(_: Any) -> Any:
 
     def wrong(self: Any, queries: range, keys: range, __: Any) -> Tensor:
         query, key = torch.arange(queries.start, queries.stop)[:, None], torch.arange(keys.start, keys.stop)
-        same = self.documents[:, queries.start : queries.stop, None] == self.documents[:, None, keys.start : keys.stop]
-        allowed: Tensor = (key <= query + 1) & same
+        allowed: Tensor = (key <= query + 1)[None]
+        if (documents := self.documents) is not None:
+            same = documents[:, queries.start : queries.stop, None] == documents[:, None, keys.start : keys.stop]
+            allowed = allowed & same
         return allowed[:, None]
 
     return wrong
