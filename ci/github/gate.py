@@ -128,7 +128,8 @@ def _offer_bisect(name: str, gate_input: GateInput) -> GateDecision:
     """Answer with the lines that find the change: on main since a night passed, else on this pull request."""
     (model,) = select_models(gate_input.models, [name])
     pull, settings = gate_input.facts.pull, gate_input.settings
-    subject = SubjectAddress(settings.subject, f"{settings.server_url}/{pull.repository}")
+    name = "" if settings.described else settings.subject  # how a described adapter is found on a machine is not known
+    subject = SubjectAddress(name, f"{settings.server_url}/{pull.repository}")
     nights_of_part = gate_input.baseline.select_subsets({model.name: model.subset})
     records = nights_of_part.records.get(model.name, ())
     nights = find_failing_nights(records)

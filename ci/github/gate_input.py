@@ -56,11 +56,15 @@ class GitHubFacts:
 
 @dataclass(frozen=True)
 class RepoSettings:
-    """The repository's settings: the subject, and the only logins that may give commands (none: every writer)."""
+    """The repository's settings: the subject, and the only logins that may give commands (none: every writer).
+
+    A subject may be `described` by a file of the default branch.
+    """
 
     subject: SubjectName = "reference"
     allowed_logins: tuple[str, ...] = ()
     server_url: str = "https://github.com"
+    described: bool = False
 
 
 @dataclass(frozen=True)

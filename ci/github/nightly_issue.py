@@ -110,7 +110,8 @@ def _format_bisect(results: Results, streaks: Sequence[FailureStreak]) -> str:
     """Format the lines that find what broke the first models: each thing that changed has its own."""
     request = results.plan.request
     server = "/".join(request.run_url.split("/")[:3]) or "https://github.com"
-    subject = SubjectAddress(request.subject, f"{server}/{request.subject_repository or request.repository}")
+    name = "" if results.plan.adapter else request.subject
+    subject = SubjectAddress(name, f"{server}/{request.subject_repository or request.repository}")
     broken = [(s, FailingNights(s.last_passed, s.failed_nights[0])) for s in streaks if s.last_passed]
     lines = [line for _, nights in broken for line in format_lines(nights, subject)]
     if not lines:

@@ -99,7 +99,9 @@ def _handle_comment(event: CommentEvent, step: Context, files: _CallersFiles) ->
         try:
             models = load_models(files.registry)
             adapter = read_adapter(step.inputs.subject, files.caller)
-            settings = replace(settings, subject=announce_adapter(adapter) or settings.subject)
+            settings = replace(
+                settings, subject=announce_adapter(adapter) or settings.subject, described=adapter is not None
+            )
         except RequestError as error:
             _carry_out(refuse_without_registry(event, comment.facts.role, settings, str(error)), comment)
             raise

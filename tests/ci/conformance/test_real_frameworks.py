@@ -72,6 +72,7 @@ def call(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_conformance_suite_trusts_it(name: str, python: str) -> None:
     done = call("subject", "check", f"examples/{FRAMEWORKS[name]}", "--subject-python", python, "--json")
+    assert done.stdout, done.stderr
     results = json.loads(done.stdout)
     assert done.returncode == 0, [result for result in results if result["passed"] is False]
     assert len([result for result in results if result["passed"]]) >= 5

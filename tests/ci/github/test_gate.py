@@ -204,5 +204,11 @@ def test_bisect_answers_with_the_line_to_paste() -> None:
     sliced = Baseline({"mixtral": (known, replace(broken, subset="vocab=9"))})
     assert "broke on main" not in decide_on("/run-hub-tests bisect mixtral", settings=settings, baseline=sliced).answer
     assert "has no night that passed" in decide_on("/run-hub-tests bisect mixtral").answer
+    described = RepoSettings("trainer", described=True)  # no word of a command line finds its adapter elsewhere
+    answer = decide_on(
+        "/run-hub-tests bisect mixtral", settings=described, baseline=Baseline({"mixtral": (known, broken)})
+    ).answer
+    assert "hub-tests bisect mixtral" not in answer
+    assert "name the ends yourself" in answer
     wrong = decide_on("/run-hub-tests bisect mixtrall")
     assert (wrong.decision, "Did you mean" in wrong.answer) == ("refused", True)

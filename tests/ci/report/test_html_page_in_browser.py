@@ -16,6 +16,7 @@ import pytest
 
 from ci.evidence import Companion
 from ci.models import HubModel
+from ci.phases import PHASES, PhaseTime
 from ci.report.dashboard import render_dashboard, render_matrix
 from ci.report.html_page import render_html
 from tests.ci.report import samples
@@ -25,6 +26,8 @@ from tests.ci.report.history_samples import make_history, make_many, make_matrix
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from ci.report.results import Results
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
@@ -256,18 +259,35 @@ CLIPPED = """<!doctype html><iframe id="page" src="report.html" style="width: 40
   const d = page.contentDocument, out = [d.documentElement.scrollWidth];
   for (const fold of d.querySelectorAll("details")) fold.open = true;
   for (const box of d.querySelectorAll(".scroll, .card, figure, table.reflow, td"))
-    if (box.scrollWidth > box.clientWidth + 1 && box.clientWidth && !box.querySelector("table:not(.reflow)"))
+    if (box.scrollWidth > box.clientWidth + 1 && box.clientWidth)
       out.push(`${box.tagName}.${box.className}: ${box.textContent.trim().slice(0, 40)}`);
   said.textContent = out.join("\\n");
 }</script>"""
 
 
-@pytest.mark.parametrize("page", ["failing", "passing", "mixed", "dashboard", "matrix", "exports"])
+def make_timed() -> Results:
+    """A run whose tests have seconds in every phase, and whose tables are as wide as they get."""
+    run = samples.failing()
+    phases = tuple(PhaseTime(phase, "Hugging Face float64 gradients", 123.4, beside=56.7) for phase in PHASES)
+
+    entries = tuple(
+        replace(
+            entry,
+            phases=phases,
+            cases=tuple(replace(case, seconds=2000.0, phases=phases) for case in entry.cases),
+        )
+        for entry in run.entries
+    )
+    return replace(run, entries=entries)
+
+
+@pytest.mark.parametrize("page", ["failing", "passing", "mixed", "timed", "dashboard", "matrix", "exports"])
 def test_nothing_is_clipped_at_400_pixels(tmp_path: Path, recorder: http.server.HTTPServer, page: str) -> None:
     made = "2026-11-27T00:00:00Z"
     pages = {
         "dashboard": lambda: render_dashboard(make_history(), made=made, matrix=make_matrix()),
         "matrix": lambda: render_matrix(make_matrix(), made=made),
+        "timed": lambda: render_html(make_timed()),
         "exports": lambda: render_html(make_exports(smollm2=LONG_ROWS, mistral=LONG_ROWS[:1])),
     }
     handler = recorder.RequestHandlerClass
@@ -279,3 +299,4 @@ def test_nothing_is_clipped_at_400_pixels(tmp_path: Path, recorder: http.server.
     width, *clipped = text.split('id="said">')[1].split("</pre>")[0].splitlines()
     assert int(width) <= 400
     assert clipped == []
+    assert ("Seconds by phase" in html) == (page == "timed")
