@@ -48,7 +48,7 @@ CLASSES = {
     "gated": "gated model",
     "not_truncatable": "hub-tests cannot truncate this yet",
     "remote_code": "the model's own code has no sandbox to run in, or is not pinned",
-    "quantized": "hub-tests does not dequantise weights yet",
+    "quantized": "hub-tests does not dequantise these weights yet",
     "timeout": "timeout",
     "crash": "crash",
     "collection": "collection error",

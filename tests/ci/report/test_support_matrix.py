@@ -89,7 +89,7 @@ def test_a_failure_without_a_measure_over_its_limit_is_red_in_every_dtype() -> N
 @pytest.mark.parametrize(
     ("cases", "reason"),
     [
-        ((HistoryCase(DOWNLOAD, "inconclusive", "quantized"),), "hub-tests does not dequantise weights yet"),
+        ((HistoryCase(DOWNLOAD, "inconclusive", "quantized"),), "hub-tests does not dequantise these weights yet"),
         ((HistoryCase(DOWNLOAD, "inconclusive", "gated"),), "gated model"),
         (
             (
