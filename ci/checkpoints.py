@@ -67,7 +67,7 @@ def make_fetch_request(model: HubModel) -> FetchRequest:
 
 
 def check_own_code(model: HubModel) -> None:
-    """Raise RemoteCodeError for an entry that does not say where the model's own code may run, or which code it is."""
+    """Raise RemoteCodeError unless an entry says which own code its model runs, and where."""
     if not model.trust_remote_code:
         return
     if not model.code_environment:
@@ -84,7 +84,7 @@ def check_own_code(model: HubModel) -> None:
 
 
 def fetch_own_code(model: HubModel, settings: Settings) -> Path | None:
-    """Return the directory of an entry's Python files from the Hub; None where its code is elsewhere."""
+    """Return the directory of an entry's Python files from the Hub, or None."""
     return fetch_code(model.model_id, model.code_revision, settings) if model.code_revision else None
 
 
@@ -96,7 +96,10 @@ def fetch_checkpoints(
     part: Slice | None = None,
     progress: Callable[[str, Progress], None] | None = None,
 ) -> FetchResults:
-    """Fetch a checkpoint for each model, all within one deadline. An error of one does not stop the others."""
+    """Fetch a checkpoint for each model, all within one deadline.
+
+    An error of one does not stop the others.
+    """
     ends = time.monotonic() + settings.network.deadline
     checkpoints: dict[str, Checkpoint] = {}
     errors: dict[str, HubTestsError] = {}

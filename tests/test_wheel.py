@@ -17,21 +17,13 @@ import pytest
 
 from tests.release import check_files
 from tests.standin.models import repository
+from tests.standin.recipes import TINY_REGISTRY
 from tests.standin.server import HubServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[1]
-REGISTRY = """
-[tiny]
-model_id = "stand-in/llama"
-checkpoint_format = "llama"
-num_layers_to_keep = 2
-[tiny.test_params]
-batch_size = 2
-sequence_length = 16
-"""
 pytestmark = pytest.mark.xdist_group("wheel")
 
 
@@ -130,7 +122,7 @@ def test_the_command_line_works_without_the_checkout(scripts: Path, tmp_path: Pa
 @pytest.mark.long
 def test_a_model_is_tested_without_the_checkout(scripts: Path, hub: HubServer, tmp_path: Path) -> None:
     registry, out = tmp_path / "models.toml", tmp_path / "out"
-    registry.write_text(REGISTRY)
+    registry.write_text(TINY_REGISTRY)
     words = ("hub-tests", "run", "tiny", "--registry", str(registry), "--report", str(out))
     store = str(tmp_path / "store")
     environ = {"HF_ENDPOINT": hub.endpoint, "HUB_TESTS_CACHE": store, "OMP_NUM_THREADS": "1"}

@@ -15,24 +15,15 @@ import tempfile
 from pathlib import Path
 
 from tests.standin.models import repository
+from tests.standin.recipes import TINY_REGISTRY
 from tests.standin.server import HubServer
-
-REGISTRY = """
-[tiny]
-model_id = "stand-in/llama"
-checkpoint_format = "llama"
-num_layers_to_keep = 2
-[tiny.test_params]
-batch_size = 2
-sequence_length = 16
-"""
 
 
 def try_installed(program: Path, *, suite: bool) -> list[str]:
     """Return a line for each command that worked. Raises SystemExit with what the first other one said."""
     with HubServer() as hub, tempfile.TemporaryDirectory(prefix="hub-tests-installed.") as folder:
         hub.add("stand-in/llama", repository("stand-in/llama"))
-        (Path(folder) / "models.toml").write_text(REGISTRY, encoding="utf-8")
+        (Path(folder) / "models.toml").write_text(TINY_REGISTRY, encoding="utf-8")
         done = [_call(program, words, Path(folder), hub.endpoint) for words in list_commands(suite=suite)]
         return [*done, _read_totals(Path(folder) / "out/report.json")] if suite else done
 

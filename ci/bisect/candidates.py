@@ -33,7 +33,10 @@ _REF = re.compile(r"[A-Za-z0-9][\w./+@^~-]{0,199}")
 
 
 def open_history(source: str, mirror: Path, environ: Mapping[str, str]) -> Path:
-    """Return a repository with the history of a checkout or an address; an address is mirrored without its files."""
+    """Return a repository with the history of a checkout or an address.
+
+    An address is mirrored without its files.
+    """
     if not is_git_address(source):
         if not (Path(source) / ".git").exists():
             raise RequestError(f"--subject-source {source}: not a git checkout, so it has no commits to search")
@@ -96,9 +99,9 @@ def list_revisions(client: HubClient, model_id: str, good: str, bad: str) -> tup
 def list_versions(
     package: str, good: str, bad: str, environ: Mapping[str, str], *, known: Sequence[str] | None = None
 ) -> tuple[str, ...]:
-    """List the versions of a package after `good` up to `bad`, oldest first; pre-releases only where one is an end.
+    """List the versions of a package after `good` up to `bad`, oldest first.
 
-    `known` are the versions of the package, None asks the package index.
+    Pre-releases only where one is an end. `known` are the versions of the package, None asks the package index.
     """
     low, high = (_parse(version) for version in (good, bad))
     if not low < high:
@@ -138,7 +141,10 @@ def _ask_index(package: str, environ: Mapping[str, str]) -> list[str]:
 
 
 def _find_pip(environ: Mapping[str, str]) -> list[str]:
-    """Return how pip is called: this interpreter's, or uv's where hub-tests is a tool of uv and has none."""
+    """Return the words that call pip.
+
+    Where hub-tests is a tool of uv it has none of its own, and uv's is called.
+    """
     if find_spec("pip"):
         return [sys.executable, "-m", "pip"]
     if uv := find_uv(environ):

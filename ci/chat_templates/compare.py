@@ -43,7 +43,7 @@ class EngineJudgement:
 
     @property
     def equal(self) -> bool:
-        """Whether the engine judged, and found no difference."""
+        """Return whether the engine judged, and found no difference."""
         return not self.problem and not self.difference
 
     def __str__(self) -> str:
@@ -63,12 +63,12 @@ class TemplateJudgement:
 
     @property
     def held(self) -> bool:
-        """Whether two engines at least judged, and all of those found both templates equal."""
+        """Return whether at least two engines found both templates equal, and none a difference."""
         return sum(one.equal for one in self.engines) >= 2 and not self.differs
 
     @property
     def differs(self) -> bool:
-        """Whether an engine found a difference."""
+        """Return whether an engine found a difference."""
         return any(one.difference for one in self.engines)
 
     def __str__(self) -> str:

@@ -15,7 +15,8 @@ from typing import Any
 
 from ci.environments.overlay import read_tail
 from ci.subjects.exchange import remove_tree
-from tests.ci.test_run import GATE_THEN_UP, REGISTRY, UP_THEN_GATE
+from tests.ci.test_run import GATE_THEN_UP, UP_THEN_GATE
+from tests.standin.recipes import TINY_REGISTRY
 
 ROOT = Path(__file__).parents[2]
 EVIL = "raise SystemExit(0)  # written by the pull request\n"
@@ -157,7 +158,7 @@ class Scene:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("kept from an earlier job")
         (self.root / "secret").write_text("a token that nobody under test may read")
-        (self.root / "models.toml").write_text(REGISTRY)
+        (self.root / "models.toml").write_text(TINY_REGISTRY)
 
     def environment(self) -> dict[str, str]:
         """The environment of `hub-tests run` in a job: with files, tokens and variables of Actions."""

@@ -23,19 +23,10 @@ from ci.errors import RequestError
 from ci.report.result_files import EXIT_CODE, RUNNING
 from ci.run_options import RunOptions
 from tests.standin.models import repository
-from tests.standin.recipes import CONFIGS, RECIPES
+from tests.standin.recipes import CONFIGS, RECIPES, TINY_REGISTRY
 from tests.standin.server import HubServer
 
 ROOT = Path(__file__).parents[2]
-REGISTRY = """
-[tiny]
-model_id = "stand-in/llama"
-checkpoint_format = "llama"
-num_layers_to_keep = 2
-[tiny.test_params]
-batch_size = 2
-sequence_length = 16
-"""
 REFERENCE = ("--subject", "reference")
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("run")]
 
@@ -46,7 +37,7 @@ def make_command(
     endpoint: str,
     *more: str,
     subject: Sequence[str] = REFERENCE,
-    registered: str = REGISTRY,
+    registered: str = TINY_REGISTRY,
     device: str = "cpu",
 ) -> tuple[list[str], dict[str, str]]:
     """Return the command `hub-tests run tiny` of the package at `root`, and its environment."""
@@ -237,7 +228,7 @@ def test_a_run_that_was_asked_for_wrongly_ends_before_it_begins(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     hub.add("stand-in/llama", repository("stand-in/llama"))
-    (tmp_path / "models.toml").write_text(REGISTRY)
+    (tmp_path / "models.toml").write_text(TINY_REGISTRY)
     (tmp_path / "old/ci").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
@@ -350,7 +341,7 @@ def test_a_gated_model_without_a_token_blames_nobody(hub: HubServer, tmp_path: P
 
 
 def test_a_model_with_code_of_its_own_is_refused_without_a_request_or_a_prompt(tmp_path: Path) -> None:
-    with_code = REGISTRY.replace("num_layers", "trust_remote_code = true\nnum_layers")
+    with_code = TINY_REGISTRY.replace("num_layers", "trust_remote_code = true\nnum_layers")
     done, results = run(ROOT, tmp_path, "http://127.0.0.1:9", registered=with_code)
     assert done.returncode == 3, done.stdout + done.stderr
     assert "[tiny] trust_remote_code: hub-tests does not run code that comes with a model" in done.stdout
@@ -360,7 +351,7 @@ def test_a_model_with_code_of_its_own_is_refused_without_a_request_or_a_prompt(t
 
 
 def registered(model_id: str, checkpoint_format: str) -> str:
-    return REGISTRY.replace("stand-in/llama", model_id).replace('"llama"', f'"{checkpoint_format}"')
+    return TINY_REGISTRY.replace("stand-in/llama", model_id).replace('"llama"', f'"{checkpoint_format}"')
 
 
 @pytest.mark.parametrize(

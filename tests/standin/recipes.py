@@ -150,3 +150,14 @@ RECIPES = {
         Recipe("stand-in/mixtral-window", "Mixtral-8x7B-v0.1", {**MOE, "sliding_window": 12}),
     )
 }
+
+TINY_REGISTRY = """
+[tiny]
+model_id = "stand-in/llama"
+checkpoint_format = "llama"
+num_layers_to_keep = 2
+[tiny.test_params]
+batch_size = 2
+sequence_length = 16
+"""
+"""A registry of one entry, `tiny`, for runs that must be short."""

@@ -137,10 +137,7 @@ def read_config(config: Mapping[str, Any], checkpoint_format: str, *, where: str
         tied=section.take("tie_word_embeddings", bool, False),
         prediction_heads=section.take_positive("prediction_heads", 1) if family.prediction_heads else 1,
     )
-    for key, values in NEUTRAL_VALUES.items():
-        section.allow(key, *values)
-    section.ignore(*IGNORED_KEYS)
-    section.finish()
+    section.finish_known(NEUTRAL_VALUES, IGNORED_KEYS)
     return architecture
 
 

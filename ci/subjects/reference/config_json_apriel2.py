@@ -6,6 +6,7 @@ every norm the head's epsilon, and a gated MLP no biases: another epsilon of a b
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from ci.errors import UnsupportedError
@@ -21,8 +22,8 @@ from ci.subjects.reference.config import (
     StochasticMixer,
 )
 from ci.subjects.reference.config_json import ACTIVATIONS, IGNORED_KEYS, NEUTRAL_VALUES
-from ci.subjects.reference.config_section import ConfigSection
-from ci.subjects.reference.metadata_yaml_delta import TRAINING_KEYS
+from ci.subjects.reference.config_section import ConfigSection, read_blocks
+from ci.subjects.reference.metadata_yaml_delta import TRAINING_KEYS, write_delta_mixer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -53,10 +54,7 @@ def read_apriel2(config: Mapping[str, Any], *, where: str) -> Architecture:
     embeddings = section.take_section("embeddings")
     embeddings.ignore("max_position_embeddings")
     embeddings.finish()
-    for key, values in NEUTRAL_VALUES.items():
-        section.allow(key, *values)
-    section.ignore(*IGNORED_KEYS)
-    section.finish()
+    section.finish_known(NEUTRAL_VALUES, IGNORED_KEYS)
     return architecture
 
 
@@ -68,18 +66,7 @@ def _read_norm(section: ConfigSection) -> float:
 
 
 def _read_decoder(section: ConfigSection, epsilon: float) -> tuple[Block, ...]:
-    kind, count = section.take("type", str, "fixed"), section.take_positive("num_blocks")
-    if kind == "fixed":
-        blocks, pattern = {"": section.take("block", dict)}, [""]
-    elif kind == "pattern":
-        blocks, pattern = section.take("blocks", dict), section.take("pattern", list)
-    else:
-        raise section.refusal("type", kind)
-    section.finish()
-    if not pattern or not {*pattern} <= {*blocks}:
-        raise section.refusal("pattern", pattern)
-    read = {name: _read_block(section.name_child(name, each), epsilon) for name, each in blocks.items()}
-    return tuple(read[pattern[i % len(pattern)]] for i in range(count))
+    return read_blocks(section, section.take_positive("num_blocks"), partial(_read_block, epsilon=epsilon))
 
 
 def _read_block(section: ConfigSection, epsilon: float) -> Block:
@@ -269,13 +256,10 @@ def _write_mixer(mixer: Mixer) -> dict[str, Any]:
         return _write_attention(mixer)
     if isinstance(mixer, Mamba):
         return _write_mamba(mixer)
-    convolution = {"convolution_layer": {"kernel_size": mixer.kernel}}
+    written = write_delta_mixer(mixer)
     if isinstance(mixer, GatedDeltaNet):
-        sizes = {"value_heads": mixer.value_heads, "key_heads": mixer.key_heads}
-        dims = {"key_head_dim": mixer.key_head_dim, "value_head_dim": mixer.value_head_dim}
-        return {"type": "gdn", **sizes, **dims, "norm_eps": mixer.epsilon, **convolution}
-    norm = {"epsilon": mixer.epsilon, "activation": mixer.gate}
-    return {"type": "kda", "heads": mixer.heads, "head_dim": mixer.head_dim, "normalization": norm, **convolution}
+        written["norm_eps"] = written.pop("normalization")["epsilon"]
+    return written
 
 
 def _write_mamba(mixer: Mamba) -> dict[str, Any]:

@@ -48,10 +48,7 @@ def read_llava(config: Mapping[str, Any], *, where: str) -> Architecture:
         vision=replace(tower, projector=PROJECTOR_ACTIVATIONS[projector], projector_bias=bias),
         image_token=section.take("image_token_index", int, 32000),
     )
-    for key, values in NEUTRAL_VALUES.items():
-        section.allow(key, *values)
-    section.ignore(*IGNORED_KEYS)
-    section.finish()
+    section.finish_known(NEUTRAL_VALUES, IGNORED_KEYS)
     return architecture
 
 
@@ -71,10 +68,7 @@ def _read_tower(section: ConfigSection) -> VisionTower:
     block, layers = Block(attention, mlp, VISION_EPSILON), section.take_positive("num_hidden_layers", 24)
     section.allow("num_channels", 3)
     patch = section.take_positive("patch_size", 16)
-    for key, values in NEUTRAL_VALUES.items():
-        section.allow(key, *values)
-    section.ignore(*VISION_IGNORED, *IGNORED_KEYS)
-    section.finish()
+    section.finish_known(NEUTRAL_VALUES, (*VISION_IGNORED, *IGNORED_KEYS))
     return VisionTower(hidden, patch, (block,) * layers, VISION_EPSILON, "gelu", projector_bias=True)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from ci.errors import SubjectError, UnsupportedError
 
 T = TypeVar("T", int, float, bool, str, dict[str, Any], list[Any])
+Read = TypeVar("Read")
 _REQUIRED: Any = object()
 
 
@@ -89,7 +90,33 @@ class ConfigSection:
         """Return the error that refuses a key by name."""
         return UnsupportedError(f"{self.where}: {key} = {value!r:.200} is not implemented by the reference subject")
 
+    def finish_known(self, neutral: Mapping[str, Iterable[object]], ignored: Iterable[str]) -> None:
+        """Refuse every key left but neutral ones with an allowed value and ignored ones."""
+        for key, allowed in neutral.items():
+            self.allow(key, *allowed)
+        self.ignore(*ignored)
+        self.finish()
+
     def _check_positive(self, key: str, value: int) -> int:
         if value < 1:
             raise SubjectError(f"{self.where}: {key!r} must be at least 1, got {value}")
         return value
+
+
+def read_blocks(section: ConfigSection, count: int, read: Callable[[ConfigSection], Read]) -> tuple[Read, ...]:
+    """Read the blocks of a decoder, and finish its section.
+
+    `fixed` repeats one block, `pattern` a list of named ones, both up to `count`.
+    """
+    kind = section.take("type", str, "fixed")
+    if kind == "fixed":
+        blocks, pattern = {"": section.take("block", dict)}, [""]
+    elif kind == "pattern":
+        blocks, pattern = section.take("blocks", dict), section.take("pattern", list)
+    else:
+        raise section.refusal("type", kind)
+    section.finish()
+    if not pattern or not {*pattern} <= {*blocks}:
+        raise section.refusal("pattern", pattern)
+    read_once = {name: read(section.name_child(f"block {name}".rstrip(), each)) for name, each in blocks.items()}
+    return tuple(read_once[pattern[i % len(pattern)]] for i in range(count))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from ci.subjects.reference.config import (
@@ -25,7 +26,7 @@ from ci.subjects.reference.config import (
     VisionTower,
     YarnRope,
 )
-from ci.subjects.reference.config_section import ConfigSection
+from ci.subjects.reference.config_section import ConfigSection, read_blocks
 from ci.subjects.reference.metadata_yaml_delta import DELTA_READERS, TRAINING_KEYS
 
 if TYPE_CHECKING:
@@ -151,26 +152,8 @@ def _read_norm(section: ConfigSection, kind: str = "rms_norm") -> float:
 
 
 def _read_decoder(section: ConfigSection, hidden: int) -> tuple[Block, ...]:
-    """Read the blocks.
-
-    `fixed` repeats one block, `pattern` a list of named ones, both up to `num_blocks`.
-    """
-    kind, count = section.take("type", str, "fixed"), section.take_positive("num_blocks", 12)
     section.ignore("lr_scale")
-    if kind == "fixed":
-        blocks, pattern = {"": section.take("block", dict)}, [""]
-    elif kind == "pattern":
-        blocks, pattern = section.take("blocks", dict), section.take("pattern", list)
-    else:
-        raise section.refusal("type", kind)
-    section.finish()
-    if not pattern or not {*pattern} <= {*blocks}:
-        raise section.refusal("pattern", pattern)
-    read = {
-        name: _read_block(ConfigSection(f"{section.where}: block {name}".rstrip(), blocks[name]), hidden)
-        for name in blocks
-    }
-    return tuple(read[pattern[i % len(pattern)]] for i in range(count))
+    return read_blocks(section, section.take_positive("num_blocks", 12), partial(_read_block, hidden=hidden))
 
 
 def _read_block(section: ConfigSection, hidden: int) -> Block:

@@ -20,6 +20,7 @@ import pytest
 from ci.subjects.described import format_described
 from ci.subjects.registry import find_offer
 from tests.standin.models import repository
+from tests.standin.recipes import TINY_REGISTRY
 from tests.standin.server import HubServer
 
 if TYPE_CHECKING:
@@ -38,15 +39,6 @@ REASONS = {
     "litgpt": "needs litgpt: set HUB_TESTS_LITGPT_PYTHON to the interpreter of its environment",
     "torchtitan": "needs torchtitan: set HUB_TESTS_TORCHTITAN_PYTHON to the interpreter of its environment",
 }
-REGISTRY = """
-[tiny]
-model_id = "stand-in/llama"
-checkpoint_format = "llama"
-num_layers_to_keep = 2
-[tiny.test_params]
-batch_size = 2
-sequence_length = 16
-"""
 pytestmark = [pytest.mark.long, pytest.mark.parametrize("name", FRAMEWORKS)]
 
 
@@ -86,7 +78,7 @@ def test_it_computes_what_hugging_face_computes_and_the_judge_never_imports_it(
     described, registry = tmp_path / "hub-subject.toml", tmp_path / "models.toml"
     offer = find_offer(f"{ROOT / 'examples' / file}.py:{attribute}")
     described.write_text(format_described(offer, f"{file}:{attribute}"))
-    registry.write_text(REGISTRY)
+    registry.write_text(TINY_REGISTRY)
     words = ["run", "tiny", "--registry", str(registry), "--report", str(tmp_path / "out"), "--device", "cpu"]
     words += ["--subject", str(described), "--subject-python", python, "--subject-path", str(ROOT / "examples")]
     done = call(*words, HF_ENDPOINT=hub.endpoint, HUB_TESTS_CACHE=str(tmp_path / "store"))
