@@ -9,11 +9,13 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ci.environments.overlay import read_tail
+from ci.hub.verified import SETTLED
 from ci.subjects.exchange import remove_tree
 from tests.ci.test_run import GATE_THEN_UP, UP_THEN_GATE
 from tests.standin.recipes import TINY_REGISTRY
@@ -197,10 +199,15 @@ class Scene:
         )
 
     def fetch(self) -> None:
-        """Fetch the model once for all runs; the second call notes in the store that every byte was hashed."""
-        for _ in range(2):
+        """Fetch the model once for all runs; the second call notes in the store that every byte was hashed.
+
+        It does so only of files that have settled: else the first attacked run would, and change what is protected.
+        """
+        for wait in (0.0, SETTLED):
+            time.sleep(wait)
             done = self.hub_tests("fetch", "tiny", "--registry", str(self.root / "models.toml"), "--json")
             assert done.returncode == 0, done.stdout + done.stderr
+        assert list((self.root / "store" / "verified").iterdir())
         self.pins = self.root / "checkpoints.json"
         self.pins.write_text(done.stdout)
 
