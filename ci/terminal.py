@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ci.hub.progress import Progress
     from ci.models import HubModel
     from ci.subjects.offer import SubjectOffer
-    from ci.suite_progress import ProgressDisplay, ProgressEvent
+    from ci.suite.progress import ProgressDisplay, ProgressEvent
 
 MAX_SHOWN = 100
 """Characters of a test id, or of a phase, that are shown."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ci.evidence import Measure
 from ci.report import wording
-from ci.suite_tests import SERVED_TEST
+from ci.suite.tests import SERVED_TEST
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,7 +17,7 @@ from ci.models import HubModel
 from ci.report.history import Baseline
 from ci.report.wording import CLASSES
 from ci.subjects.registry import find_offer
-from ci.suite_tests import list_variant_tests
+from ci.suite.tests import list_variant_tests
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

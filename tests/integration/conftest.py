@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pytest
 
-from ci import settings, suite_tests
+from ci import settings
 from ci.checkpoints import FetchResults, read_checkpoints
 from ci.devices import check_device, share_machine
 from ci.errors import HubTestsError
@@ -28,8 +28,9 @@ from ci.layouts import LAYOUT_AXIS
 from ci.models import HUB_TEST_CONFIGS, HubModel, load_models
 from ci.run_options import RunOptions, add_pytest_options, make_pytest_reproduction_arguments, read_pytest_options
 from ci.subjects.registry import find_offer
-from ci.suite import ModelPipeline, StepFailedError, classify_failure
-from ci.suite_progress import POLL_SECONDS, ProgressEvent, ProgressWriter
+from ci.suite import tests as suite_tests
+from ci.suite.pipeline import ModelPipeline, StepFailedError, classify_failure
+from ci.suite.progress import POLL_SECONDS, ProgressEvent, ProgressWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -16,10 +16,10 @@ import pytest
 from ci.errors import NotOfferedError, UnsupportedError
 from ci.hub.verification import describe_unverified
 from ci.layouts import LAYOUT_AXIS
-from ci.suite import ModelPipeline, add_verdicts
-from ci.suite_checks import find_checkpoint_problems, format_failures, read_published_dtype
-from ci.suite_tests import list_left_out
-from ci.suite_training import check_steps, find_unmet_need, list_conversion_layouts
+from ci.suite.checks import find_checkpoint_problems, format_failures, read_published_dtype
+from ci.suite.pipeline import ModelPipeline, add_verdicts
+from ci.suite.tests import list_left_out
+from ci.suite.training import check_steps, find_unmet_need, list_conversion_layouts
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ci.errors import UnsupportedError
-from ci.suite_training import find_unmet_need, list_conversion_layouts
-from tests.ci.test_suite_deep import ROOT, copy_with_change, run_deep_test
+from ci.suite.training import find_unmet_need, list_conversion_layouts
+from tests.ci.suite.test_deep import ROOT, copy_with_change, run_deep_test
 
 if TYPE_CHECKING:
     from pathlib import Path

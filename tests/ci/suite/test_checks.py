@@ -8,7 +8,7 @@ import pytest
 from ci.equivalence.judge import Verdict
 from ci.evidence import Measure
 from ci.hub.fetch import Checkpoint
-from ci.suite_checks import find_checkpoint_problems, format_failures, read_published_dtype
+from ci.suite.checks import find_checkpoint_problems, format_failures, read_published_dtype
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from ci import suite
 from ci.checkpoints import make_fetch_request
 from ci.errors import (
     GatedError,
@@ -31,7 +30,8 @@ from ci.subjects.failure import SubjectCrashError, SubjectOutOfMemoryError, Subj
 from ci.subjects.offer import NO_ATTENTION, NO_EXPERTS
 from ci.subjects.registry import find_offer
 from ci.subjects.sandbox import Isolation
-from ci.suite import DEQUANTIZED, CachedStep, ModelPipeline, StepFailedError, classify_failure
+from ci.suite import pipeline as steps
+from ci.suite.pipeline import DEQUANTIZED, CachedStep, ModelPipeline, StepFailedError, classify_failure
 from tests.ci.hub.samples import CONFIG, make_repository
 from tests.ci.subjects.quantized_models import write_quantized
 from tests.standin.models import repository
@@ -84,7 +84,7 @@ def test_a_step_runs_once_and_its_failure_is_kept(tmp_path: Path, monkeypatch: p
         asked.append(1)
         raise InfrastructureError("the Hub is away")
 
-    monkeypatch.setattr(suite, "fetch", fetch)
+    monkeypatch.setattr(steps, "fetch", fetch)
     pipeline = make_pipeline(tmp_path)
     for work in (pipeline.fetch_checkpoint, pipeline.convert, pipeline.export, pipeline.judge):
         with pytest.raises(StepFailedError, match="the Hub is away") as caught:
@@ -110,7 +110,7 @@ def test_a_model_with_code_of_its_own_is_refused_whatever_was_fetched(tmp_path: 
 
 
 def test_a_checkpoint_that_is_not_the_pinned_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suite, "fetch", lambda *_, **__: replace(CHECKPOINT, manifest_sha256="b" * 64))
+    monkeypatch.setattr(steps, "fetch", lambda *_, **__: replace(CHECKPOINT, manifest_sha256="b" * 64))
     with pytest.raises(StepFailedError, match="is not the one that was fetched for this run"):
         make_pipeline(tmp_path, CHECKPOINT).fetch_checkpoint()
 
@@ -171,7 +171,7 @@ def test_another_scheme_than_the_entrys_rule_is_refused(hub: HubServer, tmp_path
 
 
 def test_evidence_knows_what_earlier_steps_established(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suite, "fetch", lambda *_, **__: CHECKPOINT)
+    monkeypatch.setattr(steps, "fetch", lambda *_, **__: CHECKPOINT)
     pipeline = make_pipeline(tmp_path)
     assert pipeline.start_evidence("test_conversion").revision == ""
     pipeline.fetch_checkpoint()
@@ -201,8 +201,8 @@ def test_a_steps_value_is_kept() -> None:
 def test_a_subject_in_the_judges_interpreter_is_labelled_as_not_isolated(
     shares: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(suite, "choose_isolation", lambda _: Isolation(Path("/usr/bin/bwrap"), "bubblewrap 0.8.0"))
-    monkeypatch.setattr(suite, "shares_interpreter", lambda *_: shares)
+    monkeypatch.setattr(steps, "choose_isolation", lambda _: Isolation(Path("/usr/bin/bwrap"), "bubblewrap 0.8.0"))
+    monkeypatch.setattr(steps, "shares_interpreter", lambda *_: shares)
     pipeline = ModelPipeline(MODEL, RunOptions(subject="fast_llm", device="cpu"), Settings(cache=tmp_path), tmp_path)
     said = "none: installed in hub-tests' own interpreter" if shares else "bubblewrap 0.8.0"
     assert pipeline.start_evidence("test_conversion").isolation == said
@@ -264,7 +264,7 @@ def test_a_model_of_recurrences_alone_lacks_attention(hub: HubServer, tmp_path: 
 
 
 def test_an_adapter_that_only_its_file_names_is_found_again_by_every_test(tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     options = RunOptions(subject=f"{root / 'examples/toy_adapter.py'}:ToySubject", device="cpu")
     pipeline = ModelPipeline(MODEL, options, Settings(tmp_path / "cache"), tmp_path)
     assert (pipeline.subject_name, find_offer(pipeline.subject)) == ("toy", pipeline.offer)
