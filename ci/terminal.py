@@ -14,8 +14,8 @@ from rich.live import Live
 from rich.text import Text
 
 from ci.report.escape import one_line
+from ci.report.number_format import format_duration
 from ci.report.text_table import Column, FittingTable
-from ci.report.wording import format_duration
 from ci.units import format_size
 
 if TYPE_CHECKING:
