@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Generic, Self, TypeVar, cast
 from ci.checkpoints import fetch_own_code, make_fetch_request
 from ci.devices import default_device
 from ci.errors import GatedError, HubTestsError, InfrastructureError, OwnLimitError, SubjectError
-from ci.evidence import NOT_COVERED, NOT_ISOLATED, Evidence, FailureClass, Step
+from ci.evidence import NOT_COVERED, NOT_ISOLATED, SUBJECT_FAILURES, Evidence, FailureClass, Step
 from ci.garbage_collection import leave_imports_alone
 from ci.hub.fetch import Checkpoint, fetch
 from ci.models import override_part
@@ -516,7 +516,7 @@ def classify_failure(error: BaseException) -> FailureClass:
             return "hub_unavailable"
         return classify_failure(error.error)
     if isinstance(error, SubjectError):
-        return _SUBJECT_CLASSES.get(error.failure, "other")
+        return SUBJECT_FAILURES.get(error.failure, "other")
     if isinstance(error, GatedError):
         return "gated"
     if isinstance(error, OwnLimitError):
@@ -524,12 +524,3 @@ def classify_failure(error: BaseException) -> FailureClass:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out_of_memory"
     return "environment" if isinstance(error, HubTestsError) else "other"
-
-
-_SUBJECT_CLASSES: dict[str, FailureClass] = {
-    "unsupported": "unsupported",
-    "crash": "crash",
-    "protocol": "crash",
-    "timeout": "timeout",
-    "out_of_memory": "out_of_memory",
-}
