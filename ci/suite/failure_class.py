@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ci.errors import GatedError, HubTestsError, InfrastructureError, OwnLimitError, SubjectError
+from ci.evidence import SUBJECT_FAILURES
 from ci.suite.cached_step import StepFailedError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def classify_failure(error: BaseException) -> FailureClass:
             return "hub_unavailable"
         return classify_failure(error.error)
     if isinstance(error, SubjectError):
-        return _SUBJECT_CLASSES.get(error.failure, "other")
+        return SUBJECT_FAILURES.get(error.failure, "other")
     if isinstance(error, GatedError):
         return "gated"
     if isinstance(error, OwnLimitError):
@@ -29,12 +30,3 @@ def classify_failure(error: BaseException) -> FailureClass:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out_of_memory"
     return "environment" if isinstance(error, HubTestsError) else "other"
-
-
-_SUBJECT_CLASSES: dict[str, FailureClass] = {
-    "unsupported": "unsupported",
-    "crash": "crash",
-    "protocol": "crash",
-    "timeout": "timeout",
-    "out_of_memory": "out_of_memory",
-}

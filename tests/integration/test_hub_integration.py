@@ -80,8 +80,7 @@ def _skip_left_out(pipeline: ModelPipeline, note: Any, test: Step) -> None:
 def test_forward_equivalence(pipeline: ModelPipeline, record: Any, fast_llm_path: Path) -> None:
     """Every captured tensor equals Hugging Face's, in float32 and in the model's dtype."""
     with record() as note:
-        judge = pipeline.judge()
-        verdicts = (judge.check_forward(dtype="float32", variant={}), judge.check_forward(dtype="model", variant={}))
+        verdicts = pipeline.judge().check_forward_in_dtypes({})
         note(add_verdicts(pipeline.start_evidence("test_forward_equivalence"), verdicts))
         assert all(verdict.passed for verdict in verdicts), format_failures(verdicts)
 
@@ -132,8 +131,7 @@ def _judge_variant(pipeline: ModelPipeline, record: Any, axis: str, name: str) -
             said = f"{axis}={name} did not run: {reason}"
             note(replace(did_not_run, failure_class="variant_did_not_run", diagnosis=said))
             pytest.skip(f"variant did not run: {axis}={name} {reason}")
-        check = pipeline.judge().check_forward
-        verdicts = tuple(check(dtype=dtype, variant={axis: name}) for dtype in ("float32", "model"))
+        verdicts = pipeline.judge().check_forward_in_dtypes({axis: name})
         note(add_verdicts(evidence, verdicts))
         assert all(verdict.passed for verdict in verdicts), format_failures(verdicts)
 
