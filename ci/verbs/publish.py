@@ -87,7 +87,12 @@ class _Publication:
 
     @property
     def status(self) -> CommitStatus | None:
-        return self.view.decide(self.results.plan.required) if self.view else None
+        return decide_by_plan(self.view, self.results.plan) if self.view else None
+
+
+def decide_by_plan(view: CommitView, plan: Plan) -> CommitStatus:
+    """Decide the commit's status with the models that a plan requires, and those that it leaves out."""
+    return view.decide(plan.required, [one.name for one in plan.left_out])
 
 
 def publish_report(
@@ -178,7 +183,7 @@ def _set_status(publication: _Publication) -> str:
     """Set the commit's status, and look again: another run may have ended meanwhile."""
     view, written = publication.view or _read_view(publication), None
     for _ in range(MAX_LOOKS):
-        status = view.decide(publication.results.plan.required)
+        status = decide_by_plan(view, publication.results.plan)
         if status == written:
             break
         request = publication.request
@@ -242,7 +247,7 @@ def _make_last_result(publication: _Publication) -> LastResult:
         run_id=request.run_id or 0,
         sha=request.sha,
         models=tuple(entry.name for entry in entries),
-        failed=tuple(entry.name for entry in entries if entry.verdict != "passed"),
+        failed=tuple(entry.name for entry in entries if entry.verdict != "passed" and not entry.refused_as_known),
         layers=request.layers,
         slice=request.slice,
         unsettled=tuple(dict.fromkeys(others)),
