@@ -121,8 +121,9 @@ class ReferenceRun:
         """
         if self.expected_dtype != "float64":
             return None
-        logits = self.get_expected_trace(self.cases[0]).tensor(LOGITS)[self.cases[0].keep].double()
-        tokens, words = (torch.arange(size, dtype=torch.float64).cos() for size in logits.shape)
+        logits = self.get_expected_trace(self.cases[0]).tensor(LOGITS, device=self.device)
+        logits = logits[self.cases[0].keep.to(self.device)].double()
+        tokens, words = (torch.arange(size, dtype=torch.float64).cos().to(self.device) for size in logits.shape)
         return float(tokens @ logits @ words / logits.norm())
 
     @cached_property
