@@ -38,7 +38,7 @@ from ci.run_options import RunOptions, make_pytest_arguments, make_reproduction_
 from ci.subjects.compile_cache import choose_compile_cache
 from ci.subjects.registry import is_importable, shares_interpreter
 from ci.subjects.sandbox import choose_isolation
-from ci.suite_progress import ProgressEvent, follow_progress
+from ci.suite.progress import ProgressEvent, follow_progress
 from ci.terminal import STARTING, suite_progress
 
 if TYPE_CHECKING:

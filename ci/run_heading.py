@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ci.devices import count_gpus
 from ci.errors import RequestError
 from ci.report.escape import one_line
-from ci.report.wording import label_subject
+from ci.report.identities import label_subject
 from ci.subjects.provenance import read_commit
 from ci.subjects.registry import ADAPTERS, choose_default_subject, find_offer, is_importable, shares_interpreter
 from ci.subjects.sandbox import choose_isolation
