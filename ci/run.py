@@ -68,7 +68,7 @@ PYTEST_ENVIRONMENT = {
 }
 """Installed plugins may reorder, retry or slow tests; the suite loads those that it needs. No bars of libraries."""
 
-START_PYTEST = "import sys; sys.path.insert(0, sys.argv.pop(1)); from ci.suite_main import main; main()"
+START_PYTEST = "import sys; sys.path.insert(0, sys.argv.pop(1)); from ci.suite.main import main; main()"
 """Starts pytest in an isolated interpreter, with this very package before all others."""
 
 _REPORTED = (GatedError, OwnLimitError)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ci.run import START_PYTEST
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TEST = """
 import atexit, sys
 
