@@ -6,12 +6,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from ci.subjects.trace_files import TraceReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from torch import Tensor
 
 KEPT_MEMORY_SHARE = 1 / 32
 """Of the device's free memory: what the kept tensors of one reference may take beside the models."""

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -9,6 +9,9 @@ from safetensors import safe_open
 from ci.equivalence.kept_trace import KeptBytes, KeptTrace
 from ci.subjects import trace_files
 from ci.subjects.trace_files import TraceWriter
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 GPU = "cuda"
 FIRST, SECOND = torch.arange(6.0).reshape(1, 2, 3), torch.ones(1, 2, 5)
@@ -23,10 +26,14 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path / "trace"
 
 
+def _open_on_cpu(path: Path, *, framework: str, **_: str) -> Any:
+    return safe_open(path, framework=framework)
+
+
 @pytest.fixture(autouse=True)
 def _gpu_in_cpu_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let safetensors read to the CPU what is asked for on a GPU."""
-    monkeypatch.setattr(trace_files, "safe_open", lambda path, framework, device: safe_open(path, framework=framework))
+    monkeypatch.setattr(trace_files, "safe_open", _open_on_cpu)
 
 
 def test_a_tensor_on_another_device_is_read_once(directory: Path) -> None:
