@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from ci.equivalence import expert_routing, inputs
 from ci.equivalence.device_usage import CostMeter, DeviceLease
 from ci.equivalence.inputs import InputCase, InputRequirements
+from ci.equivalence.kept_trace import KEPT_MEMORY_SHARE, KeptBytes, KeptTrace
 from ci.equivalence.noise_floor import combine_variants, explain_untrusted, measure_floors
 from ci.equivalence.precision_lens import PrecisionLens, is_lens_dtype
 from ci.equivalence.tolerances import EAGER_MEMORY_SHARE, FLOAT64_MEMORY_SHARE, Tolerances
@@ -123,8 +124,9 @@ class ReferenceRun:
         """
         if self.expected_dtype != "float64":
             return None
-        logits = self.get_expected_trace(self.cases[0]).tensor(LOGITS)[self.cases[0].keep].double()
-        tokens, words = (torch.arange(size, dtype=torch.float64).cos() for size in logits.shape)
+        logits = self.get_expected_trace(self.cases[0]).tensor(LOGITS, device=self.device)
+        logits = logits[self.cases[0].keep.to(self.device)].double()
+        tokens, words = (torch.arange(size, dtype=torch.float64).cos().to(self.device) for size in logits.shape)
         return float(tokens @ logits @ words / logits.norm())
 
     @cached_property
@@ -133,6 +135,11 @@ class ReferenceRun:
         batch = self.cases[0]
         expected, attends = self.get_expected_trace(batch), self._eager_fits(batch)
         return PrecisionLens(expected, self.config, batch.keep, self.device, attends=attends)
+
+    @cached_property
+    def _kept(self) -> KeptBytes:
+        """What the tensors of expected traces may take of the device's memory."""
+        return KeptBytes(int(KEPT_MEMORY_SHARE * self.free_bytes))
 
     @property
     def cases(self) -> tuple[InputCase, ...]:
@@ -197,7 +204,8 @@ class ReferenceRun:
             whole = next(c for c in self._cases if c.name == name) if case.part_of else case
             variant = self.choose_variant("eager" if self._eager_fits(whole) else "sdpa")
             try:
-                self._expected[name] = self.run_trace(whole, self.expected_dtype, variant, f"expected-{name}")
+                trace = self.run_trace(whole, self.expected_dtype, variant, f"expected-{name}")
+                self._expected[name] = KeptTrace(trace.path, self._kept)
             except SubjectError as failed:
                 self._failed[name] = failed
                 raise
