@@ -253,7 +253,7 @@ class Experiment:
     def _changes_logits_of(self, runner: Any, checkpoint: Path, dtype: DType, case: Any) -> bool:
         output = self.workdir / "changed-logits"
         shutil.rmtree(output, ignore_errors=True)
-        inputs = str(self.reference.write_inputs(case))
+        inputs = str(self.reference.runner.write_inputs(case))
         is_hugging_face = isinstance(runner, HuggingFace)
         variant = {"batch": "together"} if is_hugging_face else {}
         runner.trace(TraceRequest(str(checkpoint), inputs, str(output), dtype, self.device, variant))

@@ -77,7 +77,7 @@ class CaseRunner:
         output = self.directory / f"{case.name}-{len(list(self.directory.iterdir()))}"
         request = TraceRequest(
             checkpoint=spec.checkpoint,
-            inputs=str(self.reference.write_inputs(case)),
+            inputs=str(self.reference.runner.write_inputs(case)),
             output=str(output),
             dtype=dtype,
             device=self.device,

@@ -50,7 +50,7 @@ class RoundTripCheck:
     def _compare_forward(self, exported: Path) -> CaseComparison:
         """Compare the exported checkpoint's forward in Hugging Face with the original's."""
         case = self.reference.cases[0]
-        trace = self.reference.run_trace(case, "float32", {}, "exported", checkpoint=exported)
+        trace = self.reference.runner.run_trace(case, "float32", {}, "exported", checkpoint=exported)
         tolerances = self.reference.get_tolerances(case, "float32")
         comparison = TraceComparison(
             *(trace, self.reference.get_expected_trace(case), case.keep),
