@@ -27,7 +27,7 @@ def check_suite() -> None:
 
 def check_subject(options: RunOptions) -> None:
     """Raise RequestError if the subject is not there: a wrong path says nothing about a model."""
-    from ci.subjects.worker_process import find_program
+    from ci.subjects.worker_launch import find_program
 
     python = options.subject_python
     if python is None and options.subject_path:

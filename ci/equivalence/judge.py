@@ -33,9 +33,8 @@ from ci.equivalence.weight_perturbation import perturb_checkpoint
 from ci.errors import NotOfferedError
 from ci.layouts import LAYOUTS
 from ci.subjects.base import NO_GRADIENTS, ConvertRequest, Differentiable, DType, Subject, Yardstick
-from ci.subjects.sandbox import Isolation
+from ci.subjects.sandbox import NO_SANDBOX, Isolation
 from ci.subjects.training import NO_TRAINING, Trainable
-from ci.subjects.worker_process import NO_SANDBOX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
