@@ -211,6 +211,8 @@ class ModelPipeline:
         """Open the subject; a worker starts in its sandbox at once, and imports while the judge does other things."""
         from ci.subjects.open_subject import open_subject
 
+        if self.options.environment_failure:
+            raise InfrastructureError(self.options.environment_failure)
         if self.options.subject_failure:
             raise SubjectCrashError(self.options.subject_failure)
         logs = self.options.subject_logs

@@ -112,8 +112,14 @@ def verify_checkpoint(outputs: FetchOutputs, entry: str, store: Path) -> Checkpo
     return replace(fetched, path=str(path))
 
 
-def write_run_files(plan: Plan, entry: str, checkpoint: Checkpoint, out: Path) -> tuple[Path, Path]:
-    """Write `checkpoints.json` and `models.toml`, which pin `hub-tests run` to one planned and fetched entry."""
+def write_run_files(
+    plan: Plan, entry: str, checkpoint: Checkpoint, out: Path, *, code_environment: str = ""
+) -> tuple[Path, Path]:
+    """Write `checkpoints.json` and `models.toml`, which pin `hub-tests run` to one planned and fetched entry.
+
+    The environments are resolved: `code_environment` is that of the model's own code on this machine, and the
+    subject's is what `run` is told.
+    """
     planned = plan.entry(entry)
     if planned is None:
         raise RequestError(f"'{entry}' is not in the plan; the plan has {', '.join(e.name for e in plan.entries)}")
@@ -122,8 +128,10 @@ def write_run_files(plan: Plan, entry: str, checkpoint: Checkpoint, out: Path) -
     part = {key: value for key, value in model.pop("slice").items() if value is not None}
     model |= {"revision": checkpoint.revision, "num_layers_to_keep": checkpoint.layers}
     model |= {"slice": part} if part else {}
-    if not model["layers"]:
-        del model["layers"]
+    model |= {"code_environment": str(Path(code_environment).absolute())} if code_environment.endswith(".toml") else {}
+    unsaid = ("layers", "environments", "known_refusals")
+    model = {key: value for key, value in model.items() if value or key not in unsaid}
+    model.pop("environments", None)
     checkpoints_path, registry_path = out / CHECKPOINTS_JSON, out / "models.toml"
     write_checkpoints(FetchResults({entry: checkpoint}), checkpoints_path)
     registry_path.write_text(_format_toml(entry, model), encoding="utf-8")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ci.github.job_outputs import FetchOutputs
-    from ci.plan import Plan
+    from ci.plan import Plan, PlannedEnvironment
 
 GIT_TIMEOUT = 60
 """Seconds."""
@@ -32,7 +32,8 @@ GIT_TIMEOUT = 60
 class Admission:
     """An entry that may run now: the commit that is checked out, and the files that pin `hub-tests run` to both.
 
-    `environment` and `subject` are names that hub-tests knows, or files.
+    `environment` and `subject` are names that hub-tests knows, or files. So is `code_environment`, that of the model's
+    own code, "" where it brings none.
     """
 
     entry: str
@@ -41,6 +42,7 @@ class Admission:
     checkpoints: str
     registry: str
     environment: str
+    code_environment: str = ""
 
 
 def admit_entry(
@@ -71,9 +73,17 @@ def admit_entry(
     checkpoint = verify_checkpoint(outputs, entry, store)
     if run_id is not None:
         Store(store).hold_for_run(Path(checkpoint.path), str(run_id))
-    checkpoints, registry = write_run_files(plan, entry, checkpoint, out)
+    planned = plan.entry(entry)
+    code = write_description(planned.code_environment, out) if planned and planned.code_environment else ""
+    checkpoints, registry = write_run_files(plan, entry, checkpoint, out, code_environment=code)
     return Admission(
-        entry, sha, write_adapter(plan, out), str(checkpoints), str(registry), write_environment(plan, out)
+        entry,
+        sha,
+        write_adapter(plan, out),
+        str(checkpoints),
+        str(registry),
+        write_environment(plan, out, entry),
+        code,
     )
 
 
@@ -87,11 +97,21 @@ def write_adapter(plan: Plan, out: Path) -> SubjectName:
     return str(path)
 
 
-def write_environment(plan: Plan, out: Path) -> str:
-    """Return the planned environment's name, or the file of the caller's description below `out`."""
-    planned = plan.environment
-    if planned is None or not planned.text:
-        return planned.name if planned else plan.request.subject
+def write_environment(plan: Plan, out: Path, entry: str = "") -> str:
+    """Return the environment in which an entry's subject is tested: its name, or the file of its description.
+
+    The registry's word for the entry goes before that of the run, and the subject's own is the last.
+    """
+    planned = plan.entry(entry)
+    own = (planned.environment if planned else None) or plan.environment
+    return write_description(own, out) if own else plan.request.subject
+
+
+def write_description(planned: PlannedEnvironment, out: Path) -> str:
+    """Return an environment's name, or the file of its description, which is written below `out`."""
+    if not planned.text:
+        return planned.name
+    out.mkdir(parents=True, exist_ok=True)
     path = out / f"{planned.name}.toml"
     path.write_text(planned.text, encoding="utf-8")
     return str(path)

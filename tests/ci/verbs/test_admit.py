@@ -14,7 +14,13 @@ from ci.hub.fetch import Checkpoint
 from ci.hub.remote_store import RemoteStore
 from ci.hub.store import Store
 from ci.plan import PlannedEnvironment, RunRequest, make_plan
-from ci.verbs.admit import admit_entry, copy_planned_checkpoint, read_head_commit, write_environment
+from ci.verbs.admit import (
+    admit_entry,
+    copy_planned_checkpoint,
+    read_head_commit,
+    write_description,
+    write_environment,
+)
 from ci.verbs.fetch import hold_for_run
 from tests.ci.hub.checkpoints import KEY, add
 from tests.ci.report import samples
@@ -69,6 +75,16 @@ def test_the_environment_is_the_plans(environment: PlannedEnvironment | None, ex
     assert written == (str(tmp_path / expected) if expected.endswith(".toml") else expected)
     if environment and environment.text:
         assert (tmp_path / expected).read_text() == environment.text
+
+
+def test_the_registrys_environment_of_an_entry_goes_before_the_runs(tmp_path: Path) -> None:
+    made = make_plan(RunRequest(models=("smollm2", "mistral")), samples.MODELS)
+    own, text = PlannedEnvironment("own"), PlannedEnvironment("code", "requirements = []\n")
+    entries = (replace(made.entries[0], environment=own, code_environment=text), made.entries[1])
+    made = replace(made, entries=entries, environment=PlannedEnvironment("runs"))
+    assert [write_environment(made, tmp_path, name) for name in ("smollm2", "mistral")] == ["own", "runs"]
+    assert write_description(text, tmp_path / "new") == str(tmp_path / "new" / "code.toml")
+    assert (tmp_path / "new" / "code.toml").read_text() == text.text
 
 
 def test_neither_a_git_on_the_path_nor_one_of_its_variables_answers_for_the_checkout(tmp_path: Path) -> None:
