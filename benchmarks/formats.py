@@ -111,7 +111,7 @@ def _read_entries(report: Path) -> tuple[EntryResult, ...]:
 
 
 def _make_row(model: FormatModel, entry: EntryResult) -> Row:
-    red = [case for case in entry.cases if case.outcome in ("failed", "missing")]
+    red = [case for case in entry.cases if case.outcome in ("failed", "missing", "refused")]
     by_line: dict[str, list[str]] = {}
     for case in red:
         by_line.setdefault(_shorten(case.headline), []).append(f"`{case.name.partition('[')[0]}`")

@@ -73,7 +73,9 @@ class RunProbe:
                 raise error
             write_checkpoints(fetched, report / "checkpoints.json")
             return replace(self.options, checkpoints=report / "checkpoints.json")
-        return replace(self.options, environment=str(self._write_environment(candidate, report)), only_environment=True)
+        own = choose_environment(self.model, self.options) != self.options.environment
+        file = str(self._write_environment(candidate, report))
+        return replace(self.options, environment=file, only_environment=own or self.options.only_environment)
 
     def _write_environment(self, version: str, report: Path) -> Path:
         description = load_description(choose_environment(self.model, self.options) or "")
