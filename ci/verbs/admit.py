@@ -11,6 +11,7 @@ from ci.checkpoints import check_own_code
 from ci.errors import InfrastructureError, RequestError
 from ci.github.job_outputs import verify_checkpoint, write_run_files
 from ci.hub.checkpoint_files import show_name
+from ci.hub.code_files import copy_code
 from ci.hub.read_through import copy_from_remote
 from ci.hub.remote_store import RemoteStore
 from ci.hub.store import Store
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ci.github.job_outputs import FetchOutputs
+    from ci.models import HubModel
     from ci.plan import Plan, PlannedEnvironment
 
 GIT_TIMEOUT = 60
@@ -71,9 +73,11 @@ def admit_entry(
     if store_url:
         copy_planned_checkpoint(outputs, entry, store, store_url)
     checkpoint = verify_checkpoint(outputs, entry, store)
-    if run_id is not None:
-        Store(store).hold_for_run(Path(checkpoint.path), str(run_id))
-    planned = plan.entry(entry)
+    held = [Path(checkpoint.path)]
+    if planned and planned.model.code_revision:
+        held.append(admit_code(outputs, planned.model, store, store_url))
+    for path in held if run_id is not None else ():
+        Store(store).hold_for_run(path, str(run_id))
     code = write_description(planned.code_environment, out) if planned and planned.code_environment else ""
     checkpoints, registry = write_run_files(plan, entry, checkpoint, out, code_environment=code)
     return Admission(
@@ -85,6 +89,17 @@ def admit_entry(
         write_environment(plan, out, entry),
         code,
     )
+
+
+def admit_code(outputs: FetchOutputs, model: HubModel, store: Path, store_url: str | None) -> Path:
+    """Return the directory with the Python files that a model brings, exactly as the fetch job saw them.
+
+    Raises InfrastructureError where this machine's store and the remote one have none with that digest.
+    """
+    digest = outputs.code.get(model.name)
+    if digest is None:
+        raise InfrastructureError(f"the Python files of '{model.name}': the fetch job has none in its outputs")
+    return copy_code(model.model_id, model.code_revision, store, store_url, digest).path
 
 
 def write_adapter(plan: Plan, out: Path) -> SubjectName:

@@ -10,11 +10,16 @@ import pytest
 
 from ci.errors import InfrastructureError, RemoteCodeError, RequestError
 from ci.github.job_outputs import FetchOutputs, make_fetch_outputs, verify_checkpoint
+from ci.hub.code_manifest import find_code
 from ci.hub.fetch import Checkpoint
+from ci.hub.remote_code import RemoteCodeStore
 from ci.hub.remote_store import RemoteStore
 from ci.hub.store import Store
+from ci.hub.store_paths import StorePaths
+from ci.models import HubModel
 from ci.plan import PlannedEnvironment, RunRequest, make_plan
 from ci.verbs.admit import (
+    admit_code,
     admit_entry,
     copy_planned_checkpoint,
     read_head_commit,
@@ -23,6 +28,7 @@ from ci.verbs.admit import (
 )
 from ci.verbs.fetch import hold_for_run
 from tests.ci.hub.checkpoints import KEY, add
+from tests.ci.hub.test_code_manifest import COMMIT, MODEL, store_code
 from tests.ci.report import samples
 from tests.e2e.act import git
 
@@ -163,8 +169,28 @@ def test_a_planted_name_is_not_admitted(outputs: FetchOutputs, tmp_path: Path, p
         verify_checkpoint(outputs, "ours", tmp_path / "fetch")
 
 
+def test_code_is_admitted_exactly_as_the_fetch_job_saw_it(tmp_path: Path) -> None:
+    """Also where somebody has changed a file, and the manifest beside it, in both stores."""
+    model = HubModel("own", MODEL, "llama", trust_remote_code=True, code_environment="hf-5-14", code_revision=COMMIT)
+    seen = find_code(store_code(tmp_path / "fetch", own="X = 1\n"))
+    other = find_code(store_code(tmp_path / "other", own="X = 2\n"))
+    assert seen is not None
+    assert other is not None
+    place = RemoteCodeStore(f"file://{tmp_path}/place")
+    outputs = FetchOutputs({}, {}, {"own": seen.digest})
+    place.upload_code(StorePaths(tmp_path / "other").code_path(MODEL, COMMIT), other)
+    with pytest.raises(InfrastructureError, match="with the digest that was fetched for this run"):
+        admit_code(outputs, model, tmp_path / "other", place.url)
+    place.upload_code(StorePaths(tmp_path / "fetch").code_path(MODEL, COMMIT), seen)
+    for _ in range(2):
+        admitted = admit_code(outputs, model, tmp_path / "other", place.url)
+        assert (admitted / "own.py").read_text() == "X = 1\n"
+    with pytest.raises(InfrastructureError, match="the fetch job has none in its outputs"):
+        admit_code(FetchOutputs({}, {}), model, tmp_path / "fetch", None)
+
+
 def test_a_run_holds_what_it_fetched(outputs: FetchOutputs, tmp_path: Path) -> None:
     root = tmp_path / "fetch"
     point = outputs.checkpoints["ours"]
-    hold_for_run({"ours": replace(point, path=str(root / point.path))}, 4711, store=root)
+    hold_for_run([root / point.path], 4711, store=root)
     assert [entry.holder for entry in Store(root).list_entries()] == ["run 4711"]
