@@ -11,6 +11,7 @@ import pytest
 from ci.evidence import INFRASTRUCTURE
 from ci.known_refusals import KnownRefusal, LeftOut
 from ci.records import read_json, to_json
+from ci.report.headline import format_title
 from ci.report.history import make_history_records, read_history
 from ci.report.html_page import render_html
 from ci.report.known_refusals import NO_REFUSAL, list_refusals
@@ -18,7 +19,6 @@ from ci.report.markdown import render_markdown
 from ci.report.nights import list_findings
 from ci.report.results import Job, Results, exit_code
 from ci.report.support_matrix import DEEP_ONLY, build_support_matrix
-from ci.report.wording import format_title
 from tests.ci.report import samples
 from tests.ci.report.samples import Fault, make_results
 
