@@ -36,6 +36,7 @@ from ci.report_folder import own_report_folder
 from ci.run_heading import check_default_subject, format_heading
 from ci.run_options import RunOptions, make_pytest_arguments, make_reproduction_arguments
 from ci.subjects.compile_cache import choose_compile_cache
+from ci.subjects.image_root import find_image_root, is_program, refuse_unsandboxed
 from ci.subjects.registry import is_importable, shares_interpreter
 from ci.subjects.sandbox import choose_isolation
 from ci.suite_progress import ProgressEvent, follow_progress
@@ -296,7 +297,7 @@ def _check_subject(options: RunOptions) -> None:
         raise RequestError(
             f"--subject {options.subject}: cannot be imported here; name an interpreter that has it: --subject-python"
         )
-    if python is not None and not (python.is_file() and os.access(python, os.X_OK)):
+    if python is not None and not is_program(python):
         raise RequestError(
             f"--subject-python {python}: not an executable file; expected an interpreter, like ENV/bin/python"
         )
@@ -309,6 +310,9 @@ def _check_subject(options: RunOptions) -> None:
 def _check_interpreter(options: RunOptions) -> None:
     """Raise RequestError where a sandbox is required for a subject that hub-tests' own interpreter has installed."""
     subject = options.subject_or_default()
+    if options.subject_python and (root := find_image_root(options.subject_python)):
+        isolation = choose_isolation(options.isolation)
+        refuse_unsandboxed(None if isolation.applied else root, isolation.description)
     if options.isolation == "required" and shares_interpreter(subject, options.subject_python):
         raise RequestError(
             f"--isolation required: {subject} is installed in hub-tests' own interpreter and can run code there; "

@@ -79,7 +79,7 @@ class UvInstaller:
         interpreter = python if os.sep in python else find_python(python, self.environ) or python
         progress(f"making {path} with Python {interpreter}")
         try:
-            _run([str(self.program), "venv", "--quiet", "--seed", "--python", interpreter, str(path)], self.environ)
+            run_step([str(self.program), "venv", "--quiet", "--seed", "--python", interpreter, str(path)], self.environ)
         except InfrastructureError as problem:
             if os.sep in interpreter:
                 raise
@@ -91,7 +91,7 @@ class UvInstaller:
         wanted, limits, lock = _written(path, description)
         target = ("--quiet", "--python", str(path / "bin/python"))
         progress(f"resolving {len(description.requirements)} requirements")
-        _run(
+        run_step(
             [
                 str(self.program),
                 "pip",
@@ -110,7 +110,7 @@ class UvInstaller:
         progress("installing")
         complete = ("--no-deps",) if description.excluded else ()  # the lock lists all; the excluded stay required
         install = (str(self.program), "pip", "install", *target, *complete, "--require-hashes", "--compile-bytecode")
-        _run([*install, "-r", str(lock)], self.environ)
+        run_step([*install, "-r", str(lock)], self.environ)
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class PipInstaller:
         if interpreter is None:
             raise RequestError(f"no Python {python} on the path: install one, name one with --python, or install uv")
         progress(f"making {path} with {interpreter}")
-        _run([interpreter, "-m", "venv", str(path)], self.environ)
+        run_step([interpreter, "-m", "venv", str(path)], self.environ)
 
     def install(self, path: Path, description: EnvironmentDescription, progress: Progress) -> None:
         """Install the requirements."""
@@ -139,7 +139,7 @@ class PipInstaller:
         wanted, limits, _ = _written(path, description)
         progress(f"installing {len(description.requirements)} requirements")
         command = [str(path / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        _run([*command, "-c", str(limits), "-r", str(wanted)], self.environ)
+        run_step([*command, "-c", str(limits), "-r", str(wanted)], self.environ)
 
 
 def find_python(specifier: str, environ: Mapping[str, str]) -> str | None:
@@ -184,8 +184,8 @@ def _exclude(path: Path, description: EnvironmentDescription) -> list[str]:
     return ["--overrides", str(overrides)]
 
 
-def _run(command: Sequence[str], environ: Mapping[str, str]) -> None:
-    """Run one step. Raises InfrastructureError with the last line that it printed."""
+def run_step(command: Sequence[str], environ: Mapping[str, str]) -> None:
+    """Run one step of making an environment. Raises InfrastructureError with the last line that it printed."""
     try:
         done = subprocess.run(  # noqa: S603
             command, env=dict(environ), capture_output=True, text=True, timeout=SECONDS, check=False

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from ci.environments.base import BaseEnvironment, build_base, find_base, find_base_of, mark_used, use_base
 from ci.environments.description import EnvironmentDescription, load_description, shipped_descriptions
-from ci.environments.installer import find_installer
+from ci.environments.image import choose_installer
 from ci.environments.overlay import build_overlay, read_tail
 from ci.environments.prerequisites import check_prerequisites
 from ci.environments.source import SubjectSource, fetch_source, is_git_address, split_address
 from ci.errors import InfrastructureError, RequestError, SubjectError
 from ci.subjects.described import find_checkout_file
 from ci.subjects.exchange import hostile_directory
+from ci.subjects.interpreter_probe import check_interpreter_starts
 from ci.subjects.provenance import read_commit
 from ci.subjects.registry import find_adapter, find_offer
 from ci.subjects.sandbox import choose_isolation
@@ -80,6 +81,8 @@ def _overlaid(
     """Build the source that the options name over their interpreter, and yield options with its import path."""
     if description.environment:
         options = replace(options, subject_variables=json.dumps(dict(description.environment), sort_keys=True))
+    if options.subject_python:
+        check_interpreter_starts(options.subject_python, choose_isolation(options.isolation))
     if options.subject_source is None:
         yield options
         return
@@ -129,7 +132,9 @@ def provide_base(
     if base is None:
         root = settings.environments_root
         try:
-            base = build_base(root, description, find_installer(environ), python=python, progress=progress)
+            base = build_base(
+                root, description, choose_installer(description, environ), python=python, progress=progress
+            )
         except OSError as problem:
             what = f"{root}: environment '{description.name}' is not there, and cannot be built there"
             raise InfrastructureError(f"{what}: {problem.strerror or problem}; name another directory") from None

@@ -29,6 +29,8 @@ def keep_wheels(
 
     What has no wheel is built into one, by code that is trusted as the environment's packages are.
     """
+    if base.manifest.description.image:
+        return ()  # an image has no wheels to keep
     folder.mkdir(parents=True, exist_ok=True)
     mark = folder / f"{LIST}{base.path.name}"
     if mark.is_file() and all((folder / name).is_file() for name in mark.read_text().split()):
