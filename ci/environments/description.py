@@ -35,8 +35,8 @@ class EnvironmentDescription:
     in that image, which brings all packages. `environment` are variables, set while the overlay is built and the
     subject runs. `import_test` is Python code that must succeed once the subject is installed. `install` says how its
     commit becomes importable: "wheel", or "editable" where only an editable installation is complete, from
-    `import_path` below the checkout. `compiler` is what the subject's build calls. `excluded` are packages that are not installed
-    although another one requires them.
+    `import_path` below the checkout. `compiler` is what the subject's build calls. `excluded` are packages that are not
+    installed although another one requires them.
     """
 
     __pydantic_config__: ClassVar = STRICT

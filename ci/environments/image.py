@@ -6,7 +6,6 @@ https://github.com/containers/skopeo, https://github.com/opencontainers/umoci
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,7 +25,8 @@ if TYPE_CHECKING:
     from ci.environments.installer import Installer, Progress
 
 PROGRAMS = ("skopeo", "umoci")
-UNPACKED = "umoci.json"
+DIGEST = "image.digest"
+"""The file beside an unpacked image with the digest by which the registry knows it: unpacking needs another form."""
 VERSION_SECONDS = 60
 
 
@@ -55,10 +55,12 @@ class ImageInstaller:
         with TemporaryDirectory(prefix="hub-tests-image.", dir=path.parent) as folder:
             layout = f"{folder}/layout:image"
             fetch = (find_system_program("skopeo"), "copy", "--quiet", description.image, f"oci:{layout}")
+            digest = run_step((fetch[0], "inspect", "--format", "{{.Digest}}", description.image), self.environ)
             run_step(fetch, self.environ)
             progress(f"unpacking it into {path}")
             unpack = (find_system_program("umoci"), "unpack", "--rootless", "--image", layout, str(path))
             run_step(unpack, self.environ)
+        (path / DIGEST).write_text(digest, encoding="utf-8")
         path.chmod(0o755)  # umoci's is closed for others: the sandbox's user enters
         if not is_program(path / ROOT / description.python.lstrip("/")):
             raise RequestError(f"{description.image}: has no interpreter {description.python}: name it as `python`")
@@ -71,10 +73,7 @@ def choose_installer(description: EnvironmentDescription, environ: Mapping[str, 
 
 def read_image_digest(path: Path) -> str:
     """Return the digest of the image that was unpacked at `path`, "" where none was."""
-    if not (path / UNPACKED).is_file():
-        return ""
-    walk = json.loads((path / UNPACKED).read_bytes())["from_descriptor_path"]["descriptor_walk"]
-    return str(walk[-1]["digest"])
+    return (path / DIGEST).read_text(encoding="utf-8").strip() if (path / DIGEST).is_file() else ""
 
 
 def enter_image(python: Path, arguments: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 SECONDS = 3600
 LOCK = "requirements.lock"
+LOG_HEAD = re.compile(r'^time="\S*" level=\w+ msg=')
+"""How skopeo's and umoci's lines begin."""
 VERSIONS = ("3.13", "3.12", "3.11")
 Progress = Callable[[str], None]
 
@@ -184,8 +187,11 @@ def _exclude(path: Path, description: EnvironmentDescription) -> list[str]:
     return ["--overrides", str(overrides)]
 
 
-def run_step(command: Sequence[str], environ: Mapping[str, str]) -> None:
-    """Run one step of making an environment. Raises InfrastructureError with the last line that it printed."""
+def run_step(command: Sequence[str], environ: Mapping[str, str]) -> str:
+    """Run one step of making an environment and return what it printed.
+
+    Raises InfrastructureError with the last lines of its errors.
+    """
     try:
         done = subprocess.run(  # noqa: S603
             command, env=dict(environ), capture_output=True, text=True, timeout=SECONDS, check=False
@@ -193,5 +199,6 @@ def run_step(command: Sequence[str], environ: Mapping[str, str]) -> None:
     except (OSError, subprocess.SubprocessError) as problem:
         raise InfrastructureError(f"{Path(command[0]).name} {command[1]}: {problem}") from None
     if done.returncode:
-        said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        said = [LOG_HEAD.sub("", line) for line in (done.stderr or done.stdout).splitlines() if line.strip()]
         raise InfrastructureError(f"{Path(command[0]).name} {command[1]}: {' '.join(said[-3:])[:500]}")
+    return done.stdout

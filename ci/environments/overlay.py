@@ -17,6 +17,7 @@ from ci.subjects.disk_watch import has_room
 from ci.subjects.exchange import remove_tree
 from ci.subjects.failure import SubjectCrashError, SubjectTimeoutError, to_one_line
 from ci.subjects.image_root import find_image_root, inside_path, read_image_variables, refuse_unsandboxed
+from ci.subjects.interpreter_probe import check_interpreter_starts
 from ci.subjects.process_tree import ProcessTree, start_tree
 from ci.subjects.sandbox import (
     Isolation,
@@ -123,6 +124,7 @@ class _Build:
         command = [program, *(() if path else ("-I",)), *arguments]
         if code := self._wait(what, command, environment):
             cause = _find_cause(self.log)
+            check_interpreter_starts(self.python, self.isolation, cause)
             raise SubjectCrashError(f"the subject's {what} failed: {cause} (exit code {code}, log: {self.log.name})")
 
     def _make_command(self, command: list[str], environment: dict[str, str], info: int | None) -> list[str]:

@@ -17,7 +17,6 @@ from ci.environments.source import SubjectSource, fetch_source, is_git_address, 
 from ci.errors import InfrastructureError, RequestError, SubjectError
 from ci.subjects.described import find_checkout_file
 from ci.subjects.exchange import hostile_directory
-from ci.subjects.interpreter_probe import check_interpreter_starts
 from ci.subjects.provenance import read_commit
 from ci.subjects.registry import find_adapter, find_offer
 from ci.subjects.sandbox import choose_isolation
@@ -81,8 +80,6 @@ def _overlaid(
     """Build the source that the options name over their interpreter, and yield options with its import path."""
     if description.environment:
         options = replace(options, subject_variables=json.dumps(dict(description.environment), sort_keys=True))
-    if options.subject_python:
-        check_interpreter_starts(options.subject_python, choose_isolation(options.isolation))
     if options.subject_source is None:
         yield options
         return
