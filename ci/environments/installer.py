@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from ci.certificates import share_certificates
 from ci.errors import InfrastructureError, RequestError
 
 if TYPE_CHECKING:
@@ -141,7 +142,13 @@ class PipInstaller:
             raise RequestError(f"environment {description.name}: pip cannot leave packages out: install uv")
         wanted, limits, _ = _written(path, description)
         progress(f"installing {len(description.requirements)} requirements")
-        command = [str(path / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        command = [
+            str(path / "bin/python"),
+            "-m",
+            "pip",
+            "install",
+            "--disable-pip-version-check",
+        ]  # quiet, it keeps why
         run_step([*command, "-c", str(limits), "-r", str(wanted)], self.environ)
 
 
@@ -194,7 +201,7 @@ def run_step(command: Sequence[str], environ: Mapping[str, str]) -> str:
     """
     try:
         done = subprocess.run(  # noqa: S603
-            command, env=dict(environ), capture_output=True, text=True, timeout=SECONDS, check=False
+            command, env=share_certificates(environ), capture_output=True, text=True, timeout=SECONDS, check=False
         )
     except (OSError, subprocess.SubprocessError) as problem:
         raise InfrastructureError(f"{Path(command[0]).name} {command[1]}: {problem}") from None
