@@ -22,6 +22,8 @@ SECONDS = 3600
 LOCK = "requirements.lock"
 LOG_HEAD = re.compile(r'^time="\S*" level=\w+ msg=')
 """How skopeo's and umoci's lines begin."""
+UNREACHED = "Could not fetch URL"
+"""How pip says on stdout, unless it is quiet, why it found nothing; its error only says that nothing was found."""
 VERSIONS = ("3.13", "3.12", "3.11")
 Progress = Callable[[str], None]
 
@@ -148,7 +150,7 @@ class PipInstaller:
             "pip",
             "install",
             "--disable-pip-version-check",
-        ]  # quiet, it keeps why
+        ]
         run_step([*command, "-c", str(limits), "-r", str(wanted)], self.environ)
 
 
@@ -207,5 +209,6 @@ def run_step(command: Sequence[str], environ: Mapping[str, str]) -> str:
         raise InfrastructureError(f"{Path(command[0]).name} {command[1]}: {problem}") from None
     if done.returncode:
         said = [LOG_HEAD.sub("", line) for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        raise InfrastructureError(f"{Path(command[0]).name} {command[1]}: {' '.join(said[-3:])[:500]}")
+        told = [line.strip() for line in done.stdout.splitlines() if line.startswith(UNREACHED)][:1]
+        raise InfrastructureError(f"{Path(command[0]).name} {command[1]}: {' '.join([*told, *said[-3:]])[:500]}")
     return done.stdout
