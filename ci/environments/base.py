@@ -106,7 +106,7 @@ def build_base(
     """
     path = base_path(root, description)
     root.mkdir(parents=True, exist_ok=True)
-    with _locked(root / f".{path.name}.lock"):
+    with _locked(root / f".{path.name}.lock", lambda: progress(f"waiting for the process that builds {path}")):
         if (existing := find_base(root, description)) is not None:
             return existing
         _remove(path)
@@ -260,8 +260,12 @@ def _remove(path: Path) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock file, so that two processes never build one environment."""
+def _locked(path: Path, tell: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold a lock file, so that two processes never build one environment; `tell` that another one holds it."""
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            tell()
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -88,6 +88,8 @@ def load_description(name_or_path: str) -> EnvironmentDescription:
 def _checked(table: dict[str, Any], path: Path) -> EnvironmentDescription:
     keys = {key.replace("-", "_"): value for key, value in table.items()}
     description = read_dict(EnvironmentDescription, {"name": path.stem, **keys}, what=str(path))
+    if not {"requirements", "image"} & keys.keys():
+        raise RequestError(f"{path}: requirements: expected the packages of the environment, or an `image`")
     if not NAME.fullmatch(description.name):
         raise RequestError(f"{path}: name '{description.name[:80]}': expected lower case, digits, - and _")
     if Path(description.import_path).is_absolute() or ".." in Path(description.import_path).parts:
@@ -97,14 +99,31 @@ def _checked(table: dict[str, Any], path: Path) -> EnvironmentDescription:
     named = (*description.requirements, *description.constraints, *description.excluded)
     if wrong := [word for word in named if word.startswith("-")]:
         raise RequestError(f"{path}: requirements: '{wrong[0][:80]}': expected a package, options are not allowed")
+    _check_versions(description, named, path)
     return description
 
 
+def _check_versions(description: EnvironmentDescription, named: tuple[str, ...], path: Path) -> None:
+    """Raise RequestError for what no installer could read; paths and addresses are the installer's to judge."""
+    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    try:
+        SpecifierSet("" if description.image else description.python)
+    except InvalidSpecifier:
+        expected = "expected versions, like >=3.12,<3.14"
+        raise RequestError(f"{path}: python '{description.python[:80]}': {expected}") from None
+    for word in named:
+        try:
+            Requirement("any" if "/" in word else word)
+        except InvalidRequirement:
+            expected = "expected a package, like torch>=2.9,<3"
+            raise RequestError(f"{path}: requirements: '{word[:80]}': {expected}") from None
+
+
 def _check_image(description: EnvironmentDescription, path: Path) -> None:
-    """Raise RequestError where an image and packages are mixed, or neither is there."""
+    """Raise RequestError for an image that is none, or that is mixed with packages."""
     if not description.image:
-        if not description.requirements:
-            raise RequestError(f"{path}: requirements: expected the packages of the environment, or an `image`")
         return
     if not IMAGE.fullmatch(description.image):
         expected = "expected TRANSPORT:NAME, like docker://registry/name@sha256:… or oci:/directory:tag"

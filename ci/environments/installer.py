@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ci.certificates import share_certificates
 from ci.errors import InfrastructureError, RequestError
+from ci.subjects.failure import to_one_line
 
 if TYPE_CHECKING:
     from ci.environments.description import EnvironmentDescription
@@ -210,5 +211,7 @@ def run_step(command: Sequence[str], environ: Mapping[str, str]) -> str:
     if done.returncode:
         said = [LOG_HEAD.sub("", line) for line in (done.stderr or done.stdout).splitlines() if line.strip()]
         told = [line.strip() for line in done.stdout.splitlines() if line.startswith(UNREACHED)][:1]
-        raise InfrastructureError(f"{Path(command[0]).name} {command[1]}: {' '.join([*told, *said[-3:]])[:500]}")
+        picked = dict.fromkeys([*told, *said[:1], *said[-2:]])  # uv says first what failed, and last why
+        words = " ".join(to_one_line(line, 250) for line in picked)
+        raise InfrastructureError(f"{Path(command[0]).name} {command[1]}: {words}")
     return done.stdout
