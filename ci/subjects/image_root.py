@@ -25,7 +25,9 @@ CONFIG = "config.json"
 OWN_PLACES = tuple(map(Path, ("/proc", "/sys", "/dev", "/tmp")))  # noqa: S108 (the sandbox's own)
 DRIVER = "/tmp/driver"  # noqa: S108 (inside the sandbox)
 """Where a sandbox sees the libraries of the NVIDIA driver, which belong to the machine and are in no image."""
-DRIVER_LIBRARY = re.compile(r"\s*(lib(?:cuda|nvidia-[a-z-]+|cudadebugger)\.so[.\d]*) \([^)]*64[^)]*\) => (/\S+)")
+DRIVER_LIBRARY = re.compile(r"lib(?:cuda|nvidia-[a-z-]+|cudadebugger)\.so[.\d]*")
+CACHED_LIBRARY = re.compile(r"\s*(\S+) \([^)]*64[^)]*\) => (/\S+)")
+"""A line of `ldconfig -p` about a library of 64 bits."""
 LDCONFIG_SECONDS = 20
 
 
@@ -104,15 +106,25 @@ def find_setpriv(root: Path) -> str:
     )
 
 
-def list_driver_libraries() -> dict[str, Path]:
-    """List the machine's libraries of the NVIDIA driver by name, as ld.so(8) finds them."""
+def list_driver_libraries(environ: Mapping[str, str] = os.environ) -> dict[str, Path]:
+    """List the machine's libraries of the NVIDIA driver by name, as ld.so(8) finds them: LD_LIBRARY_PATH first."""
+    folders = [Path(word) for word in environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if word.startswith("/")]
+    listed = [file for folder in folders for file in sorted(folder.glob("lib*.so*"))]
+    first: dict[str, Path] = {}
+    for file in (*listed, *_read_loader_cache()):
+        if DRIVER_LIBRARY.fullmatch(file.name):
+            first.setdefault(file.name, file)
+    return first
+
+
+def _read_loader_cache() -> list[Path]:
+    """List the libraries that the loader knows, without those for processors of 32 bits."""
     try:
         command = [find_system_program("ldconfig"), "-p"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=LDCONFIG_SECONDS, check=True)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
-        return {}
-    found = map(DRIVER_LIBRARY.match, done.stdout.splitlines())
-    return {match[1]: Path(match[2]) for match in reversed([*filter(None, found)])}  # the first one counts
+        return []
+    return [Path(match[2]) for match in map(CACHED_LIBRARY.match, done.stdout.splitlines()) if match]
 
 
 def bind_driver(environment: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:

@@ -116,15 +116,25 @@ def test_the_drivers_libraries_are_the_machines(monkeypatch: pytest.MonkeyPatch,
     program.chmod(0o755)
     monkeypatch.setattr(image_root, "find_system_program", lambda _: str(program))
     library = "/lib/x86_64-linux-gnu"
-    assert list_driver_libraries() == {
+    assert list_driver_libraries({}) == {
         "libcuda.so.1": Path(library, "libcuda.so.1"),
         "libnvidia-ml.so.1": Path(library, "libnvidia-ml.so.1"),
     }
+    (tmp_path / "nvidia").mkdir()
+    for name in ("libcuda.so.1", "libcudart.so.12"):
+        (tmp_path / "nvidia" / name).write_text("")
+    named = list_driver_libraries(
+        {"LD_LIBRARY_PATH": f"relative:{tmp_path}/nvidia"}
+    )  # as pods of some clusters have it
+    assert named["libcuda.so.1"] == tmp_path / "nvidia/libcuda.so.1"
+    assert sorted(named) == ["libcuda.so.1", "libnvidia-ml.so.1"]
+    monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
     words, environment = bind_driver({"LD_LIBRARY_PATH": "/opt/lib"})
-    assert words[:3] == ["--ro-bind", f"{library}/libcuda.so.1", "/tmp/driver/libcuda.so.1"]
+    assert words[3:] == ["--ro-bind", f"{library}/libcuda.so.1", "/tmp/driver/libcuda.so.1"]
     assert environment == {"LD_LIBRARY_PATH": os.pathsep.join(("/tmp/driver", "/opt/lib"))}
 
 
 def test_without_a_driver_nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
     monkeypatch.setattr(image_root, "find_system_program", lambda _: "/nowhere/ldconfig")
     assert bind_driver({"LD_LIBRARY_PATH": "/opt/lib"}) == ([], {"LD_LIBRARY_PATH": "/opt/lib"})
