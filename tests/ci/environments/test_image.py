@@ -23,7 +23,8 @@ from ci.subjects.compile_key import hash_packages
 from ci.subjects.exchange import Exchange, hostile_directory
 from ci.subjects.failure import SubjectCrashError
 from ci.subjects.sandbox import Isolation, detect_isolation
-from ci.subjects.worker_process import WorkerLaunch, WorkerProcess
+from ci.subjects.worker_launch import WorkerLaunch
+from ci.subjects.worker_process import WorkerProcess
 from tests.ci.environments.images import MARKER, PYTHON
 
 if TYPE_CHECKING:

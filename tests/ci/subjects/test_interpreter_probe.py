@@ -11,6 +11,7 @@ import pytest
 
 from ci.errors import InfrastructureError
 from ci.subjects.interpreter_probe import check_interpreter_starts
+from ci.subjects.open_subject import open_subject
 from ci.subjects.sandbox import Isolation, SandboxPolicy, detect_isolation, interpreter_directories, sandbox_command
 
 ISOLATION = detect_isolation()
@@ -60,3 +61,18 @@ def test_one_that_is_reached_by_links_starts(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["False", str(tmp_path / "env")], done.stderr
     shutil.rmtree(tmp_path / "env")
+
+
+@live
+def test_a_worker_whose_interpreter_cannot_start_is_not_the_subjects_crash(tmp_path: Path) -> None:
+    for directory in (tmp_path, *tmp_path.parents[:-2]):
+        directory.chmod(0o755)
+    python = tmp_path / "bin/python"
+    python.parent.mkdir()
+    python.write_text("#!/nowhere/python\n")
+    python.chmod(0o755)
+    with (
+        open_subject("reference", python=python, timeout=60, isolation=ISOLATION) as subject,
+        pytest.raises(InfrastructureError, match=r"python: does not start in the sandbox"),
+    ):
+        subject.describe()
