@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.format_companions import copy_with_companions
 from benchmarks.format_models import MODELS, PROBES, FormatModel, write_model
 from ci.environments.description import load_description
 from ci.environments.prepare import provide_base
@@ -81,7 +82,8 @@ def judge_models(models: Sequence[FormatModel], checkout: Path, folder: Path, *,
                 )
                 continue
             served.append(model)
-            entries.append(model.make_entry(hub.add(model.model_id, written, gated=model.gated)))
+            published = copy_with_companions(written, folder / "published" / model.name, model.name)
+            entries.append(model.make_entry(hub.add(model.model_id, published, gated=model.gated)))
         hub.grant(TOKEN, *(model.model_id for model in served if model.gated))
         registry = folder / "models.toml"
         registry.write_text("\n".join(entries), encoding="utf-8")

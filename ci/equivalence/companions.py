@@ -6,12 +6,12 @@ is as it was, so that a reader sees what was looked at.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ci.chat_templates.compare import judge_rewritten_templates
-from ci.chat_templates.template_files import DEFAULT, find_template_place, read_special_tokens, read_templates
+from ci.chat_templates.template_files import pair_templates, read_special_tokens
 from ci.companion_files import GENERATION_CONFIG, PROCESSOR_FILES, TOKENIZER, TOKENIZER_CONFIG, TOKENIZER_FILES
 from ci.equivalence.checkpoint_tensors import CheckpointTensors
 from ci.equivalence.export_files import (
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from ci.chat_templates.compare import TemplateJudgement
+    from ci.chat_templates.template_files import TemplatePair
     from ci.companion_files import CompanionDirectory
     from ci.equivalence.round_trip import KeyChange
     from ci.subjects.sandbox import Isolation
@@ -197,41 +199,26 @@ def _describe_file(path: Path) -> str:
 
 
 def _list_templates(files: ExportedFiles) -> Iterator[Companion]:
-    before, after = map(read_templates, files.both)
-    places = tuple(map(find_template_place, files.both))
-    for name in dict.fromkeys((*before, *after)):
-        row = _TemplateRow(name, before.get(name), after.get(name), *places)
-        yield row.judge(str(judged) if (judged := files.templates.get(name)) else "", held=bool(judged and judged.held))
+    """Yield one row for each chat template, by name."""
+    for name, pair in pair_templates(*files.both).items():
+        yield _judge_template(name, pair, files.templates.get(name))
 
 
-@dataclass(frozen=True)
-class _TemplateRow:
-    """A chat template's text on each side, None where it has none, and where the templates stand."""
-
-    name: str
-    before: str | None
-    after: str | None
-    place_before: str
-    place_after: str
-
-    def judge(self, said: str, *, held: bool) -> Companion:
-        """Return the row; `said` is the engines' judgement of a rewritten text."""
-        part = "chat template"
-        one, other = (f"{len(text)} characters" if text is not None else "" for text in (self.before, self.after))
-        if self.before is None:
-            return Companion(part, self.name, "added", "permitted", one, other)
-        if self.after is None:
-            return Companion(part, self.name, "dropped", "finding", one, other)
-        if self.before == self.after:
-            moved = f"it moved from {self.place_before} to {self.place_after}"
-            return Companion(part, self.name, "kept", "equal", reason=moved if self.is_moved else "the same text")
-        judgement: CompanionJudgement = "permitted" if held else "finding"
-        return Companion(part, self.name, "changed", judgement, one, other, said or "no engine judged it")
-
-    @property
-    def is_moved(self) -> bool:
-        """Whether the templates stand in another file."""
-        return self.name == DEFAULT and self.place_before != self.place_after
+def _judge_template(name: str, pair: TemplatePair, judged: TemplateJudgement | None) -> Companion:
+    """Return the row of a chat template; a rewritten one is what the engines say of it."""
+    part = "chat template"
+    one, other = (f"{len(side.text)} characters" if side else "" for side in (pair.before, pair.after))
+    if pair.before is None:
+        return Companion(part, name, "added", "permitted", one, other)
+    if pair.after is None:
+        return Companion(part, name, "dropped", "finding", one, other)
+    if pair.is_rewritten:
+        judgement: CompanionJudgement = "permitted" if judged and judged.held else "finding"
+        return Companion(part, name, "changed", judgement, one, other, str(judged or "no engine judged it"))
+    moved = f"it moved from {pair.before.place} to {pair.after.place}"
+    return Companion(
+        part, name, "kept", "equal", reason=moved if pair.before.place != pair.after.place else "the same text"
+    )
 
 
 def _list_special_ids(files: ExportedFiles) -> Iterator[Companion]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ci.chat_templates.compare import TemplateJudgement
-from ci.chat_templates.template_files import read_templates
+from ci.chat_templates.template_files import DEFAULT, pair_templates
 from ci.companion_files import (
     GENERATION_CONFIG,
     PROCESSOR_FILES,
@@ -155,13 +155,12 @@ def _compare_generation(files: ExportedFiles) -> Iterator[ExportFinding]:
 
 def _compare_templates(files: ExportedFiles) -> Iterator[ExportFinding]:
     """Compare the chat templates, wherever they stand. One that two engines hold equal is no finding."""
-    before, after = map(read_templates, files.both)
-    for name, text in before.items():
-        judged = files.templates.get(name)
-        if after.get(name) == text or (name in after and judged and judged.held):
+    for name, pair in pair_templates(*files.both).items():
+        judged = files.templates.get(name) if pair.is_rewritten else None
+        if pair.before is None or pair.is_kept or (judged and judged.held):
             continue
-        what = "the chat template" if name == "default" else f"the chat template {name[:40]}"
-        yield ExportFinding(what, "changed" if name in after else "lost", f": {judged}" if judged else "")
+        what = "the chat template" if name == DEFAULT else f"the chat template {name[:60]}"
+        yield ExportFinding(what, "changed" if pair.is_rewritten else "lost", f": {judged}" if judged else "")
 
 
 def _compare_files(files: ExportedFiles) -> Iterator[ExportFinding]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
+from ci.companion_files import list_files
 from ci.errors import HubTestsError, InfrastructureError, RequestError, SubjectError, UnsupportedError
 from ci.phases import PhaseClock
 from ci.records import STRICT, read_dict, read_json, to_dict
@@ -188,8 +189,8 @@ class WorkerSubject:
         output = self._exchange.next_output()
         staged = replace(request, source=self._stage(request.source), target=str(output))
         result = self._call(method, to_dict(staged), ConvertResult)
-        self._take(method, output, Path(request.target))
-        written = {path.name for path in Path(request.target).iterdir()}
+        self._take(method, output, Path(request.target), tree=True)
+        written = set(list_files(Path(request.target), ("**/*",)))
         for file in result.files:
             if file not in written:
                 reason = f"it names a file that is not in {request.target}: {to_one_line(file, 100)}"
