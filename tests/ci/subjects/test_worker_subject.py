@@ -356,12 +356,11 @@ WRITER = """
                             open(os.path.join(place, directory, "evil"), "w").close()
                 time.sleep(0.01)
         places = [{outside!r}]
-        spreading = threading.Thread(target=spread, daemon=True)
-        spreading.start()
+        threading.Thread(target=spread, name="spread", daemon=True).start()
         say(result=True)
     elif wanted == "convert":
         places = []  # of who converts: the other one goes on
-        spreading.join()
+        [thread.join() for thread in threading.enumerate() if thread.name == "spread"]
         target = request["arguments"]["target"]
         os.mkdir(target)
         open(target + "/present", "w").write(str(os.getpid()))
