@@ -133,7 +133,7 @@ class Judge:
 
     def check_round_trip(self, exported_path: str) -> Verdict:
         """Compare the exported checkpoint: tensors bit for bit, config, and its forward in stock Hugging Face."""
-        original, exported = Path(self.inputs.hf_path), Path(exported_path)
+        original, exported, keys = Path(self.inputs.hf_path), Path(exported_path), None
         try:
             before, after = (round_trip.resolve_config(path, self.hugging_face) for path in (original, exported))
             keys = round_trip.compare_configs(before, after)
@@ -141,11 +141,22 @@ class Judge:
             with self.costs.clock.measure("compare", "exported checkpoint"):
                 tensors = tuple(round_trip.compare_checkpoints(original, exported, tied=tied))
             forward = build_verdict([self._compare_exported(exported)], coverage={})
+            verdict = round_trip.build_round_trip_verdict(tensors, keys, forward)
         except SubjectError as error:
-            return Verdict(passed=False, failure_class="config_mismatch", diagnosis=str(error), component="conversion")
-        verdict = round_trip.build_round_trip_verdict(tensors, keys, forward)
-        with self.costs.clock.measure("compare", "companions of the export"):
-            companions, findings = compare_companions(original, exported, keys, self.isolation)
+            verdict = Verdict(False, failure_class="config_mismatch", diagnosis=str(error), component="conversion")
+        return self._add_companions(verdict, original, exported, keys)
+
+    def _add_companions(
+        self, verdict: Verdict, original: Path, exported: Path, keys: tuple[round_trip.KeyChange, ...] | None
+    ) -> Verdict:
+        """Add what lies beside the weights, also of an export that Hugging Face cannot load."""
+        try:
+            with self.costs.clock.measure("compare", "companions of the export"):
+                companions, findings = compare_companions(original, exported, keys, self.isolation)
+        except SubjectError:
+            if verdict.passed:
+                raise
+            return verdict  # the damaged file is its diagnosis already
         verdict = replace(verdict, companions=companions, figures={**verdict.figures, **count_companions(companions)})
         return apply_policy(verdict, findings, "export_incomplete", self.inputs.model.export_policy)
 

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from ci.chat_templates.compare import EngineJudgement, TemplateJudgement
 from ci.equivalence import companions
-from ci.equivalence.companions import MAX_KEYS, MAX_ROWS, compare_companions, count_companions
+from ci.equivalence.companion_keys import MAX_KEYS
+from ci.equivalence.companions import MAX_ROWS, compare_companions, count_companions
 from ci.equivalence.round_trip import KeyChange
 from ci.subjects.worker_process import NO_SANDBOX
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from benchmarks.mutation.catalogue import catalogue
 from benchmarks.mutation.injection import MutantSubject
 from benchmarks.mutation.precision_mutations import PRECISION_MUTATIONS
+from ci.equivalence.companion_keys import UNRESOLVED
 from ci.equivalence.hf_reference import ReferenceRun
 from ci.equivalence.judge import ComparisonInputs, Judge
 from ci.errors import UnsupportedError
@@ -382,6 +383,13 @@ def test_an_export_that_does_not_load_is_a_finding(dense: Experiment) -> None:
     verdict = dense.judge(ReferenceSubject(), dense.converted).check_round_trip(str(target))
     assert not verdict.passed
     assert "refuses" in verdict.diagnosis
+    rows = {(row.part, row.name): row for row in verdict.companions}
+    assert rows["tokenizer files", "tokenizer.json"].fate == "kept", "what lies beside the weights is told all the same"
+    assert rows["config.json", "hidden_act"].reason == UNRESOLVED
+    assert any("hidden_act" in warning for warning in verdict.warnings)
+    next(target.glob("*.safetensors")).write_bytes(b"x")
+    damaged = dense.judge(ReferenceSubject(), dense.converted).check_round_trip(str(target))
+    assert (damaged.passed, damaged.diagnosis) == (False, verdict.diagnosis)
 
 
 @pytest.mark.parametrize(("policy", "failure"), [("warn", None), ("strict", "precision")])
