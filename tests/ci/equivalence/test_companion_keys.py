@@ -80,7 +80,7 @@ def test_where_transformers_reads_no_config_a_change_is_a_finding(
     files = write(tmp_path, {key: "a", "kept": 1}, {key: "b", "kept": 1})
     (row,) = (row for row in list_config_keys(files, None) if row.fate != "kept")
     assert (row.judgement, row.reason) == (judgement, reason)
-    rows, findings = compare_companions(*(directory.path for directory in files.both), None, NO_SANDBOX)
+    rows, findings = compare_companions(files.original.path, files.exported.path, None, NO_SANDBOX)
     assert bool(findings) == any(one.judgement == "finding" for one in rows)
     assert [finding for finding in findings if UNRESOLVED in finding] == (
         [f"export: config.json changed: hidden_act; {UNRESOLVED}"] if key == "hidden_act" else []
