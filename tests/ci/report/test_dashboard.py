@@ -170,4 +170,4 @@ def test_models_that_no_night_tested_are_a_table_all_the_same() -> None:
     never = [MatrixCell("llama", "m", "o/m", check, reason="never tested") for check in ("forward", "export")]
     table = make_matrix_table(SupportMatrix("fast_llm", MADE, tuple(never)))
     assert (table.columns, [row.note for row in table.rows]) == ((), ["never tested"])
-    assert 'colspan="1">never tested' in render_matrix(SupportMatrix("fast_llm", MADE, tuple(never)), made=MADE)
+    assert 'colspan="1"><div>never tested' in render_matrix(SupportMatrix("fast_llm", MADE, tuple(never)), made=MADE)
