@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from ci.equivalence import expert_routing, inputs
 from ci.equivalence.device_usage import CostMeter, DeviceLease
 from ci.equivalence.inputs import InputCase, InputRequirements
-from ci.equivalence.kept_trace import KEPT_MEMORY_SHARE, KeptBytes, KeptTrace
+from ci.equivalence.kept_trace import KeptMemory, KeptTrace
 from ci.equivalence.noise_floor import combine_variants, explain_untrusted, measure_floors
 from ci.equivalence.precision_lens import PrecisionLens, is_lens_dtype
 from ci.equivalence.tolerances import EAGER_MEMORY_SHARE, FLOAT64_MEMORY_SHARE, Tolerances
@@ -44,7 +44,10 @@ BATCHED_EXPERTS = "batched_mm"
 
 @dataclass
 class ReferenceRun:
-    """Runs Hugging Face over one checkpoint directory, each trace on first use; traces stay in `workdir`."""
+    """Runs Hugging Face over one checkpoint directory, each trace on first use; traces stay in `workdir`.
+
+    `derived` says that the checkpoint was made from another one, beside whose reference it is compared.
+    """
 
     checkpoint: Path
     params: TestParams
@@ -53,6 +56,7 @@ class ReferenceRun:
     workdir: Path
     seed: int = inputs.SEED
     costs: CostMeter = field(default_factory=CostMeter)
+    derived: bool = False
     lease: DeviceLease = field(init=False)
     _expected: dict[str, TraceReader] = field(default_factory=dict)
     _failed: dict[str, SubjectError] = field(default_factory=dict)
@@ -73,7 +77,7 @@ class ReferenceRun:
         """
         costs = CostMeter(clock=self.costs.clock)
         run = ReferenceRun(
-            checkpoint, self.params, self.hugging_face, self.device, workdir, seed=self.seed, costs=costs
+            checkpoint, self.params, self.hugging_face, self.device, workdir, seed=self.seed, costs=costs, derived=True
         )
         run._cases = cases
         return run
@@ -137,9 +141,9 @@ class ReferenceRun:
         return PrecisionLens(expected, self.config, batch.keep, self.device, attends=attends)
 
     @cached_property
-    def _kept(self) -> KeptBytes:
-        """What the tensors of expected traces may take of the device's memory."""
-        return KeptBytes(int(KEPT_MEMORY_SHARE * self.free_bytes))
+    def _kept(self) -> KeptMemory:
+        """The memory in which tensors of expected traces stay: of the first checkpoint alone."""
+        return KeptMemory() if self.derived else KeptMemory.beside_models(self.device, self.free_bytes)
 
     @property
     def cases(self) -> tuple[InputCase, ...]:
@@ -204,8 +208,9 @@ class ReferenceRun:
             whole = next(c for c in self._cases if c.name == name) if case.part_of else case
             variant = self.choose_variant("eager" if self._eager_fits(whole) else "sdpa")
             try:
+                memory = self._kept  # it is allocated before the first model
                 trace = self.run_trace(whole, self.expected_dtype, variant, f"expected-{name}")
-                self._expected[name] = KeptTrace(trace.path, self._kept)
+                self._expected[name] = KeptTrace(trace.path, memory)
             except SubjectError as failed:
                 self._failed[name] = failed
                 raise
