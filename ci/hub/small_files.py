@@ -17,6 +17,7 @@ from ci.companion_files import (
     TOKENIZER,
     TOKENIZER_CONFIG,
 )
+from ci.hub.checkpoint_files import is_safe_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -39,7 +40,7 @@ def select_small_files(names: Iterable[str]) -> list[str]:
 
 def list_named_templates(names: Iterable[str]) -> list[str]:
     """List, in order, the chat templates that lie in the folder for named ones, as transformers finds them."""
-    paths = map(PurePosixPath, names)
+    paths = (PurePosixPath(name) for name in names if is_safe_name(name))
     return sorted(str(path) for path in paths if str(path.parent) == NAMED_TEMPLATES and path.suffix == ".jinja")
 
 

@@ -85,6 +85,7 @@ def test_other_tokenizers(name: str) -> None:
         "sub/chat_template.jinja",
         "additional_chat_templates/sub/x.jinja",
         "additional_chat_templates/x.py",
+        "additional_chat_templates/odd\u200b.jinja",
         "sub/additional_chat_templates/x.jinja",
     ],
 )
