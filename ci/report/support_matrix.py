@@ -15,12 +15,12 @@ from ci.errors import RequestError
 from ci.layouts import LAYOUT_AXIS
 from ci.models import HubModel
 from ci.report.history import Baseline
-from ci.report.labels import CLASSES
+from ci.report.labels import CLASSES, OUTCOMES
 from ci.subjects.registry import find_offer
 from ci.suite.tests import list_variant_tests
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from ci.report.history import HistoryCase, HistoryRecord
     from ci.subjects.base import Variant
@@ -31,6 +31,7 @@ DOWNLOAD, FORWARD, EXPORT = "test_download_and_truncate", "test_forward_equivale
 ANY_DTYPE = ""
 """The dtype of a cell whose night did not record its margins by dtype, and of an export, which is compared in bits."""
 DEEP_ONLY = "tested with --deep only"
+REFUSED = "refused"
 NO_ENTRY = "no model of this format is in the registry"
 
 CellState = Literal["passed", "failed", "empty"]
@@ -193,7 +194,7 @@ class _Row:
         if case.outcome == "did_not_run":
             return f"needs {variant.needs}" if variant and variant.needs else "the subject does not run it here", ""
         if case.outcome == "consequence":
-            return _describe_cause(next((c for c in newest.cases if c.outcome == "failed"), None))
+            return _describe_cause(newest.cases)
         return _name_class(case), case.headline
 
     def _explain_stale(self, record: HistoryRecord, test: str) -> str:
@@ -208,8 +209,12 @@ class _Row:
         return ""
 
 
-def _describe_cause(failed: HistoryCase | None) -> tuple[str, str]:
+def _describe_cause(cases: Sequence[HistoryCase]) -> tuple[str, str]:
     """Return why a test did not run after another one failed: the reason, and the sentence of that one."""
+    failed = next((case for case in cases if case.outcome == "failed"), None)
+    refused = next((case for case in cases if case.outcome == REFUSED), None)
+    if failed is None and refused is not None:
+        return OUTCOMES[REFUSED], refused.headline
     if failed is None or (failed.headline and failed.failure_class in (None, "other")):
         return "an earlier test failed", failed.headline if failed else ""
     return f"an earlier test failed: {_name_class(failed)}", failed.headline

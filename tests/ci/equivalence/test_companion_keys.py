@@ -11,7 +11,7 @@ from ci.equivalence.companion_keys import UNRESOLVED, list_config_keys, list_gen
 from ci.equivalence.companions import compare_companions
 from ci.equivalence.export_files import open_exported
 from ci.equivalence.round_trip import KeyChange, compare_configs
-from ci.subjects.worker_process import NO_SANDBOX
+from ci.subjects.sandbox import NO_SANDBOX
 
 if TYPE_CHECKING:
     from pathlib import Path

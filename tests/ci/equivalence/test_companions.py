@@ -17,7 +17,7 @@ from ci.equivalence import companions
 from ci.equivalence.companion_keys import MAX_KEYS
 from ci.equivalence.companions import MAX_ROWS, compare_companions, count_companions
 from ci.equivalence.round_trip import KeyChange
-from ci.subjects.worker_process import NO_SANDBOX
+from ci.subjects.sandbox import NO_SANDBOX
 
 if TYPE_CHECKING:
     from collections.abc import Callable

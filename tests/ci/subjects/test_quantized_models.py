@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 from safetensors import safe_open
 
+from ci.equivalence.comparison_inputs import ComparisonInputs
 from ci.equivalence.dequantized_checkpoint import dequantize_checkpoint
-from ci.equivalence.judge import ComparisonInputs, Judge
+from ci.equivalence.judge import Judge
 from ci.errors import QuantizedError, SubjectError
 from ci.hub.quantization import check_quantization
 from ci.models import HubModel
