@@ -128,10 +128,9 @@ def test_the_scan_is_the_papers_sum() -> None:
 
 @pytest.mark.parametrize("setting", ["return_last_state", "position_indices"])
 def test_a_state_that_is_asked_for_is_refused(setting: str) -> None:
+    x, a, b = torch.zeros(1, 1, 1), torch.zeros(1, 1), torch.zeros(1, 1, 1, 1)
     with pytest.raises(NotImplementedError, match=setting):
-        selective_scan_fn(
-            *[torch.zeros(1, 1, 1)] * 2, torch.zeros(1, 1), *[torch.zeros(1, 1, 1, 1)] * 2, **{setting: True}
-        )
+        selective_scan_fn(x, x, a, b, b, **{setting: True})
 
 
 @pytest.mark.parametrize(("kernel", "setting"), [(gated_delta_rule, "cu_seqlens"), (kda, "initial_state")])

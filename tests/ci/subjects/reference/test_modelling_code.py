@@ -1,4 +1,4 @@
-"""The reference against Fast-LLM's own modelling code of mtp_llama, dream, diffusion_llama, apriel2_text, apriel_hybrid_ssm.
+"""The reference against Fast-LLM's own modelling code of five formats.
 
 Runs where `HUB_TESTS_FAST_LLM_PATH` names a checkout of Fast-LLM and `HUB_TESTS_REFERENCE_PYTHON` an interpreter with
 transformers: 5.14 for mtp_llama and apriel2_text, 4.57 for dream, diffusion_llama and apriel_hybrid_ssm.
