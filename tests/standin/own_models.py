@@ -109,6 +109,7 @@ OWN_MODELS: dict[str, dict[str, Any]] = {
     "dream": DREAM,
     "diffusion": DIFFUSION,
     "apriel2-stochastic": describe_stochastic("gdn"),
+    "apriel2-supernet": describe_stochastic("attention"),
     "apriel2-pattern": describe_pattern("attention", "gdn", "kda"),
     "apriel2-mamba": describe_apriel2({"type": "fixed", "block": describe_block(MAMBA)}),
     "apriel-hybrid": HYBRID,

@@ -34,6 +34,9 @@ RECIPES: dict[str, Recipe] = {
     "llama": Recipe("llama", LLAMA_31, LLAMA),
     "llama-biases": Recipe("llama", LLAMA_31, {**LLAMA, "attention_bias": True, "mlp_bias": True}),
     "llama-llama3": Recipe("llama", LLAMA_31, {**DENSE, "rope_scaling": LLAMA3}),
+    "llama-3-2": Recipe(
+        "llama", LLAMA_31, {**DENSE, "rope_scaling": {**LLAMA3, "factor": 32.0}, "tie_word_embeddings": True}
+    ),
     "llama-yarn": Recipe("llama", LLAMA_31, {**LLAMA, "rope_scaling": YARN}),
     "llama-yarn-bare": Recipe("llama", LLAMA_31, {**LLAMA, "rope_scaling": BARE_YARN}),
     "llama-yarn-mscale": Recipe(

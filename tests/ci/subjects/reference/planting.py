@@ -11,7 +11,7 @@ import pytest
 
 from ci.subjects.reference import trace as trace_module
 from ci.subjects.reference.subject import ReferenceSubject
-from ci.tensor_names import operation_of
+from ci.tensor_names import execution_order, operation_of
 from tests.ci.subjects.reference.cases import errors, trace_request
 
 if TYPE_CHECKING:
@@ -132,5 +132,6 @@ def find_first_wrong(factory: ModelFactory, case: str, output: Path, limit: floa
     request = trace_request(factory.converted(case), factory.inputs_of(case), output, capture="all")
     ReferenceSubject().trace(request)
     by_tensor = errors(output, factory.expected(case))
-    wrong = (operation_of(name) or name for name, error in by_tensor.items() if not error <= limit)
+    ordered = sorted(by_tensor, key=execution_order)
+    wrong = (operation_of(name) or name for name in ordered if not by_tensor[name] <= limit)
     return next(wrong, "")

@@ -49,6 +49,8 @@ NOT_RUN = {
     "llava": "gelu_exact",  # refused by name
 }
 """What Fast-LLM 0.4 cannot run on a CPU, and a word of what it says."""
+WRONG = ("apriel2-supernet",)
+"""What it runs wrongly: two attentions in one stochastic mixer share one mask."""
 
 Peer = dict[tuple[str, str], str | None]
 
@@ -79,7 +81,7 @@ def run(directory: Path, requests: list[dict[str, Any]]) -> list[str | None]:
     return answers
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in NOT_RUN])
+@pytest.mark.parametrize("name", [name for name in CASES if name not in (*NOT_RUN, *WRONG)])
 def test_fast_llm_runs_what_the_reference_writes(factory: ModelFactory, peer: Peer, name: str) -> None:
     assert peer["trace", name] is None
     expected = factory.expected(name)
@@ -125,3 +127,11 @@ def test_what_fast_llm_cannot_convert_is_known(factory: ModelFactory, peer: Peer
 def test_what_fast_llm_cannot_run_is_known(peer: Peer, name: str) -> None:
     print(f"{name}: {peer['trace', name]}")
     assert NOT_RUN[name] in str(peer["trace", name])
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_fast_llm_runs_wrongly_is_known(factory: ModelFactory, peer: Peer, name: str) -> None:
+    """When Fast-LLM mends it, this fails, and the case moves to those that are right."""
+    assert peer["trace", name] is None
+    by_tensor = errors(factory.root / f"{name}.peer", factory.expected(name), common=True)
+    assert by_tensor["decoder.0.mixer.context"] > 0.1
