@@ -11,7 +11,7 @@ import torch
 
 from ci.subjects.reference.config import DefaultRope, ProportionalRope, StochasticMixer
 from ci.subjects.reference.weight_names import EMBEDDINGS_WEIGHT, HEAD_WEIGHT
-from ci.tensor_names import CONTEXT, KEY, LOGITS, MLP, QUERY, ROUTER_LOGITS, ROUTER_SCORES, TOP_EXPERTS
+from ci.tensor_names import CONTEXT, EMBEDDINGS, KEY, LOGITS, MLP, QUERY, ROUTER_LOGITS, ROUTER_SCORES, TOP_EXPERTS
 from tests.ci.subjects.reference.planting import (
     Plant,
     PlantedBug,
@@ -22,6 +22,7 @@ from tests.ci.subjects.reference.planting import (
     of_path,
     weights,
 )
+from tests.standin.own_models import DREAM
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,6 +114,24 @@ def lowest(route: Any) -> Any:
     return wrong
 
 
+def forget_mask_token(weight: Tensor) -> Tensor:
+    """The embedding of the mask token is not learned."""
+    changed = weight.clone()
+    changed[DREAM["mask_token_id"]] = 0
+    return changed
+
+
+def hide_mask_token(make_context: Any) -> Any:
+    """Masked tokens are taken for padding, to which no token attends."""
+
+    def wrong(request: Any, checkpoint: Any, inputs: Any) -> Any:
+        context = make_context(request, checkpoint, inputs)
+        documents = torch.ones_like(inputs.ids) if context.documents is None else context.documents
+        return replace(context, documents=documents + 2 * (inputs.ids == DREAM["mask_token_id"]))
+
+    return wrong
+
+
 def swap_gate_up(weight: Tensor) -> Tensor:
     """Gate and up of each of 4 experts."""
     return torch.cat([torch.cat(expert.chunk(2)[::-1]) for expert in weight.chunk(4)])
@@ -180,6 +199,13 @@ BUGS = [
         "Gemma 4: sliding and full layers, head sizes",
         PlantedBug(GEMMA4, "a window in full layers", attentions(window_everywhere), CONTEXT),
         PlantedBug(GEMMA4, "the sliding layers' base in full ones", attentions(base_of_sliding), QUERY),
+    ),
+    *of_path(
+        "dream, diffusion_llama: masked tokens",
+        PlantedBug(
+            "dream", "no embedding of the mask token", weights(EMBEDDINGS_WEIGHT, forget_mask_token), EMBEDDINGS
+        ),
+        PlantedBug("dream", "masked tokens are padding", in_function("trace.make_context", hide_mask_token), CONTEXT),
     ),
     *of_path(
         "apriel2: several mixers in a block",
