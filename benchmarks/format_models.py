@@ -17,7 +17,7 @@ from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.hugging_face.code_source import ModelCodeSource
 from ci.subjects.hugging_face.worker import open_hugging_face
 from tests.standin.models import build, repository, write_companions, write_json
-from tests.standin.recipes import DENSE, LLAMA3, PIXTRAL, RECIPES, Recipe
+from tests.standin.recipes import DENSE, GEMMA4, GEMMA4_31B, LLAMA3, PIXTRAL, RECIPES, Recipe
 from tests.standin.weights import Shapes, make_tensor, tensor_shapes, write_checkpoint
 
 if TYPE_CHECKING:
@@ -199,6 +199,10 @@ MODELS = (
     ),
     FormatModel("gemma4-experts", "gemma4", "stand-in/gemma4-experts", environment=OLDER),
     FormatModel("gemma4-dense", "gemma4", "stand-in/gemma4-dense", environment=OLDER),
+    FormatModel(
+        *("gemma4-31b", "gemma4", Recipe("stand-in/gemma4-31b", "gemma-4-26B-A4B", {**GEMMA4, **GEMMA4_31B})),
+        environment=OLDER,
+    ),
     FormatModel(
         "gemma4-published",
         "gemma4",

@@ -1,10 +1,11 @@
 """Every format that Fast-LLM converts, by `hub-tests run` from the Hub to the report: a verdict or a refusal each.
 
-    python -m benchmarks.formats --checkout FAST_LLM [--only dream,apriel2] [--deep] [--keep DIR]
+    python -m benchmarks.formats --checkout FAST_LLM [--only dream,apriel2] [--subject reference] [--deep] [--keep DIR]
 
 A stand-in Hub serves one small model of each format (`benchmarks.format_models`). `run` builds the environments where
 they are missing, Fast-LLM's with the checkout over it and that of each model's own code, and judges in sandboxes. The
-table says what ended red, and whose limit a refusal is. Minutes, and some GB of disk for the environments.
+table says what ended red, and whose limit a refusal is. With the reference as the subject only the models' own code is
+judged, also where Fast-LLM's converter refuses the model. Minutes, and some GB of disk for the environments.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.format_models import MODELS, PROBES, FormatModel, write_model
+from benchmarks.format_models import FAST_LLM, MODELS, PROBES, FormatModel, write_model
 from ci.environments.description import load_description
 from ci.environments.prepare import provide_base
 from ci.errors import SubjectError
@@ -61,7 +62,9 @@ class Row:
         return f"| {self.checkpoint_format} | {self.name} | {self.verdict} | {self.passed} | {'<br>'.join(self.red)} |"
 
 
-def judge_models(models: Sequence[FormatModel], checkout: Path, folder: Path, *, deep: bool) -> list[Row]:
+def judge_models(
+    models: Sequence[FormatModel], checkout: Path, folder: Path, *, deep: bool, subject: str = FAST_LLM
+) -> list[Row]:
     """Serve the models, run each with its environment, and return a row for each."""
     rows, served = [], list[FormatModel]()
     with HubServer() as hub:
@@ -88,12 +91,19 @@ def judge_models(models: Sequence[FormatModel], checkout: Path, folder: Path, *,
         for environment in dict.fromkeys(model.environment for model in served):
             chosen = [model for model in served if model.environment == environment]
             report = folder / f"report-{environment}"
-            words = ["--registry", str(registry), "--subject", "fast_llm", "--environment", environment]
-            words += ["--subject-source", str(checkout), "--report", str(report), *(["--deep"] if deep else [])]
+            words = ["--registry", str(registry), "--report", str(report), *(["--deep"] if deep else [])]
+            words += name_subject(subject, environment, checkout)
             command = [sys.executable, "-m", "ci", "run", *(model.name for model in chosen), *words]
             subprocess.run(command, env=environ, stdout=sys.stderr, check=False)
             rows += [_make_row(model, entry) for model, entry in zip(chosen, _read_entries(report), strict=True)]
     return rows
+
+
+def name_subject(subject: str, environment: str, checkout: Path) -> list[str]:
+    """Return the words of `run` for a subject: Fast-LLM in its environment, or one of this package."""
+    if subject == FAST_LLM:
+        return ["--subject", subject, "--environment", environment, "--subject-source", str(checkout)]
+    return ["--subject", subject, "--subject-path", str(checkout)]
 
 
 def _write(model: FormatModel, folder: Path, checkout: Path) -> Path:
@@ -156,6 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.formats", description=__doc__)
     parser.add_argument("--checkout", type=Path, required=True, help="Fast-LLM's checkout")
     parser.add_argument("--only", default="", help="names of models, with commas; default: all")
+    parser.add_argument("--subject", default=FAST_LLM, choices=(FAST_LLM, "reference"), help="default: fast_llm")
     parser.add_argument("--deep", action="store_true", help="also test every config key, weight and gradient")
     parser.add_argument("--keep", type=Path, help="directory for models, store and reports; default: removed")
     asked = parser.parse_args(argv)
@@ -166,7 +177,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="hub-tests-formats.") as scratch:
         folder = asked.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        rows = judge_models(models, asked.checkout.absolute(), folder.absolute(), deep=asked.deep)
+        rows = judge_models(
+            models, asked.checkout.absolute(), folder.absolute(), deep=asked.deep, subject=asked.subject
+        )
     print(show_table(rows))
     return 0 if {row.checkpoint_format for row in rows} == {model.checkpoint_format for model in models} else 1
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
+import torch
 
 from ci.equivalence.judge import ComparisonInputs, Judge
 from ci.models import HubModel, TestParams
@@ -163,6 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="paths whose name has this word; default: all")
     parser.add_argument("--write", action="store_true", help="put the table into docs/special-paths.md")
     asked = parser.parse_args(argv)
+    torch.set_num_threads(1)  # small matrices are slower on many
     paths, start = [path for path in list_paths() if asked.only in path.name], time.monotonic()
     cases = sorted({bug.case for path in paths for bug in path.bugs})
     with tempfile.TemporaryDirectory(prefix="hub-tests-paths.") as scratch:

@@ -138,6 +138,7 @@ PRODUCTION: dict[str, ProductionKeys] = {
     "qwen2-windows": of_file("Qwen2.5-0.5B"),
     "gemma4-experts": ProductionKeys(GEMMA4_SOURCE, True, GEMMA4, GEMMA4_LEFT_OUT),
     "gemma4-dense": ProductionKeys(GEMMA4_SOURCE, True, GEMMA4, GEMMA4_LEFT_OUT),
+    "gemma4-31b": ProductionKeys(GEMMA4_SOURCE, True, GEMMA4, GEMMA4_LEFT_OUT),
     "gemma4-published": ProductionKeys(
         GEMMA4_SOURCE,
         True,

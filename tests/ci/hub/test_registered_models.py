@@ -22,7 +22,7 @@ from ci.tensor_names import layer_of
 from tests.ci.hub import tiny_models
 from tests.standin.models import build
 from tests.standin.own_models import DREAM, HYBRID, describe_stochastic, open_side, write_own_model
-from tests.standin.recipes import GEMMA4, GEMMA4_DENSE, LLAMA3, PIXTRAL, Recipe
+from tests.standin.recipes import GEMMA4, GEMMA4_31B, LLAMA3, PIXTRAL, Recipe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,9 +95,9 @@ STRUCTURES = {
     ),
     "gemma4-31b": Structure(
         6,
-        "tf:gemma4, Gemma-4 31B: 60 layers, every sixth with full attention, no experts",
+        "tf:gemma4, Gemma-4 31B: 60 layers, every sixth with full attention, no experts, its value the key",
         "gemma-4-26B-A4B",
-        {**GEMMA, **GEMMA4_DENSE, "num_hidden_layers": 60, "layer_types": FIVE_TO_ONE * 10},
+        {**GEMMA, **GEMMA4_31B, "num_hidden_layers": 60, "layer_types": FIVE_TO_ONE * 10},
     ),
     "pixtral-12b": Structure(2, "transformers' LlavaConfig of pixtral-12b: 40 layers", "pixtral-12b", llava(40)),
     "apriel15-15b": Structure(2, "arXiv 2510.01141: Pixtral-12B upscaled to 48 layers", "pixtral-12b", llava(48)),
