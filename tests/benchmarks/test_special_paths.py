@@ -87,7 +87,7 @@ def test_a_table_goes_between_the_marks(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_bug_is_there_for_one_trace_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
+    seen: list[Any] = []
     monkeypatch.setattr(ReferenceSubject, "trace", lambda *_: seen.append(trace_module.load_model))
     bug = PlantedBug("case", "bug", lambda patch: patch.setattr(trace_module, "load_model", "planted"), "")
     right: Any = trace_module.load_model
