@@ -103,7 +103,7 @@ def name_subject(subject: str, environment: str, checkout: Path) -> list[str]:
     """Return the words of `run` for a subject: Fast-LLM in its environment, or one of this package."""
     if subject == FAST_LLM:
         return ["--subject", subject, "--environment", environment, "--subject-source", str(checkout)]
-    return ["--subject", subject, "--subject-path", str(checkout)]
+    return ["--subject", subject, "--subject-python", sys.executable, "--subject-path", str(checkout)]
 
 
 def _write(model: FormatModel, folder: Path, checkout: Path) -> Path:
