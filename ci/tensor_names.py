@@ -15,6 +15,7 @@ EMBEDDINGS, FINAL_NORM, LOGITS = "embeddings", "final_norm", "logits"
 PREDICTION_BLOCK = "block"
 NORM_1, NORM_2 = "norm_1", "norm_2"
 QUERY, KEY, VALUE, CONTEXT, MIXER = "mixer.query", "mixer.key", "mixer.value", "mixer.context", "mixer"
+STEP = "mixer.step"
 DECAY, BETA, RECURRENCE = "mixer.decay", "mixer.beta", "mixer.recurrence"
 MIXER_RESIDUAL = "mixer_residual"
 ROUTER_LOGITS, TOP_EXPERTS, ROUTER_SCORES = "mlp.router_logits", "mlp.router_top_experts", "mlp.router_scores"
@@ -27,8 +28,10 @@ BRANCH_OPERATIONS = (MLP_DENSE, MLP_ROUTED)
 """The operations of a block whose experts run beside a dense MLP, each branch with norms of its own."""
 DELTA_RULE_OPERATIONS = (DECAY, BETA, RECURRENCE)
 """The operations that only a gated delta net and Kimi delta attention have."""
+SCAN_OPERATIONS = (STEP,)
+"""The operations that only a Mamba block has; its C, B and x are query, key and value."""
 BLOCK_OPERATIONS = (
-    *(NORM_1, QUERY, KEY, VALUE, *DELTA_RULE_OPERATIONS, CONTEXT, MIXER, MIXER_RESIDUAL, NORM_2),
+    *(NORM_1, QUERY, KEY, VALUE, *SCAN_OPERATIONS, *DELTA_RULE_OPERATIONS, CONTEXT, MIXER, MIXER_RESIDUAL, NORM_2),
     *ROUTER_OPERATIONS,
     *BRANCH_OPERATIONS,
     MLP,
@@ -95,13 +98,17 @@ def is_router(operation: str) -> bool:
     return operation in ROUTER_OPERATIONS
 
 
-def list_block_operations(*, experts: bool, branches: bool = False, delta_rule: bool = False) -> tuple[str, ...]:
+def list_block_operations(
+    *, experts: bool, branches: bool = False, delta_rule: bool = False, scan: bool = False
+) -> tuple[str, ...]:
     """Return a block's operations in execution order.
 
-    The router's are there only with `experts`, those of a recurrence only with `delta_rule`. With `branches` the
-    experts run beside a dense MLP: then no norm is before both, so there is no `norm_2`.
+    The router's are there only with `experts`, those of a recurrence only with `delta_rule` or with the selective
+    `scan` of a Mamba block. With `branches` the experts run beside a dense MLP: then no norm is before both, so there
+    is no `norm_2`.
     """
     left_out = (() if experts else ROUTER_OPERATIONS) + (() if delta_rule else DELTA_RULE_OPERATIONS)
+    left_out += () if scan else SCAN_OPERATIONS
     left_out += (NORM_2,) if branches else BRANCH_OPERATIONS
     return tuple(name for name in BLOCK_OPERATIONS if name not in left_out)
 
@@ -149,7 +156,7 @@ def list_unseen_before(name: str, not_captured: Iterable[str]) -> tuple[str, ...
     unseen: list[str] = []
     for operation in reversed(operations[: operations.index(operation_of(name))]):
         if tensor_name(layer, operation) not in lacking:
-            if is_router(operation) or operation in (*BRANCH_OPERATIONS, *DELTA_RULE_OPERATIONS):
+            if is_router(operation) or operation in (*BRANCH_OPERATIONS, *SCAN_OPERATIONS, *DELTA_RULE_OPERATIONS):
                 continue  # not every block has them
             break
         unseen.append(operation.rpartition(".")[2])

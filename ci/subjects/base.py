@@ -19,6 +19,7 @@ dtype:
     decoder.<i>.mixer.query         (B, T, heads, head_dim)      after RoPE
     decoder.<i>.mixer.key           (B, T, kv_heads, head_dim)   after RoPE
     decoder.<i>.mixer.value         (B, T, kv_heads, head_dim)
+    decoder.<i>.mixer.step          (B, T, inner)       Mamba only, the step sizes after the softplus
     decoder.<i>.mixer.decay         (B, T, heads) or (B, T, heads, head_dim)   delta rule only, logarithm of the decay
     decoder.<i>.mixer.beta          (B, T, heads)       delta rule only, how much of the value is written
     decoder.<i>.mixer.recurrence    (B, T, heads, value_dim)   delta rule only, what is read from the state
@@ -41,7 +42,7 @@ dtype:
 
 Of a delta rule (gated delta net, Kimi delta attention) query, key and value are what the recurrence reads: after the
 convolution, without a rotation, before they are normalized; a head of keys that several heads of values share is
-repeated.
+repeated. Of a Mamba block query, key and value are the C, B and x that its scan reads, (B, T, heads, state) each.
 
 A subject that cannot capture a tensor lists it in `TraceResult.not_captured`; `logits`,
 `embeddings`, each `decoder.<i>` and `final_norm` are mandatory.

@@ -65,8 +65,8 @@ def test_every_tensor_sorts_into_the_order_of_execution() -> None:
 def test_only_a_mixture_has_the_routers_operations() -> None:
     dense = tensor_names.list_block_operations(experts=False)
     assert not [operation for operation in dense if tensor_names.is_router(operation)]
-    mixture = tensor_names.list_block_operations(experts=True, delta_rule=True)
-    beside = tensor_names.list_block_operations(experts=True, branches=True, delta_rule=True)
+    mixture = tensor_names.list_block_operations(experts=True, delta_rule=True, scan=True)
+    beside = tensor_names.list_block_operations(experts=True, branches=True, delta_rule=True, scan=True)
     assert {*mixture} ^ {*beside} == {tensor_names.NORM_2, *tensor_names.BRANCH_OPERATIONS}
     assert {*mixture, *beside} == {*tensor_names.BLOCK_OPERATIONS}
 
@@ -76,6 +76,12 @@ def test_only_a_delta_rule_has_a_decay() -> None:
     assert not set(attention) & set(tensor_names.DELTA_RULE_OPERATIONS)
     recurrent = tensor_names.list_block_operations(experts=False, delta_rule=True)
     assert set(tensor_names.DELTA_RULE_OPERATIONS) <= set(recurrent)
+
+
+def test_only_a_scan_has_a_step() -> None:
+    scan = tensor_names.list_block_operations(experts=False, scan=True)
+    assert {*scan} - {*tensor_names.list_block_operations(experts=False)} == {tensor_names.STEP}
+    assert tensor_names.list_unseen_before("decoder.0.mixer.context", ["decoder.0.mixer.value"]) == ("value",)
 
 
 def test_further_prediction_heads_follow_the_main_one() -> None:

@@ -36,6 +36,7 @@ from ci.tensor_names import (
     QUERY,
     ROUTER_LOGITS,
     ROUTER_SCORES,
+    SCAN_OPERATIONS,
     TOP_EXPERTS,
     block_name,
     is_router,
@@ -47,8 +48,9 @@ from ci.tensor_names import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+NO_HIDDEN_STATE = (MIXER, ROUTER_LOGITS, *SCAN_OPERATIONS, *DELTA_RULE_OPERATIONS)
 HIDDEN_STATES = {
-    **{name: name for name in BLOCK_OPERATIONS if name not in (MIXER, ROUTER_LOGITS, *DELTA_RULE_OPERATIONS)},
+    **{name: name for name in BLOCK_OPERATIONS if name not in NO_HIDDEN_STATE},
     "mixer_output": MIXER,  # Fast-LLM's own `mixer` is without the bias
     **{f"mlp.routed.{name.removeprefix('mlp.')}": name for name in (TOP_EXPERTS, ROUTER_SCORES)},
 }

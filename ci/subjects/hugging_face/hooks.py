@@ -7,6 +7,7 @@ What code that travels with a model calls itself is watched in that code's modul
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -83,7 +84,13 @@ class ForwardHooks:
 
     @cached_property
     def _own_modules(self) -> tuple[ModuleType, ...]:
-        return find_own_modules(self.model)
+        """The modules to watch: those of the model's own code, in transformers 4 those of its attention too."""
+        own = find_own_modules(self.model)
+        if not own or _has_dispatch():
+            return own
+        mixers = (find_mixer(block) for block in find_decoder_blocks(self.model))
+        names = (type(mixer).__module__ for mixer in mixers if classify_mixer(mixer) == "attention")
+        return tuple(dict.fromkeys((*own, *(sys.modules[name] for name in names))))
 
     def list_expected(self) -> tuple[str, ...]:
         """Return every name of a full capture, in execution order."""
@@ -183,7 +190,7 @@ class ForwardHooks:
 
     def _record_output(self, name: str) -> Callable[..., None]:
         def hook(_: nn.Module, __: Any, output: Any) -> None:
-            self._record(name, output[0] if isinstance(output, tuple) else output)
+            self._record(name, _first_output(output))
 
         return hook
 
@@ -210,11 +217,10 @@ class ForwardHooks:
         return hook
 
     def _dispatchers(self) -> Iterator[tuple[str, Any, Callable[..., None] | None]]:
-        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-        if not hasattr(ALL_ATTENTION_FUNCTIONS, "get_interface"):
+        if not _has_dispatch():
             return  # transformers 4: only models with code of their own run there
         from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
         yield "attention", ALL_ATTENTION_FUNCTIONS, self._record_attention if self.capture_all else None
         yield "experts", ALL_EXPERTS_FUNCTIONS, None
@@ -225,6 +231,13 @@ class ForwardHooks:
     def _record_attention(self, _: nn.Module, query: Tensor, key: Tensor, value: Tensor, *__: Any, **___: Any) -> None:
         for name, tensor in ((QUERY, query), (KEY, key), (VALUE, value)):
             self._record(name, tensor.transpose(1, 2))
+
+
+def _has_dispatch() -> bool:
+    """Return whether transformers can be asked which attention it calls: from version 5 on."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    return hasattr(ALL_ATTENTION_FUNCTIONS, "get_interface")
 
 
 def record_heads(recorder: TraceRecorder, name: str, tensor: Tensor, *, copy: bool = True) -> None:
@@ -262,6 +275,13 @@ def _observe_dispatch(
 
 def _name_of(module: ModuleType) -> str:
     return module.__name__
+
+
+def _first_output(output: Any) -> Tensor:
+    """Return the hidden states of what a module returns: a tensor, a tuple that begins with it, or a mapping."""
+    if isinstance(output, dict):
+        output = output["hidden_states"]
+    return output[0] if isinstance(output, tuple) else output  # type: ignore[no-any-return]
 
 
 def _hidden_states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

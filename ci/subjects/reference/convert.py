@@ -63,7 +63,8 @@ def _list_block(fast_llm: str, hugging_face: str, names: BlockNames, block: Bloc
         return Parameter(f"{fast_llm}.{name}.weight", (Part(f"{hugging_face}.{hf_name}.weight", (hidden,)),))
 
     yield norm("norm_1", names.norm_1)
-    yield from _list_mixer(f"{fast_llm}.mixer", f"{hugging_face}.{names.mixer}", block.mixer, hidden)
+    mixer = names.mamba if isinstance(block.mixer, Mamba) else names.mixer
+    yield from _list_mixer(f"{fast_llm}.mixer", f"{hugging_face}.{mixer}", block.mixer, hidden)
     if block.post_norms:
         yield norm("post_mixer_norm", "post_attention_layernorm")
     if block.routed is None:

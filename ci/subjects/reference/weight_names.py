@@ -15,12 +15,13 @@ PROJECTOR: Final = "vision_encoder.adapter"
 
 @dataclass(frozen=True)
 class BlockNames:
-    """The names of a block's modules in a Hugging Face directory."""
+    """The names of a block's modules in a Hugging Face directory, `mamba` that of a Mamba mixer."""
 
     mixer: str = "self_attn"
     mlp: str = "mlp"
     norm_1: str = "input_layernorm"
     norm_2: str = "post_attention_layernorm"
+    mamba: str = "mixer"
 
 
 VISION_BLOCK: Final = BlockNames("attention", "feed_forward", "attention_norm", "ffn_norm")

@@ -22,7 +22,19 @@ from ci.tensor_names import (
     RECURRENCE,
     prediction_head_name,
 )
-from tests.ci.subjects.reference.planting import PlantedBug, find_first_wrong, in_function, in_weights
+from tests.ci.subjects.reference.planting import (
+    PlantedBug,
+    argument,
+    attention,
+    delay,
+    delay_rows,
+    exchange,
+    find_first_wrong,
+    in_function,
+    in_weights,
+    result,
+    weights,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,66 +51,6 @@ LIMIT = 1e-5
 NET, SIGMOID, MTP = "apriel2-stochastic", "apriel2-sigmoid", "mtp"
 BLOCK_1, NORM_1 = (prediction_head_name(1, name) for name in (PREDICTION_BLOCK, FINAL_NORM))
 HEAD_NORM = "multi_token_prediction.heads.{}.final_norm.weight"
-
-
-def weights(end: str, change: Callable[[Tensor], Tensor]) -> Plant:
-    """A bug in every weight whose name ends so."""
-
-    def plant(right: Model) -> Model:
-        wrong = {name: change(tensor) for name, tensor in right.weights.items() if name.endswith(end)}
-        assert wrong, end
-        return replace(right, weights={**right.weights, **wrong})
-
-    return in_weights(plant)
-
-
-def exchange(first: str, second: str, *, both: bool = True) -> Plant:
-    """One weight in another's place; with `both` that one in the first's too. Parts of names, in every block."""
-
-    def plant(right: Model) -> Model:
-        wrong = dict(right.weights)
-        for name in right.weights:
-            if first in name:
-                wrong[name] = right.weights[name.replace(first, second)]
-                if both:
-                    wrong[name.replace(first, second)] = right.weights[name]
-        assert any(wrong[name] is not tensor for name, tensor in right.weights.items())
-        return replace(right, weights=wrong)
-
-    return in_weights(plant)
-
-
-def attention(**changed: Any) -> Plant:
-    def plant(right: Model) -> Model:
-        blocks = tuple(replace(b, mixer=replace(b.attention, **changed)) for b in right.architecture.blocks)
-        return replace(right, architecture=replace(right.architecture, blocks=blocks))
-
-    return in_weights(plant)
-
-
-def argument(path: str, number: int, change: Callable[[Any], Any]) -> Plant:
-    """A function that is given another argument."""
-
-    def wrap(function: Any) -> Any:
-        def wrong(*args: Any) -> Any:
-            return function(*args[:number], change(args[number]), *args[number + 1 :])
-
-        return wrong
-
-    return in_function(path, wrap)
-
-
-def result(path: str, change: Callable[[Any], Any]) -> Plant:
-    """A function that returns something else."""
-    return in_function(path, lambda function: lambda *args: change(function(*args)))
-
-
-def delay(tensor: Tensor) -> Tensor:
-    return tensor.roll(1, dims=1)
-
-
-def delay_rows(tensor: Tensor) -> Tensor:
-    return tensor.roll(1, dims=0)
 
 
 def swap_halves(tensor: Tensor) -> Tensor:
