@@ -215,6 +215,11 @@ class ReferenceRun:
                 )
         return self._tolerances[case.name, dtype, teacher_forced]
 
+    def find_image_tokens(self, case: InputCase) -> torch.Tensor | None:
+        """Return which tokens of a case stand for an image, bool (B, T); None where it has none."""
+        images = self.requirements.images
+        return case.ids == images.token if images and case.images else None
+
     def list_variants(self, case: InputCase) -> tuple[dict[str, str], ...]:
         """List the Hugging Face variants that make the noise floor of a case."""
         offered = [v for v in self.hugging_face.variants(str(self.checkpoint)) if v.name != BATCHED_EXPERTS]
@@ -290,6 +295,7 @@ class ReferenceRun:
                     all_figures=False,
                     carry_flips=not teacher_forced,
                     device=self.device,
+                    images=self.find_image_tokens(case),
                 )
                 with self.costs.time_comparison():
                     diffs[case.name].append(comparison.run())

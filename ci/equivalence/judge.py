@@ -362,6 +362,7 @@ class Judge:
             carry_flips=not teacher_forced,
             compare_predictions=case is self.reference.cases[0] and not (teacher_forced or spec.variant),
             device=self.inputs.device,
+            images=self.reference.find_image_tokens(case),
         )
         asked = {**spec.variant, "dtype": dtype, "device": self.inputs.device}
         compared = CaseComparison(
@@ -380,6 +381,7 @@ class Judge:
             *(trace, self.reference.get_expected_trace(case), case.keep),
             flip_gap_limit=tolerances.get_flip_gap_limit,
             device=self.inputs.device,
+            images=self.reference.find_image_tokens(case),
         )
         diff = self._run_comparison(comparison)
         shutil.rmtree(trace.path)
