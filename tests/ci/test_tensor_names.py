@@ -122,6 +122,7 @@ def test_a_trace_must_hold_what_every_subject_can_capture() -> None:
 def test_the_protocol_lists_every_name() -> None:
     documented = base.__doc__ or ""
     listed = [f"decoder.<i>.{operation} " for operation in tensor_names.BLOCK_OPERATIONS]
+    listed += [f"{name} " for name in tensor_names.list_vision_tensors([])]
     assert [name for name in [*listed, "embeddings ", "final_norm ", "logits "] if name not in documented] == []
 
 

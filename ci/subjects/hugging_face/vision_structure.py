@@ -40,11 +40,6 @@ class VisionParts:
     projector: nn.Module
 
 
-def has_images(config: Any) -> bool:
-    """Return whether a configuration has a vision tower."""
-    return any(getattr(config, key, None) is not None for key in ("vision_config", "vision_encoder"))
-
-
 def find_image_token(config: Any) -> int | None:
     """Return the id of the tokens that stand for images; None for a model without."""
     named = (getattr(config, key, None) for key in ("image_token_index", "image_token_id"))

@@ -273,7 +273,9 @@ BUGS = [
     PlantedBug(SEEING, "the projector's gelu by tanh", vision(lambda v: replace(v, projector="gelu")), PROJECTOR),
     PlantedBug(SEEING, "no bias of the projector", weights("adapter.layer_1.bias", ZEROS), PROJECTOR),
     PlantedBug(SEEING, "no weight in the patches' norm", weights("embeddings.normalization.weight", ONES), VISION_NORM),
-    PlantedBug(SEEING, "the tower's norms swapped", exchange("encoder.0.norm_1", "encoder.0.norm_2"), tensor_names.NORM_1),
+    PlantedBug(
+        SEEING, "the tower's norms swapped", exchange("encoder.0.norm_1", "encoder.0.norm_2"), tensor_names.NORM_1
+    ),
 ]
 
 
