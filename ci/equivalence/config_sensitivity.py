@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ci.equivalence import config_changes
+from ci.equivalence.composite_config import set_keys
 from ci.equivalence.config_changes import ConfigChange
 from ci.equivalence.device_usage import CostMeter
 from ci.equivalence.edited_checkpoint import copy_with_config
@@ -107,7 +108,7 @@ class ConfigSensitivity:
         self.workdir.mkdir(parents=True, exist_ok=True)
         directory = Path(tempfile.mkdtemp(prefix="edited-", dir=self.workdir))
         try:
-            edited = {**self.reference.config, **change.keys}
+            edited = set_keys(self.reference.config, change.keys)
             yield copy_with_config(self.reference.checkpoint, directory / "edited", edited)
         finally:
             shutil.rmtree(directory)

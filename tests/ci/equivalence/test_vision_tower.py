@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
+from benchmarks.mutation.injection import Mutation
+from ci.equivalence import config_changes
 from ci.equivalence.hf_reference import ReferenceRun
 from ci.equivalence.judge import ComparisonInputs, Judge
 from ci.models import HubModel, TestParams
 from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.reference.config import AxialRope
+from ci.subjects.reference.directories import METADATA
 from ci.subjects.reference.subject import ReferenceSubject
 from ci.tensor_names import is_vision
 from tests.ci.subjects.reference.cases import convert_request, model
@@ -24,14 +28,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ci.equivalence.verdict import Verdict
+    from ci.subjects.base import ConvertRequest, ConvertResult
     from ci.subjects.reference.model import Model
 
 PARAMS = TestParams(batch_size=2, sequence_length=48, compare_factor=1.0)
 
 
 @pytest.fixture(scope="module")
-def make_judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Judge]]:
-    """A function that opens a judge of the reference over one llava; Hugging Face's side runs once."""
+def make_judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Judge]]:
+    """A function that opens a judge of a subject over one llava; Hugging Face's side runs once."""
     root = tmp_path_factory.mktemp("llava")
     source, converted = model("llava", root / "model", dtype="bfloat16"), root / "converted"
     ReferenceSubject().convert(convert_request(source, converted, "llava"))
@@ -42,7 +47,7 @@ def make_judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[]
     )
     with HuggingFace() as side:
         reference = ReferenceRun(source, PARAMS, side, "cpu", root / "reference")
-        yield lambda: Judge(inputs, ReferenceSubject(), side, shared_reference=reference)
+        yield lambda subject=None: Judge(inputs, subject or ReferenceSubject(), side, shared_reference=reference)
 
 
 def in_tower(change: Callable[[Any], Any]) -> Plant:
@@ -144,7 +149,7 @@ LONG = {
 
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.long) for name in LONG)])
 def test_a_bug_is_located_in_its_part_and_block(
-    make_judge: Callable[[], Judge], monkeypatch: pytest.MonkeyPatch, name: str
+    make_judge: Callable[..., Judge], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     plant, location, suspect = {**QUICK, **LONG}[name]
     plant(monkeypatch)
@@ -157,7 +162,7 @@ def test_a_bug_is_located_in_its_part_and_block(
 
 
 def test_a_bug_of_every_block_is_named_in_every_block(
-    make_judge: Callable[[], Judge], monkeypatch: pytest.MonkeyPatch
+    make_judge: Callable[..., Judge], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each block is compared on right input, so that a later one is not excused by an earlier one."""
     result("model.locate_patches", turn_grid)(monkeypatch)
@@ -165,10 +170,104 @@ def test_a_bug_of_every_block_is_named_in_every_block(
     assert "also wrong on right input: query in vision block 1" in diagnosis, diagnosis
 
 
-def test_without_a_bug_every_tensor_is_compared_and_right(make_judge: Callable[[], Judge]) -> None:
+def test_without_a_bug_every_tensor_is_compared_and_right(make_judge: Callable[..., Judge]) -> None:
     verdicts: list[Verdict] = [make_judge().check_forward(dtype=dtype, variant={}) for dtype in ("float32", "model")]
     assert [verdict.diagnosis for verdict in verdicts if not verdict.passed] == []
     compared = {measure.tensor for measure in verdicts[0].measures}
     assert {"vision_encoder.embeddings", BLOCK_1, "vision_encoder.adapter", "image_embeddings"} <= compared
     assert f"{BLOCK_1}.mixer.context" in compared
     assert "captures" not in verdicts[0].coverage
+
+
+class Converter(ReferenceSubject):
+    """Converts with a change of metadata.yaml, or of the weights by name."""
+
+    def __init__(self, text: Callable[[str], str] | None = None, mutation: Mutation | None = None) -> None:
+        super().__init__()
+        self.text, self.mutation = text, mutation
+
+    def convert(self, request: ConvertRequest) -> ConvertResult:
+        result = super().convert(request)
+        metadata = Path(request.target) / METADATA
+        if self.text is not None:
+            metadata.write_text(self.text(metadata.read_text()))
+        if self.mutation is not None:
+            self.mutation.edit_checkpoint(Path(request.target))
+        return result
+
+
+WANTED = ("vision_config.rope_theta=31720", "text_config.rms_norm_eps=0.001372", "projector_hidden_act=relu")
+
+
+@pytest.fixture
+def three_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One key of each section, and one above them."""
+    original = config_changes.list_changes
+
+    def list_changes(*arguments: Any) -> tuple[Any, ...]:
+        listed = original(*arguments)  # which lists those of each section by this function, too
+        return tuple(c for c in listed if any(f".{name}".endswith(f".{c.name}") for name in WANTED))
+
+    monkeypatch.setattr(config_changes, "list_changes", list_changes)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("three_keys")
+def test_a_key_of_a_section_that_is_dropped_is_named_with_its_section(make_judge: Callable[..., Judge]) -> None:
+    right = make_judge().check_config_sensitivity()
+    assert right.passed, right.diagnosis
+    assert right.figures["config_keys_alike"] == 4, "three keys, and all of them together"
+    dropper = Converter(lambda text: text.replace("31720.0", "10000.0").replace("0.001372", "1.0e-05"))
+    wrong = make_judge(dropper).check_config_sensitivity()
+    assert "vision_config.rope_theta=31720 is silently ignored" in wrong.diagnosis
+    assert "text_config.rms_norm_eps=0.001372 is silently ignored" in wrong.diagnosis
+    assert wrong.coverage["config key projector_hidden_act=relu"] == "alike"
+
+
+def sort_blocks_as_text(weights: dict[str, Tensor], _: Any) -> None:
+    """Give block i of the tower the weights of the i-th one in the order of their names as text."""
+    before, prefix = dict(weights), "vision_encoder.encoder."
+    blocks = sorted({name.split(".")[2] for name in before if name.startswith(prefix)})
+    for place, block in enumerate(blocks):
+        for name in before:
+            if name.startswith(f"{prefix}{place}."):
+                weights[name] = before[name.replace(f"{prefix}{place}.", f"{prefix}{block}.")]
+
+
+@pytest.mark.long
+def test_the_order_of_a_towers_blocks_is_tested_with_twelve_of_them(make_judge: Callable[..., Judge]) -> None:
+    (right,) = make_judge().check_layer_order()
+    assert right.passed, right.diagnosis
+    mutation = Mutation("text order", "layer order", "vision_encoder.encoder.2", weights=sort_blocks_as_text)
+    assert make_judge(Converter(mutation=mutation)).check_forward(dtype="float32", variant={}).passed, "two are too few"
+    (wrong,) = make_judge(Converter(mutation=mutation)).check_layer_order()
+    assert wrong.diagnosis.startswith("vision block 2"), wrong.diagnosis
+
+
+@pytest.mark.long
+def test_far_positions_of_text_and_of_patches_are_tested(
+    make_judge: Callable[..., Judge], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdicts = make_judge().check_positions()
+    assert [verdict.diagnosis for verdict in verdicts if not verdict.passed] == []
+    assert verdicts[0].coverage == {"positions": "up to 511 of 511", "images": "far: 2 images (4 x 64, 64 x 4)"}
+    result("model.locate_patches", lambda located: (located[0].clamp(max=12), located[1]))(monkeypatch)
+    assert make_judge().check_forward(dtype="float32", variant={}).passed, "images of the batch are small"
+    exact, native = make_judge().check_positions()
+    assert (exact.passed, native.passed) == (False, False)
+    assert exact.diagnosis.startswith("vision block 0, query"), exact.diagnosis
+    assert "2-D RoPE" in exact.diagnosis
+
+
+def leave_at_one(weights: dict[str, Tensor], _: Any) -> None:
+    weights[f"{BLOCK_1}.norm_2.weight"] = torch.ones_like(weights[f"{BLOCK_1}.norm_2.weight"])
+
+
+@pytest.mark.long
+def test_a_weight_of_the_tower_that_is_not_read_is_found_by_perturbing_it(make_judge: Callable[..., Judge]) -> None:
+    right = make_judge().check_weight_liveness()
+    assert right.passed, right.diagnosis
+    assert "no image" not in right.coverage["images"], "text alone is the forward pass's own case"
+    mutation = Mutation("dead norm", "liveness", "vision_encoder.encoder.1.norm_2", weights=leave_at_one)
+    wrong = make_judge(Converter(mutation=mutation)).check_weight_liveness()
+    assert wrong.diagnosis.startswith("vision block 1, norm before the MLP"), wrong.diagnosis

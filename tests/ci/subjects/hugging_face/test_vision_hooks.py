@@ -110,7 +110,7 @@ def test_each_part_reads_what_it_is_fed(tmp_path: Path) -> None:
     feed = TeacherForcing(TraceReader(tmp_path / "other"), torch.float32, "cpu")
     wrong = Model()
     with torch.no_grad():
-        wrong.vision_encoder.first.mlp.bias += 1.0
+        wrong.vision_encoder.first.mlp.bias.add_(1.0)
     _, trace = run(wrong, tmp_path / "trace", feed)
     expected = TraceReader(tmp_path / "other")
     right = {
