@@ -323,6 +323,12 @@ LLAMA3_ROTARY = {
     "original_context_length": 48,
 }
 PROBES = (
+    FormatModel(
+        "llava-tanh",
+        "llava",
+        Recipe("stand-in/llava-tanh", "pixtral-12b", {**PIXTRAL, "projector_hidden_act": "gelu_pytorch_tanh"}, files=1),
+        model_config="multimodal",
+    ),
     make_apriel2_text("apriel2-attention", MIXERS["attention"]),
     make_apriel2_text(
         "apriel2-kda-sigmoid", {**MIXERS["kda"], "normalization": {"epsilon": 1e-5, "activation": "sigmoid"}}

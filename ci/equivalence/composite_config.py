@@ -68,4 +68,5 @@ def shrink_tower(config: Config, layers: int, heads: int, intermediate: int) -> 
     if not (isinstance(wide, int) and isinstance(hidden := config.get("hidden_size"), int)):
         return dict(config)
     thin = {"num_attention_heads": heads, "hidden_size": heads * (config.get("head_dim") or hidden // wide)}
+    thin |= {key: heads for key in ("num_key_value_heads",) if key in config}
     return {**config, **thin, "num_hidden_layers": layers, "intermediate_size": intermediate}

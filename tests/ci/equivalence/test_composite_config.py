@@ -52,4 +52,5 @@ def test_a_thin_tower_keeps_heads_sizes_and_patches() -> None:
     sizes = {"hidden_size": 128, "num_attention_heads": 2, "num_hidden_layers": 12, "intermediate_size": 192}
     assert thin == {**tower, **sizes}
     assert shrink_tower({**tower, "head_dim": 12}, 1, 2, 192)["hidden_size"] == 24
+    assert shrink_tower({**tower, "num_key_value_heads": 16}, 1, 2, 192)["num_key_value_heads"] == 2
     assert shrink_tower({"depth": 3}, 12, 2, 192) == {"depth": 3}, "a tower of another form stays as it is"
