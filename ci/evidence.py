@@ -71,6 +71,15 @@ suite whose exit code contradicts its results. "interrupted" is what a user or a
 too much and is right, where the entry's `precision_policy` makes that a failure.
 """
 
+SUBJECT_FAILURES: Mapping[str, FailureClass] = {
+    "unsupported": "unsupported",
+    "crash": "crash",
+    "protocol": "crash",
+    "timeout": "timeout",
+    "out_of_memory": "out_of_memory",
+}
+"""The failure class of each `SubjectError.failure`; any other is "other"."""
+
 INFRASTRUCTURE: frozenset[str] = frozenset(
     {"hub_unavailable", "gated", "not_truncatable", "remote_code", "quantized", "environment", "interrupted"}
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,11 +19,12 @@ from safetensors.torch import save_file
 from ci.equivalence import expert_routing, inputs
 from ci.equivalence.device_usage import CostMeter, DeviceLease
 from ci.equivalence.inputs import InputCase, InputRequirements
+from ci.equivalence.kept_trace import KeptMemory, KeptTrace
 from ci.equivalence.noise_floor import combine_variants, explain_untrusted, measure_floors
 from ci.equivalence.precision_lens import PrecisionLens, is_lens_dtype
 from ci.equivalence.tolerances import EAGER_MEMORY_SHARE, FLOAT64_MEMORY_SHARE, Tolerances
 from ci.equivalence.trace_compare import TraceComparison, TraceDiff, extract_teacher_trace
-from ci.errors import RequestError, SubjectError
+from ci.errors import InfrastructureError, RequestError, SubjectError
 from ci.models import TestParams
 from ci.subjects.base import DType, TraceRequest, Yardstick
 from ci.subjects.memory import free_memory, weight_bytes
@@ -42,7 +44,10 @@ BATCHED_EXPERTS = "batched_mm"
 
 @dataclass
 class ReferenceRun:
-    """Runs Hugging Face over one checkpoint directory, each trace on first use; traces stay in `workdir`."""
+    """Runs Hugging Face over one checkpoint directory, each trace on first use; traces stay in `workdir`.
+
+    `derived` says that the checkpoint was made from another one, beside whose reference it is compared.
+    """
 
     checkpoint: Path
     params: TestParams
@@ -51,8 +56,10 @@ class ReferenceRun:
     workdir: Path
     seed: int = inputs.SEED
     costs: CostMeter = field(default_factory=CostMeter)
+    derived: bool = False
     lease: DeviceLease = field(init=False)
     _expected: dict[str, TraceReader] = field(default_factory=dict)
+    _failed: dict[str, SubjectError] = field(default_factory=dict)
     _teacher: dict[str, TraceReader] = field(default_factory=dict)
     _tolerances: dict[tuple[str, DType, bool], Tolerances] = field(default_factory=dict)
     _cases: tuple[InputCase, ...] = ()
@@ -70,7 +77,7 @@ class ReferenceRun:
         """
         costs = CostMeter(clock=self.costs.clock)
         run = ReferenceRun(
-            checkpoint, self.params, self.hugging_face, self.device, workdir, seed=self.seed, costs=costs
+            checkpoint, self.params, self.hugging_face, self.device, workdir, seed=self.seed, costs=costs, derived=True
         )
         run._cases = cases
         return run
@@ -121,8 +128,9 @@ class ReferenceRun:
         """
         if self.expected_dtype != "float64":
             return None
-        logits = self.get_expected_trace(self.cases[0]).tensor(LOGITS)[self.cases[0].keep].double()
-        tokens, words = (torch.arange(size, dtype=torch.float64).cos() for size in logits.shape)
+        logits = self.get_expected_trace(self.cases[0]).tensor(LOGITS, device=self.device)
+        logits = logits[self.cases[0].keep.to(self.device)].double()
+        tokens, words = (torch.arange(size, dtype=torch.float64).cos().to(self.device) for size in logits.shape)
         return float(tokens @ logits @ words / logits.norm())
 
     @cached_property
@@ -131,6 +139,11 @@ class ReferenceRun:
         batch = self.cases[0]
         expected, attends = self.get_expected_trace(batch), self._eager_fits(batch)
         return PrecisionLens(expected, self.config, batch.keep, self.device, attends=attends)
+
+    @cached_property
+    def _kept(self) -> KeptMemory:
+        """The memory in which tensors of expected traces stay: of the first checkpoint alone."""
+        return KeptMemory() if self.derived else KeptMemory.beside_models(self.device, self.free_bytes)
 
     @property
     def cases(self) -> tuple[InputCase, ...]:
@@ -154,7 +167,8 @@ class ReferenceRun:
     def prepare(self, dtype: DType, *, stop: Callable[[], bool] = lambda: False) -> None:
         """Measure everything that the comparisons in a dtype need.
 
-        The model is loaded once for all cases. Before each trace `stop` is asked whether to leave the rest.
+        The model is loaded once for all cases. Before each trace `stop` is asked whether to leave the rest. A case that
+        fails leaves the others alone: its own comparison raises the error again.
         """
         work: list[Callable[[], object]] = [partial(self.get_expected_trace, case) for case in self.cases]
         work += [partial(self.get_tolerances, case, dtype) for case in self.cases]
@@ -163,7 +177,8 @@ class ReferenceRun:
         for measure in work:
             if stop():
                 return
-            measure()
+            with suppress(SubjectError, InfrastructureError):
+                measure()
 
     def describe_coverage(self) -> dict[str, str]:
         """Say what the inputs and the reference run reach, and what they do not."""
@@ -192,13 +207,21 @@ class ReferenceRun:
     def get_expected_trace(self, case: InputCase) -> TraceReader:
         """Return the trace that a subject is compared with.
 
-        A part of another case shares that case's trace.
+        A part of another case shares that case's trace. A forward pass that failed is not run again.
         """
         name = case.part_of or case.name
+        if name in self._failed:
+            raise self._failed[name]
         if name not in self._expected:
             whole = next(c for c in self._cases if c.name == name) if case.part_of else case
             variant = self.choose_variant("eager" if self._eager_fits(whole) else "sdpa")
-            self._expected[name] = self.run_trace(whole, self.expected_dtype, variant, f"expected-{name}")
+            try:
+                memory = self._kept  # it is allocated before the first model
+                trace = self.run_trace(whole, self.expected_dtype, variant, f"expected-{name}")
+                self._expected[name] = KeptTrace(trace.path, memory)
+            except SubjectError as failed:
+                self._failed[name] = failed
+                raise
         return self._expected[name]
 
     def get_teacher_trace(self, case: InputCase) -> TraceReader:

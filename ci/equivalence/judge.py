@@ -6,10 +6,12 @@ import shutil
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ci.equivalence import round_trip
+from ci.equivalence.case_failures import CaseFailures, add_failures, check_each
 from ci.equivalence.case_result import CaseComparison
 from ci.equivalence.cold_repeat import has_compile_cache, repeat_without_cache
 from ci.equivalence.companions import compare_companions, count_companions
@@ -33,7 +35,6 @@ from ci.equivalence.training_reference import TrainingReference
 from ci.equivalence.training_resume import check_layout_conversion, check_resume
 from ci.equivalence.verdict import (
     Verdict,
-    add_crash,
     add_diagnosis,
     add_precision,
     apply_policy,
@@ -133,6 +134,16 @@ class Judge:
         costs = self._collect_costs(run_dtype, reference_costs, subject_costs)
         return replace(verdict, figures={**verdict.figures, **costs})
 
+    def check_forward_in_dtypes(self, variant: Mapping[str, str]) -> tuple[Verdict, ...]:
+        """Compare the forward pass in float32 and in the model's dtype; an error in one leaves the other judged."""
+        check = self.check_forward
+        return check_each(
+            {
+                "float32": lambda: check(dtype="float32", variant=variant),
+                "model's dtype": lambda: check(dtype="model", variant=variant),
+            }
+        )
+
     def check_round_trip(self, exported_path: str) -> Verdict:
         """Compare the exported checkpoint: tensors bit for bit, config, and its forward in stock Hugging Face."""
         original, exported = Path(self.inputs.hf_path), Path(exported_path)
@@ -185,9 +196,7 @@ class Judge:
         with self._make_directory("positions-") as workdir:
             source = write_synthetic_model(config, workdir / "model", self.hugging_face)
             judge = self._convert_other(source, workdir, (case,))
-            dtypes: tuple[Literal["float32", "model"], ...] = ("float32", "model")
-            verdicts = (judge.check_forward(dtype=dtype, variant={}) for dtype in dtypes)
-            return tuple(replace(verdict, coverage=coverage) for verdict in verdicts)
+            return tuple(replace(verdict, coverage=coverage) for verdict in judge.check_forward_in_dtypes({}))
 
     def _shrink_config(self, layers: int) -> dict[str, Any]:
         """Return the config of a thin model; transformers tells the sizes that a composite config leaves out."""
@@ -229,7 +238,8 @@ class Judge:
     def check_gradients_of_mixers(self) -> tuple[Verdict, ...]:
         """Compare the gradients, where several mixers take turns those of each of them. Raises as above."""
         names = list_mixer_names(self.reference.config)
-        return tuple(self._choose_mixer(name).check_gradients() for name in names) or (self.check_gradients(),)
+        checks = {f"mixer {name}": partial(_check_mixer_gradients, self, name) for name in names}
+        return check_each(checks or {"gradients": self.check_gradients})
 
     def check_training(
         self, layout: str = "single", *, recompute: str = "none", auxiliary_loss: bool = False
@@ -285,23 +295,28 @@ class Judge:
         results: list[CaseComparison] = []
         findings: list[PrecisionFinding] = []
         figures: dict[str, float] = {}
-        crash = ""
+        failures = CaseFailures()
         self.reference.prepare(dtype)  # all of Hugging Face before the subject: each side loads its model once
         for case in self.reference.cases:
-            if reason := self.reference.get_tolerances(case, dtype).untrusted:
-                return build_inconclusive_verdict(reason, coverage())
-            if crash := self._compare_next(results, case, dtype, spec):
-                break
-            if case is self.reference.cases[0] and self._uses_lens(results[-1], variant):
-                findings, figures = self._measure_precision(results[-1])
-            _remove_if_passed(results[-1])
-            if results[-1].substitutes:
-                return build_not_run_verdict(results[-1], coverage())
-        results += self._compare_block_by_block(results[0], dtype, spec, skip=bool(crash))
+            if failures.ended:
+                failures.left_out.append(case.name)
+                continue
+            with failures.keep(case.name):
+                if verdict := self._compare_next(results, case, dtype, spec):
+                    return verdict
+                if case is self.reference.cases[0] and self._uses_lens(results[-1], variant):
+                    findings, figures = self._measure_precision(results[-1])
+                _remove_if_passed(results[-1])
+        if not results:
+            failures.raise_first()
+        compared = [result.label for result in results]
+        skip = failures.ended or (bool(failures.errors) and results[0].failed)  # enough is known
+        with failures.keep(f"{compared[0]}, block by block"):
+            results += self._compare_block_by_block(results[0], dtype, spec, skip=skip)
         if results[-1].substitutes:
             return build_not_run_verdict(results[-1], coverage())
         verdict = build_verdict(results, coverage={**coverage(), **describe_uncaptured(results)})
-        if (fingerprint := self.reference.fingerprint) is not None:
+        if results[0].case is self.reference.cases[0] and (fingerprint := self.reference.fingerprint) is not None:
             verdict = replace(verdict, figures={**verdict.figures, FINGERPRINT: fingerprint})
         if figures:
             lens = {"precision": self.reference.lens.describe_coverage()}
@@ -309,8 +324,20 @@ class Judge:
         explained = self.explain and not has_compile_cache(self.subject)  # else it is repeated first
         if explained and verdict.failure_class not in (None, "environment"):
             verdict = add_diagnosis(verdict, self._analyze_root_cause(results, spec).diagnose())
-        verdict = add_crash(verdict, crash)
+        verdict = add_failures(verdict, failures, compared)
         return add_precision(verdict, findings, self.inputs.model.precision_policy)
+
+    def _compare_next(
+        self, results: list[CaseComparison], case: InputCase, dtype: DType, spec: ForwardSpec
+    ) -> Verdict | None:
+        """Add the comparison of a case; return the check's verdict where nothing can be said, or something else ran."""
+        if reason := self.reference.get_tolerances(case, dtype).untrusted:
+            return build_inconclusive_verdict(reason, self.reference.describe_coverage())
+        results.append(self._compare_end_to_end(case, dtype, spec))
+        if not results[-1].substitutes:
+            return None
+        _remove_if_passed(results[-1])
+        return build_not_run_verdict(results[-1], self.reference.describe_coverage())
 
     def _uses_lens(self, case: CaseComparison, variant: Mapping[str, str]) -> bool:
         """Return whether a precision finding would mean something: the function itself must be right."""
@@ -332,20 +359,6 @@ class Judge:
         if result.excused_share > TEACHER_FORCING_SHARE:
             return self._compare_case(case, dtype, spec, teacher_forced=True)
         return result
-
-    def _compare_next(self, results: list[CaseComparison], case: InputCase, dtype: DType, spec: ForwardSpec) -> str:
-        """Add the comparison of a case; return why its forward pass failed, where an earlier case is wrong already.
-
-        The failure must not hide what is wrong. Without anything wrong before it, in float32 or here, it is raised.
-        """
-        try:
-            results.append(self._compare_end_to_end(case, dtype, spec))
-        except SubjectError as refused:
-            right_before = self._passed.get(("float32", tuple(sorted(spec.variant.items()))), True)
-            if right_before and not any(result.failed for result in results):
-                raise
-            return f"then the forward pass of {case.name!r} failed: {refused}"
-        return ""
 
     def _compare_block_by_block(
         self, batch: CaseComparison, dtype: DType, spec: ForwardSpec, *, skip: bool
@@ -475,6 +488,10 @@ class Judge:
     @property
     def _formats(self) -> tuple[str, str]:
         return self.inputs.model.checkpoint_format, self.inputs.model.model_config
+
+
+def _check_mixer_gradients(judge: Judge, name: str) -> Verdict:
+    return judge._choose_mixer(name).check_gradients()
 
 
 def _remove_if_passed(result: CaseComparison) -> CaseComparison:

@@ -103,14 +103,6 @@ def build_not_run_verdict(case: CaseComparison, coverage: Mapping[str, str]) -> 
     )
 
 
-def add_crash(verdict: Verdict, crash: str) -> Verdict:
-    """Return the verdict with a forward pass that failed after something was wrong already; "" changes nothing."""
-    if not crash:
-        return verdict
-    said = "; ".join(filter(None, (verdict.diagnosis, crash)))
-    return replace(verdict, passed=False, failure_class=verdict.failure_class or "other", diagnosis=said)
-
-
 def add_diagnosis(verdict: Verdict, diagnosis: Diagnosis) -> Verdict:
     """Return the verdict with its diagnosis."""
     location = diagnosis.location

@@ -17,7 +17,7 @@ from ci.hub.layers import format_layers, make_choice
 from ci.layouts import LAYOUT_AXIS
 from ci.subjects.base import Variant
 from ci.subjects.registry import find_offer
-from ci.suite_tests import SERVED_TEST, list_variant_tests
+from ci.suite.tests import SERVED_TEST, list_variant_tests
 from ci.tensor_names import EMBEDDINGS, FINAL_NORM, LOGITS, block_name
 
 if TYPE_CHECKING:

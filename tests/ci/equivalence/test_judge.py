@@ -17,10 +17,12 @@ from benchmarks.mutation.injection import MutantSubject
 from benchmarks.mutation.precision_mutations import PRECISION_MUTATIONS
 from ci.equivalence.hf_reference import ReferenceRun
 from ci.equivalence.judge import ComparisonInputs, Judge
-from ci.errors import UnsupportedError
+from ci.equivalence.trace_compare import WHOLE_BATCH
+from ci.errors import SubjectError, UnsupportedError
 from ci.evidence import FINGERPRINT
 from ci.records import to_json
 from ci.subjects.base import ConvertRequest, DType, ExportRequest, TraceRequest, TraceResult
+from ci.subjects.failure import SubjectCrashError, SubjectTimeoutError
 from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.reference.subject import ReferenceSubject
 
@@ -318,19 +320,65 @@ def test_a_later_failure_does_not_hide_what_is_wrong(dense: Experiment) -> None:
     verdict = dense.judge(wrong, dense.converted).check_forward(dtype="float32", variant={})
     assert verdict.failure_class == "numeric_mismatch"
     assert "epsilon" in verdict.diagnosis
-    assert verdict.diagnosis.endswith("; then the forward pass of 'alone' failed: no batch of one row")
+    assert verdict.diagnosis.endswith("; then the forward pass of 'alone', 'long' failed: no batch of one row")
 
 
-def test_a_failure_of_another_dtype_does_not_hide_what_float32_shows(dense: Experiment) -> None:
+def test_a_failure_of_one_input_leaves_the_others_judged(dense: Experiment) -> None:
     judge = dense.judge(FailsOnOneRow(BUGS["norm ignores epsilon"]), dense.converted)
-    judge._passed["float32", ()] = False
-    verdict = judge.check_forward(dtype="model", variant={})
-    assert not verdict.passed
-    assert "the forward pass of 'alone' failed: no batch of one row" in verdict.diagnosis
-    with pytest.raises(UnsupportedError, match="no batch of one row"):
-        dense.judge(FailsOnOneRow(BUGS["norm ignores epsilon"]), dense.converted).check_forward(
-            dtype="model", variant={}
-        )
+    verdict = judge.check_forward(dtype="model", variant={})  # where the bug is within the noise
+    assert (verdict.passed, verdict.failure_class) == (False, "unsupported")
+    assert verdict.diagnosis == "the forward pass of 'alone', 'long' failed: no batch of one row; right: batch"
+    assert verdict.coverage["failed inputs"] == "not covered: alone, long"
+    assert verdict.worst is not None
+    assert {measure.passed for measure in verdict.measures} == {True}
+
+
+class FailsOnBatches(ReferenceSubject):
+    """Fails, or hangs until it is killed, where the batch has several rows."""
+
+    def __init__(self, error: SubjectError) -> None:
+        super().__init__()
+        self.error = error
+
+    def trace(self, request: TraceRequest) -> TraceResult:
+        if len(load_file(request.inputs)["input_ids"]) > 1:
+            raise self.error
+        return super().trace(request)
+
+
+def test_a_failure_of_the_first_input_leaves_the_others_judged(dense: Experiment) -> None:
+    judge = dense.judge(FailsOnBatches(SubjectCrashError("it died")), dense.converted)
+    verdict = judge.check_forward(dtype="float32", variant={})
+    assert (verdict.passed, verdict.failure_class) == (False, "crash")
+    assert verdict.diagnosis == "the forward pass of 'batch' failed: it died; right: alone, long"
+    assert FINGERPRINT not in verdict.figures
+    assert verdict.measures
+
+
+def test_after_a_timeout_no_other_input_runs(dense: Experiment) -> None:
+    judge = dense.judge(FailsOnBatches(SubjectTimeoutError("killed")), dense.converted)
+    with pytest.raises(SubjectTimeoutError, match="killed"):
+        judge.check_forward(dtype="float32", variant={})  # so nothing was compared
+
+
+class FailsAlone(HuggingFace):
+    """Hugging Face's side, of which one input's forward pass fails."""
+
+    def trace(self, request: TraceRequest) -> TraceResult:
+        if "alone" in request.inputs or "long" in request.inputs:
+            raise SubjectError("Hugging Face, forward fails")
+        return super().trace(request)
+
+
+def test_an_input_that_hugging_face_cannot_run_leaves_the_others_judged(dense: Experiment, tmp_path: Path) -> None:
+    batch, alone = dense.reference.cases[:2]
+    with FailsAlone() as side:
+        inputs = replace(dense.judge(ReferenceSubject(), dense.converted).inputs, workdir=str(tmp_path))
+        judge = Judge(inputs, ReferenceSubject(), side)
+        judge.reference._cases = (batch, replace(alone, part_of="", part=WHOLE_BATCH))
+        verdict = judge.check_forward(dtype="float32", variant={})
+    assert (verdict.passed, verdict.failure_class) == (False, "other")
+    assert verdict.diagnosis == "the forward pass of 'alone' failed: Hugging Face, forward fails; right: batch"
 
 
 def test_there_and_back(dense: Experiment) -> None:

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci.errors import UnsupportedError
-from ci.suite_training import find_unmet_need, list_conversion_layouts
-from tests.ci.test_suite_deep import ROOT, copy_with_change, run_deep_test
+from ci.suite.training import list_conversion_layouts
+from tests.ci.suite.test_deep import ROOT, copy_with_change, run_deep_test
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,12 +19,6 @@ SUM = 'groups.sum(gradient, "data")'
 
 def test_only_layouts_of_the_offer_are_converted() -> None:
     assert list_conversion_layouts("reference") == ("tp2", "pp2", "zero2")
-
-
-def test_only_a_need_of_the_offer_excuses_a_layout() -> None:
-    known = UnsupportedError("reference: layout pp2_tied needs tied embeddings, which this model has not")
-    assert find_unmet_need("reference", "layout=pp2_tied", known) == "tied embeddings"
-    assert find_unmet_need("reference", "layout=pp2_tied", UnsupportedError("needs a nicer model")) == ""
 
 
 @pytest.mark.long

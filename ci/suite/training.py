@@ -1,4 +1,4 @@
-"""Which layouts the suite's tests of training run, and what a refusal of one means."""
+"""The suite's checks of whole training steps, and the layouts between which checkpoints are carried."""
 
 from __future__ import annotations
 
@@ -36,12 +36,3 @@ def check_steps(judge: Judge, subject: str) -> tuple[Verdict, ...]:
     except UnsupportedError as refusal:
         coverage = {**verdict.coverage, "balancing loss": f"{NOT_COVERED}{refusal}"}
         return (replace(verdict, coverage=coverage),)
-
-
-def find_unmet_need(subject: str, variant: str, refusal: UnsupportedError) -> str:
-    """Return which need of the subject's offer a refused layout names; empty where it names none.
-
-    Only a need that the offer knows excuses a layout that did not run.
-    """
-    needs = find_offer(subject).conditional_needs.get(variant, ())
-    return next((need for need in needs if need in str(refusal)), "")
