@@ -85,12 +85,13 @@ def add_images(cases: tuple[InputCase, ...], needs: ImageRequirements, seed: int
 
 
 def add_far_images(case: InputCase, needs: ImageRequirements, seed: int) -> InputCase:
-    """Return a case of one row that ends with images: one line of patches, and one column, as long as may be.
+    """Return a case of one row that ends with images: one line of patches, and two columns, as long as may be.
 
-    Where the row is too short for these they are small ones.
+    (One column alone makes PyTorch's convolution in bfloat16 read foreign memory on CPUs with AMX.) Where the row is
+    too short for these it ends with a small one.
     """
     side, length = min(needs.side, FAR_SIDE), case.ids.shape[1]
-    shapes = [(1, side), (side, 1)] if side and 4 * (side + GAP) < length else [*SHAPES[:1]]
+    shapes = [(1, side), (side, 2)] if side and 5 * (side + GAP) < length else [*SHAPES[:1]]
     ids, end = _avoid_token(case.ids, needs.token), length - 1
     for tall, wide in reversed(shapes):
         ids[0, end - tall * wide : end] = needs.token

@@ -203,7 +203,7 @@ def test_little_memory_shortens_the_input_and_says_so() -> None:
     assert str(reach) == f"up to {reach.length - 1} of 131071, capped by 4.0 GB of free memory"
 
 
-@pytest.mark.parametrize(("side", "shapes"), [(16, [(4, 64), (64, 4)]), (0, [(8, 12)]), (300, [(8, 12)])])
+@pytest.mark.parametrize(("side", "shapes"), [(16, [(4, 64), (64, 8)]), (0, [(8, 12)]), (300, [(8, 12)])])
 def test_the_far_case_ends_with_the_longest_images_that_fit(side: int, shapes: list[tuple[int, int]]) -> None:
     case = build_far_case(300, 1, ImageRequirements(token=10, patch=4, channels=3, side=side))
     assert case.images is not None

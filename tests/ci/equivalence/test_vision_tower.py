@@ -250,7 +250,7 @@ def test_far_positions_of_text_and_of_patches_are_tested(
 ) -> None:
     verdicts = make_judge().check_positions()
     assert [verdict.diagnosis for verdict in verdicts if not verdict.passed] == []
-    assert verdicts[0].coverage == {"positions": "up to 511 of 511", "images": "far: 2 images (4 x 64, 64 x 4)"}
+    assert verdicts[0].coverage == {"positions": "up to 511 of 511", "images": "far: 2 images (4 x 64, 64 x 8)"}
     result("model.locate_patches", lambda located: (located[0].clamp(max=12), located[1]))(monkeypatch)
     assert make_judge().check_forward(dtype="float32", variant={}).passed, "images of the batch are small"
     exact, native = make_judge().check_positions()
