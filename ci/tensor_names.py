@@ -93,6 +93,11 @@ def is_vision(name: str) -> bool:
     return name in _VISION_SCOPES or _VISION_BLOCK.match(name) is not None
 
 
+def shorten_vision_name(name: str) -> str:
+    """Return a name that fits beside a drawing: `vision 3` for `vision_encoder.encoder.3`; others stay."""
+    return name.replace("vision_encoder.encoder.", "vision ").replace("vision_encoder.", "vision ")
+
+
 def list_vision_tensors(blocks: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """Return every tensor before the decoder, in execution order.
 
