@@ -110,6 +110,7 @@ def list_changes(config: Mapping[str, Any], resolved: Mapping[str, Any]) -> tupl
 def list_untried_keys(resolved: Mapping[str, Any]) -> tuple[str, ...]:
     """List the keys that the forward pass may read and that no alternative is known for: texts and structures."""
     known = SPECIAL_KEYS | SHAPE_KEYS | METADATA_KEYS | IDENTITY_KEYS
+    known |= {name.partition(".")[0] for name, _ in list_nested_changes(resolved, SHORT_WINDOW)}
     plain = (key for key, value in resolved.items() if key not in known and not choose_values(key, value))
     sections = ((s, list_untried_keys(resolved[s])) for s in find_sections(resolved))
     return (*plain, *(name_key(section, key) for section, keys in sections for key in keys))

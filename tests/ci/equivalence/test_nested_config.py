@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from ci.equivalence import inputs, nested_config
-from ci.equivalence.config_changes import list_changes
+from ci.equivalence.config_changes import list_changes, list_untried_keys
 from ci.equivalence.converted_config import find_wrong_keys
 from ci.equivalence.nested_config_changes import list_nested_changes
 from ci.equivalence.round_trip import compare_configs
@@ -100,6 +100,7 @@ def test_every_leaf_that_shapes_do_not_decide_is_changed() -> None:
         *(f"{mixers}.{name}.rotary.theta" for name in ("attention", "sliding_window")),
     }
     changes = {change.name: change.keys for change in list_changes(make(), make())}
+    assert list_untried_keys(make()) == ("embeddings",), "a section of which a leaf is changed is tried"
     main = changes["decoder.block.mixer.main_mixer_name='gdn'"]["decoder"]["block"]["mixer"]
     assert main == {**STOCHASTIC, "main_mixer_name": "gdn"}
 
