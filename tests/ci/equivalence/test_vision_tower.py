@@ -179,6 +179,23 @@ def test_without_a_bug_every_tensor_is_compared_and_right(make_judge: Callable[.
     assert "captures" not in verdicts[0].coverage
 
 
+def move_scale(right: Model) -> Model:
+    """Queries of block 1 are twice as large, and keys half: what they give together is the same."""
+    query, both = (f"{BLOCK_1}.mixer.{name}.weight" for name in ("query", "key_value"))
+    key, value = right.weights[both].chunk(2)
+    return replace(right, weights={**right.weights, query: right.weights[query] * 2, both: torch.cat([key / 2, value])})
+
+
+@pytest.mark.long
+def test_an_exact_symmetry_inside_a_vision_block_is_no_fault(
+    make_judge: Callable[..., Judge], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_weights(move_scale)(monkeypatch)
+    verdict = make_judge().check_forward(dtype="float32", variant={})
+    assert verdict.passed, verdict.diagnosis
+    assert any("equal up to an exact symmetry" in note for note in verdict.notes)
+
+
 class Converter(ReferenceSubject):
     """Converts with a change of metadata.yaml, or of the weights by name."""
 
