@@ -15,6 +15,7 @@ from ci.errors import RequestError
 from ci.hub.layers import LayerRequest, format_layers
 from ci.hub.repository import is_commit
 from ci.hub.slices import WHOLE, Slice
+from ci.known_refusals import KnownRefusal, find_refusal, list_problems
 from ci.records import STRICT
 
 if TYPE_CHECKING:
@@ -40,6 +41,16 @@ class TestParams:
     compare_factor: float = 1.0
 
 
+@dataclass(frozen=True)
+class SubjectEnvironment:
+    """The environment in which one subject is tested with a model: a name that hub-tests knows, or a TOML file."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    subject: str
+    environment: str
+
+
 Policy = Literal["warn", "strict"]
 """Whether a finding that does not change the forward pass is a warning or a failure."""
 
@@ -58,6 +69,8 @@ class HubModel:
     `layers` are the indices of chosen layers, from 0; then `num_layers_to_keep` is how many they are. `slice` keeps
     only part of the vocabulary and of the experts. An `optional` entry runs only where its name or its group is asked
     for: not by `*`, and not by a bare `pytest`.
+    `environments` name the environment of a subject that needs another one here than elsewhere, `known_refusals` what
+    subjects are known to refuse: at most one for each subject.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -81,6 +94,16 @@ class HubModel:
     layers: tuple[int, ...] = ()
     slice: Slice = WHOLE
     optional: bool = False
+    known_refusals: tuple[KnownRefusal, ...] = ()
+    environments: tuple[SubjectEnvironment, ...] = ()
+
+    def find_environment(self, subject: str) -> str | None:
+        """Return the environment in which a subject is tested with this model; None for that of the run."""
+        return next((own.environment for own in self.environments if own.subject == subject), None)
+
+    def find_refusal(self, subject: str) -> KnownRefusal | None:
+        """Return what a subject is known to refuse in this model; None where nothing is."""
+        return find_refusal(self.known_refusals, subject)
 
     @property
     def layer_request(self) -> LayerRequest:
@@ -149,6 +172,10 @@ def parse_model(name: str, table: Any, *, where: str = "HUB_TEST_CONFIGS") -> Hu
     _check_keys(entry, HubModel, where=where, hidden={"name"})
     _check_keys(entry.get("test_params", {}), TestParams, where=f"{where} test_params")
     _check_keys(entry.get("slice", {}), Slice, where=f"{where} slice")
+    for key, record in (("known_refusals", KnownRefusal), ("environments", SubjectEnvironment)):
+        tables = entry.get(key, ())
+        for one in tables if isinstance(tables, list | tuple) else ():
+            _check_keys(one, record, where=f"{where} {key}")
     if isinstance(entry.get("layers"), list | tuple) and entry["layers"]:
         entry.setdefault("num_layers_to_keep", len(entry["layers"]))
     model = _validate({**entry, "name": name}, where=where)
@@ -249,15 +276,21 @@ def _check_values(model: HubModel, *, where: str) -> None:
         "code_environment, code_path and code_revision need trust_remote_code = true": (
             bool(model.code_environment or model.code_path or model.code_revision) and not model.trust_remote_code
         ),
+        "environments: expected one table for each subject, with its name and its environment": (
+            len({own.subject for own in model.environments if own.subject and own.environment})
+            < len(model.environments)
+        ),
         f"test_params.batch_size: {params.batch_size}; expected 1 or more": params.batch_size < 1,
         f"test_params.sequence_length: {params.sequence_length}; expected 2 or more": params.sequence_length < 2,
         f"test_params.compare_factor: {params.compare_factor}; expected 1.0 to 2.0": (
             not 1 <= params.compare_factor <= 2
         ),
     }
-    for problem, present in problems.items():
-        if present:
-            raise RequestError(f"{where}: {problem}")
+    for problem in (
+        *(problem for problem, present in problems.items() if present),
+        *list_problems(model.known_refusals),
+    ):
+        raise RequestError(f"{where}: {problem}")
 
 
 def _check_duplicates(models: Iterable[HubModel], *, where: str) -> None:

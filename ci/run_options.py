@@ -114,6 +114,14 @@ class RunOptions:
             reproduces=True,
         ),
     ] = None
+    only_environment: Annotated[
+        bool,
+        Declaration(
+            "use --environment for every model, also for those whose entries name their own",
+            pytest=None,
+            reproduces=True,
+        ),
+    ] = False
     subject_source: Annotated[
         str | None,
         Declaration(
@@ -169,6 +177,9 @@ class RunOptions:
         int | None, Declaration("pytest-xdist workers; default: one for each GPU", pytest=None, minimum=0)
     ] = None
     deep: Annotated[bool, Declaration("also test every config key, weight and gradient", reproduces=True)] = False
+    accept_known_refusals: Annotated[
+        bool, Declaration("exit with 0 where each model is refused as the registry says", pytest=None)
+    ] = False
     verbose: Annotated[bool, Declaration("print one line for each test", pytest=None, short="-v")] = False
     consumer: Annotated[
         ConsumerName | None,
@@ -179,6 +190,10 @@ class RunOptions:
         Declaration("Python interpreter that has the engine; default: its environment's", reproduces=True),
     ] = None
     subject_commit: Annotated[str | None, Declaration("commit of the subject that was built", cli=None)] = None
+    model_options: Annotated[Path | None, Declaration("file with the options that differ between models", cli=None)] = (
+        None
+    )
+    environment_failure: Annotated[str | None, Declaration("why the environment is not here", cli=None)] = None
     subject_failure: Annotated[str | None, Declaration("why the subject could not be built", cli=None)] = None
     subject_variables: Annotated[
         str | None,

@@ -96,7 +96,7 @@ def add_far_images(case: InputCase, needs: ImageRequirements, seed: int) -> Inpu
     for tall, wide in reversed(shapes):
         ids[0, end - tall * wide : end] = needs.token
         end -= tall * wide + GAP
-    return replace(case, ids=ids, images=_draw_images(shapes, [0] * len(shapes), needs, seed))
+    return replace(case, ids=ids, images=_draw_images(shapes, [0] * len(shapes), needs, seed), image_token=needs.token)
 
 
 def _place_images(case: InputCase, needs: ImageRequirements, seed: int) -> InputCase:
@@ -115,7 +115,7 @@ def _place_images(case: InputCase, needs: ImageRequirements, seed: int) -> Input
             at = end
     if not shapes:
         return replace(case, ids=ids)
-    return replace(case, ids=ids, images=_draw_images(shapes, rows, needs, seed))
+    return replace(case, ids=ids, images=_draw_images(shapes, rows, needs, seed), image_token=needs.token)
 
 
 def _draw_images(shapes: list[tuple[int, int]], rows: list[int], needs: ImageRequirements, seed: int) -> Images:
@@ -132,7 +132,7 @@ def _draw_images(shapes: list[tuple[int, int]], rows: list[int], needs: ImageReq
 def _cut_part(part: InputCase, whole: InputCase) -> InputCase:
     row, padding = len(whole.ids) - 1, int((~whole.keep[-1]).sum())
     images = whole.images.select_row(row) if whole.images else None
-    return replace(part, ids=whole.ids[row:, padding:], images=images)
+    return replace(part, ids=whole.ids[row:, padding:], images=images, image_token=whole.image_token)
 
 
 def _avoid_token(ids: Tensor, token: int) -> Tensor:

@@ -160,12 +160,12 @@ class RootCauseAnalysis:
             window=self.reference.requirements.window,
             siblings=siblings,
             experts=self._read_experts(name, expected, source),
-            image=self.reference.find_image_tokens(source.case),
+            image=source.case.image_tokens,
         )
 
     def _find_image_rows(self, case: InputCase) -> ImageRows | None:
         """Return where each image of a case has its patches; None where there is not one token a patch."""
-        tokens, needs = self.reference.find_image_tokens(case), self.reference.requirements.images
+        tokens, needs = case.image_tokens, self.reference.requirements.images
         if tokens is None or needs is None or case.images is None:
             return None
         rows = ImageRows.of_images(tokens, case.images, needs.patch)

@@ -11,8 +11,9 @@ import torch
 
 from benchmarks.mutation.injection import Mutation
 from ci.equivalence import config_changes
+from ci.equivalence.comparison_inputs import ComparisonInputs
 from ci.equivalence.hf_reference import ReferenceRun
-from ci.equivalence.judge import ComparisonInputs, Judge
+from ci.equivalence.judge import Judge
 from ci.models import HubModel, TestParams
 from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.reference.config import AxialRope
