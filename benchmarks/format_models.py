@@ -350,6 +350,12 @@ LLAMA3_ROTARY = {
 }
 PROBES = (
     FormatModel("llama-fp8", "llama", Recipe("stand-in/llama-fp8", "Llama-3.1-8B", DENSE, files=3), fp8_block=(25, 41)),
+    FormatModel(
+        "llava-tanh",
+        "llava",
+        Recipe("stand-in/llava-tanh", "pixtral-12b", {**PIXTRAL, "projector_hidden_act": "gelu_pytorch_tanh"}, files=1),
+        model_config="multimodal",
+    ),
     make_apriel2_text("apriel2-attention", MIXERS["attention"]),
     make_apriel2_text(
         "apriel2-kda-sigmoid", {**MIXERS["kda"], "normalization": {"epsilon": 1e-5, "activation": "sigmoid"}}

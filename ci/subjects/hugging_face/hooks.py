@@ -30,7 +30,10 @@ from ci.subjects.hugging_face.structure import (
     find_router,
     list_operations,
 )
+from ci.subjects.hugging_face.vision_hooks import VisionHooks
+from ci.subjects.hugging_face.vision_structure import find_image_token, find_vision_parts, list_expected_of_images
 from ci.subjects.hugging_face.watched_functions import FunctionWatch, find_own_modules
+from ci.subjects.image_trace import ImageRecorder
 from ci.tensor_names import (
     BRANCH_OPERATIONS,
     CONTEXT,
@@ -83,6 +86,18 @@ class ForwardHooks:
             yield
 
     @cached_property
+    def images(self) -> ImageRecorder | None:
+        """What records the tensors of images, None without images."""
+        token = find_image_token(self.model.config)
+        return ImageRecorder.of_inputs(self.recorder, token, capture_all=self.capture_all, feed=self.feed)
+
+    @cached_property
+    def _vision(self) -> VisionHooks | None:
+        """The hooks of the vision tower; None without images, or where it has no known form."""
+        parts = find_vision_parts(self.model) if self.images else None
+        return VisionHooks(parts, self.images, bool(self._own_modules)) if parts and self.images else None
+
+    @cached_property
     def _own_modules(self) -> tuple[ModuleType, ...]:
         """The modules to watch: those of the model's own code, in transformers 4 those of its attention too."""
         own = find_own_modules(self.model)
@@ -96,10 +111,13 @@ class ForwardHooks:
         """Return every name of a full capture, in execution order."""
         blocks = find_decoder_blocks(self.model)
         operations = [tensor_name(i, name) for i, block in enumerate(blocks) for name in list_operations(block)]
-        return (*operations, *list_prediction_head_tensors(1 + len(find_prediction_blocks(self.model))))
+        images = list_expected_of_images(self.model) if self.images else ()
+        return (*images, *operations, *list_prediction_head_tensors(1 + len(find_prediction_blocks(self.model))))
 
     def _register_hooks(self) -> Iterator[Any]:
         blocks = find_decoder_blocks(self.model)
+        if self._vision:
+            yield from self._vision.register()
         for index, block in enumerate(blocks):
             yield block.register_forward_pre_hook(self._before_block(index), with_kwargs=True)
             if self.capture_all:
@@ -115,6 +133,8 @@ class ForwardHooks:
             self._layer = index
             if index:
                 return None
+            if self.images:
+                self.images.finish(_hidden_states(args, kwargs))
             self.recorder.record(EMBEDDINGS, _hidden_states(args, kwargs))
             self.recorder.flush()
             return _replace_hidden_states(args, kwargs, self.feed.read_block_input(0)) if self.feed else None
@@ -197,8 +217,10 @@ class ForwardHooks:
     def _record(self, name: str, tensor: Tensor) -> None:
         if name == FINAL_NORM:
             record_heads(self.recorder, FINAL_NORM, tensor)
-        elif self._layer is not None:  # a vision tower's attention, before the first block, is dispatched too
+        elif self._layer is not None:
             self.recorder.record(tensor_name(self._layer, name), tensor)
+        elif self._vision:  # its attention, before the first block, is dispatched too
+            self._vision.record(name, tensor)
 
     def _make_router_hook(self, *, has_logits: bool) -> Callable[..., None]:
         """Return a hook that records what a router returns: logits (N, experts), scores (N, k), indices (N, k).

@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from ci import tensor_names
 from ci.subjects.reference.weight_names import EMBEDDINGS_WEIGHT, FINAL_NORM_WEIGHT, HEAD_WEIGHT
 from ci.tensor_names import (
     BETA,
     CONTEXT,
     DECAY,
-    EMBEDDINGS,
     FINAL_NORM,
+    IMAGE_EMBEDDINGS,
     KEY,
     LOGITS,
+    PATCHES,
     PREDICTION_BLOCK,
+    PROJECTOR,
     QUERY,
     RECURRENCE,
+    VISION_NORM,
     prediction_head_name,
 )
 from tests.ci.subjects.reference.planting import (
@@ -210,18 +214,20 @@ BUGS = [
         in_function("model.AttentionMask", lambda mask: lambda _, *rest: mask(None, *rest)),
         CONTEXT,
     ),
-    PlantedBug(SEEING, "axes of RoPE swapped", result("model.locate_patches", turn_grid), EMBEDDINGS),
-    PlantedBug(SEEING, "RoPE along one line", result("model.locate_patches", one_line), EMBEDDINGS),
-    PlantedBug(SEEING, "images attend to each other", result("model.locate_patches", one_image), EMBEDDINGS),
-    PlantedBug(SEEING, "a causal tower", vision(causal_tower), EMBEDDINGS),
-    PlantedBug(SEEING, "channels last in a patch", result("model.cut_patches", channels_last), EMBEDDINGS),
-    PlantedBug(SEEING, "patches in another order", result("model.cut_patches", lambda p: p.flip(0)), EMBEDDINGS),
-    PlantedBug(SEEING, "features one token late", argument("model.place_features", 3, delay_rows), EMBEDDINGS),
-    PlantedBug(SEEING, "no features", argument("model.place_features", 3, ZEROS), EMBEDDINGS),
-    PlantedBug(SEEING, "the projector's gelu by tanh", vision(lambda v: replace(v, projector="gelu")), EMBEDDINGS),
-    PlantedBug(SEEING, "no bias of the projector", weights("adapter.layer_1.bias", ZEROS), EMBEDDINGS),
-    PlantedBug(SEEING, "no weight in the patches' norm", weights("embeddings.normalization.weight", ONES), EMBEDDINGS),
-    PlantedBug(SEEING, "the tower's norms swapped", exchange("encoder.0.norm_1", "encoder.0.norm_2"), EMBEDDINGS),
+    PlantedBug(SEEING, "axes of RoPE swapped", result("model.locate_patches", turn_grid), QUERY),
+    PlantedBug(SEEING, "RoPE along one line", result("model.locate_patches", one_line), QUERY),
+    PlantedBug(SEEING, "images attend to each other", result("model.locate_patches", one_image), CONTEXT),
+    PlantedBug(SEEING, "a causal tower", vision(causal_tower), CONTEXT),
+    PlantedBug(SEEING, "channels last in a patch", result("model.cut_patches", channels_last), PATCHES),
+    PlantedBug(SEEING, "patches in another order", result("model.cut_patches", lambda p: p.flip(0)), PATCHES),
+    PlantedBug(SEEING, "features one token late", argument("model.place_features", 3, delay_rows), IMAGE_EMBEDDINGS),
+    PlantedBug(SEEING, "no features", argument("model.place_features", 3, ZEROS), IMAGE_EMBEDDINGS),
+    PlantedBug(SEEING, "the projector's gelu by tanh", vision(lambda v: replace(v, projector="gelu")), PROJECTOR),
+    PlantedBug(SEEING, "no bias of the projector", weights("adapter.layer_1.bias", ZEROS), PROJECTOR),
+    PlantedBug(SEEING, "no weight in the patches' norm", weights("embeddings.normalization.weight", ONES), VISION_NORM),
+    PlantedBug(
+        SEEING, "the tower's norms swapped", exchange("encoder.0.norm_1", "encoder.0.norm_2"), tensor_names.NORM_1
+    ),
 ]
 
 
