@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def build(tmp_path: Path, *pattern: str, **changes: Any) -> Any:
     side = HuggingFace(code=save_code(tmp_path / "code"))
-    return side._from_config(str(save_config(tmp_path / "model", pattern, **changes)))
+    return side.loader.build(str(save_config(tmp_path / "model", pattern, **changes)))
 
 
 def test_blocks_of_further_heads_are_not_the_decoders(tmp_path: Path) -> None:
