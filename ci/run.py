@@ -29,7 +29,7 @@ from ci.run_options import RunOptions, make_reproduction_arguments
 from ci.run_requirements import check_interpreter, check_requested_models, check_subject, check_suite
 from ci.subjects.compile_cache import choose_compile_cache
 from ci.subjects.sandbox import choose_isolation
-from ci.suite.process import run_suite
+from ci.suite_process import run_suite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
