@@ -63,7 +63,7 @@ def run(
     check_default_subject(options, environ, Path.cwd())
     choose_isolation(options.isolation)
     check_options(options)
-    choose_compile_cache(options, settings)
+    choose_compile_cache(options.compile_cache or settings.compile_cache, fill=options.fill_compile_cache)
     if options.environment is None:
         check_subject(replace(options, subject=options.subject_or_default()))
     read_checkpoints(options.checkpoints)
