@@ -35,7 +35,7 @@ from ci.run_options import RunOptions, make_reproduction_arguments
 from ci.run_requirements import check_interpreter, check_requested_models, check_subject, check_suite
 from ci.subjects.compile_cache import choose_compile_cache
 from ci.subjects.sandbox import choose_isolation
-from ci.suite.process import run_suite
+from ci.suite_process import run_suite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -72,7 +72,7 @@ def run(
     check_default_subject(options, environ, Path.cwd())
     choose_isolation(options.isolation)
     check_environments(models, options)
-    choose_compile_cache(options, settings)
+    choose_compile_cache(options.compile_cache or settings.compile_cache, fill=options.fill_compile_cache)
     if None in group_models(models, options):
         check_subject(replace(options, subject=options.subject_or_default()))
     read_checkpoints(options.checkpoints)

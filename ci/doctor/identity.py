@@ -8,12 +8,12 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from ci.chat_templates.engines import describe_second_engine
-from ci.doctor.nvml import read_nvml
+from ci.nvml import read_nvml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ci.doctor.records import Nvml
+    from ci.nvml import Nvml
 
 LIBRARIES = ("torch", "transformers", "huggingface_hub", "safetensors")
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from ci.errors import InfrastructureError
 from ci.subjects.base import UsesCompileCache
-from ci.subjects.compile_cache import choose_compile_cache
 from ci.subjects.failure import SubjectCrashError
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ class SubjectSession:
                 isolation=run.isolation,
                 readable=(checkpoint,),
                 variables=options.read_subject_variables(),
-                compile_cache=choose_compile_cache(options, run.settings),
+                compile_cache=run.compile_cache,
                 clock=run.clock,
             )
         )

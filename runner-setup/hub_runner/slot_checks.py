@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 from ci.doctor import Diagnosis, DoctorRequest, diagnose, probe_host
 from ci.doctor.gpu_checks import select_gpus
 from ci.doctor.host_checks import MAX_SKEW
-from ci.doctor.nvml import read_nvml
 from ci.doctor.records import GIB, MIB, Check, SandboxState
+from ci.nvml import read_nvml
 from hub_runner.files import write_atomically
 from hub_runner.slot_sandbox import probe_slot_sandbox
 
 if TYPE_CHECKING:
-    from ci.doctor.records import Clock, Gpu
+    from ci.doctor.records import Clock
+    from ci.nvml import Gpu
     from hub_runner.config import Config, Slot
     from hub_runner.layout import Layout
     from hub_runner.registrar import RegistrarClient

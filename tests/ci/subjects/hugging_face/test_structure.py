@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def build(tmp_path: Path, *pattern: str, **changes: Any) -> Any:
     side = HuggingFace(code=save_code(tmp_path / "code"))
-    return side._from_config(str(save_config(tmp_path / "model", pattern, **changes)))
+    return side.loader.build(str(save_config(tmp_path / "model", pattern, **changes)))
 
 
 def test_blocks_of_further_heads_are_not_the_decoders(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_a_recurrence_has_operations_of_its_own(kind: str, recurrent: bool, tmp_
 
 
 def test_a_scan_has_a_step(tmp_path: Path) -> None:
-    model = open_side()._from_config(str(write_own_model(HYBRID, tmp_path / "hybrid")))
+    model = open_side().loader.build(str(write_own_model(HYBRID, tmp_path / "hybrid")))
     attention, first, second = structure.find_decoder_blocks(model)
     assert structure.classify_mixer(structure.find_mixer(first)) == "scan"
     assert [STEP in structure.list_operations(block) for block in (attention, first, second)] == [False, True, True]
