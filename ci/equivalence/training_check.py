@@ -111,7 +111,7 @@ class TrainingCheck:
         inputs = load_file(self.steps.inputs)
         ids = inputs["input_ids"][:1, : int(inputs["lengths"][0])]
         case = InputCase("document", ids, rows=("document",))
-        trace: TraceReader = self.reference.run_trace(case, self.reference.expected_dtype, {}, "document")
+        trace: TraceReader = self.reference.runner.run_trace(case, self.reference.expected_dtype, {}, "document")
         return {name: trace.tensor(name) for name in trace}
 
     def _describe_coverage(self, comparison: TrainingComparison) -> dict[str, str]:
