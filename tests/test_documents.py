@@ -207,9 +207,11 @@ def test_the_keys_of_an_environments_description_are_as_told() -> None:
 
 
 def test_an_environment_and_an_entry_that_are_shown_are_valid(tmp_path: Path) -> None:
-    own, entry, shown = re.findall(r"```toml\n(.*?)```", text("docs/environments.md"), re.DOTALL)
-    (tmp_path / "shown.toml").write_text(shown, encoding="utf-8")
-    assert load_description(str(tmp_path / "shown.toml")).install == "editable"
+    own, entry, *descriptions = re.findall(r"```toml\n(.*?)```", text("docs/environments.md"), re.DOTALL)
+    assert len(descriptions) == 2
+    for shown in descriptions:
+        (tmp_path / "shown.toml").write_text(shown, encoding="utf-8")
+        assert load_description(str(tmp_path / "shown.toml")).install == "editable"
     (tmp_path / "models.toml").write_text(entry, encoding="utf-8")
     assert load_models(tmp_path / "models.toml")["my-model"].code_revision
     (refusal,) = re.findall(r"```toml\n(.*?)```", text("docs/operations.md"), re.DOTALL)

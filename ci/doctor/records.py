@@ -263,3 +263,4 @@ class HostState:
     proxy: ProbeAnswer | None = None
     sandbox: SandboxState | None = None
     tools: BuildTools | None = None
+    provisions: tuple[tuple[str, ProbeAnswer], ...] = ()

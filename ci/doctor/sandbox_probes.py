@@ -99,7 +99,7 @@ def find_base_pythons(environ: Mapping[str, str]) -> tuple[str, ...]:
 
     try:
         roots = from_environ(environ).environment_roots
-        return tuple(str(base.python) for root in roots for base in list_bases(root))
+        return tuple(str(base.python) for root in roots for base in list_bases(root) if not base.manifest.image_digest)
     except (HubTestsError, OSError):
         return ()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ci.environments.base import BaseEnvironment, build_base, find_base, find_base_of, mark_used, use_base
 from ci.environments.description import EnvironmentDescription, load_description, shipped_descriptions
-from ci.environments.installer import find_installer
+from ci.environments.image import choose_installer
 from ci.environments.overlay import build_overlay, read_tail
 from ci.environments.prerequisites import check_prerequisites
 from ci.environments.source import SubjectSource, fetch_source, is_git_address, split_address
@@ -136,7 +136,9 @@ def provide_base(
     if base is None:
         root = settings.environments_root
         try:
-            base = build_base(root, description, find_installer(environ), python=python, progress=progress)
+            base = build_base(
+                root, description, choose_installer(description, environ), python=python, progress=progress
+            )
         except OSError as problem:
             what = f"{root}: environment '{description.name}' is not there, and cannot be built there"
             fix = f"build it where it is kept (hub-tests env build {description.name}), or name another directory"
