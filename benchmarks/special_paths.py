@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 import torch
 
-from ci.equivalence.judge import ComparisonInputs, Judge
+from ci.equivalence.comparison_inputs import ComparisonInputs
+from ci.equivalence.judge import Judge
 from ci.models import HubModel, TestParams
 from ci.subjects.reference.subject import ReferenceSubject
 from ci.tensor_names import operation_of
