@@ -74,7 +74,7 @@ def test_a_row_names_each_red_test(tmp_path: Path) -> None:
 
 
 def test_the_reference_is_judged_by_the_code_in_the_checkout(tmp_path: Path) -> None:
-    words = name_subject("reference", "fast_llm", tmp_path)
+    words = name_subject("reference", tmp_path)
     assert words[:2] == ["--subject", "reference"]
     assert words[-2:] == ["--subject-path", str(tmp_path)]
-    assert "--subject-source" in name_subject("fast_llm", "fast_llm-gemma4", tmp_path)
+    assert "--subject-source" in name_subject("fast_llm", tmp_path)
