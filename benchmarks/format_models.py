@@ -144,12 +144,17 @@ class FormatModel:
         if self.code_environment:
             code = {"code_revision": commit} if self.carries_code else {"code_path": self.code_path}
             keys |= {"trust_remote_code": True, "code_environment": self.code_environment, **code}
+        if self.environment != FAST_LLM:
+            keys["environments"] = [{"subject": "fast_llm", "environment": self.environment}]
         if self.fp8_block:
             keys["dequantize"] = "fp8-blocks"
         factor = 2.0 if self.checkpoint_format == "mixtral" else 1.0
         params = {"batch_size": 2, "sequence_length": 64, "compare_factor": factor}
-        lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
-        return "\n".join([f"[{self.name}]", *lines, f"[{self.name}.test_params]", *_list_pairs(params)]) + "\n"
+        tables = [
+            f"[[{self.name}.environments]]\n" + "\n".join(_list_pairs(own)) for own in keys.pop("environments", ())
+        ]
+        lines = [f"[{self.name}]", *_list_pairs(keys), f"[{self.name}.test_params]", *_list_pairs(params), *tables]
+        return "\n".join(lines) + "\n"
 
 
 def _list_pairs(table: Mapping[str, Any]) -> list[str]:

@@ -25,8 +25,8 @@ GRAVE = ("defect", "finding")
 
 
 def read_reports(folder: Path) -> list[Results]:
-    """Read the report of each environment's run below `folder`."""
-    return [read_report(path.parent) for path in sorted(folder.glob(f"report-*/{REPORT_JSON}"))]
+    """Read the report of each run below `folder`."""
+    return [read_report(path.parent) for path in sorted(folder.glob(f"report*/{REPORT_JSON}"))]
 
 
 def show_companions(reports: Sequence[Results]) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.format_companions import copy_with_companions
-from benchmarks.format_models import MODELS, PROBES, FormatModel, write_model
+from benchmarks.format_models import FAST_LLM, MODELS, PROBES, FormatModel, write_model
 from benchmarks.format_report import read_reports, show_companions, write_pages
 from ci.environments.description import load_description
 from ci.environments.prepare import provide_base
@@ -68,7 +68,7 @@ class Row:
 
 
 def judge_models(models: Sequence[FormatModel], checkout: Path, folder: Path, *, deep: bool) -> list[Row]:
-    """Serve the models, run each with its environment, and return a row for each."""
+    """Serve the models, run them all, each in its environment, and return a row for each."""
     rows, served = [], list[FormatModel]()
     with HubServer() as hub:
         environ = {
@@ -92,15 +92,12 @@ def judge_models(models: Sequence[FormatModel], checkout: Path, folder: Path, *,
         hub.grant(TOKEN, *(model.model_id for model in served if model.gated))
         registry = folder / REGISTRY
         registry.write_text("\n".join(entries), encoding="utf-8")
-        for environment in dict.fromkeys(model.environment for model in served):
-            chosen = [model for model in served if model.environment == environment]
-            report = folder / f"report-{environment}"
-            words = ["--registry", str(registry), "--subject", "fast_llm", "--environment", environment]
-            words += ["--subject-source", str(checkout), "--report", str(report), *(["--deep"] if deep else [])]
-            command = [sys.executable, "-m", "ci", "run", *(model.name for model in chosen), *words]
-            subprocess.run(command, env=environ, stdout=sys.stderr, check=False)
-            rows += [_make_row(model, entry) for model, entry in zip(chosen, _read_entries(report), strict=True)]
-    return rows
+        report = folder / "report"
+        words = ["--registry", str(registry), "--subject", "fast_llm", "--environment", FAST_LLM]
+        words += ["--subject-source", str(checkout), "--report", str(report), *(["--deep"] if deep else [])]
+        command = [sys.executable, "-m", "ci", "run", *(model.name for model in served), *words]
+        subprocess.run(command, env=environ, stdout=sys.stderr, check=False)
+        return rows + [_make_row(model, entry) for model, entry in zip(served, _read_entries(report), strict=True)]
 
 
 def _write(model: FormatModel, folder: Path, checkout: Path) -> Path:
@@ -121,7 +118,7 @@ def _read_entries(report: Path) -> tuple[EntryResult, ...]:
 
 
 def _make_row(model: FormatModel, entry: EntryResult) -> Row:
-    red = [case for case in entry.cases if case.outcome in ("failed", "missing")]
+    red = [case for case in entry.cases if case.outcome in ("failed", "missing", "refused")]
     by_line: dict[str, list[str]] = {}
     for case in red:
         by_line.setdefault(_shorten(case.headline), []).append(f"`{case.name.partition('[')[0]}`")
