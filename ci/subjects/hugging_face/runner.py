@@ -6,7 +6,6 @@ is computed in float64 (`float64_mode`), and padded rows run one by one.
 
 from __future__ import annotations
 
-import inspect
 import shutil
 import time
 from contextlib import contextmanager
@@ -42,13 +41,13 @@ from ci.subjects.hugging_face.cast_model import can_cast, has_same_parts, move_w
 from ci.subjects.hugging_face.float64_mode import compute_float64_throughout
 from ci.subjects.hugging_face.gradients import write_gradients
 from ci.subjects.hugging_face.hooks import ForwardHooks, record_heads
+from ci.subjects.hugging_face.model_arguments import collect_arguments
 from ci.subjects.hugging_face.model_code import ModelCode, compare_with_stored, load_model_code, overrides_loading
 from ci.subjects.hugging_face.random_model import draw_weights
 from ci.subjects.hugging_face.structure import (
     classify_mixer,
     find_decoder_blocks,
     find_mixer,
-    find_prediction_blocks,
     has_experts,
 )
 from ci.subjects.hugging_face.training import TrainingRun
@@ -349,13 +348,7 @@ def _trace(
         kwargs: dict[str, Any] = (
             {} if inputs.mask is None else {"attention_mask": inputs.mask, "position_ids": inputs.position_ids()}
         )
-        if inputs.images is not None:
-            kwargs |= inputs.images.to_arguments(DTYPES[request.dtype])
-            if "output_vision_hidden_states" in inspect.signature(model.forward).parameters:
-                # apriel2's code joins the vision tower's hidden states of several images, and fails without them
-                kwargs |= {"output_vision_hidden_states": True, "output_hidden_states": True}
-        if find_prediction_blocks(model):
-            kwargs["return_all_prediction_heads"] = True
+        kwargs |= collect_arguments(model, inputs.images, DTYPES[request.dtype])
         logits = model(input_ids=inputs.ids, use_cache=False, **kwargs).logits
     seconds = cost.seconds - recorder.seconds
     record_heads(recorder, LOGITS, logits, copy=False)
