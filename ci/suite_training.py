@@ -6,8 +6,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ci.errors import UnsupportedError
-from ci.evidence import NOT_COVERED
+from ci.errors import NotComparedError, UnsupportedError
+from ci.evidence import NOT_COVERED, YARDSTICK_NEED
 from ci.subjects.registry import find_offer
 
 if TYPE_CHECKING:
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 CONVERSION_LAYOUTS = ("tp2", "pp2", "zero2", "zero3")
 """Layouts that cut weights and optimizer state in different ways."""
+ONE_PROCESS = "layout=single"
+"""The variant whose needs the tests of training in one process have."""
 BALANCING_LAYOUT = "accumulate2"
 """Two documents, so that a sum of their balancing losses is not their mean."""
 
@@ -52,7 +54,9 @@ def _check_mixer(judge: Judge, name: str) -> Verdict:
 def find_unmet_need(subject: str, variant: str, refusal: UnsupportedError) -> str:
     """Return which need of the subject's offer a refused layout names; empty where it names none.
 
-    Only a need that the offer knows excuses a layout that did not run.
+    Only a need that the offer knows excuses a layout that did not run, or that Hugging Face's side does not run.
     """
+    if isinstance(refusal, NotComparedError):
+        return YARDSTICK_NEED
     needs = find_offer(subject).conditional_needs.get(variant, ())
     return next((need for need in needs if need in str(refusal)), "")

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from ci.equivalence.inputs import InputCase
 
-KeyOutcome = Literal["alike", "refused", "inert", "not legal", "silently ignored", "differs"]
+KeyOutcome = Literal["alike", "refused", "inert", "not legal", "silently ignored", "differs", "not judged"]
 WRONG: tuple[KeyOutcome, ...] = ("silently ignored", "differs")
 UNCHANGED = "the unchanged config"
 
@@ -63,13 +63,19 @@ class KeyResult:
 
 @dataclass
 class ConfigSensitivity:
-    """Tries every change of config.json. Weights are linked, not copied; one converted copy is on disk at a time."""
+    """Tries every change of config.json. Weights are linked, not copied; one converted copy is on disk at a time.
+
+    `base_error` is that of the logits under the unchanged config, 0 where they are right. Where they are wrong already,
+    another answer than the right one says nothing of a key: only one that does not move at all is silently ignored.
+    """
 
     reference: ReferenceRun
     subject: Subject
     formats: tuple[str, str]
     workdir: Path
     _answers: dict[str, TraceReader] = field(default_factory=dict)
+    base_error: float = 0.0
+    _wrong: TraceReader | None = None
 
     def try_changes(self) -> Iterator[KeyResult]:
         """Yield one result a change, then one for all that the subject answered alike, set together.
@@ -78,6 +84,7 @@ class ConfigSensitivity:
         """
         config, resolved = self.reference.config, self.reference.resolve_config()
         self._answers[UNCHANGED] = self.reference.get_expected_trace(self._case)
+        self.base_error = self._try_unchanged()
         results = [self._try_edited(change) for change in config_changes.list_changes(config, resolved)]
         alike = [result.change for result in results if result.outcome == "alike"]
         results += [self._try_edited(change) for change in config_changes.combine_changes(alike)]
@@ -87,6 +94,16 @@ class ConfigSensitivity:
     def list_untried_keys(self) -> tuple[str, ...]:
         """List the keys of config.json that no change is known for."""
         return config_changes.list_untried_keys(self.reference.resolve_config())
+
+    def _try_unchanged(self) -> float:
+        """Try the config as it is; return the error of a wrong answer, which is kept, and 0 for a right one."""
+        actual = self._run_subject(self.reference.checkpoint, UNCHANGED)
+        error = self._compare_logits(actual, UNCHANGED)
+        if error <= self._limit:
+            shutil.rmtree(actual.path)
+            return 0.0
+        self._wrong = actual
+        return error
 
     def _try_edited(self, change: ConfigChange) -> KeyResult:
         with self._edit_checkpoint(change) as directory:
@@ -158,6 +175,10 @@ class ConfigSensitivity:
     def _compare_answer(self, change: ConfigChange, actual: TraceReader) -> KeyResult:
         """Compare the subject's answer with Hugging Face's; one that differs is kept, to be recognized later."""
         limit, error = self._limit, self._compare_logits(actual, change.name)
+        if self._wrong is not None and error > limit:
+            same = compare_logits(actual, self._wrong, self._case.keep) <= limit
+            shutil.rmtree(actual.path)
+            return KeyResult(change, "silently ignored" if same else "not judged", error, limit)
         if error > limit and self._compare_logits(actual, UNCHANGED) > limit:
             return KeyResult(change, "differs", error, limit)
         shutil.rmtree(actual.path)
@@ -173,20 +194,27 @@ class ConfigSensitivity:
         return compare_logits(actual, self._answers[name], self._case.keep)
 
 
-def build_sensitivity_verdict(results: Sequence[KeyResult], untried: Sequence[str] = ()) -> Verdict:
+def build_sensitivity_verdict(
+    results: Sequence[KeyResult], untried: Sequence[str] = (), base_error: float = 0.0
+) -> Verdict:
     """Build the verdict: failed where a key is ignored or converted to something else.
 
-    It is inconclusive where no change moves Hugging Face's answer. `untried` are keys that nothing was tried for.
+    It is inconclusive where no change moves Hugging Face's answer. `untried` are keys that nothing was tried for;
+    `base_error` is that of the answer to the unchanged config, where it is wrong.
     """
     wrong = [result for result in results if result.outcome in WRONG]
     counts = Counter(result.outcome for result in results)
-    if not wrong and not counts["alike"] + counts["refused"]:
+    said = list(map(str, wrong))
+    if base_error:
+        unjudged = f"{counts['not judged']} keys that change it are not judged"
+        said.insert(0, f"the unchanged config is answered wrong already (logits off by {base_error:.2g}): {unjudged}")
+    elif not wrong and not counts["alike"] + counts["refused"]:
         reason = "inconclusive: no config key that was tried changes Hugging Face's own answer"
         return build_inconclusive_verdict(reason, {})
     return Verdict(
-        passed=not wrong,
-        failure_class="config_mismatch" if wrong else None,
-        diagnosis="; ".join(map(str, wrong)),
+        passed=not said,
+        failure_class="config_mismatch" if wrong else ("numeric_mismatch" if said else None),
+        diagnosis="; ".join(said),
         component="conversion" if wrong else "",
         coverage={
             **{f"config key {result.change.name}": result.outcome for result in results},

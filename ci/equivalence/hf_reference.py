@@ -23,7 +23,7 @@ from ci.equivalence.noise_floor import combine_variants, explain_untrusted, meas
 from ci.equivalence.precision_lens import PrecisionLens, is_lens_dtype
 from ci.equivalence.tolerances import EAGER_MEMORY_SHARE, FLOAT64_MEMORY_SHARE, Tolerances
 from ci.equivalence.trace_compare import TraceComparison, TraceDiff, extract_teacher_trace
-from ci.errors import InfrastructureError, RequestError, SubjectError
+from ci.errors import InfrastructureError, NotComparedError, RequestError, SubjectError
 from ci.models import TestParams
 from ci.subjects.base import DType, TraceRequest, Yardstick
 from ci.subjects.memory import free_memory, weight_bytes
@@ -270,10 +270,16 @@ class ReferenceRun:
         return TraceReader(output)
 
     def run_gradients(self, request: GradientRequest) -> Path:
-        """Run one backward pass of Hugging Face; return the directory of gradients."""
+        """Run one backward pass of Hugging Face; return the directory of gradients.
+
+        Raises NotComparedError where it fails.
+        """
         self.lease.acquire(self.hugging_face)
         with self.costs.clock.measure("forward", f"Hugging Face {request.dtype} gradients"):
-            self.hugging_face.gradients(request)
+            try:
+                self.hugging_face.gradients(request)
+            except SubjectError as failed:
+                raise NotComparedError(f"Hugging Face's side has no gradients of this model: {failed}") from failed
         return Path(request.output)
 
     def _measure_noise(

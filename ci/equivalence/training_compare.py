@@ -136,12 +136,12 @@ class TrainingComparison:
             raise SubjectError(f"training: {steps} steps were asked for, {len(result.losses)} losses came back")
         if result.not_gathered:
             raise SubjectError(f"training: {result.not_gathered[0]} is cut over ranks and could not be gathered")
-        known = set(self.expected.names)
+        known, stored = set(self.expected.names), CheckpointTensors(self.expected.checkpoint).files
         for step in self.steps:
             for what, opened in (("gradient", self.run.open_gradients(step)), ("weight", self.run.open_weights(step))):
                 if missing := sorted(known - set(opened.files)):
                     raise SubjectError(f"training: step {step} has no {what} of {missing[0]}")
-                if unknown := sorted(set(opened.files) - known):
+                if unknown := sorted(set(opened.files) - known - set(stored)):  # buffers, and what did not run
                     raise SubjectError(f"training: {what} of a parameter that Hugging Face does not have: {unknown[0]}")
 
 

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci.errors import UnsupportedError
-from ci.suite_training import find_unmet_need, list_conversion_layouts
+from ci.errors import NotComparedError, NotOfferedError, UnsupportedError
+from ci.evidence import YARDSTICK_NEED
+from ci.subjects.reference.offer import PLAIN
+from ci.suite_training import ONE_PROCESS, find_unmet_need, list_conversion_layouts
 from tests.ci.test_suite_deep import ROOT, copy_with_change, run_deep_test
 
 if TYPE_CHECKING:
@@ -43,3 +45,9 @@ def test_a_missing_sum_over_data_ranks_is_red_with_its_cause(hub: HubServer, tmp
     code, evidence, output = run_deep_test(root, tmp_path, hub, "qwen", "layout-dp2-")
     assert code == 1, output
     assert "the sum over the data ranks is missing" in evidence.diagnosis
+
+
+def test_what_hugging_face_cannot_train_is_no_need_of_the_subject() -> None:
+    assert find_unmet_need("reference", ONE_PROCESS, NotComparedError("no backward pass")) == YARDSTICK_NEED
+    assert find_unmet_need("reference", ONE_PROCESS, NotOfferedError("no training")) == ""
+    assert find_unmet_need("reference", ONE_PROCESS, UnsupportedError(f"reference needs {PLAIN}")) == PLAIN

@@ -19,7 +19,7 @@ from ci.layouts import LAYOUT_AXIS
 from ci.suite import ModelPipeline, add_verdicts
 from ci.suite_checks import find_checkpoint_problems, format_failures, read_published_dtype
 from ci.suite_tests import list_left_out
-from ci.suite_training import check_steps, find_unmet_need, list_conversion_layouts
+from ci.suite_training import ONE_PROCESS, check_steps, find_unmet_need, list_conversion_layouts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -205,7 +205,9 @@ def test_gradients(pipeline: ModelPipeline, record: Any, fast_llm_path: Path) ->
         try:
             verdicts = pipeline.judge().check_gradients_of_mixers()
         except NotOfferedError as said:
-            note(replace(evidence, failure_class="variant_did_not_run", diagnosis=f"did not run: {said}"))
+            need = find_unmet_need(pipeline.subject, "", said)
+            did_not_run = replace(evidence, failure_class="variant_did_not_run", unmet_need=need)
+            note(replace(did_not_run, diagnosis=f"did not run: {said}"))
             pytest.skip(f"did not run: {said}")
         note(add_verdicts(evidence, verdicts))
         assert all(verdict.passed for verdict in verdicts), format_failures(verdicts)
@@ -240,8 +242,12 @@ def _judge_training(
     evidence = pipeline.start_evidence(step)
     try:
         verdicts = check(pipeline.judge())
-    except NotOfferedError as said:
-        note(replace(evidence, failure_class="variant_did_not_run", diagnosis=f"did not run: {said}"))
+    except UnsupportedError as said:
+        need = find_unmet_need(pipeline.subject, ONE_PROCESS, said)
+        if not need and not isinstance(said, NotOfferedError):
+            raise
+        did_not_run = replace(evidence, failure_class="variant_did_not_run", unmet_need=need)
+        note(replace(did_not_run, diagnosis=f"did not run: {said}"))
         pytest.skip(f"did not run: {said}")
     note(add_verdicts(evidence, verdicts))
     assert all(verdict.passed for verdict in verdicts), format_failures(verdicts)

@@ -135,3 +135,25 @@ def test_keys_that_change_no_answer_are_inconclusive(results: list[KeyResult]) -
 @pytest.mark.parametrize("outcome", ["alike", "refused"])
 def test_one_key_that_moves_is_enough(outcome: KeyOutcome) -> None:
     assert build_sensitivity_verdict([result("a", outcome)]).passed
+
+
+class WrongAlready(Dropper):
+    """Is wrong whatever the config says, and drops an epsilon besides."""
+
+    def convert(self, request: ConvertRequest) -> ConvertResult:
+        result = super().convert(request)
+        metadata = Path(request.target) / METADATA
+        metadata.write_text(metadata.read_text().replace("theta: 10000.0", "theta: 5000.0"))
+        return result
+
+
+def test_where_the_unchanged_config_is_wrong_already_only_what_does_not_move_is_told(
+    dense: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config_changes, "list_changes", only(WANTED))
+    verdict = dense.judge(WrongAlready(), dense.converted).check_config_sensitivity()
+    assert (verdict.passed, verdict.failure_class) == (False, "config_mismatch")
+    assert verdict.diagnosis.startswith("the unchanged config is answered wrong already (logits off by ")
+    assert verdict.diagnosis.endswith("rms_norm_eps=0.001372 is silently ignored")
+    assert verdict.coverage["config key hidden_act=gelu_pytorch_tanh"] == "not judged"
+    assert "converted to something else" not in verdict.diagnosis
