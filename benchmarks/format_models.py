@@ -316,7 +316,7 @@ _LLAVA: Mapping[str, Any] = PIXTRAL
 EVEN_LLAVA = {
     **_LLAVA,
     "text_config": {**_LLAVA["text_config"], **EVEN},
-    "vision_config": {**_LLAVA["vision_config"], "num_attention_heads": 6, "head_dim": 10},
+    "vision_config": {**_LLAVA["vision_config"], "hidden_size": 72, "num_attention_heads": 6},
 }
 LARGE_EPSILON = {"normalization": {"type": "rms_norm", "epsilon": 0.03}}
 LLAMA3_ROTARY = {
