@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ci.models import load_models
-from tests.standin.models import build_full_size, repository
-from tests.standin.recipes import CONFIGS
+from tests.standin.models import build, build_full_size, repository
+from tests.standin.recipes import CONFIGS, RECIPES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,10 +31,23 @@ def serve_full_size(
     hub.add(model_id, directory)
 
 
-def serve_small(hub: HubServer, name: str, directory: Path, *, head_dim: bool, drop: list[str]) -> None:
-    """Copy the stand-in's small model of a registry entry to the new `directory`, and put it on the Hub."""
+WHOLE_BLOCKS = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2}
+"""Sizes that block-sparse kernels take: multiples of 128, and heads of 64."""
+
+
+def serve_small(
+    hub: HubServer, name: str, directory: Path, *, head_dim: bool, drop: list[str], whole_blocks: bool = False
+) -> None:
+    """Write the stand-in's small model of a registry entry to the new `directory`, and put it on the Hub.
+
+    Its sizes are odd ones, or with `whole_blocks` those of WHOLE_BLOCKS.
+    """
     model_id = load_models()[name].model_id
-    shutil.copytree(repository(model_id), directory)
+    if whole_blocks:
+        recipe = RECIPES[model_id]
+        build(replace(recipe, changes={**recipe.changes, **WHOLE_BLOCKS}), directory)
+    else:
+        shutil.copytree(repository(model_id), directory)
     _edit_keys(directory / "config.json", {}, head_dim=head_dim, drop=drop)
     hub.add(model_id, directory)
 

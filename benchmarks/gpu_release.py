@@ -2,9 +2,9 @@
 
 Every model of the group is generated at two layers with the shapes of its production config, served by the stand-in Hub
 and fetched. `hub-tests run @release --device cuda` then runs once for each number of GPUs: with one, and with all of
-them, one model on a GPU at a time. With `--small` the models have the stand-in's odd small sizes instead. One row a
-model and run: verdict, worst tensor, seconds; last, the throughput against one GPU. With `--deep`, or another option
-of `hub-tests run`, each run has it.
+them, one model on a GPU at a time. With `--small` the models have the stand-in's odd small sizes instead, with
+`--whole-blocks` small ones that block-sparse kernels take. One row a model and run: verdict, worst tensor, seconds;
+last, the throughput against one GPU. With `--deep`, or another option of `hub-tests run`, each run has it.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def measure(options: argparse.Namespace) -> list[Run]:
         for name in names:
             directory = Path(scratch) / name
             edits = {"head_dim": options.head_dim, "drop": options.drop}
-            if options.small:
-                serve_small(hub, name, directory, **edits)
+            if options.small or options.whole_blocks:
+                serve_small(hub, name, directory, **edits, whole_blocks=options.whole_blocks)
             else:
                 serve_full_size(hub, name, directory, device=options.device, keys={}, **edits)
         torch.cuda.empty_cache()
@@ -115,6 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--gpus", type=int, action="append", help="number of GPUs of a run; may be repeated")
     parser.add_argument("--head-dim", action="store_true", help="write head_dim into configs that leave it out")
     parser.add_argument("--small", action="store_true", help="the stand-in's small models instead of production widths")
+    parser.add_argument("--whole-blocks", action="store_true", help="small models of sizes that are multiples of 128")
     parser.add_argument("--drop", action="append", default=[], help="a key to take out of the production config.json")
     parser.add_argument("--out", type=Path, default=Path("out"))
     options, more = parser.parse_known_args(argv)

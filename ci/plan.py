@@ -15,7 +15,7 @@ from ci.models import HubModel, override_part, select_models
 from ci.records import STRICT, to_json
 from ci.subjects.described import announce_described, parse_described
 from ci.subjects.registry import ADAPTERS, SubjectName
-from ci.suite_tests import list_expected_tests
+from ci.suite.tests import list_expected_tests
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

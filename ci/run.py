@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from ci.checkpoints import CHECKPOINTS_JSON, FetchResults, fetch_checkpoints, read_checkpoints, write_checkpoints
-from ci.devices import check_device, choose_worker_count
+from ci.devices import check_driver, choose_worker_count
 from ci.doctor.identity import read_host_identity
 from ci.environments.prepare import check_options, prepared_subject
 from ci.environments.reference import provide_reference_environments
@@ -38,7 +38,7 @@ from ci.run_options import RunOptions, make_pytest_arguments, make_reproduction_
 from ci.subjects.compile_cache import choose_compile_cache
 from ci.subjects.registry import is_importable, shares_interpreter
 from ci.subjects.sandbox import choose_isolation
-from ci.suite_progress import ProgressEvent, follow_progress
+from ci.suite.progress import ProgressEvent, follow_progress
 from ci.terminal import STARTING, suite_progress
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ PYTEST_ENVIRONMENT = {
 }
 """Installed plugins may reorder, retry or slow tests; the suite loads those that it needs. No bars of libraries."""
 
-START_PYTEST = "import sys; sys.path.insert(0, sys.argv.pop(1)); import pytest; sys.exit(pytest.main())"
+START_PYTEST = "import sys; sys.path.insert(0, sys.argv.pop(1)); from ci.suite.main import main; main()"
 """Starts pytest in an isolated interpreter, with this very package before all others."""
 
 _REPORTED = (GatedError, OwnLimitError)
@@ -211,7 +211,7 @@ def run(
         _check_subject(replace(options, subject=options.subject_or_default()))
     read_checkpoints(options.checkpoints)
     if options.checkpoints is None and options.device:
-        check_device(options.device)  # before anything is fetched; where it was fetched, the suite's report says it
+        check_driver(options.device, environ)  # before a fetch; after one, the suite's report says it
     if options.reference_python is None:
         provide_reference_environments(models, settings, environ, _say)
     with own_report_folder(report), _announced(options, settings, environ, report) as prepared:

@@ -10,10 +10,10 @@ from importlib.metadata import Distribution
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ci.devices import default_device
+from ci.devices import count_gpus
 from ci.errors import RequestError
 from ci.report.escape import one_line
-from ci.report.wording import label_subject
+from ci.report.identities import label_subject
 from ci.subjects.provenance import read_commit
 from ci.subjects.registry import ADAPTERS, choose_default_subject, find_offer, is_importable, shares_interpreter
 from ci.subjects.sandbox import choose_isolation
@@ -66,10 +66,10 @@ def format_heading(options: RunOptions) -> str:
 
 
 def find_device(options: RunOptions) -> str:
-    """Return the device of the run; torch is asked only where a GPU can be."""
+    """Return the device of the run; the driver or torch is asked only where a GPU can be."""
     if options.device:
         return options.device
-    return default_device() if any(Path(file).exists() for file in GPU_FILES) else "cpu"
+    return "cuda" if any(Path(file).exists() for file in GPU_FILES) and count_gpus() else "cpu"
 
 
 def _describe_isolation(options: RunOptions, *, own: bool) -> str:

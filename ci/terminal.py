@@ -14,8 +14,8 @@ from rich.live import Live
 from rich.text import Text
 
 from ci.report.escape import one_line
+from ci.report.number_format import format_duration
 from ci.report.text_table import Column, FittingTable
-from ci.report.wording import format_duration
 from ci.units import format_size
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ci.hub.progress import Progress
     from ci.models import HubModel
     from ci.subjects.offer import SubjectOffer
-    from ci.suite_progress import ProgressDisplay, ProgressEvent
+    from ci.suite.progress import ProgressDisplay, ProgressEvent
 
 MAX_SHOWN = 100
 """Characters of a test id, or of a phase, that are shown."""

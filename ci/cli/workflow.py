@@ -166,8 +166,8 @@ def report(
 ) -> None:
     """Compare a folder of results with the plan, and write a report."""
     from ci.github.actions import write_outputs
+    from ci.report.headline import format_title
     from ci.report.results import exit_code
-    from ci.report.wording import format_title
     from ci.verbs.report import make_report, report_digest
 
     context, delivery = (options.context(call) if github else None), (options.delivery(call) if github else None)

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from ci.equivalence import expert_routing, inputs
 from ci.equivalence.device_usage import CostMeter, DeviceLease
 from ci.equivalence.inputs import InputCase, InputRequirements
+from ci.equivalence.kept_trace import KeptMemory, KeptTrace
 from ci.equivalence.noise_floor import combine_variants, explain_untrusted, measure_floors
 from ci.equivalence.precision_lens import PrecisionLens, is_lens_dtype
 from ci.equivalence.tolerances import EAGER_MEMORY_SHARE, FLOAT64_MEMORY_SHARE, Tolerances
@@ -43,7 +44,10 @@ BATCHED_EXPERTS = "batched_mm"
 
 @dataclass
 class ReferenceRun:
-    """Runs Hugging Face over one checkpoint directory, each trace on first use; traces stay in `workdir`."""
+    """Runs Hugging Face over one checkpoint directory, each trace on first use; traces stay in `workdir`.
+
+    `derived` says that the checkpoint was made from another one, beside whose reference it is compared.
+    """
 
     checkpoint: Path
     params: TestParams
@@ -52,6 +56,7 @@ class ReferenceRun:
     workdir: Path
     seed: int = inputs.SEED
     costs: CostMeter = field(default_factory=CostMeter)
+    derived: bool = False
     lease: DeviceLease = field(init=False)
     _expected: dict[str, TraceReader] = field(default_factory=dict)
     _failed: dict[str, SubjectError] = field(default_factory=dict)
@@ -72,7 +77,7 @@ class ReferenceRun:
         """
         costs = CostMeter(clock=self.costs.clock)
         run = ReferenceRun(
-            checkpoint, self.params, self.hugging_face, self.device, workdir, seed=self.seed, costs=costs
+            checkpoint, self.params, self.hugging_face, self.device, workdir, seed=self.seed, costs=costs, derived=True
         )
         run._cases = cases
         return run
@@ -123,8 +128,9 @@ class ReferenceRun:
         """
         if self.expected_dtype != "float64":
             return None
-        logits = self.get_expected_trace(self.cases[0]).tensor(LOGITS)[self.cases[0].keep].double()
-        tokens, words = (torch.arange(size, dtype=torch.float64).cos() for size in logits.shape)
+        logits = self.get_expected_trace(self.cases[0]).tensor(LOGITS, device=self.device)
+        logits = logits[self.cases[0].keep.to(self.device)].double()
+        tokens, words = (torch.arange(size, dtype=torch.float64).cos().to(self.device) for size in logits.shape)
         return float(tokens @ logits @ words / logits.norm())
 
     @cached_property
@@ -133,6 +139,11 @@ class ReferenceRun:
         batch = self.cases[0]
         expected, attends = self.get_expected_trace(batch), self._eager_fits(batch)
         return PrecisionLens(expected, self.config, batch.keep, self.device, attends=attends)
+
+    @cached_property
+    def _kept(self) -> KeptMemory:
+        """The memory in which tensors of expected traces stay: of the first checkpoint alone."""
+        return KeptMemory() if self.derived else KeptMemory.beside_models(self.device, self.free_bytes)
 
     @property
     def cases(self) -> tuple[InputCase, ...]:
@@ -197,7 +208,9 @@ class ReferenceRun:
             whole = next(c for c in self._cases if c.name == name) if case.part_of else case
             variant = self.choose_variant("eager" if self._eager_fits(whole) else "sdpa")
             try:
-                self._expected[name] = self.run_trace(whole, self.expected_dtype, variant, f"expected-{name}")
+                memory = self._kept  # it is allocated before the first model
+                trace = self.run_trace(whole, self.expected_dtype, variant, f"expected-{name}")
+                self._expected[name] = KeptTrace(trace.path, memory)
             except SubjectError as failed:
                 self._failed[name] = failed
                 raise

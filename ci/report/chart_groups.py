@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ci.evidence import Measure
-from ci.report import wording
-from ci.suite_tests import SERVED_TEST
+from ci.report.identities import shorten_test_id
+from ci.suite.tests import SERVED_TEST
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +36,7 @@ def group_charts(entry: EntryResult) -> list[ChartGroup]:
         for dtype in dict.fromkeys(measure.dtype for measure in measures):
             of_dtype = tuple(measure for measure in measures if measure.dtype == dtype)
             if len(of_dtype) > 1:
-                _add(groups, ChartGroup(dtype, (wording.shorten_test_id(case.name, entry.name),), of_dtype))
+                _add(groups, ChartGroup(dtype, (shorten_test_id(case.name, entry.name),), of_dtype))
     return groups
 
 

@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ci.report import wording
 from ci.report.escape import escape_html
+from ci.report.number_format import format_measure, format_used_tolerance
 from ci.tensor_names import EMBEDDINGS, is_block_level, layer_of
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _name_worst(xs: Sequence[float], measures: Sequence[Measure]) -> str:
         return ""
     at = max(range(len(measures)), key=lambda index: (not measures[index].passed, measures[index].used))
     x, anchor = xs[at], "start" if xs[at] < WIDTH / 2 else "end"
-    name = f"{measures[at].tensor} {wording.format_used_tolerance(measures[at].used, None)}"
+    name = f"{measures[at].tensor} {format_used_tolerance(measures[at].used, None)}"
     return f'<path class="change" d="M{x} {TOP - 8}V{HEIGHT - BOTTOM}"/>{_draw_text(x, TOP - 13, name, anchor)}'
 
 
@@ -191,9 +191,7 @@ def _draw_line(kind: str, points: Sequence[tuple[float, float]]) -> str:
 
 
 def _draw_point(x: float, y: float, measure: Measure) -> str:
-    tip = escape_html(
-        f"{measure.tensor}: {wording.format_measure(measure)}; {wording.format_used_tolerance(measure.used, None)}", 600
-    )
+    tip = escape_html(f"{measure.tensor}: {format_measure(measure)}; {format_used_tolerance(measure.used, None)}", 600)
     if measure.passed:
         return f'<circle class="good" cx="{x}" cy="{y}" r="3"><title>{tip}</title></circle>'
     return f'<path class="bad" d="M{x - 4} {y - 4}l8 8m0 -8l-8 8"><title>{tip}</title></path>'

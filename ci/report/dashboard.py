@@ -10,10 +10,11 @@ from markupsafe import Markup
 
 from ci.errors import RequestError
 from ci.evidence import format_share
-from ci.report import wording
 from ci.report.escape import is_safe_url
+from ci.report.labels import SIGNS
 from ci.report.night_charts import draw_margins, draw_strip
 from ci.report.nights import ModelNights, list_findings, list_models
+from ci.report.number_format import format_duration, pluralize
 from ci.report.page_parts import load_parts, make_environment, mark_safe
 from ci.report.support_matrix import MatrixCell, SupportMatrix, build_support_matrix
 from ci.report.support_matrix_markdown import LIBRARIES
@@ -171,9 +172,9 @@ def _render(template: str, **values: object) -> str:
         .render(
             parts=load_parts(),
             format_share=format_share,
-            format_duration=wording.format_duration,
-            pluralize=wording.pluralize,
-            signs=wording.SIGNS,
+            format_duration=format_duration,
+            pluralize=pluralize,
+            signs=SIGNS,
             describe_night=describe_night,
             is_safe_url=is_safe_url,
             **values,

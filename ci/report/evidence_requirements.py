@@ -17,8 +17,8 @@ from ci.hub.layers import format_layers, make_choice
 from ci.layouts import LAYOUT_AXIS
 from ci.subjects.base import Variant
 from ci.subjects.registry import find_offer
-from ci.suite_tests import GRADIENTS_TEST, SERVED_TEST, TRAINING_TESTS, list_variant_tests
-from ci.suite_training import ONE_PROCESS
+from ci.suite.tests import GRADIENTS_TEST, SERVED_TEST, TRAINING_TESTS, list_variant_tests
+from ci.suite.training import ONE_PROCESS
 from ci.tensor_names import EMBEDDINGS, FINAL_NORM, LOGITS, block_name
 
 if TYPE_CHECKING:

@@ -5,11 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ci.evidence import format_share
-from ci.report import wording
+from ci.report.change_text import describe_drift, list_fixed_tests, summarize_changes
 from ci.report.companion_tables import build_companion_tables
+from ci.report.entry_notes import list_coverage_gaps, list_notes
 from ci.report.escape import cell, clip, code, escape_text, link
+from ci.report.headline import REASON, TITLE, format_reason, format_title, list_not_passed, split_diagnosis
+from ci.report.identities import describe_checkpoint, describe_isolation, describe_subject, label_subject
+from ci.report.labels import ICONS, OUTCOME_ICONS, OUTCOMES
 from ci.report.limits import COMMENT_CHARS
 from ci.report.markdown_failures import fold, list_causes, list_failing_steps, list_failure_counts
+from ci.report.number_format import format_duration, pluralize
 from ci.report.phase_times import PhaseTable, describe_phase, describe_rest, format_seconds, make_phase_table
 from ci.report.results import find_closest_case, find_most_complete_evidence, group_by_causes
 from ci.report.served_section import describe_served
@@ -41,10 +46,10 @@ def render_markdown(
     return clip(f"{_format_heading(results, 0)}\n", limit)
 
 
-def _format_heading(results: Results, limit: int = wording.REASON) -> str:
-    reason = escape_text(wording.format_reason(results, limit), limit + 40) if limit else ""
-    heading = f"## {wording.ICONS[results.verdict]} {wording.format_title(results)}{': ' + reason if reason else ''}"
-    warning = wording.describe_isolation(results)[0]
+def _format_heading(results: Results, limit: int = REASON) -> str:
+    reason = escape_text(format_reason(results, limit), limit + 40) if limit else ""
+    heading = f"## {ICONS[results.verdict]} {format_title(results)}{': ' + reason if reason else ''}"
+    warning = describe_isolation(results)[0]
     return f"{heading}\n\n**{escape_text(warning)}**" if warning else heading
 
 
@@ -52,22 +57,22 @@ def _list_facts(results: Results) -> str:
     request, totals = results.plan.request, results.totals
     commit = code(request.sha[:12] or request.subject_ref)
     facts = [
-        f"{code(wording.label_subject(request.subject))}{' at ' + commit if commit else ''}",
-        f"{totals.passed} of {wording.pluralize(totals.tests, 'test')} passed",
-        *(f"{number} {label}" for number, label in wording.list_not_passed(totals) if number),
-        wording.format_duration(totals.seconds),
-        escape_text(wording.describe_isolation(results)[1]),
+        f"{code(label_subject(request.subject))}{' at ' + commit if commit else ''}",
+        f"{totals.passed} of {pluralize(totals.tests, 'test')} passed",
+        *(f"{number} {label}" for number, label in list_not_passed(totals) if number),
+        format_duration(totals.seconds),
+        escape_text(describe_isolation(results)[1]),
         link("run", request.run_url),
     ]
     lines = [" · ".join(fact for fact in facts if fact)]
-    if changes := wording.summarize_changes(results):
+    if changes := summarize_changes(results):
         lines.append(f"Compared with {code(results.baseline[:12])} on main: **{changes}**{_list_fixed(results)}")
     lines += [f"> {escape_text(note, 400)}" for note in results.notes[:10]]
     return "\n\n".join(lines)
 
 
 def _list_fixed(results: Results) -> str:
-    names = wording.list_fixed_tests(results)
+    names = list_fixed_tests(results)
     more = f" and {len(names) - _FIXED} more" if len(names) > _FIXED else ""
     return f" ({', '.join(map(code, names[:_FIXED]))}{more})" if names else ""
 
@@ -95,13 +100,13 @@ def _make_models_table(entries: Sequence[EntryResult]) -> str:
     ]
     for entry in entries:
         passed = sum(case.outcome == "passed" for case in entry.cases)
-        gaps = len(wording.list_coverage_gaps(entry))
-        verdict = f"{wording.ICONS[entry.verdict]} {entry.verdict}"
-        verdict += f", {wording.pluralize(gaps, 'coverage gap')}" if gaps else ""
+        gaps = len(list_coverage_gaps(entry))
+        verdict = f"{ICONS[entry.verdict]} {entry.verdict}"
+        verdict += f", {pluralize(gaps, 'coverage gap')}" if gaps else ""
         verdict += cell(f": {escape_text(entry.label, 120)}") if entry.label else ""
         rows.append(
             f"| {cell(code(entry.name))} | {verdict} | {passed} of {len(entry.cases)} "
-            f"| {_format_used(find_closest_case(entry.cases))} | {wording.format_duration(entry.seconds)} |"
+            f"| {_format_used(find_closest_case(entry.cases))} | {format_duration(entry.seconds)} |"
         )
     return "\n".join(rows)
 
@@ -120,24 +125,24 @@ def _make_group_table(entries: Sequence[EntryResult]) -> str:
     tables = (f"{code(entry.name)}\n\n{_make_tests_table(entry)}" for entry in entries)
     more = f" and {len(entries) - _NAMES} more" if len(entries) > _NAMES else ""
     names = ", ".join(entry.name for entry in entries[:_NAMES]) + more
-    label = f"{wording.ICONS[entries[0].verdict]} tests of {len(entries)} models that fail by the same cause: "
+    label = f"{ICONS[entries[0].verdict]} tests of {len(entries)} models that fail by the same cause: "
     return fold(label, names, "\n\n".join(tables))
 
 
 def _fold_tests(entry: EntryResult) -> str:
-    return fold(f"{wording.ICONS[entry.verdict]} tests of ", entry.name, _make_tests_table(entry))
+    return fold(f"{ICONS[entry.verdict]} tests of ", entry.name, _make_tests_table(entry))
 
 
 def _make_tests_table(entry: EntryResult) -> str:
     rows = ["| test | result | error / limit | time |", "| --- | --- | --- | ---: |"]
     for case in entry.cases:
-        why = f": {escape_text(wording.split_diagnosis(case.headline, wording.TITLE)[0], 160)}" if case.headline else ""
+        why = f": {escape_text(split_diagnosis(case.headline, TITLE)[0], 160)}" if case.headline else ""
         earlier = f" ({escape_text('; '.join(case.earlier), 200)})" if case.earlier else ""
         rows.append(
-            f"| {cell(code(case.name))} | {wording.OUTCOME_ICONS[case.outcome]} {wording.OUTCOMES[case.outcome]}"
-            f"{cell(why)}{cell(earlier)} | {_format_used(case)} | {wording.format_duration(case.seconds)} |"
+            f"| {cell(code(case.name))} | {OUTCOME_ICONS[case.outcome]} {OUTCOMES[case.outcome]}"
+            f"{cell(why)}{cell(earlier)} | {_format_used(case)} | {format_duration(case.seconds)} |"
         )
-    notes = [f"- {escape_text(note, 400)}" for note in (*wording.list_notes(entry), *describe_served(entry))]
+    notes = [f"- {escape_text(note, 400)}" for note in (*list_notes(entry), *describe_served(entry))]
     return "\n".join([*rows, "", *notes]).strip()
 
 
@@ -158,10 +163,10 @@ def _list_environments(results: Results) -> str:
     rows = []
     for entry in results.entries:
         tested = find_most_complete_evidence(entry.cases)
-        about = [wording.describe_checkpoint(tested), tested.device, wording.describe_subject(tested)] if tested else []
+        about = [describe_checkpoint(tested), tested.device, describe_subject(tested)] if tested else []
         versions = {**entry.host, **(tested.libraries if tested else {})}
         facts = [*about, *(f"{name} {version}" for name, version in versions.items())]
-        if drift := wording.describe_drift([entry]):
+        if drift := describe_drift([entry]):
             facts.append(f"changed since the last nightly run: {drift}")
         if facts:
             rows.append(f"- {code(entry.name)}: {', '.join(escape_text(fact) for fact in facts[:_FACTS] if fact)}")

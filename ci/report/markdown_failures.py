@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ci.report import wording
+from ci.report.change_text import describe_cause_change, describe_drift
 from ci.report.escape import code, code_block, escape_html, escape_text, link
+from ci.report.headline import TITLE, describe_blame, find_figure, find_shown_case, split_diagnosis
+from ci.report.labels import CLASSES
+from ci.report.number_format import format_measure, format_used_tolerance, pluralize
+from ci.report.reproduce_command import format_reproduce_command
 from ci.report.truncate_markdown import Block
 
 if TYPE_CHECKING:
@@ -33,35 +37,35 @@ def list_causes(results: Results) -> list[Block]:
 
 def _format_cause_heading(number: int, cause: Cause, cases: Sequence[CaseResult]) -> str:
     facts = [
-        wording.CLASSES[cause.failure_class],
-        wording.pluralize(len(cause.models), "model"),
-        wording.pluralize(len(cause.cases), "test"),
-        escape_text(wording.describe_cause_change(cause, cases)),
-        wording.describe_blame(cause),
+        CLASSES[cause.failure_class],
+        pluralize(len(cause.models), "model"),
+        pluralize(len(cause.cases), "test"),
+        escape_text(describe_cause_change(cause, cases)),
+        describe_blame(cause),
     ]
-    title = escape_text(wording.split_diagnosis(cause.title, wording.TITLE)[0], 400)
-    figure = wording.find_figure(cases) if cases else ""
+    title = escape_text(split_diagnosis(cause.title, TITLE)[0], 400)
+    figure = find_figure(cases) if cases else ""
     title += f" ({figure})" if figure else ""
     icon = _CHANGE_ICONS.get(cause.change or "", "")
     return f"**{number}. {icon}{title}**<br>{', '.join(fact for fact in facts if fact)}"
 
 
 def _list_cause_figures(results: Results, cause: Cause, cases: Sequence[CaseResult]) -> str:
-    rest = wording.split_diagnosis(cause.title, wording.TITLE)[1]
+    rest = split_diagnosis(cause.title, TITLE)[1]
     lines = [f"- {escape_text(rest, 400)}"] if rest else []
-    shown = wording.find_shown_case(cases)
+    shown = find_shown_case(cases)
     if shown.used is not None and shown.evidence is not None and shown.evidence.worst is not None:
         worst = shown.evidence.worst
-        lines.append(f"- worst tensor {code(worst.tensor)} {escape_text(wording.format_measure(worst), 400)}")
+        lines.append(f"- worst tensor {code(worst.tensor)} {escape_text(format_measure(worst), 400)}")
     if shown.used is not None:
-        lines.append(f"- {wording.format_used_tolerance(shown.used, shown.used_before)}")
+        lines.append(f"- {format_used_tolerance(shown.used, shown.used_before)}")
     entries = [entry for name in cause.models if (entry := results.entry(name))]
-    if drift := wording.describe_drift(entries) if cause.change in ("new", "different") else "":
+    if drift := describe_drift(entries) if cause.change in ("new", "different") else "":
         lines.append(f"- also changed since the last nightly run: {escape_text(drift, 400)}")
     links = [job_link for entry in entries if entry.job and (job_link := link(entry.name, entry.job.url))]
     if links:
         lines.append(f"- jobs: {', '.join(links[:_JOBS_PER_CAUSE])}")
-    command = wording.format_reproduce_command(results.plan, cause.cases[0][0], cases[0])
+    command = format_reproduce_command(results.plan, cause.cases[0][0], cases[0])
     lines.append(f"- reproduce: {code(command, 600)}")
     return "\n".join(lines)
 

@@ -7,9 +7,9 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from ci.evidence import format_share
-from ci.report import wording
 from ci.report.escape import one_line
 from ci.report.history import WINDOW
+from ci.report.labels import CLASSES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,7 +119,7 @@ def _count_nights(records: Sequence[HistoryRecord], case: HistoryCase) -> tuple[
 
 
 def _name_class(case: HistoryCase) -> str:
-    known: dict[str, str] = dict(wording.CLASSES)
+    known: dict[str, str] = dict(CLASSES)
     return known.get(case.failure_class or "other", case.failure_class or "")
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ci.phases import PHASES, Phase, PhaseTime, bound_seconds
-from ci.report.wording import shorten_test_id
+from ci.report.identities import shorten_test_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ci.equivalence.tolerances import SERVED_TOLERANCE
 from ci.evidence import SERVED_LOGPROBS, ServedGap, format_share
-from ci.suite_tests import SERVED_TEST
+from ci.suite.tests import SERVED_TEST
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,9 +15,9 @@ from ci.errors import RequestError
 from ci.layouts import LAYOUT_AXIS
 from ci.models import HubModel
 from ci.report.history import Baseline
-from ci.report.wording import CLASSES
+from ci.report.labels import CLASSES
 from ci.subjects.registry import find_offer
-from ci.suite_tests import list_variant_tests
+from ci.suite.tests import list_variant_tests
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

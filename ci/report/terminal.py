@@ -9,8 +9,21 @@ from rich.padding import Padding
 from rich.text import Text
 
 from ci.evidence import format_share
-from ci.report import wording
+from ci.report.change_text import describe_cause_change, summarize_changes
+from ci.report.entry_notes import list_notes
 from ci.report.escape import one_line
+from ci.report.headline import (
+    TITLE,
+    describe_blame,
+    find_figure,
+    find_shown_case,
+    format_reason,
+    format_title,
+    split_diagnosis,
+)
+from ci.report.identities import describe_isolation, describe_subject, shorten_test_id
+from ci.report.labels import CLASSES, OUTCOMES
+from ci.report.number_format import format_duration, format_measure, pluralize
 from ci.report.phase_times import (
     SHOWN_SECONDS,
     describe_phase,
@@ -20,6 +33,7 @@ from ci.report.phase_times import (
     join_variants,
     make_phase_table,
 )
+from ci.report.reproduce_command import format_reproduce_command
 from ci.report.results import find_most_complete_evidence
 from ci.report.text_table import INDENT, Column, FittingTable, WrappedCommand
 
@@ -45,8 +59,8 @@ _TEST_COLUMNS = (
 
 def render_terminal(results: Results) -> RenderableType:
     """Return the verdict, a table of all tests, and the failures by cause."""
-    reason = wording.format_reason(results)
-    heading = f"{wording.format_title(results)}{': ' + one_line(reason, 200) if reason else ''}"
+    reason = format_reason(results)
+    heading = f"{format_title(results)}{': ' + one_line(reason, 200) if reason else ''}"
     parts: list[RenderableType] = [
         Text(heading, STYLES[results.verdict]),
         *_format_subject(results),
@@ -54,11 +68,11 @@ def render_terminal(results: Results) -> RenderableType:
     ]
     for number, cause in enumerate(results.causes, start=1):
         parts.append(_format_cause(results, number, cause))
-    if changes := wording.summarize_changes(results):
+    if changes := summarize_changes(results):
         parts.append(Text(f"Compared with {results.baseline[:12]} on main: {changes}"))
     parts += [Text(one_line(note), "yellow") for note in results.notes]
     for entry in results.entries:
-        parts += [Text(f"{entry.name}: {one_line(note)}", "dim") for note in wording.list_notes(entry)]
+        parts += [Text(f"{entry.name}: {one_line(note)}", "dim") for note in list_notes(entry)]
     return Group(*parts, *_list_times(results))
 
 
@@ -87,10 +101,10 @@ def _list_times(results: Results) -> list[RenderableType]:
 
 def _format_subject(results: Results) -> list[Text]:
     """Say what was tested and how it was isolated; a warning where it was not, or where no framework was tested."""
-    warning, isolation = wording.describe_isolation(results)
+    warning, isolation = describe_isolation(results)
     found = (find_most_complete_evidence(entry.cases) for entry in results.entries)
     tested = next((evidence for evidence in found if evidence), None)
-    facts = [wording.describe_subject(tested), f"on {tested.device}" if tested.device else ""] if tested else []
+    facts = [describe_subject(tested), f"on {tested.device}" if tested.device else ""] if tested else []
     fact = ", ".join(filter(None, [" ".join(filter(None, facts)), isolation]))
     lines = [Text(one_line(warning), "bold yellow")] if warning else []
     return [*lines, *([Text(one_line(fact), "dim")] if fact else [])]
@@ -103,8 +117,8 @@ def _make_table(results: Results) -> list[RenderableType]:
         shown = [case for case in entry.cases if case.outcome != "consequence"]
         rows += [_make_row(entry, case, first=index == 0) for index, case in enumerate(shown)]
         if chain := [case for case in entry.cases if case.outcome == "consequence"]:
-            names = ", ".join(wording.shorten_test_id(case.name, entry.name) for case in chain)
-            below.append(Text(f"{entry.name}: {wording.OUTCOMES['consequence']}: {names}", STYLES["consequence"]))
+            names = ", ".join(shorten_test_id(case.name, entry.name) for case in chain)
+            below.append(Text(f"{entry.name}: {OUTCOMES['consequence']}: {names}", STYLES["consequence"]))
         if entry.label:
             below.append(Text(f"{entry.name}: {one_line(entry.label)}", STYLES[entry.verdict]))
     return [Text(), FittingTable(_TEST_COLUMNS, rows), *below, Text()]
@@ -114,38 +128,38 @@ def _make_row(entry: EntryResult, case: CaseResult, *, first: bool) -> list[Text
     worst = case.evidence.worst if case.evidence and case.used is not None else None
     return [
         Text(entry.name if first else "", "bold"),
-        Text(wording.shorten_test_id(case.name, entry.name)),
+        Text(shorten_test_id(case.name, entry.name)),
         Text(_describe_outcome(case), "yellow" if case.infrastructure else STYLES[case.outcome]),
         Text(f"{one_line(worst.tensor, 80)} ({one_line(worst.dtype, 16)})" if worst else ""),
         Text(format_share(case.used) if case.used is not None else ""),
-        Text(wording.format_duration(case.seconds)),
+        Text(format_duration(case.seconds)),
     ]
 
 
 def _describe_outcome(case: CaseResult) -> str:
     if case.outcome == "failed" and case.failure_class:
-        return wording.CLASSES[case.failure_class]
-    return "passed on retry" if case.outcome == "passed" and case.earlier else wording.OUTCOMES[case.outcome]
+        return CLASSES[case.failure_class]
+    return "passed on retry" if case.outcome == "passed" and case.earlier else OUTCOMES[case.outcome]
 
 
 def _format_cause(results: Results, number: int, cause: Cause) -> Group:
     cases = results.cases_of(cause)
     style = "yellow" if cause.infrastructure else "bold red"
-    figure = wording.find_figure(cases)
-    title, rest = wording.split_diagnosis(cause.title, wording.TITLE)
+    figure = find_figure(cases)
+    title, rest = split_diagnosis(cause.title, TITLE)
     lines = [Text(one_line(rest, 400))] if rest else []
-    models = wording.pluralize(len(cause.models), "model")
-    blame = wording.describe_blame(cause)
-    facts = [wording.CLASSES[cause.failure_class], models, wording.describe_cause_change(cause, cases), blame]
+    models = pluralize(len(cause.models), "model")
+    blame = describe_blame(cause)
+    facts = [CLASSES[cause.failure_class], models, describe_cause_change(cause, cases), blame]
     lines.append(Text(", ".join(filter(None, facts)), "dim"))
     tests = [test for _, test in cause.cases]
     more = f" and {len(tests) - _TESTS_PER_CAUSE} more" if len(tests) > _TESTS_PER_CAUSE else ""
     lines.append(Text(f"{', '.join(tests[:_TESTS_PER_CAUSE])}{more}"))
-    shown = wording.find_shown_case(cases)
+    shown = find_shown_case(cases)
     if shown.used is not None and shown.evidence is not None and shown.evidence.worst is not None:
         worst = shown.evidence.worst
-        lines.append(Text(f"{one_line(worst.tensor, 80)} {one_line(wording.format_measure(worst), 400)}"))
-    command = wording.format_reproduce_command(results.plan, cause.cases[0][0], cases[0])
+        lines.append(Text(f"{one_line(worst.tensor, 80)} {one_line(format_measure(worst), 400)}"))
+    command = format_reproduce_command(results.plan, cause.cases[0][0], cases[0])
     return Group(
         Text(f"{number}. {one_line(title, 400)}{f' ({figure})' if figure else ''}", style),
         *(Padding(line, (0, 0, 0, INDENT)) for line in lines),

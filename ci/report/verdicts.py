@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ci.report.results import Totals
 from ci.report.suite_exit import describe_exit, find_exit_note, is_interrupted
 from ci.subjects.offer import NO_ATTENTION, NO_EXPERTS
-from ci.suite_tests import SERVED_TEST
+from ci.suite.tests import SERVED_TEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -1,10 +1,18 @@
-from typing import Literal
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
 from ci import devices
-from ci.devices import check_device, choose_worker_count, list_visible_gpus, share_machine
+from ci.devices import check_device, check_driver, choose_worker_count, count_gpus, list_visible_gpus, share_machine
+from ci.doctor.records import Gpu, Nvml
 from ci.errors import InfrastructureError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 
 def test_gpus_by_environment() -> None:
@@ -36,8 +44,57 @@ def test_one_worker_a_gpu_is_the_default(
     workers: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(devices, "default_device", lambda: seen)
+    monkeypatch.setattr(devices, "count_gpus", lambda: 2 if seen == "cuda" else 0)
     assert choose_worker_count(models, device, {"CUDA_VISIBLE_DEVICES": "0,1"}) == workers
+
+
+@pytest.fixture
+def torch_built_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Puts a torch whose `version.py` says what it is built for on the import path; importing it fails."""
+
+    def build(platforms: str) -> None:
+        package = tmp_path / "torch"
+        package.mkdir()
+        (package / "__init__.py").write_text("raise ImportError('torch was imported')")
+        (package / "version.py").write_text(f"__version__ = '2'\n{platforms}\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, "torch", raising=False)
+        monkeypatch.setattr(devices, "count_gpus", count_gpus.__wrapped__)
+
+    return build
+
+
+def test_the_driver_counts_the_gpus_without_torch(
+    torch_built_for: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch_built_for("cuda = '13.0'\nhip = None")
+    monkeypatch.setattr(devices, "read_nvml", lambda: Nvml(gpus=(Gpu(0), Gpu(1))))
+    assert devices.count_gpus() == 2
+    check_driver("cuda", {})
+    with pytest.raises(InfrastructureError, match="torch sees no GPU here"):
+        check_driver("cuda", {"CUDA_VISIBLE_DEVICES": ""})
+
+
+def test_a_torch_for_the_cpu_sees_no_gpu_of_the_driver(
+    torch_built_for: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch_built_for("cuda = None\nhip = None")
+    monkeypatch.setattr(devices, "read_nvml", lambda: Nvml(gpus=(Gpu(0),)))
+    assert devices.count_gpus() == 0
+    with pytest.raises(InfrastructureError, match="torch sees no GPU here"):
+        check_driver("cuda", {})
+
+
+@pytest.mark.parametrize(
+    ("platforms", "driver"), [("cuda = '13.0'", Nvml(problem="no NVML in this container")), ("hip = '7.1'", Nvml())]
+)
+def test_torch_is_asked_where_the_driver_does_not_answer(
+    platforms: str, driver: Nvml, torch_built_for: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch_built_for(platforms)
+    monkeypatch.setattr(devices, "read_nvml", lambda: driver)
+    with pytest.raises(ImportError, match="torch was imported"):
+        devices.count_gpus()
 
 
 def test_a_worker_has_its_own_gpu_and_its_share_of_the_cores() -> None:

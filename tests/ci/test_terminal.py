@@ -14,7 +14,7 @@ from rich.live import Live
 from ci.hub.byte_plan import BytePlan
 from ci.hub.inventory import StoreEntry
 from ci.models import load_models
-from ci.suite_progress import ProgressEvent
+from ci.suite.progress import ProgressEvent
 from ci.terminal import (
     STARTING,
     LiveProgress,

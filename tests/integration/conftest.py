@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pytest
 
-from ci import settings, suite_tests
+from ci import settings
 from ci.checkpoints import FetchResults, read_checkpoints
 from ci.devices import check_device, share_machine
 from ci.errors import HubTestsError
@@ -28,8 +28,12 @@ from ci.layouts import LAYOUT_AXIS
 from ci.models import HUB_TEST_CONFIGS, HubModel, load_models
 from ci.run_options import RunOptions, add_pytest_options, make_pytest_reproduction_arguments, read_pytest_options
 from ci.subjects.registry import find_offer
-from ci.suite import ModelPipeline, StepFailedError, classify_failure
-from ci.suite_progress import POLL_SECONDS, ProgressEvent, ProgressWriter
+from ci.suite import tests as suite_tests
+from ci.suite.cached_step import StepFailedError
+from ci.suite.failure_class import classify_failure
+from ci.suite.model_run import ModelRun
+from ci.suite.pipeline import ModelPipeline
+from ci.suite.progress import POLL_SECONDS, ProgressEvent, ProgressWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -279,9 +283,8 @@ def pipeline(
     workdir = hub_test_cache_dir / model_config.name
     workdir.mkdir()
     fetched = fetch_results.result_of(model_config.name)
-    with ModelPipeline(
-        model_config, run_options, settings.from_environ(os.environ), workdir, fetched=fetched
-    ) as pipeline:
+    run = ModelRun(model_config, run_options, settings.from_environ(os.environ), workdir)
+    with ModelPipeline(run, fetched) as pipeline:
         names = [
             cast("Any", item).originalname for item in request.session.items if _model_of(item) == model_config.name
         ]
@@ -306,7 +309,7 @@ def fast_llm_path(pipeline: ModelPipeline, truncated_hf_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def exported_hf_path(pipeline: ModelPipeline, fast_llm_path: Path) -> Path:
     """The Hugging Face directory that the subject exported."""
-    if not pipeline.offer.exports:
+    if not pipeline.run.offer.exports:
         return fast_llm_path  # the test says that it did not run
     return _run_or_skip(pipeline, pipeline.export)
 
@@ -333,7 +336,7 @@ def _run_or_skip(pipeline: ModelPipeline, work: Callable[[], T]) -> T:
     try:
         return work()
     except StepFailedError as failed:
-        pytest.skip(f"{failed.step}[{pipeline.model.name}] failed: {failed.error}")
+        pytest.skip(f"{failed.step}[{pipeline.run.model.name}] failed: {failed.error}")
 
 
 @pytest.fixture
@@ -345,16 +348,16 @@ def record(
     The Evidence is what `note` was given last, or the error.
     """
 
-    pipeline.clock.take()  # what an earlier test left
+    pipeline.run.clock.take()  # what an earlier test left
     if (progress := request.config.getoption("--progress-file")) is not None:
-        pipeline.clock.listener = ProgressWriter(progress).make_listener(request.node.name)
+        pipeline.run.clock.listener = ProgressWriter(progress).make_listener(request.node.name)
 
     @contextmanager
     def recording(variant: str | None = None) -> Iterator[Callable[[Evidence], None]]:
         step = cast("Step", request.function.__name__)
         kept = [replace(pipeline.start_evidence(step, variant), reproduce=_reproduction(request, run_options))]
         try:
-            check_device(pipeline.device)
+            check_device(pipeline.run.device)
             yield lambda evidence: kept.append(replace(evidence, reproduce=kept[0].reproduce))
         except Exception as failed:
             unexplained = kept[-1].failure_class is None
@@ -366,7 +369,7 @@ def record(
                 raise pytest.fail.Exception(str(reason), pytrace=False) from None
             raise reason from None
         finally:
-            record_property(*to_property(replace(kept[-1], phases=pipeline.clock.take())))
+            record_property(*to_property(replace(kept[-1], phases=pipeline.run.clock.take())))
 
     return recording
 

@@ -16,10 +16,12 @@ import pytest
 from ci.errors import NotOfferedError, UnsupportedError
 from ci.hub.verification import describe_unverified
 from ci.layouts import LAYOUT_AXIS
-from ci.suite import ModelPipeline, add_verdicts
-from ci.suite_checks import find_checkpoint_problems, format_failures, read_published_dtype
-from ci.suite_tests import list_left_out
-from ci.suite_training import ONE_PROCESS, check_steps, find_unmet_need, list_conversion_layouts
+from ci.suite.checkpoint_checks import find_checkpoint_problems, read_published_dtype
+from ci.suite.serving import check_served_export, describe_serving
+from ci.suite.tests import list_left_out
+from ci.suite.training import ONE_PROCESS, check_steps, list_conversion_layouts
+from ci.suite.unmet_needs import find_need, find_unmet_need
+from ci.suite.verdict_evidence import add_verdicts, format_failures
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from ci.equivalence.judge import Judge, Verdict
     from ci.evidence import Step
+    from ci.suite.pipeline import ModelPipeline
 
 pytestmark = [pytest.mark.extra_slow, pytest.mark.filterwarnings("default")]
 """A warning of a library says nothing about the subject."""
@@ -61,14 +64,14 @@ def test_conversion(pipeline: ModelPipeline, record: Any, truncated_hf_path: Pat
         figures = {"bytes_written": result.bytes_written, "convert_seconds": result.seconds}
         note(replace(pipeline.start_evidence("test_conversion"), figures=figures))
         missing = [name for name in result.files if not (path / name).is_file()]
-        assert result.files, f"{pipeline.subject_name} reported no checkpoint files in {path}"
-        assert not missing, f"{pipeline.subject_name} reported files that are not there: {', '.join(missing)}"
+        assert result.files, f"{pipeline.run.offer.name} reported no checkpoint files in {path}"
+        assert not missing, f"{pipeline.run.offer.name} reported files that are not there: {', '.join(missing)}"
         assert json.loads((truncated_hf_path / "hub-tests.json").read_bytes()), "the source checkpoint was damaged"
 
 
 def _skip_left_out(pipeline: ModelPipeline, note: Any, test: Step) -> None:
     """Skip a test that the subject's offer leaves out, with the reason."""
-    if reason := list_left_out(pipeline.offer).get(test):
+    if reason := list_left_out(pipeline.run.offer).get(test):
         evidence = pipeline.start_evidence(test)
         note(replace(evidence, failure_class="variant_did_not_run", diagnosis=f"did not run: {reason}"))
         pytest.skip(f"did not run: {reason}")
@@ -103,7 +106,7 @@ def _judge_layout(pipeline: ModelPipeline, record: Any, name: str) -> None:
         try:
             verdict = pipeline.judge().check_training(name)
         except UnsupportedError as refusal:
-            if not (need := find_unmet_need(pipeline.subject, variant, refusal)):
+            if not (need := find_unmet_need(pipeline.run.subject, variant, refusal)):
                 raise
             note(replace(evidence, unmet_need=need, failure_class="variant_did_not_run", diagnosis=str(refusal)))
             pytest.skip(f"variant did not run: {variant} needs {need}")
@@ -122,8 +125,8 @@ def _judge_variant(pipeline: ModelPipeline, record: Any, axis: str, name: str) -
             "test_moe_implementation" if axis == "moe" else "test_implementation", f"{axis}={name}"
         )
         if variant is None or variant.needs:
-            need = pipeline.find_need(axis, name, variant)
-            reason = f"needs {need}" if need else f"{pipeline.subject_name} does not offer it for this model"
+            need = find_need(pipeline, axis, name, variant)
+            reason = f"needs {need}" if need else f"{pipeline.run.offer.name} does not offer it for this model"
             did_not_run = replace(evidence, unmet_need=need)
             said = f"{axis}={name} did not run: {reason}"
             note(replace(did_not_run, failure_class="variant_did_not_run", diagnosis=said))
@@ -139,7 +142,7 @@ def test_hub_model_conversion(pipeline: ModelPipeline, record: Any, fast_llm_pat
         _skip_left_out(pipeline, note, "test_hub_model_conversion")
         exported = pipeline.export()
         verdict = pipeline.judge().check_round_trip(str(exported))
-        verdict = replace(verdict, coverage={**verdict.coverage, **pipeline.describe_serving()})
+        verdict = replace(verdict, coverage={**verdict.coverage, **describe_serving(pipeline.run.options)})
         note(add_verdicts(pipeline.start_evidence("test_hub_model_conversion"), (verdict,)))
         assert verdict.passed, format_failures((verdict,))
 
@@ -151,9 +154,9 @@ def test_served_export(pipeline: ModelPipeline, record: Any, exported_hf_path: P
         _skip_left_out(pipeline, note, "test_served_export")
         evidence = pipeline.start_evidence("test_served_export")
         try:
-            verdicts = pipeline.check_served_export()
+            verdicts = check_served_export(pipeline)
         except NotOfferedError as said:
-            need = pipeline.options.consumer or ""
+            need = pipeline.run.options.consumer or ""
             did_not_run = replace(evidence, failure_class="variant_did_not_run", unmet_need=need)
             note(replace(did_not_run, diagnosis=f"did not run: {said}"))
             pytest.skip(f"did not run: {said}")
@@ -205,7 +208,7 @@ def test_gradients(pipeline: ModelPipeline, record: Any, fast_llm_path: Path) ->
         try:
             verdicts = pipeline.judge().check_gradients_of_mixers()
         except NotOfferedError as said:
-            need = find_unmet_need(pipeline.subject, "", said)
+            need = find_unmet_need(pipeline.run.subject, "", said)
             did_not_run = replace(evidence, failure_class="variant_did_not_run", unmet_need=need)
             note(replace(did_not_run, diagnosis=f"did not run: {said}"))
             pytest.skip(f"did not run: {said}")
@@ -217,7 +220,7 @@ def test_gradients(pipeline: ModelPipeline, record: Any, fast_llm_path: Path) ->
 def test_training_step(pipeline: ModelPipeline, record: Any, fast_llm_path: Path) -> None:
     """Whole optimizer steps in one process equal Hugging Face's, with experts also their balancing loss."""
     with record() as note:
-        _judge_training(pipeline, note, "test_training_step", lambda judge: check_steps(judge, pipeline.subject))
+        _judge_training(pipeline, note, "test_training_step", lambda judge: check_steps(judge, pipeline.run.subject))
 
 
 @pytest.mark.deep
@@ -231,7 +234,7 @@ def test_resume(pipeline: ModelPipeline, record: Any, fast_llm_path: Path) -> No
 def test_layout_conversion(pipeline: ModelPipeline, record: Any, fast_llm_path: Path) -> None:
     """Saved in one layout and loaded in another, weights, optimizer state and exports are the same bits."""
     with record() as note:
-        layouts = list_conversion_layouts(pipeline.subject)
+        layouts = list_conversion_layouts(pipeline.run.subject)
         check = lambda judge: (judge.check_layout_conversion(layouts),)  # noqa: E731
         _judge_training(pipeline, note, "test_layout_conversion", check)
 
@@ -243,7 +246,7 @@ def _judge_training(
     try:
         verdicts = check(pipeline.judge())
     except UnsupportedError as said:
-        need = find_unmet_need(pipeline.subject, ONE_PROCESS, said)
+        need = find_unmet_need(pipeline.run.subject, ONE_PROCESS, said)
         if not need and not isinstance(said, NotOfferedError):
             raise
         did_not_run = replace(evidence, failure_class="variant_did_not_run", unmet_need=need)

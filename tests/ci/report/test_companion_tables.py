@@ -15,8 +15,8 @@ from ci.report.markdown import render_markdown
 from ci.report.terminal import render_terminal
 from tests.ci.report.companion_samples import make_exports
 from tests.ci.report.github_markdown import parse_markdown
+from tests.ci.report.page import Page
 from tests.ci.report.samples import Fault, junit, plan_of
-from tests.ci.report.test_html_page import Page
 
 KEPT = (
     Companion("config.json", "hidden_size", "kept", "equal", "96", "96"),

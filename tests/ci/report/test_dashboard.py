@@ -11,7 +11,7 @@ from ci.report.dashboard import make_matrix_table, render_dashboard, render_matr
 from ci.report.history import Baseline
 from ci.report.support_matrix import MatrixCell, SupportMatrix
 from tests.ci.report.history_samples import HEADLINE, MODELS, make_history, make_many, make_matrix
-from tests.ci.report.test_html_page import Page
+from tests.ci.report.page import Page
 
 MADE = "2026-11-15T04:00:00Z"
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ci import suite_tests
 from ci.evidence import YARDSTICK_NEED, Measure, to_property
 from ci.hub.fetch import Checkpoint
 from ci.report import evidence_requirements
@@ -26,7 +25,8 @@ from ci.report.results import Attempt, Job, exit_code
 from ci.subjects.base import Variant
 from ci.subjects.reference.offer import PLAIN
 from ci.subjects.registry import find_offer
-from ci.suite_tests import DEEP_TESTS, DEFAULT_TESTS, SERVED_TEST
+from ci.suite import tests as suite_tests
+from ci.suite.tests import DEEP_TESTS, DEFAULT_TESTS, SERVED_TEST
 from tests.ci.report import samples
 from tests.ci.report.samples import (
     REVISION,

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ci.report import wording
 from ci.report.build_results import build_results
+from ci.report.headline import format_title
 from ci.report.html_page import render_html
+from ci.report.labels import ICONS
 from ci.report.limits import COMMENT_CHARS, SUMMARY_BYTES
 from ci.report.markdown import render_markdown
 from ci.report.results import Job, Results
@@ -63,7 +64,7 @@ def test_a_report_is_complete_and_has_no_active_content(name: str) -> None:
 def test_the_verdict_comes_first_and_says_why(name: str) -> None:
     results = run(name)
     first = render_markdown(results).splitlines()[0]
-    assert first.startswith(f"## {wording.ICONS[results.verdict]} {wording.format_title(results)}")
+    assert first.startswith(f"## {ICONS[results.verdict]} {format_title(results)}")
     assert (": " in first.removeprefix("## ")) == bool(results.causes) or name == "passing"
 
 
@@ -123,7 +124,7 @@ def test_any_limit_is_kept_and_no_block_is_cut(name: str, limit: int) -> None:
     results = run(name)
     text = render_markdown(results, limit)
     assert count_characters(text) <= limit
-    assert text.startswith(f"## {wording.ICONS[results.verdict]} {wording.format_title(results)}")
+    assert text.startswith(f"## {ICONS[results.verdict]} {format_title(results)}")
     shown = parse_markdown(text)
     assert shown.open_folds == 0
     assert not shown.active

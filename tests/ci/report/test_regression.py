@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
-from ci.report import wording
+from ci.report.change_text import describe_cause_change, describe_change
 from ci.report.history import Baseline, history_line, make_history_records, read_history
 from ci.report.html_page import render_html
 from ci.report.markdown import render_markdown
@@ -127,8 +127,8 @@ def test_the_baseline_tells_new_known_different_and_fixed() -> None:
 def test_a_new_failure_that_main_has_seen_before_says_so() -> None:
     plan = plan_of("smollm2")
     results = run_file({FORWARD: mismatch()}, baseline=nights(plan, {FORWARD: mismatch()}, {}, {}))
-    assert wording.describe_change(find_case(results, FORWARD)).endswith(", failed in 1 of the last 3 nights")
-    assert wording.describe_cause_change(results.causes[0], [find_case(results, FORWARD)]).startswith(
+    assert describe_change(find_case(results, FORWARD)).endswith(", failed in 1 of the last 3 nights")
+    assert describe_cause_change(results.causes[0], [find_case(results, FORWARD)]).startswith(
         "newly failing, last good 03"
     )
 

@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 
 from ci.evidence import to_property
-from ci.report import wording
 from ci.report.build_results import build_results
 from ci.report.html_page import render_html
+from ci.report.identities import shorten_test_id
 from ci.report.junit import read_junit
 from ci.report.markdown import render_markdown
 from ci.report.terminal import render_terminal
@@ -55,7 +55,7 @@ def test_every_test_has_its_line(name: str) -> None:
     text = shown(results, 1000)
     for entry in results.entries:
         for case in entry.cases:
-            assert wording.shorten_test_id(case.name, entry.name) in text
+            assert shorten_test_id(case.name, entry.name) in text
 
 
 def test_hostile_text_is_neither_markup_nor_control() -> None:

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from ci.report import wording
 from ci.report.build_results import build_results
+from ci.report.headline import format_title
 from ci.report.junit import read_junit
 from ci.report.results import Job, exit_code
 from ci.report.verdicts import describe_entry_problem, find_entry_verdict
@@ -27,7 +27,7 @@ def test_a_variant_that_did_not_run_is_shown_and_does_not_count_as_a_pass() -> N
     test = "test_implementation[attention-flash-smollm2]"
     some = make_results(plan_of("smollm2", subject="fast_llm"), {test: did_not_run("attention=flash", "flash-attn")})
     assert (exit_code(some), find_case(some, test).outcome) == (0, "did_not_run")
-    assert "did not run" in wording.format_title(some)
+    assert "did not run" in format_title(some)
     cases = [replace(case, outcome="did_not_run") for case in some.entries[0].cases if case.step in test]
     others = [case for case in some.entries[0].cases if case.step not in test]
     assert find_entry_verdict([*others, *cases]) == "neutral"
@@ -59,7 +59,7 @@ def test_a_model_without_an_answer_beside_one_that_passed_is_not_green() -> None
     results = make_results(plan_of("smollm2", "mistral"), {FORWARD: down})
     assert [entry.verdict for entry in results.entries] == ["neutral", "passed"]
     assert (results.verdict, exit_code(results)) == ("neutral", 3)
-    assert wording.format_title(results) == "No answer for 1 of 2 models"
+    assert format_title(results) == "No answer for 1 of 2 models"
 
 
 def test_an_unplanned_pass_counts_for_nothing_and_an_unplanned_failure_counts() -> None:

@@ -1,4 +1,4 @@
-"""Checks of a truncated checkpoint, and the text of failed verdicts in a terminal."""
+"""Checks of a truncated checkpoint, and the dtype that it was published in."""
 
 from __future__ import annotations
 
@@ -7,11 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ci.evidence import format_share_of_limit
-
 if TYPE_CHECKING:
-    from ci.equivalence.judge import Verdict
-    from ci.evidence import Measure
     from ci.hub.fetch import Checkpoint
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
@@ -50,24 +46,3 @@ def _find_layer_problems(manifest: dict[str, Any], layers: int) -> list[str]:
     stored = {int(match[1]) for name in manifest["tensors"] if (match := _LAYER.search(name)) and "vision" not in name}
     expected = set(range(layers))
     return [] if stored == expected else [f"layers on disk are {sorted(stored)}, expected {sorted(expected)}"]
-
-
-def format_failures(verdicts: tuple[Verdict, ...]) -> str:
-    """Format failed verdicts for a terminal: diagnosis, then the worst tensor with expected and actual."""
-    lines = []
-    for verdict in verdicts:
-        if not verdict.passed:
-            lines.append(verdict.diagnosis or str(verdict.failure_class))
-            lines += [_format_measure(verdict.worst)] if verdict.worst else []
-    return "\n".join(lines)
-
-
-def _format_measure(measure: Measure) -> str:
-    where = ", ".join(map(str, measure.worst_index))
-    floor = f", floor {measure.floor:.2e}" if measure.floor is not None else ""
-    error, limit = measure.decisive
-    of_token = "of its worst token " if measure.decided_by_token else ""
-    return (
-        f"{measure.tensor} ({measure.dtype}): {format_share_of_limit(measure.used)}: error {of_token}{error:.2e}, "
-        f"limit {limit:.2e}{floor}; at [{where}] expected {measure.expected}, got {measure.actual}"
-    )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.ci.test_suite_deep import REFERENCE, ROOT, copy_with_change, run_deep_test
+from tests.ci.suite.test_deep import REFERENCE, ROOT, copy_with_change, run_deep_test
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,8 +48,8 @@ def test_without_a_consumer_the_round_trip_says_that_nothing_served_it(hub: HubS
 
 
 def test_an_export_that_is_served_otherwise_is_red(hub: HubServer, tmp_path: Path) -> None:
-    file, line = "ci/suite.py", "        exported, reference = self.export(), self.judge().reference\n"
-    damage = f"{line}        {CONFIG}.write_text({CONFIG}.read_text().replace('theta\": 1', 'theta\": 2'))\n"
+    file, line = "ci/suite/serving.py", "    exported, reference = pipeline.export(), pipeline.judge().reference\n"
+    damage = f"{line}    {CONFIG}.write_text({CONFIG}.read_text().replace('theta\": 1', 'theta\": 2'))\n"
     root = copy_with_change(tmp_path, file, line, damage)
     code, evidence, output = run_deep_test(root, tmp_path, hub, "llama", "test_served_export", SERVED)
     assert code == 1, output

@@ -6,11 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci.errors import NotComparedError, NotOfferedError, UnsupportedError
-from ci.evidence import YARDSTICK_NEED
-from ci.subjects.reference.offer import PLAIN
-from ci.suite_training import ONE_PROCESS, find_unmet_need, list_conversion_layouts
-from tests.ci.test_suite_deep import ROOT, copy_with_change, run_deep_test
+from ci.suite.training import list_conversion_layouts
+from tests.ci.suite.test_deep import ROOT, copy_with_change, run_deep_test
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,12 +19,6 @@ SUM = 'groups.sum(gradient, "data")'
 
 def test_only_layouts_of_the_offer_are_converted() -> None:
     assert list_conversion_layouts("reference") == ("tp2", "pp2", "zero2")
-
-
-def test_only_a_need_of_the_offer_excuses_a_layout() -> None:
-    known = UnsupportedError("reference: layout pp2_tied needs tied embeddings, which this model has not")
-    assert find_unmet_need("reference", "layout=pp2_tied", known) == "tied embeddings"
-    assert find_unmet_need("reference", "layout=pp2_tied", UnsupportedError("needs a nicer model")) == ""
 
 
 @pytest.mark.long
@@ -45,9 +36,3 @@ def test_a_missing_sum_over_data_ranks_is_red_with_its_cause(hub: HubServer, tmp
     code, evidence, output = run_deep_test(root, tmp_path, hub, "qwen", "layout-dp2-")
     assert code == 1, output
     assert "the sum over the data ranks is missing" in evidence.diagnosis
-
-
-def test_what_hugging_face_cannot_train_is_no_need_of_the_subject() -> None:
-    assert find_unmet_need("reference", ONE_PROCESS, NotComparedError("no backward pass")) == YARDSTICK_NEED
-    assert find_unmet_need("reference", ONE_PROCESS, NotOfferedError("no training")) == ""
-    assert find_unmet_need("reference", ONE_PROCESS, UnsupportedError(f"reference needs {PLAIN}")) == PLAIN

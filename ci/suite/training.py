@@ -1,4 +1,4 @@
-"""Which layouts the suite's tests of training run, and what a refusal of one means."""
+"""The suite's checks of whole training steps, and the layouts between which checkpoints are carried."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ci.errors import NotComparedError, UnsupportedError
-from ci.evidence import NOT_COVERED, YARDSTICK_NEED
+from ci.errors import UnsupportedError
+from ci.evidence import NOT_COVERED
 from ci.subjects.registry import find_offer
 
 if TYPE_CHECKING:
@@ -49,14 +49,3 @@ def check_steps(judge: Judge, subject: str) -> tuple[Verdict, ...]:
 def _check_mixer(judge: Judge, name: str) -> Verdict:
     verdict = judge.choose_mixer(name).check_training("single")
     return replace(verdict, diagnosis=f"mixer {name}: {verdict.diagnosis}" if verdict.diagnosis else "")
-
-
-def find_unmet_need(subject: str, variant: str, refusal: UnsupportedError) -> str:
-    """Return which need of the subject's offer a refused layout names; empty where it names none.
-
-    Only a need that the offer knows excuses a layout that did not run, or that Hugging Face's side does not run.
-    """
-    if isinstance(refusal, NotComparedError):
-        return YARDSTICK_NEED
-    needs = find_offer(subject).conditional_needs.get(variant, ())
-    return next((need for need in needs if need in str(refusal)), "")

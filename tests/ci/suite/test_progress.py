@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ci.phases import PhaseClock
-from ci.suite_progress import MAX_LINE_BYTES, ProgressEvent, ProgressReader, ProgressWriter, follow_progress
+from ci.suite.progress import MAX_LINE_BYTES, ProgressEvent, ProgressReader, ProgressWriter, follow_progress
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,7 +68,7 @@ def test_a_line_without_end_is_not_kept(tmp_path: Path) -> None:
 def test_the_lines_of_several_processes_stay_whole(tmp_path: Path) -> None:
     path = tmp_path / "events"
     program = (
-        "import sys; from pathlib import Path; from ci.suite_progress import *;"
+        "import sys; from pathlib import Path; from ci.suite.progress import *;"
         "w = ProgressWriter(Path(sys.argv[1]));"
         "[w.write(ProgressEvent('phase', 'test' * 100, str(n))) for n in range(200)]"
     )

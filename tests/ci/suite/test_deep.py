@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ci.evidence import Evidence
     from tests.standin.server import HubServer
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 REGISTRY = """
 [llama]
 model_id = "stand-in/llama"

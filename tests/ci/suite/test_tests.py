@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ci import suite_tests
 from ci.subjects.base import Variant
 from ci.subjects.offer import SubjectOffer
 from ci.subjects.registry import find_offer
-from ci.suite_tests import (
+from ci.suite import tests as suite_tests
+from ci.suite.tests import (
     DEEP_TESTS,
     DEFAULT_TESTS,
     TRAINING_TESTS,

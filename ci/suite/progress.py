@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from ci.phases import Key
 
-POLL_SECONDS = 0.2
-"""How often the file is read. The suite waits twice as long at its end, until the live line is gone."""
+POLL_SECONDS = 0.05
+"""Seconds between two looks at the file. The suite waits twice as long at its end, until the live line is gone."""
 MAX_READ_BYTES = 2**20
 """Bytes that are read at once: more than a suite writes in between, and a limit for whatever else is there."""
 MAX_LINE_BYTES = 2**12

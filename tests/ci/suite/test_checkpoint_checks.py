@@ -5,10 +5,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci.equivalence.judge import Verdict
-from ci.evidence import Measure
 from ci.hub.fetch import Checkpoint
-from ci.suite_checks import find_checkpoint_problems, format_failures, read_published_dtype
+from ci.suite.checkpoint_checks import find_checkpoint_problems, read_published_dtype
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,25 +43,6 @@ def test_a_file_of_another_size_is_a_problem(tmp_path: Path) -> None:
     checkpoint = checkpoint_in(tmp_path)
     (tmp_path / "weights").write_bytes(b"12")
     assert find_checkpoint_problems(checkpoint) == ["weights is missing or not 4 bytes long"]
-
-
-def test_only_failed_verdicts_are_printed_with_their_worst_tensor() -> None:
-    worst = Measure("logits", "float32", (2, 3), 0.5, 0.1, floor=0.01, worst_index=(1, 2), expected=1.0, actual=2.0)
-    failed = Verdict(passed=False, failure_class="numeric_mismatch", diagnosis="wrong by a half", worst=worst)
-    figure = "500 % of the limit: error 5.00e-01, limit 1.00e-01"
-    assert format_failures((Verdict(passed=True), failed)).splitlines() == [
-        "wrong by a half",
-        f"logits (float32): {figure}, floor 1.00e-02; at [1, 2] expected 1.0, got 2.0",
-    ]
-    assert format_failures((Verdict(passed=True),)) == ""
-
-
-def test_the_printed_error_and_limit_are_those_of_the_figure() -> None:
-    """The figure is the one of the report; here that of the worst token."""
-    wrong = Measure("decoder.0.mlp", "float32", (1, 4), 1.6e-2, 4e-6, token_error=1.0, token_limit=1e-5, passed=False)
-    text = format_failures((Verdict(passed=False, diagnosis="layer 0 is wrong", worst=wrong),))
-    figure = "100,000 x the limit: error of its worst token 1.00e+00, limit 1.00e-05"
-    assert text.splitlines()[1].startswith(f"decoder.0.mlp (float32): {figure}")
 
 
 @pytest.mark.parametrize(

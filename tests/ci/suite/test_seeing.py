@@ -17,7 +17,7 @@ from tests.standin.models import repository
 if TYPE_CHECKING:
     from tests.standin.server import HubServer
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 REGISTRY = """
 [llava]
 model_id = "stand-in/llava"
