@@ -17,6 +17,7 @@ from ci.subjects.fast_llm.config import (
     read_model_config,
 )
 from ci.subjects.fast_llm.documents import get_preprocessing, make_batch, make_document
+from ci.subjects.fast_llm.layout_config import make_training_updates
 from ci.subjects.fast_llm.state import GRADIENTS, gather
 
 if TYPE_CHECKING:
@@ -72,7 +73,9 @@ def _load(request: GradientRequest, variant_request: TraceRequest) -> Any:
         ("distributed", "use_cuda"): request.device != "cpu",
         ("distributed", "compute_dtype"): request.dtype,
         ("multi_stage", "num_grad_buffers"): count_gradient_buffers(config),
-        **_disable_auxiliary_loss(config),
+        **make_training_updates(
+            config, 0.0, "none"
+        ),  # the balancing loss is a choice of training, no part of the model
         **choose_mixers(config, request.variant.get("mixer")),
         **make_variant_updates(variant_request, config),
     }
@@ -88,21 +91,6 @@ def count_gradient_buffers(config: Any) -> int:
     """
     model = config.base_model
     return int(model.decoder.num_blocks) + (0 if model.tied_embedding_weight else 1)
-
-
-def _disable_auxiliary_loss(config: Any) -> dict[tuple[str, ...], float]:
-    """Return config updates that switch a mixture's balancing loss off.
-
-    The loss is a choice of training, not a part of the model.
-    """
-    decoder, path = config.base_model.decoder, ("base_model", "decoder")
-    named = getattr(decoder, "blocks", None)
-    blocks = {("blocks", name): block for name, block in named.items()} if named else {("block",): decoder.block}
-    return {
-        (*path, *at, "mlp", "auxiliary_loss_coefficient"): 0.0
-        for at, block in blocks.items()
-        if hasattr(block.mlp, "auxiliary_loss_coefficient")
-    }
 
 
 def choose_mixers(config: Any, chosen: str | None) -> dict[tuple[str, ...], Any]:
