@@ -8,7 +8,8 @@ import tempfile
 from pathlib import Path
 
 from benchmarks._recorder import FORWARDS, recorded
-from ci.equivalence.judge import ComparisonInputs, Judge
+from ci.equivalence.comparison_inputs import ComparisonInputs
+from ci.equivalence.judge import Judge
 from ci.models import HubModel
 from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.reference.subject import ReferenceSubject

@@ -17,11 +17,11 @@ from benchmarks._figure import Figure, show
 from benchmarks._recorder import TARGET
 from ci.hub.fetch import FetchRequest, fetch
 from ci.models import load_models
-from ci.run import PYTEST_ENVIRONMENT, PYTEST_PLUGINS
 from ci.settings import Settings
 from ci.subjects.base import ConvertRequest
 from ci.subjects.memory import free_memory
 from ci.subjects.reference.subject import ReferenceSubject
+from ci.suite.process import PYTEST_ENVIRONMENT, PYTEST_PLUGINS
 from tests.standin.library import add_generated, add_trained
 from tests.standin.models import build_full_size
 from tests.standin.server import HubServer

@@ -15,6 +15,7 @@ from ci.errors import RequestError
 from ci.hub.layers import LayerRequest, format_layers
 from ci.hub.repository import is_commit
 from ci.hub.slices import WHOLE, Slice
+from ci.known_refusals import KnownRefusal, find_refusal, list_problems
 from ci.records import STRICT
 
 if TYPE_CHECKING:
@@ -81,6 +82,11 @@ class HubModel:
     layers: tuple[int, ...] = ()
     slice: Slice = WHOLE
     optional: bool = False
+    known_refusals: tuple[KnownRefusal, ...] = ()
+
+    def find_refusal(self, subject: str) -> KnownRefusal | None:
+        """Return what a subject is known to refuse in this model; None where nothing is."""
+        return find_refusal(self.known_refusals, subject)
 
     @property
     def layer_request(self) -> LayerRequest:
@@ -149,6 +155,9 @@ def parse_model(name: str, table: Any, *, where: str = "HUB_TEST_CONFIGS") -> Hu
     _check_keys(entry, HubModel, where=where, hidden={"name"})
     _check_keys(entry.get("test_params", {}), TestParams, where=f"{where} test_params")
     _check_keys(entry.get("slice", {}), Slice, where=f"{where} slice")
+    refusals = entry.get("known_refusals", ())
+    for refusal in refusals if isinstance(refusals, list | tuple) else ():
+        _check_keys(refusal, KnownRefusal, where=f"{where} known_refusals")
     if isinstance(entry.get("layers"), list | tuple) and entry["layers"]:
         entry.setdefault("num_layers_to_keep", len(entry["layers"]))
     model = _validate({**entry, "name": name}, where=where)
@@ -255,9 +264,11 @@ def _check_values(model: HubModel, *, where: str) -> None:
             not 1 <= params.compare_factor <= 2
         ),
     }
-    for problem, present in problems.items():
-        if present:
-            raise RequestError(f"{where}: {problem}")
+    for problem in (
+        *(problem for problem, present in problems.items() if present),
+        *list_problems(model.known_refusals),
+    ):
+        raise RequestError(f"{where}: {problem}")
 
 
 def _check_duplicates(models: Iterable[HubModel], *, where: str) -> None:

@@ -11,14 +11,15 @@ from ci.consumers.registry import ConsumerName
 from ci.errors import RequestError
 from ci.hub.layers import LayerRequest
 from ci.hub.slices import Slice
-from ci.models import HubModel, override_part, select_models
+from ci.known_refusals import LeftOut
+from ci.models import DEFAULT_GROUP, HubModel, override_part, select_models
 from ci.records import STRICT, to_json
 from ci.subjects.described import announce_described, parse_described
-from ci.subjects.registry import ADAPTERS, SubjectName
+from ci.subjects.registry import ADAPTERS, SubjectName, find_offer
 from ci.suite.tests import list_expected_tests
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 MAX_ENTRIES = 256
 """Jobs of one matrix (https://docs.github.com/en/actions/reference/limits)."""
@@ -95,7 +96,8 @@ class Plan:
     """The tests that a report expects results for. `registry` is the digest of the whole registry.
 
     `required` are the models that the commit's policy requires, whether this plan tests them or not. `environment` None
-    means the subject's own. `adapter` is there where the subject is described by a file.
+    means the subject's own. `adapter` is there where the subject is described by a file. `left_out` are the models that
+    would be tested or required, were they not known to be refused.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -108,6 +110,7 @@ class Plan:
     required: tuple[str, ...] = field(default=())
     environment: PlannedEnvironment | None = None
     adapter: PlannedAdapter | None = None
+    left_out: tuple[LeftOut, ...] = field(default=())
 
     def entry(self, name: str) -> PlanEntry | None:
         """Return the entry called `name`, None where the plan has none."""
@@ -127,9 +130,15 @@ def make_plan(request: RunRequest, models: Mapping[str, HubModel]) -> Plan:
     """Make the plan of `request` over the registry `models`, in the registry's order.
 
     Raises RequestError for a word that selects nothing, an empty selection, more than 256 entries, and two names that
-    differ only in case: their jobs would have the same name.
+    differ only in case: their jobs would have the same name. On a pull request, a model of the default group that the
+    subject is known to refuse is left out, unless nothing else would be tested.
     """
     selected = select_models(models, request.models)
+    left_out = find_left_out(selected, request.subject) if leaves_out_refused(request) else ()
+    if len(left_out) < len(selected):
+        selected = tuple(model for model in selected if model.name not in {one.name for one in left_out})
+    else:
+        left_out = ()
     if not selected:
         raise RequestError("the request selects no model: name one, or give the default group some members")
     if len(selected) > MAX_ENTRIES:
@@ -141,7 +150,44 @@ def make_plan(request: RunRequest, models: Mapping[str, HubModel]) -> Plan:
     if duplicates:
         raise RequestError(f"two entries are called '{duplicates[0]}': names must differ in more than case")
     entries = tuple(_make_entry(model, request) for model in selected)
-    return Plan(request=request, entries=entries, registry=registry_digest(models))
+    return Plan(request=request, entries=entries, registry=registry_digest(models), left_out=left_out)
+
+
+def leaves_out_refused(request: RunRequest) -> bool:
+    """Return whether a run judges a change before it is merged, and nobody has named its models."""
+    if request.trigger == "merge_group":
+        return True
+    return not request.models and (request.pull_request is not None or request.trigger == "issue_comment")
+
+
+def find_left_out(models: Iterable[HubModel], subject: SubjectName) -> tuple[LeftOut, ...]:
+    """Find the models that the subject is known to refuse."""
+    name = find_offer(subject).name
+    return tuple(LeftOut(model.name, known) for model in models if (known := model.find_refusal(name)))
+
+
+def require_models(plan: Plan, models: Mapping[str, HubModel], words: tuple[str, ...]) -> Plan:
+    """Return the plan with the required models that `words` select.
+
+    Those that the subject is known to refuse are not required, and the plan names them if it does not test them. So it
+    does with those of the default group: the gate names the models of a comment, and has left them out before.
+    """
+    required = select_models(models, words)
+    refused = find_left_out(required, plan.request.subject)
+    planned, named = {entry.name for entry in plan.entries}, {one.name for one in refused}
+    candidates = (*plan.left_out, *refused, *_find_left_out_by_gate(plan, models))
+    left_out = {one.name: one for one in candidates if one.name not in planned}
+    names = tuple(model.name for model in required if model.name not in named)
+    return replace(plan, required=names, left_out=tuple(left_out.values()))
+
+
+def _find_left_out_by_gate(plan: Plan, models: Mapping[str, HubModel]) -> tuple[LeftOut, ...]:
+    """Find what the gate left out: the refused ones of the default group, where all its others are planned."""
+    default = [model for model in models.values() if DEFAULT_GROUP in model.groups]
+    refused = find_left_out(default, plan.request.subject)
+    others = {model.name for model in default} - {one.name for one in refused}
+    whole = bool(others) and others <= {entry.name for entry in plan.entries}
+    return refused if plan.request.trigger == "issue_comment" and whole else ()
 
 
 def leave_out_consumer(plan: Plan) -> Plan:

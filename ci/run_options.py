@@ -169,6 +169,9 @@ class RunOptions:
         int | None, Declaration("pytest-xdist workers; default: one for each GPU", pytest=None, minimum=0)
     ] = None
     deep: Annotated[bool, Declaration("also test every config key, weight and gradient", reproduces=True)] = False
+    accept_known_refusals: Annotated[
+        bool, Declaration("exit with 0 where each model is refused as the registry says", pytest=None)
+    ] = False
     verbose: Annotated[bool, Declaration("print one line for each test", pytest=None, short="-v")] = False
     consumer: Annotated[
         ConsumerName | None,

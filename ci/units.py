@@ -1,8 +1,9 @@
-"""Sizes and durations as people write and read them."""
+"""Sizes, durations and moments as people write and read them."""
 
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 
 from ci.errors import RequestError
 
@@ -45,3 +46,8 @@ def format_age(seconds: float) -> str:
     if seconds >= 2 * 3600:
         return f"{seconds / 3600:.1f} h"
     return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
+
+
+def format_now() -> str:
+    """Format this moment in ISO 8601, UTC, to the second: `2026-11-27T08:30:00+00:00`."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -17,8 +17,9 @@ from benchmarks.mutation.hf_injection import HFInjection, MutantHuggingFace, tra
 from benchmarks.mutation.injection import MutantSubject, Mutation
 from benchmarks.mutation.published_rules import GREEDY, GREEDY_PROMPT, LONG, PROMPTS, RULES, RuleTraces
 from benchmarks.mutation.tiny_models import TinyModel, write_tiny_model
+from ci.equivalence.comparison_inputs import ComparisonInputs
 from ci.equivalence.hf_reference import ReferenceRun
-from ci.equivalence.judge import ComparisonInputs, Judge
+from ci.equivalence.judge import Judge
 from ci.equivalence.round_trip import compare_checkpoints
 from ci.equivalence.trace_compare import compare_logits
 from ci.equivalence.training_reference import TrainingReference
@@ -252,7 +253,7 @@ class Experiment:
     def _changes_logits_of(self, runner: Any, checkpoint: Path, dtype: DType, case: Any) -> bool:
         output = self.workdir / "changed-logits"
         shutil.rmtree(output, ignore_errors=True)
-        inputs = str(self.reference.write_inputs(case))
+        inputs = str(self.reference.runner.write_inputs(case))
         is_hugging_face = isinstance(runner, HuggingFace)
         variant = {"batch": "together"} if is_hugging_face else {}
         runner.trace(TraceRequest(str(checkpoint), inputs, str(output), dtype, self.device, variant))

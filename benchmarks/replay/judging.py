@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from benchmarks.mutation.tiny_models import TinyModel, write_tiny_model
 from benchmarks.replay.records import Check, Finding, Pair
+from ci.equivalence.comparison_inputs import ComparisonInputs
 from ci.equivalence.hf_reference import ReferenceRun
-from ci.equivalence.judge import ComparisonInputs, Judge, Verdict
+from ci.equivalence.judge import Judge
+from ci.equivalence.verdict import Verdict
 from ci.errors import SubjectError
 from ci.models import HubModel, TestParams
 from ci.subjects.base import ConvertRequest, ExportRequest, Subject

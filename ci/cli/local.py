@@ -56,7 +56,7 @@ def run(
     else:
         options.show(render_terminal(results))
     print(f"Report: {report / REPORT_HTML}", file=sys.stderr if as_json else sys.stdout)
-    raise typer.Exit(exit_code(results))
+    raise typer.Exit(exit_code(results, accept_known_refusals=run_options.accept_known_refusals))
 
 
 def matrix(

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from ci.conformance.models import FORMATS, write_model, write_swapped
-from ci.equivalence.judge import ComparisonInputs, Judge
+from ci.equivalence.comparison_inputs import ComparisonInputs
+from ci.equivalence.judge import Judge
 from ci.errors import RequestError, SubjectError, UnsupportedError
 from ci.models import HubModel, TestParams
 from ci.subjects.base import ConvertRequest, ExportRequest, TraceRequest

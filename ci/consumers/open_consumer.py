@@ -15,7 +15,8 @@ from ci.environments.base import find_base, find_base_of, use_base
 from ci.environments.description import load_description
 from ci.errors import NotOfferedError
 from ci.phases import PhaseClock
-from ci.subjects.worker_process import NO_SANDBOX, WorkerLaunch
+from ci.subjects.sandbox import NO_SANDBOX
+from ci.subjects.worker_launch import WorkerLaunch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -6,22 +6,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from ci.consumers.base import (
-    ConsumerDescription,
-    ContinueRequest,
-    ContinueResult,
-    ScoreRequest,
-    ScoreResult,
-)
+from ci.consumers.base import ConsumerDescription, ContinueRequest, ContinueResult, ScoreRequest, ScoreResult
 from ci.records import to_dict
-from ci.subjects.worker_subject import WorkerSubject
+from ci.subjects.worker_calls import WorkerCalls
 
 Result = TypeVar("Result", ScoreResult, ContinueResult)
 CONSUMER_MAIN = Path(__file__).with_name("worker_main.py")
 
 
 class WorkerConsumer:
-    """The Consumer protocol over the pipes of a worker, which a `WorkerSubject` starts, watches and ends."""
+    """The Consumer protocol over the pipes of a worker, which an `EngineWorker` starts, watches and ends."""
 
     def __init__(self, worker: EngineWorker) -> None:
         """Keep the worker; its process starts with the first call."""
@@ -45,8 +39,8 @@ class WorkerConsumer:
 
 
 @dataclass
-class EngineWorker(WorkerSubject):
-    """The worker of an engine: a subject's worker with the calls of a consumer."""
+class EngineWorker(WorkerCalls):
+    """The worker of an engine, with the calls of a consumer."""
 
     def describe_engine(self) -> ConsumerDescription:
         """Ask the engine for its description."""

@@ -82,7 +82,7 @@ class ConfigSensitivity:
 
         Answers that differ come last, when every other answer is known.
         """
-        config, resolved = self.reference.config, self.reference.resolve_config()
+        config, resolved = self.reference.config, self.reference.runner.resolve_config()
         self._answers[UNCHANGED] = self.reference.get_expected_trace(self._case)
         self.base_error = self._try_unchanged()
         results = [self._try_edited(change) for change in config_changes.list_changes(config, resolved)]
@@ -93,7 +93,7 @@ class ConfigSensitivity:
 
     def list_untried_keys(self) -> tuple[str, ...]:
         """List the keys of config.json that no change is known for."""
-        return config_changes.list_untried_keys(self.reference.resolve_config())
+        return config_changes.list_untried_keys(self.reference.runner.resolve_config())
 
     def _try_unchanged(self) -> float:
         """Try the config as it is; return the error of a wrong answer, which is kept, and 0 for a right one."""
@@ -131,10 +131,10 @@ class ConfigSensitivity:
 
     def _try_change(self, change: ConfigChange, directory: Path) -> KeyResult:
         try:
-            answer = self.reference.run_trace(
+            answer = self.reference.runner.run_trace(
                 self._case,
                 self.reference.expected_dtype,
-                self.reference.choose_variant("eager"),
+                self.reference.runner.choose_variant("eager"),
                 f"answer-{len(self._answers)}",
                 checkpoint=directory,
             )
@@ -161,7 +161,7 @@ class ConfigSensitivity:
             costs = CostMeter(clock=self.reference.costs.clock)
             with costs.clock.measure("convert", "import"):
                 self.subject.convert(ConvertRequest(str(directory), str(converted), *self.formats))
-            inputs = str(self.reference.write_inputs(self._case))
+            inputs = str(self.reference.runner.write_inputs(self._case))
             self.reference.lease.acquire(self.subject)
             request = TraceRequest(str(converted), inputs, str(output), device=self.reference.device)
             costs.run_trace("subject float32", lambda: self.subject.trace(request))

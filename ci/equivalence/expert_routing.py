@@ -8,11 +8,16 @@ These tokens do not count from there on. A wider tolerance instead would hide re
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ci.evidence import LayerRouting
+from ci.tensor_names import TOP_EXPERTS
+
+if TYPE_CHECKING:
+    from ci.subjects.trace_files import TraceReader
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,16 @@ def summarize_routing(layer: int, flips: ExpertFlips, excused: Tensor, *, keep: 
 def count_expert_tokens(top_experts: Tensor, experts: int, *, keep: Tensor) -> Tensor:
     """Count the kept tokens that each expert received: int64 (experts,)."""
     return torch.bincount(top_experts[keep].flatten(), minlength=experts)
+
+
+def count_idle_experts(trace: TraceReader, experts: int, *, keep: Tensor) -> int | None:
+    """Count the experts of all layers that received no token.
+
+    None where the routing was not captured.
+    """
+    choices = [trace.tensor(name) for name in trace if name.endswith(TOP_EXPERTS)]
+    counts = [count_expert_tokens(choice, experts, keep=keep) for choice in choices]
+    return sum(int((count == 0).sum()) for count in counts) if counts else None
 
 
 def spread_to_later_tokens(flipped: Tensor) -> Tensor:

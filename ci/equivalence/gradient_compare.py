@@ -50,7 +50,7 @@ class GradientComparison:
         Raises SubjectError where one has no counterpart, InfrastructureError where Hugging Face disagrees with itself.
         """
         expected = self._run_reference(
-            "expected", self.reference.gradient_dtype, self.reference.choose_variant("eager")
+            "expected", self.reference.gradient_dtype, self.reference.runner.choose_variant("eager")
         )
         floors = self._measure_floors(expected)
         actual = self.workdir / "actual"
@@ -89,14 +89,14 @@ class GradientComparison:
     @property
     def _run_whole(self) -> dict[str, str]:
         """The choice that runs the sequence as it is, where the model has one."""
-        return {axis: name for axis, name in self.reference.choose_variant("").items() if axis == "batch"}
+        return {axis: name for axis, name in self.reference.runner.choose_variant("").items() if axis == "batch"}
 
     def _run_reference(self, name: str, dtype: DType, variant: dict[str, str]) -> Path:
         checkpoint = str(self.reference.checkpoint)
-        return self.reference.run_gradients(self._build_request(checkpoint, self.workdir / name, dtype, variant))
+        return self.reference.runner.run_gradients(self._build_request(checkpoint, self.workdir / name, dtype, variant))
 
     def _build_request(self, checkpoint: str, output: Path, dtype: DType, variant: dict[str, str]) -> GradientRequest:
-        inputs = str(self.reference.write_inputs(self._case))
+        inputs = str(self.reference.runner.write_inputs(self._case))
         checkpoint_format, model_config = self.formats
         return GradientRequest(
             checkpoint, inputs, str(output), checkpoint_format, model_config, dtype, self.reference.device, variant

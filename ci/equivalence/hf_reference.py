@@ -6,7 +6,6 @@ All of it is measured once for a model. Each further variant of the subject cost
 from __future__ import annotations
 
 import json
-import shutil
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -14,27 +13,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import save_file
 
-from ci.equivalence import expert_routing, inputs
+from ci.equivalence import inputs
 from ci.equivalence.device_usage import CostMeter, DeviceLease
+from ci.equivalence.expert_routing import count_idle_experts
 from ci.equivalence.inputs import InputCase, InputRequirements
 from ci.equivalence.kept_trace import KeptMemory, KeptTrace
 from ci.equivalence.noise_floor import combine_variants, explain_untrusted, measure_floors
 from ci.equivalence.precision_lens import PrecisionLens, is_lens_dtype
+from ci.equivalence.reference_noise import ReferenceNoise
+from ci.equivalence.reference_runner import ReferenceRunner
 from ci.equivalence.tolerances import EAGER_MEMORY_SHARE, FLOAT64_MEMORY_SHARE, Tolerances
-from ci.equivalence.trace_compare import TraceComparison, TraceDiff, extract_teacher_trace
-from ci.errors import InfrastructureError, NotComparedError, RequestError, SubjectError
+from ci.equivalence.trace_compare import TraceDiff, extract_teacher_trace
+from ci.errors import InfrastructureError, RequestError, SubjectError
 from ci.models import TestParams
-from ci.subjects.base import DType, TraceRequest, Yardstick
+from ci.subjects.base import DType, Yardstick
 from ci.subjects.memory import free_memory, weight_bytes
 from ci.subjects.trace_files import TraceReader
-from ci.tensor_names import LOGITS, TOP_EXPERTS
+from ci.tensor_names import LOGITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ci.subjects.base import GradientRequest
 
 BATCH_GROWTH = (2, 4, 8)
 """The factors by which the batch grows, in turn, until every expert has received a token."""
@@ -58,6 +58,7 @@ class ReferenceRun:
     costs: CostMeter = field(default_factory=CostMeter)
     derived: bool = False
     lease: DeviceLease = field(init=False)
+    runner: ReferenceRunner = field(init=False)
     _expected: dict[str, TraceReader] = field(default_factory=dict)
     _failed: dict[str, SubjectError] = field(default_factory=dict)
     _teacher: dict[str, TraceReader] = field(default_factory=dict)
@@ -69,6 +70,9 @@ class ReferenceRun:
     def __post_init__(self) -> None:
         """Run nothing yet."""
         self.lease = DeviceLease(self.device)
+        self.runner = ReferenceRunner(
+            self.checkpoint, self.hugging_face, self.device, self.workdir, self.lease, self.costs
+        )
 
     def for_checkpoint(self, checkpoint: Path, workdir: Path, cases: tuple[InputCase, ...] = ()) -> ReferenceRun:
         """Return a run over another checkpoint, on the same device.
@@ -177,24 +181,13 @@ class ReferenceRun:
         coverage = inputs.describe_coverage(self.requirements, self.cases, free_bytes=self.free_bytes)
         if self.requirements.experts:
             coverage["experts"] = self._describe_experts()
-        if self._missing_variants:
-            missing = "; ".join(self._missing_variants)
+        if missing := "; ".join(self._missing_variants):
             coverage["noise"] = f"Hugging Face does not run {missing} here: its noise is not in the floor"
         side = self.hugging_face.describe_side(str(self.checkpoint))
         coverage["oracle"] = f"Hugging Face in {self.expected_dtype}, {side}"
         if self.expected_dtype != "float64":
             coverage["oracle"] += f": float64 does not fit in {self.free_bytes / 1e9:.1f} GB of free memory"
         return coverage
-
-    def write_inputs(self, case: InputCase) -> Path:
-        """Write the case as the inputs file of a TraceRequest, once."""
-        file = self.workdir / f"{case.name}-{case.ids.shape[0]}.safetensors"
-        if not file.exists():
-            self.workdir.mkdir(parents=True, exist_ok=True)
-            tensors = {"input_ids": case.ids, **({} if case.mask is None else {"attention_mask": case.mask})}
-            tensors |= case.images.to_tensors() if case.images else {}
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
-        return file
 
     def get_expected_trace(self, case: InputCase) -> TraceReader:
         """Return the trace that a subject is compared with.
@@ -206,10 +199,10 @@ class ReferenceRun:
             raise self._failed[name]
         if name not in self._expected:
             whole = next(c for c in self._cases if c.name == name) if case.part_of else case
-            variant = self.choose_variant("eager" if self._eager_fits(whole) else "sdpa")
+            variant = self.runner.choose_variant("eager" if self._eager_fits(whole) else "sdpa")
             try:
                 memory = self._kept  # it is allocated before the first model
-                trace = self.run_trace(whole, self.expected_dtype, variant, f"expected-{name}")
+                trace = self.runner.run_trace(whole, self.expected_dtype, variant, f"expected-{name}")
                 self._expected[name] = KeptTrace(trace.path, memory)
             except SubjectError as failed:
                 self._failed[name] = failed
@@ -229,8 +222,7 @@ class ReferenceRun:
         """Return the tolerances of a case in a dtype, of teacher-forced blocks where asked."""
         if (case.name, dtype, teacher_forced) not in self._tolerances:
             whole = next(c for c in self.cases if c.name == (case.part_of or case.name))
-            group = [c for c in self.cases if whole.name in (c.name, c.part_of)]
-            noise = self._measure_noise(whole, group, dtype, teacher_forced=teacher_forced)
+            noise = self._measure_noise(whole, dtype, teacher_forced=teacher_forced)
             for name, diffs in noise.items():
                 together = [*diffs, *noise[whole.name]]  # a part alone is too small a sample of the noise
                 self._tolerances[name, dtype, teacher_forced] = Tolerances(
@@ -245,91 +237,21 @@ class ReferenceRun:
             offered = [v for v in offered if v.name != "eager" or v.axis != "attention"]
         return combine_variants(offered)
 
-    def choose_variant(self, attention: str) -> dict[str, str]:
-        """Return the variant that runs a whole batch with this attention, as far as the model has the choice."""
-        offered = {(v.axis, v.name) for v in self.hugging_face.variants(str(self.checkpoint))}
-        wanted = {"attention": attention, "batch": "together"}
-        return {axis: name for axis, name in wanted.items() if (axis, name) in offered}
+    def _measure_noise(self, whole: InputCase, dtype: DType, *, teacher_forced: bool) -> dict[str, list[TraceDiff]]:
+        """Measure the noise of a case and its parts; the batch's also goes to the precision lens."""
+        group = [case for case in self.cases if whole.name in (case.name, case.part_of)]
+        through_lens = whole is self.cases[0] and is_lens_dtype(dtype) and not teacher_forced
 
-    def resolve_config(self) -> dict[str, Any]:
-        """Return the checkpoint's config.json as Hugging Face's side understands it."""
-        return dict(self.hugging_face.resolve_config(str(self.checkpoint)))
-
-    def run_trace(
-        self,
-        case: InputCase,
-        dtype: DType,
-        variant: dict[str, str],
-        name: str,
-        *,
-        teacher: TraceReader | None = None,
-        checkpoint: Path | None = None,
-    ) -> TraceReader:
-        """Run one forward pass of Hugging Face, of this checkpoint or another, into `workdir`/`name`."""
-        output = self.workdir / name
-        shutil.rmtree(output, ignore_errors=True)
-        request = TraceRequest(
-            checkpoint=str(checkpoint or self.checkpoint),
-            inputs=str(self.write_inputs(case)),
-            output=str(output),
-            dtype=dtype,
-            device=self.device,
-            variant=variant,
-            capture="all",
-            feed=str(teacher.path) if teacher else None,
-        )
-        self.lease.acquire(self.hugging_face)
-        self.costs.run_trace(f"Hugging Face {dtype}", lambda: self.hugging_face.trace(request))
-        return TraceReader(output)
-
-    def run_gradients(self, request: GradientRequest) -> Path:
-        """Run one backward pass of Hugging Face; return the directory of gradients.
-
-        Raises NotComparedError where it fails.
-        """
-        self.lease.acquire(self.hugging_face)
-        with self.costs.clock.measure("forward", f"Hugging Face {request.dtype} gradients"):
-            try:
-                self.hugging_face.gradients(request)
-            except SubjectError as failed:
-                raise NotComparedError(f"Hugging Face's side has no gradients of this model: {failed}") from failed
-        return Path(request.output)
-
-    def _measure_noise(
-        self, whole: InputCase, group: list[InputCase], dtype: DType, *, teacher_forced: bool
-    ) -> dict[str, list[TraceDiff]]:
-        """Compare each variant with the expected trace, over the case and its parts.
-
-        One trace is on disk at a time.
-        """
-        expected = self.get_expected_trace(whole)
-        diffs: dict[str, list[TraceDiff]] = {case.name: [] for case in group}
-        for variant in self.list_variants(whole):
-            try:
-                trace = self.run_trace(whole, dtype, variant, "noise", teacher=expected if teacher_forced else None)
-            except SubjectError as refused:  # a kernel that this device or dtype lacks is one noise less
-                name = ", ".join(f"{axis}={choice}" for axis, choice in variant.items())
-                self._missing_variants[name] = str(refused)[-120:]
-                continue
-            for case in group:
-                comparison = TraceComparison(
-                    *(trace, expected, case.keep),
-                    expected_slice=case.part,
-                    actual_slice=case.part,
-                    all_figures=False,
-                    carry_flips=not teacher_forced,
-                    device=self.device,
-                )
-                with self.costs.time_comparison():
-                    diffs[case.name].append(comparison.run())
-            if whole is self.cases[0] and is_lens_dtype(dtype) and not teacher_forced:
+        def observe(trace: TraceReader) -> None:
+            if through_lens:
                 with self.costs.time_comparison():
                     self.lens.add_floor(trace)
-            shutil.rmtree(trace.path)
-        if not any(diffs.values()):
-            reasons = "; ".join(self._missing_variants.values())
-            raise SubjectError(f"Hugging Face: no variant runs in {dtype}: {reasons}")
-        return diffs
+
+        expected = self.get_expected_trace(whole)
+        noise = ReferenceNoise(
+            self.runner, expected, whole, group, dtype, teacher_forced, observe, self._missing_variants
+        )
+        return noise.measure(self.list_variants(whole))
 
     def _eager_fits(self, case: InputCase) -> bool:
         """Return whether eager attention's scores fit their share of the free memory.
@@ -348,20 +270,13 @@ class ReferenceRun:
         for factor in (1, *BATCH_GROWTH):
             self._expected.pop("batch", None)
             grown = inputs.grow_batch(batch, self.requirements, factor) if factor > 1 else batch
-            self._idle_experts = self._count_idle_experts(self.get_expected_trace(grown), grown.keep)
+            self._idle_experts = count_idle_experts(
+                self.get_expected_trace(grown), self.requirements.experts, keep=grown.keep
+            )
             if not self._idle_experts or grown.ids.numel() > inputs.BATCH_TOKENS:
                 break
         alone = inputs.extract_last_document(grown)
         return (grown, *(alone if case.name == alone.name else case for case in rest))
-
-    def _count_idle_experts(self, expected: TraceReader, keep: torch.Tensor) -> int | None:
-        """Count the experts of all layers that received no token.
-
-        None where the routing was not captured.
-        """
-        choices = [expected.tensor(name) for name in expected if name.endswith(TOP_EXPERTS)]
-        counts = [expert_routing.count_expert_tokens(c, self.requirements.experts, keep=keep) for c in choices]
-        return sum(int((count == 0).sum()) for count in counts) if counts else None
 
     def _describe_experts(self) -> str:
         if self._idle_experts is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -10,76 +9,37 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ci.equivalence import round_trip
-from ci.equivalence.case_failures import CaseFailures, add_failures, check_each
-from ci.equivalence.case_result import CaseComparison
-from ci.equivalence.cold_repeat import has_compile_cache, repeat_without_cache
-from ci.equivalence.companions import compare_companions, count_companions
+from ci.equivalence.case_failures import check_each
+from ci.equivalence.case_runner import CaseRunner
+from ci.equivalence.cold_repeat import repeat_without_cache
+from ci.equivalence.comparison_inputs import ComparisonInputs
 from ci.equivalence.config_sensitivity import ConfigSensitivity, build_sensitivity_verdict
 from ci.equivalence.device_usage import CostMeter
 from ci.equivalence.edited_checkpoint import copy_with_config
+from ci.equivalence.forward_check import ForwardCheck
 from ci.equivalence.gradient_compare import GradientComparison, build_gradient_verdict
 from ci.equivalence.hf_reference import ReferenceRun
 from ci.equivalence.inputs import read_requirements
 from ci.equivalence.nested_config import choose_mixer, count_block_kinds, list_mixer_names
-from ci.equivalence.precision_lens import is_lens_dtype
-from ci.equivalence.root_cause import MIXER_AXIS, ForwardSpec, RootCauseAnalysis
-from ci.equivalence.symmetries import undo_symmetries
+from ci.equivalence.root_cause import MIXER_AXIS, ForwardSpec
+from ci.equivalence.round_trip_check import RoundTripCheck
 from ci.equivalence.synthetic_model import build_far_case, find_reach, shrink_config, write_synthetic_model
-from ci.equivalence.tolerances import SYNTHETIC_LAYERS, TEACHER_FORCING_SHARE
-from ci.equivalence.trace_compare import TraceComparison, TraceDiff
+from ci.equivalence.tolerances import SYNTHETIC_LAYERS
 from ci.equivalence.training_check import TrainingCheck
 from ci.equivalence.training_reference import TrainingReference
 from ci.equivalence.training_resume import check_layout_conversion, check_resume
-from ci.equivalence.verdict import (
-    Verdict,
-    add_diagnosis,
-    add_precision,
-    apply_policy,
-    build_inconclusive_verdict,
-    build_not_run_verdict,
-    build_verdict,
-    describe_uncaptured,
-    find_substitutes,
-)
+from ci.equivalence.verdict import Verdict, build_inconclusive_verdict
 from ci.equivalence.weight_perturbation import perturb_checkpoint
-from ci.errors import NotOfferedError, SubjectError
-from ci.evidence import FINGERPRINT
+from ci.errors import NotOfferedError
 from ci.layouts import LAYOUTS
-from ci.models import HubModel
-from ci.subjects.base import (
-    NO_GRADIENTS,
-    ConvertRequest,
-    Differentiable,
-    DType,
-    Subject,
-    TraceRequest,
-    TraceResult,
-    Yardstick,
-)
-from ci.subjects.sandbox import Isolation
-from ci.subjects.trace_files import TraceReader
+from ci.subjects.base import NO_GRADIENTS, ConvertRequest, Differentiable, DType, Subject, Yardstick
+from ci.subjects.sandbox import NO_SANDBOX, Isolation
 from ci.subjects.training import NO_TRAINING, Trainable
-from ci.subjects.worker_process import NO_SANDBOX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ci.equivalence.inputs import InputCase
-    from ci.equivalence.precision_finding import PrecisionFinding
-
-__all__ = ["ComparisonInputs", "Judge", "Verdict"]
-
-
-@dataclass(frozen=True)
-class ComparisonInputs:
-    """What is compared: the Hugging Face checkpoint, the subject's conversion of it, where to run and to write."""
-
-    model: HubModel
-    hf_path: str
-    subject_path: str
-    device: str = "cpu"
-    workdir: str = "."
 
 
 @dataclass
@@ -101,7 +61,6 @@ class Judge:
     isolation: Isolation = NO_SANDBOX
     reference: ReferenceRun = field(init=False)
     costs: CostMeter = field(default_factory=CostMeter)
-    _traces: Path = Path()
     _checked: bool = False
     _chosen_mixer: str = ""
     _by_mixer: dict[str, Judge] = field(default_factory=dict)
@@ -144,21 +103,8 @@ class Judge:
 
     def check_round_trip(self, exported_path: str) -> Verdict:
         """Compare the exported checkpoint: tensors bit for bit, config, and its forward in stock Hugging Face."""
-        original, exported = Path(self.inputs.hf_path), Path(exported_path)
-        try:
-            before, after = (round_trip.resolve_config(path, self.hugging_face) for path in (original, exported))
-            keys = round_trip.compare_configs(before, after)
-            tied = bool(before.get("tie_word_embeddings"))
-            with self.costs.clock.measure("compare", "exported checkpoint"):
-                tensors = tuple(round_trip.compare_checkpoints(original, exported, tied=tied))
-            forward = build_verdict([self._compare_exported(exported)], coverage={})
-        except SubjectError as error:
-            return Verdict(passed=False, failure_class="config_mismatch", diagnosis=str(error), component="conversion")
-        verdict = round_trip.build_round_trip_verdict(tensors, keys, forward)
-        with self.costs.clock.measure("compare", "companions of the export"):
-            companions, findings = compare_companions(original, exported, keys, self.isolation)
-        verdict = replace(verdict, companions=companions, figures={**verdict.figures, **count_companions(companions)})
-        return apply_policy(verdict, findings, "export_incomplete", self.inputs.model.export_policy)
+        check = RoundTripCheck(self.inputs, self.reference, self.hugging_face, self.isolation, self.costs)
+        return check.run(Path(exported_path))
 
     def check_config_sensitivity(self) -> Verdict:
         """Change each config key: the subject's answer must move with Hugging Face's."""
@@ -212,7 +158,7 @@ class Judge:
         """Convert another checkpoint of the same format, and return the judge of that conversion."""
         converted = workdir / "converted"
         with self.costs.clock.measure("convert", "import"):
-            self.subject.convert(ConvertRequest(str(source), str(converted), *self._formats))
+            self.subject.convert(ConvertRequest(str(source), str(converted), *self.inputs.formats))
         inputs = replace(self.inputs, hf_path=str(source), subject_path=str(converted), workdir=str(workdir))
         reference = self.reference.for_checkpoint(source, workdir / "reference", cases)
         costs = CostMeter(clock=self.costs.clock)
@@ -264,7 +210,7 @@ class Judge:
         workdir = Path(self.inputs.workdir) / "training"
         workdir.mkdir(parents=True, exist_ok=True)
         if self.training is None:
-            self.training = TrainingReference(self.reference, self._formats, workdir / "expected")
+            self.training = TrainingReference(self.reference, self.inputs.formats, workdir / "expected")
         path = self.inputs.subject_path
         check = TrainingCheck(
             self.reference, self.training, self.subject, path, workdir, LAYOUTS[layout], explain=self.explain
@@ -278,187 +224,25 @@ class Judge:
         return {MIXER_AXIS: self._chosen_mixer} if self._chosen_mixer else {}
 
     def _check_forward_once(self, dtype: DType, variant: Mapping[str, str]) -> Verdict:
-        with self._make_directory("traces-") as self._traces:
-            return self._compare_forward(dtype, variant)
+        with self._make_directory("traces-") as traces:
+            runner = CaseRunner(self.reference, self.subject, self.inputs.device, traces, self.costs)
+            spec = ForwardSpec(self.subject, self.inputs.subject_path, variant)
+            passed = self._passed.get(("float32", tuple(sorted(variant.items()))), False)
+            return ForwardCheck(self.inputs, runner, spec, dtype, self.cross_check, self.explain, passed).run()
 
     def _check_config_once(self) -> Verdict:
         with self._make_directory("keys-") as workdir:
-            check = ConfigSensitivity(self.reference, self.subject, self._formats, workdir)
+            check = ConfigSensitivity(self.reference, self.subject, self.inputs.formats, workdir)
             results = list(check.try_changes())
             return build_sensitivity_verdict(results, check.list_untried_keys(), check.base_error)
 
     def _check_gradients_once(self, subject: Differentiable) -> Verdict:
         with self._make_directory("gradients-") as workdir:
             path = self.inputs.subject_path
-            comparison = GradientComparison(self.reference, subject, path, self._formats, workdir, self._mixer_variant)
+            comparison = GradientComparison(
+                self.reference, subject, path, self.inputs.formats, workdir, self._mixer_variant
+            )
             return build_gradient_verdict(comparison.measure())
-
-    def _compare_forward(self, dtype: DType, variant: Mapping[str, str]) -> Verdict:
-        spec = ForwardSpec(self.subject, self.inputs.subject_path, variant)
-        coverage = self.reference.describe_coverage
-        results: list[CaseComparison] = []
-        findings: list[PrecisionFinding] = []
-        figures: dict[str, float] = {}
-        failures = CaseFailures()
-        self.reference.prepare(dtype)  # all of Hugging Face before the subject: each side loads its model once
-        for case in self.reference.cases:
-            if failures.ended:
-                failures.left_out.append(case.name)
-                continue
-            with failures.keep(case.name):
-                if verdict := self._compare_next(results, case, dtype, spec):
-                    return verdict
-                if case is self.reference.cases[0] and self._uses_lens(results[-1], variant):
-                    findings, figures = self._measure_precision(results[-1])
-                _remove_if_passed(results[-1])
-        if not results:
-            failures.raise_first()
-        compared = [result.label for result in results]
-        skip = failures.ended or (bool(failures.errors) and results[0].failed)  # enough is known
-        with failures.keep(f"{compared[0]}, block by block"):
-            results += self._compare_block_by_block(results[0], dtype, spec, skip=skip)
-        if results[-1].substitutes:
-            return build_not_run_verdict(results[-1], coverage())
-        verdict = build_verdict(results, coverage={**coverage(), **describe_uncaptured(results)})
-        if results[0].case is self.reference.cases[0] and (fingerprint := self.reference.fingerprint) is not None:
-            verdict = replace(verdict, figures={**verdict.figures, FINGERPRINT: fingerprint})
-        if figures:
-            lens = {"precision": self.reference.lens.describe_coverage()}
-            verdict = replace(verdict, figures={**verdict.figures, **figures}, coverage={**verdict.coverage, **lens})
-        explained = self.explain and not has_compile_cache(self.subject)  # else it is repeated first
-        if explained and verdict.failure_class not in (None, "environment"):
-            verdict = add_diagnosis(verdict, self._analyze_root_cause(results, spec).diagnose())
-        verdict = add_failures(verdict, failures, compared)
-        return add_precision(verdict, findings, self.inputs.model.precision_policy)
-
-    def _compare_next(
-        self, results: list[CaseComparison], case: InputCase, dtype: DType, spec: ForwardSpec
-    ) -> Verdict | None:
-        """Add the comparison of a case; return the check's verdict where nothing can be said, or something else ran."""
-        if reason := self.reference.get_tolerances(case, dtype).untrusted:
-            return build_inconclusive_verdict(reason, self.reference.describe_coverage())
-        results.append(self._compare_end_to_end(case, dtype, spec))
-        if not results[-1].substitutes:
-            return None
-        _remove_if_passed(results[-1])
-        return build_not_run_verdict(results[-1], self.reference.describe_coverage())
-
-    def _uses_lens(self, case: CaseComparison, variant: Mapping[str, str]) -> bool:
-        """Return whether a precision finding would mean something: the function itself must be right."""
-        right = not case.failed or self._passed.get(("float32", tuple(sorted(variant.items()))), False)
-        return is_lens_dtype(case.tolerances.dtype) and right and not (case.diff.problems or case.substitutes)
-
-    def _measure_precision(self, case: CaseComparison) -> tuple[list[PrecisionFinding], dict[str, float]]:
-        """Return the findings of the precision lens on the batch, and what it reports beside them."""
-        trace, lens = TraceReader(case.path), self.reference.lens
-        feed = self.reference.get_teacher_trace(case.case) if case.teacher_forced else None
-        with self.costs.time_comparison():
-            findings = lens.find(trace, feed=feed, excused=case.symmetries)
-            figures = {"error_correlation": lens.correlate(trace), "precision_operations": float(lens.operations)}
-        return findings, {f"{case.tolerances.dtype}.{key}": value for key, value in figures.items()}
-
-    def _compare_end_to_end(self, case: InputCase, dtype: DType, spec: ForwardSpec) -> CaseComparison:
-        """Compare a case; block by block where rounding flips would excuse too many tokens otherwise."""
-        result = self._compare_case(case, dtype, spec, teacher_forced=False)
-        if result.excused_share > TEACHER_FORCING_SHARE:
-            return self._compare_case(case, dtype, spec, teacher_forced=True)
-        return result
-
-    def _compare_block_by_block(
-        self, batch: CaseComparison, dtype: DType, spec: ForwardSpec, *, skip: bool
-    ) -> list[CaseComparison]:
-        """Compare each block on the expected input too, in float32.
-
-        There no noise of earlier blocks has gathered.
-        """
-        if skip or dtype != "float32" or batch.teacher_forced or batch.diff.problems:
-            return []
-        result = self._compare_case(batch.case, dtype, spec, teacher_forced=True)
-        return [result if batch.failed else _remove_if_passed(result)]
-
-    def _compare_case(
-        self, case: InputCase, dtype: DType, spec: ForwardSpec, *, teacher_forced: bool
-    ) -> CaseComparison:
-        expected = self.reference.get_expected_trace(case)
-        tolerances = self.reference.get_tolerances(case, dtype, teacher_forced=teacher_forced)
-        teacher = self.reference.get_teacher_trace(case) if teacher_forced else None
-        result, trace = self._run_subject(case, dtype, spec, teacher=teacher)
-        comparison = TraceComparison(
-            *(trace, expected, case.keep),
-            expected_slice=case.part,
-            flip_gap_limit=tolerances.get_flip_gap_limit,
-            carry_flips=not teacher_forced,
-            compare_predictions=case is self.reference.cases[0] and not (teacher_forced or spec.variant),
-            device=self.inputs.device,
-        )
-        asked = {**spec.variant, "dtype": dtype, "device": self.inputs.device}
-        compared = CaseComparison(
-            *(case, tolerances, self._run_comparison(comparison), result.ran, trace.path),
-            teacher_forced=teacher_forced,
-            substitutes=find_substitutes(asked, {**result.ran, "dtype": result.dtype, "device": result.device}),
-        )
-        return undo_symmetries(compared, comparison.read_pair)
-
-    def _compare_exported(self, exported: Path) -> CaseComparison:
-        """Compare the exported checkpoint's forward in Hugging Face with the original's."""
-        case = self.reference.cases[0]
-        trace = self.reference.run_trace(case, "float32", {}, "exported", checkpoint=exported)
-        tolerances = self.reference.get_tolerances(case, "float32")
-        comparison = TraceComparison(
-            *(trace, self.reference.get_expected_trace(case), case.keep),
-            flip_gap_limit=tolerances.get_flip_gap_limit,
-            device=self.inputs.device,
-        )
-        diff = self._run_comparison(comparison)
-        shutil.rmtree(trace.path)
-        return CaseComparison(case, tolerances, diff, ran=trace.result.ran, path=trace.path)
-
-    def _run_comparison(self, comparison: TraceComparison) -> TraceDiff:
-        with self.costs.time_comparison():
-            return comparison.run()
-
-    def _run_subject(
-        self, case: InputCase, dtype: DType, spec: ForwardSpec, *, teacher: TraceReader | None
-    ) -> tuple[TraceResult, TraceReader]:
-        output = self._traces / f"{case.name}-{len(list(self._traces.iterdir()))}"
-        request = TraceRequest(
-            checkpoint=spec.checkpoint,
-            inputs=str(self.reference.write_inputs(case)),
-            output=str(output),
-            dtype=dtype,
-            device=self.inputs.device,
-            variant=dict(spec.variant),
-            capture="all",
-            feed=str(teacher.path) if teacher else None,
-        )
-        self.reference.lease.acquire(spec.subject)
-        result = self.costs.run_trace(self._name_run(dtype, spec), lambda: spec.subject.trace(request))
-        return result, TraceReader(output)
-
-    def _name_run(self, dtype: DType, spec: ForwardSpec) -> str:
-        """Name a forward pass of the subject, or of the cross-check, in the times by phase."""
-        side = "subject" if spec.subject is self.subject else "cross-check"
-        return " ".join([side, dtype, *(f"{axis}={name}" for axis, name in spec.variant.items())])
-
-    def _analyze_root_cause(self, results: list[CaseComparison], spec: ForwardSpec) -> RootCauseAnalysis:
-        """Prepare the analysis of the first failed case."""
-        failed = next(result for result in results if result.failed)
-        teacher_forced = (result for result in results if result.teacher_forced and result.case is failed.case)
-        passed_in_float32 = self._passed.get(("float32", tuple(sorted(spec.variant.items()))), False)
-        return RootCauseAnalysis(
-            reference=self.reference,
-            failed=failed,
-            teacher_forced=next(teacher_forced, None),
-            spec=spec,
-            cross_check=self.cross_check,
-            formats=self._formats,
-            run_case=self._run_again,
-            workdir=Path(self.inputs.workdir),
-            passed_in_float32=failed.tolerances.dtype != "float32" and passed_in_float32,
-        )
-
-    def _run_again(self, spec: ForwardSpec, like: CaseComparison, *, teacher_forced: bool) -> CaseComparison:
-        return self._compare_case(like.case, like.tolerances.dtype, spec, teacher_forced=teacher_forced)
 
     def _start_costs(self) -> tuple[CostMeter, CostMeter]:
         """Return the sums from which a check's costs count: the first one's contain what was prepared before."""
@@ -481,26 +265,9 @@ class Judge:
         """Make a directory for the length of the block."""
         parent = Path(self.inputs.workdir)
         parent.mkdir(parents=True, exist_ok=True)
-        directory = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-        try:
-            yield directory
-        finally:
-            shutil.rmtree(directory)
-
-    @property
-    def _formats(self) -> tuple[str, str]:
-        return self.inputs.model.checkpoint_format, self.inputs.model.model_config
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as directory:
+            yield Path(directory)
 
 
 def _check_mixer_gradients(judge: Judge, name: str) -> Verdict:
     return judge.choose_mixer(name).check_gradients()
-
-
-def _remove_if_passed(result: CaseComparison) -> CaseComparison:
-    """Remove the trace of a case that passed.
-
-    No diagnosis needs it, and its memory serves the next one.
-    """
-    if not result.failed:
-        shutil.rmtree(result.path, ignore_errors=True)
-    return result

@@ -115,7 +115,7 @@ class TrainingCheck:
         ids = inputs["input_ids"][:1, : int(inputs["lengths"][0])]
         images = split_images(take_images(inputs), len(inputs["lengths"]))[0]
         case = InputCase("document", ids, rows=("document",), images=images)
-        trace: TraceReader = self.reference.run_trace(case, self.reference.expected_dtype, {}, "document")
+        trace: TraceReader = self.reference.runner.run_trace(case, self.reference.expected_dtype, {}, "document")
         return {name: trace.tensor(name) for name in trace}
 
     def _describe_coverage(self, comparison: TrainingComparison) -> dict[str, str]:

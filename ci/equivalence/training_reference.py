@@ -127,7 +127,7 @@ class TrainingReference:
             dtype=self.reference.gradient_dtype,
             device=self.reference.device,
             auxiliary_loss=auxiliary_loss,
-            variant=self.reference.choose_variant("eager"),
+            variant=self.reference.runner.choose_variant("eager"),
         )
         probe = self._run(replace(request, output=str(self.workdir / "probe")))
         shutil.rmtree(self.workdir / "probe")

@@ -41,6 +41,7 @@ STARTING_EVENTS = frozenset({"issue_comment", "workflow_dispatch", "schedule", "
 class ModelResult:
     """One model's result in one run. `layers` and `slice` are the request's, None for the registry's.
 
+    `refused_as_known`: the subject refused the model as the registry says, so that its neutral result blocks nothing.
     `started` is when GitHub started the run's attempt, ISO 8601, UTC.
     """
 
@@ -56,6 +57,7 @@ class ModelResult:
     started: str = ""
     slice: Slice | None = None
     consumer: ConsumerName | None = None
+    refused_as_known: bool = False
 
     @property
     def is_of_registry(self) -> bool:
@@ -137,6 +139,7 @@ def make_run_result(results: Results, attempt: int, started: str) -> RunResult:
             slice=request.slice,
             deep=request.deep,
             consumer=request.consumer,
+            refused_as_known=entry.refused_as_known,
             run_id=request.run_id or 0,
             run_url=request.run_url,
             started=started,

@@ -44,6 +44,7 @@ class CommitStatus:
     missing: tuple[str, ...] = ()
     under_way: tuple[RunUnderWay, ...] = ()
     problem: str = ""
+    refused: tuple[ModelResult, ...] = ()
 
 
 def decide_status(
@@ -51,31 +52,39 @@ def decide_status(
     results: Sequence[ModelResult],
     under_way: Sequence[RunUnderWay] = (),
     problem: str = "",
+    left_out: Sequence[str] = (),
 ) -> CommitStatus:
     """Decide the status of a commit.
 
     `required` are the models of the policy. `problem` says why the facts may be incomplete: then it is no success.
+    `left_out` are models that the subject is known to refuse: they and a known refusal block nothing and prove nothing.
     """
     standing = find_standing(results)
     failed = tuple(result for result in standing if result.verdict == "failed")
-    neutral = tuple(result for result in standing if result.verdict == "neutral")
+    refused = tuple(result for result in standing if result.verdict == "neutral" and result.refused_as_known)
+    neutral = tuple(result for result in standing if result.verdict == "neutral" and not result.refused_as_known)
     passed = tuple(result for result in standing if result.verdict == "passed")
-    whole = {result.model for result in standing if result.is_of_registry}
+    whole = {result.model for result in (*failed, *neutral, *passed) if result.is_of_registry}
     missing = tuple(name for name in required if name not in whole | {r.model for r in (*failed, *neutral)})
     state = _decide_state(failed, neutral, passed, missing, under_way, problem)
+    if state == "pending" and refused and not (passed or missing or under_way):
+        state = "error"  # nothing more is to come, and nothing was proved
+    known = tuple(dict.fromkeys((*(result.model for result in refused), *left_out)))
+    told = f"refused, as known: {_join(known)}" if known else ""
     parts = [
         f"running: {_name_runs(under_way)}" if under_way else "",
         _name_results("failed", failed),
         _name_results("no answer", neutral),
         f"cannot tell: {problem}" if problem else "",
         f"no result yet: {_join(missing)}" if missing else "",
+        told,
     ]
     if state == "success":
-        parts = [_name_results(f"{_count(passed)} passed", passed)]
+        parts = [_name_results(f"{_count(passed)} passed", passed), told]
     elif not any(parts):
         parts = ["no result yet"]
     description = one_line("; ".join(part for part in parts if part), MAX_DESCRIPTION_CHARS)
-    return CommitStatus(state, description, failed, neutral, passed, missing, tuple(under_way), problem)
+    return CommitStatus(state, description, failed, neutral, passed, missing, tuple(under_way), problem, refused)
 
 
 def set_status(client: Client, sha: str, state: StatusState, description: str, target_url: str) -> None:

@@ -32,9 +32,9 @@ class CommitView:
     under_way: tuple[RunUnderWay, ...] = ()
     problems: tuple[str, ...] = ()
 
-    def decide(self, required: Sequence[str]) -> CommitStatus:
+    def decide(self, required: Sequence[str], left_out: Sequence[str] = ()) -> CommitStatus:
         """Decide the commit's status."""
-        return decide_status(required, self.results.models, self.under_way, "; ".join(self.problems))
+        return decide_status(required, self.results.models, self.under_way, "; ".join(self.problems), left_out)
 
 
 @dataclass(frozen=True)

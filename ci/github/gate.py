@@ -22,6 +22,7 @@ from ci.github.run_request import is_allowed
 from ci.github.status_comment import CommentState, StartedRun
 from ci.hub.layers import LayerRequest
 from ci.hub.slices import Slice
+from ci.known_refusals import describe_left_out
 from ci.models import select_models
 from ci.plan import Plan, RunRequest, make_plan
 
@@ -35,7 +36,10 @@ Reaction = Literal["+1", "confused", "rocket"]
 
 @dataclass(frozen=True)
 class GateDecision:
-    """The decision. `answer` is Markdown for the pull request; `reason` is one line for the log."""
+    """The decision. `answer` is Markdown for the pull request; `reason` is one line for the log.
+
+    `left_out` says which models are left out, because the subject is known to refuse them.
+    """
 
     decision: DecisionKind
     reason: str
@@ -50,6 +54,7 @@ class GateDecision:
     consumer: ConsumerName | None = None
     cancel: tuple[int, ...] = ()
     slice: Slice | None = None
+    left_out: str = ""
 
 
 def ignore_reason(event: CommentEvent) -> str | None:
@@ -121,7 +126,7 @@ def _handle_command(command: Command, gate_input: GateInput) -> GateDecision:
     if command.plan:
         nights = gate_input.baseline.select_subsets({entry.name: entry.model.subset for entry in plan.entries})
         return _answer(event, "plan", messages.format_plan(plan, nights, command))
-    return _start_run(command, tuple(entry.name for entry in plan.entries), gate_input)
+    return _start_run(command, plan, gate_input)
 
 
 def _offer_bisect(name: str, gate_input: GateInput) -> GateDecision:
@@ -182,7 +187,8 @@ def _plan_run(command: Command, gate_input: GateInput) -> Plan:
     return make_plan(request, gate_input.models)
 
 
-def _start_run(command: Command, models: tuple[str, ...], gate_input: GateInput) -> GateDecision:
+def _start_run(command: Command, plan: Plan, gate_input: GateInput) -> GateDecision:
+    models = tuple(entry.name for entry in plan.entries)
     event, pull, server = gate_input.event, gate_input.facts.pull, gate_input.settings.server_url
     suggested = replace(command, sha=pull.head_sha)
     if command.sha is None and pull.is_fork:
@@ -206,6 +212,7 @@ def _start_run(command: Command, models: tuple[str, ...], gate_input: GateInput)
         comment_id=event.comment_id,
         sha=pull.head_sha,
         models=models,
+        left_out=describe_left_out(plan.left_out),
         **how,
     )
 

@@ -131,7 +131,7 @@ def write_run_files(plan: Plan, entry: str, checkpoint: Checkpoint, out: Path) -
 
 
 def _format_toml(name: str, table: Mapping[str, Any]) -> str:
-    """Format one table with scalars, arrays of strings and one inner table.
+    """Format one table with scalars, arrays of scalars or of tables, and inner tables.
 
     JSON's scalars are valid TOML.
     """
@@ -143,4 +143,10 @@ def _format_toml(name: str, table: Mapping[str, Any]) -> str:
 
 
 def _format_value(value: Any) -> str:
+    if isinstance(value, list | tuple) and any(isinstance(item, dict) for item in value):
+        return f"[{', '.join(_format_inline_table(item) for item in value)}]"
     return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=True)
+
+
+def _format_inline_table(table: Mapping[str, Any]) -> str:
+    return f"{{ {', '.join(f'{key} = {_format_value(value)}' for key, value in table.items())} }}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ci.consumers.registry import CONSUMERS
 from ci.github.command import COMMAND, GRAMMAR
+from ci.known_refusals import describe_left_out
 from ci.models import describe_override
 from ci.report.escape import cell, code, escape_text, link
 
@@ -165,6 +166,7 @@ def format_plan(plan: Plan, baseline: Baseline, command: Command) -> str:
             f"| {cell(code(entry.name))} | {cell(code(entry.model.model_id))} | {cell(entry.model.part)} "
             f"| {len(entry.tests)} | {minutes} |"
         )
+    left_out = describe_left_out(plan.left_out)
     total = sum(measured) + (len(rows) - len(measured)) * (median(measured) if measured else 0)
     estimate = f"about {total / 60:.0f} GPU minutes by the last nights" if measured else "no history to estimate from"
     start = replace(command, plan=False).format_line()
@@ -176,21 +178,32 @@ def format_plan(plan: Plan, baseline: Baseline, command: Command) -> str:
             "|---|---|--:|--:|--:|",
             *rows,
             "",
+            *([escape_text(left_out, MAX_PROBLEM_CHARS), ""] if left_out else []),
             f"To start it, write {code(start)}.",
         ]
     )
 
 
 def format_running(
-    sha: str, models: Sequence[str], login: str, *, run_url: str, waiting: str = "", others: str = ""
+    sha: str,
+    models: Sequence[str],
+    login: str,
+    *,
+    run_url: str,
+    waiting: str = "",
+    others: str = "",
+    left_out: str = "",
 ) -> str:
     """Format the status of a run under way.
 
-    `waiting` is about jobs without a runner, `others` about other runs at the commit.
+    `waiting` is about jobs without a runner, `others` about other runs at the commit, `left_out` about models that are
+    known to be refused.
     """
     page = link("the run", run_url) or "the run"
     text = f"### hub-tests: running\n\n{_list_names(models)} at {code(sha[:12])}, requested by {code(login)}: {page}."
-    return "\n\n".join(part for part in (text, waiting or "The result will appear here.", others.strip()) if part)
+    told = f"{escape_text(left_out, MAX_PROBLEM_CHARS)}." if left_out else ""
+    parts = (text, told, waiting or "The result will appear here.", others.strip())
+    return "\n\n".join(part for part in parts if part)
 
 
 def format_commit_status(status: CommitStatus, run_id: int | None) -> str:
@@ -215,6 +228,8 @@ def format_others(status: CommitStatus, run_id: int | None) -> str:
         found = [result for result in results if result.run_id != run_id]
         lines += [_format_other(icon, word, result) for result in found[:MAX_NAMES]]
         lines += [f"- {icon} and {len(found) - MAX_NAMES} more"] if len(found) > MAX_NAMES else []
+    if refused := [result.model for result in status.refused if result.run_id != run_id]:
+        lines.append(f"- ⛔ refused, as known, in other runs: {_list_first(refused)}")
     if passed := [result.model for result in status.passed if result.run_id != run_id]:
         lines.append(f"- ✅ passed in other runs: {_list_first(passed)}")
     if status.missing:

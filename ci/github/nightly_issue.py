@@ -10,6 +10,7 @@ from ci.github.bisect_lines import FailingNights, SubjectAddress, format_lines
 from ci.github.command import COMMAND
 from ci.report.escape import cell, code, escape_text, link
 from ci.report.history import HistoryRecord
+from ci.report.known_refusals import list_refusals
 from ci.report.limits import COMMENT_CHARS
 from ci.report.markdown import render_markdown
 from ci.report.results import find_most_complete_evidence
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ci.github.client import Client
+    from ci.known_refusals import KnownRefusal
     from ci.report.history import Baseline
-    from ci.report.results import Results
+    from ci.report.results import EntryResult, Results
 
 MARKER = "<!-- hub-tests:nightly -->"
 TITLE = "hub-tests: the nightly run fails"
 UPSTREAM = ("torch", "transformers")
+REFUSALS_TITLE = "hub-tests: known refusals in the nightly run"
 UPSTREAM_TITLE = "hub-tests: the nightly run fails with the newest torch and transformers"
 LABEL = "hub-tests"
 PARAGRAPH = "\n\n"
@@ -101,7 +104,7 @@ def format_issue(
     )
     table = next((text for text in tables if count_characters(text) <= MAX_TABLE_CHARS), tables[-1])
     told = f"{table}{PARAGRAPH}{_format_bisect(results, streaks)}" if streaks else ""
-    head = f"{top}{told}{format_upstream(upstream) if upstream else ''}"
+    head = f"{top}{told}{format_refusals(results)}{format_upstream(upstream) if upstream else ''}"
     shown = upstream if upstream and results.verdict != "failed" else results
     return head + render_markdown(shown, COMMENT_CHARS - count_characters(head) - 100)
 
@@ -120,6 +123,29 @@ def _format_bisect(results: Results, streaks: Sequence[FailureStreak]) -> str:
     block = "\n".join(lines[:MAX_BISECT_LINES]) + more
     told = f"or comment {code(f'{COMMAND} bisect {broken[0][0].entry}')} on a pull request"
     return f"Which change broke it ({told}):\n\n```sh\n{block}\n```{PARAGRAPH}"
+
+
+def format_refusals(results: Results) -> str:
+    """Format a line for each model that the subject is known to refuse, and what tonight says of it; "" for none."""
+    found = list_refusals(results)
+    if not found:
+        return ""
+    rows = ["**Known refusals**, which block nothing:\n", "| model | since | finding | tonight |", "|---|---|---|---|"]
+    for entry, known in found[:MAX_NAMED]:
+        finding = link("finding", known.finding) or code(known.finding)
+        facts = (code(entry.name), escape_text(known.since), finding, _format_refusal(entry, known))
+        rows.append(f"| {' | '.join(cell(fact) for fact in facts)} |")
+    rows += [f"\nand {len(found) - MAX_NAMED} more"] if len(found) > MAX_NAMED else []
+    return "\n".join(rows) + PARAGRAPH
+
+
+def _format_refusal(entry: EntryResult, known: KnownRefusal) -> str:
+    """Format what tonight says of a known refusal."""
+    if entry.refused_as_known:
+        return f"refused, as known: {code(known.words)}"
+    if entry.refusal == "no_longer":
+        return f"**no longer refused**: remove {code('known_refusals')} from the registry"
+    return "fails in another way, see above"
 
 
 def format_upstream(upstream: Results) -> str:
@@ -148,12 +174,12 @@ def update_issue(
 ) -> str:
     """Open, update or close the issue and return what was done. A neutral night changes nothing.
 
-    A failure with the newest versions alone keeps it open too, under a title of its own. `pages` links to the nights.
+    A failure with the newest versions alone keeps it open too, and so do known refusals, each under a title of its
+    own. `pages` links to the nights.
     """
     issue = _find_open_issue(client, bot)
     breaks_upstream = upstream is not None and upstream.verdict == "failed"
-    if results.verdict == "failed" or breaks_upstream:
-        title = TITLE if results.verdict == "failed" else UPSTREAM_TITLE
+    if title := _choose_title(results, breaks_upstream=breaks_upstream):
         body = format_issue(results, streaks, upstream, pages)
         if issue is None:
             created = client.write(Issue, "POST", "/issues", {"title": title, "body": body, "labels": [LABEL]})
@@ -166,6 +192,16 @@ def update_issue(
         client.write(Issue, "PATCH", f"/issues/{issue.number}", {"state": "closed", "state_reason": "completed"})
         return f"closed #{issue.number}"
     return "nothing to do"
+
+
+def _choose_title(results: Results, *, breaks_upstream: bool) -> str:
+    """Choose the title of the issue; "" where the night has nothing to tell, or says nothing."""
+    if results.verdict == "failed":
+        return TITLE
+    if breaks_upstream:
+        return UPSTREAM_TITLE
+    answered = results.verdict == "passed" or all(entry.refused_as_known for entry in results.entries)
+    return REFUSALS_TITLE if answered and list_refusals(results) else ""
 
 
 def _find_open_issue(client: Client, bot: str) -> Issue | None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ci.known_refusals import describe_left_out
 from ci.report.case_results import find_own_evidence, make_case_result, make_entry_failure, make_missing_case
 from ci.report.evidence_requirements import DOWNLOAD_STEP, EntryFacts, collect_facts
 from ci.report.failure_causes import group_causes
 from ci.report.history import Baseline
 from ci.report.job_conclusions import find_job, find_job_failure, find_missing_reason, select_known_attempts
 from ci.report.junit import JunitCase, JunitFile
+from ci.report.known_refusals import judge_refusal
 from ci.report.phase_times import sum_phases
 from ci.report.regression import compare_with_baseline, find_drift, find_newest_commit, find_reference_changes
 from ci.report.results import Attempt, CaseResult, EntryResult, Job, Problem, Results
@@ -66,7 +68,9 @@ def build_results(
         for index, entry in enumerate(plan.entries)
     )
     unplanned = sorted(set(attempts) - {entry.name for entry in plan.entries})
-    notes = [f"ignored the results of '{name}': the plan has no such entry" for name in unplanned]
+    left_out = describe_left_out(plan.left_out)
+    notes = [*([left_out] if left_out else [])]
+    notes += [f"ignored the results of '{name}': the plan has no such entry" for name in unplanned]
     return Results(
         plan=plan,
         verdict=find_run_verdict(entries),
@@ -125,7 +129,7 @@ def _build_entry(
     entry_failure = find_job_failure(entry, job, cases) or find_exit_failure(entry, newest, cases)
     if entry_failure is not None:
         cases = (*cases, entry_failure)
-    return EntryResult(
+    result = EntryResult(
         name=entry.name,
         verdict=find_entry_verdict(cases),
         cases=cases,
@@ -138,6 +142,7 @@ def _build_entry(
         drift=find_drift(entry.name, cases, baseline),
         phases=sum_phases(case.phases for case in cases),
     )
+    return judge_refusal(entry, request.subject, result)
 
 
 def _collect_facts(

@@ -26,18 +26,22 @@ def format_title(results: Results) -> str:
     """
     totals = results.totals
     models = pluralize(totals.models, "model")
+    refused = f"; {totals.models_refused} {OUTCOMES['refused']}" if totals.models_refused else ""
     if results.verdict == "passed":
         not_run = f", {pluralize(totals.did_not_run, 'variant')} did not run" if totals.did_not_run else ""
-        return f"Passed: {models}, {pluralize(totals.passed, 'test')}{not_run}"
+        some = f"{totals.models_passed} of {models}" if refused else models
+        return f"Passed: {some}, {pluralize(totals.passed, 'test')}{not_run}{refused}"
+    if results.verdict == "neutral" and refused and not totals.models_neutral:
+        return f"No answer: {models} {OUTCOMES['refused']}"
     if results.verdict == "neutral":
         verb = "Interrupted: no" if _is_only_interrupted(results) else "No"
-        return f"{verb} answer for {totals.models_neutral} of {models}"
+        return f"{verb} answer for {totals.models_neutral} of {models}{refused}"
     causes = [cause for cause in results.causes if not cause.infrastructure]
     new = sum(cause.change != "known" for cause in causes)
     news = f" ({new or 'none'} new)" if results.baseline else ""
     interrupted = any(cause.failure_class == "interrupted" for cause in results.causes)
     ended = ", then interrupted" if interrupted else ""
-    return f"Failed: {totals.models_failed} of {models}, {pluralize(len(causes), 'cause')}{news}{ended}"
+    return f"Failed: {totals.models_failed} of {models}, {pluralize(len(causes), 'cause')}{news}{ended}{refused}"
 
 
 def _is_only_interrupted(results: Results) -> bool:
@@ -48,6 +52,8 @@ def find_reason(results: Results) -> str:
     """Return the first cause's whole sentence; "" if all passed."""
     if results.causes:
         return results.causes[0].title
+    if results.verdict == "passed":
+        return ""
     labels = [entry.label for entry in results.entries if entry.verdict != "passed" and entry.label]
     return labels[0] if labels else ""
 
@@ -100,5 +106,6 @@ def list_not_passed(totals: Totals) -> list[tuple[int, str]]:
         (totals.missing, "missing"),
         (totals.consequence, OUTCOMES["consequence"]),
         (totals.did_not_run, "did not run"),
+        (totals.refused, OUTCOMES["refused"]),
         (totals.flaky, "passed only on a later attempt"),
     ]

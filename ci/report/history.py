@@ -232,7 +232,7 @@ def _make_record(entry: EntryResult, *, date: str, sha: str, url: str, subset: s
             HistoryCase(
                 *(c.name, c.history_outcome, c.failure_class, c.fingerprint, c.used, c.seconds),
                 margins=find_margins(c.evidence),
-                headline=clip(c.headline, HEADLINE) if c.outcome in ("failed", "missing") else "",
+                headline=clip(c.headline, HEADLINE) if c.outcome in ("failed", "missing", "refused") else "",
             )
             for c in entry.cases
         ),

@@ -9,9 +9,25 @@ OUTCOMES = {
     "did_not_run": "did not run",
     "consequence": "skipped because an earlier test failed",
     "missing": "missing",
+    "refused": "refused, as known",
 }
-OUTCOME_ICONS = {"passed": "✅", "failed": "❌", "did_not_run": "⚪", "consequence": "⏭️", "missing": "❓"}
-SIGNS = {"passed": "✓", "failed": "✗", "neutral": "!", "did_not_run": "○", "consequence": "↷", "missing": "?"}
+OUTCOME_ICONS = {
+    "passed": "✅",
+    "failed": "❌",
+    "did_not_run": "⚪",
+    "consequence": "⏭️",
+    "missing": "❓",
+    "refused": "⛔",
+}
+SIGNS = {
+    "passed": "✓",
+    "failed": "✗",
+    "neutral": "!",
+    "did_not_run": "○",
+    "consequence": "↷",
+    "missing": "?",
+    "refused": "⊘",
+}
 """The same without emoji, for pages that must look the same with any font."""
 CLASSES = {
     "numeric_mismatch": "numeric mismatch",

@@ -94,7 +94,7 @@ def list_failure_counts(results: Results) -> list[Block]:
     lines = [
         f"{code(entry.name)} ({sum(case.outcome in ('failed', 'missing') for case in entry.cases)})"
         for entry in results.entries
-        if entry.verdict != "passed"
+        if entry.verdict != "passed" and not entry.refused_as_known
     ]
     return [Block("### Failures (number of failing tests for each model)\n\n" + ", ".join(lines))]
 

@@ -20,6 +20,8 @@ DRIFT_FACTOR = 2.0
 """A margin that grew by this factor over the median of the nights before is a drift: night to night it is far less."""
 DRIFT_FLOOR = 0.02
 """Below this share of the limit a growth is rounding."""
+FOUND = ("failed", "refused")
+"""Outcomes of a test that make a finding."""
 MIN_NIGHTS = 3
 """Nights that a median needs."""
 
@@ -87,17 +89,24 @@ def list_models(history: Baseline) -> tuple[ModelNights, ...]:
 
 
 def list_findings(history: Baseline) -> tuple[Finding, ...]:
-    """List the causes by which a model fails in its newest clear night, those of most tests first."""
+    """List the causes by which a model fails in its newest clear night, those of most tests first.
+
+    A refusal that the registry knows is one too, although its night blames nobody.
+    """
     found: dict[str, list[tuple[HistoryRecord, HistoryCase, int, str]]] = {}
     for records in history.select_newest_subsets().records.values():
-        clear = [record for record in records[-WINDOW:] if record.verdict != "neutral"]
+        clear = [record for record in records[-WINDOW:] if record.verdict != "neutral" or _is_refused(record)]
         for case in clear[-1].cases if clear else ():
-            if case.outcome == "failed":
+            if case.outcome in FOUND:
                 nights, since = _count_nights(clear, case)
                 key = case.fingerprint or f"{case.failure_class} {case.name}"
                 found.setdefault(key, []).append((clear[-1], case, nights, since))
     findings = [_make_finding(cases) for cases in found.values()]
     return tuple(sorted(findings, key=lambda finding: (-len(finding.tests), finding.since)))
+
+
+def _is_refused(record: HistoryRecord) -> bool:
+    return any(case.outcome == "refused" for case in record.cases)
 
 
 def _make_finding(cases: Sequence[tuple[HistoryRecord, HistoryCase, int, str]]) -> Finding:
@@ -111,7 +120,7 @@ def _count_nights(records: Sequence[HistoryRecord], case: HistoryCase) -> tuple[
     """Count the nights in a row, back from the newest, in which a test failed by one cause; return the first's date."""
     nights, since = 0, ""
     for record in reversed(records):
-        same = (one for one in record.cases if one.name == case.name and one.outcome == "failed")
+        same = (one for one in record.cases if one.name == case.name and one.outcome in FOUND)
         if not any(one.fingerprint == case.fingerprint for one in same):
             break
         nights, since = nights + 1, record.date[:10]

@@ -15,8 +15,13 @@ from ci.report.junit import JunitFile
 Verdict = Literal["passed", "failed", "neutral"]
 """`neutral`: an infrastructure problem prevented a result. It is not green, and it blames nobody."""
 
-Outcome = Literal["passed", "failed", "did_not_run", "consequence", "missing"]
-"""`consequence`: skipped because an earlier test of the same model failed. `missing`: planned, but without a result."""
+Outcome = Literal["passed", "failed", "did_not_run", "consequence", "missing", "refused"]
+"""`consequence`: skipped because an earlier test of the same model failed. `missing`: planned, but without a result.
+`refused`: the subject refused the model as the registry says, in exactly these words.
+"""
+
+RefusalState = Literal["", "as_known", "no_longer", "differently"]
+"""What became of a refusal that the registry knows; "" where it knows none, or the conversion was not reached."""
 
 Change = Literal["new", "known", "different", "fixed"]
 """Compared with the baseline: new; already failing on main; failing on main in another way; fixed."""
@@ -129,7 +134,8 @@ class CaseResult:
 class EntryResult:
     """One model. `label` names in a few words a problem that is not a single test's, for example "no result file".
 
-    `phases` are the sums over its tests.
+    `phases` are the sums over its tests. `refusal` says what became of a known one; "as_known" is neutral, blames
+    nobody, and takes no part in the verdict of run and commit.
     """
 
     name: str
@@ -143,6 +149,12 @@ class EntryResult:
     host: Mapping[str, str] = field(default_factory=dict)
     drift: Mapping[str, str] = field(default_factory=dict)
     phases: tuple[PhaseTime, ...] = ()
+    refusal: RefusalState = ""
+
+    @property
+    def refused_as_known(self) -> bool:
+        """Whether the subject refused the model as the registry says."""
+        return self.refusal == "as_known"
 
 
 @dataclass(frozen=True)
@@ -165,7 +177,10 @@ class Cause:
 
 @dataclass(frozen=True)
 class Totals:
-    """Counts over all entries. `seconds` adds up the times of the jobs, or of the tests where there is no job."""
+    """Counts over all entries; `models_neutral` without those refused as known.
+
+    `seconds` adds up the times of the jobs, or of the tests where there is no job.
+    """
 
     models: int = 0
     models_passed: int = 0
@@ -179,6 +194,8 @@ class Totals:
     missing: int = 0
     flaky: int = 0
     seconds: float = 0.0
+    models_refused: int = 0
+    refused: int = 0
 
 
 @dataclass(frozen=True)
@@ -219,9 +236,13 @@ class Results:
         ]
 
 
-def exit_code(results: Results) -> int:
-    """Return the exit code of the command line: 0 passed, 1 failed, 3 neutral (infrastructure)."""
-    return EXIT_CODES[results.verdict]
+def exit_code(results: Results, *, accept_known_refusals: bool = False) -> int:
+    """Return the exit code of the command line: 0 passed, 1 failed, 3 neutral (infrastructure).
+
+    Where known refusals are accepted, a run of nothing else ends with 0: its job did what is expected of it.
+    """
+    expected = bool(results.entries) and all(entry.refused_as_known for entry in results.entries)
+    return 0 if expected and accept_known_refusals else EXIT_CODES[results.verdict]
 
 
 def find_most_complete_evidence(cases: Sequence[CaseResult]) -> Evidence | None:
@@ -258,5 +279,6 @@ def group_by_causes(results: Results) -> list[tuple[EntryResult, ...]]:
     for entry in results.entries:
         causes = frozenset(case.fingerprint for case in entry.cases if case.outcome in ("failed", "missing"))
         if entry.verdict != "passed":
-            groups.setdefault((entry.verdict, causes), []).append(entry)
+            own = causes or frozenset([entry.name])
+            groups.setdefault((entry.verdict, own), []).append(entry)
     return [tuple(entries) for entries in groups.values()]

@@ -15,7 +15,7 @@ from ci.errors import RequestError
 from ci.layouts import LAYOUT_AXIS
 from ci.models import HubModel
 from ci.report.history import Baseline
-from ci.report.labels import CLASSES
+from ci.report.labels import CLASSES, OUTCOMES
 from ci.subjects.registry import find_offer
 from ci.suite.tests import list_variant_tests
 
@@ -31,6 +31,7 @@ DOWNLOAD, FORWARD, EXPORT = "test_download_and_truncate", "test_forward_equivale
 ANY_DTYPE = ""
 """The dtype of a cell whose night did not record its margins by dtype, and of an export, which is compared in bits."""
 DEEP_ONLY = "tested with --deep only"
+REFUSED = "refused"
 NO_ENTRY = "no model of this format is in the registry"
 
 CellState = Literal["passed", "failed", "empty"]
@@ -191,6 +192,8 @@ class _Row:
             return f"needs {variant.needs}" if variant and variant.needs else "the subject does not run it here"
         if case.outcome == "consequence":
             failed = next((c for c in newest.cases if c.outcome == "failed"), None)
+            if failed is None and (refused := next((c for c in newest.cases if c.outcome == REFUSED), None)):
+                return f"{OUTCOMES[REFUSED]}: {refused.headline}" if refused.headline else OUTCOMES[REFUSED]
             return f"an earlier test failed: {_name_class(failed)}" if failed else "an earlier test failed"
         return _name_class(case)
 

@@ -49,6 +49,7 @@ STYLES = {
     "missing": "bold red",
     "did_not_run": "yellow",
     "consequence": "dim",
+    "refused": "yellow",
 }
 _TESTS_PER_CAUSE = 8
 _TEST_COLUMNS = (

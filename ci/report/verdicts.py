@@ -27,8 +27,11 @@ def find_entry_verdict(cases: Sequence[CaseResult]) -> Verdict:
 
 
 def find_run_verdict(entries: Sequence[EntryResult]) -> Verdict:
-    """Return "passed" only if every entry passed; one failed entry makes the run fail."""
-    verdicts = {entry.verdict for entry in entries}
+    """Return "passed" only if every entry passed; one failed entry makes the run fail.
+
+    An entry that was refused as known takes no part; where all were, nothing was proved.
+    """
+    verdicts = {entry.verdict for entry in entries if not entry.refused_as_known}
     if "failed" in verdicts:
         return "failed"
     return "passed" if verdicts == {"passed"} else "neutral"
@@ -87,17 +90,20 @@ def count_totals(entries: Sequence[EntryResult]) -> Totals:
     verdicts = [entry.verdict for entry in entries]
     cases = [case for entry in entries for case in entry.cases]
     outcomes = [case.outcome for case in cases]
+    refused = sum(entry.refused_as_known for entry in entries)
     return Totals(
         models=len(entries),
         models_passed=verdicts.count("passed"),
         models_failed=verdicts.count("failed"),
-        models_neutral=verdicts.count("neutral"),
+        models_neutral=verdicts.count("neutral") - refused,
+        models_refused=refused,
         tests=len(cases),
         passed=outcomes.count("passed"),
         failed=outcomes.count("failed"),
         did_not_run=outcomes.count("did_not_run"),
         consequence=outcomes.count("consequence"),
         missing=outcomes.count("missing"),
+        refused=outcomes.count("refused"),
         flaky=sum(case.outcome == "passed" and bool(case.earlier) for case in cases),
         seconds=sum(entry.seconds for entry in entries),
     )

@@ -54,7 +54,8 @@ def open_subject(
     if python is None:
         yield create_subject(name)
         return
-    from ci.subjects.worker_process import NO_SANDBOX, WorkerLaunch
+    from ci.subjects.sandbox import NO_SANDBOX
+    from ci.subjects.worker_launch import WorkerLaunch
     from ci.subjects.worker_subject import WorkerSubject
 
     environ = os.environ if environ is None else environ

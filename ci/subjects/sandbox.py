@@ -76,6 +76,10 @@ class Isolation:
         return self.program is not None
 
 
+NO_SANDBOX = Isolation(None, "not asked for")
+"""What a caller gets that asks for no isolation: a program runs as the caller does."""
+
+
 def parse_isolation(word: str) -> IsolationMode:
     """Read a mode of isolation. Raises RequestError for another word."""
     for mode in ISOLATION_MODES:

@@ -180,8 +180,9 @@ class ModelPipeline:
 
     def _judge(self) -> Judge:
         self.import_libraries()
+        from ci.equivalence.comparison_inputs import ComparisonInputs
         from ci.equivalence.device_usage import CostMeter
-        from ci.equivalence.judge import ComparisonInputs, Judge
+        from ci.equivalence.judge import Judge
 
         converted, _ = self.convert()
         inputs = ComparisonInputs(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ci.evidence import NOT_COVERED
 
 if TYPE_CHECKING:
-    from ci.equivalence.judge import Verdict
+    from ci.equivalence.verdict import Verdict
     from ci.run_options import RunOptions
     from ci.suite.pipeline import ModelPipeline
 

@@ -31,16 +31,20 @@ class SubjectSession:
 
         Raises SubjectCrashError where it could not be built.
         """
+        from ci.subjects.worker_subject import WorkerSubject
+
         if self._subject is None:
             self._subject = self._open(checkpoint)
-            if (warm_up := getattr(self._subject, "warm_up", None)) is not None:
-                warm_up(checkpoint)
+            if isinstance(self._subject, WorkerSubject):
+                self._subject.prepare_for(checkpoint)
         return self._subject
 
     def warm_device(self) -> None:
         """Let an open subject initialise its device beside what comes next, if it can."""
-        if (warm_device := getattr(self._subject, "warm_device", None)) is not None:
-            warm_device(self._run.device)
+        from ci.subjects.worker_subject import WorkerSubject
+
+        if isinstance(self._subject, WorkerSubject):
+            self._subject.warm_device(self._run.device)
 
     def find_disk_failure(self) -> HubTestsError | None:
         """Return the error that says that the subject filled the disk, None where it did not."""

@@ -11,7 +11,8 @@ from ci.evidence import NOT_COVERED
 from ci.subjects.registry import find_offer
 
 if TYPE_CHECKING:
-    from ci.equivalence.judge import Judge, Verdict
+    from ci.equivalence.judge import Judge
+    from ci.equivalence.verdict import Verdict
 
 CONVERSION_LAYOUTS = ("tp2", "pp2", "zero2", "zero3")
 """Layouts that cut weights and optimizer state in different ways."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ci.evidence import format_share_of_limit
 
 if TYPE_CHECKING:
-    from ci.equivalence.judge import Verdict
+    from ci.equivalence.verdict import Verdict
     from ci.evidence import Evidence, Measure
 
 

@@ -14,7 +14,7 @@ from ci.github.event import SHA, load_event
 from ci.github.job_outputs import pack_record
 from ci.github.run_request import choose_head, choose_scope, make_run_request, may_fill_compile_cache
 from ci.models import REGISTRY, load_models, select_models
-from ci.plan import PlannedAdapter, PlannedEnvironment, announce_adapter, make_plan
+from ci.plan import PlannedAdapter, PlannedEnvironment, announce_adapter, make_plan, require_models
 from ci.subjects.described import MAX_BYTES, SUFFIX
 
 if TYPE_CHECKING:
@@ -92,11 +92,12 @@ def plan_event(
     request = make_run_request(event, context)
     request = replace(request, subject=announce_adapter(adapter) or request.subject)
     models = load_models(registry or REGISTRY)
-    required = tuple(model.name for model in select_models(models, context.inputs.required))
+    select_models(models, context.inputs.required)  # refuse words that select nothing before GitHub is asked
     request = _drop_usual_part(request, models)
     make_plan(request, models)  # refuse a request that selects nothing before GitHub is asked for its commit
     plan = make_plan(replace(request, sha=request.sha or resolve_commit(request, context)), models)
-    plan = replace(plan, required=required, environment=environment, adapter=adapter)
+    plan = require_models(plan, models, context.inputs.required)
+    plan = replace(plan, environment=environment, adapter=adapter)
     if context.output_path:
         fill = may_fill_compile_cache(event, request)
         write_outputs(context.output_path, {**_format_outputs(plan), "fill-compile-cache": "true" if fill else ""})

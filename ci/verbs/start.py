@@ -123,6 +123,7 @@ def _write_comment(start: _Start, view: CommitView, cancelled: tuple[int, ...]) 
         start.event.login,
         run_url=step.run_url,
         others=messages.format_others(view.decide(()), step.run_id),
+        left_out=decision.left_out,
     )
     body = format_status_comment(text, state.add_run(start.run))
     pulls.write_comment(start.client, start.event.number, start.comment, body)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ci.errors import HubTestsError
 from ci.records import STRICT, read_json, to_json
+from ci.units import format_now
 from hub_runner.files import write_atomically
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class SlotStateFile:
 
     def write(self, state: SlotState) -> SlotState:
         """Write the state with the present time; return what was written."""
-        stamped = replace(state, since=datetime.now(UTC).isoformat(timespec="seconds"))
+        stamped = replace(state, since=format_now())
         write_atomically(self.path, to_json(stamped))
         return stamped
 

@@ -15,7 +15,6 @@ import subprocess
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from ci.doctor.probes import read_runner
 from ci.doctor.records import RUNNER_MANIFEST, RunnerInstall
 from ci.errors import InfrastructureError
 from ci.records import to_json
+from ci.units import format_now
 from hub_runner.files import write_atomically
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def update_runner(runners: Path, arch: str, *, api: str = RELEASES) -> str:
     if not isinstance(installed, RunnerInstall):
         _install_release(release, runners, target)
         installed = RunnerInstall(release.version, release.published_at, release.sha256)
-    checked = replace(installed, newest_at=datetime.now(UTC).isoformat(timespec="seconds"))
+    checked = replace(installed, newest_at=format_now())
     write_atomically(target / RUNNER_MANIFEST, to_json(checked))
     return (
         f"{release.version} is {'still the newest' if _switch_current(runners, target) else 'now the current runner'}"

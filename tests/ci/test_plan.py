@@ -9,8 +9,18 @@ import pytest
 import ci.github
 from ci.errors import RequestError
 from ci.hub.slices import Slice
-from ci.models import load_models
-from ci.plan import MAX_ENTRIES, Plan, RunRequest, leave_out_consumer, make_plan, matrix, registry_digest
+from ci.known_refusals import KnownRefusal
+from ci.models import HubModel, load_models, select_models
+from ci.plan import (
+    MAX_ENTRIES,
+    Plan,
+    RunRequest,
+    leave_out_consumer,
+    make_plan,
+    matrix,
+    registry_digest,
+    require_models,
+)
 from ci.records import read_json, to_json
 from ci.subjects.reference.offer import LAYOUTS_OFFERED
 from tests.ci.report.samples import MODELS
@@ -20,6 +30,61 @@ def test_nothing_asked_for_is_the_default_group() -> None:
     plan = make_plan(RunRequest(), load_models())
     assert plan.entries
     assert all("default" in entry.model.groups for entry in plan.entries)
+
+
+KNOWN = KnownRefusal("reference", "some words of it", "2026-11-25", "docs/findings.md")
+
+
+def refusing(*names: str) -> dict[str, HubModel]:
+    """The registry in which the reference is known to refuse some models."""
+    return {name: replace(m, known_refusals=(KNOWN,) if name in names else ()) for name, m in load_models().items()}
+
+
+@pytest.mark.parametrize(
+    ("request_", "left_out"),
+    [
+        (RunRequest("issue_comment"), ("smollm2", "mixtral")),
+        (RunRequest("workflow_dispatch", pull_request=7), ("smollm2", "mixtral")),
+        (RunRequest("merge_group", models=("@default",)), ("smollm2", "mixtral")),
+        (RunRequest("issue_comment", models=("smollm2",)), ()),
+        (RunRequest("issue_comment", models=("@moe",)), ()),
+        (RunRequest("schedule"), ()),
+        (RunRequest("cli"), ()),
+        (RunRequest("issue_comment", subject="fast_llm"), ()),
+    ],
+    ids=["comment", "by hand", "merge group", "named", "group", "night", "laptop", "another subject"],
+)
+def test_only_a_pull_requests_default_group_leaves_out_known_refusals(
+    request_: RunRequest, left_out: tuple[str, ...]
+) -> None:
+    models = refusing("smollm2", "mixtral")
+    plan = make_plan(request_, models)
+    asked = {model.name for model in select_models(models, request_.models)}
+    assert tuple(one.name for one in plan.left_out) == left_out
+    assert {entry.name for entry in plan.entries} == asked - set(left_out)
+    assert read_json(Plan, to_json(plan), what="plan") == plan
+
+
+def test_a_run_of_known_refusals_alone_is_planned() -> None:
+    defaults = [name for name, model in load_models().items() if "default" in model.groups]
+    plan = make_plan(RunRequest("issue_comment"), refusing(*defaults))
+    assert ([entry.name for entry in plan.entries], plan.left_out) == (defaults, ())
+
+
+@pytest.mark.parametrize(
+    ("models", "left_out"),
+    [
+        (("mistral", "qwen2-05b"), ("smollm2", "mixtral")),
+        (("mistral", "qwen2-05b", "mixtral"), ("smollm2",)),
+        (("mistral",), ("smollm2",)),
+    ],
+    ids=["as the gate names them", "one named", "others named"],
+)
+def test_a_refused_model_is_not_required_and_is_named(models: tuple[str, ...], left_out: tuple[str, ...]) -> None:
+    registry = refusing("smollm2", "mixtral")
+    plan = require_models(make_plan(RunRequest("issue_comment", models), registry), registry, ("smollm2", "mistral"))
+    assert plan.required == ("mistral",)
+    assert tuple(sorted((one.name for one in plan.left_out), reverse=True)) == left_out
 
 
 def test_each_entry_lists_the_tests_that_must_come_back() -> None:

@@ -8,20 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-import tomllib
 from collections.abc import Sequence
-from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ci import __main__ as cli
-from ci import run as job
-from ci.errors import RequestError
 from ci.report.result_files import EXIT_CODE, RUNNING
-from ci.run_options import RunOptions
 from tests.standin.models import repository
 from tests.standin.recipes import CONFIGS, RECIPES, TINY_REGISTRY
 from tests.standin.server import HubServer
@@ -241,32 +235,6 @@ def test_a_run_that_was_asked_for_wrongly_ends_before_it_begins(
     assert "passed" not in out
 
 
-def test_a_required_sandbox_is_refused_to_what_the_judges_own_interpreter_has_installed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(job, "shares_interpreter", lambda *_: True)
-    options = RunOptions(subject="fast_llm", isolation="required")
-    with pytest.raises(RequestError, match=r"installed in hub-tests' own interpreter .* --environment"):
-        job._check_interpreter(options)
-    job._check_interpreter(replace(options, isolation="auto"))
-
-
-def test_a_bare_installation_is_a_wrong_request_and_names_the_extra(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(job, "find_spec", lambda name: None if name in ("torch", "xdist") else find_spec(name))
-    assert cli.main(["run", "@default", *REFERENCE, "--report", str(tmp_path / "out")]) == 2
-    assert capfd.readouterr().err == (
-        "hub-tests: run needs torch, xdist: install hub-tests with its extra, hub-tests[suite]\n"
-    )
-
-
-def test_what_a_run_needs_is_what_the_extra_brings() -> None:
-    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["suite"]
-    brought = {re.split("[<>=]", word)[0].removeprefix("pytest-").removeprefix("Py").lower() for word in extra}
-    assert set(job.SUITE_NEEDS) == brought - {"nvidia-ml-py"}, "the doctor alone needs that one, and says so"
-
-
 MISBEHAVIOURS = {
     "dies": ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "crash", "the worker was killed by SIGSEGV"),
     "hangs": ("import time; time.sleep(600)", "timeout", "convert took longer than 2 s, killed"),
@@ -412,21 +380,3 @@ def copy_with_published_config(directory: Path, model_id: str) -> Path:
     small = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps({**published, **small}))
     return directory
-
-
-def test_the_suite_commands_no_runner(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """The suite prints messages of the subject, and what it leaves running has lost its way to the runner."""
-    program = (
-        "import subprocess, sys; print('::add-mask::forged', flush=True); print('##[error]forged', file=sys.stderr);"
-        "subprocess.Popen(['/bin/sh', '-c', 'while :; do echo ::error::late || exit; sleep 0.05; done'],"
-        " start_new_session=True)"
-    )
-    monkeypatch.setattr(job, "_pytest_command", lambda *_: [sys.executable, "-c", program])
-    job.run_suite([], RunOptions(), tmp_path, {**os.environ, "GITHUB_ACTIONS": "true"})
-    time.sleep(0.3)
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert {line for line in err.splitlines() if "late" not in line} == {"\\::add-mask::forged", "#\\#[error]forged"}
-    assert not [line for line in err.splitlines() if line.startswith("::")]

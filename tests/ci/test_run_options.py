@@ -82,6 +82,7 @@ def test_the_names_are_those_that_people_use() -> None:
         "--time-limit",
         "--workers",
         "--deep",
+        "--accept-known-refusals",
         "--verbose",
         "--consumer",
         "--consumer-python",

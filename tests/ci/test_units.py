@@ -1,7 +1,9 @@
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from ci.errors import RequestError
-from ci.units import format_age, format_size, parse_duration, parse_size
+from ci.units import format_age, format_now, format_size, parse_duration, parse_size
 
 
 @pytest.mark.parametrize(
@@ -37,3 +39,10 @@ def test_durations() -> None:
 
 def test_ages_for_people() -> None:
     assert [format_age(seconds) for seconds in (7, 150, 7200, 172800)] == ["7 s", "2 min", "2.0 h", "2.0 d"]
+
+
+def test_this_moment_is_in_utc_to_the_second() -> None:
+    moment = datetime.fromisoformat(format_now())
+    assert moment.utcoffset() == timedelta(0)
+    assert moment.microsecond == 0
+    assert abs(datetime.now(UTC) - moment) < timedelta(minutes=1)

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from ci.equivalence.judge import Judge, Verdict
+    from ci.equivalence.judge import Judge
+    from ci.equivalence.verdict import Verdict
     from ci.evidence import Step
     from ci.suite.pipeline import ModelPipeline
 

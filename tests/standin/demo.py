@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
@@ -15,6 +14,7 @@ from ci.report.dashboard import render_pages
 from ci.report.history import Baseline, make_history_records
 from ci.report.report_files import read_report
 from ci.settings import from_environ
+from ci.units import format_now
 from tests.standin.library import ALIAS_NOTE, add_trained
 from tests.standin.server import HubServer
 from tests.standin.trained import ALIAS
@@ -80,7 +80,7 @@ def run(environ: Mapping[str, str]) -> int:
 
 def write_pages(report: Path) -> list[Path]:
     """Write the pages of the data branch, as if this run were the only night of its history."""
-    results, made = read_report(report), datetime.now(UTC).isoformat(timespec="seconds")
+    results, made = read_report(report), format_now()
     records = make_history_records(results, made)
     history = Baseline({record.entry: (record,) for record in records})
     models = [entry.model for entry in results.plan.entries]

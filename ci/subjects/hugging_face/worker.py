@@ -17,14 +17,15 @@ from ci.subjects.hugging_face.code_source import IMPORT_FAILED, ModelCodeSource
 from ci.subjects.hugging_face.subject import CODE_VARIABLE
 from ci.subjects.registry import YARDSTICK
 from ci.subjects.training import TrainRequest, TrainResult, list_gradient_files
-from ci.subjects.worker_process import WorkerLaunch
-from ci.subjects.worker_subject import Result, WorkerSubject
+from ci.subjects.worker_launch import WorkerLaunch
+from ci.subjects.worker_subject import WorkerSubject
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ci.subjects.base import DType
     from ci.subjects.sandbox import Isolation
+    from ci.subjects.worker_calls import Result
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ci.chat_templates.conversations import find_roles, generate_conversations
 from ci.chat_templates.jinja2_program import _render
 from ci.chat_templates.render import EngineRun, Rendering
 from ci.companion_files import CompanionDirectory
-from ci.subjects.worker_process import NO_SANDBOX
+from ci.subjects.sandbox import NO_SANDBOX
 from tests.ci.chat_templates.template_samples import CHATML, PLANTED, REWRITTEN, TOKENS
 
 if TYPE_CHECKING:

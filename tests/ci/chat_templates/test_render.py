@@ -12,8 +12,7 @@ from ci.chat_templates.compare import EngineJudgement, TemplateJudgement, compar
 from ci.chat_templates.conversations import find_roles, generate_conversations
 from ci.chat_templates.engines import Engine, find_engines
 from ci.chat_templates.render import Template, render_templates
-from ci.subjects.sandbox import choose_isolation
-from ci.subjects.worker_process import NO_SANDBOX
+from ci.subjects.sandbox import NO_SANDBOX, choose_isolation
 from tests.ci.chat_templates.template_samples import CHATML, PLANTED, REWRITTEN, TOKENS
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from ci.chat_templates.compare import EngineJudgement, TemplateJudgement
 from ci.equivalence import companions
 from ci.equivalence.companions import MAX_KEYS, MAX_ROWS, compare_companions, count_companions
 from ci.equivalence.round_trip import KeyChange
-from ci.subjects.worker_process import NO_SANDBOX
+from ci.subjects.sandbox import NO_SANDBOX
 
 if TYPE_CHECKING:
     from collections.abc import Callable

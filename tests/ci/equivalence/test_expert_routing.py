@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from ci.equivalence import expert_routing
+from ci.tensor_names import TOP_EXPERTS
 
 LOGITS = torch.tensor([[[3.0, 2.0, 1.999, 0.0], [3.0, 2.0, 1.0, 0.0]]])
 EXPECTED = LOGITS.topk(2, dim=-1).indices
@@ -75,3 +78,20 @@ def test_summary_counts_both_kinds() -> None:
 
 def test_only_real_tokens_are_counted() -> None:
     assert expert_routing.count_expert_tokens(EXPECTED, 4, keep=torch.tensor([[True, False]])).tolist() == [1, 1, 0, 0]
+
+
+class Choices(dict[str, torch.Tensor]):
+    """A trace of chosen experts alone."""
+
+    def tensor(self, name: str) -> torch.Tensor:
+        return self[name]
+
+
+def test_experts_without_a_token_are_counted_over_all_layers() -> None:
+    first, second = torch.tensor([[[0, 1], [0, 2]]]), torch.tensor([[[0, 1], [0, 1]]])
+    trace: Any = Choices({f"decoder.0.{TOP_EXPERTS}": first, f"decoder.1.{TOP_EXPERTS}": second})
+    keep = torch.tensor([[True, True]])
+    assert expert_routing.count_idle_experts(trace, 4, keep=keep) == 1 + 2
+    assert expert_routing.count_idle_experts(trace, 4, keep=torch.tensor([[True, False]])) == 2 + 2
+    trace = Choices()
+    assert expert_routing.count_idle_experts(trace, 4, keep=keep) is None

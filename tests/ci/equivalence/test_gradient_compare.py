@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ci.equivalence.comparison_inputs import ComparisonInputs
 from ci.equivalence.gradient_compare import (
     avoid_padding_token,
     build_gradient_verdict,
@@ -18,7 +19,7 @@ from ci.equivalence.gradient_compare import (
 )
 from ci.equivalence.hf_reference import ReferenceRun
 from ci.equivalence.inputs import InputCase
-from ci.equivalence.judge import ComparisonInputs, Judge
+from ci.equivalence.judge import Judge
 from ci.equivalence.tolerances import FLOAT32_TOLERANCE, NoiseFloor, Tolerances
 from ci.errors import InfrastructureError, NotOfferedError
 from ci.evidence import Measure

@@ -10,7 +10,7 @@ import pytest
 
 from ci.equivalence import expert_routing, hf_reference
 from ci.equivalence.hf_reference import ReferenceRun
-from ci.errors import RequestError, SubjectError
+from ci.errors import RequestError
 from ci.models import TestParams
 from ci.records import to_json
 from ci.subjects.hugging_face import HuggingFace
@@ -119,37 +119,6 @@ def test_a_config_that_cannot_be_read_is_said(dense: Experiment, tmp_path: Path)
     reference = replace(reference_run(dense, HuggingFace(), tmp_path), checkpoint=tmp_path)
     with pytest.raises(RequestError, match=r"config\.json: cannot be read"):
         _ = reference.config
-
-
-class EagerOnly(HuggingFace):
-    """A device that lacks every kernel but eager attention."""
-
-    def trace(self, request: TraceRequest) -> TraceResult:
-        if request.variant.get("attention") == "sdpa":
-            raise SubjectError("no kernel image is available")
-        return super().trace(request)
-
-
-def test_a_variant_that_the_device_lacks_is_left_out_of_the_noise_and_named(dense: Experiment, tmp_path: Path) -> None:
-    reference = reference_run(dense, EagerOnly(), tmp_path)
-    assert reference.get_tolerances(reference.cases[0], "float32").floors["logits"].error > 0
-    assert "no kernel" not in reference.describe_coverage()["noise"]
-    assert "attention=sdpa" in reference.describe_coverage()["noise"]
-
-
-class Float64Only(HuggingFace):
-    """Runs in float64 only."""
-
-    def trace(self, request: TraceRequest) -> TraceResult:
-        if request.dtype != "float64":
-            raise SubjectError("not implemented for 'Float'")
-        return super().trace(request)
-
-
-def test_without_any_variant_there_is_no_limit(dense: Experiment, tmp_path: Path) -> None:
-    reference = reference_run(dense, Float64Only(), tmp_path)
-    with pytest.raises(SubjectError, match=r"no variant runs in float32: .*not implemented"):
-        reference.get_tolerances(reference.cases[0], "float32")
 
 
 def test_eager_attention_beyond_memory_is_left_out_of_the_noise(dense: Experiment, tmp_path: Path) -> None:

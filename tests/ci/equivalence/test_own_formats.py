@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci.equivalence.judge import ComparisonInputs, Judge
+from ci.equivalence.comparison_inputs import ComparisonInputs
+from ci.equivalence.judge import Judge
 from ci.models import HubModel, TestParams
 from ci.subjects.base import ConvertRequest, ExportRequest, GradientRequest, GradientResult, TraceRequest, TraceResult
 from ci.subjects.reference import delta_mixers, delta_rule

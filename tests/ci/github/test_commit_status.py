@@ -28,6 +28,7 @@ def table(first_column: str) -> list[list[str]]:
     return [[cell.strip() for cell in line[1:-1].split("|")] for line in str(block).splitlines()]
 
 
+REFUSED = result("b", "neutral", refused_as_known=True)
 WORST = {"required": ("missing",), "results": (result("a", "failed"), result("b", "neutral")), "problem": "503"}
 RULES: dict[str, dict[str, Any]] = {
     "a run is under way that has not reported yet": WORST | {"under_way": (RunUnderWay(5, ("c",)),)},
@@ -36,6 +37,10 @@ RULES: dict[str, dict[str, Any]] = {
     | {"results": (result("a"), result("b", "neutral")), "problem": ""},
     "GitHub does not say what other runs found, or whether one is under way": WORST | {"results": (result("a"),)},
     "a required model has no result": {"required": ("a", "missing"), "results": (result("a"),)},
+    "the only results are refusals that the registry knows": {
+        "required": (),
+        "results": (result("a", "neutral", refused_as_known=True),),
+    },
     "nothing was tested": {"required": (), "results": ()},
     "every required model's newest result is green, and so is every other result": {
         "required": ("a",),
@@ -75,11 +80,26 @@ def test_each_rule_is_what_the_page_says(known: str, state: str) -> None:
             "failed: a (layers 0,3, vocab=4096)",
         ),
         ({"required": (), "results": (), "under_way": (RunUnderWay(5),)}, "running: run 5"),
+        (
+            {"required": ("a",), "results": (result("a"), REFUSED), "left_out": ("c", "b")},
+            "1 model passed: a; refused, as known: b, c",
+        ),
+        ({"required": ("a",), "results": (), "left_out": ("c",)}, "no result yet: a; refused, as known: c"),
+        ({"required": (), "results": (result("a", "failed"), REFUSED)}, "failed: a; refused, as known: b"),
     ],
 )
 def test_the_description_names_them(facts: dict[str, Any], description: str) -> None:
     decided = decide_status(**facts)
     assert decided.description.startswith(description)
+
+
+def test_a_known_refusal_blocks_nothing_and_proves_nothing() -> None:
+    assert decide_status(("a",), (result("a"), REFUSED)).state == "success"
+    assert decide_status(("a", "b"), (result("a"), REFUSED)).state == "pending", "required, and the registry forgot it"
+    assert decide_status((), (REFUSED,)).state == "error"
+    assert decide_status((), (REFUSED, result("b", "failed", 2))).state == "failure", "a newer result is another one"
+    assert decide_status((), (result("a"), replace(REFUSED, refused_as_known=False))).state == "error"
+    assert decide_status((), (), left_out=("c",)).state == "pending"
 
 
 def test_a_description_fits_however_many_models_there_are() -> None:

@@ -13,7 +13,7 @@ from ci.github.gate_input import GitHubFacts, PullRequest, RepoSettings, Role
 from ci.github.status_comment import CommentState, LastResult, StartedRun
 from ci.hub.slices import Slice
 from ci.report.history import Baseline, HistoryRecord
-from tests.ci.github.decisions import DEFAULTS, FORK, HEAD, OLD, PULL, WRITE, comment_event, decide_on
+from tests.ci.github.decisions import DEFAULTS, FORK, HEAD, MODELS, OLD, PULL, WRITE, comment_event, decide_on
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,19 @@ def test_what_is_not_heard(changes: dict[str, Any], why: str) -> None:
 
 def test_what_is_heard_even_if_it_cannot_be_read() -> None:
     assert ignore_reason(comment_event("/run-hub-tests --nonsense")) is None
+
+
+def test_a_comment_without_a_model_leaves_out_what_is_known_to_be_refused() -> None:
+    settings = RepoSettings(subject="fast_llm")
+    decision = decide_on("/run-hub-tests", settings=settings)
+    known = tuple(name for name in DEFAULTS if MODELS[name].find_refusal("fast_llm"))
+    assert known == ("smollm2", "mixtral")
+    assert decision.models == tuple(name for name in DEFAULTS if name not in known)
+    assert decision.left_out.startswith("left out: smollm2, mixtral, known to be refused by fast_llm (docs/findings.md")
+    named = decide_on("/run-hub-tests smollm2", settings=settings)
+    assert (named.models, named.left_out) == (("smollm2",), "")
+    planned = decide_on("/run-hub-tests --plan", settings=settings)
+    assert "left out: smollm2, mixtral" in planned.answer.replace("`", "")
 
 
 @pytest.mark.parametrize(

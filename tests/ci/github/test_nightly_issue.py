@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ci.github import nightly_issue
+from ci.known_refusals import KnownRefusal
 from ci.report.history import make_history_records
 from tests.ci.report import samples
 from tests.e2e.fake_github import BOT
@@ -54,6 +55,50 @@ def test_the_nightly_issue_opens_stays_current_and_closes(client: Client, state:
     assert keep(client, nightly_results(), fault) == "closed #100"
     assert state.issues[0]["state"] == "closed"
     assert keep(client, nightly_results("mistral"), {}) == "opened #101"
+
+
+KNOWN = KnownRefusal("reference", "HF config has unknown key 'x'", "2026-11-25", "https://example.com/finding")
+
+
+def refusing_night(*, said: str | None = None, bad: tuple[str, ...] = ()) -> Any:
+    """A night in which smollm2 is known to be refused; with `said` it is refused in these words."""
+    plan = samples.plan_of(trigger="schedule", pull_request=None)
+    known = {"smollm2": (KNOWN,)}
+    entries = (replace(e, model=replace(e.model, known_refusals=known.get(e.name, ()))) for e in plan.entries)
+    plan = replace(plan, entries=tuple(entries))
+    faults: dict[str, Any] = {f"test_forward_equivalence[{name}]": samples.mismatch() for name in bad}
+    if said:
+        own = {entry.name: entry.tests for entry in plan.entries}["smollm2"][2:]
+        evidence = {"failure_class": "other", "diagnosis": said}
+        faults |= {"test_conversion[smollm2]": samples.Fault("failure", said, said, evidence)}
+        faults |= samples.chain("smollm2", "test_conversion", said, steps=own)
+    return samples.make_results(plan, faults)
+
+
+def test_known_refusals_have_their_own_lines_and_title_until_they_are_gone(client: Client, state: State) -> None:
+    refused = refusing_night(said=f"ValueError: {KNOWN.words}")
+    assert refused.verdict == "passed"
+    assert keep(client, refused, {}) == "opened #100"
+    assert state.issues[0]["title"] == nightly_issue.REFUSALS_TITLE
+    lines = [line for line in state.issues[0]["body"].splitlines() if line.startswith("| `smollm2`")]
+    assert "refused, as known: `HF config has unknown key 'x'`" in lines[0]
+    assert "[finding](https://example.com/finding)" in lines[0]
+    assert keep(client, refusing_night(said="ValueError: something else"), {}) == "updated #100"
+    assert state.issues[0]["title"] == nightly_issue.TITLE
+    assert "fails in another way, see above" in state.issues[0]["body"]
+    assert keep(client, refusing_night(), {}) == "updated #100"
+    assert state.issues[0]["title"] == nightly_issue.REFUSALS_TITLE
+    assert "**no longer refused**: remove `known_refusals` from the registry" in state.issues[0]["body"]
+    assert keep(client, nightly_results(), {}) == "closed #100"
+
+
+def test_a_failing_night_tells_of_its_known_refusals_too() -> None:
+    results = refusing_night(said=KNOWN.words, bad=("mistral",))
+    failing = nightly_issue.find_streaks(samples.nights(results.plan), make_history_records(results, "2026-09-01"))
+    assert [streak.entry for streak in failing] == ["mistral"]
+    text = nightly_issue.format_issue(results, failing)
+    assert "**Known refusals**, which block nothing:" in text
+    assert "Known refusals" not in nightly_issue.format_issue(nightly_results("mistral"), ())
 
 
 def test_somebody_elses_issue_is_not_ours(client: Client, state: State) -> None:

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import os
+import stat
+import sys
+import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ci.subjects.open_subject import open_subject
+from tests.ci.subjects.impostor import DESCRIPTION, SINGLE_CALL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ci.subjects.base import Subject
 
@@ -28,3 +32,16 @@ def fast_llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
     log = tmp_path_factory.mktemp("fast_llm") / "worker.log"
     with open_subject("fast_llm", python=Path(PYTHON), path=path, timeout=SECONDS, log=log) as subject:
         yield subject
+
+
+@pytest.fixture
+def impostor(tmp_path: Path) -> Callable[..., Any]:
+    """`impostor(code)` → open_subject of a worker whose interpreter runs `code` instead of ours."""
+
+    def opened(code: str, **rest: Any) -> Any:
+        script = tmp_path / "interpreter"
+        script.write_text(f"#!{sys.executable}\n{SINGLE_CALL}DESCRIPTION = {DESCRIPTION!r}\n{textwrap.dedent(code)}")
+        script.chmod(script.stat().st_mode | stat.S_IXUSR)
+        return open_subject("reference", python=script, **{"timeout": 30.0, **rest})
+
+    return opened

@@ -5,9 +5,17 @@ from __future__ import annotations
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import pytest
+
+from ci.errors import SubjectError
 from ci.subjects.open_subject import open_subject
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ci.subjects.base import Subject
 
 PRELUDE = """
 import json, os, sys, threading, time
@@ -33,3 +41,24 @@ def open_impostor(directory: Path, code: str, **rest: Any) -> Any:
     script.write_text(f"#!{sys.executable}\n{PRELUDE}{textwrap.indent(textwrap.dedent(code), '    ')}")
     script.chmod(0o755)
     return open_subject("reference", python=script, **{"timeout": 60.0, **rest})
+
+
+DESCRIPTION: dict[str, Any] = {
+    "subject": "x", "version": "1", "commit": None, "python": "3", "libraries": {}, "formats": ["llama"],
+}  # fmt: skip
+SINGLE_CALL = """
+import ctypes, json, os, signal, subprocess, sys, time
+read, write = int(sys.argv[-2]), int(sys.argv[-1])
+request = json.loads(os.read(read, 1 << 20))
+def say(**answer):
+    os.write(write, json.dumps({"id": request["id"], **answer}).encode() + b"\\n")
+"""
+"""What a worker that answers one request begins with."""
+
+
+def call_refused(opened: Any, call: Callable[[Subject], Any] = lambda subject: subject.describe()) -> tuple[str, str]:
+    """Call an impostor; return class and message of the one-line error."""
+    with opened as subject, pytest.raises(SubjectError) as error:
+        call(subject)
+    assert "\n" not in str(error.value)
+    return error.value.failure, str(error.value)

@@ -12,8 +12,7 @@ from ci.phases import PhaseClock
 from ci.subjects import exchange, memory
 from ci.subjects.base import ExportRequest
 from ci.subjects.early_export import EarlyExport, can_export_early
-from ci.subjects.sandbox import detect_isolation
-from ci.subjects.worker_process import NO_SANDBOX
+from ci.subjects.sandbox import NO_SANDBOX, detect_isolation
 from tests.ci.subjects.impostor import open_impostor
 
 if TYPE_CHECKING:

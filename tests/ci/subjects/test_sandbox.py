@@ -25,7 +25,7 @@ from ci.subjects.sandbox import (
     sandbox_command,
     tool_directories,
 )
-from ci.subjects.worker_process import WorkerLaunch
+from ci.subjects.worker_launch import WorkerLaunch
 
 ISOLATION = detect_isolation()
 live = pytest.mark.skipif(not ISOLATION.applied, reason=f"no sandbox here: {ISOLATION.description}")

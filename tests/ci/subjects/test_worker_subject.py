@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
-import stat
 import subprocess
 import sys
 import tempfile
@@ -25,47 +23,14 @@ from ci.subjects.base import ConvertRequest, ExportRequest, TraceRequest
 from ci.subjects.compile_cache import CompileCache
 from ci.subjects.open_subject import open_subject
 from ci.subjects.process_tree import ProcessTree
-from ci.subjects.sandbox import detect_isolation
+from ci.subjects.sandbox import NO_SANDBOX, detect_isolation
 from ci.subjects.trace_files import TraceReader
-from ci.subjects.worker_process import NO_SANDBOX, WorkerProcess
-from tests.ci.subjects.impostor import open_impostor
+from ci.subjects.worker_process import WorkerProcess
+from tests.ci.subjects.impostor import DESCRIPTION, call_refused, open_impostor
 from tests.ci.subjects.tiny import relative_error, save_inputs, save_model, trace_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from ci.subjects.base import Subject
-
-DESCRIPTION: dict[str, Any] = {
-    "subject": "x", "version": "1", "commit": None, "python": "3", "libraries": {}, "formats": ["llama"],
-}  # fmt: skip
-IMPOSTOR = """
-import ctypes, json, os, signal, subprocess, sys, time
-read, write = int(sys.argv[-2]), int(sys.argv[-1])
-request = json.loads(os.read(read, 1 << 20))
-def say(**answer):
-    os.write(write, json.dumps({"id": request["id"], **answer}).encode() + b"\\n")
-"""
-
-
-@pytest.fixture
-def impostor(tmp_path: Path) -> Callable[..., Any]:
-    """`impostor(code)` → open_subject of a worker whose interpreter runs `code` instead of ours."""
-
-    def opened(code: str, **rest: Any) -> Any:
-        script = tmp_path / "interpreter"
-        script.write_text(f"#!{sys.executable}\n{IMPOSTOR}DESCRIPTION = {DESCRIPTION!r}\n{textwrap.dedent(code)}")
-        script.chmod(script.stat().st_mode | stat.S_IXUSR)
-        return open_subject("reference", python=script, **{"timeout": 30.0, **rest})
-
-    return opened
-
-
-def call_refused(opened: Any, call: Callable[[Subject], Any] = lambda subject: subject.describe()) -> tuple[str, str]:
-    with opened as subject, pytest.raises(SubjectError) as error:
-        call(subject)
-    assert "\n" not in str(error.value)
-    return error.value.failure, str(error.value)
 
 
 def test_the_reference_in_a_worker_answers_as_in_process(tmp_path: Path) -> None:
@@ -101,90 +66,11 @@ def test_only_our_package_is_importable_there() -> None:
     subprocess.run(bare, check=True, cwd="/", env={})
 
 
-def test_secrets_stay_here(impostor: Callable[..., Any]) -> None:
-    environ = {**os.environ, "HF_TOKEN": "hf_secret", "GITHUB_TOKEN": "ghs_secret", "PYTHONPATH": "/ours", "OTHER": "x"}
-    code = "say(result={**DESCRIPTION, 'libraries': dict(os.environ)})"
-    with impostor(code, environ={**environ, "CUDA_VISIBLE_DEVICES": "1"}) as subject:
-        seen = subject.describe().libraries
-    assert "secret" not in str(seen)
-    assert {"OTHER", "PYTHONPATH", "HF_TOKEN"}.isdisjoint(seen)
-    assert seen["CUDA_VISIBLE_DEVICES"] == "1"
-    assert seen["HF_HUB_OFFLINE"] == "1"
-    assert seen["HOME"] != environ.get("HOME")
-
-
 def test_the_subjects_path_reaches_it(impostor: Callable[..., Any], tmp_path: Path) -> None:
     with impostor("say(result={**DESCRIPTION, 'version': os.environ['PYTHONPATH']})", path=(tmp_path,)) as subject:
         assert subject.describe().version == str(tmp_path)
     with pytest.raises(RequestError, match="--subject-python"), open_subject("reference", path=(tmp_path,)):
         pass
-
-
-def test_noise_on_stdout_is_no_answer(impostor: Callable[..., Any]) -> None:
-    with impostor("""print('{"id": 1, "result": 2}', flush=True); say(result=DESCRIPTION)""") as subject:
-        assert subject.describe().version == "1"
-
-
-@pytest.mark.parametrize(
-    ("code", "failure", "says"),
-    [
-        ("print('about to fall'); ctypes.string_at(0)", "crash", "SIGSEGV.*"),
-        ("os.kill(os.getpid(), signal.SIGKILL)", "crash", "SIGKILL, probably out of memory"),
-        ("print('bye'); sys.exit(7)", "crash", "code 7.*bye"),
-        ("subprocess.Popen(['sleep', '60'], pass_fds=[write]); sys.exit(7)", "crash", "code 7"),
-        ("os.close(write); time.sleep(60)", "crash", "closed its pipe"),
-        ("print('thinking', flush=True); time.sleep(60)", "timeout", "describe took longer than 1.*thinking"),
-        ("os.write(write, b'{'); time.sleep(60)", "timeout", "took longer"),
-        ("os.write(write, b'hello\\n')", "protocol", "response to describe"),
-        ("os.write(write, b'{}\\n')", "protocol", "id"),
-        ("say(result=DESCRIPTION, extra=1)", "protocol", "extra"),
-        ("request['id'] += 1; say(result=DESCRIPTION)", "protocol", "answers request 2, not 1"),
-        ("os.write(write, b'{}\\n{}\\n'); time.sleep(60)", "protocol", "several"),
-        ("say(result={**DESCRIPTION, 'formats': 3})", "protocol", "formats"),
-        ("say(result=None)", "protocol", "response to describe"),
-        ("say(result='x' * (9 << 20))", "protocol", "longer than"),
-        ("say(failure='flu', message='x')", "protocol", "failure"),
-        ("say(failure='unsupported', message='no\\n\\x1b[31mgemma')", "unsupported", r"no \[31mgemma"),
-        ("say(failure='error', message='')", "error", "without a message"),
-        ("say(failure='out_of_memory', message='tried to allocate 2 TiB')", "out_of_memory", "2 TiB"),
-    ],
-)
-def test_each_misbehaviour_is_one_line_of_its_class(
-    code: str, failure: str, says: str, impostor: Callable[..., Any]
-) -> None:
-    timeout = 1.0 if failure == "timeout" else 30.0
-    kind, message = call_refused(impostor(code, timeout=timeout))
-    assert kind == failure
-    assert re.search(says, message)
-
-
-def test_the_next_call_after_a_death_starts_afresh(impostor: Callable[..., Any], tmp_path: Path) -> None:
-    marker = tmp_path / "marker"
-    code = f"""
-        if not os.path.exists({str(marker)!r}):
-            open({str(marker)!r}, "w").close()
-            os.abort()
-        say(result=DESCRIPTION)
-    """
-    with impostor(code) as subject:
-        with pytest.raises(SubjectError, match="SIGABRT"):
-            subject.describe()
-        assert subject.describe().version == "1"
-
-
-def test_nothing_that_it_started_survives(impostor: Callable[..., Any]) -> None:
-    code = """
-        child = subprocess.Popen(["sleep", "60"])
-        say(result={**DESCRIPTION, "version": str(child.pid)})
-        time.sleep(60)
-    """
-    with impostor(code) as subject:
-        child = Path("/proc", subject.describe().version, "stat")
-        assert child.read_text().split(") ")[1][0] != "Z"
-    deadline = time.monotonic() + 10
-    while child.exists() and child.read_text().split(") ")[1][0] != "Z":
-        assert time.monotonic() < deadline, "the grandchild is alive"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("files", [["../outside"], ["absent"], ["/etc/hostname"], ["link"]])
@@ -363,7 +249,7 @@ def test_a_large_conversion_leaves_a_worker_that_cannot_reach_its_output(
     request = ConvertRequest(str(tmp_path / "source"), str(tmp_path / "target"), "llama")
     with open_impostor(tmp_path, code, isolation=isolation) as subject:
         assert subject.converts_apart(request.source) is sandboxed
-        subject.warm_up(tmp_path / "source")
+        subject.prepare_for(tmp_path / "source")
         assert len(launched) == (2 if sandboxed else 1)
         if sandboxed:
             subject.convert(request)
@@ -411,7 +297,7 @@ def test_a_converter_that_fills_the_disk_is_the_subjects_failure_for_all_its_wor
         say(result=True)
     """
     with open_impostor(tmp_path, code, isolation=detect_isolation()) as subject:
-        subject.warm_up(tmp_path / "source")
+        subject.prepare_for(tmp_path / "source")
         with pytest.raises(SubjectError, match="filled the disk"):
             subject.convert(ConvertRequest(str(tmp_path / "source"), str(tmp_path / "target"), "llama"))
         assert "filled the disk" in str(subject.find_disk_failure())
@@ -426,8 +312,8 @@ def test_an_unused_converter_ends_with_the_subject(tmp_path: Path, monkeypatch: 
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "weights").write_text("x")
     with open_impostor(tmp_path, "say(result=True)", isolation=detect_isolation()) as subject:
-        subject.warm_up(tmp_path / "source")
-        subject.warm_up(tmp_path / "source")
+        subject.prepare_for(tmp_path / "source")
+        subject.prepare_for(tmp_path / "source")
         assert len(list((tmp_path / "scratch").iterdir())) == 2
     assert not list((tmp_path / "scratch").iterdir())
 
@@ -476,7 +362,7 @@ def test_a_device_is_made_ready_while_another_process_converts(tmp_path: Path, m
     """
     with open_impostor(tmp_path, code, isolation=detect_isolation()) as subject:
         subject.warm_device("cuda")
-        subject.warm_up(tmp_path / "source")
+        subject.prepare_for(tmp_path / "source")
         subject.warm_device("cpu")
         began = time.monotonic()
         subject.warm_device("cuda")

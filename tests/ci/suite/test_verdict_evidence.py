@@ -1,4 +1,4 @@
-from ci.equivalence.judge import Verdict
+from ci.equivalence.verdict import Verdict
 from ci.evidence import Evidence, Measure
 from ci.suite.verdict_evidence import add_verdicts, format_failures
 

@@ -11,7 +11,7 @@ from ci.equivalence import round_trip
 from ci.equivalence.companions import compare_companions
 from ci.equivalence.inputs import read_published_dtype
 from ci.subjects.base import ConvertRequest, ExportRequest
-from ci.subjects.worker_process import NO_SANDBOX
+from ci.subjects.sandbox import NO_SANDBOX
 from tests.standin.models import repository
 
 if TYPE_CHECKING:
