@@ -190,6 +190,14 @@ def make_plain(name: str, checkpoint_format: str, upstream: str, **changes: Any)
     return FormatModel(name, checkpoint_format, Recipe(f"stand-in/{name}", upstream, {**DENSE, **changes}, files=1))
 
 
+def make_mtp_llama(name: str, **changes: Any) -> FormatModel:
+    """Return a model of mtp_llama with three prediction heads, unless changed."""
+    sizes = {**LLAMA, **UNTIED, "prediction_heads": 3, "rope_scaling": None, **changes}
+    auto_map = make_auto_map("mtp_llama", "MTPLlamaConfig", "MTPLlamaForCausalLM")
+    config = make_own_config("mtp_llama", "MTPLlamaForCausalLM", auto_map, **sizes)
+    return make_external("mtp_llama", "mtp_llama", "hf-5-14", config, name=name, environment=OLDER)
+
+
 MODELS = (
     FormatModel("llama", "llama", "meta-llama/Llama-3.1-8B", gated=True),
     make_plain(
@@ -229,18 +237,7 @@ MODELS = (
         environment=OLDER,
     ),
     FormatModel("llava", "llava", "stand-in/llava", model_config="multimodal"),
-    make_external(
-        "mtp_llama",
-        "mtp_llama",
-        "hf-5-14",
-        make_own_config(
-            "mtp_llama",
-            "MTPLlamaForCausalLM",
-            make_auto_map("mtp_llama", "MTPLlamaConfig", "MTPLlamaForCausalLM"),
-            **{**LLAMA, **UNTIED, "prediction_heads": 3, "rope_scaling": None},
-        ),
-        environment=OLDER,
-    ),
+    make_mtp_llama("mtp_llama"),
     make_external("dream", "diffusion_dream", "hf-4-57", DREAM),
     FormatModel(
         "dream-carried",
@@ -339,6 +336,14 @@ def change_convolution(mixer: str, activation: str) -> dict[str, Any]:
     return {**MIXERS[mixer], "convolution_layer": {"kernel_size": 4, "activation": activation}}
 
 
+EVEN = {"vocab_size": 332, "num_key_value_heads": 2}
+"""Sizes that two tensor ranks can divide."""
+_LLAVA: Mapping[str, Any] = PIXTRAL
+EVEN_LLAVA = {
+    **_LLAVA,
+    "text_config": {**_LLAVA["text_config"], **EVEN},
+    "vision_config": {**_LLAVA["vision_config"], "hidden_size": 72, "num_attention_heads": 6},
+}
 LARGE_EPSILON = {"normalization": {"type": "rms_norm", "epsilon": 0.03}}
 LLAMA3_ROTARY = {
     "type": "llama3",
@@ -353,9 +358,11 @@ PROBES = (
     FormatModel(
         "llava-tanh",
         "llava",
-        Recipe("stand-in/llava-tanh", "pixtral-12b", {**PIXTRAL, "projector_hidden_act": "gelu_pytorch_tanh"}, files=1),
+        Recipe("stand-in/llava-tanh", "pixtral-12b", {**EVEN_LLAVA, "projector_hidden_act": "gelu_pytorch_tanh"}),
         model_config="multimodal",
     ),
+    make_mtp_llama("mtp_llama-one-head", prediction_heads=1),
+    make_mtp_llama("mtp_llama-even", **EVEN),
     make_apriel2_text("apriel2-attention", MIXERS["attention"]),
     make_apriel2_text(
         "apriel2-kda-sigmoid", {**MIXERS["kda"], "normalization": {"epsilon": 1e-5, "activation": "sigmoid"}}

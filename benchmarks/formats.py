@@ -140,8 +140,10 @@ def _make_row(model: FormatModel, entry: EntryResult) -> Row:
 def _describe_verdict(cases: Sequence[CaseResult], red: Sequence[CaseResult]) -> str:
     """Say whether the forward pass is right; where nothing was compared, whose limit that is."""
     compared = next((case for case in cases if case.step == COMPARED), None)
-    if compared and (compared.outcome == "passed" or (compared.evidence and compared.evidence.measures)):
-        return "right" if compared.outcome == "passed" else "wrong"
+    if compared and compared.outcome == "passed":
+        return "right"
+    if compared and compared.evidence and (measures := compared.evidence.measures):
+        return "right, and fails for an input" if all(measure.passed for measure in measures) else "wrong"
     if not red:
         return "refused: nothing ran"
     return f"refused: {_find_owner(red[0])}"

@@ -74,5 +74,9 @@ class NotOfferedError(UnsupportedError):
     failure = "not_offered"
 
 
+class NotComparedError(NotOfferedError):
+    """Hugging Face's side cannot run what is to be compared: no fault of the subject, and nothing is said about it."""
+
+
 class TerminatedError(KeyboardInterrupt):
     """The process was told to end (SIGTERM), as a cancelled job is; its children were not told."""

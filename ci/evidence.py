@@ -311,6 +311,8 @@ NOT_ISOLATED = "none: "
 """How `Evidence.isolation` begins where the subject could have reached the judge; the reason follows."""
 REPEATED = "failed with compiled code of earlier runs, so it was repeated without: "
 """Prefix of a note of a test that a stale compile cache could have failed; what came of it follows."""
+YARDSTICK_NEED = "Hugging Face's side"
+"""The `unmet_need` of a test for which Hugging Face's own side does not run: no limit of the subject."""
 NOT_COVERED = "not covered: "
 """Prefix of a value in `coverage` that says what the inputs did not reach."""
 

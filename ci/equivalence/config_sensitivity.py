@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from ci.equivalence.inputs import InputCase
 
-KeyOutcome = Literal["alike", "refused", "inert", "not legal", "silently ignored", "differs"]
+KeyOutcome = Literal["alike", "refused", "inert", "not legal", "silently ignored", "differs", "not judged"]
 WRONG: tuple[KeyOutcome, ...] = ("silently ignored", "differs")
 UNCHANGED = "the unchanged config"
 WRONG_ALREADY = 2.0
@@ -193,6 +193,8 @@ class ConfigSensitivity:
         actual = TraceReader(self._subject_output(result.change.name))
         if compare_logits(actual, unchanged, self._case.keep) <= result.limit:
             return replace(result, outcome="silently ignored")
+        if self._compare_logits(self._answers[result.change.name], UNCHANGED) <= self._allowed:
+            return replace(result, outcome="not judged")  # what was wrong before hides whether the key is honoured
         return replace(result, outcome="alike") if result.error <= self._allowed else result
 
     @property

@@ -118,12 +118,21 @@ def avoid_padding_token(case: InputCase, config: Mapping[str, Any]) -> InputCase
     torch's Embedding gives the row of its `padding_idx` no gradient, whatever was fed:
     https://docs.pytorch.org/docs/stable/generated/torch.nn.Embedding.html
     """
-    text = config.get("text_config") or config
-    padding = text.get("pad_token_id")
-    if not isinstance(padding, int) or not bool((case.ids == padding).any()):
+    padding = find_padding_token(config)
+    if padding is None or not bool((case.ids == padding).any()):
         return case
-    other = 1 if padding == 0 else padding - 1
-    return replace(case, name="gradients", ids=case.ids.masked_fill(case.ids == padding, other))
+    return replace(case, name="gradients", ids=replace_token(case.ids, padding))
+
+
+def find_padding_token(config: Mapping[str, Any]) -> int | None:
+    """Return the padding token of a config.json, None where it names none."""
+    padding = (config.get("text_config") or config).get("pad_token_id")
+    return padding if isinstance(padding, int) else None
+
+
+def replace_token(ids: Tensor, token: int | None) -> Tensor:
+    """Return the ids with another one in the place of a token."""
+    return ids if token is None else ids.masked_fill(ids == token, 1 if token == 0 else token - 1)
 
 
 def list_unexpected(actual: Path, expected: Path, checkpoint: Path) -> list[str]:

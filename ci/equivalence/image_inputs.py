@@ -15,7 +15,7 @@ from ci.hub.config_numbers import read_count
 from ci.subjects.images import Images, describe_sizes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
@@ -116,6 +116,24 @@ def _place_images(case: InputCase, needs: ImageRequirements, seed: int) -> Input
     if not shapes:
         return replace(case, ids=ids)
     return replace(case, ids=ids, images=_draw_images(shapes, rows, needs, seed), image_token=needs.token)
+
+
+def place_images_in_halves(
+    ids: Tensor, needs: ImageRequirements, seed: int, lengths: Sequence[int]
+) -> tuple[Tensor, Images]:
+    """Return the ids (documents, T) with an image in each half of every document, and the images.
+
+    The rows' lengths are `lengths`.
+    """
+    ids, shapes, rows = _avoid_token(ids, needs.token), [], []
+    for row, length in enumerate(lengths):
+        for half in range(2):
+            shape = SHAPES[(row + half) % len(SHAPES)]
+            begin = GAP + half * (length // 2)
+            ids[row, begin : begin + shape[0] * shape[1]] = needs.token
+            shapes.append(shape)
+            rows.append(row)
+    return ids, _draw_images(shapes, rows, needs, seed)
 
 
 def _draw_images(shapes: list[tuple[int, int]], rows: list[int], needs: ImageRequirements, seed: int) -> Images:

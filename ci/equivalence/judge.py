@@ -183,9 +183,8 @@ class Judge:
 
     def check_gradients_of_mixers(self) -> tuple[Verdict, ...]:
         """Compare the gradients, where several mixers take turns those of each of them. Raises as above."""
-        names = list_mixer_names(self.reference.config)
-        checks = {f"mixer {name}": partial(_check_mixer_gradients, self, name) for name in names}
-        return check_each(checks or {"gradients": self.check_gradients})
+        names = self.list_mixers() or ("",)
+        return check_each({f"mixer {name}": partial(_check_mixer_gradients, self, name) for name in names})
 
     def check_training(
         self, layout: str = "single", *, recompute: str = "none", auxiliary_loss: bool = False
@@ -198,6 +197,14 @@ class Judge:
         check.recompute = recompute
         check.auxiliary_loss = check.steps.auxiliary_loss if auxiliary_loss else 0.0
         return repeat_without_cache(self.subject, check.check)
+
+    def list_mixers(self) -> tuple[str, ...]:
+        """List the mixers that take turns in some block, none for a model without."""
+        return list_mixer_names(self.reference.config)
+
+    def choose_mixer(self, name: str) -> Judge:
+        """Return the judge of the same conversion with another main mixer; "" is this judge."""
+        return self._choose_mixer(name) if name else self
 
     def check_resume(self) -> Verdict:
         """Compare a step after a resume with the same step without, and damaged checkpoints. Raises as above."""
@@ -215,9 +222,16 @@ class Judge:
         if self.training is None:
             self.training = TrainingReference(self.reference, self.inputs.formats, workdir / "expected")
         path = self.inputs.subject_path
-        return TrainingCheck(
+        check = TrainingCheck(
             self.reference, self.training, self.subject, path, workdir, LAYOUTS[layout], explain=self.explain
         )
+        check.variant = self._mixer_variant
+        return check
+
+    @property
+    def _mixer_variant(self) -> dict[str, str]:
+        """The subject's variant of the chosen mixer, none where there is no choice."""
+        return {MIXER_AXIS: self._chosen_mixer} if self._chosen_mixer else {}
 
     def _check_forward_once(self, dtype: DType, variant: Mapping[str, str]) -> Verdict:
         with self._make_directory("traces-") as traces:
@@ -229,13 +243,15 @@ class Judge:
     def _check_config_once(self) -> Verdict:
         with self._make_directory("keys-") as workdir:
             check = ConfigSensitivity(self.reference, self.subject, self.inputs.formats, workdir)
-            return build_sensitivity_verdict(list(check.try_changes()), check.list_untried_keys())
+            results = list(check.try_changes())
+            return build_sensitivity_verdict(results, check.list_untried_keys())
 
     def _check_gradients_once(self, subject: Differentiable) -> Verdict:
         with self._make_directory("gradients-") as workdir:
             path = self.inputs.subject_path
-            variant = {MIXER_AXIS: self._chosen_mixer} if self._chosen_mixer else {}
-            comparison = GradientComparison(self.reference, subject, path, self.inputs.formats, workdir, variant)
+            comparison = GradientComparison(
+                self.reference, subject, path, self.inputs.formats, workdir, self._mixer_variant
+            )
             return build_gradient_verdict(comparison.measure())
 
     def _start_costs(self) -> tuple[CostMeter, CostMeter]:
@@ -264,4 +280,4 @@ class Judge:
 
 
 def _check_mixer_gradients(judge: Judge, name: str) -> Verdict:
-    return judge._choose_mixer(name).check_gradients()
+    return judge.choose_mixer(name).check_gradients()

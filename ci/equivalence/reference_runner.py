@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import save_file
 
 from ci.equivalence.device_usage import CostMeter, DeviceLease
+from ci.errors import NotComparedError, SubjectError
 from ci.subjects.base import TraceRequest, Yardstick
 from ci.subjects.trace_files import TraceReader
 
@@ -77,8 +78,14 @@ class ReferenceRunner:
         return TraceReader(output)
 
     def run_gradients(self, request: GradientRequest) -> Path:
-        """Run one backward pass of Hugging Face; return the directory of gradients."""
+        """Run one backward pass of Hugging Face; return the directory of gradients.
+
+        Raises NotComparedError where it fails.
+        """
         self.lease.acquire(self.hugging_face)
         with self.costs.clock.measure("forward", f"Hugging Face {request.dtype} gradients"):
-            self.hugging_face.gradients(request)
+            try:
+                self.hugging_face.gradients(request)
+            except SubjectError as failed:
+                raise NotComparedError(f"Hugging Face's side has no gradients of this model: {failed}") from failed
         return Path(request.output)

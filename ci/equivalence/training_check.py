@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from ci.equivalence.training_compare import TrainingComparison, TrainingRun, bui
 from ci.equivalence.training_finding import TrainingFinding, describe_disagreement
 from ci.equivalence.training_reference import TrainingReference
 from ci.layouts import LAYOUTS, Layout
+from ci.subjects.images import split_images, take_images
 from ci.subjects.training import Trainable
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class TrainingCheck:
     auxiliary_loss: float = 0.0
     recompute: str = "none"
     explain: bool = True
+    variant: Mapping[str, str] = field(default_factory=dict)
 
     def check(self) -> Verdict:
         """Run the steps and compare them. Raises what the subject raises for a layout that it refuses."""
@@ -65,7 +68,7 @@ class TrainingCheck:
             output=str(self.workdir / name),
             dtype="float32",
             recompute=self.recompute,
-            variant={},
+            variant=dict(self.variant),
         )
 
     def _run(self) -> TrainingRun:
@@ -110,7 +113,8 @@ class TrainingCheck:
         """Return Hugging Face's float64 trace of the first document."""
         inputs = load_file(self.steps.inputs)
         ids = inputs["input_ids"][:1, : int(inputs["lengths"][0])]
-        case = InputCase("document", ids, rows=("document",))
+        images = split_images(take_images(inputs), len(inputs["lengths"]))[0]
+        case = InputCase("document", ids, rows=("document",), images=images)
         trace: TraceReader = self.reference.runner.run_trace(case, self.reference.expected_dtype, {}, "document")
         return {name: trace.tensor(name) for name in trace}
 

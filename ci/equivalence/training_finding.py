@@ -67,6 +67,8 @@ class TrainingFinding:
         """Return what is wrong in one line, in the order of the step; empty where no cause was found."""
         found = (self._describe_forward, self._describe_gradients, self._describe_norm, self._describe_updates)
         reasons = [reason for find in found if (reason := find())]
+        if reasons:
+            reasons += self._list_unexplained()
         return f"training step, layout {self.layout.name}: {'; '.join(reasons)}" if reasons else ""
 
     def _list_wrong(self, prefix: str = "") -> list[str]:
@@ -125,6 +127,15 @@ class TrainingFinding:
             return ""
         known = {reason: names for reason, names in reasons.items() if reason}
         return "; ".join(_name_parameters(names, wrong, reason) for reason, names in list(known.items())[:2])
+
+    def _list_unexplained(self) -> list[str]:
+        """List wrong gradients without a cause, so that what is known of something else does not hide them."""
+        wrong = self._wrong_names("gradient") if not self._describe_gradients() else []
+        if not wrong:
+            return []
+        error = next(m.error for m in self.measures if m.tensor == f"gradient of {wrong[0]}, step 1")
+        more = f" and of {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        return [f"gradient of {wrong[0]}{more} is wrong too (relative {error:.2g})"]
 
     def _describe_gradient(self, name: str) -> str:
         actual, expected = self.comparison.run.open_gradients(1).read(name), self._read_expected(name)

@@ -11,14 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from safetensors.torch import save_file
 
 from ci.equivalence.adamw_oracle import OptimizerHistory, compute_relative_error, compute_scales, compute_updates
 from ci.equivalence.checkpoint_tensors import CheckpointTensors
+from ci.equivalence.gradient_compare import find_padding_token, replace_token
 from ci.equivalence.hf_reference import ReferenceRun
+from ci.equivalence.image_inputs import place_images_in_halves
 from ci.equivalence.tolerances import (
     AUXILIARY_LOSS,
     CLIPPED_SHARE,
@@ -27,12 +29,13 @@ from ci.equivalence.tolerances import (
     MASKED_SHARE,
     MAX_GRADIENT_NOISE,
 )
-from ci.errors import InfrastructureError, NotOfferedError
-from ci.subjects.hugging_face import HuggingFace
+from ci.errors import InfrastructureError, NotComparedError, SubjectError
 from ci.subjects.training import OptimizerSettings, TrainRequest, TrainResult
 
 if TYPE_CHECKING:
+    from ci.equivalence.image_inputs import ImageRequirements
     from ci.layouts import Layout
+    from ci.subjects.training import TrainingYardstick
 
 STEPS = 2
 """One step cannot show a buffer that is not cleared, or moments that are lost."""
@@ -103,8 +106,7 @@ class TrainingReference:
         output = self.workdir / f"parts-{layout.documents}-{auxiliary_loss:g}"
         if not output.exists():
             request = replace(expected.request, output=str(output), steps=1, checkpoint=str(self.reference.checkpoint))
-            self.reference.lease.acquire(self.reference.hugging_face)
-            self._side.train_in_parts(replace(request, dtype=self.reference.gradient_dtype))
+            self._run(replace(request, dtype=self.reference.gradient_dtype), parts=True)
         return output / "parts"
 
     @cached_property
@@ -112,7 +114,8 @@ class TrainingReference:
         """The inputs file of every request: documents of unequal length, some of their tokens masked."""
         self.workdir.mkdir(parents=True, exist_ok=True)
         file = self.workdir / "documents.safetensors"
-        save_file(draw_documents(self.reference.requirements.vocabulary, self.reference.seed), file)
+        needs, padding = self.reference.requirements, find_padding_token(self.reference.config)
+        save_file(draw_documents(needs.vocabulary, self.reference.seed, needs.images, padding), file)
         return file
 
     def _measure(self, layout: Layout, auxiliary_loss: float) -> TrainingExpectation:
@@ -124,7 +127,7 @@ class TrainingReference:
             dtype=self.reference.gradient_dtype,
             device=self.reference.device,
             auxiliary_loss=auxiliary_loss,
-            variant={"attention": "eager"},
+            variant=self.reference.runner.choose_variant("eager"),
         )
         probe = self._run(replace(request, output=str(self.workdir / "probe")))
         shutil.rmtree(self.workdir / "probe")
@@ -150,18 +153,15 @@ class TrainingReference:
             )
         return floors
 
-    @property
-    def _side(self) -> HuggingFace:
-        """Hugging Face's side where it can train: not that of a model with code of its own."""
-        side = self.reference.hugging_face
-        if not isinstance(side, HuggingFace):
-            raise NotOfferedError("training steps of a model that brings its own code are not compared")
-        return side
-
-    def _run(self, request: TrainRequest) -> TrainResult:
+    def _run(self, request: TrainRequest, *, parts: bool = False) -> TrainResult:
+        """Run steps of Hugging Face's side. Raises NotComparedError where it cannot train the model."""
+        side = cast("TrainingYardstick", self.reference.hugging_face)
         self.reference.lease.acquire(self.reference.hugging_face)
         with self.reference.costs.clock.measure("forward", f"Hugging Face {request.dtype} training"):
-            return self._side.train(request)
+            try:
+                return side.train_in_parts(request) if parts else side.train(request)
+            except SubjectError as refused:
+                raise NotComparedError(f"Hugging Face's side cannot train this model: {refused}") from refused
 
 
 def compare_runs(expected: TrainingExpectation, result: TrainResult, directory: Path) -> dict[str, float]:
@@ -215,14 +215,22 @@ def choose_settings(norm: float, elements: int) -> OptimizerSettings:
     return OptimizerSettings(epsilon=epsilon, max_gradient_norm=float(f"{CLIPPED_SHARE * norm:.3e}"))
 
 
-def draw_documents(vocabulary: int, seed: int) -> dict[str, torch.Tensor]:
+def draw_documents(
+    vocabulary: int, seed: int, images: ImageRequirements | None = None, padding: int | None = None
+) -> dict[str, torch.Tensor]:
     """Draw documents of unequal length for all steps: `input_ids`, `lengths` and `loss_mask` of a TrainRequest.
 
-    A document's predictions are a multiple of eight, so that ranks can divide it.
+    A document's predictions are a multiple of eight, so that ranks can divide it. A model that sees gets an image in
+    each half of every document. The id `padding` is in none: torch's Embedding gives its row no gradient.
     """
     generator, count = torch.Generator().manual_seed(seed), (STEPS + 1) * MOST_DOCUMENTS
     lengths = torch.tensor([1 + DOCUMENT_PREDICTIONS[i % len(DOCUMENT_PREDICTIONS)] for i in range(count)])
-    ids = torch.randint(0, vocabulary, (count, int(lengths.max())), generator=generator)
+    ids = replace_token(torch.randint(0, vocabulary, (count, int(lengths.max())), generator=generator), padding)
     masked = torch.rand(count, ids.shape[1] - 1, generator=generator) < MASKED_SHARE
     beyond = torch.arange(ids.shape[1]) >= lengths[:, None]
-    return {"input_ids": ids.masked_fill(beyond, 0), "lengths": lengths, "loss_mask": (~masked).long() * ~beyond[:, 1:]}
+    tensors: dict[str, torch.Tensor] = {}
+    if images is not None:
+        ids, seen = place_images_in_halves(ids, images, seed, lengths.tolist())
+        tensors, masked = seen.to_tensors(), masked | (ids[:, 1:] == images.token)
+    mask = (~masked).long() * ~beyond[:, 1:]
+    return {**tensors, "input_ids": ids.masked_fill(beyond, 0), "lengths": lengths, "loss_mask": mask}

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ci.equivalence.tolerances import MIN_FLOOR, SYNTHETIC_LAYERS, NoiseFloor, Tolerances
-from ci.evidence import Measure, format_share_of_limit
+from ci.evidence import YARDSTICK_NEED, Measure, format_share_of_limit
 from ci.hub.layers import format_layers, make_choice
 from ci.layouts import LAYOUT_AXIS
 from ci.subjects.base import Variant
 from ci.subjects.registry import find_offer
-from ci.suite.tests import SERVED_TEST, list_variant_tests
+from ci.suite.tests import GRADIENTS_TEST, SERVED_TEST, TRAINING_TESTS, list_variant_tests
+from ci.suite.training import ONE_PROCESS
 from ci.tensor_names import EMBEDDINGS, FINAL_NORM, LOGITS, block_name
 
 if TYPE_CHECKING:
@@ -161,13 +162,16 @@ def find_unexplained_skip(facts: EntryFacts, test: str, evidence: Evidence) -> s
 
     The subject names what it lacks. Only a need that its offer knows counts, on a device that does not meet it, or for
     a library that the subject does not list. A consumer is optional: the judge itself says that it is not there, or
-    does not serve the original.
+    does not serve the original. So it says where Hugging Face's own side cannot train a model.
     """
     variant, need = facts.variants.get(test), evidence.unmet_need
     reason = next(_list_foreign(facts, test, evidence), "")
     if reason:
         return f"it was skipped, but {reason}"
     if facts.consumer and test.startswith(f"{SERVED_TEST}[") and need == facts.consumer:
+        return ""
+    trains = test.split("[", 1)[0] in (GRADIENTS_TEST, *TRAINING_TESTS) or (variant and variant.axis == LAYOUT_AXIS)
+    if trains and need in (YARDSTICK_NEED, *facts.conditional_needs.get(ONE_PROCESS, ())):
         return ""
     if variant is None:
         return f"the plan promises it, but the subject says: {evidence.diagnosis or 'it did not run'}"

@@ -177,7 +177,8 @@ class GradientRequest:
     """Differentiate the mean next-token cross entropy of `inputs` by every parameter of `checkpoint`.
 
     `inputs` is a safetensors file: `input_ids` int64 (1, T) and, for a model that sees, the images of a TraceRequest:
-    T - 1 predictions in nats, without auxiliary losses.
+    T - 1 predictions in nats, without auxiliary losses. A token that stands for an image is no target: it is predicted
+    by none, and does not count in the mean.
     `output` (must not exist) becomes a directory with `model.safetensors`: gradients in `dtype`, under the names and
     in the shapes of the Hugging Face checkpoint on disk, tied parameters summed. No dropout, no gradient scaling.
     With several prediction heads the loss is the sum of their means, each over the tokens for which every head has a

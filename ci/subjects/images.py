@@ -53,6 +53,11 @@ def take_images(tensors: dict[str, Tensor]) -> Images | None:
     return Images(*(tensors.pop(name, empty) for name in NAMES))
 
 
+def split_images(images: Images | None, rows: int) -> list[Images | None]:
+    """Return the images of each row, as row 0 of their own; None for a row without any."""
+    return [images.select_row(row) if images else None for row in range(rows)]
+
+
 def find_image_problem(images: Images, rows: int) -> str | None:
     """Return what is wrong with the images of a batch of `rows` rows, None for nothing."""
     pixels, sizes, at = images.pixels, images.sizes, images.rows

@@ -47,13 +47,17 @@ class TrainRequest:
     `inputs` is a safetensors file: `input_ids` int64 (documents, T), right padded with 0, `lengths` int64 (documents,),
     optionally `loss_mask` int64 (documents, T - 1) of 0 and 1, one for each predicted token. Each step takes the next
     `Layout.documents` of them. The loss is the mean cross entropy in nats over all predicted tokens of the step,
-    whatever their document.
+    whatever their document. With several prediction heads it is the sum of their means: head k predicts the token k + 1
+    places further, and counts a target that the mask counts and that is in the document.
+    For a model that sees, `inputs` has the images of a TraceRequest too, `image_rows` their documents; the mask does
+    not count a token that stands for an image.
     `auxiliary_loss` is the coefficient c of a mixture's balancing loss. It adds, as the mean over the step's documents,
     c times the sum over layers of E times the sum over experts of (share of the document's tokens that chose the
     expert) times (mean probability of the expert): https://arxiv.org/abs/2101.03961.
     `recompute` names what the backward pass computes again. `resume` is another request's `checkpoint/`; `resume_steps`
     of the inputs are skipped then. With `steps` 0 the run only loads, saves and exports. `seconds` is the limit after
-    which ranks that wait for one another are stopped.
+    which ranks that wait for one another are stopped. `variant` names implementations; a "mixer" is the one of several
+    that take turns which every block runs. Those that did not run have no gradients, and are not compared.
     """
 
     checkpoint: str
@@ -127,6 +131,23 @@ def list_step_files(steps: int) -> tuple[str, ...]:
     """List the files that a run of so many steps must write below its output directory."""
     kinds = ("gradients", "weights")
     return tuple(f"step-{step}/{kind}/model.safetensors" for step in range(1, steps + 1) for kind in kinds)
+
+
+def list_gradient_files(steps: int) -> tuple[str, ...]:
+    """List the files that Hugging Face's side must write: weights are computed from its gradients."""
+    return tuple(f"step-{step}/gradients/model.safetensors" for step in range(1, steps + 1))
+
+
+class TrainingYardstick(Protocol):
+    """Hugging Face's side of training: in this process, or in a worker for a model with code of its own."""
+
+    def train(self, request: TrainRequest) -> TrainResult:
+        """Run the request's steps in one process and write each step's gradients."""
+        ...
+
+    def train_in_parts(self, request: TrainRequest) -> TrainResult:
+        """Run the steps, and write the parts of the first gradient too."""
+        ...
 
 
 @runtime_checkable

@@ -36,6 +36,8 @@ OTHER_NAME = "hub_tests_ci"
 UNANSWERED = ("prepare", "prepare_device", "release")
 """Methods without a result."""
 YARDSTICK_METHODS = ("resolve_config", "write_model")
+TRAINING_METHODS = ("train", "train_in_parts")
+"""The second one is that of Hugging Face's side alone."""
 
 
 def expose_package() -> str:
@@ -221,8 +223,8 @@ def call_method(subject: Subject, method: str, arguments: dict[str, Any]) -> Any
         if not isinstance(subject, Differentiable):
             raise NotOfferedError(NO_GRADIENTS)
         return to_dict(subject.gradients(GradientRequest(**arguments)))
-    if method == "train":
-        return _call_train(subject, arguments)
+    if method in TRAINING_METHODS:
+        return _call_train(subject, method, arguments)
     raise ValueError(f"unknown method {method!r}")
 
 
@@ -241,16 +243,16 @@ def _call_unanswered(subject: Subject, method: str, arguments: dict[str, Any]) -
             subject.prepare()
 
 
-def _call_train(subject: Subject, arguments: dict[str, Any]) -> Any:
+def _call_train(subject: Subject, method: str, arguments: dict[str, Any]) -> Any:
     """Train, where the subject can."""
     from ci.errors import NotOfferedError
     from ci.records import to_dict
     from ci.subjects.training import NO_TRAINING, OptimizerSettings, Trainable, TrainRequest
 
-    if not isinstance(subject, Trainable):
+    if not isinstance(subject, Trainable) or not hasattr(subject, method):
         raise NotOfferedError(NO_TRAINING)
     optimizer = OptimizerSettings(**arguments["optimizer"])
-    return to_dict(subject.train(TrainRequest(**{**arguments, "optimizer": optimizer})))
+    return to_dict(getattr(subject, method)(TrainRequest(**{**arguments, "optimizer": optimizer})))
 
 
 def _call_yardstick(subject: Subject, method: str, arguments: dict[str, Any]) -> Any:

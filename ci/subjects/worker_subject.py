@@ -32,7 +32,7 @@ from ci.subjects.worker_calls import Result, WorkerCalls
 from ci.subjects.worker_process import MAX_RESPONSE_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 
 @dataclass
@@ -137,7 +137,7 @@ class WorkerSubject(WorkerCalls):
 
     def train(self, request: TrainRequest) -> TrainResult:
         """Run training steps in the request's layout; check that the files of each step are there."""
-        return self._try_twice(lambda: self._train(request), request.output)
+        return self._try_twice(lambda: self._train("train", request, list_step_files(request.steps)), request.output)
 
     def uses_compile_cache(self) -> bool:
         """Tell whether the worker has code that earlier runs compiled."""
@@ -216,7 +216,8 @@ class WorkerSubject(WorkerCalls):
             raise self._protocol_error("gradients", f"it wrote no model.safetensors in {request.output}")
         return result
 
-    def _train(self, request: TrainRequest) -> TrainResult:
+    def _train(self, method: str, request: TrainRequest, files: Sequence[str]) -> TrainResult:
+        """Let the worker train; check that the files below the output directory are there."""
         output = self._exchange.next_output()
         staged = replace(
             request,
@@ -225,9 +226,9 @@ class WorkerSubject(WorkerCalls):
             resume=self._stage(request.resume) if request.resume else None,
             output=str(output),
         )
-        result = self._call("train", to_dict(staged), TrainResult)
-        self._take("train", output, Path(request.output), tree=True)
-        for name in list_step_files(request.steps):
+        result = self._call(method, to_dict(staged), TrainResult)
+        self._take(method, output, Path(request.output), tree=True)
+        for name in files:
             if not (Path(request.output) / name).is_file():
-                raise self._protocol_error("train", f"it wrote no {name} in {request.output}")
+                raise self._protocol_error(method, f"it wrote no {name} in {request.output}")
         return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ci.errors import UnsupportedError
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 CONVERSION_LAYOUTS = ("tp2", "pp2", "zero2", "zero3")
 """Layouts that cut weights and optimizer state in different ways."""
+ONE_PROCESS = "layout=single"
+"""The variant whose needs the tests of training in one process have."""
 BALANCING_LAYOUT = "accumulate2"
 """Two documents, so that a sum of their balancing losses is not their mean."""
 
@@ -27,8 +30,13 @@ def list_conversion_layouts(subject: str) -> tuple[str, ...]:
 def check_steps(judge: Judge, subject: str) -> tuple[Verdict, ...]:
     """Check whole steps in one process; of a mixture of experts, also with its balancing loss.
 
+    Where several mixers take turns, each of them is trained in every block.
     Raises NotOfferedError for a subject that runs no training steps.
     """
+    if mixers := judge.list_mixers():
+        from ci.equivalence.case_failures import check_each
+
+        return check_each({f"mixer {name}": partial(_check_mixer, judge, name) for name in mixers})
     verdict = judge.check_training("single")
     if not judge.reference.requirements.experts or BALANCING_LAYOUT not in find_offer(subject).layouts:
         return (verdict,)
@@ -37,3 +45,8 @@ def check_steps(judge: Judge, subject: str) -> tuple[Verdict, ...]:
     except UnsupportedError as refusal:
         coverage = {**verdict.coverage, "balancing loss": f"{NOT_COVERED}{refusal}"}
         return (replace(verdict, coverage=coverage),)
+
+
+def _check_mixer(judge: Judge, name: str) -> Verdict:
+    verdict = judge.choose_mixer(name).check_training("single")
+    return replace(verdict, diagnosis=f"mixer {name}: {verdict.diagnosis}" if verdict.diagnosis else "")

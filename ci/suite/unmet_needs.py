@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from ci.errors import NotComparedError
+from ci.evidence import YARDSTICK_NEED
 from ci.subjects.offer import NO_ATTENTION, NO_EXPERTS
 from ci.subjects.registry import find_offer
 
@@ -26,8 +28,10 @@ def find_need(pipeline: ModelPipeline, axis: str, name: str, variant: Variant | 
 def find_unmet_need(subject: str, variant: str, refusal: UnsupportedError) -> str:
     """Return which need of the subject's offer a refused layout names; empty where it names none.
 
-    Only a need that the offer knows excuses a layout that did not run.
+    Only a need that the offer knows excuses a layout that did not run, or that Hugging Face's side does not run.
     """
+    if isinstance(refusal, NotComparedError):
+        return YARDSTICK_NEED
     needs = find_offer(subject).conditional_needs.get(variant, ())
     return next((need for need in needs if need in str(refusal)), "")
 

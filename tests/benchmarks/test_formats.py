@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -47,7 +48,14 @@ def test_blocks_of_mamba_replace_attention() -> None:
     ("case", "verdict"),
     [
         (make_case(COMPARED, "passed"), "right"),
-        (make_case(COMPARED, "failed", evidence=Evidence("m", COMPARED, measures=(MEASURE,))), "wrong"),
+        (
+            make_case(COMPARED, "failed", evidence=Evidence("m", COMPARED, measures=(replace(MEASURE, passed=False),))),
+            "wrong",
+        ),
+        (
+            make_case(COMPARED, "failed", evidence=Evidence("m", COMPARED, measures=(replace(MEASURE, passed=True),))),
+            "right, and fails for an input",
+        ),
         (
             make_case(COMPARED, "failed", headline="Hugging Face, x does not load"),
             "refused: the model's code",

@@ -19,7 +19,7 @@ from ci.layouts import LAYOUT_AXIS
 from ci.suite.checkpoint_checks import find_checkpoint_problems, read_published_dtype
 from ci.suite.serving import check_served_export, describe_serving
 from ci.suite.tests import list_left_out
-from ci.suite.training import check_steps, list_conversion_layouts
+from ci.suite.training import ONE_PROCESS, check_steps, list_conversion_layouts
 from ci.suite.unmet_needs import find_need, find_unmet_need
 from ci.suite.verdict_evidence import add_verdicts, format_failures
 
@@ -206,7 +206,9 @@ def test_gradients(pipeline: ModelPipeline, record: Any, fast_llm_path: Path) ->
         try:
             verdicts = pipeline.judge().check_gradients_of_mixers()
         except NotOfferedError as said:
-            note(replace(evidence, failure_class="variant_did_not_run", diagnosis=f"did not run: {said}"))
+            need = find_unmet_need(pipeline.run.subject, "", said)
+            did_not_run = replace(evidence, failure_class="variant_did_not_run", unmet_need=need)
+            note(replace(did_not_run, diagnosis=f"did not run: {said}"))
             pytest.skip(f"did not run: {said}")
         _conclude(note, evidence, verdicts)
 
@@ -240,7 +242,11 @@ def _judge_training(
     evidence = pipeline.start_evidence(step)
     try:
         verdicts = check(pipeline.judge())
-    except NotOfferedError as said:
-        note(replace(evidence, failure_class="variant_did_not_run", diagnosis=f"did not run: {said}"))
+    except UnsupportedError as said:
+        need = find_unmet_need(pipeline.run.subject, ONE_PROCESS, said)
+        if not need and not isinstance(said, NotOfferedError):
+            raise
+        did_not_run = replace(evidence, failure_class="variant_did_not_run", unmet_need=need)
+        note(replace(did_not_run, diagnosis=f"did not run: {said}"))
         pytest.skip(f"did not run: {said}")
     _conclude(note, evidence, verdicts)

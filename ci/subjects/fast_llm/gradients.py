@@ -16,10 +16,16 @@ from ci.subjects.fast_llm.config import (
     make_variant_updates,
     read_model_config,
 )
+from ci.subjects.fast_llm.documents import get_preprocessing, make_batch, make_document
+from ci.subjects.fast_llm.layout_config import make_training_updates
+from ci.subjects.fast_llm.state import GRADIENTS, gather
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
+    from ci.subjects.forward import Inputs
     from ci.subjects.training import TrainRequest
 
 LOSS = "lm_head_loss"
@@ -36,16 +42,16 @@ def run_gradients(request: GradientRequest) -> GradientResult:
     variant_request = make_trace_request(request)
     model = _load(request, variant_request)
     with measure_cost(request.device) as cost:
-        losses = _run_step(model, read_inputs(Path(request.inputs)).ids[0])
+        losses = _run_step(model, read_inputs(Path(request.inputs)))
     started = time.perf_counter()
-    gradients = _export_gradients(model, request)
+    gradients = convert_state(model, gather(model, GRADIENTS), request)
     Path(request.output).mkdir(parents=True)
     save_file(gradients, Path(request.output) / "model.safetensors")
     seconds = cost.seconds + time.perf_counter() - started
-    return GradientResult(_sum_losses(losses), ran={"compile": choose_compiler(variant_request)}, seconds=seconds)
+    return GradientResult(sum_losses(losses), ran={"compile": choose_compiler(variant_request)}, seconds=seconds)
 
 
-def _sum_losses(losses: dict[str, float]) -> float:
+def sum_losses(losses: dict[str, float]) -> float:
     """Return the sum over prediction heads: each further one has its distance at the end of the name."""
     return sum(float(value) for name, value in losses.items() if name == LOSS or name.startswith(f"{LOSS}_"))
 
@@ -67,8 +73,10 @@ def _load(request: GradientRequest, variant_request: TraceRequest) -> Any:
         ("distributed", "use_cuda"): request.device != "cpu",
         ("distributed", "compute_dtype"): request.dtype,
         ("multi_stage", "num_grad_buffers"): count_gradient_buffers(config),
-        **_disable_auxiliary_loss(config),
-        **_choose_mixers(config, request.variant.get("mixer")),
+        **make_training_updates(
+            config, 0.0, "none"
+        ),  # the balancing loss is a choice of training, no part of the model
+        **choose_mixers(config, request.variant.get("mixer")),
         **make_variant_updates(variant_request, config),
     }
     load = CheckpointLoadConfig(path=path, format=FastLLMCheckpointFormat)
@@ -85,22 +93,7 @@ def count_gradient_buffers(config: Any) -> int:
     return int(model.decoder.num_blocks) + (0 if model.tied_embedding_weight else 1)
 
 
-def _disable_auxiliary_loss(config: Any) -> dict[tuple[str, ...], float]:
-    """Return config updates that switch a mixture's balancing loss off.
-
-    The loss is a choice of training, not a part of the model.
-    """
-    decoder, path = config.base_model.decoder, ("base_model", "decoder")
-    named = getattr(decoder, "blocks", None)
-    blocks = {("blocks", name): block for name, block in named.items()} if named else {("block",): decoder.block}
-    return {
-        (*path, *at, "mlp", "auxiliary_loss_coefficient"): 0.0
-        for at, block in blocks.items()
-        if hasattr(block.mlp, "auxiliary_loss_coefficient")
-    }
-
-
-def _choose_mixers(config: Any, chosen: str | None) -> dict[tuple[str, ...], Any]:
+def choose_mixers(config: Any, chosen: str | None) -> dict[tuple[str, ...], Any]:
     """Return config updates by which training always draws one of several mixers: the chosen one, else the main one."""
     updates: dict[tuple[str, ...], Any] = {}
     for path, block in list_blocks(config):
@@ -112,13 +105,12 @@ def _choose_mixers(config: Any, chosen: str | None) -> dict[tuple[str, ...], Any
     return updates
 
 
-def _run_step(model: Any, ids: Tensor) -> dict[str, float]:
+def _run_step(model: Any, inputs: Inputs) -> dict[str, float]:
     """Run forward and backward over two micro-batches of one document; the gradients stay in the model.
 
     The document is the same, so that the mean over both is its own gradient: the second one has to be added to the
     first, with the weight of one half. The optimizer does nothing.
     """
-    from fast_llm.data.document.language_model import LanguageModelBatch
     from fast_llm.engine.distributed.config import PhaseType
     from fast_llm.engine.schedule.config import ScheduleConfig
     from fast_llm.engine.schedule.runner import ScheduleRunner
@@ -128,7 +120,7 @@ def _run_step(model: Any, ids: Tensor) -> dict[str, float]:
     distributed = model.config.distributed
     runner = ScheduleRunner(config=config, multi_stage=model, distributed_config=distributed)
     runner.setup(model.distributed, optimizer=SimpleNamespace(grad_scale=1.0, step=lambda _metrics: False))
-    preprocessing = model.get_preprocessing_config(PhaseType.training)
+    preprocessing, ids = get_preprocessing(model), inputs.ids[0]
     schedule = Schedule(
         config,
         multi_stage=model,
@@ -136,17 +128,16 @@ def _run_step(model: Any, ids: Tensor) -> dict[str, float]:
         distributed_config=distributed,
         phase=PhaseType.training,
     )
-    batches = [LanguageModelBatch(tokens=ids, lengths=[len(ids)]) for _ in range(MICRO_BATCHES)]
-    inputs = [tuple(batch.get_model_inputs(preprocessing)) for batch in batches]
-    every_input = [each for micro_batch in inputs for each in micro_batch]
+    document = make_document(model.config.base_model, ids, inputs.images)
+    prepared = [tuple(make_batch([document]).get_model_inputs(preprocessing)) for _ in range(MICRO_BATCHES)]
+    every_input = [each for micro_batch in prepared for each in micro_batch]
     type(every_input[0]).share_batch_data(every_input, model.distributed)
-    losses, *_ = runner.run_step(iter(inputs), schedule, iteration=1)
+    losses, *_ = runner.run_step(iter(prepared), schedule, iteration=1)
     return dict(losses)
 
 
-def _export_gradients(model: Any, request: GradientRequest) -> dict[str, Tensor]:
-    """Return the gradients, converted by the exporters of the checkpoint format."""
+def convert_state(model: Any, state: Mapping[str, Tensor], request: GradientRequest) -> dict[str, Tensor]:
+    """Return full tensors, converted by the exporters of the checkpoint format."""
     handler = find_format(find_model_class(request.model_config), request.checkpoint_format).get_handler_class()(model)
-    state = {name: tensor.clone() for name, _, tensor in model.get_state_tensor_iterator(("grads",))}
-    converted = handler._convert_state_dict(state, True)
+    converted = handler._convert_state_dict(dict(state), True)
     return {name: tensor[:].detach().cpu().contiguous().clone() for name, tensor in converted.items()}

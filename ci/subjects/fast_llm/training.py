@@ -11,8 +11,9 @@ from ci.errors import RequestError, UnsupportedError
 from ci.layouts import LAYOUT_AXIS
 from ci.subjects.fast_llm.config import find_format, find_model_class, read_model_config
 from ci.subjects.fast_llm.errors import translate_errors
+from ci.subjects.fast_llm.gradients import LOSS
 from ci.subjects.fast_llm.layout_config import find_backend, find_layout
-from ci.subjects.fast_llm.training_rank import LOSS, name_step_file, run_training_rank
+from ci.subjects.fast_llm.training_rank import name_step_file, run_training_rank
 from ci.subjects.ranks import run_ranks
 from ci.subjects.training import TrainResult
 

@@ -25,7 +25,9 @@ from ci.subjects.fast_llm.config import (
     make_variant_updates,
     read_model_config,
 )
+from ci.subjects.fast_llm.documents import get_preprocessing, make_batch, make_document
 from ci.subjects.fast_llm.errors import translate_errors
+from ci.subjects.fast_llm.gradients import LOSS, choose_mixers, make_trace_request, sum_losses
 from ci.subjects.fast_llm.layout_config import (
     check_divisible,
     find_backend,
@@ -36,6 +38,7 @@ from ci.subjects.fast_llm.layout_config import (
     round_up_predictions,
 )
 from ci.subjects.fast_llm.layout_proof import describe_rank, find_disagreements
+from ci.subjects.fast_llm.state import GRADIENTS, WEIGHTS, gather
 from ci.subjects.rank_process import Rank
 from ci.subjects.training import Disagreement, RankReport, TrainRequest
 
@@ -45,7 +48,6 @@ if TYPE_CHECKING:
     from ci.subjects.base import TraceRequest
     from ci.subjects.reference.training_step import Document
 
-LOSS = "lm_head_loss"
 NO_CLIPPING = 1e30
 """Fast-LLM must clip: to a norm that no gradient has, where a request does not ask for it."""
 
@@ -63,7 +65,6 @@ class RankResult:
 
 def run_training_rank(rank: Rank, request: TrainRequest, directory: Path) -> RankResult:
     """Run one rank of a request; its gradients and weights by step go to `directory`."""
-    from ci.subjects.fast_llm.gradients import make_trace_request
     from ci.subjects.forward import exact_arithmetic
 
     variant_request = make_trace_request(request)
@@ -156,6 +157,7 @@ class _TrainingRun:
             **make_layout_updates(self.layout, self.rank, request.device),
             **make_training_updates(config, request.auxiliary_loss, request.recompute),
             **make_variant_updates(variant_request, config),
+            **choose_mixers(config, request.variant.get("mixer")),
             ("distributed", "compute_dtype"): request.dtype,
         }
 
@@ -188,8 +190,8 @@ class _TrainingRun:
         from fast_llm.engine.schedule.schedule import Schedule
 
         config, distributed = make_schedule_config(self.layout), model.config.distributed
-        preprocessing = model.get_preprocessing_config(PhaseType.training, self.layout.micro_sequences)
-        # One token of padding at least: the last token predicts nothing, and is an input all the same as elsewhere.
+        preprocessing = get_preprocessing(model, self.layout.micro_sequences)
+        # Padding for each head at least: the last tokens have no target, and are inputs all the same as elsewhere.
         length = round_up_predictions(max(len(document.ids) for document in documents), self.layout)
         schedule = Schedule(
             config,
@@ -204,7 +206,8 @@ class _TrainingRun:
         for step in range(self.request.steps):
             self._step = step + 1
             first = (self.request.resume_steps + step) * self.layout.documents
-            batches = make_batches(documents[first : first + self.layout.documents], distributed, length + 1)
+            size = length + preprocessing.num_labels
+            batches = make_batches(documents[first : first + self.layout.documents], model, size)
             inputs = [batch.get_model_inputs(preprocessing) for batch in batches]
             captured = self._ask_for_hidden_states(inputs)
             losses, _, metrics, _ = runner.run_step(
@@ -212,7 +215,7 @@ class _TrainingRun:
             )
             if captured is not None:
                 self._write_captures(model, captured, batches[0].unpadded_length)
-            figures.append(({name: float(loss) for name, loss in losses.items()}, float(metrics["grad_norm"])))
+            figures.append((_add_heads({n: float(loss) for n, loss in losses.items()}), float(metrics["grad_norm"])))
             self._write_step(model)
         return figures
 
@@ -242,7 +245,7 @@ class _TrainingRun:
 
     def _keep_gradients(self, model: Any, optimizer: Any) -> None:
         """Gather the gradients; only the first rank of a pipeline stage keeps them."""
-        gradients = gather(model, "grads")
+        gradients = gather(model, GRADIENTS)
         self._note_disagreements(model, gradients, "gradient")
         scale = optimizer.grad_scale
         self._gradients = {name: tensor / scale for name, tensor in gradients.items()} if is_writer(model) else {}
@@ -253,7 +256,7 @@ class _TrainingRun:
     def _write_step(self, model: Any) -> None:
         from safetensors.torch import save_file
 
-        weights = gather(model, "weights")
+        weights = gather(model, WEIGHTS)
         self._note_disagreements(model, weights, "weight")
         if is_writer(model):
             tensors = {f"gradient/{name}": tensor for name, tensor in self._gradients.items()}
@@ -347,34 +350,17 @@ def make_schedule_config(layout: Layout) -> Any:
     )
 
 
-def make_batches(documents: Sequence[Document], distributed: Any, size: int) -> list[Any]:
+def make_batches(documents: Sequence[Document], model: Any, size: int) -> list[Any]:
     """Return the micro-batches of this rank: one document each, padded to `size` tokens as Fast-LLM pads."""
-    from fast_llm.data.document.language_model import LanguageModelBatch, LanguageModelDocument
-    from fast_llm.data.document.range import RangeDocument
-
+    distributed, base = model.config.distributed, model.config.base_model
     mine = documents[distributed.batch_data_rank :: distributed.batch_data_parallel]
-    return [
-        LanguageModelBatch.from_documents(
-            [
-                LanguageModelDocument(
-                    tokens=document.ids,
-                    loss_masking_spans=RangeDocument(ranges=list_masked_spans(document.counted.tolist())),
-                )
-            ],
-            pad_to_size=size,
-        )
-        for document in mine
-    ]
+    return [make_batch([make_document(base, one.ids, one.images, one.counted)], size) for one in mine]
 
 
-def list_masked_spans(counted: Sequence[int]) -> list[tuple[int, int]]:
-    """List the spans of tokens whose prediction does not count; `counted[i]` is for token i + 1."""
-    return [(index, index + 1) for index, count in enumerate(counted, start=1) if not count]
-
-
-def gather(model: Any, shard: str) -> dict[str, Tensor]:
-    """Return this pipeline stage's full tensors on the CPU, under Fast-LLM's names. Every rank must call it."""
-    return {name: tensor.detach().cpu().clone() for name, _, tensor in model.get_state_tensor_iterator((shard,))}
+def _add_heads(losses: dict[str, float]) -> dict[str, float]:
+    """Return the losses with those of all prediction heads in one: each further one has its distance in its name."""
+    others = {name: loss for name, loss in losses.items() if not name.startswith(f"{LOSS}_")}
+    return {**others, LOSS: sum_losses(losses)}
 
 
 def is_writer(model: Any) -> bool:

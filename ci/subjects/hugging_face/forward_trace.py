@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ci.subjects.forward import DTYPES, Inputs, TeacherForcing, TraceRecorder, measure_cost
 from ci.subjects.hugging_face.hooks import ForwardHooks, record_heads
-from ci.subjects.hugging_face.structure import find_prediction_blocks
+from ci.subjects.hugging_face.model_arguments import collect_arguments
 from ci.subjects.trace_rows import BatchTraceWriter, RowTraceWriter
 from ci.tensor_names import LOGITS
 
@@ -32,13 +31,7 @@ def run_forward(
         kwargs: dict[str, Any] = (
             {} if inputs.mask is None else {"attention_mask": inputs.mask, "position_ids": inputs.position_ids()}
         )
-        if inputs.images is not None:
-            kwargs |= inputs.images.to_arguments(DTYPES[request.dtype])
-            if "output_vision_hidden_states" in inspect.signature(model.forward).parameters:
-                # apriel2's code joins the vision tower's hidden states of several images, and fails without them
-                kwargs |= {"output_vision_hidden_states": True, "output_hidden_states": True}
-        if find_prediction_blocks(model):
-            kwargs["return_all_prediction_heads"] = True
+        kwargs |= collect_arguments(model, inputs.images, DTYPES[request.dtype])
         logits = model(input_ids=inputs.ids, use_cache=False, **kwargs).logits
     seconds = cost.seconds - recorder.seconds
     record_heads(recorder, LOGITS, logits, copy=False)

@@ -11,12 +11,15 @@ from safetensors.torch import load_file, save_file
 from ci.errors import SubjectError
 from ci.subjects.base import GradientRequest, GradientResult
 from ci.subjects.forward import measure_cost, read_inputs
-from ci.subjects.hugging_face.structure import find_prediction_blocks, list_idle_parameters
+from ci.subjects.hugging_face.model_arguments import collect_arguments, find_image_token
+from ci.subjects.hugging_face.structure import list_idle_parameters
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FILE = "model.safetensors"
+IGNORED = -100
+"""A target that does not count."""
 
 
 def write_gradients(model: Any, request: GradientRequest, ran: dict[str, str]) -> GradientResult:
@@ -32,10 +35,9 @@ def write_gradients(model: Any, request: GradientRequest, ran: dict[str, str]) -
     inputs = read_inputs(Path(request.inputs)).to(request.device)
     ids, images = inputs.ids, inputs.images
     with measure_cost(request.device) as cost:
-        others: dict[str, Any] = {"return_all_prediction_heads": True} if find_prediction_blocks(model) else {}
-        if images is not None:
-            others |= images.to_arguments(next(model.parameters()).dtype)
-        loss = compute_loss(model(input_ids=ids, use_cache=False, **others).logits, ids)
+        others = collect_arguments(model, images, next(model.parameters()).dtype)
+        image = None if images is None else find_image_token(model.config)
+        loss = compute_loss(model(input_ids=ids, use_cache=False, **others).logits, ids, image=image)
         torch.autograd.backward(loss)
     idle = list_idle_parameters(model)
     with torch.no_grad():
@@ -53,16 +55,18 @@ def write_gradients(model: Any, request: GradientRequest, ran: dict[str, str]) -
     return GradientResult(loss=loss.detach().item(), ran=ran, seconds=cost.seconds)
 
 
-def compute_loss(logits: Tensor, ids: Tensor) -> Tensor:
+def compute_loss(logits: Tensor, ids: Tensor, *, image: int | None = None) -> Tensor:
     """Return the mean cross entropy in nats of logits (1, T, vocabulary) for the next tokens.
 
+    The token `image` is no target.
     Of several prediction heads, logits (1, T, heads, vocabulary), it is the sum of their means. Head k predicts the
     token k + 1 places further; tokens count for which every head has a target.
     """
     heads = logits.unbind(dim=2) if logits.ndim == 4 else (logits,)
     last = ids.shape[1] - len(heads)
+    targets = ids if image is None else ids.masked_fill(ids == image, IGNORED)
     losses = [
-        torch.nn.functional.cross_entropy(part[0, :last], ids[0, head : head + last])
+        torch.nn.functional.cross_entropy(part[0, :last], targets[0, head : head + last], ignore_index=IGNORED)
         for head, part in enumerate(heads, start=1)
     ]
     return torch.stack(losses).sum()

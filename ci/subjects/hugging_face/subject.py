@@ -9,7 +9,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ci.errors import UnsupportedError
 from ci.subjects.base import (
@@ -26,6 +26,9 @@ from ci.subjects.base import (
 )
 from ci.subjects.hugging_face.runner import HuggingFace
 from ci.subjects.provenance import installed_versions, python_version
+
+if TYPE_CHECKING:
+    from ci.subjects.training import TrainRequest, TrainResult
 
 CODE_VARIABLE = "HUB_TESTS_MODEL_CODE"
 """The variable that names the directory of the modelling code."""
@@ -72,6 +75,14 @@ class HuggingFaceSubject:
     def gradients(self, request: GradientRequest) -> GradientResult:
         """Run the backward pass and write a directory of gradients."""
         return self.side.gradients(request)
+
+    def train(self, request: TrainRequest) -> TrainResult:
+        """Run optimizer steps in one process and write each step's gradients."""
+        return self.side.train(request)
+
+    def train_in_parts(self, request: TrainRequest) -> TrainResult:
+        """Run the steps, and write the parts of the first gradient too."""
+        return self.side.train_in_parts(request)
 
     def release(self) -> None:
         """Unload the model."""

@@ -14,13 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ci.errors import SubjectError
 from ci.layouts import LAYOUTS
 from ci.subjects.forward import measure_cost
-from ci.subjects.hugging_face.gradients import merge_shards
+from ci.subjects.hugging_face.gradients import drop_tensors, merge_shards
+from ci.subjects.hugging_face.model_arguments import collect_arguments
+from ci.subjects.hugging_face.structure import find_prediction_blocks, list_idle_parameters
+from ci.subjects.images import Images, split_images, take_images
 from ci.subjects.training import TrainRequest, TrainResult
 
 if TYPE_CHECKING:
@@ -31,10 +35,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingDocument:
-    """The tokens (T,) of a document, and for each of T - 1 predictions whether it counts."""
+    """The tokens (T,) of a document, for each of T - 1 predictions whether it counts, and its images, if any."""
 
     ids: Tensor
     counted: Tensor
+    images: Images | None = None
+
+    def count_targets(self, head: int) -> int:
+        """Count the targets of a prediction head: the one at 0 predicts the next token."""
+        return int(self.counted[head:].sum())
 
 
 @dataclass
@@ -69,7 +78,7 @@ class TrainingRun:
         optimizer.zero_grad(set_to_none=True)
         if self.parts and step == 1:
             self._write_parts(documents)
-        tokens = sum(int(document.counted.sum()) for document in documents)
+        tokens = self._count_targets(documents)
         loss, balancing = 0.0, 0.0
         for document in documents:
             language, term = self._run_document(document, tokens, len(documents))
@@ -82,23 +91,33 @@ class TrainingRun:
         if step < self.request.steps:  # the last step's weights are computed from its gradients
             optimizer.step()
 
-    def _run_document(self, document: TrainingDocument, tokens: int, documents: int) -> tuple[Tensor, Tensor]:
-        """Return a document's share of the loss and of the balancing loss."""
-        ids = document.ids.to(self.request.device)[None]
+    def _count_targets(self, documents: list[TrainingDocument]) -> list[int]:
+        """Count the targets of each prediction head over all documents."""
+        heads = 1 + len(find_prediction_blocks(self.model))
+        return [sum(document.count_targets(head) for document in documents) for head in range(heads)]
+
+    def _run_document(self, document: TrainingDocument, tokens: list[int], documents: int) -> tuple[Tensor, Tensor]:
+        """Return a document's share of the loss, the sum over prediction heads, and of the balancing loss."""
+        ids, counted = document.ids.to(self.request.device), document.counted.to(self.request.device)
         asked = {"output_router_logits": True} if self.request.auxiliary_loss else {}
-        output = self.model(input_ids=ids, use_cache=False, **asked)
-        counted = document.counted.to(self.request.device)
-        losses = torch.nn.functional.cross_entropy(output.logits[0, :-1], ids[0, 1:], reduction="none")
-        language = (losses * counted).sum() / tokens
+        output = self.model(input_ids=ids[None], use_cache=False, **self._collect_arguments(document), **asked)
+        heads = split_heads(output.logits)
+        losses = [compute_losses(logits, ids, head) * counted[head:] for head, logits in enumerate(heads)]
+        language = torch.stack([one.sum() / count for one, count in zip(losses, tokens, strict=True)]).sum()
         if not asked:
             return language, language.new_zeros(())
         per_token = self.model.config.num_experts_per_tok
         terms = [compute_balancing_loss(logits, per_token) for logits in output.router_logits]
         return language, self.request.auxiliary_loss * torch.stack(terms).sum() / documents
 
+    def _collect_arguments(self, document: TrainingDocument) -> dict[str, Any]:
+        """Collect what the model is given beside the tokens: a document's images, and that every head is asked for."""
+        images = document.images.to(self.request.device) if document.images else None
+        return collect_arguments(self.model, images, next(self.model.parameters()).dtype)
+
     def _write_parts(self, documents: list[TrainingDocument]) -> None:
         """Write each document's own gradient, and those of both uses of tied embeddings."""
-        tokens, target = sum(int(d.counted.sum()) for d in documents), Path(self.request.output) / "parts"
+        tokens, target = self._count_targets(documents), Path(self.request.output) / "parts"
         target.mkdir(parents=True)
         save_file(self._measure_tokens(documents), target / "tokens.safetensors")
         for index, document in enumerate(documents):
@@ -106,7 +125,7 @@ class TrainingRun:
                 torch.autograd.backward(self._run_document(document, tokens, len(documents))[kind])
                 self._write_gradients(target / ("document", "balancing")[kind] / str(index))
                 self.model.zero_grad(set_to_none=True)
-        if self.model.get_input_embeddings().weight is self.model.get_output_embeddings().weight:
+        if _is_tied(self.model):
             for use in ("lookup", "head"):
                 with _only_use(self.model, use):
                     for document in documents:
@@ -118,33 +137,53 @@ class TrainingRun:
         tensors: dict[str, Tensor] = {}
         for index, document in enumerate(documents):
             with torch.no_grad():
-                ids = document.ids.to(self.request.device)[None]
-                logits = self.model(input_ids=ids, use_cache=False).logits[0, :-1]
-            losses = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
+                ids, arguments = document.ids.to(self.request.device), self._collect_arguments(document)
+                logits = self.model(input_ids=ids[None], use_cache=False, **arguments).logits
+            losses = compute_losses(split_heads(logits)[0], ids, 0)
             tensors |= {f"loss.{index}": losses.cpu(), f"counted.{index}": document.counted.contiguous()}
         return tensors
 
     def _write_gradients(self, directory: Path) -> None:
         """Write the gradients as if they were weights: transformers fuses experts in memory."""
+        from transformers import GenerationConfig
+
         weights = {name: parameter.data for name, parameter in self.model.named_parameters()}
+        idle = list_idle_parameters(self.model)
         try:
             for name, parameter in self.model.named_parameters():
-                if parameter.grad is None and not self.parts:
+                if parameter.grad is None and not self.parts and name not in idle:
                     raise SubjectError(f"Hugging Face, {self.request.checkpoint}: no gradient reaches {name}")
                 parameter.data = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            if getattr(self.model, "generation_config", None) is not None:
+                self.model.generation_config = GenerationConfig()  # a model's own may refuse to be written
             self.model.save_pretrained(directory)
         finally:
             for name, parameter in self.model.named_parameters():
                 parameter.data = weights[name]
         merge_shards(directory)
+        drop_tensors(directory, idle | {name for name, _ in self.model.named_buffers()})
 
 
 def read_training_documents(path: Path) -> list[TrainingDocument]:
     """Read the inputs of a TrainRequest that the judge wrote; each document without its padding."""
-    tensors = load_file(path)
+    # By numpy: safetensors asks torch for float32, which means float64 in `float64_mode`.
+    with safe_open(path, framework="numpy") as file:
+        tensors = {name: torch.from_numpy(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
     ids, lengths = tensors["input_ids"], tensors["lengths"].tolist()
     mask = tensors.get("loss_mask", torch.ones_like(ids[:, 1:]))
-    return [TrainingDocument(row[:n], kept[: n - 1]) for row, n, kept in zip(ids, lengths, mask, strict=True)]
+    images = split_images(take_images(tensors), len(ids))
+    rows = zip(ids, lengths, mask, images, strict=True)
+    return [TrainingDocument(row[:n], kept[: n - 1], seen) for row, n, kept, seen in rows]
+
+
+def split_heads(logits: Tensor) -> tuple[Tensor, ...]:
+    """Return the logits (T, vocabulary) of each prediction head."""
+    return logits[0].unbind(dim=1) if logits.ndim == 4 else (logits[0],)
+
+
+def compute_losses(logits: Tensor, ids: Tensor, head: int) -> Tensor:
+    """Return the cross entropy in nats (T - 1 - head,) of a prediction head for every target of a document (T,)."""
+    return torch.nn.functional.cross_entropy(logits[: len(ids) - 1 - head], ids[1 + head :], reduction="none")
 
 
 def make_adamw(model: Any, settings: OptimizerSettings) -> torch.optim.AdamW:
@@ -166,7 +205,7 @@ def compute_norm(model: Any) -> float:
 def clip_gradients(model: Any, norm: float, limit: float | None) -> None:
     """Scale all gradients so that their norm is at most `limit`."""
     if limit is not None and norm > limit:
-        for parameter in model.parameters():
+        for parameter in (one for one in model.parameters() if one.grad is not None):
             parameter.grad.mul_(limit / norm)
 
 
@@ -176,6 +215,12 @@ def compute_balancing_loss(logits: Tensor, per_token: int) -> Tensor:
     probabilities = logits.softmax(-1)
     chosen = torch.zeros_like(probabilities).scatter(-1, probabilities.topk(per_token, -1).indices, 1.0)
     return logits.shape[-1] * (chosen.mean(0) * probabilities.mean(0)).sum()
+
+
+def _is_tied(model: Any) -> bool:
+    """Tell whether the head is the embeddings' own weight."""
+    head = model.get_output_embeddings()
+    return head is not None and model.get_input_embeddings().weight is head.weight
 
 
 @contextmanager

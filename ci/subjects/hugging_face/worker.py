@@ -16,6 +16,7 @@ from ci.subjects.base import ConvertResult
 from ci.subjects.hugging_face.code_source import IMPORT_FAILED, ModelCodeSource
 from ci.subjects.hugging_face.subject import CODE_VARIABLE
 from ci.subjects.registry import YARDSTICK
+from ci.subjects.training import TrainRequest, TrainResult, list_gradient_files
 from ci.subjects.worker_launch import WorkerLaunch
 from ci.subjects.worker_subject import WorkerSubject
 
@@ -54,6 +55,14 @@ class HuggingFaceWorker(WorkerSubject):
         result = self._call("write_model", arguments, ConvertResult)
         self._take("write_model", output, Path(target))
         return result
+
+    def train(self, request: TrainRequest) -> TrainResult:
+        """Run optimizer steps in one process and write each step's gradients."""
+        return self._train("train", request, list_gradient_files(request.steps))
+
+    def train_in_parts(self, request: TrainRequest) -> TrainResult:
+        """Run the steps, and write the parts of the first gradient too."""
+        return self._train("train_in_parts", request, list_gradient_files(request.steps))
 
     def describe_side(self, checkpoint: str, /) -> str:
         """Say which transformers runs whose code, and what stands in for kernels."""

@@ -45,7 +45,8 @@ def run_gradients(request: GradientRequest) -> GradientResult:
         for index in range(len(checkpoint.architecture.blocks)):
             before, hidden = hidden, model.run_block(index, hidden, context, _ignore)
         heads = [model.run_head(hidden, _ignore), *model.run_prediction_heads(before, context, _ignore)]
-        loss = compute_loss(heads, inputs.ids)
+        image = checkpoint.architecture.image_token if inputs.images else None
+        loss = compute_loss(heads, inputs.ids if image is None else inputs.ids.masked_fill(inputs.ids == image, -100))
         torch.autograd.backward(loss)
     Path(request.output).mkdir(parents=True)
     idle = tuple(_list_idle_mixers(checkpoint.architecture, context.mixer))
@@ -59,7 +60,7 @@ def run_gradients(request: GradientRequest) -> GradientResult:
 def compute_loss(heads: Sequence[Tensor], ids: Tensor) -> Tensor:
     """Return the sum over prediction heads of the mean cross entropy in nats.
 
-    `heads` are the logits (1, T, vocabulary) of each. Tokens count for which every head has a target.
+    `heads` are the logits (1, T, vocabulary) of each. Tokens count for which every head has a target; -100 is none.
     """
     counted = ids.shape[1] - len(heads)
     targets = (ids[0, head : head + counted] for head in range(1, len(heads) + 1))

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from ci.errors import RequestError
 from ci.layouts import LAYOUTS
 from ci.subjects.forward import DTYPES, exact_arithmetic
+from ci.subjects.images import find_image_problem, split_images, take_images
 from ci.subjects.reference.adamw import AdamW
 from ci.subjects.reference.attention import ATTENTION, ImplementationLog
 from ci.subjects.reference.directories import Checkpoint, read_fast_llm
@@ -28,10 +29,6 @@ from ci.subjects.reference.training_step import Document, RankTrainer, StepFigur
 from ci.subjects.training import TrainRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torch import Tensor
-
     from ci.subjects.rank_process import Rank
 
 RESULT = "result.json"
@@ -128,7 +125,7 @@ def choose_documents(documents: list[Document], first: int, place: RankPlace) ->
 def read_documents(path: Path) -> list[Document]:
     """Read the inputs of a TrainRequest; each document without its padding. Raises RequestError."""
     try:
-        tensors: Mapping[str, Tensor] = load_file(path)
+        tensors = load_file(path)
     except (OSError, SafetensorError) as problem:
         raise RequestError(f"inputs {path} cannot be read: {problem}") from None
     if "input_ids" not in tensors or "lengths" not in tensors:
@@ -137,7 +134,11 @@ def read_documents(path: Path) -> list[Document]:
     mask = tensors.get("loss_mask", torch.ones(ids.shape[0], ids.shape[1] - 1, dtype=torch.int64))
     if len(lengths) != len(ids) or mask.shape != (ids.shape[0], ids.shape[1] - 1) or min(lengths) < 2:
         raise RequestError(f"inputs {path}: lengths of at least 2 and a loss_mask (documents, T - 1) are needed")
-    return [Document(row[:n], counted[: n - 1]) for row, n, counted in zip(ids, lengths, mask, strict=True)]
+    images = take_images(tensors)
+    if images is not None and (wrong := find_image_problem(images, len(ids))):
+        raise RequestError(f"inputs {path}: {wrong}")
+    rows = zip(ids, lengths, mask, split_images(images, len(ids)), strict=True)
+    return [Document(row[:n], counted[: n - 1], seen) for row, n, counted, seen in rows]
 
 
 def run_training_rank(rank: Rank, request: TrainRequest, directory: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ci.subjects.images import Images
 from ci.subjects.reference.attention import ImplementationLog
 from ci.subjects.reference.config import Architecture
 from ci.subjects.reference.model import Context
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Document:
-    """The tokens (T,) of a document, and for each of T - 1 predictions whether it counts: 0 or 1."""
+    """The tokens (T,) of a document, for each of T - 1 predictions whether it counts (0 or 1), and its images."""
 
     ids: Tensor
     counted: Tensor
+    images: Images | None = None
 
 
 @dataclass

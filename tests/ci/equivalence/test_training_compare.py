@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from ci.equivalence.training_compare import build_training_verdict
+from ci.equivalence.training_compare import build_training_verdict, group_by_layer
 from ci.errors import SubjectError
 from ci.evidence import Measure
 from ci.subjects.reference.subject import ReferenceSubject
@@ -71,3 +71,20 @@ def test_what_is_not_there_is_an_error(change: str, words: str, trained: Experim
     judge = trained.judge(Careless(change), trained.converted)
     with pytest.raises(SubjectError, match=words):
         judge.check_training("single")
+
+
+def test_a_layers_gradients_are_one_buffer() -> None:
+    names = ("model.layers.0.a", "embed", "model.layers.1.a", "model.layers.0.b", "vision.layers.0.a")
+    assert group_by_layer(names) == [
+        ["model.layers.0.a", "model.layers.0.b"],
+        ["embed"],
+        ["model.layers.1.a"],
+        ["vision.layers.0.a"],
+    ]
+
+
+def test_the_noise_of_a_norm_is_that_of_long_sums(trained: Experiment) -> None:
+    """A norm in float32 over a layer's whole buffer rounds more than over each tensor: it must be within the limit."""
+    verdict = trained.judge(ReferenceSubject(), trained.converted).check_training("single")
+    norms = {m.tensor: m for m in verdict.measures if "norm of its own" in m.tensor or "gradient norm" in m.tensor}
+    assert all(measure.passed and measure.limit < 1e-4 for measure in norms.values())

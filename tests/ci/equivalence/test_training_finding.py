@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from benchmarks.mutation.training_faults import FAULTS
 from benchmarks.training import run_fault
-from ci.equivalence.training_finding import describe_disagreement
+from ci.equivalence.training_finding import TrainingFinding, describe_disagreement
+from ci.evidence import Measure
+from ci.layouts import LAYOUTS
 from ci.subjects.reference.subject import ReferenceSubject
 from ci.subjects.training import Disagreement, RankReport
 
@@ -38,3 +41,17 @@ def test_copies_that_differ_are_told_with_their_group() -> None:
     assert told.startswith("gradient of norm: ranks 0 and 1 hold different copies (relative 0.5, step 1), and 1 more")
     assert "their group is tensor" in told
     assert describe_disagreement((), ranks) == ""
+
+
+@pytest.mark.parametrize(("known", "told"), [("AdamW's step", True), ("", False)])
+def test_what_is_known_of_the_optimizer_hides_no_wrong_gradient(
+    known: str, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing is known, the first wrong quantity is told elsewhere."""
+    names = ("_describe_forward", "_describe_gradients", "_describe_norm", "_describe_updates")
+    for name, reason in zip(names, ("", "", "", known), strict=True):
+        monkeypatch.setattr(TrainingFinding, name, lambda _, reason=reason: reason)
+    wrong = Measure("gradient of norm, step 1", "float32", (4,), 1.2, 1e-6, passed=False)
+    said = TrainingFinding(None, LAYOUTS["zero2"], [wrong], Path(), lambda: None).describe()  # type: ignore[arg-type]
+    assert ("gradient of norm is wrong too (relative 1.2)" in said) is told
+    assert bool(said) is told

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from ci.equivalence.adamw_oracle import OptimizerHistory, compute_updates
+from ci.equivalence.image_inputs import ImageRequirements
 from ci.equivalence.training_reference import choose_settings, compare_numbers, draw_documents
+from ci.subjects.images import find_image_problem, split_images, take_images
 
 
 def test_documents_are_unequal_masked_and_padded() -> None:
@@ -38,3 +40,22 @@ def test_a_number_that_is_missing_is_infinitely_wrong() -> None:
     assert compare_numbers(None, 1.0) == compare_numbers(math.nan, 1.0) == math.inf
     assert compare_numbers(1.1, 1.0) == pytest.approx(0.1)
     assert compare_numbers(0.0, 0.0) == 0.0
+
+
+def test_a_model_that_sees_gets_an_image_in_each_half_of_every_document() -> None:
+    drawn = draw_documents(50, 1, ImageRequirements(token=10, patch=4, channels=3))
+    ids, lengths, mask = drawn["input_ids"], drawn["lengths"].tolist(), drawn["loss_mask"]
+    for document, images in enumerate(split_images(take_images(dict(drawn)), len(ids))):
+        assert images is not None
+        row, length = ids[document], lengths[document]
+        patches = [int(height // 4 * (width // 4)) for height, width in images.sizes]
+        halves = [int((part == 10).sum()) for part in (row[: length // 2], row[length // 2 : length])]
+        assert halves == patches, f"document {document}"
+        assert not bool(mask[document][row[1:] == 10].any()), "no patch is a target"
+    assert find_image_problem(take_images(dict(drawn)), len(ids)) is None  # type: ignore[arg-type]
+
+
+def test_the_padding_token_is_in_no_document() -> None:
+    plain, without = draw_documents(50, 1), draw_documents(50, 1, padding=7)
+    assert bool((plain["input_ids"] == 7).any())
+    assert not bool((without["input_ids"] == 7).any())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ci.evidence import Measure, to_property
+from ci.evidence import YARDSTICK_NEED, Measure, to_property
 from ci.hub.fetch import Checkpoint
 from ci.report import evidence_requirements
 from ci.report.build_results import build_results
@@ -23,6 +23,7 @@ from ci.report.junit import read_junit
 from ci.report.markdown import render_markdown
 from ci.report.results import Attempt, Job, exit_code
 from ci.subjects.base import Variant
+from ci.subjects.reference.offer import PLAIN
 from ci.subjects.registry import find_offer
 from ci.suite import tests as suite_tests
 from ci.suite.tests import DEEP_TESTS, DEFAULT_TESTS, SERVED_TEST
@@ -555,3 +556,26 @@ def test_the_flag_of_a_measure_is_believed_nowhere() -> None:
         shown: Callable[[Results], str] = render
         assert "4,000 x" in shown(results)
     assert json.loads(to_property(case.evidence)[1])["worst"]["error"] == 1.6e-2
+
+
+@pytest.mark.parametrize(
+    ("test", "need", "accepted"),
+    [
+        ("test_training_step", YARDSTICK_NEED, True),
+        ("test_resume", YARDSTICK_NEED, True),
+        ("test_gradients", YARDSTICK_NEED, True),
+        ("test_implementation[layout-dp2", YARDSTICK_NEED, True),
+        ("test_training_step", PLAIN, True),
+        ("test_training_step", "a nicer model", False),
+        ("test_weight_liveness", YARDSTICK_NEED, False),
+    ],
+)
+def test_training_is_excused_where_hugging_face_or_a_known_need_does_not_allow_it(
+    test: str, need: str, accepted: bool
+) -> None:
+    name = f"{test}-smollm2]" if "[" in test else f"{test}[smollm2]"
+    evidence = {"failure_class": "variant_did_not_run", "diagnosis": "did not run: why", "unmet_need": need}
+    evidence |= {"variant": "layout=dp2"} if "[" in test else {}
+    case = build({name: Fault("skipped", "did not run: why", "", evidence)}, deep_plan()).case("smollm2", name)
+    assert case is not None
+    assert case.outcome == ("did_not_run" if accepted else "failed")

@@ -1,11 +1,14 @@
 from pathlib import Path
 
-from ci.errors import UnsupportedError
+from ci.errors import NotComparedError, NotOfferedError, UnsupportedError
+from ci.evidence import YARDSTICK_NEED
 from ci.models import HubModel
 from ci.settings import Settings
 from ci.subjects.base import Variant
 from ci.subjects.offer import NO_ATTENTION, NO_EXPERTS
+from ci.subjects.reference.offer import PLAIN
 from ci.suite.pipeline import ModelPipeline
+from ci.suite.training import ONE_PROCESS
 from ci.suite.unmet_needs import find_need, find_unmet_need
 from tests.ci.hub.samples import CONFIG, make_repository
 from tests.ci.suite.samples import make_run
@@ -44,3 +47,9 @@ def test_a_model_of_recurrences_alone_lacks_attention(hub: HubServer, tmp_path: 
     settings = Settings(cache=tmp_path / "store", endpoint=hub.endpoint)
     with ModelPipeline(make_run(tmp_path, model, subject="fast_llm", settings=settings)) as pipeline:
         assert find_need(pipeline, "attention", "backup", None) == NO_ATTENTION
+
+
+def test_what_hugging_face_cannot_train_is_no_need_of_the_subject() -> None:
+    assert find_unmet_need("reference", ONE_PROCESS, NotComparedError("no backward pass")) == YARDSTICK_NEED
+    assert find_unmet_need("reference", ONE_PROCESS, NotOfferedError("no training")) == ""
+    assert find_unmet_need("reference", ONE_PROCESS, UnsupportedError(f"reference needs {PLAIN}")) == PLAIN

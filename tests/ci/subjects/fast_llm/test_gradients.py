@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from ci.subjects.base import ConvertRequest, Differentiable, GradientRequest
@@ -74,3 +75,19 @@ def test_two_of_the_stages_share_a_gradient_buffer(tied: bool, stages: int) -> N
     decoder = SimpleNamespace(num_blocks=4)
     config = SimpleNamespace(base_model=SimpleNamespace(decoder=decoder, tied_embedding_weight=tied))
     assert count_gradient_buffers(config) == stages - 1
+
+
+def test_a_frozen_parameter_has_a_gradient_of_zeros(fast_llm: Subject, tmp_path: Path) -> None:
+    """Gemma 4's layer scalars are frozen; here it is the MLP of a Llama."""
+    assert isinstance(fast_llm, Differentiable)
+    source, converted = save_model("llama", tmp_path / "llama"), tmp_path / "converted"
+    fast_llm.convert(ConvertRequest(str(source), str(converted), "llama"))
+    metadata = yaml.safe_load((converted / "metadata.yaml").read_text())
+    metadata["config"]["base_model"]["decoder"]["block"]["mlp"]["lr_scale"] = 0.0
+    (converted / "metadata.yaml").write_text(yaml.safe_dump(metadata))
+    save_inputs(tmp_path / "inputs.safetensors", padding=(0,))
+    inputs = str(tmp_path / "inputs.safetensors")
+    fast_llm.gradients(GradientRequest(str(converted), inputs, str(tmp_path / "theirs"), "llama"))
+    gradients = load_file(tmp_path / "theirs" / "model.safetensors")
+    frozen = {name for name, gradient in gradients.items() if not bool(gradient.any())}
+    assert frozen == {name for name in gradients if ".mlp." in name}

@@ -7,12 +7,7 @@ from types import SimpleNamespace
 
 import torch
 
-from ci.subjects.fast_llm.training_rank import _Recorder, is_absent, is_writer, list_masked_spans, name_step_file
-
-
-def test_spans_begin_at_the_predicted_token() -> None:
-    assert list_masked_spans([1, 0, 1, 0, 0]) == [(2, 3), (4, 5), (5, 6)]
-    assert list_masked_spans([1, 1]) == []
+from ci.subjects.fast_llm.training_rank import _Recorder, is_absent, is_writer, name_step_file
 
 
 def test_the_first_rank_of_each_stage_writes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,10 +10,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from ci.equivalence.image_inputs import ImageRequirements
+from ci.equivalence.training_reference import draw_documents
+from ci.subjects.base import GradientRequest
 from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.hugging_face.training import clip_gradients, compute_balancing_loss, compute_norm, make_adamw
+from ci.subjects.images import split_images, take_images
 from ci.subjects.training import OptimizerSettings, TrainRequest
-from tests.ci.subjects.tiny import save_model
+from tests.ci.subjects.tiny import relative_error, save_model
+from tests.standin.models import build
+from tests.standin.recipes import RECIPES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,3 +69,26 @@ def test_the_balancing_loss_of_equal_experts_is_the_number_chosen() -> None:
     logits = torch.eye(4).repeat(5, 1) * 1e-6
     assert compute_balancing_loss(logits, 2).item() == pytest.approx(2.0, rel=1e-5)
     assert compute_balancing_loss(torch.tensor([[9.0, 0, 0, 0]]), 1).item() > 3.9
+
+
+def test_a_document_with_images_trains_the_tower_and_predicts_no_patch(tmp_path: Path) -> None:
+    """With nothing else masked a step has the gradients of the same tokens and images."""
+    source = build(replace(RECIPES["stand-in/llava"], files=1), tmp_path / "model")
+    drawn = draw_documents(331, 0, ImageRequirements(token=10, patch=4, channels=3))
+    ids, images = drawn["input_ids"][:1], split_images(take_images(drawn), 12)[0]
+    assert images is not None
+    mask = (ids[:, 1:] != 10).long()
+    tensors = {"input_ids": ids, **{name: tensor.contiguous() for name, tensor in images.to_tensors().items()}}
+    save_file({**tensors, "lengths": torch.tensor([ids.shape[1]]), "loss_mask": mask}, tmp_path / "documents")
+    save_file(tensors, tmp_path / "inputs")
+    with HuggingFace() as side:
+        trained = side.train(TrainRequest(str(source), str(tmp_path / "documents"), str(tmp_path / "step"), "llava"))
+        right = side.gradients(
+            GradientRequest(str(source), str(tmp_path / "inputs"), str(tmp_path / "gradients"), "llava")
+        )
+    assert trained.losses[0] == pytest.approx(right.loss, rel=1e-6)
+    step = load_file(tmp_path / "step" / "step-1" / "gradients" / "model.safetensors")
+    expected = load_file(tmp_path / "gradients" / "model.safetensors")
+    assert step.keys() == expected.keys()
+    assert all(relative_error(step[name], expected[name]) < 1e-5 for name in expected)
+    assert any(bool(gradient.any()) for name, gradient in step.items() if "vision_tower" in name)

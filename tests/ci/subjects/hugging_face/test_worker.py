@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch.nn.functional import cross_entropy
 
 from ci.checkpoints import fetch_own_code, make_fetch_request
 from ci.errors import HubTestsError, RemoteCodeError, SubjectError
@@ -24,7 +25,9 @@ from ci.subjects.hugging_face.code_source import ModelCodeSource, find_code_sour
 from ci.subjects.hugging_face.worker import HuggingFaceWorker, open_hugging_face
 from ci.subjects.sandbox import Isolation, detect_isolation
 from ci.subjects.trace_files import TraceReader
+from ci.subjects.training import TrainRequest
 from ci.subjects.worker_subject import WorkerSubject
+from ci.tensor_names import LOGITS, prediction_head_name
 from tests.ci.subjects.own_code import save_code, save_config
 from tests.ci.subjects.tiny import trace_request
 
@@ -164,3 +167,42 @@ def test_code_of_the_hub_that_lacks_a_file_blames_no_subject(
     side = HuggingFaceWorker(None, 1.0, source=source)  # type: ignore[arg-type]
     with pytest.raises(kind, match=r"configuration_tiny\.py cannot be imported"):
         side.describe()
+
+
+def test_it_trains_every_prediction_head(worker: HuggingFaceWorker, tmp_path: Path) -> None:
+    """The loss is the sum of the heads' means, each over the targets that the mask counts."""
+    config = save_config(tmp_path / "config", ("gdn", "attention"))
+    worker.write_model(str(config), str(tmp_path / "model"), "float32", 3)
+    ids = torch.randint(0, 53, (1, 9), generator=torch.Generator().manual_seed(1))
+    mask = torch.tensor([[1, 0, 1, 1, 0, 1, 1, 1]])
+    documents = {"input_ids": ids, "lengths": torch.tensor([9]), "loss_mask": mask}
+    save_file(documents, tmp_path / "documents.safetensors")
+    save_file({"input_ids": ids}, tmp_path / "inputs.safetensors")
+    files = str(tmp_path / "documents.safetensors"), str(tmp_path / "trained"), "mtp_llama"
+    result = worker.train(TrainRequest(str(tmp_path / "model"), *files, dtype="float64"))
+    worker.trace(
+        trace_request(tmp_path / "model", tmp_path / "inputs.safetensors", tmp_path / "there", dtype="float64")
+    )
+    trace = TraceReader(tmp_path / "there")
+    expected = 0.0
+    for head, name in enumerate((LOGITS, prediction_head_name(1, LOGITS))):
+        losses = cross_entropy(trace.tensor(name)[0, : 8 - head].double(), ids[0, 1 + head :], reduction="none")
+        expected += float((losses * mask[0, head:]).sum() / mask[0, head:].sum())
+    assert result.losses[0] == pytest.approx(expected, rel=1e-12)
+    gradients = load_file(tmp_path / "trained" / "step-1" / "gradients" / "model.safetensors")
+    stored = load_file(tmp_path / "model" / "model.safetensors")
+    assert gradients.keys() == stored.keys()
+    assert all(bool(gradient.any()) for name, gradient in gradients.items() if "mtp_heads" in name)
+
+
+def test_a_step_in_parts_comes_back_whole(worker: HuggingFaceWorker, tmp_path: Path) -> None:
+    config = save_config(tmp_path / "config", ("attention",))
+    worker.write_model(str(config), str(tmp_path / "model"), "float32", 3)
+    ids = torch.randint(0, 53, (2, 9), generator=torch.Generator().manual_seed(1))
+    save_file({"input_ids": ids, "lengths": torch.tensor([9, 6])}, tmp_path / "documents.safetensors")
+    files = str(tmp_path / "documents.safetensors"), str(tmp_path / "trained"), "mtp_llama"
+    worker.train_in_parts(TrainRequest(str(tmp_path / "model"), *files, layout="dp2", dtype="float64"))
+    whole = load_file(tmp_path / "trained" / "step-1" / "gradients" / "model.safetensors")
+    parts = [load_file(tmp_path / "trained" / "parts" / "document" / f"{d}" / "model.safetensors") for d in range(2)]
+    assert all(torch.allclose(whole[name], parts[0][name] + parts[1][name]) for name in whole)
+    assert (tmp_path / "trained" / "parts" / "tokens.safetensors").is_file()
