@@ -214,7 +214,7 @@ def _describe_cause(cases: Sequence[HistoryCase]) -> tuple[str, str]:
     failed = next((case for case in cases if case.outcome == "failed"), None)
     refused = next((case for case in cases if case.outcome == REFUSED), None)
     if failed is None and refused is not None:
-        return OUTCOMES[REFUSED], refused.headline
+        return f"{OUTCOMES[REFUSED]}: {refused.headline}" if refused.headline else OUTCOMES[REFUSED], ""
     if failed is None or (failed.headline and failed.failure_class in (None, "other")):
         return "an earlier test failed", failed.headline if failed else ""
     return f"an earlier test failed: {_name_class(failed)}", failed.headline
