@@ -358,7 +358,13 @@ PROBES = (
     FormatModel(
         "llava-tanh",
         "llava",
-        Recipe("stand-in/llava-tanh", "pixtral-12b", {**EVEN_LLAVA, "projector_hidden_act": "gelu_pytorch_tanh"}),
+        Recipe("stand-in/llava-tanh", "pixtral-12b", {**PIXTRAL, "projector_hidden_act": "gelu_pytorch_tanh"}, files=1),
+        model_config="multimodal",
+    ),
+    FormatModel(
+        "llava-even",
+        "llava",
+        Recipe("stand-in/llava-even", "pixtral-12b", {**EVEN_LLAVA, "projector_hidden_act": "gelu_pytorch_tanh"}),
         model_config="multimodal",
     ),
     make_mtp_llama("mtp_llama-one-head", prediction_heads=1),

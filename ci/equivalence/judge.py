@@ -243,8 +243,7 @@ class Judge:
     def _check_config_once(self) -> Verdict:
         with self._make_directory("keys-") as workdir:
             check = ConfigSensitivity(self.reference, self.subject, self.inputs.formats, workdir)
-            results = list(check.try_changes())
-            return build_sensitivity_verdict(results, check.list_untried_keys())
+            return build_sensitivity_verdict(list(check.try_changes()), check.list_untried_keys())
 
     def _check_gradients_once(self, subject: Differentiable) -> Verdict:
         with self._make_directory("gradients-") as workdir:
