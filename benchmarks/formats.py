@@ -1,10 +1,13 @@
 """Every format that Fast-LLM converts, by `hub-tests run` from the Hub to the report: a verdict or a refusal each.
 
-    python -m benchmarks.formats --checkout FAST_LLM [--only dream,apriel2] [--deep] [--keep DIR]
+    python -m benchmarks.formats --checkout FAST_LLM [--only dream,apriel2] [--subject reference] [--deep] [--keep DIR]
 
 A stand-in Hub serves one small model of each format (`benchmarks.format_models`). `run` builds the environments where
 they are missing, Fast-LLM's with the checkout over it and that of each model's own code, and judges in sandboxes. The
-table says what ended red, and whose limit a refusal is. Minutes, and some GB of disk for the environments.
+table says what ended red, and whose limit a refusal is; a second one, what each format's exports lose beside their
+weights. `--keep` also leaves a history of this one night and the support matrix made of it. With the reference as the
+subject only the models' own code is judged, also where Fast-LLM's converter refuses the model. Minutes, and some GB of
+disk for the environments.
 """
 
 from __future__ import annotations
@@ -18,10 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.format_models import MODELS, PROBES, FormatModel, write_model
+from benchmarks.format_companions import copy_with_companions
+from benchmarks.format_models import FAST_LLM, MODELS, PROBES, FormatModel, write_model
+from benchmarks.format_report import read_reports, show_companions, write_pages
 from ci.environments.description import load_description
 from ci.environments.prepare import provide_base
 from ci.errors import SubjectError
+from ci.report.dashboard import MATRIX
 from ci.report.report_files import read_report
 from ci.settings import from_environ
 from ci.subjects.sandbox import detect_isolation
@@ -33,6 +39,7 @@ if TYPE_CHECKING:
 
     from ci.report.results import CaseResult, EntryResult
 
+REGISTRY = "models.toml"
 SHOWN = 160
 """Characters of a failure's first line in the table."""
 OWN_CODE = "the model's code"
@@ -61,8 +68,10 @@ class Row:
         return f"| {self.checkpoint_format} | {self.name} | {self.verdict} | {self.passed} | {'<br>'.join(self.red)} |"
 
 
-def judge_models(models: Sequence[FormatModel], checkout: Path, folder: Path, *, deep: bool) -> list[Row]:
-    """Serve the models, run each with its environment, and return a row for each."""
+def judge_models(
+    models: Sequence[FormatModel], checkout: Path, folder: Path, *, deep: bool, subject: str = FAST_LLM
+) -> list[Row]:
+    """Serve the models, run them all, each in its environment, and return a row for each."""
     rows, served = [], list[FormatModel]()
     with HubServer() as hub:
         environ = {
@@ -81,19 +90,24 @@ def judge_models(models: Sequence[FormatModel], checkout: Path, folder: Path, *,
                 )
                 continue
             served.append(model)
-            entries.append(model.make_entry(hub.add(model.model_id, written, gated=model.gated)))
+            published = copy_with_companions(written, folder / "published" / model.name, model.name)
+            entries.append(model.make_entry(hub.add(model.model_id, published, gated=model.gated)))
         hub.grant(TOKEN, *(model.model_id for model in served if model.gated))
-        registry = folder / "models.toml"
+        registry = folder / REGISTRY
         registry.write_text("\n".join(entries), encoding="utf-8")
-        for environment in dict.fromkeys(model.environment for model in served):
-            chosen = [model for model in served if model.environment == environment]
-            report = folder / f"report-{environment}"
-            words = ["--registry", str(registry), "--subject", "fast_llm", "--environment", environment]
-            words += ["--subject-source", str(checkout), "--report", str(report), *(["--deep"] if deep else [])]
-            command = [sys.executable, "-m", "ci", "run", *(model.name for model in chosen), *words]
-            subprocess.run(command, env=environ, stdout=sys.stderr, check=False)
-            rows += [_make_row(model, entry) for model, entry in zip(chosen, _read_entries(report), strict=True)]
-    return rows
+        report = folder / "report"
+        words = ["--registry", str(registry), *name_subject(subject, checkout)]
+        words += ["--report", str(report), *(["--deep"] if deep else [])]
+        command = [sys.executable, "-m", "ci", "run", *(model.name for model in served), *words]
+        subprocess.run(command, env=environ, stdout=sys.stderr, check=False)
+        return rows + [_make_row(model, entry) for model, entry in zip(served, _read_entries(report), strict=True)]
+
+
+def name_subject(subject: str, checkout: Path) -> list[str]:
+    """Return the words of `run` for a subject: Fast-LLM in its environments, or one of this package."""
+    if subject == FAST_LLM:
+        return ["--subject", subject, "--environment", FAST_LLM, "--subject-source", str(checkout)]
+    return ["--subject", subject, "--subject-python", sys.executable, "--subject-path", str(checkout)]
 
 
 def _write(model: FormatModel, folder: Path, checkout: Path) -> Path:
@@ -114,7 +128,7 @@ def _read_entries(report: Path) -> tuple[EntryResult, ...]:
 
 
 def _make_row(model: FormatModel, entry: EntryResult) -> Row:
-    red = [case for case in entry.cases if case.outcome in ("failed", "missing")]
+    red = [case for case in entry.cases if case.outcome in ("failed", "missing", "refused")]
     by_line: dict[str, list[str]] = {}
     for case in red:
         by_line.setdefault(_shorten(case.headline), []).append(f"`{case.name.partition('[')[0]}`")
@@ -156,6 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.formats", description=__doc__)
     parser.add_argument("--checkout", type=Path, required=True, help="Fast-LLM's checkout")
     parser.add_argument("--only", default="", help="names of models, with commas; default: all")
+    parser.add_argument("--subject", default=FAST_LLM, choices=(FAST_LLM, "reference"), help="default: fast_llm")
     parser.add_argument("--deep", action="store_true", help="also test every config key, weight and gradient")
     parser.add_argument("--keep", type=Path, help="directory for models, store and reports; default: removed")
     asked = parser.parse_args(argv)
@@ -166,8 +181,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="hub-tests-formats.") as scratch:
         folder = asked.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        rows = judge_models(models, asked.checkout.absolute(), folder.absolute(), deep=asked.deep)
-    print(show_table(rows))
+        rows = judge_models(
+            models, asked.checkout.absolute(), folder.absolute(), deep=asked.deep, subject=asked.subject
+        )
+        reports = read_reports(folder)
+        if asked.keep:
+            _say(f"Support matrix: {write_pages(reports, folder, folder / REGISTRY) / MATRIX}")
+    print(show_table(rows), show_companions(reports), sep="\n\n")
     return 0 if {row.checkpoint_format for row in rows} == {model.checkpoint_format for model in models} else 1
 
 

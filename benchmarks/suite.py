@@ -21,7 +21,7 @@ from ci.settings import Settings
 from ci.subjects.base import ConvertRequest
 from ci.subjects.memory import free_memory
 from ci.subjects.reference.subject import ReferenceSubject
-from ci.suite.process import PYTEST_ENVIRONMENT, PYTEST_PLUGINS
+from ci.suite_process import PYTEST_ENVIRONMENT, PYTEST_PLUGINS
 from tests.standin.library import add_generated, add_trained
 from tests.standin.models import build_full_size
 from tests.standin.server import HubServer

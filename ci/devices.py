@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ci.doctor.nvml import read_nvml
 from ci.errors import InfrastructureError
+from ci.nvml import read_nvml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -117,7 +117,16 @@ def make_entries_table(entries: Sequence[StoreEntry]) -> FittingTable:
     rows = []
     for e in entries:
         why = [e.reason] if reasons else []
-        rows.append((e.model_id, e.revision[:12], str(e.layers), format_size(e.bytes), e.state, *why))
+        rows.append(
+            (
+                e.model_id,
+                e.revision[:12],
+                "code" if e.kind == "code" else str(e.layers),
+                format_size(e.bytes),
+                e.state,
+                *why,
+            )
+        )
     return _make_table(columns, rows)
 
 

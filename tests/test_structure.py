@@ -25,6 +25,11 @@ WITHOUT_TEST_FILE: dict[str, str] = {
 }
 """Modules that need no test file of their own, each with its reason."""
 
+TWO_WAY_ROOMS: dict[tuple[str, str], str] = {
+    ("doctor", "environments"): "the doctor looks for bases and uv; a base asks the doctor's probes for its tools",
+}
+"""Rooms that need each other, each pair with its reason: a room that stands alone can be read alone."""
+
 
 def find_modules(package: Path) -> dict[str, Path]:
     """Return a package's files by module name; a package itself is its `__init__.py`."""
@@ -67,6 +72,15 @@ def find_circle(package: Path) -> list[str]:
     return []
 
 
+def find_two_way_rooms(package: Path) -> set[tuple[str, str]]:
+    """Return the pairs of rooms that import each other: a room is a subpackage, or a module beside them."""
+    modules, needs = find_modules(package), set()
+    for name, path in modules.items():
+        rooms = {module.split(".")[1] for module in read_imports(name, path, modules) if "." in module}
+        needs |= {(name.split(".")[1], room) for room in rooms if "." in name}
+    return {(one, other) for one, other in needs if one < other and (other, one) in needs}
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_no_module_imports_itself_through_others(package: str) -> None:
     assert find_circle(PACKAGES[package]) == []
@@ -102,6 +116,19 @@ def test_a_circle_through_a_package_is_found(tmp_path: Path) -> None:
     (package / "__init__.py").write_text("from sample.a import x\n")
     (package / "a.py").write_text("from sample import y\nx = 1\n")
     assert set(find_circle(package)) == {"sample", "sample.a"}
+
+
+def test_no_two_rooms_need_each_other() -> None:
+    assert find_two_way_rooms(PACKAGES["ci"]) == set(TWO_WAY_ROOMS)
+
+
+def test_a_planted_pair_of_rooms_is_found(tmp_path: Path) -> None:
+    package = tmp_path / "sample"
+    for name, code in {"a/x": "from sample.b import y", "a/z": "", "b/y": "", "b/w": "import sample.a.z"}.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / f"{name}.py").write_text(f"{code}\n")
+    assert find_circle(package) == []
+    assert find_two_way_rooms(package) == {("a", "b")}
 
 
 def find_mirror(module: Path) -> Path:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 from ci.doctor.gpu_checks import check_gpus, select_gpus
 from ci.doctor.host_checks import check_surroundings
 from ci.doctor.identity import read_host_identity
-from ci.doctor.nvml import read_nvml
 from ci.doctor.probes import (
     read_clock,
     read_disk,
@@ -24,11 +23,12 @@ from ci.doctor.provision_checks import check_provisions, read_provisions
 from ci.doctor.records import Check, Diagnosis, DoctorRequest, GpuComputation, HostState
 from ci.doctor.sandbox_checks import check_sandbox
 from ci.doctor.sandbox_probes import read_sandbox, read_tools
+from ci.nvml import read_nvml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ci.doctor.records import Nvml
+    from ci.nvml import Nvml
 
 
 def run_doctor(request: DoctorRequest, environ: Mapping[str, str]) -> Diagnosis:

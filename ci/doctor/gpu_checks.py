@@ -12,7 +12,8 @@ from ci.doctor.records import MIB, Check
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from ci.doctor.records import DoctorRequest, Gpu, GpuComputation, HostState, Status, Xid
+    from ci.doctor.records import DoctorRequest, GpuComputation, HostState, Status, Xid
+    from ci.nvml import Gpu
 
 APPLICATION_XIDS = frozenset({13, 31, 43, 45, 68, 69})
 """Xids that a wrong program causes on a good card (https://docs.nvidia.com/deploy/xid-errors/). The others come from

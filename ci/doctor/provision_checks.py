@@ -12,7 +12,8 @@ from ci.doctor.records import GIB, Check, ProbeAnswer
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from ci.doctor.records import Gpu, Status
+    from ci.doctor.records import Status
+    from ci.nvml import Gpu
 
 SHARED_MEMORY = GIB
 """Bytes that must be left in /dev/shm: NCCL's transport between processes writes there, and 64 MiB are too few.

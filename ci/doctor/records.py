@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ci.nvml import Nvml
+
 Status = Literal["ok", "warn", "fail", "skip"]
 MIB = 1 << 20
 GIB = 1 << 30
-
 RUNNER_MANIFEST = "hub-runner.json"
 """The file beside an unpacked runner with its RunnerInstall."""
 
@@ -78,62 +79,6 @@ class DoctorRequest:
     tools: bool = True
     python: str | None = None
     timeout: float = 120.0
-
-
-@dataclass(frozen=True)
-class GpuProcess:
-    """A process that holds a context on a GPU. `name` and `user` are empty if this host cannot see it."""
-
-    pid: int
-    memory: int | None
-    name: str = ""
-    user: str = ""
-
-
-@dataclass(frozen=True)
-class RowRemap:
-    """NVML's row remapping: rows remapped for correctable and uncorrectable errors, a pending one, a failed one."""
-
-    correctable: int
-    uncorrectable: int
-    pending: bool
-    failed: bool
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """One GPU as NVML sees it. None: this card does not have the value.
-
-    `errors` are the values that NVML answered with an error (nvidia-smi prints ERR!), by name. Memory is in bytes; ECC
-    counts are double-bit (uncorrected) errors. `fabric`: how far the fabric manager has come, on NVSwitch systems only.
-    """
-
-    index: int
-    minor: int | None = None
-    uuid: str = ""
-    name: str = ""
-    pci: str = ""
-    memory_total: int | None = None
-    memory_used: int | None = None
-    ecc_on: bool | None = None
-    ecc_volatile: int | None = None
-    ecc_aggregate: int | None = None
-    remap: RowRemap | None = None
-    retirement_pending: bool | None = None
-    mig: bool | None = None
-    fabric: str | None = None
-    processes: tuple[GpuProcess, ...] = ()
-    errors: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Nvml:
-    """What the driver reports. `problem` says in one line why there is nothing."""
-
-    gpus: tuple[Gpu, ...] = ()
-    driver: str = ""
-    cuda: str = ""
-    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -231,6 +176,8 @@ class BuildTools:
     """What builds and installs a subject, each with its version; "" for a tool that is not there.
 
     `managed_python`: the interpreter that uv has or would bring, where the machine has none that is new enough.
+    `template_engine`: the second engine of chat templates, which needs node; where there is none, `no_template_engine`
+    says why.
     """
 
     git: str
@@ -240,6 +187,8 @@ class BuildTools:
     python: str
     installer: str
     managed_python: str = ""
+    template_engine: str = ""
+    no_template_engine: str = ""
 
 
 @dataclass(frozen=True)

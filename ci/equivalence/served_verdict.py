@@ -223,38 +223,56 @@ def _say_where(measure: Measure, cases: Sequence[ServedCase]) -> str:
 def _collect_figures(results: ServedResults) -> dict[str, float]:
     """Collect the distribution of both gaps, and the figures that other projects name, over all inputs."""
     floor, export = (_join([getattr(case, name) for case in results.cases]) for name in ("floor_gap", "export_gap"))
-    first, continued = results.cases[0], results.continuation
+    first = results.cases[0]
     figures = {"served_tokens": float(export.tokens), "served_comparisons": float(len(results.cases) + 1)}
-    for name, gap in (("original", floor), ("export", export)):
-        p50, p90, p99 = gap.quantiles()
-        figures |= {
-            f"served_{name}_rms": gap.rms,
-            f"served_{name}_p50": p50,
-            f"served_{name}_p90": p90,
-            f"served_{name}_p99": p99,
-            f"served_{name}_max": gap.largest,
-            f"served_{name}_token_mult_prob_error": mean_multiplicative_error(gap),
-            f"served_{name}_kl_k3": estimate_policy_divergence(gap),
-        }
+    figures |= {**_collect_gap("original", floor), **_collect_gap("export", export)}
     figures["served_export_kl_bound"] = bound_divergence(first.export, first.hugging_face, first.keep)
     figures["served_export_to_original_max"] = max(
         measure_gap(case.export.logprobs, case.original.logprobs, case.keep).largest for case in results.cases
     )
+    return {**figures, **_collect_continuation(results), **_collect_flips(results), **_collect_mismatch(results)}
+
+
+def _collect_gap(name: str, gap: Gap) -> dict[str, float]:
+    p50, p90, p99 = gap.quantiles()
+    return {
+        f"served_{name}_rms": gap.rms,
+        f"served_{name}_p50": p50,
+        f"served_{name}_p90": p90,
+        f"served_{name}_p99": p99,
+        f"served_{name}_max": gap.largest,
+        f"served_{name}_token_mult_prob_error": mean_multiplicative_error(gap),
+        f"served_{name}_kl_k3": estimate_policy_divergence(gap),
+    }
+
+
+def _collect_continuation(results: ServedResults) -> dict[str, float]:
+    continued = results.continuation
     tokens = float(continued.export.ids.numel())
-    figures["served_greedy_equal"] = count_equal_tokens(continued.export, continued.original) / tokens
-    figures["served_greedy_equal_to_hugging_face"] = (
-        count_equal_tokens(continued.export, continued.hugging_face) / tokens
-    )
-    flips = [case.flips for case in results.cases if case.flips]
-    if flips:
-        figures["served_original_flips"] = float(sum(int(one.original.sum()) for one in flips))
-        figures["served_export_flips"] = float(sum(int(one.export.sum()) for one in flips))
-    if results.mismatch:
-        figures["trainer_rollout_rms"] = results.mismatch.total
-        figures["trainer_hugging_face_rms"] = results.mismatch.trainer
-        figures["hugging_face_rollout_rms"] = results.mismatch.engine
-        figures["trainer_rollout_engine_share"] = results.mismatch.engine_share
-    return figures
+    return {
+        "served_greedy_equal": count_equal_tokens(continued.export, continued.original) / tokens,
+        "served_greedy_equal_to_hugging_face": count_equal_tokens(continued.export, continued.hugging_face) / tokens,
+    }
+
+
+def _collect_flips(results: ServedResults) -> dict[str, float]:
+    if not (flips := [case.flips for case in results.cases if case.flips]):
+        return {}
+    return {
+        "served_original_flips": float(sum(int(one.original.sum()) for one in flips)),
+        "served_export_flips": float(sum(int(one.export.sum()) for one in flips)),
+    }
+
+
+def _collect_mismatch(results: ServedResults) -> dict[str, float]:
+    if (mismatch := results.mismatch) is None:
+        return {}
+    return {
+        "trainer_rollout_rms": mismatch.total,
+        "trainer_hugging_face_rms": mismatch.trainer,
+        "hugging_face_rollout_rms": mismatch.engine,
+        "trainer_rollout_engine_share": mismatch.engine_share,
+    }
 
 
 def _join(gaps: Sequence[Gap]) -> Gap:

@@ -20,7 +20,7 @@ from ci.evidence import NOT_COVERED, Measure
 from ci.subjects.failure import SubjectCrashError, SubjectTimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from ci.equivalence.training_check import TrainingCheck
@@ -69,34 +69,43 @@ def check_layout_conversion(check: TrainingCheck, layouts: Sequence[str]) -> Ver
     refused: dict[str, str] = {}
     for layout in layouts:
         try:
-            runner.run(layout, layout=layout, steps=0, resume=str(origin / "checkpoint"), save=True, export=True)
+            measures += _compare_layout(runner, layout)
         except UnsupportedError as refusal:  # a model that this layout cannot cut
             refused[f"layout {layout}"] = f"{NOT_COVERED}{refusal}"
-            continue
-        saved = runner.path(layout)
-        back = f"{layout}-back"
-        runner.run(back, steps=1, resume=str(saved / "checkpoint"), resume_steps=1, export=True)
-        measures += _compare_bits(origin / "export", saved / "export", f"export from {layout}")
-        measures += _compare_bits(
-            runner.path("following") / "step-1" / "weights",
-            runner.path(back) / "step-1" / "weights",
-            f"next step after {layout}",
-        )
-        for finished in (saved, runner.path(back)):
-            shutil.rmtree(finished)
     if len(refused) == len(layouts):
         raise NotOfferedError("; ".join(refused.values()) or "the subject offers no layout to convert to")
+    coverage = {"layout": f"single to and from {', '.join(layouts)}", **refused}
+    return _build_conversion_verdict(measures, coverage, following.result.ran)
+
+
+def _compare_layout(runner: _Runner, layout: str) -> list[Measure]:
+    """Carry the checkpoint of one process to a layout and back; compare the exports and the next step.
+
+    Raises UnsupportedError where the subject refuses the layout.
+    """
+    origin, back = runner.path("origin"), f"{layout}-back"
+    runner.run(layout, layout=layout, steps=0, resume=str(origin / "checkpoint"), save=True, export=True)
+    saved, returned = runner.path(layout), runner.path(back)
+    runner.run(back, steps=1, resume=str(saved / "checkpoint"), resume_steps=1, export=True)
+    measures = list(_compare_bits(origin / "export", saved / "export", f"export from {layout}"))
+    expected = runner.path("following") / "step-1" / "weights"
+    measures += _compare_bits(expected, returned / "step-1" / "weights", f"next step after {layout}")
+    for finished in (saved, returned):
+        shutil.rmtree(finished)
+    return measures
+
+
+def _build_conversion_verdict(measures: list[Measure], coverage: dict[str, str], ran: Mapping[str, str]) -> Verdict:
     wrong = [measure for measure in measures if not measure.passed]
-    worst = max(measures, key=lambda measure: measure.used)
     return Verdict(
         passed=not wrong,
         failure_class="numeric_mismatch" if wrong else None,
         diagnosis=f"change of layout: {wrong[0].tensor} has other bits ({len(wrong)} in all)" if wrong else "",
         measures=tuple(sorted(measures, key=lambda measure: -measure.used)[:MAX_MEASURES]),
-        worst=worst,
+        worst=max(measures, key=lambda measure: measure.used),
         component="conversion" if wrong else "",
-        coverage={"layout": f"single to and from {', '.join(layouts)}", **refused},
-        ran=following.result.ran,
+        coverage=coverage,
+        ran=ran,
         figures={"conversion.tensors": float(len(measures))},
     )
 

@@ -12,7 +12,6 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ci.errors import RequestError
 from ci.subjects.compile_key import CompileTarget, read_compile_target
@@ -29,10 +28,6 @@ from ci.subjects.compile_layers import (
 from ci.subjects.disk_watch import RESERVED_BYTES
 from ci.subjects.exchange import remove_tree
 from ci.subjects.sandbox import Isolation, make_accessible
-
-if TYPE_CHECKING:
-    from ci.run_options import RunOptions
-    from ci.settings import Settings
 
 MAX_GIVEN_BYTES = 4 * 2**30
 """One worker's copy: the layers that were used last, as far as they fit."""
@@ -71,12 +66,11 @@ class CompileCache:
     fill: bool = False
 
 
-def choose_compile_cache(options: RunOptions, settings: Settings) -> CompileCache | None:
+def choose_compile_cache(root: Path | None, *, fill: bool) -> CompileCache | None:
     """Return the compile cache of a run. Raises RequestError where one shall be filled that is not named."""
-    root = options.compile_cache or settings.compile_cache
-    if root is None and options.fill_compile_cache:
+    if root is None and fill:
         raise RequestError("--fill-compile-cache needs the directory to fill: add --compile-cache DIR")
-    return CompileCache(root.absolute(), options.fill_compile_cache) if root else None
+    return CompileCache(root.absolute(), fill) if root else None
 
 
 @dataclass

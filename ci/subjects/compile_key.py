@@ -13,14 +13,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ci.doctor.nvml import read_nvml
+from ci.nvml import read_nvml
 from ci.subjects.image_root import find_image_root
 from ci.subjects.sandbox import interpreter_directories
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ci.doctor.records import Nvml
+    from ci.nvml import Nvml
 
 CPU_INFO = Path("/proc/cpuinfo")
 CPU_FIELDS = ("model name", "CPU implementer", "CPU part", "flags", "Features")

@@ -14,10 +14,12 @@ from ci.models import HubModel
 from ci.phases import PhaseClock
 from ci.run_options import RunOptions
 from ci.settings import Settings
+from ci.subjects.compile_cache import choose_compile_cache
 from ci.subjects.registry import SubjectName, find_offer, shares_interpreter
 from ci.subjects.sandbox import choose_isolation
 
 if TYPE_CHECKING:
+    from ci.subjects.compile_cache import CompileCache
     from ci.subjects.offer import SubjectOffer
     from ci.subjects.sandbox import Isolation
 
@@ -57,6 +59,12 @@ class ModelRun:
         """The subject's interpreter: this one where a subject that is installed here runs in a sandbox."""
         sandboxed = self.isolation.applied and not self.offer.in_this_package
         return self.options.subject_python or (Path(sys.executable) if sandboxed else None)
+
+    @property
+    def compile_cache(self) -> CompileCache | None:
+        """The code that earlier runs compiled; None where no directory for it is named."""
+        root = self.options.compile_cache or self.settings.compile_cache
+        return choose_compile_cache(root, fill=self.options.fill_compile_cache)
 
     def choose_log_file(self, program: str) -> Path | None:
         """Return the file for the output of a program that runs for this model; None where none is kept."""

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 from ci.doctor import Diagnosis, DoctorRequest, diagnose, probe_host
 from ci.doctor.gpu_checks import select_gpus
 from ci.doctor.host_checks import MAX_SKEW
-from ci.doctor.nvml import read_nvml
 from ci.doctor.records import GIB, MIB, Check, SandboxState
+from ci.nvml import read_nvml
 from hub_runner.files import write_atomically
 from hub_runner.slot_sandbox import probe_slot_sandbox
 
 if TYPE_CHECKING:
-    from ci.doctor.records import Clock, Gpu
+    from ci.doctor.records import Clock
+    from ci.nvml import Gpu
     from hub_runner.config import Config, Slot
     from hub_runner.layout import Layout
     from hub_runner.registrar import RegistrarClient
@@ -58,7 +59,8 @@ def diagnose_slot(config: Config, slot: Slot, layout: Layout, registrar: Registr
     The registrar asks the Hub, because the supervisor has no network.
     """
     request = build_doctor_request(config, slot, layout)
-    state = probe_host(request, {"HUB_TESTS_SHARED_ENVIRONMENTS": str(layout.environments)})
+    places = {"HUB_TESTS_SHARED_ENVIRONMENTS": layout.environments, "HUB_TESTS_NODE_MODULES": layout.node_modules}
+    state = probe_host(request, {name: str(path) for name, path in places.items()})
     if not config.doctor.offline:
         hub, skew = registrar.check_hub(request.endpoint)
         request = replace(request, offline=False)

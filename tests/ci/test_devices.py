@@ -7,8 +7,8 @@ import pytest
 
 from ci import devices
 from ci.devices import check_device, check_driver, choose_worker_count, count_gpus, list_visible_gpus, share_machine
-from ci.doctor.records import Gpu, Nvml
 from ci.errors import InfrastructureError
+from ci.nvml import Gpu, Nvml
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -54,6 +54,24 @@ def test_a_writer_starts_a_run_and_reads_its_result(scene: Scene) -> None:
     assert (scene.host.root / "compile-cache.txt").read_text() == "smollm2 reads /srv/compiled\n"
 
 
+def test_a_comment_without_a_model_leaves_out_known_refusals_and_says_so(scene: Scene) -> None:
+    """Today's Fast-LLM refuses two of the four default models: the commit is green by the others, and names them."""
+    scene.host.variables["HUB_TESTS_SUBJECT"] = "fast_llm"
+    for name in ("mistral", "qwen2-05b"):
+        scene.prepare(name, subject="fast_llm")
+    outcome = say(scene, "/run-hub-tests")
+    assert {name for name in outcome.jobs if name.startswith("test ")} == {"test mistral", "test qwen2-05b"}, (
+        outcome.log
+    )
+    assert set(outcome.jobs.values()) == {"success"}, outcome.log
+    assert "left out: smollm2, mixtral, known to be refused by fast_llm" in scene.state.comment("board").replace(
+        "`", ""
+    )
+    (pending, done) = scene.state.statuses
+    assert (pending["state"], done["state"]) == ("pending", "success")
+    assert done["description"] == "2 models passed: mistral, qwen2-05b; refused, as known: smollm2, mixtral"
+
+
 def test_every_way_to_fail_has_its_own_label(scene: Scene) -> None:
     """One entry fails, one crashes, one artifact is lost, one passes; the head moves meanwhile."""
     scene.prepare("smollm2", {"test_forward_equivalence[smollm2]": samples.mismatch()}, status=1)

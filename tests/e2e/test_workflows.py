@@ -19,7 +19,7 @@ import yaml
 
 from ci.github import commit_results, data_branch, workflow_runs
 from ci.github.api import ApiSettings
-from ci.suite.process import SECONDS_TO_WRITE
+from ci.suite_process import SECONDS_TO_WRITE
 from ci.verbs import admit, pack, report, watch
 from tests.e2e import contract, events
 from tests.e2e.act import ROOT

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from ci.equivalence.judge import Judge
     from ci.equivalence.verdict import Verdict
-    from ci.evidence import Step
+    from ci.evidence import Evidence, Step
     from ci.suite.pipeline import ModelPipeline
 
 pytestmark = [pytest.mark.extra_slow, pytest.mark.filterwarnings("default")]
@@ -57,6 +57,12 @@ def test_download_and_truncate(pipeline: ModelPipeline, record: Any) -> None:
         assert not problems, "; ".join(problems)
 
 
+def _conclude(note: Any, evidence: Evidence, verdicts: tuple[Verdict, ...]) -> None:
+    """Record the verdicts of a test, and fail it where one of them did not pass."""
+    note(add_verdicts(evidence, verdicts))
+    assert all(verdict.passed for verdict in verdicts), format_failures(verdicts)
+
+
 def test_conversion(pipeline: ModelPipeline, record: Any, truncated_hf_path: Path) -> None:
     """The subject converts the checkpoint, and its files are there."""
     with record() as note:
@@ -82,8 +88,7 @@ def test_forward_equivalence(pipeline: ModelPipeline, record: Any, fast_llm_path
     """Every captured tensor equals Hugging Face's, in float32 and in the model's dtype."""
     with record() as note:
         verdicts = pipeline.judge().check_forward_in_dtypes({})
-        note(add_verdicts(pipeline.start_evidence("test_forward_equivalence"), verdicts))
-        assert all(verdict.passed for verdict in verdicts), format_failures(verdicts)
+        _conclude(note, pipeline.start_evidence("test_forward_equivalence"), verdicts)
 
 
 def test_moe_implementation(
@@ -111,8 +116,7 @@ def _judge_layout(pipeline: ModelPipeline, record: Any, name: str) -> None:
                 raise
             note(replace(evidence, unmet_need=need, failure_class="variant_did_not_run", diagnosis=str(refusal)))
             pytest.skip(f"variant did not run: {variant} needs {need}")
-        note(add_verdicts(evidence, (verdict,)))
-        assert verdict.passed, format_failures((verdict,))
+        _conclude(note, evidence, (verdict,))
 
 
 def _judge_variant(pipeline: ModelPipeline, record: Any, axis: str, name: str) -> None:
@@ -133,8 +137,7 @@ def _judge_variant(pipeline: ModelPipeline, record: Any, axis: str, name: str) -
             note(replace(did_not_run, failure_class="variant_did_not_run", diagnosis=said))
             pytest.skip(f"variant did not run: {axis}={name} {reason}")
         verdicts = pipeline.judge().check_forward_in_dtypes({axis: name})
-        note(add_verdicts(evidence, verdicts))
-        assert all(verdict.passed for verdict in verdicts), format_failures(verdicts)
+        _conclude(note, evidence, verdicts)
 
 
 def test_hub_model_conversion(pipeline: ModelPipeline, record: Any, fast_llm_path: Path) -> None:
@@ -144,8 +147,7 @@ def test_hub_model_conversion(pipeline: ModelPipeline, record: Any, fast_llm_pat
         exported = pipeline.export()
         verdict = pipeline.judge().check_round_trip(str(exported))
         verdict = replace(verdict, coverage={**verdict.coverage, **describe_serving(pipeline.run.options)})
-        note(add_verdicts(pipeline.start_evidence("test_hub_model_conversion"), (verdict,)))
-        assert verdict.passed, format_failures((verdict,))
+        _conclude(note, pipeline.start_evidence("test_hub_model_conversion"), (verdict,))
 
 
 @pytest.mark.served
@@ -161,8 +163,7 @@ def test_served_export(pipeline: ModelPipeline, record: Any, exported_hf_path: P
             did_not_run = replace(evidence, failure_class="variant_did_not_run", unmet_need=need)
             note(replace(did_not_run, diagnosis=f"did not run: {said}"))
             pytest.skip(f"did not run: {said}")
-        note(add_verdicts(evidence, verdicts))
-        assert all(verdict.passed for verdict in verdicts), format_failures(verdicts)
+        _conclude(note, evidence, verdicts)
 
 
 @pytest.mark.deep
@@ -170,8 +171,7 @@ def test_config_sensitivity(pipeline: ModelPipeline, record: Any, fast_llm_path:
     """A config key that changes Hugging Face's output changes the subject's equally, or is refused."""
     with record() as note:
         verdict = pipeline.judge().check_config_sensitivity()
-        note(add_verdicts(pipeline.start_evidence("test_config_sensitivity"), (verdict,)))
-        assert verdict.passed, format_failures((verdict,))
+        _conclude(note, pipeline.start_evidence("test_config_sensitivity"), (verdict,))
 
 
 @pytest.mark.deep
@@ -179,8 +179,7 @@ def test_weight_liveness(pipeline: ModelPipeline, record: Any, fast_llm_path: Pa
     """A changed tensor on disk changes the subject's output as it changes Hugging Face's."""
     with record() as note:
         verdict = pipeline.judge().check_weight_liveness()
-        note(add_verdicts(pipeline.start_evidence("test_weight_liveness"), (verdict,)))
-        assert verdict.passed, format_failures((verdict,))
+        _conclude(note, pipeline.start_evidence("test_weight_liveness"), (verdict,))
 
 
 @pytest.mark.deep
@@ -188,8 +187,7 @@ def test_layer_order(pipeline: ModelPipeline, record: Any, fast_llm_path: Path) 
     """Each of twelve layers of a thin synthetic model is in its place."""
     with record() as note:
         verdicts = pipeline.judge().check_layer_order()
-        note(add_verdicts(pipeline.start_evidence("test_layer_order"), verdicts))
-        assert all(verdict.passed for verdict in verdicts), format_failures(verdicts)
+        _conclude(note, pipeline.start_evidence("test_layer_order"), verdicts)
 
 
 @pytest.mark.deep
@@ -197,8 +195,7 @@ def test_positions(pipeline: ModelPipeline, record: Any, fast_llm_path: Path) ->
     """Far positions of a thin synthetic model are right, as far as the context and the memory allow."""
     with record() as note:
         verdicts = pipeline.judge().check_positions()
-        note(add_verdicts(pipeline.start_evidence("test_positions"), verdicts))
-        assert all(verdict.passed for verdict in verdicts), format_failures(verdicts)
+        _conclude(note, pipeline.start_evidence("test_positions"), verdicts)
 
 
 @pytest.mark.deep
@@ -211,8 +208,7 @@ def test_gradients(pipeline: ModelPipeline, record: Any, fast_llm_path: Path) ->
         except NotOfferedError as said:
             note(replace(evidence, failure_class="variant_did_not_run", diagnosis=f"did not run: {said}"))
             pytest.skip(f"did not run: {said}")
-        note(add_verdicts(evidence, verdicts))
-        assert all(verdict.passed for verdict in verdicts), format_failures(verdicts)
+        _conclude(note, evidence, verdicts)
 
 
 @pytest.mark.deep
@@ -247,5 +243,4 @@ def _judge_training(
     except NotOfferedError as said:
         note(replace(evidence, failure_class="variant_did_not_run", diagnosis=f"did not run: {said}"))
         pytest.skip(f"did not run: {said}")
-    note(add_verdicts(evidence, verdicts))
-    assert all(verdict.passed for verdict in verdicts), format_failures(verdicts)
+    _conclude(note, evidence, verdicts)

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig, AutoTokenizer
 
-from ci.subjects.hugging_face.runner import choose_auto_class
+from ci.subjects.hugging_face.loading import choose_auto_class
 from tests.standin.models import build, build_full_size, write_once
 from tests.standin.recipes import CONFIGS, DENSE, RECIPES
 from tests.standin.weights import make_tensor, tensor_shapes

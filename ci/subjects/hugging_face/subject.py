@@ -83,7 +83,7 @@ class HuggingFaceSubject:
 
     def resolve_config(self, checkpoint: str) -> dict[str, Any]:
         """Return config.json as the model's own config class understands it, and the kernels that have stand-ins."""
-        code = self.side.load_code(checkpoint)
+        code = self.side.loader.load_code(checkpoint)
         config = json.loads(json.dumps(self.side.resolve_config(checkpoint), default=str))
         return {"config": config, "stand_ins": list(code.stand_ins) if code else []}
 

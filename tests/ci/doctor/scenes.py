@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from ci.doctor import Check, DoctorRequest, check_host
-from ci.doctor.nvml import read_nvml
 from ci.doctor.probes import find_xids
 from ci.doctor.records import (
     GIB,
@@ -17,11 +16,11 @@ from ci.doctor.records import (
     GpuComputation,
     HostState,
     KernelLog,
-    Nvml,
     ProbeAnswer,
     RunnerInstall,
     SandboxState,
 )
+from ci.nvml import Nvml, read_nvml
 from tests.ci.doctor.tape import Player
 
 RECORDED = Path(__file__).with_name("recorded")
@@ -68,6 +67,7 @@ TOOLS = BuildTools(
     headers=ProbeAnswer(True, "Python 3.13"),
     python="/usr/bin/python3.13",
     installer="uv 0.9.2",
+    template_engine="@huggingface/jinja 0.5.11 with node 20.20.2",
 )
 
 

@@ -104,7 +104,7 @@ def lively(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    from ci.doctor.nvml import read_nvml
+    from ci.nvml import read_nvml
 
     recorder = Recorder()
     read_nvml(recorder)

@@ -7,17 +7,9 @@ from dataclasses import replace
 import pytest
 
 from ci.doctor import DoctorRequest, check_host
-from ci.doctor.records import GpuComputation, Nvml
-from tests.ci.doctor.scenes import (
-    LOST,
-    NOT_SUPPORTED,
-    UNKNOWN,
-    Fault,
-    assert_own_check_fails,
-    by_name,
-    kernel,
-    state,
-)
+from ci.doctor.records import GpuComputation
+from ci.nvml import Nvml
+from tests.ci.doctor.scenes import LOST, NOT_SUPPORTED, UNKNOWN, Fault, assert_own_check_fails, by_name, kernel, state
 
 SLOT = DoctorRequest(only=(1, 2), strict=True)
 

@@ -10,7 +10,7 @@ import pytest
 
 from ci.doctor import DoctorRequest, check_host, provision_checks
 from ci.doctor.provision_checks import check_provisions, read_provisions
-from ci.doctor.records import Gpu
+from ci.nvml import Gpu
 from tests.ci.doctor.scenes import by_name, state
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from dataclasses import replace
 from rich.console import Console
 
 from ci.doctor import DoctorRequest, diagnose
-from ci.doctor.records import Nvml, ProbeAnswer
+from ci.doctor.records import ProbeAnswer
 from ci.doctor.table import render_diagnosis
+from ci.nvml import Nvml
 from tests.ci.doctor.scenes import SANDBOX, TOOLS, state
 
 

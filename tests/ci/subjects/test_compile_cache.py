@@ -11,8 +11,6 @@ from typing import NamedTuple
 import pytest
 
 from ci.errors import RequestError
-from ci.run_options import RunOptions
-from ci.settings import Settings
 from ci.subjects import compile_cache
 from ci.subjects.compile_cache import INSIDE, VARIABLES, CompileCache, CompiledCode, choose_compile_cache
 from ci.subjects.compile_layers import list_layers
@@ -167,14 +165,11 @@ def test_only_a_trusted_run_removes_a_damaged_layer(filled: Path) -> None:
     assert not layer.path.exists()
 
 
-def test_the_directory_comes_from_the_option_else_the_environment(tmp_path: Path) -> None:
-    settings = Settings(tmp_path, compile_cache=tmp_path / "of the machine")
-    assert choose_compile_cache(RunOptions(), Settings(tmp_path)) is None
-    assert choose_compile_cache(RunOptions(), settings) == CompileCache(tmp_path / "of the machine")
-    chosen = RunOptions(compile_cache=tmp_path / "mine", fill_compile_cache=True)
-    assert choose_compile_cache(chosen, settings) == CompileCache(tmp_path / "mine", fill=True)
+def test_a_directory_that_is_not_named_cannot_be_filled(tmp_path: Path) -> None:
+    assert choose_compile_cache(None, fill=False) is None
+    assert choose_compile_cache(tmp_path / "mine", fill=True) == CompileCache(tmp_path / "mine", fill=True)
     with pytest.raises(RequestError, match="--fill-compile-cache needs the directory"):
-        choose_compile_cache(RunOptions(fill_compile_cache=True), Settings(tmp_path))
+        choose_compile_cache(None, fill=True)
 
 
 def test_every_cache_is_below_the_copy_and_none_is_remote() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ci.doctor.records import Gpu, Nvml
+from ci.nvml import Gpu, Nvml
 from ci.subjects.compile_key import CompileTarget, hash_packages, read_compile_target
 
 CPU = "processor : 0\nmodel name : Big CPU\nflags : avx2 fma\ncpu MHz : 2100\n\nprocessor : 1\nmodel name : Big CPU\n"

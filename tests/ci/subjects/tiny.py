@@ -6,16 +6,15 @@ biases, so that weights are drawn anew: linear ~ N(0, 1 / fan_in), norms 1 + 0.3
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, MixtralConfig, Qwen2Config
 
 from ci.subjects.base import TraceRequest
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from ci.subjects.trace_files import TraceReader
 
 SIZES: dict[str, Any] = {
     "vocab_size": 211,
@@ -83,3 +82,10 @@ def relative_error(value: torch.Tensor, expected: torch.Tensor) -> float:
     assert bool(expected.isfinite().all())
     assert bool(value.isfinite().all())
     return float((value.double() - expected).norm() / expected.norm())
+
+
+def compare_traces(path_a: str, path_b: str) -> dict[str, float]:
+    """Return the relative error of each tensor of two traces, which have the same names in the same order."""
+    a, b = TraceReader(Path(path_a)), TraceReader(Path(path_b))
+    assert list(a) == list(b)
+    return {name: relative_error(a.tensor(name), b.tensor(name)) for name in a}

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ci.suite.process import START_PYTEST
+from ci.suite_process import START_PYTEST
 
 ROOT = Path(__file__).parents[3]
 TEST = """

@@ -1,8 +1,11 @@
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ci.settings import Settings
+from ci.subjects.compile_cache import CompileCache
 from ci.subjects.registry import find_offer
 from ci.subjects.sandbox import Isolation
 from ci.suite import model_run
@@ -25,3 +28,12 @@ def test_an_adapter_that_only_its_file_names_is_found_again_by_every_test(tmp_pa
     assert (run.offer.name, find_offer(run.subject)) == ("toy", run.offer)
     suite_text = (root / "tests/integration/test_hub_integration.py").read_text()
     assert not re.findall(r"[\w.]+\((?:[^()]*, )?pipeline\.run\.offer\.name\b", suite_text), "its name finds no adapter"
+
+
+def test_the_compile_cache_comes_from_the_option_else_the_environment(tmp_path: Path) -> None:
+    settings = Settings(tmp_path, compile_cache=tmp_path / "of the machine")
+    run = make_run(tmp_path, settings=settings)
+    assert make_run(tmp_path).compile_cache is None
+    assert run.compile_cache == CompileCache(tmp_path / "of the machine")
+    chosen = replace(run.options, compile_cache=tmp_path / "mine", fill_compile_cache=True)
+    assert replace(run, options=chosen).compile_cache == CompileCache(tmp_path / "mine", fill=True)

@@ -49,7 +49,7 @@ def test_code_that_cannot_be_imported_says_why(tmp_path: Path) -> None:
 def test_what_a_loader_of_its_own_left_out_is_found(tmp_path: Path) -> None:
     side = HuggingFace(code=save_code(tmp_path / "code"))
     side.write_model(str(save_config(tmp_path / "config")), str(tmp_path / "model"), "float32", 0)
-    code = side.load_code(str(tmp_path / "model"))
+    code = side.loader.load_code(str(tmp_path / "model"))
     assert code is not None
     assert not overrides_loading(code.model_class)
     model = code.model_class.from_pretrained(tmp_path / "model", dtype=torch.float32)

@@ -73,7 +73,7 @@ def test_a_padded_row_of_a_recurrence_runs_alone(side: HuggingFace, model: Path)
 
 def test_functions_are_put_back(side: HuggingFace, model: Path, tmp_path: Path) -> None:
     sdpa = torch.nn.functional.scaled_dot_product_attention
-    built = side._from_config(str(model))
+    built = side.loader.build(str(model))
     (module,) = find_own_modules(built)
     before = dict(vars(module))
     trace(side, model, tmp_path / "trace")

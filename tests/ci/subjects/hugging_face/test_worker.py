@@ -157,7 +157,7 @@ def test_code_of_the_hub_that_lacks_a_file_blames_no_subject(
     (code / "configuration_tiny.py").unlink()
 
     def call(*_: Any) -> Any:
-        return HuggingFace(code=code).load_code(str(save_config(tmp_path / "config")))
+        return HuggingFace(code=code).loader.load_code(str(save_config(tmp_path / "config")))
 
     monkeypatch.setattr(WorkerSubject, "_call", call)
     source = ModelCodeSource(code, "o/own on the Hub at its commit", from_hub=from_hub)

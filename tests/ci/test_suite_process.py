@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from ci import suite_process
 from ci.run_options import RunOptions
-from ci.suite import process
 
 
 def test_the_suite_commands_no_runner(
@@ -18,8 +18,8 @@ def test_the_suite_commands_no_runner(
         "subprocess.Popen(['/bin/sh', '-c', 'while :; do echo ::error::late || exit; sleep 0.05; done'],"
         " start_new_session=True)"
     )
-    monkeypatch.setattr(process, "_pytest_command", lambda *_: [sys.executable, "-c", program])
-    process.run_suite([], RunOptions(), tmp_path, {**os.environ, "GITHUB_ACTIONS": "true"})
+    monkeypatch.setattr(suite_process, "_pytest_command", lambda *_: [sys.executable, "-c", program])
+    suite_process.run_suite([], RunOptions(), tmp_path, {**os.environ, "GITHUB_ACTIONS": "true"})
     time.sleep(0.3)
     out, err = capfd.readouterr()
     assert out == ""

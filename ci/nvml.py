@@ -1,20 +1,79 @@
-"""The only module that reads NVML. Every value comes from nvidia-ml-py, none from the text of nvidia-smi."""
+"""What the NVIDIA driver reports of each GPU: the only module that reads NVML, by nvidia-ml-py.
+
+No value comes from the text of nvidia-smi.
+"""
 
 from __future__ import annotations
 
 import pwd
+from collections.abc import Mapping
 from ctypes import byref
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from ci.doctor.records import Gpu, GpuProcess, Nvml, RowRemap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 NOT_AVAILABLE = ("NVML_ERROR_NOT_SUPPORTED", "NVML_ERROR_NO_PERMISSION", "NVML_ERROR_FUNCTION_NOT_FOUND")
 """These errors mean that this card or user does not have the value. They do not mean that the card is faulty."""
+
+
+@dataclass(frozen=True)
+class GpuProcess:
+    """A process that holds a context on a GPU. `name` and `user` are empty if this host cannot see it."""
+
+    pid: int
+    memory: int | None
+    name: str = ""
+    user: str = ""
+
+
+@dataclass(frozen=True)
+class RowRemap:
+    """NVML's row remapping: rows remapped for correctable and uncorrectable errors, a pending one, a failed one."""
+
+    correctable: int
+    uncorrectable: int
+    pending: bool
+    failed: bool
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU as NVML sees it. None: this card does not have the value.
+
+    `errors` are the values that NVML answered with an error (nvidia-smi prints ERR!), by name. Memory is in bytes; ECC
+    counts are double-bit (uncorrected) errors. `fabric`: how far the fabric manager has come, on NVSwitch systems only.
+    """
+
+    index: int
+    minor: int | None = None
+    uuid: str = ""
+    name: str = ""
+    pci: str = ""
+    memory_total: int | None = None
+    memory_used: int | None = None
+    ecc_on: bool | None = None
+    ecc_volatile: int | None = None
+    ecc_aggregate: int | None = None
+    remap: RowRemap | None = None
+    retirement_pending: bool | None = None
+    mig: bool | None = None
+    fabric: str | None = None
+    processes: tuple[GpuProcess, ...] = ()
+    errors: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Nvml:
+    """What the driver reports. `problem` says in one line why there is nothing."""
+
+    gpus: tuple[Gpu, ...] = ()
+    driver: str = ""
+    cuda: str = ""
+    problem: str = ""
 
 
 def read_nvml(pynvml: Any = None) -> Nvml:

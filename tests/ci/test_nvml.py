@@ -6,8 +6,7 @@ import os
 
 import pytest
 
-from ci.doctor.nvml import read_nvml
-from ci.doctor.records import RowRemap
+from ci.nvml import RowRemap, read_nvml
 from tests.ci.doctor.scenes import NOT_LOADED, RM_MISMATCH, UNKNOWN, cards, tape
 from tests.ci.doctor.tape import Player
 

@@ -45,7 +45,7 @@ PYTEST_PLUGINS = ("-p", "no:cacheprovider", "-p", "no:unraisableexception", "-p"
 
 def find_suite() -> Path:
     """Return `tests/integration` of this checkout, or its copy in an installed distribution."""
-    package = Path(__file__).parents[1]
+    package = Path(__file__).parent
     for path in (package.parent / "tests" / "integration", package / "_suite"):
         if (path / "test_hub_integration.py").is_file():
             return path
@@ -134,7 +134,7 @@ def _choose_configuration(suite: Path) -> list[str]:
 
 def _pytest_command(models: Sequence[HubModel], options: RunOptions, report: Path, progress: Path | None) -> list[str]:
     return [
-        *(sys.executable, "-I", "-c", START_PYTEST, str(Path(__file__).parents[2])),
+        *(sys.executable, "-I", "-c", START_PYTEST, str(Path(__file__).parents[1])),
         str(find_suite()),
         *_choose_configuration(find_suite()),
         "--run-extra-slow",
