@@ -89,8 +89,9 @@ def read_image_variables(root: Path) -> dict[str, str]:
 def list_root_bindings(root: Path, places: Sequence[Path]) -> list[str]:
     """Return bubblewrap's options that show an image's root, with room at `places`.
 
-    Directories of the machine come to these places. One of the image in which a place lies is opened: its entries are bound one by one, so that the place can be
-    made beside them. Raises RequestError for a place that the image has as a link or a file.
+    Directories of the machine come to these places. A directory of the image in which one lies is opened: its entries
+    are bound one by one, so that the place can be made beside them. Raises RequestError for a place that the image has
+    as a link or a file.
     """
     return [word for words in _iter_bindings(root, Path("/"), places) for word in words]
 
