@@ -41,7 +41,7 @@ FIXES = {
 def read_provisions(
     environ: Mapping[str, str], gpus: Sequence[Gpu], devices: Path = Path("/dev")
 ) -> tuple[tuple[str, ProbeAnswer], ...]:
-    """Look at what the environment names, and at the devices of two or more cards; name each answer's check."""
+    """Look at what the environment names and several cards need; name each answer's check."""
     found: list[tuple[str, ProbeAnswer]] = []
     if shared := environ.get("HUB_TESTS_SHARED_ENVIRONMENTS"):
         found.append(("environments", _read_folder(Path(shared), f"*/{MANIFEST}", "environments")))

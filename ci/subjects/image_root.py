@@ -32,7 +32,7 @@ LDCONFIG_SECONDS = 20
 
 
 def find_image_root(program: Path) -> Path | None:
-    """Return the root of the image that a program lies in, None for a program of the machine."""
+    """Return the root of the image that holds a program, None for the machine's."""
     parents = program.absolute().parents
     return next((path for path in parents if path.name == ROOT and (path.parent / CONFIG).is_file()), None)
 
@@ -46,7 +46,7 @@ def is_program(program: Path) -> bool:
 
 
 def refuse_unsandboxed(root: Path | None, reason: str) -> None:
-    """Raise RequestError for a program of an image where no sandbox can be made, which alone shows it that image."""
+    """Raise RequestError for a program of an image where there is no sandbox to enter it."""
     if root:
         raise RequestError(f"{root}: a container image is entered by a sandbox, and there is none: {reason}")
 
@@ -57,7 +57,7 @@ def inside_path(root: Path, program: Path) -> str:
 
 
 def resolve_inside(root: Path, path: str, links: int = 40) -> Path:
-    """Follow a path's links as a process inside the image would, and return the path on the machine.
+    """Follow a path's links as inside the image, and return its path on the machine.
 
     Raises RequestError for more than `links` links.
     """
@@ -87,16 +87,17 @@ def read_image_variables(root: Path) -> dict[str, str]:
 
 
 def list_root_bindings(root: Path, places: Sequence[Path]) -> list[str]:
-    """Return bubblewrap's options that show an image's root, with room for directories of the machine at `places`.
+    """Return bubblewrap's options that show an image's root, with room at `places`.
 
-    A directory of the image in which a place lies is opened: its entries are bound one by one, so that the place can be
-    made beside them. Raises RequestError for a place that the image has as a link or a file.
+    Directories of the machine come to these places. A directory of the image in which one lies is opened: its entries
+    are bound one by one, so that the place can be made beside them. Raises RequestError for a place that the image has
+    as a link or a file.
     """
     return [word for words in _iter_bindings(root, Path("/"), places) for word in words]
 
 
 def find_setpriv(root: Path) -> str:
-    """Return the path inside the image of the program that leaves root. Raises RequestError where it has none."""
+    """Return the image's own path of setpriv. Raises RequestError where it has none."""
     for path in ("/usr/bin/setpriv", "/bin/setpriv"):
         if resolve_inside(root, path).is_file():
             return path

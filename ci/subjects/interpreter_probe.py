@@ -23,7 +23,7 @@ NOTHING = ("-I", "-S", "-c", "")
 
 
 def check_interpreter_starts(python: Path, isolation: Isolation, said: str) -> None:
-    """Start an interpreter once more, without the subject's code, where what it `said` at its end is not its own.
+    """Start an interpreter alone where the last line `said` that nothing was started.
 
     Raises InfrastructureError where it does not start, RequestError where it may not be read.
     """
