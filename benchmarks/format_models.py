@@ -17,6 +17,7 @@ from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.hugging_face.code_source import ModelCodeSource
 from ci.subjects.hugging_face.worker import open_hugging_face
 from tests.standin.models import build, repository, write_companions, write_json
+from tests.standin.quantized import write_fp8
 from tests.standin.recipes import DENSE, LLAMA3, PIXTRAL, RECIPES, Recipe
 from tests.standin.weights import Shapes, make_tensor, tensor_shapes, write_checkpoint
 
@@ -114,7 +115,8 @@ class FormatModel:
 
     `recipe` names one of the stand-in's, or is one; else `config` is config.json, and the weights are drawn by
     transformers, or by the modelling code at `code_path` in the environment `code_environment`, or, where that code
-    builds nothing on a CPU, by name. With `carries_code` the repository has that code's files beside the weights.
+    builds nothing on a CPU, by name. With `carries_code` the repository has that code's files beside the weights, with
+    `fp8_block` its linear layers are float8 codes with a scale for each such block.
     """
 
     name: str
@@ -128,6 +130,7 @@ class FormatModel:
     gated: bool = False
     by_name: bool = False
     carries_code: bool = False
+    fp8_block: tuple[int, int] | None = None
 
     @property
     def model_id(self) -> str:
@@ -141,10 +144,17 @@ class FormatModel:
         if self.code_environment:
             code = {"code_revision": commit} if self.carries_code else {"code_path": self.code_path}
             keys |= {"trust_remote_code": True, "code_environment": self.code_environment, **code}
+        if self.environment != FAST_LLM:
+            keys["environments"] = [{"subject": "fast_llm", "environment": self.environment}]
+        if self.fp8_block:
+            keys["dequantize"] = "fp8-blocks"
         factor = 2.0 if self.checkpoint_format == "mixtral" else 1.0
         params = {"batch_size": 2, "sequence_length": 64, "compare_factor": factor}
-        lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
-        return "\n".join([f"[{self.name}]", *lines, f"[{self.name}.test_params]", *_list_pairs(params)]) + "\n"
+        tables = [
+            f"[[{self.name}.environments]]\n" + "\n".join(_list_pairs(own)) for own in keys.pop("environments", ())
+        ]
+        lines = [f"[{self.name}]", *_list_pairs(keys), f"[{self.name}.test_params]", *_list_pairs(params), *tables]
+        return "\n".join(lines) + "\n"
 
 
 def _list_pairs(table: Mapping[str, Any]) -> list[str]:
@@ -323,6 +333,7 @@ LLAMA3_ROTARY = {
     "original_context_length": 48,
 }
 PROBES = (
+    FormatModel("llama-fp8", "llama", Recipe("stand-in/llama-fp8", "Llama-3.1-8B", DENSE, files=3), fp8_block=(25, 41)),
     make_apriel2_text("apriel2-attention", MIXERS["attention"]),
     make_apriel2_text(
         "apriel2-kda-sigmoid", {**MIXERS["kda"], "normalization": {"epsilon": 1e-5, "activation": "sigmoid"}}
@@ -345,7 +356,8 @@ def write_model(model: FormatModel, folder: Path, checkout: Path, isolation: Iso
     `python` is the interpreter of its `code_environment`, in whose sandbox the modelling code draws the weights.
     """
     if isinstance(model.recipe, Recipe):
-        return build(model.recipe, folder / model.name)
+        built = build(model.recipe, folder / model.name)
+        return write_fp8(built, folder / f"{model.name}-codes", model.fp8_block) if model.fp8_block else built
     if model.recipe:
         return repository(model.recipe)
     config, target = dict(model.config), folder / model.name

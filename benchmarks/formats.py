@@ -4,7 +4,9 @@
 
 A stand-in Hub serves one small model of each format (`benchmarks.format_models`). `run` builds the environments where
 they are missing, Fast-LLM's with the checkout over it and that of each model's own code, and judges in sandboxes. The
-table says what ended red, and whose limit a refusal is. Minutes, and some GB of disk for the environments.
+table says what ended red, and whose limit a refusal is; a second one, what each format's exports lose beside their
+weights. `--keep` also leaves a history of this one night and the support matrix made of it. Minutes, and some GB of
+disk for the environments.
 """
 
 from __future__ import annotations
@@ -18,10 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.format_models import MODELS, PROBES, FormatModel, write_model
+from benchmarks.format_companions import copy_with_companions
+from benchmarks.format_models import FAST_LLM, MODELS, PROBES, FormatModel, write_model
+from benchmarks.format_report import read_reports, show_companions, write_pages
 from ci.environments.description import load_description
 from ci.environments.prepare import provide_base
 from ci.errors import SubjectError
+from ci.report.dashboard import MATRIX
 from ci.report.report_files import read_report
 from ci.settings import from_environ
 from ci.subjects.sandbox import detect_isolation
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
 
     from ci.report.results import CaseResult, EntryResult
 
+REGISTRY = "models.toml"
 SHOWN = 160
 """Characters of a failure's first line in the table."""
 OWN_CODE = "the model's code"
@@ -62,7 +68,7 @@ class Row:
 
 
 def judge_models(models: Sequence[FormatModel], checkout: Path, folder: Path, *, deep: bool) -> list[Row]:
-    """Serve the models, run each with its environment, and return a row for each."""
+    """Serve the models, run them all, each in its environment, and return a row for each."""
     rows, served = [], list[FormatModel]()
     with HubServer() as hub:
         environ = {
@@ -81,19 +87,17 @@ def judge_models(models: Sequence[FormatModel], checkout: Path, folder: Path, *,
                 )
                 continue
             served.append(model)
-            entries.append(model.make_entry(hub.add(model.model_id, written, gated=model.gated)))
+            published = copy_with_companions(written, folder / "published" / model.name, model.name)
+            entries.append(model.make_entry(hub.add(model.model_id, published, gated=model.gated)))
         hub.grant(TOKEN, *(model.model_id for model in served if model.gated))
-        registry = folder / "models.toml"
+        registry = folder / REGISTRY
         registry.write_text("\n".join(entries), encoding="utf-8")
-        for environment in dict.fromkeys(model.environment for model in served):
-            chosen = [model for model in served if model.environment == environment]
-            report = folder / f"report-{environment}"
-            words = ["--registry", str(registry), "--subject", "fast_llm", "--environment", environment]
-            words += ["--subject-source", str(checkout), "--report", str(report), *(["--deep"] if deep else [])]
-            command = [sys.executable, "-m", "ci", "run", *(model.name for model in chosen), *words]
-            subprocess.run(command, env=environ, stdout=sys.stderr, check=False)
-            rows += [_make_row(model, entry) for model, entry in zip(chosen, _read_entries(report), strict=True)]
-    return rows
+        report = folder / "report"
+        words = ["--registry", str(registry), "--subject", "fast_llm", "--environment", FAST_LLM]
+        words += ["--subject-source", str(checkout), "--report", str(report), *(["--deep"] if deep else [])]
+        command = [sys.executable, "-m", "ci", "run", *(model.name for model in served), *words]
+        subprocess.run(command, env=environ, stdout=sys.stderr, check=False)
+        return rows + [_make_row(model, entry) for model, entry in zip(served, _read_entries(report), strict=True)]
 
 
 def _write(model: FormatModel, folder: Path, checkout: Path) -> Path:
@@ -114,7 +118,7 @@ def _read_entries(report: Path) -> tuple[EntryResult, ...]:
 
 
 def _make_row(model: FormatModel, entry: EntryResult) -> Row:
-    red = [case for case in entry.cases if case.outcome in ("failed", "missing")]
+    red = [case for case in entry.cases if case.outcome in ("failed", "missing", "refused")]
     by_line: dict[str, list[str]] = {}
     for case in red:
         by_line.setdefault(_shorten(case.headline), []).append(f"`{case.name.partition('[')[0]}`")
@@ -167,7 +171,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = asked.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         rows = judge_models(models, asked.checkout.absolute(), folder.absolute(), deep=asked.deep)
-    print(show_table(rows))
+        reports = read_reports(folder)
+        if asked.keep:
+            _say(f"Support matrix: {write_pages(reports, folder, folder / REGISTRY) / MATRIX}")
+    print(show_table(rows), show_companions(reports), sep="\n\n")
     return 0 if {row.checkpoint_format for row in rows} == {model.checkpoint_format for model in models} else 1
 
 

@@ -1,6 +1,6 @@
 """What the overlay of a commit costs: `python -m benchmarks.overlay --source CHECKOUT --python BASE_PYTHON`.
 
-`BASE_PYTHON` is the interpreter of a base environment that is there already (`hub-tests env list`). The seconds on the
+`BASE_PYTHON` is the interpreter of a base environment that is there already (`hub-tests env ls`). The seconds on the
 clock are those of a build in the sandbox; a second build without one counts the processor time, because what runs in a
 sandbox is no child that the system would count for us. `python -m benchmarks overlay` takes both from
 HUB_TESTS_FAST_LLM_PATH and HUB_TESTS_FAST_LLM_PYTHON.

@@ -23,7 +23,7 @@ from ci.errors import (
     RemoteCodeError,
     RequestError,
 )
-from ci.hub.code_files import fetch_code
+from ci.hub.code_files import FetchedCode, fetch_code
 from ci.hub.fetch import Checkpoint, FetchRequest, fetch
 from ci.models import override_part
 from ci.records import read_dict, to_dict
@@ -48,6 +48,7 @@ class FetchResults:
 
     checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict)
     errors: Mapping[str, HubTestsError] = field(default_factory=dict)
+    code: Mapping[str, FetchedCode] = field(default_factory=dict)
 
     def result_of(self, name: str) -> Checkpoint | HubTestsError | None:
         """Return the checkpoint or the error of a model; None where neither is known."""
@@ -85,7 +86,7 @@ def check_own_code(model: HubModel) -> None:
 
 def fetch_own_code(model: HubModel, settings: Settings) -> Path | None:
     """Return the directory of an entry's Python files from the Hub, or None."""
-    return fetch_code(model.model_id, model.code_revision, settings) if model.code_revision else None
+    return fetch_code(model.model_id, model.code_revision, settings).path if model.code_revision else None
 
 
 def fetch_checkpoints(
@@ -103,15 +104,17 @@ def fetch_checkpoints(
     ends = time.monotonic() + settings.network.deadline
     checkpoints: dict[str, Checkpoint] = {}
     errors: dict[str, HubTestsError] = {}
+    code: dict[str, FetchedCode] = {}
     for model in models:
         tick = None if progress is None else lambda state, name=model.name: progress(name, state)
         try:
             request = make_fetch_request(override_part(model, layers, part))
-            fetch_own_code(model, settings)
+            if model.code_revision:
+                code[model.name] = fetch_code(model.model_id, model.code_revision, settings)
             checkpoints[model.name] = fetch(request, _set_deadline(settings, ends), progress=tick)
         except HubTestsError as error:
             errors[model.name] = error
-    return FetchResults(checkpoints, errors)
+    return FetchResults(checkpoints, errors, code)
 
 
 def _set_deadline(settings: Settings, ends: float) -> Settings:

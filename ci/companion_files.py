@@ -36,19 +36,31 @@ OTHER_TOKENIZER_FILES = (
 """Patterns, since some tokenizers name their file after the model."""
 TOKENIZER_FILES = (TOKENIZER, TOKENIZER_CONFIG, *OTHER_TOKENIZER_FILES)
 TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
+NAMED_TEMPLATES = "additional_chat_templates"
+"""The folder with a chat template for each further purpose, `tool_use.jinja`: transformers' CHAT_TEMPLATE_DIR."""
+MAX_NAMED_TEMPLATES = 15
+"""Files of that folder that are fetched and compared; published repositories have one to three."""
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 """What a multimodal model's processor reads."""
-COMPANION_FILES = (GENERATION_CONFIG, *TOKENIZER_FILES, *TEMPLATE_FILES, *PROCESSOR_FILES)
+COMPANION_FILES = (
+    GENERATION_CONFIG,
+    *TOKENIZER_FILES,
+    *TEMPLATE_FILES,
+    f"{NAMED_TEMPLATES}/*.jinja",
+    *PROCESSOR_FILES,
+)
 
 
 def list_files(directory: Path, patterns: Iterable[str]) -> tuple[str, ...]:
-    """List, in order, the names of the files in `directory` that match one of the patterns."""
-    return tuple(sorted({path.name for pattern in patterns for path in directory.glob(pattern) if path.is_file()}))
+    """List, in order, the paths below `directory` of the files that match one of the patterns."""
+    found = {path for pattern in patterns for path in directory.glob(pattern) if path.is_file()}
+    return tuple(sorted(path.relative_to(directory).as_posix() for path in found))
 
 
 def copy_companions(source: Path, target: Path) -> None:
     """Copy every companion file that `source` has to the directory `target`."""
     for name in list_files(source, COMPANION_FILES):
+        (target / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(source / name, target / name)
 
 
@@ -70,11 +82,17 @@ class CompanionDirectory:
 
     def has(self, name: str) -> bool:
         """Return whether there is a regular file of that name."""
+        if not self._is_reached(name):
+            return False
         try:
             status = (self.path / name).stat(follow_symlinks=self.links)
         except (OSError, ValueError):
             return False
         return stat.S_ISREG(status.st_mode)
+
+    def _is_reached(self, name: str) -> bool:
+        """Return whether no link leads to the folder of a name."""
+        return self.links or "/" not in name or not (self.path / name).parent.is_symlink()
 
     def list_names(self, patterns: Iterable[str]) -> tuple[str, ...]:
         """List, in order, the regular files that match one of the patterns."""
@@ -82,6 +100,8 @@ class CompanionDirectory:
 
     def open(self, name: str) -> IO[bytes]:
         """Open a regular file. Raises OSError where there is none."""
+        if not self._is_reached(name):
+            raise OSError(f"{name} is behind a link")
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if self.links else os.O_NOFOLLOW)
         descriptor = os.open(self.path / name, flags)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

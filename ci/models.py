@@ -41,6 +41,16 @@ class TestParams:
     compare_factor: float = 1.0
 
 
+@dataclass(frozen=True)
+class SubjectEnvironment:
+    """The environment in which one subject is tested with a model: a name that hub-tests knows, or a TOML file."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    subject: str
+    environment: str
+
+
 Policy = Literal["warn", "strict"]
 """Whether a finding that does not change the forward pass is a warning or a failure."""
 
@@ -59,6 +69,8 @@ class HubModel:
     `layers` are the indices of chosen layers, from 0; then `num_layers_to_keep` is how many they are. `slice` keeps
     only part of the vocabulary and of the experts. An `optional` entry runs only where its name or its group is asked
     for: not by `*`, and not by a bare `pytest`.
+    `environments` name the environment of a subject that needs another one here than elsewhere, `known_refusals` what
+    subjects are known to refuse: at most one for each subject.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -83,6 +95,11 @@ class HubModel:
     slice: Slice = WHOLE
     optional: bool = False
     known_refusals: tuple[KnownRefusal, ...] = ()
+    environments: tuple[SubjectEnvironment, ...] = ()
+
+    def find_environment(self, subject: str) -> str | None:
+        """Return the environment in which a subject is tested with this model; None for that of the run."""
+        return next((own.environment for own in self.environments if own.subject == subject), None)
 
     def find_refusal(self, subject: str) -> KnownRefusal | None:
         """Return what a subject is known to refuse in this model; None where nothing is."""
@@ -155,9 +172,10 @@ def parse_model(name: str, table: Any, *, where: str = "HUB_TEST_CONFIGS") -> Hu
     _check_keys(entry, HubModel, where=where, hidden={"name"})
     _check_keys(entry.get("test_params", {}), TestParams, where=f"{where} test_params")
     _check_keys(entry.get("slice", {}), Slice, where=f"{where} slice")
-    refusals = entry.get("known_refusals", ())
-    for refusal in refusals if isinstance(refusals, list | tuple) else ():
-        _check_keys(refusal, KnownRefusal, where=f"{where} known_refusals")
+    for key, record in (("known_refusals", KnownRefusal), ("environments", SubjectEnvironment)):
+        tables = entry.get(key, ())
+        for one in tables if isinstance(tables, list | tuple) else ():
+            _check_keys(one, record, where=f"{where} {key}")
     if isinstance(entry.get("layers"), list | tuple) and entry["layers"]:
         entry.setdefault("num_layers_to_keep", len(entry["layers"]))
     model = _validate({**entry, "name": name}, where=where)
@@ -257,6 +275,10 @@ def _check_values(model: HubModel, *, where: str) -> None:
         "code_path and code_revision exclude each other": bool(model.code_path and model.code_revision),
         "code_environment, code_path and code_revision need trust_remote_code = true": (
             bool(model.code_environment or model.code_path or model.code_revision) and not model.trust_remote_code
+        ),
+        "environments: expected one table for each subject, with its name and its environment": (
+            len({own.subject for own in model.environments if own.subject and own.environment})
+            < len(model.environments)
         ),
         f"test_params.batch_size: {params.batch_size}; expected 1 or more": params.batch_size < 1,
         f"test_params.sequence_length: {params.sequence_length}; expected 2 or more": params.sequence_length < 2,

@@ -61,17 +61,6 @@ class RunRequest:
 
 
 @dataclass(frozen=True)
-class PlanEntry:
-    """One job of the matrix: a registry entry with the request's layers, and the ids of its tests."""
-
-    __pydantic_config__: ClassVar[Any] = STRICT
-
-    name: str
-    model: HubModel
-    tests: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class PlannedEnvironment:
     """What the subject runs in: a name that hub-tests knows, or the caller's own description as TOML in `text`."""
 
@@ -79,6 +68,22 @@ class PlannedEnvironment:
 
     name: str
     text: str = ""
+
+
+@dataclass(frozen=True)
+class PlanEntry:
+    """One job of the matrix: a registry entry with the request's layers, and the ids of its tests.
+
+    `environment` is the subject's where the entry names one, `code_environment` that of the model's own code.
+    """
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    name: str
+    model: HubModel
+    tests: tuple[str, ...]
+    environment: PlannedEnvironment | None = None
+    code_environment: PlannedEnvironment | None = None
 
 
 @dataclass(frozen=True)

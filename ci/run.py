@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, TypeAlias
 from ci.checkpoints import CHECKPOINTS_JSON, fetch_checkpoints, read_checkpoints, write_checkpoints
 from ci.devices import check_driver, choose_worker_count
 from ci.doctor.identity import read_host_identity
-from ci.environments.prepare import check_options, prepared_subject
+from ci.environments.model_environments import PreparedSubjects, check_environments, group_models, prepared_subjects
 from ci.environments.reference import provide_reference_environments
 from ci.environments.source import pin_address
+from ci.model_options import apply_model_options, write_model_options
 from ci.models import override_part
 from ci.phases import PhaseTime
 from ci.plan import Plan, RunRequest, make_plan
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
 FetchProgress: TypeAlias = "Callable[[], AbstractContextManager[Callable[[str, Progress], None] | None]]"
 """Opens what shows the progress of a fetch, for as long as that takes."""
 
+MODEL_OPTIONS = "model-options.json"
+"""The file of the report's folder with the options that differ between models."""
+
 
 def run(
     models: Sequence[HubModel],
@@ -62,16 +66,16 @@ def run(
     check_suite()
     check_default_subject(options, environ, Path.cwd())
     choose_isolation(options.isolation)
-    check_options(options)
+    check_environments(models, options)
     choose_compile_cache(options.compile_cache or settings.compile_cache, fill=options.fill_compile_cache)
-    if options.environment is None:
+    if None in group_models(models, options):
         check_subject(replace(options, subject=options.subject_or_default()))
     read_checkpoints(options.checkpoints)
     if options.checkpoints is None and options.device:
         check_driver(options.device, environ)  # before a fetch; after one, the suite's report says it
     if options.reference_python is None:
         provide_reference_environments(models, settings, environ, _say)
-    with own_report_folder(report), _announced(options, settings, environ, report) as prepared:
+    with own_report_folder(report), _announced(models, options, settings, environ, report) as prepared:
         return _run_prepared(
             models, prepared, settings, asked=options, report=report, environ=environ, progress=progress
         )
@@ -79,11 +83,11 @@ def run(
 
 @contextmanager
 def _announced(
-    options: RunOptions, settings: Settings, environ: Mapping[str, str], report: Path
-) -> Iterator[RunOptions]:
+    models: Sequence[HubModel], options: RunOptions, settings: Settings, environ: Mapping[str, str], report: Path
+) -> Iterator[PreparedSubjects]:
     """Say in the first line what is tested, and yield options whose subject is built."""
     _say(format_heading(options))
-    with prepared_subject(options, settings, environ, report, _say) as prepared:
+    with prepared_subjects(models, options, settings, environ, report, _say) as prepared:
         yield prepared
 
 
@@ -93,7 +97,7 @@ def _say(line: str) -> None:
 
 def _run_prepared(
     models: Sequence[HubModel],
-    options: RunOptions,
+    prepared: PreparedSubjects,
     settings: Settings,
     *,
     asked: RunOptions,
@@ -102,9 +106,16 @@ def _run_prepared(
     progress: FetchProgress,
 ) -> Results:
     """Run with a subject that can be started; the plan names what was `asked`, which can be run again."""
+    options = prepared.options
     options = replace(options, subject=options.subject_or_default(), subject_logs=report / "logs")
-    check_subject(options)
-    check_interpreter(options)
+    if prepared.models:
+        options = replace(options, model_options=report / MODEL_OPTIONS)
+        write_model_options(prepared.models, report / MODEL_OPTIONS)
+    for model in models:
+        own = apply_model_options(options, model.name)
+        if own.environment_failure is None:
+            check_subject(own)
+            check_interpreter(own)
     outside: list[PhaseTime] = []
     if options.workers is None:
         options = replace(options, workers=choose_worker_count(len(models), options.device, environ))

@@ -114,6 +114,14 @@ class RunOptions:
             reproduces=True,
         ),
     ] = None
+    only_environment: Annotated[
+        bool,
+        Declaration(
+            "use --environment for every model, also for those whose entries name their own",
+            pytest=None,
+            reproduces=True,
+        ),
+    ] = False
     subject_source: Annotated[
         str | None,
         Declaration(
@@ -182,6 +190,10 @@ class RunOptions:
         Declaration("Python interpreter that has the engine; default: its environment's", reproduces=True),
     ] = None
     subject_commit: Annotated[str | None, Declaration("commit of the subject that was built", cli=None)] = None
+    model_options: Annotated[Path | None, Declaration("file with the options that differ between models", cli=None)] = (
+        None
+    )
+    environment_failure: Annotated[str | None, Declaration("why the environment is not here", cli=None)] = None
     subject_failure: Annotated[str | None, Declaration("why the subject could not be built", cli=None)] = None
     subject_variables: Annotated[
         str | None,

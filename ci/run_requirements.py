@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from ci.errors import GatedError, OwnLimitError, RequestError
+from ci.subjects.image_root import find_image_root, is_program, refuse_unsandboxed
 from ci.subjects.registry import is_importable, shares_interpreter
+from ci.subjects.sandbox import choose_isolation
 
 if TYPE_CHECKING:
     from ci.checkpoints import FetchResults
@@ -36,7 +37,7 @@ def check_subject(options: RunOptions) -> None:
         raise RequestError(
             f"--subject {options.subject}: cannot be imported here; name an interpreter that has it: --subject-python"
         )
-    if python is not None and not (python.is_file() and os.access(python, os.X_OK)):
+    if python is not None and not is_program(python):
         raise RequestError(
             f"--subject-python {python}: not an executable file; expected an interpreter, like ENV/bin/python"
         )
@@ -47,8 +48,11 @@ def check_subject(options: RunOptions) -> None:
 
 
 def check_interpreter(options: RunOptions) -> None:
-    """Raise RequestError where a sandbox is required for a subject that hub-tests' own interpreter has installed."""
+    """Raise RequestError where the subject's interpreter cannot run as the isolation demands."""
     subject = options.subject_or_default()
+    if options.subject_python and (root := find_image_root(options.subject_python)):
+        isolation = choose_isolation(options.isolation)
+        refuse_unsandboxed(None if isolation.applied else root, isolation.description)
     if options.isolation == "required" and shares_interpreter(subject, options.subject_python):
         raise RequestError(
             f"--isolation required: {subject} is installed in hub-tests' own interpreter and can run code there; "

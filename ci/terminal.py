@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 MAX_SHOWN = 100
 """Characters of a test id, or of a phase, that are shown."""
+MIN_SHOWN = 12
+"""Characters of a test id that are shown in the narrowest terminal."""
 MAX_SKIPPED = 20
 """Tests of a skipped chain that are named."""
 STARTING = "the suite starts and imports its libraries"
@@ -115,7 +117,16 @@ def make_entries_table(entries: Sequence[StoreEntry]) -> FittingTable:
     rows = []
     for e in entries:
         why = [e.reason] if reasons else []
-        rows.append((e.model_id, e.revision[:12], str(e.layers), format_size(e.bytes), e.state, *why))
+        rows.append(
+            (
+                e.model_id,
+                e.revision[:12],
+                "code" if e.kind == "code" else str(e.layers),
+                format_size(e.bytes),
+                e.state,
+                *why,
+            )
+        )
     return _make_table(columns, rows)
 
 
@@ -146,10 +157,20 @@ TEST_STYLES = {"passed": "green", "failed": "bold red", "skipped": "yellow"}
 TEST_WORDS = {"passed": "", "failed": " failed", "skipped": " did not run"}
 
 
-def format_ended_test(event: ProgressEvent) -> str:
-    """Format a test that has ended, as one line: `✓ test_conversion[mixtral] 12.3 s`."""
-    test, seconds = one_line(event.test, MAX_SHOWN), format_duration(event.seconds)
-    return f"{TEST_SIGNS.get(event.outcome, '?')} {test}{TEST_WORDS.get(event.outcome, '')} {seconds}"
+def format_ended_test(event: ProgressEvent, width: int | None = None) -> str:
+    """Format a test that has ended, as one line: `✓ test_conversion[mixtral] 12.3 s`.
+
+    Where the line would be longer than `width`, the middle of the test's name is left out.
+    """
+    sign, seconds = TEST_SIGNS.get(event.outcome, "?"), format_duration(event.seconds)
+    end = f"{TEST_WORDS.get(event.outcome, '')} {seconds}"
+    return f"{sign} {_shorten(one_line(event.test, MAX_SHOWN), width, len(sign) + 1 + len(end))}{end}"
+
+
+def _shorten(name: str, width: int | None, taken: int) -> str:
+    """Leave out the middle of a name that does not fit into `width` characters of which some are taken."""
+    room = max((width or len(name) + taken) - taken, MIN_SHOWN)
+    return name if len(name) <= room else f"{name[: (room - 1) // 2]}…{name[len(name) - room // 2 :]}"
 
 
 @dataclass
@@ -227,21 +248,26 @@ class LiveProgress:
         if chain := self._skipped.tell():
             self.live.console.print(Text(chain, TEST_STYLES["skipped"]))
         if event.event == "ended":
-            text = Text(format_ended_test(event), TEST_STYLES.get(event.outcome, ""), no_wrap=True, overflow="ellipsis")
-            self.live.console.print(text)
+            line = format_ended_test(event, self.live.console.width)
+            self.live.console.print(Text(line, TEST_STYLES.get(event.outcome, "")), no_wrap=True, overflow="ellipsis")
 
     def tick(self) -> None:
         """Write the line again with the time that has passed."""
         self.live.update(Text(self.format_line(), "dim", no_wrap=True, overflow="ellipsis"), refresh=True)
 
     def format_line(self) -> str:
-        """Return the line: `12 s  test_conversion[mixtral]: convert, import`; "" where no test runs."""
+        """Return the line: `12 s  test_conversion[mixtral]: convert, import`; "" where no test runs.
+
+        In a narrow terminal the test's name is shortened first: the phase is what changes.
+        """
         if not self._running:
             return ""
         test, (since, phase) = next(iter(self._running.items()))
         more = f" (and {len(self._running) - 1} more)" if len(self._running) > 1 else ""
         doing = f": {one_line(phase, MAX_SHOWN)}" if phase else ""
-        return f"{format_duration(self.clock() - since)}  {one_line(test, MAX_SHOWN)}{doing}{more}"
+        begin, end = f"{format_duration(self.clock() - since)}  ", f"{doing}{more}"
+        taken = len(begin) + len(end)
+        return f"{begin}{_shorten(one_line(test, MAX_SHOWN), self.live.console.width, taken)}{end}"
 
 
 @contextmanager

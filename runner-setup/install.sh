@@ -37,7 +37,7 @@ here="$(cd "$(dirname "$0")" && pwd)"
 [ -z "$key" ] || [ -r "$key" ] || die "$key cannot be read"
 root="${root%/}"
 program="$root/opt/hub-runner"
-packages="python3 python3-venv python3-dev nftables e2fsprogs openssl tar ca-certificates systemd bubblewrap git gcc g++"
+packages="python3 python3-venv python3-dev nftables e2fsprogs openssl tar ca-certificates systemd bubblewrap git gcc g++ nodejs npm"
 
 do_it() {
     echo "+ $*"
@@ -60,6 +60,11 @@ fi
 [ -n "$dry" ] || check_python
 do_it "$python" -m venv "$program/venv"
 do_it "$program/venv/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade "$here/..[runner]"
+# The second engine of chat templates, by its lock. Without it the rest works: a report says that one engine judged alone.
+do_it install -d -m 0755 "$program/node"
+do_it install -m 0644 "$here/../ci/chat_templates/package.json" "$here/../ci/chat_templates/package-lock.json" "$program/node"
+do_it npm ci --prefix "$program/node" --ignore-scripts --no-audit --no-fund --fetch-retries=1 ||
+    echo "install.sh: no second engine for chat templates; hub-runner doctor tells what to do" >&2
 do_it install -d -m 0755 "$root/etc/hub-runner" "$root/usr/local/bin"
 [ -z "$key" ] || do_it install -m 0400 "$key" "$root/etc/hub-runner/app-key.pem"
 do_it ln -sf /opt/hub-runner/venv/bin/hub-runner "$root/usr/local/bin/hub-runner"

@@ -13,7 +13,7 @@ import yaml
 
 from benchmarks import report, startup
 from ci import __main__ as cli
-from ci.environments.description import EnvironmentDescription, load_description
+from ci.environments.description import EnvironmentDescription, load_description, shipped_descriptions
 from ci.models import load_models
 
 ROOT = Path(__file__).parents[1]
@@ -207,11 +207,19 @@ def test_the_keys_of_an_environments_description_are_as_told() -> None:
 
 
 def test_an_environment_and_an_entry_that_are_shown_are_valid(tmp_path: Path) -> None:
-    entry, shown = re.findall(r"```toml\n(.*?)```", text("docs/environments.md"), re.DOTALL)
-    (tmp_path / "shown.toml").write_text(shown, encoding="utf-8")
-    assert load_description(str(tmp_path / "shown.toml")).install == "editable"
+    own, entry, *descriptions = re.findall(r"```toml\n(.*?)```", text("docs/environments.md"), re.DOTALL)
+    assert len(descriptions) == 2
+    for shown in descriptions:
+        (tmp_path / "shown.toml").write_text(shown, encoding="utf-8")
+        assert load_description(str(tmp_path / "shown.toml")).install == "editable"
     (tmp_path / "models.toml").write_text(entry, encoding="utf-8")
     assert load_models(tmp_path / "models.toml")["my-model"].code_revision
+    (refusal,) = re.findall(r"```toml\n(.*?)```", text("docs/operations.md"), re.DOTALL)
+    keys = f'[smollm2]\nmodel_id = "o/n"\ncheckpoint_format = "llama"\n{own}\n{refusal}'
+    (tmp_path / "models.toml").write_text(keys, encoding="utf-8")
+    model = load_models(tmp_path / "models.toml")["smollm2"]
+    assert model.find_environment("fast_llm") in shipped_descriptions()
+    assert model.known_refusals == load_models()["smollm2"].known_refusals
 
 
 def test_the_targets_of_the_figures_are_those_of_the_benchmarks() -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ci.bisect.session import Probed
 from ci.checkpoints import fetch_checkpoints, write_checkpoints
 from ci.environments.description import load_description
+from ci.environments.model_environments import choose_environment
 from ci.environments.newest import format_description
 from ci.environments.source import is_git_address, split_address
 from ci.errors import InfrastructureError, RequestError
@@ -72,10 +73,12 @@ class RunProbe:
                 raise error
             write_checkpoints(fetched, report / "checkpoints.json")
             return replace(self.options, checkpoints=report / "checkpoints.json")
-        return replace(self.options, environment=str(self._write_environment(candidate, report)))
+        own = choose_environment(self.model, self.options) != self.options.environment
+        file = str(self._write_environment(candidate, report))
+        return replace(self.options, environment=file, only_environment=own or self.options.only_environment)
 
     def _write_environment(self, version: str, report: Path) -> Path:
-        description = load_description(self.options.environment or "")
+        description = load_description(choose_environment(self.model, self.options) or "")
         name = f"{description.name[:40]}-bisect"
         pins = (*description.requirements, f"{self.over}=={version}")
         path = report / "environment.toml"
@@ -93,6 +96,9 @@ def read_answer(results: Results) -> Probed:
     """Read a report as an answer: what could not be built is none, and neither is the machine's own problem."""
     if results.verdict == "passed":
         return Probed("good")
+    refused = [case for entry in results.entries for case in entry.cases if case.outcome == "refused"]
+    if refused and results.verdict == "neutral" and not results.causes:  # known, and still what is searched for
+        return Probed("bad", tuple(case.name for case in refused), " ".join(refused[0].headline.split())[:SAID])
     title = " ".join(results.causes[0].title.split())[:SAID] if results.causes else "no test reported"
     if results.verdict == "neutral":
         raise InfrastructureError(f"the run gave no answer: {title}; run the same command again to go on")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ci.chat_templates.conversations import find_roles, generate_conversations
 from ci.chat_templates.engines import find_engines
 from ci.chat_templates.render import SECONDS, Template, render_templates
-from ci.chat_templates.template_files import read_special_tokens, read_templates
+from ci.chat_templates.template_files import pair_templates, read_special_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,13 +84,12 @@ def judge_rewritten_templates(
 
     Each side gets the special tokens of its own tokenizer; an export without one, those of the original.
     """
-    before, after = read_templates(original), read_templates(exported)
     tokens = read_special_tokens(original)
     own = read_special_tokens(exported) or tokens
-    rewritten = [name for name, text in before.items() if name in after and after[name] != text]
     return {
-        name: compare_templates(Template(before[name], tokens), Template(after[name], own), isolation)
-        for name in rewritten
+        name: compare_templates(Template(pair.before.text, tokens), Template(pair.after.text, own), isolation)
+        for name, pair in pair_templates(original, exported).items()
+        if pair.before and pair.after and pair.is_rewritten
     }
 
 

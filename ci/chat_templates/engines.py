@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 PACKAGE = "@huggingface/jinja"
+NO_NODE = "node is not installed"
 MODULES_VARIABLE = "HUB_TESTS_NODE_MODULES"
 """The variable that names a `node_modules` directory with the package, where it is not beside this module."""
 PROGRAMS = Path(__file__).parent
@@ -39,6 +41,20 @@ def find_engines(environ: Mapping[str, str] | None = None) -> tuple[Engine, ...]
     return (_find_jinja2(), _find_huggingface_jinja(os.environ if environ is None else environ))
 
 
+def describe_second_engine(
+    environ: Mapping[str, str] | None = None, which: Callable[[str], str | None] = shutil.which
+) -> tuple[str, str]:
+    """Return name and version of the second engine, or "" and why a rewritten template has one judge alone."""
+    engine = _find_huggingface_jinja(os.environ if environ is None else environ, which)
+    if engine.absent:
+        return "", engine.absent
+    try:
+        version = str(json.loads((Path(engine.words[-1]) / "package.json").read_bytes())["version"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "", f"{PACKAGE} is damaged: its package.json names no version"
+    return f"{PACKAGE} {version[:40]}", ""
+
+
 def _find_jinja2() -> Engine:
     python = Path(sys.executable)
     program = PROGRAMS / "jinja2_program.py"
@@ -50,7 +66,7 @@ def _find_huggingface_jinja(environ: Mapping[str, str], which: Callable[[str], s
     package = (Path(named) if named else PROGRAMS / "node_modules") / PACKAGE
     node = which("node")
     if node is None:
-        return Engine(PACKAGE, absent="node is not installed")
+        return Engine(PACKAGE, absent=NO_NODE)
     if not (package / "package.json").is_file():
         return Engine(PACKAGE, absent=f"`npm ci` was not run in {PROGRAMS.parent.name}/{PROGRAMS.name}")
     words = (node, f"--max-old-space-size={NODE_HEAP_MIB}", str(PROGRAMS / "huggingface_jinja.mjs"), str(package))

@@ -36,12 +36,10 @@ def build(
     as_json: options.JsonFlag = False,
 ) -> None:
     """Build a base environment, or find the one that is there; print its interpreter."""
+    from ci.environments.base import find_base
     from ci.environments.description import load_description
     from ci.environments.prepare import provide_base
     from ci.environments.prerequisites import check_prerequisites
-
-    def progress(line: str) -> None:
-        print(f"hub-tests: {line}", file=sys.stderr, flush=True)
 
     description = load_description(name)
     if newest:
@@ -52,12 +50,15 @@ def build(
         newest.write_text(format_description(description), encoding="utf-8")
     roots = options.settings(call).environment_roots
     try:
-        check_prerequisites(description, roots, options.environ(call), progress, python=python)
-        base = provide_base(description, options.settings(call), options.environ(call), progress, python=python)
+        check_prerequisites(description, roots, options.environ(call), _tell, python=python)
+        there = next(filter(None, (find_base(root, description) for root in roots)), None)
+        base = provide_base(description, options.settings(call), options.environ(call), _tell, python=python)
+        if python and there:
+            _tell(f"it was there already, with Python {base.manifest.python_version}: --python changed nothing")
     except HubTestsError as problem:
         if not optional:
             raise
-        progress(f"environment '{description.name}' is not built, what needs it will not run: {problem}")
+        _tell(f"environment '{description.name}' is not built, what needs it will not run: {problem}")
         return
     options.answer(base.manifest, str(base.python), as_json=as_json)
 
@@ -68,7 +69,10 @@ def ls(call: typer.Context, as_json: options.JsonFlag = False) -> None:
     from ci.environments.base import list_bases
 
     roots = options.settings(call).environment_roots
-    _show([base for root in roots for base in list_bases(root)], as_json=as_json)
+    bases = [base for root in roots for base in list_bases(root)]
+    _show(bases, as_json=as_json)
+    if not bases:
+        _tell(f"no environments in {', '.join(map(str, roots))}; hub-tests env build makes one")
 
 
 @env_app.command("verify")
@@ -77,12 +81,14 @@ def verify(call: typer.Context) -> None:
     from ci.environments.base import list_bases, verify_base
     from ci.errors import InfrastructureError
 
-    bases = list_bases(options.settings(call).environments_root)
+    root = options.settings(call).environments_root
+    bases = list_bases(root)
     changed = [(base.path, problems) for base in bases if (problems := verify_base(base))]
     for path, problems in changed:
-        print(f"{path}: {len(problems)} changes: {problems[0]}")
+        print(f"{path}: changed in {len(problems)} places: {problems[0]}", flush=True)
     if changed:
         raise InfrastructureError(f"{changed[0][0]}: was changed after it was built; remove it and build it again")
+    _tell(f"{len(bases)} in {root}: each file is as it was built")
 
 
 @env_app.command("prune")
@@ -99,12 +105,17 @@ def prune(
     settings, seconds = options.settings(call), days * 86400
     removed = prune_bases(settings.environments_root, older_than=seconds, keep=frozenset(), dry_run=dry_run)
     _show(removed, as_json=as_json)
+    _tell(f"{'would remove' if dry_run else 'removed'} {len(removed)} from {settings.environments_root}")
     for layer in (
         prune_layers(settings.compile_cache, older_than=seconds, dry_run=dry_run) if settings.compile_cache else ()
     ):
         print(
             f"{layer.path}  {layer.size / 2**20:.1f} MiB of compiled code", file=sys.stderr if as_json else sys.stdout
         )
+
+
+def _tell(line: str) -> None:
+    print(f"hub-tests: {line}", file=sys.stderr, flush=True)
 
 
 def _show(bases: Sequence[BaseEnvironment], *, as_json: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from pathlib import Path  # noqa: TC003 -- typer reads it from the annotations
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -75,11 +75,11 @@ def _hand_over(call: typer.Context, results: FetchResults, root: Path) -> None:
     from ci.verbs.fetch import hold_for_run, write_fetch_outputs
 
     context = options.context(call)
-    hold_for_run(results.checkpoints, context.run_id, store=root)
+    held = (*(Path(one.path) for one in results.checkpoints.values()), *(one.path for one in results.code.values()))
+    hold_for_run(held, context.run_id, store=root)
     if context.output_path:
-        write_fetch_outputs(
-            options.plan(call), results.checkpoints, results.errors, store=root, output=context.output_path
-        )
+        plan, output = options.plan(call), context.output_path
+        write_fetch_outputs(plan, results.checkpoints, results.errors, store=root, output=output, code=results.code)
 
 
 PlaceOption = Annotated[

@@ -87,7 +87,7 @@ def plan(
     context = options.context(call)
     planned = read_environment(environment, caller) if environment else None
     adapter = read_adapter(context.inputs.subject, caller)
-    made = plan_event(context, event_name, event_path, registry, planned, adapter)
+    made = plan_event(context, event_name, event_path, registry, planned, adapter, caller)
     if out:
         out.write_text(to_json(made, indent=2), encoding="utf-8")
     listed = ", ".join(entry.name for entry in made.entries)
@@ -145,7 +145,8 @@ def admit(
         environ=options.environ(call),
     )
     if output := context.output_path:
-        write_outputs(output, {"subject": admission.subject, "environment": admission.environment})
+        outputs = {"subject": admission.subject, "environment": admission.environment}
+        write_outputs(output, {**outputs, "code-environment": admission.code_environment})
     options.answer(
         admission, f"{entry} at {admission.sha}: checkout and checkpoint are what was planned", as_json=as_json
     )

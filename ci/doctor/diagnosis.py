@@ -19,6 +19,7 @@ from ci.doctor.probes import (
     read_store,
     run_computation,
 )
+from ci.doctor.provision_checks import check_provisions, read_provisions
 from ci.doctor.records import Check, Diagnosis, DoctorRequest, GpuComputation, HostState
 from ci.doctor.sandbox_checks import check_sandbox
 from ci.doctor.sandbox_probes import read_sandbox, read_tools
@@ -48,6 +49,7 @@ def diagnose(state: HostState, request: DoctorRequest) -> Diagnosis:
 def check_host(state: HostState, request: DoctorRequest) -> tuple[Check, ...]:
     """Make every check. With `strict`, a check that could not be made has failed."""
     checks = (*check_gpus(state, request), *check_surroundings(state, request), *check_sandbox(state, request))
+    checks = (*checks, *check_provisions(state.provisions, "fail" if request.strict else "warn"))
     return tuple(_fail_unmade(check) for check in checks) if request.strict else checks
 
 
@@ -69,6 +71,7 @@ def probe_host(request: DoctorRequest, environ: Mapping[str, str]) -> HostState:
         proxy=None if request.offline else read_proxy(environ),
         sandbox=None if request.isolation == "none" else read_sandbox(),
         tools=read_tools(request.python, environ) if request.tools else None,
+        provisions=read_provisions(environ, select_gpus(nvml.gpus, request.only)),
     )
 
 

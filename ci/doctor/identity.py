@@ -7,6 +7,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+from ci.chat_templates.engines import describe_second_engine
 from ci.nvml import read_nvml
 
 if TYPE_CHECKING:
@@ -32,9 +33,16 @@ def read_host_identity(nvml: Nvml | None = None) -> Mapping[str, str]:
         "cpus": str(os.cpu_count()),
         "python": platform.python_version(),
         **{name: number for name in LIBRARIES if (number := _find_version(name))},
+        "chat templates": _describe_template_engines(),
         **driver,
         **gpus,
     }
+
+
+def _describe_template_engines() -> str:
+    """Say which engines judge a chat template that an export rewrote: two, or one and why."""
+    second, absent = describe_second_engine()
+    return f"judged by Jinja2 and {second}" if second else f"judged by Jinja2 alone: {absent}"
 
 
 def _read_system() -> str:

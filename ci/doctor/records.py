@@ -176,6 +176,8 @@ class BuildTools:
     """What builds and installs a subject, each with its version; "" for a tool that is not there.
 
     `managed_python`: the interpreter that uv has or would bring, where the machine has none that is new enough.
+    `template_engine`: the second engine of chat templates, which needs node; where there is none, `no_template_engine`
+    says why.
     """
 
     git: str
@@ -185,6 +187,8 @@ class BuildTools:
     python: str
     installer: str
     managed_python: str = ""
+    template_engine: str = ""
+    no_template_engine: str = ""
 
 
 @dataclass(frozen=True)
@@ -204,3 +208,4 @@ class HostState:
     proxy: ProbeAnswer | None = None
     sandbox: SandboxState | None = None
     tools: BuildTools | None = None
+    provisions: tuple[tuple[str, ProbeAnswer], ...] = ()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ci.chat_templates.engines import MODULES_VARIABLE, NO_NODE
 from ci.doctor.host_checks import parse_version
 from ci.doctor.records import Check
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
     from ci.doctor.records import BuildTools, DoctorRequest, HostState, SandboxState, Status
 
+TEMPLATES = "ci/chat_templates"
+"""The directory of the checkout with the package's lock."""
 MIN_BUBBLEWRAP = "0.8.0"
 """The first with --disable-userns (https://github.com/containers/bubblewrap/releases)."""
 
@@ -105,11 +108,25 @@ def _check_tools(tools: BuildTools, bad: Status) -> Iterator[Check]:
         "apt install python3.12 python3.12-venv, or: uv python install 3.12",
     )
     uv = tools.installer if tools.installer.startswith("uv") else ""
+    yield _check_templates(tools)
     yield _check_tool("uv", uv, bad, "pip install uv; without it environments have no lock with hashes")
 
 
 def _check_tool(name: str, seen: str, bad: Status, fix: str) -> Check:
     return Check(name, "ok", seen, "installed") if seen else Check(name, bad, "not found", "installed", fix)
+
+
+def _check_templates(tools: BuildTools) -> Check:
+    """Check the second engine, without which one alone judges a chat template that an export rewrote.
+
+    It only warns: without it the finding says so, and every other test is what it is with it.
+    """
+    name, expected = "chat templates", "a second engine"
+    if tools.template_engine:
+        return Check(name, "ok", tools.template_engine, expected)
+    package = f"npm ci --prefix {TEMPLATES}, or set {MODULES_VARIABLE} to a node_modules that has it"
+    fix = f"apt install nodejs npm; {package}" if tools.no_template_engine == NO_NODE else package
+    return Check(name, "warn", tools.no_template_engine or "not looked for", expected, fix)
 
 
 def _check_headers(tools: BuildTools, bad: Status) -> Check:

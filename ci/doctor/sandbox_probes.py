@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ci.chat_templates.engines import describe_second_engine
 from ci.doctor.host_checks import parse_version
 from ci.doctor.probes import run_command
 from ci.doctor.records import BuildTools, ProbeAnswer, SandboxState
@@ -77,6 +78,7 @@ def find_covered(mountinfo: Path) -> tuple[str, ...]:
 def read_tools(python: str | None, environ: Mapping[str, str]) -> BuildTools:
     """Find what installs a subject: git, compilers, headers, a new interpreter, and uv."""
     path = environ.get("PATH")
+    engine, absent = describe_second_engine(environ)
     found = _find_new_python((python or sys.executable, *PYTHONS), path)
     return BuildTools(
         git=find_tool(("git",), path),
@@ -86,6 +88,8 @@ def read_tools(python: str | None, environ: Mapping[str, str]) -> BuildTools:
         python=found,
         installer=_describe_installer(environ),
         managed_python="" if found else _find_managed_python(environ),
+        template_engine=" with ".join(filter(None, [engine, find_tool(("node",), path)])) if engine else "",
+        no_template_engine=absent,
     )
 
 
@@ -95,7 +99,7 @@ def find_base_pythons(environ: Mapping[str, str]) -> tuple[str, ...]:
 
     try:
         roots = from_environ(environ).environment_roots
-        return tuple(str(base.python) for root in roots for base in list_bases(root))
+        return tuple(str(base.python) for root in roots for base in list_bases(root) if not base.manifest.image_digest)
     except (HubTestsError, OSError):
         return ()
 

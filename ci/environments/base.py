@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from ci.environments.description import EnvironmentDescription
+from ci.environments.image import enter_image, read_image_digest
 from ci.environments.lease import claim, lease
 from ci.errors import HubTestsError, InfrastructureError
 from ci.records import STRICT, read_json, to_json
+from ci.subjects.failure import to_one_line
+from ci.subjects.image_root import ROOT, find_image_root
 
 if TYPE_CHECKING:
     from ci.environments.installer import Installer
@@ -31,7 +34,10 @@ SECONDS = 3600
 
 @dataclass(frozen=True)
 class BaseManifest:
-    """What a base environment is. `built_at` in seconds since 1970; `files_sha256` is of the list of its files."""
+    """What a base environment is. `built_at` in seconds since 1970; `files_sha256` is of the list of its files.
+
+    `image_digest` is that of the container image, "" for an environment of packages.
+    """
 
     __pydantic_config__: ClassVar = STRICT
     description: EnvironmentDescription
@@ -42,6 +48,7 @@ class BaseManifest:
     built_at: float
     files_sha256: str
     schema: int = 1
+    image_digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,9 @@ class BaseEnvironment:
 
     @property
     def python(self) -> Path:
-        """Its interpreter."""
+        """Its interpreter: of an image, the path that it has on this machine."""
+        if self.manifest.description.image:
+            return self.path / ROOT / self.manifest.description.python.lstrip("/")
         return self.path / "bin" / "python"
 
 
@@ -97,7 +106,7 @@ def build_base(
     """
     path = base_path(root, description)
     root.mkdir(parents=True, exist_ok=True)
-    with _locked(root / f".{path.name}.lock"):
+    with _locked(root / f".{path.name}.lock", lambda: progress(f"waiting for the process that builds {path}")):
         if (existing := find_base(root, description)) is not None:
             return existing
         _remove(path)
@@ -147,7 +156,8 @@ def prune_bases(root: Path, *, older_than: float, keep: frozenset[str], dry_run:
 
 def find_base_of(python: Path) -> BaseEnvironment | None:
     """Return the base environment that an interpreter belongs to, None for any other interpreter."""
-    path = python.absolute().parent.parent
+    root = find_image_root(python)
+    path = root.parent if root else python.absolute().parent.parent
     return read_base(path) if (path / MANIFEST).is_file() else None
 
 
@@ -175,12 +185,21 @@ def mark_used(environment: BaseEnvironment) -> None:
 
 def _complete(path: Path, description: EnvironmentDescription, installer: Installer) -> BaseEnvironment:
     """Write the list of files, then the manifest, and take all write permissions away."""
-    version, packages = _read_packages(path)
+    image = description.image
+    python = path / ROOT / description.python.lstrip("/") if image else path / "bin/python"
+    version, packages = _read_packages(python)
     text = "".join(f"{line}\n" for line in _iter_file_lines(path))
     (path / FILES).write_text(text, encoding="utf-8")
     digest = hashlib.sha256(text.encode()).hexdigest()
     manifest = BaseManifest(
-        description, description.digest, version, packages, installer.description, time.time(), digest
+        description,
+        description.digest,
+        version,
+        packages,
+        installer.description,
+        time.time(),
+        digest,
+        image_digest=read_image_digest(path),
     )
     part = path / f".{MANIFEST}.part"
     part.write_text(to_json(manifest, indent=1), encoding="utf-8")
@@ -189,18 +208,19 @@ def _complete(path: Path, description: EnvironmentDescription, installer: Instal
     return BaseEnvironment(path, manifest)
 
 
-def _read_packages(path: Path) -> tuple[str, dict[str, str]]:
+def _read_packages(python: Path) -> tuple[str, dict[str, str]]:
     """Ask the new interpreter for its version and packages. Only trusted code has written into it."""
     code = (
         "import importlib.metadata as m, json, platform;"
         "print(json.dumps([platform.python_version(), {d.name: d.version for d in m.distributions()}]))"
     )
+    arguments = ["-I", "-c", code]
+    command = enter_image(python, arguments) if find_image_root(python) else [str(python), *arguments]
     try:
-        done = subprocess.run(  # noqa: S603 (just built here)
-            [str(path / "bin/python"), "-I", "-c", code], capture_output=True, text=True, check=True, timeout=SECONDS
-        )
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=SECONDS)  # noqa: S603
     except (OSError, subprocess.SubprocessError) as problem:
-        raise InfrastructureError(f"{path}: the new interpreter does not run: {problem}") from None
+        said = to_one_line(getattr(problem, "stderr", None) or str(problem), 300)
+        raise InfrastructureError(f"{python}: the new interpreter does not run: {said}") from None
     version, packages = json.loads(done.stdout)
     return version, dict(sorted(packages.items()))
 
@@ -214,6 +234,8 @@ def _iter_file_lines(path: Path) -> Iterator[str]:
             file = Path(directory) / name
             if file.parent == path and name in (MANIFEST, FILES, f".{MANIFEST}.part"):
                 continue
+            if not file.is_symlink() and not file.is_file():
+                continue  # a pipe or a socket of an image has no content
             content = str(file.readlink()).encode() if file.is_symlink() else file.read_bytes()
             kind = "link:" if file.is_symlink() else ""
             yield f"{kind}{hashlib.sha256(content).hexdigest()}  {file.relative_to(path)}"
@@ -238,8 +260,12 @@ def _remove(path: Path) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock file, so that two processes never build one environment."""
+def _locked(path: Path, tell: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold a lock file, so that two processes never build one environment; `tell` that another one holds it."""
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            tell()
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,13 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from ci.certificates import share_certificates
 from ci.errors import InfrastructureError, RequestError
+from ci.subjects.failure import to_one_line
 
 if TYPE_CHECKING:
     from ci.environments.description import EnvironmentDescription
 
 SECONDS = 3600
 LOCK = "requirements.lock"
+LOG_HEAD = re.compile(r'^time="\S*" level=\w+ msg=')
+"""How skopeo's and umoci's lines begin."""
+UNREACHED = "Could not fetch URL"
+"""How pip says on stdout, unless it is quiet, why it found nothing; its error only says that nothing was found."""
 VERSIONS = ("3.13", "3.12", "3.11")
 Progress = Callable[[str], None]
 
@@ -79,7 +86,7 @@ class UvInstaller:
         interpreter = python if os.sep in python else find_python(python, self.environ) or python
         progress(f"making {path} with Python {interpreter}")
         try:
-            _run([str(self.program), "venv", "--quiet", "--seed", "--python", interpreter, str(path)], self.environ)
+            run_step([str(self.program), "venv", "--quiet", "--seed", "--python", interpreter, str(path)], self.environ)
         except InfrastructureError as problem:
             if os.sep in interpreter:
                 raise
@@ -91,7 +98,7 @@ class UvInstaller:
         wanted, limits, lock = _written(path, description)
         target = ("--quiet", "--python", str(path / "bin/python"))
         progress(f"resolving {len(description.requirements)} requirements")
-        _run(
+        run_step(
             [
                 str(self.program),
                 "pip",
@@ -110,7 +117,7 @@ class UvInstaller:
         progress("installing")
         complete = ("--no-deps",) if description.excluded else ()  # the lock lists all; the excluded stay required
         install = (str(self.program), "pip", "install", *target, *complete, "--require-hashes", "--compile-bytecode")
-        _run([*install, "-r", str(lock)], self.environ)
+        run_step([*install, "-r", str(lock)], self.environ)
 
 
 @dataclass(frozen=True)
@@ -130,7 +137,7 @@ class PipInstaller:
         if interpreter is None:
             raise RequestError(f"no Python {python} on the path: install one, name one with --python, or install uv")
         progress(f"making {path} with {interpreter}")
-        _run([interpreter, "-m", "venv", str(path)], self.environ)
+        run_step([interpreter, "-m", "venv", str(path)], self.environ)
 
     def install(self, path: Path, description: EnvironmentDescription, progress: Progress) -> None:
         """Install the requirements."""
@@ -138,8 +145,14 @@ class PipInstaller:
             raise RequestError(f"environment {description.name}: pip cannot leave packages out: install uv")
         wanted, limits, _ = _written(path, description)
         progress(f"installing {len(description.requirements)} requirements")
-        command = [str(path / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        _run([*command, "-c", str(limits), "-r", str(wanted)], self.environ)
+        command = [
+            str(path / "bin/python"),
+            "-m",
+            "pip",
+            "install",
+            "--disable-pip-version-check",
+        ]
+        run_step([*command, "-c", str(limits), "-r", str(wanted)], self.environ)
 
 
 def find_python(specifier: str, environ: Mapping[str, str]) -> str | None:
@@ -184,14 +197,21 @@ def _exclude(path: Path, description: EnvironmentDescription) -> list[str]:
     return ["--overrides", str(overrides)]
 
 
-def _run(command: Sequence[str], environ: Mapping[str, str]) -> None:
-    """Run one step. Raises InfrastructureError with the last line that it printed."""
+def run_step(command: Sequence[str], environ: Mapping[str, str]) -> str:
+    """Run one step of making an environment and return what it printed.
+
+    Raises InfrastructureError with the last lines of its errors.
+    """
     try:
         done = subprocess.run(  # noqa: S603
-            command, env=dict(environ), capture_output=True, text=True, timeout=SECONDS, check=False
+            command, env=share_certificates(environ), capture_output=True, text=True, timeout=SECONDS, check=False
         )
     except (OSError, subprocess.SubprocessError) as problem:
         raise InfrastructureError(f"{Path(command[0]).name} {command[1]}: {problem}") from None
     if done.returncode:
-        said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        raise InfrastructureError(f"{Path(command[0]).name} {command[1]}: {' '.join(said[-3:])[:500]}")
+        said = [LOG_HEAD.sub("", line) for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        told = [line.strip() for line in done.stdout.splitlines() if line.startswith(UNREACHED)][:1]
+        picked = dict.fromkeys([*told, *said[:1], *said[-2:]])  # uv says first what failed, and last why
+        words = " ".join(to_one_line(line, 250) for line in picked)
+        raise InfrastructureError(f"{Path(command[0]).name} {command[1]}: {words}")
+    return done.stdout

@@ -28,6 +28,8 @@ def resolve_newest(description: EnvironmentDescription, installer: Installer) ->
     Its constraints, which hold packages back, do not count. Raises RequestError without uv, InfrastructureError where
     the index does not answer or the ranges have no solution.
     """
+    if description.image:
+        raise RequestError(f"environment {description.name}: an image has no newer versions; name another image")
     if not isinstance(installer, UvInstaller):
         raise RequestError("the newest versions are resolved by uv: install it (pip install uv)")
     with TemporaryDirectory(prefix="hub-tests-newest.") as folder:

@@ -16,6 +16,8 @@ from ci.errors import HubTestsError, InfrastructureError, RequestError
 from ci.subjects.disk_watch import has_room
 from ci.subjects.exchange import remove_tree
 from ci.subjects.failure import SubjectCrashError, SubjectTimeoutError, to_one_line
+from ci.subjects.image_root import find_image_root, inside_path, read_image_variables, refuse_unsandboxed
+from ci.subjects.interpreter_probe import check_interpreter_starts
 from ci.subjects.process_tree import ProcessTree, start_tree
 from ci.subjects.sandbox import (
     Isolation,
@@ -109,25 +111,30 @@ class _Build:
 
     def run(self, what: str, arguments: Sequence[str], *, path: Path | None = None) -> None:
         """Run the interpreter; `what` names the step in errors."""
-        own = self.description.environment
+        own, root = self.description.environment, find_image_root(self.python)
+        program = inside_path(root, self.python) if root else str(self.python)
         environment = {
+            **(read_image_variables(root) if root else {}),
             **own,
             "CPPFLAGS": f"{own.get('CPPFLAGS', '')} {NO_DEBUG_INFO}".strip(),
-            "PATH": f"{self.python.parent}:{PATH}",
+            "PATH": f"{Path(program).parent}:{PATH}",
             "LC_ALL": "C.UTF-8",
             **({"PYTHONPATH": str(path)} if path else {}),
         }
-        command = [str(self.python), *(() if path else ("-I",)), *arguments]
+        command = [program, *(() if path else ("-I",)), *arguments]
         if code := self._wait(what, command, environment):
             cause = _find_cause(self.log)
+            check_interpreter_starts(self.python, self.isolation, cause)
             raise SubjectCrashError(f"the subject's {what} failed: {cause} (exit code {code}, log: {self.log.name})")
 
     def _make_command(self, command: list[str], environment: dict[str, str], info: int | None) -> list[str]:
+        root = find_image_root(self.python)
         if not self.isolation.applied:
+            refuse_unsandboxed(root, self.isolation.description)
             return command
         seen = interpreter_directories(self.python)
         check_readable(self.isolation, seen)
-        policy = SandboxPolicy(seen, (self.target,), gpus=False)
+        policy = SandboxPolicy(seen, (self.target,), gpus=False, root=root)
         return sandbox_command(self.isolation, policy, command, environment, info=info)
 
     def _wait(self, what: str, command: list[str], environment: dict[str, str]) -> int:

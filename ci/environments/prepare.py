@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ci.environments.base import BaseEnvironment, build_base, find_base, find_base_of, mark_used, use_base
 from ci.environments.description import EnvironmentDescription, load_description, shipped_descriptions
-from ci.environments.installer import find_installer
+from ci.environments.image import choose_installer
 from ci.environments.overlay import build_overlay, read_tail
 from ci.environments.prerequisites import check_prerequisites
 from ci.environments.source import SubjectSource, fetch_source, is_git_address, split_address
@@ -33,17 +33,24 @@ PREPARED = EnvironmentDescription(name="prepared", python="", requirements=())
 
 @contextmanager
 def prepared_subject(
-    options: RunOptions, settings: Settings, environ: Mapping[str, str], report: Path, progress: Callable[[str], None]
+    options: RunOptions,
+    settings: Settings,
+    environ: Mapping[str, str],
+    report: Path,
+    progress: Callable[[str], None],
+    *,
+    log: str = "build.log",
 ) -> Iterator[RunOptions]:
     """Build what the options name, and yield options that name the result; it is removed afterwards.
 
+    `log` is the file among the report's logs that keeps the output of the subject's build.
     A subject whose own build fails is no error here: the suite's tests say so. Raises RequestError for options that
     do not fit together, InfrastructureError where the environment cannot be built or the source not be fetched.
     """
     check_options(options)
     with (
         _used_base(options, settings, environ, progress) as (with_python, description),
-        _overlaid(with_python, description, environ, report, progress) as prepared,
+        _overlaid(with_python, description, environ, report / "logs" / log, progress) as prepared,
     ):
         yield prepared
 
@@ -74,7 +81,7 @@ def _overlaid(
     options: RunOptions,
     description: EnvironmentDescription,
     environ: Mapping[str, str],
-    report: Path,
+    log: Path,
     progress: Callable[[str], None],
 ) -> Iterator[RunOptions]:
     """Build the source that the options name over their interpreter, and yield options with its import path."""
@@ -87,7 +94,7 @@ def _overlaid(
         directory.chmod(0o755)
         source = _find_source(options.subject_source, directory / "checkout", environ)
         progress(f"building the subject at {source.commit or source.path}")
-        yield _install(options, description, source, directory, report)
+        yield _install(options, description, source, directory, log)
 
 
 def check_options(options: RunOptions) -> None:
@@ -129,10 +136,13 @@ def provide_base(
     if base is None:
         root = settings.environments_root
         try:
-            base = build_base(root, description, find_installer(environ), python=python, progress=progress)
+            base = build_base(
+                root, description, choose_installer(description, environ), python=python, progress=progress
+            )
         except OSError as problem:
             what = f"{root}: environment '{description.name}' is not there, and cannot be built there"
-            raise InfrastructureError(f"{what}: {problem.strerror or problem}; name another directory") from None
+            fix = f"build it where it is kept (hub-tests env build {description.name}), or name another directory"
+            raise InfrastructureError(f"{what}: {problem.strerror or problem}; {fix}") from None
     mark_used(base)
     return base
 
@@ -151,7 +161,7 @@ def _find_source(source: str, target: Path, environ: Mapping[str, str]) -> Subje
 
 
 def _install(
-    options: RunOptions, description: EnvironmentDescription, source: SubjectSource, directory: Path, report: Path
+    options: RunOptions, description: EnvironmentDescription, source: SubjectSource, directory: Path, log: Path
 ) -> RunOptions:
     """Build the overlay; a subject that is a part of this package is imported from its checkout as it is."""
     options = replace(options, subject_commit=source.commit)
@@ -166,9 +176,9 @@ def _install(
     except SubjectError as failure:
         return replace(options, subject_failure=str(failure))
     finally:
-        if (log := directory / "overlay.log").is_file():
-            (report / "logs").mkdir(parents=True, exist_ok=True)
-            (report / "logs" / "build.log").write_bytes(read_tail(log, 2**20))
+        if (built := directory / "overlay.log").is_file():
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.write_bytes(read_tail(built, 2**20))
     return replace(options, subject_path=(overlay.path, *options.subject_path))
 
 

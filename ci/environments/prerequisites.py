@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ci.doctor.host_checks import parse_version
 from ci.doctor.sandbox_probes import find_tool, read_headers
 from ci.environments.base import find_base
+from ci.environments.image import PROGRAMS
 from ci.environments.installer import UvInstaller, find_installer, find_python
 from ci.errors import InfrastructureError
 
@@ -51,6 +52,10 @@ def _find_missing(
     if clones and not find_tool(("git",), path):
         yield "git", "apt install git"
     base = next((base for root in roots if (base := find_base(root, description))), None)
+    if description.image:
+        missing = () if base else tuple(name for name in PROGRAMS if not find_tool((name,), path))
+        yield from ((name, f"apt install {name}") for name in missing)
+        return  # compilers and headers are the image's
     interpreter = python or (str(base.python) if base else find_python(description.python, environ))
     if interpreter is None and not isinstance(find_installer(environ), UvInstaller):
         yield (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ci.environments.base import find_base
 from ci.environments.description import load_description
 from ci.environments.prepare import provide_base
-from ci.errors import RequestError
+from ci.errors import InfrastructureError, RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -32,6 +32,15 @@ def find_reference_python(model: HubModel, settings: Settings) -> Path:
 def provide_reference_environments(
     models: Iterable[HubModel], settings: Settings, environ: Mapping[str, str], progress: Callable[[str], None]
 ) -> None:
-    """Build every environment that the models' own code runs in, where it is missing."""
-    for name in dict.fromkeys(model.code_environment for model in models if model.code_environment):
-        provide_base(load_description(name), settings, environ, progress)
+    """Build every environment that the models' own code runs in, where it is missing.
+
+    One that cannot be built ends a run of its models alone; among others their tests say what is missing.
+    """
+    named = [model.code_environment for model in models]
+    for name in dict.fromkeys(filter(None, named)):
+        try:
+            provide_base(load_description(name), settings, environ, progress)
+        except InfrastructureError as problem:
+            if set(named) == {name}:
+                raise
+            progress(str(problem))

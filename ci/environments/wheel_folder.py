@@ -8,6 +8,7 @@ from __future__ import annotations
 import subprocess
 from typing import TYPE_CHECKING
 
+from ci.certificates import share_certificates
 from ci.environments.installer import LOCK
 from ci.errors import InfrastructureError
 
@@ -29,6 +30,8 @@ def keep_wheels(
 
     What has no wheel is built into one, by code that is trusted as the environment's packages are.
     """
+    if base.manifest.description.image:
+        return ()  # an image has no wheels to keep
     folder.mkdir(parents=True, exist_ok=True)
     mark = folder / f"{LIST}{base.path.name}"
     if mark.is_file() and all((folder / name).is_file() for name in mark.read_text().split()):
@@ -64,7 +67,9 @@ def prune_wheels(folder: Path, environments: Path) -> tuple[str, ...]:
 
 def _run(command: list[str], environ: Mapping[str, str]) -> None:
     try:
-        subprocess.run(command, env=dict(environ), check=True, capture_output=True, text=True, timeout=SECONDS)  # noqa: S603
+        subprocess.run(  # noqa: S603
+            command, env=share_certificates(environ), check=True, capture_output=True, text=True, timeout=SECONDS
+        )
     except subprocess.CalledProcessError as failure:
         said = " ".join(failure.stderr.split()[-60:])[-500:]
         raise InfrastructureError(f"the environment's wheels cannot be kept: {said}") from None

@@ -15,6 +15,7 @@ from ci.equivalence.checkpoint_tensors import CheckpointTensors, have_same_bits
 from ci.equivalence.tolerances import ROUNDED_WEIGHT
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from torch import Tensor
@@ -108,8 +109,34 @@ def _describe(part: Tensor, expected: Tensor) -> str:
         return " (transposed)"
     if part.ndim == 2 and torch.equal(part.double().sum(1).sort().values, expected.double().sum(1).sort().values):
         return " (rows in another order)"
-    close = torch.allclose(part.double(), expected.double(), rtol=ROUNDED_WEIGHT, atol=0)
-    return " (rounded)" if close else ""
+    if torch.allclose(part.double(), expected.double(), rtol=ROUNDED_WEIGHT, atol=0):
+        return " (rounded)"
+    return _describe_codes(part, expected)
+
+
+def _describe_codes(part: Tensor, expected: Tensor) -> str:
+    """Say that a matrix holds the numbers of codes alone and the right one does not: they were cast to floats."""
+    if part.ndim < 2 or len(set(part.flatten()[:LOOKED_AT].tolist())) < DIFFERENT_CODES:
+        return ""
+    kinds = (said for said, is_code in CODES.items() if _all(is_code, part) and not _all(is_code, expected))
+    return next((f" ({said}: codes that were cast, without their scales)" for said in kinds), "")
+
+
+def _all(is_code: Callable[[Tensor], Tensor], tensor: Tensor) -> bool:
+    return bool(is_code(tensor.float()).all())
+
+
+def _is_byte(tensor: Tensor) -> Tensor:
+    return (tensor.round() == tensor) & (tensor.abs() < 256)
+
+
+def _is_float8(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.float8_e4m3fn).float() == tensor
+
+
+CODES: dict[str, Callable[[Tensor], Tensor]] = {"whole numbers of a byte": _is_byte, "numbers of float8": _is_float8}
+DIFFERENT_CODES, LOOKED_AT = 10, 4096
+"""Fewer different numbers among the first ones are a constant, such as a norm's ones, or a mask."""
 
 
 def _shorten(names: list[str]) -> str:

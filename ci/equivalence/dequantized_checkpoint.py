@@ -9,12 +9,12 @@ inference/kernel.py there; transformers does the same (`Fp8Dequantize` in integr
 from __future__ import annotations
 
 import json
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
 
+from ci.companion_files import copy_companions
 from ci.equivalence.checkpoint_tensors import CheckpointTensors
 from ci.errors import QuantizedError
 from ci.hub.quantization import check_quantization
@@ -91,11 +91,9 @@ def _read_plain(tensors: CheckpointTensors, name: str, block: tuple[int, int], w
 
 
 def _copy_others(source: Path, target: Path) -> None:
-    """Copy tokenizer and other small files; an index of the weights without the scales."""
-    for file in source.iterdir():
-        if file.name.endswith(".safetensors.index.json"):
-            index: Mapping[str, Any] = json.loads(file.read_bytes())
-            kept = {name: place for name, place in index["weight_map"].items() if not name.endswith(SCALES)}
-            (target / file.name).write_text(json.dumps({**index, "weight_map": kept}), encoding="utf-8")
-        elif file.is_file() and file.suffix != ".safetensors" and file.name not in (CONFIG, "hub-tests.json"):
-            shutil.copyfile(file, target / file.name)
+    """Copy tokenizer and other companions; an index of the weights without the scales."""
+    copy_companions(source, target)
+    for file in source.glob("*.safetensors.index.json"):
+        index: Mapping[str, Any] = json.loads(file.read_bytes())
+        kept = {name: place for name, place in index["weight_map"].items() if not name.endswith(SCALES)}
+        (target / file.name).write_text(json.dumps({**index, "weight_map": kept}), encoding="utf-8")

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from itertools import product
+from typing import TYPE_CHECKING, Any, Literal
 
 from ci.chat_templates.compare import TemplateJudgement
-from ci.chat_templates.template_files import read_templates
+from ci.chat_templates.template_files import DEFAULT, pair_templates
 from ci.companion_files import (
     GENERATION_CONFIG,
     PROCESSOR_FILES,
@@ -30,6 +31,8 @@ PROVENANCE = frozenset({"_from_model_config", "transformers_version"})
 """Keys of a generation config that say who wrote it, not how to generate."""
 SERVED_KEYS = ("architectures", "max_position_embeddings")
 """Keys of config.json by which an engine chooses its implementation, and the longest prompt that it takes."""
+PARTS = ("", "text_config")
+"""Where config.json has the keys of a language model: at its top, or, where it sees, in a section of its own."""
 DTYPE_KEYS = ("dtype", "torch_dtype")
 """Where config.json declares the dtype that it was published in; the second is the older name."""
 
@@ -96,16 +99,26 @@ def _compare_stop_ids(files: ExportedFiles) -> Iterator[ExportFinding]:
 
 
 def read_stop_ids(directory: Path) -> frozenset[int]:
-    """Return the ids at which transformers ends a text: the generation config's, else the config's."""
+    """Return the ids at which transformers ends a text: the generation config's, else the config's, else its text's.
+
+    The order is that of transformers' `GenerationConfig.from_model_config`.
+    """
     return _read_stop_ids(CompanionDirectory(directory, links=True))
 
 
 def _read_stop_ids(directory: CompanionDirectory) -> frozenset[int]:
-    for name in (GENERATION_CONFIG, CONFIG):
-        ids = directory.read_object(name).get("eos_token_id")
+    config = directory.read_object(CONFIG)
+    for place in (directory.read_object(GENERATION_CONFIG), *(read_part(config, part) for part in PARTS)):
+        ids = place.get("eos_token_id")
         if ids is not None:
             return frozenset(one for one in (ids if isinstance(ids, list) else [ids]) if isinstance(one, int))
     return frozenset()
+
+
+def read_part(config: Mapping[str, Any], part: str) -> Mapping[str, Any]:
+    """Return config.json, or the named section of it; empty without one."""
+    section = config.get(part) if part else config
+    return section if isinstance(section, dict) else {}
 
 
 def _compare_token_ids(files: ExportedFiles) -> Iterator[ExportFinding]:
@@ -119,11 +132,12 @@ def _compare_served_keys(files: ExportedFiles) -> Iterator[ExportFinding]:
 
 def _compare_keys(files: ExportedFiles, keys: tuple[str, ...]) -> Iterator[ExportFinding]:
     before, after = (directory.read_object(CONFIG) for directory in files.both)
-    for key in keys:
-        if before.get(key) is not None and after.get(key) != before[key]:
-            lost = after.get(key) is None
-            detail = f": it was {before[key]}" if lost else f": {after[key]}, it was {before[key]}"
-            yield ExportFinding(f"{key} of config.json", "lost" if lost else "changed", detail[:200])
+    for part, key in product(PARTS, keys):
+        one, other = read_part(before, part).get(key), read_part(after, part).get(key)
+        if one is not None and one != other:
+            detail = f": it was {one}" if other is None else f": {other}, it was {one}"
+            path = f"{part}.{key}" if part else key
+            yield ExportFinding(f"{path} of config.json", "lost" if other is None else "changed", detail[:200])
 
 
 def _compare_dtype(files: ExportedFiles) -> Iterator[ExportFinding]:
@@ -137,8 +151,7 @@ def _compare_dtype(files: ExportedFiles) -> Iterator[ExportFinding]:
 def read_declared_dtype(directory: CompanionDirectory) -> str:
     """Return the dtype that config.json declares, of a multimodal model its text part's; "" for none."""
     config = directory.read_object(CONFIG)
-    text = config.get("text_config")
-    sections = (config, text if isinstance(text, dict) else {})
+    sections = [read_part(config, part) for part in PARTS]
     named = (section.get(key) for section in sections for key in DTYPE_KEYS)
     return next((str(dtype).removeprefix("torch.")[:40] for dtype in named if dtype), "")
 
@@ -155,13 +168,12 @@ def _compare_generation(files: ExportedFiles) -> Iterator[ExportFinding]:
 
 def _compare_templates(files: ExportedFiles) -> Iterator[ExportFinding]:
     """Compare the chat templates, wherever they stand. One that two engines hold equal is no finding."""
-    before, after = map(read_templates, files.both)
-    for name, text in before.items():
-        judged = files.templates.get(name)
-        if after.get(name) == text or (name in after and judged and judged.held):
+    for name, pair in pair_templates(*files.both).items():
+        judged = files.templates.get(name) if pair.is_rewritten else None
+        if pair.before is None or pair.is_kept or (judged and judged.held):
             continue
-        what = "the chat template" if name == "default" else f"the chat template {name[:40]}"
-        yield ExportFinding(what, "changed" if name in after else "lost", f": {judged}" if judged else "")
+        what = "the chat template" if name == DEFAULT else f"the chat template {name[:60]}"
+        yield ExportFinding(what, "changed" if pair.is_rewritten else "lost", f": {judged}" if judged else "")
 
 
 def _compare_files(files: ExportedFiles) -> Iterator[ExportFinding]:

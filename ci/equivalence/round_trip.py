@@ -57,7 +57,9 @@ METADATA_KEYS = frozenset(
 LENGTH_RATIO_KEYS = ("factor", "original_max_position_embeddings")
 """Where both are in a yarn or longrope section, `max_position_embeddings` is not read in place of one."""
 
-NESTED_SECTIONS = ("decoder", "embeddings", "head")
+SUB_CONFIGS = ("text_config", "vision_config", "audio_config")
+"""Sections that are configs of a class of their own, with the keys of any other one."""
+NESTED_SECTIONS = ("decoder", "embeddings", "head", "vision_encoder")
 TRAINING_KEYS = ("sampling_strategy", "sampling_weights")
 """Keys of nested blocks that only training reads: outside of it the main mixer runs."""
 ROPE_SECTIONS = ("rope_parameters", "rope_scaling")
@@ -147,14 +149,17 @@ def resolve_config(directory: Path, side: Yardstick | None = None) -> dict[str, 
 
 
 def compare_configs(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[KeyChange, ...]:
-    """Return the keys that differ between two resolved configs, each classified."""
+    """Return the keys that differ between two resolved configs, each classified; those of a part by dotted path."""
     differing = [key for key in sorted({*before, *after}) if _to_plain(before.get(key)) != _to_plain(after.get(key))]
     return tuple(change for key in differing for change in _compare_key(key, before, after))
 
 
 def _compare_key(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[KeyChange]:
-    """Yield the change of a key; of nested blocks, that of each leaf by its path."""
+    """Yield the change of a key; of nested blocks and of the configs of parts, that of each leaf by its path."""
     one, other = before.get(key), after.get(key)
+    if key in SUB_CONFIGS and isinstance(one, dict) and isinstance(other, dict):
+        yield from (replace(change, key=f"{key}.{change.key}") for change in compare_configs(one, other))
+        return
     if key not in NESTED_SECTIONS or not (isinstance(one, dict) and isinstance(other, dict)):
         yield KeyChange(key, _classify_key(key, before, after), one, other)
         return
@@ -178,6 +183,8 @@ def _classify_key(key: str, before: Mapping[str, Any], after: Mapping[str, Any])
         return "metadata"
     if key in ROPE_SECTIONS and _drop_unread(before.get(key)) == _drop_unread(after.get(key)):
         return "metadata"
+    if key in ROPE_SECTIONS and (_repeats_default(key, before, after) or _repeats_default(key, after, before)):
+        return "metadata"
     if key == "max_position_embeddings" and not _is_length_sensitive(before) and not _is_length_sensitive(after):
         return "metadata"
     if key in ("sliding_window", "max_window_layers") and not _has_window(before) and not _has_window(after):
@@ -191,6 +198,18 @@ def _drop_unread(section: Any) -> Any:
         return section
     unread = ONLY_WITHOUT_ATTENTION_FACTOR if section.get("attention_factor") is not None else ()
     return {key: _drop_unread(value) for key, value in _to_plain(section).items() if key not in unread}
+
+
+def _repeats_default(key: str, without: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """Return whether a RoPE section that one config lacks says what both say without it: the plain RoPE of their base.
+
+    A class that does not know the section reads `rope_theta` beside it.
+    """
+    section = config.get(key)
+    if without.get(key) or not isinstance(section, dict) or not section:
+        return False
+    plain = section.get("rope_type") == "default" and set(section) <= {"rope_type", "rope_theta"}
+    return plain and section.get("rope_theta") == config.get("rope_theta") == without.get("rope_theta")
 
 
 def _is_unknown_and_off(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:

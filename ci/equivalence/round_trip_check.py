@@ -31,7 +31,7 @@ class RoundTripCheck:
 
     def run(self, exported: Path) -> Verdict:
         """Compare tensors, config, companions and forward; an export that does not load is a config mismatch."""
-        original = Path(self.inputs.hf_path)
+        original, keys = Path(self.inputs.hf_path), None
         try:
             before, after = (round_trip.resolve_config(path, self.hugging_face) for path in (original, exported))
             keys = round_trip.compare_configs(before, after)
@@ -39,11 +39,22 @@ class RoundTripCheck:
             with self.costs.clock.measure("compare", "exported checkpoint"):
                 tensors = tuple(round_trip.compare_checkpoints(original, exported, tied=tied))
             forward = build_verdict([self._compare_forward(exported)], coverage={})
+            verdict = round_trip.build_round_trip_verdict(tensors, keys, forward)
         except SubjectError as error:
-            return Verdict(passed=False, failure_class="config_mismatch", diagnosis=str(error), component="conversion")
-        verdict = round_trip.build_round_trip_verdict(tensors, keys, forward)
-        with self.costs.clock.measure("compare", "companions of the export"):
-            companions, findings = compare_companions(original, exported, keys, self.isolation)
+            verdict = Verdict(False, failure_class="config_mismatch", diagnosis=str(error), component="conversion")
+        return self._add_companions(verdict, original, exported, keys)
+
+    def _add_companions(
+        self, verdict: Verdict, original: Path, exported: Path, keys: tuple[round_trip.KeyChange, ...] | None
+    ) -> Verdict:
+        """Add what lies beside the weights, also of an export that Hugging Face cannot load."""
+        try:
+            with self.costs.clock.measure("compare", "companions of the export"):
+                companions, findings = compare_companions(original, exported, keys, self.isolation)
+        except SubjectError:
+            if verdict.passed:
+                raise
+            return verdict  # the damaged file is its diagnosis already
         verdict = replace(verdict, companions=companions, figures={**verdict.figures, **count_companions(companions)})
         return apply_policy(verdict, findings, "export_incomplete", self.inputs.model.export_policy)
 

@@ -11,7 +11,7 @@ import binascii
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,6 +26,7 @@ from ci.report.results import Problem
 
 if TYPE_CHECKING:
     from ci.evidence import FailureClass
+    from ci.hub.code_files import FetchedCode
     from ci.plan import Plan
 
 T = TypeVar("T")
@@ -36,10 +37,14 @@ MAX_UNPACKED_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class FetchOutputs:
-    """The outputs of `fetch` for `test`, by entry: checkpoints with their path inside the store, and failures."""
+    """The outputs of `fetch` for `test`, by entry: checkpoints with their path inside the store, and failures.
+
+    `code` are the digests of the Python files that models bring (`CodeManifest.digest`).
+    """
 
     checkpoints: Mapping[str, Checkpoint]
     problems: Mapping[str, Problem]
+    code: Mapping[str, str] = field(default_factory=dict)
 
 
 def pack_record(record: Any) -> str:
@@ -68,7 +73,10 @@ def unpack_record(kind: type[T], text: str, *, what: str) -> T:
 
 
 def make_fetch_outputs(
-    checkpoints: Mapping[str, Checkpoint], failures: Mapping[str, Exception], store: Path
+    checkpoints: Mapping[str, Checkpoint],
+    failures: Mapping[str, Exception],
+    store: Path,
+    code: Mapping[str, FetchedCode] | None = None,
 ) -> FetchOutputs:
     """Make the outputs, with paths relative to `store`: another machine may mount it elsewhere."""
     relative = {
@@ -76,7 +84,7 @@ def make_fetch_outputs(
         for name, checkpoint in checkpoints.items()
     }
     problems = {name: Problem(classify_fetch_error(error), str(error)) for name, error in failures.items()}
-    return FetchOutputs(relative, problems)
+    return FetchOutputs(relative, problems, {name: one.digest for name, one in (code or {}).items()})
 
 
 def classify_fetch_error(error: Exception) -> FailureClass:
@@ -112,8 +120,14 @@ def verify_checkpoint(outputs: FetchOutputs, entry: str, store: Path) -> Checkpo
     return replace(fetched, path=str(path))
 
 
-def write_run_files(plan: Plan, entry: str, checkpoint: Checkpoint, out: Path) -> tuple[Path, Path]:
-    """Write `checkpoints.json` and `models.toml`, which pin `hub-tests run` to one planned and fetched entry."""
+def write_run_files(
+    plan: Plan, entry: str, checkpoint: Checkpoint, out: Path, *, code_environment: str = ""
+) -> tuple[Path, Path]:
+    """Write `checkpoints.json` and `models.toml`, which pin `hub-tests run` to one planned and fetched entry.
+
+    The environments are resolved: `code_environment` is that of the model's own code on this machine, and the
+    subject's is what `run` is told.
+    """
     planned = plan.entry(entry)
     if planned is None:
         raise RequestError(f"'{entry}' is not in the plan; the plan has {', '.join(e.name for e in plan.entries)}")
@@ -122,8 +136,10 @@ def write_run_files(plan: Plan, entry: str, checkpoint: Checkpoint, out: Path) -
     part = {key: value for key, value in model.pop("slice").items() if value is not None}
     model |= {"revision": checkpoint.revision, "num_layers_to_keep": checkpoint.layers}
     model |= {"slice": part} if part else {}
-    if not model["layers"]:
-        del model["layers"]
+    model |= {"code_environment": str(Path(code_environment).absolute())} if code_environment.endswith(".toml") else {}
+    unsaid = ("layers", "environments", "known_refusals")
+    model = {key: value for key, value in model.items() if value or key not in unsaid}
+    model.pop("environments", None)
     checkpoints_path, registry_path = out / CHECKPOINTS_JSON, out / "models.toml"
     write_checkpoints(FetchResults({entry: checkpoint}), checkpoints_path)
     registry_path.write_text(_format_toml(entry, model), encoding="utf-8")

@@ -9,6 +9,7 @@ import httpx
 from githubkit.exception import GitHubException, RateLimitExceeded, RequestFailed, RequestTimeout
 from githubkit.exception import RequestError as TransportError
 
+from ci.certificates import SHARED
 from ci.errors import InfrastructureError, RequestError
 from ci.github.api import ConflictError, NotFoundError
 
@@ -44,7 +45,8 @@ def to_hub_tests_error(error: GitHubException, method: str, url: str) -> HubTest
     if isinstance(error, RequestTimeout):
         return InfrastructureError(f"{asked}: no answer in time: run again later")
     cause = error.exc if isinstance(error, TransportError) else error
-    return InfrastructureError(f"{asked}: {type(cause).__name__}: {cause}: check the network to the API")
+    fix = f"name its authority in {SHARED}" if "CERTIFICATE_VERIFY" in str(cause) else "check the network to the API"
+    return InfrastructureError(f"{asked}: {type(cause).__name__}: {cause}: {fix}")
 
 
 def _rate_limit_seconds(error: GitHubException) -> float | None:

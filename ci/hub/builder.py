@@ -231,7 +231,7 @@ def _fetch_small_files(model: RemoteModel, target: BuildTarget) -> dict[str, Fil
         files.update(zip(names, hub.map_parallel(fetch, names), strict=True))
 
     listed = [name for name in repository.files if "/" not in name]
-    fetch_all(small_files.select_small_files(listed))
+    fetch_all(small_files.select_small_files(repository.files))
     others = small_files.select_other_formats(listed, (target.directory / TOKENIZER_CONFIG).read_bytes)
     if others:
         fetch_all(others)
@@ -279,6 +279,7 @@ def _list_notes(model: RemoteModel, selection: TensorSelection) -> tuple[str, ..
         notes.append(f"tensors of multi-token prediction (MTP) modules were left out: {listed}")
     if picked := selection.choice.picked:
         notes.append(f"layers {', '.join(map(str, picked))} of {model.config.depth} are kept, renumbered from 0")
+    notes += small_files.describe_left_out(model.repository.files)
     return (*notes, *list_slice_notes(model.config, model.slice))
 
 

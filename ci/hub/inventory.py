@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 from ci.errors import HubTestsError
 from ci.hub.checkpoint_files import find_content_problems, find_size_problems
-from ci.hub.manifest import MANIFEST, IncompatibleManifestError, Manifest, read_manifest
+from ci.hub.code_manifest import find_code_problems
+from ci.hub.manifest import IncompatibleManifestError, Manifest, read_manifest
+from ci.hub.repository import is_commit
 from ci.hub.store_paths import StorePaths, decode_model_id
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ class StoreEntry:
 
     `state` is "complete", "damaged" (`problems` says how), "incompatible" (of a newer hub-tests), "partial" (a running
     or interrupted fetch), "quarantined" (was damaged), or what `prune` did: "removed", or "leaving" (announced).
+    `kind` is "code" for the Python files that a model brings, which have no layers.
     `in_use`: a live process or a run holds a lease of it, which `holder` names. `reason` is why `prune` took or left
     it.
     """
@@ -44,6 +47,7 @@ class StoreEntry:
     problems: tuple[str, ...] = ()
     holder: str = ""
     reason: str = ""
+    kind: Literal["checkpoint", "code"] = "checkpoint"
 
 
 def list_entries(paths: StorePaths) -> tuple[StoreEntry, ...]:
@@ -51,13 +55,20 @@ def list_entries(paths: StorePaths) -> tuple[StoreEntry, ...]:
     checkpoints = list_directories(paths.checkpoints, "*/*")
     complete = (_describe_directory(paths, path, find_size_problems) for path in checkpoints)
     others = (*list_directories(paths.partial, "*"), *list_directories(paths.quarantine, "*"))
-    return (*complete, *(_describe_directory(paths, path, None) for path in others))
+    own_code = (_describe_code(paths, path) for path in list_code(paths))
+    return (*complete, *own_code, *(_describe_directory(paths, path, None) for path in others))
 
 
 def verify_entries(paths: StorePaths) -> tuple[StoreEntry, ...]:
-    """Read every checkpoint whole and compare it with its manifest."""
+    """Read every checkpoint, and all code of models, whole and compare it with its manifest."""
     checkpoints = list_directories(paths.checkpoints, "*/*")
-    return tuple(_describe_directory(paths, path, find_content_problems) for path in checkpoints)
+    described = (_describe_directory(paths, path, find_content_problems) for path in checkpoints)
+    return (*described, *(_describe_code(paths, path) for path in list_code(paths)))
+
+
+def list_code(paths: StorePaths) -> list[Path]:
+    """List the directories with the Python files of models, by path."""
+    return [path for path in list_directories(paths.code, "*/*") if is_commit(path.name)]
 
 
 def list_directories(root: Path, pattern: str) -> list[Path]:
@@ -108,6 +119,24 @@ def _describe_directory(
     )
 
 
+def _describe_code(paths: StorePaths, path: Path) -> StoreEntry:
+    """Describe the code of a model at one commit; it is small, so each file is hashed."""
+    problems, holder = find_code_problems(path), paths.find_holder(path)
+    return StoreEntry(
+        model_id=decode_model_id(path.parent.name),
+        revision=path.name,
+        layers=0,
+        path=str(path),
+        bytes=sum(status.st_blocks * BLOCK_SIZE for status in _iter_file_stats(path)),
+        state="damaged" if problems else "complete",
+        last_used=_read_last_used(paths, path),
+        in_use=holder is not None,
+        problems=tuple(problems),
+        holder=holder or "",
+        kind="code",
+    )
+
+
 def _iter_file_stats(directory: Path) -> Iterator[os.stat_result]:
     for path in directory.rglob("*"):
         with suppress(OSError):
@@ -121,5 +150,5 @@ def _read_last_used(paths: StorePaths, path: Path) -> float:
     partial directory the newest file counts.
     """
     with suppress(OSError):
-        return path.stat().st_ctime if path.parent == paths.quarantine else (path / MANIFEST).lstat().st_mtime
+        return path.stat().st_ctime if path.parent == paths.quarantine else paths.manifest_path(path).lstat().st_mtime
     return max((status.st_mtime for status in _iter_file_stats(path)), default=0.0)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "hub-tests.json"
 SCHEMA = 1
-RULES_VERSION = 5
+RULES_VERSION = 6
 """Increases with every change to what is kept, how config.json is edited or how files are written."""
 
 MAX_MANIFEST = 512 * 1024**2

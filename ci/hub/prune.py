@@ -9,6 +9,7 @@ checkpoint refuses it, so whoever reads one began before the announcement.
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from ci.errors import InfrastructureError
 from ci.hub import inventory, lease
 from ci.hub.inventory import StoreEntry
-from ci.hub.manifest import MANIFEST
 from ci.hub.store_paths import HOLD_SILENCE, HOLD_TIMEOUT, StorePaths
 from ci.records import STRICT, read_json
 from ci.units import format_age, format_size, parse_duration
@@ -117,7 +117,7 @@ def decide_all(entries: Sequence[StoreEntry], request: PruneRequest, clock: Prun
 def is_announced(paths: StorePaths, path: Path) -> bool:
     """Return whether `prune` has announced a checkpoint's removal, and nobody used it since."""
     announced = _read_time(paths.announcement_path(path))
-    used = _read_time(path / MANIFEST)
+    used = _read_time(paths.manifest_path(path))
     return announced is not None and used is not None and used <= announced
 
 
@@ -230,7 +230,12 @@ def _remove_left_overs(paths: StorePaths) -> None:
     """Remove what an interrupted removal left, and announcements and records of what is gone."""
     for path in paths.trash.glob("*"):
         shutil.rmtree(path, ignore_errors=True)
-    alive = {paths.lease_name(path) for path in inventory.list_directories(paths.checkpoints, "*/*")}
+    for path in paths.code.glob("*/.*"):  # of a fetch that was killed
+        with suppress(OSError):
+            if time.time() - path.lstat().st_mtime > STALE_AFTER:
+                shutil.rmtree(path, ignore_errors=True)
+    listed = (*inventory.list_directories(paths.checkpoints, "*/*"), *inventory.list_code(paths))
+    alive = {paths.lease_name(path) for path in listed}
     for path in (*paths.leaving.glob("*.json"), *paths.verified.glob("*.json")):
         if path.stem not in alive:
             with suppress(OSError):

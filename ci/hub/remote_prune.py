@@ -9,6 +9,7 @@ place gives to its files, compared with the time that it gives to a new one.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ci.errors import RequestError
@@ -16,7 +17,8 @@ from ci.hub.inventory import StoreEntry
 from ci.hub.lease import RUN_TIMEOUT
 from ci.hub.manifest import MANIFEST
 from ci.hub.prune import PruneClock, PruneRequest, decide_all, show_decision
-from ci.hub.store_paths import parse_checkpoint_name
+from ci.hub.repository import is_commit
+from ci.hub.store_paths import CODE_MANIFEST, decode_model_id, parse_checkpoint_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,18 +29,28 @@ HOLDER = "a run that began less than a day ago, perhaps"
 
 
 def list_remote_entries(remote: RemoteStore, now: float | None = None) -> tuple[StoreEntry, ...]:
-    """List the checkpoints of a remote store, and uploads that did not end; other files are no part of it.
+    """List the checkpoints and the code of a remote store, and uploads that did not end; other files are no part of it.
 
     `now` is the place's time in seconds since 1970; None: this machine's.
     """
+    moment = now or time.time()
+    checkpoints, code = (_group_files(remote.list_files(folder)) for folder in ("checkpoints", "code"))
+    entries = [
+        *(_describe(remote, name, files, moment) for name, files in sorted(checkpoints.items())),
+        *(_describe_code(remote, name, files, moment) for name, files in sorted(code.items())),
+    ]
+    return tuple(entry for entry in entries if entry is not None)
+
+
+def _group_files(listed: Mapping[str, RemoteFileState]) -> dict[str, dict[str, RemoteFileState]]:
+    """Group the files of a folder by their directory, two levels down."""
     by_name: dict[str, dict[str, RemoteFileState]] = {}
-    for path, state in remote.list_files().items():
+    for path, state in listed.items():
         model, _, rest = path.partition("/")
         key, _, file = rest.partition("/")
         if file:
             by_name.setdefault(f"{model}/{key}", {})[file] = state
-    entries = (_describe(remote, name, files, now or time.time()) for name, files in sorted(by_name.items()))
-    return tuple(entry for entry in entries if entry is not None)
+    return by_name
 
 
 def prune_remote_store(remote: RemoteStore, request: PruneRequest) -> tuple[StoreEntry, ...]:
@@ -62,15 +74,31 @@ def _describe(remote: RemoteStore, name: str, files: Mapping[str, RemoteFileStat
     if parsed is None:
         return None
     key = parsed[0]
-    written = files[MANIFEST].modified if MANIFEST in files else max(state.modified for state in files.values())
+    entry = _make_entry(f"{remote.url}/checkpoints/{name}", files, MANIFEST, now)
+    return replace(entry, model_id=key.model_id, revision=key.commit, layers=key.layers)
+
+
+def _describe_code(
+    remote: RemoteStore, name: str, files: Mapping[str, RemoteFileState], now: float
+) -> StoreEntry | None:
+    """Describe the code of one model at a commit; None for a directory of another name."""
+    model, _, commit = name.partition("/")
+    if not is_commit(commit):
+        return None
+    entry = _make_entry(f"{remote.url}/code/{name}", files, CODE_MANIFEST, now)
+    return replace(entry, model_id=decode_model_id(model), revision=commit, kind="code")
+
+
+def _make_entry(path: str, files: Mapping[str, RemoteFileState], manifest: str, now: float) -> StoreEntry:
+    written = files[manifest].modified if manifest in files else max(state.modified for state in files.values())
     in_use = now - written < RUN_TIMEOUT
     return StoreEntry(
-        key.model_id,
-        key.commit,
-        key.layers,
-        f"{remote.url}/checkpoints/{name}",
+        "",
+        "",
+        0,
+        path,
         sum(state.size for state in files.values()),
-        "complete" if MANIFEST in files else "partial",
+        "complete" if manifest in files else "partial",
         written,
         in_use,
         holder=HOLDER if in_use else "",

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from ci.errors import HubTestsError, InfrastructureError, RequestError
 from ci.hub.checkpoint_files import find_manifest_problems, is_safe_name, show_name
 from ci.hub.manifest import MANIFEST, MAX_MANIFEST, IncompatibleManifestError, Manifest, parse_manifest
-from ci.hub.store_paths import StorePaths, is_manifest_of
+from ci.hub.store_paths import CODE_MANIFEST, StorePaths, is_manifest_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -35,6 +35,7 @@ PIECE = 16 * 1024**2
 """Bytes of one request for a part of a file."""
 STREAMS = 4
 """Files that are copied at the same time."""
+MANIFESTS = (f"/{MANIFEST}", f"/{CODE_MANIFEST}")
 WHOLE_OR_ABSENT = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"})
 """Protocols whose files appear only when they are written to their end; with others a draft is renamed."""
 PACKAGES = {
@@ -139,9 +140,9 @@ class RemoteStore:
         with self._explain("written"):
             self._put(stored.path / MANIFEST, f"{self._root}/{StorePaths.relative_path(key)}/{MANIFEST}")
 
-    def list_files(self) -> dict[str, RemoteFileState]:
-        """List every file of the checkpoints, by its path below `checkpoints/`."""
-        root = f"{self._root}/checkpoints"
+    def list_files(self, folder: str = "checkpoints") -> dict[str, RemoteFileState]:
+        """List every file of the checkpoints, or of another folder, by its path below it."""
+        root = f"{self._root}/{folder}"
         with self._explain("listed"):
             try:
                 listed = self._files.find(root, detail=True)
@@ -164,11 +165,11 @@ class RemoteStore:
                 self._files.rm_file(path)
 
     def remove(self, address: str) -> None:
-        """Remove a checkpoint, its manifest first: what is left in part is no checkpoint."""
+        """Remove a checkpoint or code, its manifest first: what is left in part is neither."""
         path = self._root + address.removeprefix(self.url)
         with self._explain("written"):
             files = self._files.find(path)
-            for file in sorted(files, key=lambda name: not str(name).endswith(f"/{MANIFEST}")):
+            for file in sorted(files, key=lambda name: not str(name).endswith(MANIFESTS)):
                 self._files.rm_file(file)
             if self._protocol not in WHOLE_OR_ABSENT:
                 self._files.rm(path, recursive=True)

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Literal
 
 from ci.errors import HubTestsError
 from ci.hub.checkpoint_files import find_content_problems
+from ci.hub.code_files import fetch_code
+from ci.hub.code_manifest import find_code_problems
 from ci.hub.fetch import FetchRequest, fetch
-from ci.hub.inventory import check_directory, list_directories, strip_unique
+from ci.hub.inventory import check_directory, list_code, list_directories, strip_unique
 from ci.hub.manifest import RULES_VERSION
 from ci.hub.store import Store
-from ci.hub.store_paths import StorePaths, parse_checkpoint_name
+from ci.hub.store_paths import StorePaths, decode_model_id, parse_checkpoint_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,6 +47,7 @@ def repair_store(settings: Settings, *, progress: Callable[[str, Progress], None
     problems = dict(_set_damaged_aside(paths))
     waiting = [path for path in list_directories(paths.quarantine, "*") if not path.name.endswith(REPAIRED)]
     repairs = [_fetch_again(path, problems.get(path.name, ""), settings, progress) for path in waiting]
+    repairs += [_fetch_code_again(paths, path, settings) for path in list_code(paths) if find_code_problems(path)]
     stuck = [Repair("", name, "failed", problem) for name, problem in problems.items() if name.startswith("/")]
     return (*repairs, *stuck)
 
@@ -85,6 +88,16 @@ def _fetch_again(
     except HubTestsError as error:
         return Repair(key.model_id, str(path), "failed", f"{detail}; {error}")
     return Repair(key.model_id, str(_mark_repaired(path)), "repaired", detail)
+
+
+def _fetch_code_again(paths: StorePaths, path: Path, settings: Settings) -> Repair:
+    """Fetch a model's own code again; what is damaged is replaced as a whole."""
+    model_id, detail = decode_model_id(path.parent.name), find_code_problems(path)[0]
+    try:
+        fetch_code(model_id, path.name, settings)
+    except HubTestsError as error:
+        return Repair(model_id, str(path), "failed", f"{detail}; {error}")
+    return Repair(model_id, str(paths.code_path(model_id, path.name)), "repaired", detail)
 
 
 def _mark_repaired(path: Path) -> Path:

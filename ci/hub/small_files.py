@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from ci.companion_files import (
     GENERATION_CONFIG,
+    MAX_NAMED_TEMPLATES,
+    NAMED_TEMPLATES,
     OTHER_TOKENIZER_FILES,
     PROCESSOR_FILES,
     TEMPLATE_FILES,
     TOKENIZER,
     TOKENIZER_CONFIG,
 )
+from ci.hub.checkpoint_files import is_safe_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -26,8 +30,25 @@ ALWAYS = frozenset({GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG, *PROCESSOR_F
 
 
 def select_small_files(names: Iterable[str]) -> list[str]:
-    """Select the files to copy beside config.json and the tensors, but for other formats of a tokenizer."""
-    return [name for name in sorted(names) if name in ALWAYS]
+    """Select the files to copy beside config.json and the tensors, but for other formats of a tokenizer.
+
+    Of the named chat templates these are the first ones, since each is a request.
+    """
+    listed = list(names)
+    return sorted([*ALWAYS.intersection(listed), *list_named_templates(listed)[:MAX_NAMED_TEMPLATES]])
+
+
+def list_named_templates(names: Iterable[str]) -> list[str]:
+    """List, in order, the chat templates that lie in the folder for named ones, as transformers finds them."""
+    paths = (PurePosixPath(name) for name in names if is_safe_name(name))
+    return sorted(str(path) for path in paths if str(path.parent) == NAMED_TEMPLATES and path.suffix == ".jinja")
+
+
+def describe_left_out(names: Iterable[str]) -> tuple[str, ...]:
+    """Say how many named chat templates are not fetched; empty where all are."""
+    found = len(list_named_templates(names))
+    more = f"{NAMED_TEMPLATES}/ has {found} chat templates, the first {MAX_NAMED_TEMPLATES} are kept"
+    return (more,) if found > MAX_NAMED_TEMPLATES else ()
 
 
 def select_other_formats(names: Iterable[str], read_tokenizer_config: Callable[[], bytes]) -> list[str]:

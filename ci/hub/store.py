@@ -134,7 +134,7 @@ class Store:
             leases.mkdir(parents=True, exist_ok=True)
             lease.remove_expired(leases, f"{glob.escape(name)}.*", timeout=HOLD_TIMEOUT, silence=HOLD_SILENCE)
             lease.hold(leases, name)
-            os.utime(path / MANIFEST)
+            os.utime(self._paths.manifest_path(path))
             self._paths.announcement_path(path).unlink(missing_ok=True)
         except OSError:
             if prune.is_announced(self._paths, path):

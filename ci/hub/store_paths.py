@@ -11,6 +11,7 @@
     <root>/verified/<owner>--<name>@<key>.json                                hashed before, see `ci.hub.verified`
     <root>/refs/<owner>--<name>/<revision>.json                               the last known commit of a branch or tag
     <root>/auto/<owner>--<name>/<commit>-r<rules>.json                        the layers that "auto" chose
+    <root>/code/<owner>--<name>/<commit>/                                     its own code, see `ci.hub.code_files`
 
 A checkpoint appears by one rename and disappears by one rename, so it is complete or absent. Its content depends on its
 key alone: any machine may fetch it, machines may share it, and the store may be mounted read-only.
@@ -30,9 +31,11 @@ from urllib.parse import quote
 from ci.errors import RequestError
 from ci.hub import lease
 from ci.hub.config_numbers import MAX_LAYERS
-from ci.hub.manifest import RULES_VERSION, Manifest
+from ci.hub.manifest import MANIFEST, RULES_VERSION, Manifest
 from ci.hub.slices import WHOLE, Slice
 
+CODE_MANIFEST = "hub-tests-code.json"
+"""The file beside a model's own code that names each of its files."""
 FETCH_TIMEOUT = 600.0
 """Seconds without a renewed lease after which a fetch on this machine counts as dead, because it was stopped."""
 FETCH_SILENCE = 30.0
@@ -111,6 +114,11 @@ class StorePaths:
         return self.root / "verified"
 
     @property
+    def code(self) -> Path:
+        """The Python files of models that bring their own code, two levels down."""
+        return self.root / "code"
+
+    @property
     def trash(self) -> Path:
         """Directories that are being removed."""
         return self.root / "trash"
@@ -119,6 +127,19 @@ class StorePaths:
     def relative_path(key: CheckpointKey) -> str:
         """Return where a checkpoint is within any store."""
         return f"checkpoints/{encode_model_id(key.model_id)}/{key.name}"
+
+    @staticmethod
+    def relative_code_path(model_id: str, commit: str) -> str:
+        """Return where a model's own code is within any store."""
+        return f"code/{encode_model_id(model_id)}/{commit}"
+
+    def code_path(self, model_id: str, commit: str) -> Path:
+        """Return the directory of a model's own code."""
+        return self.root / self.relative_code_path(model_id, commit)
+
+    def manifest_path(self, path: Path) -> Path:
+        """Return the manifest of a checkpoint, or of a model's code: its time is that of the last use."""
+        return path / (CODE_MANIFEST if path.parent.parent == self.code else MANIFEST)
 
     def checkpoint_path(self, key: CheckpointKey) -> Path:
         """Return the directory of a complete checkpoint."""

@@ -16,11 +16,11 @@ from ci.report.night_charts import draw_margins, draw_strip
 from ci.report.nights import ModelNights, list_findings, list_models
 from ci.report.number_format import format_duration, pluralize
 from ci.report.page_parts import load_parts, make_environment, mark_safe
-from ci.report.support_matrix import MatrixCell, SupportMatrix, build_support_matrix
+from ci.report.support_matrix import ANY_DTYPE, DEEP_ONLY, MatrixCell, SupportMatrix, build_support_matrix
 from ci.report.support_matrix_markdown import LIBRARIES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from ci.models import HubModel
     from ci.report.history import Baseline
@@ -35,15 +35,20 @@ CHANGES = 12
 
 @dataclass(frozen=True)
 class MatrixRow:
-    """One model of the matrix: its cells by column.
+    """One model of the matrix: its cells by column, and over how many columns each of them reaches.
 
-    `night` is one cell of the night that most of its cells are of: those name no other one. None without a result.
+    A cell that speaks of a whole check reaches over its dtypes; those columns have None, and 0 of `spans`. A `note` is
+    in place of all cells, where none has a result and one reason holds for all. `finding` is the first sentence of
+    what failed. `night` is one cell of the night that most of its cells are of: those name no other one. None without
+    a result.
     """
 
     checkpoint_format: str
     entry: str
     cells: tuple[MatrixCell | None, ...]
+    spans: tuple[int, ...] = ()
     note: str = ""
+    finding: str = ""
     night: MatrixCell | None = None
 
 
@@ -111,22 +116,42 @@ def render_matrix(matrix: SupportMatrix, *, made: str) -> str:
 
 def make_matrix_table(matrix: SupportMatrix) -> MatrixTable:
     """Make the table: one row for each model, one column for each check, variant and dtype that any model has."""
-    known = sorted((cell for cell in matrix.cells if cell.entry), key=lambda cell: CHECKS.get(cell.check, 9))
-    names = list(dict.fromkeys(_name_check(cell) for cell in known))
-    pairs = dict.fromkeys((_name_check(cell), cell.dtype) for cell in known)
-    untested = _find_untested(known)
-    folded = {name for names_of_reason in untested.values() for name in names_of_reason}
-    columns = tuple(sorted((p for p in pairs if p[0] not in folded), key=lambda pair: names.index(pair[0])))
-    rows: dict[tuple[str, str], dict[tuple[str, str], MatrixCell]] = {}
+    rows: dict[tuple[str, str], list[MatrixCell]] = {}
     for cell in matrix.cells:
-        rows.setdefault((cell.checkpoint_format, cell.entry), {})[_name_check(cell), cell.dtype] = cell
-    return MatrixTable(columns, tuple(_make_row(*names, cells, columns) for names, cells in rows.items()), untested)
+        rows.setdefault((cell.checkpoint_format, cell.entry), []).append(cell)
+    notes = {names: note for names, cells in rows.items() if (note := _find_common_reason(cells))}
+    known = [cell for names, cells in rows.items() if names not in notes for cell in cells]
+    untested = _find_untested(known)
+    columns = _list_columns(known, {name for names in untested.values() for name in names})
+    made = (_make_row(names, cells, columns, notes.get(names, "")) for names, cells in rows.items())
+    return MatrixTable(columns, tuple(made), untested)
+
+
+def _find_common_reason(cells: Sequence[MatrixCell]) -> str:
+    """Return the reason for which none of a model's cells has a result; "" where one has, or reasons differ.
+
+    What is tested with `--deep` only says that of itself, and has no say.
+    """
+    said = {(cell.reason, cell.headline) for cell in cells if cell.reason != DEEP_ONLY or cell.state != "empty"}
+    if len(said) != 1 or any(cell.state != "empty" for cell in cells):
+        return ""
+    return ": ".join(filter(None, said.pop()))
+
+
+def _list_columns(cells: Sequence[MatrixCell], folded: Collection[str]) -> tuple[tuple[str, str], ...]:
+    """List (check and variant, dtype), ordered by check; a check without a dtype has a column only where none has."""
+    ordered = sorted(cells, key=lambda cell: CHECKS.get(cell.check, 9))
+    names = list(dict.fromkeys(map(_name_check, ordered)))
+    pairs = dict.fromkeys((_name_check(cell), cell.dtype) for cell in ordered)
+    typed = {name for name, dtype in pairs if dtype != ANY_DTYPE}
+    shown = (pair for pair in pairs if pair[0] not in folded and not (pair[1] == ANY_DTYPE and pair[0] in typed))
+    return tuple(sorted(shown, key=lambda pair: names.index(pair[0])))
 
 
 def _find_untested(cells: Sequence[MatrixCell]) -> dict[str, tuple[str, ...]]:
     """Group, by their reason, the checks that are empty for every model; a few of one reason stay columns."""
     reasons: dict[str, set[str]] = {}
-    for cell in cells:
+    for cell in cells:  # of models that have a result at all
         reasons.setdefault(_name_check(cell), set()).add(cell.reason if cell.state == "empty" else "")
     by_reason: dict[str, list[str]] = {}
     for name, said in reasons.items():
@@ -136,14 +161,20 @@ def _find_untested(cells: Sequence[MatrixCell]) -> dict[str, tuple[str, ...]]:
 
 
 def _make_row(
-    checkpoint_format: str,
-    entry: str,
-    cells: Mapping[tuple[str, str], MatrixCell],
-    columns: Sequence[tuple[str, str]],
+    names: tuple[str, str], cells: Sequence[MatrixCell], columns: Sequence[tuple[str, str]], note: str
 ) -> MatrixRow:
-    note = "" if entry else next(iter(cells.values())).reason
-    shown = tuple(cells.get(column) for column in columns)
-    return MatrixRow(checkpoint_format, entry, shown, note, _find_common_night([cell for cell in shown if cell]))
+    if note:
+        return MatrixRow(*names, (), note=note)
+    known = {(_name_check(cell), cell.dtype): cell for cell in cells}
+    shown, spans = list[MatrixCell | None](), list[int]()
+    for at, (name, dtype) in enumerate(columns):
+        whole = known.get((name, ANY_DTYPE)) if dtype != ANY_DTYPE else None
+        first = at == 0 or columns[at - 1][0] != name
+        shown.append((whole if first else None) if whole else known.get((name, dtype)))
+        spans.append((sum(one == name for one, _ in columns) if first else 0) if whole else 1)
+    failed = next((cell.headline for cell in shown if cell and cell.state == "failed" and cell.headline), "")
+    night = _find_common_night([cell for cell in shown if cell])
+    return MatrixRow(*names, tuple(shown), tuple(spans), finding=failed, night=night)
 
 
 def _find_common_night(cells: Sequence[MatrixCell]) -> MatrixCell | None:

@@ -20,7 +20,7 @@ from ci.subjects.registry import find_offer
 from ci.suite.tests import list_variant_tests
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from ci.report.history import HistoryCase, HistoryRecord
     from ci.subjects.base import Variant
@@ -44,8 +44,8 @@ class MatrixCell:
 
     `entry` is the registry's name, "" for a format without one. `variant` is `axis=name`, "" for the default. `sha` is
     the subject's commit, `date` UTC in ISO 8601, `libraries` the subject's versions, `oracle` Hugging Face's dtype and
-    version. `reason` says why the cell is empty, or how the test failed; `stale` why its result is old, "" if it is
-    not.
+    version. `reason` says why the cell is empty, or how the test failed, and `headline` in a sentence what failed, here
+    or earlier; `stale` why its result is old, "" if it is not.
     """
 
     checkpoint_format: str
@@ -66,6 +66,7 @@ class MatrixCell:
     oracle: str = ""
     reason: str = ""
     stale: str = ""
+    headline: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,8 @@ class _Row:
         )
         found = self._find_night(test)
         if found is None:
-            yield replace(empty, reason=self._explain_empty(test, variant))
+            reason, headline = self._explain_empty(test, variant)
+            yield replace(empty, reason=reason, headline=headline)
             return
         record, case = found
         margins = case.margins if check != "export" and case.margins else {ANY_DTYPE: case.used}
@@ -159,6 +161,7 @@ class _Row:
                 libraries=record.libraries,
                 oracle=record.oracle,
                 reason=_name_class(case) if failed else "",
+                headline=case.headline if failed else "",
                 stale=self._explain_stale(record, test),
             )
 
@@ -177,25 +180,22 @@ class _Row:
                     return record, case
         return None
 
-    def _explain_empty(self, test: str, variant: Variant | None) -> str:
-        """Say why no night has a result of this test; the newest night answers."""
+    def _explain_empty(self, test: str, variant: Variant | None) -> tuple[str, str]:
+        """Say why no night has a result of this test, and what failed instead; the newest night answers."""
         newest = next(iter(self._records), None)
         if newest is None:
-            return "never tested"
+            return "never tested", ""
         cases = {case.name: case for case in newest.cases}
         fetched, case = cases.get(f"{DOWNLOAD}[{self.model.name}]"), cases.get(test)
         if fetched is not None and fetched.outcome not in ("passed", "did_not_run"):
-            return _name_class(fetched)
+            return _name_class(fetched), fetched.headline
         if case is None:
-            return DEEP_ONLY if variant and variant.axis == LAYOUT_AXIS else "not tested since it is planned"
+            return DEEP_ONLY if variant and variant.axis == LAYOUT_AXIS else "not tested since it is planned", ""
         if case.outcome == "did_not_run":
-            return f"needs {variant.needs}" if variant and variant.needs else "the subject does not run it here"
+            return f"needs {variant.needs}" if variant and variant.needs else "the subject does not run it here", ""
         if case.outcome == "consequence":
-            failed = next((c for c in newest.cases if c.outcome == "failed"), None)
-            if failed is None and (refused := next((c for c in newest.cases if c.outcome == REFUSED), None)):
-                return f"{OUTCOMES[REFUSED]}: {refused.headline}" if refused.headline else OUTCOMES[REFUSED]
-            return f"an earlier test failed: {_name_class(failed)}" if failed else "an earlier test failed"
-        return _name_class(case)
+            return _describe_cause(newest.cases)
+        return _name_class(case), case.headline
 
     def _explain_stale(self, record: HistoryRecord, test: str) -> str:
         age = self.now - _parse_date(record.date)
@@ -207,6 +207,17 @@ class _Row:
             said = _name_class(case) if case and case.failure_class else "no result"
             return f"the night of {newest.date[:10]} says: {said}"
         return ""
+
+
+def _describe_cause(cases: Sequence[HistoryCase]) -> tuple[str, str]:
+    """Return why a test did not run after another one failed: the reason, and the sentence of that one."""
+    failed = next((case for case in cases if case.outcome == "failed"), None)
+    refused = next((case for case in cases if case.outcome == REFUSED), None)
+    if failed is None and refused is not None:
+        return OUTCOMES[REFUSED], refused.headline
+    if failed is None or (failed.headline and failed.failure_class in (None, "other")):
+        return "an earlier test failed", failed.headline if failed else ""
+    return f"an earlier test failed: {_name_class(failed)}", failed.headline
 
 
 def _name_class(case: HistoryCase) -> str:

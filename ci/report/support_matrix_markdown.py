@@ -34,13 +34,15 @@ def render_support_matrix(matrix: SupportMatrix) -> str:
 
 
 def _format_table(checkpoint_format: str, cells: Iterable[MatrixCell]) -> str:
-    rows = [_format_row(each) for each in cells if each.checkpoint_format == checkpoint_format]
+    own = [each for each in cells if each.checkpoint_format == checkpoint_format]
+    first = {(each.entry, each.headline): each for each in reversed(own)}  # a sentence stands where it is new
+    rows = [_format_row(each, each.headline if first[each.entry, each.headline] is each else "") for each in own]
     return f"### {code(checkpoint_format)}\n\n{HEADER}\n" + "\n".join(rows)
 
 
-def _format_row(cell: MatrixCell) -> str:
+def _format_row(cell: MatrixCell, headline: str) -> str:
     result = STATES[cell.state]
-    detail = "; ".join(filter(None, [cell.reason, f"stale: {cell.stale}" if cell.stale else ""]))
+    detail = "; ".join(filter(None, [cell.reason, headline, f"stale: {cell.stale}" if cell.stale else ""]))
     dtype = cell.dtype if cell.dtype != ANY_DTYPE else "bit for bit" if cell.check == "export" and cell.date else ""
     versions = " ".join(f"{name} {cell.libraries[name]}" for name in LIBRARIES if name in cell.libraries)
     when = link(cell.date[:10], cell.run_url) if cell.run_url else escape_text(cell.date[:10])

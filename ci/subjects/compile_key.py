@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ci.nvml import read_nvml
+from ci.subjects.image_root import find_image_root
 from ci.subjects.sandbox import interpreter_directories
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 CPU_INFO = Path("/proc/cpuinfo")
 CPU_FIELDS = ("model name", "CPU implementer", "CPU part", "flags", "Features")
+IMAGE_RECORD = "umoci.json"
+"""The file beside an unpacked image that has its digest."""
 SITE_DIRECTORIES = ("python3*/site-packages", "python3*/dist-packages")
 
 
@@ -60,10 +63,12 @@ def read_compile_target(python: Path, nvml: Nvml | None = None, cpu_info: Path =
 
 
 def hash_packages(python: Path) -> str:
-    """Hash the interpreter's path and the records of all packages that it can import."""
+    """Hash the interpreter's path and the records of all packages that it can import; of an image, its digest too."""
     records = {record for site in _find_sites(python) for record in site.glob("*-info") if record.is_dir()}
     lines = [f"{record.name} {_hash_record(record / 'RECORD')}" for record in sorted(records, key=str)]
-    return _hash(line.encode() for line in (str(python.resolve()), *lines))
+    root = find_image_root(python)
+    image = (_hash_record(root.parent / IMAGE_RECORD),) if root else ()
+    return _hash(line.encode() for line in (str(python.resolve()), *image, *lines))
 
 
 def _hash_record(path: Path) -> str:
@@ -75,10 +80,12 @@ def _hash_record(path: Path) -> str:
 
 def _find_sites(python: Path) -> set[Path]:
     """Find the directories of installed packages: the environment's, the one's below, and those that it links."""
-    seen = interpreter_directories(python)
-    libraries = [path for path in (*seen, Path("/usr/lib"), Path("/usr/local/lib")) if path.name in ("lib", "lib64")]
+    root = find_image_root(python)
+    seen = (python.absolute().parents[1] / "lib",) if root else interpreter_directories(python)
+    system = (root or Path("/")) / "usr"
+    libraries = [path for path in (*seen, system / "lib", system / "local/lib") if path.name in ("lib", "lib64")]
     installed = {site.resolve() for path in libraries for name in SITE_DIRECTORIES for site in path.glob(name)}
-    return installed | {path.resolve() for path in seen if path.name not in ("bin", "lib", "lib64")}
+    return installed | {path.resolve() for path in seen if path.is_dir() and path.name not in ("bin", "lib", "lib64")}
 
 
 def _read_processor(cpu_info: Path) -> str:

@@ -8,6 +8,7 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, distribution, version
 from typing import TYPE_CHECKING
 
+from ci.certificates import share_certificates
 from ci.errors import InfrastructureError
 from ci.judge_environment import SYSTEM_PATH, find_system_program, make_git_environment
 
@@ -71,7 +72,7 @@ def run_git(arguments: list[str], environ: Mapping[str, str], seconds: float = G
     try:
         done = subprocess.run(  # noqa: S603
             [find_system_program("git"), *GIT, *arguments],
-            env={**make_git_environment(environ), **QUIET},
+            env={**share_certificates(make_git_environment(environ)), **QUIET},
             capture_output=True,
             text=True,
             timeout=seconds,

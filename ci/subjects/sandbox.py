@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ci.errors import InfrastructureError, RequestError
 from ci.judge_environment import find_system_program
+from ci.subjects.image_root import bind_driver, find_image_root, find_setpriv, list_root_bindings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -51,7 +52,8 @@ GPU_DEVICES = ("nvidia*", "kfd", "dri")
 class SandboxPolicy:
     """What a sandboxed program may see and write, at the paths that these directories have outside.
 
-    `placed` are directories to write (outside, inside) that have another path inside.
+    `placed` are directories to write (outside, inside) that have another path inside. `root` is the root of an unpacked
+    container image, which takes the place of the machine's system.
     """
 
     readable: tuple[Path, ...] = ()
@@ -59,6 +61,7 @@ class SandboxPolicy:
     placed: tuple[tuple[Path, str], ...] = ()
     gpus: bool = True
     temporary_bytes: int = 16 * 2**30
+    root: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,7 @@ def sandbox_command(
     """
     if isolation.program is None:
         raise ValueError("no sandbox on this machine")
+    driver, environment = bind_driver(environment) if policy.root and policy.gpus else ([], environment)
     inside = {**environment, "HOME": HOME, "TMPDIR": "/tmp", "USER": "subject", "LOGNAME": "subject"}  # noqa: S108
     return [
         *(find_system_program("choom"), "-n", "1000", "--"),
@@ -154,9 +158,13 @@ def sandbox_command(
         *(("--info-fd", str(info)) if info is not None else ()),
         "--clearenv",
         *(word for name, value in inside.items() for word in ("--setenv", name, value)),
-        *_file_systems(policy),
+        *_file_systems(policy, driver),
         *("--chdir", "/", "--"),
-        *(_drop_root() if isolation.as_root else ()),
+        *(
+            _drop_root(find_setpriv(policy.root) if policy.root else find_system_program("setpriv"))
+            if isolation.as_root
+            else ()
+        ),
         *command,
     ]
 
@@ -178,11 +186,14 @@ def make_accessible(isolation: Isolation, directory: Path) -> None:
 def interpreter_directories(python: Path) -> tuple[Path, ...]:
     """List what a Python interpreter must see: its environment, the one below it, editable checkouts.
 
-    Nothing of the interpreter is run: pyvenv.cfg and the installed records say it. Of a script that starts an
-    interpreter, its directory and that interpreter's are listed.
+    An interpreter in a container image sees that image, and nothing is listed. Nothing of the interpreter is run:
+    pyvenv.cfg and the installed records say it. Of a script that starts an interpreter, its directory and that
+    interpreter's are listed.
     https://packaging.python.org/en/latest/specifications/direct-url/
     """
     program = python.absolute()
+    if find_image_root(program):
+        return ()
     if starter := _read_shebang(program):
         return tuple(dict.fromkeys((program.parent, *interpreter_directories(starter))))
     environment = program.parent.parent
@@ -190,9 +201,25 @@ def interpreter_directories(python: Path) -> tuple[Path, ...]:
     if (config := environment / "pyvenv.cfg").is_file():
         homes.append(environment)
         if home := re.search(r"^home\s*=\s*(.+?)\s*$", config.read_text(encoding="utf-8"), re.MULTILINE):
-            homes.append(Path(home.group(1)).parent)
+            homes += [prefix for prefix in (Path(home.group(1)).parent,) if _has_library(prefix)]
     parts = [home / name for home in homes if home != Path("/usr") for name in PREFIX_PARTS if (home / name).exists()]
-    return tuple(dict.fromkeys([*parts, *(source for home in homes for source in _linked_sources(home))]))
+    links = [link for link in _list_links(program) if not any(link.is_relative_to(part) for part in parts)]
+    return tuple(dict.fromkeys([*parts, *links, *(source for home in homes for source in _linked_sources(home))]))
+
+
+def _list_links(program: Path) -> list[Path]:
+    """List the links by which an environment's own link reaches its interpreter, such as one in ~/.local/bin."""
+    links: list[Path] = []
+    path = program
+    while path.is_symlink() and path not in links:
+        links.append(path)
+        path = Path(os.path.normpath(path.parent / path.readlink()))
+    return [link for link in links[1:] if not link.is_relative_to("/usr")]
+
+
+def _has_library(prefix: Path) -> bool:
+    """Return whether a directory is the prefix of a Python: ~/.local, with a link in its bin, is none."""
+    return any(prefix.glob("lib*/python3*/os.py"))
 
 
 def tool_directories(environment: Mapping[str, str]) -> tuple[Path, ...]:
@@ -255,10 +282,10 @@ def _namespaces(isolation: Isolation) -> list[str]:
     return [*words, "--unshare-user", "--uid", str(USER), "--gid", str(USER), *nested, "--cap-drop", "ALL"]
 
 
-def _drop_root() -> list[str]:
+def _drop_root(setpriv: str) -> list[str]:
     return [
         *(
-            find_system_program("setpriv"),
+            setpriv,
             "--reuid",
             str(USER),
             "--regid",
@@ -270,21 +297,29 @@ def _drop_root() -> list[str]:
     ]
 
 
-def _file_systems(policy: SandboxPolicy) -> list[str]:
+def _system(policy: SandboxPolicy) -> list[str]:
+    """Show the system's programs and libraries: the machine's, or the image's."""
+    if policy.root:
+        places = [*policy.readable, *policy.writable]
+        return [*list_root_bindings(policy.root, places), "--ro-bind-try", "/sys", "/sys"]
     words = ["--ro-bind", "/usr", "/usr", "--perms", "0755", "--dir", "/etc"]
     for path in SYSTEM_LINKS:
         if Path(path).is_symlink():
             words += ["--symlink", str(Path(path).readlink()), path]
         elif Path(path).is_dir():
             words += ["--ro-bind", path, path]
-    words += [word for path in SYSTEM_FILES for word in ("--ro-bind-try", path, path)]
-    words += ["--proc", "/proc", "--dev", "/dev"]
+    return [*words, *(word for path in SYSTEM_FILES for word in ("--ro-bind-try", path, path))]
+
+
+def _file_systems(policy: SandboxPolicy, driver: Sequence[str]) -> list[str]:
+    words = [*_system(policy), "--proc", "/proc", "--dev", "/dev"]
     for place in ("/tmp", "/dev/shm"):  # noqa: S108
         words += ["--perms", "1777", "--size", str(policy.temporary_bytes), "--tmpfs", place]
     words += ["--perms", "0777", "--dir", HOME]
     if policy.gpus:
         devices = [str(path) for pattern in GPU_DEVICES for path in sorted(Path("/dev").glob(pattern))]
         words += [word for path in devices for word in ("--dev-bind", path, path)]
+    words += driver
     placed = [word for outside, inside in policy.placed for word in ("--bind", str(outside), inside)]
     return [
         *words,
@@ -305,5 +340,6 @@ def _bindings(policy: SandboxPolicy) -> list[str]:
             if not made.intersection((parent, *(above for above in parent.parents if above in modes))):
                 words += ["--perms", "0755", "--dir", str(parent)]
                 made.add(parent)
-        words += [modes[path], str(path), str(path)]
+        is_link = path.is_symlink() and path.is_file()  # bound as a file, an interpreter finds no prefix
+        words += ["--symlink", str(path.readlink()), str(path)] if is_link else [modes[path], str(path), str(path)]
     return words

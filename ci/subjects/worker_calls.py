@@ -29,6 +29,7 @@ from ci.subjects.failure import (
     SubjectTimeoutError,
     to_one_line,
 )
+from ci.subjects.interpreter_probe import check_interpreter_starts
 from ci.subjects.worker_launch import WorkerLaunch
 from ci.subjects.worker_process import InvalidResponse, WorkerDied, WorkerProcess, WorkerTimeout
 
@@ -253,6 +254,7 @@ class WorkerCalls:
         if self._compiled:
             self._compiled.crashed = True
         printed = process.kill() if process else ""
+        check_interpreter_starts(self.launch.python, self.launch.isolation, printed)
         tail = f'; it last printed "{to_one_line(printed, 200)}"' if printed else ""
         where = f" (log: {process.log})" if process and self.launch.log else ""
         return kind(f"{self.name}: {to_one_line(reason)}{tail}{where}")

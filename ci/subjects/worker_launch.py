@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ci.errors import RequestError
 from ci.judge_environment import LARGE_PAGES
 from ci.subjects.compile_cache import INSIDE, VARIABLES, CompileCache
+from ci.subjects.image_root import find_image_root, inside_path, read_image_variables, refuse_unsandboxed
 from ci.subjects.registry import find_adapter, find_offer
 from ci.subjects.sandbox import (
     NO_SANDBOX,
@@ -36,6 +37,8 @@ INHERITED_VARIABLES = (
     *("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TRITON_INTERPRET", "FAST_LLM_SKIP_TRITON_AUTOTUNE"),
 )
 """The variables that a worker inherits. No token is among them. HOME, where files with tokens are, is its own."""
+MACHINE_VARIABLES = ("PATH", "TMPDIR", "LD_LIBRARY_PATH", "CC", "CXX", "CUDA_HOME", "CUDA_PATH")
+"""Those that name places of the machine, where a container image has others."""
 CACHE_VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 """Directories that a sandboxed worker does not see: it compiles into its own temporary directory."""
 FIXED_VARIABLES = {
@@ -83,6 +86,9 @@ class WorkerLaunch:
     def make_environment(self, home: Path) -> dict[str, str]:
         """Return all environment variables of the worker."""
         inherited = {name: self.environ[name] for name in INHERITED_VARIABLES if name in self.environ}
+        if root := find_image_root(self.python):
+            inherited = {name: value for name, value in inherited.items() if name not in MACHINE_VARIABLES}
+            inherited = {**read_image_variables(root), **inherited}
         path = os.pathsep.join(str(entry.absolute()) for entry in self.path)
         own = {**FIXED_VARIABLES, "HOME": str(home), **({"PYTHONPATH": path} if path else {})}
         return {**inherited, **self.variables, **own}
@@ -94,15 +100,17 @@ class WorkerLaunch:
         plugin = None if self.main else find_adapter(self.subject).plugin
         places = (plugin.location,) if plugin and plugin.location else ()
         words = (plugin.reference if plugin else self.subject, *arguments, *map(str, places))
-        command = [str(self.python), "-P", str(self.program), *words]
+        root = find_image_root(self.python)
+        command = [inside_path(root, self.python) if root else str(self.python), "-P", str(self.program), *words]
         if not self.isolation.applied:
+            refuse_unsandboxed(root, self.isolation.description)
             return command
         seen = (*interpreter_directories(self.python), *(entry.resolve() for entry in self.path), *self.readable)
         seen = (*seen, *(place.resolve() for place in places), *((PUBLISHED,) if plugin else ()))
-        seen = (*seen, *tool_directories(environment))
+        seen = (*seen, *(() if root else tool_directories(environment)))
         check_readable(self.isolation, seen)
         placed = ((exchange.compiled, INSIDE),) if exchange.compiled else ()
-        policy = SandboxPolicy((*seen, self.program.parents[1], exchange.inbox), (exchange.outbox,), placed)
+        policy = SandboxPolicy((*seen, self.program.parents[1], exchange.inbox), (exchange.outbox,), placed, root=root)
         inside = {name: value for name, value in environment.items() if name not in CACHE_VARIABLES}
         inside |= VARIABLES if placed else {}
         return sandbox_command(self.isolation, policy, command, inside, info=info)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ci.companion_files import list_files
 from ci.errors import RequestError, SubjectError, UnsupportedError
 from ci.records import to_dict
 from ci.subjects.base import (
@@ -106,8 +107,8 @@ class WorkerSubject(WorkerCalls):
         output = self._exchange.next_output()
         staged = replace(request, source=self._stage(request.source), target=str(output))
         result = self._call(method, to_dict(staged), ConvertResult)
-        self._take(method, output, Path(request.target))
-        written = {path.name for path in Path(request.target).iterdir()}
+        self._take(method, output, Path(request.target), tree=True)
+        written = set(list_files(Path(request.target), ("**/*",)))
         for file in result.files:
             if file not in written:
                 reason = f"it names a file that is not in {request.target}: {to_one_line(file, 100)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ci.errors import InfrastructureError
 from ci.subjects.base import UsesCompileCache
 from ci.subjects.failure import SubjectCrashError
 
@@ -28,7 +29,7 @@ class SubjectSession:
     def start(self, checkpoint: Path) -> Subject:
         """Return the subject; open it on first use. A worker starts in its sandbox at once, and imports meanwhile.
 
-        Raises SubjectCrashError where it could not be built.
+        Raises SubjectCrashError where it could not be built, InfrastructureError where its environment is not here.
         """
         from ci.subjects.worker_subject import WorkerSubject
 
@@ -60,6 +61,8 @@ class SubjectSession:
         from ci.subjects.open_subject import open_subject
 
         run, options = self._run, self._run.options
+        if options.environment_failure:
+            raise InfrastructureError(options.environment_failure)
         if options.subject_failure:
             raise SubjectCrashError(options.subject_failure)
         return self._stack.enter_context(

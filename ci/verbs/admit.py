@@ -11,6 +11,7 @@ from ci.checkpoints import check_own_code
 from ci.errors import InfrastructureError, RequestError
 from ci.github.job_outputs import verify_checkpoint, write_run_files
 from ci.hub.checkpoint_files import show_name
+from ci.hub.code_files import copy_code
 from ci.hub.read_through import copy_from_remote
 from ci.hub.remote_store import RemoteStore
 from ci.hub.store import Store
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ci.github.job_outputs import FetchOutputs
-    from ci.plan import Plan
+    from ci.models import HubModel
+    from ci.plan import Plan, PlannedEnvironment
 
 GIT_TIMEOUT = 60
 """Seconds."""
@@ -32,7 +34,8 @@ GIT_TIMEOUT = 60
 class Admission:
     """An entry that may run now: the commit that is checked out, and the files that pin `hub-tests run` to both.
 
-    `environment` and `subject` are names that hub-tests knows, or files.
+    `environment` and `subject` are names that hub-tests knows, or files. So is `code_environment`, that of the model's
+    own code, "" where it brings none.
     """
 
     entry: str
@@ -41,6 +44,7 @@ class Admission:
     checkpoints: str
     registry: str
     environment: str
+    code_environment: str = ""
 
 
 def admit_entry(
@@ -69,12 +73,33 @@ def admit_entry(
     if store_url:
         copy_planned_checkpoint(outputs, entry, store, store_url)
     checkpoint = verify_checkpoint(outputs, entry, store)
-    if run_id is not None:
-        Store(store).hold_for_run(Path(checkpoint.path), str(run_id))
-    checkpoints, registry = write_run_files(plan, entry, checkpoint, out)
+    held = [Path(checkpoint.path)]
+    if planned and planned.model.code_revision:
+        held.append(admit_code(outputs, planned.model, store, store_url))
+    for path in held if run_id is not None else ():
+        Store(store).hold_for_run(path, str(run_id))
+    code = write_description(planned.code_environment, out) if planned and planned.code_environment else ""
+    checkpoints, registry = write_run_files(plan, entry, checkpoint, out, code_environment=code)
     return Admission(
-        entry, sha, write_adapter(plan, out), str(checkpoints), str(registry), write_environment(plan, out)
+        entry,
+        sha,
+        write_adapter(plan, out),
+        str(checkpoints),
+        str(registry),
+        write_environment(plan, out, entry),
+        code,
     )
+
+
+def admit_code(outputs: FetchOutputs, model: HubModel, store: Path, store_url: str | None) -> Path:
+    """Return the directory with the Python files that a model brings, exactly as the fetch job saw them.
+
+    Raises InfrastructureError where this machine's store and the remote one have none with that digest.
+    """
+    digest = outputs.code.get(model.name)
+    if digest is None:
+        raise InfrastructureError(f"the Python files of '{model.name}': the fetch job has none in its outputs")
+    return copy_code(model.model_id, model.code_revision, store, store_url, digest).path
 
 
 def write_adapter(plan: Plan, out: Path) -> SubjectName:
@@ -87,11 +112,21 @@ def write_adapter(plan: Plan, out: Path) -> SubjectName:
     return str(path)
 
 
-def write_environment(plan: Plan, out: Path) -> str:
-    """Return the planned environment's name, or the file of the caller's description below `out`."""
-    planned = plan.environment
-    if planned is None or not planned.text:
-        return planned.name if planned else plan.request.subject
+def write_environment(plan: Plan, out: Path, entry: str = "") -> str:
+    """Return the environment in which an entry's subject is tested: its name, or the file of its description.
+
+    The registry's word for the entry goes before that of the run, and the subject's own is the last.
+    """
+    planned = plan.entry(entry)
+    own = (planned.environment if planned else None) or plan.environment
+    return write_description(own, out) if own else plan.request.subject
+
+
+def write_description(planned: PlannedEnvironment, out: Path) -> str:
+    """Return an environment's name, or the file of its description, which is written below `out`."""
+    if not planned.text:
+        return planned.name
+    out.mkdir(parents=True, exist_ok=True)
     path = out / f"{planned.name}.toml"
     path.write_text(planned.text, encoding="utf-8")
     return str(path)

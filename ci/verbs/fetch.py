@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ci.github.actions import write_outputs
@@ -13,17 +12,19 @@ from ci.hub.store import Store
 from ci.plan import matrix
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
+    from ci.hub.code_files import FetchedCode
     from ci.hub.fetch import Checkpoint
     from ci.plan import Plan
 
 
-def hold_for_run(checkpoints: Mapping[str, Checkpoint], run_id: int | None, *, store: Path) -> None:
-    """Protect fetched checkpoints from pruning until the test jobs of the run have ended."""
-    for checkpoint in checkpoints.values():
+def hold_for_run(paths: Iterable[Path], run_id: int | None, *, store: Path) -> None:
+    """Protect what was fetched from pruning until the test jobs of the run have ended."""
+    for path in paths:
         if run_id is not None:
-            Store(store).hold_for_run(Path(checkpoint.path), str(run_id))
+            Store(store).hold_for_run(path, str(run_id))
 
 
 def write_fetch_outputs(
@@ -33,15 +34,18 @@ def write_fetch_outputs(
     *,
     store: Path,
     output: Path,
+    code: Mapping[str, FetchedCode] | None = None,
 ) -> None:
     """Write the matrix of entries to test, their checkpoints, and why others are missing."""
+    moved = [checkpoint.bytes_fetched for checkpoint in checkpoints.values()]
+    moved += [one.bytes_fetched for one in (code or {}).values()]
     ready = replace(plan, entries=tuple(entry for entry in plan.entries if entry.name in checkpoints))
     write_outputs(
         output,
         {
             "matrix": json.dumps(matrix(ready)),
             "count": str(len(ready.entries)),
-            "delivery": pack_record(make_fetch_outputs(checkpoints, failures, store)),
-            "moved": str(sum(checkpoint.bytes_fetched for checkpoint in checkpoints.values())),
+            "delivery": pack_record(make_fetch_outputs(checkpoints, failures, store, code)),
+            "moved": str(sum(moved)),
         },
     )

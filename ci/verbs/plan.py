@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -16,15 +17,16 @@ from ci.github.run_request import choose_head, choose_scope, make_run_request, m
 from ci.models import REGISTRY, load_models, select_models
 from ci.plan import PlannedAdapter, PlannedEnvironment, announce_adapter, make_plan, require_models
 from ci.subjects.described import MAX_BYTES, SUFFIX
+from ci.subjects.registry import find_offer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from ci.github.client import Client
     from ci.github.context import Context
     from ci.models import HubModel
-    from ci.plan import Plan, RunRequest
+    from ci.plan import Plan, PlanEntry, RunRequest
+    from ci.subjects.registry import SubjectName
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,19 @@ def read_environment(name: str, caller: Path) -> PlannedEnvironment:
         return PlannedEnvironment(load_description(name).name)
     path = _find_callers_file(name, caller, what="environment")
     return PlannedEnvironment(load_description(str(path)).name, path.read_text(encoding="utf-8"))
+
+
+def read_entry_environments(entry: PlanEntry, subject: SubjectName, caller: Path) -> PlanEntry:
+    """Return an entry of the plan with the environments that the registry names for it.
+
+    Raises RequestError, which names the entry, for a description that is none.
+    """
+    named = (entry.model.find_environment(find_offer(subject).name), entry.model.code_environment)
+    try:
+        own, code = (read_environment(name, caller) if name else None for name in named)
+    except RequestError as error:
+        raise RequestError(f"[{entry.name}] {error}") from None
+    return replace(entry, environment=own, code_environment=code)
 
 
 def read_adapter(subject: str, caller: Path) -> PlannedAdapter | None:
@@ -82,8 +97,9 @@ def plan_event(
     registry: Path | None = None,
     environment: PlannedEnvironment | None = None,
     adapter: PlannedAdapter | None = None,
+    caller: Path = Path("caller"),
 ) -> Plan:
-    """Plan a recorded event.
+    """Plan a recorded event; `caller` is the checkout of the calling repository's default branch.
 
     GitHub is asked only for a commit that is not given in full, and whether a commit is the repository's own. A run
     that no comment announced sets the commit's status to pending.
@@ -97,7 +113,8 @@ def plan_event(
     make_plan(request, models)  # refuse a request that selects nothing before GitHub is asked for its commit
     plan = make_plan(replace(request, sha=request.sha or resolve_commit(request, context)), models)
     plan = require_models(plan, models, context.inputs.required)
-    plan = replace(plan, environment=environment, adapter=adapter)
+    entries = tuple(read_entry_environments(entry, request.subject, caller) for entry in plan.entries)
+    plan = replace(plan, environment=environment, adapter=adapter, entries=entries)
     if context.output_path:
         fill = may_fill_compile_cache(event, request)
         write_outputs(context.output_path, {**_format_outputs(plan), "fill-compile-cache": "true" if fill else ""})

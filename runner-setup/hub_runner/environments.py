@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from ci.certificates import share_certificates
 from ci.environments.base import prune_bases
 from ci.environments.description import load_description
 from ci.environments.prepare import provide_base
@@ -68,7 +69,7 @@ def _load_descriptions(config: Config, environ: Mapping[str, str]) -> list[Envir
 def clone_default_branch(address: str, target: Path, environ: Mapping[str, str]) -> None:
     """Clone the newest commit of the default branch. Raises InfrastructureError with git's last line."""
     command = ["git", "-c", "core.hooksPath=/dev/null", "clone", "--quiet", "--depth=1", "--", address, str(target)]
-    quiet = {**environ, "GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1"}
+    quiet = {**share_certificates(environ), "GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1"}
     try:
         subprocess.run(command, env=quiet, check=True, capture_output=True, text=True, timeout=GIT_SECONDS)  # noqa: S603
     except subprocess.CalledProcessError as failure:

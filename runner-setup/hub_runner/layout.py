@@ -30,6 +30,11 @@ class Layout:
         return self.root / "opt/hub-runner"
 
     @property
+    def node_modules(self) -> Path:
+        """The second engine of chat templates, a package of node."""
+        return self.program / "node/node_modules"
+
+    @property
     def data(self) -> Path:
         """The directory that survives a reboot: state, slot disks, unpacked runners."""
         return self.root / "var/lib/hub-runner"

@@ -59,7 +59,8 @@ def diagnose_slot(config: Config, slot: Slot, layout: Layout, registrar: Registr
     The registrar asks the Hub, because the supervisor has no network.
     """
     request = build_doctor_request(config, slot, layout)
-    state = probe_host(request, {"HUB_TESTS_SHARED_ENVIRONMENTS": str(layout.environments)})
+    places = {"HUB_TESTS_SHARED_ENVIRONMENTS": layout.environments, "HUB_TESTS_NODE_MODULES": layout.node_modules}
+    state = probe_host(request, {name: str(path) for name, path in places.items()})
     if not config.doctor.offline:
         hub, skew = registrar.check_hub(request.endpoint)
         request = replace(request, offline=False)

@@ -69,6 +69,7 @@ def test_the_names_are_those_that_people_use() -> None:
         "--reference-python",
         "--reference-path",
         "--environment",
+        "--only-environment",
         "--subject-source",
         "--device",
         "--layers",
@@ -92,6 +93,8 @@ def test_the_names_are_those_that_people_use() -> None:
         "--subject-logs",
         "--subject-commit",
         "--subject-failure",
+        "--model-options",
+        "--environment-failure",
         "--subject-variables",
     }
 

@@ -163,3 +163,19 @@ PLAN = BytePlan("a-model-with-a-long-name", "org/x", "vocab=4096,experts=8", 2, 
 def test_no_table_breaks_a_word(table: FittingTable, width: int) -> None:
     assert not find_broken_words(table, width)
     assert max(map(len, render_at(table, width).splitlines())) <= width
+
+
+def test_in_a_narrow_terminal_time_and_phase_stay() -> None:
+    live, console, now = make_live(40)
+    name = "test_implementation[attention-blockwise-mistral]"
+    live.show(ProgressEvent("phase", name, "convert, import"))
+    now[0] += 12
+    assert live.format_line() == "12 s  test_imp…mistral]: convert, import"
+    live.live.start()
+    live.show(ProgressEvent("ended", name, outcome="passed", seconds=12.0))
+    live.show(ProgressEvent("finished"))
+    assert isinstance(console.file, io.StringIO)
+    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\r", "\n", console.file.getvalue()).splitlines()
+    (ended,) = [line for line in lines if line.startswith("✓")]
+    assert len(ended) <= 40
+    assert ended.endswith("mistral] 12 s")

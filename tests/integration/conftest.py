@@ -25,6 +25,7 @@ from ci.devices import check_device, share_machine
 from ci.errors import HubTestsError
 from ci.evidence import Evidence, Step, to_property
 from ci.layouts import LAYOUT_AXIS
+from ci.model_options import apply_model_options
 from ci.models import HUB_TEST_CONFIGS, HubModel, load_models
 from ci.run_options import RunOptions, add_pytest_options, make_pytest_reproduction_arguments, read_pytest_options
 from ci.subjects.registry import find_offer
@@ -283,7 +284,8 @@ def pipeline(
     workdir = hub_test_cache_dir / model_config.name
     workdir.mkdir()
     fetched = fetch_results.result_of(model_config.name)
-    run = ModelRun(model_config, run_options, settings.from_environ(os.environ), workdir)
+    own = apply_model_options(run_options, model_config.name)
+    run = ModelRun(model_config, own, settings.from_environ(os.environ), workdir)
     with ModelPipeline(run, fetched) as pipeline:
         names = [
             cast("Any", item).originalname for item in request.session.items if _model_of(item) == model_config.name
@@ -340,9 +342,7 @@ def _run_or_skip(pipeline: ModelPipeline, work: Callable[[], T]) -> T:
 
 
 @pytest.fixture
-def record(
-    request: pytest.FixtureRequest, pipeline: ModelPipeline, run_options: RunOptions, record_property: Any
-) -> Any:
+def record(request: pytest.FixtureRequest, pipeline: ModelPipeline, record_property: Any) -> Any:
     """A context around a test's body, `with record() as note:`; it writes the test's Evidence.
 
     The Evidence is what `note` was given last, or the error.
@@ -355,7 +355,7 @@ def record(
     @contextmanager
     def recording(variant: str | None = None) -> Iterator[Callable[[Evidence], None]]:
         step = cast("Step", request.function.__name__)
-        kept = [replace(pipeline.start_evidence(step, variant), reproduce=_reproduction(request, run_options))]
+        kept = [replace(pipeline.start_evidence(step, variant), reproduce=_reproduction(request, pipeline.run.options))]
         try:
             check_device(pipeline.run.device)
             yield lambda evidence: kept.append(replace(evidence, reproduce=kept[0].reproduce))

@@ -60,6 +60,12 @@ def test_a_pod_has_what_a_host_has() -> None:
     assert packages - HOST_ONLY <= installed(CONTAINERFILE.read_text())
 
 
+def test_what_it_copies_is_in_the_checkout() -> None:
+    copied = re.findall(r"^COPY (.*) \S+$", CONTAINERFILE.read_text(), re.MULTILINE)
+    assert copied
+    assert all((EXAMPLE.parents[1] / name).is_file() for line in copied for name in line.split())
+
+
 def test_the_values_use_the_image_of_the_same_runner() -> None:
     cluster = load_config(EXAMPLE).kubernetes
     version = re.search(
@@ -87,6 +93,14 @@ def test_it_builds() -> None:
     builder = find_builder()
     if builder is None:
         pytest.skip("no builder of container images here")
-    command = [builder, "build", "--file", str(CONTAINERFILE), "--tag", "hub-tests-runner:test", str(EXAMPLE.parent)]
+    command = [
+        builder,
+        "build",
+        "--file",
+        str(CONTAINERFILE),
+        "--tag",
+        "hub-tests-runner:test",
+        str(EXAMPLE.parents[1]),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -154,7 +154,7 @@ def test_install_sh_brings_what_the_doctor_and_the_installation_ask_for() -> Non
     """Package names of Debian and Ubuntu; each command of TOOLS comes with one of them or is essential."""
     script = EXAMPLE.with_name("install.sh").read_text()
     packages = set(script.partition('packages="')[2].partition('"')[0].split())
-    assert {"git", "gcc", "g++", "python3-dev", "python3-venv", "bubblewrap"} <= packages
+    assert {"git", "gcc", "g++", "python3-dev", "python3-venv", "bubblewrap", "nodejs", "npm"} <= packages
     essential = {"mount", "umount", "find", "cp"}  # of mount, findutils and coreutils
     brought = {"systemctl": "systemd", "nft": "nftables", "mkfs.ext4": "e2fsprogs", "bwrap": "bubblewrap"}
     assert {brought.get(tool, tool) for tool in set(TOOLS) - essential} <= packages

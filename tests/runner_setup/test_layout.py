@@ -11,7 +11,7 @@ PATHS = tuple(name for name, value in vars(Layout).items() if isinstance(value, 
 
 def test_every_path_is_below_the_root(tmp_path: Path) -> None:
     layout = Layout(tmp_path)
-    assert len(PATHS) == 12
+    assert len(PATHS) == 13
     paths = [getattr(layout, name) for name in PATHS]
     for path in (*paths, layout.jit_config(0), layout.disk(0), layout.image(0)):
         assert path.is_relative_to(tmp_path)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+from ci.models import REGISTRY, load_models
 from ci.report.dashboard import render_pages
 from ci.report.history import Baseline, make_history_records
 from ci.report.report_files import read_report
@@ -79,13 +80,13 @@ def run(environ: Mapping[str, str]) -> int:
 
 
 def write_pages(report: Path) -> list[Path]:
-    """Write the pages of the data branch, as if this run were the only night of its history."""
+    """Write the pages of the data branch, as if this run were the only night of the registry's history."""
     results, made = read_report(report), format_now()
     records = make_history_records(results, made)
     history = Baseline({record.entry: (record,) for record in records})
-    models = [entry.model for entry in results.plan.entries]
+    models = {**load_models(REGISTRY), **{entry.name: entry.model for entry in results.plan.entries}}
     paths = []
-    for name, page in render_pages(history, models, results.plan.request.subject, made=made).items():
+    for name, page in render_pages(history, models.values(), results.plan.request.subject, made=made).items():
         (report / name).write_text(page, encoding="utf-8")
         paths.append(report / name)
     return paths

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ci.models import REGISTRY, load_models
+from ci.report.report_files import write_report
+from tests.ci.report import samples
 from tests.standin import demo
 from tests.standin.fixtures import hub
 from tests.standin.trained import ALIAS
@@ -75,3 +78,13 @@ def test_serve_prints_an_endpoint_that_works() -> None:
         assert demo.find_hub_problem(endpoint) is None
         serving.terminate()
     assert any("mistralai/Mixtral-8x7B-v0.1" in line for line in lines)
+
+
+def test_the_pages_have_the_whole_registry(tmp_path: Path) -> None:
+    write_report(samples.passing(), tmp_path)
+    assert [path.name for path in demo.write_pages(tmp_path)] == ["index.html", "matrix.html"]
+    page = (tmp_path / "matrix.html").read_text()
+    models = {model.checkpoint_format for model in load_models(REGISTRY).values()}
+    assert "mistral" in models
+    untested = [line for line in page.splitlines() if "no model of this format is in the registry" in line]
+    assert not [line for line in untested for name in models if f"<td>{name}</td>" in line]

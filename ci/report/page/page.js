@@ -5,7 +5,11 @@ for (const tools of document.querySelectorAll(".tools")) {
   const rows = () => [...table.tBodies[0].rows];
   const search = tools.querySelector("input"), count = tools.querySelector("output");
   const buttons = [...tools.querySelectorAll("button")];
-  const key = (row, at) => { const cell = row.cells[at]; return cell ? cell.dataset.key ?? cell.textContent.trim() : ""; };
+  const key = (row, at) => {
+    let end = 0;
+    const cell = [...row.cells].find(c => (end += c.colSpan) > at); // a cell may reach over several columns
+    return cell ? cell.dataset.key ?? cell.textContent.trim() : "";
+  };
   const read = row => [...row.cells].filter(c => !c.querySelector("svg")).map(c => c.textContent).join(" ").toLowerCase();
   const texts = new Map(rows().map(row => [row, read(row)])); // without the titles inside drawings
   const show = () => {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ import pytest
 from ci.bisect.probe import RunProbe, name_source, read_answer, read_missing_report
 from ci.environments.description import load_description
 from ci.errors import InfrastructureError, RequestError
+from ci.known_refusals import KnownRefusal
+from ci.models import SubjectEnvironment
 from ci.run_options import RunOptions, make_cli_arguments
 from ci.settings import Settings
 from tests.ci.bisect.history import run_git
@@ -37,6 +40,17 @@ def test_a_report_is_an_answer() -> None:
     wrong = read_answer(judge(samples.mismatch()))
     assert (wrong.answer, wrong.failed) == ("bad", (FORWARD,))
     assert "rotary embedding is wrong" in wrong.said
+
+
+def test_a_known_refusal_is_what_is_searched_for() -> None:
+    plan = samples.plan_of("smollm2")
+    known = KnownRefusal("reference", "refused in these words", "2026-11-25", "docs/findings.md")
+    entries = tuple(replace(e, model=replace(e.model, known_refusals=(known,))) for e in plan.entries)
+    fault = samples.Fault("failure", known.words, known.words, {"failure_class": "other", "diagnosis": known.words})
+    chain = samples.chain("smollm2", "test_conversion", known.words, steps=entries[0].tests[2:])
+    results = samples.make_results(replace(plan, entries=entries), {"test_conversion[smollm2]": fault, **chain})
+    assert results.verdict == "neutral"
+    assert read_answer(results).answer == "bad"
 
 
 @pytest.mark.parametrize(
@@ -84,6 +98,18 @@ def test_only_the_candidate_differs_between_two_runs(tmp_path: Path) -> None:
         assert sum(one != other for one, other in zip(chosen, usual, strict=True)) == 1
     description = load_description(str(tmp_path / "environment.toml"))
     assert description.requirements == (*load_description("fast_llm").requirements, "transformers==5.21.0")
+
+
+def test_versions_are_tried_in_the_environment_that_the_entry_names(tmp_path: Path) -> None:
+    own = (SubjectEnvironment("fast_llm", "fast_llm-gemma4"),)
+    model = replace(samples.MODELS["smollm2"], environments=own)
+    options = RunOptions("fast_llm", environment="fast_llm", subject_source="https://h/o/n")
+    probe = RunProbe(model, "transformers", options, Settings(tmp_path), {}, tmp_path, make_cli_arguments)
+    chosen = probe._choose_options("5.21.0", tmp_path)
+    assert chosen.only_environment
+    pinned = load_description(str(chosen.environment)).requirements
+    assert set(load_description("fast_llm-gemma4").requirements) < set(pinned)
+    assert "transformers==5.21.0" in pinned
 
 
 REGISTRY = '[tiny]\nmodel_id = "stand-in/llama"\ncheckpoint_format = "llama"\n'

@@ -12,6 +12,7 @@ from transformers.utils import chat_template_utils
 from ci.chat_templates import compare
 from ci.chat_templates.compare import EngineJudgement, TemplateJudgement, judge_rewritten_templates, judge_run
 from ci.chat_templates.conversations import find_roles, generate_conversations
+from ci.chat_templates.engines import find_engines
 from ci.chat_templates.jinja2_program import _render
 from ci.chat_templates.render import EngineRun, Rendering
 from ci.companion_files import CompanionDirectory
@@ -127,3 +128,26 @@ def test_each_side_gets_its_own_special_tokens(tmp_path: Path, monkeypatch: pyte
     judge_rewritten_templates(original, exported, NO_SANDBOX)
     assert asked[-1][1].tokens == {"eos_token": "</s>"}
     assert judge_rewritten_templates(original, original, NO_SANDBOX) == {}
+
+
+def test_each_named_template_is_judged_by_both_engines_wherever_it_moves(tmp_path: Path) -> None:
+    """A list of named templates in tokenizer_config.json becomes the file and the folder, as transformers writes it."""
+    missing = next((engine.absent for engine in find_engines() if engine.absent), "")
+    if missing:
+        pytest.skip(f"no second engine for chat templates: {missing}")
+    (before, same), (other, wrong) = next(iter(REWRITTEN.values())), next(iter(PLANTED.values()))
+    directories = [tmp_path / name for name in ("original", "exported")]
+    for directory in directories:
+        directory.mkdir()
+    named = [{"name": "default", "template": before}, {"name": "tool_use", "template": other}]
+    (directories[0] / "tokenizer_config.json").write_text(json.dumps({**TOKENS, "chat_template": named}))
+    (directories[1] / "tokenizer_config.json").write_text(json.dumps(TOKENS))
+    (directories[1] / "chat_template.jinja").write_text(same)
+    (directories[1] / "additional_chat_templates").mkdir()
+    (directories[1] / "additional_chat_templates" / "tool_use.jinja").write_text(wrong)
+    judged = judge_rewritten_templates(*map(CompanionDirectory, directories), NO_SANDBOX)
+    assert {name: (one.held, one.differs) for name, one in judged.items()} == {
+        "default": (True, False),
+        "tool_use": (False, True),
+    }
+    assert [one.engine.partition(" ")[0] for one in judged["default"].engines] == ["Jinja2", "@huggingface/jinja"]

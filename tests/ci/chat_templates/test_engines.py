@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ci.chat_templates import engines
-from ci.chat_templates.engines import MODULES_VARIABLE, PACKAGE, find_engines
+from ci.chat_templates.engines import MODULES_VARIABLE, PACKAGE, describe_second_engine, find_engines
 
 
 def test_jinja2_is_always_here() -> None:
@@ -30,3 +30,18 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     assert without_node.absent == "node is not installed"
     without_package = engines._find_huggingface_jinja({MODULES_VARIABLE: str(tmp_path)}, lambda _: "/usr/bin/node")
     assert without_package.absent == "`npm ci` was not run in ci/chat_templates"
+
+
+def test_the_second_engine_is_named_with_its_version_or_why_it_is_not_here(tmp_path: Path) -> None:
+    environ = {MODULES_VARIABLE: str(tmp_path)}
+    assert describe_second_engine(environ, lambda _: None) == ("", "node is not installed")
+    assert describe_second_engine(environ, lambda _: "/usr/bin/node") == (
+        "",
+        "`npm ci` was not run in ci/chat_templates",
+    )
+    package = tmp_path / PACKAGE
+    package.mkdir(parents=True)
+    for content, said in (('{"version": "0.5.11"}', (f"{PACKAGE} 0.5.11", "")), ("{}", None), ("x", None)):
+        (package / "package.json").write_text(content)
+        damaged = ("", f"{PACKAGE} is damaged: its package.json names no version")
+        assert describe_second_engine(environ, lambda _: "/usr/bin/node") == (said or damaged)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,8 @@ import pytest
 from ci.__main__ import main
 from ci.environments.base import MANIFEST, BaseManifest
 from ci.environments.description import EnvironmentDescription
-from ci.records import to_json
+from ci.errors import RequestError
+from ci.records import read_json, to_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,3 +92,37 @@ def test_build_finds_what_is_there(environment: Path, tmp_path: Path, capsys: py
     (tmp_path / "mine.toml").write_text('name = "mine"\npython = ">=3.11"\nrequirements = []\n')
     assert main(["env", "build", str(tmp_path / "mine.toml")]) == 0
     assert capsys.readouterr().out.strip() == str(environment / "bin" / "python")
+
+
+def test_what_the_verbs_did_is_said(
+    environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["env", "verify"]) == 0
+    assert f"1 in {environment.parent}: each file is as it was built" in capsys.readouterr().err
+    assert main(["env", "prune", "--days", "30", "--dry-run"]) == 0
+    assert f"would remove 1 from {environment.parent}" in capsys.readouterr().err
+    monkeypatch.setenv("HUB_TESTS_ENVIRONMENTS", str(tmp_path / "empty"))
+    assert main(["env", "ls"]) == 0
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert f"no environments in {tmp_path / 'empty'}; hub-tests env build makes one" in told.err
+
+
+def test_an_interpreter_for_what_is_there_already_is_said_to_change_nothing(
+    environment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    description = EnvironmentDescription("mine", ">=3.11", ("any",))
+    file = tmp_path / "mine.toml"
+    file.write_text('python = ">=3.11"\nrequirements = ["any"]\n')
+    manifest = read_json_manifest(environment)
+    other = environment.with_name(f"mine-{description.digest[:16]}")
+    environment.rename(other)
+    (other / MANIFEST).write_text(to_json(replace(manifest, description=description, digest=description.digest)))
+    assert main(["env", "build", str(file), "--python", "/nowhere/python"]) == 0
+    told = capsys.readouterr()
+    assert told.out.strip() == f"{other}/bin/python"
+    assert "it was there already, with Python 3.12.1: --python changed nothing" in told.err
+
+
+def read_json_manifest(environment: Path) -> BaseManifest:
+    return read_json(BaseManifest, (environment / MANIFEST).read_bytes(), what="manifest", error=RequestError)

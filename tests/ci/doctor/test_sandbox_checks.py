@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ci.chat_templates.engines import NO_NODE
 from ci.doctor import DoctorRequest, check_host, diagnose
 from ci.doctor.records import ProbeAnswer
 from tests.ci.doctor.scenes import SANDBOX, TOOLS, by_name, state
@@ -127,3 +128,19 @@ def test_what_was_not_asked_for_is_not_checked() -> None:
 def test_an_interpreter_that_uv_brings_is_enough() -> None:
     checks = by_name(check_host(state(tools=replace(TOOLS, python="", managed_python="uv's 3.12.1")), DoctorRequest()))
     assert (checks["python >= 3.12"].status, checks["python >= 3.12"].value) == ("ok", "uv's 3.12.1")
+
+
+@pytest.mark.parametrize(
+    ("absent", "fix"),
+    [
+        (NO_NODE, "apt install nodejs npm; npm ci --prefix ci/chat_templates"),
+        ("`npm ci` was not run", "npm ci --prefix"),
+    ],
+)
+def test_a_missing_second_engine_of_chat_templates_warns_and_takes_no_machine_out(absent: str, fix: str) -> None:
+    tools = replace(TOOLS, template_engine="", no_template_engine=absent)
+    check = by_name(check_host(state(tools=tools), DoctorRequest(strict=True)))["chat templates"]
+    assert (check.status, check.value) == ("warn", absent)
+    assert check.fix.startswith(fix)
+    assert "HUB_TESTS_NODE_MODULES" in check.fix
+    assert by_name(check_host(state(tools=TOOLS), DoctorRequest()))["chat templates"].status == "ok"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,10 @@ import pytest
 
 from ci.environments.base import BaseEnvironment, build_base
 from ci.environments.description import EnvironmentDescription
+from ci.environments.image import PROGRAMS, ImageInstaller
 from ci.environments.installer import PipInstaller
+from ci.subjects.sandbox import detect_isolation
+from tests.ci.environments.images import PYTHON, write_image
 from tests.ci.environments.wheels import write_index
 
 if TYPE_CHECKING:
@@ -39,7 +43,25 @@ def index_environ(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]
 def base(tmp_path_factory: pytest.TempPathFactory, index_environ: Mapping[str, str]) -> BaseEnvironment:
     """The stand-in's base environment."""
     root = tmp_path_factory.mktemp("environments")
-    for directory in (root, *root.parents):
-        if directory.is_relative_to(Path("/tmp")) and directory != Path("/tmp"):
-            directory.chmod(0o755)  # the sandbox's user enters
+    open_parents(root)
     return build_base(root, DESCRIPTION, PipInstaller(index_environ), python=sys.executable)
+
+
+@pytest.fixture(scope="session")
+def image_base(tmp_path_factory: pytest.TempPathFactory) -> BaseEnvironment:
+    """A base environment that is a container image; built where skopeo, umoci and a sandbox are."""
+    if missing := [name for name in PROGRAMS if shutil.which(name) is None]:
+        pytest.skip(f"apt-get install {' '.join(missing)}")
+    if not detect_isolation().applied:
+        pytest.skip(f"no sandbox here: {detect_isolation().description}")
+    folder = tmp_path_factory.mktemp("image")
+    open_parents(folder)
+    description = EnvironmentDescription(name="small", python=PYTHON, image=f"oci:{write_image(folder)}:small")
+    return build_base(folder / "environments", description, ImageInstaller(os.environ))
+
+
+def open_parents(folder: Path) -> None:
+    """Let the sandbox's user enter a folder of the tests."""
+    for directory in (folder, *folder.parents):
+        if directory.is_relative_to(Path("/tmp")) and directory != Path("/tmp"):
+            directory.chmod(0o755)

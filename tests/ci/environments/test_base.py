@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,3 +106,17 @@ def test_pruning_takes_what_was_not_used(tmp_path: Path) -> None:
     with use_base(old) as held:
         assert not held
     assert [environment.manifest.description.name for environment in list_bases(tmp_path)] == ["new"]
+
+
+def test_who_waits_for_another_build_says_so(base: BaseEnvironment) -> None:
+    told: list[str] = []
+    description, root = base.manifest.description, base.path.parent
+    with (root / f".{base.path.name}.lock").open("w") as lock, ThreadPoolExecutor(1) as thread:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waiting = thread.submit(build_base, root, description, NoInstaller(), progress=told.append)
+        while not told:
+            time.sleep(0.01)
+        assert not waiting.done()
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        assert waiting.result(60) == base
+    assert told == [f"waiting for the process that builds {base.path}"]

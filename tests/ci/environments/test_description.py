@@ -58,6 +58,8 @@ def test_the_digest_is_of_the_content(tmp_path: Path) -> None:
         (GOOD + '[environment]\n"A=B" = "x"\n', "environment: 'A=B': expected NAME"),
         (GOOD + '[environment]\nA = "x\\u0001"\n', "environment: 'A': expected NAME"),
         ("name = ", "not TOML"),
+        (GOOD.replace('">=3.', '"whatever >=3.'), "python 'whatever .*expected versions, like >=3.12"),
+        (GOOD.replace('"numpy"', '"numpy >> 3"'), "requirements: 'numpy >> 3': expected a package, like torch"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, said: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 from ci.environments.source import fetch_source, is_git_address, pin_address, split_address
 from ci.errors import InfrastructureError, RequestError
 from ci.subjects.provenance import read_commit
+from tests.intercepting_proxy import InterceptingProxy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,3 +100,25 @@ def test_an_address_is_named_at_the_commit_that_was_fetched() -> None:
     for other in (None, f"{commit}-dirty", "main"):
         assert pin_address("https://host/owner/name@main", other) == "https://host/owner/name@main"
     assert pin_address("./checkout", commit) == "./checkout"
+
+
+def test_a_server_behind_a_proxy_with_a_private_authority_is_cloned(origin: Path, tmp_path: Path) -> None:
+    """Git's plain protocol: https://git-scm.com/docs/http-protocol, "Dumb clients"."""
+    git(origin, "update-server-info")
+    folder = origin / ".git"
+
+    def answer(_host: str, path: str) -> tuple[int, dict[str, str], bytes]:
+        file = folder / path.removeprefix("/owner/name/")
+        return (200, {}, file.read_bytes()) if file.is_file() else (404, {}, b"")
+
+    address = "https://ghe.example/owner/name"
+    with InterceptingProxy(tmp_path, ("ghe.example",), answer) as proxy:
+        fetched = fetch_source(address, tmp_path / "new", proxy.trusting)
+        assert (fetched.path / "file").read_text() == "two"
+        asked = len(proxy.asked)
+        with pytest.raises(InfrastructureError, match="certificate"):
+            fetch_source(address, tmp_path / "untrusted", proxy.environ)
+        around = {**proxy.trusting, "NO_PROXY": "ghe.example", "no_proxy": "ghe.example"}
+        with pytest.raises(InfrastructureError, match="resolve"):
+            fetch_source(address, tmp_path / "around", around)
+        assert len(proxy.asked) == asked

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from ci.chat_templates.compare import EngineJudgement, TemplateJudgement
 from ci.equivalence import companions
-from ci.equivalence.companions import MAX_KEYS, MAX_ROWS, compare_companions, count_companions
+from ci.equivalence.companion_keys import MAX_KEYS
+from ci.equivalence.companions import MAX_ROWS, compare_companions, count_companions
 from ci.equivalence.round_trip import KeyChange
 from ci.subjects.sandbox import NO_SANDBOX
 
@@ -316,12 +317,44 @@ def test_a_template_that_two_engines_hold_is_permitted(
 
 def test_a_moved_template_is_kept(original: Path, tmp_path: Path) -> None:
     exported = shutil.copytree(original, tmp_path / "exported")
+    (original / "chat_template.jinja").unlink()
+    for directory in (original, exported):
+        write(directory, "chat_template.json", {"chat_template": "{{ old }}"})
+    (original / "chat_template.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
+    (exported / "chat_template.json").unlink()
+    rows, findings = compare(original, exported)
+    first, second = (row for row in rows if row.part == "chat template")
+    assert (first.name, first.fate, first.judgement) == ("default", "added", "permitted")
+    assert (second.name, second.fate) == ("default of the processor", "kept")
+    assert second.reason == "it moved from chat_template.json to chat_template.jinja"
+    assert findings == ()
+
+
+def test_a_template_that_moves_where_no_tokenizer_looks_is_lost(original: Path, tmp_path: Path) -> None:
+    exported = shutil.copytree(original, tmp_path / "exported")
     (exported / "chat_template.jinja").unlink()
     write(exported, "chat_template.json", {"chat_template": "{{ messages }}"})
     rows, findings = compare(original, exported)
-    (row,) = (row for row in rows if row.part == "chat template")
-    assert (row.fate, row.reason) == ("kept", "it moved from chat_template.jinja to chat_template.json")
-    assert findings == ()
+    shown = {row.name: (row.fate, row.judgement) for row in rows if row.part == "chat template"}
+    assert shown == {"default": ("dropped", "finding"), "default of the processor": ("kept", "equal")}
+    assert findings == ("export: the chat template not exported",)
+
+
+NAMED = ("additional_chat_templates/tool_use.jinja", "additional_chat_templates/rag.jinja")
+
+
+def test_each_named_template_has_a_row(original: Path, tmp_path: Path) -> None:
+    (original / NAMED[0]).parent.mkdir()
+    for name in NAMED:
+        (original / name).write_text("{{ messages }}")
+    exported = shutil.copytree(original, tmp_path / "exported")
+    assert compare(original, exported)[1] == ()
+    (exported / NAMED[0]).unlink()
+    (exported / NAMED[1]).write_text("{{ other }}")
+    rows, findings = compare(original, exported)
+    shown = {row.name: (row.fate, row.judgement) for row in rows if row.part == "chat template"}
+    assert shown == {"tool_use": ("dropped", "finding"), "rag": ("changed", "finding"), "default": ("kept", "equal")}
+    assert findings == ("export: the chat template rag changed", "export: the chat template tool_use not exported")
 
 
 def nest(depth: int) -> str:

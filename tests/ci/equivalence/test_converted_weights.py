@@ -6,6 +6,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from ci.equivalence.converted_weights import find_wrong_tensors
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from benchmarks.mutation.experiment import Experiment
 
 Weights = dict[str, Any]
+QUERY = "decoder.0.mixer.query.weight/weights"
+HOLDS_NOT = "decoder.0.mixer.query.weight does not hold model.layers.0.self_attn.q_proj.weight"
 
 
 def changed(experiment: Experiment, target: Path, change: Callable[[Weights], object]) -> Path:
@@ -54,6 +57,20 @@ def drop_rows(weights: Weights) -> None:
             "decoder.0.mixer.query.weight does not hold model.layers.0.self_attn.q_proj.weight (rows in another order)",
         ),
         (
+            lambda w: w.update(
+                {QUERY: (w[QUERY] / w[QUERY].abs().max() * 448).to(torch.float8_e4m3fn).to(w[QUERY].dtype)}
+            ),
+            f"{HOLDS_NOT} (numbers of float8: codes that were cast, without their scales)",
+        ),
+        (
+            lambda w: w[QUERY].copy_((w[QUERY] / w[QUERY].abs().max() * 127).round()),
+            f"{HOLDS_NOT} (whole numbers of a byte: codes that were cast, without their scales)",
+        ),
+        (
+            lambda w: w[QUERY].fill_(1),
+            HOLDS_NOT,
+        ),
+        (
             lambda w: w["head.final_norm.weight/weights"].mul_(1.001),
             "head.final_norm.weight does not hold model.norm.weight (rounded)",
         ),
@@ -69,6 +86,7 @@ def test_a_wrong_tensor_is_named(
 ) -> None:
     (problem,) = find_wrong_tensors(dense.source, changed(dense, tmp_path / "wrong", change)) or []
     assert problem.startswith(message)
+    assert ("codes" in problem) == ("codes" in message)
 
 
 def test_an_unknown_layout_gives_no_answer(dense: Experiment, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ci.equivalence.export_files import compare_export_files
+from ci.equivalence.export_files import compare_export_files, read_stop_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,3 +113,53 @@ def test_what_the_original_does_not_have_is_not_missed(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text("{}")
     assert compare_export_files(tmp_path / "original", tmp_path / "exported") == ()
+
+
+SEEN: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
+    "the text's own length": (
+        {"text_config": {"max_position_embeddings": 131072}},
+        {"text_config": {"max_position_embeddings": 2048}},
+        ["export: text_config.max_position_embeddings of config.json changed: 2048, it was 131072"],
+    ),
+    "the ids of the whole, where the text says others": (
+        {"eos_token_id": 257},
+        {"text_config": {"eos_token_id": 2}},
+        [
+            "export: stop ids changed: generation stops at 2, it stopped at 257",
+            "export: eos_token_id of config.json not exported: it was 257",
+        ],
+    ),
+    "the text's ids": (
+        {"text_config": {"eos_token_id": 2}},
+        {"text_config": {"eos_token_id": 2}},
+        [],
+    ),
+    "a section that is none": (
+        {"text_config": {"eos_token_id": 2}},
+        {"text_config": 7},
+        [
+            "export: stop ids not exported: generation never stops, it stopped at 2",
+            "export: text_config.eos_token_id of config.json not exported: it was 2",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SEEN)
+def test_the_text_part_of_a_model_that_sees_is_read_too(case: str, tmp_path: Path) -> None:
+    before, after, expected = SEEN[case]
+    for name, config in (("original", before), ("exported", after)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    assert [str(one) for one in compare_export_files(tmp_path / "original", tmp_path / "exported")] == expected
+
+
+@pytest.mark.parametrize(
+    "config", [config for _, config, _ in SEEN.values() if isinstance(config["text_config"], dict)]
+)
+def test_stop_ids_are_those_that_transformers_takes(config: dict[str, Any], tmp_path: Path) -> None:
+    from transformers import GenerationConfig
+
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    theirs = GenerationConfig.from_model_config(config).eos_token_id
+    assert read_stop_ids(tmp_path) == (frozenset() if theirs is None else {theirs})

@@ -123,6 +123,50 @@ def changed_shard(directory: Path) -> tuple[Path, dict[str, torch.Tensor]]:
     return shard, load_file(shard)
 
 
+PLAIN, OTHER_BASE = {"rope_type": "default", "rope_theta": 1e4}, {"rope_type": "default", "rope_theta": 5e5}
+YARN = {**PLAIN, "rope_type": "yarn", "factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "kinds"),
+    [
+        ({"rope_theta": 1e4}, {"rope_theta": 1e4, "rope_parameters": PLAIN}, {"metadata"}),
+        ({"rope_theta": 1e4, "rope_parameters": PLAIN}, {"rope_theta": 1e4}, {"metadata"}),
+        ({"rope_theta": 1e4}, {"rope_theta": 1e4, "rope_parameters": OTHER_BASE}, {"semantic"}),
+        ({"rope_theta": 1e4}, {"rope_parameters": PLAIN}, {"semantic"}),
+        ({"rope_theta": 1e4}, {"rope_theta": 1e4, "rope_parameters": YARN}, {"semantic"}),
+        (
+            {"rope_theta": 1e4, "rope_scaling": YARN},
+            {"rope_theta": 1e4, "rope_parameters": PLAIN},
+            {"semantic", "metadata"},
+        ),
+        ({"rope_theta": 1e4}, {"rope_theta": 1e4, "rope_parameters": {"full_attention": PLAIN}}, {"semantic"}),
+    ],
+)
+def test_a_rope_section_more_that_repeats_the_base_is_metadata(
+    before: dict[str, Any], after: dict[str, Any], kinds: set[str]
+) -> None:
+    """Dream's class of transformers 4.57 knows no `rope_parameters`, which an export wrote beside `rope_theta`."""
+    assert {change.kind for change in compare_configs(before, after)} == kinds
+
+
+def test_each_key_of_a_part_is_classified_by_itself() -> None:
+    text = {"model_type": "mistral", "rms_norm_eps": 1e-5, "bos_token_id": 1, "max_position_embeddings": 512}
+    after = {"model_type": "llama", "rms_norm_eps": 1e-5, "bos_token_id": 2, "max_position_embeddings": 2048}
+    changes = compare_configs({"text_config": text}, {"text_config": after})
+    assert {change.key: change.kind for change in changes} == {
+        "text_config.bos_token_id": "metadata",
+        "text_config.max_position_embeddings": "metadata",
+        "text_config.model_type": "semantic",
+    }
+    (whole,) = compare_configs({"vision_config": {"image_size": 4}}, {"vision_config": None})
+    assert (whole.key, whole.kind) == ("vision_config", "semantic"), "a part that is gone is one change"
+    tower = {"encoder": {"block": {"mixer": {"rotary": {"max_image_size": 64}}}}}
+    other = {"encoder": {"block": {"mixer": {"rotary": {"max_image_size": 1024}}}}}
+    (leaf,) = compare_configs({"vision_encoder": tower}, {"vision_encoder": other})
+    assert str(leaf) == "vision_encoder.encoder.block.mixer.rotary.max_image_size (semantic): 64 became 1024"
+
+
 def test_one_changed_bit_is_found(tmp_path: Path) -> None:
     exported = copy(tmp_path)
     shard, tensors = changed_shard(exported)

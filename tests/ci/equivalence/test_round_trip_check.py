@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from safetensors.torch import load_file, save_file
 
+from ci.equivalence.companion_keys import UNRESOLVED
 from ci.subjects.base import DType, ExportRequest
 from ci.subjects.reference.subject import ReferenceSubject
 
@@ -74,3 +75,11 @@ def test_an_export_that_does_not_load_is_a_finding(dense: Experiment) -> None:
     verdict = dense.judge(ReferenceSubject(), dense.converted).check_round_trip(str(target))
     assert not verdict.passed
     assert "refuses" in verdict.diagnosis
+    rows = {(row.part, row.name): row for row in verdict.companions}
+    kept = {name for (part, name), row in rows.items() if part == "generation_config.json" and row.fate == "kept"}
+    assert kept == set(json.loads((target / "generation_config.json").read_text())), "told all the same"
+    assert rows["config.json", "hidden_act"].reason == UNRESOLVED
+    assert any("hidden_act" in warning for warning in verdict.warnings)
+    next(target.glob("*.safetensors")).write_bytes(b"x")
+    damaged = dense.judge(ReferenceSubject(), dense.converted).check_round_trip(str(target))
+    assert (damaged.passed, damaged.diagnosis) == (False, verdict.diagnosis)

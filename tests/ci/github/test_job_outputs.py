@@ -30,7 +30,8 @@ from ci.github.job_outputs import (
     write_run_files,
 )
 from ci.hub.fetch import Checkpoint, FetchRequest, fetch
-from ci.models import HubModel, TestParams, load_models
+from ci.known_refusals import KnownRefusal
+from ci.models import HubModel, SubjectEnvironment, TestParams, load_models
 from ci.plan import Plan, RunRequest, make_plan
 from ci.settings import Settings
 from tests.standin.server import HubServer
@@ -147,8 +148,16 @@ def test_a_registry_entry_survives_the_way_through_toml(tmp_path: Path) -> None:
         groups=('a"b',),
         gated=True,
         test_params=TestParams(3, 9, 1.5),
+        known_refusals=(
+            KnownRefusal("fast_llm", "the '>' of \"it\" \\ is refused", "2026-11-25", "https://example.com/x"),
+        ),
+        environments=(SubjectEnvironment("fast_llm", "fast_llm-gemma4"),),
+        trust_remote_code=True,
+        code_environment="theirs.toml",
+        code_path="x",
     )
     made = make_plan(RunRequest(models=("odd",)), {"odd": odd})
     point = Checkpoint("org/m", "1" * 40, 5, "/x", "hit", 0, 0, 0, 0.0, "0" * 64, 9)
-    _, registry = write_run_files(made, "odd", point, tmp_path)
-    assert load_models(registry) == {"odd": replace(odd, revision="1" * 40, num_layers_to_keep=5)}
+    _, registry = write_run_files(made, "odd", point, tmp_path, code_environment=str(tmp_path / "theirs.toml"))
+    same = replace(odd, revision="1" * 40, num_layers_to_keep=5, environments=())  # `run` is told which one
+    assert load_models(registry) == {"odd": replace(same, code_environment=str(tmp_path / "theirs.toml"))}

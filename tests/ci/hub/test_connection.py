@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +16,7 @@ from ci.hub.connection import HubConnection, parse_origin
 from ci.hub.responses import OddAnswerError, SlowError
 from ci.settings import NetworkLimits
 from tests.ci.hub.samples import MODEL
+from tests.intercepting_proxy import InterceptingProxy
 from tests.standin.wire import Fault
 
 if TYPE_CHECKING:
@@ -81,3 +85,35 @@ def test_nothing_is_sent_or_awaited_after_the_deadline(hub: HubServer, settings:
 def test_origins() -> None:
     assert parse_origin("https://Hub.co/x") == parse_origin("https://hub.co:443/")
     assert parse_origin("http://hub.co/") != parse_origin("https://hub.co/")
+
+
+ASK = """
+import sys
+from ci.errors import HubTestsError
+from ci.hub.connection import HubConnection
+from ci.settings import from_environ
+import os
+settings = from_environ(os.environ)
+try:
+    with HubConnection(settings).open(settings.endpoint + "/model/resolve/main/config.json", {}) as response:
+        print(response.status_code)
+except Exception as error:
+    print(type(error).__name__, "CERTIFICATE_VERIFY_FAILED" in str(error))
+"""
+"""A process of its own: huggingface_hub keeps one session with the proxy and the authorities of its first request."""
+
+
+def test_a_hub_behind_a_proxy_with_a_private_authority_is_reached(tmp_path: Path) -> None:
+    def ask(environ: dict[str, str]) -> str:
+        words = [sys.executable, "-c", ASK]
+        every = {**environ, "HF_ENDPOINT": "https://hub.example"}
+        return subprocess.run(
+            words, env=every, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    with InterceptingProxy(tmp_path, ("hub.example",), lambda _host, _path: (200, {}, b"{}")) as proxy:
+        assert ask(proxy.trusting) == "200"
+        assert proxy.asked == ["hub.example/model/resolve/main/config.json"]
+        assert ask(proxy.environ).endswith("True")
+        assert ask({**proxy.trusting, "NO_PROXY": "hub.example", "no_proxy": "hub.example"}).endswith("False")
+        assert len(proxy.asked) == 1

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ci.companion_files import MAX_NAMED_TEMPLATES
 from ci.errors import InfrastructureError
+from ci.hub.checkpoint_files import find_content_problems
 from ci.hub.fetch import FetchRequest, fetch
+from ci.hub.manifest import read_manifest
 from ci.hub.prune import PruneRequest
 from ci.hub.store import Store
 from ci.records import to_json
@@ -150,6 +153,33 @@ def test_a_companion_is_asked_for_only_where_the_store_has_it_not(
     hub.catalog.lists_digests = False
     hub.add(MODEL, add_companions(tmp_path / "four", 4))
     assert fetch(replace(REQUEST, layers=1), settings).requests <= 2 + 3 + 4 + detour, "without digests in the list"
+
+
+def test_named_chat_templates_are_fetched_verified_and_known(
+    hub: HubServer, settings: Settings, tmp_path: Path
+) -> None:
+    repository = add_companions(tmp_path / "one", 1)
+    names = [f"additional_chat_templates/{number:02}.jinja" for number in range(MAX_NAMED_TEMPLATES + 2)]
+    (repository / "additional_chat_templates").mkdir()
+    for name in names:
+        (repository / name).write_text(f"{{{{ {name} }}}}")
+    hub.add(MODEL, repository)
+    first = fetch(replace(REQUEST, layers=1), settings)
+    assert first.requests == 2 + 3 + 4 + MAX_NAMED_TEMPLATES, "one for each template, up to a number"
+    assert [str(note) for note in first.notes] == [
+        f"additional_chat_templates/ has {len(names)} chat templates, the first {MAX_NAMED_TEMPLATES} are kept"
+    ]
+    kept = sorted(path.relative_to(first.path).as_posix() for path in Path(first.path).rglob("*/*.jinja"))
+    assert kept == names[:MAX_NAMED_TEMPLATES]
+    assert (Path(first.path) / names[3]).read_bytes() == (repository / names[3]).read_bytes()
+    manifest, _ = read_manifest(Path(first.path))
+    assert find_content_problems(Path(first.path), manifest) == []
+    assert set(kept) < set(manifest.files)
+    (Path(first.path) / names[0]).chmod(0o644)
+    (Path(first.path) / names[0]).write_text("{{ other }}")
+    assert find_content_problems(Path(first.path), manifest), "a changed template is seen"
+    (Path(first.path) / names[0]).write_bytes((repository / names[0]).read_bytes())
+    assert fetch(replace(REQUEST, layers=2), settings).requests == 3 + 3, "the store has them for other layers"
 
 
 @pytest.mark.parametrize("detour", [False, True])

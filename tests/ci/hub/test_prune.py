@@ -14,8 +14,9 @@ from ci.errors import HubTestsError, InfrastructureError
 from ci.hub import lease
 from ci.hub.journal import JOURNAL
 from ci.hub.prune import STALE_AFTER, PruneRequest
-from ci.hub.store_paths import StorePaths
+from ci.hub.store_paths import CODE_MANIFEST, StorePaths
 from tests.ci.hub.checkpoints import KEY, add, leave_parts
+from tests.ci.hub.test_code_manifest import COMMIT, store_code
 
 if TYPE_CHECKING:
     from ci.hub.store import Store
@@ -175,3 +176,33 @@ def test_a_pruner_that_was_killed_leaves_nothing_for_ever(store: Store) -> None:
     path.rename(store.root / "trash" / "half")
     store.prune(PruneRequest(max_bytes=0))
     assert [list((store.root / name).iterdir()) for name in ("trash", "leaving", "leases")] == [[], [], []]
+
+
+def test_code_that_models_bring_goes_like_a_checkpoint(store: Store) -> None:
+    """By size and by age, with its leases, its announcements, and what a killed fetch left."""
+    path = store_code(store.root, a="X = 1\n")
+    manifest = path / CODE_MANIFEST
+    left = path.parent / f".{COMMIT}.abcd"
+    left.mkdir()
+    checkpoint = add(store, used=10)
+    (code,) = [entry for entry in store.list_entries() if entry.kind == "code"]
+    assert (code.model_id, code.revision, code.state) == ("owner/model", COMMIT, "complete")
+    os.utime(manifest, (time.time() - 99,) * 2)
+    os.utime(left, (time.time() - STALE_AFTER - 9,) * 2)
+    store.mark_in_use(path)
+    assert time.time() - manifest.stat().st_mtime < 50, "a use is recorded"
+    assert [entry.state for entry in store.prune(PruneRequest(max_age=0.0)) if entry.kind == "code"] == ["complete"]
+    assert (path.exists(), left.exists(), checkpoint.exists()) == (True, False, False)
+    lease.release_all()
+    os.utime(manifest, (time.time() - 99,) * 2)
+    assert [entry.state for entry in store.prune(PruneRequest(max_age=50.0, grace=9.0))] == ["leaving"]
+    assert (store.root / "leaving" / f"owner--model@{COMMIT}.json").exists(), "an announcement stays with its code"
+    assert [entry.state for entry in store.prune(PruneRequest(max_age=50.0))] == ["removed"]
+    assert not path.exists()
+
+
+def test_damaged_code_is_named_and_pruned_first(store: Store) -> None:
+    path = store_code(store.root, a="X = 1\n")
+    (path / "a.py").write_text("X = 2\n")
+    (entry,) = store.verify()
+    assert (entry.state, entry.problems) == ("damaged", ("a.py has other content than the manifest says",))

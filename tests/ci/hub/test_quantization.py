@@ -7,6 +7,7 @@ import pytest
 from ci.errors import QuantizedError
 from ci.hub.fetch import FetchRequest, fetch
 from ci.hub.quantization import check_quantization
+from tests.ci.hub.quantization_settings import MORE, PUBLISHED
 from tests.ci.hub.samples import CONFIG, MODEL, make_repository, model_shapes
 
 if TYPE_CHECKING:
@@ -40,48 +41,14 @@ def test_a_config_that_describes_codes_is_refused(config: dict[str, Any], says: 
 
 
 LAYER = "model.layers.0.mlp.up_proj."
-MODELOPT = {"quant_method": "modelopt", "quant_algo": "NVFP4", "kv_cache_scheme": {"num_bits": 8}}
-COMPRESSED = {"quant_method": "compressed-tensors", "format": "pack-quantized"}
-SCHEMES: dict[str, tuple[dict[str, Any], str, dict[str, str], str]] = {
-    "FP8, block scales": (
-        {**FP8, "fmt": "e4m3"},
-        r"fp8, e4m3, blocks of \[128, 128\]",
-        {"weight": "F8_E4M3", "weight_scale_inv": "F32"},
-        "FP8 with block scales",
-    ),
-    "FP8, one scale": (
-        {"quant_method": "fp8", "activation_scheme": "static"},
-        "quantization_config: fp8",
-        {"weight": "F8_E4M3", "weight_scale": "F32", "input_scale": "F32"},
-        "FP8 or BitNet: ",
-    ),
-    "FP8, a scale a row": (
-        {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0},
-        "fbgemm_fp8",
-        {"weight": "F8_E4M3", "weight_scale": "F32"},
-        "FP8 or BitNet: ",
-    ),
-    "MXFP4": (
-        {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]},
-        "quantization_config: mxfp4",
-        {"experts.gate_up_proj_blocks": "U8", "experts.gate_up_proj_scales": "U8"},
-        "MXFP4",
-    ),
-    "GPTQ": (
-        {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False},
-        "gptq, 4 bits, blocks of 128",
-        {"qweight": "I32", "qzeros": "I32", "scales": "F16", "g_idx": "I32"},
-        "AWQ or GPTQ",
-    ),
-    "AWQ": (
-        {"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm", "zero_point": True},
-        "awq, 4 bits, blocks of 128",
-        {"qweight": "I32", "qzeros": "I32", "scales": "F16"},
-        "AWQ or GPTQ",
-    ),
+SCHEMES: dict[str, tuple[dict[str, str], str]] = {
+    "FP8, block scales": ({"weight": "F8_E4M3", "weight_scale_inv": "F32"}, "FP8 with block scales"),
+    "FP8, one scale": ({"weight": "F8_E4M3", "weight_scale": "F32", "input_scale": "F32"}, "FP8 or BitNet: "),
+    "FP8, a scale a row": ({"weight": "F8_E4M3", "weight_scale": "F32"}, "FP8 or BitNet: "),
+    "MXFP4": ({"experts.gate_up_proj_blocks": "U8", "experts.gate_up_proj_scales": "U8"}, "MXFP4"),
+    "GPTQ": ({"qweight": "I32", "qzeros": "I32", "scales": "F16", "g_idx": "I32"}, "AWQ or GPTQ"),
+    "AWQ": ({"qweight": "I32", "qzeros": "I32", "scales": "F16"}, "AWQ or GPTQ"),
     "bitsandbytes, 4 bits": (
-        {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
-        "bitsandbytes, 4 bits",
         {
             "weight": "U8",
             "weight.absmax": "F32",
@@ -90,47 +57,31 @@ SCHEMES: dict[str, tuple[dict[str, Any], str, dict[str, str], str]] = {
         },
         "bitsandbytes",
     ),
-    "bitsandbytes, 8 bits": (
-        {"quant_method": "bitsandbytes", "load_in_8bit": True},
-        "bitsandbytes, 8 bits",
-        {"weight": "I8", "SCB": "F32", "weight_format": "U8"},
-        "bitsandbytes",
-    ),
+    "bitsandbytes, 8 bits": ({"weight": "I8", "SCB": "F32", "weight_format": "U8"}, "bitsandbytes"),
     "compressed-tensors, packed": (
-        COMPRESSED,
-        "compressed-tensors, pack-quantized",
         {"weight_packed": "I32", "weight_scale": "BF16", "weight_shape": "I64"},
         "compressed-tensors",
     ),
-    "compressed-tensors, FP8": (
-        {**COMPRESSED, "format": "float-quantized"},
-        "compressed-tensors, float-quantized",
-        {"weight": "F8_E4M3", "weight_scale": "BF16"},
-        "FP8 or BitNet: ",
-    ),
+    "compressed-tensors, FP8": ({"weight": "F8_E4M3", "weight_scale": "BF16"}, "FP8 or BitNet: "),
     "NVFP4 of modelopt": (
-        MODELOPT,
-        "modelopt, NVFP4",
         {"weight": "U8", "weight_scale": "F8_E4M3", "weight_scale_2": "F32", "input_scale": "F32"},
         "NVFP4",
     ),
     "NVFP4 of compressed-tensors": (
-        {**COMPRESSED, "format": "nvfp4-pack-quantized"},
-        "compressed-tensors, nvfp4-pack-quantized",
         {"weight_packed": "U8", "weight_scale": "F8_E4M3", "weight_global_scale": "F32"},
         "NVFP4",
     ),
-    "HQQ": ({"quant_method": "hqq"}, "hqq", {"W_q": "U8", "scale": "F16", "zero": "F16"}, "unknown scheme"),
-    "AQLM": ({"quant_method": "aqlm"}, "aqlm", {"codes": "I8", "codebooks": "F16", "scales": "F16"}, "unknown scheme"),
-    "BitNet": ({"quant_method": "bitnet"}, "bitnet", {"weight": "U8", "weight_scale": "BF16"}, "FP8 or BitNet: "),
-    "Quanto": ({"quant_method": "quanto"}, "quanto", {"weight._data": "I8", "weight._scale": "BF16"}, "unknown scheme"),
+    "HQQ": ({"W_q": "U8", "scale": "F16", "zero": "F16"}, "unknown scheme"),
+    "AQLM": ({"codes": "I8", "codebooks": "F16", "scales": "F16"}, "unknown scheme"),
+    "BitNet": ({"weight": "U8", "weight_scale": "BF16"}, "FP8 or BitNet: "),
+    "Quanto": ({"weight._data": "I8", "weight._scale": "BF16"}, "unknown scheme"),
 }
-"""Each scheme as it is published: its settings, how they are told, the tensors of one linear layer, and their name."""
+"""The tensors of one linear layer as each scheme publishes them, and what they are called."""
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", [*PUBLISHED, *MORE])
 def test_each_scheme_is_refused_by_name_from_its_config(scheme: str) -> None:
-    settings, told, _, _ = SCHEMES[scheme]
+    settings, told = {**PUBLISHED, **MORE}[scheme]
     for config in ({"quantization_config": settings}, {"text_config": {"quantization_config": settings}}):
         with pytest.raises(QuantizedError, match=told):
             check_quantization({**CONFIG, **config}, {}, what="o/n")
@@ -139,10 +90,24 @@ def test_each_scheme_is_refused_by_name_from_its_config(scheme: str) -> None:
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_each_scheme_is_refused_from_its_tensors_alone(scheme: str) -> None:
     """Some repositories lost the settings, or have them in a file of their own (hf_quant_config.json of modelopt)."""
-    _, _, tensors, told = SCHEMES[scheme]
+    tensors, told = SCHEMES[scheme]
     named = {"model.norm.weight": "BF16", **{f"{LAYER}{name}": dtype for name, dtype in tensors.items()}}
     with pytest.raises(QuantizedError, match=told):
         check_quantization(CONFIG, named, what="o/n")
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_each_scheme_is_refused_before_a_weight_is_downloaded(
+    scheme: str, hub: HubServer, settings: Settings, tmp_path: Path
+) -> None:
+    """By its published settings no shard is even asked for; without them the headers are enough."""
+    published, told = PUBLISHED[scheme]
+    described = make_repository(tmp_path / "r", config={**CONFIG, "quantization_config": published})
+    hub.add(MODEL, described)
+    with pytest.raises(QuantizedError, match=told):
+        fetch(REQUEST, settings)
+    assert hub.requests("cdn") == []
+    assert not [request for request in hub.requests("hub") if str(request.file).endswith(".safetensors")]
 
 
 @pytest.mark.parametrize("config", [{}, {"quantization_config": None}, {"quantization_config": {}}])

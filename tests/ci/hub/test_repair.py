@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,11 @@ from ci.hub.store import Store
 from ci.hub.store_paths import StorePaths
 from tests.ci.hub.checkpoints import KEY, add
 from tests.ci.hub.samples import MODEL, REQUEST, first_layers, stored_tensors
+from tests.ci.hub.test_code_files import add_model, fetch_code
 
 if TYPE_CHECKING:
     from ci.settings import Settings
+    from tests.standin.server import HubServer
 
 
 @pytest.fixture
@@ -100,3 +103,17 @@ def test_a_checkpoint_that_cannot_be_moved_is_told(
     (repair,) = repair_store(settings)
     assert (repair.path, repair.state) == (str(fetched), "failed")
     assert "on a machine that writes the store" in repair.detail
+
+
+def test_damaged_code_is_fetched_again_as_a_whole(settings: Settings, hub: HubServer, tmp_path: Path) -> None:
+    commit = add_model(hub, tmp_path / "own")
+    directory = fetch_code(MODEL, commit, settings)
+    (directory / "modeling_own.py").chmod(0o644)
+    (directory / "modeling_own.py").write_text("import evil\n")
+    assert states(settings) == ["damaged"]
+    (repair,) = repair_store(settings)
+    assert (repair.model_id, repair.state, repair.path) == (MODEL, "repaired", str(directory))
+    assert states(settings) == ["complete"]
+    (directory / "configuration_own.py").unlink()
+    (failed,) = repair_store(replace(settings, offline=True))
+    assert failed.state == "failed"

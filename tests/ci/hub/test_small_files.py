@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ci.hub.small_files import select_other_formats, select_small_files
+from ci.companion_files import MAX_NAMED_TEMPLATES
+from ci.hub.small_files import describe_left_out, select_other_formats, select_small_files
 
 LISTED = [
     *("README.md", "config.json", "generation_config.json", "merges.txt", "model.safetensors", "modeling_x.py"),
@@ -56,6 +57,18 @@ def test_what_a_processor_reads_comes_along(name: str) -> None:
     assert name in select([name, "tokenizer.json"], b"{}")
 
 
+def test_named_chat_templates_come_along_up_to_a_number() -> None:
+    """Each is a request; what is left out is told."""
+    few = [f"additional_chat_templates/{name}.jinja" for name in ("rag", "tool_use")]
+    assert select([*few, "README.md"]) == few
+    assert describe_left_out(few) == ()
+    many = [f"additional_chat_templates/{number:03}.jinja" for number in range(400)]
+    assert select(many) == many[:MAX_NAMED_TEMPLATES]
+    assert describe_left_out(many) == (
+        f"additional_chat_templates/ has 400 chat templates, the first {MAX_NAMED_TEMPLATES} are kept",
+    )
+
+
 @pytest.mark.parametrize("name", ["spiece.model", "sentencepiece.bpe.model", "qwen.tiktoken", "tekken.json"])
 def test_other_tokenizers(name: str) -> None:
     assert select([name]) == [name]
@@ -70,6 +83,10 @@ def test_other_tokenizers(name: str) -> None:
         "consolidated.safetensors",
         "x.model.py",
         "sub/chat_template.jinja",
+        "additional_chat_templates/sub/x.jinja",
+        "additional_chat_templates/x.py",
+        "additional_chat_templates/odd\u200b.jinja",
+        "sub/additional_chat_templates/x.jinja",
     ],
 )
 def test_nothing_else(name: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import date, timedelta
 
 from ci.report.history import Baseline, HistoryCase, HistoryRecord
-from ci.report.support_matrix import CellState, MatrixCell, SupportMatrix
+from ci.report.support_matrix import DEEP_ONLY, CellState, MatrixCell, SupportMatrix
 
 DRIFT_FROM, BROKEN_FROM = 31, 38
 MODELS = ("smollm2", "mistral", "mixtral", "qwen2-05b", "llama3-8b", "qwen2-7b")
@@ -79,3 +79,33 @@ def make_matrix() -> SupportMatrix:
         cells.append(replace(known, check="export", state="passed", margin=0.0))
     cells.append(MatrixCell("apriel2", "", "", "forward", reason="no model of this format is in the registry"))
     return SupportMatrix("fast_llm", "2026-11-15T04:00:00Z", tuple(cells))
+
+
+REFUSED = "Fast-LLM, llama to fast_llm: ValueError: HF config has unknown key 'rope_interleaved'"
+DTYPES = ("float32", "bfloat16")
+
+
+def make_formats_matrix() -> SupportMatrix:
+    """Return a matrix as of one run of many formats: one right, one wrong, one refused, and an export that crashed."""
+    night = MatrixCell("", "", "", "forward", date="2026-11-27T03:00:00Z", sha="7d61a1b" * 5, device="cpu")
+    right, wrong, dense, refused = (
+        replace(night, checkpoint_format=f"format{at}", entry=name, model_id=f"o/{name}")
+        for at, name in enumerate(("right", "wrong", "dense", "refused"))
+    )
+    cells = []
+    for model in (right, wrong, dense):
+        state: CellState = "failed" if model is wrong else "passed"
+        headline, margin = (HEADLINE, 2e5) if model is wrong else ("", 0.4)
+        shown = replace(model, state=state, headline=headline, margin=margin)
+        looped = replace(model, check="variant", variant="moe=looped")
+        cells += [replace(shown, dtype=dtype) for dtype in DTYPES]
+        if model is dense:
+            cells.append(replace(looped, date="", reason="the subject does not run it here"))
+            cells.append(replace(model, check="export", state="failed", headline="AttributeError: " + "x" * 90))
+        else:
+            cells += [replace(looped, state=state, margin=margin, dtype=dtype) for dtype in DTYPES]
+            cells.append(replace(model, check="export", state="passed", margin=0.1))
+    untested = replace(refused, date="", reason="an earlier test failed", headline=REFUSED)
+    layout = replace(untested, check="variant", variant="layout=tp2", reason=DEEP_ONLY, headline="")
+    cells += [untested, layout, replace(untested, check="export")]
+    return SupportMatrix("fast_llm", "2026-11-27T04:00:00Z", tuple(cells), nights=1)

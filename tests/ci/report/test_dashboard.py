@@ -10,7 +10,15 @@ import pytest
 from ci.report.dashboard import make_matrix_table, render_dashboard, render_matrix
 from ci.report.history import Baseline
 from ci.report.support_matrix import MatrixCell, SupportMatrix
-from tests.ci.report.history_samples import HEADLINE, MODELS, make_history, make_many, make_matrix
+from tests.ci.report.history_samples import (
+    HEADLINE,
+    MODELS,
+    REFUSED,
+    make_formats_matrix,
+    make_history,
+    make_many,
+    make_matrix,
+)
 from tests.ci.report.page import Page
 
 MADE = "2026-11-15T04:00:00Z"
@@ -118,3 +126,48 @@ def test_many_columns_without_a_result_are_one_sentence() -> None:
     table = make_matrix_table(SupportMatrix("fast_llm", MADE, (cell, tested, *layouts[1:])))
     assert ("layout tp0", "") in table.columns
     assert "layout tp0" not in table.untested["tested with --deep only"]
+
+
+def test_a_model_that_was_refused_is_one_sentence_and_adds_no_column() -> None:
+    matrix = make_formats_matrix()
+    table = make_matrix_table(matrix)
+    assert table.columns == (
+        ("forward", "float32"),
+        ("forward", "bfloat16"),
+        ("moe looped", "float32"),
+        ("moe looped", "bfloat16"),
+        ("export", ""),
+    )
+    rows = {row.entry: row for row in table.rows}
+    assert rows["refused"].note == f"an earlier test failed: {REFUSED}"
+    assert rows["refused"].cells == ()
+    assert table.untested == {}
+    html = render_matrix(matrix, made=MADE)
+    assert html.count("rope_interleaved") == 1
+    assert html.count('data-verdict="untested"') == 1
+
+
+def test_a_cell_of_a_whole_check_reaches_over_its_dtypes() -> None:
+    matrix = make_formats_matrix()
+    rows = {row.entry: row for row in make_matrix_table(matrix).rows}
+    assert rows["right"].spans == (1, 1, 1, 1, 1)
+    assert rows["dense"].spans == (1, 1, 2, 0, 1)
+    whole, covered = rows["dense"].cells[2:4]
+    assert whole is not None
+    assert (whole.reason, covered) == ("the subject does not run it here", None)
+    assert render_matrix(matrix, made=MADE).count('colspan="2"') == 1
+
+
+def test_what_failed_stands_below_its_model_once() -> None:
+    rows = {row.entry: row.finding for row in make_matrix_table(make_formats_matrix()).rows}
+    assert rows["right"] == rows["refused"] == ""
+    assert rows["wrong"] == HEADLINE
+    assert rows["dense"].startswith("AttributeError")
+    assert render_matrix(make_formats_matrix(), made=MADE).count(HEADLINE) == 1
+
+
+def test_models_that_no_night_tested_are_a_table_all_the_same() -> None:
+    never = [MatrixCell("llama", "m", "o/m", check, reason="never tested") for check in ("forward", "export")]
+    table = make_matrix_table(SupportMatrix("fast_llm", MADE, tuple(never)))
+    assert (table.columns, [row.note for row in table.rows]) == ((), ["never tested"])
+    assert 'colspan="1"><div>never tested' in render_matrix(SupportMatrix("fast_llm", MADE, tuple(never)), made=MADE)

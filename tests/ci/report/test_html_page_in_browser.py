@@ -21,7 +21,7 @@ from ci.report.dashboard import render_dashboard, render_matrix
 from ci.report.html_page import render_html
 from tests.ci.report import samples
 from tests.ci.report.companion_samples import make_exports
-from tests.ci.report.history_samples import make_history, make_many, make_matrix
+from tests.ci.report.history_samples import make_formats_matrix, make_history, make_many, make_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -248,6 +248,28 @@ def make_large_dashboard() -> str:
     return render_dashboard(make_many(nights=45), made="2026-11-27T00:00:00Z")
 
 
+SORTED = """<!doctype html><iframe id="page" src="report.html" style="width: 1200px; height: 900px"></iframe>
+<pre id="said"></pre><script>page.onload = () => {
+  const d = page.contentDocument, heads = [...d.querySelectorAll("#matrix thead th")], out = [];
+  const names = () => [...d.querySelectorAll("#matrix tbody tr")].map(r => r.cells[1].textContent.split(" ")[0]);
+  for (const head of heads) { head.click(); out.push(names().map(n => n.slice(0, 5)).join(",")); }
+  said.textContent = out.join("\\n");
+}</script>"""
+
+
+def test_the_matrix_is_sorted_by_columns_that_some_cells_reach_over(
+    tmp_path: Path, recorder: http.server.HTTPServer
+) -> None:
+    handler = recorder.RequestHandlerClass
+    handler.page = render_matrix(make_formats_matrix(), made="2026-11-27T00:00:00Z").encode()  # type: ignore[attr-defined]
+    handler.around = SORTED.encode()  # type: ignore[attr-defined]
+    address = f"http://127.0.0.1:{recorder.server_port}/phone"
+    text = browse(tmp_path, "--virtual-time-budget=2500", "--dump-dom", address)
+    *_, by_looped, by_export = text.split('id="said">')[1].split("</pre>")[0].splitlines()
+    assert by_looped == "right,wrong,dense,refus", "what is empty stands last"
+    assert by_export == "right,wrong,dense,refus", "the column after a cell that reaches over two; a crash is worst"
+
+
 LONG_ROWS = tuple(
     Companion("generation_config.json", "a.long.path_" * 9, "changed", judgement, "x" * 120, "y" * 120, "why " * 60)
     for judgement in ("defect", "finding", "permitted")
@@ -281,12 +303,13 @@ def make_timed() -> Results:
     return replace(run, entries=entries)
 
 
-@pytest.mark.parametrize("page", ["failing", "passing", "mixed", "timed", "dashboard", "matrix", "exports"])
+@pytest.mark.parametrize("page", ["failing", "passing", "mixed", "timed", "dashboard", "matrix", "formats", "exports"])
 def test_nothing_is_clipped_at_400_pixels(tmp_path: Path, recorder: http.server.HTTPServer, page: str) -> None:
     made = "2026-11-27T00:00:00Z"
     pages = {
         "dashboard": lambda: render_dashboard(make_history(), made=made, matrix=make_matrix()),
         "matrix": lambda: render_matrix(make_matrix(), made=made),
+        "formats": lambda: render_matrix(make_formats_matrix(), made=made),
         "timed": lambda: render_html(make_timed()),
         "exports": lambda: render_html(make_exports(smollm2=LONG_ROWS, mistral=LONG_ROWS[:1])),
     }

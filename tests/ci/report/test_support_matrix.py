@@ -99,6 +99,14 @@ def test_a_failure_without_a_measure_over_its_limit_is_red_in_every_dtype() -> N
             ),
             "an earlier test failed: unsupported",
         ),
+        (
+            (
+                HistoryCase(DOWNLOAD, "passed"),
+                HistoryCase("test_conversion[tiny]", "failed", "other", headline="unknown key 'a'"),
+                HistoryCase(FORWARD, "consequence", "dependency"),
+            ),
+            "an earlier test failed",
+        ),
         ((HistoryCase(DOWNLOAD, "passed"), HistoryCase(FORWARD, "inconclusive", "environment")), "machine or service"),
         ((HistoryCase(DOWNLOAD, "passed"),), "not tested since it is planned"),
     ],
@@ -107,6 +115,7 @@ def test_an_empty_cell_says_why(cases: tuple[HistoryCase, ...], reason: str) -> 
     (cell,) = cells_of(build(replace(NIGHT, verdict="neutral", cases=cases)), "forward")
     assert (cell.state, cell.date) == ("empty", "")
     assert cell.reason.startswith(reason)
+    assert cell.headline == next((case.headline for case in cases if case.headline), "")
 
 
 def test_a_variant_that_the_machine_cannot_run_says_what_it_needs() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ci.report.support_matrix_markdown import render_support_matrix
+from tests.ci.report.history_samples import HEADLINE, make_formats_matrix
 from tests.ci.report.test_support_matrix import NIGHT, build
 
 
@@ -14,6 +15,11 @@ def test_every_cell_is_a_row_of_its_formats_table() -> None:
     assert text.count("### ") == len(matrix.formats)
     assert "| `tiny` | forward | bfloat16 | ✅ passed | 40 % | 2026-11-27 | `aaaaaaaaaaaa` |" in text
     assert "no model of this format is in the registry" in text
+
+
+def test_a_sentence_of_what_failed_stands_once_for_a_model() -> None:
+    text = render_support_matrix(make_formats_matrix())
+    assert text.count("rope_interleaved") == text.count(HEADLINE) == 1
 
 
 def test_a_stale_or_red_cell_says_so_and_texts_are_escaped() -> None:

@@ -8,11 +8,18 @@ from typing import TYPE_CHECKING
 import pytest
 from safetensors import safe_open
 
+from ci.equivalence.comparison_inputs import ComparisonInputs
+from ci.equivalence.dequantized_checkpoint import dequantize_checkpoint
+from ci.equivalence.judge import Judge
 from ci.errors import QuantizedError, SubjectError
 from ci.hub.quantization import check_quantization
+from ci.models import HubModel
 from ci.subjects.base import ConvertRequest
+from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.reference.subject import ReferenceSubject
 from tests.ci.subjects.quantized_models import SCHEMES, write_quantized
+from tests.standin.models import repository
+from tests.standin.quantized import cast_codes, write_fp8
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,3 +56,23 @@ def test_fast_llm_refuses_it_too(scheme: str, settings: bool, tmp_path: Path, fa
     directory = write_quantized(tmp_path / "model", scheme, settings=settings)
     with pytest.raises(SubjectError, match="quantization_config" if settings else "AssertionError|KeyError"):
         fast_llm.convert(ConvertRequest(str(directory), str(tmp_path / "converted"), "llama"))
+
+
+@pytest.mark.long
+def test_fast_llm_is_right_on_dequantised_weights_and_wrong_on_codes(fast_llm: Subject, tmp_path: Path) -> None:
+    """Blocks of odd sizes, each with its own scale: what "fp8-blocks" gives a subject, and its opposite."""
+    codes = write_fp8(repository("stand-in/llama"), tmp_path / "codes", (25, 41))
+    plain = dequantize_checkpoint(codes, tmp_path / "plain", what="o/n")
+    verdicts = []
+    for name, source in (("right", plain), ("wrong", cast_codes(codes, tmp_path / "cast"))):
+        converted = str(tmp_path / name)
+        fast_llm.convert(ConvertRequest(str(source), converted, "llama"))
+        inputs = ComparisonInputs(
+            HubModel("m", "o/n", "llama"), str(plain), converted, workdir=str(tmp_path / f"{name}-judge")
+        )
+        judge = Judge(inputs, fast_llm, HuggingFace(), ReferenceSubject())
+        verdicts.append(judge.check_forward(dtype="float32", variant={}))
+    right, wrong = verdicts
+    assert right.passed, right.diagnosis
+    assert (wrong.passed, wrong.component) == (False, "conversion")
+    assert "codes that were cast, without their scales" in wrong.diagnosis

@@ -18,7 +18,7 @@ import pytest
 from ci.equivalence.cold_repeat import has_compile_cache
 from ci.errors import HubTestsError, InfrastructureError, RequestError, SubjectError
 from ci.phases import PhaseClock
-from ci.subjects import exchange, worker_main
+from ci.subjects import exchange, exchange_tree, worker_main
 from ci.subjects.base import ConvertRequest, ExportRequest, TraceRequest
 from ci.subjects.compile_cache import CompileCache
 from ci.subjects.open_subject import open_subject
@@ -91,6 +91,25 @@ def test_files_it_claims_to_have_written_must_be_there(
     assert files[0] in message
 
 
+@pytest.mark.parametrize("named", ["rag.jinja", "absent.jinja"])
+def test_a_checkpoint_may_have_a_folder(named: str, impostor: Callable[..., Any], tmp_path: Path) -> None:
+    """As transformers writes named chat templates; what it names there must be there too."""
+    code = f"""
+        folder = request["arguments"]["target"] + "/additional_chat_templates"
+        os.makedirs(folder)
+        open(folder + "/rag.jinja", "w").write("x")
+        say(result={{"files": ["additional_chat_templates/{named}"], "bytes_written": 1, "seconds": 1.0}})
+    """
+    request = ConvertRequest("source", str(tmp_path / "target"), "llama")
+    if named == "rag.jinja":
+        with impostor(code) as subject:
+            subject.convert(request)
+        assert (tmp_path / "target" / "additional_chat_templates" / named).read_text() == "x"
+        return
+    kind, message = call_refused(impostor(code), lambda subject: subject.convert(request))
+    assert (kind, named in message) == ("protocol", True)
+
+
 TRACE_RESULT = {
     "scopes": [], "names": {}, "ran": {"moe": "dropless"}, "dtype": "float32", "device": "cpu", "seconds": 0.1,
 }  # fmt: skip
@@ -123,10 +142,16 @@ def test_a_trace_must_say_what_the_answer_says(
     assert says in message
 
 
+def copy_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take every directory for a large one."""
+    for module in (exchange, exchange_tree):
+        monkeypatch.setattr(module, "MAX_COPIED_BYTES", 0)
+
+
 def test_much_is_moved_only_when_every_process_is_gone(
     impostor: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exchange, "MAX_COPIED_BYTES", 0)
+    copy_nothing(monkeypatch)
     code = """
         target = request["arguments"]["target"]
         os.mkdir(target)
@@ -217,10 +242,11 @@ WRITER = """
                             open(os.path.join(place, directory, "evil"), "w").close()
                 time.sleep(0.01)
         places = [{outside!r}]
-        threading.Thread(target=spread, daemon=True).start()
+        threading.Thread(target=spread, name="spread", daemon=True).start()
         say(result=True)
     elif wanted == "convert":
         places = []  # of who converts: the other one goes on
+        [thread.join() for thread in threading.enumerate() if thread.name == "spread"]
         target = request["arguments"]["target"]
         os.mkdir(target)
         open(target + "/present", "w").write(str(os.getpid()))
@@ -239,7 +265,7 @@ def test_a_large_conversion_leaves_a_worker_that_cannot_reach_its_output(
     isolation = detect_isolation() if sandboxed else NO_SANDBOX
     if sandboxed and not isolation.applied:
         pytest.skip(f"no sandbox here: {isolation.description}")
-    monkeypatch.setattr(exchange, "MAX_COPIED_BYTES", 0)
+    copy_nothing(monkeypatch)
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     (tmp_path / "source").mkdir()
@@ -278,7 +304,7 @@ def test_a_converter_that_fills_the_disk_is_the_subjects_failure_for_all_its_wor
 ) -> None:
     if not detect_isolation().applied:
         pytest.skip(f"no sandbox here: {detect_isolation().description}")
-    monkeypatch.setattr(exchange, "MAX_COPIED_BYTES", 0)
+    copy_nothing(monkeypatch)
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     real = os.statvfs
@@ -306,7 +332,7 @@ def test_a_converter_that_fills_the_disk_is_the_subjects_failure_for_all_its_wor
 def test_an_unused_converter_ends_with_the_subject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not detect_isolation().applied:
         pytest.skip(f"no sandbox here: {detect_isolation().description}")
-    monkeypatch.setattr(exchange, "MAX_COPIED_BYTES", 0)
+    copy_nothing(monkeypatch)
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     (tmp_path / "source").mkdir()
@@ -345,7 +371,7 @@ def test_a_worker_that_is_warmed_up_starts_once_and_nobody_waits_for_it(
 def test_a_device_is_made_ready_while_another_process_converts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not detect_isolation().applied:
         pytest.skip(f"no sandbox here: {detect_isolation().description}")
-    monkeypatch.setattr(exchange, "MAX_COPIED_BYTES", 0)
+    copy_nothing(monkeypatch)
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "weights").write_text("x")
     code = f"""

@@ -10,7 +10,8 @@ from ci.errors import GatedError, HubTestsError, InfrastructureError
 from ci.hub.fetch import Checkpoint
 from ci.settings import Settings
 from ci.subjects import early_export
-from ci.subjects.base import ExportRequest
+from ci.subjects.base import ConvertRequest, ExportRequest
+from ci.subjects.reference.subject import ReferenceSubject
 from ci.suite import source_checkpoint
 from ci.suite.cached_step import StepFailedError
 from ci.suite.failure_class import classify_failure
@@ -18,6 +19,8 @@ from ci.suite.pipeline import ModelPipeline
 from ci.suite.source_checkpoint import DEQUANTIZED
 from tests.ci.subjects.quantized_models import write_quantized
 from tests.ci.suite.samples import CHECKPOINT, MODEL, make_run
+from tests.standin.models import repository
+from tests.standin.quantized import cast_codes, write_fp8
 from tests.standin.server import HubServer
 
 
@@ -111,6 +114,26 @@ def test_fp8_weights_are_refused_or_dequantised_by_the_entrys_rule(hub: HubServe
         assert pipeline.judge().check_forward(dtype="float32", variant={}).passed
         (stored,) = (row for row in verdict.companions if row.name == "stored")
         assert (stored.before, stored.judgement) == ("BF16", "equal")
+
+
+@pytest.mark.parametrize("cast", [False, True])
+def test_a_subject_that_casts_raw_codes_is_red_and_named(hub: HubServer, tmp_path: Path, cast: bool) -> None:
+    """Blocks of odd sizes, each with its own scale; without the scales the model answers fluently, and wrongly."""
+    settings = Settings(cache=tmp_path / "store", endpoint=hub.endpoint)
+    hub.add(MODEL.model_id, write_fp8(repository("stand-in/llama"), tmp_path / "codes", (25, 41)))
+    with ModelPipeline(make_run(tmp_path, replace(MODEL, dequantize="fp8-blocks"), settings=settings)) as pipeline:
+        source = (
+            cast_codes(Path(pipeline.fetch_checkpoint().path), tmp_path / "cast") if cast else pipeline.find_source()
+        )
+        judge = pipeline.judge()
+        converted = tmp_path / "by the subject"
+        ReferenceSubject().convert(ConvertRequest(str(source), str(converted), "llama"))
+        inputs = replace(judge.inputs, subject_path=str(converted))
+        verdict = replace(judge, inputs=inputs).check_forward(dtype="float32", variant={})
+    assert verdict.passed is not cast, verdict.diagnosis
+    if cast:
+        assert verdict.component == "conversion"
+        assert "q_proj.weight (numbers of float8: codes that were cast, without their scales)" in verdict.diagnosis
 
 
 def test_another_scheme_than_the_entrys_rule_is_refused(hub: HubServer, tmp_path: Path) -> None:

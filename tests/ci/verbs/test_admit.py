@@ -10,13 +10,25 @@ import pytest
 
 from ci.errors import InfrastructureError, RemoteCodeError, RequestError
 from ci.github.job_outputs import FetchOutputs, make_fetch_outputs, verify_checkpoint
+from ci.hub.code_manifest import find_code
 from ci.hub.fetch import Checkpoint
+from ci.hub.remote_code import RemoteCodeStore
 from ci.hub.remote_store import RemoteStore
 from ci.hub.store import Store
+from ci.hub.store_paths import StorePaths
+from ci.models import HubModel
 from ci.plan import PlannedEnvironment, RunRequest, make_plan
-from ci.verbs.admit import admit_entry, copy_planned_checkpoint, read_head_commit, write_environment
+from ci.verbs.admit import (
+    admit_code,
+    admit_entry,
+    copy_planned_checkpoint,
+    read_head_commit,
+    write_description,
+    write_environment,
+)
 from ci.verbs.fetch import hold_for_run
 from tests.ci.hub.checkpoints import KEY, add
+from tests.ci.hub.test_code_manifest import COMMIT, MODEL, store_code
 from tests.ci.report import samples
 from tests.e2e.act import git
 
@@ -69,6 +81,16 @@ def test_the_environment_is_the_plans(environment: PlannedEnvironment | None, ex
     assert written == (str(tmp_path / expected) if expected.endswith(".toml") else expected)
     if environment and environment.text:
         assert (tmp_path / expected).read_text() == environment.text
+
+
+def test_the_registrys_environment_of_an_entry_goes_before_the_runs(tmp_path: Path) -> None:
+    made = make_plan(RunRequest(models=("smollm2", "mistral")), samples.MODELS)
+    own, text = PlannedEnvironment("own"), PlannedEnvironment("code", "requirements = []\n")
+    entries = (replace(made.entries[0], environment=own, code_environment=text), made.entries[1])
+    made = replace(made, entries=entries, environment=PlannedEnvironment("runs"))
+    assert [write_environment(made, tmp_path, name) for name in ("smollm2", "mistral")] == ["own", "runs"]
+    assert write_description(text, tmp_path / "new") == str(tmp_path / "new" / "code.toml")
+    assert (tmp_path / "new" / "code.toml").read_text() == text.text
 
 
 def test_neither_a_git_on_the_path_nor_one_of_its_variables_answers_for_the_checkout(tmp_path: Path) -> None:
@@ -147,8 +169,28 @@ def test_a_planted_name_is_not_admitted(outputs: FetchOutputs, tmp_path: Path, p
         verify_checkpoint(outputs, "ours", tmp_path / "fetch")
 
 
+def test_code_is_admitted_exactly_as_the_fetch_job_saw_it(tmp_path: Path) -> None:
+    """Also where somebody has changed a file, and the manifest beside it, in both stores."""
+    model = HubModel("own", MODEL, "llama", trust_remote_code=True, code_environment="hf-5-14", code_revision=COMMIT)
+    seen = find_code(store_code(tmp_path / "fetch", own="X = 1\n"))
+    other = find_code(store_code(tmp_path / "other", own="X = 2\n"))
+    assert seen is not None
+    assert other is not None
+    place = RemoteCodeStore(f"file://{tmp_path}/place")
+    outputs = FetchOutputs({}, {}, {"own": seen.digest})
+    place.upload_code(StorePaths(tmp_path / "other").code_path(MODEL, COMMIT), other)
+    with pytest.raises(InfrastructureError, match="with the digest that was fetched for this run"):
+        admit_code(outputs, model, tmp_path / "other", place.url)
+    place.upload_code(StorePaths(tmp_path / "fetch").code_path(MODEL, COMMIT), seen)
+    for _ in range(2):
+        admitted = admit_code(outputs, model, tmp_path / "other", place.url)
+        assert (admitted / "own.py").read_text() == "X = 1\n"
+    with pytest.raises(InfrastructureError, match="the fetch job has none in its outputs"):
+        admit_code(FetchOutputs({}, {}), model, tmp_path / "fetch", None)
+
+
 def test_a_run_holds_what_it_fetched(outputs: FetchOutputs, tmp_path: Path) -> None:
     root = tmp_path / "fetch"
     point = outputs.checkpoints["ours"]
-    hold_for_run({"ours": replace(point, path=str(root / point.path))}, 4711, store=root)
+    hold_for_run([root / point.path], 4711, store=root)
     assert [entry.holder for entry in Store(root).list_entries()] == ["run 4711"]

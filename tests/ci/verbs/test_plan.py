@@ -228,6 +228,38 @@ def test_the_callers_environment_travels_with_the_plan(context: Context, state: 
     assert read_environment("fast_llm", tmp_path) == PlannedEnvironment("fast_llm")
 
 
+def test_the_environments_that_entries_name_travel_with_the_plan(
+    context: Context, state: State, tmp_path: Path
+) -> None:
+    """Each test job gets its entry's own, as text where it is a file of the caller's default branch."""
+    text = 'python = ">=3.11"\nrequirements = ["numpy"]\n'
+    (tmp_path / "caller").mkdir()
+    (tmp_path / "caller/theirs.toml").write_text(text)
+    registry = tmp_path / "models.toml"
+    entry = 'model_id = "o/{0}"\ncheckpoint_format = "llama"\ngroups = ["default"]\n'
+    own = 'environments = [{{ subject = "fast_llm", environment = "{0}" }}]\n'
+    code = 'trust_remote_code = true\ncode_environment = "theirs.toml"\ncode_path = "x"\n'
+    texts = ["[a]\n" + entry.format("a"), "[b]\n" + entry.format("b") + own.format("fast_llm-gemma4")]
+    registry.write_text("\n".join([*texts, "[c]\n" + entry.format("c") + own.format("theirs.toml") + code]))
+    asking = replace(context, inputs=replace(context.inputs, subject="fast_llm", subject_ref="3" * 40))
+    event = recorded(tmp_path, events.schedule())
+    made = plan_event(asking, "schedule", event, registry, caller=tmp_path / "caller")
+    theirs = PlannedEnvironment("theirs", text)
+    assert [entry.environment for entry in made.entries] == [None, PlannedEnvironment("fast_llm-gemma4"), theirs]
+    assert [entry.code_environment for entry in made.entries] == [None, None, theirs]
+    registry.write_text("[b]\n" + entry.format("b") + own.format("fast_lm"))
+    with pytest.raises(RequestError, match=r"\[b\] environment 'fast_lm': .* Did you mean 'fast_llm'"):
+        plan_event(asking, "schedule", event, registry, caller=tmp_path / "caller")
+
+
+def test_a_pull_request_by_hand_leaves_out_known_refusals(context: Context, state: State, tmp_path: Path) -> None:
+    state.pulls[7] = {"state": "open", "sha": "4" * 40, "repository": state.repository}
+    asking = replace(context, inputs=replace(context.inputs, subject="fast_llm", pull_request=7))
+    made = plan_event(asking, "workflow_dispatch", recorded(tmp_path, events.dispatch()))
+    assert [one.name for one in made.left_out] == ["smollm2", "mixtral"]
+    assert made.required == tuple(entry.name for entry in made.entries) == ("mistral", "qwen2-05b")
+
+
 @pytest.mark.parametrize("name", ["ci/none.toml", "../outside.toml", "/etc/outside.toml", "link.toml", "fastllm"])
 def test_an_environment_that_is_no_file_of_the_caller_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "caller").mkdir()
