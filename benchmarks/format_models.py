@@ -18,7 +18,7 @@ from ci.subjects.hugging_face.code_source import ModelCodeSource
 from ci.subjects.hugging_face.worker import open_hugging_face
 from tests.standin.models import build, repository, write_companions, write_json
 from tests.standin.quantized import write_fp8
-from tests.standin.recipes import DENSE, LLAMA3, PIXTRAL, RECIPES, Recipe
+from tests.standin.recipes import DENSE, GEMMA4, GEMMA4_31B, LLAMA3, PIXTRAL, RECIPES, Recipe
 from tests.standin.weights import Shapes, make_tensor, tensor_shapes, write_checkpoint
 
 if TYPE_CHECKING:
@@ -99,7 +99,11 @@ GEMMA4_VISION = {
 }
 LAYOUT = ["t", "m2", "t", "m2"]
 """The blocks of Apriel-H1: attention, and Mamba-2 between."""
-SSM = {"d_state": 8, "d_inner": 96, "d_xb": 48, "dt_rank": 6, "d_conv": 4, "bias": False}
+SSM: dict[str, Any] = {"d_state": 8, "d_inner": 144, "d_xb": 48, "dt_rank": 7, "d_conv": 4, "expand": 1, "bias": False}
+SSM |= {"conv_bias": True, "dt_proj_bias": True, "repeat_kv_before_conv": True}
+SSM |= {"dt_min": 0.001, "dt_max": 0.1, "dt_init": "random", "dt_scale": 1.0, "dt_init_floor": 0.0001}
+SSM |= {"n_v_heads": 32, "n_qk_heads": 32, "chunk_size": 128, "activation": "identity"}
+"""Every key that the config's class writes; those of the last line are of another kind of block."""
 APRIEL = {**LLAMA, "hybrid_block_layout": LAYOUT, "ssm_cfg": SSM, "sliding_window": None, "tie_word_embeddings": False}
 
 APRIEL2_TEXT_MAP = make_auto_map("apriel2", "Apriel2TextConfig", "Apriel2ForCausalLM")
@@ -188,7 +192,12 @@ def make_plain(name: str, checkpoint_format: str, upstream: str, **changes: Any)
 
 MODELS = (
     FormatModel("llama", "llama", "meta-llama/Llama-3.1-8B", gated=True),
-    make_plain("llama-3-2", "llama", "Llama-3.1-8B", rope_scaling={**LLAMA3, "factor": 32.0}, tie_word_embeddings=True),
+    make_plain(
+        *("llama-3-2", "llama", "Llama-3.1-8B"),
+        rope_scaling={**LLAMA3, "factor": 32.0},
+        tie_word_embeddings=True,
+        head_dim=16,
+    ),
     make_plain("smollm2", "llama", "SmolLM2-135M-Instruct"),
     FormatModel("mistral", "mistral", "mistralai/Mistral-7B-v0.1"),
     make_plain("mistral-nemo", "mistral", "Mistral-7B-v0.3", head_dim=20),
@@ -200,6 +209,10 @@ MODELS = (
     ),
     FormatModel("gemma4-experts", "gemma4", "stand-in/gemma4-experts", environment=OLDER),
     FormatModel("gemma4-dense", "gemma4", "stand-in/gemma4-dense", environment=OLDER),
+    FormatModel(
+        *("gemma4-31b", "gemma4", Recipe("stand-in/gemma4-31b", "gemma-4-26B-A4B", {**GEMMA4, **GEMMA4_31B})),
+        environment=OLDER,
+    ),
     FormatModel(
         "gemma4-published",
         "gemma4",
@@ -270,6 +283,9 @@ MODELS = (
             make_auto_map("llava_hybrid", "LlavaHybridConfig", "LlavaHybridForConditionalGeneration"),
             **{**PIXTRAL, "text_config": {**APRIEL, "model_type": "apriel_ssm_thinker_hybrid"}},
             projector_hidden_act="gelu",
+            multimodal_projector_bias=True,
+            image_seq_length=1,
+            tie_word_embeddings=False,
             vision_feature_layer=-1,
             vision_feature_select_strategy="full",
         ),
@@ -334,6 +350,12 @@ LLAMA3_ROTARY = {
 }
 PROBES = (
     FormatModel("llama-fp8", "llama", Recipe("stand-in/llama-fp8", "Llama-3.1-8B", DENSE, files=3), fp8_block=(25, 41)),
+    FormatModel(
+        "llava-tanh",
+        "llava",
+        Recipe("stand-in/llava-tanh", "pixtral-12b", {**PIXTRAL, "projector_hidden_act": "gelu_pytorch_tanh"}, files=1),
+        model_config="multimodal",
+    ),
     make_apriel2_text("apriel2-attention", MIXERS["attention"]),
     make_apriel2_text(
         "apriel2-kda-sigmoid", {**MIXERS["kda"], "normalization": {"epsilon": 1e-5, "activation": "sigmoid"}}

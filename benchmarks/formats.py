@@ -1,11 +1,12 @@
 """Every format that Fast-LLM converts, by `hub-tests run` from the Hub to the report: a verdict or a refusal each.
 
-    python -m benchmarks.formats --checkout FAST_LLM [--only dream,apriel2] [--deep] [--keep DIR]
+    python -m benchmarks.formats --checkout FAST_LLM [--only dream,apriel2] [--subject reference] [--deep] [--keep DIR]
 
 A stand-in Hub serves one small model of each format (`benchmarks.format_models`). `run` builds the environments where
 they are missing, Fast-LLM's with the checkout over it and that of each model's own code, and judges in sandboxes. The
 table says what ended red, and whose limit a refusal is; a second one, what each format's exports lose beside their
-weights. `--keep` also leaves a history of this one night and the support matrix made of it. Minutes, and some GB of
+weights. `--keep` also leaves a history of this one night and the support matrix made of it. With the reference as the
+subject only the models' own code is judged, also where Fast-LLM's converter refuses the model. Minutes, and some GB of
 disk for the environments.
 """
 
@@ -67,7 +68,9 @@ class Row:
         return f"| {self.checkpoint_format} | {self.name} | {self.verdict} | {self.passed} | {'<br>'.join(self.red)} |"
 
 
-def judge_models(models: Sequence[FormatModel], checkout: Path, folder: Path, *, deep: bool) -> list[Row]:
+def judge_models(
+    models: Sequence[FormatModel], checkout: Path, folder: Path, *, deep: bool, subject: str = FAST_LLM
+) -> list[Row]:
     """Serve the models, run them all, each in its environment, and return a row for each."""
     rows, served = [], list[FormatModel]()
     with HubServer() as hub:
@@ -93,11 +96,18 @@ def judge_models(models: Sequence[FormatModel], checkout: Path, folder: Path, *,
         registry = folder / REGISTRY
         registry.write_text("\n".join(entries), encoding="utf-8")
         report = folder / "report"
-        words = ["--registry", str(registry), "--subject", "fast_llm", "--environment", FAST_LLM]
-        words += ["--subject-source", str(checkout), "--report", str(report), *(["--deep"] if deep else [])]
+        words = ["--registry", str(registry), *name_subject(subject, checkout)]
+        words += ["--report", str(report), *(["--deep"] if deep else [])]
         command = [sys.executable, "-m", "ci", "run", *(model.name for model in served), *words]
         subprocess.run(command, env=environ, stdout=sys.stderr, check=False)
         return rows + [_make_row(model, entry) for model, entry in zip(served, _read_entries(report), strict=True)]
+
+
+def name_subject(subject: str, checkout: Path) -> list[str]:
+    """Return the words of `run` for a subject: Fast-LLM in its environments, or one of this package."""
+    if subject == FAST_LLM:
+        return ["--subject", subject, "--environment", FAST_LLM, "--subject-source", str(checkout)]
+    return ["--subject", subject, "--subject-python", sys.executable, "--subject-path", str(checkout)]
 
 
 def _write(model: FormatModel, folder: Path, checkout: Path) -> Path:
@@ -160,6 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.formats", description=__doc__)
     parser.add_argument("--checkout", type=Path, required=True, help="Fast-LLM's checkout")
     parser.add_argument("--only", default="", help="names of models, with commas; default: all")
+    parser.add_argument("--subject", default=FAST_LLM, choices=(FAST_LLM, "reference"), help="default: fast_llm")
     parser.add_argument("--deep", action="store_true", help="also test every config key, weight and gradient")
     parser.add_argument("--keep", type=Path, help="directory for models, store and reports; default: removed")
     asked = parser.parse_args(argv)
@@ -170,7 +181,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="hub-tests-formats.") as scratch:
         folder = asked.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        rows = judge_models(models, asked.checkout.absolute(), folder.absolute(), deep=asked.deep)
+        rows = judge_models(
+            models, asked.checkout.absolute(), folder.absolute(), deep=asked.deep, subject=asked.subject
+        )
         reports = read_reports(folder)
         if asked.keep:
             _say(f"Support matrix: {write_pages(reports, folder, folder / REGISTRY) / MATRIX}")

@@ -23,6 +23,7 @@ from ci.subjects.forward import (
     measure_cost,
     read_inputs,
 )
+from ci.subjects.image_trace import ImageRecorder
 from ci.subjects.trace_files import TraceWriter
 from ci.tensor_names import (
     EMBEDDINGS,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DTYPES",
+    "ImageRecorder",
     "Inputs",
     "ModelModules",
     "TeacherForcing",

@@ -12,7 +12,7 @@ from ci.equivalence.inputs import InputCase
 from ci.equivalence.tolerances import INCONCLUSIVE_SHARE, Tolerances
 from ci.equivalence.trace_compare import TraceDiff
 from ci.evidence import Measure
-from ci.tensor_names import execution_order, is_block_level
+from ci.tensor_names import execution_order, is_block_level, is_vision
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -55,9 +55,13 @@ class CaseComparison:
 
     @property
     def excused_share(self) -> float:
-        """The share of real tokens that flipped choices of experts excused, in the tensor that lost most."""
+        """The share of real tokens that flipped choices of experts excused, in the tensor that lost most.
+
+        A vision tower's tensors have values at image tokens only, so they say nothing about it.
+        """
         real = int(self.case.keep.sum())
-        kept = [int((~tensor.by_token.isnan()).sum()) for tensor in self.diff.tensors.values()]
+        tensors = (tensor for name, tensor in self.diff.tensors.items() if not is_vision(name))
+        kept = [int((~tensor.by_token.isnan()).sum()) for tensor in tensors]
         return 1 - min(kept, default=real) / real
 
     @property

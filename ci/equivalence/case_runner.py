@@ -60,6 +60,7 @@ class CaseRunner:
             carry_flips=not teacher_forced,
             compare_predictions=case is self.reference.cases[0] and not (teacher_forced or spec.variant),
             device=self.device,
+            images=case.image_tokens,
         )
         asked = {**spec.variant, "dtype": dtype, "device": self.device}
         with self.costs.time_comparison():

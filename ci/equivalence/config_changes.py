@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ci.equivalence.composite_config import find_sections, name_key
 from ci.equivalence.nested_config_changes import list_nested_changes
 from ci.equivalence.round_trip import METADATA_KEYS
 from ci.equivalence.tolerances import (
@@ -25,6 +26,7 @@ SHAPE_KEYS = frozenset(
         "num_hidden_layers",
         "num_key_value_heads",
         "num_local_experts",
+        *("num_channels", "patch_size"),
         "vocab_size",
     }
 )
@@ -32,7 +34,7 @@ SHAPE_KEYS = frozenset(
 IDENTITY_KEYS = frozenset({"model_type", "text_config", "vision_config"})
 SPECIAL_KEYS = frozenset(
     {
-        "hidden_act",
+        *("hidden_act", "projector_hidden_act"),
         "layer_types",
         "max_window_layers",
         "rope_parameters",
@@ -49,6 +51,7 @@ CHOSEN_NUMBERS: dict[str, tuple[float, ...]] = {
     "attn_logit_softcapping": (7.3, 19.7),
     "final_logit_softcapping": (3.7, 11.3),
     "partial_rotary_factor": (0.375, 0.625),
+    "vision_feature_layer": (-2, -3),
 }
 """Keys that are None or bounded in many models: values that are legal, and set by no published model."""
 LLAMA3 = {"rope_type": "llama3", "original_max_position_embeddings": SHORT_ROPE_LENGTH}
@@ -75,11 +78,14 @@ ROPES: dict[str, dict[str, Any]] = {
 ON_NEW_BASE = ("llama3", "yarn, wide ramp")
 """Scalings that are also tried on another base: their ramps are computed from it."""
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu")
+ACTIVATION_KEYS = ("hidden_act", "projector_hidden_act")
+TOWERS = ("pixtral",)
+"""Vision towers whose RoPE has two axes: no kind of scaling is known for it, so only its base is changed."""
 
 
 @dataclass(frozen=True)
 class ConfigChange:
-    """One alternative: its name in reports, and the keys of config.json that are set."""
+    """One alternative: its name in reports, and the keys that are set, named as in `composite_config`."""
 
     name: str
     keys: Mapping[str, Any]
@@ -92,6 +98,9 @@ def list_changes(config: Mapping[str, Any], resolved: Mapping[str, Any]) -> tupl
     """
     changes = [*_change_rope(config, resolved), *_change_activation(resolved), *_change_window(resolved)]
     changes += [ConfigChange(name, keys) for name, keys in list_nested_changes(resolved, SHORT_WINDOW)]
+    for section in find_sections(resolved):
+        inside = list_changes(config.get(section) or {}, resolved[section])
+        changes += [_put_into_section(change, section) for change in inside]
     for key, value in resolved.items():
         if key not in SPECIAL_KEYS | SHAPE_KEYS | METADATA_KEYS | IDENTITY_KEYS:
             changes += [ConfigChange(f"{key}={other!r}", {key: other}) for other in choose_values(key, value)]
@@ -101,7 +110,15 @@ def list_changes(config: Mapping[str, Any], resolved: Mapping[str, Any]) -> tupl
 def list_untried_keys(resolved: Mapping[str, Any]) -> tuple[str, ...]:
     """List the keys that the forward pass may read and that no alternative is known for: texts and structures."""
     known = SPECIAL_KEYS | SHAPE_KEYS | METADATA_KEYS | IDENTITY_KEYS
-    return tuple(key for key, value in resolved.items() if key not in known and not choose_values(key, value))
+    known |= {name.partition(".")[0] for name, _ in list_nested_changes(resolved, SHORT_WINDOW)}
+    plain = (key for key, value in resolved.items() if key not in known and not choose_values(key, value))
+    sections = ((s, list_untried_keys(resolved[s])) for s in find_sections(resolved))
+    return (*plain, *(name_key(section, key) for section, keys in sections for key in keys))
+
+
+def _put_into_section(change: ConfigChange, section: str) -> ConfigChange:
+    keys = {name_key(section, key): value for key, value in change.keys.items()}
+    return ConfigChange(name_key(section, change.name), keys)
 
 
 def combine_changes(changes: Sequence[ConfigChange]) -> tuple[ConfigChange, ...]:
@@ -156,6 +173,9 @@ def _change_rope(config: Mapping[str, Any], resolved: Mapping[str, Any]) -> list
     theta = now["rope_theta"]
     bases = tuple(float(f"{theta * factor:.4g}") for factor in ROPE_THETA_FACTORS)
     ropes = {f"rope_theta={base:g}": {**now, "rope_theta": base} for base in bases}
+    if resolved.get("model_type") in TOWERS:
+        write = _write_version_5 if "rope_parameters" in config else _write_base
+        return [ConfigChange(name, write(rope)) for name, rope in ropes.items()]
     ropes |= {f"rope {name}": {**rope, "rope_theta": theta} for name, rope in ROPES.items()}
     ropes |= {f"rope {name}, rope_theta={bases[0]:g}": {**ROPES[name], "rope_theta": bases[0]} for name in ON_NEW_BASE}
     write = _write_version_5 if "rope_parameters" in config else _write_version_4
@@ -176,9 +196,17 @@ def _write_version_4(rope: Mapping[str, Any]) -> dict[str, Any]:
     return {"rope_theta": rope["rope_theta"], "rope_scaling": None if scaling == {"rope_type": "default"} else scaling}
 
 
+def _write_base(rope: Mapping[str, Any]) -> dict[str, Any]:
+    return {"rope_theta": rope["rope_theta"]}
+
+
 def _change_activation(resolved: Mapping[str, Any]) -> list[ConfigChange]:
-    now = resolved.get("hidden_act")
-    return [ConfigChange(f"hidden_act={name}", {"hidden_act": name}) for name in ACTIVATIONS if now and name != now]
+    return [
+        ConfigChange(f"{key}={name}", {key: name})
+        for key in ACTIVATION_KEYS
+        for name in ACTIVATIONS
+        if (now := resolved.get(key)) and name != now
+    ]
 
 
 def _change_window(resolved: Mapping[str, Any]) -> list[ConfigChange]:

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ci.equivalence import config_changes
+from ci.equivalence.composite_config import set_keys
 from ci.equivalence.config_changes import ConfigChange
 from ci.equivalence.device_usage import CostMeter
 from ci.equivalence.edited_checkpoint import copy_with_config
 from ci.equivalence.hf_reference import ReferenceRun
 from ci.equivalence.trace_compare import compare_logits
 from ci.equivalence.verdict import Verdict, build_inconclusive_verdict
-from ci.errors import HubTestsError, InfrastructureError
+from ci.errors import HubTestsError, InfrastructureError, SubjectError
 from ci.subjects.base import ConvertRequest, Subject, TraceRequest
 from ci.subjects.trace_files import TraceReader
 from ci.tensor_names import LOGITS
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 KeyOutcome = Literal["alike", "refused", "inert", "not legal", "silently ignored", "differs"]
 WRONG: tuple[KeyOutcome, ...] = ("silently ignored", "differs")
 UNCHANGED = "the unchanged config"
+WRONG_ALREADY = 2.0
+"""A subject that is wrong without a change honours a key where the change adds no more than that error again."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class KeyResult:
         name = self.change.name
         if self.outcome == "silently ignored":
             return f"{name} is silently ignored"
+        if self.change.name == UNCHANGED:
+            return f"{name} is wrong already: logits off by {self.error:.2g}"
         if self.outcome == "differs":
             instead = f", it answers as {self.acts_as} would" if self.acts_as else ""
             return f"{name} is converted to something else{instead}: logits off by {self.error:.2g}"
@@ -70,6 +75,7 @@ class ConfigSensitivity:
     formats: tuple[str, str]
     workdir: Path
     _answers: dict[str, TraceReader] = field(default_factory=dict)
+    _unchanged: KeyResult | None = None
 
     def try_changes(self) -> Iterator[KeyResult]:
         """Yield one result a change, then one for all that the subject answered alike, set together.
@@ -79,10 +85,13 @@ class ConfigSensitivity:
         config, resolved = self.reference.config, self.reference.runner.resolve_config()
         self._answers[UNCHANGED] = self.reference.get_expected_trace(self._case)
         results = [self._try_edited(change) for change in config_changes.list_changes(config, resolved)]
+        if any(result.outcome == "differs" for result in results):
+            results = self._regard_unchanged(results)
         alike = [result.change for result in results if result.outcome == "alike"]
         results += [self._try_edited(change) for change in config_changes.combine_changes(alike)]
-        yield from (result for result in results if result.outcome != "differs")
-        yield from (self._recognize(result) for result in results if result.outcome == "differs")
+        last = [r for r in results if r.outcome == "differs" and r is not self._unchanged]
+        yield from (result for result in results if result not in last)
+        yield from map(self._recognize, last)
 
     def list_untried_keys(self) -> tuple[str, ...]:
         """List the keys of config.json that no change is known for."""
@@ -107,7 +116,7 @@ class ConfigSensitivity:
         self.workdir.mkdir(parents=True, exist_ok=True)
         directory = Path(tempfile.mkdtemp(prefix="edited-", dir=self.workdir))
         try:
-            edited = {**self.reference.config, **change.keys}
+            edited = set_keys(self.reference.config, change.keys)
             yield copy_with_config(self.reference.checkpoint, directory / "edited", edited)
         finally:
             shutil.rmtree(directory)
@@ -158,10 +167,38 @@ class ConfigSensitivity:
     def _compare_answer(self, change: ConfigChange, actual: TraceReader) -> KeyResult:
         """Compare the subject's answer with Hugging Face's; one that differs is kept, to be recognized later."""
         limit, error = self._limit, self._compare_logits(actual, change.name)
-        if error > limit and self._compare_logits(actual, UNCHANGED) > limit:
+        if error > self._allowed and self._compare_logits(actual, UNCHANGED) > limit:
             return KeyResult(change, "differs", error, limit)
         shutil.rmtree(actual.path)
-        return KeyResult(change, "alike" if error <= limit else "silently ignored", error, limit)
+        return KeyResult(change, "alike" if error <= self._allowed else "silently ignored", error, limit)
+
+    def _regard_unchanged(self, results: list[KeyResult]) -> list[KeyResult]:
+        """Return the results with that of the unchanged config, where the subject is wrong there already.
+
+        Then every answer is wrong, so a key counts as honoured where the change adds little to that.
+        """
+        change = ConfigChange(UNCHANGED, {})
+        try:
+            with self._edit_checkpoint(change) as directory:
+                trace = self._run_subject(directory, change.name)
+        except SubjectError:
+            return results
+        error = self._compare_logits(trace, UNCHANGED)
+        if error <= self._limit:
+            return results
+        self._unchanged = KeyResult(change, "differs", error, self._limit)
+        return [self._unchanged, *(self._judge_again(r, trace) if r.outcome == "differs" else r for r in results)]
+
+    def _judge_again(self, result: KeyResult, unchanged: TraceReader) -> KeyResult:
+        actual = TraceReader(self._subject_output(result.change.name))
+        if compare_logits(actual, unchanged, self._case.keep) <= result.limit:
+            return replace(result, outcome="silently ignored")
+        return replace(result, outcome="alike") if result.error <= self._allowed else result
+
+    @property
+    def _allowed(self) -> float:
+        """The largest error of an answer that honours a key."""
+        return WRONG_ALREADY * self._unchanged.error if self._unchanged else self._limit
 
     def _recognize(self, result: KeyResult) -> KeyResult:
         """Find the change whose right answer the subject gave instead."""

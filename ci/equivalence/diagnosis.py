@@ -5,25 +5,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ci.equivalence.tensor_location import TensorLocation
+from ci.equivalence.tensor_location import TensorLocation, describe_operation
 from ci.tensor_names import (
     CONTEXT,
     EMBEDDINGS,
     FINAL_NORM,
+    IMAGE_EMBEDDINGS,
     KEY,
     LOGITS,
     MIXER,
     MLP,
     NORM_1,
     NORM_2,
+    PATCHES,
+    PROJECTOR,
     QUERY,
     ROUTER_LOGITS,
     ROUTER_SCORES,
     TOP_EXPERTS,
     VALUE,
+    VISION_NORM,
     is_block_level,
-    layer_of,
+    is_vision,
     operation_of,
+    scope_of,
+    vision_layer_of,
 )
 
 if TYPE_CHECKING:
@@ -60,21 +66,22 @@ class Diagnosis:
 
 
 def _group_by_operation(locations: Sequence[TensorLocation]) -> str:
-    """Return text such as `query in layer 1, 2, 3, final norm`."""
-    layers: dict[str, list[int]] = {}
+    """Return text such as `query in layer 1, 2, 3, key in vision block 0, final norm`."""
+    numbers: dict[tuple[str, str], list[int]] = {}
     for location in locations:
-        layers.setdefault(location.operation, []).extend([] if location.layer is None else [location.layer])
-    return ", ".join(f"{name} in layer {_join(numbers)}" if numbers else name for name, numbers in layers.items())
+        vision = vision_layer_of(location.tensor)
+        stack, number = ("layer", location.layer) if vision is None else ("vision block", vision)
+        key = describe_operation(location.tensor), "" if number is None else stack
+        numbers.setdefault(key, []).extend([] if number is None else [number])
+    return ", ".join(f"{name} in {stack} {_join(n)}" if stack else name for (name, stack), n in numbers.items())
 
 
 def first_failure_per_block(measures: Sequence[Measure]) -> list[Measure]:
-    """Return the first failed tensor of each teacher-forced block, of the embeddings and of the head."""
-    first: dict[int | str, Measure] = {}
+    """Return the first failed tensor of each scope: teacher-forced blocks, the embeddings, the head."""
+    first: dict[str, Measure] = {}
     for measure in measures:
         if not measure.passed:
-            layer = layer_of(measure.tensor)
-            outside = EMBEDDINGS if measure.tensor == EMBEDDINGS else "head"
-            first.setdefault(outside if layer is None else layer, measure)
+            first.setdefault(scope_of(measure.tensor), measure)
     return list(first.values())
 
 
@@ -97,7 +104,8 @@ def describe_suspect(tensor: str, signature: ErrorSignature, *, only_low_precisi
         return f"wrong in {only_low_precision} only: the order of casts, or an accumulation in {only_low_precision}"
     if signature.same_as:
         return f"it equals the reference's {signature.same_as}: two tensors were swapped or one was loaded twice"
-    return _SUSPECTS.get(operation_of(tensor), _suspect_anything)(signature)
+    known = _SUSPECTS | _VISION_SUSPECTS if is_vision(tensor) else _SUSPECTS
+    return known.get(operation_of(tensor), _suspect_anything)(signature)
 
 
 def _suspect_norm(signature: ErrorSignature) -> str:
@@ -206,6 +214,46 @@ def _suspect_head(signature: ErrorSignature) -> str:
     return "the head's weight: tying, or a cap on the logits"
 
 
+def _suspect_patches(signature: ErrorSignature) -> str:
+    if signature.first_wrong > 0:
+        return "right for each image's first patch only: the order of the patches (line by line), or their size"
+    if signature.later_documents:
+        return "right for the first image only: where one image ends and the next one begins"
+    if signature.scale is not None or signature.channels:
+        return _suspect_projection(signature)
+    return "the patches' projection: its weight, or the order of a patch's values (channel, line, column)"
+
+
+def _suspect_axial_rope(signature: ErrorSignature) -> str:
+    if signature.first_wrong > 0:
+        return "exact at each image's first patch, wrong after it: 2-D RoPE (base, or the positions' lines and columns)"
+    if signature.later_documents:
+        return "right in the first image, wrong from the first patch of later ones: positions, which restart"
+    return _suspect_projection(signature)
+
+
+def _suspect_image_attention(signature: ErrorSignature) -> str:
+    if signature.only_last_right:
+        return "right at each image's last patch only, which sees all others: causal, and a tower looks both ways"
+    if signature.reordered:
+        return "the right values in another order: heads"
+    return "wrong on right queries, keys and values: which patches attend to each other (those of one image), or scale"
+
+
+def _suspect_projector(signature: ErrorSignature) -> str:
+    if signature.scale is not None:
+        return f"scaled by {signature.scale:.6g}: a constant factor on the features"
+    if signature.offset:
+        return "off by the same vector for every patch: the projector's second bias"
+    return _describe_channels(signature) or "the projector's weights, its first bias, or its activation"
+
+
+def _suspect_placing(signature: ErrorSignature) -> str:
+    if signature.scale is not None:
+        return f"scaled by {signature.scale:.6g}: a scale on the embeddings, which features do not have"
+    return "not the projector's output at these tokens: which tokens stand for images, or the order of the features"
+
+
 def _suspect_anything(signature: ErrorSignature) -> str:
     if signature.scale is not None:
         return f"scaled by {signature.scale:.6g}: a constant factor"
@@ -242,4 +290,14 @@ _SUSPECTS: dict[str, Callable[[ErrorSignature], str]] = {
     ROUTER_SCORES: _suspect_scores,
     EMBEDDINGS: _suspect_embeddings,
     LOGITS: _suspect_head,
+}
+_VISION_SUSPECTS: dict[str, Callable[[ErrorSignature], str]] = {
+    PATCHES: _suspect_patches,
+    VISION_NORM: _suspect_norm,
+    QUERY: _suspect_axial_rope,
+    KEY: _suspect_axial_rope,
+    CONTEXT: _suspect_image_attention,
+    MIXER: _suspect_projection,
+    PROJECTOR: _suspect_projector,
+    IMAGE_EMBEDDINGS: _suspect_placing,
 }

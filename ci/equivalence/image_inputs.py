@@ -15,6 +15,8 @@ from ci.hub.config_numbers import read_count
 from ci.subjects.images import Images, describe_sizes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from ci.equivalence.input_case import InputCase
@@ -23,15 +25,21 @@ SHAPES = ((2, 3), (3, 2), (1, 4), (2, 2))
 """Height and width of the images, in patches: both orientations, a single row of patches, a square."""
 GAP = 2
 """Tokens of text before each image."""
+FAR_SIDE = 128
+"""Patches along a side of the largest image at most: Pixtral's have 64."""
 
 
 @dataclass(frozen=True)
 class ImageRequirements:
-    """What images must be: the model's image token, and the pixels along one side of a token's patch."""
+    """What images must be: the model's image token, and the pixels along one side of a token's patch.
+
+    `side` is the most patches along a side that the model's config names; 0 where it names none.
+    """
 
     token: int
     patch: int
     channels: int
+    side: int = 0
 
 
 def read_image_requirements(config: Mapping[str, Any]) -> ImageRequirements | None:
@@ -44,11 +52,22 @@ def read_image_requirements(config: Mapping[str, Any]) -> ImageRequirements | No
     if isinstance(nested := config.get("vision_encoder"), Mapping):  # Fast-LLM's apriel2
         embeddings = nested.get("embeddings") or {}
         vision = {"patch_size": embeddings.get("patch_height"), "num_channels": embeddings.get("input_channels")}
+        vision["image_size"] = next(_find_values(nested, "max_image_size"), None)
     if not isinstance(vision, Mapping) or not isinstance(token, int):
         return None
     patch = read_count(vision, "patch_size", what="config.json: vision_config")
     merged = config.get("spatial_merge_size") or 1
-    return ImageRequirements(token, patch * merged, vision.get("num_channels") or 3)
+    largest = vision.get("image_size")
+    side = largest // (patch * merged) if isinstance(largest, int) else 0
+    return ImageRequirements(token, patch * merged, vision.get("num_channels") or 3, side)
+
+
+def _find_values(node: Any, key: str) -> Iterator[Any]:
+    """Yield the values of a key, however deep it is."""
+    for name, value in node.items() if isinstance(node, Mapping) else ():
+        if name == key:
+            yield value
+        yield from _find_values(value, key)
 
 
 def add_images(cases: tuple[InputCase, ...], needs: ImageRequirements, seed: int) -> tuple[InputCase, ...]:
@@ -63,6 +82,21 @@ def add_images(cases: tuple[InputCase, ...], needs: ImageRequirements, seed: int
     text = _avoid_token(batch.ids[:1, :], needs.token)
     ordered = [by_name.get(case.name) or parts[case.name] for case in cases]
     return (*ordered, replace(batch, name="text", ids=text, mask=None, rows=("no image",)))
+
+
+def add_far_images(case: InputCase, needs: ImageRequirements, seed: int) -> InputCase:
+    """Return a case of one row that ends with images: one line of patches, and two columns, as long as may be.
+
+    (One column alone makes PyTorch's convolution in bfloat16 read foreign memory on CPUs with AMX.) Where the row is
+    too short for these it ends with a small one.
+    """
+    side, length = min(needs.side, FAR_SIDE), case.ids.shape[1]
+    shapes = [(1, side), (side, 2)] if side and 5 * (side + GAP) < length else [*SHAPES[:1]]
+    ids, end = _avoid_token(case.ids, needs.token), length - 1
+    for tall, wide in reversed(shapes):
+        ids[0, end - tall * wide : end] = needs.token
+        end -= tall * wide + GAP
+    return replace(case, ids=ids, images=_draw_images(shapes, [0] * len(shapes), needs, seed), image_token=needs.token)
 
 
 def _place_images(case: InputCase, needs: ImageRequirements, seed: int) -> InputCase:
@@ -81,7 +115,7 @@ def _place_images(case: InputCase, needs: ImageRequirements, seed: int) -> Input
             at = end
     if not shapes:
         return replace(case, ids=ids)
-    return replace(case, ids=ids, images=_draw_images(shapes, rows, needs, seed))
+    return replace(case, ids=ids, images=_draw_images(shapes, rows, needs, seed), image_token=needs.token)
 
 
 def _draw_images(shapes: list[tuple[int, int]], rows: list[int], needs: ImageRequirements, seed: int) -> Images:
@@ -98,7 +132,7 @@ def _draw_images(shapes: list[tuple[int, int]], rows: list[int], needs: ImageReq
 def _cut_part(part: InputCase, whole: InputCase) -> InputCase:
     row, padding = len(whole.ids) - 1, int((~whole.keep[-1]).sum())
     images = whole.images.select_row(row) if whole.images else None
-    return replace(part, ids=whole.ids[row:, padding:], images=images)
+    return replace(part, ids=whole.ids[row:, padding:], images=images, image_token=whole.image_token)
 
 
 def _avoid_token(ids: Tensor, token: int) -> Tensor:

@@ -7,18 +7,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ci.equivalence.case_failures import check_each
 from ci.equivalence.case_runner import CaseRunner
 from ci.equivalence.cold_repeat import repeat_without_cache
 from ci.equivalence.comparison_inputs import ComparisonInputs
+from ci.equivalence.composite_config import is_composite, take_text
 from ci.equivalence.config_sensitivity import ConfigSensitivity, build_sensitivity_verdict
 from ci.equivalence.device_usage import CostMeter
 from ci.equivalence.edited_checkpoint import copy_with_config
 from ci.equivalence.forward_check import ForwardCheck
 from ci.equivalence.gradient_compare import GradientComparison, build_gradient_verdict
 from ci.equivalence.hf_reference import ReferenceRun
+from ci.equivalence.image_inputs import describe_images
 from ci.equivalence.inputs import read_requirements
 from ci.equivalence.nested_config import choose_mixer, count_block_kinds, list_mixer_names
 from ci.equivalence.root_cause import MIXER_AXIS, ForwardSpec
@@ -121,7 +123,7 @@ class Judge:
 
     def check_layer_order(self) -> tuple[Verdict, ...]:
         """Compare a thin synthetic model of many layers: two layers cannot show that they are in another order."""
-        config = shrink_config(self.reference.config, SYNTHETIC_LAYERS)
+        config = self._shrink_config(SYNTHETIC_LAYERS)
         with self._make_directory("layers-") as workdir:
             judge = self._convert_other(write_synthetic_model(config, workdir / "model", self.hugging_face), workdir)
             verdict = judge.check_forward(dtype="float32", variant={})
@@ -130,15 +132,22 @@ class Judge:
 
     def check_positions(self) -> tuple[Verdict, ...]:
         """Compare a thin synthetic model at far positions, in float32 and in the model's dtype."""
-        kinds = self.reference.config.get("layer_types") or ()
+        kinds = take_text(self.reference.config).get("layer_types") or ()
         count = max(1, len(set(kinds)), count_block_kinds(self.reference.config))
-        config = shrink_config(self.reference.config, count)
-        reach = find_reach(read_requirements(config), self.reference.device, self.reference.free_bytes)
+        config = self._shrink_config(count)
+        needs = read_requirements(config)
+        reach = find_reach(needs, self.reference.device, self.reference.free_bytes)
+        case = build_far_case(reach.length, self.reference.seed, needs.images)
+        coverage = {"positions": str(reach), **({"images": describe_images((case,))} if needs.images else {})}
         with self._make_directory("positions-") as workdir:
             source = write_synthetic_model(config, workdir / "model", self.hugging_face)
-            judge = self._convert_other(source, workdir, (build_far_case(reach.length, self.reference.seed),))
-            verdicts = judge.check_forward_in_dtypes({})
-            return tuple(replace(verdict, coverage={"positions": str(reach)}) for verdict in verdicts)
+            judge = self._convert_other(source, workdir, (case,))
+            return tuple(replace(verdict, coverage=coverage) for verdict in judge.check_forward_in_dtypes({}))
+
+    def _shrink_config(self, layers: int) -> dict[str, Any]:
+        """Return the config of a thin model; transformers tells the sizes that a composite config leaves out."""
+        config = self.reference.config
+        return shrink_config(config, layers, self.reference.runner.resolve_config() if is_composite(config) else None)
 
     def _choose_mixer(self, name: str) -> Judge:
         """Return the judge of the same conversion, whose reference run has another main mixer in every block."""
@@ -161,6 +170,7 @@ class Judge:
             self.subject.convert(ConvertRequest(str(source), str(converted), *self.inputs.formats))
         inputs = replace(self.inputs, hf_path=str(source), subject_path=str(converted), workdir=str(workdir))
         reference = self.reference.for_checkpoint(source, workdir / "reference", cases)
+        reference.leave_out_text()
         costs = CostMeter(clock=self.costs.clock)
         return Judge(inputs, self.subject, self.hugging_face, self.cross_check, shared_reference=reference, costs=costs)
 

@@ -74,12 +74,23 @@ def count_heads(config: Config) -> int:
 def shrink_nested(config: Config, layers: int, vocabulary: int) -> dict[str, Any]:
     """Return a config of the same kinds of blocks with few heads, `layers` of them."""
     thin = _map_blocks(config, _shrink_block)
+    if isinstance(tower := config.get("vision_encoder"), Mapping):
+        thin["vision_encoder"] = _shrink_tower(tower, layers)
     return {
         **thin,
         "hidden_size": THIN_HIDDEN,
         "vocab_size": vocabulary,
         "decoder": {**thin["decoder"], "num_blocks": layers},
     }
+
+
+def _shrink_tower(tower: Config, layers: int) -> dict[str, Any]:
+    """Return a vision encoder of thin blocks, as many as the decoder has; its patches stay."""
+    encoder = _map_blocks({"decoder": tower["encoder"]}, _shrink_block)["decoder"]
+    echoed = {key: layers for key in ("num_hidden_layers",) if key in tower}  # what Fast-LLM writes for other tools
+    adapter = {**tower["adapter"], "intermediate_size": THIN_INTERMEDIATE}
+    encoder = {**encoder, "num_blocks": layers}
+    return {**tower, **echoed, "hidden_size": THIN_HIDDEN, "encoder": encoder, "adapter": adapter}
 
 
 def _map_blocks(config: Config, change: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Other legal values of the keys of nested blocks: each leaf of `decoder`, `head` and `embeddings`."""
+"""Other legal values of the keys of nested blocks: each leaf of `decoder`, `head`, `embeddings`, `vision_encoder`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from ci.equivalence.tolerances import EPSILON_FACTORS, INTEGER_STEPS, ROPE_THETA_FACTORS
 
-SECTIONS = ("decoder", "head", "embeddings")
+SECTIONS = ("decoder", "head", "embeddings", "vision_encoder")
 ACTIVATIONS = ("silu", "gelu_pytorch_tanh", "relu")
 Path = tuple[str, ...]
 
@@ -54,7 +54,7 @@ def _choose_values(path: Path, value: Any, window: int) -> tuple[Any, ...]:
         return tuple(name for name in ACTIVATIONS if name != value)
     if key == "main_mixer_name":
         return tuple(value)
-    if key == "causal":
+    if key in ("causal", "cross_document_attention"):
         return (not value,)
     return ()
 

@@ -44,6 +44,7 @@ from ci.tensor_names import (
     ROUTER_SCORES,
     block_name,
     execution_order,
+    is_vision,
     layer_of,
     operation_of,
 )
@@ -77,13 +78,13 @@ class PrecisionLens:
     @cached_property
     def formulas(self) -> dict[str, Formula]:
         """The operations that a formula explains."""
-        names = tuple(n for n in self.expected if self.attends or operation_of(n) != CONTEXT)
+        names = tuple(n for n in _list_judged(self.expected) if self.attends or operation_of(n) != CONTEXT)
         return dict(find_formulas(names, self._read(self.expected), self.config, self.keep.to(self.device)))
 
     @property
     def operations(self) -> int:
         """How many operations of one run are judged at most: those with a formula, and query and key."""
-        return len(self.formulas) + sum(operation_of(name) in (QUERY, KEY) for name in self.expected)
+        return len(self.formulas) + sum(operation_of(name) in (QUERY, KEY) for name in _list_judged(self.expected))
 
     def add_floor(self, trace: TraceReader) -> None:
         """Measure a run of Hugging Face in low precision as one of the right implementations."""
@@ -102,10 +103,11 @@ class PrecisionLens:
     def describe_coverage(self) -> str:
         """Say which operations have a formula, and which a formula should explain and does not."""
         kinds = (NORM_1, NORM_2, CONTEXT, ROUTER_SCORES, FINAL_NORM)
-        wanted = [name for name in self.expected if operation_of(name) in kinds]
+        wanted = [name for name in _list_judged(self.expected) if operation_of(name) in kinds]
         judged = ", ".join(dict.fromkeys(operation_of(name) for name in wanted if name in self.formulas))
         missing = ", ".join(dict.fromkeys(operation_of(name) for name in wanted if name not in self.formulas))
         said = f"{judged or 'no operation'} in float64 on the run's own input; angles of query and key"
+        said += "; not covered: the vision tower" if any(map(is_vision, self.expected)) else ""
         return f"not covered: no formula explains {missing}; {said}" if missing else said
 
     def _find_error(self, trace: TraceReader) -> Tensor:
@@ -158,7 +160,7 @@ class PrecisionLens:
                 yield name, _Gauge(known, tuple(known.read_inputs(read)), self.keep.to(self.device))
 
     def _measure_angles(self, trace: TraceReader) -> dict[tuple[str, str], Estimate]:
-        names = [name for name in trace if operation_of(name) in (QUERY, KEY) and name in self.expected]
+        names = [n for n in _list_judged(trace) if operation_of(n) in (QUERY, KEY) and n in self.expected]
         read, expected = self._read(trace), self._read(self.expected)
         pairs = {name: (read(name), expected(name)) for name in names}
         whole = {name: pair for name, pair in pairs.items() if pair[1].shape[-1] % 2 == 0}
@@ -179,6 +181,11 @@ class PrecisionLens:
             return trace.tensor(name).to(self.device)
 
         return read
+
+
+def _list_judged(trace: TraceReader) -> list[str]:
+    """List the tensors of the decoder: positions and causality of the formulas are those of tokens, not of patches."""
+    return [name for name in trace if not is_vision(name)]
 
 
 @dataclass(frozen=True)

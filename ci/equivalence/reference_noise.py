@@ -66,6 +66,7 @@ class ReferenceNoise:
             all_figures=False,
             carry_flips=not self.teacher_forced,
             device=self.runner.device,
+            images=case.image_tokens,
         )
         with self.runner.costs.time_comparison():
             return comparison.run()

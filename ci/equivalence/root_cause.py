@@ -15,6 +15,7 @@ from ci.equivalence.converted_weights import find_wrong_tensors
 from ci.equivalence.diagnosis import Diagnosis, describe_suspect, first_failure_per_block
 from ci.equivalence.error_signature import ErrorSignature, WrongTensor, compute_signature
 from ci.equivalence.hf_reference import ReferenceRun
+from ci.equivalence.image_rows import ImageRows
 from ci.equivalence.round_trip import resolve_config
 from ci.equivalence.tensor_location import locate_tensor
 from ci.errors import HubTestsError, UnsupportedError
@@ -28,6 +29,7 @@ from ci.tensor_names import (
     ROUTER_LOGITS,
     TOP_EXPERTS,
     VALUE,
+    is_vision,
     layer_of,
     list_unseen_before,
     operation_of,
@@ -37,6 +39,7 @@ from ci.tensor_names import (
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ci.equivalence.input_case import InputCase
     from ci.evidence import Measure
     from ci.subjects.base import Yardstick
 
@@ -137,22 +140,36 @@ class RootCauseAnalysis:
         actual, expected = TraceReader(source.path), self.reference.get_expected_trace(source.case)
         part, by_token = source.case.part, source.diff.tensors[name].by_token
         keep = ~by_token.isnan()
+        wrong = keep & ~(by_token <= source.tolerances.get_token_limit(name))
+        siblings = {other: part.cut(expected.tensor(other)) for other in _list_siblings(name) if other in expected}
+        if is_vision(name) and (rows := self._find_image_rows(source.case)):
+            return WrongTensor(
+                actual=rows.arrange(actual.tensor(name)),
+                expected=rows.arrange(part.cut(expected.tensor(name))),
+                wrong=rows.arrange(wrong),
+                keep=rows.keep,
+                position=rows.keep.long().cumsum(-1) - 1,
+                siblings={other: rows.arrange(tensor) for other, tensor in siblings.items()},
+            )
         return WrongTensor(
             actual=actual.tensor(name),
             expected=part.cut(expected.tensor(name)),
-            wrong=keep & ~(by_token <= source.tolerances.get_token_limit(name)),
+            wrong=wrong,
             keep=keep,
             position=source.case.keep.long().cumsum(-1) - 1,
             window=self.reference.requirements.window,
-            siblings={other: part.cut(expected.tensor(other)) for other in _list_siblings(name) if other in expected},
+            siblings=siblings,
             experts=self._read_experts(name, expected, source),
-            image=self._find_image_tokens(source),
+            image=source.case.image_tokens,
         )
 
-    def _find_image_tokens(self, source: CaseComparison) -> Tensor | None:
-        """Return which tokens of a case stand for an image; None where it has none."""
-        images = self.reference.requirements.images
-        return source.case.ids == images.token if images and source.case.images else None
+    def _find_image_rows(self, case: InputCase) -> ImageRows | None:
+        """Return where each image of a case has its patches; None where there is not one token a patch."""
+        tokens, needs = case.image_tokens, self.reference.requirements.images
+        if tokens is None or needs is None or case.images is None:
+            return None
+        rows = ImageRows.of_images(tokens, case.images, needs.patch)
+        return rows if sum(rows.counts) == int(tokens.sum()) else None
 
     def _read_experts(self, name: str, expected: TraceReader, source: CaseComparison) -> Tensor | None:
         chosen = f"decoder.{layer_of(name)}.{TOP_EXPERTS}"

@@ -67,6 +67,7 @@ class RoundTripCheck:
             *(trace, self.reference.get_expected_trace(case), case.keep),
             flip_gap_limit=tolerances.get_flip_gap_limit,
             device=self.inputs.device,
+            images=case.image_tokens,
         )
         with self.costs.time_comparison():
             diff = comparison.run()

@@ -19,7 +19,7 @@ from torch import Tensor
 from ci.equivalence.case_result import CaseComparison
 from ci.equivalence.tensor_compare import TensorDiff, compare_tensors
 from ci.equivalence.tolerances import SYMMETRY_SPREAD
-from ci.tensor_names import CONTEXT, FINAL_NORM, KEY, NORM_1, NORM_2, QUERY, VALUE, layer_of, operation_of, tensor_name
+from ci.tensor_names import CONTEXT, FINAL_NORM, KEY, NORM_1, NORM_2, QUERY, VALUE, operation_of, scope_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -76,10 +76,10 @@ def undo_symmetries(case: CaseComparison, read: ReadPair) -> CaseComparison:
     if not failed or case.diff.problems or any(operation_of(name) not in (*ATTENTION, *NORMS) for name in failed):
         return case
     undone = {name: u for name in failed if operation_of(name) in NORMS for u in _undo_norm(case, read, name)}
-    for layer in dict.fromkeys(layer_of(name) for name in failed):
-        wrong = {operation_of(name) for name in failed if layer_of(name) == layer} & {*ATTENTION}
-        if layer is not None and wrong:
-            undone |= {tensor_name(layer, op): u for op, u in _undo_attention(case, read, layer, wrong)}
+    for block in dict.fromkeys(map(scope_of, failed)):
+        wrong = {operation_of(name) for name in failed if scope_of(name) == block} & {*ATTENTION}
+        if wrong:
+            undone |= {f"{block}.{op}": u for op, u in _undo_attention(case, read, block, wrong)}
     tensors = {**case.diff.tensors, **{name: u.diff for name, u in undone.items()}}
     symmetries = {name: u.symmetry for name, u in undone.items()}
     after = replace(case, diff=replace(case.diff, tensors=tensors), symmetries=symmetries)
@@ -124,11 +124,11 @@ def _undo_norm(case: CaseComparison, read: ReadPair, name: str) -> Iterator[Undo
         yield Undone(pair.compare(found), "its weight folded into what follows")
 
 
-def _undo_attention(case: CaseComparison, read: ReadPair, layer: int, wrong: set[str]) -> Iterator[tuple[str, Undone]]:
+def _undo_attention(case: CaseComparison, read: ReadPair, block: str, wrong: set[str]) -> Iterator[tuple[str, Undone]]:
     """Yield operation and result of each failed tensor where the maps of all four fit each other."""
-    tensors = {operation: read(tensor_name(layer, operation)) for operation in ATTENTION}
+    tensors = {operation: read(f"{block}.{operation}") for operation in ATTENTION}
     heads = {op: tensors[QUERY if op in (QUERY, CONTEXT) else KEY][1].shape[2] for op in ATTENTION}
-    pairs = {op: _Pair(case, tensor_name(layer, op), *tensors[op], heads=heads[op]) for op in ATTENTION}
+    pairs = {op: _Pair(case, f"{block}.{op}", *tensors[op], heads=heads[op]) for op in ATTENTION}
     found = {op: pair.find_map() if op in wrong else pair.identity for op, pair in pairs.items()}
     maps = {op: map_ for op, map_ in found.items() if map_ is not None}
     if len(maps) == len(ATTENTION) and _scores_are_kept(maps[QUERY], maps[KEY]) and _values_are_kept(maps):

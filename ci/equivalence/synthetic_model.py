@@ -13,6 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ci.equivalence.composite_config import (
+    TEXT,
+    VISION,
+    fill_sizes,
+    is_composite,
+    lower_image_token,
+    shrink_tower,
+)
+from ci.equivalence.image_inputs import ImageRequirements, add_far_images
 from ci.equivalence.inputs import InputCase, InputRequirements, find_longest_length, read_published_dtype
 from ci.equivalence.nested_config import is_nested, shrink_nested
 from ci.equivalence.tolerances import LONGEST_INPUT
@@ -31,16 +40,35 @@ PER_TOKEN_KEYS = ("num_experts_per_tok", "top_k_experts")
 TOKEN_ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def shrink_config(config: Mapping[str, Any], layers: int) -> dict[str, Any]:
-    """Return a Hugging Face config.json of the same architecture with thin layers.
+def shrink_config(config: Mapping[str, Any], layers: int, resolved: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return a Hugging Face config.json of the same architecture with thin layers; a vision tower has as many.
 
-    Raises SubjectError for a config whose decoder is nested, as that of a model with images is.
+    `resolved` is what transformers makes of it, for the sizes that its sections leave to their defaults. Raises
+    SubjectError for a config without sizes.
     """
     if is_nested(config):
-        thin = shrink_nested(config, layers, VOCABULARY)
+        thin = shrink_nested(config, layers, VOCABULARY) | lower_image_token(config, VOCABULARY)
         return thin | {key: None for key in TOKEN_ID_KEYS if not _are_in_vocabulary(config.get(key))}
+    if is_composite(config):
+        return _shrink_sections(config, layers, resolved or config)
     if "hidden_size" not in config or "num_attention_heads" not in config:
         raise SubjectError(f"no thin model: config.json of {config.get('model_type')} has no sizes at its top level")
+    return _shrink_plain(config, layers)
+
+
+def _shrink_sections(config: Mapping[str, Any], layers: int, resolved: Mapping[str, Any]) -> dict[str, Any]:
+    text = fill_sizes(config[TEXT], resolved.get(TEXT) or {})
+    if "hidden_size" not in text or "num_attention_heads" not in text:
+        raise SubjectError(f"no thin model: config.json of {config.get('model_type')} has no sizes in its {TEXT}")
+    thin = {**config, TEXT: _shrink_plain(text, layers), **lower_image_token(config, VOCABULARY)}
+    thin |= {key: None for key in TOKEN_ID_KEYS if not _are_in_vocabulary(config.get(key))}
+    if isinstance(vision := config.get(VISION), dict):
+        tower = fill_sizes(vision, resolved.get(VISION) or {})
+        thin[VISION] = shrink_tower(tower, layers, HEADS, INTERMEDIATE)
+    return thin
+
+
+def _shrink_plain(config: Mapping[str, Any], layers: int) -> dict[str, Any]:
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     shared = config.get("num_key_value_heads", config["num_attention_heads"]) < config["num_attention_heads"]
     thin = {
@@ -100,10 +128,11 @@ def find_reach(needs: InputRequirements, device: str, free_bytes: int) -> Reach:
     return Reach(longest, context, f"capped at {longest} tokens on {device}")
 
 
-def build_far_case(length: int, seed: int) -> InputCase:
-    """Build one row of `length` random tokens."""
+def build_far_case(length: int, seed: int, images: ImageRequirements | None = None) -> InputCase:
+    """Build one row of `length` random tokens; with `images` it ends with images as wide and as high as may be."""
     ids = torch.randint(0, VOCABULARY, (1, length), generator=torch.Generator().manual_seed(seed))
-    return InputCase("far", ids, rows=("random",))
+    case = InputCase("far", ids, rows=("random",))
+    return case if images is None else add_far_images(case, images, seed)
 
 
 def _are_in_vocabulary(ids: Any) -> bool:

@@ -10,6 +10,7 @@ from ci.tensor_names import (
     DECAY,
     EMBEDDINGS,
     FINAL_NORM,
+    IMAGE_EMBEDDINGS,
     KEY,
     LOGITS,
     MIXER,
@@ -19,22 +20,32 @@ from ci.tensor_names import (
     MLP_ROUTED,
     NORM_1,
     NORM_2,
+    PATCHES,
+    PROJECTOR,
     QUERY,
     RECURRENCE,
     ROUTER_LOGITS,
     ROUTER_SCORES,
+    STEP,
     TOP_EXPERTS,
     VALUE,
+    VISION_NORM,
     layer_of,
     operation_of,
+    vision_layer_of,
 )
 
 PLAIN_WORDS: dict[str, str] = {
+    PATCHES: "patch embedding",
+    VISION_NORM: "norm of the patches",
+    PROJECTOR: "projector",
+    IMAGE_EMBEDDINGS: "image features among the tokens",
     EMBEDDINGS: "token embeddings",
     NORM_1: "norm before attention",
     QUERY: "query",
     KEY: "key",
     VALUE: "value",
+    STEP: "step size of the scan",
     DECAY: "decay of the recurrence",
     BETA: "write strength of the recurrence",
     RECURRENCE: "recurrence",
@@ -57,7 +68,10 @@ PLAIN_WORDS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class TensorLocation:
-    """Tensor name, its block (None outside the blocks), and its operation in plain words."""
+    """Tensor name, its block of the decoder (None outside), and its operation in plain words.
+
+    Of a vision tower's block the operation says which one, too.
+    """
 
     tensor: str
     layer: int | None
@@ -69,5 +83,11 @@ class TensorLocation:
 
 def locate_tensor(name: str) -> TensorLocation:
     """Return where a captured tensor stands."""
+    layer, words = vision_layer_of(name), describe_operation(name)
+    return TensorLocation(name, layer_of(name), words if layer is None else f"vision block {layer}, {words}")
+
+
+def describe_operation(name: str) -> str:
+    """Return a tensor's operation in plain words, without its block."""
     operation = operation_of(name)
-    return TensorLocation(name, layer_of(name), PLAIN_WORDS.get(operation, operation))
+    return PLAIN_WORDS.get(operation, operation)

@@ -22,7 +22,7 @@ from ci.equivalence.tensor_compare import (
 from ci.evidence import LayerRouting
 from ci.subjects.forward import DTYPES
 from ci.subjects.trace_files import TraceReader, TraceWriter
-from ci.tensor_names import CONTEXT, LOGITS, ROUTER_LOGITS, TOP_EXPERTS, layer_of, list_mandatory_tensors
+from ci.tensor_names import CONTEXT, LOGITS, ROUTER_LOGITS, TOP_EXPERTS, is_vision, layer_of, list_mandatory_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,6 +67,8 @@ class TraceDiff:
 class TraceComparison:
     """One comparison of two traces. `keep` is bool (B, T), the real tokens; each side is cut to its slice.
 
+    `images` is bool (B, T), the tokens of images; None without any. Only there have tensors of a vision tower values.
+
     Tensors are compared on `device`, one of each side at a time. `all_figures` and `compare_predictions` ask for more
     than a noise floor needs.
 
@@ -85,6 +87,7 @@ class TraceComparison:
     carry_flips: bool = True
     compare_predictions: bool = False
     device: str = "cpu"
+    images: Tensor | None = None
     _flipped: Tensor = field(init=False)
     _tensors: dict[str, TensorDiff] = field(default_factory=dict, init=False)
     _routing: list[LayerRouting] = field(default_factory=list, init=False)
@@ -93,11 +96,14 @@ class TraceComparison:
 
     def run(self) -> TraceDiff:
         """Compare the structure first, then tensor after tensor; a missing or malformed tensor ends the comparison."""
-        if problems := tuple(_find_structure_problems(self.actual, self.expected)):
+        if problems := tuple(self._find_structure_problems()):
             return TraceDiff(problems=problems)
         self.keep = self.keep.to(self.device)
+        self.images = self.images.to(self.device) if self._sees and self.images is not None else None
         self._flipped = torch.zeros_like(self.keep)
         for scope in self.expected.scopes:
+            if is_vision(scope) and not self._sees:
+                continue
             if problem := self._compare_scope(scope):
                 return self._build_diff(problem)
         return self._build_diff()
@@ -112,6 +118,8 @@ class TraceComparison:
         if not self.carry_flips:
             self._flipped = torch.zeros_like(self.keep)
         names = [name for name in self.expected.names(scope) if name in self.actual]
+        if not names:
+            return None
         with (
             self._open_scope(self.actual, self.actual_slice, scope) as read_actual,
             self._open_scope(self.expected, self.expected_slice, scope) as read_expected,
@@ -140,9 +148,11 @@ class TraceComparison:
         return None
 
     def _measure_tensor(self, name: str, actual: Tensor, expected: Tensor) -> TensorDiff:
-        if name.endswith(f".{CONTEXT}"):
+        if name.endswith(f".{CONTEXT}") and not is_vision(name):
             self._flipped = expert_routing.spread_to_later_tokens(self._flipped)
         keep = self.keep & ~self._flipped
+        if is_vision(name) and self.images is not None:
+            keep = self.keep & self.images
         if self.compare_predictions and name == LOGITS:
             self._predictions = compare_distributions(actual, expected, keep)
         return compare_tensors(actual, expected, keep=keep, all_figures=self.all_figures)
@@ -159,9 +169,35 @@ class TraceComparison:
         self._flip_gaps[name] = float(relative.max()) if relative.numel() else 0.0
         self._flipped = self._flipped | excused
 
+    @property
+    def _sees(self) -> bool:
+        """Whether the compared part has an image."""
+        return self.images is not None and bool(self.images.any())
+
+    def _find_structure_problems(self) -> Iterator[TensorProblem]:
+        """Yield missing tensors that were not declared so, and unknown blocks.
+
+        A subject that captures nothing of its vision tower says so by that; the verdict lists what was not compared.
+        """
+        always = list_mandatory_tensors(scope for scope in self.expected.scopes if not is_vision(scope))
+        declared = self.actual.result.not_captured
+        unseen = not self._sees or not _has_vision(self.actual)
+        for name in self.expected:
+            if name in self.actual or (is_vision(name) and unseen):
+                continue
+            if name in always or name not in declared:
+                yield TensorProblem("missing_tensor", name, f"{name} is missing from the subject's trace")
+        lacks_tower = any(is_vision(name) for name in self.expected.result.not_captured)
+        for scope in self.actual.scopes:
+            if scope not in self.expected.scopes and not (is_vision(scope) and lacks_tower):
+                message = f"{scope} is in the subject's trace, the reference has none"
+                yield TensorProblem("unexpected_tensor", scope, message)
+
     def _build_diff(self, *problems: TensorProblem) -> TraceDiff:
         sides = (self.expected.result, self.actual.result)
         missing = tuple(dict.fromkeys(name for side in sides for name in side.not_captured))
+        if self._sees and not _has_vision(self.actual):
+            missing = tuple(dict.fromkeys((*filter(is_vision, self.expected), *missing)))
         return TraceDiff(self._tensors, problems, tuple(self._routing), self._flip_gaps, self._predictions, missing)
 
 
@@ -188,13 +224,5 @@ def extract_teacher_trace(trace: TraceReader, part: BatchSlice, path: Path) -> T
     return TraceReader(path)
 
 
-def _find_structure_problems(actual: TraceReader, expected: TraceReader) -> Iterator[TensorProblem]:
-    """Yield missing tensors that were not declared so, and unknown blocks."""
-    always = list_mandatory_tensors(expected.scopes)
-    for name in expected:
-        if name not in actual and (name in always or name not in actual.result.not_captured):
-            yield TensorProblem("missing_tensor", name, f"{name} is missing from the subject's trace")
-    for scope in actual.scopes:
-        if scope not in expected.scopes:
-            message = f"{scope} is in the subject's trace, the reference has none"
-            yield TensorProblem("unexpected_tensor", scope, message)
+def _has_vision(trace: TraceReader) -> bool:
+    return any(map(is_vision, trace.scopes))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ci.report.escape import escape_html
 from ci.report.number_format import format_measure, format_used_tolerance
-from ci.tensor_names import EMBEDDINGS, is_block_level, layer_of
+from ci.tensor_names import EMBEDDINGS, is_block_level, layer_of, shorten_vision_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -97,7 +97,8 @@ def draw_heat_map(heat: Heat) -> str:
     width, height = 130 + len(columns) * _CELL_W + 8, 20 + len(rows) * _CELL_H + 18
     label = f"Error / limit by layer and token for the input {heat.case} in {heat.dtype}"
     names = [
-        _draw_text(124, 30 + at * _CELL_H, rows[at], "end") for at in range(0, len(rows), math.ceil(len(rows) / 33))
+        _draw_text(124, 30 + at * _CELL_H, shorten_vision_name(rows[at]), "end")
+        for at in range(0, len(rows), math.ceil(len(rows) / 33))
     ]
     steps = range(0, len(columns), max(1, len(columns) // 6))
     tokens = [_draw_text(130 + at * _CELL_W, height - 5, str(columns[at]), "start") for at in steps]

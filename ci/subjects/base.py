@@ -6,6 +6,8 @@ this module imports nothing heavy.
 A *trace* is a directory. Each scope of the forward pass is one safetensors file, written as soon as the scope
 has run, so that no more than one layer's tensors are ever in memory:
 
+    vision_encoder.embeddings.safetensors, vision_encoder.encoder.<i>.safetensors, vision_encoder.adapter.safetensors,
+    image_embeddings.safetensors                            only where the inputs have images
     embeddings.safetensors      embeddings
     decoder.<i>.safetensors     decoder.<i>.norm_1, .mixer.query, … , decoder.<i>   (block i of 0..N-1)
     head.safetensors            final_norm, logits
@@ -19,6 +21,7 @@ dtype:
     decoder.<i>.mixer.query         (B, T, heads, head_dim)      after RoPE
     decoder.<i>.mixer.key           (B, T, kv_heads, head_dim)   after RoPE
     decoder.<i>.mixer.value         (B, T, kv_heads, head_dim)
+    decoder.<i>.mixer.step          (B, T, inner)       Mamba only, the step sizes after the softplus
     decoder.<i>.mixer.decay         (B, T, heads) or (B, T, heads, head_dim)   delta rule only, logarithm of the decay
     decoder.<i>.mixer.beta          (B, T, heads)       delta rule only, how much of the value is written
     decoder.<i>.mixer.recurrence    (B, T, heads, value_dim)   delta rule only, what is read from the state
@@ -39,9 +42,20 @@ dtype:
     prediction_head.<k>.final_norm  (B, T, hidden)      a norm
     prediction_head.<k>.logits      (B, T, vocab)       and logits of its own
 
+    vision_encoder.embeddings.patch_embeddings (B, T, width)  images only: each patch times the projection
+    vision_encoder.embeddings       (B, T, width)       after the norm of the patches: input of the tower's block 0
+    vision_encoder.encoder.<i>.…    as decoder.<i>.…, norm_1 to mlp
+    vision_encoder.encoder.<i>      (B, T, width)       output of a block of the tower
+    vision_encoder.adapter          (B, T, hidden)      output of the projector
+    image_embeddings                (B, T, hidden)      the decoder's input at the tokens of images
+
+The tensors of images are zero at tokens of text: patch n of the batch stands at its n-th image token, row by row;
+`ImageRecorder` puts them there. With `feed` each part of the tower reads the other trace's. A subject without hooks on
+its tower leaves all of them out; the verdict says that they were not compared.
+
 Of a delta rule (gated delta net, Kimi delta attention) query, key and value are what the recurrence reads: after the
 convolution, without a rotation, before they are normalized; a head of keys that several heads of values share is
-repeated.
+repeated. Of a Mamba block query, key and value are the C, B and x that its scan reads, (B, T, heads, state) each.
 
 A subject that cannot capture a tensor lists it in `TraceResult.not_captured`; `logits`,
 `embeddings`, each `decoder.<i>` and `final_norm` are mandatory.

@@ -16,7 +16,7 @@ from torch import Tensor
 from ci.errors import RequestError, SubjectError
 from ci.subjects.images import Images, find_image_problem, take_images
 from ci.subjects.trace_files import TraceReader
-from ci.tensor_names import EMBEDDINGS, block_name, is_block_level, layer_of, scope_of
+from ci.tensor_names import EMBEDDINGS, block_name, is_block_output, scope_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -137,12 +137,7 @@ class TraceRecorder:
         block output in another dtype than the requested one: a cast here would hide that.
         """
         started = time.perf_counter()
-        if (
-            tensor.is_floating_point()
-            and tensor.dtype != self.dtype
-            and layer_of(name) is not None
-            and is_block_level(name)
-        ):
+        if tensor.is_floating_point() and tensor.dtype != self.dtype and is_block_output(name):
             raise SubjectError(f"{name} was computed in {tensor.dtype}, not in {self.dtype}".replace("torch.", ""))
         batch, length = self.inputs.ids.shape
         if tensor.shape[:2] != (batch, length):
@@ -185,7 +180,17 @@ class TeacherForcing:
 
         The number of blocks stands for the head.
         """
-        tensor = self.trace.tensor(block_name(block - 1) if block else EMBEDDINGS)
+        return self._read(block_name(block - 1) if block else EMBEDDINGS)
+
+    def read_image_output(self, name: str, tokens: Tensor) -> Tensor | None:
+        """Return the patches (patches, …) of a vision tower's scope, at the image tokens `tokens`, bool (B, T).
+
+        None where the other trace lacks the scope.
+        """
+        return self._read(name)[tokens] if self.trace.has_file(name) else None
+
+    def _read(self, name: str) -> Tensor:
+        tensor = self.trace.tensor(name)
         if self.row is not None:
             tensor = tensor[self.row : self.row + 1, self.padding :]
         return tensor.to(self.device, self.dtype)

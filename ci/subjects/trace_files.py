@@ -135,6 +135,10 @@ class TraceReader:
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name in self.names(scope_of(name))
 
+    def has_file(self, scope: str) -> bool:
+        """Return whether a scope was written; it needs no `trace.json` to be validated."""
+        return (self.path / f"{scope}.safetensors").is_file()
+
     def tensor(self, name: str, *, device: str = "cpu") -> Tensor:
         """Read one tensor from its scope's file; it is not kept here."""
         with self.open_scope(scope_of(name), device=device) as read:

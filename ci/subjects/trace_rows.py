@@ -16,6 +16,7 @@ from ci.hub.header import TensorInfo as Entry
 from ci.hub.header import write_header
 from ci.subjects.base import TraceResult
 from ci.subjects.trace_files import TraceWriter, check_scope
+from ci.tensor_names import execution_order
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,6 +45,11 @@ class BatchTraceWriter(TraceWriter):
     def row_writer(self, index: int, padding: int) -> RowTraceWriter:
         """Return the writer of row `index`; its first `padding` positions hold no token."""
         return RowTraceWriter(self, index, padding)
+
+    def finish(self, **fields: Any) -> TraceResult:
+        """Write `trace.json`; a scope that the first row lacks, as one of images, is put where it is computed."""
+        self._names = {scope: self._names[scope] for scope in sorted(self._names, key=execution_order)}
+        return super().finish(**fields)
 
     def write_row(self, scope: str, tensors: Mapping[str, Tensor], row: int, padding: int) -> None:
         """Write one row's tensors (1, length - padding, …) into the files of (batch, length, …)."""

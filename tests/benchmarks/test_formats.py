@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from benchmarks.format_models import MODELS, PROBES, make_hybrid_shapes
-from benchmarks.formats import _describe_verdict, _make_row, show_table
+from benchmarks.formats import _describe_verdict, _make_row, name_subject, show_table
 from ci.evidence import Evidence, Measure, Step
 from ci.models import load_models
 from ci.report.results import CaseResult, EntryResult
@@ -71,3 +71,10 @@ def test_a_row_names_each_red_test(tmp_path: Path) -> None:
     row = _make_row(MODELS[0], EntryResult("m", "failed", cases))
     assert row.red == (r"`test_forward_equivalence`, `test_implementation`: a\|b c",)
     assert show_table([row]).splitlines()[-1].startswith("| llama | llama | refused: Fast-LLM | 1 |")
+
+
+def test_the_reference_is_judged_by_the_code_in_the_checkout(tmp_path: Path) -> None:
+    words = name_subject("reference", tmp_path)
+    assert words[:2] == ["--subject", "reference"]
+    assert words[-2:] == ["--subject-path", str(tmp_path)]
+    assert "--subject-source" in name_subject("fast_llm", tmp_path)

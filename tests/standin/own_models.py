@@ -77,9 +77,31 @@ def describe_pattern(*names: str) -> dict[str, Any]:
     return describe_apriel2({"type": "pattern", "blocks": blocks, "pattern": list(names)})
 
 
+MAMBA: dict[str, Any] = {
+    "type": "mamba",
+    "d_inner": 48,
+    "d_xb": 16,
+    "state_size": 4,
+    "dt_rank": 5,
+    "d_conv": 3,
+    "conv_bias": True,
+    "dt_proj_bias": True,
+    "add_linear_biases": False,
+}
 MTP = {"model_type": "mtp_llama", "architectures": ["MTPLlamaForCausalLM"], "prediction_heads": 3, **SIZES}
 DREAM = {"model_type": "dream", "architectures": ["DreamModel"], "mask_token_id": 330, **SIZES}
 DIFFUSION = {"model_type": "diffusion_llama", "architectures": ["DiffusionLlamaModel"], "mask_token_id": 330, **SIZES}
+HYBRID: dict[str, Any] = {
+    "model_type": "apriel_hybrid_ssm",
+    "architectures": ["AprielHybridSSMForCausalLM"],
+    "hybrid_block_layout": ["t", "m2", "m2"],
+    "ssm_cfg": {"d_state": 6, "d_inner": 72, "d_xb": 24, "dt_rank": "auto", "d_conv": 4, "bias": False},
+    "head_dim": 10,
+    "sliding_window": None,
+    **SIZES,
+}
+"""The structure of ServiceNow-AI/Apriel-H1-15b-Thinker-SFT (arXiv 2511.02651: Mamba blocks in place of attention), in
+the keys of fast_llm_external_models/apriel_hybrid_ssm, with sizes of ours: this is not the published config."""
 OWN_MODELS: dict[str, dict[str, Any]] = {
     "mtp": MTP,
     "mtp-one-head": {**MTP, "prediction_heads": 1, "head_dim": 10},
@@ -87,7 +109,10 @@ OWN_MODELS: dict[str, dict[str, Any]] = {
     "dream": DREAM,
     "diffusion": DIFFUSION,
     "apriel2-stochastic": describe_stochastic("gdn"),
+    "apriel2-supernet": describe_stochastic("attention"),
     "apriel2-pattern": describe_pattern("attention", "gdn", "kda"),
+    "apriel2-mamba": describe_apriel2({"type": "fixed", "block": describe_block(MAMBA)}),
+    "apriel-hybrid": HYBRID,
     "apriel2-sigmoid": describe_apriel2(
         {
             "type": "fixed",
@@ -101,6 +126,7 @@ CLASSES = {
     "dream": "BidirectionalModel",
     "diffusion_llama": "BidirectionalModel",
     "apriel2_text": "Apriel2ForCausalLM",
+    "apriel_hybrid_ssm": "AprielHybridSSMForCausalLM",
 }
 
 

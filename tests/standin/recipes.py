@@ -122,6 +122,9 @@ GEMMA4_DENSE = {
     "attention_k_eq_v": False,
     "num_global_key_value_heads": None,
 }
+GEMMA4_31B = {**GEMMA4_DENSE, "attention_k_eq_v": True, "num_global_key_value_heads": 2}
+"""The structure of google/gemma-4-31B: dense, with a value that is the key in its full layers, as the published file
+says (quoted in public test files of two projects)."""
 
 LLAMA = {**DENSE, "rope_scaling": None, "rope_theta": 10000.0}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ci.subjects.fast_llm.hooks import HIDDEN_STATES
+from ci.subjects.fast_llm.recording import HIDDEN_STATES
 from ci.subjects.forward import sort_by_score
 from ci.tensor_names import (
     EMBEDDINGS,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,15 +23,15 @@ from ci.subjects.fast_llm.mixers import (
     list_operations,
     observe_delta_rule,
 )
+from ci.subjects.fast_llm.recording import HIDDEN_STATES, RecordingDict, replace_forward
+from ci.subjects.fast_llm.vision_hooks import VisionHooks, find_image_token, find_vision_encoder
 from ci.subjects.forward import Inputs, TeacherForcing, TraceRecorder, sort_by_score
+from ci.subjects.image_trace import ImageRecorder
 from ci.tensor_names import (
-    BLOCK_OPERATIONS,
-    DELTA_RULE_OPERATIONS,
     EMBEDDINGS,
     FINAL_NORM,
     KEY,
     LOGITS,
-    MIXER,
     PREDICTION_BLOCK,
     QUERY,
     ROUTER_LOGITS,
@@ -46,17 +46,6 @@ from ci.tensor_names import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-HIDDEN_STATES = {
-    **{name: name for name in BLOCK_OPERATIONS if name not in (MIXER, ROUTER_LOGITS, *DELTA_RULE_OPERATIONS)},
-    "mixer_output": MIXER,  # Fast-LLM's own `mixer` is without the bias
-    **{f"mlp.routed.{name.removeprefix('mlp.')}": name for name in (TOP_EXPERTS, ROUTER_SCORES)},
-}
-"""Fast-LLM's name of a hidden state in a block → the trace's.
-
-The router's logits are read by a module hook: Fast-LLM's own hidden state of them fails its shape check. Recurrences
-have no hidden states: what their kernels are given is watched (`ci.subjects.fast_llm.mixers`).
-"""
 
 ROTATED = frozenset({QUERY, KEY})
 """Operations that Fast-LLM rotates by the position in the packed batch, and a trace by the position in the row.
@@ -80,6 +69,18 @@ class ForwardHooks:
     rotary: str = ""
     _routing: dict[str, Tensor] = field(default_factory=dict)
 
+    @cached_property
+    def images(self) -> ImageRecorder | None:
+        """What records the tensors of images, None without images."""
+        token = find_image_token(self.model.fast_llm_base_model)
+        return ImageRecorder.of_inputs(self.recorder, token, capture_all=bool(self.operations), feed=self.feed)
+
+    @property
+    def vision(self) -> VisionHooks | None:
+        """The hooks of the vision encoder, None without images."""
+        encoder = find_vision_encoder(self.model.fast_llm_base_model)
+        return VisionHooks(encoder, self.images, self.operations) if encoder and self.images else None
+
     @property
     def blocks(self) -> list[Any]:
         """The decoder's blocks (Fast-LLM's sequence cannot be sliced)."""
@@ -99,6 +100,7 @@ class ForwardHooks:
     def hidden_state_patterns(self) -> list[str]:
         """Return regular expressions for `output_hidden_states`: the final norms and the operations in each block."""
         finals = [re.escape(name) + "$" for name in self.final_norms]
+        finals += self.vision.list_patterns() if self.vision else []
         names = [name for name, operation in HIDDEN_STATES.items() if operation in self.operations]
         if not names:
             return finals
@@ -117,7 +119,8 @@ class ForwardHooks:
             for name in self.list_recorded(index)
             if name in self.operations
         )
-        return (*operations, *list_prediction_head_tensors(len(self.final_norms)))
+        images = self.vision.list_expected() if self.vision else ()
+        return (*images, *operations, *list_prediction_head_tensors(len(self.final_norms)))
 
     def list_recorded(self, index: int) -> tuple[str, ...]:
         """Return the operations that block `index` has: Fast-LLM names its input `norm_2` where no norm is there."""
@@ -127,6 +130,8 @@ class ForwardHooks:
     def installed(self) -> Iterator[None]:
         """Wrap the blocks for the length of the context."""
         with ExitStack() as stack:
+            if self.vision:
+                stack.enter_context(self.vision.installed())
             for index, block in enumerate(self.blocks):
                 stack.enter_context(self._wrap_block(index, block))
                 router = getattr(find_mixture(block), "router", None)
@@ -136,20 +141,22 @@ class ForwardHooks:
                     record = partial(self._record_operation, index)
                     stack.enter_context(observe_delta_rule(find_mixer(block), record))
             for head, block in enumerate(self.prediction.blocks, start=1):
-                stack.enter_context(_replace_forward(block, self._make_prediction_forward(head, block.forward)))
+                stack.enter_context(replace_forward(block, self._make_prediction_forward(head, block.forward)))
             yield
 
     def _wrap_block(self, index: int, block: Any) -> AbstractContextManager[None]:
-        return _replace_forward(block, self._make_forward(index, block, block.forward))
+        return replace_forward(block, self._make_forward(index, block, block.forward))
 
     def _make_forward(self, index: int, block: Any, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def run(input_: Tensor, kwargs: dict[str, Any], *args: Any, **rest: Any) -> Tensor:
             if index == 0:
+                if self.images:
+                    self.images.finish(input_)
                 self.recorder.record(EMBEDDINGS, input_)
                 self.recorder.flush()
                 input_ = self._force_input(0, input_)
             record, path = partial(self._record, index, kwargs.get(self.rotary)), find_mixer_path(block)
-            states = _RecordingDict(
+            states = RecordingDict(
                 lambda name, tensor: record(
                     name.removeprefix(f"{block.module_name}.").replace(f"{path}.", "mixer."), tensor
                 )
@@ -213,26 +220,6 @@ class ForwardHooks:
             self.recorder.record(tensor_name(index, ROUTER_LOGITS), logits)
 
         return hook
-
-
-@contextmanager
-def _replace_forward(block: Any, forward: Callable[..., Tensor]) -> Iterator[None]:
-    block.forward = forward
-    try:
-        yield
-    finally:
-        del block.forward
-
-
-class _RecordingDict(dict[str, Any]):
-    """A dictionary for Fast-LLM's hidden states, name → (meta, tensor), that passes each one on and keeps nothing."""
-
-    def __init__(self, record: Callable[[str, Tensor], None]) -> None:
-        super().__init__()
-        self._record = record
-
-    def __setitem__(self, name: str, value: tuple[Any, Tensor]) -> None:
-        self._record(name, value[1])
 
 
 def rotate_to_row_start(tensor: Tensor, frequencies: Tensor, inputs: Inputs) -> Tensor:

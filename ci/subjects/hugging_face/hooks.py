@@ -7,6 +7,7 @@ What code that travels with a model calls itself is watched in that code's modul
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -29,7 +30,10 @@ from ci.subjects.hugging_face.structure import (
     find_router,
     list_operations,
 )
+from ci.subjects.hugging_face.vision_hooks import VisionHooks
+from ci.subjects.hugging_face.vision_structure import find_image_token, find_vision_parts, list_expected_of_images
 from ci.subjects.hugging_face.watched_functions import FunctionWatch, find_own_modules
+from ci.subjects.image_trace import ImageRecorder
 from ci.tensor_names import (
     BRANCH_OPERATIONS,
     CONTEXT,
@@ -82,17 +86,38 @@ class ForwardHooks:
             yield
 
     @cached_property
+    def images(self) -> ImageRecorder | None:
+        """What records the tensors of images, None without images."""
+        token = find_image_token(self.model.config)
+        return ImageRecorder.of_inputs(self.recorder, token, capture_all=self.capture_all, feed=self.feed)
+
+    @cached_property
+    def _vision(self) -> VisionHooks | None:
+        """The hooks of the vision tower; None without images, or where it has no known form."""
+        parts = find_vision_parts(self.model) if self.images else None
+        return VisionHooks(parts, self.images, bool(self._own_modules)) if parts and self.images else None
+
+    @cached_property
     def _own_modules(self) -> tuple[ModuleType, ...]:
-        return find_own_modules(self.model)
+        """The modules to watch: those of the model's own code, in transformers 4 those of its attention too."""
+        own = find_own_modules(self.model)
+        if not own or _has_dispatch():
+            return own
+        mixers = (find_mixer(block) for block in find_decoder_blocks(self.model))
+        names = (type(mixer).__module__ for mixer in mixers if classify_mixer(mixer) == "attention")
+        return tuple(dict.fromkeys((*own, *(sys.modules[name] for name in names))))
 
     def list_expected(self) -> tuple[str, ...]:
         """Return every name of a full capture, in execution order."""
         blocks = find_decoder_blocks(self.model)
         operations = [tensor_name(i, name) for i, block in enumerate(blocks) for name in list_operations(block)]
-        return (*operations, *list_prediction_head_tensors(1 + len(find_prediction_blocks(self.model))))
+        images = list_expected_of_images(self.model) if self.images else ()
+        return (*images, *operations, *list_prediction_head_tensors(1 + len(find_prediction_blocks(self.model))))
 
     def _register_hooks(self) -> Iterator[Any]:
         blocks = find_decoder_blocks(self.model)
+        if self._vision:
+            yield from self._vision.register()
         for index, block in enumerate(blocks):
             yield block.register_forward_pre_hook(self._before_block(index), with_kwargs=True)
             if self.capture_all:
@@ -108,6 +133,8 @@ class ForwardHooks:
             self._layer = index
             if index:
                 return None
+            if self.images:
+                self.images.finish(_hidden_states(args, kwargs))
             self.recorder.record(EMBEDDINGS, _hidden_states(args, kwargs))
             self.recorder.flush()
             return _replace_hidden_states(args, kwargs, self.feed.read_block_input(0)) if self.feed else None
@@ -183,15 +210,17 @@ class ForwardHooks:
 
     def _record_output(self, name: str) -> Callable[..., None]:
         def hook(_: nn.Module, __: Any, output: Any) -> None:
-            self._record(name, output[0] if isinstance(output, tuple) else output)
+            self._record(name, _first_output(output))
 
         return hook
 
     def _record(self, name: str, tensor: Tensor) -> None:
         if name == FINAL_NORM:
             record_heads(self.recorder, FINAL_NORM, tensor)
-        elif self._layer is not None:  # a vision tower's attention, before the first block, is dispatched too
+        elif self._layer is not None:
             self.recorder.record(tensor_name(self._layer, name), tensor)
+        elif self._vision:  # its attention, before the first block, is dispatched too
+            self._vision.record(name, tensor)
 
     def _make_router_hook(self, *, has_logits: bool) -> Callable[..., None]:
         """Return a hook that records what a router returns: logits (N, experts), scores (N, k), indices (N, k).
@@ -210,11 +239,10 @@ class ForwardHooks:
         return hook
 
     def _dispatchers(self) -> Iterator[tuple[str, Any, Callable[..., None] | None]]:
-        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-        if not hasattr(ALL_ATTENTION_FUNCTIONS, "get_interface"):
+        if not _has_dispatch():
             return  # transformers 4: only models with code of their own run there
         from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
         yield "attention", ALL_ATTENTION_FUNCTIONS, self._record_attention if self.capture_all else None
         yield "experts", ALL_EXPERTS_FUNCTIONS, None
@@ -225,6 +253,13 @@ class ForwardHooks:
     def _record_attention(self, _: nn.Module, query: Tensor, key: Tensor, value: Tensor, *__: Any, **___: Any) -> None:
         for name, tensor in ((QUERY, query), (KEY, key), (VALUE, value)):
             self._record(name, tensor.transpose(1, 2))
+
+
+def _has_dispatch() -> bool:
+    """Return whether transformers can be asked which attention it calls: from version 5 on."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    return hasattr(ALL_ATTENTION_FUNCTIONS, "get_interface")
 
 
 def record_heads(recorder: TraceRecorder, name: str, tensor: Tensor, *, copy: bool = True) -> None:
@@ -262,6 +297,13 @@ def _observe_dispatch(
 
 def _name_of(module: ModuleType) -> str:
     return module.__name__
+
+
+def _first_output(output: Any) -> Tensor:
+    """Return the hidden states of what a module returns: a tensor, a tuple that begins with it, or a mapping."""
+    if isinstance(output, dict):
+        output = output["hidden_states"]
+    return output[0] if isinstance(output, tuple) else output  # type: ignore[no-any-return]
 
 
 def _hidden_states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Plain PyTorch stand-ins for the CUDA kernels that modelling code of the Hub imports: fla and causal_conv1d.
+"""Plain PyTorch stand-ins for the CUDA kernels that modelling code imports: fla, causal_conv1d and mamba_ssm.
 
 On a machine with these packages the model runs their kernels. Elsewhere its code refuses to build a gated delta net or
 Kimi delta attention, so that the modules' names of the kernels are filled with the functions below: the same
@@ -80,6 +80,30 @@ def kda(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, **settings: An
     if settings.get("use_gate_in_kernel"):
         g = kda_gate(g, settings["A_log"], dt_bias=settings["dt_bias"])
     return recurrent_delta_rule(q, k, v, g, beta, normalize=settings["use_qk_l2norm_in_kernel"]).to(v.dtype), None
+
+
+def selective_scan_fn(
+    u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor | None = None, /, **settings: Any
+) -> Tensor:
+    """Stand in for mamba_ssm's `selective_scan_fn`, the recurrence of Mamba.
+
+    u and delta are (B, channels, T), a (channels, state), b and c (B, heads, state, T), with adjacent channels to a
+    head. Equation 2 of https://arxiv.org/abs/2312.00752, in float32 at least, and the gate z.
+    """
+    _refuse(settings, ("return_last_state", "position_indices"))
+    dtype, shared = torch.promote_types(u.dtype, a.dtype), u.shape[1] // b.shape[1]
+    x, step, gate = u.to(dtype), delta.to(dtype), settings.get("z")
+    step = step if (bias := settings.get("delta_bias")) is None else step + bias.to(dtype)[:, None]
+    step = functional.softplus(step) if settings.get("delta_softplus") else step
+    write, read = (tensor.to(dtype).repeat_interleave(shared, dim=1) for tensor in (b, c))
+    state, outputs = x.new_zeros(*x.shape[:2], a.shape[1]), []
+    for token in range(x.shape[2]):
+        state = state * torch.einsum("bc,cn->bcn", step[..., token], a).exp()
+        state = state + torch.einsum("bcn,bc->bcn", write[..., token], step[..., token] * x[..., token])
+        outputs.append(torch.einsum("bcn,bcn->bc", state, read[..., token]))
+    out = torch.stack(outputs, dim=-1)
+    out = out if d is None else out + d.to(dtype)[:, None] * x
+    return (out if gate is None else out * functional.silu(gate.to(dtype))).to(u.dtype)
 
 
 def kda_gate(g: Tensor, A_log: Tensor, dt_bias: Tensor | None = None) -> Tensor:  # noqa: N803 (fla's name)

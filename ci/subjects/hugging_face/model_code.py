@@ -19,10 +19,12 @@ from safetensors import safe_open
 
 from ci.errors import SubjectError, UnsupportedError
 from ci.subjects.hugging_face.code_source import IMPORT_FAILED, hash_code
+from ci.subjects.hugging_face.cuda_only_code import find_missing_package, import_adapted
 from ci.subjects.hugging_face.kernels import fill_missing_kernels, offer_flash_attention
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from types import ModuleType
 
 REFERENCE = re.compile(r"([A-Za-z_]\w*)\.([A-Za-z_]\w*)")
 MODEL_KEYS = ("AutoModelForCausalLM", "AutoModel")
@@ -115,10 +117,23 @@ def _make_package(directory: Path, name: str) -> str:
 def _import_class(package: str, reference: str, directory: Path) -> Any:
     module, _, name = reference.partition(".")
     try:
-        found = getattr(importlib.import_module(f"{package}.{module}"), name)
+        found = getattr(_import_module(f"{package}.{module}", directory / f"{module}.py"), name)
     except Exception as problem:  # whatever the code raises while it is imported is a finding about it
         reason = " ".join(f"{type(problem).__name__}: {problem}".split())[:300]
         raise SubjectError(f"the model's code {directory / module}.py {IMPORT_FAILED}: {reason}") from problem
     filled = fill_missing_kernels(sys.modules[f"{package}.{module}"])
     _filled[package] = tuple(dict.fromkeys((*_filled.get(package, ()), *filled)))
     return found
+
+
+def _import_module(name: str, file: Path) -> ModuleType:
+    """Import a module of the code; where it insists on packages for CUDA that are missing, with stand-ins for them."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as problem:
+        if not find_missing_package(problem):
+            raise
+    module, stand_ins = import_adapted(name, file)
+    package = name.rpartition(".")[0]
+    _filled[package] = tuple(dict.fromkeys((*_filled.get(package, ()), *stand_ins)))
+    return module

@@ -13,8 +13,8 @@ from ci.errors import UnsupportedError
 from ci.hub.truncation_rules import OTHER_MODALITY
 from ci.tensor_names import list_block_operations
 
-MixerKind = Literal["attention", "delta_rule", "other"]
-"""What a block mixes tokens with: softmax attention, a recurrence by the delta rule, or anything else."""
+MixerKind = Literal["attention", "delta_rule", "scan", "other"]
+"""What a block mixes tokens with: softmax attention, the delta rule, a selective scan (Mamba), or anything else."""
 PREDICTION_BLOCKS = "model.mtp_heads"
 """Where the blocks of further prediction heads are (Fast-LLM's mtp_llama)."""
 
@@ -81,6 +81,8 @@ def classify_mixer(mixer: nn.Module | None) -> MixerKind:
     parts = dict(mixer.named_children()) | dict(mixer.named_parameters(recurse=False))
     if {"A_log", "dt_bias", "norm"} <= parts.keys():
         return "delta_rule"
+    if {"A_log", "D", "dt_proj", "out_proj"} <= parts.keys():
+        return "scan"
     return "attention" if {"q_proj", "k_proj"} <= parts.keys() else "other"
 
 
@@ -88,8 +90,9 @@ def list_operations(block: nn.Module) -> tuple[str, ...]:
     """Return the operations of a block in execution order."""
     mlp, branches = find_mlp(block), find_branch_norms(block) is not None
     experts = branches or (mlp is not None and find_child(mlp, "experts") is not None)
-    delta_rule = classify_mixer(find_mixer(block)) == "delta_rule"
-    return list_block_operations(experts=experts, branches=branches, delta_rule=delta_rule)
+    kind = classify_mixer(find_mixer(block))
+    recurrent = {"delta_rule": kind == "delta_rule", "scan": kind == "scan"}
+    return list_block_operations(experts=experts, branches=branches, **recurrent)
 
 
 def find_child(module: nn.Module, *names: str) -> nn.Module | None:

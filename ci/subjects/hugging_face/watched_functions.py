@@ -15,12 +15,14 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from ci.subjects.hugging_face.kernels import kda_gate
-from ci.tensor_names import BETA, DECAY, KEY, QUERY, RECURRENCE, VALUE
+from ci.tensor_names import BETA, DECAY, KEY, QUERY, RECURRENCE, STEP, VALUE
 
 ROTATIONS = ("apply_rotary_pos_emb",)
 RECURRENCES = ("chunk_gated_delta_rule", "fused_recurrent_gated_delta_rule", "chunk_kda", "fused_recurrent_kda")
+SCANS = ("selective_scan_fn",)
 EAGER = ("eager_attention_forward",)
 
 
@@ -49,6 +51,7 @@ class FunctionWatch:
             for names, observer in (
                 (ROTATIONS, self._see_rotation),
                 (RECURRENCES, self._see_recurrence),
+                (SCANS, self._see_scan),
                 (EAGER, lambda *_: self.note("eager")),
             ):
                 for name in names:
@@ -90,4 +93,17 @@ class FunctionWatch:
             decay = kda_gate(decay, given["A_log"], dt_bias=given["dt_bias"])
         tensors = {QUERY: given["q"], KEY: given["k"], VALUE: given["v"], DECAY: decay, BETA: given["beta"]}
         for name, tensor in {**tensors, RECURRENCE: result[0]}.items():
+            self.record(name, tensor)
+
+    def _see_scan(self, args: tuple[Any, ...], kwargs: dict[str, Any], _: Any) -> None:
+        """Record what a selective scan reads: x and the steps (B, channels, T), B and C (B, heads, state, T)."""
+        if self.record is None:
+            return
+        given = dict(zip(("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "delta_softplus"), args, strict=False))
+        given |= kwargs
+        key, query = (given[name].permute(0, 3, 1, 2) for name in "BC")
+        value = given["u"].transpose(1, 2).unflatten(-1, (query.shape[2], -1))
+        step = given["delta"] if (bias := given.get("delta_bias")) is None else given["delta"] + bias[:, None]
+        step = (softplus(step) if given.get("delta_softplus") else step).transpose(1, 2)
+        for name, tensor in {QUERY: query, KEY: key, VALUE: value, STEP: step}.items():
             self.record(name, tensor)

@@ -50,6 +50,7 @@ FAMILIES: Final = {
         ModelFamily("mixtral", "MixtralForCausalLM", epsilon=1e-5, theta=1e6, kv_heads=8, experts=True),
         ModelFamily("qwen2", "Qwen2ForCausalLM", kv_heads=32, window=4096, qkv_bias=True, windows="chosen"),
         ModelFamily("mtp_llama", "MTPLlamaForCausalLM", own_biases=True, windows="none", prediction_heads=True),
+        ModelFamily("apriel_hybrid_ssm", "AprielHybridSSMForCausalLM", kv_heads=8, window=4096),
         ModelFamily("diffusion_llama", "DiffusionLlamaModel", own_biases=True, windows="none", causal=False),
         ModelFamily(
             *("dream", "DreamModel"),

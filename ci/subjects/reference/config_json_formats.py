@@ -8,6 +8,8 @@ from ci.errors import UnsupportedError
 from ci.subjects.reference.config_json import DTYPE_KEYS, IGNORED_KEYS, NEUTRAL_VALUES, read_config
 from ci.subjects.reference.config_json_apriel2 import NAME as APRIEL2
 from ci.subjects.reference.config_json_apriel2 import read_apriel2, write_apriel2
+from ci.subjects.reference.config_json_apriel_hybrid import NAME as APRIEL_HYBRID
+from ci.subjects.reference.config_json_apriel_hybrid import read_apriel_hybrid, write_apriel_hybrid
 from ci.subjects.reference.config_json_gemma4 import NAME as GEMMA4
 from ci.subjects.reference.config_json_gemma4 import NOT_TEXT, read_gemma4, write_gemma4
 from ci.subjects.reference.config_json_llava import NAME as LLAVA
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
     from ci.subjects.reference.config import Architecture
 
 
-READERS: Final = {GEMMA4: read_gemma4, APRIEL2: read_apriel2, LLAVA: read_llava}
-WRITERS: Final = {GEMMA4: write_gemma4, APRIEL2: write_apriel2, LLAVA: write_llava}
+READERS: Final = {GEMMA4: read_gemma4, APRIEL2: read_apriel2, LLAVA: read_llava, APRIEL_HYBRID: read_apriel_hybrid}
+WRITERS: Final = {GEMMA4: write_gemma4, APRIEL2: write_apriel2, LLAVA: write_llava, APRIEL_HYBRID: write_apriel_hybrid}
 """The formats whose keys are not Llama's."""
 
 

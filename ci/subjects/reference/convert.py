@@ -19,15 +19,13 @@ from ci.subjects.reference.weight_names import (
     HEAD_WEIGHT,
     PATCH_NORM_WEIGHT,
     PATCH_WEIGHT,
-    PROJECTOR,
     VISION_BLOCK,
     BlockNames,
     WeightNames,
     name_prediction_block,
     name_prediction_norm,
-    name_vision_block,
 )
-from ci.tensor_names import block_name
+from ci.tensor_names import PROJECTOR, block_name, vision_block_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -63,7 +61,8 @@ def _list_block(fast_llm: str, hugging_face: str, names: BlockNames, block: Bloc
         return Parameter(f"{fast_llm}.{name}.weight", (Part(f"{hugging_face}.{hf_name}.weight", (hidden,)),))
 
     yield norm("norm_1", names.norm_1)
-    yield from _list_mixer(f"{fast_llm}.mixer", f"{hugging_face}.{names.mixer}", block.mixer, hidden)
+    mixer = names.mamba if isinstance(block.mixer, Mamba) else names.mixer
+    yield from _list_mixer(f"{fast_llm}.mixer", f"{hugging_face}.{mixer}", block.mixer, hidden)
     if block.post_norms:
         yield norm("post_mixer_norm", "post_attention_layernorm")
     if block.routed is None:
@@ -92,7 +91,7 @@ def _list_vision(vision: VisionTower, hidden: int) -> Iterator[Parameter]:
     yield Parameter(PATCH_NORM_WEIGHT, (Part("vision_tower.ln_pre.weight", (size,)),))
     for index, block in enumerate(vision.blocks):
         path = f"vision_tower.transformer.layers.{index}"
-        yield from _list_block(name_vision_block(index), path, VISION_BLOCK, block, size)
+        yield from _list_block(vision_block_name(index), path, VISION_BLOCK, block, size)
     for number, columns in ((1, size), (2, hidden)):
         source, shape = f"multi_modal_projector.linear_{number}", (hidden, columns)
         weight = Part(f"{source}.weight", shape, transposed=number == 2)

@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import linear, silu, softplus
 
 from ci.subjects.reference.delta_rule import convolve_causally, find_document_starts, widen
-from ci.tensor_names import CONTEXT
+from ci.tensor_names import CONTEXT, KEY, QUERY, STEP, VALUE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,8 +47,12 @@ def run_mamba(
     x = silu(convolve_causally(x, weight("convolution.weight"), documents, bias))
     steps = widen(project("dt_proj", project("dt_in_proj", normed, bias=mixer.bias), bias=mixer.step_bias))
     steps = softplus(steps + widen(weight("dt_proj.bias")) if mixer.step_bias else steps)
-    b, c = (tensor.view(*tensor.shape[:2], -1, mixer.state) for tensor in (b, c))
-    read = run_selective_scan(x, steps, weight("A_log"), b, c, weight("D"), documents)
+    heads = {VALUE: x, KEY: b, QUERY: c}
+    for name in (QUERY, KEY, VALUE):
+        heads[name] = heads[name].view(*normed.shape[:2], -1, mixer.state)
+        record(name, heads[name])
+    record(STEP, steps)
+    read = run_selective_scan(x, steps, weight("A_log"), heads[KEY], heads[QUERY], weight("D"), documents)
     context = (read * silu(widen(gate))).to(normed.dtype)
     record(CONTEXT, context)
     return project("out_proj", context, bias=mixer.bias)

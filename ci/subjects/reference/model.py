@@ -32,10 +32,8 @@ from ci.subjects.reference.weight_names import (
     HEAD_WEIGHT,
     PATCH_NORM_WEIGHT,
     PATCH_WEIGHT,
-    PROJECTOR,
     name_prediction_block,
     name_prediction_norm,
-    name_vision_block,
 )
 from ci.tensor_names import (
     CONTEXT,
@@ -49,18 +47,23 @@ from ci.tensor_names import (
     MLP_ROUTED,
     NORM_1,
     NORM_2,
+    PATCHES,
     PREDICTION_BLOCK,
+    PROJECTOR,
     QUERY,
     ROUTER_LOGITS,
     ROUTER_SCORES,
     TOP_EXPERTS,
     VALUE,
+    VISION_NORM,
     block_name,
     prediction_head_name,
+    vision_block_name,
 )
 
 if TYPE_CHECKING:
     from ci.subjects.forward import Inputs
+    from ci.subjects.image_trace import ImageRecorder
     from ci.subjects.images import Images
     from ci.subjects.reference.config import Activation, VisionTower
 
@@ -108,7 +111,7 @@ class Model:
         scale = self.architecture.embedding_scale
         return embeddings if scale == 1 else embeddings * torch.tensor(scale, dtype=torch.float64).to(embeddings)
 
-    def embed_all(self, inputs: Inputs, context: Context) -> Tensor:
+    def embed_all(self, inputs: Inputs, context: Context, recorder: ImageRecorder | None = None) -> Tensor:
         """Return the embeddings (B, T, hidden) of tokens and, at the image tokens, of images.
 
         Raises RequestError where images and image tokens do not match.
@@ -116,21 +119,24 @@ class Model:
         embeddings = self.embed(inputs.ids)
         if inputs.images is None:
             return embeddings
-        features = self.run_vision(inputs.images, context)
+        features = self.run_vision(inputs.images, context, recorder)
         return place_features(embeddings, inputs.ids, self.architecture.image_token, features)
 
-    def run_vision(self, images: Images, context: Context) -> Tensor:
+    def run_vision(self, images: Images, context: Context, recorder: ImageRecorder | None = None) -> Tensor:
         """Return the features (patches, hidden) of all images: each image attends to itself alone."""
         vision = self.architecture.vision
         if vision is None:
             raise RequestError("the inputs have images, but the model has no vision tower")
         positions, numbers = locate_patches(images, vision.patch)
+        record, follow = (_ignore, _keep) if recorder is None else (_unbatch(recorder.record), recorder.follow)
         patches = linear(cut_patches(images, vision.patch).to(self.weights[PATCH_WEIGHT]), self.weights[PATCH_WEIGHT])
-        hidden = rms_norm(patches, self.weights[PATCH_NORM_WEIGHT], vision.epsilon)[None]
+        record(PATCHES, patches[None])
+        hidden = follow(VISION_NORM, rms_norm(patches, self.weights[PATCH_NORM_WEIGHT], vision.epsilon))
         seen = replace(context, positions=positions, documents=numbers)
         for index, block in enumerate(vision.blocks):
-            hidden = self._run_named_block(name_vision_block(index), block, hidden, seen, _ignore)
-        return self._project(vision, hidden[0])
+            name = vision_block_name(index)
+            hidden = follow(name, self._run_named_block(name, block, hidden[None], seen, record)[0])
+        return follow(PROJECTOR, self._project(vision, hidden))
 
     def _project(self, vision: VisionTower, hidden: Tensor) -> Tensor:
         """Return what the projector makes of a tower's output."""
@@ -311,6 +317,16 @@ def _record_head(record: RecordTensor, head: int, operation: str, tensor: Tensor
 
 def _ignore(name: str, tensor: Tensor) -> None:
     """Record nothing: what a prediction head's block computes inside has no name in a trace."""
+
+
+def _keep(_: str, tensor: Tensor) -> Tensor:
+    """Return the tensor as it is."""
+    return tensor
+
+
+def _unbatch(record: RecordTensor) -> RecordTensor:
+    """Return a function that records (1, patches, …) as (patches, …)."""
+    return lambda name, tensor: record(name, tensor[0])
 
 
 def _record_routing(block: str, routing: Routing, record: RecordTensor) -> None:

@@ -38,7 +38,7 @@ OFFER = SubjectOffer(
     package="ci",
     formats=(
         *("llama", "mistral", "mixtral", "qwen2", "gemma4"),
-        *("mtp_llama", "dream", "diffusion_llama", "apriel2_text", "llava"),
+        *("mtp_llama", "dream", "diffusion_llama", "apriel2_text", "apriel_hybrid_ssm", "llava"),
     ),
     variants=(
         Variant("attention", "eager", default=True),

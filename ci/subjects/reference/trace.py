@@ -18,6 +18,7 @@ from ci.subjects.forward import (
     measure_cost,
     read_inputs,
 )
+from ci.subjects.image_trace import ImageRecorder
 from ci.subjects.memory import weight_bytes
 from ci.subjects.model_cache import ModelCache, checkpoint_key
 from ci.subjects.reference.attention import ATTENTION
@@ -160,7 +161,11 @@ def run_forward(
     With `feed` each block starts from the other trace.
     """
     record, blocks = _select_tensors(recorder, capture_all=capture_all), len(model.architecture.blocks)
-    before = hidden = model.embed_all(inputs, context)
+    token = model.architecture.image_token
+    images = ImageRecorder.of_inputs(recorder, token, capture_all=capture_all, feed=feed)
+    before = hidden = model.embed_all(inputs, context, images)
+    if images is not None:
+        images.finish(hidden)
     recorder.record(EMBEDDINGS, hidden)
     recorder.flush()
     for index in range(blocks):

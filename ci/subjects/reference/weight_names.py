@@ -10,17 +10,17 @@ HEAD_WEIGHT: Final = "head.output_weights"
 FINAL_NORM_WEIGHT: Final = "head.final_norm.weight"
 PATCH_WEIGHT: Final = "vision_encoder.embeddings.patch_embeddings.weight"
 PATCH_NORM_WEIGHT: Final = "vision_encoder.embeddings.normalization.weight"
-PROJECTOR: Final = "vision_encoder.adapter"
 
 
 @dataclass(frozen=True)
 class BlockNames:
-    """The names of a block's modules in a Hugging Face directory."""
+    """The names of a block's modules in a Hugging Face directory, `mamba` that of a Mamba mixer."""
 
     mixer: str = "self_attn"
     mlp: str = "mlp"
     norm_1: str = "input_layernorm"
     norm_2: str = "post_attention_layernorm"
+    mamba: str = "mixer"
 
 
 VISION_BLOCK: Final = BlockNames("attention", "feed_forward", "attention_norm", "ffn_norm")
@@ -55,11 +55,6 @@ WEIGHT_NAMES: Final = {
 def find_weight_names(checkpoint_format: str) -> WeightNames:
     """Return the names of a checkpoint format."""
     return WEIGHT_NAMES.get(checkpoint_format, WeightNames())
-
-
-def name_vision_block(index: int) -> str:
-    """Return Fast-LLM's name of block `index` of a vision tower, from 0."""
-    return f"vision_encoder.encoder.{index}"
 
 
 def name_prediction_block(head: int) -> str:

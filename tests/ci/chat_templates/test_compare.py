@@ -136,7 +136,7 @@ def test_each_named_template_is_judged_by_both_engines_wherever_it_moves(tmp_pat
     if missing:
         pytest.skip(f"no second engine for chat templates: {missing}")
     (before, same), (other, wrong) = next(iter(REWRITTEN.values())), next(iter(PLANTED.values()))
-    directories = [tmp_path / name for name in ("original", "exported")]
+    directories = tmp_path / "original", tmp_path / "exported"
     for directory in directories:
         directory.mkdir()
     named = [{"name": "default", "template": before}, {"name": "tool_use", "template": other}]
@@ -145,7 +145,8 @@ def test_each_named_template_is_judged_by_both_engines_wherever_it_moves(tmp_pat
     (directories[1] / "chat_template.jinja").write_text(same)
     (directories[1] / "additional_chat_templates").mkdir()
     (directories[1] / "additional_chat_templates" / "tool_use.jinja").write_text(wrong)
-    judged = judge_rewritten_templates(*map(CompanionDirectory, directories), NO_SANDBOX)
+    original, exported = map(CompanionDirectory, directories)
+    judged = judge_rewritten_templates(original, exported, NO_SANDBOX)
     assert {name: (one.held, one.differs) for name, one in judged.items()} == {
         "default": (True, False),
         "tool_use": (False, True),

@@ -76,6 +76,51 @@ def test_no_value_of_a_real_model_is_a_default_of_any_model(config: Any) -> None
             assert not defaults()[key] & set(choose_values(key, value)), key
 
 
+LLAVA: dict[str, Any] = {
+    "model_type": "llava",
+    "projector_hidden_act": "gelu",
+    "vision_feature_layer": -1,
+    "vision_feature_select_strategy": "full",
+    "text_config": {**QWEN, "model_type": "qwen2"},
+    "vision_config": {
+        "model_type": "pixtral",
+        "hidden_act": "silu",
+        "patch_size": 16,
+        "layer_kind": "plain",
+        "rope_parameters": {"rope_theta": 10000.0, "rope_type": "axial"},
+    },
+}
+
+
+def test_each_section_has_the_changes_of_a_model_of_its_own() -> None:
+    file = {"text_config": {"rope_theta": 1e4}, "vision_config": {}}
+    changes = {change.name: change.keys for change in list_changes(file, LLAVA)}
+    text = {name.removeprefix("text_config.") for name in changes if name.startswith("text_config.")}
+    assert text == {change.name for change in list_changes({"rope_theta": 1e4}, QWEN)}
+    assert changes["text_config.rope_theta=2193"]["text_config.rope_theta"] == 2193
+    assert {name for name in changes if name.startswith("vision_config.")} == {
+        *(f"vision_config.hidden_act={name}" for name in ("gelu", "gelu_pytorch_tanh", "relu")),
+        *("vision_config.rope_theta=31720", "vision_config.rope_theta=2193"),
+    }, "no scaling is known of a RoPE of two axes"
+    assert changes["vision_config.rope_theta=31720"] == {"vision_config.rope_theta": 31720.0}
+    assert changes["projector_hidden_act=relu"] == {"projector_hidden_act": "relu"}
+    assert "vision_feature_layer=-2" in changes
+    new: dict[str, Any] = {"vision_config": {"rope_parameters": {}}}
+    (base,) = (c for c in list_changes(new, LLAVA) if c.name == "vision_config.rope_theta=31720")
+    assert base.keys == {"vision_config.rope_parameters": {"rope_theta": 31720.0, "rope_type": "axial"}}
+
+
+def test_keys_of_sections_that_nothing_is_known_for_are_listed() -> None:
+    assert list_untried_keys(LLAVA) == ("vision_feature_select_strategy", "vision_config.layer_kind")
+
+
+def test_changes_of_both_sections_are_set_together() -> None:
+    wanted = ("text_config.rope_theta=31720", "vision_config.rope_theta=31720", "vision_config.hidden_act=relu")
+    changes = list_changes({"text_config": {}, "vision_config": {}}, LLAVA)
+    (together,) = combine_changes([change for change in changes if change.name in wanted])
+    assert {"text_config.rope_theta", "vision_config.rope_theta", "vision_config.hidden_act"} <= together.keys.keys()
+
+
 def test_a_key_that_nobody_has_seen_gets_two_values_that_are_not_its_own() -> None:
     for value in (0.0, 1.0, 0.5, 1e-5, 30, 2.5):
         chosen = choose_values("new_multiplier", value)

@@ -69,6 +69,30 @@ def test_honoured_keys_are_green(dense: Experiment, monkeypatch: pytest.MonkeyPa
     ]
 
 
+class WrongAlready(ReferenceSubject):
+    """Has another base of RoPE than the config says, a little off; besides, it drops an epsilon."""
+
+    def convert(self, request: ConvertRequest) -> ConvertResult:
+        result = super().convert(request)
+        metadata = Path(request.target) / METADATA
+        text = metadata.read_text().replace("theta: 10000.0", "theta: 10000.5")
+        metadata.write_text(text.replace("epsilon: 0.001372", "epsilon: 1.0e-05"))
+        return result
+
+
+def test_what_is_wrong_without_a_change_is_said_once_and_hides_no_key(
+    dense: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = ("rms_norm_eps=0.001372", "hidden_act=relu", "hidden_act=gelu_pytorch_tanh")
+    monkeypatch.setattr(config_changes, "list_changes", only(wanted))
+    verdict = dense.judge(WrongAlready(), dense.converted).check_config_sensitivity()
+    assert not verdict.passed
+    first, second = verdict.diagnosis.split("; ")
+    assert first.startswith("the unchanged config is wrong already: logits off by")
+    assert second == "rms_norm_eps=0.001372 is silently ignored"
+    assert [verdict.coverage[f"config key {name}"] for name in wanted[1:]] == ["alike", "alike"]
+
+
 class DropperTogether(ReferenceSubject):
     """Converts each key rightly, but forgets an epsilon where the RoPE base is not its usual one."""
 

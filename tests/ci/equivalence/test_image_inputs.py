@@ -12,10 +12,10 @@ CASES = build_cases(read_requirements(CONFIG), TestParams(2, 48, 1.0), text=None
 
 
 def test_what_images_must_be_is_read_from_the_config() -> None:
-    assert read_image_requirements(CONFIG) == ImageRequirements(token=10, patch=4, channels=3)
+    assert read_image_requirements(CONFIG) == ImageRequirements(token=10, patch=4, channels=3, side=16)
     merged = {**CONFIG, "spatial_merge_size": 2, "image_token_id": 7}
     del merged["image_token_index"]
-    assert read_image_requirements(merged) == ImageRequirements(token=7, patch=8, channels=3)
+    assert read_image_requirements(merged) == ImageRequirements(token=7, patch=8, channels=3, side=8)
     assert read_image_requirements(RECIPES["stand-in/llama"].config) is None
 
 
@@ -27,6 +27,9 @@ def test_a_tower_that_is_nested_is_read_too() -> None:
     seeing = nested | {"vision_encoder": {"embeddings": embeddings}, "image_token_index": 10}
     assert read_requirements(seeing).images == ImageRequirements(token=10, patch=4, channels=3)
     assert read_requirements(nested).images is None
+    encoder = {"block": {"mixer": {"rotary": {"max_image_size": 64}}}}
+    seeing["vision_encoder"] = {"embeddings": embeddings, "encoder": encoder}
+    assert read_requirements(seeing).images == ImageRequirements(token=10, patch=4, channels=3, side=16)
 
 
 def test_each_case_has_one_image_token_for_each_patch_in_the_order_of_the_images() -> None:

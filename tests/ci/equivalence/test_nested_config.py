@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from ci.equivalence import inputs, nested_config
-from ci.equivalence.config_changes import list_changes
+from ci.equivalence.config_changes import list_changes, list_untried_keys
 from ci.equivalence.converted_config import find_wrong_keys
 from ci.equivalence.nested_config_changes import list_nested_changes
 from ci.equivalence.round_trip import compare_configs
@@ -74,6 +74,20 @@ def test_a_thin_model_keeps_kinds_windows_and_head_sizes(config: dict[str, Any])
     assert nested_config.count_block_kinds(PATTERN) == 3
 
 
+def test_a_vision_encoder_becomes_thin_with_as_many_blocks() -> None:
+    mixer = {"type": "attention", "heads": 16, "head_groups": 16, "head_size": 64, "rotary": {"max_image_size": 1024}}
+    encoder = {"type": "fixed", "num_blocks": 24, "block": {"mixer": mixer, **REST}}
+    adapter = {"intermediate_size": 5120, "activation": "gelu"}
+    tower = {"hidden_size": 1024, "num_hidden_layers": 24, "encoder": encoder, "adapter": adapter}
+    thin = shrink_config({**make(), "vision_encoder": tower, "image_token_index": 131071}, 12)
+    after = thin["vision_encoder"]
+    assert (after["encoder"]["num_blocks"], after["num_hidden_layers"], after["hidden_size"]) == (12, 12, 128)
+    assert after["encoder"]["block"]["mixer"] == {**mixer, "heads": 2, "head_groups": 2}
+    assert after["adapter"] == {"intermediate_size": 192, "activation": "gelu"}
+    assert thin["image_token_index"] == 510
+    assert tower["encoder"] == encoder
+
+
 def test_every_leaf_that_shapes_do_not_decide_is_changed() -> None:
     names = {name.partition("=")[0] for name, _ in list_nested_changes(make(), 8)}
     mixers = "decoder.block.mixer.mixers"
@@ -86,6 +100,7 @@ def test_every_leaf_that_shapes_do_not_decide_is_changed() -> None:
         *(f"{mixers}.{name}.rotary.theta" for name in ("attention", "sliding_window")),
     }
     changes = {change.name: change.keys for change in list_changes(make(), make())}
+    assert list_untried_keys(make()) == ("embeddings",), "a section of which a leaf is changed is tried"
     main = changes["decoder.block.mixer.main_mixer_name='gdn'"]["decoder"]["block"]["mixer"]
     assert main == {**STOCHASTIC, "main_mixer_name": "gdn"}
 

@@ -16,5 +16,17 @@ def test_a_change_sets_a_whole_section_and_leaves_the_rest() -> None:
     assert config["decoder"]["block"]["mixer"]["window_size"] == 7  # type: ignore[index]
 
 
+def test_a_vision_encoder_is_changed_too() -> None:
+    mixer = {"type": "attention", "causal": False, "cross_document_attention": False, "rotary": {"theta": 1e4}}
+    tower = {"encoder": {"block": {"mixer": mixer}}, "adapter": {"activation": "relu", "intermediate_size": 3}}
+    names = [name.removeprefix("vision_encoder.") for name, _ in list_nested_changes({"vision_encoder": tower}, 8)]
+    block = "encoder.block.mixer"
+    assert names == [
+        *(f"{block}.causal=True", f"{block}.cross_document_attention=True"),
+        *(f"{block}.rotary.theta=31720.0", f"{block}.rotary.theta=2193.0"),
+        *(f"{block}.window_size=8", "adapter.activation='silu'", "adapter.activation='gelu_pytorch_tanh'"),
+    ]
+
+
 def test_a_config_without_sections_has_none() -> None:
     assert list(list_nested_changes({"hidden_size": 3, "decoder": 4}, 8)) == []

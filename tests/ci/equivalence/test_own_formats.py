@@ -34,7 +34,7 @@ def make_judge(case: str, directory: Path, subject: Subject, cross_check: Subjec
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("case", ["mtp", "dream", "apriel2-stochastic"])
+@pytest.mark.parametrize("case", ["mtp", "dream", "apriel2-stochastic", "apriel-hybrid"])
 def test_the_whole_chain_is_green(case: str, tmp_path: Path) -> None:
     """Conversion, both dtypes, every mixer, the way back, and what only --deep runs."""
     subject = ReferenceSubject()

@@ -15,10 +15,12 @@ from benchmarks.mutation.injection import MutantSubject, Mutation, Patch
 from benchmarks.mutation.tiny_models import TINY_MODELS, TinyModel
 from ci.equivalence import synthetic_model
 from ci.equivalence.checkpoint_tensors import CheckpointTensors
+from ci.equivalence.image_inputs import ImageRequirements
 from ci.equivalence.inputs import InputRequirements
 from ci.equivalence.synthetic_model import Reach, build_far_case, find_reach, shrink_config, write_synthetic_model
 from ci.errors import SubjectError
 from ci.subjects.reference.subject import ReferenceSubject
+from tests.standin.recipes import RECIPES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,11 +134,37 @@ def test_a_mixture_stays_one_and_special_ids_beyond_the_vocabulary_go() -> None:
 
 
 def test_a_config_of_another_form_is_refused_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(SubjectError, match=r"^no thin model: config\.json of llava has no sizes at its top level$"):
+    with pytest.raises(SubjectError, match=r"^no thin model: config\.json of mamba has no sizes at its top level$"):
+        shrink_config({"model_type": "mamba"}, 2)
+    with pytest.raises(SubjectError, match=r"^no thin model: config\.json of llava has no sizes in its text_config$"):
         shrink_config({"model_type": "llava", "text_config": {}}, 2)
     with pytest.raises(SubjectError, match="no thin model: transformers refuses it") as raised:
         write_synthetic_model({"model_type": "nobody's"}, tmp_path / "model")
     assert "\n" not in str(raised.value)
+
+
+def test_both_sections_of_a_model_with_images_become_thin() -> None:
+    config = {**RECIPES["stand-in/llava"].config, "image_token_index": 600}
+    text, vision = config["text_config"], config["vision_config"]
+    thin = shrink_config(config, 12)
+    depths = [thin[name]["num_hidden_layers"] for name in ("text_config", "vision_config")]
+    assert depths == [12, 12], "the blocks of a tower have an order too"
+    assert thin["text_config"]["hidden_size"] == 2 * text["head_dim"]
+    assert thin["vision_config"]["hidden_size"] == 2 * vision["head_dim"]
+    kept = ("patch_size", "image_size", "hidden_act", "model_type", "head_dim")
+    assert {key: thin["vision_config"][key] for key in kept} == {key: vision[key] for key in kept}
+    assert thin["text_config"]["rms_norm_eps"] == text["rms_norm_eps"]
+    assert thin["image_token_index"] == 510, "inside the thin vocabulary"
+    assert config["vision_config"] is vision
+    assert vision["num_hidden_layers"] != 12
+
+
+def test_sizes_that_a_section_leaves_out_are_read_from_transformers() -> None:
+    config = RECIPES["stand-in/llava"].config
+    bare = {**config, "text_config": {"model_type": "mistral", "rms_norm_eps": 0.5}}
+    thin = shrink_config(bare, 2, config)["text_config"]
+    sizes = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "rms_norm_eps", "intermediate_size")
+    assert [thin[key] for key in sizes] == [2, 2, 1, 0.5, 192]
 
 
 def test_every_weight_is_drawn_from_the_seed_in_the_published_dtype(tmp_path: Path) -> None:
@@ -173,6 +201,16 @@ def test_little_memory_shortens_the_input_and_says_so() -> None:
     reach = find_reach(replace(THIN, positions=131_072), "cuda", 4 * GB)
     assert 1024 < reach.length < 8448
     assert str(reach) == f"up to {reach.length - 1} of 131071, capped by 4.0 GB of free memory"
+
+
+@pytest.mark.parametrize(("side", "shapes"), [(16, [(4, 64), (64, 8)]), (0, [(8, 12)]), (300, [(8, 12)])])
+def test_the_far_case_ends_with_the_longest_images_that_fit(side: int, shapes: list[tuple[int, int]]) -> None:
+    case = build_far_case(300, 1, ImageRequirements(token=10, patch=4, channels=3, side=side))
+    assert case.images is not None
+    assert [tuple(size) for size in case.images.sizes.tolist()] == shapes
+    tokens = (case.ids[0] == 10).nonzero().flatten()
+    assert len(tokens) == sum(height * width // 16 for height, width in shapes)
+    assert int(tokens[-1]) == 298, "far out, and a token of text reads them"
 
 
 def test_the_far_case_is_one_row_of_the_thin_vocabulary() -> None:

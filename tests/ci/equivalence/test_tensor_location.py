@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from ci.equivalence.tensor_location import PLAIN_WORDS, locate_tensor
-from ci.tensor_names import BLOCK_OPERATIONS, EMBEDDINGS, FINAL_NORM, LOGITS, is_block_level
+from ci.tensor_names import (
+    BLOCK_OPERATIONS,
+    EMBEDDINGS,
+    FINAL_NORM,
+    LOGITS,
+    is_block_level,
+    list_vision_tensors,
+)
 
 
 @pytest.mark.parametrize(
@@ -16,6 +23,10 @@ from ci.tensor_names import BLOCK_OPERATIONS, EMBEDDINGS, FINAL_NORM, LOGITS, is
         ("decoder.3.mixer.query", "layer 3, query", False),
         ("decoder.0.mlp.something", "layer 0, mlp.something", False),
         ("logits", "output head", True),
+        ("vision_encoder.embeddings.patch_embeddings", "patch embedding", True),
+        ("vision_encoder.encoder.11", "vision block 11, residual after the MLP", True),
+        ("vision_encoder.encoder.2.mixer.query", "vision block 2, query", False),
+        ("image_embeddings", "image features among the tokens", True),
     ],
 )
 def test_a_name_tells_layer_and_operation(name: str, location: str, block_level: bool) -> None:
@@ -24,4 +35,5 @@ def test_a_name_tells_layer_and_operation(name: str, location: str, block_level:
 
 
 def test_every_operation_has_plain_words() -> None:
-    assert PLAIN_WORDS.keys() == {EMBEDDINGS, *BLOCK_OPERATIONS, "", FINAL_NORM, LOGITS}
+    before_decoder = {*list_vision_tensors([]), EMBEDDINGS}
+    assert PLAIN_WORDS.keys() == {*before_decoder, *BLOCK_OPERATIONS, "", FINAL_NORM, LOGITS}

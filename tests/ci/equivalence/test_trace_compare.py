@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ci.equivalence.tolerances import FLIP_GAP_FACTOR
-from ci.equivalence.trace_compare import BatchSlice, TraceComparison, compare_logits, extract_teacher_trace
+from ci.equivalence.trace_compare import BatchSlice, TraceComparison, TraceDiff, compare_logits, extract_teacher_trace
 from tests.ci.equivalence.traces import B, T, Tensors, noisy, tensors, trace
 
 if TYPE_CHECKING:
@@ -162,6 +162,70 @@ def test_tensors_that_a_side_could_not_capture_are_listed(tmp_path: Path) -> Non
     expected = trace(tmp_path / "expected", less, dtype="float64", not_captured=("decoder.0.mixer",))
     diff = TraceComparison(trace(tmp_path / "actual", mine, not_captured=("decoder.1.mixer",)), expected, KEEP).run()
     assert diff.not_captured == ("decoder.0.mixer", "decoder.1.mixer")
+
+
+IMAGES = torch.zeros(B, T, dtype=torch.bool)
+IMAGES[1, 2:5] = True
+
+
+def seeing(seed: int = 0) -> Tensors:
+    """Tensors with those of a tower of two blocks, which are zero at tokens of text."""
+    names = [f"vision_encoder.{name}" for name in ("embeddings", "encoder.0.mlp", "encoder.0", "encoder.1", "adapter")]
+    drawn = torch.randn(len(names), B, T, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    tower = {name: tensor * IMAGES[..., None] for name, tensor in zip(names, drawn, strict=True)}
+    return {**tower, "image_embeddings": tower["vision_encoder.adapter"].clone(), **tensors()}
+
+
+def compare_images(
+    path: Path, actual: Tensors, expected: Tensors, images: torch.Tensor | None = IMAGES, **declared: tuple[str, ...]
+) -> TraceDiff:
+    """`declared` are the names that one of the two sides says it cannot capture."""
+    mine = trace(path / "actual", actual, not_captured=declared.get("mine", ()))
+    theirs = trace(path / "expected", expected, dtype="float64", not_captured=declared.get("theirs", ()))
+    return TraceComparison(mine, theirs, KEEP, images=images).run()
+
+
+def test_a_tower_is_compared_at_the_tokens_of_images_alone(tmp_path: Path) -> None:
+    right = seeing()
+    actual = noisy(right)
+    actual["vision_encoder.encoder.1"][0, 0] = 1.0  # a token of text, where a tower has no value
+    diff = compare_images(tmp_path, actual, right)
+    assert list(diff.tensors) == list(right)
+    assert max(difference.error for difference in diff.tensors.values()) < 5e-7
+    counted = ~diff.tensors["vision_encoder.adapter"].by_token.isnan()
+    assert torch.equal(counted, IMAGES)
+    assert not bool(diff.tensors["embeddings"].by_token.isnan().any())
+
+
+@pytest.mark.parametrize("images", [None, torch.zeros(B, T, dtype=torch.bool)])
+def test_a_part_without_an_image_has_no_tower(tmp_path: Path, images: torch.Tensor | None) -> None:
+    diff = compare_images(tmp_path, noisy(tensors()), seeing(), images)
+    assert not diff.problems
+    assert list(diff.tensors) == list(tensors())
+
+
+def test_a_subject_without_hooks_on_its_tower_has_nothing_of_it_compared(tmp_path: Path) -> None:
+    diff = compare_images(tmp_path, noisy(tensors()), seeing())
+    assert not diff.problems
+    assert set(diff.not_captured) == seeing().keys() - tensors().keys()
+
+
+def test_a_part_of_a_tower_must_be_there_or_declared(tmp_path: Path) -> None:
+    right = seeing()
+    less = {name: tensor for name, tensor in noisy(right).items() if "encoder.0" not in name}
+    (first, *_) = compare_images(tmp_path / "silent", less, right).problems
+    assert (first.failure_class, first.tensor) == ("missing_tensor", "vision_encoder.encoder.0.mlp")
+    names = ("vision_encoder.encoder.0.mlp", "vision_encoder.encoder.0")
+    diff = compare_images(tmp_path / "declared", less, right, mine=names)
+    assert not diff.problems
+    assert diff.not_captured == names
+
+
+def test_a_tower_that_hugging_face_has_no_names_for_is_no_surprise(tmp_path: Path) -> None:
+    names = ("vision_encoder.embeddings.patch_embeddings", "vision_encoder.adapter")
+    assert not compare_images(tmp_path / "declared", noisy(seeing()), tensors(), theirs=names).problems
+    (first, *_) = compare_images(tmp_path / "silent", noisy(seeing()), tensors()).problems
+    assert (first.failure_class, first.tensor) == ("unexpected_tensor", "vision_encoder.embeddings")
 
 
 def test_logits_that_cannot_be_compared_are_infinitely_off(tmp_path: Path) -> None:

@@ -88,6 +88,14 @@ def test_every_cell_of_a_heat_map_is_inside_it() -> None:
     assert len(set(cells)) == len(cells)
 
 
+def test_names_beside_a_heat_map_are_short_enough() -> None:
+    rows = ("vision_encoder.embeddings", "vision_encoder.encoder.11", "vision_encoder.adapter", "decoder.0")
+    svg = charts.draw_heat_map(Heat("batch", "float32", rows, (0,), ((0.0,),) * 4))
+    assert [name for name in re.findall(r">([a-z][^<]*)</text>", svg) if name != "token"] == [
+        *("vision embeddings", "vision 11", "vision adapter", "decoder.0")
+    ]
+
+
 def test_a_chart_marks_errors_above_their_limit() -> None:
     svg = charts.draw_error_chart(measures(wrong_from="decoder.1.mixer.query")[:23])
     assert svg.count('class="bad"') == 11

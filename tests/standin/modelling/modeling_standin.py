@@ -1,9 +1,10 @@
 # mypy: ignore-errors
 # It is read by transformers alone, whose modules have no types.
-"""What Fast-LLM's code of mtp_llama, dream, diffusion_llama and apriel2_text computes, made of transformers' parts.
+"""What Fast-LLM's code of mtp_llama, dream, diffusion_llama, apriel2_text and apriel_hybrid_ssm computes.
 
-Blocks, rotations and both delta rules are those of transformers: Llama, Qwen2, Mistral, Qwen3-Next, Kimi Linear. So the
-tests have a Hugging Face side where Fast-LLM is not there. The names of the weights are those of the published files.
+It is made of transformers' parts. Blocks, rotations, the scan and both delta rules are those of Llama, Qwen2, Mistral,
+Mamba, Qwen3-Next and Kimi Linear. So the tests have a Hugging Face side where Fast-LLM is not there. The names of the
+weights are those of the published files.
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.kimi_linear.modeling_kimi_linear import KimiLinearRMSNormGated
 from transformers.models.kimi_linear.modeling_kimi_linear import chunk_kimi_delta_attention as chunk_kda
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
-from transformers.models.mistral.modeling_mistral import MistralAttention, MistralMLP, MistralRotaryEmbedding
+from transformers.models.mamba.modeling_mamba import mamba_selective_scan
+from transformers.models.mistral.modeling_mistral import (
+    MistralAttention,
+    MistralDecoderLayer,
+    MistralMLP,
+    MistralRotaryEmbedding,
+)
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from transformers.models.qwen3_next.modeling_qwen3_next import (
     Qwen3NextRMSNormGated,
@@ -230,7 +237,59 @@ class Apriel2KimiDeltaAttention(nn.Module):
         return (self.o_proj(out.flatten(2)),)
 
 
-MIXERS = {"attention": Apriel2Attention, "gdn": Apriel2GatedDeltaNet, "kda": Apriel2KimiDeltaAttention}
+def selective_scan_fn(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, **rest: Any) -> Tensor:
+    """Run transformers' scan of Mamba for each head, whose B and C are its own: (B, heads, state, T) each."""
+    bias, z = rest.pop("delta_bias"), rest.pop("z")
+    parts = zip(
+        *(t.chunk(b.shape[1], 1) for t in (x, dt, z)), *(t.chunk(b.shape[1]) for t in (a, d, bias)), strict=True
+    )
+    return torch.cat(
+        [
+            mamba_selective_scan(x_h, dt_h, a_h, b[:, h], c[:, h], d_h, z_h, bias_h, **rest)
+            for h, (x_h, dt_h, z_h, a_h, d_h, bias_h) in enumerate(parts)
+        ],
+        dim=1,
+    )
+
+
+class Apriel2Mamba(nn.Module):
+    """Mamba's scan with heads: x and B come in groups of heads, as keys and values do, and C as queries do."""
+
+    def __init__(self, sizes: dict[str, Any], hidden: int) -> None:
+        super().__init__()
+        inner, grouped = sizes["d_inner"], sizes["d_xb"]
+        self.inner, self.grouped, self.state = inner, grouped, sizes["state_size"]
+        self.in_proj = nn.Linear(hidden, 2 * inner + 2 * grouped, bias=sizes.get("add_linear_biases", False))
+        self.conv1d = nn.Conv1d(inner, inner, sizes["d_conv"], groups=inner)
+        self.dt_in_proj = nn.Linear(hidden, sizes["dt_rank"], bias=sizes.get("add_linear_biases", False))
+        self.dt_proj = nn.Linear(sizes["dt_rank"], inner)
+        self.A_log = nn.Parameter(torch.zeros(inner, self.state))
+        self.D = nn.Parameter(torch.ones(inner))
+        self.out_proj = nn.Linear(inner, hidden, bias=sizes.get("add_linear_biases", False))
+
+    def forward(self, hidden: Tensor, *_: Any, **__: Any) -> tuple[Tensor]:
+        sizes = (self.inner, self.grouped, self.grouped, self.inner)
+        z, x, b, c = self.in_proj(hidden).split(sizes, dim=-1)
+        x, b, c = (t.unflatten(-1, (-1, self.state)) for t in (x, b, c))
+        x, b = (t.repeat_interleave(self.inner // self.grouped, dim=2) for t in (x, b))
+        x = convolve(x.flatten(2), self.conv1d)
+        dt = self.dt_proj(self.dt_in_proj(hidden))
+        y = selective_scan_fn(
+            *(x.transpose(1, 2), dt.transpose(1, 2), -self.A_log.float().exp()),
+            *(b.permute(0, 2, 3, 1), c.permute(0, 2, 3, 1), self.D.float()),
+            z=z.transpose(1, 2),
+            delta_bias=self.dt_proj.bias.float(),
+            delta_softplus=True,
+        )
+        return (self.out_proj(y.transpose(1, 2).to(hidden.dtype)),)
+
+
+MIXERS = {
+    "attention": Apriel2Attention,
+    "gdn": Apriel2GatedDeltaNet,
+    "kda": Apriel2KimiDeltaAttention,
+    "mamba": Apriel2Mamba,
+}
 
 
 class Apriel2StochasticMixer(nn.Module):
@@ -287,4 +346,53 @@ class Apriel2ForCausalLM(StandInModel):
         hidden, positions = self.start(input_ids, position_ids)
         for block in self.model.decoder.blocks:
             hidden = block(hidden, positions, attention_mask)
+        return CausalLMOutputWithPast(logits=self.lm_head(self.model.norm(hidden)))
+
+
+class AprielHybridSSMBlock(nn.Module):
+    """A layer of Mistral with Mamba in place of attention."""
+
+    def __init__(self, config: StandInConfig) -> None:
+        super().__init__()
+        ssm, hidden, epsilon = dict(config.ssm_cfg), config.hidden_size, config.rms_norm_eps
+        rank = -(-hidden // 16) if ssm["dt_rank"] == "auto" else ssm["dt_rank"]
+        self.mixer = Apriel2Mamba({**ssm, "state_size": ssm["d_state"], "dt_rank": rank}, hidden)
+        sizes = {"intermediate_size": config.intermediate_size, "hidden_act": config.hidden_act}
+        self.mlp = MistralMLP(SimpleNamespace(hidden_size=hidden, **sizes))
+        self.input_layernorm = LlamaRMSNorm(hidden, eps=epsilon)
+        self.post_attention_layernorm = LlamaRMSNorm(hidden, eps=epsilon)
+
+    def forward(self, hidden_states: Tensor, **_: Any) -> Tensor:
+        hidden_states = hidden_states + self.mixer(self.input_layernorm(hidden_states))[0]
+        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+
+
+class AprielHybridSSMForCausalLM(StandInModel):
+    """Layers of Mistral, in some of which Mamba takes the place of attention."""
+
+    def __init__(self, config: StandInConfig) -> None:
+        super().__init__(config)
+        keys = config.to_dict()
+        plain = MistralConfig(**{key: keys[key] for key in keys if key not in ("auto_map", "model_type", "dtype")})
+        layout = enumerate(config.hybrid_block_layout)
+        self.model.layers = nn.ModuleList(
+            AprielHybridSSMBlock(config) if kind == "m2" else MistralDecoderLayer(plain, layer)
+            for layer, kind in layout
+        )
+        self.model.norm = LlamaRMSNorm(plain.hidden_size, eps=plain.rms_norm_eps)
+        self.model.rotary_emb = MistralRotaryEmbedding(plain)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        **_: Any,
+    ) -> CausalLMOutputWithPast:
+        hidden, positions = self.start(input_ids, position_ids)
+        mask = make_mask(hidden, attention_mask, causal=True)
+        angles = self.model.rotary_emb(hidden, positions)
+        for layer in self.model.layers:
+            hidden = layer(hidden, attention_mask=mask, position_embeddings=angles)
         return CausalLMOutputWithPast(logits=self.lm_head(self.model.norm(hidden)))

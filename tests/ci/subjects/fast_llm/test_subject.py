@@ -261,4 +261,13 @@ def test_a_model_that_sees_is_right_in_every_image_token(fast_llm: Subject, tmp_
     fast_llm.trace(trace_request(tmp_path / "converted", inputs, tmp_path / "actual", capture="all"))
     measured = errors(tmp_path / "actual", TraceReader(tmp_path / "expected"))
     assert {"embeddings", "logits"} <= set(measured)
+    assert "vision_encoder.encoder.1.mixer.query" in measured, "both sides have a name for it, so it is compared"
     assert max(measured.values()) < 2e-5, max(measured, key=lambda name: measured[name])
+    changed = tmp_path / "expected" / "vision_encoder.encoder.0.safetensors"
+    save_file({name: 2 * tensor for name, tensor in load_file(changed).items()}, changed)
+    forced = trace_request(tmp_path / "converted", inputs, tmp_path / "forced", capture="all")
+    fast_llm.trace(replace(forced, feed=str(tmp_path / "expected")))
+    fed = errors(tmp_path / "forced", TraceReader(tmp_path / "expected"))
+    wrong = {name for name, error in fed.items() if error > 2e-5 and not name.startswith("vision_encoder.encoder.0")}
+    assert wrong, "block 1 reads what it was fed"
+    assert all(name.startswith("vision_encoder.encoder.1") for name in wrong), "and so does what comes after it"

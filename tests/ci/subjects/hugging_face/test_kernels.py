@@ -21,6 +21,7 @@ from ci.subjects.hugging_face.kernels import (
     offer_flash_attention,
     recurrent_delta_rule,
     rms_norm_gated,
+    selective_scan_fn,
 )
 
 B, T, H, K, V = 2, 11, 3, 5, 7
@@ -106,6 +107,30 @@ def test_the_gated_norm_is_a_norm_times_a_gate(activation: str) -> None:
     actual = rms_norm_gated(x, gate, weight, activation=activation, eps=1e-2, residual=None, prenorm=False)
     expected = functional.rms_norm(x, (5,), weight, 1e-2) * torch.sigmoid(gate)
     torch.testing.assert_close(actual, expected if activation == "sigmoid" else expected * gate)
+
+
+def test_the_scan_is_the_papers_sum() -> None:
+    """y_t = sum over s <= t of c_t exp(a sum of the steps after s) b_s step_s x_s, plus d x_t, times silu(z_t)."""
+    channels, heads, state = 6, 2, 4
+    x, raw, z = (draw(B, channels, T, seed=seed) for seed in (1, 2, 3))
+    a, d, bias = -draw(channels, state, seed=4).exp(), draw(channels, seed=5), draw(channels, seed=6)
+    b, c = (draw(B, heads, state, T, seed=seed) for seed in (7, 8))
+    out = selective_scan_fn(x, raw, a, b, c, d, z=z, delta_bias=bias, delta_softplus=True)
+    step = functional.softplus(raw + bias[:, None])
+    between = step.cumsum(-1)[..., :, None] - step.cumsum(-1)[..., None, :]
+    kept = (a[:, :, None, None] * between[:, :, None]).exp().tril()
+    b, c = (tensor.repeat_interleave(channels // heads, dim=1) for tensor in (b, c))
+    expected = torch.einsum("bcnt,bcnts,bcns,bcs->bct", c, kept, b, step * x) + d[:, None] * x
+    torch.testing.assert_close(out, expected * functional.silu(z), rtol=1e-12, atol=1e-12)
+    plain = selective_scan_fn(x, raw.abs(), a, b, c)
+    torch.testing.assert_close(plain, selective_scan_fn(x, raw.abs(), a, b, c, torch.zeros(channels)))
+
+
+@pytest.mark.parametrize("setting", ["return_last_state", "position_indices"])
+def test_a_state_that_is_asked_for_is_refused(setting: str) -> None:
+    x, a, b = torch.zeros(1, 1, 1), torch.zeros(1, 1), torch.zeros(1, 1, 1, 1)
+    with pytest.raises(NotImplementedError, match=setting):
+        selective_scan_fn(x, x, a, b, b, **{setting: True})
 
 
 @pytest.mark.parametrize(("kernel", "setting"), [(gated_delta_rule, "cu_seqlens"), (kda, "initial_state")])

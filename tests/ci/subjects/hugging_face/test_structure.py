@@ -6,9 +6,10 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from ci.subjects.hugging_face import HuggingFace, structure
-from ci.tensor_names import DELTA_RULE_OPERATIONS, QUERY
+from ci.tensor_names import DELTA_RULE_OPERATIONS, QUERY, STEP
 from tests.ci.subjects.own_code import save_code, save_config
 from tests.ci.subjects.tiny import CONFIGS
+from tests.standin.own_models import HYBRID, open_side, write_own_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,3 +43,10 @@ def test_a_recurrence_has_operations_of_its_own(kind: str, recurrent: bool, tmp_
     operations = structure.list_operations(build(tmp_path, kind).model.layers[0])
     assert QUERY in operations
     assert set(DELTA_RULE_OPERATIONS).issubset(operations) is recurrent
+
+
+def test_a_scan_has_a_step(tmp_path: Path) -> None:
+    model = open_side().loader.build(str(write_own_model(HYBRID, tmp_path / "hybrid")))
+    attention, first, second = structure.find_decoder_blocks(model)
+    assert structure.classify_mixer(structure.find_mixer(first)) == "scan"
+    assert [STEP in structure.list_operations(block) for block in (attention, first, second)] == [False, True, True]

@@ -14,7 +14,7 @@ from ci.subjects.base import ConvertRequest, TraceRequest
 from ci.subjects.trace_files import TraceReader
 from tests.standin.models import build, write_json
 from tests.standin.own_models import OWN_MODELS, write_own_model
-from tests.standin.recipes import DENSE, GEMMA4, GEMMA4_DENSE, LLAMA, LLAMA3, MOE, PIXTRAL, YARN, Recipe
+from tests.standin.recipes import DENSE, GEMMA4, GEMMA4_31B, GEMMA4_DENSE, LLAMA, LLAMA3, MOE, PIXTRAL, YARN, Recipe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,6 +34,9 @@ RECIPES: dict[str, Recipe] = {
     "llama": Recipe("llama", LLAMA_31, LLAMA),
     "llama-biases": Recipe("llama", LLAMA_31, {**LLAMA, "attention_bias": True, "mlp_bias": True}),
     "llama-llama3": Recipe("llama", LLAMA_31, {**DENSE, "rope_scaling": LLAMA3}),
+    "llama-3-2": Recipe(
+        "llama", LLAMA_31, {**DENSE, "rope_scaling": {**LLAMA3, "factor": 32.0}, "tie_word_embeddings": True}
+    ),
     "llama-yarn": Recipe("llama", LLAMA_31, {**LLAMA, "rope_scaling": YARN}),
     "llama-yarn-bare": Recipe("llama", LLAMA_31, {**LLAMA, "rope_scaling": BARE_YARN}),
     "llama-yarn-mscale": Recipe(
@@ -51,6 +54,7 @@ RECIPES: dict[str, Recipe] = {
     "qwen2": Recipe("qwen2", QWEN2, DENSE),
     "gemma4-experts": Recipe("gemma4", GEMMA_4, {**GEMMA4, **GEMMA4_SMALL}),
     "gemma4-dense": Recipe("gemma4", GEMMA_4, {**GEMMA4, **GEMMA4_SMALL, **GEMMA4_DENSE}),
+    "gemma4-31b": Recipe("gemma4", GEMMA_4, {**GEMMA4, **GEMMA4_SMALL, **GEMMA4_31B}),
     "gemma4-untied": Recipe(
         "gemma4",
         GEMMA_4,

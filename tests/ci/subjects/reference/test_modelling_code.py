@@ -1,7 +1,7 @@
-"""The reference against Fast-LLM's own modelling code of mtp_llama, dream, diffusion_llama and apriel2_text.
+"""The reference against Fast-LLM's own modelling code of five formats.
 
 Runs where `HUB_TESTS_FAST_LLM_PATH` names a checkout of Fast-LLM and `HUB_TESTS_REFERENCE_PYTHON` an interpreter with
-transformers: 5.14 for mtp_llama and apriel2_text, 4.57 for dream and diffusion_llama.
+transformers: 5.14 for mtp_llama and apriel2_text, 4.57 for dream, diffusion_llama and apriel_hybrid_ssm.
 """
 
 from __future__ import annotations
@@ -72,6 +72,12 @@ CODE = {
         "diffusion_llama",
         "configuration_diffusion_llama.DiffusionLlamaConfig",
         ("AutoModel", "modeling_diffusion_llama.DiffusionLlamaModel"),
+        "4",
+    ),
+    "apriel_hybrid_ssm": Code(
+        "apriel_hybrid_ssm",
+        "configuration_apriel_hybrid_ssm.AprielHybridSSMConfig",
+        ("AutoModelForCausalLM", "modeling_apriel_hybrid_ssm.AprielHybridSSMForCausalLM"),
         "4",
     ),
 }

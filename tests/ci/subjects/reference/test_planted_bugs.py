@@ -197,16 +197,16 @@ def renormalize_after(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_module.Model, "_route_scaled", wrong)
 
 
-@pytest.mark.parametrize(
-    ("plant", "operation"),
-    [
-        (keep_scale, ROUTER_LOGITS),
-        (keep_value, VALUE),
-        (scale_value, VALUE),
-        (divide_by_rotated, QUERY),
-        (renormalize_after, ROUTER_SCORES),
-    ],
-)
+FUNCTION_BUGS: list[tuple[Any, str]] = [
+    (keep_scale, ROUTER_LOGITS),
+    (keep_value, VALUE),
+    (scale_value, VALUE),
+    (divide_by_rotated, QUERY),
+    (renormalize_after, ROUTER_SCORES),
+]
+
+
+@pytest.mark.parametrize(("plant", "operation"), FUNCTION_BUGS)
 def test_a_bug_in_the_code_shows_first_where_it_is(
     factory: ModelFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plant: Any, operation: str
 ) -> None:

@@ -8,21 +8,37 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from ci import tensor_names
 from ci.subjects.reference.weight_names import EMBEDDINGS_WEIGHT, FINAL_NORM_WEIGHT, HEAD_WEIGHT
 from ci.tensor_names import (
     BETA,
     CONTEXT,
     DECAY,
-    EMBEDDINGS,
     FINAL_NORM,
+    IMAGE_EMBEDDINGS,
     KEY,
     LOGITS,
+    PATCHES,
     PREDICTION_BLOCK,
+    PROJECTOR,
     QUERY,
     RECURRENCE,
+    VISION_NORM,
     prediction_head_name,
 )
-from tests.ci.subjects.reference.planting import PlantedBug, find_first_wrong, in_function, in_weights
+from tests.ci.subjects.reference.planting import (
+    PlantedBug,
+    argument,
+    attention,
+    delay,
+    delay_rows,
+    exchange,
+    find_first_wrong,
+    in_function,
+    in_weights,
+    result,
+    weights,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,66 +55,6 @@ LIMIT = 1e-5
 NET, SIGMOID, MTP = "apriel2-stochastic", "apriel2-sigmoid", "mtp"
 BLOCK_1, NORM_1 = (prediction_head_name(1, name) for name in (PREDICTION_BLOCK, FINAL_NORM))
 HEAD_NORM = "multi_token_prediction.heads.{}.final_norm.weight"
-
-
-def weights(end: str, change: Callable[[Tensor], Tensor]) -> Plant:
-    """A bug in every weight whose name ends so."""
-
-    def plant(right: Model) -> Model:
-        wrong = {name: change(tensor) for name, tensor in right.weights.items() if name.endswith(end)}
-        assert wrong, end
-        return replace(right, weights={**right.weights, **wrong})
-
-    return in_weights(plant)
-
-
-def exchange(first: str, second: str, *, both: bool = True) -> Plant:
-    """One weight in another's place; with `both` that one in the first's too. Parts of names, in every block."""
-
-    def plant(right: Model) -> Model:
-        wrong = dict(right.weights)
-        for name in right.weights:
-            if first in name:
-                wrong[name] = right.weights[name.replace(first, second)]
-                if both:
-                    wrong[name.replace(first, second)] = right.weights[name]
-        assert any(wrong[name] is not tensor for name, tensor in right.weights.items())
-        return replace(right, weights=wrong)
-
-    return in_weights(plant)
-
-
-def attention(**changed: Any) -> Plant:
-    def plant(right: Model) -> Model:
-        blocks = tuple(replace(b, mixer=replace(b.attention, **changed)) for b in right.architecture.blocks)
-        return replace(right, architecture=replace(right.architecture, blocks=blocks))
-
-    return in_weights(plant)
-
-
-def argument(path: str, number: int, change: Callable[[Any], Any]) -> Plant:
-    """A function that is given another argument."""
-
-    def wrap(function: Any) -> Any:
-        def wrong(*args: Any) -> Any:
-            return function(*args[:number], change(args[number]), *args[number + 1 :])
-
-        return wrong
-
-    return in_function(path, wrap)
-
-
-def result(path: str, change: Callable[[Any], Any]) -> Plant:
-    """A function that returns something else."""
-    return in_function(path, lambda function: lambda *args: change(function(*args)))
-
-
-def delay(tensor: Tensor) -> Tensor:
-    return tensor.roll(1, dims=1)
-
-
-def delay_rows(tensor: Tensor) -> Tensor:
-    return tensor.roll(1, dims=0)
 
 
 def swap_halves(tensor: Tensor) -> Tensor:
@@ -258,18 +214,20 @@ BUGS = [
         in_function("model.AttentionMask", lambda mask: lambda _, *rest: mask(None, *rest)),
         CONTEXT,
     ),
-    PlantedBug(SEEING, "axes of RoPE swapped", result("model.locate_patches", turn_grid), EMBEDDINGS),
-    PlantedBug(SEEING, "RoPE along one line", result("model.locate_patches", one_line), EMBEDDINGS),
-    PlantedBug(SEEING, "images attend to each other", result("model.locate_patches", one_image), EMBEDDINGS),
-    PlantedBug(SEEING, "a causal tower", vision(causal_tower), EMBEDDINGS),
-    PlantedBug(SEEING, "channels last in a patch", result("model.cut_patches", channels_last), EMBEDDINGS),
-    PlantedBug(SEEING, "patches in another order", result("model.cut_patches", lambda p: p.flip(0)), EMBEDDINGS),
-    PlantedBug(SEEING, "features one token late", argument("model.place_features", 3, delay_rows), EMBEDDINGS),
-    PlantedBug(SEEING, "no features", argument("model.place_features", 3, ZEROS), EMBEDDINGS),
-    PlantedBug(SEEING, "the projector's gelu by tanh", vision(lambda v: replace(v, projector="gelu")), EMBEDDINGS),
-    PlantedBug(SEEING, "no bias of the projector", weights("adapter.layer_1.bias", ZEROS), EMBEDDINGS),
-    PlantedBug(SEEING, "no weight in the patches' norm", weights("embeddings.normalization.weight", ONES), EMBEDDINGS),
-    PlantedBug(SEEING, "the tower's norms swapped", exchange("encoder.0.norm_1", "encoder.0.norm_2"), EMBEDDINGS),
+    PlantedBug(SEEING, "axes of RoPE swapped", result("model.locate_patches", turn_grid), QUERY),
+    PlantedBug(SEEING, "RoPE along one line", result("model.locate_patches", one_line), QUERY),
+    PlantedBug(SEEING, "images attend to each other", result("model.locate_patches", one_image), CONTEXT),
+    PlantedBug(SEEING, "a causal tower", vision(causal_tower), CONTEXT),
+    PlantedBug(SEEING, "channels last in a patch", result("model.cut_patches", channels_last), PATCHES),
+    PlantedBug(SEEING, "patches in another order", result("model.cut_patches", lambda p: p.flip(0)), PATCHES),
+    PlantedBug(SEEING, "features one token late", argument("model.place_features", 3, delay_rows), IMAGE_EMBEDDINGS),
+    PlantedBug(SEEING, "no features", argument("model.place_features", 3, ZEROS), IMAGE_EMBEDDINGS),
+    PlantedBug(SEEING, "the projector's gelu by tanh", vision(lambda v: replace(v, projector="gelu")), PROJECTOR),
+    PlantedBug(SEEING, "no bias of the projector", weights("adapter.layer_1.bias", ZEROS), PROJECTOR),
+    PlantedBug(SEEING, "no weight in the patches' norm", weights("embeddings.normalization.weight", ONES), VISION_NORM),
+    PlantedBug(
+        SEEING, "the tower's norms swapped", exchange("encoder.0.norm_1", "encoder.0.norm_2"), tensor_names.NORM_1
+    ),
 ]
 
 
