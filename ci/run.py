@@ -12,12 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from ci.checkpoints import CHECKPOINTS_JSON, fetch_checkpoints, read_checkpoints, write_checkpoints
 from ci.devices import check_driver, choose_worker_count
 from ci.doctor.identity import read_host_identity
-from ci.environments.model_environments import (
-    PreparedSubjects,
-    check_environments,
-    group_models,
-    prepared_subjects,
-)
+from ci.environments.model_environments import PreparedSubjects, check_environments, group_models, prepared_subjects
 from ci.environments.reference import provide_reference_environments
 from ci.environments.source import pin_address
 from ci.model_options import apply_model_options, write_model_options

@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING
 
 from ci.chat_templates.engines import NO_NODE
 from ci.doctor import identity, read_host_identity
-from tests.ci.doctor.scenes import (
-    nvml,
-)
+from tests.ci.doctor.scenes import nvml
 
 if TYPE_CHECKING:
     import pytest

@@ -11,12 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ci.environments import prepare
-from ci.environments.model_environments import (
-    check_environments,
-    choose_environment,
-    group_models,
-    prepared_subjects,
-)
+from ci.environments.model_environments import check_environments, choose_environment, group_models, prepared_subjects
 from ci.errors import InfrastructureError, RequestError
 from ci.models import HubModel, SubjectEnvironment, load_models, parse_model
 from ci.run_options import RunOptions
