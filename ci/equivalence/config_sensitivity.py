@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from ci.equivalence.inputs import InputCase
 
-KeyOutcome = Literal["alike", "refused", "inert", "not legal", "silently ignored", "differs"]
+KeyOutcome = Literal["alike", "refused", "inert", "not legal", "silently ignored", "differs", "not judged"]
 WRONG: tuple[KeyOutcome, ...] = ("silently ignored", "differs")
 UNCHANGED = "the unchanged config"
 WRONG_ALREADY = 2.0
