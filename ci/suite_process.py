@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 SECONDS_TO_WRITE = 60.0
 """Seconds that an interrupted suite has to write its results."""
 STDERR = 2
+TEMPORARY_ROOT = "PYTEST_DEBUG_TEMPROOT"
+"""Names pytest's directory for temporary files: what others left in the machine's shared one must not fail a run."""
+
 PYTEST_ENVIRONMENT = {
     "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     "TQDM_DISABLE": "1",
@@ -60,11 +63,12 @@ def run_suite(models: Sequence[HubModel], options: RunOptions, report: Path, env
     """
     started, cwd = time.monotonic(), find_suite().parent.parent
     with (
+        tempfile.TemporaryDirectory(prefix="hub-tests-pytest.", ignore_cleanup_errors=True) as own,
         _shown_progress(options) as progress,
         relay_output(STDERR) as output,
         subprocess.Popen(  # noqa: S603  our own interpreter
             _pytest_command(models, options, report, progress),
-            env={**make_suite_environment(environ), **PYTEST_ENVIRONMENT},
+            env={**make_suite_environment(environ), **PYTEST_ENVIRONMENT, TEMPORARY_ROOT: own},
             cwd=cwd,
             stdout=output,
             stderr=output,

@@ -54,8 +54,9 @@ class Hub(RegistrarClient):
 
 
 @pytest.fixture
-def online(config: Config) -> Config:
+def online(config: Config, layout: Layout) -> Config:
     """A host whose every other condition this machine fulfils."""
+    layout.environments.mkdir(parents=True, exist_ok=True)
     return replace(config, doctor=replace(config.doctor, min_free_gib=0))
 
 

@@ -93,6 +93,26 @@ def test_what_is_wrong_without_a_change_is_said_once_and_hides_no_key(
     assert [verdict.coverage[f"config key {name}"] for name in wanted[1:]] == ["alike", "alike"]
 
 
+class FarOff(ReferenceSubject):
+    """Has a base of RoPE that is nothing like the config's."""
+
+    def convert(self, request: ConvertRequest) -> ConvertResult:
+        result = super().convert(request)
+        metadata = Path(request.target) / METADATA
+        metadata.write_text(metadata.read_text().replace("theta: 10000.0", "theta: 2.0"))
+        return result
+
+
+def test_a_key_whose_effect_is_below_what_was_wrong_before_is_not_judged(
+    dense: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config_changes, "list_changes", only(("hidden_act=gelu_pytorch_tanh",)))
+    verdict = dense.judge(FarOff(), dense.converted).check_config_sensitivity()
+    assert not verdict.passed
+    assert verdict.diagnosis.startswith("the unchanged config is wrong already: logits off by")
+    assert verdict.coverage["config key hidden_act=gelu_pytorch_tanh"] in ("not judged", "alike")
+
+
 class DropperTogether(ReferenceSubject):
     """Converts each key rightly, but forgets an epsilon where the RoPE base is not its usual one."""
 
