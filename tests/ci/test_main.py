@@ -94,7 +94,7 @@ def test_the_environment_is_read_in_known_places() -> None:
         for path in ROOT.rglob("*.py")
         if any(reads_environment(node) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     }
-    starts_a_worker = {"subjects/open_subject.py", "subjects/hugging_face/worker.py"}
+    starts_a_worker = {"subjects/open_subject.py", "subjects/hugging_face/worker.py", "subjects/image_root.py"}
     starts_a_worker |= {"consumers/open_consumer.py", "chat_templates/engines.py"}
     runs_in_one = {"subjects/forward.py", "subjects/rank_process.py", "subjects/hugging_face/subject.py"}
     assert readers == {"__main__.py", *starts_a_worker, *runs_in_one, "consumers/vllm_engine.py"}
