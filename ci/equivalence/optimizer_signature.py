@@ -130,7 +130,7 @@ def find_optimizer_mistake(parameters: Sequence[ParameterUpdates], settings: Opt
     `parameters` are those whose updates are wrong; a mistake that gives none of them otherwise is none.
     """
     for words, mistake in MISTAKES.items():
-        if all(_matches(p.updates, mistake.compute_updates(p.history, settings)) for p in parameters):
+        if all(_matches(p.updates, mistake.compute_updates(p.history, settings), p.history) for p in parameters):
             return words
     return _find_clip_scale(parameters, settings) or _describe_ratio(parameters, settings)
 
@@ -156,7 +156,7 @@ def has_foreign_slices(parameter: ParameterUpdates, settings: OptimizerSettings,
     flat = torch.nn.functional.pad(history.gradients[0].flatten(), (0, -count % slices))
     moved = flat.roll(len(flat) // slices)[:count].view_as(history.gradients[0])
     other = replace(history, gradients=(moved,), scales=history.scales[:1])
-    return _matches(parameter.updates[:1], compute_updates(other, settings))
+    return _matches(parameter.updates[:1], compute_updates(other, settings), history)
 
 
 def _find_clip_scale(parameters: Sequence[ParameterUpdates], settings: OptimizerSettings) -> str:
@@ -169,7 +169,7 @@ def _find_clip_scale(parameters: Sequence[ParameterUpdates], settings: Optimizer
         )
         low, high = (middle, high) if grows else (low, middle)
     tried = [(p, _rescale(p, low * p.history.scales[0])) for p in parameters]
-    if not all(_matches(p.updates[:1], compute_updates(history, settings)[:1]) for p, history in tried):
+    if not all(_matches(p.updates[:1], compute_updates(history, settings)[:1], history) for p, history in tried):
         return ""
     return f"the gradient is clipped by {low:.3g} times the factor of its norm over all parameters"
 
@@ -214,6 +214,11 @@ def _list_ratios(parameters: Sequence[ParameterUpdates], settings: OptimizerSett
         yield ratio if explained < MATCHES else float("nan")
 
 
-def _matches(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+def _matches(actual: Sequence[Tensor], expected: Sequence[Tensor], history: OptimizerHistory) -> bool:
+    """Return whether updates are the expected ones, up to the rounding of the float32 weights to which they are added.
+
+    An update that is small beside its weight is known no better than that.
+    """
+    rounding = torch.finfo(torch.float32).eps * float(history.weight.double().norm())
     pairs = zip(actual, expected, strict=True)
-    return all(compute_relative_error(one, other) < MATCHES for one, other in pairs)
+    return all(float((one - other).norm()) < MATCHES * float(other.norm()) + rounding for one, other in pairs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 DTYPE: DType = "float32"
 
 
+LONGEST_SUM = 2**28
+"""Numbers that are summed at once: 1 GiB of float32."""
 _LAYER = re.compile(r"(?:^|\.)(?:layers|blocks)\.\d+\.")
 
 
@@ -56,6 +58,7 @@ class TrainingComparison:
     expected: TrainingExpectation
     run: TrainingRun
     compare_factor: float = 1.0
+    _own_norms: dict[int, tuple[float, float]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def measure(self) -> Iterator[Measure]:
         """Yield every quantity against its limit.
@@ -118,17 +121,24 @@ class TrainingComparison:
         return OptimizerHistory(CheckpointTensors(self.expected.checkpoint).read(name), gradients, scales)
 
     def compute_own_norm(self, step: int) -> tuple[float, float]:
-        """Return the L2 norm of a step's own gradients, computed in float64 and in float32.
+        """Return the L2 norm of a step's own gradients, computed in float64, and by one sum in float32.
 
-        In float32 a layer's gradients are one buffer, as optimizers have them: the longer the sum, the more it rounds.
+        Optimizers keep gradients in buffers, the largest of which holds all of them: the longer the sum, the more it
+        rounds. Beyond LONGEST_SUM numbers each layer is summed alone.
         """
-        opened = self.run.open_gradients(step)
-        norms = [opened.read(name).double().norm() for name in self.expected.names]
-        single = [
-            torch.cat([opened.read(name).float().flatten() for name in names]).norm()
-            for names in group_by_layer(self.expected.names)
-        ]
-        return float(torch.stack(norms).norm()), float(torch.stack(single).norm())
+        if step not in self._own_norms:
+            opened = self.run.open_gradients(step)
+            norms = [opened.read(name).double().norm() for name in self.expected.names]
+            single = [
+                torch.cat([opened.read(name).float().flatten() for name in names]).norm()
+                for names in self._list_buffers(opened)
+            ]
+            self._own_norms[step] = float(torch.stack(norms).norm()), float(torch.stack(single).norm())
+        return self._own_norms[step]
+
+    def _list_buffers(self, gradients: CheckpointTensors) -> list[list[str]]:
+        total = sum(gradients.read(name).numel() for name in self.expected.names)
+        return [list(self.expected.names)] if total <= LONGEST_SUM else group_by_layer(self.expected.names)
 
     def _judge(self, quantity: str, shape: tuple[int, ...], error: float, floor: float | None = None) -> Measure:
         """Compare an error with the limit that its noise floor gives."""

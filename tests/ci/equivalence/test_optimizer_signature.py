@@ -50,6 +50,20 @@ def test_each_mistake_is_found(words: str) -> None:
     assert find_optimizer_mistake(parameters, SETTINGS) == words
 
 
+def test_a_mistake_is_found_where_the_weights_rounding_hides_small_updates() -> None:
+    words, mistake = next(iter(MISTAKES.items()))
+    large = replace(HISTORIES["vector"], weight=1e4 * HISTORIES["vector"].weight)
+    parameters = []
+    for name, history in {"small": HISTORIES["matrix"], "large": large}.items():
+        weight, updates = history.weight, []
+        for update in mistake.compute_updates(history, SETTINGS):
+            after = (weight.double() + update).float()
+            updates.append(after.double() - weight.double())
+            weight = after
+        parameters.append(ParameterUpdates(name, history, updates))
+    assert find_optimizer_mistake(parameters, SETTINGS) == words
+
+
 def test_another_rate_and_another_clipping_are_told_by_their_size() -> None:
     history = HISTORIES["matrix"]
     half = [update / 2 for update in compute_updates(history, SETTINGS)]

@@ -84,7 +84,7 @@ def test_a_layers_gradients_are_one_buffer() -> None:
 
 
 def test_the_noise_of_a_norm_is_that_of_long_sums(trained: Experiment) -> None:
-    """A norm in float32 over a layer's whole buffer rounds more than over each tensor: it must be within the limit."""
+    """A norm in float32 over one buffer rounds more than over each tensor: it must be within the limit."""
     verdict = trained.judge(ReferenceSubject(), trained.converted).check_training("single")
     norms = {m.tensor: m for m in verdict.measures if "norm of its own" in m.tensor or "gradient norm" in m.tensor}
     assert all(measure.passed and measure.limit < 1e-4 for measure in norms.values())
