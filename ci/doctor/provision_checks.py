@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,6 +73,8 @@ def _read_folder(folder: Path, pattern: str, what: str) -> ProbeAnswer:
 
 
 def _read_certificates(file: str) -> ProbeAnswer:
+    import ssl  # only where there are certificates to look at: each unit of a host imports this module
+
     try:
         context = ssl.create_default_context(cafile=file)
     except (OSError, ssl.SSLError) as problem:
