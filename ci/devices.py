@@ -32,7 +32,7 @@ def check_device(device: Literal["cpu", "cuda"]) -> None:
 
 def check_driver(device: Literal["cpu", "cuda"], environ: Mapping[str, str]) -> None:
     """Raise InfrastructureError for a missing GPU, without torch; the suite's `check_device` is the stricter check."""
-    if device == "cuda" and not list_visible_gpus(environ):
+    if device == "cuda" and not (count_gpus() and list_visible_gpus(environ)):
         raise InfrastructureError(NO_GPU)
 
 

@@ -81,8 +81,9 @@ def test_a_torch_for_the_cpu_sees_no_gpu_of_the_driver(
     torch_built_for("cuda = None\nhip = None")
     monkeypatch.setattr(devices, "read_nvml", lambda: Nvml(gpus=(Gpu(0),)))
     assert devices.count_gpus() == 0
-    with pytest.raises(InfrastructureError, match="torch sees no GPU here"):
-        check_driver("cuda", {})
+    for environ in ({}, {"CUDA_VISIBLE_DEVICES": "0"}):
+        with pytest.raises(InfrastructureError, match="torch sees no GPU here"):
+            check_driver("cuda", environ)
 
 
 @pytest.mark.parametrize(
