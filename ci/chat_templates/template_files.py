@@ -48,12 +48,12 @@ class TemplatePair:
 
     @property
     def is_kept(self) -> bool:
-        """Whether both have the template with the same text, wherever it stands."""
+        """Return whether both have the template with the same text, wherever it stands."""
         return self.before is not None and self.after is not None and self.before.text == self.after.text
 
     @property
     def is_rewritten(self) -> bool:
-        """Whether both have the template, with other texts."""
+        """Return whether both have the template, with other texts."""
         return self.before is not None and self.after is not None and self.before.text != self.after.text
 
 

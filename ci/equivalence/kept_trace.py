@@ -64,10 +64,10 @@ class KeptTrace(TraceReader):
             yield (lambda name: self._get(name, read)) if device != "cpu" else read
 
     def _get(self, name: str, read: Callable[[str], Tensor]) -> Tensor:
-        if name in self._kept:
-            return self._kept[name]
-        tensor = read(name)
-        kept = self.memory.keep(tensor)
-        if kept is not None:
+        if name not in self._kept:
+            tensor = read(name)
+            kept = self.memory.keep(tensor)
+            if kept is None:
+                return tensor
             self._kept[name] = kept
-        return tensor if kept is None else kept
+        return self._kept[name]

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from ci.subjects.base import DType
 
 DTYPE: DType = "float32"
-
-
 LONGEST_SUM = 2**28
 """Numbers that are summed at once: 1 GiB of float32."""
 _LAYER = re.compile(r"(?:^|\.)(?:layers|blocks)\.\d+\.")
@@ -127,18 +125,16 @@ class TrainingComparison:
         rounds. Beyond LONGEST_SUM numbers each layer is summed alone.
         """
         if step not in self._own_norms:
-            opened = self.run.open_gradients(step)
-            norms = [opened.read(name).double().norm() for name in self.expected.names]
-            single = [
-                torch.cat([opened.read(name).float().flatten() for name in names]).norm()
-                for names in self._list_buffers(opened)
-            ]
+            opened, names = self.run.open_gradients(step), self.expected.names
+            norms, count = [], 0
+            for name in names:
+                gradient = opened.read(name)
+                norms.append(gradient.double().norm())
+                count += gradient.numel()
+            buffers = [names] if count <= LONGEST_SUM else group_by_layer(names)
+            single = [torch.cat([opened.read(name).float().flatten() for name in buffer]).norm() for buffer in buffers]
             self._own_norms[step] = float(torch.stack(norms).norm()), float(torch.stack(single).norm())
         return self._own_norms[step]
-
-    def _list_buffers(self, gradients: CheckpointTensors) -> list[list[str]]:
-        total = sum(gradients.read(name).numel() for name in self.expected.names)
-        return [list(self.expected.names)] if total <= LONGEST_SUM else group_by_layer(self.expected.names)
 
     def _judge(self, quantity: str, shape: tuple[int, ...], error: float, floor: float | None = None) -> Measure:
         """Compare an error with the limit that its noise floor gives."""
