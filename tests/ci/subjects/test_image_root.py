@@ -73,7 +73,7 @@ def test_its_variables_are_those_of_the_bundle(root: Path) -> None:
 
 
 def test_the_root_is_bound_but_for_what_the_sandbox_has_itself(root: Path) -> None:
-    words = list_root_bindings(root, [Path("/tmp/exchange"), Path("/work/checkout")])
+    words = list_root_bindings(root, [Path("/tmp/exchange"), Path("/srv/checkout")])
     assert words == [
         *("--symlink", "usr/bin", "/bin"),
         *("--ro-bind", str(root / "etc"), "/etc"),

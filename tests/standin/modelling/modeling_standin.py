@@ -76,6 +76,26 @@ class StandInModel(PreTrainedModel):
         return self.model.embed_tokens(ids), torch.arange(ids.shape[1])[None] if positions is None else positions
 
 
+class PlainStack(StandInModel):
+    """Layers one after the other, a norm and the head; `causal` says whether a token sees only what is before it."""
+
+    causal = True
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        **_: Any,
+    ) -> CausalLMOutputWithPast:
+        hidden, positions = self.start(input_ids, position_ids)
+        mask = make_mask(hidden, attention_mask, causal=self.causal)
+        angles = self.model.rotary_emb(hidden, positions)
+        for layer in self.model.layers:
+            hidden = layer(hidden, attention_mask=mask, position_embeddings=angles)
+        return CausalLMOutputWithPast(logits=self.lm_head(self.model.norm(hidden)))
+
+
 class MTPLlamaForCausalLM(StandInModel):
     """Several prediction heads: each has a last layer and a norm of its own."""
 
@@ -112,8 +132,10 @@ class MTPLlamaForCausalLM(StandInModel):
         return CausalLMOutputWithPast(logits=self.lm_head(states))
 
 
-class BidirectionalModel(StandInModel):
+class BidirectionalModel(PlainStack):
     """A decoder whose tokens attend both ways: of Qwen2's layers (dream) or Llama's (diffusion_llama)."""
+
+    causal = False
 
     def __init__(self, config: StandInConfig) -> None:
         super().__init__(config)
@@ -127,20 +149,6 @@ class BidirectionalModel(StandInModel):
         self.model.norm = LlamaRMSNorm(plain.hidden_size, eps=plain.rms_norm_eps)
         self.model.rotary_emb = LlamaRotaryEmbedding(plain)
         self.post_init()
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        **_: Any,
-    ) -> CausalLMOutputWithPast:
-        hidden, positions = self.start(input_ids, position_ids)
-        mask = make_mask(hidden, attention_mask, causal=False)
-        angles = self.model.rotary_emb(hidden, positions)
-        for layer in self.model.layers:
-            hidden = layer(hidden, attention_mask=mask, position_embeddings=angles)
-        return CausalLMOutputWithPast(logits=self.lm_head(self.model.norm(hidden)))
 
 
 class Apriel2Attention(MistralAttention):
@@ -367,7 +375,7 @@ class AprielHybridSSMBlock(nn.Module):
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
 
 
-class AprielHybridSSMForCausalLM(StandInModel):
+class AprielHybridSSMForCausalLM(PlainStack):
     """Layers of Mistral, in some of which Mamba takes the place of attention."""
 
     def __init__(self, config: StandInConfig) -> None:
@@ -382,17 +390,3 @@ class AprielHybridSSMForCausalLM(StandInModel):
         self.model.norm = LlamaRMSNorm(plain.hidden_size, eps=plain.rms_norm_eps)
         self.model.rotary_emb = MistralRotaryEmbedding(plain)
         self.post_init()
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        **_: Any,
-    ) -> CausalLMOutputWithPast:
-        hidden, positions = self.start(input_ids, position_ids)
-        mask = make_mask(hidden, attention_mask, causal=True)
-        angles = self.model.rotary_emb(hidden, positions)
-        for layer in self.model.layers:
-            hidden = layer(hidden, attention_mask=mask, position_embeddings=angles)
-        return CausalLMOutputWithPast(logits=self.lm_head(self.model.norm(hidden)))

@@ -135,3 +135,12 @@ def find_first_wrong(factory: ModelFactory, case: str, output: Path, limit: floa
     ordered = sorted(by_tensor, key=execution_order)
     wrong = (operation_of(name) or name for name in ordered if not by_tensor[name] <= limit)
     return next(wrong, "")
+
+
+def find_planted(
+    factory: ModelFactory, bug: PlantedBug, output: Path, monkeypatch: pytest.MonkeyPatch, limit: float
+) -> str:
+    """Plant a bug, once all that is right was computed, and return the first operation that it makes wrong."""
+    factory.expected(bug.case), factory.converted(bug.case)
+    bug.plant(monkeypatch)
+    return find_first_wrong(factory, bug.case, output, limit)

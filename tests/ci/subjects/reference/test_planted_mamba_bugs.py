@@ -14,6 +14,7 @@ from tests.ci.subjects.reference.planting import (
     delay,
     exchange,
     find_first_wrong,
+    find_planted,
     in_function,
     of_path,
     result,
@@ -131,9 +132,7 @@ BUGS = [
 def test_a_bug_shows_first_where_it_is(
     factory: ModelFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bug: PlantedBug
 ) -> None:
-    factory.expected(bug.case), factory.converted(bug.case)  # before anything is wrong
-    bug.plant(monkeypatch)
-    assert find_first_wrong(factory, bug.case, tmp_path / "trace", LIMIT) == bug.operation
+    assert find_planted(factory, bug, tmp_path / "trace", monkeypatch, LIMIT) == bug.operation
 
 
 @pytest.mark.parametrize("case", [MAMBA, HYBRID])

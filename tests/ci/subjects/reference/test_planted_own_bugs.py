@@ -34,6 +34,7 @@ from tests.ci.subjects.reference.planting import (
     delay_rows,
     exchange,
     find_first_wrong,
+    find_planted,
     in_function,
     in_weights,
     result,
@@ -235,9 +236,7 @@ BUGS = [
 def test_a_bug_shows_first_where_it_is(
     factory: ModelFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bug: PlantedBug
 ) -> None:
-    factory.expected(bug.case), factory.converted(bug.case)  # before anything is wrong
-    bug.plant(monkeypatch)
-    assert find_first_wrong(factory, bug.case, tmp_path / "trace", LIMIT) == bug.operation
+    assert find_planted(factory, bug, tmp_path / "trace", monkeypatch, LIMIT) == bug.operation
 
 
 @pytest.mark.parametrize("case", sorted({bug.case for bug in BUGS}))

@@ -17,6 +17,7 @@ from tests.ci.subjects.reference.planting import (
     PlantedBug,
     attention,
     find_first_wrong,
+    find_planted,
     in_function,
     in_weights,
     of_path,
@@ -226,9 +227,7 @@ CASES = tuple(sorted({bug.case for bug in BUGS}))
 def test_a_bug_shows_first_where_it_is(
     factory: ModelFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bug: PlantedBug
 ) -> None:
-    factory.expected(bug.case), factory.converted(bug.case)  # before anything is wrong
-    bug.plant(monkeypatch)
-    assert find_first_wrong(factory, bug.case, tmp_path / "trace", LIMIT) == bug.operation
+    assert find_planted(factory, bug, tmp_path / "trace", monkeypatch, LIMIT) == bug.operation
 
 
 @pytest.mark.parametrize("case", CASES)
