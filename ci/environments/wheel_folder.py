@@ -9,11 +9,11 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from ci.certificates import share_certificates
-from ci.environments.installer import LOCK
+from ci.environments.installer import LOCK, UvInstaller, find_installer
 from ci.errors import InfrastructureError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from ci.environments.base import BaseEnvironment
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 SECONDS = 3600
 LIST = ".wheels-of-"
 """The beginning of the file with the names of one environment's wheels; it is written last."""
+SEEDS = ("pip", "setuptools", "wheel")
+"""What `uv venv --seed` installs before anything else, from Python 3.12 on pip alone.
+
+https://docs.astral.sh/uv/reference/cli/#uv-venv--seed
+"""
 
 
 def keep_wheels(
@@ -28,6 +33,7 @@ def keep_wheels(
 ) -> tuple[str, ...]:
     """Put the wheels of a base environment into `folder`, unless they are there; return their names.
 
+    With them go those that uv puts into each new environment.
     What has no wheel is built into one, by code that is trusted as the environment's packages are.
     """
     if base.manifest.description.image:
@@ -42,13 +48,23 @@ def keep_wheels(
     exact = ["--no-deps", "--require-hashes", "-r", str(lock)]
     loose = ["-c", str(base.path / "constraints.txt"), "-r", str(base.path / "requirements.txt")]
     quiet = ["--quiet", "--disable-pip-version-check", "--wheel-dir", str(draft)]
-    _run([str(base.python), "-m", "pip", "wheel", *quiet, *(exact if lock.is_file() else loose)], environ)
+    wheel = [str(base.python), "-m", "pip", "wheel", *quiet]
+    _run([*wheel, *(exact if lock.is_file() else loose)], environ)
+    if seeds := _list_seeds(base, environ):
+        _run([*wheel, "--no-deps", *seeds], environ)
     names = tuple(sorted(wheel.name for wheel in draft.glob("*.whl")))
     for name in names:
         (draft / name).replace(folder / name)
     draft.rmdir()
     mark.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     return names
+
+
+def _list_seeds(base: BaseEnvironment, environ: Mapping[str, str]) -> Sequence[str]:
+    if not isinstance(find_installer(environ), UvInstaller):
+        return ()
+    version = tuple(map(int, base.manifest.python_version.split(".")[:2]))
+    return SEEDS if version < (3, 12) else SEEDS[:1]
 
 
 def prune_wheels(folder: Path, environments: Path) -> tuple[str, ...]:

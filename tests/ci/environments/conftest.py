@@ -36,7 +36,8 @@ def index_environ(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]
     index = write_index(tmp_path_factory.mktemp("index") / "wheels")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "UV_"))}
     offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(index), "UV_NO_INDEX": "1", "UV_FIND_LINKS": str(index)}
-    return {**kept, **offline, "PIP_CONFIG_FILE": os.devnull, "UV_OFFLINE": "1"}
+    cache = str(tmp_path_factory.mktemp("uv-cache"))  # the user's own may hold what the index lacks
+    return {**kept, **offline, "PIP_CONFIG_FILE": os.devnull, "UV_OFFLINE": "1", "UV_CACHE_DIR": cache}
 
 
 @pytest.fixture(scope="session")

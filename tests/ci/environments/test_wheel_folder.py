@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ci.environments.base import build_base
-from ci.environments.installer import UvInstaller, find_installer
+from ci.environments.installer import UvInstaller, find_installer, find_uv
 from ci.environments.wheel_folder import keep_wheels, prune_wheels
 from ci.errors import InfrastructureError
 from tests.ci.environments.conftest import DESCRIPTION
@@ -36,6 +36,8 @@ def test_another_environment_is_built_from_the_kept_wheels(
     told: list[str] = []
     names = keep_wheels(base, folder, index_environ, told.append)
     assert set(NAMES) <= set(names)
+    if find_uv(index_environ):
+        assert any(name.startswith("pip-") for name in names)  # uv puts it into each environment
     assert keep_wheels(base, folder, {"PATH": "/nowhere"}, told.append) == names  # they are there: nothing runs
     assert len(told) == 1
     for path in (folder, *folder.iterdir()):

@@ -41,9 +41,15 @@ def repack(folder: Path, name: str) -> Path:
 
 
 def write_index(folder: Path) -> Path:
-    """A folder of wheels: what a build needs that no network brings."""
+    """A folder of wheels: what a build needs that no network brings.
+
+    `uv venv --seed` installs pip, and before Python 3.12 setuptools and wheel: without them here it takes what other
+    work left in the user's cache, and fails where there is none.
+    """
     folder.mkdir()
-    repack(folder, "setuptools")
+    for name in ("pip", "setuptools"):
+        repack(folder, name)
+    write_wheel(folder, "wheel", "0.45.1", {"wheel/__init__.py": b""})
     write_wheel(folder, "pybind11", "3.0.1", {"pybind11/__init__.py": PYBIND11.encode()})
     write_wheel(folder, "prebuilt", "1.0", {"prebuilt.py": b"VALUE = 1\n"})
     return folder
