@@ -18,7 +18,8 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 # GitHub's parser, evaluator and API description, and a second engine for chat templates; without npm tests say that they skip.
-NODE_READY := tests/e2e/node_modules/.ready ci/chat_templates/node_modules/.ready
+TEMPLATE_ENGINE := ci/chat_templates/node_modules/.ready
+NODE_READY := tests/e2e/node_modules/.ready $(TEMPLATE_ENGINE)
 %/node_modules/.ready: %/package.json %/package-lock.json
 	if command -v npm >/dev/null && npm ci --prefix $* --silent; then touch $@; fi
 
@@ -29,7 +30,7 @@ lint: $(READY) ## ruff alone: seconds
 check: lint ## ruff, and mypy --strict over package, tests and benchmarks
 	$(RUN)/mypy
 
-test: check ## ruff, mypy and every test but the long ones: minutes
+test: check $(TEMPLATE_ENGINE) ## ruff, mypy and every test but the long ones: minutes
 	$(PYTEST) $(PARALLEL) -m "not long"
 
 test-long: $(READY) $(NODE_READY) ## the tests that start many processes: workflows, whole runs of the suite, machines
