@@ -25,8 +25,8 @@ from ci.report.report_files import write_report
 from ci.report.result_files import read_result_files
 from ci.report.run_files import write_host
 from ci.report_folder import own_report_folder
+from ci.run_arguments import make_reproduction_arguments
 from ci.run_heading import check_default_subject, format_heading
-from ci.run_options import RunOptions, make_reproduction_arguments
 from ci.run_requirements import check_interpreter, check_requested_models, check_subject, check_suite
 from ci.subjects.compile_cache import choose_compile_cache
 from ci.subjects.sandbox import choose_isolation
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ci.hub.progress import Progress
     from ci.models import HubModel
     from ci.report.results import Results
+    from ci.run_options import RunOptions
     from ci.settings import Settings
 
 FetchProgress: TypeAlias = "Callable[[], AbstractContextManager[Callable[[str, Progress], None] | None]]"

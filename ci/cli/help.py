@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperGroup
 
+from ci.spelling import suggest_name
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -189,8 +191,6 @@ def improve_usage_error(usage: Any) -> None:
     if not wrong or context is None:
         return
     known = [name for one in context.command.params for name in one.opts if name.startswith("--")]
-    from ci.models import suggest_name
-
     likely = suggest_name(wrong.lstrip("-"), [name.lstrip("-") for name in known]).replace("'", "'--", 1)
     usage.message = f"{usage.message}.{likely}"
     usage.possibilities = None

@@ -27,7 +27,7 @@ from ci.evidence import Evidence, Step, to_property
 from ci.layouts import LAYOUT_AXIS
 from ci.model_options import apply_model_options
 from ci.models import HUB_TEST_CONFIGS, HubModel, load_models
-from ci.run_options import RunOptions, add_pytest_options, make_pytest_reproduction_arguments, read_pytest_options
+from ci.run_arguments import add_pytest_options, make_pytest_reproduction_arguments, read_pytest_options
 from ci.subjects.registry import find_offer
 from ci.suite import tests as suite_tests
 from ci.suite.cached_step import StepFailedError
@@ -38,6 +38,8 @@ from ci.suite.progress import POLL_SECONDS, ProgressEvent, ProgressWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from ci.run_options import RunOptions
 
 T = TypeVar("T")
 
