@@ -107,16 +107,7 @@ def _run_prepared(
     progress: FetchProgress,
 ) -> Results:
     """Run with a subject that can be started; the plan names what was `asked`, which can be run again."""
-    options = prepared.options
-    options = replace(options, subject=options.subject_or_default(), subject_logs=report / "logs")
-    if prepared.models:
-        options = replace(options, model_options=report / MODEL_OPTIONS)
-        write_model_options(prepared.models, report / MODEL_OPTIONS)
-    for model in models:
-        own = apply_model_options(options, model.name)
-        if own.environment_failure is None:
-            check_subject(own)
-            check_interpreter(own)
+    options = _complete_options(models, prepared, report)
     outside: list[PhaseTime] = []
     if options.workers is None:
         options = replace(options, workers=choose_worker_count(len(models), options.device, environ))
@@ -140,6 +131,21 @@ def _run_prepared(
         run_results = replace(run_results, outside=(*outside, *_list_suite_rest(run_results, options, suite_seconds)))
         write_report(run_results, report)
     return run_results
+
+
+def _complete_options(models: Sequence[HubModel], prepared: PreparedSubjects, report: Path) -> RunOptions:
+    """Return the suite's options, and write those that differ between models; check that each subject can start."""
+    options = prepared.options
+    options = replace(options, subject=options.subject_or_default(), subject_logs=report / "logs")
+    if prepared.models:
+        options = replace(options, model_options=report / MODEL_OPTIONS)
+        write_model_options(prepared.models, report / MODEL_OPTIONS)
+    for model in models:
+        own = apply_model_options(options, model.name)
+        if own.environment_failure is None:
+            check_subject(own)
+            check_interpreter(own)
+    return options
 
 
 def _list_suite_rest(results: Results, options: RunOptions, seconds: float) -> list[PhaseTime]:
