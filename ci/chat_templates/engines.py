@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ci.subjects.sandbox import interpreter_directories
+from ci.subjects.interpreter_paths import list_interpreter_directories
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -58,7 +58,7 @@ def describe_second_engine(
 def _find_jinja2() -> Engine:
     python = Path(sys.executable)
     program = PROGRAMS / "jinja2_program.py"
-    return Engine("Jinja2", (str(python), "-I", str(program)), (*interpreter_directories(python), PROGRAMS))
+    return Engine("Jinja2", (str(python), "-I", str(program)), (*list_interpreter_directories(python), PROGRAMS))
 
 
 def _find_huggingface_jinja(environ: Mapping[str, str], which: Callable[[str], str | None] = shutil.which) -> Engine:
