@@ -77,7 +77,7 @@ def make_external(
 
 
 def make_plain(name: str, checkpoint_format: str, upstream: str, **changes: Any) -> FormatModel:
-    """Return a model with the sizes of the stand-in's and what a published one has beside them."""
+    """Return a model of the stand-in's sizes with a published model's further settings."""
     return FormatModel(name, checkpoint_format, Recipe(f"stand-in/{name}", upstream, {**DENSE, **changes}, files=1))
 
 

@@ -128,7 +128,7 @@ def make_pytest_arguments(options: RunOptions) -> list[str]:
 
 
 def make_reproduction_arguments(options: RunOptions, *, leave_out: Iterable[str] = ()) -> list[str]:
-    """Return the words for `hub-tests run` without which the same test would run differently, or not at all."""
+    """Return the words for `hub-tests run` that the same test needs to run alike."""
     known = frozenset(leave_out)
     return format_arguments(options, (o for o in OPTIONS if o.declared.reproduces and o.name not in known))
 

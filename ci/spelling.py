@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def suggest_name(word: str, known: Iterable[str]) -> str:
-    """Return ` Did you mean 'x'?` where a known name is close, whatever its case, else an empty string."""
+    """Return ` Did you mean 'x'?` for a close known name, whatever its case, else ""."""
     folded = {name.casefold(): name for name in reversed([*known])}
     close = difflib.get_close_matches(word.casefold(), list(folded), n=1, cutoff=0.5)
     return f" Did you mean '{folded[close[0]]}'?" if close else ""

@@ -41,7 +41,7 @@ def format_size(count: float) -> str:
 
 
 def format_age(seconds: float) -> str:
-    """Format a duration in its largest unit, as `3.0 d`, `5.0 h`, `2 min` or `7 s`."""
+    """Format a duration in its largest unit: `3.0 d`, `5.0 h`, `2 min`, `7 s`."""
     if seconds >= 2 * 86400:
         return f"{seconds / 86400:.1f} d"
     if seconds >= 2 * 3600:

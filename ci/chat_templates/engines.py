@@ -44,7 +44,7 @@ def find_engines(environ: Mapping[str, str] | None = None) -> tuple[Engine, ...]
 def describe_second_engine(
     environ: Mapping[str, str] | None = None, which: Callable[[str], str | None] = shutil.which
 ) -> tuple[str, str]:
-    """Return name and version of the second engine, or "" and why a rewritten template has one judge alone."""
+    """Return name and version of the second engine, or "" and why there is none."""
     engine = _find_huggingface_jinja(os.environ if environ is None else environ, which)
     if engine.absent:
         return "", engine.absent

@@ -127,7 +127,7 @@ def _format_section(title: str, rows: list[tuple[str, str]], width: int) -> str:
 
 
 def _describe(parameter: Any, context: Any) -> tuple[str, str]:
-    """Return an option's names with the word for its value, and what it says, with its default."""
+    """Return an option's names and value word, and its help with the default."""
     kind = parameter.metavar or name_kind(parameter, _read_type(parameter, context))
     text = " ".join(str(getattr(parameter, "help", "") or "").split())
     if parameter.param_type_name == "argument":
