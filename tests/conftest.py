@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_make_parametrize_id(val: object) -> str | None:
     """Shorten the id of a long text: pytest puts it into an environment variable that processes are started with."""
     if isinstance(val, str | bytes) and len(val) > LONGEST_ID:
-        return f"{ascii(val[:40])} and more, {len(val)} in all"
+        return f"{val[:40]!a} and more, {len(val)} in all"
     return None
 
 
