@@ -17,8 +17,9 @@ import torch.distributed as dist
 
 from ci.errors import SubjectError, UnsupportedError
 from ci.subjects.failure import SubjectCrashError, SubjectTimeoutError
+from ci.subjects.interpreter_paths import list_interpreter_directories
 from ci.subjects.ranks import run_ranks
-from ci.subjects.sandbox import SandboxPolicy, detect_isolation, interpreter_directories, sandbox_command
+from ci.subjects.sandbox import SandboxPolicy, detect_isolation, sandbox_command
 from tests.ci.subjects.rank_work import add_ranks, close_group, open_group
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def test_ranks_talk_inside_a_sandbox_without_a_network(fork: bool) -> None:
         f"print(run_ranks(add_ranks, 2, 10.0, seconds=100, fork={fork}))"
     )
     python = Path(sys.executable)
-    policy = SandboxPolicy((*interpreter_directories(python), ROOT / "ci", ROOT / "tests"), gpus=False)
+    policy = SandboxPolicy((*list_interpreter_directories(python), ROOT / "ci", ROOT / "tests"), gpus=False)
     variables = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     command = sandbox_command(ISOLATION, policy, [str(python), "-c", code], variables)
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
