@@ -125,7 +125,7 @@ class Outcome:
 
 
 @dataclass
-class Bench:
+class ExportExperiment:
     """An engine, a scratch directory, and the exporter; each export takes `draws` seeds of the inputs."""
 
     consumer: TimedConsumer
@@ -187,13 +187,13 @@ def list_controls(words: str, forms: tuple[str, ...]) -> Iterator[tuple[str, str
             yield model, offered[(number + seed) % len(offered)], DTYPES[(number + seed) % len(DTYPES)], seed
 
 
-def show_controls(bench: Bench, wanted: int, words: str, forms: tuple[str, ...]) -> list[Figure]:
+def show_controls(experiment: ExportExperiment, wanted: int, words: str, forms: tuple[str, ...]) -> list[Figure]:
     """Serve right exports until `wanted` comparisons are made; print each, and return the counts."""
     outcomes: list[Outcome] = []
     for control in list_controls(words, forms):
         if sum(outcome.comparisons for outcome in outcomes) >= wanted or control[3] > wanted:
             break
-        if outcome := bench.run_control(*control):
+        if outcome := experiment.run_control(*control):
             outcomes.append(outcome)
             said = f"RED: {outcome.diagnosis}" if outcome.diagnosis else f"green, {outcome.ratio:.3f} of the original's"
             print(f"{outcome.label}: {outcome.comparisons} comparisons, {said}, {outcome.seconds:.0f} s", flush=True)
@@ -203,18 +203,18 @@ def show_controls(bench: Bench, wanted: int, words: str, forms: tuple[str, ...])
     ratio = max((outcome.ratio for outcome in outcomes), default=0.0)
     return [
         Figure("red comparisons of right exports", red, "=", 0, how=told),
-        Figure("comparisons", made, "≥", wanted, how=f"{bench.consumer.starts} starts of the engine"),
+        Figure("comparisons", made, "≥", wanted, how=f"{experiment.consumer.starts} starts of the engine"),
         Figure("largest gap of an export ÷ its original's", ratio, "≤", 1.2),
-        _tell_time(bench.consumer, sum(outcome.seconds for outcome in outcomes), made),
+        _tell_time(experiment.consumer, sum(outcome.seconds for outcome in outcomes), made),
     ]
 
 
-def show_faults(bench: Bench, words: str) -> list[Figure]:
+def show_faults(experiment: ExportExperiment, words: str) -> list[Figure]:
     """Serve exports with planted faults, print each, and return how many were caught and named."""
     faults = {name: fault for name, fault in (FAULTS | KIN).items() if words in name}
     caught = named = 0
     for name, fault in faults.items():
-        outcome = bench.run_fault(name, fault)
+        outcome = experiment.run_fault(name, fault)
         found = any(not verdict.passed for verdict in outcome.verdicts)
         right = found and re.search(fault.named, outcome.diagnosis) is not None
         caught, named = caught + found, named + right
@@ -249,16 +249,16 @@ def main() -> int:
     torch.set_num_threads(1)
     forms = tuple(options.form or (form for form in FORMS if form != "fast_llm" or options.subject_python))
     figures: list[Figure] = []
-    with open_bench(options) as bench:
+    with open_experiment(options) as experiment:
         if options.controls:
-            figures += show_controls(bench, options.controls, options.only, forms)
+            figures += show_controls(experiment, options.controls, options.only, forms)
         if options.faults:
-            figures += show_faults(bench, options.only)
+            figures += show_faults(experiment, options.only)
     return show(figures)
 
 
 @contextmanager
-def open_bench(options: argparse.Namespace) -> Iterator[Bench]:
+def open_experiment(options: argparse.Namespace) -> Iterator[ExportExperiment]:
     """Open the engine, and the subject where one is named, for the length of the context."""
     roots = from_environ(os.environ).environment_roots
     python, variables = find_interpreter(options.consumer, roots, options.consumer_python)
@@ -278,7 +278,7 @@ def open_bench(options: argparse.Namespace) -> Iterator[Bench]:
             variables=variables,
         )
         consumer = TimedConsumer(stack.enter_context(engine))
-        yield Bench(consumer, folder, Exporter(subject), draws=options.draws)
+        yield ExportExperiment(consumer, folder, Exporter(subject), draws=options.draws)
 
 
 if __name__ == "__main__":
