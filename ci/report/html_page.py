@@ -118,7 +118,7 @@ def _list_facts(results: Results, made: str) -> list[tuple[str, str]]:
     about += [("device", tested.device if tested else ""), ("versions", versions)]
     return [
         *((name, value) for name, value in about if value),
-        ("passed", f"{totals.passed} of {pluralize(totals.tests, 'test')}"),
+        ("passed", f"{totals.passed:,} of {pluralize(totals.tests, 'test')}"),
         *counts,
         ("time", format_duration(totals.seconds)),
         *(("", fact) for fact in describe_isolation(results)[1:] if fact),

@@ -58,7 +58,7 @@ def _list_facts(results: Results) -> str:
     commit = code(request.sha[:12] or request.subject_ref)
     facts = [
         f"{code(label_subject(request.subject))}{' at ' + commit if commit else ''}",
-        f"{totals.passed} of {pluralize(totals.tests, 'test')} passed",
+        f"{totals.passed:,} of {pluralize(totals.tests, 'test')} passed",
         *(f"{number} {label}" for number, label in list_not_passed(totals) if number),
         format_duration(totals.seconds),
         escape_text(describe_isolation(results)[1]),

@@ -186,10 +186,10 @@ def test_what_it_left_running_ends_with_it(tmp_path: Path) -> None:
     loop = f"while true; do date +%N > {beat}/alive; sleep 0.05; done"
     policy = SandboxPolicy(writable=(beat,))
     command = sandbox_command(
-        ISOLATION, policy, ["/bin/sh", "-c", f"setsid sh -c '{loop}' & sleep 60"], {"PATH": "/usr/bin:/bin"}
+        ISOLATION, policy, ["/bin/sh", "-c", f"setsid sh -c '{loop}' & sleep 600"], {"PATH": "/usr/bin:/bin"}
     )
     program = subprocess.Popen(command, start_new_session=True)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not (beat / "alive").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(program.pid, signal.SIGKILL)
