@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ci.equivalence.adamw_oracle import compute_relative_error
+from ci.equivalence.relative_error import compute_relative_error
 from ci.layouts import Layout
 
 if TYPE_CHECKING:

@@ -10,13 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ci.equivalence.adamw_oracle import (
-    OptimizerHistory,
-    compute_relative_error,
-    compute_scales,
-    compute_updates,
-    is_decayed,
-)
+from ci.equivalence.adamw_oracle import OptimizerHistory, compute_scales, compute_updates, is_decayed
+from ci.equivalence.relative_error import compute_relative_error
 
 if TYPE_CHECKING:
     from ci.subjects.training import OptimizerSettings

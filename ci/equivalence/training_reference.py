@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, cast
 import torch
 from safetensors.torch import save_file
 
-from ci.equivalence.adamw_oracle import OptimizerHistory, compute_relative_error, compute_scales, compute_updates
+from ci.equivalence.adamw_oracle import OptimizerHistory, compute_scales, compute_updates
 from ci.equivalence.checkpoint_tensors import CheckpointTensors
 from ci.equivalence.gradient_compare import find_padding_token, replace_token
 from ci.equivalence.hf_reference import ReferenceRun
 from ci.equivalence.image_inputs import place_images_in_halves
 from ci.equivalence.reference_runner import explain_failure
+from ci.equivalence.relative_error import compute_relative_error
 from ci.equivalence.tolerances import (
     AUXILIARY_LOSS,
     CLIPPED_SHARE,
