@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from ci.equivalence.device_usage import CostMeter, DeviceLease
 from ci.errors import NotComparedError, SubjectError, UnsupportedError
-from ci.subjects.base import TraceRequest, Yardstick
+from ci.subjects.base import HuggingFaceRunner, TraceRequest
 from ci.subjects.failure import SubjectOutOfMemoryError
 from ci.subjects.trace_files import TraceReader
 
@@ -25,7 +25,7 @@ class ReferenceRunner:
     """Runs Hugging Face's side over `checkpoint` when it is asked to; what it writes lies in `workdir`."""
 
     checkpoint: Path
-    hugging_face: Yardstick
+    hugging_face: HuggingFaceRunner
     device: str
     workdir: Path
     lease: DeviceLease
@@ -92,7 +92,7 @@ class ReferenceRunner:
         return Path(request.output)
 
 
-def explain_failure(side: Yardstick, what: str, failed: SubjectError) -> SubjectError:
+def explain_failure(side: HuggingFaceRunner, what: str, failed: SubjectError) -> SubjectError:
     """Return what a failed backward pass or step of Hugging Face's side says of the subject.
 
     Code that the tested commit brings must train what it computes: its failure stays one, of the same class. Code of

@@ -37,7 +37,7 @@ from ci.subjects.training import OptimizerSettings, TrainRequest, TrainResult
 if TYPE_CHECKING:
     from ci.equivalence.image_inputs import ImageRequirements
     from ci.layouts import Layout
-    from ci.subjects.training import TrainingYardstick
+    from ci.subjects.training import HuggingFaceTrainer
 
 STEPS = 2
 """One step cannot show a buffer that is not cleared, or moments that are lost."""
@@ -157,7 +157,7 @@ class TrainingReference:
 
     def _run(self, request: TrainRequest, *, parts: bool = False) -> TrainResult:
         """Run steps of Hugging Face's side. Raises what `explain_failure` makes of a failure."""
-        side = cast("TrainingYardstick", self.reference.hugging_face)
+        side = cast("HuggingFaceTrainer", self.reference.hugging_face)
         self.reference.lease.acquire(self.reference.hugging_face)
         with self.reference.costs.clock.measure("forward", f"Hugging Face {request.dtype} training"):
             try:

@@ -35,7 +35,7 @@ OTHER_NAME = "hub_tests_ci"
 """The name of our package where the subject has one that is called `ci`."""
 UNANSWERED = ("prepare", "prepare_device", "release")
 """Methods without a result."""
-YARDSTICK_METHODS = ("resolve_config", "write_model")
+HUGGING_FACE_METHODS = ("resolve_config", "write_model")
 TRAINING_METHODS = ("train", "train_in_parts")
 """The second one is that of Hugging Face's side alone."""
 
@@ -217,8 +217,8 @@ def call_method(subject: Subject, method: str, arguments: dict[str, Any]) -> Any
     if method in UNANSWERED:
         _call_unanswered(subject, method, arguments)
         return True
-    if method in YARDSTICK_METHODS:
-        return _call_yardstick(subject, method, arguments)
+    if method in HUGGING_FACE_METHODS:
+        return _call_hugging_face(subject, method, arguments)
     if method == "gradients":
         if not isinstance(subject, Differentiable):
             raise NotOfferedError(NO_GRADIENTS)
@@ -255,13 +255,13 @@ def _call_train(subject: Subject, method: str, arguments: dict[str, Any]) -> Any
     return to_dict(getattr(subject, method)(TrainRequest(**{**arguments, "optimizer": optimizer})))
 
 
-def _call_yardstick(subject: Subject, method: str, arguments: dict[str, Any]) -> Any:
+def _call_hugging_face(subject: Subject, method: str, arguments: dict[str, Any]) -> Any:
     """Call what only Hugging Face's side has."""
     from ci.errors import NotOfferedError
     from ci.records import to_dict
-    from ci.subjects.base import Yardstick
+    from ci.subjects.base import HuggingFaceRunner
 
-    if not isinstance(subject, Yardstick):
+    if not isinstance(subject, HuggingFaceRunner):
         raise NotOfferedError(f"only Hugging Face's side has {method}")
     result = getattr(subject, method)(**arguments)
     return result if isinstance(result, dict) else to_dict(result)
