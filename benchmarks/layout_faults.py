@@ -180,10 +180,7 @@ def show_faults(experiment: CheckoutExperiment, words: str, skip: int) -> list[F
     for fault in [fault for fault in FAULTS if words in fault.name][skip:]:
         result = experiment.run_fault(fault)
         results.append(result)
-        outcome = (
-            (result.reason and "NOT RUN") or (result.caught and ((result.named and "named") or "caught")) or "MISSED"
-        )
-        print(f"{outcome}: {fault.name} [{fault.layout}]: {result.reason or result.diagnosis}", flush=True)
+        print(f"{result.outcome}: {fault.name} [{fault.layout}]: {result.reason or result.diagnosis}", flush=True)
     ran = [result for result in results if not result.reason]
     count = len(ran)
     kinds = ", ".join(
@@ -216,6 +213,8 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="WORDS", help="faults whose name has these words")
     parser.add_argument("--skip", type=int, default=0, metavar="N", help="leave the first N of them out")
     options = parser.parse_args()
+    if options.faults and not any(options.only in fault.name for fault in FAULTS):
+        parser.error(f"no fault's name has the words {options.only!r}")
     torch.set_num_threads(1)
     figures: list[Figure] = []
     with open_experiment(options.python, options.checkout) as experiment:

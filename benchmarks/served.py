@@ -198,14 +198,14 @@ def show_controls(experiment: ExportExperiment, wanted: int, words: str, forms: 
             said = f"RED: {outcome.diagnosis}" if outcome.diagnosis else f"green, {outcome.ratio:.3f} of the original's"
             print(f"{outcome.label}: {outcome.comparisons} comparisons, {said}, {outcome.seconds:.0f} s", flush=True)
     made = sum(outcome.comparisons for outcome in outcomes)
-    told = f"{made} comparisons of {len(outcomes)} exports, {len({o.label.split(',')[0] for o in outcomes})} models"
+    how = f"{made} comparisons of {len(outcomes)} exports, {len({o.label.split(',')[0] for o in outcomes})} models"
     red = sum(max(outcome.red, bool(outcome.diagnosis)) for outcome in outcomes)
     ratio = max((outcome.ratio for outcome in outcomes), default=0.0)
     return [
-        Figure("red comparisons of right exports", red, "=", 0, how=told),
+        Figure("red comparisons of right exports", red, "=", 0, how=how),
         Figure("comparisons", made, "≥", wanted, how=f"{experiment.consumer.starts} starts of the engine"),
         Figure("largest gap of an export ÷ its original's", ratio, "≤", 1.2),
-        _tell_time(experiment.consumer, sum(outcome.seconds for outcome in outcomes), made),
+        _make_time_figure(experiment.consumer, sum(outcome.seconds for outcome in outcomes), made),
     ]
 
 
@@ -226,11 +226,11 @@ def show_faults(experiment: ExportExperiment, words: str) -> list[Figure]:
     ]
 
 
-def _tell_time(consumer: TimedConsumer, seconds: float, comparisons: int) -> Figure:
+def _make_time_figure(consumer: TimedConsumer, seconds: float, comparisons: int) -> Figure:
     """Return the seconds a comparison took, and what they went into."""
     starting, working = consumer.starting / seconds, consumer.working / seconds
-    told = f"{seconds:.0f} s: {starting:.0%} starts of the engine, {working:.0%} its work, the rest Hugging Face's side"
-    return Figure("seconds a comparison", seconds / max(1, comparisons), "≤", SECONDS, "s", how=told)
+    how = f"{seconds:.0f} s: {starting:.0%} starts of the engine, {working:.0%} its work, the rest Hugging Face's side"
+    return Figure("seconds a comparison", seconds / max(1, comparisons), "≤", SECONDS, "s", how=how)
 
 
 def main() -> int:
@@ -246,6 +246,8 @@ def main() -> int:
     parser.add_argument("--subject-python", type=Path, help="interpreter that has Fast-LLM, to export too")
     parser.add_argument("--subject-path", type=Path, action="append", default=[])
     options = parser.parse_args()
+    if options.faults and not any(options.only in name for name in FAULTS | KIN):
+        parser.error(f"no fault's name has the words {options.only!r}")
     torch.set_num_threads(1)
     forms = tuple(options.form or (form for form in FORMS if form != "fast_llm" or options.subject_python))
     figures: list[Figure] = []

@@ -122,25 +122,37 @@ def main() -> int:
     parser.add_argument("--controls", type=int, default=0, metavar="SEEDS", help="run right layouts with so many seeds")
     parser.add_argument("--only", default="", metavar="WORDS", help="faults whose name has these words")
     options = parser.parse_args()
+    if options.faults and not any(options.only in fault.name for fault in FAULTS):
+        parser.error(f"no fault's name has the words {options.only!r}")
     torch.set_num_threads(1)
     figures: list[Figure] = []
     if options.faults:
-        results = []
-        for result in run_faults(options.only):
-            results.append(result)
-            outcome = "named" if result.named else ("caught" if result.caught else "MISSED")
-            print(f"{outcome}: {result.fault.name}: {result.diagnosis}", file=sys.stderr, flush=True)
-        figures += make_fault_figures(results)
+        figures += show_faults(options.only)
     if options.controls:
-        alarms, shares = 0, []
-        for label, passed, share, diagnosis in run_controls(options.controls):
-            shares.append(share)
-            if not passed:
-                alarms += 1
-                print(f"false alarm: {label}: {diagnosis}", file=sys.stderr, flush=True)
-        how = f"{len(shares)} right runs, at most {max(shares):.0%} of a limit used"
-        figures.append(Figure("false alarms of training steps", alarms, "=", 0, how=how))
+        figures.append(show_controls(options.controls))
     return show(figures)
+
+
+def show_faults(words: str) -> list[Figure]:
+    """Run the faults whose name has these words, print what became of each, and return the figures."""
+    results = []
+    for result in run_faults(words):
+        results.append(result)
+        outcome = "named" if result.named else ("caught" if result.caught else "MISSED")
+        print(f"{outcome}: {result.fault.name}: {result.diagnosis}", file=sys.stderr, flush=True)
+    return make_fault_figures(results)
+
+
+def show_controls(seeds: int) -> Figure:
+    """Run the right layouts, print each false alarm, and return their number."""
+    alarms, shares = 0, []
+    for label, passed, share, diagnosis in run_controls(seeds):
+        shares.append(share)
+        if not passed:
+            alarms += 1
+            print(f"false alarm: {label}: {diagnosis}", file=sys.stderr, flush=True)
+    how = f"{len(shares)} right runs, at most {max(shares):.0%} of a limit used"
+    return Figure("false alarms of training steps", alarms, "=", 0, how=how)
 
 
 if __name__ == "__main__":
