@@ -210,7 +210,7 @@ def _list_ratios(parameters: Sequence[ParameterUpdates], settings: OptimizerSett
 
 
 def _matches(actual: Sequence[Tensor], expected: Sequence[Tensor], history: OptimizerHistory) -> bool:
-    """Return whether updates are the expected ones, up to the rounding of the float32 weights to which they are added.
+    """Return whether updates are the expected ones, up to the float32 weights' rounding.
 
     An update that is small beside its weight is known no better than that.
     """

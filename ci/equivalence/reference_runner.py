@@ -42,7 +42,7 @@ class ReferenceRunner:
         return file
 
     def choose_variant(self, attention: str) -> dict[str, str]:
-        """Return the variant that runs a whole batch with this attention, as far as the model has the choice."""
+        """Return the variant that runs a whole batch with this attention, where there is one."""
         offered = {(v.axis, v.name) for v in self.hugging_face.variants(str(self.checkpoint))}
         wanted = {"attention": attention, "batch": "together"}
         return {axis: name for axis, name in wanted.items() if (axis, name) in offered}

@@ -193,7 +193,7 @@ def _classify_key(key: str, before: Mapping[str, Any], after: Mapping[str, Any])
 
 
 def _drop_unread(section: Any) -> Any:
-    """Return a RoPE section, or the sections of several layer types, without the keys that are not read in it."""
+    """Return a RoPE section, or several layer types' sections, without keys that are not read."""
     if not isinstance(section, dict):
         return section
     unread = ONLY_WITHOUT_ATTENTION_FACTOR if section.get("attention_factor") is not None else ()

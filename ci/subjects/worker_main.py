@@ -138,7 +138,7 @@ def main(arguments: list[str]) -> None:
 
 
 def answer_requests(arguments: list[str], create: Callable[[str], Any], call: Callable[[Any, str, Any], Any]) -> None:
-    """Make what is asked by its name, and answer each line of requests with the result of a call."""
+    """Make the subject of this name, and answer each line with a call's result."""
     name, read, write = arguments[0], int(arguments[1]), int(arguments[2])
     for descriptor in (read, write):
         os.set_inheritable(descriptor, False)  # the subject's children must not keep the pipes open

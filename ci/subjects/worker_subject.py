@@ -162,7 +162,7 @@ class WorkerSubject(WorkerCalls):
         return self._compiled.figures if self._compiled else {}
 
     def _try_twice(self, call: Callable[[], Result], target: str | None = None) -> Result:
-        """Make a call, once more without code of earlier runs where it fails with it, other than for want of memory.
+        """Make a call; repeat it without code of earlier runs where it fails with it.
 
         `target` is what the call writes.
         """

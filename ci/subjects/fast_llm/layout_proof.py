@@ -41,7 +41,7 @@ def describe_rank(rank: int, model: Any) -> RankReport:
 def find_disagreements(
     model: Any, tensors: Mapping[str, Tensor], kind: Any, step: int, rank: int
 ) -> Iterator[Disagreement]:
-    """Yield the tensors that differ from those of the first rank of the tensor and of the data group.
+    """Yield tensors that differ from those of the tensor or data group's first rank.
 
     All ranks of a group must call it to the end, with the same names.
     """
