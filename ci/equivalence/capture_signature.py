@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ci.equivalence.adamw_oracle import compute_relative_error
+from ci.equivalence.relative_error import compute_relative_error
 from ci.equivalence.tensor_location import locate_tensor
 from ci.tensor_names import execution_order
 

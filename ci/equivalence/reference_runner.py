@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from ci.equivalence.device_usage import CostMeter, DeviceLease
 from ci.errors import NotComparedError, SubjectError, UnsupportedError
-from ci.subjects.base import TraceRequest, Yardstick
+from ci.subjects.base import HuggingFaceRunner, TraceRequest
 from ci.subjects.failure import SubjectOutOfMemoryError
 from ci.subjects.trace_files import TraceReader
 
@@ -25,7 +25,7 @@ class ReferenceRunner:
     """Runs Hugging Face's side over `checkpoint` when it is asked to; what it writes lies in `workdir`."""
 
     checkpoint: Path
-    hugging_face: Yardstick
+    hugging_face: HuggingFaceRunner
     device: str
     workdir: Path
     lease: DeviceLease
@@ -42,7 +42,7 @@ class ReferenceRunner:
         return file
 
     def choose_variant(self, attention: str) -> dict[str, str]:
-        """Return the variant that runs a whole batch with this attention, as far as the model has the choice."""
+        """Return the variant that runs a whole batch with this attention, where there is one."""
         offered = {(v.axis, v.name) for v in self.hugging_face.variants(str(self.checkpoint))}
         wanted = {"attention": attention, "batch": "together"}
         return {axis: name for axis, name in wanted.items() if (axis, name) in offered}
@@ -92,7 +92,7 @@ class ReferenceRunner:
         return Path(request.output)
 
 
-def explain_failure(side: Yardstick, what: str, failed: SubjectError) -> SubjectError:
+def explain_failure(side: HuggingFaceRunner, what: str, failed: SubjectError) -> SubjectError:
     """Return what a failed backward pass or step of Hugging Face's side says of the subject.
 
     Code that the tested commit brings must train what it computes: its failure stays one, of the same class. Code of

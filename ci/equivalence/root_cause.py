@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from ci.equivalence.input_case import InputCase
     from ci.evidence import Measure
-    from ci.subjects.base import Yardstick
+    from ci.subjects.base import HuggingFaceRunner
 
 INCOMPLETE = ("missing_tensor", "unexpected_tensor")
 """A trace with these problems is not one of this model: it says nothing about conversion or kernel."""
@@ -232,7 +232,7 @@ def _list_siblings(name: str) -> list[str]:
     return [name.removesuffix(operation) + SIBLINGS[operation]] if operation in SIBLINGS else []
 
 
-def _check_config(original: Path, converted: Path, side: Yardstick) -> tuple[str, ...]:
+def _check_config(original: Path, converted: Path, side: HuggingFaceRunner) -> tuple[str, ...]:
     from ci.subjects.reference.directories import read_fast_llm
 
     return find_wrong_keys(resolve_config(original, side), read_fast_llm(converted).architecture)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ci.equivalence.verdict import Verdict
-    from ci.subjects.base import Yardstick
+    from ci.subjects.base import HuggingFaceRunner
 
 KeyKind = Literal["metadata", "semantic"]
 HEAD, EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
@@ -138,7 +138,7 @@ def _is_tied(checkpoint: CheckpointTensors) -> bool:
     return EMBEDDINGS in checkpoint and have_same_bits(checkpoint.read(HEAD), checkpoint.read(EMBEDDINGS))
 
 
-def resolve_config(directory: Path, side: Yardstick | None = None) -> dict[str, Any]:
+def resolve_config(directory: Path, side: HuggingFaceRunner | None = None) -> dict[str, Any]:
     """Return config.json as transformers understands it, defaults filled in. Raises SubjectError where it does not.
 
     `side` is Hugging Face's; without it, transformers in this process.
@@ -193,7 +193,7 @@ def _classify_key(key: str, before: Mapping[str, Any], after: Mapping[str, Any])
 
 
 def _drop_unread(section: Any) -> Any:
-    """Return a RoPE section, or the sections of several layer types, without the keys that are not read in it."""
+    """Return a RoPE section, or several layer types' sections, without keys that are not read."""
     if not isinstance(section, dict):
         return section
     unread = ONLY_WITHOUT_ATTENTION_FACTOR if section.get("attention_factor") is not None else ()

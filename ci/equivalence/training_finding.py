@@ -117,7 +117,7 @@ class TrainingFinding:
         return f"forward pass: {describe_captures(group) or describe_larger_error(group, wrong.error) or right}"
 
     def _describe_gradients(self) -> str:
-        """Describe the wrong gradients of the first step that make it up, grouped by what they have in common."""
+        """Describe the first step's wrong gradients, grouped by what they have in common."""
         wrong = self._wrong_names("gradient")
         reasons: dict[str, list[str]] = {}
         for name in wrong[:MOST_FITTED]:

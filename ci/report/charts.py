@@ -86,7 +86,7 @@ def _draw_axis_titles() -> str:
 
 
 def _name_worst(xs: Sequence[float], measures: Sequence[Measure]) -> str:
-    """Draw the name of the tensor with the largest error / limit in the top line, and a line down to it."""
+    """Draw the name of the tensor with the largest error / limit, and a line down to it."""
     if not measures:
         return ""
     at = max(range(len(measures)), key=lambda index: (not measures[index].passed, measures[index].used))

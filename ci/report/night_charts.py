@@ -77,7 +77,7 @@ def draw_strip(nights: Sequence[Night]) -> str:
 
 
 def draw_margins(nights: Sequence[Night]) -> str:
-    """Draw error / limit of each night on a logarithmic axis, with the limit, and a line where something changed."""
+    """Draw each night's error / limit on a logarithmic axis, and lines where something changed."""
     step = (WIDTH - LEFT - RIGHT) / max(len(nights), 1)
     xs = [round(LEFT + step * (at + 0.5), 1) for at in range(len(nights))]
     axis = choose_axis(nights)

@@ -264,7 +264,7 @@ class DevicePreparable(Protocol):
 
 
 @runtime_checkable
-class Yardstick(Protocol):
+class HuggingFaceRunner(Protocol):
     """Hugging Face's side, in this process or in a worker."""
 
     def variants(self, checkpoint: str) -> tuple[Variant, ...]:

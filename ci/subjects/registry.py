@@ -56,7 +56,7 @@ ADAPTERS: Final[Mapping[SubjectName, Adapter]] = {
 WorkerName = str
 """What a worker can run: a subject, or Hugging Face's side of a model whose code travels with it."""
 
-YARDSTICK: Final[WorkerName] = "hugging_face"
+HUGGING_FACE: Final[WorkerName] = "hugging_face"
 
 SUBJECT_NAMES: Final[tuple[SubjectName, ...]] = tuple(ADAPTERS)
 
@@ -67,14 +67,14 @@ def _create_hugging_face() -> Subject:
     return HuggingFaceSubject()
 
 
-YARDSTICK_ADAPTER: Final = Adapter(SubjectOffer(YARDSTICK, "transformers", (), ()), _create_hugging_face)
+HUGGING_FACE_ADAPTER: Final = Adapter(SubjectOffer(HUGGING_FACE, "transformers", (), ()), _create_hugging_face)
 """Hugging Face's side: a worker can run it, and it can be no subject."""
 
 
 def find_adapter(name: str) -> Adapter:
     """Return the adapter of a subject, or of Hugging Face's side. Raises RequestError for an unknown name."""
-    if name == YARDSTICK:
-        return YARDSTICK_ADAPTER
+    if name == HUGGING_FACE:
+        return HUGGING_FACE_ADAPTER
     for known, adapter in ADAPTERS.items():
         if known == name:
             return adapter

@@ -44,7 +44,7 @@ def open_process_groups(rank: Rank, device: str) -> Iterator[None]:
 def build_model(
     layout: Layout, updates: dict[tuple[str, ...], Any], checkpoint: Path, *, mode: Any, optimizer_states: bool
 ) -> Any:
-    """Make an empty model in a layout that is proved, with room for the optimizer's state where it is asked for.
+    """Make an empty model in a proved layout, with room for optimizer state if asked for.
 
     Raises UnsupportedError where embeddings and head cannot be laid on different ranks.
     """

@@ -155,7 +155,7 @@ class _TrainingRun:
         return _add_heads(losses), gradient_norm
 
     def _ask_for_hidden_states(self, inputs: list[list[Any]]) -> Any:
-        """Let the first document of the first step leave its hidden states behind, where its tokens are not cut."""
+        """Make the first step's first document record its hidden states, unless its tokens are cut."""
         whole = not self.layout.sequence_tensor and self.layout.sequence_data == self.layout.micro_sequences == 1
         if not (self.request.capture and self._step == 1 and whole):
             return None

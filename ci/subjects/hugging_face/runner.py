@@ -162,7 +162,7 @@ class HuggingFace:
 
     @compute_float64_throughout
     def train_in_parts(self, request: TrainRequest) -> TrainResult:
-        """Run the steps, and write the parts of the first gradient too, by document and use of tied weights."""
+        """Run the steps; write the first gradient's parts too, by document and use of tied weights."""
         return self._train(request, parts=True)
 
     def _train(self, request: TrainRequest, *, parts: bool) -> TrainResult:
@@ -203,7 +203,7 @@ class HuggingFace:
         return model, seconds
 
     def _cast(self, model: Any, request: TraceRequest) -> Any:
-        """Make the model of the request's dtype from a loaded one, or load it where transformers builds another one."""
+        """Cast a loaded model to the request's dtype, or load it where transformers builds another."""
         new = self.loader.cast(model, request)
         return self._from_pretrained(request).eval() if new is None else new
 

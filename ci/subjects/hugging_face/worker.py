@@ -15,7 +15,7 @@ from ci.records import STRICT
 from ci.subjects.base import ConvertResult
 from ci.subjects.hugging_face.code_source import IMPORT_FAILED, ModelCodeSource
 from ci.subjects.hugging_face.subject import CODE_VARIABLE
-from ci.subjects.registry import YARDSTICK
+from ci.subjects.registry import HUGGING_FACE
 from ci.subjects.training import TrainRequest, TrainResult, list_gradient_files
 from ci.subjects.worker_launch import WorkerLaunch
 from ci.subjects.worker_subject import WorkerSubject
@@ -115,7 +115,7 @@ def open_hugging_face(
         )
     directory = source.directory.resolve()
     launch = WorkerLaunch(
-        YARDSTICK,
+        HUGGING_FACE,
         python,
         path,
         os.environ if environ is None else environ,
