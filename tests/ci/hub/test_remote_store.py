@@ -193,6 +193,7 @@ def test_a_place_without_room_for_whole_files_gets_drafts(uploaded: Path, remote
     [
         ("", "expected an address like s3://bucket/folder"),
         ("bucket/folder", "expected an address like s3://bucket/folder"),
+        ("s3:/bucket/folder", "expected an address like s3://bucket/folder"),
         ("s3://", "expected an address like s3://bucket/folder"),
         ("simplecache::s3://bucket", "expected an address like s3://bucket/folder"),
         ("s3://key:secret@bucket/x", "credentials do not belong into the address"),
