@@ -13,6 +13,7 @@ import typer
 import yaml
 
 from benchmarks import report, startup
+from benchmarks.mutation.catalogue import catalogue, deep_catalogue
 from ci import __main__ as cli
 from ci import errors
 from ci.environments.description import EnvironmentDescription, load_description, shipped_descriptions
@@ -298,3 +299,16 @@ def test_failure_classes_that_are_told_are_those_of_reports() -> None:
     told = set(re.findall(r"(?:ends as|labelled) `(\w+)`", "".join(map(text, DOCUMENTS))))
     assert told
     assert told <= set(CLASSES)
+
+
+def test_the_catalogue_has_as_many_bugs_as_is_told() -> None:
+    page = " ".join(text("docs/figures.md").split())
+    first = re.search(r"had the first (\d+) of its bugs", page)
+    since = re.search(
+        r"The catalogue has (\d+) more bugs: (\d+) that the default tests must catch .*? and (\d+) that", page
+    )
+    assert first
+    assert since
+    more, default, deep = map(int, since.groups())
+    assert (len(catalogue()), len(deep_catalogue())) == (int(first[1]) + default, deep)
+    assert more == default + deep
