@@ -43,7 +43,7 @@ room: $(READY) ## the quick tests of one room: make room ROOM=hub
 	$(PYTEST) -m "not long" $(ROOM_TESTS)
 
 demo: $(READY) ## the main job on a real model: the Hub when it answers, the stand-in otherwise
-	$(RUN)/python -m tests.standin.demo
+	TQDM_DISABLE=1 $(RUN)/python -m tests.standin.demo
 
 bench: $(READY) ## the figures of docs/figures.md, as ratios
 	$(RUN)/python -m benchmarks

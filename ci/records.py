@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from functools import cache
 from typing import Any, TypeVar, cast
 
 from ci.errors import HubTestsError, RequestError
 
 T = TypeVar("T")
+
+_KIND = re.compile(r"int|float|str|bool|literal\[.*\]", re.DOTALL)
+"""The last part of the place of a problem that pydantic has with one kind of several, not with a key."""
 
 NON_FINITE = {"ser_json_inf_nan": "strings"}
 """Set as `__pydantic_config__` on a record whose floats may be NaN or infinite: pydantic would write null."""
@@ -57,10 +61,18 @@ def read_dict(kind: type[T], data: Any, *, what: str, error: type[HubTestsError]
 
 
 def first_problem(invalid: Any) -> str:
-    """Return the first problem of a pydantic ValidationError as `key.path: message, got value`."""
-    problem = invalid.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    return f"{where or 'value'}: {problem['msg']}, got {problem['input']!r}"[:500]
+    """Return the first problem of a pydantic ValidationError as `key.path: message, got value`.
+
+    Where none of several kinds fits a value, the messages of all of them. A key that is missing has no value.
+    """
+    problems = invalid.errors(include_url=False)
+    where, messages = problems[0]["loc"], [problems[0]["msg"]]
+    same = [one for one in problems if where and one["loc"][:-1] == where[:-1]]
+    kinds = [one["msg"] for one in same if _KIND.fullmatch(str(one["loc"][-1]))]
+    if len(kinds) > 1:
+        where, messages = where[:-1], list(dict.fromkeys(kinds))
+    got = "" if problems[0]["type"] == "missing" else f", got {problems[0]['input']!r}"
+    return f"{'.'.join(map(str, where)) or 'value'}: {', or '.join(messages)}{got}"[:500]
 
 
 @cache

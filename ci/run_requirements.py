@@ -35,7 +35,8 @@ def check_subject(options: RunOptions) -> None:
         raise RequestError("--subject-path needs --subject-python: it adds to the import path of that interpreter")
     if python is None and options.subject and not is_importable(options.subject):
         raise RequestError(
-            f"--subject {options.subject}: cannot be imported here; name an interpreter that has it: --subject-python"
+            f"--subject {options.subject}: cannot be imported here; name an interpreter that has it with "
+            "--subject-python, or what it runs in with --environment"
         )
     if python is not None and not is_program(python):
         raise RequestError(

@@ -69,11 +69,11 @@ class Settings:
 
 
 def from_environ(environ: Mapping[str, str]) -> Settings:
-    """Read the settings from `environ`. Raises RequestError for an endpoint that is not a URL."""
+    """Read the settings from `environ`. Raises RequestError for a value that cannot be meant."""
     return Settings(
         cache=_read_cache(environ),
         endpoint=_read_endpoint(environ),
-        token=environ.get("HF_TOKEN") or None,
+        token=read_token(environ, "HF_TOKEN") or None,
         offline=environ.get("HF_HUB_OFFLINE", "").strip().lower() in TRUE,
         environments=_read_path(environ, "HUB_TESTS_ENVIRONMENTS"),
         compile_cache=_read_path(environ, "HUB_TESTS_COMPILE_CACHE"),
@@ -81,6 +81,18 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
         network=_read_limits(environ),
         store_url=environ.get("HUB_TESTS_STORE_URL") or None,
     )
+
+
+def read_token(environ: Mapping[str, str], name: str) -> str:
+    """Read a token; "" where there is none.
+
+    White space around it is left out: a copied secret often ends in a new line. Raises RequestError for what no HTTP
+    header can hold, without the value: a client's own error about such a header shows it.
+    """
+    token = environ.get(name, "").strip()
+    if not all("!" <= character <= "~" for character in token):
+        raise RequestError(f"{name}: white space or other characters inside that no token has; copy it once more")
+    return token
 
 
 def _read_path(environ: Mapping[str, str], name: str) -> Path | None:
@@ -116,7 +128,10 @@ def _read_endpoint(environ: Mapping[str, str]) -> str:
 
 def _read_cache(environ: Mapping[str, str]) -> Path:
     if chosen := environ.get("HUB_TESTS_CACHE"):
-        return Path(chosen).expanduser()
+        root = Path(chosen).expanduser()
+        if root.is_file():
+            raise RequestError(f"store {root}: a file; --cache and HUB_TESTS_CACHE name a directory")
+        return root
     from platformdirs import user_cache_path
 
     return user_cache_path("hub-tests")

@@ -4,6 +4,7 @@ import re
 import tomllib
 from dataclasses import MISSING, fields
 from html import unescape
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ import typer
 import yaml
 
 from benchmarks import report, startup
+from benchmarks.mutation.catalogue import catalogue, deep_catalogue
 from ci import __main__ as cli
+from ci import errors
 from ci.environments.description import EnvironmentDescription, load_description, shipped_descriptions
 from ci.models import load_models
+from ci.report.labels import CLASSES
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.md"))
@@ -244,3 +248,67 @@ def test_every_room_is_in_the_guide() -> None:
     assert not {path for path in told if not (ROOT / path).exists()}
     rooms = {f"ci/{path.parent.name}/" for path in (ROOT / "ci").glob("*/__init__.py")}
     assert rooms <= told
+
+
+def test_the_readmes_exit_codes_are_those_of_the_program() -> None:
+    told = {int(row["exit code"]): row["meaning"] for row in table("README.md", "exit code")}
+    raised = {kind.exit_code for kind in (errors.RequestError, errors.SubjectError, errors.InfrastructureError)}
+    assert set(told) == {0, *raised, cli.INTERRUPTED, cli.BUG}
+    assert "configuration" in told[errors.RequestError.exit_code]
+    assert "infrastructure" in told[errors.InfrastructureError.exit_code]
+
+
+def test_the_readmes_entry_is_one(tmp_path: Path) -> None:
+    (entry,) = re.findall(r"```toml\n(.*?)```", text("README.md"), re.DOTALL)
+    (tmp_path / "models.toml").write_text(entry, encoding="utf-8")
+    assert load_models(tmp_path / "models.toml")["my-model"].test_params.sequence_length == 64
+
+
+def test_the_readmes_workflow_passes_inputs_and_secrets_that_there_are() -> None:
+    (shown,) = re.findall(r"```yaml\n(.*?)```", text("README.md"), re.DOTALL)
+    for job in yaml.safe_load(shown)["jobs"].values():
+        name = re.search(r"workflows/([\w-]+\.yml)@", job["uses"])
+        assert name
+        called = workflow(name[1])[True]["workflow_call"]
+        assert set(job["with"]) <= set(called["inputs"])
+        assert set(job["secrets"]) <= set(called["secrets"])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_modules_and_tests_that_are_told_are_there(document: str) -> None:
+    modules = set(re.findall(r"python[\d.]* -m ((?:ci|tests|benchmarks)[\w.]*)", text(document)))
+    assert not [name for name in modules if find_spec(name) is None]
+    defined = {
+        name for path in ROOT.glob("tests/**/*.py") for name in DEFINED.findall(path.read_text(encoding="utf-8"))
+    }
+    defined |= {path.stem for path in ROOT.glob("tests/**/test_*.py")}
+    told = set(re.findall(r"`(test_\w+?)(?:\[[^`]*)?`", text(document))) - {"test_params"}
+    assert told <= defined
+
+
+DEFINED = re.compile(r"def (test_\w+)")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_groups_that_are_told_have_models(document: str) -> None:
+    groups = {group for model in load_models().values() for group in model.groups}
+    assert set(re.findall(r"[` ]@([a-z][a-z-]+)[`.,' ]", text(document))) - {"group", "groups"} <= groups
+
+
+def test_failure_classes_that_are_told_are_those_of_reports() -> None:
+    told = set(re.findall(r"(?:ends as|labelled) `(\w+)`", "".join(map(text, DOCUMENTS))))
+    assert told
+    assert told <= set(CLASSES)
+
+
+def test_the_catalogue_has_as_many_bugs_as_is_told() -> None:
+    page = " ".join(text("docs/figures.md").split())
+    first = re.search(r"had the first (\d+) of its bugs", page)
+    since = re.search(
+        r"The catalogue has (\d+) more bugs: (\d+) that the default tests must catch .*? and (\d+) that", page
+    )
+    assert first
+    assert since
+    more, default, deep = map(int, since.groups())
+    assert (len(catalogue()), len(deep_catalogue())) == (int(first[1]) + default, deep)
+    assert more == default + deep

@@ -49,7 +49,7 @@ def bisect(
     model = _find_model(name, run_options)
     check_question(over, run_options)
     folder = (state or Path(f"bisect-{name}-{over}")).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
+    options.make_directory(folder, "--state")
     candidates, describe = _list_candidates(model, over, (good, bad), run_options, settings, folder, environ)
     words = tuple(make_cli_arguments(run_options))
     question = Question(name, over, good, bad, candidates, words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path  # noqa: TC003 -- typer reads it from the annotations
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +11,7 @@ import typer
 
 from ci.cli import options
 from ci.cli.help import HelpfulGroup
-from ci.errors import HubTestsError
+from ci.errors import HubTestsError, RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,11 +48,15 @@ def build(
         from ci.environments.newest import format_description, resolve_newest
 
         description = resolve_newest(description, find_installer(options.environ(call)))
-        newest.write_text(format_description(description), encoding="utf-8")
+        options.write_file(newest, format_description(description), "--newest")
     roots = options.settings(call).environment_roots
     try:
-        check_prerequisites(description, roots, options.environ(call), _tell, python=python)
         there = next(filter(None, (find_base(root, description) for root in roots)), None)
+        if python and not there and os.sep in python and not os.access(python, os.X_OK):
+            raise RequestError(
+                f"--python {python}: not an executable file; expected an interpreter, like ENV/bin/python"
+            )
+        check_prerequisites(description, roots, options.environ(call), _tell, python=python)
         base = provide_base(description, options.settings(call), options.environ(call), _tell, python=python)
         if python and there:
             _tell(f"it was there already, with Python {base.manifest.python_version}: --python changed nothing")

@@ -22,6 +22,9 @@ def models(registry: options.Registry = None, as_json: options.JsonFlag = False)
     if as_json:
         print(to_json(list(entries.values()), indent=2))
         return
+    if not entries:
+        print(f"no models in {registry}")
+        return
     from ci.terminal import make_models_table
 
     options.show(make_models_table(list(entries.values())))
@@ -79,13 +82,15 @@ def matrix(
     entries, now = load_models(registry or REGISTRY), datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     history = read_baseline(baseline)
     built = build_support_matrix(entries.values(), history, subject, now)
+    if html:
+        from ci.report.dashboard import render_pages
+
+        for name, page in render_pages(history, entries.values(), subject, made=now).items():
+            options.write_file(html / name, page, "--html")
     options.answer(built, render_support_matrix(built), as_json=as_json)
     if html:
-        from ci.report.dashboard import DASHBOARD, render_pages
+        from ci.report.dashboard import DASHBOARD
 
-        html.mkdir(parents=True, exist_ok=True)
-        for name, page in render_pages(history, entries.values(), subject, made=now).items():
-            (html / name).write_text(page, encoding="utf-8")
         print(f"Dashboard: {html / DASHBOARD}", file=sys.stderr if as_json else sys.stdout)
 
 

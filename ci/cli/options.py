@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from types import GenericAlias
@@ -16,7 +17,7 @@ from ci.run_arguments import OPTIONS, Option
 from ci.run_options import RunOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from ci.github.context import Context
     from ci.github.job_outputs import FetchOutputs
@@ -118,6 +119,28 @@ def answer(record: object, line: str, *, as_json: bool) -> None:
     from ci.records import to_json
 
     print(to_json(record, indent=2) if as_json else line)
+
+
+@contextmanager
+def refuse_unwritable(option: str, path: Path) -> Iterator[None]:
+    """Raise RequestError where the place that an option names cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise RequestError(f"{option} {path}: cannot be written: {error.strerror}; name another place") from None
+
+
+def make_directory(path: Path, option: str) -> None:
+    """Make the directory that an option names. Raises RequestError where that cannot be."""
+    with refuse_unwritable(option, path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def write_file(path: Path, text: str, option: str) -> None:
+    """Write the file that an option names, with its directory. Raises RequestError where that cannot be."""
+    make_directory(path.parent, option)
+    with refuse_unwritable(option, path):
+        path.write_text(text, encoding="utf-8")
 
 
 def show(renderable: Any) -> None:

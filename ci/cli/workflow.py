@@ -89,7 +89,7 @@ def plan(
     adapter = read_adapter(context.inputs.subject, caller)
     made = plan_event(context, event_name, event_path, registry, planned, adapter, caller)
     if out:
-        out.write_text(to_json(made, indent=2), encoding="utf-8")
+        options.write_file(out, to_json(made, indent=2), "--out")
     listed = ", ".join(entry.name for entry in made.entries)
     options.answer(made, f"{len(made.entries)} entries at {made.request.sha}: {listed}", as_json=as_json)
 
@@ -133,6 +133,7 @@ def admit(
 
         unpack_subject(subject_pack, options.plan(call).request.sha, subject, options.environ(call).get("PATH", ""))
     settings, context = options.settings(call, cache, store_url), options.context(call)
+    options.make_directory(out, "--out")
     admission = admit_entry(
         options.plan(call),
         options.delivery(call),

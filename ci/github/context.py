@@ -12,6 +12,7 @@ from ci.consumers.registry import ConsumerName
 from ci.errors import RequestError
 from ci.github.api import ApiSettings
 from ci.records import read_dict
+from ci.settings import read_token
 from ci.subjects.described import SUFFIX
 from ci.subjects.registry import SubjectName, find_adapter
 
@@ -84,7 +85,7 @@ def read_context(environ: Mapping[str, str]) -> Context:
     return Context(
         api=ApiSettings(
             repository=environ.get("GITHUB_REPOSITORY", ""),
-            token=environ.get("GITHUB_TOKEN", ""),
+            token=read_token(environ, "GITHUB_TOKEN"),
             url=environ.get("GITHUB_API_URL") or "https://api.github.com",
             write_interval=_read_number(environ, "HUB_TESTS_WRITE_PAUSE", 1.0),
         ),
@@ -100,7 +101,7 @@ def read_context(environ: Mapping[str, str]) -> Context:
         data_branch=environ.get("HUB_TESTS_DATA_BRANCH") or DATA_BRANCH,
         poll_interval=_read_number(environ, "HUB_TESTS_POLL", 30.0),
         planned_sha=environ.get("HUB_TESTS_SHA", ""),
-        subject_token=environ.get("HUB_TESTS_SUBJECT_TOKEN", ""),
+        subject_token=read_token(environ, "HUB_TESTS_SUBJECT_TOKEN"),
         inputs=read_inputs(environ.get("HUB_TESTS_INPUTS", ""), _read_default_inputs(environ)),
     )
 

@@ -164,8 +164,8 @@ class HubConnection:
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise InfrastructureError(
-                f"{self.endpoint}: the fetch took longer than {self.limits.deadline:g} s; run it again to continue "
-                "(received data is kept), or raise HUB_TESTS_DEADLINE"
+                f"{self.endpoint}: the fetch took longer than {round(self.limits.deadline, 1):g} s; run it again to "
+                "continue (received data is kept), or raise HUB_TESTS_DEADLINE"
             )
         return left
 

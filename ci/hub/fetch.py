@@ -9,6 +9,7 @@ is written last.
 from __future__ import annotations
 
 import functools
+import shlex
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -263,7 +264,8 @@ class _FetchRun:
     def _make_offline_error(self, commit: str | None) -> InfrastructureError:
         name, layers, revision = self.request.model_id, format_layers(self.request.layers), self.request.revision
         detail = f"commit {commit[:8]}" if commit else f"revision {revision or 'HEAD'}, never fetched before"
-        command = f"hub-tests fetch {name} --layers {layers}" + (f" --revision {revision}" if revision else "")
+        command = f"hub-tests fetch {name} --layers {layers}"
+        command += f" --revision {shlex.quote(revision)}" if revision else ""
         command += f" --slice {self.request.slice}" if self.request.slice != WHOLE else ""
         return InfrastructureError(
             f"{name} with {layers} layers ({detail}) is not in {self.store.root}, and HF_HUB_OFFLINE is set; fetch it "

@@ -30,7 +30,7 @@ def check_store_url(url: str) -> str:
     parts = urlsplit(url)
     shown = url.replace(parts.netloc, "…") if "@" in parts.netloc else url
     problem = ""
-    if not parts.scheme or "::" in url or not (parts.netloc or parts.path.strip("/")):
+    if not parts.scheme or "://" not in url or "::" in url or not (parts.netloc or parts.path.strip("/")):
         problem = "expected an address like s3://bucket/folder"
     elif "@" in parts.netloc:
         problem = "credentials do not belong into the address; give the machine an identity"
@@ -54,7 +54,7 @@ def open_file_system(url: str, protocol: str) -> tuple[Any, str]:
         package = PACKAGES.get(protocol, "the package that fsspec names")
         raise RequestError(f"{url}: {error}; install it: pip install '{package}'") from None
     except ValueError as error:
-        raise RequestError(f"{url}: {error}") from None
+        raise RequestError(f"{url}: {error}; expected an address like s3://bucket/folder") from None
     # gcsfs logs each failed request with its traceback; what failed in the end is raised, and becomes one line.
     logging.getLogger(type(opened[0]).__module__.partition(".")[0]).addHandler(logging.NullHandler())
     return opened

@@ -59,6 +59,10 @@ def test_mixtral_is_exactly_the_specification() -> None:
             '[a]: num_layers_to_keep: 0 is not possible; expected 1 or more, or "auto"',
         ),
         (
+            '[a]\nmodel_id = "o/n"\ncheckpoint_format = "llama"\nnum_layers_to_keep = "all"\n',
+            "[a]: num_layers_to_keep: Input should be a valid integer, or Input should be 'auto', got 'all'",
+        ),
+        (
             '[a]\nmodel_id = "o/n"\ncheckpoint_format = "llama"\nnum_layers_to_keep = true\n',
             "num_layers_to_keep",
         ),

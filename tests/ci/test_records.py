@@ -34,6 +34,7 @@ def test_non_finite_numbers_are_valid_json_and_come_back() -> None:
     [
         ('{"x": "one"}', "point: x: Input should be a valid integer"),
         ('{"x": 1, "y": 2}', "point: y: Unexpected keyword argument"),
+        ('{"y": [3]}', "point: x: Field required"),
         ("{", "point: value: Invalid JSON"),
         ("[]", "point: "),
     ],

@@ -53,6 +53,24 @@ def test_limits_of_the_network() -> None:
     assert from_environ({"HUB_TESTS_STREAMS": ""}).network == NetworkLimits()
 
 
+def test_a_token_that_was_copied_with_a_new_line_is_used_without_it() -> None:
+    assert from_environ({"HF_TOKEN": " hf_secret\r\n"}).token == "hf_secret"
+    assert from_environ({"HF_TOKEN": "\n"}).token is None
+
+
+@pytest.mark.parametrize("value", ["hf_sec ret", "hf_sec\nret", "hf_s\xe9cret", "hf_sec\x00ret"])
+def test_a_token_that_no_header_can_hold_is_refused_and_not_shown(value: str) -> None:
+    with pytest.raises(RequestError, match=r"^HF_TOKEN: white space or other characters inside") as refused:
+        from_environ({"HF_TOKEN": value})
+    assert "hf_" not in str(refused.value)
+
+
+def test_a_file_is_no_store(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RequestError, match="/file: a file; --cache and HUB_TESTS_CACHE name a directory"):
+        from_environ({"HUB_TESTS_CACHE": str(tmp_path / "file")})
+
+
 @pytest.mark.parametrize("name", ["STREAMS", "TIMEOUT", "MINIMUM_RATE", "DEADLINE"])
 @pytest.mark.parametrize("value", ["x", "-1", "nan", "1e12"])
 def test_a_limit_that_is_no_number_or_out_of_bounds_is_refused(name: str, value: str) -> None:

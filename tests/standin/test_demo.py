@@ -88,3 +88,8 @@ def test_the_pages_have_the_whole_registry(tmp_path: Path) -> None:
     assert "mistral" in models
     untested = [line for line in page.splitlines() if "no model of this format is in the registry" in line]
     assert not [line for line in untested for name in models if f"<td>{name}</td>" in line]
+
+
+def test_the_demo_begins_without_bars_which_are_read_when_their_module_is_imported() -> None:
+    makefile = (demo.CHECKOUT / "Makefile").read_text(encoding="utf-8")
+    assert "TQDM_DISABLE=1 $(RUN)/python -m tests.standin.demo\n" in makefile

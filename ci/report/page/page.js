@@ -49,3 +49,10 @@ for (const tools of document.querySelectorAll(".tools")) {
   tools.hidden = false;
   show();
 }
+// What is wider than its place can be scrolled by keyboard.
+const reach = () => {
+  for (const box of document.querySelectorAll(".scroll")) box.scrollWidth > box.clientWidth ? (box.tabIndex = 0) : box.removeAttribute("tabindex");
+};
+addEventListener("resize", reach);
+document.addEventListener("toggle", reach, true);
+reach();

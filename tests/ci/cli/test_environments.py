@@ -35,6 +35,11 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+def test_an_interpreter_that_is_not_there_is_no_missing_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["env", "build", "fast_llm", "--python", "/no/such/python"]) == 2
+    assert capsys.readouterr().err.startswith("hub-tests: --python /no/such/python: not an executable file; expected")
+
+
 def test_ls_names_path_and_versions(environment: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["env", "ls"]) == 0
     assert capsys.readouterr().out.strip() == f"{environment}  Python 3.12.1  torch 2.9"

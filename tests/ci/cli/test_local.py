@@ -27,6 +27,12 @@ def test_models_as_json_is_the_registry(capsys: pytest.CaptureFixture[str]) -> N
     assert "mixtral" in {entry["name"] for entry in entries}
 
 
+def test_a_registry_without_models_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "models.toml").touch()
+    assert main(["models", "--registry", str(tmp_path / "models.toml")]) == 0
+    assert capsys.readouterr().out == f"no models in {tmp_path / 'models.toml'}\n"
+
+
 def test_models_for_people_names_the_gated_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models"]) == 0
     assert "gated" in capsys.readouterr().out

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
 import typer
 
+from ci.__main__ import main
 from ci.cli import options
 from ci.errors import RequestError
 from ci.github.job_outputs import pack_record
@@ -67,3 +69,26 @@ def test_a_plan_comes_from_a_file_or_from_the_environment(tmp_path: Path) -> Non
 def test_no_delivery_is_an_empty_one() -> None:
     delivery = options.delivery(call_with({}))
     assert (delivery.checkpoints, delivery.problems) == ({}, {})
+
+
+BISECT = "bisect mixtral --over transformers --good 5.20.0 --bad 5.23.0 --environment hf-5-14 --subject-source /"
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        ("matrix --baseline {empty}", "--html"),
+        (BISECT, "--state"),
+        ("env build reference --newest", "--newest"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_one_line_about_its_option(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: str, option: str
+) -> None:
+    monkeypatch.setattr("ci.environments.newest.resolve_newest", lambda description, _: description)
+    (tmp_path / "file").touch()
+    given = [word.format(empty=tmp_path / "file") for word in words.removesuffix(f" {option}").split()]
+    assert main([*given, option, str(tmp_path / "file" / "place" / "of")]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert re.fullmatch(rf"hub-tests: {option} \S+: cannot be written: [\w ]+; name another place\n", said.err)

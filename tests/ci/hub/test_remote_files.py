@@ -17,6 +17,7 @@ from ci.hub.remote_store import RemoteStore
     [
         ("", "expected an address like s3://bucket/folder"),
         ("bucket/folder", "expected an address like s3://bucket/folder"),
+        ("s3:/bucket/folder", "expected an address like s3://bucket/folder"),
         ("s3://", "expected an address like s3://bucket/folder"),
         ("simplecache::s3://bucket", "expected an address like s3://bucket/folder"),
         ("s3://key:secret@bucket/x", "credentials do not belong into the address"),

@@ -326,3 +326,25 @@ def test_nothing_is_clipped_at_400_pixels(tmp_path: Path, recorder: http.server.
     assert int(width) <= 400
     assert clipped == []
     assert ("Seconds by phase" in html) == (page == "timed")
+
+
+REACHED = """<!doctype html><iframe id="page" src="report.html" style="width: WIDTHpx; height: 900px"></iframe>
+<pre id="said"></pre><script>page.onload = () => {
+  const d = page.contentDocument, boxes = [...d.querySelectorAll(".scroll")].filter(box => box.clientWidth);
+  const wide = boxes.filter(box => box.scrollWidth > box.clientWidth);
+  const reached = wide.filter(box => box.tabIndex === 0), all = d.querySelectorAll(".scroll[tabindex]");
+  said.textContent = [wide, reached, all].map(found => found.length).join(",");
+}</script>"""
+
+
+@pytest.mark.parametrize("width", [640, 1900])
+def test_what_is_wider_than_the_page_is_scrolled_by_keyboard(
+    tmp_path: Path, recorder: http.server.HTTPServer, width: int
+) -> None:
+    handler = recorder.RequestHandlerClass
+    handler.page = render_matrix(make_matrix(), made="2026-11-27T00:00:00Z").encode()  # type: ignore[attr-defined]
+    handler.around = REACHED.replace("WIDTH", str(width)).encode()  # type: ignore[attr-defined]
+    address = f"http://127.0.0.1:{recorder.server_port}/phone"
+    text = browse(tmp_path, "--virtual-time-budget=2500", "--dump-dom", address)
+    wide, reached, all_reached = map(int, text.split('id="said">')[1].split("</pre>")[0].split(","))
+    assert wide == reached == all_reached == (1 if width < 700 else 0)
