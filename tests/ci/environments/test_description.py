@@ -119,7 +119,7 @@ def test_places_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["FAST_LLM", "fast-llm", "a\nb", "", ".", "x" * 5000])
 def test_what_is_no_name_is_one_line(name: str) -> None:
-    with pytest.raises(RequestError, match="expected .*fast_llm, .* or a TOML file") as refused:
+    with pytest.raises(RequestError, match=r"expected .*fast_llm, .* or a TOML file") as refused:
         load_description(name)
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 400
