@@ -168,7 +168,7 @@ class Bench:
 
 
 def join_inputs(reference: ReferenceRun, draws: int) -> tuple[InputCase, ...]:
-    """Return the inputs of several seeds as one list, so that one start of the engine scores them all."""
+    """Join the inputs of several seeds, so that one start of the engine scores them."""
     cases = list(reference.cases)
     for draw in range(1, draws):
         other = ReferenceRun(reference.checkpoint, reference.params, HuggingFace(), "cpu", reference.workdir, draw)

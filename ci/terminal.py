@@ -168,7 +168,7 @@ def format_ended_test(event: ProgressEvent, width: int | None = None) -> str:
 
 
 def _shorten(name: str, width: int | None, taken: int) -> str:
-    """Leave out the middle of a name that does not fit into `width` characters of which some are taken."""
+    """Leave out the middle of a name that does not fit beside what is taken."""
     room = max((width or len(name) + taken) - taken, MIN_SHOWN)
     return name if len(name) <= room else f"{name[: (room - 1) // 2]}…{name[len(name) - room // 2 :]}"
 

@@ -14,8 +14,8 @@ from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from ci.errors import RequestError
-from ci.models import suggest_name
 from ci.records import STRICT, read_dict, to_dict
+from ci.spelling import suggest_name
 from ci.subjects.failure import to_one_line
 
 SHIPPED = Path(__file__).parent

@@ -176,7 +176,7 @@ def _install(
     except SubjectError as failure:
         return replace(options, subject_failure=str(failure))
     finally:
-        if (built := directory / f"{log.stem}.log").is_file()  # as the report calls it, for its errors name it:
+        if (built := directory / f"{log.stem}.log").is_file():  # as the report calls it: errors name it
             log.parent.mkdir(parents=True, exist_ok=True)
             log.write_bytes(read_tail(built, 2**20))
     return replace(options, subject_path=(overlay.path, *options.subject_path))

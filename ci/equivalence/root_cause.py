@@ -12,11 +12,12 @@ from ci.equivalence.attribution import KERNEL, AttributionEvidence, FaultyCompon
 from ci.equivalence.case_result import CaseComparison
 from ci.equivalence.converted_config import find_wrong_keys
 from ci.equivalence.converted_weights import find_wrong_tensors
-from ci.equivalence.diagnosis import Diagnosis, describe_suspect, first_failure_per_block
+from ci.equivalence.diagnosis import Diagnosis, first_failure_per_block
 from ci.equivalence.error_signature import ErrorSignature, WrongTensor, compute_signature
 from ci.equivalence.hf_reference import ReferenceRun
 from ci.equivalence.image_rows import ImageRows
 from ci.equivalence.round_trip import resolve_config
+from ci.equivalence.suspects import describe_suspect
 from ci.equivalence.tensor_location import locate_tensor
 from ci.errors import HubTestsError, UnsupportedError
 from ci.subjects.base import ConvertRequest, Subject

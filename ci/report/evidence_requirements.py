@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ci.equivalence.tolerances import MIN_FLOOR, SYNTHETIC_LAYERS, NoiseFloor, Tolerances
-from ci.evidence import YARDSTICK_NEED, Measure, format_share_of_limit
+from ci.evidence import YARDSTICK_NEED, Measure
 from ci.hub.layers import format_layers, make_choice
 from ci.layouts import LAYOUT_AXIS
 from ci.subjects.base import Variant
@@ -20,6 +20,7 @@ from ci.subjects.registry import find_offer
 from ci.suite.tests import GRADIENTS_TEST, SERVED_TEST, TRAINING_TESTS, list_variant_tests
 from ci.suite.training import ONE_PROCESS
 from ci.tensor_names import EMBEDDINGS, FINAL_NORM, LOGITS, block_name
+from ci.units import format_share_of_limit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,8 +9,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ci.evidence import format_share
 from ci.report.escape import escape_html
+from ci.units import format_share
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

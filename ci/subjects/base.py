@@ -287,6 +287,10 @@ class Yardstick(Protocol):
         """Say which transformers runs whose modelling code."""
         ...
 
+    def runs_code_under_test(self) -> bool:
+        """Return whether its modelling code is of the commit that is tested."""
+        ...
+
     def resolve_config(self, checkpoint: str) -> Mapping[str, Any]:
         """Return config.json as transformers understands it, defaults filled in."""
         ...

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from ci.errors import RequestError
+from ci.spelling import suggest_name
 from ci.subjects.base import Subject
 from ci.subjects.described import SUFFIX, DescribedAdapter, find_announced, read_described
 from ci.subjects.fast_llm.offer import OFFER as FAST_LLM_OFFER
@@ -81,8 +82,6 @@ def find_adapter(name: str) -> Adapter:
         return _use_described(described)
     if plugin := find_plugin(name):
         return Adapter(load_offer(plugin), lambda: plugin.load()(), plugin)
-    from ci.models import suggest_name
-
     names = (*ADAPTERS, *list_plugin_names())
     raise RequestError(
         f"unknown subject {name!r}.{suggest_name(name, names)} Choose one of {', '.join(names)}, or name an adapter: "

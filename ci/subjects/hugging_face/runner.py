@@ -117,6 +117,10 @@ class HuggingFace:
         """Say which transformers runs; it is the same for any checkpoint."""
         return f"transformers {version('transformers')}"
 
+    def runs_code_under_test(self) -> bool:
+        """Return False: the code is that of the transformers installed here."""
+        return False
+
     def resolve_config(self, checkpoint: str) -> dict[str, Any]:
         """Return config.json as transformers understands it, defaults filled in. Raises SubjectError."""
         try:

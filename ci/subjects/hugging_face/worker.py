@@ -70,6 +70,10 @@ class HuggingFaceWorker(WorkerSubject):
         stand_ins = self._resolve(checkpoint).stand_ins
         return f"{said}; plain PyTorch stands in for {', '.join(stand_ins)}" if stand_ins else said
 
+    def runs_code_under_test(self) -> bool:
+        """Return whether the modelling code lies in the subject's checkout."""
+        return self.source is not None and not self.source.from_hub
+
     def _call(self, method: str, arguments: dict[str, Any], kind: type[Result]) -> Result:
         """Call the worker; code of the Hub that cannot be imported is no failure of the subject: RemoteCodeError."""
         try:

@@ -167,6 +167,7 @@ def test_code_of_the_hub_that_lacks_a_file_blames_no_subject(
     side = HuggingFaceWorker(None, 1.0, source=source)  # type: ignore[arg-type]
     with pytest.raises(kind, match=r"configuration_tiny\.py cannot be imported"):
         side.describe()
+    assert side.runs_code_under_test() is not from_hub
 
 
 def test_it_trains_every_prediction_head(worker: HuggingFaceWorker, tmp_path: Path) -> None:
