@@ -34,7 +34,7 @@ from ci.records import to_json
 from tests.ci.environments.conftest import DESCRIPTION
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 
 class NoInstaller:
@@ -85,12 +85,17 @@ def test_a_build_that_fails_leaves_nothing(tmp_path: Path, index_environ: Mappin
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
-class OddInstaller(NoInstaller):
+class OddInstaller:
     """An installer that begins an environment and then fails in an unforeseen way."""
+
+    description = "odd"
 
     def create(self, path: Path, *_: object) -> None:
         (path / "bin").mkdir(parents=True)
         raise UnicodeDecodeError("utf-8", b"", 0, 1, "odd")
+
+    def install(self, *_: object) -> None:
+        raise AssertionError("its environment was not made")
 
 
 @pytest.mark.parametrize("place", ["file", "link", "dangling", "directory"])
@@ -101,13 +106,13 @@ def test_what_lies_in_its_place_is_replaced_and_a_failure_leaves_nothing(place: 
     elsewhere.mkdir()
     (elsewhere / "kept").write_text("")
     path = base_path(root, DESCRIPTION)
-    make = {
+    make: dict[str, Callable[[], object]] = {
         "file": lambda: path.write_text(""),
         "link": lambda: path.symlink_to(elsewhere),
         "dangling": lambda: path.symlink_to("/nowhere"),
         "directory": lambda: (path / MANIFEST).mkdir(parents=True),
-    }[place]
-    make()
+    }
+    make[place]()
     with pytest.raises(UnicodeDecodeError):
         build_base(root, DESCRIPTION, OddInstaller())
     assert [file.name for file in root.iterdir()] == [f".{path.name}.lock"]
