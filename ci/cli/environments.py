@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import sys
 from pathlib import Path  # noqa: TC003 -- typer reads it from the annotations
 from typing import TYPE_CHECKING, Annotated
@@ -14,9 +16,10 @@ from ci.cli.help import HelpfulGroup
 from ci.errors import HubTestsError, RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ci.environments.base import BaseEnvironment
+    from ci.environments.description import EnvironmentDescription
 
 env_app = typer.Typer(
     cls=HelpfulGroup, help="Build and keep the environments that subjects run in.", no_args_is_help=True
@@ -43,14 +46,11 @@ def build(
     from ci.environments.prerequisites import check_prerequisites
 
     description = load_description(name)
-    if newest:
-        from ci.environments.installer import find_installer
-        from ci.environments.newest import format_description, resolve_newest
-
-        description = resolve_newest(description, find_installer(options.environ(call)))
-        options.write_file(newest, format_description(description), "--newest")
+    python = _find_named_python(python, options.environ(call))
     roots = options.settings(call).environment_roots
     try:
+        if newest:
+            description = _write_newest(description, newest, options.environ(call))
         there = next(filter(None, (find_base(root, description) for root in roots)), None)
         if python and not there and os.sep in python and not os.access(python, os.X_OK):
             raise RequestError(
@@ -68,32 +68,65 @@ def build(
     options.answer(base.manifest, str(base.python), as_json=as_json)
 
 
+def _find_named_python(python: str | None, environ: Mapping[str, str]) -> str | None:
+    """Return the path of the interpreter that was named. Raises RequestError for a name that is not on the path."""
+    if not python or os.sep in python:
+        return python
+    if found := shutil.which(python, path=environ.get("PATH")):
+        return found
+    raise RequestError(f"--python {python}: no such program; expected an interpreter, like /usr/bin/python3.12")
+
+
+def _write_newest(
+    description: EnvironmentDescription, file: Path, environ: Mapping[str, str]
+) -> EnvironmentDescription:
+    """Resolve the newest versions of a description, and write them. Raises RequestError where it cannot be written."""
+    from ci.environments.installer import find_installer
+    from ci.environments.newest import format_description, resolve_newest
+
+    newest = resolve_newest(description, find_installer(environ))
+    options.write_file(file, format_description(newest), "--newest")
+    return newest
+
+
 @env_app.command("ls")
 def ls(call: typer.Context, as_json: options.JsonFlag = False) -> None:
     """List the base environments on this machine."""
-    from ci.environments.base import list_bases
+    from ci.environments.base import list_bases, list_incomplete
 
     roots = options.settings(call).environment_roots
     bases = [base for root in roots for base in list_bases(root)]
     _show(bases, as_json=as_json)
-    if not bases:
+    broken = [problem for root in roots for problem in list_incomplete(root).values()]
+    for problem in broken:
+        _tell(problem)
+    if not bases and not broken:
         _tell(f"no environments in {', '.join(map(str, roots))}; hub-tests env build makes one")
 
 
 @env_app.command("verify")
-def verify(call: typer.Context) -> None:
+def verify(call: typer.Context, as_json: options.JsonFlag = False) -> None:
     """Hash every file of every base environment; exit with 3 where one was changed."""
-    from ci.environments.base import list_bases, verify_base
+    from ci.environments.base import list_bases, list_incomplete, verify_base
     from ci.errors import InfrastructureError
 
-    root = options.settings(call).environments_root
-    bases = list_bases(root)
-    changed = [(base.path, problems) for base in bases if (problems := verify_base(base))]
-    for path, problems in changed:
-        print(f"{path}: changed in {len(problems)} places: {problems[0]}", flush=True)
+    roots = options.settings(call).environment_roots
+    problems = {base.path: verify_base(base) for root in roots for base in list_bases(root)}
+    for path, problem in ((path, problem) for root in roots for path, problem in list_incomplete(root).items()):
+        if "damaged" in problem:
+            problems[path] = (problem.partition(": ")[2],)
+        else:
+            _tell(problem)
+    changed = {path: found for path, found in problems.items() if found}
+    if as_json:
+        print(json.dumps([{"path": str(path), "problems": found} for path, found in problems.items()], indent=2))
+    for path, found in changed.items() if not as_json else ():
+        print(f"{path}: changed in {len(found)} places: {found[0]}", flush=True)
     if changed:
-        raise InfrastructureError(f"{changed[0][0]}: was changed after it was built; remove it and build it again")
-    _tell(f"{len(bases)} in {root}: each file is as it was built")
+        raise InfrastructureError(
+            f"{next(iter(changed))}: was changed after it was built; remove it and build it again"
+        )
+    _tell(f"{len(problems)} in {', '.join(map(str, roots))}: each file is as it was built")
 
 
 @env_app.command("prune")
@@ -104,13 +137,17 @@ def prune(
     as_json: options.JsonFlag = False,
 ) -> None:
     """Remove base environments, and compiled code in $HUB_TESTS_COMPILE_CACHE, that were not used for some time."""
-    from ci.environments.base import prune_bases
+    from ci.environments.base import prune_bases, prune_incomplete
     from ci.subjects.compile_layers import prune_layers
 
     settings, seconds = options.settings(call), days * 86400
     removed = prune_bases(settings.environments_root, older_than=seconds, keep=frozenset(), dry_run=dry_run)
+    parts = prune_incomplete(settings.environments_root, older_than=seconds, dry_run=dry_run)
     _show(removed, as_json=as_json)
-    _tell(f"{'would remove' if dry_run else 'removed'} {len(removed)} from {settings.environments_root}")
+    for part in parts:
+        print(f"{part}  not complete", file=sys.stderr if as_json else sys.stdout)
+    count = len(removed) + len(parts)
+    _tell(f"{'would remove' if dry_run else 'removed'} {count} from {settings.environments_root}")
     for layer in (
         prune_layers(settings.compile_cache, older_than=seconds, dry_run=dry_run) if settings.compile_cache else ()
     ):

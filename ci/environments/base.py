@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
+import re
 import shutil
 import stat
-import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from ci.environments.description import EnvironmentDescription
-from ci.environments.image import enter_image, read_image_digest
+from ci.environments.description import NAME, EnvironmentDescription
+from ci.environments.file_list import compare_files, iter_file_lines
+from ci.environments.image import read_image_digest
+from ci.environments.installed import read_packages
 from ci.environments.lease import claim, lease
-from ci.errors import HubTestsError, InfrastructureError
+from ci.errors import InfrastructureError
 from ci.records import STRICT, read_json, to_json
 from ci.subjects.failure import to_one_line
 from ci.subjects.image_root import ROOT, find_image_root
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 
 MANIFEST = "environment.json"
 FILES = "files.sha256"
-SECONDS = 3600
+OWN = (MANIFEST, FILES, f".{MANIFEST}.part")
+"""What hub-tests itself writes into a base environment."""
+DIRECTORY = re.compile(rf"{NAME.pattern}-[0-9a-f]{{16}}")
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,27 @@ def base_path(root: Path, description: EnvironmentDescription) -> Path:
 
 
 def find_base(root: Path, description: EnvironmentDescription) -> BaseEnvironment | None:
-    """Return the base environment of a description, None where it was not built."""
+    """Return the base environment of a description, None where it was not built or is half removed.
+
+    Raises InfrastructureError where it is damaged, or its interpreter is not on this machine.
+    """
     path = base_path(root, description)
-    return read_base(path) if (path / MANIFEST).is_file() else None
+    if not _has_manifest(path):
+        return None
+    base = read_base(path)
+    if not os.path.lexists(base.python):
+        return None
+    if base.manifest.digest != description.digest:
+        raise InfrastructureError(f"{path}: holds another environment than its name says; remove it, or move it back")
+    if not description.image and not base.python.exists():
+        gone = f"its interpreter {os.path.realpath(base.python)} is not on this machine"
+        raise InfrastructureError(f"{path}: {gone}: install that again, or remove this environment and build it again")
+    return base
+
+
+def _has_manifest(path: Path) -> bool:
+    """Return whether a manifest was written; an empty one is what a crash of the machine leaves."""
+    return os.path.isfile(path / MANIFEST) and os.path.getsize(path / MANIFEST) > 0  # noqa: PTH113, PTH202 (never raise)
 
 
 def read_base(path: Path) -> BaseEnvironment:
@@ -83,12 +104,31 @@ def read_base(path: Path) -> BaseEnvironment:
         text = (path / MANIFEST).read_bytes()
     except OSError as error:
         raise InfrastructureError(f"{path}: not a complete environment: {error.strerror}") from None
-    return BaseEnvironment(path, read_json(BaseManifest, text, what=str(path / MANIFEST), error=InfrastructureError))
+    what = f"{path}: damaged, remove it and build it again: {MANIFEST}"
+    return BaseEnvironment(path, read_json(BaseManifest, text, what=what, error=InfrastructureError))
 
 
 def list_bases(root: Path) -> tuple[BaseEnvironment, ...]:
-    """List the complete base environments under `root`, by path."""
-    return tuple(read_base(path.parent) for path in sorted(root.glob(f"*/{MANIFEST}")))
+    """List the complete base environments under `root`, by path; what is damaged is left out."""
+    bases = []
+    for path in sorted(root.glob(f"*/{MANIFEST}")):
+        with suppress(InfrastructureError):
+            bases.append(read_base(path.parent))
+    return tuple(bases)
+
+
+def list_incomplete(root: Path) -> dict[Path, str]:
+    """List what is called as a base environment and is none, with the reason: damaged, half built or half removed."""
+    found = {}
+    for path in sorted(root.glob("*")):
+        if not DIRECTORY.fullmatch(path.name):
+            continue
+        try:
+            read_base(path)
+        except InfrastructureError as problem:
+            damaged = _has_manifest(path)
+            found[path] = str(problem) if damaged else f"{path}: not complete: is being built, or was left by a kill"
+    return found
 
 
 def build_base(
@@ -114,21 +154,34 @@ def build_base(
             installer.create(path, python or description.python, progress)
             installer.install(path, description, progress)
             return _complete(path, description, installer)
-        except (HubTestsError, OSError, KeyboardInterrupt):
+        except BaseException:  # whatever it is: a part must not stay
             _remove(path)
             raise
 
 
 def verify_base(environment: BaseEnvironment) -> tuple[str, ...]:
     """Hash every file of a base environment and return what is not as it was built."""
-    text = (environment.path / FILES).read_text(encoding="utf-8")
-    if hashlib.sha256(text.encode()).hexdigest() != environment.manifest.files_sha256:
-        return (f"{FILES} is not the one that was written",)
-    before, after = _by_name(text.splitlines()), _by_name(_iter_file_lines(environment.path))
-    gone = [f"{name} is missing" for name in before.keys() - after.keys()]
-    new = [f"{name} was added" for name in after.keys() - before.keys()]
-    changed = [f"{name} was changed" for name in before.keys() & after.keys() if before[name] != after[name]]
-    return (*sorted(gone), *sorted(new), *sorted(changed))
+    if environment.manifest.digest != environment.manifest.description.digest:
+        return (f"{MANIFEST} describes another environment than the one that was built",)
+    try:
+        content = (environment.path / FILES).read_bytes()
+        if hashlib.sha256(content).hexdigest() != environment.manifest.files_sha256:
+            return (f"{FILES} is not the one that was written",)
+        return compare_files(environment.path, content.decode(), OWN)
+    except OSError as problem:
+        return (f"{to_one_line(str(problem.filename or FILES), 300)} cannot be read: {problem.strerror}",)
+
+
+def prune_incomplete(root: Path, *, older_than: float, dry_run: bool) -> tuple[Path, ...]:
+    """Remove what builds and removals that were killed left `older_than` seconds ago, and what is damaged."""
+    removed = []
+    for path in list_incomplete(root):
+        with _try_locked(root / f".{path.name}.lock") as free:
+            if free and time.time() - path.lstat().st_mtime > older_than:
+                removed.append(path)
+                if not dry_run:
+                    _remove_or_say(path)
+    return tuple(removed)
 
 
 def prune_bases(root: Path, *, older_than: float, keep: frozenset[str], dry_run: bool) -> tuple[BaseEnvironment, ...]:
@@ -149,8 +202,8 @@ def prune_bases(root: Path, *, older_than: float, keep: frozenset[str], dry_run:
                 continue
             removed.append(environment)
             if not dry_run:
-                with _locked(root / f".{environment.path.name}.lock"):
-                    _remove(environment.path)
+                with _try_locked(root / f".{environment.path.name}.lock", wait=True):
+                    _remove_or_say(environment.path)
     return tuple(removed)
 
 
@@ -187,8 +240,8 @@ def _complete(path: Path, description: EnvironmentDescription, installer: Instal
     """Write the list of files, then the manifest, and take all write permissions away."""
     image = description.image
     python = path / ROOT / description.python.lstrip("/") if image else path / "bin/python"
-    version, packages = _read_packages(python)
-    text = "".join(f"{line}\n" for line in _iter_file_lines(path))
+    version, packages = read_packages(python, description)
+    text = "".join(f"{line}\n" for line in iter_file_lines(path, OWN))
     (path / FILES).write_text(text, encoding="utf-8")
     digest = hashlib.sha256(text.encode()).hexdigest()
     manifest = BaseManifest(
@@ -202,47 +255,13 @@ def _complete(path: Path, description: EnvironmentDescription, installer: Instal
         image_digest=read_image_digest(path),
     )
     part = path / f".{MANIFEST}.part"
-    part.write_text(to_json(manifest, indent=1), encoding="utf-8")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(to_json(manifest, indent=1))
+        file.flush()
+        os.fsync(file.fileno())  # a crash of the machine leaves no empty manifest
     part.replace(path / MANIFEST)
     _set_writable(path, writable=False)
     return BaseEnvironment(path, manifest)
-
-
-def _read_packages(python: Path) -> tuple[str, dict[str, str]]:
-    """Ask the new interpreter for its version and packages. Only trusted code has written into it."""
-    code = (
-        "import importlib.metadata as m, json, platform;"
-        "print(json.dumps([platform.python_version(), {d.name: d.version for d in m.distributions()}]))"
-    )
-    arguments = ["-I", "-c", code]
-    command = enter_image(python, arguments) if find_image_root(python) else [str(python), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=SECONDS)  # noqa: S603
-    except (OSError, subprocess.SubprocessError) as problem:
-        said = to_one_line(getattr(problem, "stderr", None) or str(problem), 300)
-        raise InfrastructureError(f"{python}: the new interpreter does not run: {said}") from None
-    version, packages = json.loads(done.stdout)
-    return version, dict(sorted(packages.items()))
-
-
-def _iter_file_lines(path: Path) -> Iterator[str]:
-    """Yield `digest  name` of every file and link below `path`, except our own two."""
-    for directory, folders, names in os.walk(path):
-        folders.sort()
-        links = [name for name in folders if (Path(directory) / name).is_symlink()]
-        for name in sorted([*names, *links]):
-            file = Path(directory) / name
-            if file.parent == path and name in (MANIFEST, FILES, f".{MANIFEST}.part"):
-                continue
-            if not file.is_symlink() and not file.is_file():
-                continue  # a pipe or a socket of an image has no content
-            content = str(file.readlink()).encode() if file.is_symlink() else file.read_bytes()
-            kind = "link:" if file.is_symlink() else ""
-            yield f"{kind}{hashlib.sha256(content).hexdigest()}  {file.relative_to(path)}"
-
-
-def _by_name(lines: Iterable[str]) -> dict[str, str]:
-    return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
 
 
 def _set_writable(path: Path, *, writable: bool) -> None:
@@ -254,9 +273,22 @@ def _set_writable(path: Path, *, writable: bool) -> None:
 
 
 def _remove(path: Path) -> None:
+    """Remove an environment, its manifest first: killed half way, it no longer looks complete."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()  # what a link leads to is not ours
     if path.is_dir():
+        path.chmod(0o755)
+        if (path / MANIFEST).is_symlink() or not (path / MANIFEST).is_dir():
+            (path / MANIFEST).unlink(missing_ok=True)
         _set_writable(path, writable=True)
         shutil.rmtree(path)
+
+
+def _remove_or_say(path: Path) -> None:
+    try:
+        _remove(path)
+    except OSError as problem:
+        raise InfrastructureError(f"{path}: cannot be removed: {problem.strerror or problem}") from None
 
 
 @contextmanager
@@ -269,3 +301,19 @@ def _locked(path: Path, tell: Callable[[], None] = lambda: None) -> Iterator[Non
             tell()
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def _try_locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Hold a lock file and yield whether it is free. Raises InfrastructureError where it cannot be written."""
+    try:
+        file = path.open("w")
+    except OSError as problem:
+        raise InfrastructureError(f"{path.parent}: cannot be changed: {problem.strerror}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True

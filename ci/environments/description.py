@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
 from ci.errors import RequestError
 from ci.records import STRICT, read_dict, to_dict
 from ci.spelling import suggest_name
+from ci.subjects.failure import to_one_line
 
 SHIPPED = Path(__file__).parent
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+PACKAGE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 IMAGE = re.compile(r"(?:docker://|(?:oci|oci-archive|docker-archive|dir):)[^\s-]\S{0,500}")
 """containers-transports(5), less those that need a daemon."""
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 REFUSED_VARIABLE = re.compile(
     r"(?i:PYTHON|LD_|DYLD_|GITHUB|ACTIONS|RUNNER|INPUT_|PYTEST|HUB_TESTS|BASH_|GIT_|PIP_|UV_).*"
-    r"|(?i:PATH|HOME|TMPDIR|TMP|TEMP|USER|LOGNAME|SHELL|IFS|ENV|GCONV_PATH|LOCPATH|NLSPATH|.*(?:TOKEN|SECRET|PASSWORD))"
+    r"|(?i:PATH|HOME|TMPDIR|TMP|TEMP|USER|LOGNAME|SHELL|IFS|ENV|GCONV_PATH|LOCPATH|NLSPATH|.*(?:TOKEN|SECRET|PASSW(?:OR)?D|CREDENTIALS?|(?:API|ACCESS|PRIVATE)_?KEY))"
 )
 """Variables that change which code runs or where it writes, that Actions reads, or that hold secrets."""
+OPTION = re.compile(r"(?:^|\s)-")
+MAX_FILE_BYTES = 2**20
+MAX_TEXT = 2**16
+"""Characters of a text, and of all variables together: both go into a command line or an environment."""
 
 
 @dataclass(frozen=True)
@@ -69,24 +77,34 @@ def shipped_descriptions() -> tuple[str, ...]:
 
 def load_description(name_or_path: str) -> EnvironmentDescription:
     """Read a description that ships with hub-tests, or a file. Raises RequestError for what is none."""
-    path = Path(name_or_path)
-    if NAME.fullmatch(name_or_path) and not path.is_file():
+    path, known = Path(name_or_path), shipped_descriptions()
+    if os.sep not in name_or_path and not path.suffix and not os.path.isfile(name_or_path):  # noqa: PTH113 (any name)
+        if name_or_path not in known:
+            word, hint = to_one_line(name_or_path, 80), suggest_name(name_or_path, known)
+            raise RequestError(f"environment '{word}': expected {', '.join(known)} or a TOML file.{hint}")
         path = SHIPPED / f"{name_or_path}.toml"
-        if not path.is_file():
-            known = shipped_descriptions()
-            hint = suggest_name(name_or_path, known)
-            raise RequestError(f"environment '{name_or_path}': expected {', '.join(known)} or a TOML file.{hint}")
+    return _checked(_read_table(path), path)
+
+
+def _read_table(path: Path) -> dict[str, Any]:
+    """Read a TOML file of limited size. Raises RequestError for anything else."""
+    shown = to_one_line(str(path), 300)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+        if len(content) > MAX_FILE_BYTES:
+            raise RequestError(f"{shown}: more than {MAX_FILE_BYTES} bytes: expected a description of an environment")
+        return tomllib.loads(content.decode("utf-8-sig"))  # some editors begin a file with a byte order mark
     except OSError as error:
-        raise RequestError(f"{path}: cannot read the description: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RequestError(f"{path}: not TOML: {error}") from None
-    return _checked(table, path)
+        raise RequestError(f"{shown}: cannot read the description: {error.strerror}") from None
+    except RecursionError:
+        raise RequestError(f"{shown}: not TOML that can be read: nested too deeply") from None
+    except ValueError as error:
+        raise RequestError(f"{shown}: not TOML: {error}") from None
 
 
 def _checked(table: dict[str, Any], path: Path) -> EnvironmentDescription:
-    keys = {key.replace("-", "_"): value for key, value in table.items()}
+    keys = _rename_keys(table, path)
     description = read_dict(EnvironmentDescription, {"name": path.stem, **keys}, what=str(path))
     if not {"requirements", "image"} & keys.keys():
         raise RequestError(f"{path}: requirements: expected the packages of the environment, or an `image`")
@@ -96,16 +114,80 @@ def _checked(table: dict[str, Any], path: Path) -> EnvironmentDescription:
         raise RequestError(f"{path}: import-path '{description.import_path[:80]}': expected a path below the checkout")
     _check_variables(description, path)
     _check_image(description, path)
-    named = (*description.requirements, *description.constraints, *description.excluded)
-    if wrong := [word for word in named if word.startswith("-")]:
-        raise RequestError(f"{path}: requirements: '{wrong[0][:80]}': expected a package, options are not allowed")
-    _check_versions(description, named, path)
+    _check_texts(description, path)
+    _check_python(description, path)
+    for key in ("requirements", "constraints", "excluded"):
+        for word in getattr(description, key):
+            if problem := _find_problem(key, word):
+                raise RequestError(f"{path}: {key}: '{to_one_line(word, 80)}': {problem}")
     return description
 
 
-def _check_versions(description: EnvironmentDescription, named: tuple[str, ...], path: Path) -> None:
-    """Raise RequestError for what no installer could read; paths and addresses are the installer's to judge."""
+def _rename_keys(table: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the table by the names of the fields. Raises RequestError for a key that is unknown, or there twice."""
+    known = {field.name.replace("_", "-"): field.name for field in fields(EnvironmentDescription)}
+    keys: dict[str, Any] = {}
+    for key, value in table.items():
+        name = known.get(key.replace("_", "-"))
+        if name is None:
+            hint = suggest_name(key, known)
+            raise RequestError(f"{path}: {to_one_line(key, 80)}: unknown key, expected {', '.join(known)}.{hint}")
+        if name in keys:
+            raise RequestError(f"{path}: {key}: given twice, with - and with _: leave one of them out")
+        keys[name] = value
+    return keys
+
+
+def _check_texts(description: EnvironmentDescription, path: Path) -> None:
+    """Raise RequestError for texts that no command line could hold."""
+    for key in ("import_test", "import_path", "image", "python"):
+        text, name = getattr(description, key), key.replace("_", "-")
+        if not text.replace("\n", "").replace("\t", "").replace("\r", "").isprintable():
+            raise RequestError(f"{path}: {name}: expected printable text")
+        if len(text) > MAX_TEXT:
+            raise RequestError(f"{path}: {name}: {len(text)} characters, expected at most {MAX_TEXT}")
+    size = sum(len(name) + len(value) for name, value in description.environment.items())
+    if size > MAX_TEXT:
+        raise RequestError(f"{path}: environment: {size} characters, expected at most {MAX_TEXT}")
+
+
+def _find_problem(key: str, word: str) -> str:
+    """Say what is wrong with a word of a list of packages, "" for none; whether it exists is the installer's to say."""
     from packaging.requirements import InvalidRequirement, Requirement
+
+    if OPTION.search(word):
+        return "expected a package, options are not allowed"
+    if not word.isprintable() or word != word.strip() or word.startswith("#") or word.endswith("\\"):
+        return "expected one package in one line"
+    if key == "excluded" and not PACKAGE.fullmatch(word):
+        return "expected the name of a package alone, like torchaudio"
+    if "/" in word:
+        return _find_problem_of_place(key, word)
+    try:
+        required = Requirement(word)
+    except InvalidRequirement:
+        return "expected a package, like torch>=2.9,<3"
+    return "a constraint has no extras" if key == "constraints" and required.extras else ""
+
+
+def _find_problem_of_place(key: str, word: str) -> str:
+    """Say what is wrong with a package that a path or an address names."""
+    place = word.partition(" @ ")[2] or word
+    if key == "constraints":
+        return "expected versions of a package; a path or an address belongs into requirements"
+    if "://" not in place and not place.startswith("/"):
+        return "expected a whole path: another directory would be another package"
+    try:
+        parts = urlsplit(place)
+    except ValueError:
+        return "expected an address or a path"
+    if parts.password or (parts.username and parts.scheme.endswith(("http", "https"))):
+        return "an address with a login would be readable in the environment; use the installer's own configuration"
+    return ""
+
+
+def _check_python(description: EnvironmentDescription, path: Path) -> None:
+    """Raise RequestError for a `python` that is no range of versions."""
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
     try:
@@ -113,12 +195,6 @@ def _check_versions(description: EnvironmentDescription, named: tuple[str, ...],
     except InvalidSpecifier:
         expected = "expected versions, like >=3.12,<3.14"
         raise RequestError(f"{path}: python '{description.python[:80]}': {expected}") from None
-    for word in named:
-        try:
-            Requirement("any" if "/" in word else word)
-        except InvalidRequirement:
-            expected = "expected a package, like torch>=2.9,<3"
-            raise RequestError(f"{path}: requirements: '{word[:80]}': {expected}") from None
 
 
 def _check_image(description: EnvironmentDescription, path: Path) -> None:

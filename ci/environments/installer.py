@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from ci.environments.description import EnvironmentDescription
 
 SECONDS = 3600
+PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None)
 LOCK = "requirements.lock"
 LOG_HEAD = re.compile(r'^time="\S*" level=\w+ msg=')
 """How skopeo's and umoci's lines begin."""
@@ -92,6 +97,7 @@ class UvInstaller:
                 raise
             hint = f"apt install python3.12 python3.12-dev, or name one that fits {python} with --python"
             raise InfrastructureError(f"no Python {python} here, and uv brought none: {hint} ({problem})") from None
+        _check_made(path)
 
     def install(self, path: Path, description: EnvironmentDescription, progress: Progress) -> None:
         """Resolve the requirements into a lock with hashes, and install the lock."""
@@ -138,6 +144,7 @@ class PipInstaller:
             raise RequestError(f"no Python {python} on the path: install one, name one with --python, or install uv")
         progress(f"making {path} with {interpreter}")
         run_step([interpreter, "-m", "venv", str(path)], self.environ)
+        _check_made(path)
 
     def install(self, path: Path, description: EnvironmentDescription, progress: Progress) -> None:
         """Install the requirements."""
@@ -185,6 +192,14 @@ def _written(path: Path, description: EnvironmentDescription) -> tuple[Path, Pat
     return wanted, limits, path / LOCK
 
 
+def _check_made(path: Path) -> None:
+    """Raise InfrastructureError where an installer succeeded and made no environment."""
+    if not (path / "bin/python").exists():
+        raise InfrastructureError(
+            f"{path}: the installer succeeded and made no bin/python; is it the real uv or Python?"
+        )
+
+
 def _exclude(path: Path, description: EnvironmentDescription) -> list[str]:
     """Return uv's options that leave the excluded packages out: each is required on no platform.
 
@@ -200,18 +215,34 @@ def _exclude(path: Path, description: EnvironmentDescription) -> list[str]:
 def run_step(command: Sequence[str], environ: Mapping[str, str]) -> str:
     """Run one step of making an environment and return what it printed.
 
-    Raises InfrastructureError with the last lines of its errors.
+    Raises InfrastructureError with the last lines of its errors. It ends with this process, however that ends: what
+    went on installing would write into the next build.
     """
+    what = f"{command[2]} {command[3]}" if command[1] == "-m" else f"{Path(command[0]).name} {command[1]}"
     try:
         done = subprocess.run(  # noqa: S603
-            command, env=share_certificates(environ), capture_output=True, text=True, timeout=SECONDS, check=False
+            command,
+            env=share_certificates(environ),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=SECONDS,
+            check=False,
+            preexec_fn=partial(_end_with_parent, os.getpid()),
         )
     except (OSError, subprocess.SubprocessError) as problem:
-        raise InfrastructureError(f"{Path(command[0]).name} {command[1]}: {problem}") from None
+        raise InfrastructureError(f"{what}: {problem}") from None
     if done.returncode:
         said = [LOG_HEAD.sub("", line) for line in (done.stderr or done.stdout).splitlines() if line.strip()]
         told = [line.strip() for line in done.stdout.splitlines() if line.startswith(UNREACHED)][:1]
         picked = dict.fromkeys([*told, *said[:1], *said[-2:]])  # uv says first what failed, and last why
         words = " ".join(to_one_line(line, 250) for line in picked)
-        raise InfrastructureError(f"{Path(command[0]).name} {command[1]}: {words}")
+        raise InfrastructureError(f"{what}: {words or f'ended with {done.returncode} and said nothing'}")
     return done.stdout
+
+
+def _end_with_parent(parent: int) -> None:
+    """Let the kernel kill this process when the thread that started it ends: prctl(2)."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,10 +41,18 @@ NO_DEBUG_INFO = "-g0"
 
 setuptools appends CPPFLAGS to those flags, where CFLAGS would replace them.
 """
-RUN_IMPORT_TEST = "import gc, sys; gc.disable(); exec(sys.argv[1])"
-"""A process that only imports libraries has no garbage to look for."""
+IMPORTED = 77
+RUN_IMPORT_TEST = f"import gc, sys; gc.disable(); exec(sys.argv[1]); sys.exit({IMPORTED})"
+"""A process that only imports libraries has no garbage to look for.
+
+The exit code says that the end was reached: a module may end the process with 0.
+"""
 CAUSE = re.compile(r":\d+: (?:fatal )?error: |^\s*(?:\w+\.)*\w+(?:Error|Exception|Exit)\b")
-LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "__pycache__", "node_modules", "build", "*.egg-info")
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "__pycache__", "node_modules", "*.egg-info")
+BUILT_BY_SETUPTOOLS = re.compile(r"lib|lib\.\S+-\S+|temp\.\S+|bdist\.\S+|scripts-\S+")
+"""What setuptools leaves in a directory `build`: of an earlier commit, perhaps."""
+BUILT_BY_CMAKE = {"CMakeCache.txt", "CMakeFiles", "build.ninja", "meson-info"}
+"""Where CMake or meson built, everything is output."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,7 @@ def build_overlay(
         raise RequestError(f"{source}: not a directory; expected a checkout of the subject")
     copy, site, log = target / "source", target / "site", target.with_name(f"{target.name}.log")
     try:
-        shutil.copytree(source, copy, symlinks=True, ignore=LEFT_OUT)
+        shutil.copytree(source, copy, symlinks=True, ignore=partial(_leave_out, source))
         site.mkdir()
     except (OSError, shutil.Error) as problem:
         raise InfrastructureError(
@@ -81,9 +90,19 @@ def build_overlay(
     build.run("build", [*PIP_INSTALL, *where])
     path = copy / description.import_path if editable else site
     if description.import_test:
-        build.run("import", ["-c", RUN_IMPORT_TEST, description.import_test], path=path)
+        build.run("import", ["-c", RUN_IMPORT_TEST, description.import_test], path=path, done=IMPORTED)
     _check_installed(path, target)
     return Overlay(python, path, log)
+
+
+def _leave_out(source: Path, directory: str, names: list[str]) -> set[str]:
+    """Name what is not copied. A directory `build` may belong to the source; what a build left in it does not."""
+    left = LEFT_OUT(directory, names)
+    if Path(directory).name == "build" and Path(directory) != source and "__init__.py" not in names:
+        left |= set(filter(BUILT_BY_SETUPTOOLS.fullmatch, names))
+    if "build" in names and any(os.path.lexists(Path(directory, "build", name)) for name in BUILT_BY_CMAKE):
+        left.add("build")
+    return left
 
 
 def _check_installed(path: Path, target: Path) -> None:
@@ -103,8 +122,8 @@ class _Build:
     isolation: Isolation
     log: Path
 
-    def run(self, what: str, arguments: Sequence[str], *, path: Path | None = None) -> None:
-        """Run the interpreter; `what` names the step in errors."""
+    def run(self, what: str, arguments: Sequence[str], *, path: Path | None = None, done: int = 0) -> None:
+        """Run the interpreter; `what` names the step in errors, `done` is the exit code of one that succeeded."""
         own, root = self.description.environment, find_image_root(self.python)
         program = inside_path(root, self.python) if root else str(self.python)
         environment = {
@@ -116,8 +135,11 @@ class _Build:
             **({"PYTHONPATH": str(path)} if path else {}),
         }
         command = [program, *(() if path else ("-I",)), *arguments]
-        if code := self._wait(what, command, environment):
-            cause = _find_cause(self.log)
+        start = self.log.stat().st_size if self.log.is_file() else 0
+        if (code := self._wait(what, command, environment)) != done:
+            cause = _find_cause(self.log, start)
+            if code == 0:
+                cause = f"its process ended before the import was complete ({cause})"
             check_interpreter_starts(self.python, self.isolation, cause)
             raise SubjectCrashError(f"the subject's {what} failed: {cause} (exit code {code}, log: {self.log.name})")
 
@@ -165,7 +187,7 @@ class _Build:
                     raise SubjectCrashError(f"the subject's {what} printed more than {MAX_LOG_BYTES} bytes") from None
                 if not has_room(self.target):
                     raise self._blame_full_disk(what, tree) from None
-        raise SubjectTimeoutError(f"the subject's {what} took longer than {BUILD_SECONDS} s (log: {self.log})")
+        raise SubjectTimeoutError(f"the subject's {what} took longer than {BUILD_SECONDS} s (log: {self.log.name})")
 
     def _blame_full_disk(self, what: str, tree: ProcessTree) -> HubTestsError:
         """Return the failure of whoever filled the disk: the program, if there is room once its files are gone."""
@@ -183,9 +205,16 @@ def read_tail(log: Path, size: int) -> bytes:
         return file.read(size)
 
 
-def _find_cause(log: Path) -> str:
-    """Find the line that says what went wrong: a compiler's, an exception's, else the last error."""
-    text = read_tail(log, LOG_TAIL_BYTES).replace(b"\0", b"").decode("utf-8", "replace")
+def _find_cause(log: Path, start: int = 0) -> str:
+    """Find the line that says what went wrong: a compiler's, an exception's, else the last error.
+
+    What stands before `start` belongs to an earlier step.
+    """
+    text = (
+        read_tail(log, min(LOG_TAIL_BYTES, max(0, log.stat().st_size - start)))
+        .replace(b"\0", b"")
+        .decode("utf-8", "replace")
+    )
     lines = [line for line in text.splitlines() if line.strip()]
     causes = [line for line in lines if CAUSE.search(line)]
     errors = [line for line in lines if "error" in line.lower()]

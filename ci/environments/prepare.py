@@ -172,11 +172,11 @@ def _install(
     isolation = choose_isolation(options.isolation)
     try:
         options = _copy_adapter(options, source, directory / "adapter")
-        overlay = build_overlay(python, description, source.path, directory / "overlay", isolation)
+        overlay = build_overlay(python, description, source.path, directory / log.stem, isolation)
     except SubjectError as failure:
         return replace(options, subject_failure=str(failure))
     finally:
-        if (built := directory / "overlay.log").is_file():
+        if (built := directory / f"{log.stem}.log").is_file():  # as the report calls it: errors name it
             log.parent.mkdir(parents=True, exist_ok=True)
             log.write_bytes(read_tail(built, 2**20))
     return replace(options, subject_path=(overlay.path, *options.subject_path))

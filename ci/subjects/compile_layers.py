@@ -16,6 +16,7 @@ import stat
 import tarfile
 import tempfile
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -260,7 +261,9 @@ def _unpack(
         if (
             member.type != tarfile.REGTYPE
             or len(parts) > MAX_DEPTH + 1
-            or any(part in ("", ".", "..") for part in parts)
+            or member.issparse()  # a few bytes would become terabytes
+            or not member.name.isprintable()
+            or any(part in ("", ".", "..") or len(os.fsencode(part)) > MAX_NAME for part in parts)
         ):
             raise LayerError(f"{layer.path}: {to_one_line(member.name, 200)}: not a plain file below its directory")
     new = [member for member in members if member.name not in known]
@@ -276,12 +279,13 @@ def _unpack(
 
 
 def _check_places(layer: Layer, target: Path, names: list[str]) -> None:
-    """Raise LayerError where another layer has a file for a directory, or the reverse."""
-    parents = {parent for name in names for parent in Path(name).parents}
-    taken = [name for name in names if (target / name).exists()]
-    taken += [str(parent) for parent in parents if (target / parent).is_file()]
+    """Raise LayerError where a layer, this or another, has a file for a directory, the reverse, or a name twice."""
+    parents = {str(parent) for name in names for parent in Path(name).parents}
+    taken = [name for name in names if name in parents or (target / name).exists()]
+    taken += [parent for parent in parents if (target / parent).is_file()]
+    taken += [name for name, count in Counter(names).items() if count > 1]
     if taken:
-        raise LayerError(f"{layer.path}: {to_one_line(taken[0], 200)}: another layer has something else in its place")
+        raise LayerError(f"{layer.path}: {to_one_line(taken[0], 200)}: a layer has something else in its place")
 
 
 def _make_parents(target: Path, below: Path, made: Callable[[Path], None]) -> None:

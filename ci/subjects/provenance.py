@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 GIT_SECONDS = 60
 GIT = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "protocol.ext.allow=never")
 """No hook, monitor or remote helper that a checkout could name is run."""
+GIT_VERBS = ("clone", "checkout", "fetch", "rev-parse")
 QUIET = {"GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1"}
 
 
@@ -68,21 +69,24 @@ def read_commit(checkout: Path, environ: Mapping[str, str]) -> str | None:
 
 
 def run_git(arguments: list[str], environ: Mapping[str, str], seconds: float = GIT_SECONDS) -> str:
-    """Run git and return what it answers. Raises InfrastructureError with its last line."""
+    """Run git and return what it answers. Raises InfrastructureError with the line that says what is wrong."""
     try:
         done = subprocess.run(  # noqa: S603
             [find_system_program("git"), *GIT, *arguments],
             env={**share_certificates(make_git_environment(environ)), **QUIET},
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=seconds,
             check=False,
         )
     except (OSError, subprocess.SubprocessError) as problem:
         raise InfrastructureError(f"git does not run: {problem}") from None
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise InfrastructureError(f"git {arguments[0]}: {said[:300]}")
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        said = next((line for line in lines if line.startswith("fatal: ")), lines[-1])  # advice may follow
+        verb = next((word for word in GIT_VERBS if word in arguments), arguments[0])
+        raise InfrastructureError(f"git {verb}: {said[:300]}")
     return done.stdout
 
 

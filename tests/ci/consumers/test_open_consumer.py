@@ -26,7 +26,8 @@ def test_an_engine_without_its_environment_is_not_here(tmp_path: Path) -> None:
 def test_a_built_environment_is_found_with_its_variables(tmp_path: Path) -> None:
     description = load_description("vllm")
     path = base_path(tmp_path, description)
-    path.mkdir()
+    (path / "bin").mkdir(parents=True)
+    (path / "bin/python").symlink_to(sys.executable)  # without one, it is half removed
     manifest = BaseManifest(description, description.digest, "3.12.1", {}, "uv", 0.0, "0" * 64)
     (path / MANIFEST).write_text(to_json(manifest))
     python, variables = find_interpreter("vllm", (tmp_path / "other", tmp_path))

@@ -17,9 +17,11 @@ from ci.environments.base import (
     MANIFEST,
     BaseEnvironment,
     BaseManifest,
+    base_path,
     build_base,
     find_base,
     list_bases,
+    list_incomplete,
     mark_used,
     prune_bases,
     read_base,
@@ -32,7 +34,7 @@ from ci.records import to_json
 from tests.ci.environments.conftest import DESCRIPTION
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 
 class NoInstaller:
@@ -81,6 +83,62 @@ def test_a_build_that_fails_leaves_nothing(tmp_path: Path, index_environ: Mappin
         build_base(tmp_path, missing, PipInstaller(index_environ))
     assert find_base(tmp_path, missing) is None
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+class OddInstaller:
+    """An installer that begins an environment and then fails in an unforeseen way."""
+
+    description = "odd"
+
+    def create(self, path: Path, *_: object) -> None:
+        (path / "bin").mkdir(parents=True)
+        raise UnicodeDecodeError("utf-8", b"", 0, 1, "odd")
+
+    def install(self, *_: object) -> None:
+        raise AssertionError("its environment was not made")
+
+
+@pytest.mark.parametrize("place", ["file", "link", "dangling", "directory"])
+def test_what_lies_in_its_place_is_replaced_and_a_failure_leaves_nothing(place: str, tmp_path: Path) -> None:
+    """Whatever fails: no part stays. What a link leads to is not touched."""
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    root.mkdir()
+    elsewhere.mkdir()
+    (elsewhere / "kept").write_text("")
+    path = base_path(root, DESCRIPTION)
+    make: dict[str, Callable[[], object]] = {
+        "file": lambda: path.write_text(""),
+        "link": lambda: path.symlink_to(elsewhere),
+        "dangling": lambda: path.symlink_to("/nowhere"),
+        "directory": lambda: (path / MANIFEST).mkdir(parents=True),
+    }
+    make[place]()
+    with pytest.raises(UnicodeDecodeError):
+        build_base(root, DESCRIPTION, OddInstaller())
+    assert [file.name for file in root.iterdir()] == [f".{path.name}.lock"]
+    assert (elsewhere / "kept").exists()
+
+
+def test_a_removal_that_is_killed_leaves_nothing_that_looks_complete(
+    base: BaseEnvironment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """rmtree removes in any order: the manifest goes first, else half an environment would be used."""
+    copy = tmp_path / base.path.name
+    (copy / "bin").mkdir(parents=True)
+    (copy / "bin/python").symlink_to(base.python)
+    shutil.copy(base.path / MANIFEST, copy / MANIFEST)
+    os.utime(copy / MANIFEST, (1000, 1000))
+    assert find_base(tmp_path, DESCRIPTION)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        prune_bases(tmp_path, older_than=3600, keep=frozenset(), dry_run=False)
+    assert (copy / "bin/python").is_symlink()
+    assert find_base(tmp_path, DESCRIPTION) is None
+    assert list(list_incomplete(tmp_path)) == [copy]
 
 
 def test_pruning_takes_what_was_not_used(tmp_path: Path) -> None:

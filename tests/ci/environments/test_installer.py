@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -80,3 +82,36 @@ def test_an_index_behind_a_proxy_with_a_private_authority_is_used(
 
 def drop_installers(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environ.items() if not name.startswith(("PIP_", "UV_"))}
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("exit 0", "the installer succeeded and made no bin/python"),
+        ("exit 3", "ended with 3 and said nothing"),
+        ("kill -9 $$", "ended with -9 and said nothing"),
+        ("printf 'error: \\377 broken\\n' >&2; exit 2", "error: . broken"),
+    ],
+)
+def test_a_broken_uv_is_one_line(lines: str, said: str, tmp_path: Path) -> None:
+    program = tmp_path / "uv"
+    program.write_text(f"#!/bin/sh\n{lines}\n")
+    program.chmod(0o755)
+    with pytest.raises(InfrastructureError, match=said) as failed:
+        UvInstaller(program, dict(os.environ)).create(tmp_path / "new", sys.executable, lambda _: None)
+    assert "\n" not in str(failed.value)
+
+
+def test_an_installer_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    """A build is killed: what it started must not write into the next build of the same directory."""
+    step = "from ci.environments.installer import run_step; import os, sys; run_step(sys.argv[1:], os.environ)"
+    words = ["sh", "-c", f"echo $$ > {tmp_path}/pid.part && mv {tmp_path}/pid.part {tmp_path}/pid; exec sleep 600"]
+    with subprocess.Popen([sys.executable, "-c", step, *words]) as killed:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "pid").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        killed.kill()
+    installer = Path("/proc", (tmp_path / "pid").read_text().strip(), "stat")
+    while time.monotonic() < deadline and installer.exists() and ") Z " not in installer.read_text():
+        time.sleep(0.02)
+    assert not installer.exists() or ") Z " in installer.read_text()

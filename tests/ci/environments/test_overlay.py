@@ -57,6 +57,48 @@ def test_what_fails_is_the_subjects_failure(
         build_overlay(base.python, DESCRIPTION, checkout, tmp_path / "overlay", isolation)
 
 
+PURE = 'import setuptools\nsetuptools.setup(name="standin", version="1.2", packages=setuptools.find_packages())\n'
+
+
+def write_pure(checkout: Path, files: dict[str, str]) -> Path:
+    """A checkout without a compiled extension."""
+    for name, text in {"setup.py": PURE, "standin/__init__.py": "", **files}.items():
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).write_text(text)
+    return checkout
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("raise SystemExit(0)", "its process ended before the import was complete"),
+        ("import os; os._exit(0)", "its process ended before the import was complete"),
+        ("import ctypes; ctypes.string_at(0)", "import failed: (?!Successfully).*exit code"),
+    ],
+)
+def test_an_import_that_ends_the_process_is_no_import(
+    base: BaseEnvironment, tmp_path: Path, code: str, said: str
+) -> None:
+    """With 0 too; and the line that is told is not one of the build, which succeeded."""
+    checkout = write_pure(tmp_path / "checkout", {"standin/__init__.py": code})
+    description = replace(DESCRIPTION, import_test="import standin")
+    with pytest.raises(SubjectCrashError, match=said):
+        build_overlay(base.python, description, checkout, tmp_path / "overlay", BARE)
+
+
+def test_a_package_called_build_belongs_to_the_source(base: BaseEnvironment, tmp_path: Path) -> None:
+    """What a build left there before does not: it may be another commit's."""
+    files = {"standin/build/__init__.py": "", "standin/build/lib.py": "", "build/own.py": "OWN = 1\n"}
+    left = {"build/lib/standin/stale.py": "", "build/temp.linux-x86_64/a.o": "", "native/build/CMakeCache.txt": ""}
+    imports = "import sys; sys.path.insert(0, 'build'); import own\n"
+    checkout = write_pure(tmp_path / "checkout", {**files, **left, "setup.py": imports + PURE})
+    description = replace(DESCRIPTION, import_test="import standin.build.lib")
+    overlay = build_overlay(base.python, description, checkout, tmp_path / "overlay", BARE)
+    copied = {str(path.relative_to(tmp_path / "overlay" / "source")) for path in overlay.path.rglob("*")}
+    assert files.keys() <= copied
+    assert not {"build/lib/standin/stale.py", "build/temp.linux-x86_64/a.o", "native/build"} & copied
+
+
 def test_an_extension_is_built_with_the_descriptions_flags_and_without_debug_information(
     base: BaseEnvironment, tmp_path: Path
 ) -> None:

@@ -52,7 +52,10 @@ def test_an_address_is_split_from_its_commit(source: str, expected: tuple[str, s
     assert split_address(source) == expected
 
 
-@pytest.mark.parametrize("source", ["ext::sh -c evil://x", "https://host/name@--upload-pack=evil"])
+@pytest.mark.parametrize(
+    "source",
+    ["ext::sh -c evil://x", "https://host/name@--upload-pack=evil", "https://[host/name", "https://host/name@a\x1bb"],
+)
 def test_what_git_could_take_for_a_command_is_refused(source: str) -> None:
     with pytest.raises(RequestError, match="expected an address"):
         split_address(source)
@@ -122,3 +125,30 @@ def test_a_server_behind_a_proxy_with_a_private_authority_is_cloned(origin: Path
         with pytest.raises(InfrastructureError, match="resolve"):
             fetch_source(address, tmp_path / "around", around)
         assert len(proxy.asked) == asked
+
+
+def test_every_name_of_a_commit_is_found(origin: Path, tmp_path: Path) -> None:
+    """A clone has a local branch for the default one alone, and nothing of refs/pull."""
+    first, last = git(origin, "rev-parse", "HEAD~1"), git(origin, "rev-parse", "HEAD")
+    git(origin, "branch", "feature/x", first)
+    git(origin, "tag", "-a", "-m", "annotated", "v1", first)
+    git(origin, "branch", "both", first)
+    git(origin, "tag", "both", last)
+    git(origin, "update-ref", "refs/pull/7/head", first)
+    names = ["feature/x", "refs/heads/feature/x", "v1", "both", first, first[:7], "refs/pull/7/head"]
+    for number, name in enumerate(names):
+        found = fetch_source(f"{origin.as_uri()}@{name}", tmp_path / str(number), os.environ)
+        assert found.commit == first, name
+
+
+@pytest.mark.parametrize("name", ["nope", "file", "0" * 40, "HEAD:nope", "+HEAD:nope", "a" * 300])
+def test_a_name_that_is_no_commit_is_said(name: str, origin: Path, tmp_path: Path) -> None:
+    with pytest.raises(InfrastructureError, match="no branch, tag or commit '") as refused:
+        fetch_source(f"{origin.as_uri()}@{name}", tmp_path / "clone", os.environ)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_address_without_a_repository_says_so(tmp_path: Path) -> None:
+    """git's last line is advice."""
+    with pytest.raises(InfrastructureError, match=r"git clone: fatal: .* does not "):
+        fetch_source((tmp_path / "nowhere").as_uri(), tmp_path / "clone", os.environ)

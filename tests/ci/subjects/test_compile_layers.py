@@ -138,11 +138,24 @@ def pack(tmp_path: Path, *members: tarfile.TarInfo, key: str = KEY, name_key: st
         header.size = len(key)
         archive.addfile(header, io.BytesIO(key.encode()))
         for member in members:
-            archive.addfile(member, io.BytesIO(bytes(member.size)))
+            archive.addfile(member, io.BytesIO(b"0\n".ljust(512, b"\0")[: member.size]))
     digest = hashlib.sha256(content.getvalue()).hexdigest()
     path = tmp_path / "cache" / f"{name_key}-{digest}.tar"
     path.write_bytes(content.getvalue())
     return next(layer for layer in list_layers(tmp_path / "cache") if layer.path == path)
+
+
+def sparse(name: str) -> tarfile.TarInfo:
+    """A plain file without content that is unpacked as a megabyte: sparse files of the PAX format, version 1.0."""
+    info = member(name)
+    info.pax_headers = {
+        "GNU.sparse.major": "1",
+        "GNU.sparse.minor": "0",
+        "GNU.sparse.name": name,
+        "GNU.sparse.realsize": str(2**20),
+    }
+    info.size = 512
+    return info
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE) -> tarfile.TarInfo:
@@ -157,8 +170,11 @@ def member(name: str, kind: bytes = tarfile.REGTYPE) -> tarfile.TarInfo:
         *(member(name) for name in ("../x", "/etc/x", "a/../../x", "a//b", "./x", "/".join("d" * 14))),
         *(member("x", kind) for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE)),
         *(member("x", kind) for kind in (tarfile.DIRTYPE, tarfile.GNUTYPE_SPARSE)),
+        *(member(name) for name in ("a\nb", "\x1b[2J", "a/\udcff", "x" * 300, "é" * 200, "x\u2028")),
+        *(member(name) for name in ("good", "good/below")),
+        sparse("x"),
     ],
-    ids=lambda info: f"{info.name}-{info.type!r}",
+    ids=lambda info: f"{info.name[:20]!a}-{info.type!r}",
 )
 def test_an_odd_member_is_refused_before_anything_is_written(odd: tarfile.TarInfo, tmp_path: Path) -> None:
     layer = pack(tmp_path, member("good"), odd)
@@ -166,6 +182,16 @@ def test_an_odd_member_is_refused_before_anything_is_written(odd: tarfile.TarInf
         unpack(layer, tmp_path / "copy")
     assert list((tmp_path / "copy").iterdir()) == []
     assert not (tmp_path / "x").exists()
+
+
+def test_a_name_that_no_file_can_have_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    """Written in part, a layer would be used though it was not told of: no failure would be repeated without it."""
+    odd = member("placeholder")
+    odd.pax_headers = {"path": "x\0y"}
+    layer = pack(tmp_path, member("good"), odd)
+    with pytest.raises(LayerError):
+        unpack(layer, tmp_path / "copy")
+    assert list((tmp_path / "copy").iterdir()) == []
 
 
 def test_a_layer_of_another_key_is_refused(tmp_path: Path) -> None:
