@@ -199,7 +199,7 @@ class Apriel2GatedDeltaNet(nn.Module):
         self.convolution = make_convolution(2 * self.keys + self.values, sizes)
         self.dt_bias = nn.Parameter(torch.ones(sizes["value_heads"]))
         self.A_log = nn.Parameter(torch.zeros(sizes["value_heads"]))
-        self.norm = Qwen3NextRMSNormGated(sizes["value_head_dim"], eps=1e-5)
+        self.norm = Qwen3NextRMSNormGated(sizes["value_head_dim"], eps=sizes.get("norm_eps", 1e-5))
         self.out_proj = nn.Linear(self.values, hidden, bias=False)
 
     def forward(self, hidden: Tensor, *_: Any) -> tuple[Tensor]:
