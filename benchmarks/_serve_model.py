@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def serve_full_size(
     hub: HubServer, name: str, directory: Path, *, device: str, keys: dict[str, Any], head_dim: bool, drop: list[str]
 ) -> None:
-    """Generate a registry entry's model at two layers in the new `directory`, and put it on the Hub.
+    """Generate an entry's model at two layers in the new `directory`, and serve it.
 
     `keys` are added to its config.json, and those in `drop` are taken out. `head_dim` writes that key where the
     published config leaves it out. All three are for a subject that refuses a config as it is published.
@@ -38,7 +38,7 @@ WHOLE_BLOCKS = {"hidden_size": 256, "intermediate_size": 512, "num_attention_hea
 def serve_small(
     hub: HubServer, name: str, directory: Path, *, head_dim: bool, drop: list[str], whole_blocks: bool = False
 ) -> None:
-    """Write the stand-in's small model of a registry entry to the new `directory`, and put it on the Hub.
+    """Write the small model of an entry to the new `directory`, and serve it.
 
     Its sizes are odd ones, or with `whole_blocks` those of WHOLE_BLOCKS.
     """

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -68,13 +69,12 @@ def main() -> int:
     options = parser.parse_args()
     verdicts: list[NamedVerdict] = []
     with open_subject("fast_llm", python=options.subject_python, path=tuple(options.subject_path)) as subject:
-        for seed in range(options.seeds):
-            for name in options.names or TINY_MODELS:
-                with tempfile.TemporaryDirectory() as scratch:
-                    for what, verdict in judge_tiny_model(subject, name, seed, Path(scratch)):
-                        verdicts.append((what, verdict))
-                        if not verdict.passed:
-                            print(f"{what}: {verdict.diagnosis}", file=sys.stderr, flush=True)
+        for seed, name in product(range(options.seeds), options.names or TINY_MODELS):
+            with tempfile.TemporaryDirectory() as scratch:
+                for what, verdict in judge_tiny_model(subject, name, seed, Path(scratch)):
+                    verdicts.append((what, verdict))
+                    if not verdict.passed:
+                        print(f"{what}: {verdict.diagnosis}", file=sys.stderr, flush=True)
     return show([make_figure(verdicts)])
 
 

@@ -23,7 +23,7 @@ EMBEDDINGS = {"embeddings": {"vocab_size": 32}, "hidden_size": 16}
 
 
 def show_kda_gradients() -> None:
-    """Print whether output and gradient of the plain Kimi delta attention are finite, by the decay of a token."""
+    """Print for which decays Kimi delta attention's plain output and gradient are finite."""
     from fast_llm.layers.ssm.kda import torch_chunk_kda
 
     torch.compiler.set_stance("force_eager")
@@ -40,7 +40,7 @@ def show_kda_gradients() -> None:
 
 
 def show_frozen_state() -> None:
-    """Print in which formats a model with and without a frozen parameter can be saved with its optimizer's state."""
+    """Print which formats can save the optimizer's state with a frozen parameter, and without."""
     from fast_llm.engine.checkpoint.config import DistributedCheckpointFormat, FastLLMCheckpointFormat
 
     for scale in (None, 0):

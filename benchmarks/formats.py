@@ -22,8 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.format_companions import copy_with_companions
-from benchmarks.format_models import FAST_LLM, MODELS, PROBES, FormatModel, write_model
+from benchmarks.format_model import FAST_LLM, FormatModel
+from benchmarks.format_models import MODELS
+from benchmarks.format_probes import PROBES
 from benchmarks.format_report import read_reports, show_companions, write_pages
+from benchmarks.format_weights import write_model
 from ci.environments.description import load_description
 from ci.environments.prepare import provide_base
 from ci.errors import SubjectError

@@ -14,6 +14,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,7 @@ class FaultResult:
 
 
 @dataclass
-class Bench:
+class CheckoutExperiment:
     """A copy of the checkout with the double step mended, and a judge for each model."""
 
     python: Path
@@ -139,18 +140,17 @@ class Bench:
     def run_controls(self, seeds: int) -> Iterator[tuple[str, bool, str]]:
         """Yield label, outcome and diagnosis of the right copy in every layout of every model."""
         with self.open_worker():
-            for name in TRAINING_MODELS:
-                for seed in range(seeds):
-                    for layout in LAYOUTS_OFFERED:
-                        if layout == "pp2_tied" and name != TIED:
-                            continue
-                        try:
-                            verdict = self.judge(name, seed).check_training(layout)
-                            yield f"{name}, seed {seed}, {layout}", verdict.passed, verdict.diagnosis
-                        except UnsupportedError:
-                            continue
-                        except SubjectError as error:
-                            yield f"{name}, seed {seed}, {layout}", False, str(error)
+            for name, seed, layout in product(TRAINING_MODELS, range(seeds), LAYOUTS_OFFERED):
+                if layout == "pp2_tied" and name != TIED:
+                    continue
+                label = f"{name}, seed {seed}, {layout}"
+                try:
+                    verdict = self.judge(name, seed).check_training(layout)
+                    yield label, verdict.passed, verdict.diagnosis
+                except UnsupportedError:
+                    continue
+                except SubjectError as error:
+                    yield label, False, str(error)
 
 
 def apply_edit(copy: Path, edit: Substitution) -> None:
@@ -163,7 +163,7 @@ def apply_edit(copy: Path, edit: Substitution) -> None:
 
 
 @contextmanager
-def make_bench(python: Path, checkout: Path) -> Iterator[Bench]:
+def open_experiment(python: Path, checkout: Path) -> Iterator[CheckoutExperiment]:
     """Copy the checkout, and mend and commit there what would make every run red."""
     with tempfile.TemporaryDirectory(prefix="faults.") as scratch:
         copy, folder = copy_checkout(checkout, Path(scratch) / "copy"), Path(scratch) / "work"
@@ -171,19 +171,16 @@ def make_bench(python: Path, checkout: Path) -> Iterator[Bench]:
         apply_edit(copy, MEND_DOUBLE_STEP)
         identity = ("-c", "user.name=benchmark", "-c", "user.email=benchmark@localhost")
         run_git(copy, *identity, "commit", "--quiet", "--all", "--message", "Count the step once")
-        yield Bench(python, copy, folder)
+        yield CheckoutExperiment(python, copy, folder)
 
 
-def show_faults(bench: Bench, words: str, skip: int) -> list[Figure]:
+def show_faults(experiment: CheckoutExperiment, words: str, skip: int) -> list[Figure]:
     """Run the faults whose name has these words, print each, and return the counts."""
     results = []
     for fault in [fault for fault in FAULTS if words in fault.name][skip:]:
-        result = bench.run_fault(fault)
+        result = experiment.run_fault(fault)
         results.append(result)
-        outcome = (
-            (result.reason and "NOT RUN") or (result.caught and ((result.named and "named") or "caught")) or "MISSED"
-        )
-        print(f"{outcome}: {fault.name} [{fault.layout}]: {result.reason or result.diagnosis}", flush=True)
+        print(f"{result.outcome}: {fault.name} [{fault.layout}]: {result.reason or result.diagnosis}", flush=True)
     ran = [result for result in results if not result.reason]
     count = len(ran)
     kinds = ", ".join(
@@ -195,11 +192,11 @@ def show_faults(bench: Bench, words: str, skip: int) -> list[Figure]:
     ]
 
 
-def show_controls(bench: Bench, seeds: int) -> list[Figure]:
+def show_controls(experiment: CheckoutExperiment, seeds: int) -> list[Figure]:
     """Run the right copy in every layout, print what is red, and return the count."""
     red = 0
     labels = []
-    for label, passed, diagnosis in bench.run_controls(seeds):
+    for label, passed, diagnosis in experiment.run_controls(seeds):
         labels.append(label)
         print(f"{'green' if passed else 'RED'}: {label}{'' if passed else f': {diagnosis}'}", flush=True)
         red += not passed
@@ -216,13 +213,15 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="WORDS", help="faults whose name has these words")
     parser.add_argument("--skip", type=int, default=0, metavar="N", help="leave the first N of them out")
     options = parser.parse_args()
+    if options.faults and not any(options.only in fault.name for fault in FAULTS):
+        parser.error(f"no fault's name has the words {options.only!r}")
     torch.set_num_threads(1)
     figures: list[Figure] = []
-    with make_bench(options.python, options.checkout) as bench:
+    with open_experiment(options.python, options.checkout) as experiment:
         if options.controls:
-            figures += show_controls(bench, options.controls)
+            figures += show_controls(experiment, options.controls)
         if options.faults:
-            figures += show_faults(bench, options.only, options.skip)
+            figures += show_faults(experiment, options.only, options.skip)
     return show(figures)
 
 

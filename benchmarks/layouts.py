@@ -221,7 +221,7 @@ def compute_update(weight: Tensor, gradient: Tensor, moments: tuple[Tensor, Tens
 
 
 def measure_balance(case: Case, subject: FastLLMSubject, name: str) -> tuple[list[float], float, float]:
-    """Return how many times each document's balancing loss is in the gradient, the part that is none, and the size.
+    """Measure how many times each document's balancing loss is in the gradient; return residual and size too.
 
     The size is the norm of what the balancing loss adds over that of the sum of all documents' balancing losses.
     """

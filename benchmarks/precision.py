@@ -41,7 +41,7 @@ MISTAKEN = ("dense", "moe")
 
 
 @dataclass(frozen=True)
-class Told:
+class MistakeResult:
     """One injected mistake: the first finding names the right operation, an ordinary tolerance is exceeded, words."""
 
     mutation: Mutation
@@ -53,33 +53,35 @@ class Told:
 
 def figures() -> list[Figure]:
     """Measure both, print each miss and each alarm at once."""
-    told = [result for name in MISTAKEN for dtype in DTYPES for result in tell_mistakes(name, dtype)]
-    for result in told:
+    results = [result for name in MISTAKEN for dtype in DTYPES for result in run_mistakes(name, dtype)]
+    for result in results:
         print(f"{result.model}: {result.mutation.name}: {result.finding or 'MISSED'}", file=sys.stderr, flush=True)
-    kinds = len({result.mutation.bug_class for result in told if result.located})
-    green = sum(result.located and not result.red for result in told)
+    kinds = len({result.mutation.bug_class for result in results if result.located})
+    green = sum(result.located and not result.red for result in results)
     how = f"{len(PRECISION_MUTATIONS)} mistakes of {kinds} kinds; {green} within the ordinary tolerance"
-    missed = sum(not result.located for result in told)
+    missed = sum(not result.located for result in results)
     clean = [
         run for seed in range(SEEDS) for name in MODELS for dtype in DTYPES for run in run_clean(name, dtype, seed)
     ]
     compared, alarms = sum(count for count, _ in clean), sum(len(found) for _, found in clean)
     return [
-        Figure(f"mistakes of precision not told, of {len(told)}", missed, "≤", 0, how=how),
+        Figure(f"mistakes of precision not told, of {len(results)}", missed, "≤", 0, how=how),
         Figure("clean comparisons", compared, "≥", 1000, how=f"{len(clean)} runs, {SEEDS} seeds, {len(MODELS)} models"),
         Figure("false alarms of the precision lens", alarms, "≤", 0, how=f"of {compared} comparisons"),
     ]
 
 
-def tell_mistakes(name: str, dtype: DType, mutations: tuple[Mutation, ...] = PRECISION_MUTATIONS) -> Iterator[Told]:
-    """Yield what is told about each mistake in one small model."""
+def run_mistakes(
+    name: str, dtype: DType, mutations: tuple[Mutation, ...] = PRECISION_MUTATIONS
+) -> Iterator[MistakeResult]:
+    """Yield what is found of each mistake in one small model."""
     with _make_experiment(name, dtype, 0) as experiment:
         for mutation in (m for m in mutations if m.applies_to(experiment.tiny_model)):
             judge = experiment.judge(MutantSubject(mutation), experiment.converted, explain=False)
             judge.check_forward(dtype="float32", variant={})
             verdict = judge.check_forward(dtype="model", variant={})
             first = next(iter(list_findings(verdict)), "")
-            yield Told(mutation, f"{name} {dtype}", is_located(mutation, first), not verdict.passed, first)
+            yield MistakeResult(mutation, f"{name} {dtype}", is_located(mutation, first), not verdict.passed, first)
 
 
 def run_clean(name: str, dtype: DType, seed: int) -> Iterator[tuple[int, list[str]]]:

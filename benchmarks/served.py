@@ -125,7 +125,7 @@ class Outcome:
 
 
 @dataclass
-class Bench:
+class ExportExperiment:
     """An engine, a scratch directory, and the exporter; each export takes `draws` seeds of the inputs."""
 
     consumer: TimedConsumer
@@ -168,7 +168,7 @@ class Bench:
 
 
 def join_inputs(reference: ReferenceRun, draws: int) -> tuple[InputCase, ...]:
-    """Return the inputs of several seeds as one list, so that one start of the engine scores them all."""
+    """Join the inputs of several seeds, so that one start of the engine scores them."""
     cases = list(reference.cases)
     for draw in range(1, draws):
         other = ReferenceRun(reference.checkpoint, reference.params, HuggingFace(), "cpu", reference.workdir, draw)
@@ -187,34 +187,34 @@ def list_controls(words: str, forms: tuple[str, ...]) -> Iterator[tuple[str, str
             yield model, offered[(number + seed) % len(offered)], DTYPES[(number + seed) % len(DTYPES)], seed
 
 
-def show_controls(bench: Bench, wanted: int, words: str, forms: tuple[str, ...]) -> list[Figure]:
+def show_controls(experiment: ExportExperiment, wanted: int, words: str, forms: tuple[str, ...]) -> list[Figure]:
     """Serve right exports until `wanted` comparisons are made; print each, and return the counts."""
     outcomes: list[Outcome] = []
     for control in list_controls(words, forms):
         if sum(outcome.comparisons for outcome in outcomes) >= wanted or control[3] > wanted:
             break
-        if outcome := bench.run_control(*control):
+        if outcome := experiment.run_control(*control):
             outcomes.append(outcome)
             said = f"RED: {outcome.diagnosis}" if outcome.diagnosis else f"green, {outcome.ratio:.3f} of the original's"
             print(f"{outcome.label}: {outcome.comparisons} comparisons, {said}, {outcome.seconds:.0f} s", flush=True)
     made = sum(outcome.comparisons for outcome in outcomes)
-    told = f"{made} comparisons of {len(outcomes)} exports, {len({o.label.split(',')[0] for o in outcomes})} models"
+    how = f"{made} comparisons of {len(outcomes)} exports, {len({o.label.split(',')[0] for o in outcomes})} models"
     red = sum(max(outcome.red, bool(outcome.diagnosis)) for outcome in outcomes)
     ratio = max((outcome.ratio for outcome in outcomes), default=0.0)
     return [
-        Figure("red comparisons of right exports", red, "=", 0, how=told),
-        Figure("comparisons", made, "≥", wanted, how=f"{bench.consumer.starts} starts of the engine"),
+        Figure("red comparisons of right exports", red, "=", 0, how=how),
+        Figure("comparisons", made, "≥", wanted, how=f"{experiment.consumer.starts} starts of the engine"),
         Figure("largest gap of an export ÷ its original's", ratio, "≤", 1.2),
-        _tell_time(bench.consumer, sum(outcome.seconds for outcome in outcomes), made),
+        _make_time_figure(experiment.consumer, sum(outcome.seconds for outcome in outcomes), made),
     ]
 
 
-def show_faults(bench: Bench, words: str) -> list[Figure]:
+def show_faults(experiment: ExportExperiment, words: str) -> list[Figure]:
     """Serve exports with planted faults, print each, and return how many were caught and named."""
     faults = {name: fault for name, fault in (FAULTS | KIN).items() if words in name}
     caught = named = 0
     for name, fault in faults.items():
-        outcome = bench.run_fault(name, fault)
+        outcome = experiment.run_fault(name, fault)
         found = any(not verdict.passed for verdict in outcome.verdicts)
         right = found and re.search(fault.named, outcome.diagnosis) is not None
         caught, named = caught + found, named + right
@@ -226,11 +226,11 @@ def show_faults(bench: Bench, words: str) -> list[Figure]:
     ]
 
 
-def _tell_time(consumer: TimedConsumer, seconds: float, comparisons: int) -> Figure:
+def _make_time_figure(consumer: TimedConsumer, seconds: float, comparisons: int) -> Figure:
     """Return the seconds a comparison took, and what they went into."""
     starting, working = consumer.starting / seconds, consumer.working / seconds
-    told = f"{seconds:.0f} s: {starting:.0%} starts of the engine, {working:.0%} its work, the rest Hugging Face's side"
-    return Figure("seconds a comparison", seconds / max(1, comparisons), "≤", SECONDS, "s", how=told)
+    how = f"{seconds:.0f} s: {starting:.0%} starts of the engine, {working:.0%} its work, the rest Hugging Face's side"
+    return Figure("seconds a comparison", seconds / max(1, comparisons), "≤", SECONDS, "s", how=how)
 
 
 def main() -> int:
@@ -246,19 +246,21 @@ def main() -> int:
     parser.add_argument("--subject-python", type=Path, help="interpreter that has Fast-LLM, to export too")
     parser.add_argument("--subject-path", type=Path, action="append", default=[])
     options = parser.parse_args()
+    if options.faults and not any(options.only in name for name in FAULTS | KIN):
+        parser.error(f"no fault's name has the words {options.only!r}")
     torch.set_num_threads(1)
     forms = tuple(options.form or (form for form in FORMS if form != "fast_llm" or options.subject_python))
     figures: list[Figure] = []
-    with open_bench(options) as bench:
+    with open_experiment(options) as experiment:
         if options.controls:
-            figures += show_controls(bench, options.controls, options.only, forms)
+            figures += show_controls(experiment, options.controls, options.only, forms)
         if options.faults:
-            figures += show_faults(bench, options.only)
+            figures += show_faults(experiment, options.only)
     return show(figures)
 
 
 @contextmanager
-def open_bench(options: argparse.Namespace) -> Iterator[Bench]:
+def open_experiment(options: argparse.Namespace) -> Iterator[ExportExperiment]:
     """Open the engine, and the subject where one is named, for the length of the context."""
     roots = from_environ(os.environ).environment_roots
     python, variables = find_interpreter(options.consumer, roots, options.consumer_python)
@@ -278,7 +280,7 @@ def open_bench(options: argparse.Namespace) -> Iterator[Bench]:
             variables=variables,
         )
         consumer = TimedConsumer(stack.enter_context(engine))
-        yield Bench(consumer, folder, Exporter(subject), draws=options.draws)
+        yield ExportExperiment(consumer, folder, Exporter(subject), draws=options.draws)
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def _find_url(hub: HubServer, name: str) -> str:
 
 
 def _measure_fp8(hub: HubServer, scratch: Path) -> list[Figure]:
-    """Count the requests for weights that lie beside their scales, in a file that is not sorted by dtype."""
+    """Count the requests for weights that lie beside their scales, unsorted by dtype."""
     tensors = {}
     for expert in range(EXPERTS):
         name = f"model.layers.{expert % 2}.mlp.experts.{expert // 2}.up_proj.weight"

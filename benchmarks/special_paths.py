@@ -88,7 +88,7 @@ class Counts:
         return f"| {self.path.name} | {self.path.formats} | {planted} | {self.caught} | {self.located} |"
 
 
-class Judges:
+class JudgeFactory:
     """Makes a judge for each case, published in `dtype`; Hugging Face's side of a case is computed once."""
 
     def __init__(self, root: Path, dtype: str = "float32") -> None:
@@ -111,7 +111,7 @@ class Judges:
         return judge
 
 
-def judge_paths(judges: Judges, paths: Sequence[SpecialPath]) -> list[Counts]:
+def judge_paths(judges: JudgeFactory, paths: Sequence[SpecialPath]) -> list[Counts]:
     """Judge every bug of every path; say on stderr what was not located."""
     counted = []
     for path in paths:
@@ -123,7 +123,7 @@ def judge_paths(judges: Judges, paths: Sequence[SpecialPath]) -> list[Counts]:
     return counted
 
 
-def judge_controls(judges: Judges, cases: Sequence[str]) -> list[str]:
+def judge_controls(judges: JudgeFactory, cases: Sequence[str]) -> list[str]:
     """Judge every model without a bug in both dtypes; return the red ones."""
     dtypes: tuple[Literal["float32", "model"], ...] = ("float32", "model")
     verdicts = {
@@ -175,8 +175,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     paths, start = [path for path in list_paths() if asked.only in path.name], time.monotonic()
     cases = sorted({bug.case for path in paths for bug in path.bugs})
     with tempfile.TemporaryDirectory(prefix="hub-tests-paths.") as scratch:
-        counted = judge_paths(Judges(Path(scratch) / "planted"), paths)
-        red = judge_controls(Judges(Path(scratch) / "controls", CONTROL_DTYPE), cases)
+        counted = judge_paths(JudgeFactory(Path(scratch) / "planted"), paths)
+        red = judge_controls(JudgeFactory(Path(scratch) / "controls", CONTROL_DTYPE), cases)
     table = show_table(counted, len(cases), red, time.monotonic() - start)
     print("\n".join([table, *red]))
     if asked.write:

@@ -16,6 +16,7 @@ import time
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,10 +55,10 @@ class FaultResult:
 
 
 def run_fault(fault: TrainingFault, judge: Judge) -> FaultResult:
-    """Plant one fault and run its check; a subject that refuses or dies has caught it, and its message is judged."""
+    """Inject one fault and run its check; a subject that refuses or dies has caught it, and its message is judged."""
     judge.check_training(fault.layout, auxiliary_loss=fault.check == "balancing")  # Hugging Face's side, once
     started = time.perf_counter()
-    with fault.planted(), redirect_stderr(StringIO()):
+    with fault.injected(), redirect_stderr(StringIO()):
         try:
             verdict = run_check(fault, judge)
             caught, diagnosis = not verdict.passed, verdict.diagnosis
@@ -77,19 +78,17 @@ def run_check(fault: TrainingFault, judge: Judge) -> Verdict:
 
 def run_controls(seeds: int) -> Iterator[tuple[str, bool, float, str]]:
     """Yield label, outcome, share of the limit and diagnosis of each right run: of a model, a seed and a layout."""
-    for seed in range(seeds):
-        for name, model in TRAINING_MODELS.items():
-            with tempfile.TemporaryDirectory() as scratch:
-                experiment = Experiment(model, Path(scratch), seed=seed)
-                judge = experiment.judge(ReferenceSubject(), experiment.converted)
-                for layout in LAYOUTS_OFFERED:
-                    for balancing in (False, True) if name == "mixtral" else (False,):
-                        try:
-                            verdict = judge.check_training(layout, auxiliary_loss=balancing)
-                        except UnsupportedError:
-                            continue
-                        label = f"{name}, seed {seed}, {layout}{', balancing loss' if balancing else ''}"
-                        yield label, verdict.passed, verdict.worst.used if verdict.worst else 0.0, verdict.diagnosis
+    for seed, name in product(range(seeds), TRAINING_MODELS):
+        with tempfile.TemporaryDirectory() as scratch:
+            experiment = Experiment(TRAINING_MODELS[name], Path(scratch), seed=seed)
+            judge = experiment.judge(ReferenceSubject(), experiment.converted)
+            for layout, balancing in product(LAYOUTS_OFFERED, (False, True) if name == "mixtral" else (False,)):
+                try:
+                    verdict = judge.check_training(layout, auxiliary_loss=balancing)
+                except UnsupportedError:
+                    continue
+                label = f"{name}, seed {seed}, {layout}{', balancing loss' if balancing else ''}"
+                yield label, verdict.passed, verdict.worst.used if verdict.worst else 0.0, verdict.diagnosis
 
 
 def run_faults(words: str) -> Iterator[FaultResult]:
@@ -119,29 +118,41 @@ def make_fault_figures(results: list[FaultResult]) -> list[Figure]:
 def main() -> int:
     """Run what was asked for; print each miss and each false alarm at once, then the figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
-    parser.add_argument("--faults", action="store_true", help="plant every fault")
+    parser.add_argument("--faults", action="store_true", help="inject every fault")
     parser.add_argument("--controls", type=int, default=0, metavar="SEEDS", help="run right layouts with so many seeds")
     parser.add_argument("--only", default="", metavar="WORDS", help="faults whose name has these words")
     options = parser.parse_args()
+    if options.faults and not any(options.only in fault.name for fault in FAULTS):
+        parser.error(f"no fault's name has the words {options.only!r}")
     torch.set_num_threads(1)
     figures: list[Figure] = []
     if options.faults:
-        results = []
-        for result in run_faults(options.only):
-            results.append(result)
-            outcome = "named" if result.named else ("caught" if result.caught else "MISSED")
-            print(f"{outcome}: {result.fault.name}: {result.diagnosis}", file=sys.stderr, flush=True)
-        figures += make_fault_figures(results)
+        figures += show_faults(options.only)
     if options.controls:
-        alarms, shares = 0, []
-        for label, passed, share, diagnosis in run_controls(options.controls):
-            shares.append(share)
-            if not passed:
-                alarms += 1
-                print(f"false alarm: {label}: {diagnosis}", file=sys.stderr, flush=True)
-        how = f"{len(shares)} right runs, at most {max(shares):.0%} of a limit used"
-        figures.append(Figure("false alarms of training steps", alarms, "=", 0, how=how))
+        figures.append(show_controls(options.controls))
     return show(figures)
+
+
+def show_faults(words: str) -> list[Figure]:
+    """Run the faults whose name has these words, print what became of each, and return the figures."""
+    results = []
+    for result in run_faults(words):
+        results.append(result)
+        outcome = "named" if result.named else ("caught" if result.caught else "MISSED")
+        print(f"{outcome}: {result.fault.name}: {result.diagnosis}", file=sys.stderr, flush=True)
+    return make_fault_figures(results)
+
+
+def show_controls(seeds: int) -> Figure:
+    """Run the right layouts, print each false alarm, and return their number."""
+    alarms, shares = 0, []
+    for label, passed, share, diagnosis in run_controls(seeds):
+        shares.append(share)
+        if not passed:
+            alarms += 1
+            print(f"false alarm: {label}: {diagnosis}", file=sys.stderr, flush=True)
+    how = f"{len(shares)} right runs, at most {max(shares):.0%} of a limit used"
+    return Figure("false alarms of training steps", alarms, "=", 0, how=how)
 
 
 if __name__ == "__main__":

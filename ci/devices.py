@@ -38,7 +38,7 @@ def check_driver(device: Literal["cpu", "cuda"], environ: Mapping[str, str]) -> 
 
 @cache
 def count_gpus() -> int:
-    """Return how many GPUs torch can see at most, without its import of seconds where the driver's NVML answers.
+    """Count the GPUs that torch can see at most, by the driver's NVML where it answers.
 
     NVML starts no CUDA, so that a process may still choose its devices by `CUDA_VISIBLE_DEVICES`. torch itself is
     asked where there is no NVML, or where it is built for another platform.
@@ -81,7 +81,7 @@ def choose_worker_count(models: int, device: Literal["cpu", "cuda"] | None, envi
 
 
 def share_machine(environ: Mapping[str, str], cores: int) -> dict[str, str]:
-    """Return the variables that give a pytest-xdist worker its own GPU and its share of the cores.
+    """Return variables that give a pytest-xdist worker its own GPU and share of cores.
 
     Worker gw<i> of N sees one GPU, shared only if there are too few, and starts cores / N threads, unless
     OMP_NUM_THREADS says another number: N processes with a thread for each core slow each other down.

@@ -75,7 +75,10 @@ class NotOfferedError(UnsupportedError):
 
 
 class NotComparedError(NotOfferedError):
-    """Hugging Face's side cannot run what is to be compared: no fault of the subject, and nothing is said about it."""
+    """Hugging Face's side cannot run what is to be compared: no fault of the subject, and nothing is said about it.
+
+    Not where that side's code is of the commit under test.
+    """
 
 
 class TerminatedError(KeyboardInterrupt):

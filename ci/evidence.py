@@ -152,26 +152,6 @@ def _divide(error: float, limit: float) -> float:
     return error / limit
 
 
-def format_share(used: float | None) -> str:
-    """Format error / limit: `10 %`, from ten times the limit on `12 x`.
-
-    It is the one figure of a comparison, the same in titles, tables, pages and terminals.
-    """
-    if used is None:
-        return "-"
-    if not math.isfinite(used):
-        return "∞"
-    if used >= 10:
-        return f"{used:,.0f} x" if used < 1e6 else f"{used:.1e} x"
-    return f"{used * 100:.0f} %" if used >= 0.01 else "<1 %"
-
-
-def format_share_of_limit(used: float) -> str:
-    """Format error / limit as part of a sentence: `10 % of the limit`, `4,000 x the limit`."""
-    share = format_share(used)
-    return f"{share} of the limit" if share.endswith("%") else f"{share.removesuffix(' x')} x the limit"
-
-
 @dataclass(frozen=True)
 class Heat:
     """The error by layer and token position, for one input and one sequence: at most 66 x 64 values.
@@ -311,7 +291,7 @@ NOT_ISOLATED = "none: "
 """How `Evidence.isolation` begins where the subject could have reached the judge; the reason follows."""
 REPEATED = "failed with compiled code of earlier runs, so it was repeated without: "
 """Prefix of a note of a test that a stale compile cache could have failed; what came of it follows."""
-YARDSTICK_NEED = "Hugging Face's side"
+HUGGING_FACE_NEED = "Hugging Face's side"
 """The `unmet_need` of a test for which Hugging Face's own side does not run: no limit of the subject."""
 NOT_COVERED = "not covered: "
 """Prefix of a value in `coverage` that says what the inputs did not reach."""

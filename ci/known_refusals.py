@@ -6,6 +6,7 @@ is neutral, whatever else was meant to be tested; any other failure of the same 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 MIN_WORDS, MAX_WORDS = 12, 300
 """Characters of a refusal's words: fewer would fit to other failures, more are cut from a report's sentence."""
+VARIES = "{}"
+"""Stands in a refusal's words for one word that the model's own file decides, such as a key's name."""
+MAX_VARYING = 2
 MAX_LINK = 300
 MAX_NAMED = 12
 """Models that one line names."""
@@ -24,7 +28,11 @@ MAX_NAMED = 12
 
 @dataclass(frozen=True)
 class KnownRefusal:
-    """One refusal. `words` are part of the subject's message, `since` is a date, `finding` a URL or a path of docs."""
+    """One refusal. `since` is a date, `finding` a URL or a path of docs.
+
+    `words` are the subject's whole message, but for what stands before a colon and the place in brackets at its end;
+    each `{}` in them stands for one word.
+    """
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
@@ -34,8 +42,9 @@ class KnownRefusal:
     finding: str
 
     def is_said_in(self, sentence: str) -> bool:
-        """Return whether a message holds exactly these words; lines and spaces do not count."""
-        return " ".join(self.words.split()) in " ".join(sentence.split())
+        """Return whether a message is exactly these words; lines and spaces do not count."""
+        words = r"\S{1,60}".join(map(re.escape, " ".join(self.words.split()).split(VARIES)))
+        return bool(re.search(rf"(?:^|: ){words}(?: \([^ ()]+:\d+\))?$", " ".join(sentence.split())))
 
 
 @dataclass(frozen=True)
@@ -71,8 +80,11 @@ def list_problems(refusals: Iterable[KnownRefusal]) -> Iterator[str]:
         where = f"known_refusals of '{one.subject[:80]}'"
         if not one.subject or one.subject in seen:
             yield f"{where}: expected one table for each subject, with its name"
-        if not MIN_WORDS <= len(one.words.strip()) <= MAX_WORDS or not one.words.isprintable():
-            yield f"{where}: words: expected {MIN_WORDS} to {MAX_WORDS} characters of the subject's own message"
+        fixed = one.words.replace(VARIES, "").strip()
+        if not MIN_WORDS <= len(fixed) <= len(one.words) <= MAX_WORDS or not one.words.isprintable():
+            yield f"{where}: words: expected {MIN_WORDS} to {MAX_WORDS} characters, the subject's whole message"
+        if one.words.count(VARIES) > MAX_VARYING:
+            yield f"{where}: words: expected at most {MAX_VARYING} parts that vary ({VARIES})"
         if not _is_date(one.since):
             yield f"{where}: since: '{one.since[:40]}' is not a date like 2026-11-27"
         if not 0 < len(one.finding) <= MAX_LINK or not one.finding.isprintable():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import json
 import re
@@ -15,17 +14,22 @@ from ci.errors import RequestError
 from ci.hub.layers import LayerRequest, format_layers
 from ci.hub.repository import is_commit
 from ci.hub.slices import WHOLE, Slice
-from ci.known_refusals import KnownRefusal, find_refusal, list_problems
+from ci.known_refusals import KnownRefusal, find_refusal
+from ci.known_refusals import list_problems as list_refusal_problems
 from ci.records import STRICT
+from ci.spelling import suggest_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 REGISTRY = Path(__file__).with_name("models.toml")
 DEFAULT_GROUP = "default"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 RESERVED = ("bisect", "cancel", "help")
 """Words of the comment command, which no model may be called."""
+_CLASS_KEYS = ("checkpoint_format", "model_config")
+_CLASS_NAME = re.compile(r"([A-Z]\w*?)(?:CheckpointFormat|ModelConfig)")
+_WORD_BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 MODEL_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 
 
@@ -179,7 +183,8 @@ def parse_model(name: str, table: Any, *, where: str = "HUB_TEST_CONFIGS") -> Hu
     if isinstance(entry.get("layers"), list | tuple) and entry["layers"]:
         entry.setdefault("num_layers_to_keep", len(entry["layers"]))
     model = _validate({**entry, "name": name}, where=where)
-    _check_values(model, where=where)
+    for problem in _list_problems(model):
+        raise RequestError(f"{where}: {problem}")
     return model
 
 
@@ -191,18 +196,6 @@ def select_models(models: Mapping[str, HubModel], words: Iterable[str]) -> tuple
     words = tuple(words) or (f"@{DEFAULT_GROUP}",)
     chosen = {name for word in words for name in _match_names(models, word)}
     return tuple(model for name, model in models.items() if name in chosen)
-
-
-def suggest_name(word: str, known: Iterable[str]) -> str:
-    """Return ` Did you mean 'x'?` where a known name is close, whatever its case, else an empty string."""
-    folded = {name.casefold(): name for name in reversed([*known])}
-    close = difflib.get_close_matches(word.casefold(), list(folded), n=1, cutoff=0.5)
-    return f" Did you mean '{folded[close[0]]}'?" if close else ""
-
-
-_CLASS_KEYS = ("checkpoint_format", "model_config")
-_CLASS_NAME = re.compile(r"([A-Z]\w*?)(?:CheckpointFormat|ModelConfig)")
-_WORD_BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 def _match_names(models: Mapping[str, HubModel], word: str) -> list[str]:
@@ -248,49 +241,49 @@ def _validate(entry: dict[str, Any], *, where: str) -> HubModel:
     return checked
 
 
-def _check_values(model: HubModel, *, where: str) -> None:
-    params = model.test_params
-    problems = {
-        f"model_id: '{model.model_id}' is not a Hub id; expected 'org/name'": not MODEL_ID.fullmatch(model.model_id),
-        f'num_layers_to_keep: {model.num_layers_to_keep} is not possible; expected 1 or more, or "auto"': (
-            model.num_layers_to_keep != "auto" and model.num_layers_to_keep < 1
-        ),
-        f"layers: {list(model.layers)} is not possible; expected indices from 0, ascending, like [0, 3]": (
-            model.layers != tuple(sorted(set(model.layers))) or min(model.layers, default=0) < 0
-        ),
-        f"layers: {len(model.layers)} are named, and num_layers_to_keep is {model.num_layers_to_keep}; drop one key": (
-            bool(model.layers) and model.num_layers_to_keep != len(model.layers)
-        ),
-        f"slice: {model.slice} is not possible; expected 1 or more": min(
-            model.slice.vocab or 1, model.slice.experts or 1
-        )
-        < 1
-        or 0 in (model.slice.vocab, model.slice.experts),
-        f"code_path: '{model.code_path}' is not possible; expected a directory below the subject's checkout": (
-            Path(model.code_path).is_absolute() or ".." in Path(model.code_path).parts
-        ),
-        f"code_revision: '{model.code_revision}' is not possible; expected a full commit of 40 hex digits": (
-            bool(model.code_revision) and not is_commit(model.code_revision)
-        ),
-        "code_path and code_revision exclude each other": bool(model.code_path and model.code_revision),
-        "code_environment, code_path and code_revision need trust_remote_code = true": (
-            bool(model.code_environment or model.code_path or model.code_revision) and not model.trust_remote_code
-        ),
-        "environments: expected one table for each subject, with its name and its environment": (
-            len({own.subject for own in model.environments if own.subject and own.environment})
-            < len(model.environments)
-        ),
-        f"test_params.batch_size: {params.batch_size}; expected 1 or more": params.batch_size < 1,
-        f"test_params.sequence_length: {params.sequence_length}; expected 2 or more": params.sequence_length < 2,
-        f"test_params.compare_factor: {params.compare_factor}; expected 1.0 to 2.0": (
-            not 1 <= params.compare_factor <= 2
-        ),
-    }
-    for problem in (
-        *(problem for problem, present in problems.items() if present),
-        *list_problems(model.known_refusals),
-    ):
-        raise RequestError(f"{where}: {problem}")
+def _list_problems(model: HubModel) -> Iterator[str]:
+    """Yield what is not possible about each value, or about several together."""
+    if not MODEL_ID.fullmatch(model.model_id):
+        yield f"model_id: '{model.model_id}' is not a Hub id; expected 'org/name'"
+    yield from _list_part_problems(model)
+    yield from _list_code_problems(model)
+    if len({own.subject for own in model.environments if own.subject and own.environment}) < len(model.environments):
+        yield "environments: expected one table for each subject, with its name and its environment"
+    yield from _list_test_problems(model.test_params)
+    yield from list_refusal_problems(model.known_refusals)
+
+
+def _list_part_problems(model: HubModel) -> Iterator[str]:
+    number, layers = model.num_layers_to_keep, model.layers
+    if number != "auto" and number < 1:
+        yield f'num_layers_to_keep: {number} is not possible; expected 1 or more, or "auto"'
+    if layers != tuple(sorted(set(layers))) or min(layers, default=0) < 0:
+        yield f"layers: {list(layers)} is not possible; expected indices from 0, ascending, like [0, 3]"
+    if layers and number != len(layers):
+        yield f"layers: {len(layers)} are named, and num_layers_to_keep is {number}; drop one key"
+    if any(size is not None and size < 1 for size in (model.slice.vocab, model.slice.experts)):
+        yield f"slice: {model.slice} is not possible; expected 1 or more"
+
+
+def _list_code_problems(model: HubModel) -> Iterator[str]:
+    path, revision = Path(model.code_path), model.code_revision
+    if path.is_absolute() or ".." in path.parts:
+        yield f"code_path: '{model.code_path}' is not possible; expected a directory below the subject's checkout"
+    if revision and not is_commit(revision):
+        yield f"code_revision: '{revision}' is not possible; expected a full commit of 40 hex digits"
+    if model.code_path and revision:
+        yield "code_path and code_revision exclude each other"
+    if (model.code_environment or model.code_path or revision) and not model.trust_remote_code:
+        yield "code_environment, code_path and code_revision need trust_remote_code = true"
+
+
+def _list_test_problems(params: TestParams) -> Iterator[str]:
+    if params.batch_size < 1:
+        yield f"test_params.batch_size: {params.batch_size}; expected 1 or more"
+    if params.sequence_length < 2:
+        yield f"test_params.sequence_length: {params.sequence_length}; expected 2 or more"
+    if not 1 <= params.compare_factor <= 2:
+        yield f"test_params.compare_factor: {params.compare_factor}; expected 1.0 to 2.0"
 
 
 def _check_duplicates(models: Iterable[HubModel], *, where: str) -> None:

@@ -98,7 +98,7 @@ class PhaseClock:
 
     @contextmanager
     def wait(self) -> Iterator[None]:
-        """Wait in the clock's own thread for another one, whose seconds now count as the wall time's."""
+        """Wait for another thread, whose seconds then count as the wall time's."""
         with self.measure("other", "waiting"):
             self._waiting_since, self._passed_on = time.perf_counter(), 0.0
             try:
@@ -108,7 +108,7 @@ class PhaseClock:
                 self._local.inner += self._passed_on
 
     def take(self) -> tuple[PhaseTime, ...]:
-        """Return what was measured since the last call, in the order of the phases, and forget it."""
+        """Return and forget what was measured since the last call, in the phases' order."""
         with self._lock:
             sums, self._sums = self._sums, {}
         times = [PhaseTime(*key, seconds=own, beside=beside) for key, (own, beside) in sums.items()]
@@ -128,7 +128,7 @@ class PhaseClock:
         self._add(measured.rest or key, max(0.0, left), own)
 
     def _share_waited_for(self, seconds: float) -> float:
-        """Return the share of the seconds until now, 0 to 1, for which the own thread has waited."""
+        """Return the share of the seconds, 0 to 1, for which the own thread waited."""
         waited = bound_seconds(time.perf_counter() - self._waiting_since, seconds)
         return waited / seconds if seconds > 0 else 0.0
 

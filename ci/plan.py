@@ -159,7 +159,7 @@ def make_plan(request: RunRequest, models: Mapping[str, HubModel]) -> Plan:
 
 
 def leaves_out_refused(request: RunRequest) -> bool:
-    """Return whether a run judges a change before it is merged, and nobody has named its models."""
+    """Return whether a run judges an unmerged change, and nobody named its models."""
     if request.trigger == "merge_group":
         return True
     return not request.models and (request.pull_request is not None or request.trigger == "issue_comment")

@@ -25,8 +25,8 @@ from ci.report.report_files import write_report
 from ci.report.result_files import read_result_files
 from ci.report.run_files import write_host
 from ci.report_folder import own_report_folder
+from ci.run_arguments import make_reproduction_arguments
 from ci.run_heading import check_default_subject, format_heading
-from ci.run_options import RunOptions, make_reproduction_arguments
 from ci.run_requirements import check_interpreter, check_requested_models, check_subject, check_suite
 from ci.subjects.compile_cache import choose_compile_cache
 from ci.subjects.sandbox import choose_isolation
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ci.hub.progress import Progress
     from ci.models import HubModel
     from ci.report.results import Results
+    from ci.run_options import RunOptions
     from ci.settings import Settings
 
 FetchProgress: TypeAlias = "Callable[[], AbstractContextManager[Callable[[str, Progress], None] | None]]"
@@ -106,16 +107,7 @@ def _run_prepared(
     progress: FetchProgress,
 ) -> Results:
     """Run with a subject that can be started; the plan names what was `asked`, which can be run again."""
-    options = prepared.options
-    options = replace(options, subject=options.subject_or_default(), subject_logs=report / "logs")
-    if prepared.models:
-        options = replace(options, model_options=report / MODEL_OPTIONS)
-        write_model_options(prepared.models, report / MODEL_OPTIONS)
-    for model in models:
-        own = apply_model_options(options, model.name)
-        if own.environment_failure is None:
-            check_subject(own)
-            check_interpreter(own)
+    options = _complete_options(models, prepared, report)
     outside: list[PhaseTime] = []
     if options.workers is None:
         options = replace(options, workers=choose_worker_count(len(models), options.device, environ))
@@ -139,6 +131,21 @@ def _run_prepared(
         run_results = replace(run_results, outside=(*outside, *_list_suite_rest(run_results, options, suite_seconds)))
         write_report(run_results, report)
     return run_results
+
+
+def _complete_options(models: Sequence[HubModel], prepared: PreparedSubjects, report: Path) -> RunOptions:
+    """Return the suite's options, and write those that differ between models; check that each subject can start."""
+    options = prepared.options
+    options = replace(options, subject=options.subject_or_default(), subject_logs=report / "logs")
+    if prepared.models:
+        options = replace(options, model_options=report / MODEL_OPTIONS)
+        write_model_options(prepared.models, report / MODEL_OPTIONS)
+    for model in models:
+        own = apply_model_options(options, model.name)
+        if own.environment_failure is None:
+            check_subject(own)
+            check_interpreter(own)
+    return options
 
 
 def _list_suite_rest(results: Results, options: RunOptions, seconds: float) -> list[PhaseTime]:

@@ -31,7 +31,7 @@ _PIN = re.compile(r"@([0-9a-f]{7,40})$")
 
 
 def check_default_subject(options: RunOptions, environ: Mapping[str, str], here: Path) -> None:
-    """Raise RequestError where nobody named a subject, and a framework was meant that cannot be imported here."""
+    """Raise RequestError where no subject is named, and a framework is meant but not importable."""
     if options.subject or options.subject_python or options.environment:
         return
     chosen = choose_default_subject(None)

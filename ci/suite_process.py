@@ -18,7 +18,7 @@ from ci.github.output_relay import relay_output
 from ci.judge_environment import LARGE_PAGES, make_suite_environment
 from ci.report.result_files import JUNIT, RUNNING
 from ci.report.run_files import record_suite_end, write_ended
-from ci.run_options import RunOptions, make_pytest_arguments
+from ci.run_arguments import make_pytest_arguments
 from ci.suite.progress import ProgressEvent, follow_progress
 from ci.terminal import STARTING, suite_progress
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from ci.models import HubModel
+    from ci.run_options import RunOptions
 
 SECONDS_TO_WRITE = 60.0
 """Seconds that an interrupted suite has to write its results."""

@@ -86,7 +86,7 @@ def vision_block_name(layer: int) -> str:
 
 
 def vision_layer_of(name: str) -> int | None:
-    """Return the number of the vision tower's block that a tensor belongs to, None outside its blocks."""
+    """Return the number of a tensor's block in the vision tower, None outside its blocks."""
     block = _VISION_BLOCK.match(name)
     return int(block[1]) if block else None
 
@@ -138,7 +138,7 @@ def is_scope(name: str) -> bool:
 
 
 def is_block_output(name: str) -> bool:
-    """Return whether a tensor is the output of a block, of the decoder or of a vision tower."""
+    """Return whether a tensor is the output of a decoder's or a vision tower's block."""
     return not operation_of(name)
 
 

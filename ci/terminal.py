@@ -109,25 +109,21 @@ def make_bytes_table(plans: Sequence[BytePlan]) -> FittingTable:
 
 def make_entries_table(entries: Sequence[StoreEntry]) -> FittingTable:
     """Make the table of the store; without paths, as above."""
-    reasons = any(e.reason for e in entries)
+    reasons = any(entry.reason for entry in entries)
     columns = (
         *(Column("model"), Column("revision", 2), Column("layers", 1, "right"), Column("size", align="right")),
         *(Column("state"), *((Column("why"),) if reasons else ())),
     )
-    rows = []
-    for e in entries:
-        why = [e.reason] if reasons else []
-        rows.append(
-            (
-                e.model_id,
-                e.revision[:12],
-                "code" if e.kind == "code" else str(e.layers),
-                format_size(e.bytes),
-                e.state,
-                *why,
-            )
-        )
+    rows = [
+        (*_describe_entry(entry), format_size(entry.bytes), entry.state, *((entry.reason,) if reasons else ()))
+        for entry in entries
+    ]
     return _make_table(columns, rows)
+
+
+def _describe_entry(entry: StoreEntry) -> tuple[str, str, str]:
+    """Return model, revision and layers; of a model's own code, that it is code."""
+    return entry.model_id, entry.revision[:12], "code" if entry.kind == "code" else str(entry.layers)
 
 
 @contextmanager
@@ -168,7 +164,7 @@ def format_ended_test(event: ProgressEvent, width: int | None = None) -> str:
 
 
 def _shorten(name: str, width: int | None, taken: int) -> str:
-    """Leave out the middle of a name that does not fit into `width` characters of which some are taken."""
+    """Leave out the middle of a name that does not fit beside what is taken."""
     room = max((width or len(name) + taken) - taken, MIN_SHOWN)
     return name if len(name) <= room else f"{name[: (room - 1) // 2]}…{name[len(name) - room // 2 :]}"
 

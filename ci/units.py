@@ -1,7 +1,8 @@
-"""Sizes, durations and moments as people write and read them."""
+"""Sizes, durations, moments and shares of a limit as people write and read them."""
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import UTC, datetime
 
@@ -40,7 +41,7 @@ def format_size(count: float) -> str:
 
 
 def format_age(seconds: float) -> str:
-    """Format a duration in its largest unit, as `3.0 d`, `5.0 h`, `2 min` or `7 s`."""
+    """Format a duration in its largest unit: `3.0 d`, `5.0 h`, `2 min`, `7 s`."""
     if seconds >= 2 * 86400:
         return f"{seconds / 86400:.1f} d"
     if seconds >= 2 * 3600:
@@ -51,3 +52,23 @@ def format_age(seconds: float) -> str:
 def format_now() -> str:
     """Format this moment in ISO 8601, UTC, to the second: `2026-11-27T08:30:00+00:00`."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def format_share(used: float | None) -> str:
+    """Format error / limit: `10 %`, from ten times the limit on `12 x`.
+
+    It is the one figure of a comparison, the same in titles, tables, pages and terminals.
+    """
+    if used is None:
+        return "-"
+    if not math.isfinite(used):
+        return "∞"
+    if used >= 10:
+        return f"{used:,.0f} x" if used < 1e6 else f"{used:.1e} x"
+    return f"{used * 100:.0f} %" if used >= 0.01 else "<1 %"
+
+
+def format_share_of_limit(used: float) -> str:
+    """Format error / limit as part of a sentence: `10 % of the limit`, `4,000 x the limit`."""
+    share = format_share(used)
+    return f"{share} of the limit" if share.endswith("%") else f"{share.removesuffix(' x')} x the limit"

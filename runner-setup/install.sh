@@ -58,6 +58,15 @@ if [ -z "$root" ]; then
     do_it apt-get install --yes --no-install-recommends $packages
 fi
 [ -n "$dry" ] || check_python
+# What fetches and unpacks container images, where the file says that some environments are ones.
+wants_images() {
+    "$python" -c 'import sys, tomllib
+settings = tomllib.load(open(sys.argv[1], "rb"))
+sys.exit(settings.get("environments", {}).get("images") is not True)' "$config" 2>/dev/null
+}
+if [ -z "$root" ] && [ -x "$python" ] && wants_images; then
+    do_it apt-get install --yes --no-install-recommends skopeo umoci
+fi
 do_it "$python" -m venv "$program/venv"
 do_it "$program/venv/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade "$here/..[runner]"
 # The second engine of chat templates, by its lock. Without it the rest works: a report says that one engine judged alone.

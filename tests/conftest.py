@@ -20,6 +20,8 @@ HOMES = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STAT
 REMOVED = ("HF_", "HUGGING", "HUB_TESTS_", "GITHUB_", "TRANSFORMERS_")
 HUB_PATHS = {"HF_HOME": "", "HF_HUB_CACHE": "hub", "HF_XET_CACHE": "xet", "HF_TOKEN_PATH": "token"}
 LONG_FOLDERS = tuple(Path(__file__).parent / name for name in ("e2e", "benchmarks/mutation"))
+LONGEST_ID = 200
+"""Characters of a parameter's id. Linux refuses to start a process with a variable of 128 KiB."""
 LOOPBACK_NAMES = {None, "", "localhost", b"localhost"}
 
 
@@ -33,6 +35,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not set(LONG_FOLDERS).isdisjoint(item.path.parents):
             item.add_marker(pytest.mark.long)
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Shorten the id of a long text: pytest puts it into an environment variable that processes are started with."""
+    if isinstance(val, str | bytes) and len(val) > LONGEST_ID:
+        return f"{val[:40]!a} and more, {len(val)} in all"
+    return None
 
 
 @pytest.fixture(autouse=True)

@@ -38,7 +38,7 @@ def _in_every_block(edit: EditAttention) -> Callable[[Weights, Architecture], No
 
 
 def _change_rows(weights: Weights, name: str, change: Callable[[Tensor], Tensor]) -> None:
-    """Change the output rows of a projection (rows, hidden), and its bias (rows,) where it has one."""
+    """Change the output rows of a projection (rows, hidden) and of its bias (rows,)."""
     for kind in ("weight", "bias"):
         if f"{name}.{kind}" in weights:
             weights[f"{name}.{kind}"] = change(weights[f"{name}.{kind}"])

@@ -6,7 +6,7 @@ Each stands for faults that real projects have shipped; where one has a public t
 from __future__ import annotations
 
 from benchmarks.mutation import parallel_replacements, resume_replacements, step_replacements
-from benchmarks.mutation.training_fault import Plant, TrainingFault, parallel_fault, replace_with
+from benchmarks.mutation.training_fault import Replacement, TrainingFault, parallel_fault, replace_with
 
 PARALLEL_FAULTS: tuple[TrainingFault, ...] = (
     # https://github.com/NVIDIA/Megatron-LM/issues/1464
@@ -41,23 +41,23 @@ PARALLEL_FAULTS: tuple[TrainingFault, ...] = (
     parallel_fault(
         "gradients are clipped before they are summed",
         *("dp2", "llama", "clipped before the sum"),
-        Plant("training_step:reduce_gradients", step_replacements.clip_before_sum),
-        Plant("training_rank:run_step", step_replacements.tell_clip_limit),
+        Replacement("training_step:reduce_gradients", step_replacements.clip_before_sum),
+        Replacement("training_rank:run_step", step_replacements.tell_clip_limit),
     ),
     parallel_fault(
         "gradients are reduced after every micro-batch",
         *("dp2_accumulate2", "llama", "documents count|data rank"),
-        Plant("training_step:RankTrainer._run_backward", step_replacements.reduce_each_document),
+        Replacement("training_step:RankTrainer._run_backward", step_replacements.reduce_each_document),
     ),
     parallel_fault(
         "a model copy starts from other weights",
         *("dp2", "qwen2", "ranks 0 and 1 hold different"),
-        Plant("training_rank:cut_parameter", parallel_replacements.other_start),
+        Replacement("training_rank:cut_parameter", parallel_replacements.other_start),
     ),
     parallel_fault(
         "a rank stops in the middle of a step",
         *("dp2", "llama", "rank 1"),
-        Plant("training_rank:run_step", step_replacements.stop_second_rank),
+        Replacement("training_rank:run_step", step_replacements.stop_second_rank),
     ),
     parallel_fault(
         "the attention's output is not summed over tensor ranks",
@@ -101,29 +101,29 @@ PARALLEL_FAULTS: tuple[TrainingFault, ...] = (
     parallel_fault(
         "parts are put together in the wrong order",
         *("tp2", "llama", "wrong order"),
-        Plant("training_gather:join_parameter", lambda original: lambda p, parts: original(p, list(parts)[::-1])),
+        Replacement("training_gather:join_parameter", lambda original: lambda p, parts: original(p, list(parts)[::-1])),
     ),
     parallel_fault(
         "every tensor rank holds the first rank's keys and values",
         *("tp2", "llama", "layer 0, (key|value).*rank 1"),
-        Plant("training_rank:cut_parameter", parallel_replacements.cut_same_key_value),
+        Replacement("training_rank:cut_parameter", parallel_replacements.cut_same_key_value),
     ),
     parallel_fault(
         "a rank's part of the vocabulary begins one row late",
         *("tp2", "llama", "token embeddings"),
-        Plant("sharded_model:shift_ids", parallel_replacements.shift_second_rank),
+        Replacement("sharded_model:shift_ids", parallel_replacements.shift_second_rank),
     ),
     # https://github.com/NVIDIA/Megatron-LM/issues/5916
     parallel_fault(
         "the router's gradient is not summed over tensor ranks",
         *("tp2", "mixtral", r"router|gate\.weight"),
-        Plant("sharded_model:ShardedModel._enter", parallel_replacements.enter_but_scores),
+        Replacement("sharded_model:ShardedModel._enter", parallel_replacements.enter_but_scores),
         thread="https://github.com/NVIDIA/Megatron-LM/issues/5916",
     ),
     parallel_fault(
         "dropout with a seed of each rank",
         *("tp2", "llama", "token embeddings.*rank 0, 1"),
-        Plant("sharded_model:ShardedModel.embed", parallel_replacements.embed_with_dropout),
+        Replacement("sharded_model:ShardedModel.embed", parallel_replacements.embed_with_dropout),
     ),
     parallel_fault(
         "the norm counts replicated parameters once a rank",
@@ -151,18 +151,18 @@ PARALLEL_FAULTS: tuple[TrainingFault, ...] = (
     parallel_fault(
         "the norm counts tied embeddings on both stages",
         *("pp2_tied", "qwen2", "tied embeddings count on both stages"),
-        Plant("training_step:counts_for_norm", step_replacements.count_both_ends),
+        Replacement("training_step:counts_for_norm", step_replacements.count_both_ends),
         thread="https://github.com/NVIDIA/Megatron-LM/issues/656",
     ),
     parallel_fault(
         "no gradient goes back to the stage before",
         *("pp2", "llama", r"gradient of model\.(embed_tokens|layers\.0).*zero"),
-        Plant("rank_groups:RankGroups.send", step_replacements.send_zeros_back),
+        Replacement("rank_groups:RankGroups.send", step_replacements.send_zeros_back),
     ),
     parallel_fault(
         "the gradient between stages is divided by the micro-batches once more",
         *("pp2", "llama", r"gradient of model\.(embed_tokens|layers\.0).*0\.5 times.*(stages|micro-batches)"),
-        Plant("rank_groups:RankGroups.send", step_replacements.halve_gradient_back),
+        Replacement("rank_groups:RankGroups.send", step_replacements.halve_gradient_back),
     ),
     parallel_fault(
         "updated slices are not gathered",
@@ -172,12 +172,12 @@ PARALLEL_FAULTS: tuple[TrainingFault, ...] = (
     parallel_fault(
         "slices are gathered in the wrong order",
         *("zero2", "llama", "slices of the data ranks are gathered in the wrong order"),
-        Plant("rank_groups:RankGroups.gather_slices", step_replacements.gather_reversed),
+        Replacement("rank_groups:RankGroups.gather_slices", step_replacements.gather_reversed),
     ),
     parallel_fault(
         "gradients are cut into other slices than moments",
         *("zero2", "llama", "another rank's slice of the gradient"),
-        Plant("adamw:AdamW.update", step_replacements.cut_next_slice),
+        Replacement("adamw:AdamW.update", step_replacements.cut_next_slice),
     ),
     parallel_fault(
         "the balancing loss is summed over documents",
@@ -188,7 +188,7 @@ PARALLEL_FAULTS: tuple[TrainingFault, ...] = (
     parallel_fault(
         "slices of the state are lost when it is saved",
         *("zero2", "llama", "next step after zero2"),
-        Plant("training_checkpoint:join_slices", resume_replacements.repeat_first_slice),
+        Replacement("training_checkpoint:join_slices", resume_replacements.repeat_first_slice),
         check="conversion",
     ),
 )

@@ -67,7 +67,7 @@ def _norm_rounded_again(hidden: Tensor, weight: Tensor, epsilon: float) -> Tenso
 
 
 def _attend(weigh: Callable[[Tensor, int], Tensor]) -> Callable[..., Tensor]:
-    """Attend with weights (B, heads, T, T) from masked scores before the softmax scale, of head_dim channels."""
+    """Attend with weights (B, heads, T, T) made from masked, unscaled scores."""
 
     def run(query: Tensor, key: Tensor, value: Tensor, seen: Any, ran: Any) -> Tensor:
         ran.add("attention", "eager")

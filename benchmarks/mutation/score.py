@@ -232,7 +232,7 @@ def _inject_bugs(
 
 
 def _run_rewrites(name: str, seed: int, device: str) -> list[Control]:
-    """Judge every conversion that computes the same in another way, with weights and inputs of this seed."""
+    """Judge every equal rewrite of a conversion, with weights and inputs of this seed."""
     from benchmarks.mutation.equal_rewrites import EQUAL_REWRITES
     from benchmarks.mutation.experiment import Experiment
     from benchmarks.mutation.tiny_models import TINY_MODELS

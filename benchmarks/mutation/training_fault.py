@@ -1,4 +1,4 @@
-"""Faults of training steps, planted one at a time into the reference: parallelism, optimizer, accumulation, resume.
+"""Faults of training steps, injected one at a time into the reference: parallelism, optimizer, accumulation, resume.
 
 Each stands for faults that real projects have shipped; where one has a public thread, the comment before it says which.
 """
@@ -17,14 +17,14 @@ Kind = Literal["parallelism", "training step"]
 
 
 @dataclass(frozen=True)
-class Plant:
+class Replacement:
     """A replacement: `place` is "module:name" or "module:Class.name" below the reference; `make` gets the original."""
 
     place: str
     make: Callable[[Any], Any]
 
     @contextmanager
-    def planted(self) -> Iterator[None]:
+    def injected(self) -> Iterator[None]:
         """Put the replacement in place within the `with` block; ranks are forks, so they have it too."""
         module, _, path = self.place.partition(":")
         owner, (*parents, name) = import_module(f"{REFERENCE}.{module}"), path.split(".")
@@ -47,29 +47,33 @@ class TrainingFault:
     layout: str
     model: str
     named: str
-    plants: tuple[Plant, ...]
+    replacements: tuple[Replacement, ...]
     check: Check = "steps"
     thread: str = ""
 
     @contextmanager
-    def planted(self) -> Iterator[None]:
+    def injected(self) -> Iterator[None]:
         """Put every replacement in place within the `with` block."""
         with ExitStack() as stack:
-            for plant in self.plants:
-                stack.enter_context(plant.planted())
+            for replacement in self.replacements:
+                stack.enter_context(replacement.injected())
             yield
 
 
-def parallel_fault(name: str, layout: str, model: str, named: str, *plants: Plant, **rest: Any) -> TrainingFault:
+def parallel_fault(
+    name: str, layout: str, model: str, named: str, *replacements: Replacement, **rest: Any
+) -> TrainingFault:
     """Return a fault of parallelism."""
-    return TrainingFault(name, "parallelism", layout, model, named, plants, **rest)
+    return TrainingFault(name, "parallelism", layout, model, named, replacements, **rest)
 
 
-def step_fault(name: str, layout: str, model: str, named: str, *plants: Plant, **rest: Any) -> TrainingFault:
+def step_fault(
+    name: str, layout: str, model: str, named: str, *replacements: Replacement, **rest: Any
+) -> TrainingFault:
     """Return a fault of a training step."""
-    return TrainingFault(name, "training step", layout, model, named, plants, **rest)
+    return TrainingFault(name, "training step", layout, model, named, replacements, **rest)
 
 
-def replace_with(place: str, new: Callable[..., Any]) -> Plant:
+def replace_with(place: str, new: Callable[..., Any]) -> Replacement:
     """Replace a function by another one that does not need the original."""
-    return Plant(place, lambda _: new)
+    return Replacement(place, lambda _: new)

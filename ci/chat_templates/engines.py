@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ci.subjects.sandbox import interpreter_directories
+from ci.subjects.interpreter_paths import list_interpreter_directories
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -44,7 +44,7 @@ def find_engines(environ: Mapping[str, str] | None = None) -> tuple[Engine, ...]
 def describe_second_engine(
     environ: Mapping[str, str] | None = None, which: Callable[[str], str | None] = shutil.which
 ) -> tuple[str, str]:
-    """Return name and version of the second engine, or "" and why a rewritten template has one judge alone."""
+    """Return name and version of the second engine, or "" and why there is none."""
     engine = _find_huggingface_jinja(os.environ if environ is None else environ, which)
     if engine.absent:
         return "", engine.absent
@@ -58,7 +58,7 @@ def describe_second_engine(
 def _find_jinja2() -> Engine:
     python = Path(sys.executable)
     program = PROGRAMS / "jinja2_program.py"
-    return Engine("Jinja2", (str(python), "-I", str(program)), (*interpreter_directories(python), PROGRAMS))
+    return Engine("Jinja2", (str(python), "-I", str(program)), (*list_interpreter_directories(python), PROGRAMS))
 
 
 def _find_huggingface_jinja(environ: Mapping[str, str], which: Callable[[str], str | None] = shutil.which) -> Engine:

@@ -11,7 +11,8 @@ import typer
 from ci.cli import options
 from ci.cli.help import complete_models
 from ci.errors import RequestError
-from ci.run_options import RunOptions, make_cli_arguments
+from ci.run_arguments import make_cli_arguments
+from ci.run_options import RunOptions  # noqa: TC001 -- typer reads it from the annotations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

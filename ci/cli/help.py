@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperGroup
 
+from ci.spelling import suggest_name
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -125,7 +127,7 @@ def _format_section(title: str, rows: list[tuple[str, str]], width: int) -> str:
 
 
 def _describe(parameter: Any, context: Any) -> tuple[str, str]:
-    """Return an option's names with the word for its value, and what it says, with its default."""
+    """Return an option's names and value word, and its help with the default."""
     kind = parameter.metavar or name_kind(parameter, _read_type(parameter, context))
     text = " ".join(str(getattr(parameter, "help", "") or "").split())
     if parameter.param_type_name == "argument":
@@ -189,8 +191,6 @@ def improve_usage_error(usage: Any) -> None:
     if not wrong or context is None:
         return
     known = [name for one in context.command.params for name in one.opts if name.startswith("--")]
-    from ci.models import suggest_name
-
     likely = suggest_name(wrong.lstrip("-"), [name.lstrip("-") for name in known]).replace("'", "'--", 1)
     usage.message = f"{usage.message}.{likely}"
     usage.possibilities = None

@@ -12,7 +12,8 @@ import typer
 
 from ci.cli.help import complete_models
 from ci.errors import RequestError
-from ci.run_options import OPTIONS, Option, RunOptions
+from ci.run_arguments import OPTIONS, Option
+from ci.run_options import RunOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

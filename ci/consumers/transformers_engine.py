@@ -116,7 +116,7 @@ class TransformersEngine:
 
 
 def render_conversation(tokenizer: Any) -> tuple[int, ...]:
-    """Return the ids of the fixed conversation in a tokenizer's chat template, empty where there is none."""
+    """Return the ids of the fixed conversation, empty where the tokenizer has no chat template."""
     if tokenizer is None or not getattr(tokenizer, "chat_template", None):
         return ()
     text = tokenizer.apply_chat_template(list(CONVERSATION), tokenize=False, add_generation_prompt=True)
@@ -124,7 +124,7 @@ def render_conversation(tokenizer: Any) -> tuple[int, ...]:
 
 
 def tokenize_text(tokenizer: Any) -> tuple[int, ...]:
-    """Return the ids of the fixed text as a prompt, with the tokens that the tokenizer adds by itself."""
+    """Tokenize the fixed text as a prompt, with the tokens that the tokenizer adds itself."""
     return () if tokenizer is None else tuple(tokenizer.encode(TEXT))
 
 

@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ci.certificates import read_certificates
 from ci.doctor.records import GIB, Check, ProbeAnswer
+from ci.errors import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +33,7 @@ EXPECTED = {
 FIXES = {
     "environments": "mount it read-only; build with: hub-tests env build, HUB_TESTS_ENVIRONMENTS naming the directory",
     "wheels": "mount it read-only, or unset the variable",
-    "certificates": "correct SSL_CERT_FILE (update-ca-certificates writes /etc/ssl/certs/ca-certificates.crt)",
+    "certificates": "correct SSL_CERT_FILE, on a runner host proxy.certificates of hub-runner.toml",
     "NCCL devices": "give the slot or the container these devices; modprobe nvidia-uvm",
     "shared memory": "give the container a larger /dev/shm (--shm-size=8g), or a slot more tmp_gib",
 }
@@ -73,13 +75,12 @@ def _read_folder(folder: Path, pattern: str, what: str) -> ProbeAnswer:
 
 
 def _read_certificates(file: str) -> ProbeAnswer:
-    import ssl  # only where there are certificates to look at: each unit of a host imports this module
-
     try:
-        context = ssl.create_default_context(cafile=file)
-    except (OSError, ssl.SSLError) as problem:
-        return ProbeAnswer(False, f"{file}: {problem}")
-    return ProbeAnswer(True, f"{file}: {context.cert_store_stats()['x509_ca']} authorities")
+        found = read_certificates(Path(file))
+    except RequestError as problem:
+        return ProbeAnswer(False, str(problem))
+    expired = f"{len(found.expired)} expired among " if found.expired else ""  # distributions keep some for a while
+    return ProbeAnswer(True, f"{file}: {expired}{found.authorities} authorities")
 
 
 def _read_devices(devices: Path, names: Sequence[str]) -> ProbeAnswer:

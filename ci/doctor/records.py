@@ -58,7 +58,7 @@ class DoctorRequest:
     `only`: device minors, the N of /dev/nvidiaN, if only the GPUs of one slot are checked; empty means all.
     `strict`: a check that was asked for but could not be made counts as failed, and so do missing tools.
     `isolation`: "required" makes a sandbox that does not start a failure, "none" asks for none. `tools`: ask for what
-    builds a subject.
+    builds a subject. `images`: some environments are container images.
     `python`: an interpreter that may have torch; None means this one. Sizes are in bytes, times in seconds.
     """
 
@@ -77,6 +77,7 @@ class DoctorRequest:
     strict: bool = False
     isolation: Literal["required", "auto", "none"] = "auto"
     tools: bool = True
+    images: bool = False
     python: str | None = None
     timeout: float = 120.0
 
@@ -176,6 +177,7 @@ class BuildTools:
     """What builds and installs a subject, each with its version; "" for a tool that is not there.
 
     `managed_python`: the interpreter that uv has or would bring, where the machine has none that is new enough.
+    `image_programs`: what fetches and unpacks container images, all of it or "".
     `template_engine`: the second engine of chat templates, which needs node; where there is none, `no_template_engine`
     says why.
     """
@@ -187,6 +189,7 @@ class BuildTools:
     python: str
     installer: str
     managed_python: str = ""
+    image_programs: str = ""
     template_engine: str = ""
     no_template_engine: str = ""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ci.chat_templates.engines import MODULES_VARIABLE, NO_NODE
 from ci.doctor.host_checks import parse_version
 from ci.doctor.records import Check
+from ci.environments.image import PROGRAMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +42,7 @@ def check_sandbox(state: HostState, request: DoctorRequest) -> Iterator[Check]:
         yield _check_proc(sandbox, bad)
     if state.tools is not None:
         yield from _check_tools(state.tools, "fail" if request.strict else "warn")
+        yield _check_images(state.tools, request)
 
 
 def _check_bubblewrap(sandbox: SandboxState, bad: Status) -> Check:
@@ -127,6 +129,17 @@ def _check_templates(tools: BuildTools) -> Check:
     package = f"npm ci --prefix {TEMPLATES}, or set {MODULES_VARIABLE} to a node_modules that has it"
     fix = f"apt install nodejs npm; {package}" if tools.no_template_engine == NO_NODE else package
     return Check(name, "warn", tools.no_template_engine or "not looked for", expected, fix)
+
+
+def _check_images(tools: BuildTools, request: DoctorRequest) -> Check:
+    """Check what brings container images; a host that builds none of them does without."""
+    name, expected, fix = "container images", f"{' and '.join(PROGRAMS)}, for environments that are images", ""
+    if tools.image_programs:
+        return Check(name, "ok", tools.image_programs, expected)
+    if not request.images:
+        return Check(name, "skip", f"not both of {' and '.join(PROGRAMS)} are installed", expected)
+    fix = f"apt install {' '.join(PROGRAMS)}, or run install.sh again"
+    return Check(name, "fail" if request.strict else "warn", "not found", expected, fix)
 
 
 def _check_headers(tools: BuildTools, bad: Status) -> Check:

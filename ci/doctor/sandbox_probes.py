@@ -15,6 +15,7 @@ from ci.chat_templates.engines import describe_second_engine
 from ci.doctor.host_checks import parse_version
 from ci.doctor.probes import run_command
 from ci.doctor.records import BuildTools, ProbeAnswer, SandboxState
+from ci.environments.image import PROGRAMS
 from ci.environments.installer import UvInstaller, find_installer
 from ci.errors import HubTestsError
 from ci.settings import from_environ
@@ -88,6 +89,7 @@ def read_tools(python: str | None, environ: Mapping[str, str]) -> BuildTools:
         python=found,
         installer=_describe_installer(environ),
         managed_python="" if found else _find_managed_python(environ),
+        image_programs=_find_image_programs(path),
         template_engine=" with ".join(filter(None, [engine, find_tool(("node",), path)])) if engine else "",
         no_template_engine=absent,
     )
@@ -145,6 +147,12 @@ def find_tool(names: tuple[str, ...], path: str | None) -> str:
         if (program := shutil.which(name, path=path)) and (version := _read_version([program, "--version"])):
             return f"{Path(name).name} {version}"
     return ""
+
+
+def _find_image_programs(path: str | None) -> str:
+    """Return the programs that bring container images, with their versions; "" where one is missing."""
+    found = [find_tool((name,), path) for name in PROGRAMS]
+    return ", ".join(found) if all(found) else ""
 
 
 def _find_new_python(names: tuple[str, ...], path: str | None) -> str:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from ci.errors import RequestError
-from ci.models import suggest_name
 from ci.records import STRICT, read_dict, to_dict
+from ci.spelling import suggest_name
 
 SHIPPED = Path(__file__).parent
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")

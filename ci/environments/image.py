@@ -6,9 +6,12 @@ https://github.com/containers/skopeo, https://github.com/opencontainers/umoci
 
 from __future__ import annotations
 
+import os
+import stat
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
@@ -19,14 +22,13 @@ from ci.subjects.image_root import ROOT, find_image_root, inside_path, is_progra
 from ci.subjects.sandbox import SandboxPolicy, choose_isolation, sandbox_command
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ci.environments.description import EnvironmentDescription
     from ci.environments.installer import Installer, Progress
 
 PROGRAMS = ("skopeo", "umoci")
 DIGEST = "image.digest"
 """The file beside an unpacked image with the digest by which the registry knows it: unpacking needs another form."""
+SET_IDS = stat.S_ISUID | stat.S_ISGID
 VERSION_SECONDS = 60
 
 
@@ -42,8 +44,12 @@ class ImageInstaller:
         return ", ".join(f"{name} {_ask_version(name)}" for name in PROGRAMS)
 
     def create(self, path: Path, python: str, progress: Progress) -> None:
-        """Make the directory; the image brings everything that is in it."""
+        """Make the directory; the image brings everything that is in it.
+
+        Raises InfrastructureError where no sandbox could enter it, before anything is fetched.
+        """
         del python, progress
+        choose_isolation("required")
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def install(self, path: Path, description: EnvironmentDescription, progress: Progress) -> None:
@@ -61,9 +67,22 @@ class ImageInstaller:
             unpack = (find_system_program("umoci"), "unpack", "--rootless", "--image", layout, str(path))
             run_step(unpack, self.environ)
         (path / DIGEST).write_text(digest, encoding="utf-8")
+        _remove_set_ids(path / ROOT)
         path.chmod(0o755)  # umoci's is closed for others: the sandbox's user enters
         if not is_program(path / ROOT / description.python.lstrip("/")):
             raise RequestError(f"{description.image}: has no interpreter {description.python}: name it as `python`")
+
+
+def _remove_set_ids(root: Path) -> None:
+    """Take set-user-id and set-group-id from all files of an unpacked image, before others may enter it.
+
+    Its files belong to whoever unpacked it: a program that keeps the bit would run as that user for everybody.
+    """
+    for directory, _, names in os.walk(root):
+        for file in (Path(directory), *(Path(directory) / name for name in names)):
+            mode = 0 if file.is_symlink() else stat.S_IMODE(file.lstat().st_mode)
+            if mode & SET_IDS:
+                file.chmod(mode & ~SET_IDS)
 
 
 def choose_installer(description: EnvironmentDescription, environ: Mapping[str, str]) -> Installer:

@@ -17,16 +17,10 @@ from ci.subjects.disk_watch import has_room
 from ci.subjects.exchange import remove_tree
 from ci.subjects.failure import SubjectCrashError, SubjectTimeoutError, to_one_line
 from ci.subjects.image_root import find_image_root, inside_path, read_image_variables, refuse_unsandboxed
+from ci.subjects.interpreter_paths import list_interpreter_directories
 from ci.subjects.interpreter_probe import check_interpreter_starts
 from ci.subjects.process_tree import ProcessTree, start_tree
-from ci.subjects.sandbox import (
-    Isolation,
-    SandboxPolicy,
-    check_readable,
-    interpreter_directories,
-    make_accessible,
-    sandbox_command,
-)
+from ci.subjects.sandbox import Isolation, SandboxPolicy, check_readable, make_accessible, sandbox_command
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,7 +126,7 @@ class _Build:
         if not self.isolation.applied:
             refuse_unsandboxed(root, self.isolation.description)
             return command
-        seen = interpreter_directories(self.python)
+        seen = list_interpreter_directories(self.python)
         check_readable(self.isolation, seen)
         policy = SandboxPolicy(seen, (self.target,), gpus=False, root=root)
         return sandbox_command(self.isolation, policy, command, environment, info=info)

@@ -55,12 +55,3 @@ def is_decayed(weight: Tensor) -> bool:
 def compute_scales(norms: Sequence[float], limit: float | None) -> tuple[float, ...]:
     """Return by step the factor that clipping multiplies gradients of these L2 norms by."""
     return tuple(limit / norm if limit is not None and norm > limit else 1.0 for norm in norms)
-
-
-def compute_relative_error(actual: Tensor, expected: Tensor) -> float:
-    """Return the relative L2 error; infinite for another shape, and for a value that is not finite."""
-    if actual.shape != expected.shape or not bool(actual.isfinite().all()):
-        return float("inf")
-    wanted = expected.double()
-    norm, delta = float(wanted.norm()), float((actual.double() - wanted).norm())
-    return delta / norm if norm else (float("inf") if delta else 0.0)

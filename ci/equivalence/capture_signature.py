@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ci.equivalence.adamw_oracle import compute_relative_error
+from ci.equivalence.relative_error import compute_relative_error
 from ci.equivalence.tensor_location import locate_tensor
 from ci.tensor_names import execution_order
 
@@ -29,12 +29,31 @@ class CapturedGroup:
 
 def describe_captures(group: CapturedGroup) -> str:
     """Return the first wrong tensor in the order of execution, with its rank and cause; empty where all are right."""
-    shared = [name for name in group.captured[0] if name in group.expected and name in group.captured[-1]]
-    for name in sorted(shared, key=execution_order):
+    for name in _list_shared(group):
         parts, expected = [one[name] for one in group.captured], group.expected[name]
         if reason := _describe_tensor(parts, expected, group.ranks):
             return f"{locate_tensor(name)}: {reason}"
     return ""
+
+
+def describe_larger_error(group: CapturedGroup, loss_error: float) -> str:
+    """Name the first tensor that is off by more than the loss, and may be its cause; empty where there is none.
+
+    A tensor that ranks cut is left out.
+    """
+    for name in _list_shared(group):
+        part, expected = group.captured[0][name], group.expected[name]
+        if not expected.is_floating_point() or part.shape != expected.shape:
+            continue
+        if (error := compute_relative_error(part, expected)) > loss_error:
+            more = f"the first that is by more than the loss ({loss_error:.1e})"
+            return f"{locate_tensor(name)} is off by {error:.1e}, {more}"
+    return ""
+
+
+def _list_shared(group: CapturedGroup) -> list[str]:
+    shared = (name for name in group.captured[0] if name in group.expected and name in group.captured[-1])
+    return sorted(shared, key=execution_order)
 
 
 def _describe_tensor(parts: Sequence[Tensor], expected: Tensor, ranks: Sequence[int]) -> str:

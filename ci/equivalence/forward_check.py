@@ -115,7 +115,7 @@ class ForwardCheck:
         return verdict
 
     def _explain(self, verdict: Verdict, results: list[CaseComparison]) -> Verdict:
-        """Add the root cause of the first failed case, unless the check is repeated first without a compile cache."""
+        """Add the first failed case's root cause, unless the check is repeated without a compile cache."""
         explained = self.explain and not has_compile_cache(self.runner.subject)
         if not explained or verdict.failure_class in (None, "environment"):
             return verdict

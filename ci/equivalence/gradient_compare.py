@@ -6,6 +6,7 @@ expert's gradient in another one's buffer.
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ci.equivalence.case_result import MAX_MEASURES
 from ci.equivalence.checkpoint_tensors import CheckpointTensors
 from ci.equivalence.hf_reference import ReferenceRun
+from ci.equivalence.relative_error import compute_relative_error
 from ci.equivalence.tolerances import MAX_GRADIENT_NOISE, NoiseFloor, Tolerances
 from ci.equivalence.verdict import Verdict
 from ci.errors import InfrastructureError, SubjectError
@@ -107,7 +109,9 @@ def compute_errors(actual: Path, expected: Path) -> dict[str, float]:
     """Return the relative L2 error of each parameter's gradient; infinite where it is missing or misshapen."""
     actual_tensors, expected_tensors = CheckpointTensors(actual), CheckpointTensors(expected)
     return {
-        name: _compute_error(actual_tensors.read(name) if name in actual_tensors else None, expected_tensors.read(name))
+        name: compute_relative_error(actual_tensors.read(name), expected_tensors.read(name))
+        if name in actual_tensors
+        else math.inf
         for name in expected_tensors.files
     }
 
@@ -176,11 +180,3 @@ def build_gradient_verdict(measures: Sequence[Measure]) -> Verdict:
         component="kernel" if wrong else "",
         figures={"gradients.used": worst.used, "gradients.ratio": worst.ratio or 0.0},
     )
-
-
-def _compute_error(actual: Tensor | None, expected: Tensor) -> float:
-    if actual is None or actual.shape != expected.shape or not bool(actual.isfinite().all()):
-        return float("inf")
-    wanted = expected.double()
-    norm, delta = float(wanted.norm()), float((actual.double() - wanted).norm())
-    return delta / norm if norm else (float("inf") if delta else 0.0)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ci.equivalence.adamw_oracle import compute_relative_error
+from ci.equivalence.relative_error import compute_relative_error
 from ci.layouts import Layout
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def describe_rank_parts(actual: Tensor, expected: Tensor, ranks: int) -> str:
 
 
 def describe_factor(actual: Tensor, expected: Tensor, layout: Layout) -> str:
-    """Return the one factor between a gradient and the right one, and what has that size in the layout."""
+    """Describe the one factor between a gradient and the right one, and its possible cause."""
     ratio = _compute_ratio(actual, expected)
     if ratio is None or abs(ratio - 1) <= EQUAL:
         return ""

@@ -27,7 +27,7 @@ from ci.equivalence.tolerances import EAGER_MEMORY_SHARE, FLOAT64_MEMORY_SHARE, 
 from ci.equivalence.trace_compare import TraceDiff, extract_teacher_trace
 from ci.errors import InfrastructureError, RequestError, SubjectError
 from ci.models import TestParams
-from ci.subjects.base import DType, Yardstick
+from ci.subjects.base import DType, HuggingFaceRunner
 from ci.subjects.memory import free_memory, weight_bytes
 from ci.subjects.trace_files import TraceReader
 from ci.tensor_names import LOGITS
@@ -51,7 +51,7 @@ class ReferenceRun:
 
     checkpoint: Path
     params: TestParams
-    hugging_face: Yardstick
+    hugging_face: HuggingFaceRunner
     device: str
     workdir: Path
     seed: int = inputs.SEED

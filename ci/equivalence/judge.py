@@ -34,7 +34,7 @@ from ci.equivalence.verdict import Verdict, build_inconclusive_verdict
 from ci.equivalence.weight_perturbation import perturb_checkpoint
 from ci.errors import NotOfferedError
 from ci.layouts import LAYOUTS
-from ci.subjects.base import NO_GRADIENTS, ConvertRequest, Differentiable, DType, Subject, Yardstick
+from ci.subjects.base import NO_GRADIENTS, ConvertRequest, Differentiable, DType, HuggingFaceRunner, Subject
 from ci.subjects.sandbox import NO_SANDBOX, Isolation
 from ci.subjects.training import NO_TRAINING, Trainable
 
@@ -55,7 +55,7 @@ class Judge:
 
     inputs: ComparisonInputs
     subject: Subject
-    hugging_face: Yardstick
+    hugging_face: HuggingFaceRunner
     cross_check: Subject | None = None
     shared_reference: ReferenceRun | None = None
     explain: bool = True

@@ -59,7 +59,7 @@ class KeptTrace(TraceReader):
 
     @contextmanager
     def open_scope(self, scope: str, *, device: str = "cpu") -> Iterator[Callable[[str], Tensor]]:
-        """Open a scope's file and give a function that reads a tensor by name, or gives the one that was kept."""
+        """Open a scope's file, and yield a function that reads or returns a kept tensor."""
         with super().open_scope(scope, device=device) as read:
             yield (lambda name: self._get(name, read)) if device != "cpu" else read
 

@@ -43,7 +43,7 @@ def _find_problems(layout: Layout, result: TrainResult, elements: int) -> Iterat
 
 
 def _find_group_problems(layout: Layout, ranks: tuple[RankReport, ...]) -> Iterator[str]:
-    """Yield the ranks that are not in a group of the right size on an axis of the layout."""
+    """Yield the ranks whose group on an axis of the layout has a wrong size."""
     degrees = {
         "tensor": layout.tensor,
         "pipeline": layout.pipeline,

@@ -13,7 +13,7 @@ Path = tuple[str, ...]
 
 
 def list_nested_changes(config: Mapping[str, Any], window: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the name of each change and the whole sections that it sets, for a config of nested blocks.
+    """Yield each change's name and the whole sections that it sets, for nested blocks.
 
     An attention without a window gets `window` tokens.
     """

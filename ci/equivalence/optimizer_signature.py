@@ -10,13 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ci.equivalence.adamw_oracle import (
-    OptimizerHistory,
-    compute_relative_error,
-    compute_scales,
-    compute_updates,
-    is_decayed,
-)
+from ci.equivalence.adamw_oracle import OptimizerHistory, compute_scales, compute_updates, is_decayed
+from ci.equivalence.relative_error import compute_relative_error
 
 if TYPE_CHECKING:
     from ci.subjects.training import OptimizerSettings
@@ -215,7 +210,7 @@ def _list_ratios(parameters: Sequence[ParameterUpdates], settings: OptimizerSett
 
 
 def _matches(actual: Sequence[Tensor], expected: Sequence[Tensor], history: OptimizerHistory) -> bool:
-    """Return whether updates are the expected ones, up to the rounding of the float32 weights to which they are added.
+    """Return whether updates are the expected ones, up to the float32 weights' rounding.
 
     An update that is small beside its weight is known no better than that.
     """

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import save_file
 
 from ci.equivalence.device_usage import CostMeter, DeviceLease
-from ci.errors import NotComparedError, SubjectError
-from ci.subjects.base import TraceRequest, Yardstick
+from ci.errors import NotComparedError, SubjectError, UnsupportedError
+from ci.subjects.base import HuggingFaceRunner, TraceRequest
+from ci.subjects.failure import SubjectOutOfMemoryError
 from ci.subjects.trace_files import TraceReader
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class ReferenceRunner:
     """Runs Hugging Face's side over `checkpoint` when it is asked to; what it writes lies in `workdir`."""
 
     checkpoint: Path
-    hugging_face: Yardstick
+    hugging_face: HuggingFaceRunner
     device: str
     workdir: Path
     lease: DeviceLease
@@ -41,7 +42,7 @@ class ReferenceRunner:
         return file
 
     def choose_variant(self, attention: str) -> dict[str, str]:
-        """Return the variant that runs a whole batch with this attention, as far as the model has the choice."""
+        """Return the variant that runs a whole batch with this attention, where there is one."""
         offered = {(v.axis, v.name) for v in self.hugging_face.variants(str(self.checkpoint))}
         wanted = {"attention": attention, "batch": "together"}
         return {axis: name for axis, name in wanted.items() if (axis, name) in offered}
@@ -80,12 +81,24 @@ class ReferenceRunner:
     def run_gradients(self, request: GradientRequest) -> Path:
         """Run one backward pass of Hugging Face; return the directory of gradients.
 
-        Raises NotComparedError where it fails.
+        Raises what `explain_failure` makes of a failure.
         """
         self.lease.acquire(self.hugging_face)
         with self.costs.clock.measure("forward", f"Hugging Face {request.dtype} gradients"):
             try:
                 self.hugging_face.gradients(request)
             except SubjectError as failed:
-                raise NotComparedError(f"Hugging Face's side has no gradients of this model: {failed}") from failed
+                raise explain_failure(self.hugging_face, "has no gradients of this model", failed) from failed
         return Path(request.output)
+
+
+def explain_failure(side: HuggingFaceRunner, what: str, failed: SubjectError) -> SubjectError:
+    """Return what a failed backward pass or step of Hugging Face's side says of the subject.
+
+    Code that the tested commit brings must train what it computes: its failure stays one, of the same class. Code of
+    transformers or of the Hub is no commit's fault, nor is the memory for float64: NotComparedError.
+    """
+    if not side.runs_code_under_test() or isinstance(failed, SubjectOutOfMemoryError):
+        return NotComparedError(f"Hugging Face's side {what}: {failed}")
+    kind = SubjectError if isinstance(failed, UnsupportedError) else type(failed)
+    return kind(f"the modelling code of the tested commit {what}: {failed}")

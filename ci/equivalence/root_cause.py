@@ -12,11 +12,12 @@ from ci.equivalence.attribution import KERNEL, AttributionEvidence, FaultyCompon
 from ci.equivalence.case_result import CaseComparison
 from ci.equivalence.converted_config import find_wrong_keys
 from ci.equivalence.converted_weights import find_wrong_tensors
-from ci.equivalence.diagnosis import Diagnosis, describe_suspect, first_failure_per_block
+from ci.equivalence.diagnosis import Diagnosis, first_failure_per_block
 from ci.equivalence.error_signature import ErrorSignature, WrongTensor, compute_signature
 from ci.equivalence.hf_reference import ReferenceRun
 from ci.equivalence.image_rows import ImageRows
 from ci.equivalence.round_trip import resolve_config
+from ci.equivalence.suspects import describe_suspect
 from ci.equivalence.tensor_location import locate_tensor
 from ci.errors import HubTestsError, UnsupportedError
 from ci.subjects.base import ConvertRequest, Subject
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
     from ci.equivalence.input_case import InputCase
     from ci.evidence import Measure
-    from ci.subjects.base import Yardstick
+    from ci.subjects.base import HuggingFaceRunner
 
 INCOMPLETE = ("missing_tensor", "unexpected_tensor")
 """A trace with these problems is not one of this model: it says nothing about conversion or kernel."""
@@ -231,7 +232,7 @@ def _list_siblings(name: str) -> list[str]:
     return [name.removesuffix(operation) + SIBLINGS[operation]] if operation in SIBLINGS else []
 
 
-def _check_config(original: Path, converted: Path, side: Yardstick) -> tuple[str, ...]:
+def _check_config(original: Path, converted: Path, side: HuggingFaceRunner) -> tuple[str, ...]:
     from ci.subjects.reference.directories import read_fast_llm
 
     return find_wrong_keys(resolve_config(original, side), read_fast_llm(converted).architecture)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ci.equivalence.verdict import Verdict
-    from ci.subjects.base import Yardstick
+    from ci.subjects.base import HuggingFaceRunner
 
 KeyKind = Literal["metadata", "semantic"]
 HEAD, EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
@@ -134,7 +134,7 @@ def _is_tied(checkpoint: CheckpointTensors) -> bool:
     return EMBEDDINGS in checkpoint and have_same_bits(checkpoint.read(HEAD), checkpoint.read(EMBEDDINGS))
 
 
-def resolve_config(directory: Path, side: Yardstick | None = None) -> dict[str, Any]:
+def resolve_config(directory: Path, side: HuggingFaceRunner | None = None) -> dict[str, Any]:
     """Return config.json as transformers understands it, defaults filled in. Raises SubjectError where it does not.
 
     `side` is Hugging Face's; without it, transformers in this process.

@@ -15,7 +15,7 @@ from ci.equivalence.hf_reference import ReferenceRun
 from ci.equivalence.trace_compare import TraceComparison
 from ci.equivalence.verdict import Verdict, apply_policy, build_verdict
 from ci.errors import SubjectError
-from ci.subjects.base import Yardstick
+from ci.subjects.base import HuggingFaceRunner
 from ci.subjects.sandbox import Isolation
 
 
@@ -25,7 +25,7 @@ class RoundTripCheck:
 
     inputs: ComparisonInputs
     reference: ReferenceRun
-    hugging_face: Yardstick
+    hugging_face: HuggingFaceRunner
     isolation: Isolation
     costs: CostMeter
 

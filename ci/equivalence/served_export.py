@@ -156,7 +156,7 @@ class ServedExport:
         return self.reference.device
 
     def _cut(self, tensor: Tensor, room: int) -> Tensor:
-        """Return the last columns of (B, T) that leave an engine room for `room` more tokens in its context."""
+        """Cut (B, T) to the last columns that leave an engine `room` tokens."""
         positions = self.reference.requirements.positions
         return tensor if positions is None else tensor[:, -max(2, positions - room) :]
 

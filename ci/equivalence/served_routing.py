@@ -44,6 +44,6 @@ def find_near_ties(router_logits: Tensor, top: int, limit: Tensor) -> Tensor:
 
 
 def find_explained_flips(original: Gap, export: Gap, near_ties: Tensor, outlier: float) -> ServedFlips:
-    """Return the tokens whose gap is above `outlier` nats where a near tie at or before them explains it."""
+    """Return tokens with a gap above `outlier` nats that an earlier near tie explains."""
     possible = spread_to_later_tokens(near_ties)
     return ServedFlips(*(possible & gap.where & (gap.values.abs() > outlier) for gap in (original, export)))

@@ -146,7 +146,7 @@ class MismatchShares:
 
 
 def split_mismatch(trainer: Tensor, hugging_face: Tensor, engine: Tensor, keep: Tensor) -> MismatchShares:
-    """Split log p of the trainer minus log p of the engine, (B, T) each, at Hugging Face in between."""
+    """Split log p of trainer minus engine, (B, T) each, at Hugging Face in between."""
     total = measure_gap(trainer, engine, keep)
     own, theirs = measure_gap(trainer, hugging_face, keep), measure_gap(hugging_face, engine, keep)
     square = float(total.values.square().sum())

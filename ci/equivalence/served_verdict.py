@@ -38,8 +38,9 @@ from ci.equivalence.tolerances import (
     TOKEN_SLACK,
 )
 from ci.equivalence.verdict import Verdict, build_inconclusive_verdict
-from ci.evidence import SERVED_LOGPROBS, FailureClass, Measure, ServedGap, format_share_of_limit
+from ci.evidence import SERVED_LOGPROBS, FailureClass, Measure, ServedGap
 from ci.subjects.base import DType
+from ci.units import format_share_of_limit
 
 LOGPROBS, GREEDY = SERVED_LOGPROBS, "served.greedy"
 POSITION_BINS = 64

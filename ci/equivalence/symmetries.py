@@ -188,7 +188,10 @@ def _spread_to_queries(map_: ChannelMap, heads: int) -> tuple[Tensor, Tensor, Te
 
 
 def _scores_are_kept(query: ChannelMap, key: ChannelMap) -> bool:
-    """Return whether query times key is the same in every head, up to one factor that the softmax scale can undo."""
+    """Return whether query times key is the same in every head, up to one factor.
+
+    The softmax scale can undo a factor.
+    """
     heads = len(query.head)
     size = heads // len(key.head)
     key_head, key_channel, key_scale = _spread_to_queries(key, heads)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from ci.subjects.base import Yardstick
+    from ci.subjects.base import HuggingFaceRunner
 
 VOCABULARY, INTERMEDIATE, HEADS, EXPERTS, EXPERTS_PER_TOKEN = 512, 192, 2, 4, 2
 """Sizes of a thin model; the hidden size is that of its heads."""
@@ -88,7 +88,7 @@ def _shrink_plain(config: Mapping[str, Any], layers: int) -> dict[str, Any]:
 
 
 def write_synthetic_model(
-    config: Mapping[str, Any], directory: Path, side: Yardstick | None = None, *, seed: int = 0
+    config: Mapping[str, Any], directory: Path, side: HuggingFaceRunner | None = None, *, seed: int = 0
 ) -> Path:
     """Write a Hugging Face directory for `config`, its weights drawn from `seed`, in the config's own dtype.
 

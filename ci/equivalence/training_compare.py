@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ci.equivalence.adamw_oracle import OptimizerHistory, compute_relative_error, compute_scales, compute_updates
+from ci.equivalence.adamw_oracle import OptimizerHistory, compute_scales, compute_updates
 from ci.equivalence.case_result import MAX_MEASURES
 from ci.equivalence.checkpoint_tensors import CheckpointTensors
+from ci.equivalence.relative_error import compute_relative_error
 from ci.equivalence.tolerances import SCALAR_FLOOR, NoiseFloor, Tolerances
 from ci.equivalence.training_reference import TrainingExpectation, compare_numbers, expected_updates, name_gradients
 from ci.equivalence.verdict import Verdict

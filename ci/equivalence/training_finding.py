@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from safetensors.torch import load_file
 
 from ci.equivalence.adamw_oracle import compute_updates
-from ci.equivalence.capture_signature import CapturedGroup, describe_captures
+from ci.equivalence.capture_signature import CapturedGroup, describe_captures, describe_larger_error
 from ci.equivalence.checkpoint_tensors import CheckpointTensors
 from ci.equivalence.gradient_signature import (
     StepFacts,
@@ -104,7 +104,8 @@ class TrainingFinding:
 
     def _describe_forward(self) -> str:
         """Describe a wrong loss: a wrong sum of right token losses, or the first wrong tensor of the forward pass."""
-        if "loss, step 1" not in self._list_wrong():
+        wrong = next((m for m in self.measures if m.tensor == "loss, step 1" and not m.passed), None)
+        if wrong is None:
             return ""
         if reason := describe_loss(self.comparison.run.result.losses[0], self.tokens, self.layout):
             return f"loss: {reason}"
@@ -113,10 +114,10 @@ class TrainingFinding:
             return ""
         cut = "its sums over the parts of the vocabulary, " if self.layout.tensor > 1 else ""
         right = f"every captured tensor of document 0 is right, the loss is wrong: {cut}its targets, mask or divisor"
-        return f"forward pass: {describe_captures(group) or right}"
+        return f"forward pass: {describe_captures(group) or describe_larger_error(group, wrong.error) or right}"
 
     def _describe_gradients(self) -> str:
-        """Describe the wrong gradients of the first step that make it up, grouped by what they have in common."""
+        """Describe the first step's wrong gradients, grouped by what they have in common."""
         wrong = self._wrong_names("gradient")
         reasons: dict[str, list[str]] = {}
         for name in wrong[:MOST_FITTED]:

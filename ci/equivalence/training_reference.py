@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, cast
 import torch
 from safetensors.torch import save_file
 
-from ci.equivalence.adamw_oracle import OptimizerHistory, compute_relative_error, compute_scales, compute_updates
+from ci.equivalence.adamw_oracle import OptimizerHistory, compute_scales, compute_updates
 from ci.equivalence.checkpoint_tensors import CheckpointTensors
 from ci.equivalence.gradient_compare import find_padding_token, replace_token
 from ci.equivalence.hf_reference import ReferenceRun
 from ci.equivalence.image_inputs import place_images_in_halves
+from ci.equivalence.reference_runner import explain_failure
+from ci.equivalence.relative_error import compute_relative_error
 from ci.equivalence.tolerances import (
     AUXILIARY_LOSS,
     CLIPPED_SHARE,
@@ -29,13 +31,13 @@ from ci.equivalence.tolerances import (
     MASKED_SHARE,
     MAX_GRADIENT_NOISE,
 )
-from ci.errors import InfrastructureError, NotComparedError, SubjectError
+from ci.errors import InfrastructureError, SubjectError
 from ci.subjects.training import OptimizerSettings, TrainRequest, TrainResult
 
 if TYPE_CHECKING:
     from ci.equivalence.image_inputs import ImageRequirements
     from ci.layouts import Layout
-    from ci.subjects.training import TrainingYardstick
+    from ci.subjects.training import HuggingFaceTrainer
 
 STEPS = 2
 """One step cannot show a buffer that is not cleared, or moments that are lost."""
@@ -154,14 +156,14 @@ class TrainingReference:
         return floors
 
     def _run(self, request: TrainRequest, *, parts: bool = False) -> TrainResult:
-        """Run steps of Hugging Face's side. Raises NotComparedError where it cannot train the model."""
-        side = cast("TrainingYardstick", self.reference.hugging_face)
+        """Run steps of Hugging Face's side. Raises what `explain_failure` makes of a failure."""
+        side = cast("HuggingFaceTrainer", self.reference.hugging_face)
         self.reference.lease.acquire(self.reference.hugging_face)
         with self.reference.costs.clock.measure("forward", f"Hugging Face {request.dtype} training"):
             try:
                 return side.train_in_parts(request) if parts else side.train(request)
-            except SubjectError as refused:
-                raise NotComparedError(f"Hugging Face's side cannot train this model: {refused}") from refused
+            except SubjectError as failed:
+                raise explain_failure(self.reference.hugging_face, "cannot train this model", failed) from failed
 
 
 def compare_runs(expected: TrainingExpectation, result: TrainResult, directory: Path) -> dict[str, float]:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from safetensors.torch import load_file, save_file
 
-from ci.equivalence.adamw_oracle import compute_relative_error
 from ci.equivalence.case_result import MAX_MEASURES
 from ci.equivalence.checkpoint_tensors import CheckpointTensors, have_same_bits
 from ci.equivalence.optimizer_signature import ParameterUpdates, find_optimizer_mistake
+from ci.equivalence.relative_error import compute_relative_error
 from ci.equivalence.tolerances import FLOAT32_TOLERANCE, MIN_FLOOR
 from ci.equivalence.training_compare import TrainingComparison, TrainingRun
 from ci.equivalence.verdict import Verdict

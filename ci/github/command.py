@@ -19,7 +19,8 @@ from ci.errors import RequestError
 from ci.github.event import SHA
 from ci.hub.layers import LayerRequest, format_layers
 from ci.hub.slices import Slice, parse_slice
-from ci.models import NAME, RESERVED, suggest_name
+from ci.models import NAME, RESERVED
+from ci.spelling import suggest_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -127,7 +127,7 @@ def read_inputs(text: str, defaults: Mapping[str, str] | None = None) -> Workflo
 
 
 def _check_subject(name: str) -> None:
-    """Raise RequestError for a subject that the trusted jobs would have to import, or that they do not know.
+    """Raise RequestError for an unknown subject, or one that trusted jobs would have to import.
 
     A description (a TOML file of the default branch) is read by the jobs that check that branch out.
     """

@@ -10,9 +10,9 @@ from ci.github.bisect_lines import FailingNights, SubjectAddress, format_lines
 from ci.github.command import COMMAND
 from ci.report.escape import cell, code, escape_text, link
 from ci.report.history import HistoryRecord
-from ci.report.known_refusals import list_refusals
 from ci.report.limits import COMMENT_CHARS
 from ci.report.markdown import render_markdown
+from ci.report.refusal_verdicts import list_refusals
 from ci.report.results import find_most_complete_evidence
 from ci.report.truncate_markdown import count_characters
 

@@ -50,7 +50,7 @@ def relay_output(descriptor: int) -> Iterator[int]:
 
 
 def _relay(read: int, ended: int, lines: _Lines) -> None:
-    """Pass on what comes until its writers are gone, or until the child has ended and the pipe is empty."""
+    """Pass on output until its writers are gone, or the child has ended and the pipe is empty."""
     poll, rest = select.poll(), MAX_REST
     for source in (read, ended):
         poll.register(source, select.POLLIN)

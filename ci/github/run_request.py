@@ -24,23 +24,10 @@ def make_run_request(event: Event, context: Context) -> RunRequest:
 
     `sha` is set only if the gate has fixed it.
     """
+    _check_inputs(event, context)
     inputs = context.inputs
-    if inputs.subject_repository and not REPOSITORY.fullmatch(inputs.subject_repository):
-        raise RequestError(f"input subject-repository: '{inputs.subject_repository}' is not owner/name")
-    if inputs.store not in ("", *STORES):
-        raise RequestError(f"input store: '{inputs.store[:50]}' is not one of {', '.join(STORES)}")
     comment = event if isinstance(event, CommentEvent) else None
-    if comment and not (inputs.pull_request == comment.number and SHA.fullmatch(inputs.subject_ref)):
-        raise RequestError("a comment starts a run only through the gate, which names pull request and commit")
-    if inputs.pull_request and not comment and inputs.store == "cache":
-        raise RequestError(
-            "with store 'cache' test a pull request by its comment: a run by hand could write the caches"
-        )
-    if isinstance(event, DispatchEvent) and not is_allowed(event.login, context.allowed_logins):
-        raise RequestError(f"{event.login} is not on the list HUB_TESTS_ALLOWED of people who may start hub-tests")
     group = event if isinstance(event, MergeGroupEvent) else None
-    if group and inputs.subject_repository not in ("", context.repository):
-        raise RequestError("a merge group is a commit of this repository: leave the input subject-repository out")
     return RunRequest(
         trigger=_find_trigger(event),
         models=inputs.models or (inputs.required if group else ()),
@@ -59,6 +46,26 @@ def make_run_request(event: Event, context: Context) -> RunRequest:
         run_id=context.run_id,
         run_url=context.run_url,
     )
+
+
+def _check_inputs(event: Event, context: Context) -> None:
+    """Raise RequestError for inputs that are wrong, or that this event or person may not give."""
+    inputs = context.inputs
+    if inputs.subject_repository and not REPOSITORY.fullmatch(inputs.subject_repository):
+        raise RequestError(f"input subject-repository: '{inputs.subject_repository}' is not owner/name")
+    if inputs.store not in ("", *STORES):
+        raise RequestError(f"input store: '{inputs.store[:50]}' is not one of {', '.join(STORES)}")
+    if isinstance(event, CommentEvent):
+        if inputs.pull_request != event.number or not SHA.fullmatch(inputs.subject_ref):
+            raise RequestError("a comment starts a run only through the gate, which names pull request and commit")
+    elif inputs.pull_request and inputs.store == "cache":
+        raise RequestError(
+            "with store 'cache' test a pull request by its comment: a run by hand could write the caches"
+        )
+    if isinstance(event, DispatchEvent) and not is_allowed(event.login, context.allowed_logins):
+        raise RequestError(f"{event.login} is not on the list HUB_TESTS_ALLOWED of people who may start hub-tests")
+    if isinstance(event, MergeGroupEvent) and inputs.subject_repository not in ("", context.repository):
+        raise RequestError("a merge group is a commit of this repository: leave the input subject-repository out")
 
 
 def parse_layers_input(text: str) -> LayerRequest | None:

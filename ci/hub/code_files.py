@@ -42,7 +42,7 @@ class FetchedCode:
 
 
 def fetch_code(model_id: str, commit: str, settings: Settings) -> FetchedCode:
-    """Return a model's Python files at a full commit, from the store or else from the Hub, marked as in use.
+    """Return a model's Python files at a full commit, marked as in use, fetched where missing.
 
     A machine that is offline looks into the remote store. Raises RequestError for anything but a full commit or where
     there is no such file, RemoteCodeError for more than the limits, InfrastructureError when Hub, network or disk fail.

@@ -35,7 +35,7 @@ class HubCommit:
 def request_commits(
     connection: HubConnection, model_id: str, revision: str, page: str | None = None
 ) -> tuple[tuple[HubCommit, ...], str | None]:
-    """Return a page of the commits up to a revision, newest first, and the address of the next page.
+    """Request a page of a revision's commits, newest first, and the next page's address.
 
     `page` is that of an earlier call, None for the first one. Raises TransientError where another try may help,
     RequestError when the model or the revision does not exist.

@@ -47,7 +47,7 @@ def read_optional_count(
 
 
 def check_sizes(value: Any, *, what: str) -> None:
-    """Check every number of a config that becomes the size of a tensor, wherever it is nested.
+    """Check each number of a config that becomes a tensor's size, however nested.
 
     Raises RequestError that names the first one which no model can have.
     """
@@ -59,7 +59,7 @@ def check_sizes(value: Any, *, what: str) -> None:
 
 
 def shorten_value(value: Any) -> str:
-    """Return a value as text of at most some 50 characters, without making a long text first."""
+    """Format a value in about 50 characters at most, without making a long text first."""
     if isinstance(value, int) and abs(value) >= 10**40:
         return f"a number of {value.bit_length()} bits"
     if isinstance(value, list | dict):

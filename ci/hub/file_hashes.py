@@ -72,7 +72,7 @@ class FileHasher:
                 at += count
 
     def _wait_until_ready(self, output: str, at: int) -> int:
-        """Wait for byte `at` of a file, and return the offset up to which (or further) it is complete from there."""
+        """Wait for byte `at` of a file, and return the offset up to which it is complete."""
         parts = self._parts[output]
         index = bisect_right(self._begins[output], at) - 1
         if index < 0:  # in the header, which is written first

@@ -158,7 +158,7 @@ def find_layers(
     mtp_layers: int = 0,
     item_layers: tuple[int, ...] = (),
 ) -> LayerPrefixes:
-    """Find the prefix of each stack of layers that config.json counts, and what is beside the layers.
+    """Find the prefix of each stack of layers in config.json, and what is beside them.
 
     Raises NotTruncatableError when no prefix fits, or more than one, or when a tensor looks like multi-token prediction
     or like a further layer and neither config.json nor the record of the architecture says so.
@@ -239,7 +239,7 @@ def _describe_names(names: set[str], word: str) -> list[str]:
 def _find_prefixes(
     stack: LayerStack, indices: Mapping[str, set[int]], architecture: Architecture, what: str
 ) -> list[str]:
-    """Return the prefix that has all indices of the stack, or those of each list that the architecture names.
+    """Return the stack's prefix, or that of each list that the architecture names.
 
     Raises NotTruncatableError where none has, or where another one has too.
     """

@@ -62,7 +62,7 @@ def choose_piece_size(total: int, largest: int) -> int:
 
 
 def plan_pieces(outputs: Sequence[OutputFile], *, piece_size: int) -> tuple[Piece, ...]:
-    """Plan pieces of at most `piece_size` bytes that fill `outputs`, roughly in the order of the outputs' bytes.
+    """Plan pieces of at most `piece_size` bytes, roughly in the order of the outputs' bytes.
 
     In that order the files can be hashed while the rest is downloaded.
     """

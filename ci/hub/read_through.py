@@ -39,7 +39,7 @@ def find_stored(store: Store, key: CheckpointKey, settings: Settings, *, fetched
 
 
 def _write_back(remote: RemoteStore, key: CheckpointKey, stored: StoredCheckpoint, *, fetched: bool) -> None:
-    """Write to the remote store what it lacks, or show there that the checkpoint is still in use."""
+    """Write what the remote store lacks, or renew there the checkpoint's time of use."""
     there = None if fetched else remote.find(key)
     if there is None:
         remote.upload(key, stored)

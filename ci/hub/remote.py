@@ -196,11 +196,11 @@ class HubClient:
             self.stop.clear()
 
     def is_served_by_hub(self, file: RemoteFile) -> bool:
-        """Return whether the ranges of a file go to the Hub's own origin, as far as is known."""
+        """Return whether a file's ranges are served by the Hub itself, as far as known."""
         return file.sha256 is None and file.path not in self._file_urls
 
     def forget_file_url(self, path: str, url: str | None = None) -> None:
-        """Forget where a file's bytes are (if that is `url`), so that the Hub is asked again."""
+        """Forget a file's address if it is `url`, so that the Hub is asked again."""
         with self._url_locks[path]:
             known = self._file_urls.get(path)
             if url is None or known == url:

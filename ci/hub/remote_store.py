@@ -8,19 +8,18 @@ read or write is the place's own affair: credentials come from the machine, neve
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from ci.errors import HubTestsError, InfrastructureError, RequestError
+from ci.errors import HubTestsError, InfrastructureError
 from ci.hub.checkpoint_files import find_manifest_problems, is_safe_name, show_name
 from ci.hub.manifest import MANIFEST, MAX_MANIFEST, IncompatibleManifestError, Manifest, parse_manifest
+from ci.hub.remote_files import WHOLE_OR_ABSENT, check_store_url, open_file_system, read_modified
 from ci.hub.store_paths import CODE_MANIFEST, StorePaths, is_manifest_of
 
 if TYPE_CHECKING:
@@ -36,16 +35,6 @@ PIECE = 16 * 1024**2
 STREAMS = 4
 """Files that are copied at the same time."""
 MANIFESTS = (f"/{MANIFEST}", f"/{CODE_MANIFEST}")
-WHOLE_OR_ABSENT = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"})
-"""Protocols whose files appear only when they are written to their end; with others a draft is renamed."""
-PACKAGES = {
-    "s3": "hub-tests[s3]",
-    "s3a": "hub-tests[s3]",
-    "gs": "hub-tests[gs]",
-    "gcs": "hub-tests[gs]",
-    "abfs": "adlfs",
-    "az": "adlfs",
-}
 
 
 class DamagedRemoteError(InfrastructureError):
@@ -76,7 +65,7 @@ class RemoteStore:
     def __init__(self, url: str) -> None:
         self.url = check_store_url(url)
         self._protocol = urlsplit(self.url).scheme
-        self._files, root = _open_file_system(self.url, self._protocol)
+        self._files, root = open_file_system(self.url, self._protocol)
         self._root = str(root).rstrip("/")
 
     def find(self, key: CheckpointKey) -> RemoteCheckpoint | None:
@@ -149,7 +138,7 @@ class RemoteStore:
             except FileNotFoundError:
                 return {}
             return {
-                str(path)[len(root) + 1 :]: RemoteFileState(int(details["size"]), _read_modified(details))
+                str(path)[len(root) + 1 :]: RemoteFileState(int(details["size"]), read_modified(details))
                 for path, details in listed.items()
             }
 
@@ -160,7 +149,7 @@ class RemoteStore:
             self._files.makedirs(self._root, exist_ok=True)
             self._files.pipe_file(path, b"{}")
             try:
-                return _read_modified(self._files.info(path))
+                return read_modified(self._files.info(path))
             finally:
                 self._files.rm_file(path)
 
@@ -224,54 +213,6 @@ class RemoteStore:
             raise InfrastructureError(
                 f"{self.url}: cannot be {verb}: {reason}; check the address and this machine's identity there"
             ) from None
-
-
-def check_store_url(url: str) -> str:
-    """Return a store's address without a final slash. Raises RequestError unless it is a plain one."""
-    parts = urlsplit(url)
-    shown = url.replace(parts.netloc, "…") if "@" in parts.netloc else url
-    problem = ""
-    if not parts.scheme or "::" in url or not (parts.netloc or parts.path.strip("/")):
-        problem = "expected an address like s3://bucket/folder"
-    elif "@" in parts.netloc:
-        problem = "credentials do not belong into the address; give the machine an identity"
-    elif parts.query or parts.fragment or not url.isprintable() or {".", ".."} & set(parts.path.split("/")):
-        problem = "expected an address without '?', '#' and '..'"
-    if problem:
-        raise RequestError(f"store URL {show_name(shown)}: {problem}")
-    return url.rstrip("/")
-
-
-def _open_file_system(url: str, protocol: str) -> tuple[Any, str]:
-    """Return the file system and the path of an address, without a request."""
-    try:
-        import fsspec
-
-        options = {"auto_mkdir": True} if protocol in ("file", "local") else {}
-        found: tuple[Any, str] = fsspec.core.url_to_fs(
-            url, use_listings_cache=False, skip_instance_cache=True, **options
-        )
-    except ImportError as error:
-        package = PACKAGES.get(protocol, "the package that fsspec names")
-        raise RequestError(f"{url}: {error}; install it: pip install '{package}'") from None
-    except ValueError as error:
-        raise RequestError(f"{url}: {error}") from None
-    # gcsfs logs each failed request with its traceback; what failed in the end is raised, and becomes one line.
-    logging.getLogger(type(found[0]).__module__.partition(".")[0]).addHandler(logging.NullHandler())
-    return found
-
-
-def _read_modified(details: Mapping[str, Any]) -> float:
-    """Return when a file was written. Each of fsspec's packages has a name and a type of its own for that."""
-    for name in ("LastModified", "last_modified", "updated", "mtime", "created"):
-        value = details.get(name)
-        if isinstance(value, str):
-            value = datetime.fromisoformat(value)
-        if isinstance(value, datetime):
-            return value.timestamp()
-        if isinstance(value, int | float):
-            return float(value)
-    raise ValueError("the place does not say when a file was written")
 
 
 def _write_file(path: Path, pieces: Iterator[bytes]) -> str:

@@ -30,7 +30,7 @@ ALWAYS = frozenset({GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG, *PROCESSOR_F
 
 
 def select_small_files(names: Iterable[str]) -> list[str]:
-    """Select the files to copy beside config.json and the tensors, but for other formats of a tokenizer.
+    """Select the files to copy beside config.json and tensors: one format of a tokenizer.
 
     Of the named chat templates these are the first ones, since each is a request.
     """
@@ -39,7 +39,7 @@ def select_small_files(names: Iterable[str]) -> list[str]:
 
 
 def list_named_templates(names: Iterable[str]) -> list[str]:
-    """List, in order, the chat templates that lie in the folder for named ones, as transformers finds them."""
+    """List the named chat templates of their folder, in transformers' order."""
     paths = (PurePosixPath(name) for name in names if is_safe_name(name))
     return sorted(str(path) for path in paths if str(path.parent) == NAMED_TEMPLATES and path.suffix == ".jinja")
 

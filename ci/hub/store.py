@@ -115,7 +115,7 @@ class Store:
         return stored
 
     def find_small_file(self, model_id: str, file: RemoteFile) -> bytes | None:
-        """Find a listed file in any checkpoint of a model, compared with its digest in the list."""
+        """Find a listed file, by its digest, in any checkpoint of a model."""
         return find_known_file(self._paths.checkpoints / encode_model_id(model_id), file)
 
     def set_aside(self, stored: StoredCheckpoint) -> None:

@@ -119,7 +119,7 @@ class Transfer:
             write_at(handle, output.header, 0)
 
     def _download_and_hash(self, on_progress: Callable[[int, int], None]) -> tuple[dict[str, Digests], list[str]]:
-        """Return the digests of every output and the upstream files that are not what the Hub lists."""
+        """Return every output's digest, and the upstream files that differ from the Hub's list."""
         self._state.stopped = False
         hasher = FileHasher(self._outputs, self._pieces, self._state, self._handles)
         disk_pool = ThreadPoolExecutor(HASH_WORKERS + 1, "hub-disk")
@@ -145,7 +145,7 @@ class Transfer:
         syncing: Future[None],
         on_progress: Callable[[int, int], None],
     ) -> None:
-        """Wait for all hashes, keep the right number of streams running, and raise the first failure at once."""
+        """Wait for all hashes, keep enough streams running, and raise the first failure."""
         while waiting:
             running = streams.adjust()
             ready, _ = wait(waiting | running, timeout=PROGRESS_INTERVAL, return_when=FIRST_EXCEPTION)

@@ -104,7 +104,7 @@ def _list_missing_first_layers(node: Node, kept: Kept) -> Iterator[str]:
 
 
 def _list_missing_kinds(config: ModelConfig, field: LayerField, kept: Kept) -> Iterator[str]:
-    """Yield the kinds that the kept layers lack and the config class requires, in any layer or in the last.
+    """Yield the kinds of layers that the config class requires and the kept layers lack.
 
     Such classes refuse, or silently change, a model without them.
     """

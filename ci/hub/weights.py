@@ -165,7 +165,7 @@ def find_kept_sources(model: RemoteModel, layers: LayerRequest) -> KeptSources:
 
 
 def find_model_layers(names: Iterable[str], config: ModelConfig) -> LayerPrefixes:
-    """Find the layers among the names of a model's tensors, by its config and the record of its architecture."""
+    """Find the layers among a model's tensors, by its config and its architecture's record."""
     items = config.architecture.items
     listed = [field.value for field in config.fields if items and field.path[-1] == items.field]
     item_layers = tuple(index for value in listed[:1] for index in value if type(index) is int)

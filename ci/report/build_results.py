@@ -12,8 +12,8 @@ from ci.report.failure_causes import group_causes
 from ci.report.history import Baseline
 from ci.report.job_conclusions import find_job, find_job_failure, find_missing_reason, select_known_attempts
 from ci.report.junit import JunitCase, JunitFile
-from ci.report.known_refusals import judge_refusal
 from ci.report.phase_times import sum_phases
+from ci.report.refusal_verdicts import judge_refusal
 from ci.report.regression import compare_with_baseline, find_drift, find_newest_commit, find_reference_changes
 from ci.report.results import Attempt, CaseResult, EntryResult, Job, Problem, Results
 from ci.report.suite_exit import find_exit_failure, find_exit_problem

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ci.report.escape import escape_html
+from ci.report.escape import clip, escape_html
 from ci.report.number_format import format_measure, format_used_tolerance
 from ci.tensor_names import EMBEDDINGS, is_block_level, layer_of, shorten_vision_name
 
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 440, 216
 LEFT, RIGHT, TOP, BOTTOM = 40, 8, 24, 34
+CHARACTER = 6.0
+"""Pixels of a character of a label, at most on average."""
+NAME = 60
+"""Characters of the name in the top line, which fits beside the axis's title."""
 TENSORS = 400
 """A chart shows at most this many tensors: with more, a point is narrower than a pixel."""
 
@@ -82,13 +86,15 @@ def _draw_axis_titles() -> str:
 
 
 def _name_worst(xs: Sequence[float], measures: Sequence[Measure]) -> str:
-    """Draw the name of the tensor with the largest error / limit in the top line, and a line down to it."""
+    """Draw the name of the tensor with the largest error / limit, and a line down to it."""
     if not measures:
         return ""
     at = max(range(len(measures)), key=lambda index: (not measures[index].passed, measures[index].used))
     x, anchor = xs[at], "start" if xs[at] < WIDTH / 2 else "end"
-    name = f"{measures[at].tensor} {format_used_tolerance(measures[at].used, None)}"
-    return f'<path class="change" d="M{x} {TOP - 8}V{HEIGHT - BOTTOM}"/>{_draw_text(x, TOP - 13, name, anchor)}'
+    name = clip(f"{measures[at].tensor} {format_used_tolerance(measures[at].used, None)}", NAME)
+    length = len(name) * CHARACTER
+    text_x = min(x, WIDTH - length) if anchor == "start" else max(x, LEFT + length)  # beside the axis's title
+    return f'<path class="change" d="M{x} {TOP - 8}V{HEIGHT - BOTTOM}"/>{_draw_text(text_x, TOP - 13, name, anchor)}'
 
 
 def draw_heat_map(heat: Heat) -> str:

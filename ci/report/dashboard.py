@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from ci.errors import RequestError
-from ci.evidence import format_share
 from ci.report.escape import is_safe_url
 from ci.report.labels import SIGNS
 from ci.report.night_charts import draw_margins, draw_strip
@@ -18,6 +17,7 @@ from ci.report.number_format import format_duration, pluralize
 from ci.report.page_parts import load_parts, make_environment, mark_safe
 from ci.report.support_matrix import ANY_DTYPE, DEEP_ONLY, MatrixCell, SupportMatrix, build_support_matrix
 from ci.report.support_matrix_markdown import LIBRARIES
+from ci.units import format_share
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence

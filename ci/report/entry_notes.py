@@ -24,7 +24,7 @@ def list_notes(entry: EntryResult) -> tuple[str, ...]:
 
 
 def list_warnings(entry: EntryResult) -> tuple[str, ...]:
-    """List the findings of an entry that its policies do not make red, and how many are not shown."""
+    """List an entry's findings that are not red, and how many are not shown."""
     warnings = tuple(dict.fromkeys(w for case in entry.cases if case.evidence for w in case.evidence.warnings))
     more = (f"and {len(warnings) - NOTES} more warnings",) if len(warnings) > NOTES else ()
     return (*warnings[:NOTES], *more)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ci.equivalence.tolerances import MIN_FLOOR, SYNTHETIC_LAYERS, NoiseFloor, Tolerances
-from ci.evidence import YARDSTICK_NEED, Measure, format_share_of_limit
+from ci.evidence import HUGGING_FACE_NEED, Measure
 from ci.hub.layers import format_layers, make_choice
 from ci.layouts import LAYOUT_AXIS
 from ci.subjects.base import Variant
@@ -20,6 +20,7 @@ from ci.subjects.registry import find_offer
 from ci.suite.tests import GRADIENTS_TEST, SERVED_TEST, TRAINING_TESTS, list_variant_tests
 from ci.suite.training import ONE_PROCESS
 from ci.tensor_names import EMBEDDINGS, FINAL_NORM, LOGITS, block_name
+from ci.units import format_share_of_limit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -171,7 +172,7 @@ def find_unexplained_skip(facts: EntryFacts, test: str, evidence: Evidence) -> s
     if facts.consumer and test.startswith(f"{SERVED_TEST}[") and need == facts.consumer:
         return ""
     trains = test.split("[", 1)[0] in (GRADIENTS_TEST, *TRAINING_TESTS) or (variant and variant.axis == LAYOUT_AXIS)
-    if trains and need in (YARDSTICK_NEED, *facts.conditional_needs.get(ONE_PROCESS, ())):
+    if trains and need in (HUGGING_FACE_NEED, *facts.conditional_needs.get(ONE_PROCESS, ())):
         return ""
     if variant is None:
         return f"the plan promises it, but the subject says: {evidence.diagnosis or 'it did not run'}"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ci.evidence import format_share_of_limit
 from ci.report.labels import NO_ANSWER, NOT_THE_CHANGE, OUTCOMES
 from ci.report.number_format import pluralize
+from ci.units import format_share_of_limit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,6 @@ import math
 from functools import cache
 from typing import TYPE_CHECKING
 
-from ci.evidence import format_share
 from ci.report.cause_sections import CAUSES, make_cause_section, number_causes
 from ci.report.change_text import summarize_changes
 from ci.report.companion_tables import JUDGEMENTS, build_companion_tables
@@ -25,6 +24,7 @@ from ci.report.page_parts import load_parts, make_environment
 from ci.report.phase_times import describe_phase, describe_rest, format_seconds
 from ci.report.results import find_most_complete_evidence
 from ci.report.served_section import EXPLANATION
+from ci.units import format_share
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -118,7 +118,7 @@ def _list_facts(results: Results, made: str) -> list[tuple[str, str]]:
     about += [("device", tested.device if tested else ""), ("versions", versions)]
     return [
         *((name, value) for name, value in about if value),
-        ("passed", f"{totals.passed} of {pluralize(totals.tests, 'test')}"),
+        ("passed", f"{totals.passed:,} of {pluralize(totals.tests, 'test')}"),
         *counts,
         ("time", format_duration(totals.seconds)),
         *(("", fact) for fact in describe_isolation(results)[1:] if fact),

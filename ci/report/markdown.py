@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ci.evidence import format_share
 from ci.report.change_text import describe_drift, list_fixed_tests, summarize_changes
 from ci.report.companion_tables import build_companion_tables
 from ci.report.entry_notes import list_coverage_gaps, list_notes
@@ -19,6 +18,7 @@ from ci.report.phase_times import PhaseTable, describe_phase, describe_rest, for
 from ci.report.results import find_closest_case, find_most_complete_evidence, group_by_causes
 from ci.report.served_section import describe_served
 from ci.report.truncate_markdown import Block, count_characters, essential_blocks_fit, join_blocks
+from ci.units import format_share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,7 +58,7 @@ def _list_facts(results: Results) -> str:
     commit = code(request.sha[:12] or request.subject_ref)
     facts = [
         f"{code(label_subject(request.subject))}{' at ' + commit if commit else ''}",
-        f"{totals.passed} of {pluralize(totals.tests, 'test')} passed",
+        f"{totals.passed:,} of {pluralize(totals.tests, 'test')} passed",
         *(f"{number} {label}" for number, label in list_not_passed(totals) if number),
         format_duration(totals.seconds),
         escape_text(describe_isolation(results)[1]),

@@ -9,8 +9,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ci.evidence import format_share
 from ci.report.escape import escape_html
+from ci.units import format_share
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,7 +77,7 @@ def draw_strip(nights: Sequence[Night]) -> str:
 
 
 def draw_margins(nights: Sequence[Night]) -> str:
-    """Draw error / limit of each night on a logarithmic axis, with the limit, and a line where something changed."""
+    """Draw each night's error / limit on a logarithmic axis, and lines where something changed."""
     step = (WIDTH - LEFT - RIGHT) / max(len(nights), 1)
     xs = [round(LEFT + step * (at + 0.5), 1) for at in range(len(nights))]
     axis = choose_axis(nights)

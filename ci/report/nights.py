@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
-from ci.evidence import format_share
 from ci.report.escape import one_line
 from ci.report.history import WINDOW
 from ci.report.labels import CLASSES
+from ci.units import format_share
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ci.evidence import format_share, format_share_of_limit
+from ci.units import format_share, format_share_of_limit
 
 if TYPE_CHECKING:
     from ci.evidence import Measure

@@ -39,7 +39,7 @@ def find_worst_case(entry: EntryResult) -> CaseResult | None:
 
 
 def draw_error_charts(entry: EntryResult) -> list[Figure]:
-    """Draw one chart for each test and dtype that was measured, failing tests first, on one scale for each dtype.
+    """Draw one chart for each measured test and dtype, failing first, one scale a dtype.
 
     Tests whose errors coincide, as those of most variants do, share one chart.
     """

@@ -252,7 +252,7 @@ def _replace_signature(match: re.Match[str]) -> str:
 
 
 def _replace_password(match: re.Match[str]) -> str:
-    """Redact a password, unless it is a word of running text or a name in a line of code."""
+    """Redact a password, unless it is a word of text or a name in code."""
     value = match["value"]
     in_prose = match["separator"] == ":" and value.isalpha()
     in_code = _ORDINARY.fullmatch(value) or match.string[match.end() : match.end() + 1] == "("

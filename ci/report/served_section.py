@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ci.equivalence.tolerances import SERVED_TOLERANCE
-from ci.evidence import SERVED_LOGPROBS, ServedGap, format_share
+from ci.evidence import SERVED_LOGPROBS, ServedGap
 from ci.suite.tests import SERVED_TEST
+from ci.units import format_share
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -112,6 +112,22 @@ def build_support_matrix(
     return SupportMatrix(subject, now, tuple(cells), len(nights), history.problems)
 
 
+def _fill_cell(cell: MatrixCell, record: HistoryRecord) -> MatrixCell:
+    """Return a passed cell with what a night's record says of its run."""
+    return replace(
+        cell,
+        state="passed",
+        date=record.date,
+        sha=record.sha,
+        run_url=record.run_url,
+        device=record.device,
+        revision=record.revision,
+        layers=record.layers,
+        libraries=record.libraries,
+        oracle=record.oracle,
+    )
+
+
 @dataclass(frozen=True)
 class _Row:
     """The cells of one entry."""
@@ -143,27 +159,14 @@ class _Row:
             yield replace(empty, reason=reason, headline=headline)
             return
         record, case = found
+        tested = replace(_fill_cell(empty, record), stale=self._explain_stale(record, test))
         margins = case.margins if check != "export" and case.margins else {ANY_DTYPE: case.used}
         wrong = {dtype for dtype, margin in margins.items() if margin is None or margin > 1} or set(margins)
         for dtype, margin in margins.items():
-            failed = case.outcome == "failed" and dtype in wrong
-            yield replace(
-                empty,
-                dtype=dtype,
-                state="failed" if failed else "passed",
-                margin=margin,
-                date=record.date,
-                sha=record.sha,
-                run_url=record.run_url,
-                device=record.device,
-                revision=record.revision,
-                layers=record.layers,
-                libraries=record.libraries,
-                oracle=record.oracle,
-                reason=_name_class(case) if failed else "",
-                headline=case.headline if failed else "",
-                stale=self._explain_stale(record, test),
-            )
+            cell = replace(tested, dtype=dtype, margin=margin)
+            if case.outcome == "failed" and dtype in wrong:
+                cell = replace(cell, state="failed", reason=_name_class(case), headline=case.headline)
+            yield cell
 
     @property
     def _records(self) -> list[HistoryRecord]:

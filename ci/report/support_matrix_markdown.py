@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ci.evidence import format_share
 from ci.report.escape import cell as table_cell
 from ci.report.escape import code, escape_text, link
 from ci.report.support_matrix import ANY_DTYPE
+from ci.units import format_share
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

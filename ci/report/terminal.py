@@ -8,7 +8,6 @@ from rich.console import Group
 from rich.padding import Padding
 from rich.text import Text
 
-from ci.evidence import format_share
 from ci.report.change_text import describe_cause_change, summarize_changes
 from ci.report.entry_notes import list_notes
 from ci.report.escape import one_line
@@ -36,6 +35,7 @@ from ci.report.phase_times import (
 from ci.report.reproduce_command import format_reproduce_command
 from ci.report.results import find_most_complete_evidence
 from ci.report.text_table import INDENT, Column, FittingTable, WrappedCommand
+from ci.units import format_share
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -40,15 +40,16 @@ def count_bytes(text: str) -> int:
 
 
 def join_blocks(blocks: Sequence[Block], limit: int, size: Callable[[str], int] = count_characters) -> str:
-    """Join the blocks by blank lines, and leave out blocks until `limit` is kept.
+    """Join the blocks by blank lines, without as many as it takes to fit into `limit`.
 
-    `size` measures the text. The blocks of rank 0 must fit by themselves.
+    The last block of the highest rank goes first. `size` measures the text. Blocks of rank 0 must fit by themselves.
     """
     sizes = [size(block.text) + 2 for block in blocks]
     total, kept = sum(sizes), [True] * len(blocks)
     if total > limit:
         total += _RESERVE
-        for index in sorted(range(len(blocks)), key=lambda i: (-blocks[i].rank, -i)):
+        by_rank = sorted(range(len(blocks)), key=lambda index: (blocks[index].rank, index))
+        for index in reversed(by_rank):
             if total <= limit or blocks[index].rank == 0:
                 break
             kept[index], total = False, total - sizes[index]

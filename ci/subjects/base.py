@@ -264,7 +264,7 @@ class DevicePreparable(Protocol):
 
 
 @runtime_checkable
-class Yardstick(Protocol):
+class HuggingFaceRunner(Protocol):
     """Hugging Face's side, in this process or in a worker."""
 
     def variants(self, checkpoint: str) -> tuple[Variant, ...]:
@@ -285,6 +285,10 @@ class Yardstick(Protocol):
 
     def describe_side(self, checkpoint: str, /) -> str:
         """Say which transformers runs whose modelling code."""
+        ...
+
+    def runs_code_under_test(self) -> bool:
+        """Return whether its modelling code is of the commit that is tested."""
         ...
 
     def resolve_config(self, checkpoint: str) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ci.nvml import read_nvml
 from ci.subjects.image_root import find_image_root
-from ci.subjects.sandbox import interpreter_directories
+from ci.subjects.interpreter_paths import list_interpreter_directories
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -81,7 +81,7 @@ def _hash_record(path: Path) -> str:
 def _find_sites(python: Path) -> set[Path]:
     """Find the directories of installed packages: the environment's, the one's below, and those that it links."""
     root = find_image_root(python)
-    seen = (python.absolute().parents[1] / "lib",) if root else interpreter_directories(python)
+    seen = (python.absolute().parents[1] / "lib",) if root else list_interpreter_directories(python)
     system = (root or Path("/")) / "usr"
     libraries = [path for path in (*seen, system / "lib", system / "local/lib") if path.name in ("lib", "lib64")]
     installed = {site.resolve() for path in libraries for name in SITE_DIRECTORIES for site in path.glob(name)}

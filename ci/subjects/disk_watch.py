@@ -47,7 +47,7 @@ class DiskWatch:
         self._thread.start()
 
     def find(self) -> Finding:
-        """Look now, and return who left the disk too little room since the watch began, "" where it has enough."""
+        """Look now, and return who left the disk too little room, "" where it has enough."""
         with self._lock:
             if not self._finding and not self._have_room():
                 self.reclaim()
@@ -113,7 +113,7 @@ class SharedWatch:
             self._watch = None
 
     def find(self, worker: object) -> Finding:
-        """Return who left the disk too little room, "" where it has enough or the worker is not watched."""
+        """Return who left the disk too little room, "" where there is enough or no watch."""
         watch = self._watch if id(worker) in self._workers else None
         return watch.find() if watch is not None else ""
 

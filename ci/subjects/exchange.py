@@ -247,7 +247,7 @@ def check_plain(status: os.stat_result, path: Path) -> None:
 
 
 def _sign(path: Path) -> Signature:
-    """Describe what lies at a path, so that a path that was used again is not taken for what lay there before."""
+    """Describe what lies at a path, so that a path used again is recognized."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     statuses = [(file, file.lstat()) for file in files]
     return tuple((str(file), status.st_ino, status.st_size, status.st_mtime_ns) for file, status in statuses)

@@ -71,10 +71,10 @@ class ImageRecorder:
     def finish(self, embeddings: Tensor) -> None:
         """Write each scope, then the decoder's input (B, T, hidden) or (B * T, hidden) at the image tokens alone.
 
-        A tensor that has not one patch for each image token is left out, and its scope where it is the last one.
+        Left out is a tensor without one patch for each image token, and a whole scope if that tensor is its last.
         """
-        complete = {name: torch.cat(pieces) for name, pieces in self._pieces.items()}
-        complete = {name: tensor for name, tensor in complete.items() if len(tensor) == self.count}
+        joined = {name: torch.cat(pieces) for name, pieces in self._pieces.items()}
+        complete = {name: tensor for name, tensor in joined.items() if len(tensor) == self.count}
         self._pieces.clear()
         names = [name for name in sorted(complete, key=execution_order) if scope_of(name) in complete]
         for _, group in groupby(names, key=scope_of):

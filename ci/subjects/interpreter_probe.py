@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from ci.errors import InfrastructureError
 from ci.subjects.failure import to_one_line
 from ci.subjects.image_root import find_image_root, inside_path, read_image_variables
-from ci.subjects.sandbox import SandboxPolicy, check_readable, interpreter_directories, sandbox_command
+from ci.subjects.interpreter_paths import list_interpreter_directories
+from ci.subjects.sandbox import SandboxPolicy, check_readable, sandbox_command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +30,7 @@ def check_interpreter_starts(python: Path, isolation: Isolation, said: str) -> N
     """
     if not isolation.applied or not said.startswith(UNSTARTED):
         return
-    root, seen = find_image_root(python), interpreter_directories(python)
+    root, seen = find_image_root(python), list_interpreter_directories(python)
     check_readable(isolation, seen)
     variables = read_image_variables(root) if root else {"PATH": "/usr/bin:/bin"}
     program = inside_path(root, python) if root else str(python)

@@ -92,7 +92,7 @@ def read_stored_itemsize(checkpoint: Path) -> int:
 
 
 def fits_beside_conversion(checkpoint: Path, device: str) -> bool:
-    """Return whether the machine has the memory for a conversion and for Hugging Face's model at the same time."""
+    """Return whether a conversion and Hugging Face's model fit into memory at the same time."""
     needed = CONVERSION_FACTOR * weight_bytes(checkpoint, 4)
     if device == "cpu":
         needed += REFERENCE_FACTOR * weight_bytes(checkpoint, 8)

@@ -39,7 +39,7 @@ def open_subject(
     compile_cache: CompileCache | None = None,
     clock: PhaseClock | None = None,
 ) -> Iterator[Subject]:
-    """Open a subject for the length of the context, in a worker when `python` is given or others wrote its adapter.
+    """Open a subject, in a worker when `python` is given or others wrote its adapter.
 
     `path` goes before the worker's own import path (a checkout of the subject, for example). It needs `python`, since
     code under test must not get into this process's path. `log` is the file for what the worker prints. Of `environ`

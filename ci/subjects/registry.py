@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from ci.errors import RequestError
+from ci.spelling import suggest_name
 from ci.subjects.base import Subject
 from ci.subjects.described import SUFFIX, DescribedAdapter, find_announced, read_described
 from ci.subjects.fast_llm.offer import OFFER as FAST_LLM_OFFER
@@ -55,7 +56,7 @@ ADAPTERS: Final[Mapping[SubjectName, Adapter]] = {
 WorkerName = str
 """What a worker can run: a subject, or Hugging Face's side of a model whose code travels with it."""
 
-YARDSTICK: Final[WorkerName] = "hugging_face"
+HUGGING_FACE: Final[WorkerName] = "hugging_face"
 
 SUBJECT_NAMES: Final[tuple[SubjectName, ...]] = tuple(ADAPTERS)
 
@@ -66,14 +67,14 @@ def _create_hugging_face() -> Subject:
     return HuggingFaceSubject()
 
 
-YARDSTICK_ADAPTER: Final = Adapter(SubjectOffer(YARDSTICK, "transformers", (), ()), _create_hugging_face)
+HUGGING_FACE_ADAPTER: Final = Adapter(SubjectOffer(HUGGING_FACE, "transformers", (), ()), _create_hugging_face)
 """Hugging Face's side: a worker can run it, and it can be no subject."""
 
 
 def find_adapter(name: str) -> Adapter:
     """Return the adapter of a subject, or of Hugging Face's side. Raises RequestError for an unknown name."""
-    if name == YARDSTICK:
-        return YARDSTICK_ADAPTER
+    if name == HUGGING_FACE:
+        return HUGGING_FACE_ADAPTER
     for known, adapter in ADAPTERS.items():
         if known == name:
             return adapter
@@ -81,8 +82,6 @@ def find_adapter(name: str) -> Adapter:
         return _use_described(described)
     if plugin := find_plugin(name):
         return Adapter(load_offer(plugin), lambda: plugin.load()(), plugin)
-    from ci.models import suggest_name
-
     names = (*ADAPTERS, *list_plugin_names())
     raise RequestError(
         f"unknown subject {name!r}.{suggest_name(name, names)} Choose one of {', '.join(names)}, or name an adapter: "

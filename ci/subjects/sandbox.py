@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ci.errors import InfrastructureError, RequestError
 from ci.judge_environment import find_system_program
-from ci.subjects.image_root import bind_driver, find_image_root, find_setpriv, list_root_bindings
+from ci.subjects.image_root import bind_driver, find_setpriv, list_root_bindings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -43,8 +43,6 @@ SYSTEM_FILES = (
     *("/etc/nsswitch.conf", "/etc/hosts", "/etc/OpenCL", "/sys"),
 )
 """What dynamic linking, compilers, `localhost` and the CUDA libraries read, besides /usr."""
-PREFIX_PARTS = ("bin", "lib", "lib64", "include", "share", "pyvenv.cfg")
-"""The parts of a Python installation: what else lies in its prefix, a home directory for one, stays unseen."""
 GPU_DEVICES = ("nvidia*", "kfd", "dri")
 
 
@@ -109,7 +107,7 @@ def detect_isolation() -> Isolation:
     if (program := find_bubblewrap()) is None:
         return Isolation(None, "bubblewrap is not installed (package bubblewrap)")
     try:
-        isolation = Isolation(program, "bubblewrap", version=_version_of(program))
+        isolation = Isolation(program, "bubblewrap", version=_read_version(program))
         command = sandbox_command(isolation, SandboxPolicy(gpus=False), ["/bin/true"], {"PATH": "/usr/bin:/bin"})
         done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)  # noqa: S603
     except (OSError, subprocess.SubprocessError) as problem:
@@ -154,17 +152,13 @@ def sandbox_command(
         *(find_system_program("choom"), "-n", "1000", "--"),
         *(find_system_program("prlimit"), "--core=0", f"--nproc={MAX_PROCESSES}", "--"),
         str(isolation.program),
-        *_namespaces(isolation),
+        *_choose_namespaces(isolation),
         *(("--info-fd", str(info)) if info is not None else ()),
         "--clearenv",
         *(word for name, value in inside.items() for word in ("--setenv", name, value)),
-        *_file_systems(policy, driver),
+        *_mount_file_systems(policy, driver),
         *("--chdir", "/", "--"),
-        *(
-            _drop_root(find_setpriv(policy.root) if policy.root else find_system_program("setpriv"))
-            if isolation.as_root
-            else ()
-        ),
+        *(_drop_root(policy) if isolation.as_root else ()),
         *command,
     ]
 
@@ -183,121 +177,30 @@ def make_accessible(isolation: Isolation, directory: Path) -> None:
         os.chown(directory, USER, USER)
 
 
-def interpreter_directories(python: Path) -> tuple[Path, ...]:
-    """List what a Python interpreter must see: its environment, the one below it, editable checkouts.
-
-    An interpreter in a container image sees that image, and nothing is listed. Nothing of the interpreter is run:
-    pyvenv.cfg and the installed records say it. Of a script that starts an interpreter, its directory and that
-    interpreter's are listed.
-    https://packaging.python.org/en/latest/specifications/direct-url/
-    """
-    program = python.absolute()
-    if find_image_root(program):
-        return ()
-    if starter := _read_shebang(program):
-        return tuple(dict.fromkeys((program.parent, *interpreter_directories(starter))))
-    environment = program.parent.parent
-    homes = [program.resolve().parent.parent]
-    if (config := environment / "pyvenv.cfg").is_file():
-        homes.append(environment)
-        if home := re.search(r"^home\s*=\s*(.+?)\s*$", config.read_text(encoding="utf-8"), re.MULTILINE):
-            homes += [prefix for prefix in (Path(home.group(1)).parent,) if _has_library(prefix)]
-    parts = [home / name for home in homes if home != Path("/usr") for name in PREFIX_PARTS if (home / name).exists()]
-    links = [link for link in _list_links(program) if not any(link.is_relative_to(part) for part in parts)]
-    return tuple(dict.fromkeys([*parts, *links, *(source for home in homes for source in _linked_sources(home))]))
-
-
-def _list_links(program: Path) -> list[Path]:
-    """List the links by which an environment's own link reaches its interpreter, such as one in ~/.local/bin."""
-    links: list[Path] = []
-    path = program
-    while path.is_symlink() and path not in links:
-        links.append(path)
-        path = Path(os.path.normpath(path.parent / path.readlink()))
-    return [link for link in links[1:] if not link.is_relative_to("/usr")]
-
-
-def _has_library(prefix: Path) -> bool:
-    """Return whether a directory is the prefix of a Python: ~/.local, with a link in its bin, is none."""
-    return any(prefix.glob("lib*/python3*/os.py"))
-
-
-def tool_directories(environment: Mapping[str, str]) -> tuple[Path, ...]:
-    """List the directories of compilers and libraries that the environment names and that are not below /usr."""
-    set_compilers = [value for name in ("CC", "CXX") if (value := environment.get(name, "")).startswith("/")]
-    compilers = [Path(value.split()[0]) for value in set_compilers]
-    listed = [environment[name] for name in ("CUDA_HOME", "CUDA_PATH", "LD_LIBRARY_PATH") if name in environment]
-    named = [Path(word) for value in listed for word in value.split(os.pathsep) if word.startswith("/")]
-    places = [*(compiler.resolve().parent.parent for compiler in compilers), *named]
-    below_usr = [place for place in places if place.is_relative_to("/usr") or place == Path("/")]
-    return tuple(dict.fromkeys(place for place in places if place.is_dir() and place not in below_usr))
-
-
-def _read_shebang(program: Path) -> Path | None:
-    try:
-        with program.open("rb") as file:
-            first = file.readline(512)
-    except OSError:
-        return None
-    words = first[2:].split() if first.startswith(b"#!") else []
-    return Path(os.fsdecode(words[0])) if words else None
-
-
-def _linked_sources(environment: Path) -> list[Path]:
-    """List directories outside of an environment that its site-packages import from."""
-    sources = []
-    for record in environment.glob("lib/python3*/site-packages/*.pth"):
-        lines = record.read_text(encoding="utf-8", errors="replace").splitlines()
-        sources += [Path(line) for line in lines if line.startswith("/") and Path(line).is_dir()]
-    for record in environment.glob("lib/python3*/site-packages/*.dist-info/direct_url.json"):
-        text = record.read_text(encoding="utf-8", errors="replace")
-        url = re.search(r'"url":\s*"file://(/[^"]+)"', text) if '"editable"' in text else None
-        sources += [Path(url.group(1))] if url and Path(url.group(1)).is_dir() else []
-    return sources
-
-
-def _version_of(program: Path) -> tuple[int, ...]:
+def _read_version(program: Path) -> tuple[int, ...]:
     command = [str(program), "--version"]
     said = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=True)  # noqa: S603
     return tuple(int(number) for number in re.findall(r"\d+", said.stdout))
 
 
-def _namespaces(isolation: Isolation) -> list[str]:
+def _choose_namespaces(isolation: Isolation) -> list[str]:
     """Choose namespaces: root changes its user instead of making a user namespace; others have no other way."""
     words = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
     words += ["--hostname", "localhost", "--die-with-parent", "--new-session"]
     if isolation.as_root:
-        return [
-            *words,
-            "--cap-drop",
-            "ALL",
-            "--cap-add",
-            "CAP_SETUID",
-            "--cap-add",
-            "CAP_SETGID",
-            "--cap-add",
-            "CAP_SETPCAP",
-        ]
+        kept = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")  # setpriv gives them up when it changes the user
+        return [*words, "--cap-drop", "ALL", *(word for name in kept for word in ("--cap-add", name))]
     nested = ["--disable-userns"] if isolation.version >= (0, 8) else []
     return [*words, "--unshare-user", "--uid", str(USER), "--gid", str(USER), *nested, "--cap-drop", "ALL"]
 
 
-def _drop_root(setpriv: str) -> list[str]:
-    return [
-        *(
-            setpriv,
-            "--reuid",
-            str(USER),
-            "--regid",
-            str(USER),
-            "--clear-groups",
-            "--no-new-privs",
-        ),
-        *("--inh-caps=-all", "--bounding-set=-all", "--"),
-    ]
+def _drop_root(policy: SandboxPolicy) -> list[str]:
+    setpriv = find_setpriv(policy.root) if policy.root else find_system_program("setpriv")
+    user = ("--reuid", str(USER), "--regid", str(USER), "--clear-groups")
+    return [setpriv, *user, "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all", "--"]
 
 
-def _system(policy: SandboxPolicy) -> list[str]:
+def _bind_system(policy: SandboxPolicy) -> list[str]:
     """Show the system's programs and libraries: the machine's, or the image's."""
     if policy.root:
         places = [*policy.readable, *policy.writable]
@@ -311,8 +214,8 @@ def _system(policy: SandboxPolicy) -> list[str]:
     return [*words, *(word for path in SYSTEM_FILES for word in ("--ro-bind-try", path, path))]
 
 
-def _file_systems(policy: SandboxPolicy, driver: Sequence[str]) -> list[str]:
-    words = [*_system(policy), "--proc", "/proc", "--dev", "/dev"]
+def _mount_file_systems(policy: SandboxPolicy, driver: Sequence[str]) -> list[str]:
+    words = [*_bind_system(policy), "--proc", "/proc", "--dev", "/dev"]
     for place in ("/tmp", "/dev/shm"):  # noqa: S108
         words += ["--perms", "1777", "--size", str(policy.temporary_bytes), "--tmpfs", place]
     words += ["--perms", "0777", "--dir", HOME]
@@ -321,16 +224,11 @@ def _file_systems(policy: SandboxPolicy, driver: Sequence[str]) -> list[str]:
         words += [word for path in devices for word in ("--dev-bind", path, path)]
     words += driver
     placed = [word for outside, inside in policy.placed for word in ("--bind", str(outside), inside)]
-    return [
-        *words,
-        *_bindings(policy),
-        *placed,
-        "--remount-ro",
-        "/",
-    ]  # the parents of what is bound have no limit of size
+    remount = ("--remount-ro", "/")  # the parents of what is bound have no limit of size
+    return [*words, *_bind_directories(policy), *placed, *remount]
 
 
-def _bindings(policy: SandboxPolicy) -> list[str]:
+def _bind_directories(policy: SandboxPolicy) -> list[str]:
     """Bind outer directories before inner ones, in parents that everybody may enter (bubblewrap's own are root's)."""
     modes = {**dict.fromkeys(policy.readable, "--ro-bind"), **dict.fromkeys(policy.writable, "--bind")}
     words: list[str] = []

@@ -138,7 +138,7 @@ def list_gradient_files(steps: int) -> tuple[str, ...]:
     return tuple(f"step-{step}/gradients/model.safetensors" for step in range(1, steps + 1))
 
 
-class TrainingYardstick(Protocol):
+class HuggingFaceTrainer(Protocol):
     """Hugging Face's side of training: in this process, or in a worker for a model with code of its own."""
 
     def train(self, request: TrainRequest) -> TrainResult:

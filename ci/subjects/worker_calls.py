@@ -104,7 +104,7 @@ class WorkerCalls:
             self._warming = True
 
     def interrupt(self) -> None:
-        """End the process, on behalf of another thread than the one whose call waits for it and fails then."""
+        """End the process from another thread; the call that waits for it fails."""
         with self._ending:
             if self._process is not None:
                 self._process.interrupt()

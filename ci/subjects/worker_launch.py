@@ -12,16 +12,9 @@ from ci.errors import RequestError
 from ci.judge_environment import LARGE_PAGES
 from ci.subjects.compile_cache import INSIDE, VARIABLES, CompileCache
 from ci.subjects.image_root import find_image_root, inside_path, read_image_variables, refuse_unsandboxed
+from ci.subjects.interpreter_paths import list_interpreter_directories, list_tool_directories
 from ci.subjects.registry import find_adapter, find_offer
-from ci.subjects.sandbox import (
-    NO_SANDBOX,
-    Isolation,
-    SandboxPolicy,
-    check_readable,
-    interpreter_directories,
-    sandbox_command,
-    tool_directories,
-)
+from ci.subjects.sandbox import NO_SANDBOX, Isolation, SandboxPolicy, check_readable, sandbox_command
 from ci.subjects.worker_main import PUBLISHED
 
 if TYPE_CHECKING:
@@ -105,9 +98,9 @@ class WorkerLaunch:
         if not self.isolation.applied:
             refuse_unsandboxed(root, self.isolation.description)
             return command
-        seen = (*interpreter_directories(self.python), *(entry.resolve() for entry in self.path), *self.readable)
+        seen = (*list_interpreter_directories(self.python), *(entry.resolve() for entry in self.path), *self.readable)
         seen = (*seen, *(place.resolve() for place in places), *((PUBLISHED,) if plugin else ()))
-        seen = (*seen, *(() if root else tool_directories(environment)))
+        seen = (*seen, *(() if root else list_tool_directories(environment)))
         check_readable(self.isolation, seen)
         placed = ((exchange.compiled, INSIDE),) if exchange.compiled else ()
         policy = SandboxPolicy((*seen, self.program.parents[1], exchange.inbox), (exchange.outbox,), placed, root=root)

@@ -35,7 +35,7 @@ OTHER_NAME = "hub_tests_ci"
 """The name of our package where the subject has one that is called `ci`."""
 UNANSWERED = ("prepare", "prepare_device", "release")
 """Methods without a result."""
-YARDSTICK_METHODS = ("resolve_config", "write_model")
+HUGGING_FACE_METHODS = ("resolve_config", "write_model")
 TRAINING_METHODS = ("train", "train_in_parts")
 """The second one is that of Hugging Face's side alone."""
 
@@ -138,7 +138,7 @@ def main(arguments: list[str]) -> None:
 
 
 def answer_requests(arguments: list[str], create: Callable[[str], Any], call: Callable[[Any, str, Any], Any]) -> None:
-    """Make what is asked by its name, and answer each line of requests with the result of a call."""
+    """Make the subject of this name, and answer each line with a call's result."""
     name, read, write = arguments[0], int(arguments[1]), int(arguments[2])
     for descriptor in (read, write):
         os.set_inheritable(descriptor, False)  # the subject's children must not keep the pipes open
@@ -217,8 +217,8 @@ def call_method(subject: Subject, method: str, arguments: dict[str, Any]) -> Any
     if method in UNANSWERED:
         _call_unanswered(subject, method, arguments)
         return True
-    if method in YARDSTICK_METHODS:
-        return _call_yardstick(subject, method, arguments)
+    if method in HUGGING_FACE_METHODS:
+        return _call_hugging_face(subject, method, arguments)
     if method == "gradients":
         if not isinstance(subject, Differentiable):
             raise NotOfferedError(NO_GRADIENTS)
@@ -255,13 +255,13 @@ def _call_train(subject: Subject, method: str, arguments: dict[str, Any]) -> Any
     return to_dict(getattr(subject, method)(TrainRequest(**{**arguments, "optimizer": optimizer})))
 
 
-def _call_yardstick(subject: Subject, method: str, arguments: dict[str, Any]) -> Any:
+def _call_hugging_face(subject: Subject, method: str, arguments: dict[str, Any]) -> Any:
     """Call what only Hugging Face's side has."""
     from ci.errors import NotOfferedError
     from ci.records import to_dict
-    from ci.subjects.base import Yardstick
+    from ci.subjects.base import HuggingFaceRunner
 
-    if not isinstance(subject, Yardstick):
+    if not isinstance(subject, HuggingFaceRunner):
         raise NotOfferedError(f"only Hugging Face's side has {method}")
     result = getattr(subject, method)(**arguments)
     return result if isinstance(result, dict) else to_dict(result)

@@ -80,8 +80,8 @@ class WorkerSubject(WorkerCalls):
     def convert(self, request: ConvertRequest) -> ConvertResult:
         """Convert a Hugging Face directory; check that every file it names is there.
 
-        A large one is converted in a process of its own, where the sandbox keeps that one's output from this one.
-        Elsewhere a process that had to end for a large checkpoint starts again at once: traces follow. Where the offer
+        A large one is converted in a process of its own, so that none is left that can write to the output. Where this
+        worker's process had to end for that instead, it starts again at once, because traces follow. Where the offer
         leaves the conversion out, the subject reads the same files, linked at the target.
         """
         if not find_offer(self.name).converts:
@@ -162,7 +162,7 @@ class WorkerSubject(WorkerCalls):
         return self._compiled.figures if self._compiled else {}
 
     def _try_twice(self, call: Callable[[], Result], target: str | None = None) -> Result:
-        """Make a call, once more without code of earlier runs where it fails with it, other than for want of memory.
+        """Make a call; repeat it without code of earlier runs where it fails with it.
 
         `target` is what the call writes.
         """

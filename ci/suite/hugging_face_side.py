@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from ci.equivalence.hf_reference import ReferenceRun
     from ci.equivalence.preparation import ReferencePreparation
-    from ci.subjects.base import Subject, Yardstick
+    from ci.subjects.base import HuggingFaceRunner, Subject
     from ci.suite.model_run import ModelRun
     from ci.suite.source_checkpoint import SourceCheckpoint
 
@@ -24,7 +24,7 @@ class HuggingFaceSide:
         self._stack = stack
         self._preparation: ReferencePreparation | None = None
 
-    def open(self, subject: Subject) -> Yardstick:
+    def open(self, subject: Subject) -> HuggingFaceRunner:
         """Return Hugging Face's side: in this process, or in a worker where it is code that came with the model.
 
         That code is of the commit of the subject. Raises RemoteCodeError where there is no sandbox for it, RequestError

@@ -149,7 +149,7 @@ class ModelPipeline:
         return target, result
 
     def _start_export(self, converted: Path) -> None:
-        """Let the export begin beside the forward passes, where a test will ask for it and nothing waits for it."""
+        """Start the export beside the forward passes, where a test needs it later."""
         from ci.subjects.early_export import EarlyExport, can_export_early
 
         subject = self.start_subject()

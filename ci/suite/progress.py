@@ -107,7 +107,7 @@ def _parse_event(line: bytes) -> ProgressEvent | None:
 
 @contextmanager
 def follow_progress(path: Path, display: ProgressDisplay) -> Iterator[None]:
-    """Show the events in the file for the length of the block, and at its end those that are left."""
+    """Show the file's events as they come; at the end of the block, those that are left."""
     reader, over = ProgressReader(path), threading.Event()
 
     def follow() -> None:

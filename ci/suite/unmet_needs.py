@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ci.errors import NotComparedError
-from ci.evidence import YARDSTICK_NEED
+from ci.evidence import HUGGING_FACE_NEED
 from ci.subjects.offer import NO_ATTENTION, NO_EXPERTS
 from ci.subjects.registry import find_offer
 
@@ -31,7 +31,7 @@ def find_unmet_need(subject: str, variant: str, refusal: UnsupportedError) -> st
     Only a need that the offer knows excuses a layout that did not run, or that Hugging Face's side does not run.
     """
     if isinstance(refusal, NotComparedError):
-        return YARDSTICK_NEED
+        return HUGGING_FACE_NEED
     needs = find_offer(subject).conditional_needs.get(variant, ())
     return next((need for need in needs if need in str(refusal)), "")
 

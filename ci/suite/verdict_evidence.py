@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ci.evidence import format_share_of_limit
+from ci.units import format_share_of_limit
 
 if TYPE_CHECKING:
     from ci.equivalence.verdict import Verdict

@@ -92,7 +92,7 @@ def admit_entry(
 
 
 def admit_code(outputs: FetchOutputs, model: HubModel, store: Path, store_url: str | None) -> Path:
-    """Return the directory with the Python files that a model brings, exactly as the fetch job saw them.
+    """Return the directory with a model's own Python files, as the fetch job saw them.
 
     Raises InfrastructureError where this machine's store and the remote one have none with that digest.
     """

@@ -59,7 +59,7 @@ class Publication:
 
 
 def decide_by_plan(view: CommitView, plan: Plan) -> CommitStatus:
-    """Decide the commit's status with the models that a plan requires, and those that it leaves out."""
+    """Decide the commit's status by the models that a plan requires or leaves out."""
     return view.decide(plan.required, [one.name for one in plan.left_out])
 
 

@@ -129,7 +129,7 @@ def _list_completed_jobs(list_jobs: Callable[[], tuple[WorkflowJob, ...]], pause
 def _find_untested(
     plan: Plan, jobs: Mapping[str, Job], pack: WorkflowJob | None, fetch: WorkflowJob | None
 ) -> dict[str, Problem]:
-    """Find the entries that have no job, or one without a subject, for a reason outside of the subject.
+    """Find entries without a job or without a subject, for a reason outside the subject.
 
     `pack` hands over a private subject's commit; it is skipped for a public one.
     """

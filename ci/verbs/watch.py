@@ -66,7 +66,7 @@ def _report_waiting(client: Client, plan: Plan, context: Context, waiting: Seque
 
 
 def _write_comment(client: Client, plan: Plan, context: Context, waiting: Sequence[WorkflowJob]) -> None:
-    """Write what is waited for into the status comment, unless a report or a later run has written there.
+    """Write what is waited for into the status comment, unless a report or a later run wrote there.
 
     This job is not in their queue: it would hold them up for as long as it watches.
     """

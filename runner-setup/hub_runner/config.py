@@ -167,22 +167,28 @@ class EnvironmentsSettings:
     """The subjects' environments that this host builds and lends to its jobs.
 
     `build`: names that hub-tests knows, and paths of TOML files in the default branch of `github.repository`.
+    `images`: some of them are container images, so their unit may make a sandbox.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
     build: tuple[str, ...] = ()
+    images: bool = False
     keep_days: int = 30
 
 
 @dataclass(frozen=True)
 class ProxySettings:
-    """The proxy through which this host reaches the internet: its URL, and what is reached without it."""
+    """The proxy through which this host reaches the internet: its URL, and what is reached without it.
+
+    `certificates`: a PEM file of all authorities that the host's clients and jobs trust, for a proxy that breaks TLS.
+    """
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
     url: str = ""
     without: tuple[str, ...] = ("localhost", "127.0.0.1", "::1")
+    certificates: str = ""
 
 
 @dataclass(frozen=True)

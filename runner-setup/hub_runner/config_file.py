@@ -26,6 +26,9 @@ WORKFLOW = re.compile(r"[\w.-]+/[\w.-]+/\.github/workflows/[\w.-]+\.ya?ml@refs/\
 FORBIDDEN_EVENTS = ("pull_request", "pull_request_target", "push", "merge_group", "workflow_run")
 DESCRIPTION = re.compile(r"[a-z0-9][a-z0-9_-]*|(?!/|.*\.\.)[\w./-]+\.toml")
 PROXY = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+/?")
+CERTIFICATES = re.compile(r"(?!.*/\.\.?(?:/|$))(?:/[\w.-]+)+")
+HIDDEN = ("/home", "/root", "/run", "/tmp", "/var", "/dev", "/boot", "/etc/hub-runner")  # noqa: S108
+"""Where one of the units sees another file than the host has, or none."""
 METADATA = ipaddress.ip_network("169.254.169.254/32")
 DURATIONS = ("max_job_minutes", "max_idle_minutes", "quarantine_minutes", "stop_seconds")
 MAX_SLOTS = 64
@@ -101,7 +104,18 @@ def _check_proxy(config: Config) -> tuple[str | None, ...]:
     return (
         None if not proxy.url or PROXY.fullmatch(proxy.url) else "proxy.url: give http://host:port, without a password",
         f"proxy.without: {wrong[0]!r} is neither a name nor an address" if wrong else None,
+        _check_certificates(config),
     )
+
+
+def _check_certificates(config: Config) -> str | None:
+    """Report a path of certificates that is none, or that the units do not see."""
+    file = config.proxy.certificates
+    if file and not CERTIFICATES.fullmatch(file):
+        return "proxy.certificates: give an absolute path without spaces"
+    if hidden := next((place for place in (*HIDDEN, config.runner.store) if file.startswith(f"{place}/")), None):
+        return f"proxy.certificates: jobs see nothing of {hidden}: put the file below /etc/ssl or /usr/local/share"
+    return None
 
 
 def _check_admission(config: Config) -> tuple[str | None, ...]:

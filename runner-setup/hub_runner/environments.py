@@ -17,7 +17,7 @@ from ci.environments.base import prune_bases
 from ci.environments.description import load_description
 from ci.environments.prepare import provide_base
 from ci.environments.wheel_folder import keep_wheels, prune_wheels
-from ci.errors import InfrastructureError
+from ci.errors import InfrastructureError, RequestError
 from ci.settings import from_environ
 
 if TYPE_CHECKING:
@@ -41,8 +41,10 @@ def refresh_environments(
     Raises RequestError for a description that is none, InfrastructureError where something cannot be fetched.
     """
     settings = replace(from_environ(environ), environments=layout.environments, shared_environments=None)
+    descriptions = _load_descriptions(config, environ)
+    _check_images(config, descriptions)
     bases = []
-    for description in _load_descriptions(config, environ):
+    for description in descriptions:
         base = provide_base(description, settings, environ, progress)
         keep_wheels(base, layout.wheels, environ, progress)
         bases.append(base)
@@ -64,6 +66,14 @@ def _load_descriptions(config: Config, environ: Mapping[str, str]) -> list[Envir
             load_description(str(checkout / name) if checkout and name.endswith(SUFFIX) else name)
             for name in config.environments.build
         ]
+
+
+def _check_images(config: Config, descriptions: list[EnvironmentDescription]) -> None:
+    """Raise RequestError for a container image on a host whose unit may make no sandbox for it."""
+    images = [description.name for description in descriptions if description.image]
+    if images and not config.environments.images:
+        fix = "set environments.images = true in hub-runner.toml and run install.sh, or take it from environments.build"
+        raise RequestError(f"environment {images[0]} is a container image, which this host's unit may not build: {fix}")
 
 
 def clone_default_branch(address: str, target: Path, environ: Mapping[str, str]) -> None:

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from ci.certificates import read_certificates
+from ci.environments.image import PROGRAMS
 from ci.errors import InfrastructureError, RequestError
 from hub_runner.files import write_atomically
 from hub_runner.layout import KEY
@@ -99,7 +101,8 @@ def list_retired_units(config: Config, layout: Layout) -> tuple[str, ...]:
 
 def find_install_problems(config: Config, *, resolv: Path = Path("/etc/resolv.conf")) -> tuple[str, ...]:
     """Return one line for each reason why this host cannot be installed."""
-    missing = [tool for tool in TOOLS if not (shutil.which(tool) or Path("/usr/sbin", tool).exists())]
+    tools = (*TOOLS, *(PROGRAMS if config.environments.images else ()))
+    missing = [tool for tool in tools if not (shutil.which(tool) or Path("/usr/sbin", tool).exists())]
     return tuple(
         problem
         for problem in (
@@ -110,6 +113,7 @@ def find_install_problems(config: Config, *, resolv: Path = Path("/etc/resolv.co
             "" if KEY.is_file() else f"{KEY} is missing: put the GitHub App's private key there, owner root, mode 0400",
             *_check_resolvers(config, resolv),
             _check_proxy(config),
+            _check_certificates(config),
         )
         if problem
     )
@@ -143,6 +147,20 @@ def _check_proxy(config: Config) -> str:
     if not closed or (address, parts.port or 80) in ports or address.is_loopback:
         return ""
     return f"jobs could not reach the proxy {parts.hostname}: add an [[egress.allow]] with port {parts.port or 80}"
+
+
+def _check_certificates(config: Config) -> str:
+    """Report a file of certificates that cannot be used, or that jobs may not read."""
+    file = Path(config.proxy.certificates)
+    if not config.proxy.certificates:
+        return ""
+    try:
+        read_certificates(file)
+    except RequestError as problem:
+        return f"proxy.certificates: {problem}"
+    needed = {file: 0o004, **dict.fromkeys(file.parents, 0o001)}
+    closed = next((path for path, mode in needed.items() if not path.stat().st_mode & mode), None)
+    return f"proxy.certificates: jobs may not read {closed}: chmod o+rX {closed}" if closed else ""
 
 
 def plan_steps(config: Config, source: Path, layout: Layout) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ci.certificates import name_certificates
 from hub_runner.admission_policy import build_policy
 from hub_runner.kubernetes import render_manifests
 from hub_runner.layout import Layout
@@ -105,15 +106,16 @@ def _name_kind(slot: Slot) -> str:
 
 
 def build_proxy_variables(config: Config) -> dict[str, str]:
-    """Return the variables that name the proxy, in both spellings: programs differ in which they read."""
+    """Return the variables that name the proxy and the certificates; programs differ in which they read."""
+    certificates = name_certificates(config.proxy.certificates)
     if not config.proxy.url:
-        return {}
+        return certificates
     values = {
         "http_proxy": config.proxy.url,
         "https_proxy": config.proxy.url,
         "no_proxy": ",".join(config.proxy.without),
     }
-    return values | {name.upper(): value for name, value in values.items()}
+    return values | {name.upper(): value for name, value in values.items()} | certificates
 
 
 def _format_json(value: Any) -> str:

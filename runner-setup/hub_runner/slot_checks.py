@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ci.certificates import name_certificates
 from ci.doctor import Diagnosis, DoctorRequest, diagnose, probe_host
 from ci.doctor.gpu_checks import select_gpus
 from ci.doctor.host_checks import MAX_SKEW
@@ -49,6 +50,7 @@ def build_doctor_request(config: Config, slot: Slot, layout: Layout) -> DoctorRe
         strict=True,
         isolation="none",
         tools=bool(slot.gpus),
+        images=config.environments.images,
         python=rules.python,
     )
 
@@ -60,7 +62,8 @@ def diagnose_slot(config: Config, slot: Slot, layout: Layout, registrar: Registr
     """
     request = build_doctor_request(config, slot, layout)
     places = {"HUB_TESTS_SHARED_ENVIRONMENTS": layout.environments, "HUB_TESTS_NODE_MODULES": layout.node_modules}
-    state = probe_host(request, {name: str(path) for name, path in places.items()})
+    environ = {**{name: str(path) for name, path in places.items()}, **name_certificates(config.proxy.certificates)}
+    state = probe_host(request, environ)
     if not config.doctor.offline:
         hub, skew = registrar.check_hub(request.endpoint)
         request = replace(request, offline=False)

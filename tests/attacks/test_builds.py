@@ -16,8 +16,9 @@ from ci.environments import overlay as overlay_module
 from ci.environments.overlay import build_overlay
 from ci.subjects.exchange import remove_tree
 from ci.subjects.failure import SubjectCrashError, SubjectTimeoutError
+from ci.subjects.interpreter_paths import list_interpreter_directories
 from ci.subjects.provenance import read_commit
-from ci.subjects.sandbox import detect_isolation, interpreter_directories
+from ci.subjects.sandbox import detect_isolation
 from tests.attacks.scene import hash_tree, list_leftovers, list_processes
 from tests.ci.environments.conftest import DESCRIPTION
 from tests.ci.environments.wheels import write_subject
@@ -193,5 +194,5 @@ def test_no_program_of_a_checkouts_git_configuration_is_run(tmp_path: Path) -> N
 
 
 def test_what_an_overlay_sees_is_in_its_own_directory(base: BaseEnvironment) -> None:
-    for path in interpreter_directories(base.python):
+    for path in list_interpreter_directories(base.python):
         assert path != Path("/"), path

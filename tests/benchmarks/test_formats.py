@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from benchmarks.format_models import MODELS, PROBES, make_hybrid_shapes
+from benchmarks.format_models import MODELS
+from benchmarks.format_probes import PROBES
+from benchmarks.format_weights import make_hybrid_shapes
 from benchmarks.formats import _describe_verdict, _make_row, name_subject, show_table
 from ci.evidence import Evidence, Measure, Step
 from ci.models import load_models

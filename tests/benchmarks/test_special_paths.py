@@ -12,7 +12,7 @@ from benchmarks.special_paths import (
     CONTROL_DTYPE,
     END,
     Counts,
-    Judges,
+    JudgeFactory,
     PlantedSubject,
     show_table,
     sum_counts,
@@ -107,5 +107,5 @@ def test_a_bug_is_there_for_one_trace_alone(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_controls_are_published_in_another_dtype_than_float32(tmp_path: Path) -> None:
-    judge = Judges(tmp_path / "controls", CONTROL_DTYPE).open("mistral", ReferenceSubject())
+    judge = JudgeFactory(tmp_path / "controls", CONTROL_DTYPE).open("mistral", ReferenceSubject())
     assert judge.reference.model_dtype == CONTROL_DTYPE != "float32"

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from ci.evidence import Measure, format_share, format_share_of_limit
+from ci.evidence import Measure
 
 
 def measure(error: float, limit: float, token_error: float = 0.0, token_limit: float | None = None) -> Measure:
@@ -52,19 +52,3 @@ def test_the_shown_error_divided_by_the_shown_limit_is_the_shown_share(one: Meas
     error, limit = one.decisive
     assert error / limit == one.used
     assert one.decided_by_token == (one.decisive == (one.token_error, one.token_limit))
-
-
-@pytest.mark.parametrize(
-    ("used", "share", "sentence"),
-    [
-        (0.0, "<1 %", "<1 % of the limit"),
-        (0.43, "43 %", "43 % of the limit"),
-        (2.0, "200 %", "200 % of the limit"),
-        (4000.0, "4,000 x", "4,000 x the limit"),
-        (2e7, "2.0e+07 x", "2.0e+07 x the limit"),
-        (math.inf, "∞", "∞ x the limit"),
-        (math.nan, "∞", "∞ x the limit"),
-    ],
-)
-def test_a_share_reads_the_same_alone_and_in_a_sentence(used: float, share: str, sentence: str) -> None:
-    assert (format_share(used), format_share_of_limit(used)) == (share, sentence)

@@ -31,6 +31,8 @@ def test_an_entry_declares_what_one_subject_refuses() -> None:
     [
         (({**KNOWN, "word": "x"},), r"\[a\] known_refusals: unknown key 'word'. Did you mean 'words'"),
         (({**KNOWN, "words": "error"},), "words: expected 12 to 300 characters"),
+        (({**KNOWN, "words": "{} and {} are unknown to {}"},), r"words: expected at most 2 parts that vary \({}\)"),
+        (({**KNOWN, "words": "{} is {}, odd"},), "words: expected 12 to 300 characters"),
         (({**KNOWN, "words": " " * 20},), "words: expected 12 to 300 characters"),
         (({**KNOWN, "words": "two lines of\nwords"},), "words: expected 12 to 300 characters"),
         (({**KNOWN, "since": "yesterday"},), "since: 'yesterday' is not a date like"),
@@ -50,8 +52,13 @@ def test_what_no_registry_may_declare(refusals: tuple[Any, ...], says: str) -> N
 @pytest.mark.parametrize(
     ("sentence", "said"),
     [
-        ("Fast-LLM, llama to fast_llm: ValueError: HF config has unknown key 'x' (value: False).", True),
+        ("Fast-LLM, llama to fast_llm: ValueError: HF config has unknown key 'x'", True),
+        ("ValueError: HF config has unknown key 'x' (fast_llm/engine/checkpoint/external.py:708)", True),
         ("HF  config has\n unknown key 'x'", True),
+        ("ValueError: HF config has unknown key 'x' (value: False)", False),
+        ("ValueError: HF config has unknown key 'x', 'y'", False),
+        ("ValueError: no HF config has unknown key 'x'", False),
+        ("HF config has unknown key 'x' (a.py:1) while handling another error", False),
         ("HF config has unknown key 'y'", False),
         ("hf config has unknown key 'x'", False),
         ("HF config has unknown key", False),
@@ -60,6 +67,22 @@ def test_what_no_registry_may_declare(refusals: tuple[Any, ...], says: str) -> N
 )
 def test_only_the_declared_words_are_the_refusal(sentence: str, said: bool) -> None:
     assert REFUSAL.is_said_in(sentence) is said
+
+
+@pytest.mark.parametrize(
+    ("sentence", "said"),
+    [
+        ("E: unknown key 'ssm_cfg.d_conv' (value: 4).", True),
+        ("E: unknown key 'ssm_cfg.activation' (value: 'identity'). (a/b.py:7)", True),
+        ("E: unknown key 'ssm_cfg.' (value: 4).", False),
+        ("E: unknown key 'layer_types' (value: 4).", False),
+        ("E: unknown key 'ssm_cfg.a b' (value: 4).", False),
+        ("E: unknown key 'ssm_cfg.d_conv' (value: 4). And more.", False),
+    ],
+)
+def test_a_part_that_varies_is_one_word(sentence: str, said: bool) -> None:
+    varying = replace(REFUSAL, words="unknown key 'ssm_cfg.{}' (value: {}).")
+    assert varying.is_said_in(sentence) is said
 
 
 def test_one_line_names_what_is_left_out() -> None:

@@ -178,12 +178,12 @@ def test_a_run_that_is_terminated_with_its_whole_group_keeps_what_it_has_found(h
     hub.add("stand-in/llama", repository("stand-in/llama"))
     command, environ = make_command(ROOT, tmp_path, hub.endpoint)
     with subprocess.Popen(command, cwd=ROOT, env=environ, start_new_session=True, stderr=subprocess.PIPE) as job:
-        running, deadline = tmp_path / "out" / RUNNING, time.monotonic() + 120
+        running, deadline = tmp_path / "out" / RUNNING, time.monotonic() + 300
         while not (running.exists() and "test_forward_equivalence" in running.read_text()):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         os.killpg(job.pid, signal.SIGTERM)
-        job.communicate(timeout=60)
+        job.communicate(timeout=300)
     results = json.loads((tmp_path / "out" / "report.json").read_bytes())
     ended = read_outcomes(results)
     assert ended["test_conversion[tiny]"] == "passed"
@@ -246,8 +246,8 @@ MISBEHAVIOURS = {
 def test_a_subject_that_misbehaves_is_red_in_one_line(kind: str, hub: HubServer, tmp_path: Path) -> None:
     code, failure, says = MISBEHAVIOURS[kind]
     hub.add("stand-in/llama", repository("stand-in/llama"))
-    python = str(fake_interpreter(tmp_path, code))
-    done, results = run(ROOT, tmp_path, hub.endpoint, "--subject-python", python, "--timeout", "2")
+    python, timeout = str(fake_interpreter(tmp_path, code)), "2" if kind == "hangs" else "300"
+    done, results = run(ROOT, tmp_path, hub.endpoint, "--subject-python", python, "--timeout", timeout)
     assert done.returncode == 1, done.stdout + done.stderr
     conversion = next(c for c in results["entries"][0]["cases"] if c["name"] == "test_conversion[tiny]")
     assert (conversion["outcome"], conversion["failure_class"]) == ("failed", failure)

@@ -1,9 +1,18 @@
+import math
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from ci.errors import RequestError
-from ci.units import format_age, format_now, format_size, parse_duration, parse_size
+from ci.units import (
+    format_age,
+    format_now,
+    format_share,
+    format_share_of_limit,
+    format_size,
+    parse_duration,
+    parse_size,
+)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +51,24 @@ def test_ages_for_people() -> None:
 
 
 def test_this_moment_is_in_utc_to_the_second() -> None:
+    before = datetime.now(UTC).replace(microsecond=0)
     moment = datetime.fromisoformat(format_now())
     assert moment.utcoffset() == timedelta(0)
     assert moment.microsecond == 0
-    assert abs(datetime.now(UTC) - moment) < timedelta(minutes=1)
+    assert before <= moment <= datetime.now(UTC)
+
+
+@pytest.mark.parametrize(
+    ("used", "share", "sentence"),
+    [
+        (0.0, "<1 %", "<1 % of the limit"),
+        (0.43, "43 %", "43 % of the limit"),
+        (2.0, "200 %", "200 % of the limit"),
+        (4000.0, "4,000 x", "4,000 x the limit"),
+        (2e7, "2.0e+07 x", "2.0e+07 x the limit"),
+        (math.inf, "∞", "∞ x the limit"),
+        (math.nan, "∞", "∞ x the limit"),
+    ],
+)
+def test_a_share_reads_the_same_alone_and_in_a_sentence(used: float, share: str, sentence: str) -> None:
+    assert (format_share(used), format_share_of_limit(used)) == (share, sentence)

@@ -112,24 +112,21 @@ def _handler(fake: FakeGitHub) -> type[BaseHTTPRequestHandler]:
                 self.headers.get("Authorization", ""),
             )
             status, answer, headers = fake.answer(request)
+            kind = "application/json" if answer is not None else "text/plain"
             body = json.dumps(answer).encode() if answer is not None else b""
+            self.send(status, body, {"Content-Type": kind, **headers})
+
+        def send_blob(self, content: bytes) -> None:
+            """Answer as the storage, which is not GitHub's API and must not see the token."""
+            allowed = "Authorization" not in self.headers
+            self.send(200 if allowed else 400, content if allowed else b"", {})
+
+        def send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
             self.send_response(status)
-            for name, value in {
-                "Content-Type": "application/json" if answer is not None else "text/plain",
-                "Content-Length": str(len(body)),
-                **headers,
-            }.items():
+            for name, value in {**headers, "Content-Length": str(len(body))}.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
-
-        def send_blob(self, content: bytes) -> None:
-            """What is not GitHub's API: a storage that must not see the token."""
-            allowed = "Authorization" not in self.headers
-            self.send_response(200 if allowed else 400)
-            self.send_header("Content-Length", str(len(content) if allowed else 0))
-            self.end_headers()
-            self.wfile.write(content if allowed else b"")
 
         do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = do  # noqa: N815
 

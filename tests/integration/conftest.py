@@ -27,7 +27,7 @@ from ci.evidence import Evidence, Step, to_property
 from ci.layouts import LAYOUT_AXIS
 from ci.model_options import apply_model_options
 from ci.models import HUB_TEST_CONFIGS, HubModel, load_models
-from ci.run_options import RunOptions, add_pytest_options, make_pytest_reproduction_arguments, read_pytest_options
+from ci.run_arguments import add_pytest_options, make_pytest_reproduction_arguments, read_pytest_options
 from ci.subjects.registry import find_offer
 from ci.suite import tests as suite_tests
 from ci.suite.cached_step import StepFailedError
@@ -38,6 +38,8 @@ from ci.suite.progress import POLL_SECONDS, ProgressEvent, ProgressWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from ci.run_options import RunOptions
 
 T = TypeVar("T")
 
@@ -153,15 +155,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     All tests of a model run in one xdist worker.
     """
     here = Path(__file__).parent
-    if empty := [item for item in items if item.name.endswith("NOTSET]") and here in item.path.parents]:
-        config.hook.pytest_deselected(items=empty)  # no chosen model has such a variant: no test is lost
-        items[:] = [item for item in items if item not in empty]
-    for option in ("deep", "consumer"):
-        marker = "served" if option == "consumer" else option
-        if not config.getoption(f"--{option}"):
-            unasked = [item for item in items if item.get_closest_marker(marker)]
-            config.hook.pytest_deselected(items=unasked)
-            items[:] = [item for item in items if item not in unasked]
+    # No chosen model has a variant of an empty parametrization: no test is lost.
+    _deselect(config, items, [item for item in items if item.name.endswith("NOTSET]") and here in item.path.parents])
+    for option, marker in (("--deep", "deep"), ("--consumer", "served")):
+        if not config.getoption(option):
+            _deselect(config, items, [item for item in items if item.get_closest_marker(marker)])
     skip = pytest.mark.skip(reason="extra slow: fetches real Hub models; run with --run-extra-slow")
     for item in items:
         if item.get_closest_marker("extra_slow") is None or here not in item.path.parents:
@@ -170,7 +168,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(skip)
         if name := _model_of(item):
             item.add_marker(pytest.mark.xdist_group(name))
-    places = [index for index, item in enumerate(items) if _model_of(item) and here in item.path.parents]
+    _sort_by_model(items, [index for index, item in enumerate(items) if _model_of(item) and here in item.path.parents])
+
+
+def _deselect(config: pytest.Config, items: list[pytest.Item], unwanted: list[pytest.Item]) -> None:
+    if unwanted:
+        config.hook.pytest_deselected(items=unwanted)
+        items[:] = [item for item in items if item not in unwanted]
+
+
+def _sort_by_model(items: list[pytest.Item], places: list[int]) -> None:
+    """Sort the items at these places by the registry's order, then the suite's; the others stay where they are."""
     steps = [*suite_tests.DEFAULT_TESTS, suite_tests.SERVED_TEST, *suite_tests.DEEP_TESTS]
     models = list(HUB_TEST_CONFIGS)
     order = {name: place for place, name in enumerate(steps)}  # a test that somebody has put beside comes last

@@ -7,7 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,8 +17,13 @@ from hub_runner.config_file import load_config
 from hub_runner.kubernetes import RUNNER_UID
 from tests.runner_setup.conftest import EXAMPLE
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 CONTAINERFILE = EXAMPLE.with_name("Containerfile")
 TOOLS = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+RUNNER_IMAGE = os.environ.get("HUB_TESTS_RUNNER_IMAGE")
+"""The base as the builder names it, such as oci:DIRECTORY:TAG, where the registry's cannot be had."""
 HOST_ONLY = {"nftables", "e2fsprogs", "systemd"}
 """Packages of what a host does around a job: the cluster does it otherwise."""
 
@@ -80,27 +87,54 @@ def test_its_last_user_is_not_root() -> None:
     assert re.findall(r"^USER (\S+)$", CONTAINERFILE.read_text(), re.MULTILINE)[-1] == str(RUNNER_UID)
 
 
-def find_builder() -> str | None:
-    """A builder that answers: a docker without its daemon builds nothing."""
-    for program in filter(None, map(shutil.which, ("podman", "buildah", "docker"))):
-        if subprocess.run([program, "info"], capture_output=True, check=False).returncode == 0:
-            return program
+@dataclass(frozen=True)
+class Builder:
+    """A program that builds, the options before its verb, and those of its verb `build`."""
+
+    program: str
+    options: tuple[str, ...] = ()
+    of_build: tuple[str, ...] = ()
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([self.program, *self.options, *words], capture_output=True, text=True, check=False)
+
+
+def find_builder(storage: Path) -> Builder | None:
+    """A builder that answers: a docker without its daemon builds nothing. Buildah keeps everything below `storage`."""
+    kept = ("--storage-driver=vfs", f"--root={storage}/store", f"--runroot={storage}/run")
+    known = {
+        "podman": ((), ("--format=docker",)),
+        "buildah": (kept, ("--format=docker", "--isolation=chroot")),  # in a container too, as root
+        "docker": ((), ()),
+    }
+    for name, (options, of_build) in known.items():
+        builder = Builder(shutil.which(name) or "", options, of_build)
+        if builder.program and builder.run("info").returncode == 0:
+            return builder
     return None
 
 
+@pytest.fixture
+def storage(tmp_path: Path) -> Iterator[Path]:
+    """A folder for gigabytes that do not stay."""
+    yield tmp_path / "images"
+    shutil.rmtree(tmp_path / "images", ignore_errors=True)
+
+
 @pytest.mark.long
-def test_it_builds() -> None:
-    builder = find_builder()
+def test_it_builds(storage: Path) -> None:
+    builder = find_builder(storage)
     if builder is None:
         pytest.skip("no builder of container images here")
-    command = [
-        builder,
-        "build",
-        "--file",
-        str(CONTAINERFILE),
-        "--tag",
-        "hub-tests-runner:test",
-        str(EXAMPLE.parents[1]),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    base = RUNNER_IMAGE or re.findall(r"^ARG RUNNER=(\S+)$", CONTAINERFILE.read_text(), re.MULTILINE)[0]
+    if (pulled := builder.run("pull", base)).returncode:
+        assert not RUNNER_IMAGE, pulled.stderr
+        last = (pulled.stderr.strip().splitlines() or ["no answer"])[-1]
+        pytest.skip(f"no builder of container images has the base here: set HUB_TESTS_RUNNER_IMAGE ({last[:200]})")
+    words = ("--build-arg", f"RUNNER={base}", "--file", str(CONTAINERFILE), "--tag", "hub-tests-runner:test")
+    done = builder.run("build", *builder.of_build, *words, str(EXAMPLE.parents[1]))
     assert done.returncode == 0, done.stderr[-3000:]
+    inspect = ("inspect", "--type=image") if builder.program.endswith("buildah") else ("image", "inspect")
+    seen = builder.run(*inspect, "hub-tests-runner:test").stdout
+    assert f'"User": "{RUNNER_UID}"' in seen
+    assert "HUB_TESTS_NODE_MODULES=/opt/hub-tests-node/node_modules" in seen

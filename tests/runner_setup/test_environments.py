@@ -106,6 +106,19 @@ def test_a_description_that_is_none_is_said(
         refresh_environments(wrong, layout, environ, lambda _: None)
 
 
+def test_a_container_image_is_refused_where_the_unit_may_make_no_sandbox(
+    host: Config, layout: Layout, environ: dict[str, str], tmp_path: Path
+) -> None:
+    work = tmp_path / "github/org/repo"
+    (work / FILE).write_text('name = "theirs-image"\npython = "/usr/bin/python3"\nimage = "oci:/nowhere:tag"\n')
+    git(work, "commit", "--quiet", "--all", "--message=image")
+    with pytest.raises(RequestError, match=r"theirs-image is a container image.*environments\.images = true"):
+        refresh_environments(host, layout, environ, lambda _: None)
+    allowed = replace(host, environments=EnvironmentsSettings(build=(FILE,), images=True))
+    with pytest.raises(InfrastructureError, match=r"skopeo|bubblewrap"):
+        refresh_environments(allowed, layout, environ, lambda _: None)
+
+
 def test_a_repository_that_cannot_be_cloned_is_said(host: Config, layout: Layout, environ: dict[str, str]) -> None:
     away = replace(host, github=replace(host.github, repository="org/away"))
     with pytest.raises(InfrastructureError, match="org/away"):

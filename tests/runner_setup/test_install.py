@@ -160,6 +160,26 @@ def test_install_sh_brings_what_the_doctor_and_the_installation_ask_for() -> Non
     assert {brought.get(tool, tool) for tool in set(TOOLS) - essential} <= packages
 
 
+@pytest.mark.parametrize("images", [False, True])
+def test_what_brings_container_images_is_installed_where_the_file_says_so(tmp_path: Path, *, images: bool) -> None:
+    text = EXAMPLE.read_text()
+    assert "# images = true" in text
+    host = tmp_path / "host.toml"
+    host.write_text(text.replace("# images = true", "images = true") if images else text)
+    words = ["sh", str(EXAMPLE.with_name("install.sh")), "--config", str(host), "--dry-run"]
+    told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert ("+ apt-get install --yes --no-install-recommends skopeo umoci\n" in told) == images
+
+
+def test_a_host_of_container_images_needs_what_brings_them(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda name: None if name in ("skopeo", "umoci") else found(name))
+    assert not any("umoci" in line for line in find_install_problems(config))
+    images = replace(config, environments=replace(config.environments, images=True))
+    (line,) = (line for line in find_install_problems(images) if "missing commands" in line)
+    assert "skopeo, umoci; run install.sh" in line
+
+
 @pytest.mark.skipif(shutil.which("bwrap") is None, reason="apt-get install bubblewrap")
 def test_on_a_host_without_python_the_packages_are_installed_first() -> None:
     """A minimal Debian has none: it was told that its Python is too old."""

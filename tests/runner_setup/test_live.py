@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ci.environments.image import PROGRAMS
+from tests.ci.environments.images import MARKER, write_image
+from tests.ci.environments.images import PYTHON as IMAGE_PYTHON
 from tests.ci.environments.wheels import write_index
 from tests.runner_setup.conftest import config_text
 from tests.runner_setup.machine import Machine, booted
@@ -55,6 +58,7 @@ def machine(app_key: Path) -> Iterator[Machine]:
             write_index(scratch / "index")
             furnish(machine)
             offer_environment(machine, scratch / "index")
+            offer_image(machine, scratch / "image")
             yield machine
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -93,6 +97,17 @@ chown -R hub-runner-environments: {place}
     drop_in = "/etc/systemd/system/hub-runner-environments.service.d/index.conf"
     machine.write(drop_in, f"[Service]\nEnvironment={variables} UV_OFFLINE=1\n")
     machine.run("systemctl", "daemon-reload")
+
+
+def offer_image(machine: Machine, folder: Path) -> None:
+    """A description of a container image beside the other one, and the image where the unit can read it."""
+    if all(map(shutil.which, PROGRAMS)):
+        machine.run("cp", "-r", str(write_image(folder)), "/srv/image")
+    text = f'name = "image"\\npython = "{IMAGE_PYTHON}"\\nimage = "oci:/srv/image:small"\\n'
+    commit = "git add . && git -c user.name=x -c user.email=x commit -q -m image"
+    own = "git -c safe.directory='*'"
+    script = f"cd /srv/github/org/repo && printf '{text}' > ci/image.toml && {commit.replace('git', own, 2)}"
+    machine.run("sh", "-c", f"{script} && chown -R hub-runner-environments: .")
 
 
 def github(machine: Machine, change: dict[str, Any] | None = None) -> Any:
@@ -256,6 +271,59 @@ def test_nothing_survives_a_job(machine: Machine, met: dict[str, Any]) -> None:
     assert machine.run("ls", "-A", "/var/lib/hub-runner/slots/0/disk") == ""
     kept = machine.run("ls", "/var/log/hub-runner/slot-0").split()
     assert [name.rpartition("-")[2] for name in kept] == ["facts.log"]  # the link to /etc/shadow was not followed
+
+
+ENTER = f"""
+import subprocess
+from pathlib import Path
+from ci.environments.image import enter_image
+(root,) = Path("/var/lib/hub-runner/environments").glob("image-*/rootfs")
+told = "import os; print(open('{MARKER}').read(), os.getuid())"
+command = enter_image(Path(f"{{root}}{IMAGE_PYTHON}"), ["-c", told])
+print(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+"""
+
+
+def build_image(machine: Machine, *, images: bool, restricted: bool = False) -> str:
+    """Build a container image under the unit of a host whose file allows it, or not; return what its journal says."""
+    text = machine.run("cat", "/root/host.toml").replace('["ci/theirs.toml"]', '["ci/image.toml"]')
+    text = text.replace("# images = true", "images = true") if images else text
+    unit = "hub-runner-environments.service"
+    machine.write("/root/images.toml", text)
+    hub_runner(machine, "--root", "/tmp/look", "--config", "/root/images.toml", "install")
+    places = (f"etc/systemd/system/{unit}", "etc/tmpfiles.d/hub-runner.conf", "etc/hub-runner/hub-runner.toml")
+    machine.run("sh", "-c", "".join(f"cp /tmp/look/{place} /{place} && " for place in places) + "rm -rf /tmp/look")
+    if restricted:
+        machine.run("sed", "-i", "/^RestrictNamespaces=cgroup/d", f"/etc/systemd/system/{unit}")
+    machine.run("systemd-tmpfiles", "--create", "hub-runner.conf")
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "start", unit, check=False)
+    invocation = machine.run("systemctl", "show", "--value", "--property=InvocationID", unit).strip()
+    return machine.run("journalctl", "--no-pager", "--output=cat", f"_SYSTEMD_INVOCATION_ID={invocation}")
+
+
+def test_a_container_image_is_built_where_the_file_allows_it_and_a_slot_enters_it(
+    machine: Machine, met: dict[str, Any]
+) -> None:
+    if missing := [name for name in PROGRAMS if shutil.which(name) is None]:
+        pytest.skip(f"apt-get install {' '.join(missing)}")
+    assert met  # the host's own environments were built before, without this permission
+    assert "set environments.images = true" in build_image(machine, images=False)
+    closed = build_image(machine, images=True, restricted=True)
+    assert "bubblewrap cannot make a sandbox here" in closed
+    assert "fetching" not in closed
+    assert ": ready" in build_image(machine, images=True)
+    marked = machine.run("sh", "-c", "find /var/lib/hub-runner/environments/image-* -perm /6000")
+    assert marked == ""
+    probe = "/etc/systemd/system/hub-runner-slot-0-probe.service"
+    start = f"ExecStart={PYTHON} -I /srv/enter.py"
+    machine.write("/srv/enter.py", ENTER)
+    machine.run("sed", "-i.kept", f"s#^ExecStart=.*#{start}#", probe)
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "start", "hub-runner-slot-0-probe.service", check=False)
+    assert machine.run("cat", "/run/hub-runner/probe-0.json") == "the image 65533\n\n"
+    machine.run("mv", f"{probe}.kept", probe)
+    machine.run("systemctl", "daemon-reload")
 
 
 @pytest.fixture(scope="module")

@@ -41,6 +41,9 @@ def test_a_gpu_slot_asks_for_its_gpus_strictly_and_the_store_closed(config: Conf
     assert request.store == "/srv/hub-tests"
     assert build_doctor_request(config, config.get_slot(2), layout).store is None
     assert build_doctor_request(config, config.get_slot(2), layout).gpus == 0
+    assert not request.images
+    images = replace(config, environments=replace(config.environments, images=True))
+    assert build_doctor_request(images, config.get_slot(1), layout).images
 
 
 class Hub(RegistrarClient):

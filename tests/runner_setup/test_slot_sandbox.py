@@ -54,7 +54,7 @@ def test_an_answer_is_read_and_every_other_end_is_one_line(config: Config, layou
     answer.write_text(to_json(STATE))
     missing = probe_slot_sandbox(slot, layout, systemctl=script(tmp_path, "exit 0"))
     assert "probe-0.json" in str(missing), "an earlier answer does not count"
-    said = script(tmp_path, f"echo \"$@\" >{tmp_path}/asked; cat >{answer} <<'END'\n{to_json(STATE)}\nEND")
+    said = script(tmp_path, f"echo \"$@\" >'{tmp_path}/asked'; cat >'{answer}' <<'END'\n{to_json(STATE)}\nEND")
     assert probe_slot_sandbox(slot, layout, systemctl=said) == STATE
     assert (tmp_path / "asked").read_text().endswith("start hub-runner-slot-0-probe.service\n")
     failed = probe_slot_sandbox(slot, layout, systemctl=script(tmp_path, "echo noise >&2; echo 'no bus' >&2; exit 1"))

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,6 +79,41 @@ def test_no_service_is_exposed(root: Path) -> None:
         assert level, answer.stderr
         bound = MOST_EXPOSED_SLOT if "-slot-" in service.name else MOST_EXPOSED
         assert float(level[1]) <= bound, f"{service.name} {level[1]}\n{answer.stdout}"
+
+
+@needs_systemd
+def test_the_unit_that_builds_container_images_is_valid_and_no_more_exposed_than_a_slot(
+    config: Config, tmp_path: Path
+) -> None:
+    images = replace(config, environments=replace(config.environments, images=True))
+    unit = tmp_path / "hub-runner-environments.service"
+    unit.write_text(render_host_files(images)[f"{UNITS}/{unit.name}"].text)
+    command = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(unit)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    level = re.search(r"Overall exposure level for \S+: ([\d.]+)", answer.stdout)
+    assert level, answer.stderr
+    assert "Unknown" not in answer.stderr
+    assert float(level[1]) <= MOST_EXPOSED_SLOT, answer.stdout
+
+
+def test_only_a_host_of_container_images_lets_their_unit_make_namespaces(config: Config) -> None:
+    unit, users = f"{UNITS}/hub-runner-environments.service", "etc/tmpfiles.d/hub-runner.conf"
+    images = replace(config, environments=replace(config.environments, images=True))
+    for host, allowed in ((config, False), (images, True)):
+        files = render_host_files(host)
+        lines = files[unit].text.splitlines()
+        for line in (
+            "RestrictNamespaces=cgroup ipc mnt net pid user uts",  # all that bubblewrap makes; not time
+            "SystemCallFilter=mount umount2 pivot_root capset sethostname",
+            "AppArmorProfile=-hub-runner-slot",
+        ):
+            assert (line in lines) == allowed
+        assert ("ProcSubset=pid" in lines) != allowed  # the sandbox's own limit is in /proc/sys
+        assert ("d /var/lib/hub-runner/root-only 0700 root root -" in files[users].text) == allowed
+        others = {path for path, file in files.items() if "RestrictNamespaces=cgroup" in file.text}
+        assert others == ({unit} if allowed else set())
+        for line in ("CapabilityBoundingSet=", "NoNewPrivileges=yes", "PrivateUsers=yes", "RestrictNamespaces=yes"):
+            assert line in lines
 
 
 IN_A_SANDBOX = """

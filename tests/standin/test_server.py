@@ -51,7 +51,7 @@ def commit(hub: HubServer, directory: Path) -> str:
 
 def ask(url: str, method: str = "GET", **headers: str) -> tuple[http.client.HTTPResponse, bytes]:
     parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.netloc, timeout=5)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=120)
     try:
         connection.request(
             method, f"{parts.path}?{parts.query}", headers={k.replace("_", "-"): v for k, v in headers.items()}
@@ -231,7 +231,7 @@ def test_faults_choose_their_requests(hub: HubServer, commit: str) -> None:
 def test_broken_transport(hub: HubServer, commit: str, fault: Fault, error: type[Exception]) -> None:
     url = urlsplit(signed(hub))
     hub.faults.inject(fault)
-    connection = http.client.HTTPConnection(url.netloc, timeout=0.3)
+    connection = http.client.HTTPConnection(url.netloc, timeout=0.3 if fault.kind == "hang" else 120)
     try:
         with pytest.raises(error):  # noqa: PT012 - either call may break
             connection.request("GET", f"{url.path}?{url.query}")
@@ -256,7 +256,7 @@ def test_lies_about_the_range(hub: HubServer, commit: str) -> None:
 def test_slow_body_comes_in_pieces(hub: HubServer, commit: str) -> None:
     url = urlsplit(signed(hub))
     hub.faults.inject(Fault("slow", 1000, "cdn"))
-    connection = http.client.HTTPConnection(url.netloc, timeout=5)
+    connection = http.client.HTTPConnection(url.netloc, timeout=120)
     try:
         connection.request("GET", f"{url.path}?{url.query}", headers={"Range": "bytes=0-199"})
         response = connection.getresponse()

@@ -31,7 +31,10 @@ for (const tools of document.querySelectorAll(".tools")) {
   });
   [...table.tHead.rows[0].cells].forEach((head, at) => {
     if (!head.dataset.sort) return;
-    head.tabIndex = 0;
+    const button = document.createElement("button"); // what the keyboard reaches and a screen reader names
+    button.type = "button";
+    button.append(...head.childNodes);
+    head.append(button);
     const sort = () => {
       const down = head.getAttribute("aria-sort") === "ascending";
       for (const other of head.parentNode.cells) other.removeAttribute("aria-sort");
@@ -41,8 +44,7 @@ for (const tools of document.querySelectorAll(".tools")) {
         sign * (number ? Number(a) - Number(b) : a.localeCompare(b, "en", { numeric: true })));
       table.tBodies[0].append(...sorted.map(([, row]) => row));
     };
-    head.addEventListener("click", sort);
-    head.addEventListener("keydown", e => { if (e.key === "Enter" || e.key === " ") { e.preventDefault(); sort(); } });
+    head.addEventListener("click", sort); // the button's clicks arrive here too
   });
   tools.hidden = false;
   show();

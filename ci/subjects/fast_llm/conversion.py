@@ -99,7 +99,7 @@ def _import(request: ConvertRequest, source: Path, target: Path) -> None:
     narrow = keep_bits(loaded.get_shard("weights"), dtype)
     save: dict[str, Any] = {"data_type": str(dtype).removeprefix("torch.")} if narrow else {}
     target.mkdir()
-    with write_files_beside():
+    with save_in_threads():
         loaded.save_checkpoint(
             CheckpointSaveConfig(path=target, format=store, parameters_per_file=FILE_WEIGHTS, **save)
         )
@@ -107,7 +107,7 @@ def _import(request: ConvertRequest, source: Path, target: Path) -> None:
 
 
 @contextmanager
-def write_files_beside() -> Iterator[None]:
+def save_in_threads() -> Iterator[None]:
     """Let safetensors' `save_file` write in other threads; all files are there after the block, or it raises.
 
     Fast-LLM writes one file after the other, each by a single thread that copies to the system's cache.

@@ -18,6 +18,7 @@ from ci.subjects.fast_llm.config import (
 )
 from ci.subjects.fast_llm.documents import get_preprocessing, make_batch, make_document
 from ci.subjects.fast_llm.layout_config import make_training_updates
+from ci.subjects.fast_llm.schedule import ScheduledModel
 from ci.subjects.fast_llm.state import GRADIENTS, gather
 
 if TYPE_CHECKING:
@@ -111,29 +112,17 @@ def _run_step(model: Any, inputs: Inputs) -> dict[str, float]:
     The document is the same, so that the mean over both is its own gradient: the second one has to be added to the
     first, with the weight of one half. The optimizer does nothing.
     """
-    from fast_llm.engine.distributed.config import PhaseType
     from fast_llm.engine.schedule.config import ScheduleConfig
-    from fast_llm.engine.schedule.runner import ScheduleRunner
-    from fast_llm.engine.schedule.schedule import Schedule
 
-    config = ScheduleConfig(depth_first_micro_batches=MICRO_BATCHES)
-    distributed = model.config.distributed
-    runner = ScheduleRunner(config=config, multi_stage=model, distributed_config=distributed)
-    runner.setup(model.distributed, optimizer=SimpleNamespace(grad_scale=1.0, step=lambda _metrics: False))
     preprocessing, ids = get_preprocessing(model), inputs.ids[0]
-    schedule = Schedule(
-        config,
-        multi_stage=model,
-        batch_meta=preprocessing.get_input_meta(len(ids) - 1),
-        distributed_config=distributed,
-        phase=PhaseType.training,
-    )
+    config = ScheduleConfig(depth_first_micro_batches=MICRO_BATCHES)
+    no_optimizer = SimpleNamespace(grad_scale=1.0, step=lambda _metrics: False)
+    runner = ScheduledModel.prepare(model, config, preprocessing, len(ids) - 1, no_optimizer)
     document = make_document(model.config.base_model, ids, inputs.images)
     prepared = [tuple(make_batch([document]).get_model_inputs(preprocessing)) for _ in range(MICRO_BATCHES)]
     every_input = [each for micro_batch in prepared for each in micro_batch]
     type(every_input[0]).share_batch_data(every_input, model.distributed)
-    losses, *_ = runner.run_step(iter(prepared), schedule, iteration=1)
-    return dict(losses)
+    return runner.run_step(prepared)
 
 
 def convert_state(model: Any, state: Mapping[str, Tensor], request: GradientRequest) -> dict[str, Tensor]:

@@ -82,7 +82,7 @@ def round_up_predictions(predictions: int, layout: Layout) -> int:
 
 
 def list_stage_sizes(layout: Layout, blocks: int) -> tuple[float, ...]:
-    """List the layers per stage to try, until embeddings and head lie on the ranks that the layout asks for.
+    """List the layers per stage to try, until embeddings and head lie as the layout asks.
 
     Fast-LLM deals stages to pipeline ranks in turn, so an odd number of stages puts the head beside the embeddings.
     """

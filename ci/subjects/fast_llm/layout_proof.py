@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ci.subjects.rank_copies import SAME, compare_copies
 from ci.subjects.training import Disagreement, RankReport
 
 if TYPE_CHECKING:
@@ -11,8 +12,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-SAME = 1e-6
-"""Relative L2 difference up to which copies agree: collectives may add in another order."""
 GROUPS = {
     "tensor": "tensor_group",
     "pipeline": "pipeline_group",
@@ -42,7 +41,7 @@ def describe_rank(rank: int, model: Any) -> RankReport:
 def find_disagreements(
     model: Any, tensors: Mapping[str, Tensor], kind: Any, step: int, rank: int
 ) -> Iterator[Disagreement]:
-    """Yield the tensors that differ from those of the first rank of the tensor and of the data group.
+    """Yield tensors that differ from those of the tensor or data group's first rank.
 
     All ranks of a group must call it to the end, with the same names.
     """
@@ -62,9 +61,7 @@ def _compare_with_first(group: Any, tensor: Tensor, rank: int) -> tuple[int, flo
     theirs, first = tensor.clone(), torch.tensor([rank], device=tensor.device)
     broadcast(first, 0, group)
     broadcast(theirs, 0, group)
-    difference = float((theirs.double() - tensor.double()).norm())
-    norm = float(theirs.double().norm())
-    return int(first), difference / norm if norm else (float("inf") if difference else 0.0)
+    return int(first), compare_copies(theirs, tensor)
 
 
 def _ask_members(group: Any, rank: int, device: Any) -> tuple[int, ...]:

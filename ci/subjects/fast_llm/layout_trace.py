@@ -33,8 +33,9 @@ from ci.subjects.fast_llm.hooks import read_implementations
 from ci.subjects.fast_llm.layout_config import find_layout, make_layout_updates, round_up_predictions
 from ci.subjects.fast_llm.layout_join import join_parts, slice_block_input
 from ci.subjects.fast_llm.mixers import find_mixture, list_operations
+from ci.subjects.fast_llm.rank_model import build_model, is_absent, open_process_groups
+from ci.subjects.fast_llm.schedule import ScheduledModel, make_schedule_config
 from ci.subjects.fast_llm.training import check_devices
-from ci.subjects.fast_llm.training_rank import build_model, is_absent, make_schedule_config, open_process_groups
 from ci.subjects.forward import (
     DTYPES,
     Inputs,
@@ -47,12 +48,7 @@ from ci.subjects.forward import (
 from ci.subjects.rank_process import Rank
 from ci.subjects.ranks import run_ranks
 from ci.subjects.trace_files import TraceWriter
-from ci.tensor_names import (
-    ROUTER_LOGITS,
-    execution_order,
-    scope_of,
-    tensor_name,
-)
+from ci.tensor_names import ROUTER_LOGITS, execution_order, scope_of, tensor_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,7 +57,6 @@ if TYPE_CHECKING:
 
 SECONDS = 600.0
 """The limit of a forward pass; the worker's own is above it or ends it sooner."""
-RANKS_AXES = ("sequence_data_rank", "tensor_rank", "batch_data_rank")
 
 
 @dataclass(frozen=True)
@@ -263,23 +258,13 @@ class _ForwardRun:
 
     def _run_rounds(self, model: Any, inputs: Inputs) -> None:
         from fast_llm.engine.distributed.config import PhaseType
-        from fast_llm.engine.schedule.runner import ScheduleRunner
-        from fast_llm.engine.schedule.schedule import Schedule
 
-        config, distributed = make_schedule_config(self.layout), model.config.distributed
         preprocessing = model.get_preprocessing_config(PhaseType.inference, self.layout.micro_sequences)
-        schedule = Schedule(
-            config,
-            multi_stage=model,
-            batch_meta=preprocessing.get_input_meta(self._count_tokens(inputs)),
-            distributed_config=distributed,
-            phase=PhaseType.inference,
-        )
-        runner = ScheduleRunner(config=config, multi_stage=model, distributed_config=distributed)
-        runner.setup(model.distributed)
+        config, length = make_schedule_config(self.layout), self._count_tokens(inputs)
+        runner = ScheduledModel.prepare(model, config, preprocessing, length)
         for rows in self._list_rounds(model, inputs):
             batches = [self._make_inputs(inputs, row, preprocessing) for row in rows]
-            runner.run_step(iter(batches), schedule, iteration=1)
+            runner.run_step(batches)
             self._write_round(model, rows, batches)
 
     def _make_inputs(self, inputs: Inputs, row: int, preprocessing: Any) -> list[Any]:

@@ -276,8 +276,7 @@ class _ForwardRun:
 def _load(request: TraceRequest, weights: Weights | None = None) -> Any:
     """Load the checkpoint as Fast-LLM's Hugging Face wrapper, with the request's variant set in each block.
 
-    Fast-LLM builds the model anew in any case. Where `weights` of another variant
-    fit, it reads no checkpoint.
+    Fast-LLM builds the model anew in any case. Where `weights` of another variant fit, it reads no checkpoint.
     """
     from fast_llm.engine.checkpoint.config import CheckpointLoadConfig, FastLLMCheckpointFormat
     from fast_llm.engine.multi_stage.config import StageMode

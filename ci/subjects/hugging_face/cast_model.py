@@ -36,7 +36,7 @@ def read_stored_dtypes(checkpoint: Path) -> frozenset[str]:
 
 
 def can_cast(model: Any, held: DType, stored: frozenset[str]) -> bool:
-    """Return whether a model that was loaded in the dtype `held` has all weights in it, and the checkpoint's exactly.
+    """Return whether a model loaded in `held` has exactly the checkpoint's weights, all in it.
 
     A model with buffers on disk is left alone: its constructor could not make them.
     """

@@ -25,6 +25,6 @@ def collect_arguments(model: Any, images: Images | None, dtype: torch.dtype) -> 
 
 
 def find_image_token(config: Any) -> int | None:
-    """Return the id of the token that stands for a patch of an image, None where the config has none."""
+    """Return the id of an image patch's token, None where the config has none."""
     names = ("image_token_index", "image_token_id")
     return next((int(token) for name in names if (token := getattr(config, name, None)) is not None), None)

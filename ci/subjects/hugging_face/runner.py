@@ -117,6 +117,10 @@ class HuggingFace:
         """Say which transformers runs; it is the same for any checkpoint."""
         return f"transformers {version('transformers')}"
 
+    def runs_code_under_test(self) -> bool:
+        """Return False: the code is that of the transformers installed here."""
+        return False
+
     def resolve_config(self, checkpoint: str) -> dict[str, Any]:
         """Return config.json as transformers understands it, defaults filled in. Raises SubjectError."""
         try:
@@ -158,7 +162,7 @@ class HuggingFace:
 
     @compute_float64_throughout
     def train_in_parts(self, request: TrainRequest) -> TrainResult:
-        """Run the steps, and write the parts of the first gradient too, by document and use of tied weights."""
+        """Run the steps; write the first gradient's parts too, by document and use of tied weights."""
         return self._train(request, parts=True)
 
     def _train(self, request: TrainRequest, *, parts: bool) -> TrainResult:
@@ -199,7 +203,7 @@ class HuggingFace:
         return model, seconds
 
     def _cast(self, model: Any, request: TraceRequest) -> Any:
-        """Make the model of the request's dtype from a loaded one, or load it where transformers builds another one."""
+        """Cast a loaded model to the request's dtype, or load it where transformers builds another."""
         new = self.loader.cast(model, request)
         return self._from_pretrained(request).eval() if new is None else new
 

@@ -92,6 +92,10 @@ class HuggingFaceSubject:
         """Say which transformers runs."""
         return self.side.describe_side(checkpoint)
 
+    def runs_code_under_test(self) -> bool:
+        """Return False: only the judge, who started this worker, knows whose code it was given."""
+        return False
+
     def resolve_config(self, checkpoint: str) -> dict[str, Any]:
         """Return config.json as the model's own config class understands it, and the kernels that have stand-ins."""
         code = self.side.loader.load_code(checkpoint)

@@ -182,7 +182,7 @@ def split_heads(logits: Tensor) -> tuple[Tensor, ...]:
 
 
 def compute_losses(logits: Tensor, ids: Tensor, head: int) -> Tensor:
-    """Return the cross entropy in nats (T - 1 - head,) of a prediction head for every target of a document (T,)."""
+    """Return a prediction head's cross entropy in nats (T - 1 - head,) for a document (T,)."""
     return torch.nn.functional.cross_entropy(logits[: len(ids) - 1 - head], ids[1 + head :], reduction="none")
 
 

@@ -15,7 +15,7 @@ from ci.records import STRICT
 from ci.subjects.base import ConvertResult
 from ci.subjects.hugging_face.code_source import IMPORT_FAILED, ModelCodeSource
 from ci.subjects.hugging_face.subject import CODE_VARIABLE
-from ci.subjects.registry import YARDSTICK
+from ci.subjects.registry import HUGGING_FACE
 from ci.subjects.training import TrainRequest, TrainResult, list_gradient_files
 from ci.subjects.worker_launch import WorkerLaunch
 from ci.subjects.worker_subject import WorkerSubject
@@ -70,6 +70,10 @@ class HuggingFaceWorker(WorkerSubject):
         stand_ins = self._resolve(checkpoint).stand_ins
         return f"{said}; plain PyTorch stands in for {', '.join(stand_ins)}" if stand_ins else said
 
+    def runs_code_under_test(self) -> bool:
+        """Return whether the modelling code lies in the subject's checkout."""
+        return self.source is not None and not self.source.from_hub
+
     def _call(self, method: str, arguments: dict[str, Any], kind: type[Result]) -> Result:
         """Call the worker; code of the Hub that cannot be imported is no failure of the subject: RemoteCodeError."""
         try:
@@ -111,7 +115,7 @@ def open_hugging_face(
         )
     directory = source.directory.resolve()
     launch = WorkerLaunch(
-        YARDSTICK,
+        HUGGING_FACE,
         python,
         path,
         os.environ if environ is None else environ,

@@ -61,10 +61,10 @@ def run_mamba(
 def run_selective_scan(
     x: Tensor, steps: Tensor, a_log: Tensor, b: Tensor, c: Tensor, skip: Tensor, documents: Tensor | None
 ) -> Tensor:
-    """Run the scan over (B, T, channels) and return what is read from the state, in float32 at least.
+    """Run the scan over (B, T, channels); return what is read from the state.
 
     h = exp(step A) h + step B x, y = C h + D x, with A = -exp(A_log), (channels, state). B and C are (B, T, heads,
-    state), for channels / heads adjacent channels each.
+    state), for channels / heads adjacent channels each. It runs in float32 at least.
     """
     x, steps, skip = widen(x), widen(steps), widen(skip)
     shared = x.shape[-1] // b.shape[2]

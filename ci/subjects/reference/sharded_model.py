@@ -69,6 +69,6 @@ class ShardedModel(Model):
 
 
 def shift_ids(ids: Tensor, vocabulary: range) -> tuple[Tensor, Tensor]:
-    """Return ids as rows of a part of the vocabulary, 0 for those that it lacks, and which it has."""
+    """Return ids as rows of a vocabulary's part, 0 for missing ones, and which are there."""
     held = (ids >= vocabulary.start) & (ids < vocabulary.stop)
     return (ids - vocabulary.start) * held, held

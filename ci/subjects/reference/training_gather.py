@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from ci.subjects.rank_copies import SAME, compare_copies
 from ci.subjects.reference.parameter_shards import find_cut_axis, find_stage, join_parameter
 from ci.subjects.reference.rank_groups import RankPlace
 from ci.subjects.training import Disagreement
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from ci.layouts import Layout
     from ci.subjects.reference.config import Architecture
     from ci.subjects.reference.parameter import Parameter
-
-SAME = 1e-6
-"""Relative L2 difference up to which copies agree: collectives may add in another order."""
 
 
 def list_holders(name: str, layout: Layout, architecture: Architecture) -> list[RankPlace]:
@@ -63,12 +61,6 @@ def find_disagreements(
                 error = compare_copies(ranks[first][name], ranks[other][name])
                 if not error <= SAME:
                     yield Disagreement(name, kind, (first, other), error, step)
-
-
-def compare_copies(one: Tensor, other: Tensor) -> float:
-    """Return the relative L2 difference of two copies."""
-    difference, norm = float((one.double() - other.double()).norm()), float(one.double().norm())
-    return difference / norm if norm else (float("inf") if difference else 0.0)
 
 
 def split_to_huggingface(parameters: Sequence[Parameter], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

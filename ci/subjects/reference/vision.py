@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def cut_patches(images: Images, patch: int) -> Tensor:
-    """Return the patches of all images as rows (patches, channels * patch * patch), line by line of each image.
+    """Cut all images into rows (patches, channels * patch * patch), line by line of each.
 
     What is outside of an image's own size is no patch of it.
     """

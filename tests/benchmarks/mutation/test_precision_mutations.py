@@ -1,11 +1,11 @@
-"""Mistakes of precision are told at their operation; right orders of roundings are not told at all."""
+"""Mistakes of precision are results at their operation; right orders of roundings are not results at all."""
 
 from __future__ import annotations
 
 import pytest
 
 from benchmarks.mutation.precision_mutations import PRECISION_MUTATIONS
-from benchmarks.precision import is_located, run_clean, tell_mistakes
+from benchmarks.precision import is_located, run_clean, run_mistakes
 
 
 def test_twelve_mistakes_of_five_kinds() -> None:
@@ -22,9 +22,9 @@ def test_words_are_read_back() -> None:
 
 @pytest.mark.long
 def test_every_mistake_is_told_at_its_operation() -> None:
-    told = list(tell_mistakes("moe", "bfloat16"))
-    assert len(told) == len(PRECISION_MUTATIONS)
-    assert [result.mutation.name for result in told if not result.located] == []
+    results = list(run_mistakes("moe", "bfloat16"))
+    assert len(results) == len(PRECISION_MUTATIONS)
+    assert [result.mutation.name for result in results if not result.located] == []
 
 
 @pytest.mark.long

@@ -21,8 +21,8 @@ def test_there_are_enough_faults_of_each_kind() -> None:
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "-"))
 def test_a_fault_is_planted_and_taken_out_again(fault: TrainingFault) -> None:
-    before = {plant.place: find(plant.place) for plant in fault.plants}
-    with fault.planted():
+    before = {each.place: find(each.place) for each in fault.replacements}
+    with fault.injected():
         assert all(find(place) is not original for place, original in before.items())
     assert all(find(place) is original for place, original in before.items())
 

@@ -16,7 +16,8 @@ from ci.environments.description import load_description
 from ci.errors import InfrastructureError, RequestError
 from ci.known_refusals import KnownRefusal
 from ci.models import SubjectEnvironment
-from ci.run_options import RunOptions, make_cli_arguments
+from ci.run_arguments import make_cli_arguments
+from ci.run_options import RunOptions
 from ci.settings import Settings
 from tests.ci.bisect.history import run_git
 from tests.ci.report import samples

@@ -67,6 +67,7 @@ TOOLS = BuildTools(
     headers=ProbeAnswer(True, "Python 3.13"),
     python="/usr/bin/python3.13",
     installer="uv 0.9.2",
+    image_programs="skopeo 1.9.3, umoci 0.4.7",
     template_engine="@huggingface/jinja 0.5.11 with node 20.20.2",
 )
 

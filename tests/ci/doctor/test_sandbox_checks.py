@@ -107,6 +107,23 @@ def test_missing_tools_fail_only_if_strict() -> None:
     assert not diagnose(without, DoctorRequest(strict=True)).fit
 
 
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (DoctorRequest(), "skip"),
+        (DoctorRequest(strict=True), "skip"),
+        (DoctorRequest(images=True), "warn"),
+        (DoctorRequest(images=True, strict=True), "fail"),
+    ],
+)
+def test_what_brings_container_images_is_needed_where_they_are_built(request_: DoctorRequest, status: str) -> None:
+    name = "container images"
+    check = by_name(check_host(state(tools=replace(TOOLS, image_programs="")), request_))[name]
+    assert check.status == status
+    assert check.fix.startswith("apt install skopeo umoci") == request_.images
+    assert by_name(check_host(state(), request_))[name].status == "ok"
+
+
 def test_root_needs_no_user_namespace() -> None:
     changes: dict[str, Any] = {"as_root": True, "userns_clone": 0, "apparmor_restricts": 1, "covered": ("/proc/acpi",)}
     checks = by_name(check_host(state(sandbox=replace(SANDBOX, **changes)), DoctorRequest()))

@@ -94,6 +94,11 @@ def test_tools_are_found_by_running_them(tmp_path: Path) -> None:
     assert (tools.git, tools.cc, tools.cxx) == ("git 2.47.3", "gcc 14.2.0", "my-cxx 19.1.7")
     assert (tools.python, tools.installer) == ("python3.13 3.13.5", "uv 0.9.2")
     assert not tools.headers.ok
+    tool(tmp_path, "skopeo", "echo skopeo version 1.9.3")
+    assert sandbox_probes.read_tools(None, {"PATH": str(tmp_path)}).image_programs == ""
+    tool(tmp_path, "umoci", "echo umoci version 0.4.7")
+    found = sandbox_probes.read_tools(None, {"PATH": str(tmp_path)}).image_programs
+    assert found == "skopeo 1.9.3, umoci 0.4.7"
 
 
 def test_a_bare_host_has_none(tmp_path: Path) -> None:

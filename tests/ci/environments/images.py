@@ -15,6 +15,8 @@ from pathlib import Path
 
 PYTHON = "/opt/python/bin/python3"
 MARKER = "/etc/made-by"
+SET_ID = "/usr/bin/su"
+"""A file with set-user-id, as every distribution has some."""
 LEFT_OUT = shutil.ignore_patterns(
     *("test", "tests", "idlelib", "lib2to3", "tkinter", "turtledemo", "ensurepip", "pydoc_data"),
     *("site-packages", "dist-packages", "config-*", "_test*", "_tkinter*"),
@@ -65,6 +67,8 @@ def _write_root(root: Path) -> None:
         _copy_package(name, site)
     (root / "usr/bin").mkdir(parents=True)
     shutil.copy("/usr/bin/setpriv", root / "usr/bin")
+    (root / SET_ID.lstrip("/")).write_text("su")
+    (root / SET_ID.lstrip("/")).chmod(0o6755)
     extensions = sorted((library / "lib-dynload").glob("*.so"))
     _copy_libraries([Path(sys.executable).resolve(), Path("/usr/bin/setpriv"), *extensions], root)
     (root / "etc").mkdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,13 +20,14 @@ from ci.environments.overlay import build_overlay
 from ci.environments.prerequisites import check_prerequisites
 from ci.environments.wheel_folder import keep_wheels
 from ci.errors import InfrastructureError, RequestError
+from ci.subjects import sandbox
 from ci.subjects.compile_key import hash_packages
 from ci.subjects.exchange import Exchange, hostile_directory
 from ci.subjects.failure import SubjectCrashError
 from ci.subjects.sandbox import Isolation, detect_isolation
 from ci.subjects.worker_launch import WorkerLaunch
 from ci.subjects.worker_process import WorkerProcess
-from tests.ci.environments.images import MARKER, PYTHON
+from tests.ci.environments.images import MARKER, PYTHON, SET_ID
 
 if TYPE_CHECKING:
     from ci.environments.base import BaseEnvironment
@@ -69,6 +71,24 @@ def test_it_is_read_only_and_verified(image_base: BaseEnvironment) -> None:
     assert verify_base(image_base) == (f"rootfs{MARKER} was changed",)
     file.write_text("the image")
     file.chmod(0o444)
+
+
+def test_no_program_of_it_runs_as_the_one_who_unpacked_it(image_base: BaseEnvironment) -> None:
+    place = SET_ID.lstrip("/")
+    with tarfile.open(image_base.path.parent.parent / "layer.tar") as layer:
+        assert layer.getmember(f"./{place}").mode == 0o6755
+    assert stat.S_IMODE((image_base.path / "rootfs" / place).stat().st_mode) == 0o555
+
+
+def test_without_a_sandbox_nothing_is_fetched(
+    image_base: BaseEnvironment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = Isolation(None, "bubblewrap cannot make a sandbox here: no permission")
+    monkeypatch.setattr(sandbox, "detect_isolation", lambda: bare)
+    told: list[str] = []
+    with pytest.raises(InfrastructureError, match="bubblewrap cannot make a sandbox here: no permission"):
+        build_base(tmp_path / "root", image_base.manifest.description, ImageInstaller(os.environ), progress=told.append)
+    assert told == []
 
 
 def test_a_commit_is_built_and_imported_inside_the_image(

@@ -14,7 +14,8 @@ from ci.environments import prepare
 from ci.environments.base import prune_bases
 from ci.environments.prepare import prepared_subject
 from ci.errors import RequestError
-from ci.run_options import RunOptions, make_pytest_arguments
+from ci.run_arguments import make_pytest_arguments
+from ci.run_options import RunOptions
 from ci.settings import Settings
 from tests.ci.environments.conftest import DESCRIPTION
 from tests.ci.environments.wheels import write_subject

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ci.equivalence.capture_signature import CapturedGroup, describe_captures
+from ci.equivalence.capture_signature import CapturedGroup, describe_captures, describe_larger_error
 
 GENERATOR = torch.Generator().manual_seed(0)
 MIXER = torch.randn(1, 5, 8, generator=GENERATOR)
@@ -43,3 +43,12 @@ def test_right_parts_give_nothing() -> None:
 )
 def test_the_first_wrong_tensor_is_told(queries: list[torch.Tensor], mixers: list[torch.Tensor], words: str) -> None:
     assert words in describe(queries, mixers)
+
+
+def test_a_tensor_that_is_off_by_more_than_the_loss_may_be_its_cause() -> None:
+    """Too little to be called wrong, and too much to say that only the loss is."""
+    group = CapturedGroup((0,), [{"decoder.0.mixer.query": QUERY, "decoder.0.mixer": MIXER * (1 + 7e-5)}], EXPECTED)
+    assert describe_captures(group) == ""
+    told = "layer 0, attention output projection is off by 7.0e-05, the first that is by more than the loss (3.0e-06)"
+    assert describe_larger_error(group, 3e-6) == told
+    assert describe_larger_error(group, 1e-2) == ""

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from ci.equivalence import diagnosis
 from ci.equivalence.error_signature import ErrorSignature, WrongTensor, compute_signature
+from ci.equivalence.suspects import describe_suspect
 
 B, T, HEADS, DIM = 3, 12, 4, 6
 
@@ -29,7 +29,7 @@ def test_exact_at_the_start_of_each_document() -> None:
     wrong = torch.where((torch.arange(T) > 0)[None, :, None, None], right.flip(-1), right)
     signature = compute_signature(wrong_tensor(wrong, right))
     assert (signature.first_wrong, signature.reordered) == (1, False)
-    assert "RoPE" in diagnosis.describe_suspect("decoder.1.mixer.query", signature)
+    assert "RoPE" in describe_suspect("decoder.1.mixer.query", signature)
 
 
 def test_exact_up_to_the_window() -> None:
@@ -38,7 +38,7 @@ def test_exact_up_to_the_window() -> None:
     wrong[:, 5:] += 1
     signature = compute_signature(wrong_tensor(wrong, right, window=5))
     assert signature.beyond_window
-    assert "sliding window" in diagnosis.describe_suspect("decoder.1.mixer.context", signature)
+    assert "sliding window" in describe_suspect("decoder.1.mixer.context", signature)
 
 
 @pytest.mark.parametrize(
@@ -74,11 +74,11 @@ def test_only_tokens_of_one_expert() -> None:
     wrong = torch.where(of_three[..., None], right + 1, right)
     signature = compute_signature(wrong_tensor(wrong, right, experts=experts))
     assert signature.experts == (3,)
-    assert "expert 3" in diagnosis.describe_suspect("decoder.0.mlp", signature)
+    assert "expert 3" in describe_suspect("decoder.0.mlp", signature)
 
 
 def test_other_experts_on_right_logits_blame_the_top_k() -> None:
-    said = diagnosis.describe_suspect("decoder.0.mlp.router_top_experts", ErrorSignature())
+    said = describe_suspect("decoder.0.mlp.router_top_experts", ErrorSignature())
     assert said.startswith("other experts on right router logits: how the top k is taken")
 
 
@@ -120,9 +120,9 @@ def test_right_in_the_first_row_and_wrong_from_the_first_token_of_later_document
     wrong[1:, :4] += 1
     signature = compute_signature(wrong_tensor(wrong, right))
     assert signature.later_documents
-    assert "document boundaries" in diagnosis.describe_suspect("decoder.1.mixer.context", signature)
-    assert "document boundaries" in diagnosis.describe_suspect("decoder.1.mixer", signature)
-    assert "position numbering" in diagnosis.describe_suspect("decoder.1.mixer.query", signature)
+    assert "document boundaries" in describe_suspect("decoder.1.mixer.context", signature)
+    assert "document boundaries" in describe_suspect("decoder.1.mixer", signature)
+    assert "position numbering" in describe_suspect("decoder.1.mixer.query", signature)
 
 
 @pytest.mark.parametrize("rows", [(0, 1), (0,), (2,)])
@@ -142,7 +142,7 @@ def test_wrong_in_tokens_of_images_only_is_the_vision_tower(wrong_text: bool, fo
     wrong[1, 0] += int(wrong_text)
     signature = compute_signature(wrong_tensor(wrong, right, image=image))
     assert signature.only_images is found
-    assert ("vision tower" in diagnosis.describe_suspect("embeddings", signature)) is found
+    assert ("vision tower" in describe_suspect("embeddings", signature)) is found
     assert not compute_signature(wrong_tensor(wrong, right)).only_images
 
 
@@ -154,5 +154,5 @@ def test_right_at_the_last_position_only_is_the_causal_mask(right_at: tuple[int,
     signature = compute_signature(wrong_tensor(wrong, right))
     assert signature.only_last_right is found
     if found:
-        said = diagnosis.describe_suspect("decoder.1.mixer.context", signature)
+        said = describe_suspect("decoder.1.mixer.context", signature)
         assert said.endswith("causal, Hugging Face looks both ways")

@@ -37,6 +37,9 @@ def test_a_thread_measures_what_the_checks_measure(dense: Experiment, tmp_path: 
     assert sum(one.seconds + one.beside for one in times if one.phase in ("load", "forward")) > 0
 
 
+LOOKS = 10_000
+
+
 class Slow:
     """Stands for a reference run whose every trace takes a while."""
 
@@ -49,7 +52,7 @@ class Slow:
         self.costs = type("Costs", (), {"clock": PhaseClock()})()
 
     def prepare(self, dtype: str, *, stop: Any) -> None:
-        for _ in range(1000):
+        for _ in range(LOOKS):
             if stop():
                 return
             if self.error:
@@ -63,11 +66,9 @@ def test_a_run_that_ends_early_stops_the_thread() -> None:
     slow: Any = Slow()
     prepared = ReferencePreparation(slow)
     prepared.start()
-    assert slow.begun.wait(10)
-    started = time.monotonic()
+    assert slow.begun.wait(120)
     prepared.stop()
-    assert time.monotonic() - started < 5
-    assert slow.done
+    assert 0 < len(slow.done) < LOOKS
     assert "reference" not in {thread.name for thread in threading.enumerate()}
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 from benchmarks.mutation.training_faults import FAULTS
 from benchmarks.training import run_fault
+from ci.equivalence.capture_signature import CapturedGroup
 from ci.equivalence.training_finding import TrainingFinding, describe_disagreement
 from ci.evidence import Measure
 from ci.layouts import LAYOUTS
@@ -55,3 +58,24 @@ def test_what_is_known_of_the_optimizer_hides_no_wrong_gradient(
     said = TrainingFinding(None, LAYOUTS["zero2"], [wrong], Path(), lambda: None).describe()  # type: ignore[arg-type]
     assert ("gradient of norm is wrong too (relative 1.2)" in said) is told
     assert bool(said) is told
+
+
+@pytest.mark.parametrize(
+    ("loss_error", "said"),
+    [
+        (3e-6, "token embeddings is off by 7.0e-05, the first that is by more than the loss (3.0e-06)"),
+        (0.2, "every captured tensor of document 0 is right, the loss is wrong: its targets, mask or divisor"),
+    ],
+)
+def test_a_loss_is_blamed_alone_only_where_no_tensor_is_off_by_more(
+    loss_error: float, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a projector with the wrong gelu: 7e-5 in the embeddings, 3e-6 in the loss."""
+    monkeypatch.setattr("ci.equivalence.training_finding.describe_loss", lambda *_: "")
+    monkeypatch.setattr(TrainingFinding, "tokens", None)
+    right = torch.ones(1, 4, 3, dtype=torch.float64)
+    group = CapturedGroup((0,), [{"embeddings": right * (1 + 7e-5)}], {"embeddings": right})
+    wrong = Measure("loss, step 1", "float32", (), loss_error, 1e-6, passed=False)
+    run = SimpleNamespace(run=SimpleNamespace(result=SimpleNamespace(losses=[1.0])))
+    finding = TrainingFinding(run, LAYOUTS["single"], [wrong], Path(), lambda: group)  # type: ignore[arg-type]
+    assert finding._describe_forward() == f"forward pass: {said}"

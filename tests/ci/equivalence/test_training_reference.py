@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from ci.equivalence.adamw_oracle import OptimizerHistory, compute_updates
+from ci.equivalence.hf_reference import ReferenceRun
 from ci.equivalence.image_inputs import ImageRequirements
-from ci.equivalence.training_reference import choose_settings, compare_numbers, draw_documents
+from ci.equivalence.training_reference import TrainingReference, choose_settings, compare_numbers, draw_documents
+from ci.errors import NotComparedError, SubjectError
+from ci.layouts import LAYOUTS
+from ci.models import TestParams
+from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.images import find_image_problem, split_images, take_images
+from tests.ci.equivalence.test_reference_runner import CodeUnderTest
+from tests.ci.subjects.own_code import break_backward, save_code, save_config
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_documents_are_unequal_masked_and_padded() -> None:
@@ -59,3 +70,17 @@ def test_the_padding_token_is_in_no_document() -> None:
     plain, without = draw_documents(50, 1), draw_documents(50, 1, padding=7)
     assert bool((plain["input_ids"] == 7).any())
     assert not bool((without["input_ids"] == 7).any())
+
+
+@pytest.mark.parametrize(("side", "kind"), [(CodeUnderTest, SubjectError), (HuggingFace, NotComparedError)])
+def test_only_a_tested_commit_answers_for_steps_of_its_modelling_code(
+    side: type[HuggingFace], kind: type[SubjectError], tmp_path: Path
+) -> None:
+    hugging_face = side(code=break_backward(save_code(tmp_path / "code")))
+    config = save_config(tmp_path / "config", ("attention",))
+    hugging_face.write_model(str(config), str(tmp_path / "model"), "float32", 3)
+    run = ReferenceRun(tmp_path / "model", TestParams(2, 16, 1.0), hugging_face, "cpu", tmp_path / "work")
+    training = TrainingReference(run, ("mtp_llama", "gpt"), tmp_path / "training")
+    with pytest.raises(SubjectError, match=r"cannot train this model: .*a broken backward pass") as failed:
+        training.get(LAYOUTS["single"])
+    assert type(failed.value) is kind

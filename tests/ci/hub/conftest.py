@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ci.hub import lease
 from ci.hub.remote import HubClient
 from ci.hub.retry import RetryPolicy
 from ci.hub.store import Store
@@ -63,6 +64,13 @@ def store(tmp_path: Path) -> Store:
     made = Store(tmp_path / "store")
     made.create_directories()
     return made
+
+
+@pytest.fixture
+def no_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no thread renew this process's leases, so that a test may set their times."""
+    monkeypatch.setattr(lease._HeldLeases, "_beat", lambda _: None)
+    monkeypatch.setattr(lease, "_held", lease._HeldLeases())
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ def test_small_files_are_on_their_way_together(
     settings: Settings, commit: str, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = {"generation_config.json", "tokenizer.json", "tokenizer_config.json"}
-    read, together = HubClient.read_file, threading.Barrier(len(names), timeout=20)
+    read, together = HubClient.read_file, threading.Barrier(len(names), timeout=120)
 
     def wait_and_read(self: HubClient, repository: Repository, path: str, *, limit: int) -> bytes:
         if path in names:

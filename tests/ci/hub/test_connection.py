@@ -7,11 +7,13 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ci.errors import InfrastructureError
+from ci.hub import connection as connection_module
 from ci.hub.connection import HubConnection, parse_origin
 from ci.hub.responses import OddAnswerError, SlowError
 from ci.settings import NetworkLimits
@@ -59,13 +61,16 @@ def test_https_does_not_become_http(settings: Settings) -> None:
         HubConnection(settings).resolve_redirect("https://hub/a", Redirect("http://hub/a"))
 
 
-def test_a_body_below_the_minimum_rate_is_slow(hub: HubServer, settings: Settings, big: bytes, commit: str) -> None:
-    connection = limited(settings, timeout=0.5, minimum_rate=1000.0)
+def test_a_body_below_the_minimum_rate_is_slow(
+    hub: HubServer, settings: Settings, commit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "time", SimpleNamespace(monotonic=lambda: 60 * time.monotonic()))
+    connection = limited(settings, timeout=30.0, minimum_rate=1000.0)  # half a second by that clock
     hub.faults.inject(Fault("slow", amount=15))
     url = f"{hub.endpoint}/{MODEL}/resolve/main/tokenizer.json"
     with pytest.raises(SlowError, match=r"only \d+ bytes came in"), connection.open(url, {}) as response:
         list(connection.iter_chunks(response, 0))
-    unlimited = limited(settings, timeout=0.5, minimum_rate=0.0)
+    unlimited = limited(settings, timeout=30.0, minimum_rate=0.0)
     hub.faults.inject(Fault("slow", amount=15))
     with unlimited.open(url, {}) as response:
         assert b"".join(unlimited.iter_chunks(response, 0))
@@ -75,8 +80,8 @@ def test_nothing_is_sent_or_awaited_after_the_deadline(hub: HubServer, settings:
     connection = limited(settings, deadline=0.2)
     started = time.monotonic()
     with pytest.raises(InfrastructureError, match=r"longer than 0\.2 s"):
-        connection.sleep(60)
-    assert time.monotonic() - started < 10
+        connection.sleep(600)
+    assert time.monotonic() - started < 200
     with pytest.raises(InfrastructureError, match="HUB_TESTS_DEADLINE"), connection.open(hub.endpoint, {}):
         pass
     assert hub.log == []

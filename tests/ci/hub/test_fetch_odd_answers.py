@@ -7,13 +7,16 @@ import random
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from ci.errors import InfrastructureError
+from ci.hub import connection
 from ci.hub.fetch import fetch
 from ci.hub.header import TensorInfo, write_header
+from ci.hub.journal import has_complete_pieces
 from ci.hub.manifest import MANIFEST
 from ci.hub.piece_plan import MIN_PIECE
 from ci.hub.store import Store
@@ -223,7 +226,7 @@ def test_a_drip_of_bytes_ends(hub: HubServer, impatient: Settings, commit: str, 
     started = time.monotonic()
     with pytest.raises(InfrastructureError, match=r"only \d+ bytes came in|longer than 8 s|[Tt]ime"):
         fetch(REQUEST, impatient)
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 120
 
 
 @pytest.mark.parametrize("path", ["/api/models/*", "*.safetensors"])
@@ -232,24 +235,32 @@ def test_headers_that_drip_end(hub: HubServer, impatient: Settings, commit: str,
     started = time.monotonic()
     with pytest.raises(InfrastructureError):
         fetch(REQUEST, impatient)
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 120
 
 
 def test_one_drip_is_asked_again(hub: HubServer, impatient: Settings, commit: str, repository: Path) -> None:
     hub.faults.inject(Fault("drip_headers", amount=10, path="/api/models/*"))
     hub.faults.inject(Fault("slow", amount=20, file="config.json"))
-    assert stored_tensors(fetch(REQUEST, impatient)) == first_layers(repository, 2)
+    patient = replace(impatient, network=NetworkLimits(timeout=1.0))
+    assert stored_tensors(fetch(REQUEST, patient)) == first_layers(repository, 2)
 
 
-def test_a_deadline_keeps_what_arrived(hub: HubServer, settings: Settings, tmp_path: Path) -> None:
+def test_a_deadline_keeps_what_arrived(
+    hub: HubServer, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_begun() -> bool:
+        return any(has_complete_pieces(path) for path in settings.cache.glob("partial/*"))
+
     tensors = {name: tuple(16 * n for n in shape) for name, shape in model_shapes(2).items()}
     config = CONFIG | {"num_hidden_layers": 2}
     large = make_repository(tmp_path / "large", tensors=tensors, shards=1, config=config)
     hub.add(MODEL, large)
     hub.faults.inject(Fault("slow", amount=10_000, origin="cdn", skip=2, times=None))
-    short = replace(settings, network=NetworkLimits(timeout=5.0, deadline=8.0, streams=1))
-    with pytest.raises(InfrastructureError, match=r"took longer than 8 s; run it again .* HUB_TESTS_DEADLINE"):
-        fetch(REQUEST, short)
+    short = replace(settings, network=NetworkLimits(deadline=7200.0, streams=1))
+    with monkeypatch.context() as patched:  # the deadline comes once a piece is there, however long that takes
+        patched.setattr(connection, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + (is_begun() * 7200)))
+        with pytest.raises(InfrastructureError, match=r"took longer than 7200 s; run it again .* HUB_TESTS_DEADLINE"):
+            fetch(REQUEST, short)
     hub.faults.clear()
     hub.log.clear()
     assert stored_tensors(fetch(REQUEST, settings)) == upstream_tensors(large)

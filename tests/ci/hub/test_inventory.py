@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ci.hub.manifest import MANIFEST
 from ci.hub.prune import PruneRequest
 from ci.hub.store import Store
 from ci.hub.store_paths import CheckpointKey
@@ -30,12 +30,12 @@ def test_verify_reads_every_byte(store: Store) -> None:
 
 
 def test_entries_say_what_they_are(store: Store) -> None:
-    add(store, CheckpointKey("gpt2", COMMIT, 12), size=100_000, used=50)
+    path = add(store, CheckpointKey("gpt2", COMMIT, 12), size=100_000, used=50)
     leave_parts(store, replace(KEY, layers=3))
     complete, partial = store.list_entries()
     assert (complete.model_id, complete.revision, complete.layers, complete.state) == ("gpt2", COMMIT, 12, "complete")
     assert 100_000 <= complete.bytes <= 120_000
-    assert 40 < time.time() - complete.last_used < 60
+    assert complete.last_used == (path / MANIFEST).stat().st_mtime
     assert (partial.model_id, partial.revision, partial.layers, partial.state) == ("owner/model", COMMIT, 3, "partial")
     assert not complete.in_use
     assert not partial.in_use

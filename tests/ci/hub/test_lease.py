@@ -29,7 +29,7 @@ def test_holds_while_its_process_lives(tmp_path: Path) -> None:
 def test_ends_with_its_process(tmp_path: Path) -> None:
     code = f"from pathlib import Path; from ci.hub import lease; lease.acquire(Path({str(tmp_path)!r}), 'x'); input()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as child:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while not (leases := list(tmp_path.glob("x.*.lease"))) and time.monotonic() < deadline:
             time.sleep(0.02)
         time.sleep(0.1)
@@ -78,14 +78,16 @@ def raise_no_locks(*_: object) -> None:
     raise OSError(errno.ENOLCK, "No locks available")
 
 
+@pytest.mark.usefixtures("no_heartbeat")
 def test_a_process_on_another_machine_ends_seconds_after_its_last_beat(tmp_path: Path) -> None:
     taken = lease.acquire(tmp_path, "x")
     owner = json.loads(taken.path.read_text())
     taken.path.write_text(json.dumps({**owner, "place": "another", "kernel": "another boot"}))
-    os.utime(taken.path, (0, time.time() - 25))
-    assert lease.is_active(taken.path, timeout=600, silence=30)
+    beat = taken.path.stat().st_mtime
+    assert lease.is_active(taken.path, timeout=600, silence=30, now=beat + 29)
+    assert not lease.is_active(taken.path, timeout=600, silence=30, now=beat + 31)
     os.utime(taken.path, (0, time.time() - 35))
-    assert not lease.is_active(taken.path, timeout=600, silence=30)
+    assert not lease.is_active(taken.path, timeout=600, silence=30), "by the server's clock"
 
 
 def test_a_lease_of_an_older_version_has_no_beat_to_miss(tmp_path: Path) -> None:
@@ -100,7 +102,7 @@ def test_leases_are_renewed_by_themselves(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(lease, "_held", lease._HeldLeases())
     taken = lease.acquire(tmp_path, "x")
     os.utime(taken.path, (0, 1000))
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while taken.path.stat().st_mtime == 1000 and time.monotonic() < deadline:
         time.sleep(0.02)
     assert taken.path.stat().st_mtime > 1000
@@ -132,13 +134,14 @@ def test_a_forked_child_ends_without_its_parents_leases(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("years", [-3, 3])
+@pytest.mark.usefixtures("no_heartbeat")
 def test_clocks_do_not_matter(tmp_path: Path, years: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither this machine's, nor what the file server's own clock shows."""
     taken = lease.acquire(tmp_path, "x")
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + years * 365 * 86400)
     assert lease.is_active(taken.path, timeout=60)
-    assert abs(lease.read_clock(tmp_path) - now) < 10
+    assert now - 1 < lease.read_clock(tmp_path) <= time.clock_gettime(time.CLOCK_REALTIME)
     server = now + years * 365 * 86400
     os.utime(taken.path, (0, server))
     assert lease.is_active(taken.path, timeout=60, now=server + 30)
@@ -167,6 +170,7 @@ def test_drafts_of_the_dead_are_removed_in_time(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("no_heartbeat")
 def test_a_process_elsewhere_is_believed_until_it_falls_silent(tmp_path: Path) -> None:
     taken = lease.acquire(tmp_path, "x")
     owner = json.loads(taken.path.read_text())

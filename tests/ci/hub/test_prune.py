@@ -13,6 +13,7 @@ import pytest
 from ci.errors import HubTestsError, InfrastructureError
 from ci.hub import lease
 from ci.hub.journal import JOURNAL
+from ci.hub.manifest import MANIFEST
 from ci.hub.prune import STALE_AFTER, PruneRequest
 from ci.hub.store_paths import CODE_MANIFEST, StorePaths
 from tests.ci.hub.checkpoints import KEY, add, leave_parts
@@ -84,8 +85,14 @@ def test_a_dead_process_holds_nothing(store: Store) -> None:
     assert list((store.root / "leases").iterdir()) == [], "dead leases stay for ever"
 
 
-def test_prune_by_age(store: Store) -> None:
+def set_clock(monkeypatch: pytest.MonkeyPatch, moment: float) -> None:
+    """Stop the file server's clock, so that ages are numbers that a test can name."""
+    monkeypatch.setattr(lease, "read_clock", lambda _: moment)
+
+
+def test_prune_by_age(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = add(store, used=7200), add(store, replace(KEY, layers=3), used=60)
+    set_clock(monkeypatch, (new / MANIFEST).stat().st_mtime + 60)
     entries = {entry.path: entry for entry in store.prune(PruneRequest(max_age=3600))}
     assert (entries[str(old)].state, entries[str(new)].state) == ("removed", "complete")
     assert entries[str(old)].reason == "not used for 2.0 h, more than 60 min"
@@ -101,22 +108,25 @@ def test_each_entry_says_why_it_stays(store: Store) -> None:
     assert any(reason.startswith("within the limits") for reason in reasons)
 
 
-def test_a_grace_period_announces_first(store: Store) -> None:
+def test_a_grace_period_announces_first(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     path = add(store, used=7200)
     request = PruneRequest(max_bytes=0, grace=3600)
     (entry,) = store.prune(replace(request, dry_run=True))
     assert (entry.state, (store.root / "leaving").exists()) == ("leaving", False)
-    for _ in range(2):
-        (entry,) = store.prune(request)
-        assert entry.state == "leaving"
-        assert entry.reason.endswith("may go in 60 min unless it is used")
+    (entry,) = store.prune(request)
+    assert (entry.state, entry.reason.endswith("; may go in 60 min unless it is used")) == ("leaving", True)
     (announcement,) = (store.root / "leaving").iterdir()
-    os.utime(announcement, (0, time.time() - 3700))
-    os.utime(path / "hub-tests.json", (0, time.time() - 10))
+    now = announcement.stat().st_mtime
+    set_clock(monkeypatch, now + 1200)
+    (entry,) = store.prune(request)
+    assert (entry.state, entry.reason.endswith("; announced, may go in 40 min unless it is used")) == ("leaving", True)
+    set_clock(monkeypatch, now)
+    os.utime(announcement, (0, now - 3700))
+    os.utime(path / "hub-tests.json", (0, now - 10))
     (entry,) = store.prune(request)
     assert entry.state == "leaving", "somebody used it since the announcement"
-    os.utime(announcement, (0, time.time() - 3700))
-    os.utime(path / "hub-tests.json", (0, time.time() - 7200))
+    os.utime(announcement, (0, now - 3700))
+    os.utime(path / "hub-tests.json", (0, now - 7200))
     (entry,) = store.prune(request)
     assert entry.state == "removed"
     assert entry.reason.endswith("announced 62 min ago, not used since")
@@ -187,10 +197,11 @@ def test_code_that_models_bring_goes_like_a_checkpoint(store: Store) -> None:
     checkpoint = add(store, used=10)
     (code,) = [entry for entry in store.list_entries() if entry.kind == "code"]
     assert (code.model_id, code.revision, code.state) == ("owner/model", COMMIT, "complete")
-    os.utime(manifest, (time.time() - 99,) * 2)
+    used = time.time() - 99
+    os.utime(manifest, (used,) * 2)
     os.utime(left, (time.time() - STALE_AFTER - 9,) * 2)
     store.mark_in_use(path)
-    assert time.time() - manifest.stat().st_mtime < 50, "a use is recorded"
+    assert manifest.stat().st_mtime >= used + 90, "a use is recorded"
     assert [entry.state for entry in store.prune(PruneRequest(max_age=0.0)) if entry.kind == "code"] == ["complete"]
     assert (path.exists(), left.exists(), checkpoint.exists()) == (True, False, False)
     lease.release_all()

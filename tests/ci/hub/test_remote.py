@@ -178,7 +178,7 @@ def test_told_to_stop(hub: HubServer, big: bytes, client: HubClient, commit: str
     started = time.monotonic()
     with pytest.raises(Interrupted):
         client.read_range(listing, BIG, 0, len(big))
-    assert time.monotonic() - started < 40
+    assert time.monotonic() - started < 90
 
 
 def test_reads_that_come_late_are_told_from_those_that_wait(

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci.errors import InfrastructureError, RequestError
+from ci.errors import InfrastructureError
 from ci.hub.checkpoint_files import find_content_problems
 from ci.hub.manifest import MANIFEST, IncompatibleManifestError
-from ci.hub.remote_store import DamagedRemoteError, RemoteStore, check_store_url
+from ci.hub.remote_store import DamagedRemoteError, RemoteStore
 from tests.ci.hub.checkpoints import KEY, add
 
 if TYPE_CHECKING:
@@ -186,37 +186,3 @@ def raise_two_lines(*_: object) -> None:
 def test_a_place_without_room_for_whole_files_gets_drafts(uploaded: Path, remote: RemoteStore) -> None:
     (uploaded / f"{WEIGHTS}.0a1b2c3d.part").write_bytes(b"of a killed upload")
     assert remote.find(KEY) is not None
-
-
-@pytest.mark.parametrize(
-    ("url", "problem"),
-    [
-        ("", "expected an address like s3://bucket/folder"),
-        ("bucket/folder", "expected an address like s3://bucket/folder"),
-        ("s3://", "expected an address like s3://bucket/folder"),
-        ("simplecache::s3://bucket", "expected an address like s3://bucket/folder"),
-        ("s3://key:secret@bucket/x", "credentials do not belong into the address"),
-        ("s3://bucket/x?a=b", "without"),
-        ("s3://bucket/../x", "without"),
-        ("s3://bucket/\nx", "without"),
-        ("nowhere://bucket/x", "Protocol not known"),
-    ],
-)
-def test_addresses_that_are_refused(url: str, problem: str) -> None:
-    with pytest.raises(RequestError, match=problem) as refused:
-        RemoteStore(url)
-    assert "secret" not in str(refused.value)
-
-
-def test_an_address_that_is_taken() -> None:
-    assert check_store_url("s3://bucket/folder/") == "s3://bucket/folder"
-
-
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fsspec.core.url_to_fs", raise_import_error)
-    with pytest.raises(RequestError, match=r"pip install 'hub-tests\[s3\]'"):
-        RemoteStore("s3://bucket/x")
-
-
-def raise_import_error(*_: object, **__: object) -> None:
-    raise ImportError("Install s3fs to access S3")

@@ -123,7 +123,7 @@ def test_interrupted_by_hand(
 
     with pytest.raises(KeyboardInterrupt):
         start(settings, outputs, target).run(interrupt)
-    assert time.monotonic() - started < 40, "slow streams were waited for"
+    assert time.monotonic() - started < 90, "slow streams were waited for"
     assert has_complete_pieces(target)
     names = [thread.name for thread in threading.enumerate() if thread.name.startswith("hub-")]
     assert set(names) <= {"hub-watch"}, "what watches over headers ends by itself, everything else has ended"
@@ -197,7 +197,7 @@ def test_a_disk_that_fails_on_the_way_ends_it_soon(
     started = time.monotonic()
     with pytest.raises(InfrastructureError, match="Input/output error"):
         start(settings, outputs, target).run(ignore)
-    assert time.monotonic() - started < 40, "what was still on its way was waited for"
+    assert time.monotonic() - started < 90, "what was still on its way was waited for"
 
 
 def test_the_same_sizes_from_elsewhere_are_another_plan(

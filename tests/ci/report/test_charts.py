@@ -76,6 +76,19 @@ def test_layers_are_named_where_they_begin() -> None:
     assert sorted(float(x) for x, _ in names) == [float(x) for x, _ in names]
 
 
+@pytest.mark.parametrize("worst", range(23))
+def test_the_name_of_the_worst_tensor_is_beside_the_title_of_the_axis(worst: int) -> None:
+    long = [replace(m, tensor=f"decoder.{at}.mlp.router_top_experts") for at, m in enumerate(FLOAT32)]
+    long[worst] = replace(long[worst], error=long[worst].limit * 1e5)
+    (x, anchor, name), *_ = re.findall(
+        r'<text x="([\d.]+)" y="11" text-anchor="(\w+)">([^<]*)<', charts.draw_error_chart(long)
+    )
+    length = charts.CHARACTER * len(name)
+    left = float(x) - length * (anchor == "end")
+    assert left >= charts.LEFT - 0.1
+    assert left + length <= charts.WIDTH + 0.1
+
+
 def test_every_cell_of_a_heat_map_is_inside_it() -> None:
     known = heat(wrong_from=2)
     svg = charts.draw_heat_map(known)

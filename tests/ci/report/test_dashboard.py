@@ -44,6 +44,25 @@ def test_an_empty_history_is_a_page_too() -> None:
     assert "No night yet" in Page(render(Baseline())).text
 
 
+def test_an_empty_history_says_so_instead_of_empty_tables() -> None:
+    page = Page(render(Baseline({})))
+    assert "the first scheduled run adds its models here" in page.text
+    assert not {attributes.get("id") for _, attributes in page.tags} & {"models"}
+    assert "Margin over nights" not in page.text
+
+
+@pytest.mark.parametrize("tested", [True, False])
+def test_every_row_of_the_matrix_reaches_over_all_columns(tested: bool) -> None:
+    known = make_matrix()
+    cells = known.cells if tested else tuple(replace(c, state="empty", reason="never tested") for c in known.cells[-2:])
+    html = render_matrix(replace(known, cells=cells), made=MADE)
+    head, *rows = re.findall(r"<tr.*?</tr>", html, re.DOTALL)
+    spans = [
+        sum(int(wide or 1) for wide in re.findall(r'<t[hd](?: [^>]*?colspan="(\d+)")?[^>]*>', row)) for row in rows
+    ]
+    assert set(spans) == {head.count("<th")}
+
+
 @pytest.mark.parametrize("page", ["dashboard", "matrix"])
 def test_the_pages_are_complete_and_load_nothing(page: str) -> None:
     html = render() if page == "dashboard" else render_matrix(make_matrix(), made=MADE)

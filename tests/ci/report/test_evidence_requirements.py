@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ci.evidence import YARDSTICK_NEED, Measure, to_property
+from ci.evidence import HUGGING_FACE_NEED, Measure, to_property
 from ci.hub.fetch import Checkpoint
 from ci.report import evidence_requirements
 from ci.report.build_results import build_results
@@ -561,13 +561,13 @@ def test_the_flag_of_a_measure_is_believed_nowhere() -> None:
 @pytest.mark.parametrize(
     ("test", "need", "accepted"),
     [
-        ("test_training_step", YARDSTICK_NEED, True),
-        ("test_resume", YARDSTICK_NEED, True),
-        ("test_gradients", YARDSTICK_NEED, True),
-        ("test_implementation[layout-dp2", YARDSTICK_NEED, True),
+        ("test_training_step", HUGGING_FACE_NEED, True),
+        ("test_resume", HUGGING_FACE_NEED, True),
+        ("test_gradients", HUGGING_FACE_NEED, True),
+        ("test_implementation[layout-dp2", HUGGING_FACE_NEED, True),
         ("test_training_step", PLAIN, True),
         ("test_training_step", "a nicer model", False),
-        ("test_weight_liveness", YARDSTICK_NEED, False),
+        ("test_weight_liveness", HUGGING_FACE_NEED, False),
     ],
 )
 def test_training_is_excused_where_hugging_face_or_a_known_need_does_not_allow_it(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from dataclasses import replace
 
 import pytest
 
 from ci.report.html_page import MODELS_WITH_CHARTS, render_html
+from ci.report.page_parts import load_parts
 from tests.ci.report import samples
 from tests.ci.report.page import Page
 from tests.ci.report.samples import HOSTILE, MODELS, RUN_URL, make_results, mismatch, plan_of
@@ -41,6 +43,34 @@ def test_the_policy_allows_the_style_sheet_and_the_script_and_nothing_else() -> 
     assert policy in html.replace("&#39;", "'")
     assert "@import" not in style
     assert "url(" not in style
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_column_has_a_title(name: str) -> None:
+    assert not re.findall(r"<th[^>]*>\s*</th>", render_html(getattr(samples, name)()))
+
+
+PALETTE = re.compile(r"--([\w-]+): (#[0-9a-f]{6});")
+INKS, GROUNDS = ("ink", "soft", "good", "bad", "warn", "accent"), ("page", "card", "tint")
+
+
+def compute_luminance(colour: str) -> float:
+    """Relative luminance of WCAG 2.2."""
+    shares = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+    return sum(weight * share for weight, share in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_has_the_contrast_of_wcag_aa(scheme: str) -> None:
+    light, _, dark = load_parts().style.partition("@media (prefers-color-scheme: dark)")
+    colours = dict(PALETTE.findall(light if scheme == "light" else dark.partition("* {")[0]))
+    pairs = [(ink, ground) for ink in INKS for ground in (*GROUNDS, "good-tint", "bad-tint", "warn-tint")]
+    for ink, ground in pairs:
+        low, high = sorted(compute_luminance(colours[name]) for name in (ink, ground))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, f"{ink} on {ground}"
+    faint = re.findall(r"([^{}\n]+) \{[^}]*opacity", load_parts().style)
+    assert faint == [".growth"], "a line; text would lose its contrast"
 
 
 def test_hostile_text_stays_text() -> None:

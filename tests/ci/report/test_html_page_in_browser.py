@@ -252,7 +252,10 @@ SORTED = """<!doctype html><iframe id="page" src="report.html" style="width: 120
 <pre id="said"></pre><script>page.onload = () => {
   const d = page.contentDocument, heads = [...d.querySelectorAll("#matrix thead th")], out = [];
   const names = () => [...d.querySelectorAll("#matrix tbody tr")].map(r => r.cells[1].textContent.split(" ")[0]);
-  for (const head of heads) { head.click(); out.push(names().map(n => n.slice(0, 5)).join(",")); }
+  for (const head of heads) {
+    head.querySelector("button").click();
+    out.push(names().map(n => n.slice(0, 5)).join(","));
+  }
   said.textContent = out.join("\\n");
 }</script>"""
 

@@ -317,7 +317,7 @@ def test_nothing_of_this_repository_looks_like_a_secret() -> None:
 EXAMPLES = {
     *(Path(__file__).name, "samples.py", "github_markdown.py", "test_escape.py", "test_evidence_parser.py"),
     *("test_html_page.py", "test_junit.py", "test_server.py", "test_source.py"),
-    *("test_config_file.py", "test_probes.py", "test_remote_store.py"),
+    *("test_config_file.py", "test_probes.py", "test_remote_files.py"),
 }
 """Files with tokens made up for tests."""
 
@@ -351,6 +351,9 @@ HOSTILE: dict[str, Callable[[int], str]] = {
 }
 
 
+WORD = re.compile(r"[a-z]+")
+
+
 def seconds(work: Callable[[str], object], text: str) -> float:
     def once() -> float:
         start = time.process_time()
@@ -371,7 +374,8 @@ def test_twice_the_text_takes_twice_the_time(attack: str) -> None:
 def test_a_very_long_text_is_cut_before_it_costs_time() -> None:
     assert len(clean("word " * 10**6)) < 2**20
     assert len(clean("a" * 10**7)) < 2**20
-    assert seconds(clean, "token=" * 5_000_000) < 5
+    longest = "token=" * (2**20 // 6)
+    assert seconds(clean, 30 * longest) < 6 * seconds(clean, longest)
 
 
 @pytest.mark.parametrize(
@@ -392,16 +396,25 @@ def test_a_huge_attribute_takes_seconds(make: Callable[[int], bytes]) -> None:
     assert twice < 3 * once + 0.02
 
 
-def test_thousands_of_failures_full_of_hints_take_a_few_seconds() -> None:
-    """5000 failures of 6 KB each took 1.2 s on two cores with a load of 16, ordinary text as long."""
+def test_thousands_of_failures_full_of_hints_cost_little_more_than_reading_them() -> None:
+    """5000 failures of 6 KB each took 1.2 s on two cores with a load of 16, ordinary text as long.
+
+    One substitution of every word takes about as long on any machine.
+    """
     plain, hints = ("x = 1; the quick brown fox\n" * 220)[:6000], "token=" * 1000
 
     def repeat(text: str) -> None:
         for number in range(50):
             redact(f"{number} {text}")
 
-    assert min(seconds(repeat, hints) for _ in range(3)) < 1.6 * seconds(repeat, plain), "hints cost no more than text"
-    assert seconds(repeat, hints) < 0.05 * 5
+    def replace_words(text: str) -> None:
+        for number in range(50):
+            WORD.sub("", f"{number} {text}")
+
+    rounds = [(seconds(repeat, hints), seconds(repeat, plain), seconds(replace_words, plain)) for _ in range(5)]
+    with_hints, without, one_substitution = map(min, zip(*rounds, strict=True))
+    assert with_hints < 1.6 * without, "hints cost no more than text"
+    assert with_hints < 10 * one_substitution
 
 
 @settings(deadline=None, max_examples=600, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,22 @@ for line in lines:
         say(result=[])
         continue
 """
+
+
+def wait_until(what: Callable[[], object], seconds: float = 120.0) -> None:
+    """Wait until a condition holds; fail where it does not within a time that no machine needs."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def has_ended(process: str | int) -> bool:
+    """Return whether a process is gone, or a zombie that nobody has reaped."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].startswith("Z")
+    except OSError:
+        return True
 
 
 def open_impostor(directory: Path, code: str, **rest: Any) -> Any:

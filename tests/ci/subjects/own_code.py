@@ -157,6 +157,19 @@ class TinyForCausalLM(PreTrainedModel):
             return CausalLMOutputWithPast(logits=self.lm_head(torch.stack(latents, dim=-2)))
         return CausalLMOutputWithPast(logits=self.lm_head(latents[0]))
 """
+BROKEN = """
+import torch
+
+
+class Broken(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise RuntimeError("a broken backward pass")
+"""
 AUTO_MAP = {"AutoConfig": "configuration_tiny.TinyConfig", "AutoModelForCausalLM": "modeling_tiny.TinyForCausalLM"}
 
 
@@ -165,6 +178,15 @@ def save_code(directory: Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "configuration_tiny.py").write_text(CONFIGURATION, encoding="utf-8")
     (directory / "modeling_tiny.py").write_text(MODELLING, encoding="utf-8")
+    return directory
+
+
+def break_backward(directory: Path) -> Path:
+    """Let the backward pass of the saved code raise, and leave its forward pass right."""
+    file = directory / "modeling_tiny.py"
+    right, lookup = file.read_text(encoding="utf-8"), "self.model.embed_tokens(input_ids)"
+    assert right.count(lookup) == 1
+    file.write_text(BROKEN + right.replace(lookup, f"Broken.apply({lookup})"), encoding="utf-8")
     return directory
 
 

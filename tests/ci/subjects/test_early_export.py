@@ -61,14 +61,14 @@ def test_its_failure_is_that_of_who_asks_for_it(request_of: ExportRequest, tmp_p
 
 @pytest.mark.parametrize("seconds", [0.0, 0.05, 0.2, 0.8])
 def test_it_can_be_ended_wherever_it_is(seconds: float, request_of: ExportRequest, tmp_path: Path) -> None:
-    with open_impostor(tmp_path, EXPORT.format(seconds=60)) as subject:
+    with open_impostor(tmp_path, EXPORT.format(seconds=600)) as subject:
         export = EarlyExport(subject, request_of)
         export.stop()  # it has not begun
         export.start()
         time.sleep(seconds)
         started = time.monotonic()
         export.stop()
-        assert time.monotonic() - started < 20
+        assert time.monotonic() - started < 200
         with pytest.raises(SubjectError):
             export.finish()
     assert not (tmp_path / "exported").exists()

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from ci.errors import InfrastructureError
+from ci.subjects.interpreter_paths import list_interpreter_directories
 from ci.subjects.interpreter_probe import check_interpreter_starts
 from ci.subjects.open_subject import open_subject
-from ci.subjects.sandbox import Isolation, SandboxPolicy, detect_isolation, interpreter_directories, sandbox_command
+from ci.subjects.sandbox import Isolation, SandboxPolicy, detect_isolation, sandbox_command
 
 ISOLATION = detect_isolation()
 live = pytest.mark.skipif(not ISOLATION.applied, reason=f"no sandbox here: {ISOLATION.description}")
@@ -52,7 +53,7 @@ def test_one_that_is_reached_by_links_starts(tmp_path: Path) -> None:
     python = tmp_path / "env/bin/python"
     python.unlink()
     python.symlink_to(link)
-    seen = interpreter_directories(python)
+    seen = list_interpreter_directories(python)
     assert link in seen
     assert not any(path.is_relative_to(home) and path != link for path in seen)
     code = "import os, sys, ssl; print(os.path.exists(sys.argv[1]), sys.prefix)"

@@ -14,16 +14,15 @@ import pytest
 
 from ci.errors import InfrastructureError, RequestError
 from ci.subjects import sandbox
+from ci.subjects.interpreter_paths import list_interpreter_directories
 from ci.subjects.sandbox import (
     Isolation,
     SandboxPolicy,
     check_readable,
     choose_isolation,
     detect_isolation,
-    interpreter_directories,
     make_accessible,
     sandbox_command,
-    tool_directories,
 )
 from ci.subjects.worker_launch import WorkerLaunch
 
@@ -34,7 +33,7 @@ ROOT = Path(__file__).parents[3]
 
 def run_inside(code: str, *, readable: tuple[Path, ...] = (), writable: tuple[Path, ...] = ()) -> str:
     """Run Python code in a sandbox and return what it printed."""
-    return run_policy(code, SandboxPolicy((*interpreter_directories(Path(sys.executable)), *readable), writable))
+    return run_policy(code, SandboxPolicy((*list_interpreter_directories(Path(sys.executable)), *readable), writable))
 
 
 def run_policy(code: str, policy: SandboxPolicy) -> str:
@@ -151,7 +150,7 @@ def test_a_directory_can_have_another_path_inside(tmp_path: Path) -> None:
         + "\n"
         + attempt("os.rmdir('/tmp/inside')")
     )
-    readable = interpreter_directories(Path(sys.executable))
+    readable = list_interpreter_directories(Path(sys.executable))
     said = run_policy(code, SandboxPolicy(readable, placed=((directory, "/tmp/inside"),)))
     assert said.split()[0] == "False"
     assert "done" not in said
@@ -173,7 +172,7 @@ def test_its_environment_is_what_it_is_given(monkeypatch: pytest.MonkeyPatch) ->
 
 @live
 def test_its_temporary_files_have_a_limit() -> None:
-    policy = SandboxPolicy(interpreter_directories(Path(sys.executable)), temporary_bytes=2**20)
+    policy = SandboxPolicy(list_interpreter_directories(Path(sys.executable)), temporary_bytes=2**20)
     code = attempt("open('/tmp/big', 'wb').write(bytes(2**21))")
     command = sandbox_command(ISOLATION, policy, [sys.executable, "-I", "-c", code], {})
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "OSError"
@@ -187,10 +186,10 @@ def test_what_it_left_running_ends_with_it(tmp_path: Path) -> None:
     loop = f"while true; do date +%N > {beat}/alive; sleep 0.05; done"
     policy = SandboxPolicy(writable=(beat,))
     command = sandbox_command(
-        ISOLATION, policy, ["/bin/sh", "-c", f"setsid sh -c '{loop}' & sleep 60"], {"PATH": "/usr/bin:/bin"}
+        ISOLATION, policy, ["/bin/sh", "-c", f"setsid sh -c '{loop}' & sleep 600"], {"PATH": "/usr/bin:/bin"}
     )
     program = subprocess.Popen(command, start_new_session=True)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not (beat / "alive").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(program.pid, signal.SIGKILL)
@@ -245,36 +244,3 @@ def test_what_the_sandboxes_user_may_not_read_is_named(tmp_path: Path) -> None:
     check_readable(as_user, [tmp_path / "private"])
     (tmp_path / "private").chmod(0o755)
     check_readable(as_root, [tmp_path / "private"])
-
-
-def test_compilers_and_libraries_outside_of_usr_are_listed(tmp_path: Path) -> None:
-    (tmp_path / "gcc" / "bin").mkdir(parents=True)
-    (tmp_path / "driver").mkdir()
-    environment = {
-        "CC": f"{tmp_path}/gcc/bin/gcc -m64",
-        "CXX": "g++",
-        "CUDA_HOME": "/usr/local/cuda",
-        "LD_LIBRARY_PATH": f"{tmp_path}/driver:/usr/lib:relative:{tmp_path}/missing",
-    }
-    assert tool_directories(environment) == (tmp_path / "gcc", tmp_path / "driver")
-
-
-def test_an_environments_interpreter_and_editable_checkouts_are_listed(tmp_path: Path) -> None:
-    base, environment, checkout = tmp_path / "base", tmp_path / "environment", tmp_path / "checkout"
-    for directory in (base / "bin", environment / "bin", checkout):
-        directory.mkdir(parents=True)
-    site = environment / "lib/python3.12/site-packages"
-    (site / "subject-1.dist-info").mkdir(parents=True)
-    (base / "bin/python3").write_text("")
-    (environment / "bin/python").symlink_to(base / "bin/python3")
-    (environment / "pyvenv.cfg").write_text(f"home = {base}/bin\n")
-    (site / "linked.pth").write_text(f"import os\n{base}\n/nowhere\n")
-    (site / "subject-1.dist-info/direct_url.json").write_text(
-        f'{{"url": "file://{checkout}", "dir_info": {{"editable": true}}}}'
-    )
-    parts = (base / "bin", environment / "bin", environment / "lib", environment / "pyvenv.cfg")
-    assert interpreter_directories(environment / "bin/python") == (*parts, base, checkout)
-    wrapper = tmp_path / "wrapper" / "python"
-    wrapper.parent.mkdir()
-    wrapper.write_text(f"#!{environment}/bin/python\n")
-    assert interpreter_directories(wrapper) == (wrapper.parent, *parts, base, checkout)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ci.subjects import worker_process
 from ci.subjects.exchange import Exchange
 from ci.subjects.worker_launch import WorkerLaunch
 from ci.subjects.worker_process import InvalidResponse, WorkerDied, WorkerProcess, WorkerTimeout
@@ -22,23 +23,26 @@ def launch(path: tuple[Path, ...] = (), python: Path = Path(sys.executable), **e
 @pytest.mark.parametrize(
     ("code", "error", "says"),
     [
-        ("time.sleep(60)", WorkerTimeout, "^$"),
+        ("time.sleep(600)", WorkerTimeout, "^$"),
         ("print('last words'); sys.exit(3)", WorkerDied, "exited with code 3"),
         ("os.write(write, b'1\\n2\\n')", InvalidResponse, "several responses"),
     ],
 )
-def test_a_process_without_one_response(code: str, error: type[Exception], says: str, tmp_path: Path) -> None:
+def test_a_process_without_one_response(
+    code: str, error: type[Exception], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_process, "EXIT_SECONDS", 120.0)
     process = start(launch(python=interpreter(tmp_path, code)), tmp_path)
     process.send_request(b"{}")
     with pytest.raises(error, match=says):
-        process.read_response(2.0)
+        process.read_response(2.0 if error is WorkerTimeout else 120.0)
     assert process.kill() == ("last words" if "print" in code else "")
 
 
 def test_one_line_is_the_response(tmp_path: Path) -> None:
-    process = start(launch(python=interpreter(tmp_path, "os.write(write, b'{}\\n'); time.sleep(60)")), tmp_path)
+    process = start(launch(python=interpreter(tmp_path, "os.write(write, b'{}\\n'); time.sleep(600)")), tmp_path)
     process.send_request(b"{}")
-    assert process.read_response(30.0) == b"{}\n"
+    assert process.read_response(120.0) == b"{}\n"
     process.kill()
 
 

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from ci.errors import NotComparedError, NotOfferedError, UnsupportedError
-from ci.evidence import YARDSTICK_NEED
+from ci.evidence import HUGGING_FACE_NEED
 from ci.models import HubModel
 from ci.settings import Settings
 from ci.subjects.base import Variant
@@ -50,6 +50,6 @@ def test_a_model_of_recurrences_alone_lacks_attention(hub: HubServer, tmp_path: 
 
 
 def test_what_hugging_face_cannot_train_is_no_need_of_the_subject() -> None:
-    assert find_unmet_need("reference", ONE_PROCESS, NotComparedError("no backward pass")) == YARDSTICK_NEED
+    assert find_unmet_need("reference", ONE_PROCESS, NotComparedError("no backward pass")) == HUGGING_FACE_NEED
     assert find_unmet_need("reference", ONE_PROCESS, NotOfferedError("no training")) == ""
     assert find_unmet_need("reference", ONE_PROCESS, UnsupportedError(f"reference needs {PLAIN}")) == PLAIN

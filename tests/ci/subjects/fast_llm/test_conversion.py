@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from ci.subjects.base import ConvertRequest, ExportRequest
 from ci.subjects.fast_llm import conversion
-from ci.subjects.fast_llm.conversion import keep_bits, write_files_beside
+from ci.subjects.fast_llm.conversion import keep_bits, save_in_threads
 from ci.subjects.memory import list_stored_dtypes
 from ci.subjects.trace_files import TraceReader
 from tests.ci.subjects.tiny import save_inputs, save_model, trace_request
@@ -68,7 +68,7 @@ def test_files_are_written_beside_each_other_and_are_there_after_the_block(tmp_p
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(safetensors.torch, "save_file", wait_and_save)
-        with write_files_beside():
+        with save_in_threads():
             for number in range(3):
                 tensors = {"weights": torch.full((4,), float(number))}
                 safetensors.torch.save_file(tensors=tensors, filename=tmp_path / str(number), metadata={"a": "b"})
@@ -77,7 +77,7 @@ def test_files_are_written_beside_each_other_and_are_there_after_the_block(tmp_p
 
 
 def test_a_file_that_cannot_be_written_fails_the_block(tmp_path: Path) -> None:
-    with pytest.raises(Exception, match=r"No such file|os error 2"), write_files_beside():  # noqa: PT012
+    with pytest.raises(Exception, match=r"No such file|os error 2"), save_in_threads():  # noqa: PT012
         safetensors.torch.save_file({"a": torch.ones(1)}, tmp_path / "missing" / "file")
         safetensors.torch.save_file({"a": torch.ones(1)}, tmp_path / "other")
 

@@ -19,7 +19,7 @@ from ci.errors import HubTestsError, RemoteCodeError, SubjectError
 from ci.hub.fetch import fetch
 from ci.models import HubModel
 from ci.settings import Settings
-from ci.subjects.base import Yardstick
+from ci.subjects.base import HuggingFaceRunner
 from ci.subjects.hugging_face import HuggingFace
 from ci.subjects.hugging_face.code_source import ModelCodeSource, find_code_source
 from ci.subjects.hugging_face.worker import HuggingFaceWorker, open_hugging_face
@@ -83,7 +83,7 @@ def list_code_modules() -> set[str]:
 
 
 def test_it_answers_as_the_side_in_this_process(worker: HuggingFaceWorker, code: Path, tmp_path: Path) -> None:
-    assert isinstance(worker, Yardstick)
+    assert isinstance(worker, HuggingFaceRunner)
     config = save_config(tmp_path / "config", ("gdn", "attention"))
     known = list_code_modules()  # those of other tests; this code's module would have a name of its own
     worker.write_model(str(config), str(tmp_path / "model"), "float32", 3)
@@ -167,6 +167,7 @@ def test_code_of_the_hub_that_lacks_a_file_blames_no_subject(
     side = HuggingFaceWorker(None, 1.0, source=source)  # type: ignore[arg-type]
     with pytest.raises(kind, match=r"configuration_tiny\.py cannot be imported"):
         side.describe()
+    assert side.runs_code_under_test() is not from_hub
 
 
 def test_it_trains_every_prediction_head(worker: HuggingFaceWorker, tmp_path: Path) -> None:

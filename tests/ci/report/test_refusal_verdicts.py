@@ -14,9 +14,9 @@ from ci.records import read_json, to_json
 from ci.report.headline import format_title
 from ci.report.history import make_history_records, read_history
 from ci.report.html_page import render_html
-from ci.report.known_refusals import NO_REFUSAL, list_refusals
 from ci.report.markdown import render_markdown
 from ci.report.nights import list_findings
+from ci.report.refusal_verdicts import NO_REFUSAL, list_refusals
 from ci.report.results import Job, Results, exit_code
 from ci.report.support_matrix import DEEP_ONLY, build_support_matrix
 from tests.ci.report import samples
@@ -25,8 +25,8 @@ from tests.ci.report.samples import Fault, make_results
 if TYPE_CHECKING:
     from ci.plan import Plan
 
-WORDS = "HF config has unknown key 'rope_interleaved'"
-SENTENCE = f"Fast-LLM, llama to fast_llm: ValueError: LlamaBaseModelConverter: {WORDS} (value: False)"
+WORDS = "HF config has unknown key 'rope_interleaved' (value: False)"
+SENTENCE = f"Fast-LLM, llama to fast_llm: ValueError: LlamaBaseModelConverter: {WORDS} (fast_llm/external.py:708)"
 KNOWN = KnownRefusal("reference", WORDS, "2026-11-25", "https://example.com/finding")
 DOWNLOAD, CONVERSION = "test_download_and_truncate[smollm2]", "test_conversion[smollm2]"
 
@@ -74,6 +74,8 @@ def test_exactly_the_declared_words_are_neutral_and_blame_nobody() -> None:
     [
         refuse("Fast-LLM, llama to fast_llm: ValueError: HF config has unknown key 'other'"),
         refuse(SENTENCE.upper()),
+        refuse(SENTENCE.replace("False", "True")),
+        refuse(f"{SENTENCE}, and of 'rope_theta'"),
         refuse(SENTENCE, "crash"),
         refuse(SENTENCE, "out_of_memory"),
         refuse(SENTENCE, "timeout"),
@@ -81,7 +83,18 @@ def test_exactly_the_declared_words_are_neutral_and_blame_nobody() -> None:
         refuse() | {DOWNLOAD: Fault("failure", SENTENCE, SENTENCE, {"failure_class": "other"})},
         {"test_forward_equivalence[smollm2]": samples.mismatch()},
     ],
-    ids=["other words", "other case", "crash", "memory", "timeout", "another test", "download", "forward"],
+    ids=[
+        "other words",
+        "other case",
+        "other value",
+        "more words",
+        "crash",
+        "memory",
+        "timeout",
+        "another test",
+        "download",
+        "forward",
+    ],
 )
 def test_a_different_failure_is_red(faults: dict[str, Fault | None]) -> None:
     results = judge(faults)
