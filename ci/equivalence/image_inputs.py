@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ci.errors import RequestError
 from ci.hub.config_numbers import read_count
 from ci.subjects.images import Images, describe_sizes
 
@@ -27,6 +28,11 @@ GAP = 2
 """Tokens of text before each image."""
 FAR_SIDE = 128
 """Patches along a side of the largest image at most: Pixtral's have 64."""
+
+FIXED_SIZE_TOWERS = ("clip_vision_model", "siglip_vision_model", "siglip2_vision_model")
+"""Towers with learned positions: transformers refuses an image of another size, and CLIP adds a class token."""
+DEFAULT_TOWERS = {"llava": "clip_vision_model"}
+"""The type of the tower where `vision_config` names none, by the model's: transformers, configuration_llava.py."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class ImageRequirements:
 def read_image_requirements(config: Mapping[str, Any]) -> ImageRequirements | None:
     """Read the vision part of a Hugging Face config.json; None for a model without one.
 
-    Raises RequestError for a size that no model has.
+    Raises RequestError for a size that no model has, and for a tower that takes images of one size only.
     """
     vision = config.get("vision_config")
     token = config.get("image_token_index", config.get("image_token_id"))
@@ -55,11 +61,21 @@ def read_image_requirements(config: Mapping[str, Any]) -> ImageRequirements | No
         vision["image_size"] = next(_find_values(nested, "max_image_size"), None)
     if not isinstance(vision, Mapping) or not isinstance(token, int):
         return None
+    _refuse_fixed_size(config, vision)
     patch = read_count(vision, "patch_size", what="config.json: vision_config")
     merged = config.get("spatial_merge_size") or 1
     largest = vision.get("image_size")
     side = largest // (patch * merged) if isinstance(largest, int) else 0
     return ImageRequirements(token, patch * merged, vision.get("num_channels") or 3, side)
+
+
+def _refuse_fixed_size(config: Mapping[str, Any], vision: Mapping[str, Any]) -> None:
+    kind = vision.get("model_type") or DEFAULT_TOWERS.get(str(config.get("model_type")))
+    if kind in FIXED_SIZE_TOWERS:
+        raise RequestError(
+            f"config.json: vision_config: hub-tests cannot compare a tower of type {kind!r} yet: it takes images of "
+            "one size, and its patches are not its image tokens one by one; name a model with a Pixtral tower"
+        )
 
 
 def _find_values(node: Any, key: str) -> Iterator[Any]:

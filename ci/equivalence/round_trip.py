@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ci.equivalence.checkpoint_tensors import CheckpointTensors, find_largest_difference, have_same_bits
+from ci.equivalence.rope_defaults import have_equal_meaning
 from ci.evidence import FailureClass
 
 if TYPE_CHECKING:
@@ -63,11 +64,6 @@ NESTED_SECTIONS = ("decoder", "embeddings", "head", "vision_encoder")
 TRAINING_KEYS = ("sampling_strategy", "sampling_weights")
 """Keys of nested blocks that only training reads: outside of it the main mixer runs."""
 ROPE_SECTIONS = ("rope_parameters", "rope_scaling")
-ONLY_WITHOUT_ATTENTION_FACTOR = ("mscale", "mscale_all_dim")
-"""Keys of a RoPE section that transformers reads only where `attention_factor` is not given.
-
-https://github.com/huggingface/transformers/blob/main/src/transformers/modeling_rope_utils.py
-"""
 
 
 @dataclass(frozen=True)
@@ -181,7 +177,7 @@ def _classify_key(key: str, before: Mapping[str, Any], after: Mapping[str, Any])
         return "metadata"
     if _is_unknown_and_off(key, before, after):
         return "metadata"
-    if key in ROPE_SECTIONS and _drop_unread(before.get(key)) == _drop_unread(after.get(key)):
+    if key in ROPE_SECTIONS and _rotate_alike(key, before, after):
         return "metadata"
     if key in ROPE_SECTIONS and (_repeats_default(key, before, after) or _repeats_default(key, after, before)):
         return "metadata"
@@ -192,12 +188,10 @@ def _classify_key(key: str, before: Mapping[str, Any], after: Mapping[str, Any])
     return "semantic"
 
 
-def _drop_unread(section: Any) -> Any:
-    """Return a RoPE section, or several layer types' sections, without keys that are not read."""
-    if not isinstance(section, dict):
-        return section
-    unread = ONLY_WITHOUT_ATTENTION_FACTOR if section.get("attention_factor") is not None else ()
-    return {key: _drop_unread(value) for key, value in _to_plain(section).items() if key not in unread}
+def _rotate_alike(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Return whether a RoPE section says the same in both configs, inferred values filled in."""
+    lengths = before.get("max_position_embeddings"), after.get("max_position_embeddings")
+    return have_equal_meaning(_to_plain(before.get(key)), _to_plain(after.get(key)), lengths)
 
 
 def _repeats_default(key: str, without: Mapping[str, Any], config: Mapping[str, Any]) -> bool:

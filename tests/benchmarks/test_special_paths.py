@@ -7,7 +7,17 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import special_paths
-from benchmarks.special_paths import BEGIN, END, Counts, PlantedSubject, show_table, sum_counts, write_page
+from benchmarks.special_paths import (
+    BEGIN,
+    CONTROL_DTYPE,
+    END,
+    Counts,
+    JudgeFactory,
+    PlantedSubject,
+    show_table,
+    sum_counts,
+    write_page,
+)
 from ci.subjects.fast_llm.offer import OFFER
 from ci.subjects.reference import trace as trace_module
 from ci.subjects.reference.subject import ReferenceSubject
@@ -94,3 +104,8 @@ def test_a_bug_is_there_for_one_trace_alone(monkeypatch: pytest.MonkeyPatch) -> 
     PlantedSubject(bug).trace(None)  # type: ignore[arg-type]
     assert seen == ["planted"]
     assert trace_module.load_model is right
+
+
+def test_the_controls_are_published_in_another_dtype_than_float32(tmp_path: Path) -> None:
+    judge = JudgeFactory(tmp_path / "controls", CONTROL_DTYPE).open("mistral", ReferenceSubject())
+    assert judge.reference.model_dtype == CONTROL_DTYPE != "float32"

@@ -113,6 +113,7 @@ OWN_MODELS: dict[str, dict[str, Any]] = {
     "apriel2-pattern": describe_pattern("attention", "gdn", "kda"),
     "apriel2-mamba": describe_apriel2({"type": "fixed", "block": describe_block(MAMBA)}),
     "apriel-hybrid": HYBRID,
+    "apriel-hybrid-window": {**HYBRID, "sliding_window": 9},
     "apriel2-sigmoid": describe_apriel2(
         {
             "type": "fixed",

@@ -1,7 +1,7 @@
 """Finds the parts of a vision tower that gives one feature for each image token: Pixtral's, and Fast-LLM's apriel2.
 
-A tower of another form (one token more than patches, or several patches a token) is found in part or not at all: what
-is not found is not captured.
+A tower of another form (several patches a token) is found in part or not at all: what is not found is not captured. One
+with a class token is refused before: `ci.equivalence.image_inputs`.
 """
 
 from __future__ import annotations

@@ -37,9 +37,11 @@ def read_apriel_hybrid(config: Mapping[str, Any], *, where: str) -> Architecture
         raise section.refusal("hybrid_block_layout", layout)
     section.allow("layer_types", None, [LAYER_TYPES[kind] for kind in layout])
     section.ignore("linear_attn_config", "gdn_cfg")  # of blocks that the layout does not name
-    mamba = _read_mamba(section.take_section("ssm_cfg"), plain.hidden)
+    sizes = section.take_section("ssm_cfg")
     section.finish()
-    blocks = zip(plain.blocks, layout, strict=True)
+    if "m2" not in layout:  # nothing reads the sizes, which need not fit: truncation may leave attention alone
+        return plain
+    mamba, blocks = _read_mamba(sizes, plain.hidden), zip(plain.blocks, layout, strict=True)
     return replace(plain, blocks=tuple(replace(b, mixer=mamba) if kind == "m2" else b for b, kind in blocks))
 
 
@@ -77,11 +79,12 @@ def write_apriel_hybrid(architecture: Architecture, original: Mapping[str, Any])
     layout = ["m2" if isinstance(mixer, Mamba) else "t" for mixer in mixers]
     written = write_config(plain, NAME, "", {key: original[key] for key in original if key not in OWN_KEYS})
     mamba = next((mixer for mixer in mixers if isinstance(mixer, Mamba)), None)
+    unread = {"ssm_cfg": original["ssm_cfg"]} if "ssm_cfg" in original else {}
     return {
         **{key: written[key] for key in written if key not in ("dtype", "torch_dtype")},
         "hybrid_block_layout": layout,
         **({"layer_types": [LAYER_TYPES[kind] for kind in layout]} if "layer_types" in original else {}),
-        **({} if mamba is None else {"ssm_cfg": _write_mamba(mamba, architecture.hidden, original)}),
+        **(unread if mamba is None else {"ssm_cfg": _write_mamba(mamba, architecture.hidden, original)}),
     }
 
 

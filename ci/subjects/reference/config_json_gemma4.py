@@ -182,7 +182,9 @@ def _write_attention(full: Attention, sliding: Attention | None, original: Mappi
     }
     keys = ("num_key_value_heads", "head_dim", "sliding_window")
     local = {key: original[key] for key in keys if key in original}
-    ropes[SLIDING] = {"rope_type": "default", "rope_theta": sliding.rope.theta if sliding else THETAS[SLIDING]}
+    kept = (original.get("rope_parameters") or {}).get(SLIDING) or {}
+    theta = sliding.rope.theta if sliding else kept.get("rope_theta", THETAS[SLIDING])
+    ropes[SLIDING] = {"rope_type": "default", "rope_theta": theta}
     if sliding:
         local = dict(zip(keys, (sliding.kv_heads, sliding.head_dim, sliding.window), strict=True))
     return {

@@ -95,14 +95,14 @@ def _read_yarn(rope: ConfigSection, theta: float, lengths: Lengths) -> YarnRope:
     return YarnRope(
         theta=theta,
         scale_factor=factor,
-        attention_factor=_infer_attention_factor(factor, scale, scale_all) if given is None else given,
+        attention_factor=infer_attention_factor(factor, scale, scale_all) if given is None else given,
         beta_fast=rope.take_optional("beta_fast", float) or 32.0,
         beta_slow=rope.take_optional("beta_slow", float) or 1.0,
         original_context_length=lengths.find_original(rope),
     )
 
 
-def _infer_attention_factor(factor: float, scale: float | None, scale_all: float | None) -> float:
+def infer_attention_factor(factor: float, scale: float | None, scale_all: float | None) -> float:
     """Return the attention factor that transformers infers.
 
     0.1 ln(s) + 1 as in the paper, or DeepSeek's ratio of two such values.

@@ -263,7 +263,7 @@ def test_a_file_of_newest_versions_that_cannot_be_written_is_a_wrong_request(
 ) -> None:
     monkeypatch.setattr("ci.environments.newest.resolve_newest", lambda description, _: description)
     (tmp_path / "other.toml").write_text('python = ">=3.11"\nrequirements = []\n')
-    for file, said in ((tmp_path / "none" / "n.toml", "No such file"), (tmp_path, "Is a directory")):
+    for file, said in ((tmp_path / "other.toml" / "n.toml", "File exists"), (tmp_path, "Is a directory")):
         assert main(["env", "build", str(tmp_path / "other.toml"), "--newest", str(file)]) == 2
         assert f"--newest {file}: cannot be written: {said}" in capsys.readouterr().err
 

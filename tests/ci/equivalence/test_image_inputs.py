@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from ci.equivalence.image_inputs import ImageRequirements, describe_images, read_image_requirements
 from ci.equivalence.inputs import build_cases, read_requirements
+from ci.errors import RequestError
 from ci.models import TestParams
 from tests.standin.recipes import RECIPES
 
@@ -17,6 +19,21 @@ def test_what_images_must_be_is_read_from_the_config() -> None:
     del merged["image_token_index"]
     assert read_image_requirements(merged) == ImageRequirements(token=7, patch=8, channels=3, side=8)
     assert read_image_requirements(RECIPES["stand-in/llama"].config) is None
+
+
+@pytest.mark.parametrize("kind", [None, "clip_vision_model", "siglip_vision_model"])
+def test_a_tower_for_images_of_one_size_is_refused_by_name(kind: str | None) -> None:
+    vision = {**CONFIG["vision_config"], "model_type": kind}
+    if kind is None:
+        del vision["model_type"]
+    with pytest.raises(RequestError, match=f"hub-tests cannot compare a tower of type '{kind or 'clip_vision_model'}'"):
+        read_requirements({**CONFIG, "vision_config": vision})
+
+
+def test_llava_without_the_type_of_its_tower_has_clip_in_transformers_too() -> None:
+    from transformers import LlavaConfig
+
+    assert LlavaConfig(vision_config={"num_hidden_layers": 2}).vision_config.model_type == "clip_vision_model"
 
 
 def test_a_tower_that_is_nested_is_read_too() -> None:

@@ -77,9 +77,13 @@ class StandInModel(PreTrainedModel):
 
 
 class PlainStack(StandInModel):
-    """Layers one after the other, a norm and the head; `causal` says whether a token sees only what is before it."""
+    """Layers one after the other, a norm and the head; `causal` says whether a token sees only what is before it.
+
+    With a `window` it sees as many tokens, itself included.
+    """
 
     causal = True
+    window: int | None = None
 
     def forward(
         self,
@@ -89,7 +93,7 @@ class PlainStack(StandInModel):
         **_: Any,
     ) -> CausalLMOutputWithPast:
         hidden, positions = self.start(input_ids, position_ids)
-        mask = make_mask(hidden, attention_mask, causal=self.causal)
+        mask = make_mask(hidden, attention_mask, causal=self.causal, window=self.window)
         angles = self.model.rotary_emb(hidden, positions)
         for layer in self.model.layers:
             hidden = layer(hidden, attention_mask=mask, position_embeddings=angles)
@@ -195,7 +199,7 @@ class Apriel2GatedDeltaNet(nn.Module):
         self.convolution = make_convolution(2 * self.keys + self.values, sizes)
         self.dt_bias = nn.Parameter(torch.ones(sizes["value_heads"]))
         self.A_log = nn.Parameter(torch.zeros(sizes["value_heads"]))
-        self.norm = Qwen3NextRMSNormGated(sizes["value_head_dim"], eps=1e-5)
+        self.norm = Qwen3NextRMSNormGated(sizes["value_head_dim"], eps=sizes.get("norm_eps", 1e-5))
         self.out_proj = nn.Linear(self.values, hidden, bias=False)
 
     def forward(self, hidden: Tensor, *_: Any) -> tuple[Tensor]:
@@ -382,6 +386,7 @@ class AprielHybridSSMForCausalLM(PlainStack):
         super().__init__(config)
         keys = config.to_dict()
         plain = MistralConfig(**{key: keys[key] for key in keys if key not in ("auto_map", "model_type", "dtype")})
+        self.window = plain.sliding_window
         layout = enumerate(config.hybrid_block_layout)
         self.model.layers = nn.ModuleList(
             AprielHybridSSMBlock(config) if kind == "m2" else MistralDecoderLayer(plain, layer)

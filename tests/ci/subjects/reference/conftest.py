@@ -34,6 +34,8 @@ class ModelFactory:
     hugging_face: HuggingFace = field(default_factory=HuggingFace)
     own_code: HuggingFace = field(default_factory=open_side)
     subject: ReferenceSubject = field(default_factory=ReferenceSubject)
+    dtype: str = "float32"
+    """In which the models are published."""
 
     @property
     def inputs(self) -> Path:
@@ -51,7 +53,7 @@ class ModelFactory:
     def source(self, name: str) -> Path:
         """The Hugging Face directory of a case."""
         path = self.root / name
-        return path if path.exists() else model(name, path)
+        return path if path.exists() else model(name, path, dtype=self.dtype)
 
     def converted(self, name: str) -> Path:
         """The case in Fast-LLM's format, written by the reference subject."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from tests.ci.subjects.reference import test_planted_bugs as gemma
+from tests.ci.subjects.reference import test_planted_local_bugs as local
 from tests.ci.subjects.reference import test_planted_mamba_bugs as mamba
 from tests.ci.subjects.reference import test_planted_own_bugs as own
 from tests.ci.subjects.reference import test_planted_plain_bugs as plain
@@ -35,6 +36,8 @@ OWN_PATHS = {own.NET: GATED, own.SIGMOID: KIMI, own.MTP: "mtp_llama: several pre
 FORMATS = {
     "Gemma 4": "gemma4",
     "llava": "llava, apriel2, llava_hybrid_ssm",
+    "plain layers": "llama, mistral, qwen2",
+    "delta rules": "apriel2_text, apriel2",
     "gated delta net": "apriel2_text, apriel2",
     "Kimi delta attention": "apriel2_text, apriel2",
     "apriel2": "apriel2_text, apriel2",
@@ -65,7 +68,7 @@ class SpecialPath:
 
 def list_bugs() -> list[PlantedBug]:
     """Every planted bug, with its path."""
-    return [*plain.BUGS, *_list_gemma(), *map(_find_own_path, own.BUGS), *mamba.BUGS]
+    return [*plain.BUGS, *_list_gemma(), *map(_find_own_path, own.BUGS), *mamba.BUGS, *local.BUGS]
 
 
 def list_paths() -> list[SpecialPath]:

@@ -81,6 +81,14 @@ def test_without_attention_the_original_says_its_sizes() -> None:
         write_apriel_hybrid(read(config), {})
 
 
+@pytest.mark.parametrize("sizes", [{}, {"ssm_cfg": {**HYBRID["ssm_cfg"], "d_xb": 20}}, {"ssm_cfg": None}])
+def test_attention_alone_needs_no_sizes_of_mamba_and_keeps_them(sizes: dict[str, Any]) -> None:
+    config = {key: HYBRID[key] for key in HYBRID if key != "ssm_cfg"} | {"hybrid_block_layout": ["t"] * 3, **sizes}
+    assert all(isinstance(block.mixer, Attention) for block in read(config).blocks)
+    written = write_any_config(read(config), NAME, "bfloat16", config)
+    assert {key: written[key] for key in written if key == "ssm_cfg"} == sizes
+
+
 def test_two_kinds_of_mamba_cannot_be_written() -> None:
     architecture = read(HYBRID)
     *rest, last = architecture.blocks

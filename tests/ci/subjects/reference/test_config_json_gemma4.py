@@ -75,3 +75,17 @@ def test_a_model_without_full_attention_cannot_be_written() -> None:
     with pytest.raises(UnsupportedError, match="full attention"):
         write_gemma4(sliding, config_of(CASE))
     assert format_of(CASE) == "gemma4"
+
+
+def test_the_base_of_sliding_layers_is_kept_where_none_is_left() -> None:
+    from dataclasses import replace
+
+    ropes = {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 777.0},
+        "full_attention": {"rope_type": "proportional", "rope_theta": 31415.0, "partial_rotary_factor": 0.4},
+    }
+    original = config_of(CASE, rope_parameters=ropes)
+    architecture = read(CASE, rope_parameters=ropes)
+    full = replace(architecture, blocks=architecture.blocks[-1:])
+    assert write_gemma4(full, original)["rope_parameters"] == ropes
+    assert write_gemma4(full, {})["rope_parameters"]["sliding_attention"]["rope_theta"] == 10_000.0
