@@ -262,10 +262,11 @@ def test_a_file_of_newest_versions_that_cannot_be_written_is_a_wrong_request(
     environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("ci.environments.newest.resolve_newest", lambda description, _: description)
-    (tmp_path / "other.toml").write_text('python = ">=3.11"\nrequirements = []\n')
-    for file, said in ((tmp_path / "other.toml" / "n.toml", "File exists"), (tmp_path, "Is a directory")):
-        assert main(["env", "build", str(tmp_path / "other.toml"), "--newest", str(file)]) == 2
-        assert f"--newest {file}: cannot be written: {said}" in capsys.readouterr().err
+    other = tmp_path / "other.toml"
+    other.write_text('python = ">=3.11"\nrequirements = []\n')
+    for file, said in ((other / "n.toml", f"{other}: cannot be written"), (tmp_path, f"{tmp_path}: cannot be written")):
+        assert main(["env", "build", str(other), "--newest", str(file)]) == 2
+        assert f"--newest {said}" in capsys.readouterr().err
 
 
 def test_what_the_shell_sees_is_the_answer_alone(environment: Path, tmp_path: Path) -> None:
