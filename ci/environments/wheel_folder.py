@@ -5,7 +5,10 @@ uv's and pip's own caches must be writable. A folder of wheels need not be: UV_F
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from ci.certificates import share_certificates
@@ -14,13 +17,14 @@ from ci.errors import InfrastructureError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from ci.environments.base import BaseEnvironment
 
 SECONDS = 3600
 LIST = ".wheels-of-"
 """The beginning of the file with the names of one environment's wheels; it is written last."""
+DRAFT = ".draft-"
+"""The beginning of a directory into which wheels are fetched before they are moved into the folder."""
 SEEDS = ("pip", "setuptools", "wheel")
 """What `uv venv --seed` installs before anything else, from Python 3.12 on pip alone.
 
@@ -43,7 +47,21 @@ def keep_wheels(
     if mark.is_file() and all((folder / name).is_file() for name in mark.read_text().split()):
         return tuple(mark.read_text().split())
     progress(f"keeping the wheels of {base.path.name} in {folder}")
-    draft = folder / f".{base.path.name}"
+    # A draft of its own, and the list moved into place: what a killed process leaves is never taken for complete.
+    with TemporaryDirectory(prefix=DRAFT, dir=folder) as directory:
+        draft = Path(directory)
+        _fetch_wheels(base, draft, environ)
+        names = tuple(sorted(wheel.name for wheel in draft.glob("*.whl")))
+        for name in names:
+            (draft / name).replace(folder / name)
+        written = draft / "list"
+        written.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        written.chmod(0o644)
+        written.replace(mark)
+    return names
+
+
+def _fetch_wheels(base: BaseEnvironment, draft: Path, environ: Mapping[str, str]) -> None:
     lock = base.path / LOCK
     exact = ["--no-deps", "--require-hashes", "-r", str(lock)]
     loose = ["-c", str(base.path / "constraints.txt"), "-r", str(base.path / "requirements.txt")]
@@ -52,12 +70,6 @@ def keep_wheels(
     _run([*wheel, *(exact if lock.is_file() else loose)], environ)
     if seeds := _list_seeds(base, environ):
         _run([*wheel, "--no-deps", *seeds], environ)
-    names = tuple(sorted(wheel.name for wheel in draft.glob("*.whl")))
-    for name in names:
-        (draft / name).replace(folder / name)
-    draft.rmdir()
-    mark.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-    return names
 
 
 def _list_seeds(base: BaseEnvironment, environ: Mapping[str, str]) -> Sequence[str]:
@@ -68,13 +80,15 @@ def _list_seeds(base: BaseEnvironment, environ: Mapping[str, str]) -> Sequence[s
 
 
 def prune_wheels(folder: Path, environments: Path) -> tuple[str, ...]:
-    """Remove the wheels that no environment below `environments` has any more; return their names."""
+    """Remove wheels that no environment below `environments` has, and unfinished drafts; return the wheels' names."""
     wanted: set[str] = set()
     for mark in folder.glob(f"{LIST}*"):
         if (environments / mark.name.removeprefix(LIST)).is_dir():
             wanted |= set(mark.read_text(encoding="utf-8").split())
         else:
             mark.unlink()
+    for draft in folder.glob(f"{DRAFT}*"):  # of a process that was killed: only the host's one unit writes here
+        shutil.rmtree(draft, ignore_errors=True)
     gone = [wheel for wheel in folder.glob("*.whl") if wheel.name not in wanted]
     for wheel in gone:
         wheel.unlink()

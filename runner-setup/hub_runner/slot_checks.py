@@ -132,4 +132,6 @@ def _find_gpu_use(gpu: Gpu, allowed: int) -> list[str]:
 
 def is_mounted(place: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
     """Return whether a file system is mounted at `place`: the fifth field of mountinfo(5)."""
-    return any(line.split()[4] == str(place) for line in mounts.read_text().splitlines())
+    # The kernel writes a space, a tab, a newline and a backslash as octal numbers.
+    escaped = str(place).translate({ord(sign): f"\\{ord(sign):03o}" for sign in " \t\n\\"})
+    return any(line.split()[4] == escaped for line in mounts.read_text().splitlines())

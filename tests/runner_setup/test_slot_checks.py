@@ -136,6 +136,8 @@ def test_a_mounted_disk_is_left_over(config: Config, layout: Layout, tmp_path: P
     mounts.write_text(f"1 2 7:0 / {layout.disk(0)} rw,nosuid - ext4 /dev/loop0 rw\n")
     assert is_mounted(layout.disk(0), mounts)
     assert not is_mounted(layout.disk(1), mounts)
+    mounts.write_text("1 2 7:0 / /a\\040b\\134c rw,nosuid - ext4 /dev/loop0 rw\n")  # as mountinfo(5) writes it
+    assert is_mounted(type(tmp_path)("/a b\\c"), mounts)
 
 
 def test_the_verb_prints_a_list(layout: Layout, config: Config) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +18,6 @@ from tests.ci.environments.conftest import DESCRIPTION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from ci.environments.base import BaseEnvironment
 
@@ -65,6 +65,39 @@ def test_wheels_that_cannot_be_had_are_an_infrastructure_problem(
     with pytest.raises(InfrastructureError, match="cannot be kept"):
         keep_wheels(base, tmp_path, {**index_environ, "PIP_FIND_LINKS": os.devnull}, lambda _: None)
     assert not list(tmp_path.glob(".wheels-of-*"))  # not complete, so tried again
+
+
+@pytest.mark.parametrize("moved", [0, 1, 2])
+def test_a_list_is_written_after_the_last_wheel(
+    tmp_path: Path, base: BaseEnvironment, index_environ: Mapping[str, str], monkeypatch: pytest.MonkeyPatch, moved: int
+) -> None:
+    """A process that ends after any number of wheels leaves no list, and the next one keeps them all."""
+    replaced = Path.replace
+    left = iter(range(moved))
+
+    def stop(source: Path, target: Path) -> Path:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return replaced(source, target)
+
+    monkeypatch.setattr(Path, "replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        keep_wheels(base, tmp_path, index_environ, lambda _: None)
+    monkeypatch.undo()
+    assert not list(tmp_path.glob(".wheels-of-*"))
+    assert set(NAMES) <= set(keep_wheels(base, tmp_path, index_environ, lambda _: None))
+    assert not list(tmp_path.glob(".draft-*"))
+
+
+def test_what_a_killed_process_fetched_is_neither_kept_nor_left(
+    tmp_path: Path, base: BaseEnvironment, index_environ: Mapping[str, str]
+) -> None:
+    (tmp_path / ".draft-of-before").mkdir()
+    (tmp_path / ".draft-of-before" / "stale-1-py3-none-any.whl").touch()
+    names = keep_wheels(base, tmp_path, index_environ, lambda _: None)
+    assert "stale-1-py3-none-any.whl" not in names
+    prune_wheels(tmp_path, base.path.parent)
+    assert not list(tmp_path.glob(".draft-*"))
 
 
 def test_wheels_of_no_environment_are_removed(
