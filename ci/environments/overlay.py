@@ -41,6 +41,14 @@ NO_DEBUG_INFO = "-g0"
 
 setuptools appends CPPFLAGS to those flags, where CFLAGS would replace them.
 """
+VERSIONS_FROM_GIT = dict.fromkeys(
+    ("SETUPTOOLS_SCM_PRETEND_VERSION", "PDM_BUILD_SCM_VERSION", "POETRY_DYNAMIC_VERSIONING_BYPASS"), "0.dev0"
+)
+"""A version for build backends that ask git for one, which is not copied: setuptools-scm, hatch-vcs, PDM and Poetry.
+
+https://setuptools-scm.readthedocs.io/en/latest/overrides/, https://backend.pdm-project.org/metadata/ and
+https://github.com/mtkennerly/poetry-dynamic-versioning
+"""
 IMPORTED = 77
 RUN_IMPORT_TEST = f"import gc, sys; gc.disable(); exec(sys.argv[1]); sys.exit({IMPORTED})"
 """A process that only imports libraries has no garbage to look for.
@@ -127,6 +135,7 @@ class _Build:
         own, root = self.description.environment, find_image_root(self.python)
         program = inside_path(root, self.python) if root else str(self.python)
         environment = {
+            **VERSIONS_FROM_GIT,
             **(read_image_variables(root) if root else {}),
             **own,
             "CPPFLAGS": f"{own.get('CPPFLAGS', '')} {NO_DEBUG_INFO}".strip(),

@@ -86,6 +86,24 @@ def test_an_import_that_ends_the_process_is_no_import(
         build_overlay(base.python, description, checkout, tmp_path / "overlay", BARE)
 
 
+VERSION_FROM_GIT = """import os, setuptools
+version = os.environ["SETUPTOOLS_SCM_PRETEND_VERSION"]  # as setuptools-scm reads it where there is no .git
+setuptools.setup(name="standin", version=version, packages=["standin"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "version"), [({}, "0.dev0"), ({"SETUPTOOLS_SCM_PRETEND_VERSION": "2.7"}, "2.7")]
+)
+def test_a_version_that_comes_from_git_is_given(
+    base: BaseEnvironment, tmp_path: Path, environment: dict[str, str], version: str
+) -> None:
+    checkout = write_pure(tmp_path / "checkout", {"setup.py": VERSION_FROM_GIT})
+    description = replace(DESCRIPTION, install="wheel", import_test="import standin", environment=environment)
+    overlay = build_overlay(base.python, description, checkout, tmp_path / "overlay", BARE)
+    assert [path.name for path in overlay.path.glob("*.dist-info")] == [f"standin-{version}.dist-info"]
+
+
 def test_a_package_called_build_belongs_to_the_source(base: BaseEnvironment, tmp_path: Path) -> None:
     """What a build left there before does not: it may be another commit's."""
     files = {"standin/build/__init__.py": "", "standin/build/lib.py": "", "build/own.py": "OWN = 1\n"}
