@@ -317,7 +317,7 @@ def test_nothing_of_this_repository_looks_like_a_secret() -> None:
 EXAMPLES = {
     *(Path(__file__).name, "samples.py", "github_markdown.py", "test_escape.py", "test_evidence_parser.py"),
     *("test_html_page.py", "test_junit.py", "test_server.py", "test_source.py"),
-    *("test_config_file.py", "test_probes.py", "test_remote_files.py"),
+    *("test_config_file.py", "test_description.py", "test_probes.py", "test_remote_files.py"),
 }
 """Files with tokens made up for tests."""
 
