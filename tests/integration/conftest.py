@@ -59,6 +59,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "extra_slow: fetches real Hub models; skipped unless --run-extra-slow")
     config.addinivalue_line("markers", "deep: part of the suite only with --deep")
     config.addinivalue_line("markers", "served: part of the suite only with --consumer")
+    if config.getoption("--run-extra-slow"):
+        # It goes through all loggers around each test (`catching_logs` in _pytest/logging.py), and fails the test where
+        # the thread of Hugging Face's side makes one meanwhile. What loggers say is captured with stderr.
+        config.pluginmanager.set_blocked("logging-plugin")
     try:
         _check_options(config)
         config.pluginmanager.register(make_variant_fixtures(read_pytest_options(config.getoption).subject_or_default()))

@@ -77,6 +77,42 @@ def test_a_command_line_chooses_what_the_specification_says(line: str, included:
     assert excluded not in output
 
 
+LOGGERS_MADE_MEANWHILE = """
+import itertools
+import logging
+
+numbers = itertools.count()
+
+class MakesLoggers(logging.Logger):
+    @property
+    def propagate(self):
+        logging.getLogger(f"made.{next(numbers)}")
+        return True
+
+    @propagate.setter
+    def propagate(self, value):
+        pass
+
+logging.Logger.manager.loggerDict["makes"] = MakesLoggers("makes")
+
+def test_nothing():
+    logging.getLogger("other").warning("a logger's message")
+    raise SystemError("the only failure")
+"""
+"""Another logger is made whenever pytest looks at this one, as a thread might do at that moment."""
+
+
+@pytest.mark.parametrize(
+    ("option", "ends"), [("--run-extra-slow", "1 failed in"), ("", "dictionary changed size during iteration")]
+)
+def test_a_thread_that_makes_loggers_fails_no_test(tmp_path: Path, option: str, ends: str) -> None:
+    """Hugging Face's side runs in a thread, where importing a model makes loggers."""
+    (tmp_path / "test_loggers.py").write_text(LOGGERS_MADE_MEANWHILE)
+    _, output = run_pytest(tmp_path, f"pytest -q -p tests.integration.conftest --subject reference {option}")
+    assert ends in output
+    assert not option or ("the only failure" in output and "a logger's message" in output)
+
+
 def test_without_the_option_everything_is_skipped_with_the_reason() -> None:
     code, output = run_pytest(ROOT, "pytest tests/integration -rs")
     assert code == 0, output
