@@ -59,10 +59,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "extra_slow: fetches real Hub models; skipped unless --run-extra-slow")
     config.addinivalue_line("markers", "deep: part of the suite only with --deep")
     config.addinivalue_line("markers", "served: part of the suite only with --consumer")
-    if config.getoption("--run-extra-slow"):
-        # It goes through all loggers around each test (`catching_logs` in _pytest/logging.py), and fails the test where
-        # the thread of Hugging Face's side makes one meanwhile. What loggers say is captured with stderr.
-        config.pluginmanager.set_blocked("logging-plugin")
     try:
         _check_options(config)
         config.pluginmanager.register(make_variant_fixtures(read_pytest_options(config.getoption).subject_or_default()))
@@ -74,6 +70,24 @@ def pytest_configure(config: pytest.Config) -> None:
     if (progress := config.getoption("--progress-file")) and not hasattr(config, "workerinput"):
         config.pluginmanager.register(ProgressFile(ProgressWriter(progress)))
     _share_machine()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
+    """Run the suite's tests without pytest's logging plugin; what loggers say is captured with stderr.
+
+    The plugin goes through all loggers around each test (`catching_logs` in _pytest/logging.py), and fails the test
+    where the thread of Hugging Face's side makes one meanwhile.
+    """
+    plugins, name = session.config.pluginmanager, "logging-plugin"
+    plugin = plugins.get_plugin(name) if session.config.getoption("--run-extra-slow") else None
+    if plugin:
+        plugins.unregister(plugin)
+    try:
+        return (yield)
+    finally:
+        if plugin:
+            plugins.register(plugin, name)  # it closes its file when pytest ends
 
 
 def _check_options(config: pytest.Config) -> None:

@@ -93,7 +93,11 @@ class MakesLoggers(logging.Logger):
     def propagate(self, value):
         pass
 
-logging.Logger.manager.loggerDict["makes"] = MakesLoggers("makes")
+def setup_module():
+    logging.Logger.manager.loggerDict["makes"] = MakesLoggers("makes")
+
+def teardown_module():
+    del logging.Logger.manager.loggerDict["makes"]
 
 def test_nothing():
     logging.getLogger("other").warning("a logger's message")
