@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,13 +16,12 @@ from typing import TYPE_CHECKING, Protocol
 from ci.certificates import share_certificates
 from ci.errors import InfrastructureError, RequestError
 from ci.subjects.failure import to_one_line
+from ci.subjects.parent_death import end_with_parent
 
 if TYPE_CHECKING:
     from ci.environments.description import EnvironmentDescription
 
 SECONDS = 3600
-PR_SET_PDEATHSIG = 1
-LIBC = ctypes.CDLL(None)
 LOCK = "requirements.lock"
 LOG_HEAD = re.compile(r'^time="\S*" level=\w+ msg=')
 """How skopeo's and umoci's lines begin."""
@@ -228,7 +225,7 @@ def run_step(command: Sequence[str], environ: Mapping[str, str]) -> str:
             errors="replace",
             timeout=SECONDS,
             check=False,
-            preexec_fn=partial(_end_with_parent, os.getpid()),
+            preexec_fn=partial(end_with_parent, os.getpid()),
         )
     except (OSError, subprocess.SubprocessError) as problem:
         raise InfrastructureError(f"{what}: {problem}") from None
@@ -239,10 +236,3 @@ def run_step(command: Sequence[str], environ: Mapping[str, str]) -> str:
         words = " ".join(to_one_line(line, 250) for line in picked)
         raise InfrastructureError(f"{what}: {words or f'ended with {done.returncode} and said nothing'}")
     return done.stdout
-
-
-def _end_with_parent(parent: int) -> None:
-    """Let the kernel kill this process when the thread that started it ends: prctl(2)."""
-    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)

@@ -8,7 +8,6 @@ sandbox without a network has too.
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import importlib
 import json
@@ -26,13 +25,13 @@ from pathlib import Path
 from typing import Any
 
 from ci.subjects.failure import classify_error, format_error
+from ci.subjects.parent_death import end_with_parent
 from ci.subjects.rank_failure import Frame, describe_place
 
 Work = Callable[..., Any]
 
 STACK_SIGNAL = signal.SIGUSR1
 RANK_WORD = "rank"
-PR_SET_PDEATHSIG = 1
 LOOPBACK = "lo"
 FAILED = 1
 
@@ -146,9 +145,7 @@ def describe_error(error: BaseException) -> dict[str, str]:
 
 def _prepare(rank: Rank, parent: int) -> None:
     """Make the process a rank: it dies with its parent, prints to its own log and has its variables."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(FAILED)  # the parent died before it could be said
+    end_with_parent(parent)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(STACK_SIGNAL, signal.SIG_IGN)  # until the rank can answer it; that lasts over an exec
