@@ -13,5 +13,6 @@ SAME = 1e-6
 
 def compare_copies(one: Tensor, other: Tensor) -> float:
     """Return the relative L2 difference of two copies."""
-    difference, norm = float((one.double() - other.double()).norm()), float(one.double().norm())
+    whole = one.double()
+    difference, norm = float((whole - other.double()).norm()), float(whole.norm())
     return difference / norm if norm else (float("inf") if difference else 0.0)
