@@ -97,10 +97,10 @@ def ls(call: typer.Context, as_json: options.JsonFlag = False) -> None:
     roots = options.settings(call).environment_roots
     bases = [base for root in roots for base in list_bases(root)]
     _show(bases, as_json=as_json)
-    broken = [problem for root in roots for problem in list_incomplete(root).values()]
-    for problem in broken:
-        _tell(problem)
-    if not bases and not broken:
+    incomplete = [one for root in roots for one in list_incomplete(root)]
+    for one in incomplete:
+        _tell(str(one))
+    if not bases and not incomplete:
         _tell(f"no environments in {', '.join(map(str, roots))}; hub-tests env build makes one")
 
 
@@ -112,16 +112,17 @@ def verify(call: typer.Context, as_json: options.JsonFlag = False) -> None:
 
     roots = options.settings(call).environment_roots
     problems = {base.path: verify_base(base) for root in roots for base in list_bases(root)}
-    for path, problem in ((path, problem) for root in roots for path, problem in list_incomplete(root).items()):
-        if "damaged" in problem:
-            problems[path] = (problem.partition(": ")[2],)
+    for one in (one for root in roots for one in list_incomplete(root)):
+        if one.damage:
+            problems[one.path] = (one.damage,)
         else:
-            _tell(problem)
+            _tell(str(one))
     changed = {path: found for path, found in problems.items() if found}
     if as_json:
         print(json.dumps([{"path": str(path), "problems": found} for path, found in problems.items()], indent=2))
-    for path, found in changed.items() if not as_json else ():
-        print(f"{path}: changed in {len(found)} places: {found[0]}", flush=True)
+    else:
+        for path, found in changed.items():
+            print(f"{path}: changed in {len(found)} places: {found[0]}", flush=True)
     if changed:
         raise InfrastructureError(
             f"{next(iter(changed))}: was changed after it was built; remove it and build it again"

@@ -64,9 +64,23 @@ class BaseEnvironment:
     @property
     def python(self) -> Path:
         """Its interpreter: of an image, the path that it has on this machine."""
-        if self.manifest.description.image:
-            return self.path / ROOT / self.manifest.description.python.lstrip("/")
-        return self.path / "bin" / "python"
+        return _locate_python(self.path, self.manifest.description)
+
+
+@dataclass(frozen=True)
+class IncompleteBase:
+    """What is called as a base environment and is none; `damage` is "" for one that is half built or half removed."""
+
+    path: Path
+    damage: str
+
+    def __str__(self) -> str:
+        """Say what is wrong with it, in one line."""
+        return f"{self.path}: {self.damage or 'not complete: is being built, or was left by a kill'}"
+
+
+def _locate_python(path: Path, description: EnvironmentDescription) -> Path:
+    return path / ROOT / description.python.lstrip("/") if description.image else path / "bin/python"
 
 
 def base_path(root: Path, description: EnvironmentDescription) -> Path:
@@ -117,18 +131,18 @@ def list_bases(root: Path) -> tuple[BaseEnvironment, ...]:
     return tuple(bases)
 
 
-def list_incomplete(root: Path) -> dict[Path, str]:
-    """List what is called as a base environment and is none, with the reason: damaged, half built or half removed."""
-    found = {}
+def list_incomplete(root: Path) -> tuple[IncompleteBase, ...]:
+    """List what is called as a base environment under `root` and is none, by path."""
+    found = []
     for path in sorted(root.glob("*")):
-        if not DIRECTORY.fullmatch(path.name):
-            continue
-        try:
-            read_base(path)
-        except InfrastructureError as problem:
-            damaged = _has_manifest(path)
-            found[path] = str(problem) if damaged else f"{path}: not complete: is being built, or was left by a kill"
-    return found
+        if DIRECTORY.fullmatch(path.name):
+            try:
+                read_base(path)
+            except InfrastructureError as problem:
+                found.append(
+                    IncompleteBase(path, str(problem).removeprefix(f"{path}: ") if _has_manifest(path) else "")
+                )
+    return tuple(found)
 
 
 def build_base(
@@ -175,7 +189,7 @@ def verify_base(environment: BaseEnvironment) -> tuple[str, ...]:
 def prune_incomplete(root: Path, *, older_than: float, dry_run: bool) -> tuple[Path, ...]:
     """Remove what builds and removals that were killed left `older_than` seconds ago, and what is damaged."""
     removed = []
-    for path in list_incomplete(root):
+    for path in (one.path for one in list_incomplete(root)):
         with _try_locked(root / f".{path.name}.lock") as free:
             if free and time.time() - path.lstat().st_mtime > older_than:
                 removed.append(path)
@@ -238,9 +252,7 @@ def mark_used(environment: BaseEnvironment) -> None:
 
 def _complete(path: Path, description: EnvironmentDescription, installer: Installer) -> BaseEnvironment:
     """Write the list of files, then the manifest, and take all write permissions away."""
-    image = description.image
-    python = path / ROOT / description.python.lstrip("/") if image else path / "bin/python"
-    version, packages = read_packages(python, description)
+    version, packages = read_packages(_locate_python(path, description), description)
     text = "".join(f"{line}\n" for line in iter_file_lines(path, OWN))
     (path / FILES).write_text(text, encoding="utf-8")
     digest = hashlib.sha256(text.encode()).hexdigest()

@@ -185,6 +185,19 @@ def test_verify_names_every_damage_in_one_line(
     assert said in answer["problems"][0]
 
 
+def test_verify_takes_no_half_built_environment_for_a_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the directory is called in which it lies."""
+    root = tmp_path / "damaged: once"
+    (root / f"other-{'0' * 16}").mkdir(parents=True)
+    monkeypatch.setenv("HUB_TESTS_ENVIRONMENTS", str(root))
+    assert main(["env", "verify"]) == 0
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "not complete: is being built, or was left by a kill" in told.err
+
+
 def test_verify_also_hashes_what_others_built(
     environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
