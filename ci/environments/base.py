@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from ci.environments.build_lock import hold_lock, try_lock
 from ci.environments.description import NAME, EnvironmentDescription
 from ci.environments.file_list import compare_files, iter_file_lines
 from ci.environments.image import read_image_digest
@@ -86,6 +86,10 @@ def _locate_python(path: Path, description: EnvironmentDescription) -> Path:
 def base_path(root: Path, description: EnvironmentDescription) -> Path:
     """Name the directory of a description's base environment under `root`."""
     return root / f"{description.name}-{description.digest[:16]}"
+
+
+def _name_lock(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
 
 
 def find_base(root: Path, description: EnvironmentDescription) -> BaseEnvironment | None:
@@ -160,7 +164,7 @@ def build_base(
     """
     path = base_path(root, description)
     root.mkdir(parents=True, exist_ok=True)
-    with _locked(root / f".{path.name}.lock", lambda: progress(f"waiting for the process that builds {path}")):
+    with hold_lock(_name_lock(path), lambda: progress(f"waiting for the process that builds {path}")):
         if (existing := find_base(root, description)) is not None:
             return existing
         _remove(path)
@@ -190,7 +194,7 @@ def prune_incomplete(root: Path, *, older_than: float, dry_run: bool) -> tuple[P
     """Remove what builds and removals that were killed left `older_than` seconds ago, and what is damaged."""
     removed = []
     for path in (one.path for one in list_incomplete(root)):
-        with _try_locked(root / f".{path.name}.lock") as free:
+        with try_lock(_name_lock(path)) as free:
             if free and time.time() - path.lstat().st_mtime > older_than:
                 removed.append(path)
                 if not dry_run:
@@ -216,7 +220,7 @@ def prune_bases(root: Path, *, older_than: float, keep: frozenset[str], dry_run:
                 continue
             removed.append(environment)
             if not dry_run:
-                with _try_locked(root / f".{environment.path.name}.lock", wait=True):
+                with try_lock(_name_lock(environment.path), wait=True):
                     _remove_or_say(environment.path)
     return tuple(removed)
 
@@ -301,31 +305,3 @@ def _remove_or_say(path: Path) -> None:
         _remove(path)
     except OSError as problem:
         raise InfrastructureError(f"{path}: cannot be removed: {problem.strerror or problem}") from None
-
-
-@contextmanager
-def _locked(path: Path, tell: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold a lock file, so that two processes never build one environment; `tell` that another one holds it."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            tell()
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def _try_locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Hold a lock file and yield whether it is free. Raises InfrastructureError where it cannot be written."""
-    try:
-        file = path.open("w")
-    except OSError as problem:
-        raise InfrastructureError(f"{path.parent}: cannot be changed: {problem.strerror}") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
